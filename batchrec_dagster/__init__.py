@@ -1,0 +1,1 @@
+"""Batch recommendations with Amazon Personalize, as Dagster assets."""

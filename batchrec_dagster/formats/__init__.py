@@ -1,0 +1,1 @@
+"""Amazon Personalize's own file formats: known here and nowhere else."""

@@ -1,0 +1,57 @@
+"""The lines that a batch inference job reads and writes: JSON Lines, one user a line.
+
+Source: Amazon Personalize developer guide, "Batch inference job input and output", and the
+outputs printed in the aws-samples/amazon-personalize-samples notebooks.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+OUTPUT_SUFFIX = ".out"
+
+OUTPUT_SCHEMA: dict[str, pl.DataType] = {
+    "input": pl.Struct({"userId": pl.String}),
+    "output": pl.Struct({"recommendedItems": pl.List(pl.String), "scores": pl.List(pl.Float64)}),
+    "error": pl.String(),
+}
+
+
+def output_line(
+    request: Mapping[str, object],
+    items: Sequence[str],
+    scores: Sequence[float] | None = None,
+    error: str | None = None,
+) -> str:
+    """One line of a `.out` file, without its newline: compact JSON, scores with 7 decimals."""
+    fields = [f'"recommendedItems":{_compact(list(items))}']
+    if scores is not None:
+        fields.append(f'"scores":[{",".join(format(score, ".7f") for score in scores)}]')
+    return (
+        f'{{"input":{_compact(request)},"output":{{{",".join(fields)}}},"error":{_compact(error)}}}'
+    )
+
+
+def read_output(data: bytes) -> pl.DataFrame:
+    """A `.out` file as a frame: user_id, items (list of str), scores (list of f64), error.
+
+    A line that failed has an error and no items. Raises ValueError for what is not JSON Lines.
+    """
+    if not data.strip():
+        lines = pl.DataFrame(schema=OUTPUT_SCHEMA)
+    else:
+        try:
+            lines = pl.read_ndjson(data, schema=OUTPUT_SCHEMA)
+        except pl.exceptions.PolarsError as error:
+            raise ValueError(f"not a batch inference output file: {error}") from error
+    return lines.select(
+        user_id=pl.col("input").struct.field("userId"),
+        items=pl.col("output").struct.field("recommendedItems"),
+        scores=pl.col("output").struct.field("scores"),
+        error=pl.col("error"),
+    )
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

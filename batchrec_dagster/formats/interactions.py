@@ -1,0 +1,42 @@
+"""The Interactions dataset: its Avro schema and the columns of its CSV file.
+
+Source: Amazon Personalize developer guide, "Datasets and schemas".
+"""
+
+import json
+
+USER_ID = "USER_ID"
+ITEM_ID = "ITEM_ID"
+TIMESTAMP = "TIMESTAMP"
+EVENT_TYPE = "EVENT_TYPE"
+
+# "Amazon Personalize endpoints and quotas", after May 2024.
+MIN_INTERACTIONS = 1000
+MIN_USERS_WITH_TWO_INTERACTIONS = 25
+MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS = 0.01
+MAX_ID_LENGTH = 256
+
+# A filter on interactions looks at this many of the latest, per user and event type.
+FILTER_HISTORY = 100
+
+
+def interactions_columns(*, event_type: bool) -> list[str]:
+    """The CSV's header, in the schema's order, as Personalize wants it."""
+    return [USER_ID, ITEM_ID, TIMESTAMP, *([EVENT_TYPE] if event_type else [])]
+
+
+def interactions_schema(*, event_type: bool) -> str:
+    """The Avro schema, as the JSON text that CreateSchema takes; TIMESTAMP is in epoch seconds."""
+    types = {TIMESTAMP: "long"}
+    return json.dumps(
+        {
+            "type": "record",
+            "name": "Interactions",
+            "namespace": "com.amazonaws.personalize.schema",
+            "fields": [
+                {"name": column, "type": types.get(column, "string")}
+                for column in interactions_columns(event_type=event_type)
+            ],
+            "version": "1.0",
+        }
+    )

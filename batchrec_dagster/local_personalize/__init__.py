@@ -1,0 +1,1 @@
+"""Amazon Personalize's batch API on this machine: same requests, same answers, real models."""

@@ -1,0 +1,197 @@
+"""Objects by `s3://bucket/key` URI, in S3 buckets or in local folders that stand for buckets.
+
+Everything in this project names its data by such a URI, so that what runs on a folder runs
+unchanged on a bucket. Puts are atomic: a reader sees the old object or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import boto3
+import obstore
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.exceptions import (
+    BaseError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from obstore.store import LocalStore, S3Store
+
+CHUNK = 8 * 1024 * 1024
+
+
+class StorageError(Exception):
+    """An object could not be read or written; the message names the URI and what to do."""
+
+
+class ObjectNotFoundError(StorageError):
+    """There is no object at this URI."""
+
+
+class ObjectInfo(NamedTuple):
+    """What a listing tells of an object: size in bytes, an ETag that changes with the content."""
+
+    uri: str
+    size: int
+    etag: str
+    last_modified: datetime
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """`s3://bucket/some/key` -> `("bucket", "some/key")`; the key may be empty or end in `/`.
+
+    Raises StorageError when it is no s3 URI, or its key could leave the bucket's folder.
+    """
+    scheme, separator, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    if scheme != "s3" or not separator or not bucket:
+        raise StorageError(f"{uri!r} is not a storage URI: write s3://bucket/key")
+    if {".", ".."} & {*key.split("/"), bucket} or "\\" in key or "\0" in key:
+        raise StorageError(f"{uri!r} has a part that is not allowed in a storage URI (., .. or \\)")
+    return bucket, key
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """Reads and writes objects.
+
+    `folders` maps bucket names to local folders; every other bucket is S3, reached with the
+    credentials of `session` (default: boto3's own chain) at `endpoint_url` (default: AWS).
+    """
+
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    session: boto3.Session | None = None
+    endpoint_url: str | None = None
+
+    def get(self, uri: str) -> bytes:
+        """The whole object. Raises ObjectNotFoundError, StorageError."""
+        store, key = self._locate(uri)
+        with _explained(uri, "read"):
+            return bytes(obstore.get(store, key).bytes())
+
+    def chunks(self, uri: str) -> Iterator[bytes]:
+        """The object piece by piece, in bounded memory."""
+        store, key = self._locate(uri)
+        with _explained(uri, "read"):
+            for chunk in obstore.get(store, key).stream(min_chunk_size=CHUNK):
+                yield bytes(chunk)
+
+    def download(self, uri: str, path: Path) -> None:
+        """Copy the object to a local file, which is overwritten."""
+        with path.open("wb") as file:
+            for chunk in self.chunks(uri):
+                file.write(chunk)
+
+    def put(self, uri: str, data: bytes | Path | Iterable[bytes]) -> None:
+        """Write an object from bytes, a local file or pieces; all of it or nothing."""
+        store, key = self._locate(uri)
+        with _explained(uri, "write"):
+            if isinstance(data, bytes):
+                obstore.put(store, key, data, use_multipart=len(data) > CHUNK)
+            elif isinstance(data, Path) and data.stat().st_size <= CHUNK:
+                obstore.put(store, key, data.read_bytes(), use_multipart=False)
+            else:
+                obstore.put(store, key, data, chunk_size=CHUNK)
+
+    def head(self, uri: str) -> ObjectInfo | None:
+        """What is known of the object without reading it; None where there is none."""
+        store, key = self._locate(uri)
+        try:
+            with _explained(uri, "read"):
+                meta = obstore.head(store, key)
+        except ObjectNotFoundError:
+            return None
+        return ObjectInfo(uri, meta["size"], meta["e_tag"] or "", meta["last_modified"])
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """The objects whose URI starts with `prefix`, to the letter, in order of URI.
+
+        As on S3, `s3://b/folder` also matches `s3://b/folder_test/x`: end a folder with `/`.
+        """
+        bucket, key = split_uri(prefix)
+        folder = key.rpartition("/")[0]
+        with _explained(prefix, "list"):
+            found = [
+                ObjectInfo(
+                    f"s3://{bucket}/{meta['path']}",
+                    meta["size"],
+                    meta["e_tag"] or "",
+                    meta["last_modified"],
+                )
+                for page in obstore.list(self._bucket(bucket), folder or None)
+                for meta in page
+                if meta["path"].startswith(key)
+            ]
+        return sorted(found)
+
+    def delete(self, uri: str) -> None:
+        """Remove the object; one that is not there is no error."""
+        store, key = self._locate(uri)
+        try:
+            with _explained(uri, "delete"):
+                obstore.delete(store, key)
+        except ObjectNotFoundError:
+            pass
+
+    def local_path(self, uri: str) -> Path | None:
+        """Where the object lies on this machine, or None when it is in S3."""
+        bucket, key = split_uri(uri)
+        return self.folders[bucket] / key if bucket in self.folders else None
+
+    @cached_property
+    def _stores(self) -> dict[str, LocalStore | S3Store]:
+        return {}
+
+    def _bucket(self, bucket: str) -> LocalStore | S3Store:
+        if bucket not in self._stores:
+            self._stores[bucket] = self._open(bucket)
+        return self._stores[bucket]
+
+    def _open(self, bucket: str) -> LocalStore | S3Store:
+        if bucket in self.folders:
+            return LocalStore(self.folders[bucket], mkdir=True)
+        session = self.session or boto3.Session()
+        if session.get_credentials() is None:
+            raise StorageError(
+                f"no AWS credentials found for s3://{bucket}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID"
+                " and AWS_SECRET_ACCESS_KEY"
+            )
+        region = session.region_name or "us-east-1"
+        return S3Store(
+            bucket,
+            region=region,
+            endpoint=self.endpoint_url,
+            client_options={"allow_http": bool(self.endpoint_url)},
+            credential_provider=Boto3CredentialProvider(session),
+        )
+
+    def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
+        bucket, key = split_uri(uri)
+        if not key or key.endswith("/"):
+            raise StorageError(f"{uri!r} names a folder, not an object")
+        return self._bucket(bucket), key
+
+
+@contextmanager
+def _explained(uri: str, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotFoundError) as error:
+        raise ObjectNotFoundError(f"cannot {doing} {uri}: there is no such object") from error
+    except (PermissionError, PermissionDeniedError, UnauthenticatedError) as error:
+        action = {"read": "GetObject", "list": "ListBucket", "delete": "DeleteObject"}
+        raise StorageError(
+            f"cannot {doing} {uri}: permission denied; allow these credentials"
+            f" s3:{action.get(doing, 'PutObject')} on it"
+        ) from error
+    except (OSError, BaseError) as error:
+        reason = str(error).partition("\n")[0]
+        raise StorageError(f"cannot {doing} {uri}: {reason}") from error
