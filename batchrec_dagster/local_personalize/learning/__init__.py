@@ -1,1 +1,4 @@
-"""Recommender models as numbers: fit, score, evaluate. Knows no API and no storage."""
+"""Recommending from interactions: data, models, evaluation, batch scoring.
+
+Numbers only: nothing here knows of an API, of Dagster or of files other than a model's own.
+"""

@@ -1,0 +1,62 @@
+"""Amazon Personalize's own split of the data, to measure a model by.
+
+Source: developer guide, "Evaluating a solution version with metrics": train on 90 % of the users;
+of the other 10 % the oldest 90 % of each history is the input, the newest 10 % the truth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from batchrec_dagster.local_personalize.learning.interactions import Int32, Interactions
+
+HELD_OUT_SHARE = 0.1
+INPUT_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three disjoint sets of rows over the same ids; `users` (held,) are those held out."""
+
+    train: Interactions
+    inputs: Interactions
+    truth: Interactions
+    users: Int32
+
+
+def split(interactions: Interactions, seed: int) -> Split | None:
+    """Hold out a tenth of the users with at least two interactions, at least one of them.
+
+    None when nobody has two, or when nobody would be left to train on.
+    """
+    lengths = np.diff(interactions.starts)
+    candidates = np.flatnonzero(lengths >= 2)
+    if len(lengths) < 2 or not len(candidates):
+        return None
+    size = max(1, round(HELD_OUT_SHARE * len(candidates)))
+    chosen = np.random.default_rng(seed).choice(candidates, size=size, replace=False)
+    return split_users(interactions, np.sort(chosen).astype(np.int32))
+
+
+def split_users(interactions: Interactions, held: Int32) -> Split:
+    """The split that holds out these users, given by index."""
+    lengths = np.diff(interactions.starts)
+    is_held = np.zeros(len(lengths), dtype=bool)
+    is_held[held] = True
+    out = is_held[interactions.users]
+    age = np.arange(len(interactions)) - interactions.starts[interactions.users]
+    oldest = np.floor(INPUT_SHARE * lengths).astype(np.int64)[interactions.users]
+    return Split(
+        train=interactions.of(~out),
+        inputs=interactions.of(out & (age < oldest)),
+        truth=interactions.of(out & (age >= oldest)),
+        users=held,
+    )
+
+
+def matrix_rows(interactions: Interactions, users: Int32) -> npt.NDArray[np.int64]:
+    """(n,): for each interaction the place of its user in `users`, which are in rising order."""
+    return np.searchsorted(users, interactions.users)

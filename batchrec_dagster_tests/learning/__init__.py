@@ -1,0 +1,1 @@
+"""Tests of the learning side: numbers against slow plain versions."""
