@@ -1,1 +1,5 @@
-"""Amazon Personalize's batch API on this machine: same requests, same answers, real models."""
+"""Amazon Personalize's batch API on this machine: the same requests, answers, files and failures.
+
+`client.embedded_client` gives a boto3 client whose requests stay in this process. Nothing here
+knows of Dagster: the folder can be lifted out.
+"""

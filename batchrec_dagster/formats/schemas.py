@@ -1,0 +1,157 @@
+"""The Avro schemas of the datasets: what CreateSchema accepts, and what they ask of a CSV file.
+
+Source: Amazon Personalize developer guide, "Datasets and schemas" and "Schema formatting
+requirements".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+NAMESPACE = "com.amazonaws.personalize.schema"
+INTERACTIONS, ITEMS, USERS = "INTERACTIONS", "ITEMS", "USERS"
+DATASET_TYPES = (INTERACTIONS, ITEMS, USERS)
+
+TYPES = ("float", "double", "int", "long", "string", "boolean")
+MAX_CATEGORICAL_LENGTH = 1000
+
+_REQUIRED: dict[str, dict[str, str]] = {
+    INTERACTIONS: {"USER_ID": "string", "ITEM_ID": "string", "TIMESTAMP": "long"},
+    ITEMS: {"ITEM_ID": "string"},
+    USERS: {"USER_ID": "string"},
+}
+# Reserved words and the types that they may have.
+_RESERVED: dict[str, dict[str, tuple[str, ...]]] = {
+    INTERACTIONS: {
+        "EVENT_TYPE": ("string",),
+        "EVENT_VALUE": ("float", "double"),
+        "IMPRESSION": ("string",),
+        "RECOMMENDATION_ID": ("string",),
+        "EVENT_ATTRIBUTION_SOURCE": ("string",),
+    },
+    ITEMS: {"CREATION_TIMESTAMP": ("long",)},
+    USERS: {},
+}
+_MAX_METADATA = {INTERACTIONS: 5, ITEMS: 100, USERS: 25}
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class SchemaError(ValueError):
+    """The text is not a schema that Personalize takes; the message says why."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column: its type (one of TYPES), and whether a cell may be empty."""
+
+    name: str
+    type: str
+    nullable: bool = False
+    categorical: bool = False
+    textual: bool = False
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A dataset's type, one of DATASET_TYPES, and its columns in order."""
+
+    dataset_type: str
+    fields: tuple[Field, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        return [field.name for field in self.fields]
+
+    def field(self, name: str) -> Field | None:
+        """The column of that name, in any case."""
+        return next((f for f in self.fields if f.name.upper() == name.upper()), None)
+
+
+def parse_schema(text: str) -> Schema:
+    """Reads and checks the JSON text of a schema. Raises SchemaError."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(f"The schema is not valid JSON: {error}") from None
+    if not isinstance(record, dict) or record.get("type") != "record":
+        raise SchemaError('The schema must be a JSON object of "type": "record".')
+    dataset_type = str(record.get("name")).upper()
+    if dataset_type not in DATASET_TYPES:
+        raise SchemaError('The schema\'s "name" must be Interactions, Items or Users.')
+    if record.get("namespace") != NAMESPACE:
+        raise SchemaError(f'The schema\'s "namespace" must be {NAMESPACE}.')
+    entries = record.get("fields")
+    if not isinstance(entries, list) or not entries:
+        raise SchemaError('The schema must have "fields": a list of at least one field.')
+    schema = Schema(dataset_type, tuple(_field(entry) for entry in entries))
+    _check_names(schema)
+    _check_required(schema)
+    _check_reserved(schema)
+    return schema
+
+
+def _field(entry: Any) -> Field:
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise SchemaError(f"A field needs a name of letters, digits and underscores: {entry!r}")
+    union = entry.get("type")
+    types = union if isinstance(union, list) else [union]
+    real = [kind for kind in types if kind != "null"]
+    if len(real) != 1 or real[0] not in TYPES or len(types) > 2:
+        raise SchemaError(
+            f"Field {name} has type {union!r}: it must be one of {', '.join(TYPES)}, or a list of"
+            ' one of them and "null".'
+        )
+    categorical, textual = (_flag(entry, name, flag) for flag in ("categorical", "textual"))
+    if (categorical or textual) and real[0] != "string":
+        raise SchemaError(f"Field {name} is {real[0]}: only a string is categorical or textual.")
+    if categorical and textual:
+        raise SchemaError(f"Field {name} cannot be both categorical and textual.")
+    return Field(name, real[0], "null" in types, categorical, textual)
+
+
+def _flag(entry: dict[str, Any], name: str, flag: str) -> bool:
+    value = entry.get(flag, False)
+    if not isinstance(value, bool):
+        raise SchemaError(f"Field {name}: {flag} must be true or false.")
+    return value
+
+
+def _check_names(schema: Schema) -> None:
+    seen: dict[str, str] = {}
+    for name in schema.columns:
+        plain = name.replace("_", "").upper()
+        if plain in seen:
+            raise SchemaError(f"Fields {seen[plain]} and {name} are the same but for underscores.")
+        seen[plain] = name
+
+
+def _check_required(schema: Schema) -> None:
+    required = _REQUIRED[schema.dataset_type]
+    for name, kind in required.items():
+        field = next((field for field in schema.fields if field.name == name), None)
+        if field is None:
+            raise SchemaError(f"The {schema.dataset_type} schema lacks the required field {name}.")
+        if field.type != kind or field.nullable or field.categorical or field.textual:
+            raise SchemaError(f"The required field {name} must be of type {kind}, and only that.")
+    if schema.dataset_type != INTERACTIONS and len(schema.fields) == len(required):
+        raise SchemaError(f"The {schema.dataset_type} schema needs at least one metadata field.")
+
+
+def _check_reserved(schema: Schema) -> None:
+    reserved = _RESERVED[schema.dataset_type]
+    for name, kinds in reserved.items():
+        field = next((field for field in schema.fields if field.name == name), None)
+        if field and field.type not in kinds:
+            raise SchemaError(f"The reserved field {name} must be of type {kinds[0]}.")
+        if field and field.categorical and name == "EVENT_TYPE":
+            raise SchemaError("The reserved field EVENT_TYPE cannot be categorical.")
+    metadata = set(schema.columns) - set(reserved) - set(_REQUIRED[schema.dataset_type])
+    most = _MAX_METADATA[schema.dataset_type]
+    if len(metadata) > most:
+        raise SchemaError(
+            f"The {schema.dataset_type} schema has {len(metadata)} metadata fields; {most} at most."
+        )

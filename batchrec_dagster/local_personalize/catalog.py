@@ -1,0 +1,266 @@
+"""What there is: resources, their statuses and tags, in one SQLite file.
+
+A resource whose status says that work is to be done on it *is* the work's place in the queue:
+there is no second list that could disagree. WAL mode lets readers answer while others write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from batchrec_dagster.local_personalize.ownership import exclusive
+
+ACTIVE = "ACTIVE"
+CREATE_PENDING = "CREATE PENDING"
+CREATE_IN_PROGRESS = "CREATE IN_PROGRESS"
+CREATE_FAILED = "CREATE FAILED"
+CREATE_STOPPING = "CREATE STOPPING"
+CREATE_STOPPED = "CREATE STOPPED"
+DELETE_PENDING = "DELETE PENDING"
+DELETE_IN_PROGRESS = "DELETE IN_PROGRESS"
+
+CREATING = (CREATE_PENDING, CREATE_IN_PROGRESS)
+BUSY = (*CREATING, CREATE_STOPPING, DELETE_PENDING, DELETE_IN_PROGRESS)
+
+_BUSY_SECONDS = 60
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS resources (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    arn TEXT NOT NULL UNIQUE,
+    region TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    parent TEXT,
+    status TEXT,
+    unfinished INTEGER NOT NULL,
+    owner TEXT,
+    created REAL NOT NULL,
+    updated REAL NOT NULL,
+    body TEXT NOT NULL,
+    state TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS of_parent ON resources (kind, parent, seq);
+CREATE INDEX IF NOT EXISTS of_region ON resources (kind, region, seq);
+CREATE INDEX IF NOT EXISTS unfinished ON resources (seq) WHERE unfinished = 1;
+CREATE TABLE IF NOT EXISTS tags (
+    arn TEXT NOT NULL REFERENCES resources (arn) ON DELETE CASCADE,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (arn, key)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One resource. `body` is what Describe tells, `state` what only this service knows.
+
+    `unfinished`: work is to be done on it, as its status or an update under way says.
+    `owner` names the worker that has the work in hand; times are epoch seconds.
+    """
+
+    arn: str
+    region: str
+    kind: str
+    parent: str | None
+    status: str | None
+    body: dict[str, Any]
+    state: dict[str, Any] = field(default_factory=dict)
+    owner: str | None = None
+    unfinished: bool = False
+    created: float = 0.0
+    updated: float = 0.0
+    seq: int = 0
+
+    def now(self, status: str | None, **body: Any) -> Resource:
+        """This resource in a new status, with those members of its body set."""
+        return replace(
+            self,
+            status=status,
+            unfinished=status in BUSY,
+            body={**self.body, **body},
+            updated=time.time(),
+        )
+
+
+class Records:
+    """The catalog within one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    def find(self, arn: str) -> Resource | None:
+        """The resource of this ARN, whatever its kind."""
+        return self._one("SELECT * FROM resources WHERE arn = ?", (arn,))
+
+    def add(self, resource: Resource) -> None:
+        """Insert; `seq` and both times are set here. The ARN must be free."""
+        now = time.time()
+        self._db.execute(
+            "INSERT INTO resources (arn, region, kind, parent, status, unfinished, owner,"
+            " created, updated, body, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                resource.arn,
+                resource.region,
+                resource.kind,
+                resource.parent,
+                resource.status,
+                resource.unfinished,
+                resource.owner,
+                now,
+                now,
+                json.dumps(resource.body),
+                json.dumps(resource.state),
+            ),
+        )
+
+    def save(self, resource: Resource) -> None:
+        """Write back status, owner, body, state and the time of the last update."""
+        self._db.execute(
+            "UPDATE resources SET status = ?, unfinished = ?, owner = ?, updated = ?, body = ?,"
+            " state = ? WHERE arn = ?",
+            (
+                resource.status,
+                resource.unfinished,
+                resource.owner,
+                resource.updated,
+                json.dumps(resource.body),
+                json.dumps(resource.state),
+                resource.arn,
+            ),
+        )
+
+    def remove(self, arn: str) -> None:
+        """Delete the resource and its tags."""
+        self._db.execute("DELETE FROM resources WHERE arn = ?", (arn,))
+
+    def children(self, kind: str, parent: str) -> list[Resource]:
+        """The resources of a kind under a parent, oldest first."""
+        return self._all(
+            "SELECT * FROM resources WHERE kind = ? AND parent = ? ORDER BY seq", (kind, parent)
+        )
+
+    def of_kind(self, kind: str, region: str) -> list[Resource]:
+        """All resources of a kind, oldest first."""
+        return self._all(
+            "SELECT * FROM resources WHERE kind = ? AND region = ? ORDER BY seq", (kind, region)
+        )
+
+    def page(
+        self, kind: str, region: str, parent: str | None, after: int, limit: int
+    ) -> list[Resource]:
+        """Up to `limit` resources of a kind that come after sequence number `after`."""
+        return self._all(
+            "SELECT * FROM resources WHERE kind = ? AND region = ? AND seq > ?"
+            " AND (? IS NULL OR parent = ?) ORDER BY seq LIMIT ?",
+            (kind, region, after, parent, parent, limit),
+        )
+
+    def unfinished(self) -> list[Resource]:
+        """The resources that work is to be done on, oldest first."""
+        return self._all("SELECT * FROM resources WHERE unfinished = 1 ORDER BY seq", ())
+
+    def tags(self, arn: str) -> dict[str, str]:
+        """The tags of a resource, by key."""
+        rows = self._db.execute("SELECT key, value FROM tags WHERE arn = ? ORDER BY key", (arn,))
+        return dict(rows.fetchall())
+
+    def put_tags(self, arn: str, tags: Mapping[str, str]) -> None:
+        """Add tags, or give those that exist a new value."""
+        self._db.executemany(
+            "INSERT INTO tags VALUES (?, ?, ?)"
+            " ON CONFLICT (arn, key) DO UPDATE SET value = excluded.value",
+            [(arn, key, value) for key, value in tags.items()],
+        )
+
+    def remove_tags(self, arn: str, keys: Iterable[str]) -> None:
+        """Take tags away; keys that are not there are no error."""
+        self._db.executemany(
+            "DELETE FROM tags WHERE arn = ? AND key = ?", [(arn, key) for key in keys]
+        )
+
+    def _one(self, query: str, values: tuple[Any, ...]) -> Resource | None:
+        return next(iter(self._all(query, values)), None)
+
+    def _all(self, query: str, values: tuple[Any, ...]) -> list[Resource]:
+        return [_resource(row) for row in self._db.execute(query, values)]
+
+
+class Catalog:
+    """The SQLite file; safe to use from many threads, processes and forks at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        # SQLite gives its WAL files the mode of the database: create it private. Turning WAL on
+        # does not wait for others who do the same, hence the lock.
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        with exclusive(path.with_suffix(".lock")):
+            connection = self._connection()
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_SCHEMA)
+        os.close(descriptor)
+
+    @contextmanager
+    def reading(self) -> Iterator[Records]:
+        """One consistent look; never waits for a writer."""
+        connection = self._connection()
+        connection.execute("BEGIN")
+        try:
+            yield Records(connection)
+        finally:
+            connection.execute("ROLLBACK")
+
+    @contextmanager
+    def writing(self) -> Iterator[Records]:
+        """A transaction that is alone in writing: all of it or, on an exception, nothing."""
+        connection = self._connection()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield Records(connection)
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    def _connection(self) -> sqlite3.Connection:
+        pid = os.getpid()
+        known: tuple[int, sqlite3.Connection] | None = getattr(self._local, "connection", None)
+        if known is None or known[0] != pid:  # a connection must not be carried over a fork
+            known = (pid, self._open())
+            self._local.connection = known
+        return known[1]
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+
+def _resource(row: sqlite3.Row) -> Resource:
+    return Resource(
+        arn=row["arn"],
+        region=row["region"],
+        kind=row["kind"],
+        parent=row["parent"],
+        status=row["status"],
+        body=json.loads(row["body"]),
+        state=json.loads(row["state"]),
+        owner=row["owner"],
+        unfinished=bool(row["unfinished"]),
+        created=row["created"],
+        updated=row["updated"],
+        seq=row["seq"],
+    )

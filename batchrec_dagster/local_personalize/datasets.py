@@ -1,0 +1,42 @@
+"""The rows that were imported into a dataset, read back from the home."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from batchrec_dagster.local_personalize.catalog import Catalog
+from batchrec_dagster.local_personalize.errors import JobFailedError
+from batchrec_dagster.local_personalize.home import Home
+
+_ATTEMPTS = 10
+
+
+def read_rows(
+    catalog: Catalog, home: Home, dataset_arn: str, columns: Sequence[str]
+) -> pl.DataFrame:
+    """These columns of all rows of the dataset, as it is now.
+
+    Raises JobFailedError when it is gone or has no data.
+    """
+    for _ in range(_ATTEMPTS):
+        with catalog.reading() as records:
+            dataset = records.find(dataset_arn)
+        if dataset is None:
+            raise JobFailedError(f"{dataset_arn} does not exist any more.")
+        files = [home.root / file["path"] for file in dataset.state["files"]]
+        if not files:
+            raise JobFailedError(f"Create failed. {dataset_arn} has no data: import some first.")
+        try:
+            return _read(files, columns)
+        except FileNotFoundError:
+            continue  # a FULL import has replaced the files since the catalog was read
+    raise JobFailedError(f"Create failed. {dataset_arn} changes faster than it can be read.")
+
+
+def _read(files: Sequence[object], columns: Sequence[str]) -> pl.DataFrame:
+    # Files that were imported before a schema update lack the columns that it has added.
+    frames = [pl.scan_parquet(str(file), glob=False) for file in files]
+    rows = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
+    return rows.select(columns).collect()

@@ -1,0 +1,105 @@
+"""Dataset import jobs: CSV files from storage into a dataset."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from batchrec_dagster.local_personalize.catalog import Records
+from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
+from batchrec_dagster.local_personalize.home import remove
+from batchrec_dagster.local_personalize.importing import Source, import_files
+from batchrec_dagster.local_personalize.job import Job
+from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind, Lane
+from batchrec_dagster.local_personalize.locations import check_location, objects_at
+from batchrec_dagster.local_personalize.operations.datasets import schema_of
+
+FULL, INCREMENTAL = "FULL", "INCREMENTAL"
+_GIB = 1 << 30
+MAX_BYTES = {FULL: 100 * _GIB, INCREMENTAL: _GIB}
+
+
+def _create(call: Call) -> Draft:
+    params = call.params
+    dataset = call.active("Dataset", params["datasetArn"])
+    location = params["dataSource"].get("dataLocation")
+    if location is None:
+        raise InvalidInputError("dataSource.dataLocation is required.")
+    check_location(location)
+    body = {
+        "jobName": params["jobName"],
+        "datasetArn": dataset.arn,
+        "dataSource": params["dataSource"],
+        "roleArn": params.get("roleArn"),
+        "importMode": params.get("importMode", FULL),
+        "publishAttributionMetricsToS3": params.get("publishAttributionMetricsToS3"),
+    }
+    return Draft(f"dataset-import-job/{params['jobName']}", dataset.arn, body)
+
+
+def _perform(job: Job) -> Finished:
+    body, home = job.resource.body, job.home
+    mode = body["importMode"]
+    dataset_arn = body["datasetArn"]
+    with job.catalog.reading() as records:
+        dataset = records.find(dataset_arn)
+        if dataset is None:
+            raise JobFailedError(f"{dataset_arn} does not exist any more.")
+        schema = schema_of(records, dataset)
+    home.discard_attempts(home.datasets, job.resource.arn)
+    published = home.new_path(home.datasets, job.resource.arn)
+    work = home.new_path(home.datasets, job.resource.arn)
+    work.mkdir(mode=0o700)
+    try:
+        sources = _download(job, body["dataSource"]["dataLocation"], mode, work)
+        rows = import_files(sources, schema, work / "rows.parquet")
+        (work / "rows.parquet").rename(published)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    job.progress(f"{rows} rows")
+    file = {"path": home.relative(published), "rows": rows, "mode": mode}
+    replaced: list[Path] = []
+
+    def enter(records: Records) -> None:
+        current = records.find(dataset_arn)
+        if current is None:
+            raise LookupError(dataset_arn)
+        old = current.state["files"]
+        if mode == FULL:
+            replaced.extend(home.root / entry["path"] for entry in old)
+            old = []
+        records.save(replace(current, state={**current.state, "files": [*old, file]}))
+
+    def clean() -> None:
+        for path in replaced:
+            remove(path)
+
+    return Finished(along=enter, after=clean)
+
+
+def _download(job: Job, location: str, mode: str, folder: Path) -> list[Source]:
+    found = objects_at(job.store, location)
+    total = sum(info.size for info in found)
+    if total > MAX_BYTES[mode]:
+        raise JobFailedError(
+            f"Create failed. The data has {total} bytes, more than the {MAX_BYTES[mode]} that a"
+            f" {mode} import may have."
+        )
+    sources = []
+    for number, info in enumerate(found):
+        job.progress(f"reading {info.uri} ({info.size} bytes)")
+        path = folder / f"{number}.csv"
+        job.store.download(info.uri, path)
+        sources.append(Source(path, info.uri))
+    return sources
+
+
+DATASET_IMPORT_JOB = Kind(
+    "DatasetImportJob",
+    _create,
+    parent="datasetArn",
+    perform=_perform,
+    lane=Lane.IMPORT,
+    running="running_dataset_import_jobs",
+)

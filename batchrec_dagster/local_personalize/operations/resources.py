@@ -1,0 +1,143 @@
+"""Create, Describe, List and Delete, written once for every kind of resource."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any
+
+from batchrec_dagster.local_personalize.catalog import (
+    BUSY,
+    CREATE_PENDING,
+    DELETE_PENDING,
+    Resource,
+)
+from batchrec_dagster.local_personalize.errors import (
+    AlreadyExistsError,
+    InUseError,
+    InvalidNextTokenError,
+    LimitExceededError,
+)
+from batchrec_dagster.local_personalize.kinds import Call, Kind
+from batchrec_dagster.local_personalize.operations.tags import check_tags
+from batchrec_dagster.local_personalize.service_model import output_members, pruned
+
+DEFAULT_PAGE = 100  # the most that maxResults may ask for
+
+
+def create(kind: Kind, call: Call) -> dict[str, Any]:
+    """Checks the request by the kind's rules, enters the resource, leaves the work to a worker.
+
+    Raises the ServiceErrors of the kind's rules, AlreadyExistsError, LimitExceededError,
+    TooManyTagsError.
+    """
+    tags = check_tags(call.params.get("tags", []))
+    draft = kind.create(call)
+    arn = call.arn(draft.resource)
+    if call.records.find(arn):
+        raise AlreadyExistsError(arn)
+    _check_quotas(kind, call, draft.parent)
+    call.records.add(
+        Resource(
+            arn=arn,
+            region=call.region,
+            kind=kind.name,
+            parent=draft.parent,
+            status=CREATE_PENDING if kind.perform else None,
+            unfinished=kind.perform is not None,
+            body=draft.body,
+            state=draft.state,
+        )
+    )
+    call.records.put_tags(arn, tags)
+    answer = {**draft.body, kind.arn_member: arn}
+    return {
+        name: answer[name]
+        for name in output_members(kind.operations["Create"])
+        if answer.get(name) is not None
+    }
+
+
+def describe(kind: Kind, call: Call) -> dict[str, Any]:
+    """All there is to tell. Raises NotFoundError."""
+    resource = call.existing(kind.name, call.params[kind.arn_member])
+    shape = output_members(kind.operations["Describe"])[kind.described_as]
+    members = _members(kind, resource) | kind.describe_beside(call.records, resource)
+    return {kind.described_as: pruned(members, shape)}
+
+
+def list_page(kind: Kind, call: Call) -> dict[str, Any]:
+    """One page, oldest first, and the token of the next. Raises InvalidNextTokenError."""
+    shape = output_members(kind.operations["List"])[kind.listed_as]
+    parent = call.params.get(kind.parent) if kind.parent else None
+    limit = call.params.get("maxResults", DEFAULT_PAGE)
+    after = read_token(call.params.get("nextToken"), kind.name, parent)
+    found = call.records.page(kind.name, call.region, parent, after, limit + 1)
+    answer: dict[str, Any] = {
+        kind.listed_as: pruned([_members(kind, resource) for resource in found[:limit]], shape)
+    }
+    if len(found) > limit:
+        answer["nextToken"] = write_token(found[limit - 1].seq, kind.name, parent)
+    return answer
+
+
+def delete(kind: Kind, call: Call) -> dict[str, Any]:
+    """Marks the resource as to be deleted, or deletes it when there is no work to it.
+
+    Raises NotFoundError, InUseError.
+    """
+    resource = call.existing(kind.name, call.params[kind.arn_member])
+    if resource.status in BUSY:
+        raise InUseError(f"{resource.arn} cannot be deleted: its status is {resource.status}.")
+    kind.check_delete(call, resource)
+    if kind.perform is None:
+        call.records.remove(resource.arn)
+    else:
+        call.records.save(resource.now(DELETE_PENDING))
+    return {}
+
+
+def write_token(after: int, *scope: str | None) -> str:
+    """A page's token: opaque to clients, bound to the list it was given for."""
+    return base64.urlsafe_b64encode(json.dumps([after, *scope]).encode()).decode()
+
+
+def read_token(token: str | None, *scope: str | None) -> int:
+    """Where the page starts. Raises InvalidNextTokenError for any token not given for it."""
+    if token is None:
+        return 0
+    try:
+        after, *given = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, TypeError, RecursionError):
+        raise InvalidNextTokenError from None
+    if type(after) is not int or not 0 < after < 2**62 or given != list(scope):
+        raise InvalidNextTokenError
+    return after
+
+
+def _members(kind: Kind, resource: Resource) -> dict[str, Any]:
+    return {
+        **resource.body,
+        kind.arn_member: resource.arn,
+        "status": resource.status,
+        "creationDateTime": resource.created,
+        "lastUpdatedDateTime": resource.updated,
+    }
+
+
+def _check_quotas(kind: Kind, call: Call, parent: str | None) -> None:
+    if not (kind.running or kind.total):
+        return
+    same = call.records.of_kind(kind.name, call.region)
+    if kind.running:
+        most: int = getattr(call.quotas, kind.running)
+        if sum(resource.unfinished for resource in same) >= most:
+            raise LimitExceededError(
+                f"More than {most} resources with PENDING or IN_PROGRESS status."
+            )
+    if kind.total:
+        most = getattr(call.quotas, kind.total)
+        if sum(parent is None or resource.parent == parent for resource in same) >= most:
+            where = f"in {parent}" if parent else "in this region"
+            raise LimitExceededError(f"There are already {most} {kind.listed_as} {where}.")

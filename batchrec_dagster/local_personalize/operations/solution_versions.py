@@ -1,0 +1,187 @@
+"""Solution versions: trained models and their metrics."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.formats import schemas
+from batchrec_dagster.formats.interactions import (
+    EVENT_TYPE,
+    ITEM_ID,
+    MIN_INTERACTIONS,
+    MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
+    MIN_USERS_WITH_TWO_INTERACTIONS,
+    TIMESTAMP,
+    USER_ID,
+)
+from batchrec_dagster.local_personalize.catalog import (
+    ACTIVE,
+    CREATE_IN_PROGRESS,
+    CREATE_PENDING,
+    CREATE_STOPPED,
+    CREATE_STOPPING,
+    Records,
+    Resource,
+)
+from batchrec_dagster.local_personalize.datasets import read_rows
+from batchrec_dagster.local_personalize.errors import (
+    AlreadyExistsError,
+    InUseError,
+    InvalidInputError,
+    JobFailedError,
+)
+from batchrec_dagster.local_personalize.job import Job
+from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind, Lane
+from batchrec_dagster.local_personalize.learning.interactions import Interactions
+from batchrec_dagster.local_personalize.learning.training import TrainingError, train
+from batchrec_dagster.local_personalize.operations.datasets import dataset_of
+from batchrec_dagster.local_personalize.recipes import RECIPES, training_parameters
+
+_EVENT_VALUE = "EVENT_VALUE"
+_INHERITED = (
+    "performHPO",
+    "performAutoML",
+    "performIncrementalUpdate",
+    "recipeArn",
+    "eventType",
+    "solutionConfig",
+)
+
+
+def version_files(version: Resource) -> list[str]:
+    """The model, when the version has one."""
+    return [version.state["model"]] if "model" in version.state else []
+
+
+def _create(call: Call) -> Draft:
+    params = call.params
+    solution = call.active("Solution", params["solutionArn"])
+    recipe = RECIPES[solution.body["recipeArn"]]
+    mode = params.get("trainingMode", "FULL")
+    earlier = call.records.children("SolutionVersion", solution.arn)
+    if mode == "UPDATE" and not recipe.updates:
+        raise InvalidInputError(f"Training mode UPDATE is not supported by {recipe.arn}.")
+    if mode == "UPDATE" and not any(version.status == ACTIVE for version in earlier):
+        raise InvalidInputError("Training mode UPDATE needs an ACTIVE version to start from.")
+    if mode == "AUTOTRAIN":
+        raise InvalidInputError("Training mode AUTOTRAIN is set by automatic training only.")
+    if "name" in params and any(v.body.get("name") == params["name"] for v in earlier):
+        raise AlreadyExistsError(f"{solution.arn}/{params['name']}")
+    group_arn = solution.body["datasetGroupArn"]
+    dataset = dataset_of(call.records, group_arn, schemas.INTERACTIONS)
+    if dataset is None or dataset.status != ACTIVE:
+        raise InvalidInputError(f"{group_arn} has no active Interactions dataset to train on.")
+    body = {
+        **{member: solution.body[member] for member in _INHERITED if member in solution.body},
+        "name": params.get("name"),
+        "solutionArn": solution.arn,
+        "datasetGroupArn": group_arn,
+        "trainingMode": mode,
+        "trainingType": "MANUAL",
+    }
+    state = {"dataset": dataset.arn}
+    version = f"solution/{solution.body['name']}/{uuid.uuid4().hex[:8]}"
+    return Draft(version, solution.arn, body, state)
+
+
+def _perform(job: Job) -> Finished:
+    began = time.monotonic()
+    version, home = job.resource, job.home
+    interactions = _training_data(job)
+    home.discard_attempts(home.models, version.arn)
+    recipe = RECIPES[version.body["recipeArn"]]
+    hyperparameters = training_parameters(version.body.get("solutionConfig", {}))
+    try:
+        trained = train(recipe.name, interactions, hyperparameters, log=job.progress)
+    except TrainingError as error:
+        raise JobFailedError(f"Create failed. {error}") from None
+    job.checkpoint()
+    published = home.new_path(home.models, version.arn)
+    work = published.with_name(published.name + ".part")
+    work.mkdir(mode=0o700)
+    trained.model.save(work)
+    work.rename(published)
+    return Finished(
+        body={"trainingHours": (time.monotonic() - began) / 3600},
+        state={"model": home.relative(published), "metrics": trained.metrics},
+    )
+
+
+def _training_data(job: Job) -> Interactions:
+    version = job.resource
+    columns = [USER_ID, ITEM_ID, TIMESTAMP]
+    wanted, event_type = [], version.body.get("eventType")
+    threshold = version.body.get("solutionConfig", {}).get("eventValueThreshold")
+    if event_type is not None:
+        wanted.append(pl.col(EVENT_TYPE) == event_type)
+        columns.append(EVENT_TYPE)
+    if threshold is not None:
+        wanted.append(pl.col(_EVENT_VALUE) >= float(threshold))
+        columns.append(_EVENT_VALUE)
+    try:
+        rows = read_rows(job.catalog, job.home, version.state["dataset"], columns)
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise JobFailedError(f"Create failed. The interactions lack a column: {error}") from None
+    rows = rows.filter(wanted) if wanted else rows
+    job.progress(f"{len(rows)} interactions")
+    _check_minimums(rows)
+    return Interactions.from_frame(rows.select(USER_ID, ITEM_ID, TIMESTAMP))
+
+
+def _check_minimums(rows: pl.DataFrame) -> None:
+    if len(rows) < MIN_INTERACTIONS:
+        raise JobFailedError(
+            f"Create failed. Dataset has {len(rows)} interactions to train on, fewer than"
+            f" {MIN_INTERACTIONS}."
+        )
+    counts = rows.group_by(USER_ID).len()
+    enough = len(counts.filter(pl.col("len") >= 2))
+    if enough < MIN_USERS_WITH_TWO_INTERACTIONS:
+        raise JobFailedError(
+            f"Create failed. Dataset has fewer than {MIN_USERS_WITH_TWO_INTERACTIONS} users with"
+            " at least 2 interactions each."
+        )
+    if enough < MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * len(counts):
+        raise JobFailedError(
+            "Create failed. Fewer than 1 % of the users have at least 2 interactions each."
+        )
+
+
+def stop(call: Call) -> dict[str, Any]:
+    """StopSolutionVersionCreation: at once while pending, else as soon as the training looks."""
+    version = call.existing("SolutionVersion", call.params["solutionVersionArn"])
+    if version.status == CREATE_PENDING:
+        call.records.save(version.now(CREATE_STOPPED))
+    elif version.status == CREATE_IN_PROGRESS:
+        call.records.save(version.now(CREATE_STOPPING))
+    else:
+        raise InUseError(f"{version.arn} cannot be stopped: its status is {version.status}.")
+    return {}
+
+
+def metrics(call: Call) -> dict[str, Any]:
+    """GetSolutionMetrics. Raises NotFoundError, InUseError until the version is ACTIVE."""
+    version = call.active("SolutionVersion", call.params["solutionVersionArn"])
+    return {"solutionVersionArn": version.arn, "metrics": version.state["metrics"]}
+
+
+def active_version(records: Records, arn: str) -> Resource:
+    """The version that a job uses. Raises JobFailedError when it was deleted meanwhile."""
+    version = records.find(arn)
+    if version is None:
+        raise JobFailedError(f"{arn} does not exist any more.")
+    return version
+
+
+SOLUTION_VERSION = Kind(
+    "SolutionVersion",
+    _create,
+    parent="solutionArn",
+    perform=_perform,
+    lane=Lane.TRAINING,
+    running="running_solution_versions",
+)

@@ -1,0 +1,136 @@
+"""Solutions: a recipe and how to train it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchrec_dagster.local_personalize.catalog import BUSY, Records, Resource
+from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError, NotFoundError
+from batchrec_dagster.local_personalize.job import Job, logger
+from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind
+from batchrec_dagster.local_personalize.learning.training import (
+    TrainingError,
+    check_hyperparameters,
+)
+from batchrec_dagster.local_personalize.lifecycle import with_update
+from batchrec_dagster.local_personalize.operations.solution_versions import version_files
+from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, training_parameters
+from batchrec_dagster.local_personalize.service_model import member_shape, pruned
+
+_OPTIONS = ("performIncrementalUpdate", "eventType", "solutionConfig")
+
+
+def _create(call: Call) -> Draft:
+    params = call.params
+    if params.get("performAutoML"):
+        raise InvalidInputError("This local Personalize does no AutoML: give a recipeArn.")
+    if "recipeArn" not in params:
+        raise InvalidInputError("recipeArn is required when performAutoML is false.")
+    recipe = RECIPES.get(params["recipeArn"])
+    if recipe is None:
+        raise NotFoundError(params["recipeArn"])
+    group = call.active("DatasetGroup", params["datasetGroupArn"])
+    check_config(recipe, params.get("solutionConfig", {}))
+    body = {
+        "name": params["name"],
+        "performHPO": params.get("performHPO", False),
+        "performAutoML": False,
+        "performAutoTraining": params.get("performAutoTraining", True),
+        "recipeArn": recipe.arn,
+        "datasetGroupArn": group.arn,
+        **{option: params[option] for option in _OPTIONS if option in params},
+    }
+    return Draft(f"solution/{params['name']}", group.arn, body)
+
+
+def check_config(recipe: Recipe, config: dict[str, Any]) -> None:
+    """Raises InvalidInputError for hyperparameters that the recipe does not take."""
+    try:
+        check_hyperparameters(recipe.name, training_parameters(config))
+    except TrainingError as error:
+        raise InvalidInputError(str(error)) from None
+    threshold = config.get("eventValueThreshold")
+    if threshold is not None:
+        try:
+            float(threshold)
+        except ValueError:
+            raise InvalidInputError("eventValueThreshold must be a number.") from None
+
+
+def _perform(job: Job) -> Finished:
+    body = job.resource.body
+    if body["performAutoTraining"]:
+        logger.warning(
+            "%s: performAutoTraining is true. On AWS this trains, and costs, every 7 days; this"
+            " local Personalize trains only when CreateSolutionVersion asks for it.",
+            job.resource.arn,
+        )
+    if body["performHPO"]:
+        logger.warning("%s: performHPO is true; no search is made locally", job.resource.arn)
+    return Finished()
+
+
+def _check_delete(call: Call, solution: Resource) -> None:
+    for version in call.records.children("SolutionVersion", solution.arn):
+        if version.status in BUSY:
+            raise InUseError(f"{version.arn} is {version.status}.")
+        for kind in ("BatchInferenceJob", "BatchSegmentJob"):
+            if any(job.unfinished for job in call.records.children(kind, version.arn)):
+                raise InUseError(f"A job that uses {version.arn} is not finished.")
+
+
+def _files(records: Records, solution: Resource) -> list[str]:
+    versions = records.children("SolutionVersion", solution.arn)
+    return [path for version in versions for path in version_files(version)]
+
+
+def _delete_versions(records: Records, solution: Resource) -> None:
+    for version in records.children("SolutionVersion", solution.arn):
+        records.remove(version.arn)
+
+
+def _latest_version(records: Records, solution: Resource) -> dict[str, Any]:
+    versions = records.children("SolutionVersion", solution.arn)
+    if not versions:
+        return {}
+    latest = versions[-1]
+    shape = member_shape("DescribeSolution", "solution", "latestSolutionVersion")
+    members = {
+        **latest.body,
+        "solutionVersionArn": latest.arn,
+        "status": latest.status,
+        "creationDateTime": latest.created,
+        "lastUpdatedDateTime": latest.updated,
+    }
+    return {"latestSolutionVersion": pruned(members, shape)}
+
+
+def update(call: Call) -> dict[str, Any]:
+    """UpdateSolution: automatic training on or off, which is recorded and does not happen here."""
+    solution = call.active("Solution", call.params["solutionArn"])
+    if solution.unfinished:
+        raise InUseError(f"{solution.arn} is being updated.")
+    members = ("performAutoTraining", "performIncrementalUpdate", "solutionUpdateConfig")
+    change = {member: call.params[member] for member in members if member in call.params}
+    if not change:
+        raise InvalidInputError("There is nothing to update.")
+    changed = with_update(solution, "latestSolutionUpdate", change)
+    changed.body.update((name, change[name]) for name in members[:2] if name in change)
+    config = {**changed.body.get("solutionConfig", {}), **change.get("solutionUpdateConfig", {})}
+    if config:
+        changed.body["solutionConfig"] = config
+    call.records.save(changed)
+    return {"solutionArn": solution.arn}
+
+
+SOLUTION = Kind(
+    "Solution",
+    _create,
+    parent="datasetGroupArn",
+    perform=_perform,
+    total="solutions_per_group",
+    check_delete=_check_delete,
+    files=_files,
+    delete_beside=_delete_versions,
+    describe_beside=_latest_version,
+)
