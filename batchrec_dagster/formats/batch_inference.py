@@ -11,6 +11,9 @@ import polars as pl
 
 OUTPUT_SUFFIX = ".out"
 
+# The documented maximum of a request in real time; for batch none is documented.
+MAX_RESULTS = 500
+
 OUTPUT_SCHEMA: dict[str, pl.DataType] = {
     "input": pl.Struct({"userId": pl.String}),
     "output": pl.Struct({"recommendedItems": pl.List(pl.String), "scores": pl.List(pl.Float64)}),

@@ -1,0 +1,62 @@
+# `make` lists what there is to make.
+PYTHON ?= python3
+BIN := .venv/bin
+export DAGSTER_HOME := $(CURDIR)/.batchrec/dagster
+# The `dagster` commands announce their successor on every call.
+export PYTHONWARNINGS := ignore:Function
+
+.DEFAULT_GOAL := help
+.PHONY: help demo ui test check lint format lock clean
+
+help:  ## Lists the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/run $(DAGSTER_HOME)/dagster.yaml  ## Makes recommendations for 2,113 users, from the ratings to the table.
+	$(BIN)/dagster job execute -m batchrec_dagster.definitions -j movielens_refresh
+	@$(BIN)/batchrec show
+
+ui: .venv/run $(DAGSTER_HOME)/dagster.yaml  ## Opens Dagster on http://127.0.0.1:3000.
+	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+
+test: .venv/dev  ## Runs the whole test suite.
+	$(BIN)/pytest
+
+lint: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: format lint test  ## Formats, lints, type-checks and tests.
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:  ## Pins the newest versions that pyproject.toml allows (needs uv).
+	uv pip compile $(LOCK) --upgrade --extra dev pyproject.toml -o requirements-dev.lock
+	uv pip compile $(LOCK) -c requirements-dev.lock pyproject.toml -o requirements.lock
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header --no-strip-extras
+
+clean:  ## Removes the environment and everything that runs left behind.
+	rm -rf .venv .batchrec .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "batchrec needs Python 3.11 to 3.13: make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# setuptools comes from the lock too, so that nothing unpinned takes part in the build.
+.venv/run: .venv/bin/python requirements.lock pyproject.toml
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/dev: .venv/bin/python requirements-dev.lock pyproject.toml
+	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@ .venv/run
+
+$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
+	@mkdir -p $(DAGSTER_HOME)
+	@cp dagster.yaml $@

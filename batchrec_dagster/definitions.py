@@ -1,0 +1,22 @@
+"""What Dagster loads: the pipelines declared under defs/, on this deployment."""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline.loading import load_pipelines
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    deployment = Deployment.from_environment(os.environ)
+    return dg.Definitions.merge(
+        load_pipelines(Path(__file__).parent),
+        dg.Definitions(
+            resources=deployment.resources(),
+            executor=deployment.executor(),
+            loggers={"console": dg.colored_console_logger.configured({"log_level": "INFO"})},
+        ),
+    )

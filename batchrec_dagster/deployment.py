@@ -1,0 +1,131 @@
+"""The one place that knows the environment: where this deployment's storage and Personalize are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster_aws.s3 import S3Resource
+
+from batchrec_dagster.io_managers import (
+    InteractionsCsvIOManager,
+    JsonLinesIOManager,
+    JsonRecordIOManager,
+    ParquetIOManager,
+)
+from batchrec_dagster.object_store import StorageError, split_uri
+from batchrec_dagster.resources import PersonalizeResource, StorageResource
+from batchrec_dagster.resources.personalize import AWS, EMBEDDED, LOCAL_ROLE_ARN
+
+ROLE = re.compile(r"arn:[a-z\d-]+:iam::\d{12}:role/.+")
+
+
+class DeploymentError(ValueError):
+    """A setting of the environment is impossible; the message names it and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """BATCHREC_HOME, BATCHREC_STORAGE, BATCHREC_PERSONALIZE, BATCHREC_ROLE_ARN; region, profile
+    and S3 endpoint by AWS's own variables."""
+
+    home: Path
+    storage: str
+    personalize: str
+    role_arn: str
+    region: str | None = None
+    profile: str | None = None
+    s3_endpoint: str | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Deployment:
+        """Raises DeploymentError."""
+
+        def get(name: str, *, default: str = "") -> str:
+            return environment.get(name, "").strip() or default
+
+        home = Path(get("BATCHREC_HOME", default=".batchrec")).expanduser().absolute()
+        deployment = cls(
+            home=home,
+            storage=get("BATCHREC_STORAGE", default=str(home / "storage")),
+            personalize=get("BATCHREC_PERSONALIZE", default=EMBEDDED),
+            role_arn=get("BATCHREC_ROLE_ARN", default=LOCAL_ROLE_ARN),
+            region=get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None,
+            profile=get("AWS_PROFILE") or None,
+            s3_endpoint=get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL") or None,
+        )
+        deployment.check()
+        return deployment
+
+    @property
+    def embedded(self) -> bool:
+        """Whether Personalize runs in this process."""
+        return self.personalize == EMBEDDED
+
+    def check(self) -> None:
+        """Raises DeploymentError for what cannot work."""
+        if self.storage.startswith("s3://"):
+            try:
+                split_uri(self.storage)
+            except StorageError as error:
+                raise DeploymentError(f"BATCHREC_STORAGE: {error}") from error
+        elif "://" in self.storage:
+            raise DeploymentError(
+                f"BATCHREC_STORAGE is {self.storage!r}: set a folder or s3://bucket/prefix"
+            )
+        if self.personalize not in (EMBEDDED, AWS) and not re.match(
+            r"https?://[^/]", self.personalize
+        ):
+            raise DeploymentError(
+                f"BATCHREC_PERSONALIZE is {self.personalize!r}: set embedded, aws, or the URL of a"
+                " Personalize"
+            )
+        if self.personalize == AWS:
+            if not self.storage.startswith("s3://"):
+                raise DeploymentError(
+                    "BATCHREC_PERSONALIZE=aws reads from S3: set BATCHREC_STORAGE=s3://bucket/prefix"
+                )
+            if self.role_arn == LOCAL_ROLE_ARN:
+                raise DeploymentError(
+                    "BATCHREC_PERSONALIZE=aws needs BATCHREC_ROLE_ARN: the role by which"
+                    " Personalize reads and writes the bucket"
+                )
+        if not ROLE.fullmatch(self.role_arn):
+            raise DeploymentError(
+                f"BATCHREC_ROLE_ARN is {self.role_arn!r}: set arn:aws:iam::ACCOUNT:role/NAME"
+            )
+
+    def resources(self) -> dict[str, Any]:
+        """Dagster's resources, IO managers among them, by the keys that assets ask for."""
+        s3 = S3Resource(
+            region_name=self.region, profile_name=self.profile, endpoint_url=self.s3_endpoint
+        )
+        storage = StorageResource(root=self.storage, cache=str(self.home / "cache"), s3=s3)
+        personalize = PersonalizeResource(
+            endpoint=self.personalize,
+            home=str(self.home / "personalize"),
+            role_arn=self.role_arn,
+            region_name=self.region,
+            profile_name=self.profile,
+            poll_seconds=30 if self.personalize == AWS else 0.2,
+            storage=storage,
+        )
+        return {
+            "s3": s3,
+            "storage": storage,
+            "personalize": personalize,
+            "io_manager": ParquetIOManager(storage=storage),
+            "parquet_io": ParquetIOManager(storage=storage),
+            "interactions_io": InteractionsCsvIOManager(storage=storage),
+            "json_lines_io": JsonLinesIOManager(storage=storage),
+            "record_io": JsonRecordIOManager(storage=storage),
+        }
+
+    def executor(self) -> dg.ExecutorDefinition:
+        """In this process beside the embedded Personalize: a process a step would cost more than
+        the steps do."""
+        return dg.in_process_executor if self.embedded else dg.multiprocess_executor

@@ -1,0 +1,140 @@
+"""Tables and records <-> storage.
+
+An asset gets what it asks for by the type of its argument: a pandas DataFrame (also without a
+type), a polars DataFrame or LazyFrame, or a pyarrow Table; for records, a dict. Where a value lies
+stands in the asset's metadata; an asset without it gets a place by its key.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dagster as dg
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+
+from batchrec_dagster.formats.interactions import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.resources.storage import StorageResource
+
+# The metadata of an asset's definition that says where its value lies under the storage root.
+STORAGE_KEY = "batchrec/storage_key"
+
+
+class StorageIOManager(dg.ConfigurableIOManager):
+    """Writes a value as one object, by an atomic put, and reads it again."""
+
+    suffix: ClassVar[str]
+    storage: StorageResource
+
+    @abstractmethod
+    def encode(self, value: Any) -> bytes | Path:
+        """The object's content, or a file that holds it."""
+
+    @abstractmethod
+    def decode(self, data: bytes, wanted: object) -> Any:
+        """The value, as the type that is asked for."""
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        uri = self.storage.uri(self._key(context))
+        self.storage.store.put(uri, self.encode(obj))
+        context.add_output_metadata({"dagster/uri": uri})
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        if context.upstream_output is None:
+            raise dg.DagsterInvariantViolationError("there is no asset to load")
+        key = self._key(context.upstream_output)
+        data = self.storage.store.get(self.storage.uri(key))
+        return self.decode(data, context.dagster_type.typing_type)
+
+    def _key(self, context: dg.OutputContext) -> str:
+        key = (context.definition_metadata or {}).get(STORAGE_KEY)
+        return str(key or "/".join(context.asset_key.path) + self.suffix)
+
+
+class ParquetIOManager(StorageIOManager):
+    """Tables as Parquet."""
+
+    suffix = ".parquet"
+
+    def encode(self, value: Any) -> bytes:
+        buffer = io.BytesIO()
+        _polars(value).write_parquet(buffer)
+        return buffer.getvalue()
+
+    def decode(self, data: bytes, wanted: object) -> Any:
+        return _as(pl.read_parquet(io.BytesIO(data)), wanted)
+
+
+class InteractionsCsvIOManager(StorageIOManager):
+    """Personalize's interactions CSV: ids are text, whatever they look like."""
+
+    suffix = ".csv"
+
+    def encode(self, value: Any) -> bytes | Path:
+        return value if isinstance(value, Path) else _polars(value).write_csv().encode()
+
+    def decode(self, data: bytes, wanted: object) -> Any:
+        types = {USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64, EVENT_TYPE: pl.String}
+        return _as(pl.read_csv(data, schema_overrides=types), wanted)
+
+
+class JsonLinesIOManager(StorageIOManager):
+    """Tables as JSON Lines, an object a row."""
+
+    suffix = ".json"
+
+    def encode(self, value: Any) -> bytes:
+        return _polars(value).write_ndjson().encode()
+
+    def decode(self, data: bytes, wanted: object) -> Any:
+        return _as(pl.read_ndjson(data), wanted)
+
+
+class JsonRecordIOManager(StorageIOManager):
+    """A record, such as the ARNs that a step made, as a JSON object."""
+
+    suffix = ".json"
+
+    def encode(self, value: Any) -> bytes:
+        return (json.dumps(value, indent=2) + "\n").encode()
+
+    def decode(self, data: bytes, wanted: object) -> Any:
+        if wanted not in (dict, Any) and getattr(wanted, "__origin__", None) is not dict:
+            raise dg.DagsterInvariantViolationError(f"a record is a dict, not {wanted}")
+        return json.loads(data)
+
+
+def _polars(table: object) -> pl.DataFrame:
+    match table:
+        case pl.DataFrame():
+            return table
+        case pl.LazyFrame():
+            return table.collect(engine="streaming")
+        case pd.DataFrame():
+            return pl.from_pandas(table)
+        case pa.Table():
+            return pl.DataFrame(table)
+    raise dg.DagsterInvariantViolationError(
+        f"cannot store a {type(table).__name__}: return a pandas DataFrame, a polars frame or a"
+        " pyarrow Table"
+    )
+
+
+def _as(frame: pl.DataFrame, wanted: object) -> Any:
+    if wanted is pl.DataFrame:
+        return frame
+    if wanted is pl.LazyFrame:
+        return frame.lazy()
+    if wanted is pa.Table:
+        return frame.to_arrow()
+    if wanted in (pd.DataFrame, Any, type(None)):
+        return frame.to_pandas()
+    raise dg.DagsterInvariantViolationError(
+        f"cannot load a table as {wanted}: ask for a pandas DataFrame, a polars DataFrame or"
+        " LazyFrame, or a pyarrow Table"
+    )

@@ -1,0 +1,1 @@
+"""A pipeline's assets: one function each, from the ratings file to the recommendations."""

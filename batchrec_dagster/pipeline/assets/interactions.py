@@ -1,0 +1,152 @@
+"""interactions and batch_users: what Personalize learns from, and whom it recommends to."""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from batchrec_dagster.formats.interactions import (
+    EVENT_TYPE,
+    ITEM_ID,
+    TIMESTAMP,
+    USER_ID,
+    interactions_columns,
+)
+from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
+from batchrec_dagster.pipeline.checks import (
+    enough_interactions,
+    published,
+    specs,
+    timestamps_plausible,
+)
+from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
+from batchrec_dagster.preparation.local import PreparationError, RatingsFile, distinct_users
+from batchrec_dagster.resources import StorageResource
+
+CODE_VERSION = "1"
+
+COLUMNS = {
+    USER_ID: ("string", "The user's id, as in the ratings file."),
+    ITEM_ID: ("string", "The item's id, as in the ratings file."),
+    TIMESTAMP: ("long", "When, in epoch seconds."),
+    EVENT_TYPE: ("string", "The same for all; a filter that excludes seen items goes by it."),
+}
+
+
+def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
+    """The asset."""
+    ratings, min_rating = pipeline.ratings, pipeline.interactions.min_rating
+    event_type = pipeline.recommendations.exclude_seen
+    columns = interactions_columns(event_type=event_type)
+
+    @dg.asset(
+        **described(
+            pipeline,
+            description="The ratings that count as interactions, as the CSV file that Personalize"
+            f" imports. {_rule(min_rating)}",
+            kinds={"polars", "csv"},
+            storage_key=pipeline.places.interactions,
+            code_version=f"{CODE_VERSION}-"
+            f"{fingerprint(ratings.layout, ratings.on_bad_rows, min_rating, event_type)}",
+            io_manager="interactions_io",
+        ),
+        check_specs=specs(
+            "interactions",
+            pipeline.name,
+            enough_interactions="There are as many interactions and users as Personalize needs.",
+            timestamps_plausible="The timestamps lie between 1980 and now, in seconds.",
+        ),
+    )
+    def interactions(
+        context: dg.AssetExecutionContext, raw_ratings: dict[str, Any], storage: StorageResource
+    ) -> Iterator[Any]:
+        started = time.monotonic()
+        uri = raw_ratings["uri"]
+        with tempfile.TemporaryDirectory() as folder, storage.local_file(uri) as path:
+            written = Path(folder) / "interactions.csv"
+            file = RatingsFile(path, storage.where(uri), ratings.layout)
+            try:
+                done = file.write_interactions(
+                    written,
+                    min_rating=min_rating,
+                    on_bad_rows=ratings.on_bad_rows,
+                    event_type=event_type,
+                )
+            except PreparationError as error:
+                raise dg.Failure(str(error), allow_retries=False) from error
+            kept = pl.scan_csv(written, schema_overrides={USER_ID: pl.String, ITEM_ID: pl.String})
+            for reason, count in done.left_out.items():
+                context.log.info(f"left out {count:,} rows: {reason}")
+            for example in done.bad_row_examples:
+                context.log.warning(f"left out {example}")
+            yield from published(
+                [
+                    enough_interactions(kept),
+                    timestamps_plausible(kept, done.timestamp_unit, datetime.now(UTC)),
+                ],
+                dg.MaterializeResult(
+                    value=written,
+                    data_version=dg.DataVersion(file_version(written)),
+                    metadata={
+                        "dagster/row_count": done.rows_kept,
+                        "dagster/column_schema": column_schema(COLUMNS, columns),
+                        "rows_read": done.rows_read,
+                        "rows_left_out": done.rows_read - done.rows_kept,
+                        "left_out_by_reason": dict(done.left_out),
+                        "bad_row_examples": list(done.bad_row_examples),
+                        "users": kept.select(pl.col(USER_ID).n_unique()).collect().item(),
+                        "items": kept.select(pl.col(ITEM_ID).n_unique()).collect().item(),
+                        "timestamp_unit": done.timestamp_unit,
+                        "sample": sample(kept.head(5).collect()),
+                        "seconds": time.monotonic() - started,
+                    },
+                ),
+            )
+
+    return interactions
+
+
+def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
+    """The asset."""
+
+    @dg.asset(
+        **described(
+            pipeline,
+            description="Every user of the interactions, once: the input of the batch inference.",
+            kinds={"json"},
+            storage_key=pipeline.places.batch_users,
+            code_version=CODE_VERSION,
+            io_manager="json_lines_io",
+        ),
+    )
+    def batch_users(interactions: pl.LazyFrame) -> dg.MaterializeResult[pl.DataFrame]:
+        users = distinct_users(interactions)
+        return dg.MaterializeResult(
+            value=users,
+            data_version=dg.DataVersion(fingerprint(users.get_column("userId").to_list())),
+            metadata={
+                "dagster/row_count": users.height,
+                "dagster/column_schema": column_schema({"userId": ("string", "The user's id.")}),
+                "sample": sample(users.head(5)),
+            },
+        )
+
+    return batch_users
+
+
+def file_version(path: Path) -> str:
+    """16 hex digits of the SHA-256 of the file, as StorageResource.version gives of an object."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _rule(min_rating: float | None) -> str:
+    if min_rating is None:
+        return "All ratings count."
+    return f"Ratings below {min_rating:g} are left out."

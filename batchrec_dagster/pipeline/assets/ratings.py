@@ -1,0 +1,113 @@
+"""raw_ratings: the ratings file, copied into the storage as it is."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from batchrec_dagster.pipeline.assets.specs import described
+from batchrec_dagster.pipeline.checks import Checked, published, specs
+from batchrec_dagster.pipeline.places import read_record
+from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
+from batchrec_dagster.preparation.local import PreparationError, RatingsFile
+from batchrec_dagster.preparation.sources import SourceError, copy_source, describe_source
+from batchrec_dagster.resources import StorageResource
+
+CODE_VERSION = "1"
+
+
+def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
+    """The asset; a relative path of the source starts at the project's folder."""
+    ratings, places = pipeline.ratings, pipeline.places
+
+    @dg.asset(
+        **described(
+            pipeline,
+            description="The ratings file, copied once into the storage as it is. A source that"
+            " has not changed is not copied again.",
+            kinds={"file"},
+            storage_key=places.record("raw_ratings"),
+            code_version=f"{CODE_VERSION}-{fingerprint(ratings)}",
+            io_manager="record_io",
+        ),
+        check_specs=specs(
+            "raw_ratings",
+            pipeline.name,
+            columns_parse="The declared columns are there, and their values can be read.",
+        ),
+    )
+    def raw_ratings(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
+        started = time.monotonic()
+        before = read_record(storage, places.record("raw_ratings"))
+        folders = {"base": project, "cache": Path(storage.cache)}
+        try:
+            source = describe_source(ratings.source, storage.store, **folders)
+            uri = storage.uri(places.raw(source.filename))
+            unchanged = (
+                before.get("fingerprint") == source.fingerprint
+                and before.get("uri") == uri
+                and (there := storage.store.head(uri)) is not None
+                and there.size == before.get("size")
+            )
+            if unchanged:
+                record = before
+                context.log.info(f"{ratings.source} has not changed: it is not copied again")
+            else:
+                context.log.info(f"copying {ratings.source} to {storage.where(uri)}")
+                copied = copy_source(ratings.source, storage.store, uri, **folders)
+                record = {
+                    "source": ratings.source,
+                    "fingerprint": source.fingerprint,
+                    "uri": uri,
+                    "size": copied.size,
+                    "sha256": copied.sha256,
+                }
+        except SourceError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+        with storage.local_file(uri) as path:
+            check, rows = _columns_parse(
+                RatingsFile(path, storage.where(uri), ratings.layout), ratings.on_bad_rows
+            )
+            with path.open(encoding="utf-8", errors="replace") as file:
+                first_lines = "".join(line for line, _ in zip(file, range(6), strict=False))
+        yield from published(
+            [check],
+            dg.MaterializeResult(
+                value=record,
+                data_version=dg.DataVersion(record["sha256"][:16]),
+                metadata={
+                    "outcome": "unchanged: not copied again" if unchanged else "copied",
+                    "source": ratings.source,
+                    "file": storage.where(uri),
+                    "bytes": record["size"],
+                    "dagster/row_count": rows,
+                    "first_lines": dg.MetadataValue.md(f"```\n{first_lines}```"),
+                    "seconds": time.monotonic() - started,
+                },
+            ),
+        )
+
+    return raw_ratings
+
+
+def _columns_parse(file: RatingsFile, on_bad_rows: str) -> tuple[Checked, int]:
+    """The check, and how many rows the file has."""
+    try:
+        rows = file.rows()
+        bad = file.bad_rows()
+    except PreparationError as error:
+        return Checked("columns_parse", passed=False, found=str(error)), 0
+    found = f"{bad.total:,} of {rows:,} rows cannot be read"
+    if bad.total:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in bad.counts.items())
+        found += f" ({reasons}); the first: {bad.examples[0]}"
+        found += (
+            "; they are left out (ratings.on_bad_rows: skip)"
+            if on_bad_rows == "skip"
+            else "; mend the file, or leave such rows out with ratings.on_bad_rows: skip"
+        )
+    passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
+    return Checked("columns_parse", passed, found, {"rows": rows, "bad_rows": bad.total}), rows

@@ -1,0 +1,74 @@
+"""What every asset of a pipeline has in common, said once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import dagster as dg
+import polars as pl
+
+from batchrec_dagster.io_managers import STORAGE_KEY
+from batchrec_dagster.pipeline.settings import Pipeline
+
+
+class AssetArguments(TypedDict):
+    """Arguments of `@dg.asset`."""
+
+    key_prefix: str
+    group_name: str
+    owners: list[str]
+    description: str
+    kinds: set[str]
+    code_version: str
+    io_manager_key: str
+    metadata: dict[str, Any]
+
+
+def described(
+    pipeline: Pipeline,
+    *,
+    description: str,
+    kinds: set[str],
+    storage_key: str,
+    code_version: str,
+    io_manager: str,
+) -> AssetArguments:
+    """The arguments of `@dg.asset` that follow from the declaration.
+
+    The code version has to change whenever the same input would give another output, so that
+    Dagster calls the asset stale: it carries a fingerprint of the settings that the asset reads.
+    """
+    return {
+        "key_prefix": pipeline.name,
+        "group_name": pipeline.name,
+        "owners": pipeline.owners,
+        "description": description,
+        "kinds": kinds,
+        "code_version": code_version,
+        "io_manager_key": io_manager,
+        "metadata": {STORAGE_KEY: storage_key},
+    }
+
+
+def column_schema(
+    columns: Mapping[str, tuple[str, str]], present: Sequence[str] | None = None
+) -> dg.TableSchema:
+    """`{name: (type, description)}` as Dagster's column schema, for the columns present."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(name=name, type=columns[name][0], description=columns[name][1])
+            for name in (columns if present is None else present)
+        ]
+    )
+
+
+def sample(frame: pl.DataFrame) -> dg.MetadataValue[Any]:
+    """A few rows as a table in the UI."""
+    return dg.MetadataValue.table(
+        records=[dg.TableRecord(row) for row in frame.iter_rows(named=True)],
+        schema=dg.TableSchema(
+            columns=[
+                dg.TableColumn(name=name, type=str(dtype).lower())
+                for name, dtype in frame.schema.items()
+            ]
+        ),
+    )

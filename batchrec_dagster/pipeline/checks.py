@@ -1,0 +1,183 @@
+"""What must hold before the next step may spend money, or before a table is published.
+
+A check looks at plain values and says in words what it found. The asset runs its checks before it
+hands over its value, so that what fails them is never stored, let alone used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from batchrec_dagster.formats.interactions import (
+    ITEM_ID,
+    MIN_INTERACTIONS,
+    MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
+    MIN_USERS_WITH_TWO_INTERACTIONS,
+    TIMESTAMP,
+    USER_ID,
+)
+
+# Nothing that is recommended today was rated before it; later than now is a clock that is off.
+EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
+CLOCK_SLACK = timedelta(days=1)
+
+# Worth saying, but no reason to stop; every other check blocks what comes after it.
+WARNINGS = ("lists_full",)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A check's verdict: its name, whether it holds, what was found, and what to do if not."""
+
+    name: str
+    passed: bool
+    found: str
+    numbers: dict[str, int | float] = field(default_factory=dict)
+
+
+def specs(asset: str, prefix: str, **checks: str) -> list[dg.AssetCheckSpec]:
+    """`name="what it checks"` for each check of an asset; all but warnings are blocking."""
+    return [
+        dg.AssetCheckSpec(
+            name=name,
+            asset=dg.AssetKey([prefix, asset]),
+            description=description,
+            blocking=name not in WARNINGS,
+        )
+        for name, description in checks.items()
+    ]
+
+
+def published(
+    checks: Sequence[Checked], result: dg.MaterializeResult[Any]
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
+    """The checks' results, then the asset's; raises dg.Failure instead when a check blocks."""
+    for check in checks:
+        yield dg.AssetCheckResult(
+            check_name=check.name,
+            passed=check.passed,
+            severity=(
+                dg.AssetCheckSeverity.WARN
+                if check.name in WARNINGS
+                else dg.AssetCheckSeverity.ERROR
+            ),
+            description=check.found,
+            metadata=check.numbers,
+        )
+    failed = [check for check in checks if not check.passed and check.name not in WARNINGS]
+    if failed:
+        raise dg.Failure(
+            "; ".join(f"{check.name}: {check.found}" for check in failed), allow_retries=False
+        )
+    yield result
+
+
+def enough_interactions(interactions: pl.LazyFrame) -> Checked:
+    """Personalize's minimums for training."""
+    per_user = interactions.group_by(USER_ID).len()
+    rows, users, with_two = (
+        per_user.select(pl.col("len").sum(), users=pl.len(), with_two=(pl.col("len") >= 2).sum())
+        .collect(engine="streaming")
+        .row(0)
+    )
+    least = max(MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users)
+    passed = rows >= MIN_INTERACTIONS and with_two >= least
+    found = f"{rows:,} interactions of {users:,} users, {with_two:,} of them with two or more"
+    if not passed:
+        found += (
+            f"; Personalize needs {MIN_INTERACTIONS:,} interactions, and"
+            f" {MIN_USERS_WITH_TWO_INTERACTIONS} users (and 1 % of them) with two or more: bring"
+            " more data, or lower interactions.min_rating"
+        )
+    return Checked(
+        "enough_interactions",
+        passed,
+        found,
+        numbers={"interactions": rows, "users": users, "users_with_two_or_more": with_two},
+    )
+
+
+def timestamps_plausible(interactions: pl.LazyFrame, unit: str, now: datetime) -> Checked:
+    """That the times are in seconds, between 1980 and now."""
+    first, last = (
+        interactions.select(first=pl.col(TIMESTAMP).min(), last=pl.col(TIMESTAMP).max())
+        .collect(engine="streaming")
+        .row(0)
+    )
+    if first is None:
+        return Checked("timestamps_plausible", passed=False, found="there are no interactions")
+    passed = EARLIEST.timestamp() <= first and last <= (now + CLOCK_SLACK).timestamp()
+    found = f"from {_day(first)} to {_day(last)}, read as {unit}"
+    if not passed:
+        other = "s" if unit == "ms" else "ms"
+        found += (
+            f"; times of ratings lie between {EARLIEST:%Y} and now: is ratings.timestamp_unit"
+            f" {other}, or ratings.columns.timestamp another column?"
+        )
+    return Checked("timestamps_plausible", passed, found)
+
+
+def every_user_has_a_line(users: pl.DataFrame, lines: pl.DataFrame) -> Checked:
+    """That each user who was asked for was answered, once. users: userId; lines: user_id."""
+    answered = lines.get_column("user_id")
+    missing = users.filter(~pl.col("userId").is_in(answered.implode())).get_column("userId")
+    twice = answered.len() - answered.n_unique()
+    found = f"{answered.n_unique():,} of {users.height:,} users have a line"
+    if len(missing):
+        found += f"; missing are {_some(missing)}: run the batch inference again"
+    if twice:
+        found += f"; {twice:,} lines are repeated"
+    return Checked("every_user_has_a_line", not len(missing) and not twice, found)
+
+
+def no_line_failed(lines: pl.DataFrame) -> Checked:
+    """That no user's line has an error in place of items."""
+    failed = lines.filter(pl.col("error").is_not_null())
+    found = f"{failed.height:,} of {lines.height:,} lines failed"
+    if failed.height:
+        user, error = failed.select("user_id", "error").row(0)
+        found += f"; the first, of user {user!r}: {error}"
+    return Checked("no_line_failed", not failed.height, found)
+
+
+def no_duplicates(table: pl.DataFrame) -> Checked:
+    """That no list holds an item twice."""
+    repeated = table.height - table.select("user_id", "item_id").n_unique()
+    return Checked("no_duplicates", not repeated, f"{repeated:,} items stand twice in a list")
+
+
+def none_seen(table: pl.DataFrame, interactions: pl.LazyFrame) -> Checked:
+    """That no list holds what its user already interacted with."""
+    seen = table.join(
+        interactions.select(user_id=USER_ID, item_id=ITEM_ID).unique().collect(),
+        on=["user_id", "item_id"],
+        how="semi",
+    ).height
+    return Checked("none_seen", not seen, f"{seen:,} items of the lists were seen before")
+
+
+def lists_full(table: pl.DataFrame, users: int, num_results: int) -> Checked:
+    """Whether every user has as many items as asked for: worth a warning, not a halt."""
+    full = table.group_by("user_id").len().filter(pl.col("len") >= num_results).height
+    found = f"{full:,} of {users:,} users have all {num_results} items"
+    if full < users:
+        found += "; the others have seen nearly everything that Personalize offered for them"
+    return Checked("lists_full", full == users, found)
+
+
+def _day(seconds: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
+    except (ValueError, OverflowError, OSError):
+        return f"the year {1970 + seconds // 31_556_952:,}"
+
+
+def _some(values: pl.Series) -> str:
+    listed = ", ".join(repr(value) for value in values.head(3))
+    return listed if len(values) <= 3 else f"{listed} and {len(values) - 3:,} more"

@@ -1,0 +1,37 @@
+"""The YAML's face: a declared pipeline becomes Dagster's definitions. Nothing but wiring."""
+
+from typing import Self
+
+import dagster as dg
+from pydantic import BaseModel, ValidationError
+
+from batchrec_dagster.pipeline.assets.interactions import batch_users, interactions
+from batchrec_dagster.pipeline.assets.personalize import personalize_dataset, solution_version
+from batchrec_dagster.pipeline.assets.ratings import raw_ratings
+from batchrec_dagster.pipeline.assets.recommendations import recommendations
+from batchrec_dagster.pipeline.automation import automation
+from batchrec_dagster.pipeline.loading import declaration_error
+from batchrec_dagster.pipeline.settings import Pipeline
+
+
+class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
+    """Recommendations for every user, from a file of ratings, by Amazon Personalize."""
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        """As Dagster does; what is impossible is told with the file and the line."""
+        try:
+            return super().load(attributes, context)
+        except ValidationError as error:
+            raise declaration_error(context.path / "defs.yaml", error) from error
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        assets = [
+            raw_ratings(self, context.project_root),
+            interactions(self),
+            batch_users(self),
+            personalize_dataset(self),
+            solution_version(self),
+            recommendations(self),
+        ]
+        return dg.Definitions.merge(dg.Definitions(assets=assets), automation(self))

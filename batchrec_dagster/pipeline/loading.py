@@ -1,0 +1,106 @@
+"""Load the declared pipelines, and say in one line what is wrong with a declaration."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import dagster as dg
+import yaml
+from pydantic import ValidationError
+
+# How Dagster names the place of an error: in a validation error, in a failed template.
+AT = re.compile(r"(?P<path>attributes\S*.*) at (?P<file>.+):\d+$")
+TOLD = re.compile(r"\s+(?:Value error, )?(.+) \[type=\w+, input_value=")
+RESOLVING = re.compile(r"(?P<file>.+):\d+ - (?P<path>attributes\S*)$")
+
+
+# What pydantic calls the alternatives of a setting that may have several types.
+TYPES = ("str", "int", "float", "bool", "Interactions", "Recommendations", "Schedule", "Solution")
+
+
+class DeclarationError(dg.DagsterInvalidDefinitionError):
+    """A defs.yaml declares what is impossible: a line for each, with file, line, key and mend."""
+
+
+def load_pipelines(folder: Path) -> dg.Definitions:
+    """The definitions of every defs.yaml under the defs/ folder of this package folder.
+
+    Raises DeclarationError.
+    """
+    try:
+        return dg.load_from_defs_folder(path_within_project=folder)
+    except Exception as error:
+        lines = [line for cause in _causes(error) for line in _explain(cause)]
+        if not lines:
+            raise
+        raise DeclarationError("\n".join(lines)) from None
+
+
+def declaration_error(file: Path, error: ValidationError) -> DeclarationError:
+    """What a declaration's own validators found, with the line of each key in the file."""
+    return DeclarationError(
+        "\n".join(
+            _lines(
+                (file, ["attributes", *map(str, detail["loc"])], detail["msg"])
+                for detail in error.errors()
+            )
+        )
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _explain(cause: BaseException) -> list[str]:
+    """A line for each thing that is wrong; none when this exception does not tell the place."""
+    if isinstance(cause, DeclarationError):
+        return str(cause).splitlines()
+    if isinstance(cause, ValidationError):
+        places = [AT.match(str(detail["loc"][0])) for detail in cause.errors() if detail["loc"]]
+        return _lines(
+            (Path(place["file"]), place["path"].split("."), detail["msg"])
+            for place, detail in zip(places, cause.errors(), strict=False)
+            if place
+        )
+    first, *rest = str(cause).strip().splitlines() or [""]
+    place = RESOLVING.match(first)
+    if place and rest:
+        told = [match[1] for line in rest if (match := TOLD.match(line))] or rest[-1:]
+        return _lines([(Path(place["file"]), place["path"].split("."), told[0])])
+    return []
+
+
+def _lines(errors: Iterable[tuple[Path, Sequence[str], str]]) -> list[str]:
+    """`file, line N: key: what is wrong` for each place; the types it might have had in one."""
+    places: dict[str, list[str]] = {}
+    for file, keys, message in errors:
+        # Dagster allows a string, a template, wherever a part of the declaration may stand.
+        if keys[-1] == "str" and any(place.startswith(f"{file}, ") for place in places):
+            continue
+        line, known = _locate(file, keys)
+        said = message.removeprefix("Value error, ")
+        places.setdefault(f"{file}, line {line}: {'.'.join(known) or 'attributes'}: ", []).append(
+            said.replace("Extra inputs are not permitted", "there is no such setting")
+        )
+    return [place + ", or: ".join(messages) for place, messages in places.items()]
+
+
+def _locate(file: Path, keys: Sequence[str]) -> tuple[int, list[str]]:
+    """The line of the key and its path. Validators' own names in the path are passed over."""
+    for document in yaml.compose_all(file.read_text(encoding="utf-8")):
+        line, known, node = document.start_mark.line + 1, [], document
+        for key in keys:
+            for name, value in node.value if isinstance(node, yaml.MappingNode) else []:
+                if name.value == key:
+                    line, node = name.start_mark.line + 1, value
+                    known.append(key)
+        if known:
+            # What is missing has no line of its own.
+            last = keys[-1]
+            missing = last not in known and "[" not in last and last not in TYPES
+            return line, [*known[1:], *([last] if missing else [])]
+    return 1, list(keys)

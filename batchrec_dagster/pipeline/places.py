@@ -1,0 +1,47 @@
+"""Where a pipeline's data lie under the storage root, as a reader of the AWS walkthrough looks for
+them: raw/, transformed/, curated/; beside them the records of what each step made."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from batchrec_dagster.object_store import ObjectNotFoundError
+from batchrec_dagster.resources.storage import StorageResource
+
+
+@dataclass(frozen=True)
+class Places:
+    """Storage keys of one pipeline."""
+
+    pipeline: str
+
+    @property
+    def interactions(self) -> str:
+        return f"{self.pipeline}/transformed/interactions/interactions.csv"
+
+    @property
+    def batch_users(self) -> str:
+        return f"{self.pipeline}/transformed/batch_users_input/users.json"
+
+    @property
+    def recommendations(self) -> str:
+        return f"{self.pipeline}/curated/recommendations/recommendations.parquet"
+
+    def raw(self, filename: str) -> str:
+        return f"{self.pipeline}/raw/{filename}"
+
+    def batch_inference(self, job: str) -> str:
+        """The folder of a batch inference job, with its final slash."""
+        return f"{self.pipeline}/curated/batch_inference/{job}/"
+
+    def record(self, asset: str) -> str:
+        return f"{self.pipeline}/records/{asset}.json"
+
+
+def read_record(storage: StorageResource, key: str) -> dict[str, Any]:
+    """The record that an earlier run wrote; empty when there is none."""
+    try:
+        record: dict[str, Any] = json.loads(storage.store.get(storage.uri(key)))
+    except ObjectNotFoundError:
+        return {}
+    return record

@@ -1,0 +1,241 @@
+"""Find, adopt or create a Personalize resource, then wait until it is ready.
+
+Names carry what a resource was made from, so that a run finds what an earlier one made, or is
+still making, and starts nothing twice. Botocore has no waiters for Personalize.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from botocore.exceptions import ClientError
+
+from batchrec_dagster.resources.kinds import SCHEMA, SOLUTION_VERSION, Kind
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+ACTIVE = "ACTIVE"
+FAILED = ("CREATE FAILED", "CREATE STOPPED")
+Description = Mapping[str, Any]
+
+# Two runs may create the same name at the same moment; more often than this, it is something else.
+COLLISIONS = 3
+
+
+@dataclass(frozen=True)
+class Started:
+    """A resource that exists, whatever its status, and whether this call created it."""
+
+    arn: str
+    created: bool
+
+
+@dataclass(frozen=True)
+class Ensured:
+    """A resource that is ready: what Describe says of it, whether this call created it, and how
+    many seconds it was waited for."""
+
+    arn: str
+    description: Description
+    created: bool
+    seconds: float
+
+    @property
+    def outcome(self) -> str:
+        """For the metadata: what happened, in a word."""
+        return "created" if self.created else "adopted: it was there already"
+
+
+@dataclass(frozen=True)
+class Ensure:
+    """Finds, adopts or creates resources through a client, and waits for them."""
+
+    client: PersonalizeClient
+    log: logging.Logger
+    tags: Mapping[str, str]
+    poll_seconds: float
+    busy_seconds: float
+    heartbeat_seconds: float
+    deadline_seconds: float
+
+    def named(self, kind: Kind, name: str, create: Mapping[str, Any], **within: str) -> Ensured:
+        """The resource of this name, created if there is none.
+
+        `create` holds what Create takes beside name and tags; `within` narrows List, for example
+        to a dataset group. Raises dg.Failure when the resource failed or is not ready in time.
+        """
+        started = self.start_named(kind, name, create, **within)
+        return self.ready(kind, started)
+
+    def start_named(
+        self, kind: Kind, name: str, create: Mapping[str, Any], **within: str
+    ) -> Started:
+        """As `named`, without waiting for it to be ready."""
+        deadline = time.monotonic() + self.deadline_seconds
+        collisions = 0
+        while collisions < COLLISIONS:
+            found = next((s for s in self.list(kind, **within) if s["name"] == name), None)
+            if found is None:
+                arn = self._create(kind, name, create, deadline)
+                if arn:
+                    return Started(arn, created=True)
+                collisions += 1
+            elif not str(found.get("status")).startswith("DELETE"):
+                return Started(found[kind.arn], created=False)
+            else:
+                waiting_for = f"{kind.label} {name} is being deleted"
+                self.log.info(f"{waiting_for}; waiting until it is gone")
+                self._sleep(self.poll_seconds, deadline, waiting_for)
+        raise _taken(kind, name)
+
+    def start_numbered(
+        self,
+        kind: Kind,
+        stem: str,
+        create: Callable[[str], Mapping[str, Any]],
+        usable: Callable[[Description], bool] = lambda description: True,
+        **within: str,
+    ) -> Started:
+        """The newest job or version that has not failed, if its name starts with `stem`; else a new
+        one, named `stem` and a number.
+
+        Only the newest counts: what was made from other data since has replaced the older ones.
+        `create` gets the name; `usable` may refuse one that is there, whose results are gone say.
+        """
+        deadline = time.monotonic() + self.deadline_seconds
+        for _ in range(COLLISIONS):
+            # Everything there counts, failed ones too, so that a number is never used twice.
+            existing = sorted(
+                self.list(kind, **within), key=lambda summary: summary["creationDateTime"]
+            )
+            newest = next((s for s in reversed(existing) if s["status"] not in FAILED), None)
+            if newest is not None:
+                description = self.describe(kind, newest[kind.arn])
+                if description[kind.name].startswith(f"{stem}-") and usable(description):
+                    return Started(newest[kind.arn], created=False)
+            name = f"{stem}-{len(existing) + 1}"
+            arn = self._create(kind, name, create(name), deadline)
+            if arn:
+                return Started(arn, created=True)
+        raise _taken(kind, name)
+
+    def ready(self, kind: Kind, started: Started) -> Ensured:
+        """Wait until it is ACTIVE.
+
+        Raises dg.Failure with Personalize's own reason when it failed, and when the deadline has
+        passed. What was started goes on then, and a later run waits for it.
+        """
+        try:
+            return self._wait(kind, started)
+        except dg.DagsterExecutionInterruptedError:
+            # Whoever cancels a run does not want to go on paying for its training. Personalize has
+            # no way to stop the other kinds.
+            if kind is SOLUTION_VERSION:
+                self.log.info(f"the run was interrupted: stopping {started.arn}")
+                self.client.stop_solution_version_creation(solutionVersionArn=started.arn)
+            raise
+
+    def _wait(self, kind: Kind, started: Started) -> Ensured:
+        begin = time.monotonic()
+        deadline = begin + self.deadline_seconds
+        status, heard = None, begin
+        while True:
+            description = self.describe(kind, started.arn)
+            now = time.monotonic()
+            if description.get("status", ACTIVE) != status:
+                status, heard = description.get("status", ACTIVE), now
+                self.log.info(f"{kind.label} {started.arn}: {status}")
+            elif now - heard >= self.heartbeat_seconds:
+                heard = now
+                self.log.info(f"{kind.label} {started.arn}: still {status}, {now - begin:.0f} s")
+            if status == ACTIVE:
+                return Ensured(started.arn, description, started.created, now - begin)
+            if status in FAILED:
+                raise _failure(kind, started.arn, description)
+            self._sleep(self.poll_seconds, deadline, f"{kind.label} {started.arn} is {status}")
+
+    def list(self, kind: Kind, **within: str) -> list[Description]:
+        """All summaries of this kind."""
+        operation = f"list_{kind.snake}s"
+        found: list[Description] = []
+        token: dict[str, str] = {}
+        while True:
+            page = getattr(self.client, operation)(**within, **token)
+            found += page[kind.members]
+            if not page.get("nextToken"):
+                return found
+            token = {"nextToken": page["nextToken"]}
+
+    def describe(self, kind: Kind, arn: str) -> Description:
+        """What Describe says of it."""
+        answer = getattr(self.client, f"describe_{kind.snake}")(**{kind.arn: arn})
+        description: Description = answer[kind.member]
+        return description
+
+    def _create(
+        self, kind: Kind, name: str, create: Mapping[str, Any], deadline: float
+    ) -> str | None:
+        """The new resource's ARN; None when someone else has created that name meanwhile."""
+        tags = [{"tagKey": key, "tagValue": value} for key, value in self.tags.items()]
+        arguments = {kind.name: name, **create}
+        if kind is not SCHEMA:
+            arguments["tags"] = tags
+        while True:
+            try:
+                answer = getattr(self.client, f"create_{kind.snake}")(**arguments)
+            except ClientError as error:
+                code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+                if code == "ResourceAlreadyExistsException":
+                    return None
+                if code not in ("ResourceInUseException", "LimitExceededException"):
+                    raise dg.Failure(
+                        f"Personalize refused the {kind.label} {name}: {message} ({code})",
+                        allow_retries=False,
+                    ) from error
+                self.log.info(
+                    f"Personalize is busy ({message}); asking again for the {kind.label} {name}"
+                    f" in {self.busy_seconds:.0f} s"
+                )
+                self._sleep(self.busy_seconds, deadline, f"Personalize is still busy: {message}")
+            else:
+                arn: str = answer[kind.arn]
+                self.log.info(f"created {kind.label} {arn}")
+                return arn
+
+    def _sleep(self, seconds: float, deadline: float, waiting_for: str) -> None:
+        if time.monotonic() + seconds > deadline:
+            raise dg.Failure(
+                f"{waiting_for}, after {self.deadline_seconds / 3600:g} hours. It goes on without"
+                " this run: start the run again to go on waiting, or set a longer deadline",
+                allow_retries=False,
+            )
+        time.sleep(seconds)
+
+
+def _taken(kind: Kind, name: str) -> dg.Failure:
+    return dg.Failure(
+        f"Personalize says that there is a {kind.label} named {name} already, but does not list it"
+        " where it belongs: another dataset group of this account may have it. Give the pipeline"
+        " another name, or delete that one",
+        allow_retries=False,
+    )
+
+
+def _failure(kind: Kind, arn: str, description: Description) -> dg.Failure:
+    reason = description.get("failureReason") or f"its status is {description['status']}"
+    mend = (
+        "mend the cause and start the run again: it makes a new one"
+        if kind.names_are_free
+        else f"mend the cause, delete this {kind.label} and start the run again"
+    )
+    return dg.Failure(
+        f"{kind.label} failed: {reason} ({arn}); {mend}",
+        metadata={"arn": arn, "status": description["status"], "reason": reason},
+        allow_retries=False,
+    )

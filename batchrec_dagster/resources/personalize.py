@@ -1,0 +1,90 @@
+"""A boto3 `personalize` client for this deployment, and how long to wait for what it starts."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import dagster as dg
+from botocore.config import Config
+from pydantic import Field
+
+from batchrec_dagster.local_personalize.client import embedded_client
+from batchrec_dagster.resources.ensure import Ensure
+from batchrec_dagster.resources.storage import StorageResource
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+EMBEDDED = "embedded"
+AWS = "aws"
+
+# The embedded Personalize checks its form and otherwise needs none: it reads the storage itself.
+LOCAL_ROLE_ARN = "arn:aws:iam::000000000000:role/batchrec-local"
+
+
+class PersonalizeResource(dg.ConfigurableResource[Any]):
+    """Amazon Personalize, or the embedded one: the pipeline sees a boto3 client either way."""
+
+    endpoint: str = Field(
+        default=EMBEDDED,
+        description="`embedded` (on this machine, in this process), `aws`, or the URL of a"
+        " Personalize.",
+    )
+    home: str = Field(
+        default=".batchrec/personalize",
+        description="The folder of the embedded Personalize: its catalogue, data and models.",
+    )
+    role_arn: str = Field(
+        default=LOCAL_ROLE_ARN,
+        description="The role by which Personalize reads and writes the storage.",
+    )
+    region_name: str | None = Field(default=None, description="The AWS region.")
+    profile_name: str | None = Field(default=None, description="The AWS profile.")
+    poll_seconds: float = Field(
+        default=0.2, gt=0, description="How often the status of something running is looked up."
+    )
+    busy_seconds: float = Field(
+        default=300,
+        gt=0,
+        description="How long to wait before asking again when Personalize is busy (a resource in"
+        " use, too many jobs at once).",
+    )
+    heartbeat_seconds: float = Field(
+        default=60, gt=0, description="How often a long wait says in the log that it goes on."
+    )
+    deadline_hours: float = Field(
+        default=24,
+        gt=0,
+        description="How long one import, training or batch inference may take before the run"
+        " gives up. What was started goes on, and the next run waits for it.",
+    )
+    storage: StorageResource
+
+    @cached_property
+    def client(self) -> PersonalizeClient:
+        """The boto3 client."""
+        if self.endpoint == EMBEDDED:
+            return embedded_client(Path(self.home).absolute(), self.storage.store)
+        session = boto3.Session(region_name=self.region_name, profile_name=self.profile_name)
+        client: PersonalizeClient = session.client(
+            "personalize",
+            endpoint_url=None if self.endpoint == AWS else self.endpoint,
+            config=Config(retries={"mode": "adaptive", "max_attempts": 10}),
+        )
+        return client
+
+    def ensure(self, log: logging.Logger, tags: dict[str, str]) -> Ensure:
+        """Finds, adopts or creates, then waits; what it creates gets these tags."""
+        return Ensure(
+            client=self.client,
+            log=log,
+            tags=tags,
+            poll_seconds=self.poll_seconds,
+            busy_seconds=self.busy_seconds,
+            heartbeat_seconds=self.heartbeat_seconds,
+            deadline_seconds=self.deadline_hours * 3600,
+        )
