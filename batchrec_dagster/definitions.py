@@ -14,9 +14,5 @@ def defs() -> dg.Definitions:
     deployment = Deployment.from_environment(os.environ)
     return dg.Definitions.merge(
         load_pipelines(Path(__file__).parent),
-        dg.Definitions(
-            resources=deployment.resources(),
-            executor=deployment.executor(),
-            loggers={"console": dg.colored_console_logger.configured({"log_level": "INFO"})},
-        ),
+        dg.Definitions(resources=deployment.resources(), executor=deployment.executor()),
     )

@@ -46,11 +46,6 @@ class Ensured:
     created: bool
     seconds: float
 
-    @property
-    def outcome(self) -> str:
-        """For the metadata: what happened, in a word."""
-        return "created" if self.created else "adopted: it was there already"
-
 
 @dataclass(frozen=True)
 class Ensure:

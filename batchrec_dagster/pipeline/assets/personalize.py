@@ -11,7 +11,7 @@ from batchrec_dagster.formats.recipes import POPULARITY_COUNT, recipe_arn
 from batchrec_dagster.pipeline.assets.specs import described
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
-from batchrec_dagster.resources.ensure import Ensure, Started
+from batchrec_dagster.resources.ensure import Ensure, Ensured, Started
 from batchrec_dagster.resources.kinds import (
     DATASET,
     DATASET_GROUP,
@@ -22,7 +22,6 @@ from batchrec_dagster.resources.kinds import (
 )
 
 CODE_VERSION = "1"
-NDCG = "normalized_discounted_cumulative_gain_at_25"
 
 
 class ImportConfig(dg.Config):
@@ -93,7 +92,8 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
                 datasetArn=dataset,
             ),
         )
-        context.log.info(_said(job.created, "the interactions", "imported", version))
+        outcome = _outcome(job, "imported")
+        context.log.info(f"interactions {version}: {outcome}")
         record = {
             "dataset_group_arn": group,
             "dataset_group_name": group_name,
@@ -108,7 +108,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
                 **record,
                 "schema_arn": schema_arn,
                 "status": job.description["status"],
-                "outcome": job.outcome,
+                "outcome": outcome,
                 "seconds": time.monotonic() - started,
             },
         )
@@ -152,7 +152,8 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
             else None
         )
         trained = ensure.ready(SOLUTION_VERSION, training)
-        context.log.info(_said(trained.created, solution.recipe, "trained", version))
+        outcome = _outcome(trained, "trained")
+        context.log.info(f"{solution.recipe} on interactions {version}: {outcome}")
         metrics = _metrics(personalize, trained.arn)
         baseline = (
             _metrics(personalize, ensure.ready(SOLUTION_VERSION, popularity).arn)
@@ -174,7 +175,7 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "recipe": solution.recipe,
                 "hyperparameters": hyperparameters,
                 "status": trained.description["status"],
-                "outcome": trained.outcome,
+                "outcome": outcome,
                 "training_hours": trained.description.get("trainingHours", 0.0),
                 "seconds": time.monotonic() - started,
                 **metrics,
@@ -234,7 +235,5 @@ def _stem(
     return f"{stem}-{(context.run.root_run_id or context.run_id)[:8]}"
 
 
-def _said(created: bool, what: str, done: str, version: str) -> str:
-    if created:
-        return f"{what} {done}: data version {version}"
-    return f"{what}: not {done} again, data version {version} has not changed"
+def _outcome(ensured: Ensured, done: str) -> str:
+    return done if ensured.created else f"unchanged: not {done} again"

@@ -154,7 +154,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                     "batch_inference_job_arn": job.arn,
                     "batch_inference_output": out,
                     "status": job.description["status"],
-                    "outcome": job.outcome,
+                    "outcome": "inferred" if job.created else "unchanged: not inferred again",
                     "sample": sample(table.head(5)),
                     "seconds": time.monotonic() - started,
                 },

@@ -1,0 +1,165 @@
+"""What several tests need: ratings to run on, projects to run, real data where it is there."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline.loading import load_pipelines
+
+REPOSITORY = Path(__file__).parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+COLUMNS = {"user": "userId", "item": "movieId", "rating": "rating", "timestamp": "timestamp"}
+
+
+def real_data(name: str) -> Path:
+    """A real data set beside the project; skips the test where there is none."""
+    path = SHARED_DATA / name
+    if not path.exists():
+        pytest.skip(f"the data set ../shared/data/{name} is not here")
+    return path
+
+
+def write_ratings(path: Path, *, users: int = 60, items: int = 80, seed: int = 0) -> Path:
+    """A small CSV of ratings that a model can learn from: users of two tastes, each of whom rates
+    30 items, most of them of their own taste's half."""
+    chance = random.Random(seed)
+    lines = ["userId,movieId,rating,timestamp"]
+    for user in range(1, users + 1):
+        own = [item for item in range(1, items + 1) if item % 2 == user % 2]
+        other = [item for item in range(1, items + 1) if item % 2 != user % 2]
+        for item in [*chance.sample(own, 25), *chance.sample(other, 5)]:
+            rating = chance.choice([4, 4.5, 5] if item in own else [1, 2, 4])
+            lines.append(f"{user},{item},{rating},{1_500_000_000 + chance.randrange(10**7)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def declaration(name: str, source: Path | str, **attributes: Any) -> dict[str, Any]:
+    """A pipeline's attributes as its YAML has them."""
+    return {
+        "name": name,
+        "ratings": {"source": str(source), "columns": COLUMNS},
+        "interactions": {"min_rating": 3.5},
+        **attributes,
+    }
+
+
+@dataclass
+class Project:
+    """A project of its own with pipelines declared in YAML, and a home for what its runs leave."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def declare(self, attributes: Mapping[str, Any]) -> Path:
+        """Write defs/NAME/defs.yaml."""
+        file = self.package / "defs" / str(attributes["name"]) / "defs.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(
+            yaml.safe_dump(
+                {
+                    "type": "batchrec_dagster.pipeline.BatchRecommendations",
+                    "attributes": dict(attributes),
+                },
+                sort_keys=False,
+            )
+        )
+        return file
+
+    @property
+    def package(self) -> Path:
+        return next(self.root.glob("*/__init__.py")).parent
+
+    @property
+    def storage(self) -> Path:
+        return self.root / ".batchrec" / "storage"
+
+    def run(self, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """A command as a user types it in the project's folder."""
+        return subprocess.run(
+            [str(Path(sys.executable).parent / command[0]), *command[1:]],
+            cwd=self.root,
+            env=self.process_environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def process_environment(self) -> dict[str, str]:
+        home = self.root / ".batchrec" / "dagster"
+        home.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / "dagster.yaml", home)
+        inherited = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("BATCHREC_", "DAGSTER_", "AWS_"))
+        }
+        return {**inherited, "DAGSTER_HOME": str(home), **self.environment}
+
+
+def copied_project(root: Path) -> Project:
+    """A copy of this project without its pipelines, to run commands in."""
+    ignored = shutil.ignore_patterns("__pycache__", "defs")
+    shutil.copytree(REPOSITORY / "batchrec_dagster", root / "batchrec_dagster", ignore=ignored)
+    for name in ("pyproject.toml", "workspace.yaml", "dagster.yaml"):
+        shutil.copy(REPOSITORY / name, root)
+    return Project(root)
+
+
+def module_project(root: Path) -> Project:
+    """A project whose pipelines are loaded in this process: under a module name of its own."""
+    name = f"project_{uuid.uuid4().hex}"
+    (root / name / "defs").mkdir(parents=True)
+    (root / name / "__init__.py").touch()
+    (root / "pyproject.toml").write_text(
+        f'[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{name}"\n'
+    )
+    return Project(root)
+
+
+@contextmanager
+def definitions(project: Project) -> Iterator[dg.Definitions]:
+    """The definitions of a module_project, on a deployment in its own folder."""
+    sys.path.insert(0, str(project.root))
+    try:
+        importlib.invalidate_caches()
+        deployment = Deployment.from_environment(
+            {"BATCHREC_HOME": str(project.root / ".batchrec"), **project.environment}
+        )
+        yield dg.Definitions.merge(
+            load_pipelines(project.package),
+            dg.Definitions(resources=deployment.resources(), executor=deployment.executor()),
+        )
+    finally:
+        sys.path.remove(str(project.root))
+
+
+def refresh(
+    project: Project,
+    name: str,
+    instance: dg.DagsterInstance,
+    run_config: Mapping[str, Any] | None = None,
+) -> dg.ExecuteInProcessResult:
+    """Run a pipeline's refresh job in this process."""
+    with definitions(project) as defs:
+        return defs.resolve_job_def(f"{name}_refresh").execute_in_process(
+            instance=instance, run_config=run_config, raise_on_error=False
+        )
