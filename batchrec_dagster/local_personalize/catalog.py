@@ -7,9 +7,7 @@ there is no second list that could disagree. WAL mode lets readers answer while 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from batchrec_dagster.local_personalize.connections import Connections
 from batchrec_dagster.local_personalize.ownership import exclusive
 
 ACTIVE = "ACTIVE"
@@ -31,7 +30,6 @@ DELETE_IN_PROGRESS = "DELETE IN_PROGRESS"
 CREATING = (CREATE_PENDING, CREATE_IN_PROGRESS)
 BUSY = (*CREATING, CREATE_STOPPING, DELETE_PENDING, DELETE_IN_PROGRESS)
 
-_BUSY_SECONDS = 60
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS resources (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -198,55 +196,27 @@ class Catalog:
     """The SQLite file; safe to use from many threads, processes and forks at once."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._local = threading.local()
-        # SQLite gives its WAL files the mode of the database: create it private. Turning WAL on
-        # does not wait for others who do the same, hence the lock.
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        # Turning WAL on does not wait for others who do the same, hence the lock. Once SQLite has
+        # the file open, nobody else may open it (see connections).
         with exclusive(path.with_suffix(".lock")):
-            connection = self._connection()
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(_SCHEMA)
-        os.close(descriptor)
+            if not path.exists():
+                path.touch(mode=0o600)  # SQLite gives its WAL files the mode of the database
+            self._connections = Connections(path)
+            with self._connections.outside_transactions() as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript(_SCHEMA)
 
     @contextmanager
     def reading(self) -> Iterator[Records]:
         """One consistent look; never waits for a writer."""
-        connection = self._connection()
-        connection.execute("BEGIN")
-        try:
+        with self._connections.transaction("BEGIN") as connection:
             yield Records(connection)
-        finally:
-            connection.execute("ROLLBACK")
 
     @contextmanager
     def writing(self) -> Iterator[Records]:
         """A transaction that is alone in writing: all of it or, on an exception, nothing."""
-        connection = self._connection()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with self._connections.transaction("BEGIN IMMEDIATE") as connection:
             yield Records(connection)
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
-
-    def _connection(self) -> sqlite3.Connection:
-        pid = os.getpid()
-        known: tuple[int, sqlite3.Connection] | None = getattr(self._local, "connection", None)
-        if known is None or known[0] != pid:  # a connection must not be carried over a fork
-            known = (pid, self._open())
-            self._local.connection = known
-        return known[1]
-
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        return connection
 
 
 def _resource(row: sqlite3.Row) -> Resource:

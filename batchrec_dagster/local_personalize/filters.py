@@ -53,7 +53,7 @@ def excluded_items(rows: pl.DataFrame, user_ids: list[str], item_ids: list[str])
     latest = (
         rows.drop_nulls(EVENT_TYPE)
         .join(users.select(USER_ID).unique(), on=USER_ID, how="semi")
-        .sort(TIMESTAMP, descending=True)
+        .sort(TIMESTAMP, descending=True, maintain_order=True)
         .group_by(USER_ID, EVENT_TYPE, maintain_order=True)
         .head(FILTER_HISTORY)
     )

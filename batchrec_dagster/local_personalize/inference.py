@@ -70,9 +70,8 @@ class Recommender:
         if self.seen is not None:
             excluded = excluded_items(self.seen, user_ids, item_ids)
         with_scores = self.model.has_scores
-        for chunk in self.model.recommend(
-            user_ids, self.interactions, self.num_results, excluded=excluded
-        ):
+        most = min(self.num_results, len(item_ids))
+        for chunk in self.model.recommend(user_ids, self.interactions, most, excluded=excluded):
             checkpoint()
             for row, scores in zip(chunk.items.tolist(), chunk.scores.tolist(), strict=True):
                 found = sum(item >= 0 for item in row)  # a list that ran out of items is padded
@@ -95,6 +94,8 @@ def _requests(lines: Iterator[bytes], recipe: Recipe) -> Iterator[Request]:
 def _request(line: bytes) -> Request:
     try:
         echo = json.loads(line)
+        # What the output could not repeat is no JSON either: NaN, half of a surrogate pair.
+        json.dumps(echo, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return Request({}, None)
     if not isinstance(echo, dict):

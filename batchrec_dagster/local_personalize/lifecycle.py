@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from batchrec_dagster.local_personalize.catalog import (
@@ -93,9 +94,24 @@ def perform(kind: Kind, job: Job) -> Outcome:
     except ClosingError:
         raise
     except Exception:
+        if job.closing() or _interpreter_ends():
+            raise ClosingError from None
         # A flaw of this service: the log has the whole story, the client a failed job.
         logger.exception("%s failed", job.resource.arn)
         return _failed("Create failed. An internal error occurred; the service's log tells more.")
+
+
+def _interpreter_ends() -> bool:
+    """Whether no thread can be started any more, which makes learning fail that uses a pool.
+
+    The pools of concurrent.futures close before `atexit` tells the worker.
+    """
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(int)
+    except RuntimeError:
+        return True
+    return False
 
 
 def _active(finished: Finished) -> Outcome:

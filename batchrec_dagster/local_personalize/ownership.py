@@ -23,7 +23,11 @@ def exclusive(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         path.chmod(0o600)
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            # Closing is not enough: a child that was forked meanwhile has the file open too.
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 class Owner:
@@ -36,10 +40,10 @@ class Owner:
         # Locked before it has its name: nobody finds an owner's file without its lock.
         draft = folder / f"{self.name}.draft"
         self._file = draft.open("w")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        draft.rename(self._path)
         # A forked child shares the lock; it must not keep it when this process is gone.
         os.register_at_fork(after_in_child=self._file.close)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        draft.rename(self._path)
 
     def close(self) -> None:
         """Give everything up: what is still in hand is there for others to take."""

@@ -40,9 +40,7 @@ class LocalPersonalize:
         if operation not in service_model().operation_names:
             raise UnknownOperationError(f"Amazon Personalize has no operation {operation!r}.")
         if operation not in OPERATIONS:
-            raise InvalidInputError(
-                f"{operation} is not supported: this local Personalize does batch only."
-            )
+            raise InvalidInputError(f"{operation} is not supported by this local Personalize.")
         shape = input_shape(operation)
         check_request(params, shape)
         given = pruned(params, shape)

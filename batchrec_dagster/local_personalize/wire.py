@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 def answer(service: Service, target: str, body: bytes) -> Answer:
     """Hands a request to the service. Whatever happens, the answer is one of the protocol's."""
     try:
-        result = service(_operation(target), _params(body))
+        return Answer(200, json.dumps(service(_operation(target), _params(body))).encode())
     except ServiceError as error:
         return _refusal(400, error.code, str(error))
     except Exception:
@@ -41,7 +41,6 @@ def answer(service: Service, target: str, body: bytes) -> Answer:
         return _refusal(
             500, "InternalFailure", "An internal error occurred; see the service's log."
         )
-    return Answer(200, json.dumps(result).encode())
 
 
 def _refusal(status: int, code: str, message: str) -> Answer:

@@ -72,7 +72,7 @@ def _perform(job: Job) -> Finished:
     home, arn = job.home, job.resource.arn
     source = job.resource.body["jobInput"]["s3DataSource"]["path"]
     target = folder_of(job.resource.body["jobOutput"]["s3DataDestination"]["path"])
-    found = _input_files(job, source)
+    found = _input_files(job, source, target)
     recommender = _recommender(job)
     home.discard_attempts(home.batches, arn)
     work = home.new_path(home.batches, arn)
@@ -91,8 +91,13 @@ def _perform(job: Job) -> Finished:
     return Finished()
 
 
-def _input_files(job: Job, source: str) -> list[ObjectInfo]:
+def _input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
     found = objects_at(job.store, source)
+    if target.startswith(source):
+        # Under the input's prefix: what an attempt that died has written is no input.
+        found = [info for info in found if not info.uri.startswith(target)]
+        if not found:
+            raise JobFailedError(f"Invalid Data location. There is no input at {source}")
     if len(found) > MAX_FILES:
         raise JobFailedError(f"The input has {len(found)} files; {MAX_FILES} at most are allowed.")
     total = sum(info.size for info in found)

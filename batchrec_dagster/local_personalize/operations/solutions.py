@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from batchrec_dagster.local_personalize.catalog import BUSY, Records, Resource
@@ -52,9 +53,11 @@ def check_config(recipe: Recipe, config: dict[str, Any]) -> None:
     threshold = config.get("eventValueThreshold")
     if threshold is not None:
         try:
-            float(threshold)
+            finite = math.isfinite(float(threshold))
         except ValueError:
-            raise InvalidInputError("eventValueThreshold must be a number.") from None
+            finite = False
+        if not finite:
+            raise InvalidInputError("eventValueThreshold must be a number.")
 
 
 def _perform(job: Job) -> Finished:

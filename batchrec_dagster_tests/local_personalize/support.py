@@ -1,0 +1,220 @@
+"""What the tests of the local Personalize share: a started one, data to learn from, waiting."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.local_personalize.client import embedded_client
+from batchrec_dagster.local_personalize.quotas import Quotas
+from batchrec_dagster.object_store import ObjectStore
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+ROLE = "arn:aws:iam::000000000000:role/personalize"
+RECIPE = "arn:aws:personalize:::recipe/"
+SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
+DEADLINE_SECONDS = 60.0
+
+Row = tuple[str, str, int]
+
+
+def taste_rows(rows: int = 1500, users: int = 60, items: int = 40, seed: int = 0) -> list[Row]:
+    """Interactions with something to learn: even users like even items, odd users odd ones."""
+    rng = random.Random(seed)
+    made = []
+    for moment in range(rows):
+        user = rng.randrange(users)
+        item = rng.randrange(items // 2) * 2 + user % 2
+        made.append((f"u{user}", f"i{item}", 1_600_000_000 + moment))
+    return made
+
+
+def csv_bytes(rows: Iterable[Row], *, event_type: str | None = "watch") -> bytes:
+    """The interactions CSV of these rows."""
+    header = "USER_ID,ITEM_ID,TIMESTAMP" + (",EVENT_TYPE" if event_type else "")
+    tail = f",{event_type}" if event_type else ""
+    return "\n".join([header, *(f"{u},{i},{t}{tail}" for u, i, t in rows), ""]).encode()
+
+
+def user_lines(user_ids: Iterable[str]) -> bytes:
+    """The batch input that asks for these users."""
+    return "".join(json.dumps({"userId": user}) + "\n" for user in user_ids).encode()
+
+
+@dataclass
+class Local:
+    """A local Personalize in a folder, with storage beside it."""
+
+    root: Path
+    quotas: Quotas = field(default_factory=Quotas)
+
+    def __post_init__(self) -> None:
+        (self.root / "storage").mkdir(parents=True, exist_ok=True)
+        self.store = ObjectStore(folders={"data": self.root / "storage"})
+        self.client = self.another_client()
+
+    def another_client(self, **options: Any) -> PersonalizeClient:
+        """A further client on the same home."""
+        return embedded_client(self.root / "home", self.store, quotas=self.quotas, **options)
+
+    def describe(self, arn: str) -> dict[str, Any]:
+        """Describe, whatever kind of resource the ARN names."""
+        return describe(self.client, arn)
+
+    def wait(self, arn: str) -> dict[str, Any]:
+        """The description, once nothing more happens to the resource."""
+        return self.settled(arn)[-1]
+
+    def settled(self, arn: str) -> list[dict[str, Any]]:
+        """A description for each status that was seen, up to the one that lasts."""
+        seen: list[dict[str, Any]] = []
+        give_up = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < give_up:
+            found = self.describe(arn)
+            if not seen or found["status"] != seen[-1]["status"]:
+                seen.append(found)
+            if found["status"] in ("ACTIVE", "CREATE FAILED", "CREATE STOPPED"):
+                return seen
+            time.sleep(0.005)
+        raise AssertionError(f"{arn} is still {found['status']}")
+
+    def active(self, arn: str) -> str:
+        """The ARN, once the resource is ACTIVE."""
+        found = self.wait(arn)
+        assert found["status"] == "ACTIVE", found
+        return arn
+
+    def gone(self, arn: str) -> None:
+        """Returns once the resource is not there any more."""
+        give_up = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < give_up:
+            try:
+                self.describe(arn)
+            except self.client.exceptions.ResourceNotFoundException:
+                return
+            time.sleep(0.005)
+        raise AssertionError(f"{arn} is still there")
+
+    def group(self, name: str = "films") -> str:
+        """An ACTIVE dataset group."""
+        return self.active(self.client.create_dataset_group(name=name)["datasetGroupArn"])
+
+    def dataset(self, group: str, *, event_type: bool = True, name: str = "films") -> str:
+        """An ACTIVE interactions dataset, with its schema."""
+        schema = self.client.create_schema(
+            name=name, schema=interactions_schema(event_type=event_type)
+        )["schemaArn"]
+        made = self.client.create_dataset(
+            name=name, schemaArn=schema, datasetGroupArn=group, datasetType="Interactions"
+        )
+        return self.active(made["datasetArn"])
+
+    def import_job(self, dataset: str, uri: str, name: str = "first", **options: Any) -> str:
+        """A new import job; it may still run."""
+        return self.client.create_dataset_import_job(
+            jobName=name,
+            datasetArn=dataset,
+            dataSource={"dataLocation": uri},
+            roleArn=ROLE,
+            **options,
+        )["datasetImportJobArn"]
+
+    def imported(self, rows: Sequence[Row], *, event_type: bool = True) -> tuple[str, str]:
+        """The ARNs of a group and of its interactions dataset, which has these rows."""
+        self.store.put(
+            "s3://data/interactions.csv",
+            csv_bytes(rows, event_type="watch" if event_type else None),
+        )
+        group = self.group()
+        dataset = self.dataset(group, event_type=event_type)
+        self.active(self.import_job(dataset, "s3://data/interactions.csv"))
+        return group, dataset
+
+    def solution(
+        self, group: str, recipe: str = "aws-user-personalization-v2", **options: Any
+    ) -> str:
+        """An ACTIVE solution."""
+        options = {"name": "films", "performAutoTraining": False, **options}
+        made = self.client.create_solution(
+            datasetGroupArn=group, recipeArn=RECIPE + recipe, **options
+        )
+        return self.active(made["solutionArn"])
+
+    def version(self, solution: str, **options: Any) -> str:
+        """A new solution version; it may still be in training."""
+        made = self.client.create_solution_version(solutionArn=solution, **options)
+        return made["solutionVersionArn"]
+
+    def filter(self, group: str, expression: str = SEEN, name: str = "seen") -> str:
+        """An ACTIVE filter."""
+        made = self.client.create_filter(
+            name=name, datasetGroupArn=group, filterExpression=expression
+        )
+        return self.active(made["filterArn"])
+
+    def batch_job(
+        self,
+        version: str,
+        source: str = "s3://data/users.json",
+        target: str = "s3://data/out/",
+        **options: Any,
+    ) -> str:
+        """A new batch inference job; it may still run."""
+        options = {"jobName": "batch", "roleArn": ROLE, **options}
+        return self.client.create_batch_inference_job(
+            solutionVersionArn=version,
+            jobInput={"s3DataSource": {"path": source}},
+            jobOutput={"s3DataDestination": {"path": target}},
+            **options,
+        )["batchInferenceJobArn"]
+
+    def recommended(
+        self, version: str, user_ids: Sequence[str], job: str = "batch", **options: Any
+    ) -> dict[str, list[str]]:
+        """The items recommended to these users, by a batch inference job that has run."""
+        self.store.put(f"s3://data/{job}/users.json", user_lines(user_ids))
+        arn = self.batch_job(
+            version,
+            f"s3://data/{job}/users.json",
+            f"s3://data/{job}/out/",
+            jobName=job,
+            **options,
+        )
+        self.active(arn)
+        answers = [json.loads(line) for line in self.lines(f"s3://data/{job}/out/users.json.out")]
+        return {a["input"]["userId"]: a["output"]["recommendedItems"] for a in answers}
+
+    def lines(self, uri: str) -> list[str]:
+        """The lines of an object, which ends in a newline."""
+        text = self.store.get(uri).decode()
+        assert text.endswith("\n")
+        return text[:-1].split("\n")
+
+
+def describe(client: PersonalizeClient, arn: str) -> dict[str, Any]:
+    """What Describe answers, without the envelope."""
+    path = arn.split(":", 5)[5].split("/")
+    kind = "solution-version" if path[0] == "solution" and len(path) == 3 else path[0]
+    words = kind.split("-")
+    member = words[0] + "".join(word.title() for word in words[1:]) + "Arn"
+    operation: Callable[..., Mapping[str, Any]] = getattr(
+        client, "describe_" + kind.replace("-", "_")
+    )
+    answer = operation(**{member: arn})
+    return next(value for name, value in answer.items() if name != "ResponseMetadata")
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Local:
+    """A fresh local Personalize."""
+    return Local(tmp_path)

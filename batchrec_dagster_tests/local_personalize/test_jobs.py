@@ -1,0 +1,329 @@
+"""Work in the background: seen on its way, never lost, never done twice at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchrec_dagster.local_personalize.learning import training
+from batchrec_dagster.local_personalize.operations import solution_versions
+from batchrec_dagster.local_personalize.ownership import Owner, is_alive
+from batchrec_dagster_tests.local_personalize.support import Local, taste_rows
+
+# A process that begins a piece of work, says so with a file, and then hangs for good.
+HANGING = """
+    import pathlib, sys, time
+    from batchrec_dagster.local_personalize.client import embedded_client
+    from batchrec_dagster.local_personalize.operations import {module} as module
+    from batchrec_dagster.object_store import ObjectStore
+
+    root = pathlib.Path(sys.argv[1])
+
+    def hang(*args, **kwargs):
+        with (root / "begun").open("a") as file:
+            file.write("x")
+        time.sleep(600)
+
+    module.{function} = hang
+    client = embedded_client(root / "home", ObjectStore(folders={{"data": root / "storage"}}))
+    {request}
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Trainings wait at this gate until it is opened."""
+    gate = Gate()
+    monkeypatch.setattr(solution_versions, "train", gate.train)
+    yield gate
+    gate.opened.set()
+
+
+class Gate:
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.begun = threading.Semaphore(0)
+        self.count = 0
+
+    def train(self, *args: Any, log: Callable[[str], None], **options: Any) -> training.Trained:
+        self.count += 1
+        self.begun.release()
+        while not self.opened.wait(0.01):
+            log("waiting")
+        return training.train(*args, log=log, **options)
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[Callable[[str, str, str], subprocess.Popen[bytes]]]:
+    """Starts a process that has work in hand and never ends it."""
+    started = []
+
+    def start(module: str, function: str, request: str) -> subprocess.Popen[bytes]:
+        code = textwrap.dedent(HANGING.format(module=module, function=function, request=request))
+        begun = tmp_path / "begun"
+        begun.unlink(missing_ok=True)
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+        started.append(process)
+        for _ in range(3000):
+            if begun.exists():
+                return process
+            assert process.poll() is None
+            time.sleep(0.01)
+        raise AssertionError("the process does not begin its work")
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_training_is_pending_then_in_progress_then_active(local: Local, gate: Gate) -> None:
+    group, _ = local.imported(taste_rows())
+    solution = local.solution(group)
+    first, second = local.version(solution), local.version(solution)
+    assert gate.begun.acquire(timeout=30)
+    assert local.describe(first)["status"] == "CREATE IN_PROGRESS"
+    assert local.describe(second)["status"] == "CREATE PENDING"
+    assert local.describe(solution)["latestSolutionVersion"]["status"] == "CREATE PENDING"
+    # Others do not wait for the training: neither answers nor work of other kinds.
+    local.group("another")
+    with pytest.raises(local.client.exceptions.ResourceInUseException, match="IN_PROGRESS"):
+        local.client.get_solution_metrics(solutionVersionArn=first)
+    gate.opened.set()
+    local.active(first)
+    local.active(second)
+    assert gate.count == 2
+
+
+def test_stopping_a_pending_and_a_running_version(local: Local, gate: Gate) -> None:
+    group, _ = local.imported(taste_rows())
+    solution = local.solution(group)
+    running, pending = local.version(solution), local.version(solution)
+    assert gate.begun.acquire(timeout=30)
+    local.client.stop_solution_version_creation(solutionVersionArn=pending)
+    assert local.describe(pending)["status"] == "CREATE STOPPED"
+    local.client.stop_solution_version_creation(solutionVersionArn=running)
+    assert local.describe(running)["status"] in ("CREATE STOPPING", "CREATE STOPPED")
+    assert local.wait(running)["status"] == "CREATE STOPPED"
+    with pytest.raises(local.client.exceptions.ResourceInUseException, match="STOPPED"):
+        local.client.stop_solution_version_creation(solutionVersionArn=running)
+    with pytest.raises(local.client.exceptions.ResourceInUseException, match="STOPPED"):
+        local.batch_job(running)
+    assert not list((local.root / "home" / "models").iterdir())
+
+
+def test_a_killed_training_is_done_again_by_who_comes_next(
+    local: Local,
+    hanging: Callable[[str, str, str], subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group, _ = local.imported(taste_rows())
+    solution = local.solution(group)
+    process = hanging(
+        "solution_versions",
+        "train",
+        f"client.create_solution_version(solutionArn={solution!r})",
+    )
+    (version,) = local.client.list_solution_versions(solutionArn=solution)["solutionVersions"]
+    arn = version["solutionVersionArn"]
+    assert version["status"] == "CREATE IN_PROGRESS"
+
+    trained = []
+
+    def counted(*args: Any, **options: Any) -> training.Trained:
+        trained.append(1)
+        return training.train(*args, **options)
+
+    monkeypatch.setattr(solution_versions, "train", counted)
+    # While its owner lives, nobody takes the work away.
+    for _ in range(20):
+        assert local.describe(arn)["status"] == "CREATE IN_PROGRESS"
+    assert not trained
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert local.wait(arn)["status"] == "ACTIVE"
+    assert trained == [1]
+    assert len(local.client.list_solution_versions(solutionArn=solution)["solutionVersions"]) == 1
+    assert len(list((local.root / "home" / "models").iterdir())) == 1
+    assert local.recommended(arn, ["u1"])["u1"]
+
+
+def test_a_killed_import_leaves_nothing_half_done(
+    local: Local, hanging: Callable[[str, str, str], subprocess.Popen[bytes]]
+) -> None:
+    group, dataset = local.imported(taste_rows())
+    request = (
+        f"client.create_dataset_import_job(jobName='killed', datasetArn={dataset!r},"
+        " dataSource={'dataLocation': 's3://data/interactions.csv'}, importMode='INCREMENTAL')"
+    )
+    process = hanging("dataset_import_jobs", "import_files", request)
+    process.kill()
+    process.wait()
+    jobs = local.client.list_dataset_import_jobs(datasetArn=dataset)["datasetImportJobs"]
+    assert [job["jobName"] for job in jobs] == ["first", "killed"]
+    local.active(jobs[1]["datasetImportJobArn"])
+    assert len(list((local.root / "home" / "datasets").iterdir())) == 2
+    local.active(local.version(local.solution(group)))
+
+
+def test_work_left_behind_is_taken_up_when_the_next_process_starts(
+    local: Local, hanging: Callable[[str, str, str], subprocess.Popen[bytes]]
+) -> None:
+    group, _ = local.imported(taste_rows())
+    solution = local.solution(group)
+    request = f"client.create_solution_version(solutionArn={solution!r})"
+    process = hanging("solution_versions", "train", request)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    code = textwrap.dedent("""
+        import pathlib, sys, time
+        from batchrec_dagster.local_personalize.client import embedded_client
+        from batchrec_dagster.object_store import ObjectStore
+        root = pathlib.Path(sys.argv[1])
+        embedded_client(root / "home", ObjectStore(folders={"data": root / "storage"}))
+        while not list((root / "home" / "models").glob("*[!t]")):
+            time.sleep(0.01)
+    """)
+    subprocess.run([sys.executable, "-c", code, str(local.root)], check=True, timeout=60)
+
+
+def test_processes_and_clients_share_a_home(local: Local) -> None:
+    group, dataset = local.imported(taste_rows())
+    local.solution(group)
+    code = textwrap.dedent("""
+        import pathlib, sys, time
+        from batchrec_dagster.local_personalize.client import embedded_client
+        from batchrec_dagster.object_store import ObjectStore
+        root, me, dataset = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+        client = embedded_client(root / "home", ObjectStore(folders={"data": root / "storage"}))
+        for number in range(5):
+            while True:
+                try:
+                    arn = client.create_dataset_import_job(
+                        jobName=f"{me}-{number}", datasetArn=dataset, importMode="INCREMENTAL",
+                        dataSource={"dataLocation": "s3://data/interactions.csv"},
+                    )["datasetImportJobArn"]
+                    break
+                except client.exceptions.LimitExceededException:
+                    time.sleep(0.01)
+            while True:
+                job = client.describe_dataset_import_job(datasetImportJobArn=arn)
+                status = job["datasetImportJob"]["status"]
+                if status not in ("CREATE PENDING", "CREATE IN_PROGRESS"):
+                    assert status == "ACTIVE", job
+                    break
+                time.sleep(0.01)
+    """)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(local.root), name, dataset])
+        for name in ("one", "two")
+    ]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    jobs = local.client.list_dataset_import_jobs(datasetArn=dataset)["datasetImportJobs"]
+    assert len(jobs) == 11
+    assert {job["status"] for job in jobs} == {"ACTIVE"}
+    assert len(list((local.root / "home" / "datasets").iterdir())) == 11  # each took effect once
+
+
+def test_clients_and_threads_of_one_process_share_a_home(local: Local) -> None:
+    def make(number: int) -> str:
+        client = local.another_client()
+        return client.create_schema(
+            name=f"schema-{number}",
+            schema=(
+                '{"type":"record","name":"Users","namespace":"com.amazonaws.personalize.schema",'
+                '"fields":[{"name":"USER_ID","type":"string"},{"name":"AGE","type":"int"}]}'
+            ),
+        )["schemaArn"]
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(make, range(40)))
+    listed = local.client.list_schemas(maxResults=100)["schemas"]
+    assert sorted(schema["schemaArn"] for schema in listed) == sorted(made)
+
+
+def test_a_running_job_does_not_keep_the_interpreter_from_ending(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    solution = local.solution(group)
+    code = textwrap.dedent("""
+        import pathlib, sys, threading
+        from batchrec_dagster.local_personalize.client import embedded_client
+        from batchrec_dagster.local_personalize.operations import solution_versions
+        from batchrec_dagster.object_store import ObjectStore
+        root, begun = pathlib.Path(sys.argv[1]), threading.Event()
+        def endless(*args, log, **options):
+            begun.set()
+            while True:
+                log("training")
+        solution_versions.train = endless
+        client = embedded_client(root / "home", ObjectStore(folders={"data": root / "storage"}))
+        client.create_solution_version(solutionArn=sys.argv[2])
+        assert begun.wait(30)
+    """)
+    done = subprocess.run([sys.executable, "-c", code, str(local.root), solution], timeout=60)
+    assert done.returncode == 0
+    (version,) = local.client.list_solution_versions(solutionArn=solution)["solutionVersions"]
+    local.active(version["solutionVersionArn"])
+
+
+def test_an_owner_is_alive_until_it_is_closed(tmp_path: Path) -> None:
+    owner = Owner(tmp_path)
+    assert is_alive(tmp_path, owner.name)
+    owner.close()
+    assert not is_alive(tmp_path, owner.name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_fork_of_an_owner_does_not_keep_its_work(tmp_path: Path) -> None:
+    owner = Owner(tmp_path)
+    heard, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(told, b"!")
+        time.sleep(600)
+        os._exit(0)
+    try:
+        assert os.read(heard, 1) == b"!"
+        owner._file.close()  # as the kernel does when the owner is killed
+        assert not is_alive(tmp_path, owner.name)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(heard)
+        os.close(told)
+
+
+def test_what_fails_inside_is_a_failed_job_without_a_stack_trace(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, _ = local.imported(taste_rows())
+
+    def broken(*args: Any, **options: Any) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr(solution_versions, "train", broken)
+    failed = local.wait(local.version(local.solution(group)))
+    assert failed["status"] == "CREATE FAILED"
+    assert "internal error" in failed["failureReason"]
+    assert "secret" not in failed["failureReason"]
+
+
+def test_everything_in_the_home_is_private(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    local.active(local.version(local.solution(group)))
+    home = local.root / "home"
+    assert home.stat().st_mode & 0o077 == 0
+    for path in home.iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path

@@ -1,0 +1,177 @@
+"""The walk from a file of interactions to recommendations, and what the data has to do with it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
+
+IN_ORDER = ["CREATE PENDING", "CREATE IN_PROGRESS", "ACTIVE"]
+
+
+def _statuses(seen: list[dict[str, str]]) -> list[str]:
+    return [found["status"] for found in seen]
+
+
+def _follows(statuses: list[str]) -> bool:
+    """Whether these are IN_ORDER, though one may have passed between two looks."""
+    return statuses == [status for status in IN_ORDER if status in statuses]
+
+
+def test_from_interactions_to_recommendations(local: Local) -> None:
+    rows = taste_rows()
+    local.store.put("s3://data/interactions.csv", csv_bytes(rows))
+    group = local.group()
+    dataset = local.dataset(group)
+    assert _follows(
+        _statuses(local.settled(local.import_job(dataset, "s3://data/interactions.csv")))
+    )
+    solution = local.solution(group)
+    version = local.version(solution)
+    trained = local.wait(version)
+    assert trained["status"] == "ACTIVE"
+    assert trained["trainingHours"] > 0
+    assert trained["trainingMode"] == "FULL"
+
+    metrics = local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
+    assert set(metrics) == {
+        "coverage",
+        "mean_reciprocal_rank_at_25",
+        *(f"normalized_discounted_cumulative_gain_at_{k}" for k in (5, 10, 25)),
+        *(f"precision_at_{k}" for k in (5, 10, 25)),
+    }
+
+    had = {f"u{user}": {i for u, i, _ in rows if u == f"u{user}"} for user in range(60)}
+    answers = local.recommended(
+        version, [*had, "stranger"], filterArn=local.filter(group), numResults=3
+    )
+    for user, items in answers.items():
+        if user == "stranger":
+            assert len(items) == 3
+            continue
+        parity = int(user[1:]) % 2
+        assert not set(items) & had[user]
+        own_taste = 20 - len(had[user])  # what is left of the 20 items of the user's taste
+        assert sum(int(item[1:]) % 2 == parity for item in items) == min(3, own_taste)
+
+
+def test_output_lines_are_personalizes_to_the_byte(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group)))
+    local.store.put("s3://data/users.json", b'{"userId":"u1"}\n{"user":"u2"}\n{"userId": "u3"}')
+    local.active(local.batch_job(version, numResults=2))
+    first, second, third = local.lines("s3://data/out/users.json.out")
+    answer = json.loads(first)
+    items, scores = answer["output"]["recommendedItems"], answer["output"]["scores"]
+    assert first == (
+        f'{{"input":{{"userId":"u1"}},"output":{{"recommendedItems":["{items[0]}","{items[1]}"],'
+        f'"scores":[{scores[0]:.7f},{scores[1]:.7f}]}},"error":null}}'
+    )
+    assert second == (
+        '{"input":{"user":"u2"},"output":{"recommendedItems":[]},'
+        '"error":"User error: Required fields for the provided recipe are userId"}'
+    )
+    assert third.startswith('{"input":{"userId":"u3"},')
+    assert [info.uri for info in local.store.list("s3://data/out/")] == [
+        "s3://data/out/_CHECK",
+        "s3://data/out/users.json.out",
+    ]
+
+
+def test_popularity_has_no_scores_and_other_data_gives_other_answers(local: Local) -> None:
+    rows = taste_rows()
+    group, dataset = local.imported(rows)
+    solution = local.solution(group, "aws-popularity-count")
+    first = local.active(local.version(solution))
+    before = local.recommended(first, ["u0"], job="before", numResults=1)
+    line = local.lines("s3://data/before/out/users.json.out")[0]
+    assert line == (
+        f'{{"input":{{"userId":"u0"}},"output":{{"recommendedItems":["{before["u0"][0]}"]}},'
+        '"error":null}'
+    )
+
+    hit = [(f"u{n % 60}", "hit", 1_700_000_000 + n) for n in range(600)]
+    local.store.put("s3://data/more.csv", csv_bytes([*rows, *hit]))
+    local.active(local.import_job(dataset, "s3://data/more.csv", name="second"))
+    second = local.active(local.version(solution))
+    after = local.recommended(second, ["u0"], job="after", numResults=1)
+    assert before["u0"] != ["hit"]
+    assert after["u0"] == ["hit"]
+
+
+def test_full_import_replaces_and_incremental_adds(local: Local) -> None:
+    group, dataset = local.imported(taste_rows())
+    solution = local.solution(group, "aws-popularity-count")
+
+    def favourite(job: str) -> list[str]:
+        version = local.active(local.version(solution))
+        return local.recommended(version, ["u0"], job=job, numResults=100)["u0"]
+
+    new = [(f"u{n % 60}", "new", 1_700_000_000 + n) for n in range(1000)]
+    local.store.put("s3://data/new.csv", csv_bytes(new))
+    local.active(
+        local.import_job(dataset, "s3://data/new.csv", name="add", importMode="INCREMENTAL")
+    )
+    added = favourite("added")
+    assert added[0] == "new"
+    assert len(added) == 41
+    local.active(local.import_job(dataset, "s3://data/new.csv", name="replace"))
+    assert favourite("replaced") == ["new"]
+    assert len(list((local.root / "home" / "datasets").iterdir())) == 1  # the replaced files went
+
+
+def test_interactions_imported_after_the_training_count(local: Local) -> None:
+    group, dataset = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group)))
+    seen = local.filter(group)
+    before = local.recommended(version, ["fresh"], job="before", filterArn=seen, numResults=40)
+    evens = [("fresh", f"i{n}", 1_700_000_000 + n) for n in range(0, 30, 2)]
+    filler = [("filler", "i1", 1_700_000_000 + n) for n in range(1000)]
+    local.store.put("s3://data/more.csv", csv_bytes([*evens, *filler]))
+    local.active(
+        local.import_job(dataset, "s3://data/more.csv", name="add", importMode="INCREMENTAL")
+    )
+    after = local.recommended(version, ["fresh"], job="after", filterArn=seen, numResults=40)
+    assert len(before["fresh"]) == 40  # a stranger is offered everything
+    assert not set(after["fresh"]) & {item for _, item, _ in evens}
+    assert all(int(item[1:]) % 2 == 0 for item in after["fresh"][:5])
+
+
+def test_a_folder_of_files_is_one_import_and_one_batch(local: Local) -> None:
+    rows = taste_rows()
+    for number in range(3):
+        part = csv_bytes(rows[number * 500 : (number + 1) * 500])
+        local.store.put(f"s3://data/parts/{number}.csv", part)
+        users = f'{{"userId":"u{number}"}}\n'.encode()
+        local.store.put(f"s3://data/users/{number}.json", users)
+    local.store.put("s3://data/users_elsewhere/x.json", b'{"userId":"x"}\n')
+    group = local.group()
+    dataset = local.dataset(group)
+    local.active(local.import_job(dataset, "s3://data/parts/"))
+    version = local.active(local.version(local.solution(group, "aws-popularity-count")))
+    local.active(local.batch_job(version, "s3://data/users/"))
+    written = [info.uri for info in local.store.list("s3://data/out/")]
+    assert written == [*(f"s3://data/out/{n}.json.out" for n in range(3)), "s3://data/out/_CHECK"]
+    most = local.recommended(version, ["u0"], job="all", numResults=100)["u0"]
+    assert len(most) == 40  # items of all three parts
+
+    # As on S3, a path that does not end in / is a prefix.
+    local.active(local.batch_job(version, "s3://data/users", "s3://data/wide/", jobName="wide"))
+    assert local.store.head("s3://data/wide/users_elsewhere/x.json.out")
+
+
+@pytest.mark.parametrize("recipe", ["aws-user-personalization", "aws-user-personalization-v2"])
+def test_event_type_and_value_choose_what_is_trained_on(local: Local, recipe: str) -> None:
+    rows = taste_rows()
+    others = csv_bytes([(u, f"other-{i}", t) for u, i, t in rows], event_type="skip")
+    text = csv_bytes(rows) + others.partition(b"\n")[2]
+    local.store.put("s3://data/interactions.csv", text)
+    group = local.group()
+    local.active(local.import_job(local.dataset(group), "s3://data/interactions.csv"))
+    solution = local.solution(group, recipe, eventType="watch")
+    version = local.active(local.version(solution))
+    items = local.recommended(version, ["u1"], numResults=100)["u1"]
+    assert len(items) == 40
+    assert not [item for item in items if item.startswith("other-")]
