@@ -1,0 +1,1 @@
+"""From a ratings file, wherever it is, to interactions and users."""
