@@ -1,0 +1,345 @@
+import hashlib
+import logging
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from http.client import HTTPMessage
+from io import BytesIO
+from pathlib import Path
+from urllib.request import Request
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.preparation import download as module
+from batchrec_dagster.preparation.download import (
+    ATTEMPTS,
+    DownloadError,
+    NotThereError,
+    Remote,
+    download,
+    look_up,
+    read_text,
+)
+from batchrec_dagster_tests.web_server import Page, Web, serving
+
+CONTENT = bytes(range(256)) * 40
+VERSION = hashlib.sha256(b'"1"').hexdigest()[:16]
+PART = f"a.zip.{VERSION}.part"
+MONDAY = "Mon, 05 Jan 2009 10:00:00 GMT"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Web]:
+    with serving() as web:
+        yield web
+
+
+@pytest.fixture
+def web(server: Web, waits: list[float]) -> Web:
+    server.pages.clear()
+    server.asked.clear()
+    return server
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between attempts, which are noted and not made."""
+    made: list[float] = []
+    monkeypatch.setattr(module, "sleep", made.append)
+    monkeypatch.setenv("no_proxy", "*")
+    return made
+
+
+def serve(web: Web, page: Page) -> str:
+    web.pages["/ratings.zip"] = page
+    return web.url("/ratings.zip")
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def test_the_file_is_there_whole_and_nothing_else(web: Web, tmp_path: Path) -> None:
+    target = tmp_path / "cache" / "a.zip"
+    download(serve(web, Page(CONTENT)), target)
+    assert target.read_bytes() == CONTENT
+    assert left(target.parent) == ["a.zip"]
+
+
+def test_what_is_there_is_not_fetched_again(web: Web, tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"already")
+    download(serve(web, Page(CONTENT)), tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == b"already"
+    assert web.asked == []
+
+
+def test_a_cut_download_goes_on_where_it_was_cut(web: Web, tmp_path: Path) -> None:
+    download(serve(web, Page(CONTENT, cuts=[1000])), tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert web.ranges == ["bytes=1000-"]
+
+
+def test_the_next_process_goes_on_where_the_last_one_ended(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = serve(web, Page(CONTENT, cuts=[1000]))
+    monkeypatch.setattr(module, "ATTEMPTS", 1)
+    with pytest.raises(DownloadError, match=r"cut after 1000 of 10240 bytes"):
+        download(url, tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip").exists()
+
+    download(url, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert web.ranges == ["bytes=1000-"]
+
+
+def test_a_part_that_was_whole_already_is_only_put_in_place(web: Web, tmp_path: Path) -> None:
+    url = serve(web, Page(CONTENT))
+    (tmp_path / PART).write_bytes(CONTENT)
+    download(url, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert len(web.asked) == 1
+
+
+def test_a_part_longer_than_the_file_is_not_believed(web: Web, tmp_path: Path) -> None:
+    url = serve(web, Page(CONTENT))
+    (tmp_path / PART).write_bytes(CONTENT + b"more")
+    download(url, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_pieces_that_come_keep_it_going_however_often_it_is_cut(web: Web, tmp_path: Path) -> None:
+    # Each attempt after the first looks before it asks for the rest: every second cut is felt.
+    cuts = [900] * (4 * ATTEMPTS)
+    download(serve(web, Page(CONTENT, cuts=cuts)), tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert len(web.ranges) > ATTEMPTS
+
+
+def test_a_server_without_ranges_sends_it_all_again(web: Web, tmp_path: Path) -> None:
+    download(serve(web, Page(CONTENT, ranges=False, cuts=[1000])), tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert web.ranges == ["bytes=1000-"]
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+def test_a_file_that_changed_between_the_pieces_is_never_mixed(
+    web: Web, tmp_path: Path, heeds: bool
+) -> None:
+    new = Page(CONTENT[::-1], etag='"2"', heeds_if_range=heeds)
+    download(serve(web, Page(CONTENT, cuts=[1000], next=new)), tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT[::-1]
+    assert left(tmp_path) == ["a.zip"]
+
+
+def test_a_file_that_changed_since_the_last_process_is_begun_anew(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ATTEMPTS", 1)
+    with pytest.raises(DownloadError):
+        download(serve(web, Page(CONTENT, cuts=[1000])), tmp_path / "a.zip")
+    download(serve(web, Page(CONTENT[::-1], etag='"2"')), tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT[::-1]
+    assert web.ranges == []
+    assert left(tmp_path) == ["a.zip"]
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"1"'])
+def test_without_a_strong_etag_the_date_serves(web: Web, tmp_path: Path, etag: str | None) -> None:
+    page = Page(CONTENT, etag=etag, last_modified=MONDAY, cuts=[1000])
+    download(serve(web, page), tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert web.ranges == ["bytes=1000-"]
+
+
+def test_without_a_version_it_is_never_resumed(web: Web, tmp_path: Path) -> None:
+    download(serve(web, Page(CONTENT, etag=None, cuts=[1000])), tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert web.ranges == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, len(CONTENT)), max_size=6),
+    ranges=st.booleans(),
+    etag=st.sampled_from(['"1"', 'W/"1"', None]),
+    date=st.sampled_from([MONDAY, None]),
+)
+def test_wherever_it_is_cut_the_bytes_are_the_same(
+    server: Web, cuts: list[int], ranges: bool, etag: str | None, date: str | None
+) -> None:
+    page = Page(CONTENT, ranges=ranges, etag=etag, last_modified=date, cuts=cuts)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FIRST_PAUSE", 0)
+        patch.setattr(module, "ATTEMPTS", 10)
+        patch.setenv("no_proxy", "*")
+        download(serve(server, page), Path(folder, "a.zip"))
+        assert Path(folder, "a.zip").read_bytes() == CONTENT
+        assert left(Path(folder)) == ["a.zip"]
+
+
+def test_the_published_checksum_is_looked_at(web: Web, tmp_path: Path) -> None:
+    url = serve(web, Page(CONTENT, cuts=[1000]))
+    download(url, tmp_path / "a.zip", md5=hashlib.md5(CONTENT).hexdigest())
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_what_has_another_checksum_is_deleted(web: Web, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=rf"ratings.zip came damaged.*published is {'0' * 32}"):
+        download(serve(web, Page(CONTENT)), tmp_path / "a.zip", md5="0" * 32)
+    assert left(tmp_path) == []
+
+
+def test_a_file_that_is_not_there_is_asked_for_once(
+    web: Web, tmp_path: Path, waits: list[float]
+) -> None:
+    with pytest.raises(NotThereError, match=r"there is no http://127.*/nowhere.zip \(404"):
+        download(web.url("/nowhere.zip"), tmp_path / "a.zip")
+    assert len(web.asked) == 1
+    assert waits == []
+    assert left(tmp_path) == []
+
+
+def test_the_signature_of_an_address_is_not_shown(web: Web, tmp_path: Path) -> None:
+    page = Page(CONTENT, statuses=[403])
+    with pytest.raises(DownloadError, match="sign the address anew") as caught:
+        download(serve(web, page) + "?X-Amz-Signature=secret", tmp_path / "a.zip")
+    assert "secret" not in str(caught.value)
+    assert "/ratings.zip" in str(caught.value)
+
+
+def test_a_busy_server_is_asked_again_when_it_says(
+    web: Web, tmp_path: Path, waits: list[float]
+) -> None:
+    page = Page(CONTENT, statuses=[503, 429, 500], headers={"Retry-After": "3"})
+    download(serve(web, page), tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert waits == [3, 3, 4]
+
+
+def test_a_server_that_stays_broken_is_given_up(
+    web: Web, tmp_path: Path, waits: list[float]
+) -> None:
+    with pytest.raises(DownloadError, match=r"500 Internal Server Error \(4 attempts\)"):
+        download(serve(web, Page(CONTENT, statuses=[500] * 9)), tmp_path / "a.zip")
+    assert waits == [1, 2, 4]
+    assert len(web.asked) == ATTEMPTS
+
+
+def test_a_server_that_falls_silent_is_asked_again(
+    web: Web, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", 0.2)
+    download(serve(web, Page(CONTENT, stalls=[0.6])), tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert waits == [1]
+
+
+def test_no_server_at_all_is_said_so(tmp_path: Path, waits: list[float]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(DownloadError, match=r"no connection.*look at the network"):
+        download(f"http://127.0.0.1:{port}/a.zip", tmp_path / "a.zip")
+    assert len(waits) == ATTEMPTS - 1
+
+
+def test_redirects_lead_to_the_file(web: Web, tmp_path: Path) -> None:
+    web.pages["/old.zip"] = Page(b"", statuses=[302], headers={"Location": "/ratings.zip"})
+    serve(web, Page(CONTENT))
+    download(web.url("/old.zip"), tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("location", ["file:///etc/hostname", "ftp://127.0.0.1/a.zip", "data:,x"])
+def test_redirects_lead_nowhere_but_to_the_web(web: Web, tmp_path: Path, location: str) -> None:
+    page = Page(CONTENT, statuses=[302], headers={"Location": location})
+    with pytest.raises(DownloadError):
+        download(serve(web, page), tmp_path / "a.zip")
+    assert left(tmp_path) == []
+    assert len(web.asked) == 1
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "data:,x"])
+def test_only_the_web_is_opened(tmp_path: Path, url: str, waits: list[float]) -> None:
+    with pytest.raises(DownloadError):
+        download(url, tmp_path / "a.zip")
+    assert left(tmp_path) == []
+
+
+def test_nothing_leads_from_https_back_to_http() -> None:
+    with pytest.raises(DownloadError, match=r"redirects to http://example.com/a, .*over https"):
+        module._WithinTheWeb().redirect_request(
+            Request("https://example.com/b?secret=1"),
+            BytesIO(),
+            302,
+            "Found",
+            HTTPMessage(),
+            "http://example.com/a?secret=2",
+        )
+
+
+def test_what_comes_compressed_unasked_is_refused(web: Web, tmp_path: Path) -> None:
+    page = Page(CONTENT, headers={"Content-Encoding": "gzip"})
+    with pytest.raises(DownloadError, match=r"compressed \(gzip\)"):
+        download(serve(web, page), tmp_path / "a.zip")
+
+
+def test_a_folder_that_cannot_be_written_is_named(web: Web, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(b"a file")
+    with pytest.raises(DownloadError, match=r"cannot keep .*ratings.zip in .*cache"):
+        download(serve(web, Page(CONTENT)), tmp_path / "cache" / "a.zip")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no file locks of this kind")
+def test_two_at_once_fetch_it_once(web: Web, tmp_path: Path) -> None:
+    url = serve(web, Page(CONTENT, stalls=[0.2]))
+    both = [
+        threading.Thread(target=download, args=(url, tmp_path / "a.zip"), daemon=True)
+        for _ in range(2)
+    ]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join(timeout=10)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert len(web.asked) == 1
+
+
+def test_progress_is_logged_where_there_is_no_terminal(
+    web: Web, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        download(serve(web, Page(bytes(2_500_000))), tmp_path / "a.zip")
+    assert "/ratings.zip: 1.0 MB of 2.5 MB" in caplog.text
+    assert "ratings.zip, 2500000 bytes" in caplog.text
+
+
+def test_progress_is_a_bar_on_a_terminal(
+    web: Web,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    download(serve(web, Page(bytes(2_500_000))), tmp_path / "a.zip")
+    shown = capsys.readouterr()
+    assert "ratings.zip" in shown.err
+    assert "MB" in shown.err
+    assert shown.out == ""
+
+
+def test_a_look_tells_version_and_size(web: Web) -> None:
+    assert look_up(serve(web, Page(CONTENT))) == Remote('"1"', len(CONTENT))
+    assert look_up(serve(web, Page(CONTENT, etag=None, last_modified=MONDAY))).version == MONDAY
+    assert look_up(serve(web, Page(CONTENT, etag=None, sends_length=False))) == Remote(None, None)
+
+
+def test_a_text_is_read_but_not_without_end(web: Web) -> None:
+    assert read_text(serve(web, Page("0e33…  ml-100k.zip\n".encode()))) == "0e33…  ml-100k.zip\n"
+    assert len(read_text(serve(web, Page(b"x" * 100_000)))) == 65_536

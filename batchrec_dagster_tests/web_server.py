@@ -1,0 +1,111 @@
+"""A web server on this machine that can be told to misbehave."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Page:
+    """A file as served. `cuts`, `statuses` and `stalls` are used up, one by each request.
+
+    cuts: bytes after which the connection is closed; statuses: answered instead of the file;
+    stalls: seconds before anything is answered. `next`: takes its place when a range is asked for.
+    """
+
+    content: bytes
+    etag: str | None = '"1"'
+    last_modified: str | None = None
+    ranges: bool = True
+    heeds_if_range: bool = True
+    sends_length: bool = True
+    headers: dict[str, str] = field(default_factory=dict)
+    cuts: list[int] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    stalls: list[float] = field(default_factory=list)
+    next: Page | None = None
+
+
+@dataclass
+class Web:
+    """`pages` by path (without query); `asked`: the path and Range header of each request."""
+
+    address: str
+    pages: dict[str, Page] = field(default_factory=dict)
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+
+    def url(self, path: str) -> str:
+        return self.address + path
+
+    @property
+    def ranges(self) -> list[str]:
+        return [asked for _, asked in self.asked if asked]
+
+
+@contextmanager
+def serving() -> Iterator[Web]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.web = web = Web(f"http://127.0.0.1:{server.server_port}")  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        web: Web = self.server.web  # type: ignore[attr-defined]
+        path, asked = self.path.partition("?")[0], self.headers["Range"]
+        web.asked.append((path, asked))
+        page = web.pages.get(path)
+        if page is None:
+            self.send_error(404)
+            return
+        if asked and page.next is not None:
+            page = web.pages[path] = page.next
+        if page.stalls:
+            time.sleep(page.stalls.pop(0))
+        status = page.statuses.pop(0) if page.statuses else 200
+        body = page.content if status == 200 else b""
+        start = self._start(page, asked)
+        if start is not None and status == 200:
+            status, body = 206, page.content[start:]
+            whole = len(page.content)
+            self.send_response(status)
+            self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
+        else:
+            self.send_response(status)
+        if page.etag:
+            self.send_header("ETag", page.etag)
+        # RFC 9110, 15.3.7: what If-Range has made sure of need not be said again.
+        if page.last_modified and status == 200:
+            self.send_header("Last-Modified", page.last_modified)
+        if page.sends_length:
+            self.send_header("Content-Length", str(len(body)))
+        for name, value in page.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        try:
+            self.wfile.write(body[: page.cuts.pop(0)] if page.cuts else body)
+        except OSError:
+            self.close_connection = True  # It was only looked at.
+
+    def _start(self, page: Page, asked: str | None) -> int | None:
+        found = re.fullmatch(r"bytes=(\d+)-", asked or "")
+        same = self.headers["If-Range"] in {page.etag, page.last_modified}
+        if not found or not page.ranges or (page.heeds_if_range and not same):
+            return None
+        return int(found[1])
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: tests look at what was asked."""
