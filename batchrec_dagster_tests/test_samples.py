@@ -1,0 +1,229 @@
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+
+from batchrec_dagster.preparation import download as downloads
+from batchrec_dagster.preparation.download import DownloadError
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.sources import known_layout
+from batchrec_dagster.samples import hetrec, movielens
+from batchrec_dagster_tests.web_server import Page, serving
+
+MD5 = "0e33842e24a9c977be4e0107933c0723"
+
+
+@pytest.fixture(scope="module")
+def file() -> bytes:
+    return hetrec.ratings_file()
+
+
+@pytest.fixture(scope="module")
+def ratings(file: bytes) -> pl.DataFrame:
+    return pl.read_csv(file, separator="\t")
+
+
+@pytest.fixture(scope="module")
+def movies() -> pl.DataFrame:
+    return pl.read_csv(hetrec.movies_file(), separator="\t")
+
+
+def test_the_file_is_written_as_hetrec_is(file: bytes) -> None:
+    header, first = file.split(b"\n", 2)[:2]
+    assert header == b"userID\tmovieID\trating\ttimestamp"
+    user, movie, stars, milliseconds = first.split(b"\t")
+    assert user.isdigit()
+    assert movie.isdigit()
+    assert float(stars) in np.arange(0.5, 5.5, 0.5)
+    assert len(milliseconds) == 13
+    assert file.endswith(b"\n")
+    assert b"\r" not in file
+    assert b'"' not in file
+
+
+def test_it_has_hetrecs_numbers(ratings: pl.DataFrame) -> None:
+    assert ratings.height == 855_598
+    assert ratings["userID"].n_unique() == 2_113
+    assert ratings["movieID"].n_unique() == 10_109
+    assert ratings.null_count().row(0) == (0, 0, 0, 0)
+
+
+def test_nobody_rates_a_movie_twice_or_fewer_than_twenty(ratings: pl.DataFrame) -> None:
+    assert not ratings.select("userID", "movieID").is_duplicated().any()
+    assert ratings.group_by("userID").len()["len"].min() == 20
+
+
+def test_stars_are_halves_from_one_half_to_five(ratings: pl.DataFrame) -> None:
+    assert sorted(ratings["rating"].unique()) == list(np.arange(0.5, 5.5, 0.5))
+    given = ratings.group_by("rating").len().sort("len", descending=True)
+    assert given["rating"][0] == 4
+    assert ratings["rating"].mean() == pytest.approx(3.44, abs=0.1)
+
+
+def test_times_are_milliseconds_within_hetrecs_years(ratings: pl.DataFrame) -> None:
+    times = ratings.select(pl.from_epoch("timestamp", time_unit="ms").alias("at"))["at"].dt.date()
+    assert times.min() >= np.datetime64("1997-09-17").item()
+    assert times.max() <= np.datetime64("2009-01-06").item()
+    assert (ratings["timestamp"] % 1000 == 0).all()
+
+
+def test_no_movie_is_rated_before_its_year(ratings: pl.DataFrame, movies: pl.DataFrame) -> None:
+    rated = ratings.join(movies, on="movieID")
+    assert rated.height == ratings.height
+    year = pl.from_epoch("timestamp", time_unit="ms").dt.year()
+    assert rated.filter(year < pl.col("year")).is_empty()
+
+
+def test_few_movies_have_most_of_the_ratings(ratings: pl.DataFrame) -> None:
+    counts = ratings.group_by("movieID").len()["len"].sort(descending=True)
+    assert counts.head(1000).sum() > 0.4 * ratings.height
+    assert counts.median() < 0.6 * counts.mean()  # type: ignore[operator]
+
+
+def test_there_is_a_taste_to_learn(ratings: pl.DataFrame) -> None:
+    """Who watched which of the most watched movies is far from independent of one another."""
+    _, movie, watched = np.unique(ratings["movieID"], return_inverse=True, return_counts=True)
+    _, user = np.unique(ratings["userID"], return_inverse=True)
+    seen = np.zeros((2_113, 10_109))
+    seen[user, movie] = 1
+    seen = seen[:, np.argsort(-watched)[:300]]
+    chance = np.random.default_rng(0)
+    shuffled = chance.permuted(seen, axis=0)
+
+    def strongest(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.linalg.eigvalsh(np.corrcoef(matrix, rowvar=False))[-10:]
+
+    # The largest is how much someone watches at all; the others are tastes.
+    assert (strongest(seen) > 1.5 * strongest(shuffled)).all()
+
+
+def test_the_same_seed_gives_the_same_bytes(file: bytes) -> None:
+    assert hashlib.sha256(hetrec.ratings_file()).digest() == hashlib.sha256(file).digest()
+    assert hetrec.movies_file() == hetrec.movies_file()
+
+
+def test_another_seed_gives_another_set_of_the_same_shape(ratings: pl.DataFrame) -> None:
+    other = hetrec.ratings(seed=7)
+    assert other.height == ratings.height
+    assert other["userID"].n_unique() == 2_113
+    assert other["movieID"].n_unique() == 10_109
+    assert other["movieID"].to_list() != ratings["movieID"].to_list()
+    assert not other.select("userID", "movieID").is_duplicated().any()
+    assert other.group_by("userID").len()["len"].min() == 20
+
+
+def test_every_movie_has_a_title_of_its_own(ratings: pl.DataFrame, movies: pl.DataFrame) -> None:
+    assert set(movies["movieID"]) == set(ratings["movieID"])
+    assert movies["title"].n_unique() == movies.height == 10_109
+    assert movies["title"].str.len_chars().min() > 3  # type: ignore[operator]
+    assert movies["genres"].str.len_chars().min() > 2  # type: ignore[operator]
+    assert movies["year"].is_between(1915, 2008).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("hetrec2011", "75\t3\t1\t1162160236000"),
+        ("ml-latest-small", "1,1,4.0,964982703"),
+        ("ml-25m", "1,296,5.0,1147880044"),
+        ("ml-32m", "1,17,4.0,944249077"),
+        ("ml-1m", "1::1193::5::978300760"),
+        ("ml-100k", "196\t242\t3\t881250949"),
+    ],
+)
+def test_each_set_is_read_as_it_is_written(name: str, line: str) -> None:
+    layout = known_layout(f"movielens://{name}")
+    assert layout is not None
+    fields = line.split(layout.delimiter)
+    assert len(fields) == 4
+    if not layout.has_header:
+        assert (layout.user, layout.item, layout.rating, layout.timestamp) == (1, 2, 3, 4)
+    assert layout.timestamp_unit == ("ms" if len(fields[3]) == 13 else "s")
+
+
+def test_headers_are_named_as_in_the_files() -> None:
+    csv = Layout(",", "userId", "movieId", "rating", "timestamp", "s")
+    assert known_layout("movielens://ml-latest-small") == csv
+    assert known_layout("movielens://ml-25m") == csv
+    assert known_layout("movielens://ml-32m") == csv
+    dat = Layout("\t", "userID", "movieID", "rating", "timestamp", "ms")
+    assert known_layout("movielens://hetrec2011") == known_layout("sample://hetrec") == dat
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+@pytest.mark.parametrize("text", ["MD5 ({file}) = {md5}\n", "{md5}  {file}\n", "{md5}"])
+@pytest.mark.parametrize("name", [name for name in movielens.PUBLISHED if name != "hetrec2011"])
+def test_a_set_is_fetched_once_and_checked(
+    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = movielens.PUBLISHED[name]
+    content = zipped(published.ratings, b"1\n")
+    checksum = text.format(md5=md5(content).upper(), file="a.zip").encode()
+    monkeypatch.setenv("no_proxy", "*")
+    with serving() as web:
+        monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address + "/")
+        web.pages[f"/{published.path}"] = Page(content)
+        web.pages[f"/{published.path}.md5"] = Page(checksum)
+        archive = movielens.fetch(name, tmp_path)
+        asked = len(web.asked)
+        assert archive.read_bytes() == content
+        assert movielens.fetch(name, tmp_path) == archive
+        assert len(web.asked) == asked == 2
+
+
+def test_what_does_not_match_its_checksum_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    with serving() as web:
+        monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address)
+        web.pages["/movielens/ml-1m.zip"] = Page(b"damaged")
+        web.pages["/movielens/ml-1m.zip.md5"] = Page(MD5.encode())
+        with pytest.raises(DownloadError, match=r"ml-1m.zip came damaged and was deleted"):
+            movielens.fetch("ml-1m", tmp_path)
+        web.pages["/movielens/ml-1m.zip.md5"] = Page(b"<html>a portal</html>")
+        with pytest.raises(DownloadError, match=r"no MD5 checksum in .*ml-1m.zip.md5"):
+            movielens.fetch("ml-1m", tmp_path)
+    assert not list(tmp_path.glob("*.zip"))
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_set_without_a_checksum_is_taken_as_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    with serving() as web:
+        monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address)
+        web.pages["/movielens/ml-100k.zip"] = Page(b"content")
+        assert movielens.fetch("ml-100k", tmp_path).read_bytes() == b"content"
+        assert "no published checksum" in caplog.text
+        web.pages["/hetrec2011/hetrec2011-movielens-2k-v2.zip"] = Page(b"hetrec")
+        assert movielens.fetch("hetrec2011", tmp_path).read_bytes() == b"hetrec"
+        assert web.asked[-1][0].endswith(".zip")
+
+
+def test_a_set_that_is_not_there_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(downloads, "FIRST_PAUSE", 0)
+    with serving() as web:
+        monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address)
+        with pytest.raises(DownloadError, match=r"there is no .*hetrec2011.*404"):
+            movielens.fetch("hetrec2011", tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
