@@ -10,36 +10,50 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from batchrec_dagster.local_personalize.learning import training
-from batchrec_dagster.local_personalize.operations import solution_versions
+from batchrec_dagster.local_personalize.operations import (
+    batch_inference_jobs,
+    dataset_import_jobs,
+    solution_versions,
+)
 from batchrec_dagster.local_personalize.ownership import Owner, is_alive
-from batchrec_dagster_tests.local_personalize.support import Local, taste_rows
+from batchrec_dagster_tests.local_personalize.support import ROLE, Local, taste_rows, user_lines
 
-# A process that begins a piece of work, says so with a file, and then hangs for good.
+OPERATIONS = "batchrec_dagster.local_personalize.operations"
+
+# A process whose work comes to a function, says so with a file, and then hangs there for good.
 HANGING = """
-    import pathlib, sys, time
+    import pathlib, pkgutil, sys, time
     from batchrec_dagster.local_personalize.client import embedded_client
-    from batchrec_dagster.local_personalize.operations import {module} as module
     from batchrec_dagster.object_store import ObjectStore
 
     root = pathlib.Path(sys.argv[1])
+    where = pkgutil.resolve_name({where!r})
+    real, calls = where.{function}, []
 
     def hang(*args, **kwargs):
-        with (root / "begun").open("a") as file:
-            file.write("x")
+        calls.append(args)
+        if len(calls) <= {after}:
+            return real(*args, **kwargs)
+        (root / "begun").touch()
         time.sleep(600)
 
-    module.{function} = hang
+    where.{function} = hang
     client = embedded_client(root / "home", ObjectStore(folders={{"data": root / "storage"}}))
     {request}
     time.sleep(600)
 """
+
+
+class Start(Protocol):
+    """Starts a process that hangs in the function `where`, after some calls that go through."""
+
+    def __call__(self, where: str, request: str, after: int = 0) -> subprocess.Popen[bytes]: ...
 
 
 @pytest.fixture
@@ -66,12 +80,15 @@ class Gate:
 
 
 @pytest.fixture
-def hanging(tmp_path: Path) -> Iterator[Callable[[str, str, str], subprocess.Popen[bytes]]]:
+def hanging(tmp_path: Path) -> Iterator[Start]:
     """Starts a process that has work in hand and never ends it."""
     started = []
 
-    def start(module: str, function: str, request: str) -> subprocess.Popen[bytes]:
-        code = textwrap.dedent(HANGING.format(module=module, function=function, request=request))
+    def start(where: str, request: str, after: int = 0) -> subprocess.Popen[bytes]:
+        where, _, function = where.rpartition(".")
+        code = textwrap.dedent(
+            HANGING.format(where=where, function=function, request=request, after=after)
+        )
         begun = tmp_path / "begun"
         begun.unlink(missing_ok=True)
         process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
@@ -107,6 +124,37 @@ def test_a_training_is_pending_then_in_progress_then_active(local: Local, gate: 
     assert gate.count == 2
 
 
+@pytest.mark.parametrize("kind", ["import", "inference"])
+def test_imports_and_inferences_wait_in_line(
+    local: Local, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, dataset = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group, "aws-popularity-count")))
+    local.store.put("s3://data/users.json", user_lines(["u1"]))
+    opened = threading.Event()
+    module = dataset_import_jobs if kind == "import" else batch_inference_jobs
+    found = module.objects_at
+
+    def held(*args: Any) -> Any:
+        assert opened.wait(30)
+        return found(*args)
+
+    monkeypatch.setattr(module, "objects_at", held)
+    if kind == "import":
+        jobs = [local.import_job(dataset, "s3://data/interactions.csv", n) for n in ("a", "b")]
+    else:
+        jobs = [local.batch_job(version, jobName=n, target=f"s3://data/{n}/") for n in ("a", "b")]
+    try:
+        while local.describe(jobs[0])["status"] == "CREATE PENDING":
+            time.sleep(0.005)
+        statuses = [local.describe(job)["status"] for job in jobs]
+    finally:
+        opened.set()
+    assert statuses == ["CREATE IN_PROGRESS", "CREATE PENDING"]
+    for job in jobs:
+        local.active(job)
+
+
 def test_stopping_a_pending_and_a_running_version(local: Local, gate: Gate) -> None:
     group, _ = local.imported(taste_rows())
     solution = local.solution(group)
@@ -126,14 +174,13 @@ def test_stopping_a_pending_and_a_running_version(local: Local, gate: Gate) -> N
 
 def test_a_killed_training_is_done_again_by_who_comes_next(
     local: Local,
-    hanging: Callable[[str, str, str], subprocess.Popen[bytes]],
+    hanging: Start,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     group, _ = local.imported(taste_rows())
     solution = local.solution(group)
     process = hanging(
-        "solution_versions",
-        "train",
+        f"{OPERATIONS}.solution_versions.train",
         f"client.create_solution_version(solutionArn={solution!r})",
     )
     (version,) = local.client.list_solution_versions(solutionArn=solution)["solutionVersions"]
@@ -160,15 +207,13 @@ def test_a_killed_training_is_done_again_by_who_comes_next(
     assert local.recommended(arn, ["u1"])["u1"]
 
 
-def test_a_killed_import_leaves_nothing_half_done(
-    local: Local, hanging: Callable[[str, str, str], subprocess.Popen[bytes]]
-) -> None:
+def test_a_killed_import_leaves_nothing_half_done(local: Local, hanging: Start) -> None:
     group, dataset = local.imported(taste_rows())
     request = (
         f"client.create_dataset_import_job(jobName='killed', datasetArn={dataset!r},"
         " dataSource={'dataLocation': 's3://data/interactions.csv'}, importMode='INCREMENTAL')"
     )
-    process = hanging("dataset_import_jobs", "import_files", request)
+    process = hanging(f"{OPERATIONS}.dataset_import_jobs.import_files", request)
     process.kill()
     process.wait()
     jobs = local.client.list_dataset_import_jobs(datasetArn=dataset)["datasetImportJobs"]
@@ -178,13 +223,39 @@ def test_a_killed_import_leaves_nothing_half_done(
     local.active(local.version(local.solution(group)))
 
 
+def test_a_killed_batch_inference_leaves_no_half_of_an_output(local: Local, hanging: Start) -> None:
+    group, _ = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group)))
+    local.store.put("s3://data/users/1.json", user_lines(["u1", "u2"]))
+    local.store.put("s3://data/users/2.json", user_lines(["u3"]))
+    request = (
+        f"client.create_batch_inference_job(jobName='killed', solutionVersionArn={version!r},"
+        f" roleArn={ROLE!r}, jobInput={{'s3DataSource': {{'path': 's3://data/users/'}}}},"
+        " jobOutput={'s3DataDestination': {'path': 's3://data/users/out/'}})"
+    )
+    process = hanging("batchrec_dagster.object_store.ObjectStore.put", request, after=1)
+    written = [info.uri for info in local.store.list("s3://data/users/out/")]
+    assert written == ["s3://data/users/out/1.json.out"]  # whole, and without the marker
+    assert len(local.lines(written[0])) == 2
+    process.kill()
+    process.wait()
+    (job,) = local.client.list_batch_inference_jobs()["batchInferenceJobs"]
+    local.active(job["batchInferenceJobArn"])
+    assert [info.uri for info in local.store.list("s3://data/users/out/")] == [
+        "s3://data/users/out/1.json.out",
+        "s3://data/users/out/2.json.out",
+        "s3://data/users/out/_CHECK",
+    ]
+    assert not list((local.root / "home" / "batches").iterdir())
+
+
 def test_work_left_behind_is_taken_up_when_the_next_process_starts(
-    local: Local, hanging: Callable[[str, str, str], subprocess.Popen[bytes]]
+    local: Local, hanging: Start
 ) -> None:
     group, _ = local.imported(taste_rows())
     solution = local.solution(group)
     request = f"client.create_solution_version(solutionArn={solution!r})"
-    process = hanging("solution_versions", "train", request)
+    process = hanging(f"{OPERATIONS}.solution_versions.train", request)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     code = textwrap.dedent("""
@@ -197,61 +268,6 @@ def test_work_left_behind_is_taken_up_when_the_next_process_starts(
             time.sleep(0.01)
     """)
     subprocess.run([sys.executable, "-c", code, str(local.root)], check=True, timeout=60)
-
-
-def test_processes_and_clients_share_a_home(local: Local) -> None:
-    group, dataset = local.imported(taste_rows())
-    local.solution(group)
-    code = textwrap.dedent("""
-        import pathlib, sys, time
-        from batchrec_dagster.local_personalize.client import embedded_client
-        from batchrec_dagster.object_store import ObjectStore
-        root, me, dataset = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-        client = embedded_client(root / "home", ObjectStore(folders={"data": root / "storage"}))
-        for number in range(5):
-            while True:
-                try:
-                    arn = client.create_dataset_import_job(
-                        jobName=f"{me}-{number}", datasetArn=dataset, importMode="INCREMENTAL",
-                        dataSource={"dataLocation": "s3://data/interactions.csv"},
-                    )["datasetImportJobArn"]
-                    break
-                except client.exceptions.LimitExceededException:
-                    time.sleep(0.01)
-            while True:
-                job = client.describe_dataset_import_job(datasetImportJobArn=arn)
-                status = job["datasetImportJob"]["status"]
-                if status not in ("CREATE PENDING", "CREATE IN_PROGRESS"):
-                    assert status == "ACTIVE", job
-                    break
-                time.sleep(0.01)
-    """)
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(local.root), name, dataset])
-        for name in ("one", "two")
-    ]
-    assert [process.wait(60) for process in processes] == [0, 0]
-    jobs = local.client.list_dataset_import_jobs(datasetArn=dataset)["datasetImportJobs"]
-    assert len(jobs) == 11
-    assert {job["status"] for job in jobs} == {"ACTIVE"}
-    assert len(list((local.root / "home" / "datasets").iterdir())) == 11  # each took effect once
-
-
-def test_clients_and_threads_of_one_process_share_a_home(local: Local) -> None:
-    def make(number: int) -> str:
-        client = local.another_client()
-        return client.create_schema(
-            name=f"schema-{number}",
-            schema=(
-                '{"type":"record","name":"Users","namespace":"com.amazonaws.personalize.schema",'
-                '"fields":[{"name":"USER_ID","type":"string"},{"name":"AGE","type":"int"}]}'
-            ),
-        )["schemaArn"]
-
-    with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(make, range(40)))
-    listed = local.client.list_schemas(maxResults=100)["schemas"]
-    assert sorted(schema["schemaArn"] for schema in listed) == sorted(made)
 
 
 def test_a_running_job_does_not_keep_the_interpreter_from_ending(local: Local) -> None:
@@ -267,6 +283,34 @@ def test_a_running_job_does_not_keep_the_interpreter_from_ending(local: Local) -
             begun.set()
             while True:
                 log("training")
+        solution_versions.train = endless
+        client = embedded_client(root / "home", ObjectStore(folders={"data": root / "storage"}))
+        client.create_solution_version(solutionArn=sys.argv[2])
+        assert begun.wait(30)
+    """)
+    done = subprocess.run([sys.executable, "-c", code, str(local.root), solution], timeout=60)
+    assert done.returncode == 0
+    (version,) = local.client.list_solution_versions(solutionArn=solution)["solutionVersions"]
+    local.active(version["solutionVersionArn"])
+
+
+def test_a_training_on_all_cores_is_left_to_the_next_process(local: Local) -> None:
+    """Python closes thread pools before it tells anybody that it ends: that is no failure."""
+    group, _ = local.imported(taste_rows())
+    solution = local.solution(group)
+    code = textwrap.dedent("""
+        import pathlib, sys, threading, time
+        from batchrec_dagster.local_personalize.client import embedded_client
+        from batchrec_dagster.local_personalize.learning.threads import each
+        from batchrec_dagster.local_personalize.operations import solution_versions
+        from batchrec_dagster.object_store import ObjectStore
+        root, begun = pathlib.Path(sys.argv[1]), threading.Event()
+        def pieces():
+            while True:
+                begun.set()
+                yield 0.01
+        def endless(*args, **options):
+            each(time.sleep, pieces())
         solution_versions.train = endless
         client = embedded_client(root / "home", ObjectStore(folders={"data": root / "storage"}))
         client.create_solution_version(solutionArn=sys.argv[2])
