@@ -248,6 +248,10 @@ def _resolve(context: dg.ResolutionContext, part: dg.Model | str) -> dg.Model:
     return type(part).model_validate(context.resolve_value(part.model_dump(exclude_unset=True)))
 
 
+def _part(part: type[dg.Model], description: str) -> dg.Resolver:
+    return dg.Resolver(_resolve, model_field_type=part, description=description)
+
+
 class Pipeline(dg.Model):
     """A ratings file becomes recommendations for every user."""
 
@@ -256,25 +260,27 @@ class Pipeline(dg.Model):
         " Personalize: letters, digits and _, at most 32.",
         examples=["movielens"],
     )
-    description: str | None = Field(default=None, description="What the pipeline is for.")
-    owners: list[str] = Field(
-        default=["team:recommendations"],
-        description="Who looks after the assets: e-mail addresses or team:NAME.",
+    description: Annotated[
+        str | None, dg.Resolver.default(description="What the pipeline is for.")
+    ] = None
+    owners: Annotated[
+        list[str],
+        dg.Resolver.default(
+            description="Who looks after the assets: e-mail addresses or team:NAME."
+        ),
+    ] = Field(default=["team:recommendations"])
+    ratings: Annotated[Ratings, _part(Ratings, "The file of ratings, and how to read it.")]
+    interactions: Annotated[
+        Interactions, _part(Interactions, "Which ratings count as interactions.")
+    ] = Field(default_factory=Interactions)
+    solution: Annotated[Solution, _part(Solution, "How Personalize trains.")] = Field(
+        default_factory=Solution
     )
-    ratings: Annotated[Ratings, dg.Resolver(_resolve, model_field_type=Ratings)] = Field(
-        description="The file of ratings, and how to read it."
+    recommendations: Annotated[Recommendations, _part(Recommendations, "What each user gets.")] = (
+        Field(default_factory=Recommendations)
     )
-    interactions: Annotated[Interactions, dg.Resolver(_resolve, model_field_type=Interactions)] = (
-        Field(default_factory=Interactions, description="Which ratings count as interactions.")
-    )
-    solution: Annotated[Solution, dg.Resolver(_resolve, model_field_type=Solution)] = Field(
-        default_factory=Solution, description="How Personalize trains."
-    )
-    recommendations: Annotated[
-        Recommendations, dg.Resolver(_resolve, model_field_type=Recommendations)
-    ] = Field(default_factory=Recommendations, description="What each user gets.")
-    schedule: Annotated[Schedule, dg.Resolver(_resolve, model_field_type=Schedule)] = Field(
-        default_factory=Schedule, description="When the pipeline runs by itself."
+    schedule: Annotated[Schedule, _part(Schedule, "When the pipeline runs by itself.")] = Field(
+        default_factory=Schedule
     )
 
     @field_validator("name")

@@ -1,0 +1,179 @@
+"""What a YAML declares: what is impossible fails at load, with the file, the line and the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.pipeline import BatchRecommendations
+from batchrec_dagster.pipeline.loading import DeclarationError
+from batchrec_dagster.pipeline.settings import Pipeline
+from batchrec_dagster_tests.support import COLUMNS, declaration, definitions, module_project
+
+RATINGS = {"source": "ratings.csv", "columns": COLUMNS}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "line", "key", "said"),
+    [
+        ({"name": "my shop"}, 3, "name", "letters, digits and _"),
+        ({"owners": ["me"]}, 13, "owners", "team:NAME"),
+        ({"colour": "red"}, 13, "colour", "no such setting"),
+        ({"ratings": {**RATINGS, "sorce": "x"}}, 11, "ratings.sorce", "no such setting"),
+        ({"ratings": {}}, 4, "ratings.source", "required"),
+        ({"ratings": "ratings.csv"}, 4, "ratings", "below it"),
+        ({"ratings": {"source": "ftp://x/y.csv"}}, 5, "ratings.source", "https://"),
+        ({"ratings": {"source": "sample://x"}}, 5, "ratings.source", "sample://hetrec"),
+        ({"ratings": {"source": "movielens://x"}}, 5, "ratings.source", "ml-latest-small"),
+        ({"ratings": {"source": "ratings.csv"}}, 4, "ratings", "columns is missing"),
+        ({"ratings": {**RATINGS, "delimiter": "ab"}}, 11, "ratings.delimiter", '"::"'),
+        ({"ratings": {**RATINGS, "timestamp_unit": "h"}}, 11, "ratings.timestamp_unit", "'ms'"),
+        ({"ratings": {**RATINGS, "on_bad_rows": "x"}}, 11, "ratings.on_bad_rows", "'skip'"),
+        (
+            {"ratings": {**RATINGS, "columns": {"user": "u", "item": 2, "timestamp": 3}}},
+            6,
+            "ratings.columns",
+            "positions for all",
+        ),
+        (
+            {"ratings": {**RATINGS, "columns": {"user": 1, "item": 1, "timestamp": 3}}},
+            6,
+            "ratings.columns",
+            "different columns",
+        ),
+        (
+            {"ratings": {**RATINGS, "columns": {"user": 0, "item": 1, "timestamp": 3}}},
+            6,
+            "ratings.columns",
+            "from 1",
+        ),
+        (
+            {"ratings": {**RATINGS, "columns": {"user": 1, "item": 2, "timestamp": 3}}},
+            2,
+            "attributes",
+            "needs ratings.columns.rating",
+        ),
+        ({"interactions": {"min_rating": float("inf")}}, 12, "interactions.min_rating", "3.5"),
+        ({"solution": {"recipe": "aws-x"}}, 14, "solution.recipe", "aws-user-personalization-v2"),
+        ({"recommendations": {"num_results": 0}}, 14, "recommendations.num_results", "1 to 500"),
+        ({"recommendations": {"num_results": "x"}}, 14, "recommendations.num_results", "integer"),
+        ({"schedule": {"cron": "99 * * * *"}}, 14, "schedule.cron", "five fields"),
+        (
+            {"schedule": {"cron": "0 3 * * *", "timezone": "Mars"}},
+            15,
+            "schedule.timezone",
+            "Berlin",
+        ),
+    ],
+)
+def test_what_is_impossible_fails_with_file_line_key_and_mend(
+    tmp_path: Path, attributes: dict[str, Any], line: int, key: str, said: str
+) -> None:
+    project = module_project(tmp_path)
+    file = project.declare({**declaration("shop", "ratings.csv"), **attributes})
+    with pytest.raises(DeclarationError) as error, definitions(project):
+        pass
+    (message,) = str(error.value).splitlines()
+    assert message.startswith(f"{file}, line {line}: {key}: ")
+    assert said in message
+
+
+def test_every_wrong_setting_is_told_at_once(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    project.declare(
+        declaration("shop", "ratings.csv", schedule={"cron": "x", "timezone": "y", "on": True})
+    )
+    with pytest.raises(DeclarationError) as error, definitions(project):
+        pass
+    keys = [line.split(": ")[1] for line in str(error.value).splitlines()]
+    assert sorted(keys) == ["schedule.cron", "schedule.on", "schedule.timezone"]
+
+
+def test_a_template_is_filled_in_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = module_project(tmp_path)
+    project.declare(declaration("shop", "{{ env.RATINGS }}"))
+    monkeypatch.setenv("RATINGS", "gopher://x")
+    with (
+        pytest.raises(DeclarationError, match=r"line 4: ratings: gopher://x: "),
+        definitions(project),
+    ):
+        pass
+    monkeypatch.setenv("RATINGS", "ratings.csv")
+    with definitions(project) as defs:
+        assert defs.resolve_job_def("shop_refresh")
+
+
+def test_every_setting_has_a_description_for_the_editor() -> None:
+    schema = BatchRecommendations.get_model_cls().model_json_schema()
+    parts = [schema, *schema["$defs"].values()]
+    undescribed = [
+        f"{part['title']}.{name}"
+        for part in parts
+        for name, member in part["properties"].items()
+        if not member.get("description")
+    ]
+    assert len(parts) == 7
+    assert undescribed == []
+
+
+def test_the_schedule_runs_the_refresh_job_as_declared(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    schedule = {"cron": "30 4 * * 1", "timezone": "Europe/Berlin", "enabled": True}
+    project.declare(declaration("shop", "ratings.csv", schedule=schedule))
+    with definitions(project) as defs:
+        declared = defs.resolve_schedule_def("shop_schedule")
+    assert declared.job_name == "shop_refresh"
+    assert declared.cron_schedule == "30 4 * * 1"
+    assert declared.execution_timezone == "Europe/Berlin"
+    assert declared.default_status is dg.DefaultScheduleStatus.RUNNING
+
+
+def test_assets_say_what_they_are(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    project.declare(declaration("shop", "ratings.csv", owners=["ann@example.com"]))
+    with definitions(project) as defs:
+        specs = defs.resolve_all_asset_specs()
+    names = {spec.key.to_user_string() for spec in specs}
+    assert names == {
+        f"shop/{name}"
+        for name in (
+            "raw_ratings",
+            "interactions",
+            "batch_users",
+            "personalize_dataset",
+            "solution_version",
+            "recommendations",
+        )
+    }
+    for spec in specs:
+        assert spec.description
+        assert spec.kinds
+        assert spec.owners == ["ann@example.com"]
+        assert spec.group_name == "shop"
+        assert spec.code_version
+
+
+def test_the_code_version_changes_with_the_settings_an_asset_reads() -> None:
+    def versions(**attributes: Any) -> dict[str, str | None]:
+        from batchrec_dagster.pipeline.assets.interactions import interactions
+        from batchrec_dagster.pipeline.assets.personalize import solution_version
+
+        pipeline = Pipeline.model_validate({**declaration("shop", "ratings.csv"), **attributes})
+        assets = [interactions(pipeline), solution_version(pipeline)]
+        return {
+            asset.key.path[-1]: next(iter(asset.code_versions_by_key.values())) for asset in assets
+        }
+
+    before = versions()
+    stricter = versions(interactions={"min_rating": 4})
+    assert stricter["interactions"] != before["interactions"]
+    assert stricter["solution_version"] == before["solution_version"]
+    other = versions(solution={"recipe": "aws-popularity-count"})
+    assert other["interactions"] == before["interactions"]
+    assert other["solution_version"] != before["solution_version"]
+    assert versions(schedule={"cron": "@daily"}) == before
