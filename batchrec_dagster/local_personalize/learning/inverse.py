@@ -45,9 +45,9 @@ def invert(lower: list[Float32], log: Callable[[str], None] = lambda _: None) ->
 
 def _sweep(lower: list[Float32], parts: list[slice], k: int, pivot: slice) -> None:
     across = np.ascontiguousarray(column_block(lower, parts, k).T)  # (b, n)
-    inverse = np.linalg.inv(across[:, pivot].astype(np.float64)).astype(np.float32)
-    if not (np.diagonal(inverse) > 0).all():
-        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    square = across[:, pivot].astype(np.float64)
+    np.linalg.cholesky(square)  # only to refuse what is not positive definite
+    inverse = np.linalg.inv(square).astype(np.float32)
     scaled = np.empty_like(across)
 
     def scale(part: slice) -> None:

@@ -1,0 +1,54 @@
+"""Small interactions to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from batchrec_dagster.local_personalize.learning.interactions import Interactions
+from batchrec_dagster.local_personalize.learning.model import Model
+
+Row = tuple[str, str, int]  # user, item, epoch seconds
+
+SCHEMA = {"USER_ID": pl.String, "ITEM_ID": pl.String, "TIMESTAMP": pl.Int64}
+
+
+def interactions_of(rows: Iterable[Row]) -> Interactions:
+    """Interactions from (user, item, timestamp) rows."""
+    return Interactions.from_frame(pl.DataFrame(list(rows), schema=SCHEMA, orient="row"))
+
+
+def tastes(users: int = 60, items: int = 40, each: int = 12, seed: int = 0) -> list[Row]:
+    """Rows of users who each prefer one half of the items, the lower-numbered ones more often."""
+    rng = np.random.default_rng(seed)
+    half = items // 2
+    likely = 1 / np.arange(1, half + 1) ** 0.7
+    rows = []
+    for user in range(users):
+        own = rng.choice(half, size=min(each, half), replace=False, p=likely / likely.sum())
+        for place, item in enumerate(own):
+            stray = rng.random() < 0.1
+            rows.append((f"u{user}", f"i{2 * item + (user + stray) % 2}", 1_000 * user + place))
+    return rows
+
+
+def lists(
+    model: Model, users: Sequence[str], interactions: Interactions, num_results: int
+) -> list[list[str]]:
+    """The recommended item ids of each user, without padding."""
+    return [
+        [str(model.item_ids[item]) for item in row if item >= 0]
+        for chunk in model.recommend(users, interactions, num_results)
+        for row in chunk.items
+    ]
+
+
+def scores(
+    model: Model, users: Sequence[str], interactions: Interactions, num_results: int
+) -> npt.NDArray[np.float64]:
+    """(users, num_results): the scores of the lists."""
+    found = [chunk.scores for chunk in model.recommend(users, interactions, num_results)]
+    return np.concatenate(found)

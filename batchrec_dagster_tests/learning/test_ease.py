@@ -1,0 +1,124 @@
+"""The fast inverse and EASE, against slow plain versions."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+from batchrec_dagster.local_personalize.learning import ease, inverse
+
+Float64 = npt.NDArray[np.float64]
+
+
+def lower_blocks(matrix: Float64) -> list[npt.NDArray[np.float32]]:
+    """A symmetric matrix as `invert` takes it."""
+    return [
+        np.ascontiguousarray(matrix[part, : part.stop], dtype=np.float32)
+        for part in inverse.blocks(len(matrix))
+    ]
+
+
+def whole(lower: list[npt.NDArray[np.float32]], n: int) -> Float64:
+    """The symmetric matrix of such blocks, put together."""
+    parts = inverse.blocks(n)
+    return np.hstack([inverse.column_block(lower, parts, k) for k in range(len(parts))]).astype(
+        np.float64
+    )
+
+
+def random_matrix(users: int, items: int, density: float, seed: int) -> csr_matrix:
+    """Who met what, at random, the most popular item first."""
+    met = np.random.default_rng(seed).random((users, items)) < density
+    met = met[:, np.argsort(-met.sum(axis=0), kind="stable")]
+    return csr_matrix(met.astype(np.float32))
+
+
+def plain_ease(matrix: csr_matrix, regularization: float) -> Float64:
+    """EASE as its paper prints it."""
+    dense = matrix.toarray().astype(np.float64)
+    precision = np.linalg.inv(dense.T @ dense + regularization * np.eye(dense.shape[1]))
+    weights = precision / -np.diagonal(precision)
+    np.fill_diagonal(weights, 0)
+    return np.asarray(weights)
+
+
+@pytest.mark.parametrize("block", [1, 3, 8, 64])
+@given(n=st.integers(1, 20), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_the_inverse_is_the_inverse(block: int, n: int, seed: int) -> None:
+    half = np.random.default_rng(seed).normal(size=(n, n))
+    matrix = half @ half.T + np.eye(n)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inverse, "BLOCK", block)
+        lower = lower_blocks(matrix)
+        inverse.invert(lower)
+        assert whole(lower, n) == pytest.approx(np.linalg.inv(matrix), abs=1e-4)
+
+
+def test_the_inverse_of_many_blocks_and_stripes() -> None:
+    n = 3 * inverse.BLOCK + 7
+    half = np.random.default_rng(0).normal(size=(n, 50))
+    matrix = half @ half.T + 20 * np.eye(n)
+    lower = lower_blocks(matrix)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inverse, "STRIPE", 700)
+        inverse.invert(lower)
+    assert np.abs(whole(lower, n) @ matrix - np.eye(n)).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[-1.0]],
+        [[1.0, 2.0], [2.0, 1.0]],
+        [[-1 / 3, 2 / 3], [2 / 3, -1 / 3]],  # its inverse has a positive diagonal
+        [[0.0, 0.0], [0.0, 0.0]],
+    ],
+)
+@pytest.mark.parametrize("block", [1, 2])
+def test_what_is_not_positive_definite_is_refused(matrix: list[list[float]], block: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inverse, "BLOCK", block)
+        lower = lower_blocks(np.array(matrix))
+        with pytest.raises(np.linalg.LinAlgError):
+            inverse.invert(lower)
+
+
+@given(
+    users=st.integers(0, 25),
+    items=st.integers(2, 15),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    seed=st.integers(0, 99),
+    block=st.sampled_from([2, 5, 64]),
+)
+@settings(max_examples=60, deadline=None)
+def test_ease_is_the_papers(users: int, items: int, density: float, seed: int, block: int) -> None:
+    """Fewer users than items and more: both ways to the inverse."""
+    matrix = random_matrix(users, items, density, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inverse, "BLOCK", block)
+        weights = ease.fit(matrix, core=items, regularization=3.0, kept=items)
+    assert weights.toarray() == pytest.approx(plain_ease(matrix, 3.0), abs=1e-4)
+
+
+def test_only_the_largest_weights_of_each_item_are_kept() -> None:
+    matrix = random_matrix(60, 20, 0.3, 0)
+    weights = ease.fit(matrix, core=20, regularization=3.0, kept=4).toarray()
+    plain = plain_ease(matrix, 3.0)
+    for target in range(20):
+        kept = np.flatnonzero(weights[:, target])
+        assert set(kept) == set(np.argsort(-np.abs(plain[:, target]))[:4])
+        assert weights[kept, target] == pytest.approx(plain[kept, target], abs=1e-4)
+
+
+@pytest.mark.parametrize("items", [0, 1])
+def test_without_two_items_there_are_no_weights(items: int) -> None:
+    weights = ease.fit(
+        csr_matrix((3, items), dtype=np.float32), core=10, regularization=1.0, kept=5
+    )
+    assert weights.shape == (items, items)
+    assert weights.nnz == 0

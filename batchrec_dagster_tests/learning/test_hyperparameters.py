@@ -1,0 +1,82 @@
+"""Hyperparameters are refused with their name and what would do."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchrec_dagster.local_personalize.learning.hyperparameters import parse_hyperparameters
+from batchrec_dagster.local_personalize.learning.training import (
+    TrainingError,
+    check_hyperparameters,
+    train,
+)
+from batchrec_dagster_tests.learning.support import interactions_of
+
+RECIPE = "aws-user-personalization"
+
+
+def test_text_becomes_values() -> None:
+    assert parse_hyperparameters(
+        RECIPE,
+        {
+            "hidden_dimension": "149",
+            "bptt": "32",
+            "recency_mask": "True",
+            "min_user_history_length_percentile": "0.0",
+            "max_user_history_length_percentile": "0.99",
+        },
+    ) == {
+        "hidden_dimension": 149,
+        "bptt": 32,
+        "recency_mask": True,
+        "min_user_history_length_percentile": 0.0,
+        "max_user_history_length_percentile": 0.99,
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "allowed"),
+    [
+        ("hidden_dimension", "31", "a whole number from 32 to 256"),
+        ("hidden_dimension", "257", "a whole number from 32 to 256"),
+        ("hidden_dimension", "64.5", "a whole number from 32 to 256"),
+        ("hidden_dimension", "", "a whole number from 32 to 256"),
+        ("recency_mask", "yes", "true or false"),
+        ("max_user_history_length_percentile", "1.01", "a number from 0 to 1"),
+        ("max_user_history_length_percentile", "nan", "a number from 0 to 1"),
+        ("min_user_history_length_percentile", "-inf", "a number from 0 to 1"),
+    ],
+)
+def test_the_impossible_is_refused_with_what_is_allowed(key: str, text: str, allowed: str) -> None:
+    with pytest.raises(
+        TrainingError, match=f"^hyperparameter {key} is '{text}'; allowed: {allowed}"
+    ):
+        check_hyperparameters(RECIPE, {key: text})
+
+
+def test_the_unknown_is_refused_with_what_there_is() -> None:
+    with pytest.raises(TrainingError, match="has no hyperparameter factors; it has: hidden_dim"):
+        check_hyperparameters(RECIPE, {"factors": "3"})
+    with pytest.raises(TrainingError, match="has no hyperparameter bptt; it has: none"):
+        check_hyperparameters("aws-popularity-count", {"bptt": "3"})
+
+
+def test_percentiles_that_leave_nobody_are_refused() -> None:
+    with pytest.raises(TrainingError, match="is not below"):
+        check_hyperparameters(
+            RECIPE,
+            {
+                "min_user_history_length_percentile": "0.5",
+                "max_user_history_length_percentile": "0.5",
+            },
+        )
+
+
+def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
+    with pytest.raises(TrainingError, match=r"aws-hrnn cannot be trained here; .*aws-popularity"):
+        check_hyperparameters("aws-hrnn", {})
+
+
+def test_training_refuses_them_too() -> None:
+    with pytest.raises(TrainingError, match="no hyperparameter x"):
+        train(RECIPE, interactions_of([("u", "a", 1)]), {"x": "1"})

@@ -1,0 +1,75 @@
+"""The metrics, against cases worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from batchrec_dagster.local_personalize.learning import metrics
+from batchrec_dagster.local_personalize.learning.evaluation import evaluate
+from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
+from batchrec_dagster.local_personalize.learning.split import split_users
+from batchrec_dagster_tests.learning.support import interactions_of
+
+HITS_AT_2_AND_5 = np.array([[False, True, False, False, True]])
+
+
+def test_the_guides_own_case() -> None:
+    """Personalize's worked example: hits at 2 and 5 of five, two relevant items."""
+    assert metrics.reciprocal_rank(HITS_AT_2_AND_5).tolist() == [0.5]
+    assert metrics.ndcg(HITS_AT_2_AND_5, np.array([2])) == pytest.approx([0.6241], abs=5e-5)
+    assert metrics.precision(HITS_AT_2_AND_5).tolist() == [0.4]
+
+
+def test_a_perfect_list_has_ndcg_one_however_many_were_relevant() -> None:
+    hits = np.array([[True, True, False], [True, True, True], [True, True, True]])
+    assert metrics.ndcg(hits, np.array([2, 3, 100])).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_no_hit_is_nought() -> None:
+    hits = np.zeros((1, 5), dtype=bool)
+    assert metrics.reciprocal_rank(hits).tolist() == [0.0]
+    assert metrics.ndcg(hits, np.array([3])).tolist() == [0.0]
+
+
+def test_the_summary_averages_over_users_and_has_personalizes_keys() -> None:
+    hits = np.zeros((2, 25), dtype=bool)
+    hits[0, 0] = True  # the first user's only relevant item, at once
+    hits[1, 9] = True  # the second's at position 10
+    recommended = np.tile(np.arange(25, dtype=np.int32), (2, 1))
+    recommended[1, 20:] = -1
+    found = metrics.summary(hits, np.array([1, 1]), recommended, n_items=50)
+    assert found == pytest.approx(
+        {
+            "coverage": 0.5,
+            "mean_reciprocal_rank_at_25": (1 + 1 / 10) / 2,
+            "normalized_discounted_cumulative_gain_at_5": 0.5,
+            "normalized_discounted_cumulative_gain_at_10": (1 + 1 / np.log2(11)) / 2,
+            "normalized_discounted_cumulative_gain_at_25": (1 + 1 / np.log2(11)) / 2,
+            "precision_at_5": 0.1,
+            "precision_at_10": 0.1,
+            "precision_at_25": 0.04,
+        }
+    )
+
+
+def test_the_summary_of_nobody_is_nought() -> None:
+    none = metrics.summary(
+        np.zeros((0, 25), bool), np.zeros(0, np.int64), np.zeros((0, 25), np.int32), 3
+    )
+    assert set(none.values()) == {0.0}
+
+
+def test_evaluating_looks_only_for_what_the_input_did_not_have() -> None:
+    """Ten interactions of the held-out user: nine as input, the tenth to be found."""
+    held = [("a", f"i{n}", n) for n in range(10)]
+    repeating = [("b", f"i{min(n, 8)}", n) for n in range(10)]  # the tenth is the ninth again
+    data = interactions_of([*held, *repeating, ("c", "other", 0)])
+    model = PopularityModel(data.item_ids, np.zeros(len(data.item_ids), np.float32))
+    found = evaluate(model, split_users(data, np.array([0, 1], np.int32)))
+    # Left for user a: i9 and `other`, equally popular here; the ids' order puts i9 first.
+    assert found.relevant.tolist() == [1]
+    assert np.flatnonzero(found.hits[0]).tolist() == [0]
+    assert [data.item_ids[item] for item in found.recommended[0] if item >= 0] == ["i9", "other"]
+    assert found.summary()["mean_reciprocal_rank_at_25"] == 1.0
+    assert found.ndcg().tolist() == [1.0]

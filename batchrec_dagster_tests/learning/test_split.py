@@ -1,0 +1,66 @@
+"""Personalize's split: a tenth of the users unseen, their newest tenth to be found."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from batchrec_dagster.local_personalize.learning.split import matrix_rows, split, split_users
+from batchrec_dagster_tests.learning.support import interactions_of
+
+
+def test_a_tenth_of_the_users_is_unseen_in_training() -> None:
+    data = interactions_of((f"u{u}", f"i{i}", i) for u in range(50) for i in range(10))
+    held = split(data, seed=1)
+    assert held is not None
+    assert len(held.users) == 5
+    assert not set(held.train.users) & set(held.users)
+    assert set(held.inputs.users) == set(held.truth.users) == set(held.users)
+    assert len(held.train) + len(held.inputs) + len(held.truth) == len(data)
+
+
+def test_the_oldest_nine_tenths_are_input_and_the_newest_tenth_is_truth() -> None:
+    data = interactions_of([("u", f"i{i}", 100 - i) for i in range(20)] + [("v", "i0", 1)])
+    held = split_users(data, np.array([0], np.int32))
+    assert held.truth.timestamps.tolist() == [99, 100]
+    assert held.inputs.timestamps.tolist() == list(range(81, 99))
+
+
+def test_the_newest_of_two_interactions_is_truth() -> None:
+    held = split_users(
+        interactions_of([("u", "a", 1), ("u", "b", 2), ("v", "a", 1)]), np.array([0], np.int32)
+    )
+    assert held.inputs.timestamps.tolist() == [1]
+    assert held.truth.timestamps.tolist() == [2]
+
+
+def test_the_seed_decides_who_is_held_out_and_the_order_of_rows_does_not() -> None:
+    rows = [(f"u{u}", f"i{i}", 0) for u in range(100) for i in range(4)]
+    one, same = split(interactions_of(rows), 3), split(interactions_of(rows[::-1]), 3)
+    other = split(interactions_of(rows), 4)
+    assert one is not None
+    assert same is not None
+    assert other is not None
+    assert one.users.tolist() == same.users.tolist()
+    assert one.truth.items.tolist() == same.truth.items.tolist()
+    assert one.users.tolist() != other.users.tolist()
+
+
+def test_users_with_one_interaction_are_never_held_out() -> None:
+    data = interactions_of([("busy", f"i{n}", n) for n in range(3)] + [("rare", "i0", 0)] * 1)
+    for seed in range(5):
+        held = split(data, seed)
+        assert held is not None
+        assert [data.user_ids[user] for user in held.users] == ["busy"]
+
+
+def test_nobody_can_be_held_out_of_one_user_or_of_single_interactions() -> None:
+    assert split(interactions_of([("u", "a", 1), ("u", "b", 2)]), 0) is None
+    assert split(interactions_of([("u", "a", 1), ("v", "b", 2)]), 0) is None
+
+
+def test_rows_follow_the_held_out_users_order() -> None:
+    data = interactions_of([("a", "x", 1), ("b", "x", 1), ("c", "x", 1), ("c", "y", 2)])
+    users = np.array([0, 2], np.int32)
+    held = split_users(data, users)
+    assert matrix_rows(held.inputs, users).tolist() == [1]
+    assert matrix_rows(held.truth, users).tolist() == [0, 1]
