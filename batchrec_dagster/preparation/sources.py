@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,8 +109,15 @@ def copy_source(
                 raise OriginError(EMPTY)
 
     with closing(counted()) as chunks:
-        store.put(destination, chunks)
+        store.put(destination, _elsewhere(chunks))
     return Copied(size, digest.hexdigest())
+
+
+def _elsewhere(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same, made in a thread of its own: within a put, obstore cannot be asked to read."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        while (chunk := thread.submit(next, chunks, None).result()) is not None:
+            yield chunk
 
 
 def safe_filename(name: str) -> str:
@@ -205,11 +214,14 @@ def _naming(source: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise SourceError(f"{_named(source)} cannot be read: {error.strerror or error}") from error
-    except (OriginError, ArchiveError, DownloadError, StorageError) as error:
-        message = str(error)
-        if _named(source) not in message:
-            message = f"{_named(source)}: {message}"
-        raise SourceError(message) from error
+    except (OriginError, ArchiveError) as error:
+        raise SourceError(f"{_named(source)}: {error}") from error
+    except (DownloadError, StorageError) as error:
+        # These name an address, which need not be the source's.
+        told = str(error)
+        raise SourceError(
+            told if _named(source) in told else f"{_named(source)}: {told}"
+        ) from error
 
 
 def _named(source: str) -> str:
