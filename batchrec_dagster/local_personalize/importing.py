@@ -120,7 +120,7 @@ def _reasons(field: Field) -> Iterator[tuple[str, pl.Expr]]:
     """What can be wrong with a cell of this field, and where it is."""
     cell, name = pl.col(field.name), field.name
     if not field.nullable:
-        yield f"{name} is empty", cell.is_null()
+        yield f"{name} is empty", cell.is_null() | (cell == "")  # a quoted "" is no null
     if field.type != "string":
         parsed = _parsed(field)
         good = parsed.is_not_null()
@@ -152,7 +152,7 @@ def _first_wrong_cell(source: Source, schema: Schema, text: pl.LazyFrame) -> str
         for reason, check in _reasons(field):
             if row.select(check.fill_null(value=False)).item():
                 value = row.item(0, field.name)
-                found = "" if value is None else f", but it is {value[:80]!r}"
+                found = "" if not value else f", but it is {value[:80]!r}"
                 return f"{source.name}, line {line}: {reason}{found}."
     raise AssertionError("a row that failed its checks passes them")
 

@@ -45,7 +45,7 @@ def load_arrays(folder: Path) -> tuple[str, dict[str, npt.NDArray[Any]], dict[st
     try:
         manifest = json.loads(path.read_text())
         version, kind = manifest["format"], manifest["kind"]
-        files, facts = manifest["files"], manifest["facts"]
+        files, facts = dict(manifest["files"]), dict(manifest["facts"])
     except FileNotFoundError:
         raise ModelFileError(f"there is no model in {folder}: {MANIFEST} is missing") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,0 +1,245 @@
+"""What is wrong with the data is told with the file and the line, in Personalize's words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from batchrec_dagster.object_store import ObjectInfo, ObjectStore, StorageError
+from batchrec_dagster_tests.local_personalize.support import Local, Row, csv_bytes, taste_rows
+
+FILE = "s3://data/interactions.csv"
+HEADER = b"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE\n"
+GOOD = csv_bytes(taste_rows())
+
+
+def _with_line(number: int, line: bytes) -> bytes:
+    lines = GOOD.splitlines(keepends=True)
+    lines[number - 1] = line + b"\n"
+    return b"".join(lines)
+
+
+def _failure(local: Local, data: bytes, **options: str) -> str:
+    local.store.put(FILE, data)
+    dataset = local.dataset(local.group())
+    failed = local.wait(local.import_job(dataset, FILE, **options))
+    assert failed["status"] == "CREATE FAILED"
+    assert not list((local.root / "home" / "datasets").iterdir())
+    reason: str = failed["failureReason"]
+    return reason
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        pytest.param(b"", f"{FILE} is empty: it needs a header and rows.", id="empty"),
+        pytest.param(
+            GOOD.replace(HEADER, b"USER_ID,TIMESTAMP,EVENT_TYPE\n"),
+            f"Input CSV is missing the following columns:[ITEM_ID] ({FILE})",
+            id="missing column",
+        ),
+        pytest.param(
+            GOOD.replace(HEADER, b"ITEM_ID,USER_ID,TIMESTAMP,EVENT_TYPE\n"),
+            f"{FILE}, line 1: the columns must be those of the schema, in its order:"
+            " USER_ID, ITEM_ID, TIMESTAMP, EVENT_TYPE; they are"
+            " ITEM_ID, USER_ID, TIMESTAMP, EVENT_TYPE",
+            id="wrong order",
+        ),
+        pytest.param(
+            _with_line(7, b"u1,i1,yesterday,watch"),
+            f"{FILE}, line 7: TIMESTAMP must be of type long, but it is 'yesterday'.",
+            id="text in a number",
+        ),
+        pytest.param(
+            _with_line(8, b"u1,i1,,watch"),
+            f"{FILE}, line 8: TIMESTAMP is empty.",
+            id="empty number",
+        ),
+        pytest.param(
+            _with_line(9, b",i1,1600000000,watch"),
+            f"{FILE}, line 9: USER_ID is empty.",
+            id="empty user",
+        ),
+        pytest.param(
+            _with_line(10, b'u1,"",1600000000,watch'),
+            f"{FILE}, line 10: ITEM_ID is empty.",
+            id="empty item in quotes",
+        ),
+        pytest.param(
+            _with_line(11, b'"u\n1",i1,1600000000,watch\nu2,i2,x,watch'),
+            f"{FILE}, line 13: TIMESTAMP must be of type long, but it is 'x'.",
+            id="a line break within a cell counts",
+        ),
+        pytest.param(
+            _with_line(1001, b"u1,caf\xe9,1600000000,watch"),
+            f"{FILE}, line 1001: the file is not encoded in UTF-8.",
+            id="latin-1",
+        ),
+        pytest.param(
+            b"USER_ID,ITEM_ID,TIMESTAMP,\xe9\n",
+            f"{FILE}, line 1: the header is not CSV in UTF-8.",
+            id="latin-1 header",
+        ),
+        pytest.param(
+            _with_line(12, b"u1,i1,1600000000,watch,more"),
+            f"{FILE}, line 12: 5 fields, but the schema has 4.",
+            id="too many fields",
+        ),
+        pytest.param(
+            _with_line(13, b"u" * 257 + b",i1,1600000000,watch"),
+            f"{FILE}, line 13: USER_ID is longer than 256 characters, but it is '{'u' * 80}'.",
+            id="too long an id",
+        ),
+        pytest.param(
+            csv_bytes(taste_rows(999)),
+            "Create failed. The data has 999 interactions, fewer than the minimum of 1000 for an"
+            " import.",
+            id="too few rows",
+        ),
+        pytest.param(
+            HEADER,
+            "Create failed. The data has 0 interactions, fewer than the minimum of 1000 for an"
+            " import.",
+            id="a header only",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file(local: Local, data: bytes, reason: str) -> None:
+    assert _failure(local, data) == reason
+
+
+def test_event_types_that_are_all_null(local: Local) -> None:
+    schema = {
+        "type": "record",
+        "name": "Interactions",
+        "namespace": "com.amazonaws.personalize.schema",
+        "fields": [
+            {"name": "USER_ID", "type": "string"},
+            {"name": "ITEM_ID", "type": "string"},
+            {"name": "TIMESTAMP", "type": "long"},
+            {"name": "EVENT_TYPE", "type": ["null", "string"]},
+        ],
+        "version": 1.0,
+    }
+    arn = local.client.create_schema(name="nullable", schema=json.dumps(schema))["schemaArn"]
+    dataset = local.client.create_dataset(
+        name="films", schemaArn=arn, datasetGroupArn=local.group(), datasetType="interactions"
+    )["datasetArn"]
+    local.active(dataset)
+    local.store.put(FILE, GOOD.replace(b",watch", b","))
+    failed = local.wait(local.import_job(dataset, FILE))
+    assert failed["failureReason"] == (
+        "All values in the event_type column are either reserved keywords or null"
+    )
+
+
+def test_the_second_of_two_files_is_named(local: Local) -> None:
+    local.store.put("s3://data/parts/1.csv", GOOD)
+    local.store.put("s3://data/parts/2.csv", _with_line(3, b"u1,i1,1.5,watch"))
+    dataset = local.dataset(local.group())
+    failed = local.wait(local.import_job(dataset, "s3://data/parts/"))
+    assert failed["failureReason"] == (
+        "s3://data/parts/2.csv, line 3: TIMESTAMP must be of type long, but it is '1.5'."
+    )
+
+
+@pytest.mark.parametrize("where", ["s3://data/nothing.csv", "s3://data/nothing/"])
+def test_a_place_without_data(local: Local, where: str) -> None:
+    dataset = local.dataset(local.group())
+    failed = local.wait(local.import_job(dataset, where))
+    assert failed["status"] == "CREATE FAILED"
+    assert failed["failureReason"] == f"Invalid Data location. There is no object at {where}"
+
+
+class _Forbidden(ObjectStore):
+    def head(self, uri: str) -> ObjectInfo | None:
+        raise StorageError(f"cannot read {uri}: permission denied; allow s3:GetObject on it")
+
+
+def test_data_that_may_not_be_read(tmp_path: Path) -> None:
+    local = Local(tmp_path)
+    local.store = _Forbidden()
+    local.client = local.another_client()
+    failed = local.wait(local.import_job(local.dataset(local.group()), FILE))
+    assert failed["failureReason"].startswith(
+        "Insufficient privileges for accessing data in Amazon S3."
+    )
+    assert FILE in failed["failureReason"]
+
+
+def test_what_spreadsheets_write_is_read(local: Local) -> None:
+    """A byte order mark, CRLF, quoted cells, no newline at the end."""
+    text = GOOD.replace(b"\n", b"\r\n").replace(b"u1,", b'"u1",').rstrip()
+    local.store.put(FILE, b"\xef\xbb\xbf" + text)
+    group = local.group()
+    local.active(local.import_job(local.dataset(group), FILE))
+    version = local.active(local.version(local.solution(group, "aws-popularity-count")))
+    assert len(local.recommended(version, ["u1"], numResults=100)["u1"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        pytest.param(
+            [(f"u{n}", "i1", n) for n in range(1000)] + [(f"u{n}", "i2", n) for n in range(24)],
+            "Create failed. Dataset has fewer than 25 users with at least 2 interactions each.",
+            id="24 users",
+        ),
+        pytest.param(
+            [(f"u{n}", "i1", n) for n in range(2501)] + [(f"u{n}", "i2", n) for n in range(25)],
+            "Create failed. Fewer than 1 % of the users have at least 2 interactions each.",
+            id="less than 1 %",
+        ),
+    ],
+)
+def test_data_that_is_too_thin_to_train_on(local: Local, rows: list[Row], reason: str) -> None:
+    group, _ = local.imported(rows)
+    failed = local.wait(local.version(local.solution(group)))
+    assert failed["status"] == "CREATE FAILED"
+    assert failed["failureReason"] == reason
+
+
+def test_what_there_is_after_the_choice_of_events_must_suffice(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    solution = local.solution(group, eventType="buy")
+    failed = local.wait(local.version(solution))
+    assert failed["failureReason"] == (
+        "Create failed. Dataset has 0 interactions to train on, fewer than 1000."
+    )
+
+
+def test_a_dataset_without_data_cannot_be_trained_on(local: Local) -> None:
+    group = local.group()
+    dataset = local.dataset(group)
+    failed = local.wait(local.version(local.solution(group)))
+    assert failed["failureReason"] == f"Create failed. {dataset} has no data: import some first."
+
+
+def test_a_schema_that_cannot_be_used_says_why(local: Local) -> None:
+    def schema(*fields: dict[str, object], name: str = "Interactions") -> str:
+        return json.dumps(
+            {
+                "type": "record",
+                "name": name,
+                "namespace": "com.amazonaws.personalize.schema",
+                "fields": fields,
+            }
+        )
+
+    user: dict[str, object] = {"name": "USER_ID", "type": "string"}
+    item: dict[str, object] = {"name": "ITEM_ID", "type": "string"}
+    for text, reason in (
+        ("{", "not valid JSON"),
+        ("[]", "JSON object"),
+        (schema(user, item), "lacks the required field TIMESTAMP"),
+        (schema(user, item, {"name": "TIMESTAMP", "type": "string"}), "must be of type long"),
+        (schema(user, user), "the same but for underscores"),
+        (schema(user, name="Users"), "at least one metadata field"),
+        (schema(user, {"name": "AGE", "type": "date"}, name="Users"), "type 'date'"),
+        (schema(user, {"name": "A B", "type": "int"}, name="Users"), "letters, digits"),
+    ):
+        with pytest.raises(local.client.exceptions.InvalidInputException, match=reason):
+            local.client.create_schema(name="films", schema=text)
+    assert local.client.list_schemas()["schemas"] == []

@@ -1,0 +1,150 @@
+"""The lines of a batch inference job, and the filter that leaves out what a user had."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
+
+ERROR = "User error: Required fields for the provided recipe are userId"
+BAD_LINES = [
+    b"not json",
+    b"[]",
+    b"null",
+    b"{}",
+    b'{"userId":7}',
+    b'{"userId":""}',
+    b'{"userId":null}',
+    b'{"itemId":"i1"}',
+    b'{"userId":"\\ud800"}',
+    b'{"userId":"u1","more":NaN}',
+    b'{"userId":"u1","more":1e999}',
+    b'{"userId":"caf\xe9"}',
+    b"[" * 5000,
+]
+
+
+def test_a_bad_line_is_answered_in_its_place(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group)))
+    lines = [line for bad in BAD_LINES for line in (bad, b'{"userId":"u1"}')]
+    local.store.put("s3://data/users.json", b"\n".join(lines))
+    local.active(local.batch_job(version, numResults=1))
+    answers = [json.loads(line) for line in local.lines("s3://data/out/users.json.out")]
+    assert len(answers) == len(lines)
+    for bad, good in zip(answers[::2], answers[1::2], strict=True):
+        assert bad["error"] == ERROR
+        assert bad["output"] == {"recommendedItems": []}
+        assert good["error"] is None
+        assert good["output"] == answers[1]["output"]
+    assert answers[8]["input"] == {"userId": 7}  # what can be repeated is
+
+
+def test_blank_lines_and_empty_files_are_no_requests(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group)))
+    local.store.put("s3://data/in/blank.json", b'\n{"userId":"u1"}\r\n\n')
+    local.store.put("s3://data/in/empty.json", b"")
+    local.active(local.batch_job(version, "s3://data/in/"))
+    assert len(local.lines("s3://data/out/blank.json.out")) == 1
+    assert local.store.get("s3://data/out/empty.json.out") == b""
+
+
+def test_a_list_is_as_long_as_was_asked_for_and_no_longer_than_the_catalogue(
+    local: Local,
+) -> None:
+    group, _ = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group)))
+    lengths = {
+        asked: len(local.recommended(version, ["u1"], f"job-{asked}", numResults=asked)["u1"])
+        for asked in (1, 40, 2**31 - 1)
+    }
+    assert lengths == {1: 1, 40: 40, 2**31 - 1: 40}
+    default = local.recommended(version, ["u1"], "job-default")["u1"]
+    assert len(default) == len(set(default)) == 25
+
+
+def test_scores_fall_and_sum_to_one_over_the_catalogue(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group)))
+    local.recommended(version, ["u1", "stranger"], numResults=40)
+    for line in local.lines("s3://data/batch/out/users.json.out"):
+        scores = json.loads(line)["output"]["scores"]
+        assert scores == sorted(scores, reverse=True)
+        assert sum(scores) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_filter_looks_at_the_latest_100_of_a_user_only(local: Local) -> None:
+    mine = [("reader", f"b{n:03}", 1_700_000_000 + n) for n in range(150)]
+    group, _ = local.imported([*taste_rows(), *mine])
+    version = local.active(local.version(local.solution(group)))
+    seen = local.filter(group)
+    answers = local.recommended(version, ["reader", "u1"], filterArn=seen, numResults=500)
+    assert len(answers["reader"]) == 40 + 50
+    again = {item for item in answers["reader"] if item.startswith("b")}
+    assert again == {f"b{n:03}" for n in range(50)}  # the oldest 50
+    without = local.recommended(version, ["reader"], "without", numResults=500)["reader"]
+    assert len(without) == 190
+
+
+def test_the_filter_counts_each_event_type_by_itself(local: Local) -> None:
+    mine = [("reader", f"b{n:03}", 1_700_000_000 + n) for n in range(150)]
+    other = csv_bytes(mine[:60], event_type="click").partition(b"\n")[2]
+    local.store.put("s3://data/interactions.csv", csv_bytes([*taste_rows(), *mine[60:]]) + other)
+    group = local.group()
+    local.active(local.import_job(local.dataset(group), "s3://data/interactions.csv"))
+    version = local.active(local.version(local.solution(group)))
+    answers = local.recommended(version, ["reader"], filterArn=local.filter(group), numResults=500)
+    assert len(answers["reader"]) == 40  # 90 of one type and 60 of the other: all are seen
+
+
+def test_a_filter_is_spelt_in_any_case_and_others_are_refused(local: Local) -> None:
+    group = local.group()
+    invalid = local.client.exceptions.InvalidInputException
+    expression = 'exclude itemid where INTERACTIONS.event_type in ( "*" )'
+    with pytest.raises(invalid, match="EVENT_TYPE field"):
+        local.filter(group, expression)  # there is no schema yet
+    local.dataset(group)
+    local.filter(group, expression)
+    with pytest.raises(invalid, match="supports the filter EXCLUDE ItemID"):
+        local.filter(group, 'INCLUDE ItemID WHERE Items.GENRE IN ("comedy")', "other")
+
+
+def test_a_group_without_event_types_has_no_filter(local: Local) -> None:
+    group, _ = local.imported(taste_rows(), event_type=False)
+    with pytest.raises(local.client.exceptions.InvalidInputException, match="EVENT_TYPE"):
+        local.filter(group)
+
+
+def test_a_user_is_offered_what_is_popular_when_nothing_is_known(local: Local) -> None:
+    rows = taste_rows()
+    group, _ = local.imported([*rows, *((f"u{n % 60}", "hit", n) for n in range(300))])
+    version = local.active(local.version(local.solution(group)))
+    counts = Counter(item for _, item, _ in rows)
+    stranger = local.recommended(version, ["stranger"], numResults=2)["stranger"]
+    assert stranger[0] == "hit"
+    assert counts[stranger[1]] == max(counts.values())
+
+
+def test_input_and_output_must_not_be_one_place(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group)))
+    with pytest.raises(local.client.exceptions.InvalidInputException, match="must differ"):
+        local.batch_job(version, "s3://data/in/", "s3://data/in")
+    local.store.put("s3://data/in/users.json", b'{"userId":"u1"}\n')
+    local.active(local.batch_job(version, "s3://data/in/users.json", "s3://data/in/"))
+    assert local.lines("s3://data/in/users.json.out")  # the input's folder is allowed
+
+
+def test_an_input_that_is_not_there_fails_the_job(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group)))
+    failed = local.wait(local.batch_job(version, "s3://data/none.json"))
+    assert failed["status"] == "CREATE FAILED"
+    assert failed["failureReason"] == (
+        "Invalid Data location. There is no object at s3://data/none.json"
+    )
+    assert local.store.list("s3://data/out/") == []
