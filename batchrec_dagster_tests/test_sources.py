@@ -494,14 +494,6 @@ def refusal(source: str) -> str | None:
     return None
 
 
-def refusal(source: str) -> str | None:
-    try:
-        check_source(source)
-    except SourceError as error:
-        return str(error)
-    return None
-
-
 @given(st.text())
 def test_every_text_is_a_source_or_refused_in_one_line(source: str) -> None:
     assert len((refusal(source) or "").splitlines()) <= 1

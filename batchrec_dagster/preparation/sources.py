@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
