@@ -29,7 +29,7 @@ from batchrec_dagster.local_personalize.learning.split import split
 
 __all__ = ["Trained", "TrainingError", "check_hyperparameters", "train"]
 
-DENSE_LIMIT = 12_000  # items in the popular core: EASE takes n^2 memory and n^3 time
+DENSE_LIMIT = 12_000  # EASE takes n^2 memory and n^3 time of items or users, the fewer
 REGULARIZATION = 200.0
 KEPT_WEIGHTS = 400
 RECENCY_POWER = 0.5
@@ -96,12 +96,18 @@ def _fit(
     users = np.unique(learned_from.users)
     matrix: csr_matrix = histories.of(users).weights(0.0)
     weights = ease.fit(
-        matrix, core=DENSE_LIMIT, regularization=REGULARIZATION, kept=KEPT_WEIGHTS, log=log
+        matrix, core=_core(matrix), regularization=REGULARIZATION, kept=KEPT_WEIGHTS, log=log
     )
     recent = values.get("recency_mask", values.get("apply_recency_bias", True))
     log(f"item-item weights: {weights.nnz:,} in {time.monotonic() - began:.1f} s")
     power = RECENCY_POWER if recent else 0.0
     return PersonalizationModel(item_ids, popularity, weights, power, TEMPERATURE)
+
+
+def _core(matrix: csr_matrix) -> int:
+    """How many of the most popular items are regressed on each other together."""
+    users, items = matrix.shape
+    return int(items if users <= DENSE_LIMIT else min(items, DENSE_LIMIT))
 
 
 def _without_extreme_users(interactions: Interactions, values: Mapping[str, Value]) -> Interactions:
