@@ -98,7 +98,7 @@ class RatingsFile:
         Raises PreparationError where the file cannot be used, for `on_bad_rows="fail"` also for
         the first row that cannot be read; `destination` is then not written.
         """
-        bad = self.bad_rows()
+        rows_read, bad = self.rows(), self.bad_rows()
         if bad.total and on_bad_rows == "fail":
             raise PreparationError(
                 f"{bad.examples[0]} ({bad.total:,} such rows); mend the file, or leave such rows"
@@ -130,7 +130,7 @@ class RatingsFile:
         if min_rating is not None and counts["rows"] > counts["kept"]:
             left_out[BELOW_MIN_RATING] = counts["rows"] - counts["kept"]
         return Preparation(
-            rows_read=counts["rows"] + bad.total,
+            rows_read=rows_read,
             rows_kept=counts["kept"],
             left_out=left_out,
             bad_row_examples=bad.examples,
