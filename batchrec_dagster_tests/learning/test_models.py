@@ -1,0 +1,429 @@
+"""What a trained model recommends, at the edges too, and its way to disk and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from batchrec_dagster.local_personalize.learning import ease, serving, threads, training
+from batchrec_dagster.local_personalize.learning.errors import ModelFileError
+from batchrec_dagster.local_personalize.learning.histories import Histories
+from batchrec_dagster.local_personalize.learning.model import Model, load_model
+from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
+from batchrec_dagster.local_personalize.learning.training import TrainingError, train
+from batchrec_dagster_tests.learning.support import Row, interactions_of, lists, scores, tastes
+
+PERSONALIZATION = "aws-user-personalization"
+POPULARITY = "aws-popularity-count"
+RECIPES = [PERSONALIZATION, "aws-user-personalization-v2", POPULARITY]
+
+
+@pytest.fixture(autouse=True)
+def _light_regularization(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data of a few hundred rows would be smoothed flat by what suits hundreds of thousands."""
+    monkeypatch.setattr(training, "REGULARIZATION", 5.0)
+
+
+def trained(rows: list[Row], recipe: str = PERSONALIZATION, **hyperparameters: str) -> Model:
+    return train(recipe, interactions_of(rows), hyperparameters).model
+
+
+# --- what is recommended ---
+
+
+def test_users_get_what_those_alike_met() -> None:
+    rows = tastes(users=100, each=8)
+    data = interactions_of(rows)
+    model = trained(rows)
+    users = [f"u{user}" for user in range(100)]
+    seen = Histories(data, model.item_ids)
+    excluded = seen.of(seen.users(users)).weights(0.0)
+    right = sum(
+        int(model.item_ids[item][1:]) % 2 == user % 2
+        for chunk in model.recommend(users, data, 3, excluded=excluded)
+        for user, row in enumerate(chunk.items)
+        for item in row
+    )
+    assert right > 0.8 * 300  # popularity would have half
+
+
+def test_the_metrics_are_personalizes_and_better_than_popularity() -> None:
+    data = interactions_of(tastes(users=200))
+    ours, popular = train(PERSONALIZATION, data, {}).metrics, train(POPULARITY, data, {}).metrics
+    assert set(ours) == {
+        "coverage",
+        "mean_reciprocal_rank_at_25",
+        *(f"normalized_discounted_cumulative_gain_at_{k}" for k in (5, 10, 25)),
+        *(f"precision_at_{k}" for k in (5, 10, 25)),
+    }
+    assert all(0 <= value <= 1 for value in ours.values())
+    key = "normalized_discounted_cumulative_gain_at_10"
+    assert ours[key] > popular[key]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_unknown_users_get_the_popular_with_their_share(recipe: str) -> None:
+    rows = [(f"u{n}", item, n) for item, count in zip("dacb", (4, 3, 3, 1), strict=True)
+            for n in range(count)]  # fmt: skip
+    model, data = trained(rows, recipe), interactions_of(rows)
+    assert lists(model, ["nobody"], data, 4) == [["d", "a", "c", "b"]]
+    assert scores(model, ["nobody"], data, 4)[0] == pytest.approx(np.array([4, 3, 3, 1]) / 11)
+
+
+def test_users_unseen_in_training_get_lists_of_their_own() -> None:
+    rows = tastes()
+    model = trained(rows)
+    now = interactions_of([*rows, ("new-even", "i0", 9), ("new-odd", "i1", 9)])
+    popular, even, odd = lists(model, ["nobody", "new-even", "new-odd"], now, 5)
+    assert popular != even != odd
+    assert all(int(item[1:]) % 2 == 0 for item in even)
+    assert all(int(item[1:]) % 2 == 1 for item in odd)
+
+
+def test_interactions_newer_than_the_training_count_and_new_items_do_no_harm() -> None:
+    rows = tastes()
+    model = trained(rows)
+    before = lists(model, ["u0"], interactions_of(rows), 10)
+    newer = [("u0", f"i{2 * n + 1}", 10**9 + n) for n in range(8)]
+    assert lists(model, ["u0"], interactions_of([*rows, *newer]), 10) != before
+    unknown = [("u0", "released-today", 10**9), ("stranger", "released-today", 10**9)]
+    popular, stranger = lists(model, ["nobody", "stranger"], interactions_of([*rows, *unknown]), 10)
+    assert lists(model, ["u0"], interactions_of([*rows, *unknown]), 10) == before
+    assert stranger == popular
+
+
+def test_recent_interactions_weigh_more_unless_that_is_turned_off() -> None:
+    rows = tastes()
+    turned = [("turned", f"i{2 * n}", n) for n in range(6)] + [
+        ("turned", f"i{2 * n + 1}", 100 + n) for n in range(6)
+    ]
+    back = [(user, item, -time) for user, item, time in turned]
+    for off in ({"recency_mask": "false"}, {}):
+        model = trained(rows, **off)
+        first, second = (
+            lists(model, ["turned"], interactions_of([*rows, *own]), 10) for own in (turned, back)
+        )
+        assert (first == second) == bool(off)
+
+
+# --- masks, padding, scores ---
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_scores_are_a_softmax_over_the_catalogue(recipe: str) -> None:
+    rows = tastes()
+    model, data = trained(rows, recipe), interactions_of(rows)
+    whole = scores(model, ["u0", "u1", "nobody"], data, len(data.item_ids))
+    assert whole.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert (np.diff(whole, axis=1) <= 0).all()
+    assert (whole > 0).all()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_masks_take_items_out_and_leave_scores_and_order_alone(recipe: str) -> None:
+    rows = tastes()
+    model, data = trained(rows, recipe), interactions_of(rows)
+    n = len(model.item_ids)
+    everything = np.concatenate([c.items for c in model.recommend(["u0", "u1"], data, n)])
+    all_scores = scores(model, ["u0", "u1"], data, n)
+    forbidden = np.zeros((2, n), np.float32)
+    forbidden[0, everything[0, :3]] = 1
+    allowed = np.ones(n, bool)
+    allowed[everything[1, 0]] = False
+    for user in range(2):
+        keep = [k for k, i in enumerate(everything[user]) if allowed[i] and not forbidden[user, i]][
+            :10
+        ]
+        [chunk] = model.recommend(
+            ["u0", "u1"], data, 10, excluded=csr_matrix(forbidden), allowed=allowed
+        )
+        assert chunk.items[user].tolist() == everything[user, keep].tolist()
+        assert chunk.scores[user].tolist() == all_scores[user, keep].tolist()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_lists_longer_than_the_catalogue_are_padded(recipe: str) -> None:
+    rows = [("u", "a", 1), ("u", "b", 2), ("v", "a", 1)]
+    [chunk] = trained(rows, recipe).recommend(["u", "nobody"], interactions_of(rows), 5)
+    assert (np.sort(chunk.items[:, :2]) == [0, 1]).all()
+    assert (chunk.items[:, 2:] == -1).all()
+    assert (chunk.scores[:, 2:] == 0).all()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_user_who_has_seen_everything_gets_nothing_new(recipe: str) -> None:
+    rows = [("u", "a", 1), ("u", "b", 2), ("v", "a", 1)]
+    [chunk] = trained(rows, recipe).recommend(
+        ["u"], interactions_of(rows), 2, excluded=csr_matrix(np.ones((1, 2)))
+    )
+    assert chunk.items.tolist() == [[-1, -1]]
+    assert chunk.scores.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_empty_request_is_answered_with_nothing(recipe: str) -> None:
+    rows = tastes()
+    assert list(trained(rows, recipe).recommend([], interactions_of(rows), 5)) == []
+
+
+def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tastes()
+    model, data = trained(rows), interactions_of(rows)
+    users = [*data.user_ids, "nobody", *data.user_ids]
+    excluded = csr_matrix(np.random.default_rng(0).random((len(users), 40)) < 0.2)
+
+    def found() -> list[list[int]]:
+        chunks = model.recommend(users, data, 7, excluded=excluded)
+        return [row for chunk in chunks for row in chunk.items.tolist()]
+
+    whole = found()
+    monkeypatch.setattr(serving, "CHUNK_SCORES", 7 * 40)
+    assert found() == whole
+
+
+# --- edges ---
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("u", "a", 1)],
+        [(f"u{n}", "only", n) for n in range(30)],
+        [(f"u{n}", "only", m) for n in range(30) for m in range(3)],
+        [(f"u{n}", f"i{m}", 7) for n in range(30) for m in range(5)],
+        [(f"u{n}", f"i{n}", 7) for n in range(30)],
+        [("huge", f"i{m}", m) for m in range(900)] + [("small", "i3", 1), ("small", "i4", 1)],
+        [(f"u{n}", f"i{(n + m) % 9}", 0) for n in range(20) for m in range(3)],
+        [("u", "a", -5), ("u", "b", 2**40), ("v", "a", 0), ("v", "b", 0)],
+    ],
+    ids=[
+        "one row",
+        "one item",
+        "one item, again and again",
+        "all users alike, at one second",
+        "nobody shares anything",
+        "one huge user",
+        "ties everywhere",
+        "times far apart",
+    ],
+)
+def test_odd_data_gives_whole_lists_and_sane_scores(recipe: str, rows: list[Row]) -> None:
+    data = interactions_of(rows)
+    done = train(recipe, data, {})
+    assert all(np.isfinite(value) for value in done.metrics.values())
+    n = len(data.item_ids)
+    for chunk in done.model.recommend([*data.user_ids, "nobody"], data, n):
+        assert (np.sort(chunk.items, axis=1) == np.arange(n)).all()
+        assert np.isfinite(chunk.scores).all()
+        assert chunk.scores.sum(axis=1) == pytest.approx(1, abs=1e-4)
+
+
+def test_no_interactions_are_refused() -> None:
+    with pytest.raises(TrainingError, match="no interactions"):
+        train(PERSONALIZATION, interactions_of([]), {})
+
+
+def test_a_model_serves_when_the_interactions_are_gone() -> None:
+    rows = tastes()
+    model = trained(rows)
+    nobody = lists(model, ["nobody"], interactions_of(rows), 5)
+    assert lists(model, ["u0"], interactions_of([]), 5) == nobody
+
+
+def test_ids_of_any_kind_stay_what_they_are(tmp_path: Path) -> None:
+    ids = ["7", "07", "7.0", "1e3", " 7", "ñandú", "n\u0303andu\u0301", "映画", "🎬", "x" * 256,
+           "é" * 256, 'a"b', "a,b", "a\nb", "null", "NaN", "a\x00"]  # fmt: skip
+    rows = [(user, item, n) for n, user in enumerate(ids) for item in ids[: n + 1]]
+    model = trained(rows)
+    model.save(tmp_path)
+    again = load_model(tmp_path)
+    assert sorted(again.item_ids) == sorted(ids)
+    assert all(type(item) is str for item in again.item_ids)
+    # The user with only "7" gets another list than unknown "007": ids are never read as numbers.
+    own, unknown, other = lists(again, ["7", "007", "nobody"], interactions_of(rows), 17)
+    assert own != unknown == other
+
+
+def test_repeats_count_once_in_a_history_and_each_time_in_popularity() -> None:
+    rows = [("u", "a", n) for n in range(9)] + [("u", "b", 3), ("v", "b", 1), ("w", "b", 1)]
+    data = interactions_of(rows)
+    model = trained(rows, POPULARITY)
+    assert lists(model, ["u"], data, 2) == [["a", "b"]]
+    histories = Histories(data, model.item_ids)
+    history = histories.of(histories.users(["nobody", "u"]))
+    assert history.lengths.tolist() == [0, 2]
+    assert [model.item_ids[item] for item in history.items] == ["a", "b"]  # newest first
+
+
+def test_items_of_one_second_share_their_rank() -> None:
+    data = interactions_of([("u", "a", 5), ("u", "b", 5), ("u", "c", 5), ("u", "d", 9)])
+    histories = Histories(data, data.item_ids)
+    assert histories.of(histories.users(["u"])).ranks.tolist() == [0, 2, 2, 2]
+
+
+def test_users_outside_the_percentiles_are_not_learned_from() -> None:
+    quiet = [(f"q{n}", item, 0) for n in range(20) for item in ("a", "b")]
+    loud = [("loud", f"i{n}", 0) for n in range(500)]
+    asked = interactions_of([*quiet, *loud, ("x", "i0", 0)])
+    with_loud = trained([*quiet, *loud])
+    without = trained([*quiet, *loud], max_user_history_length_percentile="0.9")
+    assert scores(with_loud, ["x"], asked, 1)[0, 0] > scores(without, ["x"], asked, 1)[0, 0]
+    # Nothing was learned of i0, so the popular come first.
+    assert lists(without, ["x"], asked, 2) == [["a", "b"]]
+
+
+# --- large catalogues ---
+
+
+def test_above_the_dense_limit_every_item_can_still_be_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "DENSE_LIMIT", 10)
+    rows = tastes()
+    model = trained(rows)
+    rare = str(model.item_ids[-1])
+    data = interactions_of([*rows, ("fan", rare, 1)])
+    # A history of nothing but an item outside the core still says which half the user likes ...
+    [fan] = lists(model, ["fan"], data, 5)
+    parity = int(rare[1:]) % 2
+    assert sum(int(item[1:]) % 2 == parity for item in fan) >= 4
+    # ... and items outside the core are recommended to those who met their neighbours.
+    core = {str(item) for item in model.item_ids[:10]}
+    users = [f"u{n}" for n in range(60)]
+    histories = Histories(data, model.item_ids)
+    excluded = histories.of(histories.users(users)).weights(0.0)
+    found = [
+        model.item_ids[item]
+        for chunk in model.recommend(users, data, 3, excluded=excluded)
+        for item in chunk.items.ravel()
+    ]
+    assert set(found) - core
+
+
+def test_weights_outside_the_core_are_single_ridge_regressions() -> None:
+    met = np.random.default_rng(0).random((30, 8)) < 0.4
+    matrix = csr_matrix(met.astype(np.float32))
+    weights = ease.fit(matrix, core=5, regularization=3.0, kept=8).toarray()
+    counts = matrix.toarray().T @ matrix.toarray()
+    plain = counts / (np.diagonal(counts)[:, None] + 3.0)
+    np.fill_diagonal(plain, 0)
+    assert weights[:, 5:] == pytest.approx(plain[:, 5:])
+    assert weights[5:, :] == pytest.approx(plain[5:, :])
+    core = ease.fit(matrix[:, :5], core=5, regularization=3.0, kept=8).toarray()
+    assert weights[:5, :5] == pytest.approx(core)
+
+
+# --- the same every time ---
+
+
+def saved(model: Model, folder: Path) -> dict[str, bytes]:
+    model.save(folder)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_same_data_same_bytes_in_any_order_on_any_number_of_cores(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tastes(users=150, items=120, each=30)
+    files, found, metrics = [], [], []
+    for run, cores in enumerate((1, 2, 3)):
+        monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
+        data = interactions_of(rows if run else rows[::-1])
+        done = train(recipe, data, {}, seed=4)
+        files.append(saved(done.model, tmp_path / str(run)))
+        found.append(lists(done.model, list(data.user_ids), data, 10))
+        metrics.append(done.metrics)
+    assert files[0] == files[1] == files[2]
+    assert found[0] == found[1] == found[2]
+    assert metrics[0] == metrics[1] == metrics[2]
+
+
+# --- to disk and back ---
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_saved_model_recommends_the_same(recipe: str, tmp_path: Path) -> None:
+    rows = tastes()
+    data = interactions_of(rows)
+    model = trained(rows, recipe)
+    model.save(tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    users = [*data.user_ids, "nobody"]
+    assert type(again) is type(model)
+    assert again.has_scores == model.has_scores
+    assert lists(again, users, data, 10) == lists(model, users, data, 10)
+    assert (scores(again, users, data, 10) == scores(model, users, data, 10)).all()
+
+
+def test_only_popularity_counts_output_is_without_scores() -> None:
+    assert [trained(tastes(), recipe).has_scores for recipe in RECIPES] == [True, True, False]
+
+
+def test_nothing_is_pickled(tmp_path: Path) -> None:
+    files = saved(trained(tastes()), tmp_path)
+    assert {name.rsplit(".", 1)[1] for name in files} == {"npy", "json"}
+    for path in tmp_path.glob("*.npy"):
+        assert np.load(path, allow_pickle=False).dtype != object
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"no model in .*nowhere"):
+        load_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("recipe", [PERSONALIZATION, POPULARITY])
+def test_any_damage_is_named(recipe: str, tmp_path: Path) -> None:
+    whole = saved(trained(tastes(), recipe), tmp_path)
+    for name, good in whole.items():
+        path = tmp_path / name
+        path.unlink()
+        with pytest.raises(ModelFileError, match=name):
+            load_model(tmp_path)
+        path.write_bytes(good[: len(good) // 2])
+        with pytest.raises(ModelFileError, match=name):
+            load_model(tmp_path)
+        if name != "manifest.json":
+            path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+            with pytest.raises(ModelFileError, match=f"{name} is damaged"):
+                load_model(tmp_path)
+        path.write_bytes(good)
+    assert load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "has format 2; this version reads 1"),
+        ({"kind": "oracle"}, "unknown kind, 'oracle'"),
+        ({"files": {}}, "is not whole"),
+        ({"files": ["a"]}, "cannot be read"),
+        ({"facts": {}}, "is not whole"),
+        ({"facts": 3}, "cannot be read"),
+    ],
+)
+def test_a_manifest_that_is_not_ours_is_named(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    trained(tastes()).save(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ModelFileError, match=message):
+        load_model(tmp_path)
+    for text in ("[]", "null", "3", "{}"):
+        path.write_text(text)
+        with pytest.raises(ModelFileError, match="cannot be read"):
+            load_model(tmp_path)
+
+
+def test_saving_over_a_model_replaces_it(tmp_path: Path) -> None:
+    trained(tastes()).save(tmp_path)
+    trained([("u", "a", 1), ("u", "b", 2)], POPULARITY).save(tmp_path)
+    again = load_model(tmp_path)
+    assert isinstance(again, PopularityModel)
+    assert list(again.item_ids) == ["a", "b"]
