@@ -1,0 +1,139 @@
+"""Whatever bytes come in, what goes out is an answer of the protocol."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.model import ListShape, MapShape, Shape, StructureShape
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.formats.schemas import SchemaError, parse_schema
+from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
+from batchrec_dagster.local_personalize.service import LocalPersonalize
+from batchrec_dagster.local_personalize.service_model import input_shape, service_model
+from batchrec_dagster.local_personalize.wire import answer
+from batchrec_dagster.object_store import ObjectStore
+
+ANYTHING: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+# Values that get past the checks of the model, and those that nearly do.
+TEXTS = st.sampled_from(
+    [
+        "films",
+        "arn:aws:personalize:us-east-1:000000000000:dataset-group/films",
+        "arn:aws:personalize:us-east-1:000000000000:schema/films",
+        "arn:aws:personalize:us-east-1:000000000000:solution/films",
+        "arn:aws:personalize:::recipe/aws-user-personalization",
+        "arn:aws:iam::000000000000:role/me",
+        "s3://data/users.json",
+        "s3://data/../x",
+        "http://data",
+        "Interactions",
+        "FULL",
+        "{}",
+        "\ud800",
+        "\0",
+        "",
+        "9" * 5000,
+    ]
+) | st.text(max_size=20)
+
+SETTINGS = settings(
+    max_examples=250,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[LocalPersonalize]:
+    with tempfile.TemporaryDirectory() as folder:
+        service = LocalPersonalize(
+            Path(folder) / "home", ObjectStore(folders={"data": Path(folder) / "data"})
+        )
+        yield service
+        service.close()
+
+
+def _like(shape: Shape) -> st.SearchStrategy[Any]:
+    """Values that have the shape, mostly."""
+    if isinstance(shape, StructureShape):
+        members = {name: _like(member) for name, member in shape.members.items()}
+        required = {name: members.pop(name) for name in shape.required_members}
+        return st.fixed_dictionaries(required, optional=members) | ANYTHING
+    if isinstance(shape, ListShape):
+        return st.lists(_like(shape.member), max_size=3)
+    if isinstance(shape, MapShape):
+        return st.dictionaries(TEXTS, _like(shape.value), max_size=3)
+    match shape.type_name:
+        case "string":
+            allowed = getattr(shape, "enum", None)
+            return TEXTS | st.sampled_from(allowed) if allowed else TEXTS
+        case "boolean":
+            return st.booleans()
+        case _:
+            return st.integers() | st.integers(0, 100) | st.floats()
+
+
+REQUESTS = st.sampled_from(sorted(OPERATIONS)).flatmap(
+    lambda operation: st.tuples(st.just(operation), _like(input_shape(operation)))
+)
+
+
+def _check(service: LocalPersonalize, target: str, body: bytes) -> None:
+    status, text = answer(service.call, target, body)
+    told = json.loads(text)
+    assert status in (200, 400), told  # never 500: that is an error of this service
+    assert isinstance(told, dict)
+    if status == 400:
+        assert told["__type"].endswith("Exception")
+        assert told["message"]
+        assert "Traceback" not in told["message"]
+
+
+@SETTINGS
+@given(target=st.text() | st.sampled_from(service_model().operation_names), body=st.binary())
+def test_any_bytes(service: LocalPersonalize, target: str, body: bytes) -> None:
+    _check(service, target, body)
+    _check(service, f"AmazonPersonalize.{target}", body)
+
+
+@SETTINGS
+@given(operation=st.sampled_from(sorted(OPERATIONS)), value=ANYTHING)
+def test_any_json(service: LocalPersonalize, operation: str, value: Any) -> None:
+    _check(service, f"AmazonPersonalize.{operation}", json.dumps(value).encode())
+
+
+@settings(SETTINGS, max_examples=600)
+@given(request=REQUESTS)
+def test_any_request_of_the_right_shape(
+    service: LocalPersonalize, request: tuple[str, Any]
+) -> None:
+    operation, params = request
+    _check(service, f"AmazonPersonalize.{operation}", json.dumps(params).encode())
+
+
+@SETTINGS
+@given(value=ANYTHING, fields=st.lists(ANYTHING, max_size=4))
+def test_any_schema(value: Any, fields: list[Any]) -> None:
+    kinds = {"type": "record", "namespace": "com.amazonaws.personalize.schema"}
+    for schema in (
+        value,
+        {**kinds, "name": value, "fields": fields},
+        {**kinds, "name": "Users", "fields": fields},
+        {**kinds, "name": "Users", "fields": [{"name": "USER_ID", "type": value}]},
+    ):
+        with pytest.raises(SchemaError) as refused:
+            parse_schema(json.dumps(schema))
+        assert str(refused.value)
