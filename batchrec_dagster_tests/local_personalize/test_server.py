@@ -1,0 +1,279 @@
+"""The local Personalize over HTTP, as an AWS SDK uses it: a real server, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.local_personalize.server import (
+    MAX_REQUEST_BYTES,
+    application,
+    is_loopback,
+)
+from batchrec_dagster.local_personalize.service import LocalPersonalize
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster_tests.local_personalize.support import (
+    RECIPE,
+    ROLE,
+    csv_bytes,
+    describe,
+    taste_rows,
+    user_lines,
+)
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+KEY_ID, SECRET = "AKIDEXAMPLE", "a secret of the tests"
+
+
+class Server:
+    """A server in a process of its own."""
+
+    def __init__(self, root: Path, process: subprocess.Popen[str], port: int) -> None:
+        self.root, self.process, self.port = root, process, port
+
+    def client(self, key_id: str = "any", secret: str = "any") -> PersonalizeClient:
+        return boto3.Session(key_id, secret).client(
+            "personalize",
+            region_name="us-east-1",
+            endpoint_url=f"http://127.0.0.1:{self.port}",
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+
+    def request(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _started(root: Path, **environment: str) -> Iterator[Server]:
+    port = _free_port()
+    command = [sys.executable, "-m", "batchrec_dagster.local_personalize", "--port", str(port)]
+    command += ["--home", str(root / "home"), "--bucket", f"data={root / 'storage'}"]
+    with (root / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, stderr=log, stdout=log, text=True, env=os.environ | environment
+        )
+    server = Server(root, process, port)
+    try:
+        for _ in range(3000):
+            try:
+                server.request("GET", "/health")
+                break
+            except ConnectionError:
+                assert process.poll() is None, (root / "log").read_text()
+                time.sleep(0.01)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the tests that change nothing of each other."""
+    with _started(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+def _until_active(client: PersonalizeClient, arn: str) -> str:
+    while (found := describe(client, arn))["status"] != "ACTIVE":
+        assert "FAILED" not in found["status"], found
+        time.sleep(0.01)
+    return arn
+
+
+def test_the_walk_over_http(server: Server) -> None:
+    client = server.client()
+    store = ObjectStore(folders={"data": server.root / "storage"})
+    store.put("s3://data/interactions.csv", csv_bytes(taste_rows()))
+    store.put("s3://data/users.json", user_lines(["u1", "u2"]))
+    group = _until_active(client, client.create_dataset_group(name="g")["datasetGroupArn"])
+    schema = client.create_schema(name="s", schema=interactions_schema(event_type=True))
+    dataset = client.create_dataset(
+        name="d",
+        datasetGroupArn=group,
+        datasetType="Interactions",
+        schemaArn=schema["schemaArn"],
+    )["datasetArn"]
+    _until_active(client, dataset)
+    job = client.create_dataset_import_job(
+        jobName="j",
+        datasetArn=dataset,
+        roleArn=ROLE,
+        dataSource={"dataLocation": "s3://data/interactions.csv"},
+    )
+    _until_active(client, job["datasetImportJobArn"])
+    solution = client.create_solution(
+        name="s", datasetGroupArn=group, recipeArn=RECIPE + "aws-user-personalization-v2"
+    )
+    _until_active(client, solution["solutionArn"])
+    version = client.create_solution_version(solutionArn=solution["solutionArn"])
+    _until_active(client, version["solutionVersionArn"])
+    batch = client.create_batch_inference_job(
+        jobName="b",
+        solutionVersionArn=version["solutionVersionArn"],
+        roleArn=ROLE,
+        jobInput={"s3DataSource": {"path": "s3://data/users.json"}},
+        jobOutput={"s3DataDestination": {"path": "s3://data/out/"}},
+    )
+    _until_active(client, batch["batchInferenceJobArn"])
+    lines = store.get("s3://data/out/users.json.out").decode().splitlines()
+    assert [json.loads(line)["input"]["userId"] for line in lines] == ["u1", "u2"]
+    assert "POST / HTTP/1.1" in (server.root / "log").read_text()  # each request is logged
+
+
+def test_refusals_are_personalizes_exceptions(server: Server) -> None:
+    client = server.client()
+    with pytest.raises(client.exceptions.ResourceNotFoundException):
+        client.describe_dataset_group(
+            datasetGroupArn="arn:aws:personalize:us-east-1:000000000000:dataset-group/none"
+        )
+    with pytest.raises(client.exceptions.InvalidInputException, match="not supported"):
+        client.create_event_tracker(name="x", datasetGroupArn=RECIPE + "x")
+
+
+def test_health_and_what_is_no_request(server: Server) -> None:
+    assert server.request("GET", "/health") == (200, b'{"status":"ok"}')
+    assert server.request("GET", "/")[0] == 405
+    assert server.request("POST", "/other")[0] == 404
+    for target in ({}, {"X-Amz-Target": "AmazonPersonalize.Nothing"}):
+        status, body = server.request("POST", "/", b"{}", target)
+        assert status == 400
+        assert json.loads(body)["__type"] == "UnknownOperationException"
+    status, body = server.request(
+        "POST", "/", b"{not json", {"X-Amz-Target": "AmazonPersonalize.ListSchemas"}
+    )
+    assert (status, json.loads(body)["__type"]) == (400, "SerializationException")
+
+
+def test_too_large_a_request_is_refused(server: Server) -> None:
+    target = {"X-Amz-Target": "AmazonPersonalize.ListSchemas"}
+    inside = b"{" + b" " * (MAX_REQUEST_BYTES - 2) + b"}"
+    assert server.request("POST", "/", inside, target)[0] == 200
+    status, body = server.request("POST", "/", inside + b" ", target)
+    assert (status, json.loads(body)["__type"]) == (413, "RequestEntityTooLargeException")
+
+
+def test_it_stops_gracefully_and_keeps_what_it_has(tmp_path: Path) -> None:
+    with _started(tmp_path) as first:
+        first.client().create_schema(name="kept", schema=interactions_schema(event_type=False))
+        first.process.send_signal(signal.SIGTERM)
+        assert first.process.wait(30) in (0, -signal.SIGTERM)
+        assert "Application shutdown complete" in (tmp_path / "log").read_text()
+    with _started(tmp_path) as second:
+        assert [s["name"] for s in second.client().list_schemas()["schemas"]] == ["kept"]
+
+
+def test_with_a_key_only_its_signatures_are_taken(tmp_path: Path) -> None:
+    environment = {
+        "BATCHREC_LOCAL_PERSONALIZE_ACCESS_KEY_ID": KEY_ID,
+        "BATCHREC_LOCAL_PERSONALIZE_SECRET_ACCESS_KEY": SECRET,
+    }
+    with _started(tmp_path, **environment) as server:
+        assert server.client(KEY_ID, SECRET).list_schemas()["schemas"] == []
+        for key_id, secret, code in (
+            (KEY_ID, "another secret", "InvalidSignatureException"),
+            ("ANOTHER", SECRET, "UnrecognizedClientException"),
+        ):
+            with pytest.raises(ClientError) as refused:
+                server.client(key_id, secret).list_schemas()
+            assert refused.value.response["Error"]["Code"] == code
+        status, body = server.request(
+            "POST", "/", b"{}", {"X-Amz-Target": "AmazonPersonalize.ListSchemas"}
+        )
+        assert status == 403
+        assert json.loads(body)["__type"] == "MissingAuthenticationTokenException"
+        assert server.request("GET", "/health")[0] == 200
+    assert SECRET not in (tmp_path / "log").read_text()
+
+
+def test_a_request_that_does_not_come_is_given_up(tmp_path: Path) -> None:
+    service = LocalPersonalize(tmp_path, ObjectStore())
+    app = application(service, request_seconds=0.05)
+    sent: list[dict[str, Any]] = []
+
+    async def never() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        raise AssertionError("waited for")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "query_string": b"",
+        "headers": [(b"x-amz-target", b"AmazonPersonalize.ListSchemas")],
+    }
+    asyncio.run(app(scope, never, send))
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["__type"] == "RequestTimeoutException"
+
+
+@pytest.mark.parametrize(
+    ("host", "only_here"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("192.168.1.2", False),
+        ("example.com", False),
+    ],
+)
+def test_what_only_this_machine_reaches(host: str, only_here: bool) -> None:
+    assert is_loopback(host) is only_here
+
+
+def test_a_wide_address_is_warned_of(tmp_path: Path) -> None:
+    port = _free_port()
+    command = [sys.executable, "-m", "batchrec_dagster.local_personalize", "--host", "0.0.0.0"]
+    process = subprocess.Popen(
+        [*command, "--port", str(port), "--home", str(tmp_path / "home")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        said = ""
+        while "Uvicorn running" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+    finally:
+        process.kill()
+        process.wait()
+    assert re.search(r"WARNING listening on 0\.0\.0\.0: .* no access key is set", said)

@@ -1,0 +1,80 @@
+"""Signature Version 4, against botocore's own signer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrec_dagster.local_personalize.signatures import (
+    AccessKey,
+    SignatureError,
+    check_signature,
+)
+
+KEY = AccessKey("AKIDEXAMPLE", "secret/+of the key")
+
+
+def _signed(body: bytes, *, secret: str = KEY.secret, token: str | None = None) -> dict[str, str]:
+    request = AWSRequest(
+        "POST",
+        "http://127.0.0.1:9500/",
+        headers={"X-Amz-Target": "AmazonPersonalize.ListSchemas", "Host": "127.0.0.1:9500"},
+        data=body,
+    )
+    SigV4Auth(Credentials(KEY.key_id, secret, token), "personalize", "eu-west-1").add_auth(request)
+    return {name.lower(): value for name, value in request.headers.items()}
+
+
+@given(st.binary(max_size=2000), st.sampled_from([None, "a token"]))
+def test_what_botocore_signs_is_taken(body: bytes, token: str | None) -> None:
+    check_signature(KEY, _signed(body, token=token), body)
+
+
+def _code(headers: Mapping[str, str], body: bytes = b"{}", now: datetime | None = None) -> str:
+    with pytest.raises(SignatureError) as refused:
+        check_signature(KEY, headers, body, now)
+    assert KEY.secret not in str(refused.value)
+    return refused.value.code
+
+
+def test_anything_changed_is_refused() -> None:
+    headers = _signed(b"{}")
+    assert _code(headers, b"{ }") == "InvalidSignatureException"
+    changed = headers | {"x-amz-target": "AmazonPersonalize.DeleteSchema"}
+    assert _code(changed) == "InvalidSignatureException"
+    assert _code(_signed(b"{}", secret="other")) == "InvalidSignatureException"
+
+
+def test_an_old_signature_is_refused() -> None:
+    headers = _signed(b"{}")
+    now = datetime.now(UTC)
+    check_signature(KEY, headers, b"{}", now + timedelta(minutes=14))
+    for minutes in (16, -16):
+        later = now + timedelta(minutes=minutes)
+        assert _code(headers, now=later) == "InvalidSignatureException"
+
+
+def test_the_operation_and_the_host_must_be_signed() -> None:
+    headers = _signed(b"{}")
+    for left_out in ("host;", ";x-amz-target", ";x-amz-date"):
+        less = headers | {"authorization": headers["authorization"].replace(left_out, "")}
+        assert _code(less) == "InvalidSignatureException"
+
+
+@given(st.text(max_size=300))
+def test_any_other_header_is_refused(text: str) -> None:
+    expected = "IncompleteSignatureException" if text else "MissingAuthenticationTokenException"
+    assert _code({"authorization": text}) == expected
+
+
+@given(st.text(max_size=30))
+def test_any_other_date_is_refused(text: str) -> None:
+    headers = _signed(b"{}") | {"x-amz-date": text}
+    assert _code(headers) in ("IncompleteSignatureException", "InvalidSignatureException")
