@@ -1,0 +1,120 @@
+"""Every check, with data that hold and data that break it."""
+
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+
+from batchrec_dagster.pipeline import checks
+
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
+
+
+def interactions(users: int, each: int, *, time: int = 1_500_000_000) -> pl.LazyFrame:
+    rows = [(str(user), str(item), time) for user in range(users) for item in range(each)]
+    return pl.LazyFrame(rows, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
+
+
+def test_enough_interactions() -> None:
+    assert checks.enough_interactions(interactions(25, 40)).passed
+
+
+@pytest.mark.parametrize(
+    ("users", "each", "lonely", "found"),
+    [
+        (25, 39, 0, "975 interactions of 25 users, 25 of them"),
+        (24, 50, 0, "1,200 interactions of 24 users, 24 of them"),
+        (25, 50, 2500, "3,750 interactions of 2,525 users, 25 of them"),
+    ],
+    ids=["too few interactions", "too few users", "less than 1 % of the users"],
+)
+def test_too_few_interactions(users: int, each: int, lonely: int, found: str) -> None:
+    alone = pl.LazyFrame(
+        {
+            "USER_ID": [f"lonely {user}" for user in range(lonely)],
+            "ITEM_ID": ["1"] * lonely,
+            "TIMESTAMP": [1_500_000_000] * lonely,
+        },
+        schema={"USER_ID": pl.String, "ITEM_ID": pl.String, "TIMESTAMP": pl.Int64},
+    )
+    check = checks.enough_interactions(pl.concat([interactions(users, each), alone]))
+    assert not check.passed
+    assert check.found.startswith(found)
+    assert "lower interactions.min_rating" in check.found
+
+
+def test_no_interactions_at_all_fail_both_checks() -> None:
+    nothing = interactions(1, 1).filter(pl.lit(value=False))
+    assert not checks.enough_interactions(nothing).passed
+    assert not checks.timestamps_plausible(nothing, "s", NOW).passed
+
+
+@pytest.mark.parametrize(
+    ("time", "unit", "passed", "found"),
+    [
+        (1_500_000_000, "s", True, "from 2017-07-14 to 2017-07-14, read as s"),
+        (1_500_000_000_000, "s", False, "is ratings.timestamp_unit ms"),
+        (1_500_000, "ms", False, "is ratings.timestamp_unit s"),
+        (int(NOW.timestamp()) + 7 * 86400, "s", False, "lie between 1980 and now"),
+        (9_000_000_000_000_000_000, "s", False, "the year 285,"),
+    ],
+    ids=["seconds", "milliseconds", "seconds as milliseconds", "next week", "nonsense"],
+)
+def test_timestamps_plausible(time: int, unit: str, passed: bool, found: str) -> None:
+    check = checks.timestamps_plausible(interactions(2, 2, time=time), unit, NOW)
+    assert check.passed is passed
+    assert found in check.found
+
+
+def lines(users: list[str], error: str | None = None) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "user_id": users,
+            "items": [["1", "2"]] * len(users),
+            "error": [*[None] * (len(users) - 1), error],
+        },
+        schema_overrides={"error": pl.String},
+    )
+
+
+USERS = pl.DataFrame({"userId": ["a", "b", "c"]})
+
+
+def test_every_user_has_a_line() -> None:
+    assert checks.every_user_has_a_line(USERS, lines(["c", "a", "b"])).passed
+    missing = checks.every_user_has_a_line(USERS, lines(["a"]))
+    assert not missing.passed
+    assert "1 of 3 users have a line; missing are 'b', 'c'" in missing.found
+    assert not checks.every_user_has_a_line(USERS, lines(["a", "b", "c", "a"])).passed
+
+
+def test_no_line_failed() -> None:
+    assert checks.no_line_failed(lines(["a", "b"])).passed
+    failed = checks.no_line_failed(lines(["a", "b"], "User error"))
+    assert not failed.passed
+    assert failed.found == "1 of 2 lines failed; the first, of user 'b': User error"
+
+
+def table(*rows: tuple[str, str]) -> pl.DataFrame:
+    return pl.DataFrame(list(rows), schema=["user_id", "item_id"], orient="row")
+
+
+def test_no_duplicates() -> None:
+    assert checks.no_duplicates(table(("a", "1"), ("b", "1"))).passed
+    assert not checks.no_duplicates(table(("a", "1"), ("a", "1"))).passed
+
+
+def test_none_seen() -> None:
+    seen = interactions(2, 3)
+    assert checks.none_seen(table(("0", "3"), ("1", "4")), seen).passed
+    check = checks.none_seen(table(("0", "2"), ("1", "4")), seen)
+    assert not check.passed
+    assert check.found.startswith("1 items")
+
+
+def test_lists_full_is_a_warning() -> None:
+    assert checks.lists_full(table(("a", "1"), ("b", "1")), 2, 1).passed
+    short = checks.lists_full(table(("a", "1"), ("a", "2"), ("b", "1")), 2, 2)
+    assert not short.passed
+    assert short.found.startswith("1 of 2 users have all 2 items")
+    assert short.name in checks.WARNINGS
