@@ -1,0 +1,216 @@
+"""Find, adopt or create, then wait: against a Personalize that plays a script."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+from botocore.exceptions import ClientError
+
+from batchrec_dagster.resources import ensure as ensuring
+from batchrec_dagster.resources.ensure import Ensure, Started
+from batchrec_dagster.resources.kinds import DATASET_GROUP, IMPORT_JOB, SOLUTION_VERSION
+
+ARN = "arn:aws:personalize:us-east-1:123456789012:dataset-import-job/shop-1"
+
+
+class Scripted:
+    """Answers like a Personalize in which each status lasts for one look."""
+
+    def __init__(
+        self, *, statuses: list[str], refuse: list[str] = (), there: list[Any] = ()
+    ) -> None:  # type: ignore[assignment]
+        self.statuses, self.refuse = list(statuses), list(refuse)
+        self.jobs = list(there)
+        self.created: list[dict[str, Any]] = []
+        self.stopped: list[str] = []
+
+    def _create(self, **arguments: Any) -> dict[str, Any]:
+        if self.refuse:
+            code = self.refuse.pop(0)
+            raise ClientError({"Error": {"Code": code, "Message": "not now"}}, "Create")
+        self.created.append(arguments)
+        return {"datasetImportJobArn": ARN, "datasetGroupArn": ARN}
+
+    create_dataset_import_job = create_dataset_group = _create
+
+    def _status(self) -> str:
+        return self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+
+    def list_dataset_import_jobs(self, **_: Any) -> dict[str, Any]:
+        return {"datasetImportJobs": self.jobs}
+
+    def list_dataset_groups(self, **_: Any) -> dict[str, Any]:
+        return {"datasetGroups": self.jobs}
+
+    def describe_dataset_import_job(self, datasetImportJobArn: str) -> dict[str, Any]:  # noqa: N803
+        for job in self.jobs:
+            if job["datasetImportJobArn"] == datasetImportJobArn:
+                return {"datasetImportJob": job}
+        status = self._status()
+        if status == "interrupt":
+            raise dg.DagsterExecutionInterruptedError
+        return {"datasetImportJob": {"status": status, "failureReason": "Invalid Data location."}}
+
+    def describe_solution_version(self, **_: Any) -> dict[str, Any]:
+        raise dg.DagsterExecutionInterruptedError
+
+    def stop_solution_version_creation(self, *, solutionVersionArn: str) -> None:  # noqa: N803
+        self.stopped.append(solutionVersionArn)
+
+
+def job(name: str, status: str, age: int) -> dict[str, Any]:
+    return {
+        "jobName": name,
+        "datasetImportJobArn": f"arn/{name}",
+        "status": status,
+        "creationDateTime": datetime(2026, 1, 1, tzinfo=UTC) - timedelta(days=age),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(ensuring.time, "monotonic", lambda: clock[0])
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(ensuring.time, "sleep", sleep)
+
+
+def ensure(client: Scripted, *, deadline: float = 10_000) -> Ensure:
+    return Ensure(
+        client=client,  # type: ignore[arg-type]
+        log=logging.getLogger("test"),
+        tags={"batchrec:pipeline": "shop"},
+        poll_seconds=10,
+        busy_seconds=300,
+        heartbeat_seconds=60,
+        deadline_seconds=deadline,
+    )
+
+
+def start(client: Scripted, stem: str = "shop-abc", **options: Any) -> Started:
+    return ensure(client).start_numbered(IMPORT_JOB, stem, lambda name: {"x": name}, **options)
+
+
+def test_a_job_is_created_with_a_number_and_tags() -> None:
+    client = Scripted(statuses=["ACTIVE"])
+    assert start(client) == Started(ARN, created=True)
+    (created,) = client.created
+    assert created["jobName"] == "shop-abc-1"
+    assert created["tags"] == [{"tagKey": "batchrec:pipeline", "tagValue": "shop"}]
+
+
+@pytest.mark.parametrize("status", ["ACTIVE", "CREATE IN_PROGRESS", "CREATE PENDING"])
+def test_the_newest_job_for_the_same_data_is_adopted(status: str) -> None:
+    there = [job("shop-abc-2", status, age=0), job("shop-xyz-1", "ACTIVE", age=1)]
+    assert start(Scripted(statuses=["ACTIVE"], there=there)).created is False
+
+
+def test_an_older_job_for_the_same_data_is_not_adopted_when_others_came_since() -> None:
+    there = [job("shop-abc-1", "ACTIVE", age=2), job("shop-xyz-2", "ACTIVE", age=1)]
+    client = Scripted(statuses=["ACTIVE"], there=there)
+    assert start(client).created is True
+    assert client.created[0]["jobName"] == "shop-abc-3"
+
+
+def test_a_failed_job_is_passed_over_and_its_number_not_used_again() -> None:
+    there = [job("shop-abc-1", "CREATE FAILED", age=0)]
+    client = Scripted(statuses=["ACTIVE"], there=there)
+    start(client)
+    assert client.created[0]["jobName"] == "shop-abc-2"
+
+
+def test_a_job_whose_results_are_gone_is_not_adopted() -> None:
+    there = [job("shop-abc-1", "ACTIVE", age=0)]
+    assert start(Scripted(statuses=["ACTIVE"], there=there), usable=lambda job: False).created
+
+
+def test_each_change_of_status_and_a_heartbeat_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    client = Scripted(statuses=["CREATE PENDING", *["CREATE IN_PROGRESS"] * 14, "ACTIVE"])
+    with caplog.at_level(logging.INFO):
+        done = ensure(client).ready(IMPORT_JOB, Started(ARN, created=True))
+    said = [record.message.removeprefix(f"dataset import job {ARN}: ") for record in caplog.records]
+    assert said == [
+        "CREATE PENDING",
+        "CREATE IN_PROGRESS",
+        "still CREATE IN_PROGRESS, 70 s",
+        "still CREATE IN_PROGRESS, 130 s",
+        "ACTIVE",
+    ]
+    assert done.seconds == 150
+
+
+def test_an_unknown_status_counts_as_in_progress() -> None:
+    client = Scripted(statuses=["CREATE SOMETHING_NEW", "ACTIVE"])
+    assert ensure(client).ready(IMPORT_JOB, Started(ARN, created=True)).description["status"]
+
+
+@pytest.mark.parametrize("status", ["CREATE FAILED", "CREATE STOPPED"])
+def test_a_failure_has_personalizes_reason_the_arn_and_the_mend(status: str) -> None:
+    with pytest.raises(dg.Failure) as error:
+        ensure(Scripted(statuses=[status])).ready(IMPORT_JOB, Started(ARN, created=True))
+    assert error.value.description is not None
+    assert "Invalid Data location." in error.value.description
+    assert ARN in error.value.description
+    assert "start the run again" in error.value.description
+    assert error.value.allow_retries is False
+
+
+def test_a_job_that_never_ends_meets_the_deadline() -> None:
+    client = Scripted(statuses=["CREATE IN_PROGRESS"])
+    with pytest.raises(dg.Failure, match=r"is CREATE IN_PROGRESS, after 1 hours.*start the run"):
+        ensure(client, deadline=3600).ready(IMPORT_JOB, Started(ARN, created=True))
+
+
+@pytest.mark.parametrize("code", ["ResourceInUseException", "LimitExceededException"])
+def test_a_busy_personalize_is_waited_out(code: str, caplog: pytest.LogCaptureFixture) -> None:
+    client = Scripted(statuses=["ACTIVE"], refuse=[code, code])
+    with caplog.at_level(logging.INFO):
+        assert start(client).created
+    assert caplog.text.count("asking again for the dataset import job shop-abc-1 in 300 s") == 2
+
+
+def test_a_personalize_that_stays_busy_meets_the_deadline() -> None:
+    client = Scripted(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
+    with pytest.raises(dg.Failure, match="still busy: not now"):
+        start(client)
+
+
+def test_what_is_refused_for_good_fails_at_once() -> None:
+    with pytest.raises(dg.Failure, match=r"refused .* not now \(InvalidInputException\)"):
+        start(Scripted(statuses=["ACTIVE"], refuse=["InvalidInputException"]))
+
+
+def test_what_another_run_created_meanwhile_is_adopted() -> None:
+    client = Scripted(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"])
+    lists = iter([[], [job("shop-abc-1", "CREATE PENDING", age=0)]])
+    real = client.list_dataset_import_jobs
+
+    def list_jobs(**arguments: Any) -> dict[str, Any]:
+        client.jobs = next(lists)
+        return real(**arguments)
+
+    client.list_dataset_import_jobs = list_jobs  # type: ignore[method-assign]
+    assert start(client).created is False
+
+
+def test_a_name_that_is_taken_elsewhere_is_told() -> None:
+    client = Scripted(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 10)
+    with pytest.raises(dg.Failure, match="another dataset group of this account may have it"):
+        ensure(client).start_named(DATASET_GROUP, "shop", {})
+
+
+def test_an_interrupted_run_stops_its_training_and_nothing_else() -> None:
+    client = Scripted(statuses=["interrupt"])
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        ensure(client).ready(SOLUTION_VERSION, Started("arn/version", created=True))
+    assert client.stopped == ["arn/version"]
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        ensure(client).ready(IMPORT_JOB, Started(ARN, created=True))
+    assert client.stopped == ["arn/version"]

@@ -1,0 +1,87 @@
+"""Values come back as they were stored, as whatever frame is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from dagster_aws.s3 import S3Resource
+
+from batchrec_dagster.io_managers import (
+    InteractionsCsvIOManager,
+    JsonLinesIOManager,
+    JsonRecordIOManager,
+    ParquetIOManager,
+    StorageIOManager,
+)
+from batchrec_dagster.resources import StorageResource
+
+TABLE = pl.DataFrame({"USER_ID": ["007", "ü"], "ITEM_ID": ["1e5", "a,b"], "TIMESTAMP": [1, 2]})
+FRAMES: list[Any] = [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.Table]
+
+
+def passed_on(folder: Path, manager: type[StorageIOManager], value: object, wanted: Any) -> object:
+    """What a downstream asset that asks for `wanted` gets of `value`."""
+    got: list[object] = []
+
+    @dg.asset
+    def upstream() -> Any:
+        return value
+
+    def downstream(upstream: Any) -> None:
+        got.append(upstream)
+
+    downstream.__annotations__["upstream"] = wanted
+    storage = StorageResource(root=str(folder), s3=S3Resource())
+    dg.materialize(
+        [upstream, dg.asset(downstream)], resources={"io_manager": manager(storage=storage)}
+    )
+    return got[0]
+
+
+@pytest.mark.parametrize(
+    "manager", [ParquetIOManager, InteractionsCsvIOManager, JsonLinesIOManager]
+)
+@pytest.mark.parametrize("wanted", FRAMES)
+def test_a_table_arrives_as_the_frame_that_is_asked_for(
+    tmp_path: Path, manager: type[StorageIOManager], wanted: Any
+) -> None:
+    got = passed_on(tmp_path, manager, TABLE, wanted)
+    assert isinstance(got, wanted)
+    assert pl.DataFrame(got.collect() if isinstance(got, pl.LazyFrame) else got).equals(TABLE)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [TABLE, TABLE.lazy(), TABLE.to_arrow(), TABLE.to_pandas()],
+    ids=lambda v: type(v).__name__,
+)
+def test_any_frame_can_be_stored(tmp_path: Path, value: object) -> None:
+    got = passed_on(tmp_path, ParquetIOManager, value, pl.DataFrame)
+    assert isinstance(got, pl.DataFrame)
+    assert got.equals(TABLE)
+
+
+def test_without_a_type_it_is_pandas(tmp_path: Path) -> None:
+    assert isinstance(passed_on(tmp_path, ParquetIOManager, TABLE, Any), pd.DataFrame)
+
+
+def test_a_record_arrives_as_a_dict(tmp_path: Path) -> None:
+    record = {"arn": "arn:aws:…", "metrics": {"coverage": 0.5}}
+    assert passed_on(tmp_path, JsonRecordIOManager, record, dict[str, Any]) == record
+
+
+def test_what_is_no_table_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(dg.DagsterInvariantViolationError, match="return a pandas DataFrame"):
+        passed_on(tmp_path, ParquetIOManager, object(), pl.DataFrame)
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_a_type_that_cannot_be_had_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(dg.DagsterInvariantViolationError, match="ask for a pandas DataFrame"):
+        passed_on(tmp_path, ParquetIOManager, TABLE, list)
