@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -11,6 +15,7 @@ import pytest
 
 from batchrec_dagster_tests.support import (
     COLUMNS,
+    REPOSITORY,
     Project,
     declaration,
     module_project,
@@ -37,13 +42,40 @@ def table(project: Project, name: str) -> pl.DataFrame:
     )
 
 
-def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, object]:
+def interactions(project: Project, name: str) -> pl.DataFrame:
+    return pl.read_csv(
+        project.storage / name / "transformed/interactions/interactions.csv",
+        schema_overrides={"USER_ID": pl.String, "ITEM_ID": pl.String},
+    )
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
     (event,) = [
         event
         for event in result.get_asset_materialization_events()
         if event.asset_key is not None and event.asset_key.path[-1] == asset
     ]
     return {key: value.value for key, value in event.materialization.metadata.items()}
+
+
+def outcomes(result: dg.ExecuteInProcessResult) -> list[object]:
+    return [
+        metadata(result, asset)["outcome"]
+        for asset in ("raw_ratings", "personalize_dataset", "solution_version", "recommendations")
+    ]
+
+
+UNCHANGED = [
+    f"unchanged: not {done} again" for done in ("copied", "imported", "trained", "inferred")
+]
+
+
+def why(result: dg.ExecuteInProcessResult) -> str:
+    """What the failed step said."""
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    failure = event.step_failure_data.user_failure_data
+    assert failure is not None
+    return failure.description or ""
 
 
 def test_a_ratings_file_becomes_recommendations_for_every_user(
@@ -53,8 +85,178 @@ def test_a_ratings_file_becomes_recommendations_for_every_user(
     result = refresh(project, "shop", instance)
     assert result.success
     lists = table(project, "shop")
-    assert lists.columns == ["user_id", "rank", "item_id", "score"]
-    assert lists.get_column("user_id").n_unique() == 60
+    assert lists.schema == {
+        "user_id": pl.String,
+        "rank": pl.Int32,
+        "item_id": pl.String,
+        "score": pl.Float64,
+    }
+    kept = interactions(project, "shop")
+    assert set(lists.get_column("user_id")) == set(kept.get_column("USER_ID"))
+    assert (
+        lists.group_by("user_id").agg(pl.col("rank").sort()).get_column("rank").to_list()
+        == [list(range(1, 26))] * lists.get_column("user_id").n_unique()
+    )
+    seen = kept.select(user_id="USER_ID", item_id="ITEM_ID")
+    assert lists.join(seen, on=["user_id", "item_id"], how="semi").is_empty()
+    # Users and items have two tastes, odd and even: who has learned something keeps them apart.
+    first = lists.filter(pl.col("rank") <= 5)
+    same = (first.get_column("user_id").cast(int) - first.get_column("item_id").cast(int)) % 2 == 0
+    assert same.mean() > 0.9
+
+    told = metadata(result, "interactions")
+    assert told["rows_read"] == 60 * 30
+    assert told["dagster/row_count"] == kept.height
+    assert told["left_out_by_reason"] == {"rating below min_rating": 1800 - kept.height}
+    version = metadata(result, "solution_version")
+    ndcg = "normalized_discounted_cumulative_gain_at_25"
+    assert version[ndcg] > version[f"popularity_{ndcg}"] > 0
+    assert outcomes(result) == ["copied", "imported", "trained", "inferred"]
+    evaluations = result.get_asset_check_evaluations()
+    assert len(evaluations) == 8
+    assert all(evaluation.passed for evaluation in evaluations)
+
+
+def test_the_same_run_twice_imports_and_trains_nothing(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
+    refresh(project, "shop", instance)
+    before = table(project, "shop")
+    again = refresh(project, "shop", instance)
+    assert again.success
+    assert outcomes(again) == UNCHANGED
+    assert table(project, "shop").equals(before)
+
+
+def test_new_data_are_imported_and_trained_on(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    source = write_ratings(project.root / "ratings.csv")
+    project.declare(declaration("shop", source))
+    refresh(project, "shop", instance)
+    write_ratings(source, seed=1)
+    assert outcomes(refresh(project, "shop", instance)) == [
+        "copied",
+        "imported",
+        "trained",
+        "inferred",
+    ]
+    # The first data come back: what Personalize holds now is the second, so it imports once more.
+    write_ratings(source, seed=0)
+    assert outcomes(refresh(project, "shop", instance))[1:3] == ["imported", "trained"]
+
+
+def test_other_settings_change_what_they_concern_and_no_more(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    declared = declaration("shop", write_ratings(project.root / "ratings.csv"))
+    project.declare(declared)
+    refresh(project, "shop", instance)
+    project.declare({**declared, "recommendations": {"num_results": 5}})
+    assert outcomes(refresh(project, "shop", instance)) == [*UNCHANGED[:3], "inferred"]
+    assert table(project, "shop").get_column("rank").max() == 5
+    project.declare({**declared, "solution": {"recipe": "aws-popularity-count"}})
+    popular = refresh(project, "shop", instance)
+    assert popular.success
+    # Popularity was trained already, to compare with.
+    assert outcomes(popular) == [*UNCHANGED[:3], "inferred"]
+    assert table(project, "shop").get_column("score").is_null().all()
+    project.declare({**declared, "recommendations": {"exclude_seen": False}})
+    seen_too = refresh(project, "shop", instance)
+    assert seen_too.success
+    assert interactions(project, "shop").columns == ["USER_ID", "ITEM_ID", "TIMESTAMP"]
+    assert "none_seen" not in {e.check_name for e in seen_too.get_asset_check_evaluations()}
+    # And back again: the first import and training are still there.
+    project.declare(declared)
+    assert outcomes(refresh(project, "shop", instance))[1:3] == UNCHANGED[1:3]
+
+
+def test_one_run_can_be_told_to_import_and_train_afresh(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
+    refresh(project, "shop", instance)
+    afresh = refresh(
+        project,
+        "shop",
+        instance,
+        {
+            "ops": {
+                "shop__personalize_dataset": {"config": {"import_afresh": True}},
+                "shop__solution_version": {"config": {"train_afresh": True}},
+            }
+        },
+    )
+    assert outcomes(afresh)[1:3] == ["imported", "trained"]
+    assert outcomes(refresh(project, "shop", instance)) == UNCHANGED
+
+
+def test_two_pipelines_share_nothing(project: Project, instance: dg.DagsterInstance) -> None:
+    source = write_ratings(project.root / "ratings.csv")
+    project.declare(declaration("shop", source))
+    project.declare(
+        declaration("club", source, recommendations={"num_results": 3}, interactions={})
+    )
+    shop, club = refresh(project, "shop", instance), refresh(project, "club", instance)
+    assert shop.success
+    assert club.success
+    assert outcomes(club) == ["copied", "imported", "trained", "inferred"]
+    assert table(project, "shop").get_column("rank").max() == 25
+    assert table(project, "club").get_column("rank").max() == 3
+    arns = [metadata(run, "personalize_dataset")["dataset_arn"] for run in (shop, club)]
+    assert len(set(arns)) == 2
+    assert {path.name for path in project.storage.iterdir()} == {"shop", "club"}
+
+
+def test_an_analysts_own_asset_gets_the_table_by_its_name(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declaration("movielens", write_ratings(project.root / "ratings.csv")))
+    readme = (REPOSITORY / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (project.package / "defs" / "top10.py").write_text(code)
+    result = refresh(project, "movielens", instance)
+    assert result.success
+    top = pl.read_parquet(project.storage / "top10.parquet")
+    lists = table(project, "movielens")
+    assert top.get_column("count").to_list() == sorted(top.get_column("count"), reverse=True)
+    item, count = top.row(0)
+    assert lists.filter(pl.col("item_id") == item).height == count
+
+
+def test_a_bad_batch_result_is_not_published(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
+    refresh(project, "shop", instance)
+    before = table(project, "shop")
+    (output,) = (project.storage / "shop/curated/batch_inference").glob("*/users.json.out")
+    whole = output.read_text().splitlines(keepends=True)
+    failed = '{"input":{"userId":"1"},"output":{"recommendedItems":[]},"error":"User error"}\n'
+    users = [json.loads(line)["input"]["userId"] for line in whole]
+    for broken, check in [
+        (whole[1:], "every_user_has_a_line"),
+        ([*whole, whole[0]], "every_user_has_a_line"),
+        ([failed if user == "1" else line for user, line in zip(users, whole, strict=True)],
+         "no_line_failed"),
+    ]:  # fmt: skip
+        output.write_text("".join(broken))
+        result = refresh(project, "shop", instance)
+        assert not result.success
+        assert why(result).startswith(check)
+        (evaluation,) = [e for e in result.get_asset_check_evaluations() if e.check_name == check]
+        assert not evaluation.passed
+        assert table(project, "shop").equals(before)
+
+
+def test_a_batch_result_that_is_gone_is_made_again(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
+    refresh(project, "shop", instance)
+    shutil.rmtree(project.storage / "shop/curated/batch_inference")
+    assert outcomes(refresh(project, "shop", instance)) == [*UNCHANGED[:3], "inferred"]
 
 
 def test_real_movielens_by_yaml_alone(project: Project, instance: dg.DagsterInstance) -> None:

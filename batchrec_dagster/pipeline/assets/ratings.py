@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 
@@ -21,6 +22,7 @@ CODE_VERSION = "1"
 def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     """The asset; a relative path of the source starts at the project's folder."""
     ratings, places = pipeline.ratings, pipeline.places
+    shown = without_secrets(ratings.source)
 
     @dg.asset(
         **described(
@@ -53,12 +55,12 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
             )
             if unchanged:
                 record = before
-                context.log.info(f"{ratings.source} has not changed: it is not copied again")
+                context.log.info(f"{shown} has not changed: it is not copied again")
             else:
-                context.log.info(f"copying {ratings.source} to {storage.where(uri)}")
+                context.log.info(f"copying {shown} to {storage.where(uri)}")
                 copied = copy_source(ratings.source, storage.store, uri, **folders)
                 record = {
-                    "source": ratings.source,
+                    "source": shown,
                     "fingerprint": source.fingerprint,
                     "uri": uri,
                     "size": copied.size,
@@ -80,7 +82,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                 data_version=dg.DataVersion(record["sha256"][:16]),
                 metadata={
                     "outcome": "unchanged: not copied again" if unchanged else "copied",
-                    "source": ratings.source,
+                    "source": shown,
                     "file": storage.where(uri),
                     "bytes": record["size"],
                     "dagster/row_count": rows,
@@ -91,6 +93,17 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
         )
 
     return raw_ratings
+
+
+def without_secrets(source: str) -> str:
+    """The source as logs and metadata may show it: a signed URL's signature, or a password in a
+    URL, is a secret."""
+    if not source.startswith(("http://", "https://")):
+        return source
+    url, separator, member = source.partition("!/")
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}{separator}{member}"
 
 
 def _columns_parse(file: RatingsFile, on_bad_rows: str) -> tuple[Checked, int]:
