@@ -19,6 +19,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.config import Config
 
+from batchrec_dagster.local_personalize.pace import Pace
 from batchrec_dagster.local_personalize.quotas import Quotas
 from batchrec_dagster.local_personalize.service import LocalPersonalize
 from batchrec_dagster.local_personalize.wire import CONTENT_TYPE, answer
@@ -42,13 +43,14 @@ def embedded_client(
     *,
     region: str = "us-east-1",
     quotas: Quotas | None = None,
+    pace: Pace | None = None,
 ) -> PersonalizeClient:
     """A `personalize` client on the local Personalize that lives in `home`.
 
     Data is read and written through `store`. Background work runs in threads of this process; what
     it leaves unfinished, the next client on this home takes up.
     """
-    service = LocalPersonalize(home, store, region=region, quotas=quotas)
+    service = LocalPersonalize(home, store, region=region, quotas=quotas, pace=pace)
 
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         target = request.headers.get("X-Amz-Target", b"")

@@ -46,6 +46,13 @@ def _folder_bucket(
     help="A folder that stands for the bucket s3://BUCKET. May be given more than once.",
 )
 @click.option(
+    "--pace",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Let work take this share of the time that it takes on AWS: 1 to rehearse waiting.",
+)
+@click.option(
     "--access-key-id",
     envvar="BATCHREC_LOCAL_PERSONALIZE_ACCESS_KEY_ID",
     show_envvar=True,
@@ -64,6 +71,7 @@ def local_personalize(
     region: str,
     s3_endpoint: str | None,
     buckets: dict[str, Path],
+    pace: float,
     access_key_id: str | None,
     secret_access_key: str | None,
 ) -> None:
@@ -71,6 +79,7 @@ def local_personalize(
 
     Point any AWS SDK, or the aws command, at it: AWS_ENDPOINT_URL_PERSONALIZE=http://HOST:PORT
     """
+    from batchrec_dagster.local_personalize.pace import Pace
     from batchrec_dagster.local_personalize.server import serve
     from batchrec_dagster.local_personalize.service import LocalPersonalize
     from batchrec_dagster.local_personalize.signatures import AccessKey
@@ -82,4 +91,4 @@ def local_personalize(
         AccessKey(access_key_id, secret_access_key) if access_key_id and secret_access_key else None
     )
     store = ObjectStore(buckets, boto3.Session(), s3_endpoint)
-    serve(LocalPersonalize(home, store, region=region), host, port, key=key)
+    serve(LocalPersonalize(home, store, region=region, pace=Pace(pace)), host, port, key=key)

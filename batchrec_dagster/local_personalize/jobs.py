@@ -22,6 +22,7 @@ from batchrec_dagster.local_personalize.home import Home, remove
 from batchrec_dagster.local_personalize.job import ClosingError, Job, logger
 from batchrec_dagster.local_personalize.kinds import Kind, Lane
 from batchrec_dagster.local_personalize.ownership import Owner, is_alive
+from batchrec_dagster.local_personalize.pace import Pace
 from batchrec_dagster.object_store import ObjectStore
 
 # An interpreter that ends waits this long for jobs to reach a place where they can be left.
@@ -32,9 +33,15 @@ class Worker:
     """A thread for each lane that has work, in this process; they come and go with the work."""
 
     def __init__(
-        self, catalog: Catalog, home: Home, store: ObjectStore, kinds: Mapping[str, Kind]
+        self,
+        catalog: Catalog,
+        home: Home,
+        store: ObjectStore,
+        kinds: Mapping[str, Kind],
+        pace: Pace,
     ) -> None:
         self._catalog, self._home, self._store, self._kinds = catalog, home, store, kinds
+        self._pace = pace
         self._reset()
         atexit.register(_close, weakref.ref(self))
 
@@ -122,7 +129,8 @@ class Worker:
 
     def _free(self, resource: Resource) -> bool:
         if resource.owner is None:
-            return True
+            waited = time.time() - resource.updated
+            return waited >= self._pace.pending_seconds(self._lane(resource))
         if self._owner and resource.owner == self._owner.name:
             return resource.arn not in self._held
         return not is_alive(self._home.owners, resource.owner)
@@ -134,7 +142,7 @@ class Worker:
             if lifecycle.is_deleting(resource):
                 self._delete(kind, resource)
                 return
-            outcome = lifecycle.perform(kind, job)
+            outcome = lifecycle.perform(kind, job, self._pace.in_progress_seconds(kind.lane))
         except ClosingError:
             return
         with self._catalog.writing() as records:

@@ -32,6 +32,8 @@ from batchrec_dagster.object_store import StorageError
 # Members of Describe that tell of a change to a resource that stays ACTIVE meanwhile.
 _UPDATES = ("latestSolutionUpdate", "latestDatasetUpdate")
 
+_NAP_SECONDS = 0.1
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -73,8 +75,8 @@ def begun(resource: Resource) -> Resource:
     return resource
 
 
-def perform(kind: Kind, job: Job) -> Outcome:
-    """Does the work; returns what is to become of the resource.
+def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
+    """Does the work, which takes `least_seconds` at least; returns what is to become of it.
 
     Never raises for what is wrong with the data; ClosingError goes through.
     """
@@ -84,7 +86,12 @@ def perform(kind: Kind, job: Job) -> Outcome:
         if job.resource.status == CREATE_STOPPING:
             raise StoppedError
         assert kind.perform is not None
-        return _active(kind.perform(job))
+        until = time.monotonic() + least_seconds
+        finished = kind.perform(job)
+        while (left := until - time.monotonic()) > 0:
+            job.checkpoint()
+            time.sleep(min(left, _NAP_SECONDS))
+        return _active(finished)
     except StoppedError:
         return Outcome(_stopped)
     except JobFailedError as error:

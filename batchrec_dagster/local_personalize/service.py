@@ -11,6 +11,7 @@ from batchrec_dagster.local_personalize.home import Home
 from batchrec_dagster.local_personalize.jobs import Worker
 from batchrec_dagster.local_personalize.kinds import Call
 from batchrec_dagster.local_personalize.operations.registry import KINDS, OPERATIONS, READS
+from batchrec_dagster.local_personalize.pace import Pace
 from batchrec_dagster.local_personalize.quotas import Quotas
 from batchrec_dagster.local_personalize.service_model import input_shape, pruned, service_model
 from batchrec_dagster.local_personalize.validation import check_request
@@ -27,12 +28,13 @@ class LocalPersonalize:
         *,
         region: str = "us-east-1",
         quotas: Quotas | None = None,
+        pace: Pace | None = None,
     ) -> None:
         folders = Home(home.absolute())
         self._region = region
         self._quotas = quotas or Quotas()
         self._catalog = Catalog(folders.catalog)
-        self._worker = Worker(self._catalog, folders, store, KINDS)
+        self._worker = Worker(self._catalog, folders, store, KINDS, pace or Pace())
         self._worker.wake()  # what an earlier process has left is taken up at once
 
     def call(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:

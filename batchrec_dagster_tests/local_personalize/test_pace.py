@@ -1,0 +1,63 @@
+"""Work that takes its time, as on AWS, for those who rehearse waiting."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from batchrec_dagster.local_personalize.client import embedded_client
+from batchrec_dagster.local_personalize.kinds import Lane
+from batchrec_dagster.local_personalize.pace import Pace
+from batchrec_dagster_tests.local_personalize.support import Local, describe, taste_rows
+
+
+def test_by_default_nothing_is_stretched() -> None:
+    for lane in Lane:
+        assert Pace().pending_seconds(lane) == Pace().in_progress_seconds(lane) == 0
+
+
+@pytest.mark.parametrize(
+    ("lane", "minutes"),
+    [(Lane.QUICK, 1), (Lane.IMPORT, 8), (Lane.TRAINING, 20), (Lane.INFERENCE, 30)],
+)
+def test_at_the_pace_of_aws_work_takes_minutes(lane: Lane, minutes: int) -> None:
+    pace = Pace(1.0)
+    assert pace.pending_seconds(lane) > 0
+    assert pace.pending_seconds(lane) + pace.in_progress_seconds(lane) == 60 * minutes
+
+
+def test_a_stretched_group_is_seen_pending_and_in_progress(tmp_path: Path) -> None:
+    local = Local(tmp_path)
+    pace = Pace(0.01)
+    client = embedded_client(tmp_path / "paced", local.store, pace=pace)
+    arn = client.create_dataset_group(name="films")["datasetGroupArn"]
+    seen: dict[str, float] = {}
+    while "ACTIVE" not in seen:
+        found = describe(client, arn)
+        seen.setdefault(found["status"], time.time())
+        time.sleep(0.005)
+    assert list(seen) == ["CREATE PENDING", "CREATE IN_PROGRESS", "ACTIVE"]
+    created = describe(client, arn)["creationDateTime"].timestamp()
+    in_progress, active = seen["CREATE IN_PROGRESS"], seen["ACTIVE"]
+    assert in_progress - created >= pace.pending_seconds(Lane.QUICK)
+    assert active - created >= 60 * 0.01
+
+
+def test_a_stretched_training_can_be_stopped(tmp_path: Path) -> None:
+    local = Local(tmp_path)
+    group, _ = local.imported(taste_rows())
+    solution = local.solution(group)
+    slow = local.another_client(pace=Pace(0.02))  # 6 seconds pending, 18 in progress
+    local.client = slow
+    version = local.version(solution)
+    assert local.describe(version)["status"] == "CREATE PENDING"
+    slow.stop_solution_version_creation(solutionVersionArn=version)
+    assert local.describe(version)["status"] == "CREATE STOPPED"
+    local.client = local.another_client(pace=Pace(0.0005))  # 0.15 seconds pending, 0.45 then
+    version = local.version(solution)
+    while local.describe(version)["status"] == "CREATE PENDING":
+        time.sleep(0.005)
+    local.client.stop_solution_version_creation(solutionVersionArn=version)
+    assert local.wait(version)["status"] == "CREATE STOPPED"
