@@ -34,6 +34,12 @@ class History:
         """(users,): how many distinct items each met."""
         return np.diff(self.starts)
 
+    def slice(self, first: int, last: int) -> History:
+        """The histories of the users from `first` to before `last`."""
+        starts = self.starts[first : last + 1]
+        entries = slice(starts[0], starts[-1])
+        return History(starts - starts[0], self.items[entries], self.ranks[entries], self.n_items)
+
     def weights(self, power: float) -> csr_matrix:
         """(users, n_items) float32: (1 + rank)^-power where the user met the item, else 0.
 

@@ -1,8 +1,8 @@
-"""The model behind aws-user-personalization: item-item weights over a history with recency."""
+"""The model behind aws-user-personalization: a blend of parts over a history with recency."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.local_personalize.learning.files import Arrays, pack_ids, save_arrays
 from batchrec_dagster.local_personalize.learning.histories import History
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
+from batchrec_dagster.local_personalize.learning.parts import KINDS, Part
 from batchrec_dagster.local_personalize.learning.serving import Recommended, recommend
 
 Float32 = npt.NDArray[np.float32]
@@ -28,14 +29,17 @@ class PersonalizationModel:
 
     item_ids: Ids
     popularity: Float32  # (n_items,) log of the counts
-    weights: csr_matrix  # (n_items, n_items) float32, row = an item met, column = an item to score
-    recency_power: float
-    temperature: float
+    parts: Mapping[str, Part]
+    powers: Mapping[str, float]  # how much more each part makes of the recent (History.weights)
+    shares: Mapping[str, float]  # what the scores of each part count in the logits
 
     def score(self, history: History) -> Float32:
         """(users, n_items) logits."""
-        scores: Float32 = (history.weights(self.recency_power) @ self.weights).toarray()
-        scores /= self.temperature
+        scores = np.zeros((len(history.lengths), len(self.item_ids)), dtype=np.float32)
+        for name, part in self.parts.items():
+            found = part.score(history, self.powers[name])
+            found *= np.float32(self.shares[name])
+            scores += found
         scores[history.lengths == 0] = self.popularity
         return scores
 
@@ -61,22 +65,32 @@ class PersonalizationModel:
 
     def save(self, folder: Path) -> None:
         """See Model."""
-        arrays = {
-            **pack_ids(self.item_ids),
-            "popularity": self.popularity,
-            "weights_data": self.weights.data,
-            "weights_indices": self.weights.indices,
-            "weights_indptr": self.weights.indptr,
-        }
-        facts = {"recency_power": self.recency_power, "temperature": self.temperature}
-        save_arrays(folder, self.kind, arrays, facts)
+        arrays = {**pack_ids(self.item_ids), "popularity": self.popularity}
+        facts = {}
+        for name, part in self.parts.items():
+            facts[name] = {
+                "kind": part.kind,
+                "power": self.powers[name],
+                "share": self.shares[name],
+            }
+            arrays |= {f"{name}.{key}": value for key, value in part.arrays().items()}
+        save_arrays(folder, self.kind, arrays, {"parts": facts})
 
     @classmethod
     def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> PersonalizationModel:
         """The model whose arrays were saved."""
-        n = len(item_ids)
-        parts = (arrays["weights_data"], arrays["weights_indices"], arrays["weights_indptr"])
-        weights = csr_matrix(parts, shape=(n, n))
+        parts: dict[str, Part] = {}
+        for name, fact in facts["parts"].items():
+            own = {
+                key.removeprefix(f"{name}."): value
+                for key, value in arrays.items()
+                if key.startswith(f"{name}.")
+            }
+            parts[name] = KINDS[fact["kind"]].of(own)
         return cls(
-            item_ids, arrays["popularity"], weights, facts["recency_power"], facts["temperature"]
+            item_ids,
+            arrays["popularity"],
+            parts,
+            {name: fact["power"] for name, fact in facts["parts"].items()},
+            {name: fact["share"] for name, fact in facts["parts"].items()},
         )

@@ -27,16 +27,19 @@ class Split:
     users: Int32
 
 
-def split(interactions: Interactions, seed: int) -> Split | None:
+def split(interactions: Interactions, seed: int, *, without: Int32 | None = None) -> Split | None:
     """Hold out a tenth of the users with at least two interactions, at least one of them.
 
+    None of `without`, which are user indices, is held out: for a second, disjoint split.
     None when nobody has two, or when nobody would be left to train on.
     """
     lengths = np.diff(interactions.starts)
     candidates = np.flatnonzero(lengths >= 2)
-    if len(lengths) < 2 or not len(candidates):
-        return None
     size = max(1, round(HELD_OUT_SHARE * len(candidates)))
+    if without is not None:
+        candidates = np.setdiff1d(candidates, without)
+    if len(lengths) < 2 or len(candidates) < size:
+        return None
     chosen = np.random.default_rng(seed).choice(candidates, size=size, replace=False)
     return split_users(interactions, np.sort(chosen).astype(np.int32))
 

@@ -1,0 +1,192 @@
+"""How the parts of a model are put together: measured on users held out, careful with chance.
+
+A held-out tenth of a small data set is a few dozen users, and the best of many choices on them is
+mostly luck. So there are few choices, each has a default, and another is taken only when it beats
+the default by more than a standard error of the users' paired differences. A blend must beat its
+best part by as much, else that part serves alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+from batchrec_dagster.local_personalize.learning import metrics
+from batchrec_dagster.local_personalize.learning.histories import Histories, History
+from batchrec_dagster.local_personalize.learning.interactions import Ids
+from batchrec_dagster.local_personalize.learning.parts import Part
+from batchrec_dagster.local_personalize.learning.ranking import top
+from batchrec_dagster.local_personalize.learning.split import Split
+from batchrec_dagster.local_personalize.learning.threads import ordered_map
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+EASE, SEQUENCE, FACTORS = "ease", "sequence", "factors"
+
+# Powers of recency, the default first.
+POWERS: Mapping[str, Sequence[float]] = {
+    EASE: (0.6, 0.3, 0.9, 1.2),
+    SEQUENCE: (0.9, 0.3, 0.6, 1.2),
+    FACTORS: (0.6, 0.0, 0.3, 0.9),
+}
+
+# Shares of the parts, each scaled to the same spread; the default first.
+MIXES: Sequence[Mapping[str, float]] = (
+    {EASE: 0.35, SEQUENCE: 0.55, FACTORS: 0.1},
+    {EASE: 0.4, SEQUENCE: 0.6},
+    {EASE: 0.6, SEQUENCE: 0.4},
+    {EASE: 0.2, SEQUENCE: 0.8},
+    {EASE: 0.3, SEQUENCE: 0.4, FACTORS: 0.3},
+    {EASE: 0.5, SEQUENCE: 0.25, FACTORS: 0.25},
+    {EASE: 0.7, FACTORS: 0.3},
+    {SEQUENCE: 0.6, FACTORS: 0.4},
+    {SEQUENCE: 0.3, FACTORS: 0.7},
+)
+
+# Enough to tell two models apart, and little work beside a training.
+MOST_USERS = 2_000
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to blend: for each part that serves, its recency power and what its scores count."""
+
+    powers: Mapping[str, float]
+    shares: Mapping[str, float]
+    ndcg: float  # at 25, mean over the users it was chosen on
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Parts trained without some users, and those users: what they met, and what they met next."""
+
+    parts: Mapping[str, Part]
+    inputs: History
+    truth: csr_matrix  # (users, n_items), nonzero where there is something to find
+
+    def chunks(self) -> Iterator[tuple[History, csr_matrix]]:
+        """The users, a few at a time."""
+        for start in range(0, len(self.inputs.lengths), CHUNK):
+            stop = start + CHUNK
+            yield self.inputs.slice(start, stop), self.truth[start:stop]
+
+
+def trial(parts: Mapping[str, Part], held_out: Split, item_ids: Ids) -> Trial:
+    """The trial of parts on the users of a split, as many as are needed."""
+    users = held_out.users
+    if len(users) > MOST_USERS:
+        users = users[np.linspace(0, len(users) - 1, MOST_USERS).astype(np.int64)]
+    inputs = Histories(held_out.inputs, item_ids).of(users)
+    truth = Histories(held_out.truth, item_ids).of(users).weights(0.0)
+    truth = (truth - truth.multiply(inputs.weights(0.0) > 0)).tocsr()
+    truth.eliminate_zeros()
+    some = (np.diff(truth.indptr) > 0) & (inputs.lengths > 0)
+    return Trial(parts, Histories(held_out.inputs, item_ids).of(users[some]), truth[some])
+
+
+def choose(trials: Sequence[Trial], *, recency: bool) -> Choice:
+    """The powers and shares to serve with; without recency, all of a history weighs alike."""
+    names = list(trials[0].parts)
+    if not any(len(run.inputs.lengths) for run in trials):
+        power = POWERS[names[0]][0] if recency else 0.0
+        return Choice({names[0]: power}, {names[0]: 1.0}, 0.0)
+    options = {name: POWERS[name] if recency else (0.0,) for name in names}
+    singles = {
+        name: _ndcg(trials, [{(name, power): 1.0} for power in options[name]]) for name in names
+    }
+    at = {name: _pick(singles[name]) for name in names}
+    powers = {name: options[name][at[name]] for name in names}
+    best = max(names, key=lambda name: singles[name][at[name]].mean())
+    alone = singles[best][at[best]]
+    scales = {name: 1 / _spread(trials, name, powers[name]) for name in names}
+    mixes = [mix for mix in MIXES if set(mix) <= set(names)]
+    if mixes:
+        shares = [{name: share * scales[name] for name, share in mix.items()} for mix in mixes]
+        blends = _ndcg(
+            trials,
+            [{(name, powers[name]): share for name, share in mix.items()} for mix in shares],
+        )
+        chosen = _pick(blends)
+        if _better(blends[chosen], alone):
+            used = shares[chosen]
+            return Choice({name: powers[name] for name in used}, used, float(blends[chosen].mean()))
+    return Choice({best: powers[best]}, {best: scales[best]}, float(alone.mean()))
+
+
+def _pick(values: Sequence[Float64]) -> int:
+    """The best on average, if better than the first beyond chance; else the first."""
+    best = max(range(len(values)), key=lambda i: values[i].mean())
+    return best if _better(values[best], values[0]) else 0
+
+
+def _better(ours: Float64, theirs: Float64) -> bool:
+    """Whether the mean difference is more than one standard error of the paired differences."""
+    difference = ours - theirs
+    if len(difference) < 2:
+        return False
+    error = difference.std(ddof=1) / np.sqrt(len(difference))
+    return bool(difference.mean() > error)
+
+
+def _ndcg(
+    trials: Sequence[Trial], mixes: Sequence[Mapping[tuple[str, float], float]]
+) -> list[Float64]:
+    """For each mix {(part, power): factor} the NDCG at 25 of every user of every trial."""
+    needed = sorted({key for mix in mixes for key in mix})
+
+    def measure(piece: tuple[Trial, History, csr_matrix]) -> Float64:
+        run, history, truth = piece
+        found = {key: run.parts[key[0]].score(history, key[1]) for key in needed}
+        seen = history.weights(0.0).nonzero()
+        sought = truth.toarray() > 0
+        relevant = sought.sum(axis=1)
+        out = np.empty((len(mixes), len(relevant)))
+        for i, mix in enumerate(mixes):
+            scores = np.zeros(sought.shape, dtype=np.float32)
+            for key, factor in mix.items():
+                scores += np.float32(factor) * found[key]
+            scores[seen] = -np.inf
+            items = top(scores, metrics.DEEPEST)
+            hits = np.take_along_axis(sought, np.maximum(items, 0), axis=1) & (items >= 0)
+            out[i] = metrics.ndcg(hits, relevant)
+        return out
+
+    pieces = ((run, *chunk) for run in trials for chunk in run.chunks())
+    measured = list(ordered_map(measure, pieces))
+    return list(np.concatenate(measured, axis=1))
+
+
+def _spread(trials: Sequence[Trial], name: str, power: float) -> float:
+    """The standard deviation of a part's scores over the items, mean over the users."""
+    spreads = [
+        run.parts[name].score(history, power).std(axis=1)
+        for run in trials
+        for history, _ in run.chunks()
+    ]
+    spread = float(np.concatenate(spreads).mean()) if spreads else 0.0
+    return spread or 1.0
+
+
+def temperature(score: Callable[[History], Float32], trials: Sequence[Trial]) -> float:
+    """What to divide scores by so that their softmax gives what was met next its likeliest share.
+
+    The shares are then about the chances that an item is met next; 1 when nobody can tell.
+    """
+    grid = np.geomspace(0.02, 5.0, 24)
+    total = np.zeros(len(grid))
+    for run in trials:
+        for history, truth in run.chunks():
+            scores = score(history)
+            user, item = truth.nonzero()
+            highest = scores.max(axis=1, keepdims=True)
+            for i, value in enumerate(grid):
+                logits = (scores - highest) / np.float32(value)
+                sums = np.log(np.exp(logits).sum(axis=1, dtype=np.float64))
+                total[i] += (logits[user, item] - sums[user]).sum()
+    return float(grid[total.argmax()]) if total.any() else 1.0
