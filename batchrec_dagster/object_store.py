@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import boto3
 import obstore
@@ -165,12 +165,14 @@ class ObjectStore:
                 " and AWS_SECRET_ACCESS_KEY"
             )
         region = session.region_name or "us-east-1"
+        # Left out for AWS: obstore takes no None.
+        endpoint: dict[str, Any] = {"endpoint": self.endpoint_url} if self.endpoint_url else {}
         return S3Store(
             bucket,
             region=region,
-            endpoint=self.endpoint_url,
             client_options={"allow_http": bool(self.endpoint_url)},
             credential_provider=Boto3CredentialProvider(session),
+            **endpoint,
         )
 
     def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
@@ -184,14 +186,30 @@ class ObjectStore:
 def _explained(uri: str, doing: str) -> Iterator[None]:
     try:
         yield
-    except (FileNotFoundError, NotFoundError) as error:
-        raise ObjectNotFoundError(f"cannot {doing} {uri}: there is no such object") from error
-    except (PermissionError, PermissionDeniedError, UnauthenticatedError) as error:
+    except (OSError, BaseError) as error:
+        raise _explanation(uri, doing, error) from error
+
+
+def _explanation(uri: str, doing: str, error: OSError | BaseError) -> StorageError:
+    """The error in one line. obstore calls a refused listing a generic error, and tells a missing
+    bucket from a missing object only by what the server answered."""
+    told = str(error)
+    missing = isinstance(error, (FileNotFoundError, NotFoundError)) or "404 Not Found" in told
+    if missing and (doing in ("write", "list") or "NoSuchBucket" in told):
+        bucket, _ = split_uri(uri)
+        return StorageError(
+            f"cannot {doing} {uri}: there is no bucket {bucket}: create it, or mend its name"
+        )
+    if missing:
+        return ObjectNotFoundError(f"cannot {doing} {uri}: there is no such object")
+    if (
+        isinstance(error, (PermissionError, PermissionDeniedError, UnauthenticatedError))
+        or "403 Forbidden" in told
+        or "AccessDenied" in told
+    ):
         action = {"read": "GetObject", "list": "ListBucket", "delete": "DeleteObject"}
-        raise StorageError(
+        return StorageError(
             f"cannot {doing} {uri}: permission denied; allow these credentials"
             f" s3:{action.get(doing, 'PutObject')} on it"
-        ) from error
-    except (OSError, BaseError) as error:
-        reason = str(error).partition("\n")[0]
-        raise StorageError(f"cannot {doing} {uri}: {reason}") from error
+        )
+    return StorageError(f"cannot {doing} {uri}: {told.partition(chr(10))[0]}")

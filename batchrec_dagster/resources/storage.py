@@ -40,9 +40,8 @@ class StorageResource(dg.ConfigurableResource[Any]):
     @cached_property
     def store(self) -> ObjectStore:
         """Reads and writes the objects under the root."""
-        if not self.in_s3:
-            return ObjectStore({LOCAL_BUCKET: Path(self.root).absolute()}, self._session)
-        return ObjectStore({}, self._session, self.s3.endpoint_url)
+        folders = {} if self.in_s3 else {LOCAL_BUCKET: Path(self.root).absolute()}
+        return ObjectStore(folders, self._session, self.s3.endpoint_url)
 
     def uri(self, key: str) -> str:
         """The URI of what lies at `key` under the root."""
