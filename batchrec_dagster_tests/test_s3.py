@@ -1,0 +1,330 @@
+"""Storage in S3: the same graph, the same bytes, and clear words when S3 says no. The server is a
+real one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.object_store import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster_tests.s3_server import (
+    OWNER,
+    READER,
+    STRANGER,
+    Keys,
+    S3Server,
+    s3_server,
+)
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    module_project,
+    refresh,
+    write_ratings,
+)
+
+SAME = (
+    "transformed/interactions/interactions.csv",
+    "transformed/batch_users_input/users.json",
+    "curated/recommendations/recommendations.parquet",
+)
+WRONG_SECRET = Keys(OWNER.access, "another-secret")
+REFUSED = [
+    pytest.param(STRANGER, id="unknown key"),
+    pytest.param(WRONG_SECRET, id="wrong secret"),
+]
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> str:
+    return s3.new_bucket()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+@pytest.fixture
+def log_in(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> Callable[[Keys], dict[str, str]]:
+    """Puts credentials where boto3 finds them, and nothing of this machine's beside them."""
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+
+    def log_in(keys: Keys) -> dict[str, str]:
+        environment = s3.environment(keys)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        return environment
+
+    return log_in
+
+
+def shop(root: Path, source: Path | str, environment: dict[str, str]) -> Project:
+    root.mkdir(exist_ok=True)
+    project = module_project(root)
+    project.environment = environment
+    project.declare(declaration("shop", source))
+    return project
+
+
+def keys_in(s3: S3Server, bucket: str) -> list[str]:
+    return [
+        found["Key"] for found in s3.client().list_objects_v2(Bucket=bucket).get("Contents", [])
+    ]
+
+
+def words(result: dg.ExecuteInProcessResult) -> str:
+    """What the failed step says, from the outermost error to its cause."""
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    error, said = event.step_failure_data.error, []
+    while error is not None:
+        said.append(error.message)
+        error = error.cause
+    return "\n".join(said)
+
+
+def test_a_bucket_gets_the_same_bytes_as_a_folder(
+    tmp_path: Path,
+    s3: S3Server,
+    bucket: str,
+    log_in: Callable[[Keys], dict[str, str]],
+    instance: dg.DagsterInstance,
+) -> None:
+    ratings = write_ratings(tmp_path / "ratings.csv")
+    folder = shop(tmp_path / "folder", ratings, {})
+    assert refresh(folder, "shop", instance).success
+
+    environment = {**log_in(OWNER), "BATCHREC_STORAGE": f"s3://{bucket}/some/prefix"}
+    project = shop(tmp_path / "s3", ratings, environment)
+    first, again = refresh(project, "shop", instance), refresh(project, "shop", instance)
+
+    assert first.success
+    assert again.success
+    assert all(key.startswith("some/prefix/shop/") for key in keys_in(s3, bucket))
+    assert not project.storage.exists()
+    for name in SAME:
+        stored = s3.client().get_object(Bucket=bucket, Key=f"some/prefix/shop/{name}")["Body"]
+        assert stored.read() == (folder.storage / "shop" / name).read_bytes(), name
+
+
+def test_a_source_in_a_bucket_is_read_and_copied_once(
+    tmp_path: Path,
+    s3: S3Server,
+    bucket: str,
+    log_in: Callable[[Keys], dict[str, str]],
+    instance: dg.DagsterInstance,
+) -> None:
+    ratings = write_ratings(tmp_path / "ratings.csv").read_bytes()
+    s3.client().put_object(Bucket=bucket, Key="exports/ratings.csv", Body=ratings)
+    environment = {**log_in(OWNER), "BATCHREC_STORAGE": f"s3://{bucket}/out"}
+    project = shop(tmp_path, f"s3://{bucket}/exports/ratings.csv", environment)
+
+    assert refresh(project, "shop", instance).success
+    copied = s3.client().head_object(Bucket=bucket, Key="out/shop/raw/ratings.csv")
+    assert refresh(project, "shop", instance).success
+    again = s3.client().head_object(Bucket=bucket, Key="out/shop/raw/ratings.csv")
+
+    assert copied["ContentLength"] == len(ratings)
+    assert again["LastModified"] == copied["LastModified"]
+
+
+def test_a_source_in_a_bucket_can_feed_a_folder(
+    tmp_path: Path,
+    s3: S3Server,
+    bucket: str,
+    log_in: Callable[[Keys], dict[str, str]],
+    instance: dg.DagsterInstance,
+) -> None:
+    ratings = write_ratings(tmp_path / "ratings.csv").read_bytes()
+    s3.client().put_object(Bucket=bucket, Key="exports/ratings.csv", Body=ratings)
+    project = shop(tmp_path, f"s3://{bucket}/exports/ratings.csv", log_in(READER))
+
+    assert refresh(project, "shop", instance).success
+    assert (project.storage / "shop/raw/ratings.csv").read_bytes() == ratings
+    assert keys_in(s3, bucket) == ["exports/ratings.csv"]
+
+
+@pytest.mark.parametrize("keys", [*REFUSED, pytest.param(READER, id="may only read")])
+def test_refused_by_s3_the_run_says_what_it_may_not_do_and_leaves_nothing(
+    tmp_path: Path,
+    s3: S3Server,
+    bucket: str,
+    log_in: Callable[[Keys], dict[str, str]],
+    instance: dg.DagsterInstance,
+    keys: Keys,
+) -> None:
+    environment = {**log_in(keys), "BATCHREC_STORAGE": f"s3://{bucket}/out"}
+    project = shop(tmp_path, write_ratings(tmp_path / "ratings.csv"), environment)
+
+    result = refresh(project, "shop", instance)
+
+    assert not result.success
+    said = [line for line in words(result).splitlines() if "permission denied" in line]
+    action = "PutObject" if keys == READER else "GetObject"
+    assert f"s3://{bucket}/out/shop/" in said[0]
+    assert f"s3:{action}" in said[0]
+    assert keys_in(s3, bucket) == []
+
+
+def test_a_bucket_that_is_not_there_is_named(
+    tmp_path: Path,
+    log_in: Callable[[Keys], dict[str, str]],
+    instance: dg.DagsterInstance,
+) -> None:
+    environment = {**log_in(OWNER), "BATCHREC_STORAGE": "s3://no-such-bucket/out"}
+    project = shop(tmp_path, write_ratings(tmp_path / "ratings.csv"), environment)
+
+    result = refresh(project, "shop", instance)
+
+    assert not result.success
+    assert "there is no bucket no-such-bucket: create it" in words(result)
+
+
+def test_what_is_put_is_got_and_known(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+    store, uri = s3.store(), f"s3://{bucket}/a folder/näme+&=.txt"
+    assert store.head(uri) is None
+
+    store.put(uri, b"one")
+    before = store.head(uri)
+    store.put(uri, iter([b"two ", b"pieces"]))
+    after = store.head(uri)
+
+    assert store.get(uri) == b"two pieces"
+    assert before is not None
+    assert after is not None
+    assert (after.uri, before.size, after.size) == (uri, 3, 10)
+    assert before.etag != after.etag
+    assert keys_in(s3, bucket) == ["a folder/näme+&=.txt"]
+    store.download(uri, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"two pieces"
+
+
+def test_a_large_object_goes_in_parts(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+    store, data = s3.store(), os.urandom(20 * 1024 * 1024)
+    file = tmp_path / "large"
+    file.write_bytes(data)
+
+    store.put(f"s3://{bucket}/bytes", data)
+    store.put(f"s3://{bucket}/file", file)
+
+    for name in ("bytes", "file"):
+        info = store.head(f"s3://{bucket}/{name}")
+        assert info is not None
+        assert info.size == len(data)
+        assert b"".join(store.chunks(f"s3://{bucket}/{name}")) == data
+    assert "Uploads" not in s3.client().list_multipart_uploads(Bucket=bucket)
+
+
+def test_pieces_that_break_off_leave_the_old_object(s3: S3Server, bucket: str) -> None:
+    store, uri = s3.store(), f"s3://{bucket}/key"
+    store.put(uri, b"old")
+
+    def pieces() -> Iterator[bytes]:
+        yield b"x" * (9 * 1024 * 1024)
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        store.put(uri, pieces())
+    assert store.get(uri) == b"old"
+
+
+def test_a_listing_goes_by_prefix_to_the_letter(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+    local = ObjectStore({"local": tmp_path / "local"})
+    for name in ("a/1", "a/2/3", "a_test/1", "ab", "b"):
+        s3.store().put(f"s3://{bucket}/{name}", name.encode())
+        local.put(f"s3://local/{name}", name.encode())
+
+    def found(store: ObjectStore, base: str, prefix: str) -> list[tuple[str, int]]:
+        listed = store.list(f"s3://{base}/{prefix}")
+        return [(info.uri.removeprefix(f"s3://{base}/"), info.size) for info in listed]
+
+    assert [name for name, _ in found(s3.store(), bucket, "a/")] == ["a/1", "a/2/3"]
+    for prefix in ("", "a", "a/", "a/2", "a/2/", "a_", "ab", "c", "c/", "a/1"):
+        assert found(s3.store(), bucket, prefix) == found(local, "local", prefix), prefix
+
+
+def test_more_objects_than_one_page_are_all_listed(s3: S3Server, bucket: str) -> None:
+    store = s3.store()
+    names = [f"s3://{bucket}/many/{number:04}" for number in range(1005)]
+    for name in names:
+        store.put(name, b"x")
+    assert [info.uri for info in store.list(f"s3://{bucket}/many/")] == names
+
+
+def test_deleting_twice_is_no_error(s3: S3Server, bucket: str) -> None:
+    store, uri = s3.store(), f"s3://{bucket}/a/key"
+    store.put(uri, b"x")
+    store.delete(uri)
+    assert store.head(uri) is None
+    store.delete(uri)
+    assert keys_in(s3, bucket) == []
+
+
+def test_a_missing_object_and_a_missing_bucket_are_told_apart(s3: S3Server, bucket: str) -> None:
+    store = s3.store()
+    with pytest.raises(ObjectNotFoundError, match=f"cannot read s3://{bucket}/no/key: there is no"):
+        store.get(f"s3://{bucket}/no/key")
+    attempts: list[Callable[[], object]] = [
+        lambda: store.get("s3://no-such-bucket/key"),
+        lambda: store.put("s3://no-such-bucket/key", b"x"),
+        lambda: store.list("s3://no-such-bucket/"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(StorageError, match="there is no bucket no-such-bucket: create it"):
+            attempt()
+
+
+@pytest.mark.parametrize("keys", REFUSED)
+def test_what_is_refused_is_named_with_the_permission_it_takes(
+    s3: S3Server, bucket: str, keys: Keys
+) -> None:
+    uri = f"s3://{bucket}/key"
+    s3.store().put(uri, b"old")
+    store = s3.store(keys)
+    attempts: dict[str, Callable[[], object]] = {
+        "GetObject": lambda: store.get(uri),
+        "PutObject": lambda: store.put(uri, b"new"),
+        "ListBucket": lambda: store.list(uri),
+        "DeleteObject": lambda: store.delete(uri),
+    }
+    for action, attempt in attempts.items():
+        with pytest.raises(
+            StorageError, match=f"^cannot .* {uri}: permission denied.* s3:{action}"
+        ):
+            attempt()
+    assert s3.store().get(uri) == b"old"
+
+
+def test_who_may_only_read_cannot_write(s3: S3Server, bucket: str) -> None:
+    uri = f"s3://{bucket}/key"
+    s3.store().put(uri, b"old")
+    store = s3.store(READER)
+    assert store.get(uri) == b"old"
+    with pytest.raises(StorageError, match=r"permission denied.* s3:PutObject"):
+        store.put(uri, b"x" * (20 * 1024 * 1024))
+    with pytest.raises(StorageError, match=r"permission denied.* s3:DeleteObject"):
+        store.delete(uri)
+    assert s3.store().get(uri) == b"old"
+
+
+def test_without_credentials_it_says_which_variables_to_set(
+    log_in: Callable[[Keys], dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StorageError, match="set AWS_PROFILE, or AWS_ACCESS_KEY_ID"):
+        ObjectStore().get("s3://bucket/key")
