@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,7 +108,7 @@ def hanging(tmp_path: Path) -> Iterator[Start]:
 
 
 def test_a_training_is_pending_then_in_progress_then_active(local: Local, gate: Gate) -> None:
-    group, _ = local.imported(taste_rows())
+    group, dataset = local.imported(taste_rows())
     solution = local.solution(group)
     first, second = local.version(solution), local.version(solution)
     assert gate.begun.acquire(timeout=30)
@@ -118,6 +119,10 @@ def test_a_training_is_pending_then_in_progress_then_active(local: Local, gate: 
     local.group("another")
     with pytest.raises(local.client.exceptions.ResourceInUseException, match="IN_PROGRESS"):
         local.client.get_solution_metrics(solutionVersionArn=first)
+    with pytest.raises(local.client.exceptions.ResourceInUseException, match=r"PROGRESS|PENDING"):
+        local.client.delete_solution(solutionArn=solution)
+    with pytest.raises(local.client.exceptions.ResourceInUseException, match="being trained"):
+        local.client.delete_dataset(datasetArn=dataset)
     gate.opened.set()
     local.active(first)
     local.active(second)
@@ -142,12 +147,16 @@ def test_imports_and_inferences_wait_in_line(
     monkeypatch.setattr(module, "objects_at", held)
     if kind == "import":
         jobs = [local.import_job(dataset, "s3://data/interactions.csv", n) for n in ("a", "b")]
+        delete = partial(local.client.delete_dataset, datasetArn=dataset)
     else:
         jobs = [local.batch_job(version, jobName=n, target=f"s3://data/{n}/") for n in ("a", "b")]
+        delete = partial(local.client.delete_solution, solutionArn=version.rpartition("/")[0])
     try:
         while local.describe(jobs[0])["status"] == "CREATE PENDING":
             time.sleep(0.005)
         statuses = [local.describe(job)["status"] for job in jobs]
+        with pytest.raises(local.client.exceptions.ResourceInUseException, match="not finished"):
+            delete()
     finally:
         opened.set()
     assert statuses == ["CREATE IN_PROGRESS", "CREATE PENDING"]

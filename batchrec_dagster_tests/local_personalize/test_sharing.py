@@ -76,9 +76,9 @@ def test_nothing_fails_when_many_processes_ask_at_once(local: Local) -> None:
         root, me = pathlib.Path(sys.argv[1]), sys.argv[2]
         store, schema = ObjectStore(), interactions_schema(event_type=False)
         made = 0
-        for turn in range(3):
+        for turn in range(2):
             client = embedded_client(root / "home", store)
-            for number in range(60):
+            for number in range(40):
                 arn = client.create_schema(name=f"{me}-{turn}-{number}", schema=schema)["schemaArn"]
                 client.describe_schema(schemaArn=arn)
                 client.list_schemas(maxResults=10)
@@ -103,13 +103,13 @@ def test_nothing_fails_when_many_processes_ask_at_once(local: Local) -> None:
     answers = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, answers
     assert [errors for _, errors in answers] == [""] * 4
-    assert sum(int(output) for output, _ in answers) == 3  # who came second was told so
+    assert sum(int(output) for output, _ in answers) == 2  # who came second was told so
     schemas = [
         schema["name"]
         for page in local.client.get_paginator("list_schemas").paginate()
         for schema in page["schemas"]
     ]
-    assert len(schemas) == len(set(schemas)) == 4 * 3 * 30
+    assert len(schemas) == len(set(schemas)) == 4 * 2 * 20
     # By another process: one that opens the file beside its client drops the client's locks.
     check = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute(sys.argv[2]))"
     catalog = str(local.root / "home" / "catalog.sqlite")
@@ -125,7 +125,7 @@ def test_a_process_that_ends_takes_nothing_from_those_that_stay(local: Local) ->
         client = embedded_client(pathlib.Path(sys.argv[1]) / "home", ObjectStore())
         client.create_dataset_group(name=sys.argv[2])
     """)
-    for number in range(4):
+    for number in range(2):
         local.group(f"mine-{number}")
         name = f"theirs-{number}"
         subprocess.run([sys.executable, "-c", code, str(local.root), name], check=True)
