@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 import yaml
 
@@ -163,3 +164,40 @@ def refresh(
         return defs.resolve_job_def(f"{name}_refresh").execute_in_process(
             instance=instance, run_config=run_config, raise_on_error=False
         )
+
+
+def table(project: Project, name: str) -> pl.DataFrame:
+    return pl.read_parquet(
+        project.storage / name / "curated/recommendations/recommendations.parquet"
+    )
+
+
+def interactions(project: Project, name: str) -> pl.DataFrame:
+    return pl.read_csv(
+        project.storage / name / "transformed/interactions/interactions.csv",
+        schema_overrides={"USER_ID": pl.String, "ITEM_ID": pl.String},
+    )
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    (event,) = [
+        event
+        for event in result.get_asset_materialization_events()
+        if event.asset_key is not None and event.asset_key.path[-1] == asset
+    ]
+    return {key: value.value for key, value in event.materialization.metadata.items()}
+
+
+def outcomes(result: dg.ExecuteInProcessResult) -> list[object]:
+    return [
+        metadata(result, asset)["outcome"]
+        for asset in ("raw_ratings", "personalize_dataset", "solution_version", "recommendations")
+    ]
+
+
+def why(result: dg.ExecuteInProcessResult) -> str:
+    """What the failed step said."""
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    failure = event.step_failure_data.user_failure_data
+    assert failure is not None
+    return failure.description or ""

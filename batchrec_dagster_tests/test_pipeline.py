@@ -5,77 +5,28 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import polars as pl
-import pytest
 
 from batchrec_dagster_tests.support import (
     COLUMNS,
     REPOSITORY,
     Project,
     declaration,
-    module_project,
+    interactions,
+    metadata,
+    outcomes,
     real_data,
     refresh,
+    table,
+    why,
     write_ratings,
 )
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as instance:
-        yield instance
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return module_project(tmp_path)
-
-
-def table(project: Project, name: str) -> pl.DataFrame:
-    return pl.read_parquet(
-        project.storage / name / "curated/recommendations/recommendations.parquet"
-    )
-
-
-def interactions(project: Project, name: str) -> pl.DataFrame:
-    return pl.read_csv(
-        project.storage / name / "transformed/interactions/interactions.csv",
-        schema_overrides={"USER_ID": pl.String, "ITEM_ID": pl.String},
-    )
-
-
-def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
-    (event,) = [
-        event
-        for event in result.get_asset_materialization_events()
-        if event.asset_key is not None and event.asset_key.path[-1] == asset
-    ]
-    return {key: value.value for key, value in event.materialization.metadata.items()}
-
-
-def outcomes(result: dg.ExecuteInProcessResult) -> list[object]:
-    return [
-        metadata(result, asset)["outcome"]
-        for asset in ("raw_ratings", "personalize_dataset", "solution_version", "recommendations")
-    ]
-
 
 UNCHANGED = [
     f"unchanged: not {done} again" for done in ("copied", "imported", "trained", "inferred")
 ]
-
-
-def why(result: dg.ExecuteInProcessResult) -> str:
-    """What the failed step said."""
-    (event,) = [event for event in result.all_events if event.is_step_failure]
-    failure = event.step_failure_data.user_failure_data
-    assert failure is not None
-    return failure.description or ""
 
 
 def test_a_ratings_file_becomes_recommendations_for_every_user(

@@ -1,0 +1,158 @@
+"""Bad input: one clear line that names the file, the line or setting, and the mend; and nothing
+half-written, nothing lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster_tests.support import (
+    COLUMNS,
+    Project,
+    copied_project,
+    declaration,
+    interactions,
+    metadata,
+    refresh,
+    table,
+    why,
+    write_ratings,
+)
+
+
+def edited(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+
+    return edit
+
+
+MILLISECONDS = edited(
+    lambda lines: [lines[0], *(line.rstrip("\n") + "000\n" for line in lines[1:])]
+)
+
+
+@pytest.mark.parametrize(
+    ("break_file", "settings", "said"),
+    [
+        (lambda path: path.unlink(), {}, ["ratings.csv"]),
+        (
+            edited(lambda lines: [line.replace(",", ";") for line in lines]),
+            {},
+            ["ratings.csv", "ratings.columns.user", "is ratings.delimiter ';'?"],
+        ),
+        (
+            lambda path: None,
+            {"columns": {**COLUMNS, "rating": "stars"}},
+            ["ratings.csv has no column 'stars' (ratings.columns.rating)", "userId, movieId"],
+        ),
+        (
+            edited(lambda lines: [*lines[:7], "1,2,great,1500000000\n", *lines[8:]]),
+            {},
+            ["ratings.csv, line 8: the rating is not a number", "ratings.on_bad_rows: skip"],
+        ),
+        (lambda path: path.write_text(""), {}, ["ratings.csv", "empty"]),
+        (
+            MILLISECONDS,
+            {"timestamp_unit": "s"},
+            ["timestamps_plausible: from the year 49,", "is ratings.timestamp_unit ms"],
+        ),
+        (
+            edited(lambda lines: lines[:900]),
+            {},
+            ["enough_interactions: ", "Personalize needs 1,000 interactions", "min_rating"],
+        ),
+    ],
+    ids=[
+        "missing file",
+        "wrong delimiter",
+        "missing column",
+        "text in a number",
+        "empty file",
+        "milliseconds as seconds",
+        "too few interactions",
+    ],
+)
+def test_bad_input_is_told_in_one_line_and_loses_nothing(
+    project: Project,
+    instance: dg.DagsterInstance,
+    break_file: Callable[[Path], Any],
+    settings: dict[str, Any],
+    said: list[str],
+) -> None:
+    source = write_ratings(project.root / "ratings.csv")
+    break_file(source)
+    project.declare(
+        declaration("shop", source, ratings={"source": str(source), "columns": COLUMNS, **settings})
+    )
+    result = refresh(project, "shop", instance)
+    assert not result.success
+    message = why(result)
+    assert "\n" not in message
+    for part in said:
+        assert part in message
+    written = {path.name for path in project.storage.rglob("*") if path.is_file()}
+    assert written <= {"ratings.csv", "raw_ratings.json"}
+
+
+def test_the_last_good_table_outlives_bad_input(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    source = write_ratings(project.root / "ratings.csv")
+    project.declare(declaration("shop", source))
+    refresh(project, "shop", instance)
+    lists, kept = table(project, "shop"), interactions(project, "shop")
+    MILLISECONDS(source)
+    project.declare(
+        declaration(
+            "shop",
+            source,
+            ratings={"source": str(source), "columns": COLUMNS, "timestamp_unit": "s"},
+        )
+    )
+    assert not refresh(project, "shop", instance).success
+    assert table(project, "shop").equals(lists)
+    assert interactions(project, "shop").equals(kept)
+
+
+def test_skip_keeps_the_good_rows_and_reports_the_others(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    source = write_ratings(project.root / "ratings.csv")
+    with source.open("a") as file:
+        file.write("1,2,great,1500000000\n1,2\n1,2,3,4,5\n")
+    project.declare(
+        declaration(
+            "shop",
+            source,
+            ratings={"source": str(source), "columns": COLUMNS, "on_bad_rows": "skip"},
+        )
+    )
+    result = refresh(project, "shop", instance)
+    assert result.success
+    told = metadata(result, "interactions")
+    reasons = told["left_out_by_reason"]
+    del reasons["rating below min_rating"]
+    assert sum(reasons.values()) == 3
+    assert reasons["the rating is not a number"] == 1
+    assert told["rows_read"] == 1803
+    assert told["bad_row_examples"][0].endswith(
+        "line 1802: the rating is not a number: '1,2,great,1500000000'"
+    )
+
+
+def test_the_command_shows_the_line_and_fails(tmp_path: Path) -> None:
+    project = copied_project(tmp_path)
+    file = project.declare(declaration("shop", "nowhere.csv"))
+    job = ("dagster", "job", "execute", "-m", "batchrec_dagster.definitions", "-j", "shop_refresh")
+    missing = project.run(*job)
+    assert missing.returncode != 0
+    assert "nowhere.csv" in missing.stdout + missing.stderr
+    file.write_text(file.read_text().replace("min_rating", "minrating"))
+    impossible = project.run(*job)
+    assert impossible.returncode != 0
+    assert f"{file}, line 12: interactions.minrating: there is no such setting" in impossible.stderr

@@ -1,0 +1,74 @@
+"""A run that is killed: the next one goes on where it was, ends right, and trains once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from batchrec_dagster.local_personalize.client import embedded_client
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster_tests.support import (
+    Project,
+    copied_project,
+    declaration,
+    table,
+    write_ratings,
+)
+
+REFRESH = ("dagster", "job", "execute", "-m", "batchrec_dagster.definitions", "-j", "shop_refresh")
+
+
+def killed_at(project: Project, moment: str) -> None:
+    """Start the refresh job, and SIGKILL it with all its processes once its log says `moment`."""
+    log = project.root / "killed.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / REFRESH[0]), *REFRESH[1:]],
+            cwd=project.root,
+            env=project.process_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            output.write(line)
+            if moment in line:
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+        assert process.wait(timeout=60) == -signal.SIGKILL, log.read_text()
+
+
+def test_a_run_killed_in_training_goes_on_and_trains_once(tmp_path: Path) -> None:
+    project = copied_project(tmp_path)
+    # Enough to be busy for a few seconds with training, so that the kill meets it.
+    source = write_ratings(tmp_path / "ratings.csv", users=1500, items=4000)
+    project.declare(declaration("shop", source))
+    # The first look at the training's status is logged while it is under way.
+    killed_at(project, " - solution version arn:")
+    assert "CREATE IN_PROGRESS" in (project.root / "killed.log").read_text().splitlines()[-1]
+    assert not list(project.storage.glob("shop/curated/**/*"))
+
+    again = project.run(*REFRESH)
+    assert again.returncode == 0, again.stdout + again.stderr
+    log = again.stdout + again.stderr
+    assert "unchanged: not imported again" in log
+    assert "created" not in log.partition("filter")[0]
+    assert table(project, "shop").get_column("user_id").n_unique() == 1500
+
+    client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
+    (import_job,) = client.list_dataset_import_jobs()["datasetImportJobs"]
+    assert import_job["status"] == "ACTIVE"
+    solutions = client.list_solutions()["solutions"]
+    assert len(solutions) == 2
+    for solution in solutions:
+        (version,) = client.list_solution_versions(solutionArn=solution["solutionArn"])[
+            "solutionVersions"
+        ]
+        assert version["status"] == "ACTIVE"
+    (batch,) = client.list_batch_inference_jobs()["batchInferenceJobs"]
+    assert batch["status"] == "ACTIVE"
