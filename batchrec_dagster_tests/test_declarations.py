@@ -109,7 +109,9 @@ def test_a_template_is_filled_in_and_checked(
 
 
 def test_every_setting_has_a_description_for_the_editor() -> None:
-    schema = BatchRecommendations.get_model_cls().model_json_schema()
+    model = BatchRecommendations.get_model_cls()
+    assert model is not None
+    schema = model.model_json_schema()
     parts = [schema, *schema["$defs"].values()]
     undescribed = [
         f"{part['title']}.{name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,6 @@ import dagster as dg
 import pytest
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.resources import ensure as ensuring
 from batchrec_dagster.resources.ensure import Ensure, Started
 from batchrec_dagster.resources.kinds import DATASET_GROUP, IMPORT_JOB, SOLUTION_VERSION
 
@@ -21,8 +21,8 @@ class Scripted:
     """Answers like a Personalize in which each status lasts for one look."""
 
     def __init__(
-        self, *, statuses: list[str], refuse: list[str] = (), there: list[Any] = ()
-    ) -> None:  # type: ignore[assignment]
+        self, *, statuses: Sequence[str], refuse: Sequence[str] = (), there: Sequence[Any] = ()
+    ) -> None:
         self.statuses, self.refuse = list(statuses), list(refuse)
         self.jobs = list(there)
         self.created: list[dict[str, Any]] = []
@@ -74,12 +74,12 @@ def job(name: str, status: str, age: int) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(ensuring.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
 
     def sleep(seconds: float) -> None:
         clock[0] += seconds
 
-    monkeypatch.setattr(ensuring.time, "sleep", sleep)
+    monkeypatch.setattr("time.sleep", sleep)
 
 
 def ensure(client: Scripted, *, deadline: float = 10_000) -> Ensure:

@@ -53,7 +53,7 @@ def test_a_ratings_file_becomes_recommendations_for_every_user(
     # Users and items have two tastes, odd and even: who has learned something keeps them apart.
     first = lists.filter(pl.col("rank") <= 5)
     same = (first.get_column("user_id").cast(int) - first.get_column("item_id").cast(int)) % 2 == 0
-    assert same.mean() > 0.9
+    assert same.sum() > 0.9 * same.len()
 
     told = metadata(result, "interactions")
     assert told["rows_read"] == 60 * 30
