@@ -36,7 +36,7 @@ def events() -> pl.DataFrame:
 def test_personalization_beats_popularity_by_half(frame: Callable[[], pl.DataFrame]) -> None:
     data = Interactions.from_frame(frame())
     ours, popular = (
-        sum(train(recipe, data, {}, seed=seed).metrics[NDCG] for seed in (0, 1))
+        train(recipe, data, {}).metrics[NDCG]
         for recipe in ("aws-user-personalization", "aws-popularity-count")
     )
     assert ours > 1.5 * popular > 0
