@@ -1,0 +1,215 @@
+"""The ways in, as a user takes them: the `dagster` command, the UI in a browser, the schedule."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import dagster as dg
+import polars as pl
+import pytest
+import yaml
+
+from batchrec_dagster_tests.processes import Started, free_ports, started
+from batchrec_dagster_tests.support import (
+    Project,
+    copied_project,
+    declaration,
+    write_ratings,
+)
+
+MODULE = ("-m", "batchrec_dagster.definitions")
+ASSETS = (
+    "raw_ratings",
+    "interactions",
+    "batch_users",
+    "personalize_dataset",
+    "solution_version",
+    "recommendations",
+)
+BROWSER = Path("/usr/bin/chromium")
+QUIET_BROWSER = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+
+# So that the assets are large enough on the page to show their state.
+UPRIGHT = "localStorage.setItem('asset-graph-direction', JSON.stringify('vertical'))"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    project = copied_project(tmp_path / "project")
+    write_ratings(project.root / "ratings.csv")
+    project.declare(declaration("shop", "ratings.csv"))
+    return project
+
+
+def table(project: Project) -> pl.DataFrame:
+    return pl.read_parquet(project.storage / "shop/curated/recommendations/recommendations.parquet")
+
+
+def trained(said: str) -> bool:
+    """Whether a run says that it trained, rather than found what was trained before."""
+    (line,) = [line for line in said.splitlines() if "aws-user-personalization-v2 on" in line]
+    return line.endswith(": trained")
+
+
+@contextmanager
+def background(project: Project, log: Path, command: str, *arguments: str) -> Iterator[Started]:
+    """A command that goes on until the test has seen what it wanted."""
+    program = str(Path(sys.executable).parent / command)
+    environment = project.process_environment()
+    with started([program, *arguments], project.root, environment, log) as process:
+        yield process
+
+
+@contextmanager
+def instance_of(project: Project) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance of the commands that run in the project."""
+    with dg.DagsterInstance.from_config(project.process_environment()["DAGSTER_HOME"]) as instance:
+        yield instance
+
+
+def test_the_assets_are_materialized_by_command(project: Project) -> None:
+    done = project.run("dagster", "asset", "materialize", *MODULE, "--select", "group:shop")
+    assert done.returncode == 0, done.stderr
+    assert table(project).get_column("user_id").n_unique() == 60
+
+    shown = project.run("batchrec", "show")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("shop\n")
+    assert "1,800 rows of ratings.csv" in shown.stdout
+    assert "items for 60 users" in shown.stdout
+    assert "recommendations.parquet" in shown.stdout
+
+
+def test_the_job_is_executed_by_command_and_trains_again_only_when_told(project: Project) -> None:
+    config = project.root / "config.yaml"
+    config.write_text(
+        yaml.safe_dump({"ops": {"shop__solution_version": {"config": {"train_afresh": True}}}})
+    )
+    job = ("dagster", "job", "execute", *MODULE, "-j", "shop_refresh")
+
+    def run(*more: str) -> bool:
+        done = project.run(*job, *more)
+        assert done.returncode == 0, done.stderr
+        return trained(done.stderr)
+
+    assert [run(), run("-c", str(config)), run()] == [True, True, False]
+    assert table(project).get_column("user_id").n_unique() == 60
+    with instance_of(project) as instance:
+        key = dg.AssetKey(["shop", "solution_version"])
+        records = instance.fetch_materializations(key, limit=10).records
+    versions = [
+        record.asset_materialization.metadata["solution_version_arn"].value
+        for record in records
+        if record.asset_materialization
+    ]
+    newest, afresh, first = versions
+    assert newest == afresh != first
+
+
+def test_what_fails_ends_the_command_with_an_error(project: Project) -> None:
+    (project.root / "ratings.csv").unlink()
+    done = project.run("dagster", "job", "execute", *MODULE, "-j", "shop_refresh")
+    assert done.returncode == 1
+    assert "ratings.csv: there is no such file" in done.stderr
+    assert not project.storage.exists() or not [*project.storage.rglob("*.*")]
+
+
+def test_the_ui_shows_the_lineage_and_materializes_it(project: Project, tmp_path: Path) -> None:
+    if not BROWSER.exists():
+        pytest.skip(f"there is no {BROWSER}: install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    arguments = ("dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port))
+    asked: list[str] = []
+    with background(project, tmp_path / "log", "dagster", *arguments) as dev:
+        dev.wait_for(lambda: _answers(f"{address}/server_info"), "answer of the UI", timeout=120)
+        with sync_api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=str(BROWSER), args=[*QUIET_BROWSER]
+            )
+            page = browser.new_page(viewport={"width": 1400, "height": 1250})
+            page.set_default_timeout(90_000)
+            page.on("request", lambda request: asked.append(request.url))
+            page.on("websocket", lambda socket: asked.append(socket.url))
+
+            page.add_init_script(UPRIGHT)
+            page.goto(f"{address}/locations/batchrec_dagster/asset-groups/shop/lineage")
+            for asset in ASSETS:
+                page.get_by_text(asset, exact=True).first.wait_for()
+            page.get_by_role("button", name="Materialize all").click()
+            page.get_by_text("View", exact=True).first.click()
+            page.wait_for_url("**/runs/*")
+            end = page.get_by_text(re.compile("^(Success|Failure)$")).first
+            end.wait_for()
+            assert end.inner_text() == "Success", dev.log.read_text()
+
+            page.goto(f"{address}/locations/batchrec_dagster/asset-groups/shop/lineage")
+            for asset in ASSETS:
+                page.get_by_text(asset, exact=True).first.wait_for()
+            sync_api.expect(page.get_by_text("Never materialized")).to_have_count(0)
+            sync_api.expect(page.get_by_text("Materialized")).to_have_count(len(ASSETS))
+            _take_picture(page, tmp_path / "lineage.png")
+            browser.close()
+
+    hosts = {urlsplit(url).hostname for url in asked if urlsplit(url).scheme not in LOCAL_SCHEMES}
+    assert hosts == {"127.0.0.1"}
+    assert table(project).get_column("user_id").n_unique() == 60
+    assert (tmp_path / "lineage.png").stat().st_size > 10_000
+
+
+# What such URLs stand for is in the page or in the browser.
+LOCAL_SCHEMES = ("data", "blob", "chrome-extension")
+
+
+def test_the_schedule_launches_a_run_that_succeeds(project: Project, tmp_path: Path) -> None:
+    project.declare(
+        declaration("shop", "ratings.csv", schedule={"cron": "* * * * *", "enabled": True})
+    )
+    arguments = ("run", "-w", "workspace.yaml")
+    with (
+        instance_of(project) as instance,
+        background(project, tmp_path / "log", "dagster-daemon", *arguments) as daemon,
+    ):
+        scheduled = dg.RunsFilter(tags={"dagster/schedule_name": "shop_schedule"})
+
+        def finished() -> dg.DagsterRun | None:
+            runs = instance.get_runs(scheduled)
+            return next((run for run in runs if run.is_finished), None)
+
+        run = daemon.wait_for(finished, "finished run of the schedule", timeout=180)
+    assert run.job_name == "shop_refresh"
+    assert run.status is dg.DagsterRunStatus.SUCCESS
+    assert table(project).get_column("user_id").n_unique() == 60
+
+
+def _answers(url: str) -> bool | None:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status == 200 or None
+    except (urllib.error.URLError, OSError):
+        return None
+
+
+def _take_picture(page: object, file: Path) -> None:
+    """A picture of the page; a second one for the README where BATCHREC_SCREENSHOTS says."""
+    page.screenshot(path=str(file))  # type: ignore[attr-defined]
+    if folder := os.environ.get("BATCHREC_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, Path(folder) / "lineage.png")
