@@ -9,11 +9,16 @@ import shutil
 import dagster as dg
 import polars as pl
 
+# Dagster has no public way to ask what its UI shows.
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
+
 from batchrec_dagster_tests.support import (
     COLUMNS,
     REPOSITORY,
     Project,
     declaration,
+    definitions,
     interactions,
     metadata,
     outcomes,
@@ -158,6 +163,31 @@ def test_two_pipelines_share_nothing(project: Project, instance: dg.DagsterInsta
     arns = [metadata(run, "personalize_dataset")["dataset_arn"] for run in (shop, club)]
     assert len(set(arns)) == 2
     assert {path.name for path in project.storage.iterdir()} == {"shop", "club"}
+
+
+def stale(project: Project, instance: dg.DagsterInstance) -> dict[str, str]:
+    """What the UI says of each asset that is not up to date."""
+    with definitions(project) as defs:
+        graph = defs.resolve_asset_graph()
+        resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+        statuses = {key.path[-1]: resolver.get_status(key) for key in graph.get_all_asset_keys()}
+    return {name: status.value for name, status in statuses.items() if status.value != "FRESH"}
+
+
+def test_what_the_ui_calls_stale_is_what_a_run_would_change(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    declared = declaration("shop", write_ratings(project.root / "ratings.csv"))
+    project.declare(declared)
+    assert set(stale(project, instance).values()) == {"MISSING"}
+    refresh(project, "shop", instance)
+    assert stale(project, instance) == {}
+    refresh(project, "shop", instance)
+    assert stale(project, instance) == {}
+    project.declare({**declared, "interactions": {"min_rating": 4}})
+    assert stale(project, instance) == {"interactions": "STALE"}
+    project.declare({**declared, "recommendations": {"num_results": 5}})
+    assert stale(project, instance) == {"recommendations": "STALE"}
 
 
 def test_an_analysts_own_asset_gets_the_table_by_its_name(
