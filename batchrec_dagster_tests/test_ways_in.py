@@ -57,8 +57,10 @@ def project(tmp_path: Path) -> Project:
     return project
 
 
-def table(project: Project) -> pl.DataFrame:
-    return pl.read_parquet(project.storage / "shop/curated/recommendations/recommendations.parquet")
+def table(project: Project, name: str = "shop") -> pl.DataFrame:
+    return pl.read_parquet(
+        project.storage / name / "curated/recommendations/recommendations.parquet"
+    )
 
 
 def trained(said: str) -> bool:
@@ -134,6 +136,7 @@ def test_the_ui_shows_the_lineage_and_materializes_it(project: Project, tmp_path
     if not BROWSER.exists():
         pytest.skip(f"there is no {BROWSER}: install chromium")
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    project.declare(declaration("movielens", "ratings.csv"))
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     arguments = ("dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port))
@@ -144,13 +147,13 @@ def test_the_ui_shows_the_lineage_and_materializes_it(project: Project, tmp_path
             browser = playwright.chromium.launch(
                 executable_path=str(BROWSER), args=[*QUIET_BROWSER]
             )
-            page = browser.new_page(viewport={"width": 1400, "height": 1250})
+            page = browser.new_page(viewport={"width": 1400, "height": 1520})
             page.set_default_timeout(90_000)
             page.on("request", lambda request: asked.append(request.url))
             page.on("websocket", lambda socket: asked.append(socket.url))
 
             page.add_init_script(UPRIGHT)
-            page.goto(f"{address}/locations/batchrec_dagster/asset-groups/shop/lineage")
+            page.goto(f"{address}/locations/batchrec_dagster/asset-groups/movielens/lineage")
             for asset in ASSETS:
                 page.get_by_text(asset, exact=True).first.wait_for()
             page.get_by_role("button", name="Materialize all").click()
@@ -160,7 +163,7 @@ def test_the_ui_shows_the_lineage_and_materializes_it(project: Project, tmp_path
             end.wait_for()
             assert end.inner_text() == "Success", dev.log.read_text()
 
-            page.goto(f"{address}/locations/batchrec_dagster/asset-groups/shop/lineage")
+            page.goto(f"{address}/locations/batchrec_dagster/asset-groups/movielens/lineage")
             for asset in ASSETS:
                 page.get_by_text(asset, exact=True).first.wait_for()
             sync_api.expect(page.get_by_text("Never materialized")).to_have_count(0)
@@ -170,7 +173,7 @@ def test_the_ui_shows_the_lineage_and_materializes_it(project: Project, tmp_path
 
     hosts = {urlsplit(url).hostname for url in asked if urlsplit(url).scheme not in LOCAL_SCHEMES}
     assert hosts == {"127.0.0.1"}
-    assert table(project).get_column("user_id").n_unique() == 60
+    assert table(project, "movielens").get_column("user_id").n_unique() == 60
     assert (tmp_path / "lineage.png").stat().st_size > 10_000
 
 
