@@ -17,7 +17,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from batchrec_dagster.formats.interactions import interactions_schema
 from batchrec_dagster.local_personalize.errors import ServiceError
@@ -30,7 +30,7 @@ from batchrec_dagster_tests.local_personalize.support import RECIPE, SEEN
 ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"
 QUOTAS = Quotas(dataset_groups=2, schemas=2, solutions_per_group=2, filters_per_group=1)
 NEVER, AT_ONCE = Pace(1000.0), Pace()
-NAMES = st.sampled_from(["a", "b", "c"])
+NAMES = st.sampled_from(["a", "a", "a", "a", "b", "c"])  # mostly one, so that much depends on it
 KINDS = st.sampled_from(["DatasetGroup", "Schema", "Dataset", "Solution", "Filter"])
 EXISTS, MISSING, IN_USE, LIMIT, INVALID = (
     f"{name}Exception"
@@ -114,6 +114,17 @@ class Sequences(RuleBasedStateMachine):
         if expected is None:
             assert answer == {_member(made.kind): arn}
             self.known[arn] = made
+
+    @initialize(furnished=st.booleans())
+    def begin(self, furnished: bool) -> None:
+        """Half of the sequences begin with what takes many requests to make."""
+        if furnished:
+            self.create_group("a")
+            self.create_schema("a", event_type=True)
+            self.work()
+            self.create_dataset("a", "a")
+            self.work()
+            self.create_filter("a", "a")
 
     @rule(name=NAMES)
     def create_group(self, name: str) -> None:
@@ -252,6 +263,18 @@ class Sequences(RuleBasedStateMachine):
             known.status = None if known.kind == "Schema" else "ACTIVE"
         self.service.close()
         self.service = self._open(NEVER)
+
+    @rule(name=NAMES)
+    def tear_down(self, name: str) -> None:
+        """What random requests would seldom do: delete a whole group, in the right order."""
+        group = _arn("DatasetGroup", name)
+        self.work()
+        for solution in self._of("Solution", group):
+            self.delete("Solution", solution.rpartition("/")[2])
+        self.delete("Dataset", name)
+        self.work()
+        self.delete("DatasetGroup", name)
+        self.work()
 
     def _await(self, arn: str, *, gone: bool) -> None:
         kind = self.known[arn].kind
