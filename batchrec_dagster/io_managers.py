@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 
 from batchrec_dagster.formats.interactions import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.resources.storage import StorageResource
 
 # The metadata of an asset's definition that says where its value lies under the storage root.
@@ -41,14 +42,20 @@ class StorageIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         uri = self.storage.uri(self._key(context))
-        self.storage.store.put(uri, self.encode(obj))
+        try:
+            self.storage.store.put(uri, self.encode(obj))
+        except StorageError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
         context.add_output_metadata({"dagster/uri": uri})
 
     def load_input(self, context: dg.InputContext) -> Any:
         if context.upstream_output is None:
             raise dg.DagsterInvariantViolationError("there is no asset to load")
         key = self._key(context.upstream_output)
-        data = self.storage.store.get(self.storage.uri(key))
+        try:
+            data = self.storage.store.get(self.storage.uri(key))
+        except StorageError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
         return self.decode(data, context.dagster_type.typing_type)
 
     def _key(self, context: dg.OutputContext) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 
+from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.pipeline.assets.specs import described
 from batchrec_dagster.pipeline.checks import Checked, published, specs
 from batchrec_dagster.pipeline.places import read_record
@@ -42,9 +43,9 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     )
     def raw_ratings(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
         started = time.monotonic()
-        before = read_record(storage, places.record("raw_ratings"))
         folders = {"base": project, "cache": Path(storage.cache)}
         try:
+            before = read_record(storage, places.record("raw_ratings"))
             source = describe_source(ratings.source, storage.store, **folders)
             uri = storage.uri(places.raw(source.filename))
             unchanged = (
@@ -66,7 +67,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                     "size": copied.size,
                     "sha256": copied.sha256,
                 }
-        except SourceError as error:
+        except (SourceError, StorageError) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
 
         with storage.local_file(uri) as path:

@@ -1,0 +1,101 @@
+"""URIs, and objects in a folder; tests on a real S3 server are in test_s3.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import boto3
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from obstore.store import S3Store
+
+from batchrec_dagster.object_store import (
+    ObjectNotFoundError,
+    ObjectStore,
+    StorageError,
+    split_uri,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    return ObjectStore({"local": tmp_path / "folder"})
+
+
+def test_what_is_put_can_be_read_listed_and_deleted(store: ObjectStore) -> None:
+    store.put("s3://local/a/ü b.csv", b"x,y\n")
+    assert store.get("s3://local/a/ü b.csv") == b"x,y\n"
+    info = store.head("s3://local/a/ü b.csv")
+    assert info is not None
+    assert info.size == 4
+    assert store.list("s3://local/a/") == [info]
+    store.delete("s3://local/a/ü b.csv")
+    store.delete("s3://local/a/ü b.csv")
+    assert store.head("s3://local/a/ü b.csv") is None
+    with pytest.raises(ObjectNotFoundError, match=r"cannot read s3://local/a/ü b\.csv"):
+        store.get("s3://local/a/ü b.csv")
+
+
+def test_files_and_pieces_can_be_put_too(store: ObjectStore, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"0123456789" * 1_000_000)
+    store.put("s3://local/file", file)
+    store.put("s3://local/pieces", (b"0123456789" * 1000 for _ in range(1000)))
+    assert b"".join(store.chunks("s3://local/file")) == file.read_bytes()
+    assert store.get("s3://local/pieces") == file.read_bytes()
+
+
+def test_a_put_that_breaks_off_leaves_the_old_object(store: ObjectStore) -> None:
+    def broken() -> object:
+        yield b"new" * 10_000_000
+        raise OSError("the source is gone")
+
+    store.put("s3://local/a", b"old")
+    with pytest.raises(StorageError, match="the source is gone"):
+        store.put("s3://local/a", broken())  # type: ignore[arg-type]
+    assert store.get("s3://local/a") == b"old"
+    assert [info.uri for info in store.list("s3://local/")] == ["s3://local/a"]
+
+
+def test_a_listing_goes_by_prefix_to_the_letter(store: ObjectStore) -> None:
+    for key in ("folder/1", "folder_test/2", "other/3"):
+        store.put(f"s3://local/{key}", b"")
+    assert [info.uri for info in store.list("s3://local/folder")] == [
+        "s3://local/folder/1",
+        "s3://local/folder_test/2",
+    ]
+    assert [info.uri for info in store.list("s3://local/folder/")] == ["s3://local/folder/1"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["", "local/a", "http://local/a", "s3://", "s3:///a", "s3://local/../a", "s3://local/a/./b",
+     "s3://local/a\\b", "s3://local/a\0b", "s3://../a"],
+)  # fmt: skip
+def test_what_is_no_storage_uri_is_refused(uri: str) -> None:
+    with pytest.raises(StorageError):
+        split_uri(uri)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+def test_no_key_leaves_its_folder(key: str) -> None:
+    try:
+        bucket, inside = split_uri(f"s3://local/{key}")
+    except StorageError:
+        return
+    assert bucket == "local"
+    folder = Path("/root/folder")
+    assert (folder / inside.lstrip("/")).resolve().is_relative_to(folder)
+    assert not {".", ".."} & set(inside.split("/"))
+
+
+def test_a_bucket_on_aws_needs_no_endpoint() -> None:
+    session = boto3.Session("key", "secret", region_name="eu-west-1")
+    assert isinstance(ObjectStore({}, session)._bucket("shop"), S3Store)
+
+
+def test_without_credentials_a_bucket_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boto3.Session, "get_credentials", lambda self: None)
+    with pytest.raises(StorageError, match="no AWS credentials found for s3://shop: set AWS_PRO"):
+        ObjectStore({}, boto3.Session(region_name="eu-west-1")).get("s3://shop/a")
