@@ -45,19 +45,18 @@ def fit(
     )
     by_item = matrix.T.tocsr()
     shrink = 1 / (np.diff(by_item.indptr) + regularization).astype(np.float32)
-    everyone = core == n_items
+    outside = matrix[:, core:]
 
     def weights(part: slice) -> csr_matrix:
         """(width, n_items): the weights of the items of a block, which lies on one side."""
         width = np.arange(part.stop - part.start)
-        if part.start < core and everyone:
-            rows = np.empty((len(width), n_items), dtype=np.float32)
-        else:
-            pairs = (matrix[:, part].T @ matrix).toarray()
-            rows = pairs.astype(np.float32, copy=False) * shrink
+        rows = np.empty((len(width), n_items), dtype=np.float32)
         if part.start < core:
             block = columns(part)  # (core, width)
             np.divide(block.T, -block[width + part.start, width][:, None], out=rows[:, :core])
+            rows[:, core:] = (by_item[part] @ outside).toarray() * shrink[core:]
+        else:
+            rows[:] = (by_item[part] @ matrix).toarray() * shrink
         rows[width, width + part.start] = 0
         return _largest(rows, kept)
 
