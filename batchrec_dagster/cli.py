@@ -4,6 +4,8 @@ import os
 
 import click
 
+from batchrec_dagster.local_personalize.command import local_personalize
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="batchrec-dagster")
@@ -36,6 +38,9 @@ def show(pipeline: str | None) -> None:
             raise click.ClickException("no recommendations yet: start a refresh job first")
         for name in [pipeline] if pipeline else found:
             click.echo("\n".join(summary(instance, name)))
+
+
+main.add_command(local_personalize)
 
 
 if __name__ == "__main__":
