@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,13 +31,16 @@ class DeploymentError(ValueError):
 
 @dataclass(frozen=True)
 class Deployment:
-    """BATCHREC_HOME, BATCHREC_STORAGE, BATCHREC_PERSONALIZE, BATCHREC_ROLE_ARN; region, profile
-    and S3 endpoint by AWS's own variables."""
+    """BATCHREC_HOME, BATCHREC_STORAGE, BATCHREC_PERSONALIZE, BATCHREC_ROLE_ARN,
+    BATCHREC_BUSY_SECONDS, BATCHREC_DEADLINE_HOURS; region, profile and S3 endpoint by AWS's own
+    variables."""
 
     home: Path
     storage: str
     personalize: str
     role_arn: str
+    busy_seconds: float
+    deadline_hours: float
     region: str | None = None
     profile: str | None = None
     s3_endpoint: str | None = None
@@ -48,11 +52,24 @@ class Deployment:
         def get(name: str, *, default: str = "") -> str:
             return environment.get(name, "").strip() or default
 
+        def number(name: str, *, default: float) -> float:
+            text = get(name, default=str(default))
+            try:
+                value = float(text)
+            except ValueError:
+                value = math.nan
+            if not 0 < value < math.inf:
+                raise DeploymentError(f"{name} is {text!r}: set a number above 0")
+            return value
+
         home = Path(get("BATCHREC_HOME", default=".batchrec")).expanduser().absolute()
+        personalize = get("BATCHREC_PERSONALIZE", default=EMBEDDED)
         deployment = cls(
             home=home,
             storage=get("BATCHREC_STORAGE", default=str(home / "storage")),
-            personalize=get("BATCHREC_PERSONALIZE", default=EMBEDDED),
+            personalize=personalize,
+            busy_seconds=number("BATCHREC_BUSY_SECONDS", default=300 if personalize == AWS else 5),
+            deadline_hours=number("BATCHREC_DEADLINE_HOURS", default=24),
             role_arn=get("BATCHREC_ROLE_ARN", default=LOCAL_ROLE_ARN),
             region=get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None,
             profile=get("AWS_PROFILE") or None,
@@ -112,6 +129,8 @@ class Deployment:
             region_name=self.region,
             profile_name=self.profile,
             poll_seconds=30 if self.personalize == AWS else 0.2,
+            busy_seconds=self.busy_seconds,
+            deadline_hours=self.deadline_hours,
             storage=storage,
         )
         return {

@@ -27,7 +27,10 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
     assert resources["storage"].uri("a.csv") == "s3://b/p/a.csv"
     personalize = resources["personalize"]
     assert (personalize.role_arn, personalize.region_name) == (ROLE, "eu-west-1")
-    assert personalize.poll_seconds == 30
+    assert (personalize.poll_seconds, personalize.busy_seconds) == (30, 300)
+    impatient = {**AWS, "BATCHREC_BUSY_SECONDS": "60", "BATCHREC_DEADLINE_HOURS": "2.5"}
+    personalize = Deployment.from_environment(impatient).resources()["personalize"]
+    assert (personalize.busy_seconds, personalize.deadline_hours) == (60, 2.5)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,11 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
         ({**AWS, "BATCHREC_STORAGE": "data"}, "set BATCHREC_STORAGE=s3://bucket/prefix"),
         ({**AWS, "BATCHREC_ROLE_ARN": ""}, "needs BATCHREC_ROLE_ARN"),
         ({**AWS, "BATCHREC_ROLE_ARN": "me"}, "BATCHREC_ROLE_ARN is 'me': set arn:aws:iam::"),
+        (
+            {"BATCHREC_BUSY_SECONDS": "soon"},
+            "BATCHREC_BUSY_SECONDS is 'soon': set a number above 0",
+        ),
+        ({"BATCHREC_DEADLINE_HOURS": "0"}, "BATCHREC_DEADLINE_HOURS is '0': set a number above 0"),
     ],
 )
 def test_what_cannot_work_is_told_at_load(environment: dict[str, str], said: str) -> None:

@@ -64,6 +64,8 @@ def test_a_ratings_file_becomes_recommendations_for_every_user(
     assert told["rows_read"] == 60 * 30
     assert told["dagster/row_count"] == kept.height
     assert told["left_out_by_reason"] == {"rating below min_rating": 1800 - kept.height}
+    schema = metadata(result, "raw_ratings")["dagster/column_schema"]
+    assert [column.name for column in schema.columns] == list(COLUMNS.values())
     version = metadata(result, "solution_version")
     ndcg = "normalized_discounted_cumulative_gain_at_25"
     assert version[ndcg] > version[f"popularity_{ndcg}"] > 0

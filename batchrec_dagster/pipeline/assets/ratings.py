@@ -9,15 +9,17 @@ from urllib.parse import urlsplit
 import dagster as dg
 
 from batchrec_dagster.object_store import StorageError
-from batchrec_dagster.pipeline.assets.specs import described
+from batchrec_dagster.pipeline.assets.specs import column_schema, described
 from batchrec_dagster.pipeline.checks import Checked, published, specs
 from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
+from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.local import PreparationError, RatingsFile
 from batchrec_dagster.preparation.sources import SourceError, copy_source, describe_source
 from batchrec_dagster.resources import StorageResource
 
 CODE_VERSION = "1"
+UNITS = {"s": "seconds", "ms": "milliseconds", "auto": "seconds or milliseconds"}
 
 
 def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
@@ -87,6 +89,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                     "file": storage.where(uri),
                     "bytes": record["size"],
                     "dagster/row_count": rows,
+                    "dagster/column_schema": column_schema(_columns(ratings.layout)),
                     "first_lines": dg.MetadataValue.md(f"```\n{first_lines}```"),
                     "seconds": time.monotonic() - started,
                 },
@@ -105,6 +108,21 @@ def without_secrets(source: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}{separator}{member}"
+
+
+def _columns(layout: Layout) -> dict[str, tuple[str, str]]:
+    """The columns that the pipeline reads; one without a name goes by its position."""
+    roles = {
+        layout.user: ("string", "The user's id."),
+        layout.item: ("string", "The item's id."),
+        layout.rating: ("double", "The rating."),
+        layout.timestamp: ("long", f"When; epoch {UNITS[layout.timestamp_unit]}."),
+    }
+    return {
+        column if isinstance(column, str) else f"column {column}": told
+        for column, told in roles.items()
+        if column is not None
+    }
 
 
 def _columns_parse(file: RatingsFile, on_bad_rows: str) -> tuple[Checked, int]:
