@@ -57,9 +57,10 @@ def specs(asset: str, prefix: str, **checks: str) -> list[dg.AssetCheckSpec]:
 def published(
     checks: Sequence[Checked], result: dg.MaterializeResult[Any]
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
-    """The checks' results, then the asset's; raises dg.Failure instead when a check blocks."""
-    for check in checks:
-        yield dg.AssetCheckResult(
+    """The asset's result with its checks; when a check blocks, the checks alone and dg.Failure, so
+    that the value is not stored."""
+    results = [
+        dg.AssetCheckResult(
             check_name=check.name,
             passed=check.passed,
             severity=(
@@ -70,12 +71,15 @@ def published(
             description=check.found,
             metadata=check.numbers,
         )
+        for check in checks
+    ]
     failed = [check for check in checks if not check.passed and check.name not in WARNINGS]
     if failed:
+        yield from results
         raise dg.Failure(
             "; ".join(f"{check.name}: {check.found}" for check in failed), allow_retries=False
         )
-    yield result
+    yield result._replace(check_results=results)
 
 
 def enough_interactions(interactions: pl.LazyFrame) -> Checked:

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-NDCG = "normalized_discounted_cumulative_gain_at_25"
+NDCG = "ndcg_at_25"
 
 
 def pipelines(instance: dg.DagsterInstance) -> list[str]:

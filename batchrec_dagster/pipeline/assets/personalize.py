@@ -178,8 +178,8 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "outcome": outcome,
                 "training_hours": trained.description.get("trainingHours", 0.0),
                 "seconds": time.monotonic() - started,
-                **metrics,
-                **{f"popularity_{key}": value for key, value in baseline.items()},
+                **_short(metrics),
+                **{f"popularity_{key}": value for key, value in _short(baseline).items()},
             },
         )
 
@@ -219,6 +219,16 @@ class _Start:
 def _metrics(personalize: PersonalizeResource, solution_version_arn: str) -> dict[str, float]:
     answer = personalize.client.get_solution_metrics(solutionVersionArn=solution_version_arn)
     return dict(sorted(answer["metrics"].items()))
+
+
+def _short(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics by the short names that fit into the UI's table; the record has Personalize's."""
+    short = {"normalized_discounted_cumulative_gain": "ndcg", "mean_reciprocal_rank": "mrr"}
+    named = {}
+    for key, value in metrics.items():
+        name, at, k = key.partition("_at_")
+        named[short.get(name, name) + at + k] = value
+    return named
 
 
 def _stem(
