@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 from dagster_aws.s3 import S3Resource
 
+from batchrec_dagster.formats.batch_inference import MAX_RESULTS
 from batchrec_dagster.io_managers import (
     InteractionsCsvIOManager,
     JsonLinesIOManager,
@@ -131,6 +132,8 @@ class Deployment:
             poll_seconds=30 if self.personalize == AWS else 0.2,
             busy_seconds=self.busy_seconds,
             deadline_hours=self.deadline_hours,
+            # The embedded one gives as many as there are items.
+            max_results=1_000_000 if self.embedded else MAX_RESULTS,
             storage=storage,
         )
         return {

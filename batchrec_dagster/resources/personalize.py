@@ -12,6 +12,7 @@ import dagster as dg
 from botocore.config import Config
 from pydantic import Field
 
+from batchrec_dagster.formats.batch_inference import MAX_RESULTS
 from batchrec_dagster.local_personalize.client import embedded_client
 from batchrec_dagster.resources.ensure import Ensure
 from batchrec_dagster.resources.storage import StorageResource
@@ -61,6 +62,11 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         gt=0,
         description="How long one import, training or batch inference may take before the run"
         " gives up. What was started goes on, and the next run waits for it.",
+    )
+    max_results: int = Field(
+        default=MAX_RESULTS,
+        ge=1,
+        description="How many results for each user a batch inference may be asked for.",
     )
     storage: StorageResource
 

@@ -27,6 +27,10 @@ from batchrec_dagster.resources.kinds import BATCH_INFERENCE_JOB, FILTER
 
 CODE_VERSION = "1"
 
+# Asking more of Personalize for the sake of the longest histories makes everyone's answer longer;
+# this many rows in all are read in seconds.
+MOST_ROWS = 10_000_000
+
 COLUMNS = {
     "user_id": ("string", "The user's id."),
     "rank": ("int", "1 is the best."),
@@ -96,7 +100,9 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                 datasetGroupArn=solution_version["dataset_group_arn"],
             ).arn
             request["numResults"] = min(
-                MAX_RESULTS, wanted.num_results + seen_beyond_filter(interactions)
+                personalize.max_results,
+                max(MAX_RESULTS, MOST_ROWS // max(1, batch_users.height)),
+                wanted.num_results + seen_beyond_filter(interactions),
             )
 
         def output(job: str) -> str:

@@ -1,4 +1,4 @@
-"""A run that is killed: the next one goes on where it was, ends right, and trains once."""
+"""Runs that are killed, and runs at the same time: the work ends right, and is done once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from batchrec_dagster.local_personalize.client import embedded_client
@@ -43,6 +44,22 @@ def killed_at(project: Project, moment: str) -> None:
         assert process.wait(timeout=60) == -signal.SIGKILL, log.read_text()
 
 
+def made_once(project: Project) -> None:
+    """Personalize holds one import, one version of each solution, one batch inference; all good."""
+    client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
+    (import_job,) = client.list_dataset_import_jobs()["datasetImportJobs"]
+    assert import_job["status"] == "ACTIVE"
+    solutions = client.list_solutions()["solutions"]
+    assert len(solutions) == 2
+    for solution in solutions:
+        (version,) = client.list_solution_versions(solutionArn=solution["solutionArn"])[
+            "solutionVersions"
+        ]
+        assert version["status"] == "ACTIVE"
+    (batch,) = client.list_batch_inference_jobs()["batchInferenceJobs"]
+    assert batch["status"] == "ACTIVE"
+
+
 def test_a_run_killed_in_training_goes_on_and_trains_once(tmp_path: Path) -> None:
     project = copied_project(tmp_path)
     # Enough to be busy for a few seconds with training, so that the kill meets it.
@@ -60,15 +77,16 @@ def test_a_run_killed_in_training_goes_on_and_trains_once(tmp_path: Path) -> Non
     assert "created solution version" not in log
     assert table(project, "shop").get_column("user_id").n_unique() == 1500
 
-    client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
-    (import_job,) = client.list_dataset_import_jobs()["datasetImportJobs"]
-    assert import_job["status"] == "ACTIVE"
-    solutions = client.list_solutions()["solutions"]
-    assert len(solutions) == 2
-    for solution in solutions:
-        (version,) = client.list_solution_versions(solutionArn=solution["solutionArn"])[
-            "solutionVersions"
-        ]
-        assert version["status"] == "ACTIVE"
-    (batch,) = client.list_batch_inference_jobs()["batchInferenceJobs"]
-    assert batch["status"] == "ACTIVE"
+    made_once(project)
+
+
+def test_two_runs_at_once_do_the_work_once(tmp_path: Path) -> None:
+    project = copied_project(tmp_path)
+    project.declare(declaration("shop", write_ratings(tmp_path / "ratings.csv")))
+    # Dagster itself cannot set up one home in two processes at the same moment.
+    project.run("batchrec", "show")
+    with ThreadPoolExecutor() as pool:
+        runs = list(pool.map(lambda _: project.run(*REFRESH), range(2)))
+    assert [run.returncode for run in runs] == [0, 0], [run.stdout + run.stderr for run in runs]
+    made_once(project)
+    assert table(project, "shop").get_column("user_id").n_unique() == 60
