@@ -59,6 +59,10 @@ class Scripted:
         raise dg.DagsterExecutionInterruptedError
 
     def stop_solution_version_creation(self, *, solutionVersionArn: str) -> None:  # noqa: N803
+        if solutionVersionArn == "arn/ended":
+            raise ClientError(
+                {"Error": {"Code": "ResourceInUseException", "Message": "it is ACTIVE"}}, "Stop"
+            )
         self.stopped.append(solutionVersionArn)
 
 
@@ -211,6 +215,10 @@ def test_an_interrupted_run_stops_its_training_and_nothing_else() -> None:
     with pytest.raises(dg.DagsterExecutionInterruptedError):
         ensure(client).ready(SOLUTION_VERSION, Started("arn/version", created=True))
     assert client.stopped == ["arn/version"]
+    versions = [Started("arn/a", created=True), Started("arn/ended", created=True)]
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        ensure(client).all_ready(SOLUTION_VERSION, versions)
+    assert client.stopped == ["arn/version", "arn/a"]
     with pytest.raises(dg.DagsterExecutionInterruptedError):
         ensure(client).ready(IMPORT_JOB, Started(ARN, created=True))
-    assert client.stopped == ["arn/version"]
+    assert client.stopped == ["arn/version", "arn/a"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -126,15 +126,28 @@ class Ensure:
         Raises dg.Failure with Personalize's own reason when it failed, and when the deadline has
         passed. What was started goes on then, and a later run waits for it.
         """
+        return self.all_ready(kind, [started])[0]
+
+    def all_ready(self, kind: Kind, started: Sequence[Started]) -> list[Ensured]:
+        """As `ready`, for several that were started together."""
         try:
-            return self._wait(kind, started)
+            return [self._wait(kind, one) for one in started]
         except dg.DagsterExecutionInterruptedError:
             # Whoever cancels a run does not want to go on paying for its training. Personalize has
             # no way to stop the other kinds.
             if kind is SOLUTION_VERSION:
-                self.log.info(f"the run was interrupted: stopping {started.arn}")
-                self.client.stop_solution_version_creation(solutionVersionArn=started.arn)
+                for one in started:
+                    self._stop(one.arn)
             raise
+
+    def _stop(self, solution_version_arn: str) -> None:
+        try:
+            self.client.stop_solution_version_creation(solutionVersionArn=solution_version_arn)
+        except ClientError as error:
+            # It has ended by itself meanwhile, say: no reason to hide that the run was cancelled.
+            self.log.info(f"{solution_version_arn} was not stopped: {error}")
+        else:
+            self.log.info(f"the run was interrupted: stopping {solution_version_arn}")
 
     def _wait(self, kind: Kind, started: Started) -> Ensured:
         begin = time.monotonic()

@@ -145,21 +145,14 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
         stem = _stem(pipeline, version, context, afresh=config.train_afresh)
         start = _Start(ensure, personalize_dataset, stem)
-        training = start(solution.recipe, hyperparameters)
-        popularity = (
-            start(POPULARITY_COUNT, {})
-            if solution.compare_with_popularity and solution.recipe != POPULARITY_COUNT
-            else None
-        )
-        trained = ensure.ready(SOLUTION_VERSION, training)
+        started_versions = [start(solution.recipe, hyperparameters)]
+        if solution.compare_with_popularity and solution.recipe != POPULARITY_COUNT:
+            started_versions.append(start(POPULARITY_COUNT, {}))
+        trained, *popularity = ensure.all_ready(SOLUTION_VERSION, started_versions)
         outcome = _outcome(trained, "trained")
         context.log.info(f"{solution.recipe} on interactions {version}: {outcome}")
         metrics = _metrics(personalize, trained.arn)
-        baseline = (
-            _metrics(personalize, ensure.ready(SOLUTION_VERSION, popularity).arn)
-            if popularity
-            else {}
-        )
+        baseline = _metrics(personalize, popularity[0].arn) if popularity else {}
         record = {
             "solution_version_arn": trained.arn,
             "dataset_group_arn": personalize_dataset["dataset_group_arn"],
