@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-ARN_PREFIX = "arn:aws:personalize:::recipe/"
+from batchrec_dagster.formats.recipes import (
+    POPULARITY_COUNT,
+    USER_PERSONALIZATION,
+    USER_PERSONALIZATION_V2,
+    recipe_arn,
+)
 
 
 @dataclass(frozen=True)
@@ -24,25 +29,25 @@ class Recipe:
 
     @property
     def arn(self) -> str:
-        return ARN_PREFIX + self.name
+        return recipe_arn(self.name)
 
 
 RECIPES = {
     recipe.arn: recipe
     for recipe in (
         Recipe(
-            "aws-user-personalization",
+            USER_PERSONALIZATION,
             "USER_PERSONALIZATION",
             "Predicts the items that each user will interact with.",
             updates=True,
         ),
         Recipe(
-            "aws-user-personalization-v2",
+            USER_PERSONALIZATION_V2,
             "USER_PERSONALIZATION",
             "Predicts the items that each user will interact with; the newer generation.",
         ),
         Recipe(
-            "aws-popularity-count",
+            POPULARITY_COUNT,
             "USER_PERSONALIZATION",
             "Recommends the items that most users have interacted with: a baseline.",
         ),

@@ -144,11 +144,13 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
             context.log, {**pipeline.tags, "batchrec:data-version": version}
         )
         stem = _stem(pipeline, version, context, afresh=config.train_afresh)
-        start = _Start(ensure, personalize_dataset, stem)
-        started_versions = [start(solution.recipe, hyperparameters)]
-        if solution.compare_with_popularity and solution.recipe != POPULARITY_COUNT:
-            started_versions.append(start(POPULARITY_COUNT, {}))
-        trained, *popularity = ensure.all_ready(SOLUTION_VERSION, started_versions)
+        recipes = {solution.recipe: hyperparameters}
+        if solution.compare_with_popularity:
+            recipes.setdefault(POPULARITY_COUNT, {})
+        trained, *popularity = ensure.all_ready(
+            SOLUTION_VERSION,
+            [_start(ensure, personalize_dataset, stem, *recipe) for recipe in recipes.items()],
+        )
         outcome = _outcome(trained, "trained")
         context.log.info(f"{solution.recipe} on interactions {version}: {outcome}")
         metrics = _metrics(personalize, trained.arn)
@@ -179,34 +181,32 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
     return solution_version
 
 
-class _Start:
-    """Starts, or finds, a solution version of a recipe on the imported data."""
-
-    def __init__(self, ensure: Ensure, dataset: dict[str, Any], stem: str) -> None:
-        self._ensure, self._dataset, self._stem = ensure, dataset, stem
-
-    def __call__(self, recipe: str, hyperparameters: dict[str, str]) -> Started:
-        group = self._dataset["dataset_group_arn"]
-        # A solution cannot be changed, so that other settings mean another solution.
-        name = f"{self._dataset['dataset_group_name']}-{fingerprint(recipe, hyperparameters)[:8]}"
-        solution = self._ensure.named(
-            SOLUTION,
-            name,
-            {
-                "datasetGroupArn": group,
-                "recipeArn": recipe_arn(recipe),
-                # Left to itself Personalize trains, and bills, every seven days.
-                "performAutoTraining": False,
-                "solutionConfig": {"algorithmHyperParameters": hyperparameters},
-            },
-            datasetGroupArn=group,
-        ).arn
-        return self._ensure.start_numbered(
-            SOLUTION_VERSION,
-            self._stem,
-            lambda name: {"solutionArn": solution},
-            solutionArn=solution,
-        )
+def _start(
+    ensure: Ensure,
+    dataset: dict[str, Any],
+    stem: str,
+    recipe: str,
+    hyperparameters: dict[str, str],
+) -> Started:
+    """Start, or find, a solution version of the recipe on the imported data."""
+    group = dataset["dataset_group_arn"]
+    # A solution cannot be changed, so that other settings mean another solution.
+    name = f"{dataset['dataset_group_name']}-{fingerprint(recipe, hyperparameters)[:8]}"
+    solution = ensure.named(
+        SOLUTION,
+        name,
+        {
+            "datasetGroupArn": group,
+            "recipeArn": recipe_arn(recipe),
+            # Left to itself Personalize trains, and bills, every seven days.
+            "performAutoTraining": False,
+            "solutionConfig": {"algorithmHyperParameters": hyperparameters},
+        },
+        datasetGroupArn=group,
+    ).arn
+    return ensure.start_numbered(
+        SOLUTION_VERSION, stem, lambda name: {"solutionArn": solution}, solutionArn=solution
+    )
 
 
 def _metrics(personalize: PersonalizeResource, solution_version_arn: str) -> dict[str, float]:

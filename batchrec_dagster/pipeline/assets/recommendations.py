@@ -129,9 +129,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             ),
         )
         out = job.description["jobOutput"]["s3DataDestination"]["path"]
-        lines = pl.concat(
-            read_output(storage.store.get(uri)) for uri in _output_files(storage, out)
-        )
+        lines = _lines(storage, out)
         seen = interactions if wanted.exclude_seen else None
         table, dropped = recommendation_table(lines, seen, wanted.num_results)
 
@@ -212,3 +210,24 @@ def recommendation_table(
 
 def _output_files(storage: StorageResource, folder: str) -> list[str]:
     return [file.uri for file in storage.store.list(folder) if file.uri.endswith(OUTPUT_SUFFIX)]
+
+
+def _lines(storage: StorageResource, folder: str) -> pl.DataFrame:
+    """What a batch inference job answered; raises dg.Failure when that cannot be read."""
+    files = _output_files(storage, folder)
+    if not files:
+        raise dg.Failure(
+            f"the batch inference job left no {OUTPUT_SUFFIX} file in {folder}: run it again",
+            allow_retries=False,
+        )
+    answers = []
+    for uri in files:
+        try:
+            answers.append(read_output(storage.store.get(uri)))
+        except ValueError as error:
+            reason = str(error).partition("\n")[0]
+            raise dg.Failure(
+                f"{storage.where(uri)}: {reason}; delete it and start the run again",
+                allow_retries=False,
+            ) from error
+    return pl.concat(answers)
