@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
@@ -33,6 +33,29 @@ def read_rows(
         except FileNotFoundError:
             continue  # a FULL import has replaced the files since the catalog was read
     raise JobFailedError(f"Create failed. {dataset_arn} changes faster than it can be read.")
+
+
+def group_reader(
+    catalog: Catalog, home: Home, group_arn: str
+) -> Callable[[str, Sequence[str]], pl.DataFrame]:
+    """A function that reads these columns of the group's dataset of that type, as it is now.
+
+    It raises JobFailedError when there is no such dataset, column or data.
+    """
+
+    def read(dataset_type: str, columns: Sequence[str]) -> pl.DataFrame:
+        with catalog.reading() as records:
+            datasets = records.children("Dataset", group_arn)
+        of_type = [d for d in datasets if d.body["datasetType"] == dataset_type]
+        if not of_type:
+            raise JobFailedError(f"{group_arn} has no dataset of type {dataset_type}.")
+        try:
+            return read_rows(catalog, home, of_type[0].arn, columns)
+        except pl.exceptions.ColumnNotFoundError:
+            missing = f"The {dataset_type} data lack one of {', '.join(columns)}: import them again"
+            raise JobFailedError(f"{missing} with a schema that has it.") from None
+
+    return read
 
 
 def _read(files: Sequence[object], columns: Sequence[str]) -> pl.DataFrame:

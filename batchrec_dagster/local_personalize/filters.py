@@ -6,6 +6,7 @@ Source: developer guide, "Filter expressions".
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -18,13 +19,16 @@ from batchrec_dagster.formats.interactions import (
     TIMESTAMP,
     USER_ID,
 )
-from batchrec_dagster.formats.schemas import Schema
+from batchrec_dagster.formats.schemas import INTERACTIONS, Schema
+from batchrec_dagster.local_personalize.learning.serving import Forbid, forbidding
 
 _SEEN = re.compile(
     r"\s*EXCLUDE\s+ItemID\s+WHERE\s+Interactions\s*\.\s*EVENT_TYPE"
     r'\s+IN\s*\(\s*"\*"\s*\)\s*',
     re.IGNORECASE,
 )
+# Reads these columns of the group's data set of that type, as they are now.
+Read = Callable[[str, Sequence[str]], pl.DataFrame]
 SUPPORTED = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
 
 
@@ -40,6 +44,26 @@ def check_expression(expression: str, interactions: Schema | None) -> None:
         raise FilterError(
             "The filter needs an EVENT_TYPE field in the group's Interactions schema."
         )
+
+
+class JobFilter:
+    """A filter in a batch job: what it forbids each input line to be answered with."""
+
+    def __init__(self, expression: str, read: Read, item_ids: list[str]) -> None:
+        """`expression` has been checked; `item_ids` are the model's, in its order.
+
+        Raises JobFailedError, from `read`, when a data set that it looks at is not there.
+        """
+        self._rows = read(INTERACTIONS, [USER_ID, ITEM_ID, TIMESTAMP, EVENT_TYPE])
+        self._item_ids = item_ids
+
+    def problem(self, values: Mapping[str, str]) -> str | None:
+        """Why a line with these `filterValues` cannot be answered; None when it can."""
+        return None
+
+    def forbid(self, user_ids: list[str], values: Sequence[Mapping[str, str]]) -> Forbid:
+        """For lines of these users and their `filterValues`, as `Model.recommend` takes it."""
+        return forbidding(excluded_items(self._rows, user_ids, self._item_ids))
 
 
 def excluded_items(rows: pl.DataFrame, user_ids: list[str], item_ids: list[str]) -> csr_matrix:

@@ -9,11 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-from scipy.sparse import csr_matrix
-
 from batchrec_dagster.formats.batch_inference import output_line
-from batchrec_dagster.local_personalize.filters import excluded_items
+from batchrec_dagster.local_personalize.filters import JobFilter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.model import Model
 from batchrec_dagster.local_personalize.recipes import Recipe
@@ -37,7 +34,7 @@ class Recommender:
     model: Model
     interactions: Interactions
     num_results: int
-    seen: pl.DataFrame | None  # the interactions that a filter looks at; None: no filter
+    filter: JobFilter | None
 
     def answer(self, source: Path, target: Path, checkpoint: Callable[[], None]) -> int:
         """Writes an output line for each line of `source` to `target`; returns how many."""
@@ -66,12 +63,10 @@ class Recommender:
     def _recommended(
         self, user_ids: list[str], item_ids: list[str], checkpoint: Callable[[], None]
     ) -> Iterator[tuple[list[str], list[float] | None]]:
-        excluded: csr_matrix | None = None
-        if self.seen is not None:
-            excluded = excluded_items(self.seen, user_ids, item_ids)
+        forbid = self.filter.forbid(user_ids, [{}] * len(user_ids)) if self.filter else None
         with_scores = self.model.has_scores
         most = min(self.num_results, len(item_ids))
-        for chunk in self.model.recommend(user_ids, self.interactions, most, excluded=excluded):
+        for chunk in self.model.recommend(user_ids, self.interactions, most, forbid=forbid):
             checkpoint()
             for row, scores in zip(chunk.items.tolist(), chunk.scores.tolist(), strict=True):
                 found = sum(item >= 0 for item in row)  # a list that ran out of items is padded

@@ -14,6 +14,7 @@ from batchrec_dagster.local_personalize.learning.errors import ModelFileError
 from batchrec_dagster.local_personalize.learning.histories import Histories
 from batchrec_dagster.local_personalize.learning.model import Model, load_model
 from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
+from batchrec_dagster.local_personalize.learning.serving import forbidding
 from batchrec_dagster.local_personalize.learning.training import TrainingError, train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, lists, scores, tastes
 
@@ -44,7 +45,7 @@ def test_users_get_what_those_alike_met() -> None:
     excluded = seen.of(seen.users(users)).weights(0.0)
     right = sum(
         int(model.item_ids[item][1:]) % 2 == user % 2
-        for chunk in model.recommend(users, data, 3, excluded=excluded)
+        for chunk in model.recommend(users, data, 3, forbid=forbidding(excluded))
         for user, row in enumerate(chunk.items)
         for item in row
     )
@@ -132,15 +133,10 @@ def test_masks_take_items_out_and_leave_scores_and_order_alone(recipe: str) -> N
     all_scores = scores(model, ["u0", "u1"], data, n)
     forbidden = np.zeros((2, n), np.float32)
     forbidden[0, everything[0, :3]] = 1
-    allowed = np.ones(n, bool)
-    allowed[everything[1, 0]] = False
+    forbidden[1, everything[1, 0]] = 1
     for user in range(2):
-        keep = [k for k, i in enumerate(everything[user]) if allowed[i] and not forbidden[user, i]][
-            :10
-        ]
-        [chunk] = model.recommend(
-            ["u0", "u1"], data, 10, excluded=csr_matrix(forbidden), allowed=allowed
-        )
+        keep = [k for k, i in enumerate(everything[user]) if not forbidden[user, i]][:10]
+        [chunk] = model.recommend(["u0", "u1"], data, 10, forbid=forbidding(csr_matrix(forbidden)))
         assert chunk.items[user].tolist() == everything[user, keep].tolist()
         assert chunk.scores[user].tolist() == all_scores[user, keep].tolist()
 
@@ -158,7 +154,7 @@ def test_lists_longer_than_the_catalogue_are_padded(recipe: str) -> None:
 def test_a_user_who_has_seen_everything_gets_nothing_new(recipe: str) -> None:
     rows = [("u", "a", 1), ("u", "b", 2), ("v", "a", 1)]
     [chunk] = trained(rows, recipe).recommend(
-        ["u"], interactions_of(rows), 2, excluded=csr_matrix(np.ones((1, 2)))
+        ["u"], interactions_of(rows), 2, forbid=forbidding(csr_matrix(np.ones((1, 2))))
     )
     assert chunk.items.tolist() == [[-1, -1]]
     assert chunk.scores.tolist() == [[0, 0]]
@@ -177,7 +173,7 @@ def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None
     excluded = csr_matrix(np.random.default_rng(0).random((len(users), 40)) < 0.2)
 
     def found() -> list[list[int]]:
-        chunks = model.recommend(users, data, 7, excluded=excluded)
+        chunks = model.recommend(users, data, 7, forbid=forbidding(excluded))
         return [row for chunk in chunks for row in chunk.items.tolist()]
 
     whole = found()
@@ -299,7 +295,7 @@ def test_above_the_dense_limit_every_item_can_still_be_reached(
     excluded = histories.of(histories.users(users)).weights(0.0)
     found = [
         model.item_ids[item]
-        for chunk in model.recommend(users, data, 3, excluded=excluded)
+        for chunk in model.recommend(users, data, 3, forbid=forbidding(excluded))
         for item in chunk.items.ravel()
     ]
     assert set(found) - core

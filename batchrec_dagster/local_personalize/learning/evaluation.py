@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.local_personalize.learning import metrics
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
 from batchrec_dagster.local_personalize.learning.model import Model
+from batchrec_dagster.local_personalize.learning.serving import forbidding
 from batchrec_dagster.local_personalize.learning.split import Split, matrix_rows
 
 
@@ -43,7 +44,7 @@ def evaluate(model: Model, held_out: Split) -> Evaluated:
     truth = (truth - truth.multiply(seen)).tocsr()
     truth.eliminate_zeros()
     ids = held_out.inputs.user_ids[held_out.users]
-    lists = model.recommend(list(ids), held_out.inputs, metrics.DEEPEST, excluded=seen)
+    lists = model.recommend(list(ids), held_out.inputs, metrics.DEEPEST, forbid=forbidding(seen))
     recommended = np.concatenate([chunk.items for chunk in lists])
     relevant = np.diff(truth.indptr).astype(np.int64)
     rows = np.arange(len(ids))[:, None]

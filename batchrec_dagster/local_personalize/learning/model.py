@@ -6,16 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-from scipy.sparse import csr_matrix
-
 from batchrec_dagster.local_personalize.learning.errors import ModelFileError
 from batchrec_dagster.local_personalize.learning.files import load_arrays, unpack_ids
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
 from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
 from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
-from batchrec_dagster.local_personalize.learning.serving import Recommended
+from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended
 
 __all__ = ["Model", "ModelFileError", "Recommended", "load_model"]
 
@@ -45,16 +41,14 @@ class Model(Protocol):
         interactions: Interactions,
         num_results: int,
         *,
-        excluded: csr_matrix | None = None,
-        allowed: npt.NDArray[np.bool_] | None = None,
+        forbid: Forbid | None = None,
     ) -> Iterator[Recommended]:
         """Yield lists of `num_results` for all users, in chunks, in the order given.
 
         `interactions` are the data set's of now: histories come from there, also of users that
-        the training did not see. Users without any get the popular items. `excluded`
-        (len(user_ids), n_items) is nonzero where an item must not be recommended to a user,
-        `allowed` (n_items,) is false where it must not be to anyone; both in the order of
-        `item_ids`. Lists that run out of items are padded: item -1, score 0.
+        the training did not see. Users without any get the popular items. `forbid` takes items
+        out of the lists, not out of the softmax. Lists that run out of items are padded: item
+        -1, score 0.
         """
 
 

@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning.files import Arrays, pack_ids, save_arrays
 from batchrec_dagster.local_personalize.learning.histories import History
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
-from batchrec_dagster.local_personalize.learning.serving import Recommended, recommend
+from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended, recommend
 
 Float32 = npt.NDArray[np.float32]
 
@@ -53,8 +52,7 @@ class PopularityModel:
         interactions: Interactions,
         num_results: int,
         *,
-        excluded: csr_matrix | None = None,
-        allowed: npt.NDArray[np.bool_] | None = None,
+        forbid: Forbid | None = None,
     ) -> Iterator[Recommended]:
         """See Model."""
         return recommend(
@@ -63,8 +61,7 @@ class PopularityModel:
             user_ids,
             interactions,
             num_results,
-            excluded=excluded,
-            allowed=allowed,
+            forbid=forbid,
         )
 
     def save(self, folder: Path) -> None:

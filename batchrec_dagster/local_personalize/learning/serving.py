@@ -16,6 +16,10 @@ from batchrec_dagster.local_personalize.learning.threads import ordered_map
 
 Float32 = npt.NDArray[np.float32]
 
+# Given which of the users asked for a chunk holds and its (chunk, n_items) scores, sets those of
+# what must not be recommended to -inf.
+Forbid = Callable[[slice, Float32], None]
+
 # Scores of a chunk: 8 MiB, so that a handful of chunks at work stay small beside any model.
 CHUNK_SCORES = 2 << 20
 
@@ -35,8 +39,7 @@ def recommend(
     interactions: Interactions,
     num_results: int,
     *,
-    excluded: csr_matrix | None = None,
-    allowed: npt.NDArray[np.bool_] | None = None,
+    forbid: Forbid | None = None,
 ) -> Iterator[Recommended]:
     """Yield the lists of all users, chunk by chunk; `score` gives (chunk, n_items) logits."""
     histories = Histories(interactions, item_ids)
@@ -47,15 +50,22 @@ def recommend(
         part = slice(start, start + size)
         scores = score(histories.of(users[part]))
         shares = _log_shares(scores)
-        if allowed is not None:
-            scores[:, ~allowed] = -np.inf
-        if excluded is not None:
-            scores[excluded[part].nonzero()] = -np.inf
+        if forbid is not None:
+            forbid(part, scores)
         items = top(scores, num_results)
         chosen = np.take_along_axis(scores, np.maximum(items, 0), axis=1).astype(np.float64)
         return Recommended(items, np.where(items < 0, 0.0, np.exp(chosen - shares)))
 
     return ordered_map(chunk, range(0, len(users), size))
+
+
+def forbidding(excluded: csr_matrix) -> Forbid:
+    """Forbids each user what is nonzero in the (users asked for, n_items) matrix."""
+
+    def forbid(part: slice, scores: Float32) -> None:
+        scores[excluded[part].nonzero()] = -np.inf
+
+    return forbid
 
 
 def _log_shares(logits: Float32) -> npt.NDArray[np.float64]:

@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from batchrec_dagster.formats.batch_inference import OUTPUT_SUFFIX
-from batchrec_dagster.formats.interactions import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.local_personalize.datasets import read_rows
+from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.formats.schemas import INTERACTIONS
+from batchrec_dagster.local_personalize.catalog import Records
+from batchrec_dagster.local_personalize.datasets import group_reader
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
+from batchrec_dagster.local_personalize.filters import JobFilter
 from batchrec_dagster.local_personalize.inference import Recommender
 from batchrec_dagster.local_personalize.job import Job
 from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind, Lane
@@ -110,23 +111,26 @@ def _recommender(job: Job) -> Recommender:
     body = job.resource.body
     with job.catalog.reading() as records:
         version = active_version(records, body["solutionVersionArn"])
-    columns = [USER_ID, ITEM_ID, TIMESTAMP]
-    filtered = "filterArn" in body
-    if filtered:
-        columns.append(EVENT_TYPE)
-    try:
-        rows = read_rows(job.catalog, job.home, version.state["dataset"], columns)
-    except pl.exceptions.ColumnNotFoundError:
-        raise JobFailedError("The interactions have no EVENT_TYPE for the filter.") from None
+        used = _filter_expression(records, body.get("filterArn"))
+    read = group_reader(job.catalog, job.home, version.body["datasetGroupArn"])
     model = load_model(job.home.root / version.state["model"])
-    job.progress(f"{len(rows)} interactions, {len(model.item_ids)} items")
+    interactions = Interactions.from_frame(read(INTERACTIONS, [USER_ID, ITEM_ID, TIMESTAMP]))
+    job.progress(f"{len(interactions)} interactions, {len(model.item_ids)} items")
     return Recommender(
         recipe=RECIPES[version.body["recipeArn"]],
         model=model,
-        interactions=Interactions.from_frame(rows.select(USER_ID, ITEM_ID, TIMESTAMP)),
+        interactions=interactions,
         num_results=body["numResults"],
-        seen=rows if filtered else None,
+        filter=JobFilter(used, read, model.item_ids.tolist()) if used else None,
     )
+
+
+def _filter_expression(records: Records, arn: str | None) -> str | None:
+    if arn is None:
+        return None
+    found = records.find(arn)  # a filter that an unfinished job uses cannot be deleted
+    assert found is not None
+    return str(found.body["filterExpression"])
 
 
 def _answer(job: Job, recommender: Recommender, uri: str, output: Path) -> Path:
