@@ -1,0 +1,97 @@
+"""The whole declaration: its parts, each filled in from the YAML, and what they say together."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Self
+
+import dagster as dg
+from pydantic import Field, field_validator, model_validator
+
+from batchrec_dagster.pipeline.places import Places
+from batchrec_dagster.pipeline.settings.interactions import Interactions
+from batchrec_dagster.pipeline.settings.ratings import Ratings
+from batchrec_dagster.pipeline.settings.recommendations import Recommendations
+from batchrec_dagster.pipeline.settings.schedule import Schedule
+from batchrec_dagster.pipeline.settings.solution import Solution
+
+
+def _resolve(context: dg.ResolutionContext, part: dg.Model | str) -> dg.Model:
+    """Fill in the templates of a part, and check it again with what they stand for."""
+    if isinstance(part, str):
+        raise ValueError(f"write its settings on lines of their own below it, not {part!r}")
+    return type(part).model_validate(context.resolve_value(part.model_dump(exclude_unset=True)))
+
+
+def _part(part: type[dg.Model], description: str) -> dg.Resolver:
+    return dg.Resolver(_resolve, model_field_type=part, description=description)
+
+
+class Pipeline(dg.Model):
+    """A ratings file becomes recommendations for every user."""
+
+    name: str = Field(
+        description="Prefix of the asset keys, of the storage paths and of the names in"
+        " Personalize: letters, digits and _, at most 32.",
+        examples=["movielens"],
+    )
+    description: Annotated[
+        str | None, dg.Resolver.default(description="What the pipeline is for.")
+    ] = None
+    owners: Annotated[
+        list[str],
+        dg.Resolver.default(
+            description="Who looks after the assets: e-mail addresses or team:NAME."
+        ),
+    ] = Field(default=["team:recommendations"])
+    ratings: Annotated[Ratings, _part(Ratings, "The file of ratings, and how to read it.")]
+    interactions: Annotated[
+        Interactions, _part(Interactions, "Which ratings count as interactions.")
+    ] = Field(default_factory=Interactions)
+    solution: Annotated[Solution, _part(Solution, "How Personalize trains.")] = Field(
+        default_factory=Solution
+    )
+    recommendations: Annotated[Recommendations, _part(Recommendations, "What each user gets.")] = (
+        Field(default_factory=Recommendations)
+    )
+    schedule: Annotated[Schedule, _part(Schedule, "When the pipeline runs by itself.")] = Field(
+        default_factory=Schedule
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_possible(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,31}", name):
+            raise ValueError("write a letter, then letters, digits and _, at most 32 in all")
+        return name
+
+    @field_validator("owners")
+    @classmethod
+    def _owners_can_be_reached(cls, owners: list[str]) -> list[str]:
+        for owner in owners:
+            if not re.fullmatch(r"team:[\w.-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
+                raise ValueError(f"{owner!r} is no owner: write an e-mail address or team:NAME")
+        return owners
+
+    @model_validator(mode="after")
+    def _min_rating_has_ratings(self) -> Self:
+        if (
+            self.interactions.min_rating is not None
+            and self.ratings.columns is not None
+            and self.ratings.columns.rating is None
+        ):
+            raise ValueError(
+                "interactions.min_rating needs ratings.columns.rating: say which column it is, or"
+                " leave min_rating out"
+            )
+        return self
+
+    @property
+    def places(self) -> Places:
+        """Where its data lie."""
+        return Places(self.name)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What marks its resources in Personalize."""
+        return {"batchrec:pipeline": self.name}
