@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from batchrec_dagster.local_personalize.learning.ranking import top
 
+Float32 = npt.NDArray[np.float32]
 
-def plainly(scores: npt.NDArray[np.float32], k: int) -> list[list[int]]:
+
+def plainly(scores: Float32, k: int) -> list[list[int]]:
     """By falling score, then rising column; -1 for what is not there."""
     out = []
     for row in scores:
@@ -30,10 +33,57 @@ tied = arrays(
 
 
 @given(tied, st.integers(0, 15))
-def test_top_is_a_plain_sort(scores: npt.NDArray[np.float32], k: int) -> None:
+def test_top_is_a_plain_sort(scores: Float32, k: int) -> None:
     assert top(scores, k).tolist() == plainly(scores, k)
 
 
-def test_a_large_row_of_distinct_scores() -> None:
+def drawn(kind: str, rows: int, n: int, seed: int) -> Float32:
+    """Rows long enough to be cut into groups."""
+    rng = np.random.default_rng(seed)
+    if kind == "distinct":
+        scores = rng.permuted(np.tile(np.arange(n) - n / 2, (rows, 1)), axis=1)
+    elif kind == "many ties":
+        scores = rng.integers(-3, 4, (rows, n)).astype(np.float64) * rng.choice([-1, 1], (rows, 1))
+    elif kind == "mostly nothing":
+        scores = np.where(rng.random((rows, n)) < 30 / n, rng.integers(1, 9, (rows, n)), 0.0)
+    elif kind == "mostly forbidden":
+        scores = np.where(rng.random((rows, n)) < 20 / n, rng.normal(size=(rows, n)), -np.inf)
+    else:
+        scores = rng.normal(size=(rows, n)).round(1)
+        scores[rng.random((rows, n)) < 0.3] = -np.inf
+        scores[0] = -np.inf
+    return scores.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "kind", ["distinct", "many ties", "mostly nothing", "mostly forbidden", "some forbidden"]
+)
+@given(
+    rows=st.integers(1, 4),
+    n=st.integers(300, 2_500),
+    k=st.integers(1, 40),
+    seed=st.integers(0, 999),
+)
+@settings(deadline=None, max_examples=40)
+def test_long_rows_are_a_plain_sort_too(kind: str, rows: int, n: int, k: int, seed: int) -> None:
+    scores = drawn(kind, rows, n, seed)
+    assert top(scores, k).tolist() == plainly(scores, k)
+
+
+def test_minus_zero_is_zero() -> None:
+    scores = np.full((1, 2_000), -1, np.float32)
+    scores[0, [3, 1_500]] = [-0.0, 0.0]
+    assert top(scores, 2).tolist() == [[3, 1_500]]
+    assert top(scores[:, :4], 1).tolist() == [[3]]
+
+
+@pytest.mark.parametrize("k", [1, 25, 500, 6_000])
+def test_a_large_row_of_distinct_scores(k: int) -> None:
     scores = np.random.default_rng(0).permutation(5_000).astype(np.float32)[None]
-    assert top(scores, 25).tolist() == [np.argsort(-scores[0])[:25].tolist()]
+    best = np.argsort(-scores[0])[:k].tolist()
+    assert top(scores, k).tolist() == [best + [-1] * (k - len(best))]
+
+
+def test_rows_that_are_a_part_of_a_wider_array() -> None:
+    wide = np.random.default_rng(0).normal(size=(6, 4_000)).astype(np.float32)
+    assert top(wide[::2, 100:3_000], 9).tolist() == plainly(wide[::2, 100:3_000], 9)
