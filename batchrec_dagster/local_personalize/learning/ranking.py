@@ -33,7 +33,8 @@ def top(scores: Float32, k: int) -> Int32:
     # Of a row full of ties no group can be left out; _plainly drops ties before it sorts.
     tied = (reached.sum(axis=1) > 2 * k) | (bound[:, 0] == -np.inf)
     reached[tied] = False
-    out = _best(scores, *_candidates(scores, reached, bound), k)
+    row, column = _candidates(scores, reached, bound)
+    out = _best(scores, row, column, k)
     if tied.any():
         out[tied] = _plainly(scores[tied], k)
     return out
@@ -72,7 +73,8 @@ def _plainly(scores: Float32, k: int) -> Int32:
     above, level = scores > threshold, scores == threshold
     room = size - above.sum(axis=1, keepdims=True)
     level &= np.cumsum(level, axis=1, dtype=np.int32) <= room
-    return _best(scores, *np.nonzero((above | level) & (scores > -np.inf)), k)
+    row, column = np.nonzero((above | level) & (scores > -np.inf))
+    return _best(scores, row, column, k)
 
 
 def _best(scores: Float32, row: Index, column: Index, k: int) -> Int32:
