@@ -9,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.model import Model
+from batchrec_dagster.local_personalize.learning.model import AnyModel, UserModel
 
 Row = tuple[str, str, int]  # user, item, epoch seconds
 
@@ -35,20 +35,26 @@ def tastes(users: int = 60, items: int = 40, each: int = 12, seed: int = 0) -> l
     return rows
 
 
+def for_users(model: AnyModel) -> UserModel:
+    """The model, which scores items for users."""
+    assert isinstance(model, UserModel)
+    return model
+
+
 def lists(
-    model: Model, users: Sequence[str], interactions: Interactions, num_results: int
+    model: AnyModel, users: Sequence[str], interactions: Interactions, num_results: int
 ) -> list[list[str]]:
     """The recommended item ids of each user, without padding."""
     return [
         [str(model.item_ids[item]) for item in row if item >= 0]
-        for chunk in model.recommend(users, interactions, num_results)
+        for chunk in for_users(model).recommend(users, interactions, num_results)
         for row in chunk.items
     ]
 
 
 def scores(
-    model: Model, users: Sequence[str], interactions: Interactions, num_results: int
+    model: AnyModel, users: Sequence[str], interactions: Interactions, num_results: int
 ) -> npt.NDArray[np.float64]:
     """(users, num_results): the scores of the lists."""
-    found = [chunk.scores for chunk in model.recommend(users, interactions, num_results)]
+    found = [chunk.scores for chunk in for_users(model).recommend(users, interactions, num_results)]
     return np.concatenate(found)

@@ -12,11 +12,18 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.local_personalize.learning import ease, serving, threads, training
 from batchrec_dagster.local_personalize.learning.errors import ModelFileError
 from batchrec_dagster.local_personalize.learning.histories import Histories
-from batchrec_dagster.local_personalize.learning.model import Model, load_model
+from batchrec_dagster.local_personalize.learning.model import AnyModel, UserModel, load_model
 from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
 from batchrec_dagster.local_personalize.learning.serving import forbidding
 from batchrec_dagster.local_personalize.learning.training import TrainingError, train
-from batchrec_dagster_tests.learning.support import Row, interactions_of, lists, scores, tastes
+from batchrec_dagster_tests.learning.support import (
+    Row,
+    for_users,
+    interactions_of,
+    lists,
+    scores,
+    tastes,
+)
 
 PERSONALIZATION = "aws-user-personalization"
 POPULARITY = "aws-popularity-count"
@@ -29,8 +36,8 @@ def _light_regularization(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "REGULARIZATION", 5.0)
 
 
-def trained(rows: list[Row], recipe: str = PERSONALIZATION, **hyperparameters: str) -> Model:
-    return train(recipe, interactions_of(rows), hyperparameters).model
+def trained(rows: list[Row], recipe: str = PERSONALIZATION, **hyperparameters: str) -> UserModel:
+    return for_users(train(recipe, interactions_of(rows), hyperparameters).model)
 
 
 # --- what is recommended ---
@@ -213,7 +220,7 @@ def test_odd_data_gives_whole_lists_and_sane_scores(recipe: str, rows: list[Row]
     done = train(recipe, data, {})
     assert all(np.isfinite(value) for value in done.metrics.values())
     n = len(data.item_ids)
-    for chunk in done.model.recommend([*data.user_ids, "nobody"], data, n):
+    for chunk in for_users(done.model).recommend([*data.user_ids, "nobody"], data, n):
         assert (np.sort(chunk.items, axis=1) == np.arange(n)).all()
         assert np.isfinite(chunk.scores).all()
         assert chunk.scores.sum(axis=1) == pytest.approx(1, abs=1e-4)
@@ -317,7 +324,7 @@ def test_weights_outside_the_core_are_single_ridge_regressions() -> None:
 # --- the same every time ---
 
 
-def saved(model: Model, folder: Path) -> dict[str, bytes]:
+def saved(model: AnyModel, folder: Path) -> dict[str, bytes]:
     model.save(folder)
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 

@@ -1,10 +1,13 @@
-"""What every trained model can do, and how one is read back from its files."""
+"""What trained models can do, and how one is read back from its files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
 
 from batchrec_dagster.local_personalize.learning.errors import ModelFileError
 from batchrec_dagster.local_personalize.learning.files import load_arrays, unpack_ids
@@ -13,7 +16,16 @@ from batchrec_dagster.local_personalize.learning.personalization import Personal
 from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
 from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended
 
-__all__ = ["Model", "ModelFileError", "Recommended", "load_model"]
+__all__ = [
+    "AnyModel",
+    "ItemModel",
+    "Model",
+    "ModelFileError",
+    "Recommended",
+    "SegmentModel",
+    "UserModel",
+    "load_model",
+]
 
 MODELS: tuple[type[PersonalizationModel] | type[PopularityModel], ...] = (
     PersonalizationModel,
@@ -21,8 +33,9 @@ MODELS: tuple[type[PersonalizationModel] | type[PopularityModel], ...] = (
 )
 
 
-class Model(Protocol):
-    """A trained model: knows its items by id, and scores users from their interactions."""
+@runtime_checkable
+class Known(Protocol):
+    """A trained model: knows its items by id, and has files."""
 
     @property
     def item_ids(self) -> Ids:
@@ -30,10 +43,15 @@ class Model(Protocol):
 
     @property
     def has_scores(self) -> bool:
-        """Whether the recipe's batch output carries scores (aws-popularity-count's does not)."""
+        """Whether the recipe's batch output carries scores."""
 
     def save(self, folder: Path) -> None:
         """Write the model into the folder: plain arrays and a manifest."""
+
+
+@runtime_checkable
+class UserModel(Known, Protocol):
+    """Scores items for users: user personalization, personalized ranking, popularity count."""
 
     def recommend(
         self,
@@ -51,8 +69,62 @@ class Model(Protocol):
         -1, score 0.
         """
 
+    def rank(
+        self,
+        user_ids: Sequence[str],
+        lists: Sequence[npt.NDArray[np.int32]],
+        interactions: Interactions,
+        *,
+        forbid: Forbid | None = None,
+    ) -> Iterator[Recommended]:
+        """Yield each user's own list, best first, in chunks, in the order given.
 
-def load_model(folder: Path) -> Model:
+        `lists` has distinct positions in `item_ids` for each user. The scores are a softmax over
+        what `forbid` leaves of the list, so they sum to 1. A chunk is as wide as its longest
+        list; shorter ones are padded: item -1, score 0.
+        """
+
+
+@runtime_checkable
+class ItemModel(Known, Protocol):
+    """Finds similar items: aws-sims, aws-similar-items."""
+
+    def similar(
+        self, item_ids: Sequence[str], num_results: int, *, forbid: Forbid | None = None
+    ) -> Iterator[Recommended]:
+        """Yield `num_results` similar items for each item, in chunks, in the order given.
+
+        Never the item itself. Where too few are similar, and for an unknown item, the popular
+        follow. Scores are 0. Lists that run out of items are padded with item -1.
+        """
+
+
+@runtime_checkable
+class SegmentModel(Known, Protocol):
+    """Finds users for items: aws-item-affinity, aws-item-attribute-affinity."""
+
+    def segment(
+        self,
+        queries: Sequence[npt.NDArray[np.int32]],
+        interactions: Interactions,
+        size: int,
+        *,
+        users: npt.NDArray[np.bool_] | None = None,
+        checkpoint: Callable[[], None] = lambda: None,
+    ) -> list[npt.NDArray[np.int32]]:
+        """For each query the `size` users who like its items best, as indices, best first.
+
+        A query is positions in `item_ids`: of one item, or of all with an attribute. `users` is
+        a mask over `interactions.user_ids`, which leaves out users. `checkpoint` is called after
+        every chunk of users. Memory is bounded by queries x size and a chunk.
+        """
+
+
+AnyModel = UserModel | ItemModel | SegmentModel
+Model = UserModel
+
+
+def load_model(folder: Path) -> AnyModel:
     """The model that `save` wrote. Raises ModelFileError when a file is missing or damaged."""
     kind, arrays, facts = load_arrays(folder)
     for model in MODELS:

@@ -14,6 +14,7 @@ from batchrec_dagster.local_personalize.learning.files import Arrays, pack_ids, 
 from batchrec_dagster.local_personalize.learning.histories import History
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
 from batchrec_dagster.local_personalize.learning.parts import KINDS, Part
+from batchrec_dagster.local_personalize.learning.reranking import rank
 from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended, recommend
 
 Float32 = npt.NDArray[np.float32]
@@ -50,7 +51,7 @@ class PersonalizationModel:
         *,
         forbid: Forbid | None = None,
     ) -> Iterator[Recommended]:
-        """See Model."""
+        """See UserModel."""
         return recommend(
             self.score,
             self.item_ids,
@@ -60,8 +61,19 @@ class PersonalizationModel:
             forbid=forbid,
         )
 
+    def rank(
+        self,
+        user_ids: Sequence[str],
+        lists: Sequence[npt.NDArray[np.int32]],
+        interactions: Interactions,
+        *,
+        forbid: Forbid | None = None,
+    ) -> Iterator[Recommended]:
+        """See UserModel."""
+        return rank(self.score, self.item_ids, user_ids, lists, interactions, forbid=forbid)
+
     def save(self, folder: Path) -> None:
-        """See Model."""
+        """See Known."""
         arrays = {**pack_ids(self.item_ids), "popularity": self.popularity}
         facts = {}
         for name, part in self.parts.items():

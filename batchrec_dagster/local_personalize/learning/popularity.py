@@ -13,6 +13,7 @@ import numpy.typing as npt
 from batchrec_dagster.local_personalize.learning.files import Arrays, pack_ids, save_arrays
 from batchrec_dagster.local_personalize.learning.histories import History
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
+from batchrec_dagster.local_personalize.learning.reranking import rank
 from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended, recommend
 
 Float32 = npt.NDArray[np.float32]
@@ -54,7 +55,7 @@ class PopularityModel:
         *,
         forbid: Forbid | None = None,
     ) -> Iterator[Recommended]:
-        """See Model."""
+        """See UserModel."""
         return recommend(
             self.score,
             self.item_ids,
@@ -64,8 +65,19 @@ class PopularityModel:
             forbid=forbid,
         )
 
+    def rank(
+        self,
+        user_ids: Sequence[str],
+        lists: Sequence[npt.NDArray[np.int32]],
+        interactions: Interactions,
+        *,
+        forbid: Forbid | None = None,
+    ) -> Iterator[Recommended]:
+        """See UserModel."""
+        return rank(self.score, self.item_ids, user_ids, lists, interactions, forbid=forbid)
+
     def save(self, folder: Path) -> None:
-        """See Model."""
+        """See Known."""
         save_arrays(
             folder, self.kind, {**pack_ids(self.item_ids), "popularity": self.popularity}, {}
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ from batchrec_dagster.local_personalize.learning.hyperparameters import (
     parse_hyperparameters,
 )
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
-from batchrec_dagster.local_personalize.learning.model import Model
+from batchrec_dagster.local_personalize.learning.model import AnyModel
 from batchrec_dagster.local_personalize.learning.parts import ItemWeights, Part
 from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
 from batchrec_dagster.local_personalize.learning.popularity import (
@@ -37,9 +38,10 @@ from batchrec_dagster.local_personalize.learning.popularity import (
     log_popularity,
     popular_first,
 )
+from batchrec_dagster.local_personalize.learning.searching import Search
 from batchrec_dagster.local_personalize.learning.split import split
 
-__all__ = ["Trained", "TrainingError", "check_hyperparameters", "train"]
+__all__ = ["Search", "Trained", "TrainingError", "check_hyperparameters", "check_search", "train"]
 
 DENSE_LIMIT = 12_000  # EASE takes n^2 memory and n^3 time of items or users, the fewer
 REGULARIZATION = 300.0
@@ -55,13 +57,19 @@ ENOUGH_USERS = 200
 class Trained:
     """A model trained on all data, and what the same training did for users it had not seen."""
 
-    model: Model
+    model: AnyModel
     metrics: dict[str, float]  # keys of GetSolutionMetrics; empty when nobody could be held out
+    tuned: dict[str, str] = field(default_factory=dict)  # what the search chose, if there was one
 
 
 def check_hyperparameters(recipe: str, hyperparameters: Mapping[str, str]) -> None:
     """Raise TrainingError naming the key that is unknown or out of range, and what is allowed."""
     parse_hyperparameters(recipe, hyperparameters)
+
+
+def check_search(recipe: str, hyperparameters: Mapping[str, str], search: Search) -> None:
+    """Raise TrainingError naming the range that is impossible, or when nothing can be tuned."""
+    raise TrainingError("searches are not to be had yet")
 
 
 def train(
@@ -71,13 +79,18 @@ def train(
     *,
     seed: int = 0,
     log: Callable[[str], None] = lambda _: None,
+    previous: Path | None = None,
+    search: Search | None = None,
 ) -> Trained:
     """Train the recipe (its name, without the ARN) and measure it on a tenth of the users.
 
-    Same data, hyperparameters and seed: same model, byte for byte, on any number of cores.
-    Raises TrainingError.
+    `previous` is the folder of the model that an update starts from; `search` asks for the best
+    hyperparameters within its ranges. Same data, hyperparameters and seed: same model, byte for
+    byte, on any number of cores. Raises TrainingError.
     """
     values = parse_hyperparameters(recipe, hyperparameters)
+    if previous is not None or search is not None:
+        raise TrainingError("neither updates nor searches are to be had yet")
     if not len(interactions):
         raise TrainingError("there are no interactions to train on")
     log(

@@ -17,7 +17,7 @@ from batchrec_dagster.local_personalize.inference import Recommender
 from batchrec_dagster.local_personalize.job import Job
 from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind, Lane
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.model import load_model
+from batchrec_dagster.local_personalize.learning.model import UserModel, load_model
 from batchrec_dagster.local_personalize.locations import check_location, folder_of, objects_at
 from batchrec_dagster.local_personalize.operations.solution_versions import active_version
 from batchrec_dagster.local_personalize.recipes import RECIPES
@@ -114,6 +114,7 @@ def _recommender(job: Job) -> Recommender:
         used = _filter_expression(records, body.get("filterArn"))
     read = group_reader(job.catalog, job.home, version.body["datasetGroupArn"])
     model = load_model(job.home.root / version.state["model"])
+    assert isinstance(model, UserModel)
     interactions = Interactions.from_frame(read(INTERACTIONS, [USER_ID, ITEM_ID, TIMESTAMP]))
     job.progress(f"{len(interactions)} interactions, {len(model.item_ids)} items")
     return Recommender(
