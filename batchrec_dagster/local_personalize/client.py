@@ -51,6 +51,11 @@ def embedded_client(
     it leaves unfinished, the next client on this home takes up.
     """
     service = LocalPersonalize(home, store, region=region, quotas=quotas, pace=pace)
+    return client_of(service, region=region)
+
+
+def client_of(service: LocalPersonalize, *, region: str = "us-east-1") -> PersonalizeClient:
+    """A `personalize` client on a local Personalize that is there already."""
 
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         target = request.headers.get("X-Amz-Target", b"")

@@ -14,6 +14,7 @@ from batchrec_dagster.local_personalize.operations.registry import KINDS, OPERAT
 from batchrec_dagster.local_personalize.pace import Pace
 from batchrec_dagster.local_personalize.quotas import Quotas
 from batchrec_dagster.local_personalize.service_model import input_shape, pruned, service_model
+from batchrec_dagster.local_personalize.supported import refusal
 from batchrec_dagster.local_personalize.validation import check_request
 from batchrec_dagster.object_store import ObjectStore
 
@@ -42,7 +43,7 @@ class LocalPersonalize:
         if operation not in service_model().operation_names:
             raise UnknownOperationError(f"Amazon Personalize has no operation {operation!r}.")
         if operation not in OPERATIONS:
-            raise InvalidInputError(f"{operation} is not supported by this local Personalize.")
+            raise InvalidInputError(refusal(operation))
         shape = input_shape(operation)
         check_request(params, shape)
         given = pruned(params, shape)

@@ -13,6 +13,7 @@ from batchrec_dagster.formats.interactions import interactions_schema
 from batchrec_dagster.local_personalize.jobs import Worker
 from batchrec_dagster.local_personalize.operations import registry
 from batchrec_dagster.local_personalize.quotas import Quotas
+from batchrec_dagster.local_personalize.recipes import RECIPES
 from batchrec_dagster.local_personalize.service import LocalPersonalize
 from batchrec_dagster.local_personalize.service_model import service_model
 from batchrec_dagster.local_personalize.wire import answer
@@ -162,7 +163,8 @@ def test_every_operation_of_the_model_is_answered_or_refused_by_name(
         status, body = _raw(service, operation, {})
         if operation not in registry.OPERATIONS:
             assert status == 400
-            assert body["message"] == f"{operation} is not supported by this local Personalize."
+            assert body["__type"] == "InvalidInputException"
+            assert f"{operation} is not supported: this local Personalize does" in body["message"]
         elif status == 200:
             assert operation.startswith("List")
         else:
@@ -296,11 +298,7 @@ def test_lists_come_in_pages(local: Local) -> None:
         for page in client.get_paginator("list_recipes").paginate(PaginationConfig={"PageSize": 1})
         for recipe in page["recipes"]
     ]
-    assert sorted(recipes) == [
-        "aws-popularity-count",
-        "aws-user-personalization",
-        "aws-user-personalization-v2",
-    ]
+    assert recipes == [recipe.name for recipe in RECIPES.values()]
 
 
 @pytest.mark.parametrize("token", ["x", "WzFd", "e30=", "bnVsbA=="])

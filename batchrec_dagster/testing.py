@@ -1,0 +1,120 @@
+"""A pytest fixture for other people's pipelines: a local Personalize with storage to test against.
+
+    pytest_plugins = ["batchrec_dagster.testing"]
+
+
+    def test_my_pipeline(local_personalize):
+        local_personalize.put("ratings.csv", b"...")
+        my_pipeline(local_personalize.client, bucket=local_personalize.bucket)
+        assert local_personalize.get("out/users.json.out")
+
+Every test gets one of its own: empty, started, and gone after the test. It really imports, trains
+and recommends, as fast as it can. A program that cannot be given a client, such as the `aws`
+command, reaches the same one with `local_personalize.environment`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batchrec_dagster.local_personalize.client import client_of
+from batchrec_dagster.local_personalize.quotas import Quotas
+from batchrec_dagster.local_personalize.service import LocalPersonalize
+from batchrec_dagster.object_store import ObjectStore
+
+if TYPE_CHECKING:
+    import uvicorn
+    from types_boto3_personalize import PersonalizeClient
+
+_REGION = "us-east-1"
+_NAP_SECONDS = 0.01
+
+
+class StartedPersonalize:
+    """A local Personalize in a folder, and the bucket that it reads from and writes to.
+
+    `client` is a boto3 `personalize` client, `bucket` the bucket's name, `role_arn` a role that
+    requests may name, `store` the storage as batchrec's own code takes it.
+    """
+
+    role_arn = "arn:aws:iam::000000000000:role/personalize"
+
+    def __init__(
+        self, folder: Path, *, bucket: str = "test-bucket", quotas: Quotas | None = None
+    ) -> None:
+        self.bucket = bucket
+        self.store = ObjectStore(folders={bucket: folder / "storage"})
+        self._service = LocalPersonalize(folder / "home", self.store, region=_REGION, quotas=quotas)
+        self.client: PersonalizeClient = client_of(self._service, region=_REGION)
+        self._server: tuple[uvicorn.Server, threading.Thread] | None = None
+
+    def uri(self, key: str) -> str:
+        """`s3://BUCKET/KEY`, as requests name the object."""
+        return f"s3://{self.bucket}/{key}"
+
+    def put(self, key: str, data: bytes) -> str:
+        """Write an object; returns its URI."""
+        self.store.put(self.uri(key), data)
+        return self.uri(key)
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes. Raises ObjectNotFoundError (batchrec_dagster.object_store)."""
+        return self.store.get(self.uri(key))
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """The keys that start with `prefix`, in order."""
+        return [info.uri.removeprefix(self.uri("")) for info in self.store.list(self.uri(prefix))]
+
+    @cached_property
+    def endpoint_url(self) -> str:
+        """Where it answers over HTTP; the server starts when this is first asked for."""
+        import uvicorn  # half a second that a test with a client need not wait for
+
+        from batchrec_dagster.local_personalize.server import application
+
+        app = application(self._service)
+        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+        thread = threading.Thread(target=server.run, name="personalize-http", daemon=True)
+        self._server = server, thread
+        thread.start()
+        while not server.started:
+            if not thread.is_alive():
+                raise RuntimeError("the local Personalize's server does not start")
+            time.sleep(_NAP_SECONDS)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which any AWS SDK or the `aws` command reaches it, and no account."""
+        return {
+            "AWS_ENDPOINT_URL_PERSONALIZE": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "AWS_DEFAULT_REGION": _REGION,
+        }
+
+    def close(self) -> None:
+        """Stop it; work in hand is left where it is."""
+        if self._server:
+            server, thread = self._server
+            server.should_exit = True
+            thread.join()
+        self._service.close()
+
+
+@pytest.fixture
+def local_personalize(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartedPersonalize]:
+    """A fresh local Personalize with storage."""
+    started = StartedPersonalize(tmp_path_factory.mktemp("personalize"))
+    try:
+        yield started
+    finally:
+        started.close()
