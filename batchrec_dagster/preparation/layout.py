@@ -1,17 +1,76 @@
-"""How the lines of a ratings file are read."""
+"""How the rows of the source's files are read: the same for every engine, as plain JSON.
 
-from dataclasses import dataclass, replace
+A row is read in four steps, so that engines agree to the byte.
+
+1. Records. `csv`: lines end in LF or CRLF; a field that starts with `"` goes on to the closing `"`,
+   with `""` for one `"`, and may hold delimiters and line ends. A quoted field that does not end
+   at a delimiter or a line end is an error, whatever `on_bad_rows` says: where the next row starts
+   would be a guess. `json`: one object a line. `parquet`: one row. Blank lines, and csv lines of
+   nothing but delimiters, count nowhere. Files come in the order of their names, rows in the order
+   of their file: this is the source order. Bytes that are no UTF-8 become U+FFFD.
+2. Cells. Every cell of `csv` is text; an empty one, quoted or not, is missing. A JSON string is
+   its text, a number the text it is written with, true and false so, null and what is not there
+   are missing; an object or a list is missing. A Parquet cell that is no text becomes text as
+   written in decimal; ids of a floating-point column are refused.
+3. Roles. Ids and event types are taken as they are, spaces included; those of spaces and tabs only
+   are missing. Numbers and times lose the spaces and tabs around them. A number is
+   `[+-]?(D+(.D*)?|.D+)([eE][+-]?D+)?` (D a digit 0-9) and finite as a 64-bit floating-point number,
+   a whole number `[+-]?D+` from -2^63 to 2^63 - 1. An event value that is missing is no problem.
+4. Problems. A row with one is bad; with several it counts under the first of `PROBLEMS`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Self
 
 Column = str | int
+Format = Literal["csv", "json", "parquet"]
+Encoding = Literal["auto", "utf-8", "latin-1"]
+EPOCH_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+# In this order; {n} is what the header, or the first line, has.
+PROBLEMS = (
+    "not a JSON object",
+    "more than the {n} fields",
+    "no user",
+    "no item",
+    "an id longer than 256 characters",
+    "an id with a line break or a NUL in it",
+    "an id that is not UTF-8 text",
+    "no rating",
+    "the rating is not a number",
+    "no event type",
+    "an event type with a line break or a NUL in it",
+    "the event value is not a number",
+    "no timestamp",
+    "the timestamp is not a whole number",
+    "the timestamp cannot be read as {form}",
+    "the timestamp is before 1970",
+    "{column} is not of type {type}",
+)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which field of a line holds what: by its name in the header, or by position, from 1.
+    """Which cell of a row holds what: by its name in the header, or by position, from 1.
 
-    `delimiter` is one character or `::`. `rating` is None where the file has none. `timestamp_unit`
-    `auto` leaves it to the data.
+    `delimiter` is one character or `::`, of csv only. `rating`, `event_type` and `event_value` are
+    None where the files have none. `quoted` False takes quotes in csv as any other character, as
+    `::` files do anyway.
+
+    `timestamp_unit` says how times are written: `s`, `ms`, `us` or `ns` since 1970 as whole numbers
+    (rounded down to seconds); `iso8601`: `YYYY-MM-DD`, then perhaps `T` or a space and
+    `HH:MM[:SS[.fraction]]`, then perhaps `Z` or `±HH[[:]MM]` (UTC where there is none, fractions
+    cut off); a strptime format of %Y %y %m %d %b %B %H %I %M %S %p %z %% (UTC without %z). `auto`
+    leaves it to the data: `iso8601` where texts look so, else by size `s` below 10^11, `ms` below
+    10^14, `us` below 10^17, `ns` from there on. Rows that differ in it are an error for `auto`.
+
+    `encoding` `auto`: UTF-8, unless bytes that are no UTF-8 occur and no letter beyond ASCII that
+    is; a BOM is passed over. `types` are those of the columns that `Rules.filter` names: string,
+    long, double or boolean (true or false, in any case); a cell that does not fit is a problem.
     """
 
     delimiter: str
@@ -19,16 +78,29 @@ class Layout:
     item: Column
     rating: Column | None
     timestamp: Column
-    timestamp_unit: Literal["auto", "s", "ms"] = "auto"
+    timestamp_unit: str = "auto"
+    event_type: Column | None = None
+    event_value: Column | None = None
+    format: Format = "csv"
+    encoding: Encoding = "auto"
+    quoted: bool = True
+    types: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_header(self) -> bool:
         return isinstance(self.user, str)
 
-    def replaced(self, delimiter: str | None, timestamp_unit: Literal["auto", "s", "ms"]) -> Self:
+    def replaced(self, delimiter: str | None, timestamp_unit: str) -> Self:
         """This layout with what is declared in its place."""
         return replace(
             self,
             delimiter=delimiter or self.delimiter,
             timestamp_unit=self.timestamp_unit if timestamp_unit == "auto" else timestamp_unit,
         )
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls(**json.loads(text))

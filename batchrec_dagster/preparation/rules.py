@@ -1,0 +1,67 @@
+"""Which rows become interactions: the same for every engine, as plain JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal, Self
+
+# Why a row is left out, beside the problems that `layout` lists. In the order of application.
+BELOW_MIN_RATING = "rating below min_rating"
+NOT_IN_FILTER = "not in the filter"
+BEFORE_WINDOW = "before the window"
+DUPLICATE = "duplicate of an earlier row"
+NOT_LATEST = "not the latest of its user and item"
+FEW_OF_USER = "fewer than min_interactions_per_user"
+FEW_OF_ITEM = "fewer than min_interactions_per_item"
+
+# Personalize's filters on interactions go by event type, so that a column is needed even where
+# every row has the same.
+EVENT_TYPE_VALUE = "rating"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is kept, applied in the order of the fields; each rule sees what the ones before left.
+
+    A row that is left out counts once, under the first rule that left it out; rows read less rows
+    kept is the sum of these counts. The rows that are kept stay in the source order, see `layout`.
+
+    `on_bad_rows`: `fail` ends the work at the first bad row, `skip` leaves out and counts them.
+    `min_rating`: ratings below it are left out, as 64-bit floating-point numbers.
+    `filter`: a SQL expression over the columns of the file, one row at a time; only rows for which
+        it is true stay (not those for which it is false or NULL). A column has the type that
+        `Layout.types` tells; one of a file without a header is called `column_1` and so on.
+    `window_days`: rows with TIMESTAMP < newest - 86,400 x days are left out. `newest` is the
+        largest TIMESTAMP of the rows left by then: of the data and not of the clock, so that the
+        same data gives the same interactions.
+    `duplicates` `drop`: of rows equal in every column that is written, the first stays.
+    `latest_per_pair`: of the rows of a user and an item the one with the largest TIMESTAMP (in
+        seconds) stays; among equal ones the last.
+    `min_interactions_per_user`, `min_interactions_per_item`: rows of users with fewer are left
+        out, then rows of items with fewer, and again, until all that are left have enough.
+
+    `event_type`: whether EVENT_TYPE is written: the cell of `Layout.event_type` where there is one,
+        else EVENT_TYPE_VALUE.
+
+    Written is CSV in UTF-8 with LF: USER_ID, ITEM_ID, TIMESTAMP (whole seconds), EVENT_TYPE when
+    `event_type`, EVENT_VALUE when `Layout.event_value`: its text without the spaces around, or
+    nothing. A field is quoted only where it holds a comma, a quote or a line end.
+    """
+
+    on_bad_rows: Literal["fail", "skip"] = "fail"
+    min_rating: float | None = None
+    filter: str | None = None
+    window_days: int | None = None
+    duplicates: Literal["keep", "drop"] = "keep"
+    latest_per_pair: bool = False
+    min_interactions_per_user: int | None = None
+    min_interactions_per_item: int | None = None
+    event_type: bool = False
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls(**json.loads(text))
