@@ -1,4 +1,4 @@
-"""The lines that a batch inference job reads and writes: JSON Lines, one user a line.
+"""The lines that a batch inference job reads and writes: JSON Lines, one request a line.
 
 Source: Amazon Personalize developer guide, "Batch inference job input and output", and the
 outputs printed in the aws-samples/amazon-personalize-samples notebooks.
@@ -27,10 +27,10 @@ def output_line(
     scores: Sequence[float] | None = None,
     error: str | None = None,
 ) -> str:
-    """One line of a `.out` file, without its newline: compact JSON, scores with 7 decimals."""
+    """One line of a `.out` file, without its newline: compact JSON, scores to 7 decimals."""
     fields = [f'"recommendedItems":{_compact(list(items))}']
     if scores is not None:
-        fields.append(f'"scores":[{",".join(format(score, ".7f") for score in scores)}]')
+        fields.append(f'"scores":[{",".join(map(_score, scores))}]')
     return (
         f'{{"input":{_compact(request)},"output":{{{",".join(fields)}}},"error":{_compact(error)}}}'
     )
@@ -58,3 +58,9 @@ def read_output(data: bytes) -> pl.DataFrame:
 
 def _compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _score(score: float) -> str:
+    """Without zeros at the end, as the guide's examples have it: 0.0069081, 0.006394."""
+    digits = format(score, ".7f").rstrip("0")
+    return digits + "0" if digits.endswith(".") else digits

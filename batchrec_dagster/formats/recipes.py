@@ -1,4 +1,4 @@
-"""The recipes that make a list of items for each user, and can do it in batch.
+"""The recipes that can do their work in batch.
 
 Source: Amazon Personalize developer guide, "Choosing a recipe" and "Batch recommendations".
 """
@@ -6,7 +6,14 @@ Source: Amazon Personalize developer guide, "Choosing a recipe" and "Batch recom
 USER_PERSONALIZATION = "aws-user-personalization"
 USER_PERSONALIZATION_V2 = "aws-user-personalization-v2"
 POPULARITY_COUNT = "aws-popularity-count"
+PERSONALIZED_RANKING = "aws-personalized-ranking"
+PERSONALIZED_RANKING_V2 = "aws-personalized-ranking-v2"
+SIMS = "aws-sims"
+SIMILAR_ITEMS = "aws-similar-items"
+ITEM_AFFINITY = "aws-item-affinity"
+ITEM_ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
 
+# Those that make a list of items for each user.
 USER_RECIPES = (USER_PERSONALIZATION_V2, USER_PERSONALIZATION, POPULARITY_COUNT)
 
 

@@ -10,33 +10,48 @@ from batchrec_dagster.local_personalize.catalog import Catalog
 from batchrec_dagster.local_personalize.errors import JobFailedError
 from batchrec_dagster.local_personalize.home import Home
 
+FULL, INCREMENTAL = "FULL", "INCREMENTAL"  # what importMode may be
+
 _ATTEMPTS = 10
 
 
 def read_rows(
-    catalog: Catalog, home: Home, dataset_arn: str, columns: Sequence[str]
+    catalog: Catalog,
+    home: Home,
+    dataset_arn: str,
+    columns: Sequence[str],
+    *,
+    full_imports_only: bool = False,
 ) -> pl.DataFrame:
     """These columns of all rows of the dataset, as it is now.
 
-    Raises JobFailedError when it is gone or has no data.
+    `full_imports_only` leaves out what was imported with importMode INCREMENTAL. Raises
+    JobFailedError when the dataset is gone or has no data.
     """
     for _ in range(_ATTEMPTS):
         with catalog.reading() as records:
             dataset = records.find(dataset_arn)
         if dataset is None:
             raise JobFailedError(f"{dataset_arn} does not exist any more.")
-        files = [home.root / file["path"] for file in dataset.state["files"]]
+        files = dataset.state["files"]
         if not files:
             raise JobFailedError(f"Create failed. {dataset_arn} has no data: import some first.")
+        if full_imports_only:
+            files = [file for file in files if file["mode"] == FULL]
+        if not files:
+            raise JobFailedError(
+                f"Create failed. {dataset_arn} has no data of an import with importMode {FULL}:"
+                " user segments are made of such data only."
+            )
         try:
-            return _read(files, columns)
+            return _read([home.root / file["path"] for file in files], columns)
         except FileNotFoundError:
             continue  # a FULL import has replaced the files since the catalog was read
     raise JobFailedError(f"Create failed. {dataset_arn} changes faster than it can be read.")
 
 
 def group_reader(
-    catalog: Catalog, home: Home, group_arn: str
+    catalog: Catalog, home: Home, group_arn: str, *, full_imports_only: bool = False
 ) -> Callable[[str, Sequence[str]], pl.DataFrame]:
     """A function that reads these columns of the group's dataset of that type, as it is now.
 
@@ -50,7 +65,9 @@ def group_reader(
         if not of_type:
             raise JobFailedError(f"{group_arn} has no dataset of type {dataset_type}.")
         try:
-            return read_rows(catalog, home, of_type[0].arn, columns)
+            return read_rows(
+                catalog, home, of_type[0].arn, columns, full_imports_only=full_imports_only
+            )
         except pl.exceptions.ColumnNotFoundError:
             missing = f"The {dataset_type} data lack one of {', '.join(columns)}: import them again"
             raise JobFailedError(f"{missing} with a schema that has it.") from None

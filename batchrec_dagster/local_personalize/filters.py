@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from scipy.sparse import csr_matrix
 
@@ -20,6 +21,7 @@ from batchrec_dagster.formats.interactions import (
     USER_ID,
 )
 from batchrec_dagster.formats.schemas import INTERACTIONS, Schema
+from batchrec_dagster.local_personalize.learning.interactions import Ids
 from batchrec_dagster.local_personalize.learning.serving import Forbid, forbidding
 
 _SEEN = re.compile(
@@ -64,6 +66,18 @@ class JobFilter:
     def forbid(self, user_ids: list[str], values: Sequence[Mapping[str, str]]) -> Forbid:
         """For lines of these users and their `filterValues`, as `Model.recommend` takes it."""
         return forbidding(excluded_items(self._rows, user_ids, self._item_ids))
+
+    def forbid_for_items(
+        self, current_item_ids: list[str], values: Sequence[Mapping[str, str]]
+    ) -> Forbid:
+        """For lines of these items and their `filterValues`, as `ItemModel.similar` takes it."""
+        return forbidding(csr_matrix((len(current_item_ids), len(self._item_ids)), dtype=np.int8))
+
+    def user_mask(
+        self, user_ids: Sequence[str] | Ids, values: Mapping[str, str]
+    ) -> npt.NDArray[np.bool_]:
+        """Which of the users a segment may have, for a line with these `filterValues`."""
+        return np.ones(len(user_ids), dtype=bool)
 
 
 def excluded_items(rows: pl.DataFrame, user_ids: list[str], item_ids: list[str]) -> csr_matrix:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from batchrec_dagster.formats.batch_inference import output_line
+from batchrec_dagster.local_personalize.batch_lines import Request, Step, answer_lines
 from batchrec_dagster.local_personalize.filters import JobFilter
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.model import Model
-from batchrec_dagster.local_personalize.recipes import Recipe
+from batchrec_dagster.local_personalize.learning.interactions import Interactions, positions
+from batchrec_dagster.local_personalize.learning.model import (
+    AnyModel,
+    ItemModel,
+    Recommended,
+    UserModel,
+)
+from batchrec_dagster.local_personalize.recipes import (
+    ITEM_ID,
+    ITEM_LIST,
+    PERSONALIZED_RANKING,
+    RELATED_ITEMS,
+    USER_ID,
+    Recipe,
+)
 
-LINES_AT_ONCE = 200_000
-
-
-@dataclass(frozen=True)
-class Request:
-    """One input line: what it holds, the user it asks for, or why it cannot be answered."""
-
-    echo: dict[str, Any]
-    user_id: str | None
+# The items of one answer, best first, and their scores if the recipe gives any.
+Answer = tuple[list[str], list[float] | None]
 
 
 @dataclass(frozen=True)
@@ -31,69 +36,77 @@ class Recommender:
     """A trained model with the data set of now, and what a job asks of it."""
 
     recipe: Recipe
-    model: Model
+    model: AnyModel
     interactions: Interactions
     num_results: int
     filter: JobFilter | None
 
-    def answer(self, source: Path, target: Path, checkpoint: Callable[[], None]) -> int:
-        """Writes an output line for each line of `source` to `target`; returns how many."""
-        count = 0
-        item_ids = self.model.item_ids.tolist()
-        with source.open("rb") as lines, target.open("w", encoding="utf-8", newline="\n") as out:
-            while block := list(islice(_requests(lines, self.recipe), LINES_AT_ONCE)):
-                for text in self._answers(block, item_ids, checkpoint):
-                    out.write(text)
-                    out.write("\n")
-                count += len(block)
-        return count
+    def answer(self, source: Path, target: Path, step: Step) -> None:
+        """Writes an output line for each line of `source` to `target`."""
+        answer_lines(source, target, self.recipe, self._lines, step)
 
-    def _answers(
-        self, requests: Sequence[Request], item_ids: list[str], checkpoint: Callable[[], None]
-    ) -> Iterator[str]:
-        user_ids = [request.user_id for request in requests if request.user_id is not None]
-        recommended = self._recommended(user_ids, item_ids, checkpoint)
-        for request in requests:
-            if request.user_id is None:
-                yield output_line(request.echo, [], error=required_fields(self.recipe))
+    def _lines(self, requests: Sequence[Request]) -> Iterator[str]:
+        problems = [request.problem or self._filter_problem(request) for request in requests]
+        good = [r for r, problem in zip(requests, problems, strict=True) if problem is None]
+        answers = self._answers(good)
+        for request, problem in zip(requests, problems, strict=True):
+            if problem is not None:
+                yield output_line(request.echo, [], error=problem)
             else:
-                items, scores = next(recommended)
-                yield output_line(request.echo, items, scores)
+                yield output_line(request.echo, *next(answers))
 
-    def _recommended(
-        self, user_ids: list[str], item_ids: list[str], checkpoint: Callable[[], None]
-    ) -> Iterator[tuple[list[str], list[float] | None]]:
-        forbid = self.filter.forbid(user_ids, [{}] * len(user_ids)) if self.filter else None
-        with_scores = self.model.has_scores
-        most = min(self.num_results, len(item_ids))
-        for chunk in self.model.recommend(user_ids, self.interactions, most, forbid=forbid):
-            checkpoint()
-            for row, scores in zip(chunk.items.tolist(), chunk.scores.tolist(), strict=True):
-                found = sum(item >= 0 for item in row)  # a list that ran out of items is padded
-                items = [item_ids[item] for item in row[:found]]
-                yield items, scores[:found] if with_scores else None
+    def _filter_problem(self, request: Request) -> str | None:
+        problem = self.filter.problem(request.values) if self.filter else None
+        return problem and f"User error: {problem}"
 
+    def _answers(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        if self.recipe.type == PERSONALIZED_RANKING:
+            return self._ranked(requests)
+        if self.recipe.type == RELATED_ITEMS:
+            return self._similar(requests)
+        return self._recommended(requests)
 
-def required_fields(recipe: Recipe) -> str:
-    """Personalize's words for a line that lacks what the recipe needs."""
-    fields = ", ".join(recipe.input_fields)
-    return f"User error: Required fields for the provided recipe are {fields}"
+    def _recommended(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        assert isinstance(self.model, UserModel)
+        users = [request.echo[USER_ID] for request in requests]
+        values = [request.values for request in requests]
+        forbid = self.filter.forbid(users, values) if self.filter else None
+        most = min(self.num_results, len(self.model.item_ids))
+        return self._unpacked(
+            self.model.recommend(users, self.interactions, most, forbid=forbid),
+        )
 
+    def _similar(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        assert isinstance(self.model, ItemModel)
+        items = [request.echo[ITEM_ID] for request in requests]
+        values = [request.values for request in requests]
+        forbid = self.filter.forbid_for_items(items, values) if self.filter else None
+        most = min(self.num_results, len(self.model.item_ids))
+        return self._unpacked(self.model.similar(items, most, forbid=forbid))
 
-def _requests(lines: Iterator[bytes], recipe: Recipe) -> Iterator[Request]:
-    for line in lines:
-        if line.strip():
-            yield _request(line)
+    def _ranked(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        """Each list whole, whatever `num_results`; unknown items last, in their order, with 0.
 
+        An item that is listed twice is ranked once.
+        """
+        assert isinstance(self.model, UserModel)
+        users = [request.echo[USER_ID] for request in requests]
+        values = [request.values for request in requests]
+        lists = [list(dict.fromkeys(request.echo[ITEM_LIST])) for request in requests]
+        flat = positions(self.model.item_ids, [item for items in lists for item in items])
+        placed = np.split(flat, np.cumsum([len(items) for items in lists])[:-1])
+        forbid = self.filter.forbid(users, values) if self.filter else None
+        ranked = self._unpacked(
+            self.model.rank(users, [at[at >= 0] for at in placed], self.interactions, forbid=forbid)
+        )
+        for items, at, (found, scores) in zip(lists, placed, ranked, strict=True):
+            unknown = [item for item, place in zip(items, at, strict=True) if place < 0]
+            yield found + unknown, (scores or []) + [0.0] * len(unknown)
 
-def _request(line: bytes) -> Request:
-    try:
-        echo = json.loads(line)
-        # What the output could not repeat is no JSON either: NaN, half of a surrogate pair.
-        json.dumps(echo, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):
-        return Request({}, None)
-    if not isinstance(echo, dict):
-        return Request({}, None)
-    user_id = echo.get("userId")
-    return Request(echo, user_id if isinstance(user_id, str) and user_id else None)
+    def _unpacked(self, chunks: Iterator[Recommended]) -> Iterator[Answer]:
+        item_ids = self.model.item_ids
+        for chunk in chunks:
+            counts = (chunk.items >= 0).sum(axis=1)  # a list that ran out of items is padded
+            for row, scores, count in zip(chunk.items, chunk.scores, counts, strict=True):
+                items = item_ids[row[:count]].tolist()
+                yield items, scores[:count].tolist() if self.recipe.scores else None

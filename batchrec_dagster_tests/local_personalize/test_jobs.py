@@ -18,7 +18,7 @@ import pytest
 
 from batchrec_dagster.local_personalize.learning import training
 from batchrec_dagster.local_personalize.operations import (
-    batch_inference_jobs,
+    batch_jobs,
     dataset_import_jobs,
     solution_versions,
 )
@@ -137,7 +137,7 @@ def test_imports_and_inferences_wait_in_line(
     version = local.active(local.version(local.solution(group, "aws-popularity-count")))
     local.store.put("s3://data/users.json", user_lines(["u1"]))
     opened = threading.Event()
-    module = dataset_import_jobs if kind == "import" else batch_inference_jobs
+    module = dataset_import_jobs if kind == "import" else batch_jobs
     found = module.objects_at
 
     def held(*args: Any) -> Any:

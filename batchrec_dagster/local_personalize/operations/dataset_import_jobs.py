@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from batchrec_dagster.local_personalize.catalog import Records
+from batchrec_dagster.local_personalize.datasets import FULL, INCREMENTAL
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
 from batchrec_dagster.local_personalize.home import remove
 from batchrec_dagster.local_personalize.importing import Source, import_files
@@ -15,7 +16,6 @@ from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind
 from batchrec_dagster.local_personalize.locations import check_location, objects_at
 from batchrec_dagster.local_personalize.operations.datasets import schema_of
 
-FULL, INCREMENTAL = "FULL", "INCREMENTAL"
 _GIB = 1 << 30
 MAX_BYTES = {FULL: 100 * _GIB, INCREMENTAL: _GIB}
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from batchrec_dagster.local_personalize.catalog import ACTIVE
-from batchrec_dagster.local_personalize.errors import NotFoundError
 from batchrec_dagster.local_personalize.kinds import Call
 from batchrec_dagster.local_personalize.operations.resources import (
     DEFAULT_PAGE,
     read_token,
     write_token,
 )
-from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
+from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, recipe_of
 from batchrec_dagster.local_personalize.service_model import output_members, pruned
 
 _PUBLISHED = 1_559_779_200.0  # when Personalize became generally available
@@ -33,11 +32,8 @@ def list_recipes(call: Call) -> dict[str, Any]:
 
 
 def describe_recipe(call: Call) -> dict[str, Any]:
-    """Raises NotFoundError."""
-    recipe = RECIPES.get(call.params["recipeArn"])
-    if recipe is None:
-        raise NotFoundError(call.params["recipeArn"])
-    return {"recipe": _described(recipe)}
+    """Raises NotFoundError, and InvalidInputError for a recipe that cannot be used in batch."""
+    return {"recipe": _described(recipe_of(call.params["recipeArn"]))}
 
 
 def _described(recipe: Recipe) -> dict[str, Any]:

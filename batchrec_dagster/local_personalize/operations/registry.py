@@ -16,6 +16,7 @@ from batchrec_dagster.local_personalize.operations import (
     tags,
 )
 from batchrec_dagster.local_personalize.operations.batch_inference_jobs import BATCH_INFERENCE_JOB
+from batchrec_dagster.local_personalize.operations.batch_segment_jobs import BATCH_SEGMENT_JOB
 from batchrec_dagster.local_personalize.operations.dataset_groups import DATASET_GROUP
 from batchrec_dagster.local_personalize.operations.dataset_import_jobs import DATASET_IMPORT_JOB
 from batchrec_dagster.local_personalize.operations.datasets import DATASET
@@ -37,6 +38,7 @@ KINDS: dict[str, Kind] = {
         SOLUTION_VERSION,
         FILTER,
         BATCH_INFERENCE_JOB,
+        BATCH_SEGMENT_JOB,
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -18,6 +19,7 @@ from batchrec_dagster.formats.interactions import (
     TIMESTAMP,
     USER_ID,
 )
+from batchrec_dagster.formats.recipes import ITEM_ATTRIBUTE_AFFINITY
 from batchrec_dagster.local_personalize.catalog import (
     ACTIVE,
     CREATE_IN_PROGRESS,
@@ -39,8 +41,10 @@ from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.training import TrainingError, train
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of
-from batchrec_dagster.local_personalize.recipes import RECIPES, training_parameters
+from batchrec_dagster.local_personalize.operations.hpo import search_of
+from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, training_parameters
 
+FULL, UPDATE = "FULL", "UPDATE"  # what trainingMode may be
 _EVENT_VALUE = "EVENT_VALUE"
 _INHERITED = (
     "performHPO",
@@ -61,20 +65,17 @@ def _create(call: Call) -> Draft:
     params = call.params
     solution = call.active("Solution", params["solutionArn"])
     recipe = RECIPES[solution.body["recipeArn"]]
-    mode = params.get("trainingMode", "FULL")
+    mode = params.get("trainingMode", FULL)
     earlier = call.records.children("SolutionVersion", solution.arn)
-    if mode == "UPDATE" and not recipe.updates:
-        raise InvalidInputError(f"Training mode UPDATE is not supported by {recipe.arn}.")
-    if mode == "UPDATE" and not any(version.status == ACTIVE for version in earlier):
-        raise InvalidInputError("Training mode UPDATE needs an ACTIVE version to start from.")
+    previous = _updated_version(recipe, earlier) if mode == UPDATE else None
     if mode == "AUTOTRAIN":
         raise InvalidInputError("Training mode AUTOTRAIN is set by automatic training only.")
     if "name" in params and any(v.body.get("name") == params["name"] for v in earlier):
         raise AlreadyExistsError(f"{solution.arn}/{params['name']}")
     group_arn = solution.body["datasetGroupArn"]
-    dataset = dataset_of(call.records, group_arn, schemas.INTERACTIONS)
-    if dataset is None or dataset.status != ACTIVE:
-        raise InvalidInputError(f"{group_arn} has no active Interactions dataset to train on.")
+    dataset = _active_dataset(call.records, group_arn, schemas.INTERACTIONS)
+    if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
+        _active_dataset(call.records, group_arn, schemas.ITEMS)
     body = {
         **{member: solution.body[member] for member in _INHERITED if member in solution.body},
         "name": params.get("name"),
@@ -83,9 +84,30 @@ def _create(call: Call) -> Draft:
         "trainingMode": mode,
         "trainingType": "MANUAL",
     }
-    state = {"dataset": dataset.arn}
+    state = {"dataset": dataset.arn, "previous": previous and previous.state["model"]}
     version = f"solution/{solution.body['name']}/{uuid.uuid4().hex[:8]}"
     return Draft(version, solution.arn, body, state)
+
+
+def _updated_version(recipe: Recipe, earlier: Sequence[Resource]) -> Resource:
+    """The version that trainingMode UPDATE starts from: the latest ACTIVE one."""
+    if not recipe.updates:
+        raise InvalidInputError(f"Training mode UPDATE is not supported by {recipe.arn}.")
+    active = [version for version in earlier if version.status == ACTIVE]
+    if not active:
+        raise InvalidInputError(
+            "Training mode UPDATE needs an ACTIVE version of the solution, trained in mode FULL,"
+            " to start from."
+        )
+    return active[-1]
+
+
+def _active_dataset(records: Records, group_arn: str, dataset_type: str) -> Resource:
+    dataset = dataset_of(records, group_arn, dataset_type)
+    if dataset is None or dataset.status != ACTIVE:
+        name = dataset_type.title()
+        raise InvalidInputError(f"{group_arn} has no active {name} dataset to train on.")
+    return dataset
 
 
 def _perform(job: Job) -> Finished:
@@ -94,9 +116,17 @@ def _perform(job: Job) -> Finished:
     interactions = _training_data(job)
     home.discard_attempts(home.models, version.arn)
     recipe = RECIPES[version.body["recipeArn"]]
-    hyperparameters = training_parameters(version.body.get("solutionConfig", {}))
+    config = version.body.get("solutionConfig", {})
+    previous = version.state.get("previous")
     try:
-        trained = train(recipe.name, interactions, hyperparameters, log=job.progress)
+        trained = train(
+            recipe.name,
+            interactions,
+            training_parameters(config),
+            log=job.progress,
+            previous=home.root / previous if previous else None,
+            search=search_of(config) if version.body["performHPO"] and not previous else None,
+        )
     except TrainingError as error:
         raise JobFailedError(f"Create failed. {error}") from None
     job.checkpoint()
@@ -105,8 +135,9 @@ def _perform(job: Job) -> Finished:
     work.mkdir(mode=0o700)
     trained.model.save(work)
     work.rename(published)
+    tuned = {"tunedHPOParams": {"algorithmHyperParameters": trained.tuned}} if trained.tuned else {}
     return Finished(
-        body={"trainingHours": (time.monotonic() - began) / 3600},
+        body={"trainingHours": (time.monotonic() - began) / 3600, **tuned},
         state={"model": home.relative(published), "metrics": trained.metrics},
     )
 
@@ -122,8 +153,15 @@ def _training_data(job: Job) -> Interactions:
     if threshold is not None:
         wanted.append(pl.col(_EVENT_VALUE) >= float(threshold))
         columns.append(_EVENT_VALUE)
+    segments = RECIPES[version.body["recipeArn"]].makes_segments
     try:
-        rows = read_rows(job.catalog, job.home, version.state["dataset"], columns)
+        rows = read_rows(
+            job.catalog,
+            job.home,
+            version.state["dataset"],
+            columns,
+            full_imports_only=segments,
+        )
     except pl.exceptions.ColumnNotFoundError as error:
         raise JobFailedError(f"Create failed. The interactions lack a column: {error}") from None
     rows = rows.filter(wanted) if wanted else rows

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from batchrec_dagster.local_personalize.catalog import BUSY, Records, Resource
-from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError, NotFoundError
+from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
 from batchrec_dagster.local_personalize.job import Job, logger
 from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind
 from batchrec_dagster.local_personalize.learning.training import (
@@ -14,8 +14,9 @@ from batchrec_dagster.local_personalize.learning.training import (
     check_hyperparameters,
 )
 from batchrec_dagster.local_personalize.lifecycle import with_update
+from batchrec_dagster.local_personalize.operations.hpo import check_hpo
 from batchrec_dagster.local_personalize.operations.solution_versions import version_files
-from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, training_parameters
+from batchrec_dagster.local_personalize.recipes import Recipe, recipe_of, training_parameters
 from batchrec_dagster.local_personalize.service_model import member_shape, pruned
 
 _OPTIONS = ("performIncrementalUpdate", "eventType", "solutionConfig")
@@ -27,11 +28,12 @@ def _create(call: Call) -> Draft:
         raise InvalidInputError("This local Personalize does no AutoML: give a recipeArn.")
     if "recipeArn" not in params:
         raise InvalidInputError("recipeArn is required when performAutoML is false.")
-    recipe = RECIPES.get(params["recipeArn"])
-    if recipe is None:
-        raise NotFoundError(params["recipeArn"])
+    recipe = recipe_of(params["recipeArn"])
     group = call.active("DatasetGroup", params["datasetGroupArn"])
-    check_config(recipe, params.get("solutionConfig", {}))
+    config = params.get("solutionConfig", {})
+    check_config(recipe, config)
+    if params.get("performHPO"):
+        check_hpo(recipe, config)
     body = {
         "name": params["name"],
         "performHPO": params.get("performHPO", False),
@@ -68,8 +70,6 @@ def _perform(job: Job) -> Finished:
             " local Personalize trains only when CreateSolutionVersion asks for it.",
             job.resource.arn,
         )
-    if body["performHPO"]:
-        logger.warning("%s: performHPO is true; no search is made locally", job.resource.arn)
     return Finished()
 
 

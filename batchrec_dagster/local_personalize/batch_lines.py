@@ -1,0 +1,131 @@
+"""The input lines of batch jobs: whatever they hold, each becomes one request, in bounded memory.
+
+Source: developer guide, "Preparing input data for batch recommendations".
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from batchrec_dagster.local_personalize.recipes import ITEM_LIST, Recipe
+
+MAX_LINE_BYTES = 1 << 20
+LINES_AT_ONCE = 200_000
+BYTES_AT_ONCE = 64 << 20
+_PROGRESS_LINES = 1000
+
+# Told how many more lines have been answered; the place where a job is stopped.
+Step = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One input line: what the output repeats of it, and why it cannot be answered, if so."""
+
+    echo: dict[str, Any]
+    problem: str | None = None
+    values: dict[str, str] = field(default_factory=dict)  # its `filterValues`
+
+
+def answer_lines(
+    source: Path,
+    target: Path,
+    recipe: Recipe,
+    answer: Callable[[list[Request]], Iterator[str]],
+    step: Step,
+) -> None:
+    """Writes an output line for each line of `source` to `target`; `answer` gets them in blocks."""
+    with source.open("rb") as lines, target.open("w", encoding="utf-8", newline="\n") as out:
+        for block in blocks(lines, recipe):
+            written = 0
+            for text in answer(block):
+                out.write(text)
+                out.write("\n")
+                written += 1
+                if written % _PROGRESS_LINES == 0:
+                    step(_PROGRESS_LINES)
+            step(written % _PROGRESS_LINES)
+
+
+def blocks(file: BinaryIO, recipe: Recipe) -> Iterator[list[Request]]:
+    """The requests of a file, so many at a time as fit comfortably into memory."""
+    block: list[Request] = []
+    size = 0
+    for line in raw_lines(file):
+        block.append(parse(line, recipe))
+        size += len(line or b"")
+        if len(block) >= LINES_AT_ONCE or size >= BYTES_AT_ONCE:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def raw_lines(file: BinaryIO) -> Iterator[bytes | None]:
+    """The lines that are not blank; None stands for one that is too long to be read.
+
+    A byte order mark at the start of the file is no part of the first line.
+    """
+    if file.read(3) != codecs.BOM_UTF8:
+        file.seek(0)
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = file.readline(MAX_LINE_BYTES)
+            yield None
+        elif line.strip():
+            yield line
+
+
+def count_requests(path: Path) -> int:
+    """How many lines of the file ask for something."""
+    with path.open("rb") as file:
+        return sum(1 for _ in raw_lines(file))
+
+
+def parse(line: bytes | None, recipe: Recipe) -> Request:
+    """The request of a line; never raises."""
+    if line is None:
+        return Request({}, f"User error: The line is longer than {MAX_LINE_BYTES} bytes")
+    echo = _echo(line)
+    if echo is None or not all(_filled(name, echo.get(name)) for name in recipe.input_fields):
+        return Request(echo or {}, required_fields(recipe))
+    values = echo.get("filterValues", {})
+    if not _is_map_of_texts(values):
+        return Request(echo, "User error: filterValues must be an object whose values are strings")
+    return Request(echo, values=values)
+
+
+def required_fields(recipe: Recipe) -> str:
+    """Personalize's words for a line that lacks what the recipe needs."""
+    fields = ", ".join(recipe.input_fields)
+    return f"User error: Required fields for the provided recipe are {fields}"
+
+
+def _echo(line: bytes) -> dict[str, Any] | None:
+    try:
+        echo = json.loads(line.decode())
+        # What the output could not repeat is no JSON either: NaN, half of a surrogate pair.
+        json.dumps(echo, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return echo if isinstance(echo, dict) else None
+
+
+def _filled(name: str, value: Any) -> bool:
+    if name == ITEM_LIST:
+        return isinstance(value, list) and bool(value) and all(map(_is_text, value))
+    return _is_text(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_map_of_texts(values: Any) -> bool:
+    return isinstance(values, Mapping) and all(isinstance(v, str) for v in values.values())
