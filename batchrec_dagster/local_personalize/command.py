@@ -25,7 +25,23 @@ def _folder_bucket(
     return buckets
 
 
+def _show_support(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        from batchrec_dagster.local_personalize.supported import markdown
+
+        click.echo(markdown(), nl=False)
+        context.exit()
+
+
 @click.command("local-personalize")
+@click.option(
+    "--support",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_support,
+    help="Tell which operations, recipes and rules are supported, as Markdown, and exit.",
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=9500, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(

@@ -1,0 +1,69 @@
+"""The walk through batch recommendations with the `aws` command, as the documentation shows it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from batchrec_dagster.testing import StartedPersonalize
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "docs" / "walkthrough.sh"
+PAGE = ROOT / "docs" / "local-personalize.md"
+USERS, FILMS = 100, 5
+
+
+def test_the_walkthrough_is_run_as_it_stands(tmp_path: Path) -> None:
+    started = StartedPersonalize(tmp_path, bucket="walkthrough")
+    try:
+        nobody = {name: value for name, value in os.environ.items() if "AWS" not in name}
+        done = subprocess.run(
+            [SCRIPT, tmp_path / "storage"],
+            env={
+                **nobody,
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                "HOME": str(tmp_path),  # no configuration, no credentials
+                "AWS_ENDPOINT_URL_PERSONALIZE": started.endpoint_url,
+                "PAUSE": "0.1",
+            },
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stderr == ""
+        _check_recommendations(tmp_path / "storage", done.stdout)
+        client = started.client
+        assert client.list_dataset_groups()["datasetGroups"] == []
+        assert client.list_schemas()["schemas"] == []
+    finally:
+        started.close()
+
+
+def _check_recommendations(storage: Path, said: str) -> None:
+    rows = (storage / "interactions.csv").read_text().splitlines()[1:]
+    watched = {tuple(row.split(",")[:2]) for row in rows}
+    lines = (storage / "recommendations" / "users.json.out").read_text().splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert [answer["input"]["userId"] for answer in answers] == [f"user{n}" for n in range(USERS)]
+    of_taste = 0
+    for number, answer in enumerate(answers):
+        films = answer["output"]["recommendedItems"]
+        assert len(set(films)) == FILMS
+        assert not {(f"user{number}", film) for film in films} & watched
+        of_taste += sum(int(film.removeprefix("film")) % 2 == number % 2 for film in films)
+    assert of_taste > 0.9 * USERS * FILMS
+    assert "\n".join(lines[:3]) in said
+    metrics = json.loads(re.findall(r"^\{\n.*?^\}", said, re.DOTALL | re.MULTILINE)[0])
+    assert 0 < metrics["precision_at_5"] <= 1
+
+
+def test_the_documentation_shows_this_very_script() -> None:
+    blocks = re.findall(
+        r"^```bash\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert SCRIPT.read_text(encoding="utf-8") in blocks

@@ -1,0 +1,198 @@
+"""The tables of what is supported: they stand in the documentation, and the service keeps them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.local_personalize import supported
+from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
+from batchrec_dagster.local_personalize.recipes import RECIPES
+from batchrec_dagster.local_personalize.service_model import service_model
+from batchrec_dagster_tests.local_personalize.support import RECIPE, ROLE, Local, taste_rows
+
+PAGE = Path(__file__).parents[2] / "docs" / "local-personalize.md"
+BETWEEN = r"<!-- made by: batchrec local-personalize --support -->\n(.*?)<!-- end -->"
+EXISTS, MISSING, IN_USE, LIMIT, INVALID, TAGS = (
+    f"{name}Exception"
+    for name in (
+        "ResourceAlreadyExists",
+        "ResourceNotFound",
+        "ResourceInUse",
+        "LimitExceeded",
+        "InvalidInput",
+        "TooManyTags",
+    )
+)
+
+
+def test_the_documentation_has_the_tables_that_the_code_makes() -> None:
+    command = [sys.executable, "-m", "batchrec_dagster.local_personalize", "--support"]
+    printed = subprocess.check_output(command, text=True, encoding="utf-8")
+    (shown,) = re.findall(BETWEEN, PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert shown == printed, "put what `batchrec local-personalize --support` prints into the page"
+
+
+def test_every_operation_and_recipe_is_told_of_once() -> None:
+    operations = {row.what: row for row in supported.operations()}
+    assert len(operations) == 71
+    assert set(operations) == set(service_model().operation_names)
+    assert {name for name, row in operations.items() if row.supported} == set(OPERATIONS)
+    assert all(row.why for row in operations.values() if not row.supported)
+    recipes = list(supported.recipes())
+    assert len({row.what for row in recipes}) == len(recipes)
+    assert {row.what for row in recipes if row.supported} == {r.name for r in RECIPES.values()}
+
+
+@pytest.mark.parametrize("name", [row.what for row in supported.recipes() if "…" not in row.what])
+def test_the_service_takes_the_recipes_that_are_supported(local: Local, name: str) -> None:
+    (row,) = (row for row in supported.recipes() if row.what == name)
+    group = local.group()
+    refused = _refusal(
+        local,
+        "create_solution",
+        name="films",
+        datasetGroupArn=group,
+        recipeArn=RECIPE + name,
+    )
+    assert refused in ((None,) if row.supported else (MISSING, INVALID))
+
+
+def _refusal(local: Local, operation: str, **params: Any) -> str | None:
+    """The exception's name, or None when the request is answered."""
+    try:
+        getattr(local.client, operation)(**params)
+    except local.client.exceptions.ClientError as error:
+        return str(error.response["Error"]["Code"])
+    return None
+
+
+def _group(local: Local, **params: Any) -> str | None:
+    return _refusal(local, "create_dataset_group", **{"name": "another", **params})
+
+
+def _constraints(local: Local) -> str | None:
+    return _group(local, name="no spaces")
+
+
+def _one_dataset_of_a_type(local: Local) -> str | None:
+    group, _ = local.imported(taste_rows())
+    schema = local.client.list_schemas()["schemas"][0]["schemaArn"]
+    return _refusal(
+        local,
+        "create_dataset",
+        name="second",
+        datasetGroupArn=group,
+        schemaArn=schema,
+        datasetType="Interactions",
+    )
+
+
+def _schema(local: Local, **params: Any) -> str | None:
+    schema = {"schema": interactions_schema(event_type=False), **params}
+    return _refusal(local, "create_schema", name="s", **schema)
+
+
+def _wrong_schema(local: Local) -> str | None:
+    schema = json.loads(interactions_schema(event_type=False))
+    del schema["fields"][0]
+    return _schema(local, schema=json.dumps(schema))
+
+
+def _schema_in_use(local: Local) -> str | None:
+    local.dataset(local.group())
+    schema = local.client.list_schemas()["schemas"][0]["schemaArn"]
+    return _refusal(local, "delete_schema", schemaArn=schema)
+
+
+def _one_group_too_many(local: Local) -> str | None:
+    for number in range(5):
+        assert _group(local, name=f"group-{number}") is None
+    return _group(local, name="one-more")
+
+
+def _too_many_tags(local: Local) -> str | None:
+    arn, tags = local.group(), [{"tagKey": f"k{n}", "tagValue": ""} for n in range(51)]
+    for some in (tags[:50], tags[50:]):
+        refused = _refusal(local, "tag_resource", resourceArn=arn, tags=some)
+    return refused
+
+
+def _few_interactions(local: Local) -> str | None:
+    with pytest.raises(AssertionError, match=r"CREATE FAILED.*fewer than the minimum of 1000"):
+        local.imported(taste_rows(999))
+    return None
+
+
+def _incremental(local: Local) -> str | None:
+    _, dataset = local.imported(taste_rows())
+    uri = "s3://data/interactions.csv"
+    local.active(local.import_job(dataset, uri, "more", importMode="INCREMENTAL"))
+    return None
+
+
+def _version(local: Local, **params: Any) -> str | None:
+    group, _ = local.imported(taste_rows())
+    solution = local.solution(group, "aws-popularity-count")
+    return _refusal(local, "create_solution_version", solutionArn=solution, **params)
+
+
+def _solution(local: Local, **params: Any) -> str | None:
+    recipe = RECIPE + "aws-popularity-count"
+    params = {"datasetGroupArn": local.group(), "recipeArn": recipe, **params}
+    return _refusal(local, "create_solution", name="films", **params)
+
+
+def _themes(local: Local) -> str | None:
+    group, _ = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group, "aws-popularity-count")))
+    return _refusal(
+        local,
+        "create_batch_inference_job",
+        jobName="themes",
+        solutionVersionArn=version,
+        roleArn=ROLE,
+        jobInput={"s3DataSource": {"path": "s3://data/in.json"}},
+        jobOutput={"s3DataDestination": {"path": "s3://data/out/"}},
+        batchInferenceJobMode="THEME_GENERATION",
+    )
+
+
+KEY = "arn:aws:kms:us-east-1:000000000000:key/k"
+# A rule -> a request that it is about, and what becomes of it.
+ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
+    "constraints of the service model": (_constraints, INVALID),
+    "unique names, one dataset of a type in a group": (_one_dataset_of_a_type, EXISTS),
+    "schemas (Avro)": (_wrong_schema, INVALID),
+    "resources in use, order of deletion": (_schema_in_use, IN_USE),
+    "quotas": (_one_group_too_many, LIMIT),
+    "tags": (_too_many_tags, TAGS),
+    "fewer than 1000 interactions": (_few_interactions, None),
+    "importMode INCREMENTAL": (_incremental, None),
+    "trainingMode AUTOTRAIN": (lambda local: _version(local, trainingMode="AUTOTRAIN"), INVALID),
+    "performAutoTraining": (lambda local: _solution(local, performAutoTraining=True), None),
+    "performAutoML": (lambda local: _solution(local, performAutoML=True), INVALID),
+    "roleArn": (lambda local: _group(local, roleArn=ROLE, kmsKeyArn=KEY), None),
+    "kmsKeyArn": (lambda local: _group(local, kmsKeyArn=KEY), None),
+    "domain dataset groups and schemas": (lambda local: _group(local, domain="ECOMMERCE"), INVALID),
+    "batchInferenceJobMode THEME_GENERATION": (_themes, INVALID),
+}
+
+
+def test_every_rule_is_asked_for() -> None:
+    assert set(ASKED) == {row.what for row in supported.RULES}
+
+
+@pytest.mark.parametrize("rule", supported.RULES, ids=lambda rule: rule.what)
+def test_the_service_keeps_the_rule(local: Local, rule: supported.Row) -> None:
+    ask, expected = ASKED[rule.what]
+    assert ask(local) == expected
+    assert rule.supported or expected == INVALID
