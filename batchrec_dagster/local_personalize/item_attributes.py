@@ -47,25 +47,22 @@ def parse_conditions(expression: str) -> list[Condition]:
     """The conditions that AND joins. Raises ItemAttributesError."""
     conditions = []
     start = 0
-    while True:
-        found = _CONDITION.match(expression, start)
-        if found is None:
-            break
-        text = next(v for v in found.group("double", "single", "bare") if v is not None)
-        value = text if found.group("bare") is not None else _ESCAPED.sub(r"\1", text)
-        conditions.append(Condition(found.group("field"), value))
-        joined = _AND.match(expression, found.end())
+    while found := _CONDITION.match(expression, start):
+        value = found["bare"]
+        if value is None:
+            value = _ESCAPED.sub(r"\1", found["double"] or found["single"] or "")
+        conditions.append(Condition(found["field"], value))
+        start = found.end()
+        if start == len(expression):
+            return conditions
+        joined = _AND.match(expression, start)
         if joined is None:
-            start = found.end()
             break
         start = joined.end()
-    if not conditions or expression[start:].strip():
-        raise ItemAttributesError(
-            'itemAttributes must be conditions such as ITEMS.genres = "Comedy", joined by AND;'
-            f" only = and AND are allowed, but at character {start + 1} there is"
-            f" {expression[start : start + 20]!r}"
-        )
-    return conditions
+    raise ItemAttributesError(
+        f"itemAttributes cannot be read from character {start + 1} on: it must be conditions such"
+        ' as ITEMS.genres = "Comedy", joined by AND'
+    )
 
 
 class ItemAttributes:

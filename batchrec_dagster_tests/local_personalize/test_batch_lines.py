@@ -1,0 +1,114 @@
+"""Input lines of any kind: each that is not blank is one request, none is lost, none raises."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.formats.recipes import PERSONALIZED_RANKING, USER_PERSONALIZATION, recipe_arn
+from batchrec_dagster.local_personalize import batch_lines
+from batchrec_dagster.local_personalize.batch_lines import Request, blocks, parse, raw_lines
+from batchrec_dagster.local_personalize.recipes import RECIPES
+
+USERS = RECIPES[recipe_arn(USER_PERSONALIZATION)]
+RANKING = RECIPES[recipe_arn(PERSONALIZED_RANKING)]
+REQUIRED = "User error: Required fields for the provided recipe are userId"
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def _requests(data: bytes) -> list[Request]:
+    return [request for block in blocks(io.BytesIO(data), USERS) for request in block]
+
+
+def test_blank_lines_marks_and_line_ends_are_no_part_of_a_request() -> None:
+    data = b'\xef\xbb\xbf{"userId":"a"}\r\n\n \t\r\n{"userId":"b"}\n\n{"userId":"c"}'
+    assert [request.echo["userId"] for request in _requests(data)] == ["a", "b", "c"]
+    assert _requests(b"") == _requests(b"\n\n") == _requests(b"\xef\xbb\xbf") == []
+    assert _requests(b"\n\xef\xbb\xbf{}")[0].problem == REQUIRED  # only a file starts with a mark
+
+
+@pytest.mark.parametrize(
+    ("line", "echo"),
+    [
+        (b'{"userId":"caf\xe9"}', {}),
+        ('{"userId":"a"}'.encode("utf-16"), {}),
+        (b'{"userId":"a"', {}),
+        (b'["userId"]', {}),
+        (b'{"userId":"\\ud800"}', {}),
+        (b'{"userId":Infinity}', {}),
+        (b'{"userId":"a","n":' + b"9" * 5000 + b"}", {}),
+        (b"[" * 100_000, {}),
+        (b'{"userId":["a"]}', {"userId": ["a"]}),
+        (b'{"USERID":"a"}', {"USERID": "a"}),
+    ],
+)
+def test_what_is_no_request(line: bytes, echo: dict[str, Any]) -> None:
+    assert parse(line, USERS) == Request(echo, REQUIRED)
+
+
+@pytest.mark.parametrize("values", [["a"], "a", {"GENRE": 5}, {"GENRE": ["a"]}, {"GENRE": None}])
+def test_filter_values_are_texts_by_name(values: object) -> None:
+    echo = {"userId": "a", "filterValues": values}
+    request = parse(json.dumps(echo).encode(), USERS)
+    assert request.problem == "User error: filterValues must be an object whose values are strings"
+    assert request.echo == echo
+    good = parse(b'{"userId":"a","filterValues":{"GENRE":"\\"x\\""}}', USERS)
+    assert (good.problem, good.values) == (None, {"GENRE": '"x"'})
+
+
+@pytest.mark.parametrize("items", [[], "a", ["a", 5], ["a", ""], ["a", None], {"a": "b"}, None])
+def test_a_ranking_needs_a_list_of_texts(items: object) -> None:
+    request = parse(json.dumps({"userId": "a", "itemList": items}).encode(), RANKING)
+    assert request.problem == f"{REQUIRED}, itemList"
+
+
+def test_a_line_that_is_too_long_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_lines, "MAX_LINE_BYTES", 20)
+    longest = b'{"userId":"' + b"x" * 7 + b'"}'
+    assert len(longest) == 20
+    for end in (b"\n", b""):
+        data = b"\n".join([longest, b"x" * 21, longest, b"y" * 1000]) + end
+        problems = [request.problem for request in _requests(data)]
+        too_long = "User error: The line is longer than 20 bytes"
+        assert problems == [None, too_long, None, too_long]
+
+
+def test_blocks_are_bounded_by_lines_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_lines, "LINES_AT_ONCE", 3)
+    monkeypatch.setattr(batch_lines, "BYTES_AT_ONCE", 100)
+    short = b'{"userId":"a"}\n'
+    assert [len(block) for block in blocks(io.BytesIO(short * 7), USERS)] == [3, 3, 1]
+    long = b'{"userId":"' + b"a" * 60 + b'"}\n'
+    assert [len(block) for block in blocks(io.BytesIO(long * 5), USERS)] == [2, 2, 1]
+
+
+@settings(deadline=None)
+@given(data=st.binary())
+def test_any_bytes_are_as_many_requests_as_lines(data: bytes) -> None:
+    marked = data.removeprefix(b"\xef\xbb\xbf")
+    lines = [line for line in marked.split(b"\n") if line.strip()]
+    assert [line.rstrip(b"\n") for line in raw_lines(io.BytesIO(data)) if line] == lines
+    requests = _requests(data)
+    assert len(requests) == len(lines)
+    for request in requests:
+        json.dumps(request.echo, allow_nan=False, ensure_ascii=False).encode()
+        assert request.problem or request.echo["userId"]
+
+
+@settings(deadline=None)
+@given(value=st.dictionaries(st.sampled_from(["userId", "itemList", "filterValues"]), VALUES))
+def test_any_json_is_a_request_or_has_a_problem(value: dict[str, Any]) -> None:
+    request = parse(json.dumps(value).encode(), RANKING)
+    if request.problem is None:
+        assert request.echo == value
+        assert all(isinstance(item, str) for item in value["itemList"])

@@ -1,0 +1,170 @@
+"""What batch jobs write for each recipe, byte for byte: golden/RECIPE.json -> RECIPE.json.out.
+
+The models here give the answers that a hand could write; the lines around them are Personalize's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+
+from batchrec_dagster.formats import batch_inference, batch_segment
+from batchrec_dagster.formats.schemas import ITEMS, Field, Schema
+from batchrec_dagster.local_personalize.inference import Recommender
+from batchrec_dagster.local_personalize.item_attributes import ItemAttributes
+from batchrec_dagster.local_personalize.learning.interactions import Interactions
+from batchrec_dagster.local_personalize.learning.model import Recommended
+from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
+from batchrec_dagster.local_personalize.segmentation import Segmenter
+
+GOLDEN = Path(__file__).parent / "golden"
+INTERACTIONS = Interactions.from_frame(
+    pl.DataFrame(
+        {
+            "USER_ID": ["zoë", "ann", "bob"],
+            "ITEM_ID": ["105", "106", "107"],
+            "TIMESTAMP": [1, 2, 3],
+        }
+    )
+)
+
+
+def _ids(*ids: str) -> npt.NDArray[np.object_]:
+    return np.array(ids, dtype=object)
+
+
+class Fixed:
+    """What the models here share."""
+
+    has_scores = True
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+class FixedUsers(Fixed):
+    """Lists and scores for users, one a chunk; of a ranking, the share of what is in the list."""
+
+    item_ids = _ids("63992", "115149", "110102", "148626")
+    lists: dict[str, tuple[list[int], list[float]]] = {  # noqa: RUF012
+        "4638": ([0, 1, 2, 3], [0.0152238, 0.00690811, 0.00682219, 0.006394]),
+        "663": ([1, 0, 3, 2], [0.9, 0.05, 0.00000011, 0.00000004]),
+        "3384": ([3, -1, -1, -1], [1.0, 0.0, 0.0, 0.0]),
+        'Zoë "the" \\ 1': ([-1, -1, -1, -1], [0.0, 0.0, 0.0, 0.0]),
+        "nobody knows": ([0, 1, 2, 3], [0.4, 0.3, 0.2, 0.1]),
+    }
+
+    def recommend(
+        self, user_ids: Sequence[str], interactions: Interactions, num_results: int, **_: Any
+    ) -> Iterator[Recommended]:
+        for user in user_ids:
+            items, scores = self.lists[user]
+            yield Recommended(np.array([items], np.int32), np.array([scores]))
+
+    def rank(self, *_: Any, **__: Any) -> Iterator[Recommended]:
+        raise NotImplementedError
+
+
+class FixedRanking(FixedUsers):
+    """Likes 27 more than 101, and 101 more than 886."""
+
+    item_ids = _ids("886", "27", "101")
+    shares = np.array([0.2, 0.5, 0.3])
+
+    def rank(
+        self,
+        user_ids: Sequence[str],
+        lists: Sequence[npt.NDArray[np.int32]],
+        interactions: Interactions,
+        **_: Any,
+    ) -> Iterator[Recommended]:
+        width = max(map(len, lists))
+        items = np.full((len(lists), width), -1, np.int32)
+        scores = np.zeros((len(lists), width))
+        for row, wanted in enumerate(lists):
+            best = sorted(wanted, key=lambda item: -self.shares[item])
+            items[row, : len(best)] = best
+            scores[row, : len(best)] = self.shares[best] / max(self.shares[best].sum(), 0.1)
+        yield Recommended(items, scores)
+
+
+class FixedItems(Fixed):
+    """The two items that follow; the popular for an item that is not known."""
+
+    item_ids = _ids("105", "106", "107", "49")
+
+    def similar(self, item_ids: Sequence[str], num_results: int, **_: Any) -> Iterator[Recommended]:
+        lists = {"105": [1, 2], "106": [2, 3], "never met": [0, 1]}
+        items = np.array([lists[item] for item in item_ids], np.int32)
+        yield Recommended(items, np.zeros(items.shape))
+
+
+class FixedSegments(Fixed):
+    """For 105 alone, ann and zoë; for anything else, bob and ann."""
+
+    item_ids = _ids("105", "106", "107")
+
+    def segment(
+        self, queries: Sequence[npt.NDArray[np.int32]], *_: Any, **__: Any
+    ) -> list[npt.NDArray[np.int32]]:
+        users = list(INTERACTIONS.user_ids)
+        first, other = ["ann", "zoë"], ["bob", "ann"]
+        return [
+            np.array([users.index(u) for u in (first if q.tolist() == [0] else other)], np.int32)
+            for q in queries
+        ]
+
+
+def _attributes() -> ItemAttributes:
+    schema = Schema(ITEMS, (Field("ITEM_ID", "string"), Field("GENRES", "string")))
+    rows = pl.DataFrame(
+        {"ITEM_ID": ["105", "106", "9"], "GENRES": ["Action|Comedy", "Comedy", "Western"]}
+    )
+    return ItemAttributes(
+        schema, lambda kind, columns: rows.select(columns), FixedSegments.item_ids
+    )
+
+
+def _answerer(recipe: Recipe) -> Recommender | Segmenter:
+    if recipe.makes_segments:
+        attributes = _attributes() if "attribute" in recipe.name else None
+        return Segmenter(recipe, FixedSegments(), INTERACTIONS, 2, attributes, None, lambda: None)
+    model = {
+        "PERSONALIZED_RANKING": FixedRanking,
+        "RELATED_ITEMS": FixedItems,
+    }.get(recipe.type, FixedUsers)()
+    return Recommender(recipe, model, INTERACTIONS, 4, None)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_the_output_of_a_recipe_to_the_byte(recipe: Recipe, tmp_path: Path) -> None:
+    source = GOLDEN / f"{recipe.name}.json"
+    steps: list[int] = []
+    _answerer(recipe).answer(source, tmp_path / "out", steps.append)
+    written = (tmp_path / "out").read_bytes()
+    assert written == source.with_suffix(".json.out").read_bytes()
+    assert sum(steps) == written.count(b"\n")
+    read = batch_segment.read_output if recipe.makes_segments else batch_inference.read_output
+    assert len(read(written)) == sum(steps)
+
+
+def test_both_names_of_the_list_of_users_are_read() -> None:
+    read = batch_segment.read_output(
+        b'{"input": {"itemId": "1"}, "output": {"usersList": ["a", "b"]}, "error": null}\n'
+        b'{"input": {"itemId": "2"}, "output": {"recommendedUsers": ["c"]}}\n'
+        b'{"input": {"itemAttributes": "x"}, "output": {"usersList": []}, "error": "User error"}\n'
+    )
+    assert read.to_dicts() == [
+        {"item_id": "1", "item_attributes": None, "users": ["a", "b"], "error": None},
+        {"item_id": "2", "item_attributes": None, "users": ["c"], "error": None},
+        {"item_id": None, "item_attributes": "x", "users": [], "error": "User error"},
+    ]
+    assert batch_segment.read_output(b"").is_empty()
+    with pytest.raises(ValueError, match="not a batch segment output file"):
+        batch_segment.read_output(b"{")
