@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning.files import Arrays
 from batchrec_dagster.local_personalize.learning.histories import History
+from batchrec_dagster.local_personalize.learning.sums import weighted_sums
 
 Float32 = npt.NDArray[np.float32]
 
@@ -41,8 +42,7 @@ class ItemWeights:
 
     def score(self, history: History, power: float) -> Float32:
         """See Part."""
-        scores: Float32 = (history.weights(power) @ self.weights).toarray()
-        return scores
+        return weighted_sums(history.weights(power), self.weights)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """See Part."""

@@ -1,0 +1,37 @@
+"""Sums of sparse rows, against the plain product."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+from batchrec_dagster.local_personalize.learning import sums
+
+
+def drawn(rows: int, columns: int, density: float, rng: np.random.Generator) -> csr_matrix:
+    """Some rows without an entry."""
+    dense = rng.normal(size=(rows, columns)) * (rng.random((rows, columns)) < density)
+    dense[rng.random(rows) < 0.2] = 0
+    return csr_matrix(dense.astype(np.float32))
+
+
+@given(
+    users=st.integers(0, 9),
+    items=st.integers(1, 12),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    entries=st.sampled_from([1, 7, 30, 10_000]),
+    seed=st.integers(0, 999),
+)
+@settings(deadline=None)
+def test_it_is_the_product(users: int, items: int, density: float, entries: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights = drawn(users, items, density, rng)
+    rows = drawn(items, items + 3, density, rng)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sums, "ENTRIES", entries)
+        found = sums.weighted_sums(weights, rows)
+    assert found.dtype == np.float32
+    assert found == pytest.approx(weights.toarray() @ rows.toarray(), abs=1e-5)
