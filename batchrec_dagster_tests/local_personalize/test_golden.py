@@ -19,7 +19,7 @@ from batchrec_dagster.formats.schemas import ITEMS, Field, Schema
 from batchrec_dagster.local_personalize.inference import Recommender
 from batchrec_dagster.local_personalize.item_attributes import ItemAttributes
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.model import Recommended
+from batchrec_dagster.local_personalize.learning.model import AnyModel, Recommended
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
 from batchrec_dagster.local_personalize.segmentation import Segmenter
 
@@ -135,11 +135,11 @@ def _answerer(recipe: Recipe) -> Recommender | Segmenter:
     if recipe.makes_segments:
         attributes = _attributes() if "attribute" in recipe.name else None
         return Segmenter(recipe, FixedSegments(), INTERACTIONS, 2, attributes, None, lambda: None)
-    model = {
-        "PERSONALIZED_RANKING": FixedRanking,
-        "RELATED_ITEMS": FixedItems,
-    }.get(recipe.type, FixedUsers)()
-    return Recommender(recipe, model, INTERACTIONS, 4, None)
+    models: dict[str, AnyModel] = {
+        "PERSONALIZED_RANKING": FixedRanking(),
+        "RELATED_ITEMS": FixedItems(),
+    }
+    return Recommender(recipe, models.get(recipe.type, FixedUsers()), INTERACTIONS, 4, None)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)

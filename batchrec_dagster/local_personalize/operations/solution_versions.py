@@ -38,6 +38,7 @@ from batchrec_dagster.local_personalize.errors import (
 )
 from batchrec_dagster.local_personalize.job import Job
 from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind, Lane
+from batchrec_dagster.local_personalize.learning.errors import ModelFileError
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.training import TrainingError, train
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of
@@ -125,9 +126,9 @@ def _perform(job: Job) -> Finished:
             training_parameters(config),
             log=job.progress,
             previous=home.root / previous if previous else None,
-            search=search_of(config) if version.body["performHPO"] and not previous else None,
+            search=search_of(config) if version.body["performHPO"] else None,
         )
-    except TrainingError as error:
+    except (TrainingError, ModelFileError) as error:
         raise JobFailedError(f"Create failed. {error}") from None
     job.checkpoint()
     published = home.new_path(home.models, version.arn)
