@@ -46,6 +46,7 @@ orders = st.lists(st.lists(st.integers(0, 7), unique=True, max_size=8), max_size
 def test_it_is_what_counting_pairs_gives(found: list[list[int]], window: int, pairs: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cooccurrence, "PAIRS", pairs)
+        patch.setattr(cooccurrence, "SUMS", pairs)
         weights = cooccurrence.fit(history_of(found, 8), window=window, kept=8)
     assert weights.toarray() == pytest.approx(plainly(found, 8, window), abs=1e-6)
 

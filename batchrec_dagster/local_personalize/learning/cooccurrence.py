@@ -9,9 +9,11 @@ al., "Sequence and time aware neighborhood for session-based recommendations" (S
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import csr_matrix, vstack
+import numpy.typing as npt
+from scipy.sparse import csc_matrix, csr_matrix, vstack
 
 from batchrec_dagster.local_personalize.learning.histories import History
+from batchrec_dagster.local_personalize.learning.ranking import top
 from batchrec_dagster.local_personalize.learning.threads import ordered_map
 
 WINDOW = 32
@@ -19,83 +21,86 @@ DISTANCE_POWER = 0.5
 POPULARITY_POWER = 0.5
 POPULARITY_SHIFT = 5.0
 
-# Pairs counted at once: some tens of bytes each while they are.
-PAIRS = 4 << 20
+# Pairs counted at once, and sums kept meanwhile: a few MiB of each.
+PAIRS = 1 << 20
+SUMS = 1 << 20
 
 
 def fit(history: History, *, window: int = WINDOW, kept: int) -> csr_matrix:
     """Weights (n_items, n_items) float32: row = an item met, column = an item that may follow.
 
     `window` is how many of the next items count for each item of a history; the `kept` largest
-    weights stay in each row.
+    weights stay in each row, ties by column.
     """
     n = history.n_items
     counts = np.bincount(history.items, minlength=n)
-    discount = ((counts + POPULARITY_SHIFT) ** -POPULARITY_POWER).astype(np.float32)
-    by_item = np.argsort(history.items, kind="stable")
     starts = np.concatenate([[0], np.cumsum(counts)])
-    opens = np.repeat(history.starts[:-1], history.lengths)
-    near = np.arange(1, window + 1)
-    nearness = (near**-DISTANCE_POWER).astype(np.float32)
+    discount = ((counts + POPULARITY_SHIFT) ** -POPULARITY_POWER).astype(np.float32)
+    line, places = _spaced(history, window)
+    windows = np.lib.stride_tricks.sliding_window_view(line, window)
+    at_once = max(1, PAIRS // window)
+    nearness = np.tile((np.arange(window, 0, -1) ** -DISTANCE_POWER).astype(np.float32), at_once)
+    ones = np.ones(at_once, dtype=np.float32)
 
     def rows(part: slice) -> csr_matrix:
-        entries = by_item[starts[part.start] : starts[part.stop]]
-        # Histories run from new to old, so what followed an entry stands before it.
-        following = entries[:, None] - near
-        real = following >= opens[entries, None]
-        lengths = real.sum(axis=1)
-        after = csr_matrix(
-            (
-                np.broadcast_to(nearness, real.shape)[real],
-                history.items[following[real]],
-                np.concatenate([[0], np.cumsum(lengths)]),
-            ),
-            shape=(len(entries), n),
-        )
-        firsts = starts[part.start : part.stop + 1] - starts[part.start]
-        ones = np.ones(len(entries), np.float32)
-        of = csr_matrix(
-            (ones, np.arange(len(entries)), firsts), shape=(len(firsts) - 1, len(after.indptr) - 1)
-        )
-        sums = (of @ after).tocsr()
-        sums.data *= np.repeat(discount[part], np.diff(sums.indptr)) * discount[sums.indices]
-        return _largest(sums, kept)
+        met = places[starts[part.start] : starts[part.stop]]
+        # Each item's sums have a stretch of one long vector, with a place for what is no item.
+        stretch = np.repeat(np.arange(part.stop - part.start) * (n + 1), counts[part])
+        sums = np.zeros((part.stop - part.start) * (n + 1), dtype=np.float32)
+        for first in range(0, len(met), at_once):
+            # Histories run from new to old, so what followed stands before.
+            pairs = windows[met[first : first + at_once] - window].astype(np.int32, copy=False)
+            pairs += stretch[first : first + at_once, None].astype(np.int32)
+            by_met = csc_matrix(
+                (nearness[: pairs.size], pairs.ravel(), np.arange(0, pairs.size + 1, window)),
+                shape=(len(sums), len(pairs)),
+            )
+            sums += by_met @ ones[: len(pairs)]
+        weights = sums.reshape(-1, n + 1)[:, :n]
+        weights *= discount[part, None]
+        weights *= discount
+        return _largest(weights, kept)
 
-    parts = _pieces(starts, max(1, PAIRS // window))
-    out: csr_matrix = vstack(list(ordered_map(rows, parts)), format="csr", dtype=np.float32)
+    parts = _pieces(starts, at_once, max(1, SUMS // (n + 1)))
+    out: csr_matrix = vstack(
+        [csr_matrix((0, n), dtype=np.float32), *ordered_map(rows, parts)], format="csr"
+    )
     return out
 
 
-def _pieces(starts: np.ndarray, size: int) -> list[slice]:
-    """Ranges of items with about `size` entries each, at least one item."""
+def _spaced(
+    history: History, window: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.signedinteger]]:
+    """All histories in one line, `window` places of no item (n_items) before each, so that no
+    window reaches into another user's; and where in it each item was met, item by item."""
+    users, entries, n = len(history.lengths), len(history.items), history.n_items
+    line = np.full(entries + window * (users + 1), n, dtype=np.int32)
+    whole = np.int32 if len(line) <= np.iinfo(np.int32).max else np.int64
+    places = np.arange(entries, dtype=whole)
+    places += np.repeat(
+        np.arange(window, window * (users + 1), window, dtype=whole), history.lengths
+    )
+    line[places] = history.items
+    by_item = csr_matrix((places, history.items, history.starts), shape=(users, n)).tocsc()
+    return line, by_item.data
+
+
+def _pieces(starts: npt.NDArray[np.int64], entries: int, items: int) -> list[slice]:
+    """Ranges of at most `items` items, with about `entries` entries; at least one item."""
     pieces, first, n = [], 0, len(starts) - 1
     while first < n:
-        last = int(np.searchsorted(starts, starts[first] + size, side="right")) - 1
-        last = min(n, max(first + 1, last))
+        last = int(np.searchsorted(starts, starts[first] + entries, side="right")) - 1
+        last = min(n, first + items, max(first + 1, last))
         pieces.append(slice(first, last))
         first = last
     return pieces
 
 
-def _largest(rows: csr_matrix, kept: int) -> csr_matrix:
-    """The `kept` largest entries of each row, ties by column; columns in rising order.
-
-    All entries are positive, so their bits read as whole numbers have their order, and one sort of
-    row and bits together finds the smallest to keep of every row.
-    """
-    rows.sort_indices()
-    lengths = np.diff(rows.indptr)
-    long = np.flatnonzero(lengths > kept)
-    if len(long):
-        bits = rows.data.view(np.int32).astype(np.int64)
-        owner = np.repeat(np.arange(rows.shape[0]), lengths)
-        falling = np.sort((owner << 32) - bits)
-        least = np.zeros(rows.shape[0], dtype=np.int64)
-        least[long] = (long << 32) - falling[rows.indptr[long] + kept - 1]
-        above, level = bits > least[owner], bits == least[owner]
-        room = kept - np.bincount(owner[above], minlength=rows.shape[0])
-        so_far = np.cumsum(level)
-        before = np.concatenate([[0], so_far])[rows.indptr[:-1]]
-        rows.data[~above & ~(level & (so_far - before[owner] <= room[owner]))] = 0
-        rows.eliminate_zeros()
-    return rows
+def _largest(weights: npt.NDArray[np.float32], kept: int) -> csr_matrix:
+    """The `kept` largest positive weights of each row, ties by column; columns in rising order."""
+    weights[weights == 0] = -np.inf
+    chosen = np.sort(top(weights, min(kept, weights.shape[1])), axis=1)
+    real = chosen >= 0
+    data = np.take_along_axis(weights, np.maximum(chosen, 0), axis=1)[real]
+    ends = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
+    return csr_matrix((data, chosen[real], ends), shape=weights.shape)
