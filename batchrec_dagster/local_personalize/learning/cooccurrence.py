@@ -75,11 +75,10 @@ def _spaced(
     window reaches into another user's; and where in it each item was met, item by item."""
     users, entries, n = len(history.lengths), len(history.items), history.n_items
     line = np.full(entries + window * (users + 1), n, dtype=np.int32)
-    whole = np.int32 if len(line) <= np.iinfo(np.int32).max else np.int64
-    places = np.arange(entries, dtype=whole)
-    places += np.repeat(
-        np.arange(window, window * (users + 1), window, dtype=whole), history.lengths
-    )
+    whole: npt.DTypeLike = np.int32 if len(line) <= np.iinfo(np.int32).max else np.int64
+    gaps = (window * np.arange(1, users + 1)).astype(whole)
+    places = np.arange(entries).astype(whole)
+    places += np.repeat(gaps, history.lengths)
     line[places] = history.items
     by_item = csr_matrix((places, history.items, history.starts), shape=(users, n)).tocsc()
     return line, by_item.data
