@@ -15,6 +15,7 @@ from dagster_aws.s3 import S3Resource
 from batchrec_dagster.formats.batch_inference import MAX_RESULTS
 from batchrec_dagster.io_managers import (
     InteractionsCsvIOManager,
+    ItemsCsvIOManager,
     JsonLinesIOManager,
     JsonRecordIOManager,
     ParquetIOManager,
@@ -143,6 +144,7 @@ class Deployment:
             "io_manager": ParquetIOManager(storage=storage),
             "parquet_io": ParquetIOManager(storage=storage),
             "interactions_io": InteractionsCsvIOManager(storage=storage),
+            "items_io": ItemsCsvIOManager(storage=storage),
             "json_lines_io": JsonLinesIOManager(storage=storage),
             "record_io": JsonRecordIOManager(storage=storage),
         }

@@ -90,6 +90,19 @@ class InteractionsCsvIOManager(StorageIOManager):
         return _as(pl.read_csv(data, schema_overrides=types), wanted)
 
 
+class ItemsCsvIOManager(StorageIOManager):
+    """Personalize's items CSV: ids are text, other columns are numbers where all cells are."""
+
+    suffix = ".csv"
+
+    def encode(self, value: Any) -> bytes:
+        return _polars(value).write_csv().encode()
+
+    def decode(self, data: bytes, wanted: object) -> Any:
+        types = {ITEM_ID: pl.String}
+        return _as(pl.read_csv(data, schema_overrides=types, infer_schema_length=None), wanted)
+
+
 class JsonLinesIOManager(StorageIOManager):
     """Tables as JSON Lines, an object a row."""
 

@@ -15,6 +15,8 @@ from batchrec_dagster_tests.support import COLUMNS, declaration, definitions, mo
 
 RATINGS = {"source": "ratings.csv", "columns": COLUMNS}
 
+ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES": "genres"}}}
+
 
 @pytest.mark.parametrize(
     ("attributes", "line", "key", "said"),
@@ -60,6 +62,101 @@ RATINGS = {"source": "ratings.csv", "columns": COLUMNS}
         ({"solution": {"recipe": "aws-x"}}, 14, "solution.recipe", "aws-user-personalization-v2"),
         ({"recommendations": {"num_results": 0}}, 14, "recommendations.num_results", "1 to 500"),
         ({"recommendations": {"num_results": "x"}}, 14, "recommendations.num_results", "integer"),
+        ({"items": {"source": "items.csv"}}, 13, "items", "columns is missing"),
+        ({"items": {"source": "sample://x"}}, 14, "items.source", "sample://hetrec"),
+        ({"items": {**ITEMS, "encoding": "x"}}, 19, "items.encoding", "'latin-1'"),
+        ({"items": {**ITEMS, "separator": ""}}, 19, "items.separator", '"|"'),
+        (
+            {"items": {"source": "items.csv", "columns": {"item": "id", "title": 2}}},
+            15,
+            "items.columns",
+            "positions for all",
+        ),
+        ({"items": {"source": "i.csv", "columns": {"item": 1}}}, 15, "items.columns", "categories"),
+        (
+            {"items": {"source": "i.csv", "columns": {"item": 1, "numbers": {"Item_Id": 2}}}},
+            15,
+            "items.columns",
+            "the same but for underscores",
+        ),
+        (
+            {"items": {"source": "i.csv", "columns": {"item": 1, "numbers": {"RUN TIME": 2}}}},
+            15,
+            "items.columns",
+            "letters, digits and underscores",
+        ),
+        (
+            {"recommendations": {"filter": "EXCLUDE ItemID WHERE Items.GENRES IN ($G)"}},
+            13,
+            "recommendations",
+            "filter_values is missing G",
+        ),
+        (
+            {"recommendations": {"filter_values": {"G": ["War"]}}},
+            13,
+            "recommendations",
+            "the filter has no $G",
+        ),
+        (
+            {"recommendations": {"filter_values": {"G": []}}},
+            14,
+            "recommendations.filter_values",
+            "G has no value",
+        ),
+        (
+            {"recommendations": {"filter": 'EXCLUDE ItemID WHERE Items.GENRES IN ("War")'}},
+            2,
+            "attributes",
+            "recommendations.filter has Items.GENRES, but no items are declared",
+        ),
+        (
+            {
+                "items": ITEMS,
+                "recommendations": {"filter": 'EXCLUDE ItemID WHERE Items.YEAR = "War"'},
+            },
+            2,
+            "attributes",
+            "recommendations.filter has Items.YEAR, but items.columns declares only ITEM_ID",
+        ),
+        ({"segments": {}}, 13, "segments", "either items"),
+        (
+            {"segments": {"items": [1], "attributes": ['ITEMS.A = "b"']}},
+            13,
+            "segments",
+            "either items",
+        ),
+        ({"segments": {"items": [1, "1"]}}, 14, "segments.items", "stands twice"),
+        ({"segments": {"items": [*range(501)]}}, 14, "segments.items", "500 at most"),
+        (
+            {"segments": {"attributes": ['ITEMS.A > "b"']}},
+            14,
+            "segments.attributes",
+            "AND between several",
+        ),
+        (
+            {"segments": {"attributes": ['ITEMS.A = "b" OR ITEMS.A = "c"']}},
+            14,
+            "segments.attributes",
+            "AND between several",
+        ),
+        (
+            {"segments": {"attributes": ['ITEMS.A = "b"']}},
+            2,
+            "attributes",
+            "segments.attributes has Items.A, but no items are declared",
+        ),
+        (
+            {"segments": {"items": [1], "users_per_segment": 0}},
+            16,
+            "segments.users_per_segment",
+            "from 1 to",
+        ),
+        (
+            {"segments": {"items": [1], "filter": "INCLUDE UserID WHERE Users.AGE = $AGE"}},
+            16,
+            "segments.filter",
+            "in place of the $PLACEHOLDERS",
+        ),
         ({"schedule": {"cron": "99 * * * *"}}, 14, "schedule.cron", "five fields"),
         (
             {"schedule": {"cron": "0 3 * * *", "timezone": "Mars"}},
@@ -119,7 +216,7 @@ def test_every_setting_has_a_description_for_the_editor() -> None:
         for name, member in part["properties"].items()
         if not member.get("description")
     ]
-    assert len(parts) == 7
+    assert len(parts) == 10
     assert undescribed == []
 
 
@@ -163,7 +260,7 @@ def test_assets_say_what_they_are(tmp_path: Path) -> None:
 def test_the_code_version_changes_with_the_settings_an_asset_reads() -> None:
     def versions(**attributes: Any) -> dict[str, str | None]:
         from batchrec_dagster.pipeline.assets.interactions import interactions
-        from batchrec_dagster.pipeline.assets.personalize import solution_version
+        from batchrec_dagster.pipeline.assets.training import solution_version
 
         pipeline = Pipeline.model_validate({**declaration("shop", "ratings.csv"), **attributes})
         assets = [interactions(pipeline), solution_version(pipeline)]

@@ -1,8 +1,37 @@
-"""Filter expressions that batchrec itself asks for.
+"""Filter expressions: the one that batchrec itself asks for, and those of a declaration.
 
-Source: Amazon Personalize developer guide, "Filter expressions".
+Source: Amazon Personalize developer guide, "Filter expressions" and "Batch inference".
 """
+
+import re
+from collections.abc import Iterable
 
 # "*" stands for every event type. Only the latest FILTER_HISTORY interactions of a user and event
 # type count, see formats.interactions.
 EXCLUDE_SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
+
+MAX_LENGTH = 2500
+
+
+def joined(*expressions: str) -> str:
+    """One filter of several: a batch job takes no more than one."""
+    return " | ".join(expressions)
+
+
+def placeholders(expression: str) -> set[str]:
+    """The names of the values that input lines have to bring: GENRES for $GENRES."""
+    return set(re.findall(r"\$(\w+)", _without_texts(expression)))
+
+
+def item_fields(expression: str) -> list[str]:
+    """The fields of the Items dataset that it speaks of, as it spells them."""
+    return re.findall(r"\bItems\s*\.\s*(\w+)", _without_texts(expression), re.IGNORECASE)
+
+
+def filter_value(values: Iterable[str | float]) -> str:
+    """A placeholder's values as an input line holds them: texts quoted, parted by commas."""
+    return ",".join(f'"{value}"' if isinstance(value, str) else f"{value}" for value in values)
+
+
+def _without_texts(expression: str) -> str:
+    return re.sub(r'"[^"]*"', '""', expression)

@@ -6,7 +6,7 @@ hands over its value, so that what fails them is never stored, let alone used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +22,8 @@ from batchrec_dagster.formats.interactions import (
     TIMESTAMP,
     USER_ID,
 )
+from batchrec_dagster.preparation.items import ItemsRead
+from batchrec_dagster.preparation.local import PreparationError
 
 # Nothing that is recommended today was rated before it; later than now is a clock that is off.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
@@ -127,6 +129,26 @@ def timestamps_plausible(interactions: pl.LazyFrame, unit: str, now: datetime) -
     return Checked("timestamps_plausible", passed, found)
 
 
+def items_parse(read: Callable[[], ItemsRead], on_bad_rows: str) -> Checked:
+    """That the rows of the items file can be read, or may be left out."""
+    try:
+        items = read()
+    except PreparationError as error:
+        return Checked("items_parse", passed=False, found=str(error))
+    rows, bad = items.rows, items.bad
+    found = f"{bad.total:,} of {rows:,} rows cannot be read"
+    if bad.total:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in bad.counts.items())
+        found += f" ({reasons}); the first: {bad.examples[0]}"
+        found += (
+            "; they are left out (items.on_bad_rows: skip)"
+            if on_bad_rows == "skip"
+            else "; mend the file, or leave such rows out with items.on_bad_rows: skip"
+        )
+    passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
+    return Checked("items_parse", passed, found, {"rows": rows, "bad_rows": bad.total})
+
+
 def every_user_has_a_line(users: pl.DataFrame, lines: pl.DataFrame) -> Checked:
     """That each user who was asked for was answered, once. users: userId; lines: user_id."""
     answered = lines.get_column("user_id")
@@ -140,20 +162,35 @@ def every_user_has_a_line(users: pl.DataFrame, lines: pl.DataFrame) -> Checked:
     return Checked("every_user_has_a_line", not len(missing) and not twice, found)
 
 
-def no_line_failed(lines: pl.DataFrame) -> Checked:
-    """That no user's line has an error in place of items."""
+def every_segment_has_a_line(queries: Sequence[str], lines: pl.DataFrame) -> Checked:
+    """That each segment that was asked for was answered, once. lines: segment."""
+    answered = lines.get_column("segment")
+    asked = pl.Series(queries)
+    missing = asked.filter(~asked.is_in(answered.implode()))
+    twice = answered.len() - answered.n_unique()
+    found = f"{answered.n_unique():,} of {len(queries):,} segments have a line"
+    if len(missing):
+        found += f"; missing are {_some(missing)}: run the batch segment job again"
+    if twice:
+        found += f"; {twice:,} lines are repeated"
+    return Checked("every_segment_has_a_line", not len(missing) and not twice, found)
+
+
+def no_line_failed(lines: pl.DataFrame, of: str = "user_id") -> Checked:
+    """That no line has an error in place of what was asked for; `of` is whose line it is."""
     failed = lines.filter(pl.col("error").is_not_null())
     found = f"{failed.height:,} of {lines.height:,} lines failed"
     if failed.height:
-        user, error = failed.select("user_id", "error").row(0)
-        found += f"; the first, of user {user!r}: {error}"
+        whose, error = failed.select(of, "error").row(0)
+        found += f"; the first, of {of.removesuffix('_id')} {whose!r}: {error}"
     return Checked("no_line_failed", not failed.height, found)
 
 
-def no_duplicates(table: pl.DataFrame) -> Checked:
-    """That no list holds an item twice."""
-    repeated = table.height - table.select("user_id", "item_id").n_unique()
-    return Checked("no_duplicates", not repeated, f"{repeated:,} items stand twice in a list")
+def no_duplicates(table: pl.DataFrame, within: str = "user_id", member: str = "item_id") -> Checked:
+    """That no list holds an item twice, or no segment a user."""
+    repeated = table.height - table.select(within, member).n_unique()
+    found = f"{repeated:,} {member.removesuffix('_id')}s stand twice in a list"
+    return Checked("no_duplicates", not repeated, found)
 
 
 def none_seen(table: pl.DataFrame, interactions: pl.LazyFrame) -> Checked:
@@ -166,12 +203,16 @@ def none_seen(table: pl.DataFrame, interactions: pl.LazyFrame) -> Checked:
     return Checked("none_seen", not seen, f"{seen:,} items of the lists were seen before")
 
 
-def lists_full(table: pl.DataFrame, users: int, num_results: int) -> Checked:
+def lists_full(
+    table: pl.DataFrame, users: int, num_results: int, *, filtered: bool = False
+) -> Checked:
     """Whether every user has as many items as asked for: worth a warning, not a halt."""
     full = table.group_by("user_id").len().filter(pl.col("len") >= num_results).height
     found = f"{full:,} of {users:,} users have all {num_results} items"
     if full < users:
         found += "; the others have seen nearly everything that Personalize offered for them"
+        if filtered:
+            found += ", or recommendations.filter leaves them little"
     return Checked("lists_full", full == users, found)
 
 

@@ -5,10 +5,13 @@ from typing import Self
 import dagster as dg
 from pydantic import BaseModel, ValidationError
 
+from batchrec_dagster.pipeline.assets.dataset import personalize_dataset
 from batchrec_dagster.pipeline.assets.interactions import batch_users, interactions
-from batchrec_dagster.pipeline.assets.personalize import personalize_dataset, solution_version
+from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.ratings import raw_ratings
 from batchrec_dagster.pipeline.assets.recommendations import recommendations
+from batchrec_dagster.pipeline.assets.segments import user_segments
+from batchrec_dagster.pipeline.assets.training import segment_solution_version, solution_version
 from batchrec_dagster.pipeline.automation import automation
 from batchrec_dagster.pipeline.loading import declaration_error
 from batchrec_dagster.pipeline.settings import Pipeline
@@ -30,8 +33,14 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
             raw_ratings(self, context.project_root),
             interactions(self),
             batch_users(self),
+            *item_assets(self, context.project_root),
             personalize_dataset(self),
             solution_version(self),
             recommendations(self),
         ]
+        if self.segments:
+            assets += [
+                segment_solution_version(self, self.segments),
+                user_segments(self, self.segments),
+            ]
         return dg.Definitions.merge(dg.Definitions(assets=assets), automation(self))

@@ -15,7 +15,18 @@ RESOLVING = re.compile(r"(?P<file>.+):\d+ - (?P<path>attributes\S*)$")
 
 
 # What pydantic calls the alternatives of a setting that may have several types.
-TYPES = ("str", "int", "float", "bool", "Interactions", "Recommendations", "Schedule", "Solution")
+TYPES = (
+    "str",
+    "int",
+    "float",
+    "bool",
+    "Interactions",
+    "Items",
+    "Recommendations",
+    "Schedule",
+    "Segments",
+    "Solution",
+)
 
 
 class DeclarationError(dg.DagsterInvalidDefinitionError):

@@ -24,15 +24,38 @@ class Places:
         return f"{self.pipeline}/transformed/batch_users_input/users.json"
 
     @property
+    def items(self) -> str:
+        return f"{self.pipeline}/transformed/items/items.csv"
+
+    @property
+    def item_titles(self) -> str:
+        return f"{self.pipeline}/transformed/item_titles/item_titles.parquet"
+
+    @property
+    def segment_queries(self) -> str:
+        return f"{self.pipeline}/transformed/batch_segments_input/queries.json"
+
+    @property
+    def user_segments(self) -> str:
+        return f"{self.pipeline}/curated/user_segments/user_segments.parquet"
+
+    @property
     def recommendations(self) -> str:
         return f"{self.pipeline}/curated/recommendations/recommendations.parquet"
 
     def raw(self, filename: str) -> str:
         return f"{self.pipeline}/raw/{filename}"
 
+    def raw_items(self, filename: str) -> str:
+        return f"{self.pipeline}/raw/items/{filename}"
+
     def batch_inference(self, job: str) -> str:
         """The folder of a batch inference job, with its final slash."""
         return f"{self.pipeline}/curated/batch_inference/{job}/"
+
+    def batch_segments(self, job: str) -> str:
+        """The folder of a batch segment job, with its final slash."""
+        return f"{self.pipeline}/curated/batch_segments/{job}/"
 
     def record(self, asset: str) -> str:
         return f"{self.pipeline}/records/{asset}.json"

@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.formats.batch_inference import MAX_RESULTS, OUTPUT_SUFFIX, read_output
-from batchrec_dagster.formats.filters import EXCLUDE_SEEN
+from batchrec_dagster.formats.batch_inference import MAX_RESULTS, read_output
 from batchrec_dagster.formats.interactions import FILTER_HISTORY, ITEM_ID, USER_ID
+from batchrec_dagster.pipeline.assets.batch_output import has_output, output_folder, output_lines
+from batchrec_dagster.pipeline.assets.filters import filter_arn
+from batchrec_dagster.pipeline.assets.items import titles_of, titles_versions, with_titles
 from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
 from batchrec_dagster.pipeline.checks import (
     every_user_has_a_line,
@@ -22,8 +25,7 @@ from batchrec_dagster.pipeline.checks import (
 )
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
-from batchrec_dagster.resources.ensure import Description
-from batchrec_dagster.resources.kinds import BATCH_INFERENCE_JOB, FILTER
+from batchrec_dagster.resources.kinds import BATCH_INFERENCE_JOB
 
 CODE_VERSION = "1"
 
@@ -35,6 +37,7 @@ COLUMNS = {
     "user_id": ("string", "The user's id."),
     "rank": ("int", "1 is the best."),
     "item_id": ("string", "The recommended item's id."),
+    "title": ("string", "The item's title; null where the items file has none."),
     "score": ("float", "Personalize's score; of all items together a user's scores sum to 1."),
 }
 
@@ -52,12 +55,14 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         **described(
             pipeline,
             description=f"The {wanted.num_results} best items for every user: one table of"
-            " user_id, rank, item_id and score.",
+            " user_id, rank, item_id and score"
+            f"{', with the titles of the items' if titles_of(pipeline) else ''}.",
             kinds={"personalize", "parquet"},
             storage_key=pipeline.places.recommendations,
-            code_version=f"{CODE_VERSION}-{fingerprint(wanted)}",
+            code_version=f"{CODE_VERSION}-{fingerprint(wanted, *titles_of(pipeline))}",
             io_manager="parquet_io",
         ),
+        deps=titles_of(pipeline),
         check_specs=specs(
             "recommendations",
             pipeline.name,
@@ -89,16 +94,17 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             "jobInput": {"s3DataSource": {"path": storage.uri(places.batch_users)}},
             "roleArn": personalize.role_arn,
         }
+        if wanted.filter_expression:
+            # An expression cannot be changed, so that another one means another filter.
+            own = fingerprint(wanted.filter_expression)[:8] if wanted.filter else None
+            request["filterArn"] = filter_arn(
+                ensure,
+                solution_version,
+                own or "exclude-seen",
+                wanted.filter_expression,
+                f"recommendations.{'filter' if own else 'exclude_seen'}",
+            )
         if wanted.exclude_seen:
-            request["filterArn"] = ensure.named(
-                FILTER,
-                f"{solution_version['dataset_group_name']}-exclude-seen",
-                {
-                    "datasetGroupArn": solution_version["dataset_group_arn"],
-                    "filterExpression": EXCLUDE_SEEN,
-                },
-                datasetGroupArn=solution_version["dataset_group_arn"],
-            ).arn
             request["numResults"] = min(
                 personalize.max_results,
                 max(MAX_RESULTS, MOST_ROWS // max(1, batch_users.height)),
@@ -107,12 +113,6 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
 
         def output(job: str) -> str:
             return storage.uri(places.batch_inference(job))
-
-        def has_output(description: Description) -> bool:
-            """Whether a finished job's files are still there; one under way will write them."""
-            return description["status"] != "ACTIVE" or bool(
-                _output_files(storage, description["jobOutput"]["s3DataDestination"]["path"])
-            )
 
         users_version = storage.version(storage.uri(places.batch_users))
         job = ensure.ready(
@@ -124,39 +124,47 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                     **request,
                     "jobOutput": {"s3DataDestination": {"path": output(name)}},
                 },
-                usable=has_output,
+                usable=partial(has_output, storage),
                 solutionVersionArn=version_arn,
             ),
         )
-        out = job.description["jobOutput"]["s3DataDestination"]["path"]
-        lines = _lines(storage, out)
+        lines = output_lines(storage, job.description, read_output)
         seen = interactions if wanted.exclude_seen else None
-        table, dropped = recommendation_table(lines, seen, wanted.num_results)
+        ranked, dropped = recommendation_table(lines, seen, wanted.num_results)
+        table = with_titles(ranked, pipeline, storage)
 
         checks = [
             every_user_has_a_line(batch_users, lines),
             no_line_failed(lines),
             no_duplicates(table),
             *([none_seen(table, interactions)] if wanted.exclude_seen else []),
-            lists_full(table, batch_users.height, wanted.num_results),
+            lists_full(
+                table, batch_users.height, wanted.num_results, filtered=wanted.filter is not None
+            ),
         ]
         yield from published(
             checks,
             dg.MaterializeResult(
                 value=table,
                 data_version=dg.DataVersion(
-                    fingerprint(job.arn, users_version, wanted, CODE_VERSION)
+                    fingerprint(
+                        job.arn,
+                        users_version,
+                        wanted,
+                        CODE_VERSION,
+                        *titles_versions(pipeline, storage),
+                    )
                 ),
                 metadata={
                     "dagster/row_count": table.height,
-                    "dagster/column_schema": column_schema(COLUMNS),
+                    "dagster/column_schema": column_schema(COLUMNS, table.columns),
                     "users": table.get_column("user_id").n_unique(),
                     "items": table.get_column("item_id").n_unique(),
                     "results_asked_for": request["numResults"],
                     "seen_items_dropped": dropped,
                     "table": storage.where(storage.uri(places.recommendations)),
                     "batch_inference_job_arn": job.arn,
-                    "batch_inference_output": out,
+                    "batch_inference_output": output_folder(job.description),
                     "status": job.description["status"],
                     "outcome": "inferred" if job.created else "unchanged: not inferred again",
                     "sample": sample(table.head(5)),
@@ -206,28 +214,3 @@ def recommendation_table(
         .select("user_id", "rank", "item_id", "score")
     )
     return table, offered.height - kept.height
-
-
-def _output_files(storage: StorageResource, folder: str) -> list[str]:
-    return [file.uri for file in storage.store.list(folder) if file.uri.endswith(OUTPUT_SUFFIX)]
-
-
-def _lines(storage: StorageResource, folder: str) -> pl.DataFrame:
-    """What a batch inference job answered; raises dg.Failure when that cannot be read."""
-    files = _output_files(storage, folder)
-    if not files:
-        raise dg.Failure(
-            f"the batch inference job left no {OUTPUT_SUFFIX} file in {folder}: run it again",
-            allow_retries=False,
-        )
-    answers = []
-    for uri in files:
-        try:
-            answers.append(read_output(storage.store.get(uri)))
-        except ValueError as error:
-            reason = str(error).partition("\n")[0]
-            raise dg.Failure(
-                f"{storage.where(uri)}: {reason}; delete it and start the run again",
-                allow_retries=False,
-            ) from error
-    return pl.concat(answers)

@@ -8,11 +8,14 @@ from typing import Annotated, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
+from batchrec_dagster.formats.filters import item_fields
 from batchrec_dagster.pipeline.places import Places
 from batchrec_dagster.pipeline.settings.interactions import Interactions
+from batchrec_dagster.pipeline.settings.items import Items
 from batchrec_dagster.pipeline.settings.ratings import Ratings
 from batchrec_dagster.pipeline.settings.recommendations import Recommendations
 from batchrec_dagster.pipeline.settings.schedule import Schedule
+from batchrec_dagster.pipeline.settings.segments import Segments
 from batchrec_dagster.pipeline.settings.solution import Solution
 
 
@@ -48,12 +51,19 @@ class Pipeline(dg.Model):
     interactions: Annotated[
         Interactions, _part(Interactions, "Which ratings count as interactions.")
     ] = Field(default_factory=Interactions)
+    items: Annotated[
+        Items | None,
+        _part(Items, "The file of items: titles for people, metadata for Personalize."),
+    ] = None
     solution: Annotated[Solution, _part(Solution, "How Personalize trains.")] = Field(
         default_factory=Solution
     )
     recommendations: Annotated[Recommendations, _part(Recommendations, "What each user gets.")] = (
         Field(default_factory=Recommendations)
     )
+    segments: Annotated[
+        Segments | None, _part(Segments, "Which users belong to an item, or to items alike.")
+    ] = None
     schedule: Annotated[Schedule, _part(Schedule, "When the pipeline runs by itself.")] = Field(
         default_factory=Schedule
     )
@@ -84,6 +94,27 @@ class Pipeline(dg.Model):
                 "interactions.min_rating needs ratings.columns.rating: say which column it is, or"
                 " leave min_rating out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fields_of_items_are_declared(self) -> Self:
+        expressions = {"recommendations.filter": [self.recommendations.filter]}
+        if self.segments:
+            expressions["segments.filter"] = [self.segments.filter]
+            expressions["segments.attributes"] = [*self.segments.attributes]
+        there = self.items.layout.columns if self.items else []
+        for setting, texts in expressions.items():
+            wanted = [field for text in texts for field in item_fields(text or "")]
+            for field in wanted:
+                if field.upper() not in [column.upper() for column in there]:
+                    raise ValueError(
+                        f"{setting} has Items.{field}, but "
+                        + (
+                            f"items.columns declares only {', '.join(there)}"
+                            if self.items
+                            else "no items are declared"
+                        )
+                    )
         return self
 
     @property

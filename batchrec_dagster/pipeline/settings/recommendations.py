@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import dagster as dg
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.formats.batch_inference import MAX_RESULTS
+from batchrec_dagster.formats.filters import (
+    EXCLUDE_SEEN,
+    MAX_LENGTH,
+    filter_value,
+    joined,
+    placeholders,
+)
+
+FilterValue = str | int | float
 
 
 class Recommendations(dg.Model):
@@ -19,6 +30,16 @@ class Recommendations(dg.Model):
     exclude_seen: bool = Field(
         default=True, description="Leave out the items that the user already interacted with."
     )
+    filter: str | None = Field(
+        default=None,
+        description="A filter expression of Personalize's, beside exclude_seen.",
+        examples=["EXCLUDE ItemID WHERE Items.GENRES IN ($GENRES)"],
+    )
+    filter_values: dict[str, FilterValue | list[FilterValue]] = Field(
+        default_factory=dict,
+        description="What stands for each $PLACEHOLDER of the filter.",
+        examples=[{"GENRES": ["Horror", "War"]}],
+    )
 
     @field_validator("num_results")
     @classmethod
@@ -26,3 +47,60 @@ class Recommendations(dg.Model):
         if not 1 <= num_results <= MAX_RESULTS:
             raise ValueError(f"write a whole number from 1 to {MAX_RESULTS}")
         return num_results
+
+    @field_validator("filter")
+    @classmethod
+    def _filter_is_possible(cls, expression: str | None) -> str | None:
+        if expression is not None and not 1 <= len(joined(EXCLUDE_SEEN, expression)) <= MAX_LENGTH:
+            raise ValueError(
+                f"Personalize takes {MAX_LENGTH} characters at most, exclude_seen's among them"
+            )
+        return expression
+
+    @field_validator("filter_values")
+    @classmethod
+    def _filter_values_can_be_written(
+        cls, filter_values: dict[str, FilterValue | list[FilterValue]]
+    ) -> dict[str, FilterValue | list[FilterValue]]:
+        for name, values in filter_values.items():
+            if values in ("", []):
+                raise ValueError(f"{name} has no value")
+            if any('"' in str(value) for value in _listed(values)):
+                raise ValueError(f"{name} has a value with a quote in it, which no filter can hold")
+        return filter_values
+
+    @model_validator(mode="after")
+    def _every_placeholder_has_values(self) -> Self:
+        wanted, given = placeholders(self.filter or ""), set(self.filter_values)
+        if missing := wanted - given:
+            raise ValueError(
+                f"filter_values is missing {', '.join(sorted(missing))}: the filter has"
+                f" {_dollars(missing)}, for which every user needs a value"
+            )
+        if unknown := given - wanted:
+            raise ValueError(
+                f"filter_values has {', '.join(sorted(unknown))}, but the filter has no"
+                f" {_dollars(unknown)}"
+            )
+        return self
+
+    @property
+    def filter_expression(self) -> str | None:
+        """The one filter that does what is declared."""
+        expressions = [EXCLUDE_SEEN] if self.exclude_seen else []
+        if self.filter:
+            expressions.append(self.filter)
+        return joined(*expressions) if expressions else None
+
+    @property
+    def line_filter_values(self) -> dict[str, str]:
+        """`filterValues` as every line of the batch input has them."""
+        return {name: filter_value(_listed(values)) for name, values in self.filter_values.items()}
+
+
+def _listed(values: FilterValue | list[FilterValue]) -> list[FilterValue]:
+    return values if isinstance(values, list) else [values]
+
+
+def _dollars(names: set[str]) -> str:
+    return ", ".join(f"${name}" for name in sorted(names))

@@ -1,0 +1,143 @@
+"""personalize_dataset: the interactions, and the items where declared, imported."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.formats.schemas import INTERACTIONS, ITEMS
+from batchrec_dagster.pipeline.assets.jobs import outcome, stem
+from batchrec_dagster.pipeline.assets.specs import described
+from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
+from batchrec_dagster.resources import PersonalizeResource, StorageResource
+from batchrec_dagster.resources.ensure import Ensure, Started
+from batchrec_dagster.resources.kinds import DATASET, DATASET_GROUP, IMPORT_JOB, SCHEMA
+
+CODE_VERSION = "1"
+
+
+class ImportConfig(dg.Config):
+    """Told to one run, from the Launchpad or the command line."""
+
+    import_afresh: bool = Field(
+        default=False, description="Import the data even if they have not changed."
+    )
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What one asset's CSV file becomes in Personalize."""
+
+    dataset_type: str
+    schema: str
+    place: str
+
+    @property
+    def asset(self) -> str:
+        return self.dataset_type.lower()
+
+
+def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
+    """The asset."""
+    datasets = _datasets(pipeline)
+    schemas = fingerprint(*(dataset.schema for dataset in datasets))
+    # A dataset keeps its schema, so that another schema means another dataset group.
+    group_name = f"{pipeline.name}-{schemas[:8]}"
+
+    @dg.asset(
+        **described(
+            pipeline,
+            description=f"The {' and '.join(dataset.asset for dataset in datasets)} in Amazon"
+            " Personalize: dataset group, schema, dataset and import job. What has not changed is"
+            " not imported again.",
+            kinds={"personalize"},
+            storage_key=pipeline.places.record("personalize_dataset"),
+            code_version=f"{CODE_VERSION}-{schemas}",
+            io_manager="record_io",
+        ),
+        deps=[dg.AssetKey([pipeline.name, dataset.asset]) for dataset in datasets],
+    )
+    def personalize_dataset(
+        context: dg.AssetExecutionContext,
+        config: ImportConfig,
+        storage: StorageResource,
+        personalize: PersonalizeResource,
+    ) -> dg.MaterializeResult[dict[str, Any]]:
+        started = time.monotonic()
+        versions = [storage.version(storage.uri(dataset.place)) for dataset in datasets]
+        version = versions[0] if len(versions) == 1 else fingerprint(*versions)
+        ensure = personalize.ensure(
+            context.log, {**pipeline.tags, "batchrec:data-version": version}
+        )
+        group = ensure.named(DATASET_GROUP, group_name, {}).arn
+
+        def start(dataset: Imported, arn: str, data_version: str) -> Started:
+            # Import jobs of all data sets share their names.
+            infix = "" if dataset.dataset_type == INTERACTIONS else f"-{dataset.asset}"
+            return ensure.start_numbered(
+                IMPORT_JOB,
+                stem(f"{pipeline.name}{infix}", data_version, context, afresh=config.import_afresh),
+                lambda name: {
+                    "datasetArn": arn,
+                    "dataSource": {"dataLocation": storage.uri(dataset.place)},
+                    "roleArn": personalize.role_arn,
+                    "importMode": "FULL",
+                },
+                datasetArn=arn,
+            )
+
+        arns = [_dataset(ensure, group, group_name, dataset) for dataset in datasets]
+        jobs = ensure.all_ready(
+            IMPORT_JOB,
+            [start(*each) for each in zip(datasets, arns, versions, strict=True)],
+        )
+        record = {
+            "dataset_group_arn": group,
+            "dataset_group_name": group_name,
+            "data_version": version,
+        }
+        outcomes = {}
+        for dataset, arn, job in zip(datasets, arns, jobs, strict=True):
+            prefix = "" if dataset.dataset_type == INTERACTIONS else f"{dataset.asset}_"
+            record[f"{prefix}dataset_arn"] = arn
+            record[f"{prefix}dataset_import_job_arn"] = job.arn
+            outcomes[f"{prefix}outcome"] = outcome(job, "imported")
+            context.log.info(f"{dataset.asset}: {outcome(job, 'imported')}")
+        return dg.MaterializeResult(
+            value=record,
+            data_version=dg.DataVersion(version),
+            metadata={
+                **record,
+                "status": jobs[0].description["status"],
+                **outcomes,
+                "seconds": time.monotonic() - started,
+            },
+        )
+
+    return personalize_dataset
+
+
+def _datasets(pipeline: Pipeline) -> list[Imported]:
+    """What is imported, interactions first."""
+    event_type = pipeline.recommendations.exclude_seen
+    interactions = interactions_schema(event_type=event_type)
+    datasets = [Imported(INTERACTIONS, interactions, pipeline.places.interactions)]
+    items = pipeline.items.layout.schema if pipeline.items else None
+    if items is not None:
+        datasets.append(Imported(ITEMS, items, pipeline.places.items))
+    return datasets
+
+
+def _dataset(ensure: Ensure, group_arn: str, group_name: str, dataset: Imported) -> str:
+    """The data set's ARN, made with its schema if there is none."""
+    name = f"{group_name}-{dataset.asset}"
+    schema = ensure.named(SCHEMA, name, {"schema": dataset.schema}).arn
+    return ensure.named(
+        DATASET,
+        name,
+        {"datasetGroupArn": group_arn, "datasetType": dataset.dataset_type, "schemaArn": schema},
+        datasetGroupArn=group_arn,
+    ).arn

@@ -1,0 +1,197 @@
+"""raw_items, items and item_titles: what Personalize and people are told of the items."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from batchrec_dagster.formats.interactions import ITEM_ID
+from batchrec_dagster.formats.items import CREATION_TIMESTAMP
+from batchrec_dagster.pipeline.assets.copying import copied
+from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
+from batchrec_dagster.pipeline.checks import items_parse, published, specs
+from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
+from batchrec_dagster.pipeline.settings.items import Items
+from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
+from batchrec_dagster.resources import StorageResource
+
+CODE_VERSION = "1"
+
+TITLES = {
+    "item_id": ("string", "The item's id."),
+    "title": ("string", "Its title; null where the file has none."),
+}
+
+
+def item_assets(pipeline: Pipeline, project: Path) -> list[dg.AssetsDefinition]:
+    """Those that are declared; a relative path of the source starts at the project's folder."""
+    declared = pipeline.items
+    if declared is None:
+        return []
+    assets = [raw_items(pipeline, declared, project)]
+    if declared.layout.schema is not None:
+        assets.append(items(pipeline, declared))
+    if declared.layout.title is not None:
+        assets.append(item_titles(pipeline, declared))
+    return assets
+
+
+def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDefinition:
+    """The asset."""
+    places = pipeline.places
+
+    @dg.asset(
+        **described(
+            pipeline,
+            description="The file of items, copied once into the storage as it is.",
+            kinds={"file"},
+            storage_key=places.record("raw_items"),
+            code_version=f"{CODE_VERSION}-{fingerprint(declared)}",
+            io_manager="record_io",
+        ),
+        check_specs=specs(
+            "raw_items",
+            pipeline.name,
+            items_parse="The declared columns are there, and their values can be read.",
+        ),
+    )
+    def raw_items(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
+        started = time.monotonic()
+        copy = copied(
+            context,
+            storage,
+            declared.source,
+            base=project,
+            record=places.record("raw_items"),
+            place=places.raw_items,
+        )
+        check = items_parse(
+            lambda: _read(storage, copy.record["uri"], declared.layout), declared.on_bad_rows
+        )
+        yield from published(
+            [check],
+            dg.MaterializeResult(
+                value=copy.record,
+                data_version=dg.DataVersion(copy.record["sha256"][:16]),
+                metadata={
+                    "outcome": copy.outcome,
+                    "source": copy.record["source"],
+                    "file": storage.where(copy.record["uri"]),
+                    "bytes": copy.record["size"],
+                    "dagster/row_count": check.numbers.get("rows", 0),
+                    "bad_rows": check.numbers.get("bad_rows", 0),
+                    "seconds": time.monotonic() - started,
+                },
+            ),
+        )
+
+    return raw_items
+
+
+def items(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
+    """The asset."""
+    layout = declared.layout
+
+    @dg.asset(
+        **described(
+            pipeline,
+            description="What Personalize is told of each item, as the CSV file that it imports.",
+            kinds={"csv"},
+            storage_key=pipeline.places.items,
+            code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
+            io_manager="items_io",
+        ),
+    )
+    def items(
+        raw_items: dict[str, Any], storage: StorageResource
+    ) -> dg.MaterializeResult[pl.DataFrame]:
+        table = _read(storage, raw_items["uri"], layout).metadata
+        return dg.MaterializeResult(
+            value=table,
+            data_version=dg.DataVersion(fingerprint(table.write_csv())),
+            metadata={
+                "dagster/row_count": table.height,
+                "dagster/column_schema": column_schema(_columns(layout), layout.columns),
+                "empty": {
+                    column: table.get_column(column).null_count() for column in layout.columns[1:]
+                },
+                "sample": sample(table.head(5)),
+            },
+        )
+
+    return items
+
+
+def item_titles(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
+    """The asset."""
+    layout = declared.layout
+
+    @dg.asset(
+        **described(
+            pipeline,
+            description="Each item's title: for people, who look at the tables.",
+            kinds={"parquet"},
+            storage_key=pipeline.places.item_titles,
+            code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
+            io_manager="parquet_io",
+        ),
+    )
+    def item_titles(
+        raw_items: dict[str, Any], storage: StorageResource
+    ) -> dg.MaterializeResult[pl.DataFrame]:
+        titles = _read(storage, raw_items["uri"], layout).titles
+        return dg.MaterializeResult(
+            value=titles,
+            data_version=dg.DataVersion(fingerprint(titles.write_csv())),
+            metadata={
+                "dagster/row_count": titles.height,
+                "dagster/column_schema": column_schema(TITLES),
+                "without_title": titles.get_column("title").null_count(),
+                "sample": sample(titles.head(5)),
+            },
+        )
+
+    return item_titles
+
+
+def titles_of(pipeline: Pipeline) -> list[dg.AssetKey]:
+    """The asset that has the titles, for `deps`: none when none are declared."""
+    if pipeline.items is None or pipeline.items.layout.title is None:
+        return []
+    return [dg.AssetKey([pipeline.name, "item_titles"])]
+
+
+def titles_versions(pipeline: Pipeline, storage: StorageResource) -> list[str]:
+    """What changes when the titles do: nothing when none are declared."""
+    uri = storage.uri(pipeline.places.item_titles)
+    return [storage.version(uri) for _ in titles_of(pipeline)]
+
+
+def with_titles(
+    table: pl.DataFrame, pipeline: Pipeline, storage: StorageResource, of: str = "item_id"
+) -> pl.DataFrame:
+    """The table with the title after the column of item ids, where titles are declared."""
+    if not titles_of(pipeline):
+        return table
+    titles = pl.read_parquet(storage.store.get(storage.uri(pipeline.places.item_titles)))
+    joined = table.join(titles.rename({"item_id": of}), on=of, how="left", maintain_order="left")
+    after = table.columns.index(of) + 1
+    return joined.select([*table.columns[:after], "title", *table.columns[after:]])
+
+
+def _read(storage: StorageResource, uri: str, layout: ItemsLayout) -> ItemsRead:
+    """What is in the copied file. Raises PreparationError, unless it has passed its check."""
+    with storage.local_file(uri) as path:
+        return ItemsFile(path, storage.where(uri), layout).read()
+
+
+def _columns(layout: ItemsLayout) -> dict[str, tuple[str, str]]:
+    return {
+        ITEM_ID: ("string", "The item's id, as in the ratings."),
+        **dict.fromkeys(layout.categories, ("string", "Its values, joined by |.")),
+        **dict.fromkeys(layout.numbers, ("double", "A number.")),
+        CREATION_TIMESTAMP: ("long", "When the item came out, in epoch seconds."),
+    }

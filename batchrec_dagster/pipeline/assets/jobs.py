@@ -1,0 +1,23 @@
+"""How jobs are named, and what is said of them."""
+
+import dagster as dg
+
+from batchrec_dagster.resources.ensure import Ensured
+
+
+def stem(name: str, version: str, context: dg.AssetExecutionContext, *, afresh: bool) -> str:
+    """What the name of a job starts with: the pipeline and the data it takes.
+
+    Told to work afresh, a run asks for a job of its own; started again after a failure, it finds
+    that one.
+    """
+    # A name of 32 characters, a number of three digits: the whole stays within Personalize's 63.
+    start = f"{name}-{version[:12]}"
+    if not afresh:
+        return start
+    return f"{start}-{(context.run.root_run_id or context.run.run_id)[:8]}"
+
+
+def outcome(ensured: Ensured, done: str) -> str:
+    """`imported` when this run had it done, else that it was done already."""
+    return done if ensured.created else f"unchanged: not {done} again"

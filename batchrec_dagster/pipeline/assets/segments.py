@@ -1,0 +1,166 @@
+"""user_segments: the users who belong to an item, from a batch segment job to one table."""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from batchrec_dagster.formats.batch_segment import read_output
+from batchrec_dagster.pipeline.assets.batch_output import has_output, output_folder, output_lines
+from batchrec_dagster.pipeline.assets.filters import filter_arn
+from batchrec_dagster.pipeline.assets.items import titles_of, titles_versions, with_titles
+from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
+from batchrec_dagster.pipeline.checks import (
+    every_segment_has_a_line,
+    no_duplicates,
+    no_line_failed,
+    published,
+    specs,
+)
+from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
+from batchrec_dagster.pipeline.settings.segments import Segments
+from batchrec_dagster.resources import PersonalizeResource, StorageResource
+from batchrec_dagster.resources.kinds import BATCH_SEGMENT_JOB
+
+CODE_VERSION = "1"
+COLUMNS = {
+    "segment": ("string", "What the users belong to: an item's id, or an expression on items."),
+    "title": ("string", "The item's title; null where the items file has none."),
+    "rank": ("int", "1 is the user who belongs to it most."),
+    "user_id": ("string", "The user's id."),
+}
+
+
+def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
+    """The asset."""
+    titles = titles_of(pipeline) if segments.items else []
+
+    @dg.asset(
+        **described(
+            pipeline,
+            description=f"The {segments.users_per_segment:,} users who belong most to each of"
+            f" {len(segments.queries):,} segments: one table of {', '.join(_columns(titles))}.",
+            kinds={"personalize", "parquet"},
+            storage_key=pipeline.places.user_segments,
+            code_version=f"{CODE_VERSION}-{fingerprint(segments, *titles)}",
+            io_manager="parquet_io",
+        ),
+        deps=titles,
+        check_specs=specs(
+            "user_segments",
+            pipeline.name,
+            every_segment_has_a_line="Each segment was answered, once.",
+            no_line_failed="No segment's line has an error in place of users.",
+            no_duplicates="No segment holds a user twice.",
+        ),
+    )
+    def user_segments(
+        context: dg.AssetExecutionContext,
+        segment_solution_version: dict[str, Any],
+        storage: StorageResource,
+        personalize: PersonalizeResource,
+    ) -> Iterator[Any]:
+        started = time.monotonic()
+        places = pipeline.places
+        version_arn = segment_solution_version["solution_version_arn"]
+        ensure = personalize.ensure(
+            context.log,
+            {**pipeline.tags, "batchrec:data-version": segment_solution_version["data_version"]},
+        )
+        queries = pl.DataFrame({segments.query_field: segments.queries}).write_ndjson()
+        storage.store.put(storage.uri(places.segment_queries), queries.encode())
+        request: dict[str, Any] = {
+            "solutionVersionArn": version_arn,
+            "numResults": segments.users_per_segment,
+            "jobInput": {"s3DataSource": {"path": storage.uri(places.segment_queries)}},
+            "roleArn": personalize.role_arn,
+        }
+        if segments.filter:
+            request["filterArn"] = filter_arn(
+                ensure,
+                segment_solution_version,
+                fingerprint(segments.filter)[:8],
+                segments.filter,
+                "segments.filter",
+            )
+
+        def output(job: str) -> str:
+            return storage.uri(places.batch_segments(job))
+
+        job = ensure.ready(
+            BATCH_SEGMENT_JOB,
+            ensure.start_numbered(
+                BATCH_SEGMENT_JOB,
+                f"{pipeline.name}-{fingerprint(request, queries)[:12]}",
+                lambda name: {
+                    **request,
+                    "jobOutput": {"s3DataDestination": {"path": output(name)}},
+                },
+                usable=partial(has_output, storage),
+                solutionVersionArn=version_arn,
+            ),
+        )
+        lines = output_lines(storage, job.description, read_output).select(
+            "users", "error", segment=pl.coalesce("item_id", "item_attributes")
+        )
+        table = segment_table(lines)
+        if titles:
+            table = with_titles(table, pipeline, storage, of="segment")
+
+        sizes = table.group_by("segment").len().get_column("len")
+        yield from published(
+            [
+                every_segment_has_a_line(segments.queries, lines),
+                no_line_failed(lines, of="segment"),
+                no_duplicates(table, within="segment", member="user_id"),
+            ],
+            dg.MaterializeResult(
+                value=table,
+                data_version=dg.DataVersion(
+                    fingerprint(
+                        job.arn,
+                        queries,
+                        segments,
+                        CODE_VERSION,
+                        *(titles_versions(pipeline, storage) if titles else []),
+                    )
+                ),
+                metadata={
+                    "dagster/row_count": table.height,
+                    "dagster/column_schema": column_schema(COLUMNS, table.columns),
+                    "segments": len(sizes),
+                    "empty_segments": len(segments.queries) - len(sizes),
+                    "users": table.get_column("user_id").n_unique(),
+                    "table": storage.where(storage.uri(places.user_segments)),
+                    "batch_segment_job_arn": job.arn,
+                    "batch_segment_output": output_folder(job.description),
+                    "status": job.description["status"],
+                    "outcome": "segmented" if job.created else "unchanged: not segmented again",
+                    "sample": sample(table.head(5)),
+                    "seconds": time.monotonic() - started,
+                },
+            ),
+        )
+
+    return user_segments
+
+
+def segment_table(lines: pl.DataFrame) -> pl.DataFrame:
+    """Each user of each line as a row of segment, rank and user_id, in the lines' order.
+
+    lines: segment, users (list of str, best first).
+    """
+    return (
+        lines.filter(pl.col("users").list.len() > 0)
+        .select("segment", user_id="users")
+        .explode("user_id")
+        .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("segment"))
+        .select("segment", "rank", "user_id")
+    )
+
+
+def _columns(titles: list[dg.AssetKey]) -> list[str]:
+    return [name for name in COLUMNS if titles or name != "title"]

@@ -1,0 +1,171 @@
+"""solution_version and segment_solution_version: models of what was imported, with metrics."""
+
+import time
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from batchrec_dagster.formats.recipes import POPULARITY_COUNT, recipe_arn
+from batchrec_dagster.pipeline.assets.jobs import outcome, stem
+from batchrec_dagster.pipeline.assets.specs import described
+from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
+from batchrec_dagster.pipeline.settings.segments import Segments
+from batchrec_dagster.resources import PersonalizeResource
+from batchrec_dagster.resources.ensure import Ensure, Started
+from batchrec_dagster.resources.kinds import SOLUTION, SOLUTION_VERSION
+
+CODE_VERSION = "1"
+
+
+class TrainingConfig(dg.Config):
+    """Told to one run, from the Launchpad or the command line."""
+
+    train_afresh: bool = Field(
+        default=False, description="Train a new solution version even if nothing has changed."
+    )
+
+
+def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
+    """The asset."""
+    solution = pipeline.solution
+    hyperparameters = solution.algorithm_hyperparameters
+    recipes = {solution.recipe: hyperparameters}
+    if solution.compare_with_popularity:
+        recipes.setdefault(POPULARITY_COUNT, {})
+
+    @dg.asset(
+        **described(
+            pipeline,
+            description=f"A model of recipe {solution.recipe}, trained on the imported data, with"
+            " its metrics. What has not changed is not trained on again.",
+            kinds={"personalize"},
+            storage_key=pipeline.places.record("solution_version"),
+            code_version=f"{CODE_VERSION}-{fingerprint(solution)}",
+            io_manager="record_io",
+        ),
+    )
+    def solution_version(
+        context: dg.AssetExecutionContext,
+        config: TrainingConfig,
+        personalize_dataset: dict[str, Any],
+        personalize: PersonalizeResource,
+    ) -> dg.MaterializeResult[dict[str, Any]]:
+        return _trained(pipeline, context, config, personalize_dataset, personalize, recipes)
+
+    return solution_version
+
+
+def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
+    """The asset."""
+
+    @dg.asset(
+        **described(
+            pipeline,
+            description=f"A model of recipe {segments.recipe}, trained on the imported data, with"
+            " its metrics: it tells which users belong to an item.",
+            kinds={"personalize"},
+            storage_key=pipeline.places.record("segment_solution_version"),
+            code_version=f"{CODE_VERSION}-{segments.recipe}",
+            io_manager="record_io",
+        ),
+    )
+    def segment_solution_version(
+        context: dg.AssetExecutionContext,
+        config: TrainingConfig,
+        personalize_dataset: dict[str, Any],
+        personalize: PersonalizeResource,
+    ) -> dg.MaterializeResult[dict[str, Any]]:
+        recipes: dict[str, dict[str, str]] = {segments.recipe: {}}
+        return _trained(pipeline, context, config, personalize_dataset, personalize, recipes)
+
+    return segment_solution_version
+
+
+def _trained(
+    pipeline: Pipeline,
+    context: dg.AssetExecutionContext,
+    config: TrainingConfig,
+    dataset: dict[str, Any],
+    personalize: PersonalizeResource,
+    recipes: dict[str, dict[str, str]],
+) -> dg.MaterializeResult[dict[str, Any]]:
+    """Trains the first recipe, with its hyperparameters, and beside it popularity to compare with
+    where that is the second."""
+    started = time.monotonic()
+    recipe, hyperparameters = next(iter(recipes.items()))
+    version = dataset["data_version"]
+    ensure = personalize.ensure(context.log, {**pipeline.tags, "batchrec:data-version": version})
+    name = stem(pipeline.name, version, context, afresh=config.train_afresh)
+    trained, *popularity = ensure.all_ready(
+        SOLUTION_VERSION, [_start(ensure, dataset, name, *each) for each in recipes.items()]
+    )
+    done = outcome(trained, "trained")
+    context.log.info(f"{recipe} on data {version}: {done}")
+    metrics = _metrics(personalize, trained.arn)
+    baseline = _metrics(personalize, popularity[0].arn) if popularity else {}
+    record = {
+        "solution_version_arn": trained.arn,
+        "dataset_group_arn": dataset["dataset_group_arn"],
+        "dataset_group_name": dataset["dataset_group_name"],
+        "data_version": version,
+    }
+    return dg.MaterializeResult(
+        value={**record, "metrics": metrics, "popularity_metrics": baseline},
+        data_version=dg.DataVersion(trained.arn.rpartition("/")[2]),
+        metadata={
+            "solution_version_arn": trained.arn,
+            "solution_arn": trained.description["solutionArn"],
+            "recipe": recipe,
+            "hyperparameters": hyperparameters,
+            "status": trained.description["status"],
+            "outcome": done,
+            "training_hours": trained.description.get("trainingHours", 0.0),
+            "seconds": time.monotonic() - started,
+            **_short(metrics),
+            **{f"popularity_{key}": value for key, value in _short(baseline).items()},
+        },
+    )
+
+
+def _start(
+    ensure: Ensure,
+    dataset: dict[str, Any],
+    name_stem: str,
+    recipe: str,
+    hyperparameters: dict[str, str],
+) -> Started:
+    """Start, or find, a solution version of the recipe on the imported data."""
+    group = dataset["dataset_group_arn"]
+    # A solution cannot be changed, so that other settings mean another solution.
+    name = f"{dataset['dataset_group_name']}-{fingerprint(recipe, hyperparameters)[:8]}"
+    solution = ensure.named(
+        SOLUTION,
+        name,
+        {
+            "datasetGroupArn": group,
+            "recipeArn": recipe_arn(recipe),
+            # Left to itself Personalize trains, and bills, every seven days.
+            "performAutoTraining": False,
+            "solutionConfig": {"algorithmHyperParameters": hyperparameters},
+        },
+        datasetGroupArn=group,
+    ).arn
+    return ensure.start_numbered(
+        SOLUTION_VERSION, name_stem, lambda name: {"solutionArn": solution}, solutionArn=solution
+    )
+
+
+def _metrics(personalize: PersonalizeResource, solution_version_arn: str) -> dict[str, float]:
+    answer = personalize.client.get_solution_metrics(solutionVersionArn=solution_version_arn)
+    return dict(sorted(answer["metrics"].items()))
+
+
+def _short(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics by the short names that fit into the UI's table; the record has Personalize's."""
+    short = {"normalized_discounted_cumulative_gain": "ndcg", "mean_reciprocal_rank": "mrr"}
+    named = {}
+    for key, value in metrics.items():
+        name, at, k = key.partition("_at_")
+        named[short.get(name, name) + at + k] = value
+    return named

@@ -1,0 +1,298 @@
+"""Items file -> what Personalize is told of the items, and their titles.
+
+A catalogue is small beside its ratings: Python's own csv module reads it, row by row, and knows
+the line of each.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.formats.interactions import ITEM_ID, MAX_ID_LENGTH
+from batchrec_dagster.formats.items import (
+    CREATION_TIMESTAMP,
+    VALUE_SEPARATOR,
+    items_columns,
+    items_schema,
+)
+from batchrec_dagster.formats.schemas import MAX_CATEGORICAL_LENGTH
+from batchrec_dagster.preparation.layout import Column
+from batchrec_dagster.preparation.local import BadRows, PreparationError
+
+EXAMPLES = 5
+
+# As seconds this is the year 5138, as milliseconds 1973: see the timestamps of ratings.
+FIRST_MILLISECOND = 10**11
+
+# What stands for nothing: an empty field, and what databases write for NULL.
+NOTHING = ("", "\\N")
+# In files of other delimiters a quote is a part of the text.
+QUOTED = (",", ";")
+
+
+@dataclass(frozen=True)
+class ItemsLayout:
+    """Which field of a line holds what: by its name in the header, or by position, from 1.
+
+    `categories` and `numbers` are by their field's name in Personalize; `separator` stands between
+    the values of a category. `encoding` is `utf-8`, `latin-1` or `auto`: UTF-8, unless bytes that
+    are no UTF-8 occur and no letter beyond ASCII that is.
+    """
+
+    delimiter: str
+    item: Column
+    title: Column | None = None
+    created: Column | None = None
+    categories: Mapping[str, Column] = field(default_factory=dict)
+    numbers: Mapping[str, Column] = field(default_factory=dict)
+    separator: str = VALUE_SEPARATOR
+    encoding: str = "auto"
+
+    @property
+    def has_header(self) -> bool:
+        return isinstance(self.item, str)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of Personalize's CSV."""
+        return items_columns(created=self.created is not None, **self._metadata)
+
+    @property
+    def schema(self) -> str | None:
+        """The Avro schema of that CSV; None when there is nothing to tell but ids."""
+        if self.created is None and not self.categories and not self.numbers:
+            return None
+        return items_schema(created=self.created is not None, **self._metadata)
+
+    @property
+    def _metadata(self) -> dict[str, list[str]]:
+        return {"categories": list(self.categories), "numbers": list(self.numbers)}
+
+    @property
+    def roles(self) -> dict[str, Column]:
+        """The setting that names each column, as in items.columns, and the column."""
+        named = {"item": self.item, "title": self.title, "created": self.created}
+        return {
+            **{role: column for role, column in named.items() if column is not None},
+            **{f"categories.{name}": column for name, column in self.categories.items()},
+            **{f"numbers.{name}": column for name, column in self.numbers.items()},
+        }
+
+
+@dataclass(frozen=True)
+class ItemsRead:
+    """What became of an items file: the rows that are good, and how many are not.
+
+    metadata: the columns of Personalize's CSV. titles: item_id, title (null where it has none).
+    """
+
+    rows: int
+    bad: BadRows
+    metadata: pl.DataFrame
+    titles: pl.DataFrame
+
+
+class _BadRowError(Exception):
+    """The row cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class ItemsFile:
+    """An items file on this machine; `name` is what messages call it."""
+
+    path: Path
+    name: str
+    layout: ItemsLayout
+
+    def read(self) -> ItemsRead:
+        """Read the whole file; of an item that stands twice the first row counts.
+
+        Raises PreparationError when a declared column is not there, or there is no row.
+        """
+        parse = {role: self._parser(role) for role in self.layout.roles}
+        seen: set[str] = set()
+        good: list[list[Any]] = []
+        reasons: Counter[str] = Counter()
+        examples: list[str] = []
+        rows = 0
+        for line, fields in self._rows():
+            rows += 1
+            try:
+                if len(fields) != len(self._first_line):
+                    raise _BadRowError(f"not the {len(self._first_line)} fields of line 1")
+                values = [parse(fields) for parse in parse.values()]
+                if values[0] in seen:
+                    raise _BadRowError("the item stands in an earlier row")
+            except _BadRowError as error:
+                reasons[str(error)] += 1
+                if len(examples) < EXAMPLES:
+                    text = self.layout.delimiter.join(fields)
+                    examples.append(f"{self.name}, line {line}: {error}: {text!r}")
+            else:
+                seen.add(values[0])
+                good.append(values)
+        if not rows:
+            raise PreparationError(f"{self.name} has no rows")
+        table = pl.DataFrame(good, schema=self._types(), orient="row")
+        return ItemsRead(
+            rows=rows,
+            bad=BadRows(dict(sorted(reasons.items())), tuple(examples)),
+            metadata=table.select(self.layout.columns),
+            titles=table.select(
+                item_id=ITEM_ID,
+                title="title" if self.layout.title else pl.lit(None, dtype=pl.String),
+            ),
+        )
+
+    def _types(self) -> dict[str, pl.DataType]:
+        """The columns of a parsed row, in the order of the layout's roles."""
+        layout = self.layout
+        return {
+            ITEM_ID: pl.String(),
+            **({"title": pl.String()} if layout.title is not None else {}),
+            **({CREATION_TIMESTAMP: pl.Int64()} if layout.created is not None else {}),
+            **{name: pl.String() for name in layout.categories},
+            **{name: pl.Float64() for name in layout.numbers},
+        }
+
+    def _parser(self, role: str) -> Callable[[list[str]], Any]:
+        """What makes a value for this role of a row's fields, or raises _BadRowError."""
+        at = self._position(role, self.layout.roles[role])
+        kind, _, name = role.partition(".")
+        separator = self.layout.separator
+        readers: dict[str, Callable[[str], Any]] = {
+            "item": _item,
+            "title": _title,
+            "created": _created,
+            "categories": lambda text: _category(name, text, separator),
+            "numbers": lambda text: _number(name, text),
+        }
+        read = readers[kind]
+        return lambda fields: read(fields[at])
+
+    def _position(self, role: str, column: Column) -> int:
+        """Where the field of this role stands in a line, from 0."""
+        names = [name.strip() for name in self._first_line]
+        if isinstance(column, int):
+            if column > len(names):
+                raise PreparationError(
+                    f"{self.name}: items.columns.{role} is column {column}, but line 1 has"
+                    f" {len(names)} with the delimiter {self.layout.delimiter!r}"
+                )
+            return column - 1
+        if column not in names:
+            raise PreparationError(
+                f"{self.name} has no column {column!r} (items.columns.{role}); its header, read"
+                f" with the delimiter {self.layout.delimiter!r}, has: {', '.join(names)}"
+            )
+        return names.index(column)
+
+    @cached_property
+    def _first_line(self) -> list[str]:
+        """The fields of the first line: the header, where there is one."""
+        for _, fields in self._lines():
+            return fields
+        raise PreparationError(f"{self.name} is empty")
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        lines = self._lines()
+        if self.layout.has_header:
+            next(lines)
+        return lines
+
+    def _lines(self) -> Iterator[tuple[int, list[str]]]:
+        """The number of each line that is not blank, and its fields."""
+        delimiter = self.layout.delimiter
+        file = io.StringIO(self._text, newline="")
+        if delimiter not in QUOTED:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line.rstrip("\r\n").split(delimiter)
+            return
+        reader = csv.reader(file, delimiter=delimiter)
+        try:
+            yield from ((reader.line_num, fields) for fields in reader if fields)
+        except csv.Error as error:
+            raise PreparationError(
+                f"{self.name}, line {reader.line_num}: {error}: mend the file"
+            ) from error
+
+    @cached_property
+    def _text(self) -> str:
+        data, encoding = self.path.read_bytes().removeprefix(codecs.BOM_UTF8), self.layout.encoding
+        if encoding == "auto":
+            try:
+                return data.decode()
+            except UnicodeDecodeError:
+                letters = data.decode(errors="ignore")
+                encoding = "latin-1" if letters.isascii() else "utf-8"
+        return data.decode(encoding, errors="replace")
+
+
+def _item(text: str) -> str:
+    if not text.strip():
+        raise _BadRowError("no item")
+    if len(text) > MAX_ID_LENGTH:
+        raise _BadRowError(f"an id longer than {MAX_ID_LENGTH} characters")
+    return _text("the id", text)
+
+
+def _title(text: str) -> str | None:
+    title = text.strip()
+    return None if title in NOTHING else _text("the title", title)
+
+
+def _created(text: str) -> int:
+    """Epoch seconds."""
+    try:
+        time = int(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text.strip())
+        except ValueError:
+            raise _BadRowError(
+                "the creation time is neither whole epoch seconds or milliseconds nor a date such"
+                " as 2026-05-01"
+            ) from None
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    if abs(time) >= 1 << 63:
+        raise _BadRowError("the creation time is beyond any calendar")
+    return time // 1000 if time >= FIRST_MILLISECOND else time
+
+
+def _category(name: str, text: str, separator: str) -> str | None:
+    values = [value for part in text.split(separator) if (value := part.strip()) not in NOTHING]
+    if any(len(value) > MAX_CATEGORICAL_LENGTH for value in values):
+        raise _BadRowError(f"{name} has a value longer than {MAX_CATEGORICAL_LENGTH} characters")
+    return _text(name, VALUE_SEPARATOR.join(values)) or None
+
+
+def _number(name: str, text: str) -> float | None:
+    if text.strip() in NOTHING:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise _BadRowError(f"{name} is not a number")
+    return number
+
+
+def _text(name: str, text: str) -> str:
+    # What a byte that belongs to no character was read as.
+    if "\ufffd" in text:
+        raise _BadRowError(f"{name} is not UTF-8 text (items.encoding)")
+    return text

@@ -1,0 +1,245 @@
+"""Items: their file becomes an Items data set, and titles for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from batchrec_dagster.local_personalize.client import embedded_client
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
+from batchrec_dagster.preparation.local import PreparationError
+from batchrec_dagster.samples import hetrec
+from batchrec_dagster.samples.items import KNOWN_ITEMS
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    metadata,
+    outcomes,
+    real_data,
+    refresh,
+    table,
+    why,
+    write_ratings,
+)
+
+COLUMNS = {
+    "item": "movieId",
+    "title": "title",
+    "categories": {"GENRES": "genres"},
+    "numbers": {"YEAR": "year"},
+    "created": "added",
+}
+
+
+def write_items(path: Path, *rows: str, items: int = 80) -> Path:
+    """A CSV of items: odd ones are comedies, even ones dramas; then the rows."""
+    lines = ["movieId,title,genres,year,added"]
+    for item in range(1, items + 1):
+        genre = "Comedy;Romance" if item % 2 else "Drama"
+        lines.append(f'{item},"Film, no. {item}",{genre},{1950 + item},2001-02-{item % 28 + 1:02}')
+    path.write_text("\n".join([*lines, *rows]) + "\n")
+    return path
+
+
+def declared(project: Project, **attributes: Any) -> dict[str, Any]:
+    return declaration(
+        "shop",
+        write_ratings(project.root / "ratings.csv"),
+        items={
+            "source": str(write_items(project.root / "items.csv")),
+            "columns": COLUMNS,
+            "separator": ";",
+        },
+        **attributes,
+    )
+
+
+def items_of(project: Project) -> pl.DataFrame:
+    return pl.read_csv(project.storage / "shop/transformed/items/items.csv")
+
+
+def test_items_are_imported_and_titles_stand_in_the_table(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declared(project))
+    result = refresh(project, "shop", instance)
+    assert result.success
+    items = items_of(project)
+    assert items.columns == ["ITEM_ID", "CREATION_TIMESTAMP", "GENRES", "YEAR"]
+    assert items.row(0) == (1, 981_072_000, "Comedy|Romance", 1951.0)
+    lists = table(project, "shop")
+    assert lists.columns == ["user_id", "rank", "item_id", "title", "score"]
+    titles = lists.select(pl.format("Film, no. {}", "item_id") == pl.col("title"))
+    assert titles.to_series().all()
+    told = metadata(result, "personalize_dataset")
+    assert told["items_outcome"] == "imported"
+    client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
+    dataset = client.describe_dataset(datasetArn=told["items_dataset_arn"])["dataset"]
+    assert dataset["datasetType"] == "ITEMS"
+    job = client.describe_dataset_import_job(
+        datasetImportJobArn=told["items_dataset_import_job_arn"]
+    )["datasetImportJob"]
+    assert job["status"] == "ACTIVE"
+    schema = metadata(result, "recommendations")["dagster/column_schema"]
+    assert [column.name for column in schema.columns] == lists.columns
+
+    again = refresh(project, "shop", instance)
+    assert outcomes(again) == [
+        f"unchanged: not {done} again" for done in ("copied", "imported", "trained", "inferred")
+    ]
+    assert metadata(again, "raw_items")["outcome"] == "unchanged: not copied again"
+    assert (
+        metadata(again, "personalize_dataset")["items_outcome"] == "unchanged: not imported again"
+    )
+
+
+def test_other_titles_change_the_table_and_other_items_the_model(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declared(project))
+    refresh(project, "shop", instance)
+    source = project.root / "items.csv"
+    source.write_text(source.read_text().replace("Film,", "Movie,"))
+    renamed = refresh(project, "shop", instance)
+    assert outcomes(renamed)[1:] == [
+        f"unchanged: not {done} again" for done in ("imported", "trained", "inferred")
+    ]
+    assert table(project, "shop").get_column("title").str.starts_with("Movie").all()
+    source.write_text(source.read_text().replace("Drama", "Crime"))
+    changed = refresh(project, "shop", instance)
+    assert outcomes(changed)[1:] == ["unchanged: not imported again", "trained", "inferred"]
+    assert metadata(changed, "personalize_dataset")["items_outcome"] == "imported"
+
+
+def test_titles_alone_are_no_data_set_of_personalizes(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    settings = declared(project)
+    settings["items"]["columns"] = {"item": "movieId", "title": "title"}
+    # A title that is missing is no title.
+    write_items(project.root / "items.csv", items=40)
+    project.declare(settings)
+    result = refresh(project, "shop", instance)
+    assert result.success
+    assert "items_dataset_arn" not in metadata(result, "personalize_dataset")
+    lists = table(project, "shop")
+    assert set(lists.filter(pl.col("title").is_null()).get_column("item_id").cast(int)) == (
+        set(range(41, 81)) & set(lists.get_column("item_id").cast(int))
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("90,A,B,1999", "line 82: not the 5 fields of line 1: '90,A,B,1999'"),
+        (" ,A,B,1999,0", "line 82: no item"),
+        ("9,A,B,1999,0", "line 82: the item stands in an earlier row"),
+        (f"{'9' * 257},A,B,1999,0", "an id longer than 256 characters"),
+        ("90,A,B,long ago,0", "line 82: YEAR is not a number"),
+        ("90,A,B,inf,0", "line 82: YEAR is not a number"),
+        ("90,A,B,1999,May", "line 82: the creation time is neither whole epoch seconds"),
+        (f"90,A,{'B' * 1001},1999,0", "GENRES has a value longer than 1000 characters"),
+        ("90,A\ufffd,B,1999,0", "line 82: the title is not UTF-8 text"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_told_or_left_out(tmp_path: Path, row: str, said: str) -> None:
+    path = write_items(tmp_path / "items.csv", row)
+    read = ItemsFile(path, "items.csv", LAYOUT).read()
+    assert read.rows == 81
+    assert read.bad.total == 1
+    assert said in read.bad.examples[0]
+    assert read.bad.examples[0].startswith("items.csv, line 82: ")
+    assert read.metadata.height == read.titles.height == 80
+
+
+LAYOUT = ItemsLayout(
+    delimiter=",",
+    item="movieId",
+    title="title",
+    created="added",
+    categories={"GENRES": "genres"},
+    numbers={"YEAR": "year"},
+    separator=";",
+)
+
+
+def test_cells_become_what_personalize_takes(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text(
+        "movieId,title,genres,year,added\n"
+        '007,"Say ""hello""\nagain", Crime ; War;,\\N,2001-02-03T00:00:00+01:00\n'
+        "\n"
+        "ü,,,1e3,981072000123\n"
+        "3, C ,;;,-1.5,981072000\n"
+    )
+    read = ItemsFile(path, "items.csv", LAYOUT).read()
+    assert read.bad.total == 0
+    assert read.metadata.rows() == [
+        ("007", 981_154_800, "Crime|War", None),
+        ("ü", 981_072_000, None, 1000.0),
+        ("3", 981_072_000, None, -1.5),
+    ]
+    assert read.titles.rows() == [("007", 'Say "hello"\nagain'), ("ü", None), ("3", "C")]
+
+
+def test_letters_of_either_encoding_are_read(tmp_path: Path) -> None:
+    layout = ItemsLayout(delimiter="::", item=1, title=2)
+    path = tmp_path / "movies.dat"
+    for encoding in ("utf-8", "utf-8-sig", "latin-1"):
+        path.write_bytes('1::"Amélie"\r\n2::B\r\n'.encode(encoding))
+        read = ItemsFile(path, "movies.dat", layout).read()
+        assert read.titles.rows() == [("1", '"Amélie"'), ("2", "B")]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "items.csv is empty"),
+        ("movieId,title,genres,year,added\n", "items.csv has no rows"),
+        ("movieId,title\n1,A\n", "items.csv has no column 'added' (items.columns.created)"),
+        ("movieId;title\n1;A\n", "read with the delimiter ',', has: movieId;title"),
+        ('movieId,title,genres,year,added\n1,"' + "A" * 200_000, "items.csv, line "),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text(text)
+    with pytest.raises(PreparationError) as error:
+        ItemsFile(path, "items.csv", LAYOUT).read()
+    assert said in str(error.value)
+
+
+def test_the_known_files_are_read_as_known(tmp_path: Path) -> None:
+    path = tmp_path / "movies.dat"
+    path.write_bytes(hetrec.movies_file())
+    read = ItemsFile(path, "movies.dat", KNOWN_ITEMS["sample://hetrec/movies.dat"]).read()
+    assert read.bad.total == 0
+    assert read.metadata.height == 10_109
+    small = real_data("ml-latest-small") / "movies.csv"
+    read = ItemsFile(small, "m", KNOWN_ITEMS["movielens://ml-latest-small/movies.csv"]).read()
+    assert (read.rows, read.bad.total) == (9_742, 0)
+    assert read.titles.row(0) == ("1", "Toy Story (1995)")
+    assert read.metadata.row(0) == ("1", "Adventure|Animation|Children|Comedy|Fantasy")
+
+
+def test_a_bad_row_ends_the_run_unless_it_may_be_left_out(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    settings = declared(project)
+    write_items(project.root / "items.csv", "90,A,B,long ago,0")
+    project.declare(settings)
+    result = refresh(project, "shop", instance)
+    assert not result.success
+    assert why(result).startswith("items_parse: 1 of 81 rows cannot be read")
+    assert why(result).endswith("leave such rows out with items.on_bad_rows: skip")
+    assert "\n" not in why(result)
+    assert not (project.storage / "shop/transformed/items").exists()
+    settings["items"]["on_bad_rows"] = "skip"
+    project.declare(settings)
+    assert refresh(project, "shop", instance).success
+    assert items_of(project).height == 80
