@@ -152,6 +152,10 @@ class Records:
             "SELECT * FROM resources WHERE kind = ? AND region = ? ORDER BY seq", (kind, region)
         )
 
+    def everywhere(self, kind: str) -> list[Resource]:
+        """All resources of a kind, in every region."""
+        return self._all("SELECT * FROM resources WHERE kind = ? ORDER BY seq", (kind,))
+
     def page(
         self, kind: str, region: str, parent: str | None, after: int, limit: int
     ) -> list[Resource]:

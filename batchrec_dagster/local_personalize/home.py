@@ -40,11 +40,16 @@ class Home:
 
     def new_path(self, folder: Path, arn: str) -> Path:
         """A path that nothing has used: an attempt that dies leaves nothing that another reads."""
-        return folder / f"{_flat(arn)}.{uuid.uuid4().hex}"
+        return folder / f"{self.attempts_prefix(arn)}{uuid.uuid4().hex}"
+
+    def attempts_prefix(self, arn: str) -> str:
+        """How the names begin of all that attempts at this resource write."""
+        _, _, _, region, _, resource = arn.split(":", 5)
+        return f"{region}.{resource.replace('/', '.')}."
 
     def discard_attempts(self, folder: Path, arn: str, *, keep: Path | None = None) -> None:
         """Remove what attempts at this resource have left, except what is kept."""
-        for path in folder.glob(f"{_flat(arn)}.*"):
+        for path in folder.glob(f"{self.attempts_prefix(arn)}*"):
             if path != keep:
                 remove(path)
 
@@ -59,7 +64,3 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _flat(arn: str) -> str:
-    return arn.split(":", 5)[5].replace("/", ".")

@@ -23,6 +23,7 @@ from batchrec_dagster.local_personalize.job import ClosingError, Job, logger
 from batchrec_dagster.local_personalize.kinds import Kind, Lane
 from batchrec_dagster.local_personalize.ownership import Owner, is_alive
 from batchrec_dagster.local_personalize.pace import Pace
+from batchrec_dagster.local_personalize.tidying import tidy
 from batchrec_dagster.object_store import ObjectStore
 
 # An interpreter that ends waits this long for jobs to reach a place where they can be left.
@@ -43,6 +44,7 @@ class Worker:
         self._catalog, self._home, self._store, self._kinds = catalog, home, store, kinds
         self._pace = pace
         self._reset()
+        tidy(catalog, home, kinds)
         atexit.register(_close, weakref.ref(self))
 
     def _reset(self) -> None:

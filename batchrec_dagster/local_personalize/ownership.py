@@ -19,15 +19,16 @@ _SUFFIX = ".owner"
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Waits until no other process or thread is inside a block on this file."""
-    with path.open("a") as file:
-        path.chmod(0o600)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            # Closing is not enough: a child that was forked meanwhile has the file open too.
-            fcntl.flock(file, fcntl.LOCK_UN)
+    """Waits until no other process or thread is inside a block on this file or folder."""
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    opened = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        # Closing is not enough: a child that was forked meanwhile has the file open too.
+        fcntl.flock(opened, fcntl.LOCK_UN)
+        os.close(opened)
 
 
 class Owner:
@@ -37,18 +38,23 @@ class Owner:
         self._folder = folder
         self.name = f"{os.getpid()}-{uuid.uuid4().hex}"
         self._path = folder / f"{self.name}{_SUFFIX}"
-        # Locked before it has its name: nobody finds an owner's file without its lock.
-        draft = folder / f"{self.name}.draft"
-        self._file = draft.open("w")
-        # A forked child shares the lock; it must not keep it when this process is gone.
-        os.register_at_fork(after_in_child=self._file.close)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        draft.rename(self._path)
+        with exclusive(folder):  # who looks for dead owners does not find it before it is locked
+            self._file = self._path.open("w")
+            # A forked child shares the lock; it must not keep it when this process is gone.
+            os.register_at_fork(after_in_child=self._file.close)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def close(self) -> None:
         """Give everything up: what is still in hand is there for others to take."""
         self._path.unlink(missing_ok=True)
         self._file.close()
+
+
+def bury(folder: Path) -> None:
+    """Remove the files of owners whose process is gone."""
+    with exclusive(folder):
+        for path in folder.glob(f"*{_SUFFIX}"):
+            is_alive(folder, path.name.removesuffix(_SUFFIX))
 
 
 def is_alive(folder: Path, name: str) -> bool:

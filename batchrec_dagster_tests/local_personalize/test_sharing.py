@@ -157,3 +157,15 @@ def test_a_fork_uses_the_client_as_its_parent_does(local: Local) -> None:
     groups = [group["name"] for group in local.client.list_dataset_groups()["datasetGroups"]]
     assert groups == ["before", "in-the-child", "after"]
     assert len(local.client.list_schemas()["schemas"]) == 30
+
+
+def test_jobs_of_one_name_in_two_regions_leave_each_other_alone(local: Local) -> None:
+    here = Local(local.root)
+    there = Local(local.root)
+    there.client = local.another_client(region="eu-west-1")
+    for place in (here, there):
+        group, _ = place.imported(taste_rows())
+        place.active(place.version(place.solution(group, "aws-popularity-count")))
+    for place in (here, there):
+        (solution,) = place.client.list_solutions()["solutions"]
+        place.active(place.version(solution["solutionArn"]))  # what was imported is there still

@@ -1,0 +1,341 @@
+"""kill -9 at any moment, and many processes at once: every job ends right, and once only.
+
+The work is a whole chain, from a file to recommendations, that looks for what exists before it
+creates, as a pipeline does. What it leaves must be, byte for byte, what an undisturbed chain does.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.local_personalize.client import client_of
+from batchrec_dagster.local_personalize.home import Home
+from batchrec_dagster.local_personalize.pace import Pace
+from batchrec_dagster.local_personalize.service import LocalPersonalize
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster_tests.local_personalize.support import (
+    RECIPE,
+    ROLE,
+    SEEN,
+    Local,
+    csv_bytes,
+    describe,
+    taste_rows,
+    user_lines,
+)
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerProcess
+
+    from types_boto3_personalize import PersonalizeClient
+
+MOMENTS = 20
+PROCESSES = 8
+SEED = 11
+ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"
+RECIPES = ("aws-user-personalization-v2", "aws-popularity-count")
+
+# Children are forked from a process that has imported everything and done nothing yet.
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload([__name__, "scipy.linalg", "implicit"])
+
+
+class Chain:
+    """The work, on the home and the storage under a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._store = ObjectStore(folders={"data": root / "storage"})
+        self._service = LocalPersonalize(root / "home", self._store)
+        self._client = client_of(self._service)
+
+    def run(self, batches: list[str]) -> None:
+        """Everything that there is not yet, and then these batches of every recipe."""
+        client = self._client
+        group = self._ensure(client.create_dataset_group, "dataset-group/films", name="films")
+        text = interactions_schema(event_type=True)
+        schema = self._ensure(client.create_schema, "schema/films", name="films", schema=text)
+        dataset = self._ensure(
+            client.create_dataset,
+            "dataset/films/INTERACTIONS",
+            name="films",
+            datasetGroupArn=group,
+            schemaArn=schema,
+            datasetType="Interactions",
+        )
+        for job in ("first", "second"):  # the second replaces what the first has imported
+            self._ensure(
+                client.create_dataset_import_job,
+                f"dataset-import-job/{job}",
+                jobName=job,
+                datasetArn=dataset,
+                roleArn=ROLE,
+                dataSource={"dataLocation": f"s3://data/{job}.csv"},
+            )
+        seen = self._ensure(
+            client.create_filter,
+            "filter/seen",
+            name="seen",
+            datasetGroupArn=group,
+            filterExpression=SEEN,
+        )
+        for recipe in RECIPES:
+            solution = self._ensure(
+                client.create_solution,
+                f"solution/{recipe}",
+                name=recipe,
+                datasetGroupArn=group,
+                recipeArn=RECIPE + recipe,
+                performAutoTraining=False,
+            )
+            version = self._version(solution)
+            for batch in batches:
+                name = f"{batch}-{recipe}"
+                self._ensure(
+                    client.create_batch_inference_job,
+                    f"batch-inference-job/{name}",
+                    jobName=name,
+                    solutionVersionArn=version,
+                    filterArn=seen,
+                    roleArn=ROLE,
+                    jobInput={"s3DataSource": {"path": "s3://data/users/"}},
+                    jobOutput={"s3DataDestination": {"path": f"s3://data/out/{name}/"}},
+                )
+
+    def close(self) -> None:
+        self._service.close()
+
+    def _ensure(self, create: Callable[..., Any], resource: str, **params: Any) -> str:
+        """The ARN of an ACTIVE resource, made if it is not there."""
+        arn = ACCOUNT + resource
+        self._create(create, **params)
+        return self._active(arn)
+
+    def _version(self, solution: str) -> str:
+        """The solution's one version; its ARN cannot be foretold."""
+        self._create(self._client.create_solution_version, solutionArn=solution, name="one")
+        found = self._client.list_solution_versions(solutionArn=solution)["solutionVersions"]
+        return self._active(found[0]["solutionVersionArn"])
+
+    def _create(self, create: Callable[..., Any], **params: Any) -> None:
+        exceptions = self._client.exceptions
+        while True:
+            try:
+                create(**params)
+            except exceptions.ResourceAlreadyExistsException:
+                return
+            except exceptions.LimitExceededException:
+                time.sleep(0.01)
+            else:
+                return
+
+    def _active(self, arn: str) -> str:
+        give_up = time.monotonic() + 120
+        while time.monotonic() < give_up:
+            found = describe(self._client, arn)
+            if found.get("status", "ACTIVE") == "ACTIVE":
+                return arn
+            assert found["status"] in ("CREATE PENDING", "CREATE IN_PROGRESS"), found
+            time.sleep(0.005)
+        raise AssertionError(f"{arn} never ends")
+
+
+def _child(root: Path, batches: list[str], begun: Connection) -> None:
+    begun.send(True)
+    begun.close()
+    chain = Chain(root)
+    chain.run(batches)
+    chain.close()
+
+
+def _started(root: Path, batches: list[str]) -> ForkServerProcess:
+    """A process that works on the chain, and has just begun."""
+    heard, told = _forks.Pipe(duplex=False)
+    process = _forks.Process(target=_child, args=(root, batches, told), daemon=True)
+    process.start()
+    told.close()
+    assert heard.recv()
+    return process
+
+
+def _finished(root: Path, batches: list[str]) -> None:
+    """Opens the home and sees the work through, as the next run of a pipeline does."""
+    chain = Chain(root)
+    try:
+        chain.run(batches)
+    finally:
+        chain.close()
+
+
+def _new_root(folder: Path) -> Path:
+    store = ObjectStore(folders={"data": folder / "storage"})
+    store.put("s3://data/first.csv", csv_bytes(taste_rows(seed=1)))
+    store.put("s3://data/second.csv", csv_bytes(taste_rows(seed=2)))
+    for number in range(2):
+        users = [f"u{n}" for n in range(number, 60, 2)]
+        store.put(f"s3://data/users/{number}.json", user_lines(users))
+    return folder
+
+
+@dataclass
+class Left:
+    """What a chain leaves behind: files by name, and what the service tells."""
+
+    outputs: dict[str, bytes]
+    models: list[dict[str, bytes]]
+    datasets: list[bytes]
+    told: list[Any]
+
+
+def _left(root: Path) -> Left:
+    """Looks at everything, the disk itself too: no file may be there that nobody knows of."""
+    home, store = root / "home", ObjectStore(folders={"data": root / "storage"})
+    service = LocalPersonalize(home, store)
+    try:
+        told = _told(client_of(service))
+    finally:
+        service.close()
+    assert not list((home / "batches").iterdir())
+    assert not list((home / "owners").iterdir())
+    assert {p.name.partition("-")[0] for p in home.iterdir() if p.is_file()} == {
+        "catalog.lock",
+        "catalog.sqlite",
+    }
+    outputs = {info.uri: store.get(info.uri) for info in store.list("s3://data/out/")}
+    models = [
+        {file.name: file.read_bytes() for file in folder.iterdir()}
+        for folder in sorted((home / "models").iterdir())
+    ]
+    datasets = [file.read_bytes() for file in (home / "datasets").iterdir()]
+    return Left(outputs, models, datasets, told)
+
+
+def _told(client: PersonalizeClient) -> list[Any]:
+    """All resources, by kind and order of name, as far as two chains are alike; and the metrics."""
+    told: list[Any] = []
+    for kind in ("dataset_groups", "schemas", "datasets", "dataset_import_jobs", "filters"):
+        told.append(_names(getattr(client, f"list_{kind}")()))
+    told.append(_names(client.list_batch_inference_jobs()))
+    for solution in client.list_solutions()["solutions"]:
+        versions = client.list_solution_versions(solutionArn=solution["solutionArn"])
+        (version,) = versions["solutionVersions"]
+        metrics = client.get_solution_metrics(solutionVersionArn=version["solutionVersionArn"])
+        told.append((solution["name"], version["status"], metrics["metrics"]))
+    return told
+
+
+def _names(answer: Any) -> list[tuple[str, str]]:
+    (entries,) = (value for value in answer.values() if isinstance(value, list))
+    return sorted((e.get("name") or e["jobName"], e.get("status", "ACTIVE")) for e in entries)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Left, float]:
+    """What a chain leaves that nobody disturbs, and how many seconds it takes."""
+    roots = [_new_root(tmp_path_factory.mktemp("undisturbed")) for _ in range(2)]
+    seconds = []
+    for root in roots:  # the first warms the machine up
+        process = _started(root, ["batch"])
+        began = time.monotonic()
+        process.join(120)
+        seconds.append(time.monotonic() - began)
+        assert process.exitcode == 0
+    left = _left(roots[1])
+    assert left == _left(roots[0])
+    return left, seconds[1]
+
+
+def test_an_undisturbed_chain_leaves_what_it_should(undisturbed: tuple[Left, float]) -> None:
+    left, _ = undisturbed
+    folders = [f"s3://data/out/batch-{recipe}/" for recipe in sorted(RECIPES)]
+    files = ("0.json.out", "1.json.out", "_CHECK")
+    assert list(left.outputs) == sorted(folder + file for folder in folders for file in files)
+    assert len(left.models) == len(RECIPES)
+    assert len(left.datasets) == 1
+
+
+def _moments() -> Iterator[float]:
+    """Shares of the whole duration: one at random in each twentieth."""
+    rng = random.Random(SEED)
+    for number in range(MOMENTS):
+        yield (number + rng.random()) / MOMENTS
+
+
+def test_killed_at_any_moment_every_job_ends_right(
+    tmp_path: Path, undisturbed: tuple[Left, float]
+) -> None:
+    expected, seconds = undisturbed
+    for number, moment in enumerate(_moments()):
+        root = _new_root(tmp_path / str(number))
+        process = _started(root, ["batch"])
+        time.sleep(moment * seconds)
+        process.kill()
+        process.join()
+        _finished(root, ["batch"])
+        assert _left(root) == expected, f"killed after {moment:.0%} of the work"
+        shutil.rmtree(root)
+
+
+def test_eight_processes_do_the_same_and_other_work_on_one_home(
+    tmp_path: Path, undisturbed: tuple[Left, float]
+) -> None:
+    """All eight do the one chain and each a batch of its own; two of them are killed."""
+    expected, seconds = undisturbed
+    root = _new_root(tmp_path)
+    rng = random.Random(SEED)
+    processes = [_started(root, ["batch", f"own{n}"]) for n in range(PROCESSES)]
+    for process in processes[:2]:
+        time.sleep(rng.random() * seconds)
+        process.kill()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes[2:]] == [0] * (PROCESSES - 2)
+    for number in range(2):
+        _finished(root, ["batch", f"own{number}"])
+
+    left = _left(root)
+    assert left.datasets == expected.datasets
+    assert left.models == expected.models
+    own = {
+        name.replace("/out/batch-", f"/out/own{n}-"): data
+        for n in range(PROCESSES)
+        for name, data in expected.outputs.items()
+    }
+    assert left.outputs == expected.outputs | own
+    jobs = [f"{who}-{r}" for who in ("batch", *(f"own{n}" for n in range(8))) for r in RECIPES]
+    assert left.told == [
+        [(job, "ACTIVE") for job in sorted(jobs)] if "batch" in str(told) else told
+        for told in expected.told
+    ]
+
+
+def test_what_the_killed_have_left_goes_when_the_home_is_opened_again(local: Local) -> None:
+    """The moments are short in which a kill leaves files that no later attempt would remove."""
+    _, dataset = local.imported(taste_rows())
+    home = local.root / "home"
+    kept = list((home / "datasets").iterdir())
+    slow = local.another_client(pace=Pace(1000.0))
+    waiting = slow.create_dataset_import_job(
+        jobName="waiting", datasetArn=dataset, dataSource={"dataLocation": "s3://data/x.csv"}
+    )["datasetImportJobArn"]
+    attempt = Home(home).new_path(home / "datasets", waiting)
+    attempt.touch()  # of work that somebody may have in hand
+    replaced = Home(home).new_path(home / "datasets", waiting.replace("waiting", "first"))
+    replaced.touch()
+    model = Home(home).new_path(home / "models", f"{ACCOUNT}solution/films/0123abcd")
+    (model / "part").mkdir(parents=True)
+    (home / "owners" / "1-dead.owner").touch()
+    local.another_client(pace=Pace(1000.0))
+    assert sorted((home / "datasets").iterdir()) == sorted([*kept, attempt])
+    assert not list((home / "models").iterdir())
+    assert not list((home / "owners").glob("1-dead*"))
