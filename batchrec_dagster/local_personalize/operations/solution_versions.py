@@ -7,18 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-import polars as pl
-
 from batchrec_dagster.formats import schemas
-from batchrec_dagster.formats.interactions import (
-    EVENT_TYPE,
-    ITEM_ID,
-    MIN_INTERACTIONS,
-    MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
-    MIN_USERS_WITH_TWO_INTERACTIONS,
-    TIMESTAMP,
-    USER_ID,
-)
 from batchrec_dagster.formats.recipes import ITEM_ATTRIBUTE_AFFINITY
 from batchrec_dagster.local_personalize.catalog import (
     ACTIVE,
@@ -29,7 +18,6 @@ from batchrec_dagster.local_personalize.catalog import (
     Records,
     Resource,
 )
-from batchrec_dagster.local_personalize.datasets import read_rows
 from batchrec_dagster.local_personalize.errors import (
     AlreadyExistsError,
     InUseError,
@@ -39,14 +27,13 @@ from batchrec_dagster.local_personalize.errors import (
 from batchrec_dagster.local_personalize.job import Job
 from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind, Lane
 from batchrec_dagster.local_personalize.learning.errors import ModelFileError
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.training import TrainingError, train
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of
 from batchrec_dagster.local_personalize.operations.hpo import search_of
+from batchrec_dagster.local_personalize.operations.training_data import training_data
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, training_parameters
 
 FULL, UPDATE = "FULL", "UPDATE"  # what trainingMode may be
-_EVENT_VALUE = "EVENT_VALUE"
 _INHERITED = (
     "performHPO",
     "performAutoML",
@@ -114,7 +101,7 @@ def _active_dataset(records: Records, group_arn: str, dataset_type: str) -> Reso
 def _perform(job: Job) -> Finished:
     began = time.monotonic()
     version, home = job.resource, job.home
-    interactions = _training_data(job)
+    interactions = training_data(job)
     home.discard_attempts(home.models, version.arn)
     recipe = RECIPES[version.body["recipeArn"]]
     config = version.body.get("solutionConfig", {})
@@ -141,53 +128,6 @@ def _perform(job: Job) -> Finished:
         body={"trainingHours": (time.monotonic() - began) / 3600, **tuned},
         state={"model": home.relative(published), "metrics": trained.metrics},
     )
-
-
-def _training_data(job: Job) -> Interactions:
-    version = job.resource
-    columns = [USER_ID, ITEM_ID, TIMESTAMP]
-    wanted, event_type = [], version.body.get("eventType")
-    threshold = version.body.get("solutionConfig", {}).get("eventValueThreshold")
-    if event_type is not None:
-        wanted.append(pl.col(EVENT_TYPE) == event_type)
-        columns.append(EVENT_TYPE)
-    if threshold is not None:
-        wanted.append(pl.col(_EVENT_VALUE) >= float(threshold))
-        columns.append(_EVENT_VALUE)
-    segments = RECIPES[version.body["recipeArn"]].makes_segments
-    try:
-        rows = read_rows(
-            job.catalog,
-            job.home,
-            version.state["dataset"],
-            columns,
-            full_imports_only=segments,
-        )
-    except pl.exceptions.ColumnNotFoundError as error:
-        raise JobFailedError(f"Create failed. The interactions lack a column: {error}") from None
-    rows = rows.filter(wanted) if wanted else rows
-    job.progress(f"{len(rows)} interactions")
-    _check_minimums(rows)
-    return Interactions.from_frame(rows.select(USER_ID, ITEM_ID, TIMESTAMP))
-
-
-def _check_minimums(rows: pl.DataFrame) -> None:
-    if len(rows) < MIN_INTERACTIONS:
-        raise JobFailedError(
-            f"Create failed. Dataset has {len(rows)} interactions to train on, fewer than"
-            f" {MIN_INTERACTIONS}."
-        )
-    counts = rows.group_by(USER_ID).len()
-    enough = len(counts.filter(pl.col("len") >= 2))
-    if enough < MIN_USERS_WITH_TWO_INTERACTIONS:
-        raise JobFailedError(
-            f"Create failed. Dataset has fewer than {MIN_USERS_WITH_TWO_INTERACTIONS} users with"
-            " at least 2 interactions each."
-        )
-    if enough < MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * len(counts):
-        raise JobFailedError(
-            "Create failed. Fewer than 1 % of the users have at least 2 interactions each."
-        )
 
 
 def stop(call: Call) -> dict[str, Any]:

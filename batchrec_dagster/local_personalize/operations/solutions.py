@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from batchrec_dagster.local_personalize.catalog import BUSY, Records, Resource
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
 from batchrec_dagster.local_personalize.job import Job, logger
 from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind
-from batchrec_dagster.local_personalize.learning.training import (
-    TrainingError,
-    check_hyperparameters,
-)
 from batchrec_dagster.local_personalize.lifecycle import with_update
-from batchrec_dagster.local_personalize.operations.hpo import check_hpo
+from batchrec_dagster.local_personalize.operations.solution_config import (
+    check_incremental,
+    check_solution,
+    without_effect,
+)
 from batchrec_dagster.local_personalize.operations.solution_versions import version_files
-from batchrec_dagster.local_personalize.recipes import Recipe, recipe_of, training_parameters
+from batchrec_dagster.local_personalize.recipes import recipe_of
 from batchrec_dagster.local_personalize.service_model import member_shape, pruned
 
 _OPTIONS = ("performIncrementalUpdate", "eventType", "solutionConfig")
@@ -30,10 +29,7 @@ def _create(call: Call) -> Draft:
         raise InvalidInputError("recipeArn is required when performAutoML is false.")
     recipe = recipe_of(params["recipeArn"])
     group = call.active("DatasetGroup", params["datasetGroupArn"])
-    config = params.get("solutionConfig", {})
-    check_config(recipe, config)
-    if params.get("performHPO"):
-        check_hpo(recipe, config)
+    check_solution(recipe, params)
     body = {
         "name": params["name"],
         "performHPO": params.get("performHPO", False),
@@ -46,22 +42,6 @@ def _create(call: Call) -> Draft:
     return Draft(f"solution/{params['name']}", group.arn, body)
 
 
-def check_config(recipe: Recipe, config: dict[str, Any]) -> None:
-    """Raises InvalidInputError for hyperparameters that the recipe does not take."""
-    try:
-        check_hyperparameters(recipe.name, training_parameters(config))
-    except TrainingError as error:
-        raise InvalidInputError(str(error)) from None
-    threshold = config.get("eventValueThreshold")
-    if threshold is not None:
-        try:
-            finite = math.isfinite(float(threshold))
-        except ValueError:
-            finite = False
-        if not finite:
-            raise InvalidInputError("eventValueThreshold must be a number.")
-
-
 def _perform(job: Job) -> Finished:
     body = job.resource.body
     if body["performAutoTraining"]:
@@ -70,6 +50,8 @@ def _perform(job: Job) -> Finished:
             " local Personalize trains only when CreateSolutionVersion asks for it.",
             job.resource.arn,
         )
+    if kept := without_effect(body):
+        logger.warning("%s: %s: kept, without effect locally", job.resource.arn, ", ".join(kept))
     return Finished()
 
 
@@ -113,6 +95,7 @@ def update(call: Call) -> dict[str, Any]:
     solution = call.active("Solution", call.params["solutionArn"])
     if solution.unfinished:
         raise InUseError(f"{solution.arn} is being updated.")
+    check_incremental(call.params)
     members = ("performAutoTraining", "performIncrementalUpdate", "solutionUpdateConfig")
     change = {member: call.params[member] for member in members if member in call.params}
     if not change:

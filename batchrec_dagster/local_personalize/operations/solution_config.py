@@ -1,0 +1,74 @@
+"""What a solution may ask of its training, checked when it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from batchrec_dagster.formats.recipes import PERSONALIZED_RANKING_V2, USER_PERSONALIZATION_V2
+from batchrec_dagster.local_personalize.errors import InvalidInputError
+from batchrec_dagster.local_personalize.learning.training import (
+    TrainingError,
+    check_hyperparameters,
+)
+from batchrec_dagster.local_personalize.operations.hpo import check_hpo
+from batchrec_dagster.local_personalize.recipes import Recipe, training_parameters
+
+# Members that are kept and told, and change nothing in a training on this machine.
+_WITHOUT_EFFECT = ("optimizationObjective", "trainingDataConfig", "autoMLConfig")
+_WITH_EVENTS_CONFIG = (USER_PERSONALIZATION_V2, PERSONALIZED_RANKING_V2)
+
+
+def check_solution(recipe: Recipe, params: Mapping[str, Any]) -> None:
+    """Raises InvalidInputError for what the recipe cannot do, or what cannot be."""
+    config = params.get("solutionConfig", {})
+    try:
+        check_hyperparameters(recipe.name, training_parameters(config))
+    except TrainingError as error:
+        raise InvalidInputError(str(error)) from None
+    if params.get("performHPO"):
+        check_hpo(recipe, config)
+    check_incremental(params)
+    threshold = config.get("eventValueThreshold")
+    if threshold is not None and not _is_number(threshold):
+        raise InvalidInputError("eventValueThreshold must be a number.")
+    if "eventsConfig" in config:
+        _check_events(recipe, params)
+
+
+def check_incremental(params: Mapping[str, Any]) -> None:
+    """Raises InvalidInputError for updates that no recipe here makes."""
+    if params.get("performIncrementalUpdate"):
+        raise InvalidInputError(
+            "performIncrementalUpdate is supported with the semantic-similarity recipe only."
+        )
+
+
+def without_effect(body: Mapping[str, Any]) -> list[str]:
+    """Which parts of a solution are kept but change nothing locally."""
+    config = body.get("solutionConfig", {})
+    events = config.get("eventsConfig", {}).get("eventParametersList", [])
+    found = [name for name in _WITHOUT_EFFECT if config.get(name)]
+    return found + ["the weights of eventsConfig"] * any(e.get("weight", 0) > 0 for e in events)
+
+
+def _check_events(recipe: Recipe, params: Mapping[str, Any]) -> None:
+    if recipe.name not in _WITH_EVENTS_CONFIG:
+        raise InvalidInputError(
+            f"eventsConfig is supported with {' and '.join(_WITH_EVENTS_CONFIG)} only."
+        )
+    if "eventType" in params or "eventValueThreshold" in params["solutionConfig"]:
+        raise InvalidInputError(
+            "Give either eventsConfig or eventType with its eventValueThreshold, not both."
+        )
+    for event in params["solutionConfig"]["eventsConfig"].get("eventParametersList", []):
+        if "eventType" not in event:
+            raise InvalidInputError("Each entry of eventParametersList needs an eventType.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -1,0 +1,86 @@
+"""What a solution version is trained on: the interactions that its solution asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.formats.interactions import (
+    EVENT_TYPE,
+    ITEM_ID,
+    MIN_INTERACTIONS,
+    MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
+    MIN_USERS_WITH_TWO_INTERACTIONS,
+    TIMESTAMP,
+    USER_ID,
+)
+from batchrec_dagster.local_personalize.datasets import read_rows
+from batchrec_dagster.local_personalize.errors import JobFailedError
+from batchrec_dagster.local_personalize.job import Job
+from batchrec_dagster.local_personalize.learning.interactions import Interactions
+from batchrec_dagster.local_personalize.recipes import RECIPES
+
+_EVENT_VALUE = "EVENT_VALUE"
+
+
+def training_data(job: Job) -> Interactions:
+    """The interactions of the events that count. Raises JobFailedError when they are too few."""
+    version = job.resource
+    wanted = _wanted(version.body)
+    columns = [USER_ID, ITEM_ID, TIMESTAMP, *wanted.meta.root_names()]
+    try:
+        rows = read_rows(
+            job.catalog,
+            job.home,
+            version.state["dataset"],
+            list(dict.fromkeys(columns)),
+            full_imports_only=RECIPES[version.body["recipeArn"]].makes_segments,
+        ).filter(wanted)
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise JobFailedError(f"Create failed. The interactions lack a column: {error}") from None
+    job.progress(f"{len(rows):,} interactions")
+    _check_minimums(rows)
+    return Interactions.from_frame(rows.select(USER_ID, ITEM_ID, TIMESTAMP))
+
+
+def _wanted(version: Mapping[str, Any]) -> pl.Expr:
+    """Which interactions count: by `eventType` and its threshold, or by an `eventsConfig`."""
+    config = version.get("solutionConfig", {})
+    events = config.get("eventsConfig", {}).get("eventParametersList")
+    if events is None:
+        threshold = config.get("eventValueThreshold")
+        return _of({"eventType": version.get("eventType"), "eventValueThreshold": threshold})
+    counted = [_of(event) for event in events if event.get("weight") != 0]
+    return reduce(or_, counted, pl.lit(value=False))
+
+
+def _of(event: Mapping[str, Any]) -> pl.Expr:
+    wanted = pl.lit(value=True)
+    if event.get("eventType") is not None:
+        wanted &= pl.col(EVENT_TYPE) == event["eventType"]
+    if event.get("eventValueThreshold") is not None:
+        wanted &= pl.col(_EVENT_VALUE) >= float(event["eventValueThreshold"])
+    return wanted
+
+
+def _check_minimums(rows: pl.DataFrame) -> None:
+    if len(rows) < MIN_INTERACTIONS:
+        raise JobFailedError(
+            f"Create failed. Dataset has {len(rows)} interactions to train on, fewer than"
+            f" {MIN_INTERACTIONS}."
+        )
+    counts = rows.group_by(USER_ID).len()
+    enough = len(counts.filter(pl.col("len") >= 2))
+    if enough < MIN_USERS_WITH_TWO_INTERACTIONS:
+        raise JobFailedError(
+            f"Create failed. Dataset has fewer than {MIN_USERS_WITH_TWO_INTERACTIONS} users with"
+            " at least 2 interactions each."
+        )
+    if enough < MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * len(counts):
+        raise JobFailedError(
+            "Create failed. Fewer than 1 % of the users have at least 2 interactions each."
+        )
