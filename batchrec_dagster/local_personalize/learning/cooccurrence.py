@@ -14,7 +14,7 @@ from scipy.sparse import csc_matrix, csr_matrix, vstack
 
 from batchrec_dagster.local_personalize.learning.histories import History
 from batchrec_dagster.local_personalize.learning.ranking import top
-from batchrec_dagster.local_personalize.learning.threads import ordered_map
+from batchrec_dagster.local_personalize.learning.threads import ordered_map, pieces
 
 WINDOW = 32
 DISTANCE_POWER = 0.5
@@ -61,7 +61,7 @@ def fit(history: History, *, window: int = WINDOW, kept: int) -> csr_matrix:
         weights *= discount
         return _largest(weights, kept)
 
-    parts = _pieces(starts, at_once, max(1, SUMS // (n + 1)))
+    parts = pieces(starts, at_once, max(1, SUMS // (n + 1)))
     out: csr_matrix = vstack(
         [csr_matrix((0, n), dtype=np.float32), *ordered_map(rows, parts)], format="csr"
     )
@@ -82,17 +82,6 @@ def _spaced(
     line[places] = history.items
     by_item = csr_matrix((places, history.items, history.starts), shape=(users, n)).tocsc()
     return line, by_item.data
-
-
-def _pieces(starts: npt.NDArray[np.int64], entries: int, items: int) -> list[slice]:
-    """Ranges of at most `items` items, with about `entries` entries; at least one item."""
-    pieces, first, n = [], 0, len(starts) - 1
-    while first < n:
-        last = int(np.searchsorted(starts, starts[first] + entries, side="right")) - 1
-        last = min(n, first + items, max(first + 1, last))
-        pieces.append(slice(first, last))
-        first = last
-    return pieces
 
 
 def _largest(weights: npt.NDArray[np.float32], kept: int) -> csr_matrix:

@@ -16,8 +16,12 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     positions,
 )
+from batchrec_dagster.local_personalize.learning.threads import ordered_map, pieces
 
 Float32 = npt.NDArray[np.float32]
+
+# Interactions looked through at once: some tens of bytes each while they are.
+AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -66,27 +70,63 @@ class Histories:
 
     def of(self, users: Int32) -> History:
         """The histories of users given by index; that of -1 is empty."""
-        data = self._interactions
+        first, last = self._rows(users)
+        starts = np.concatenate([[0], np.cumsum(last - first)])
+        if starts[-1] <= AT_ONCE:
+            return self._of(first, last)
+
+        def of(part: slice) -> History:
+            return self._of(first[part], last[part])
+
+        parts = list(ordered_map(of, pieces(starts, AT_ONCE)))
+        lengths = np.concatenate([part.lengths for part in parts])
+        return History(
+            np.concatenate([[0], np.cumsum(lengths)]),
+            np.concatenate([part.items for part in parts]),
+            np.concatenate([part.ranks for part in parts]),
+            self._n_items,
+        )
+
+    def _rows(self, users: Int32) -> tuple[Int64, Int64]:
+        """Where in the interactions each user's begin and end."""
+        starts = self._interactions.starts
+        if len(starts) == 1:
+            return np.zeros(len(users), np.int64), np.zeros(len(users), np.int64)
         known = np.maximum(users, 0)
-        first = data.starts[known] if len(data) else np.zeros(len(users), np.int64)
-        last = np.where(users < 0, first, data.starts[known + 1] if len(data) else 0)
+        return starts[known], np.where(users < 0, starts[known], starts[known + 1])
+
+    def _of(self, first: Int64, last: Int64) -> History:
+        data = self._interactions
         lengths = last - first
-        owner = np.repeat(np.arange(len(users)), lengths)
+        owner = np.repeat(np.arange(len(first), dtype=np.int32), lengths)
         # Row numbers in `data`, newest first within each user.
-        newest_first = np.repeat(last + np.cumsum(lengths) - lengths, lengths) - 1
-        rows = newest_first - np.arange(len(owner))
+        rows = np.repeat(last + np.cumsum(lengths) - lengths, lengths) - 1
+        rows -= np.arange(len(owner))
         items = self._items[data.items[rows]]
+        times = data.timestamps[rows]
         keep = items >= 0
-        owner, items, times = owner[keep], items[keep], data.timestamps[rows][keep]
-        # A repeated item counts once, where it was met last.
-        _, once = np.unique(owner * self._n_items + items, return_index=True)
-        once.sort()
-        owner, items, times = owner[once], items[once], times[once]
-        starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(users)))])
+        if not keep.all():
+            owner, items, times = owner[keep], items[keep], times[keep]
+        again = _repeated(owner, items, len(first), self._n_items)
+        if len(again):
+            owner, items, times = (np.delete(column, again) for column in (owner, items, times))
+        starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(first)))])
         return History(starts, items, _shared_ranks(owner, times, starts), self._n_items)
 
 
-def _shared_ranks(owner: Int64, times: Int64, starts: Int64) -> Float32:
+def _repeated(owner: Int32, items: Int32, users: int, n_items: int) -> Int64:
+    """The entries whose item stands before in the same user's: it counts once, where met last."""
+    starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=users))])
+    entries = np.arange(len(items), dtype=np.int32)
+    # Sorted by item, then user, then entry, by counting.
+    by_item = csr_matrix((entries, items, starts), shape=(users, n_items)).tocsc()
+    same = np.diff(by_item.indices, prepend=-1) == 0
+    opens = by_item.indptr[:-1]
+    same[opens[opens < len(same)]] = False
+    return np.asarray(by_item.data[same])
+
+
+def _shared_ranks(owner: Int32, times: Int64, starts: Int64) -> Float32:
     """Rank within each owner, in order; equal times share the mean, so a tie favours no item."""
     if not len(owner):
         return np.zeros(0, dtype=np.float32)

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix
 
+from batchrec_dagster.local_personalize.learning.threads import pieces
+
 Float32 = npt.NDArray[np.float32]
 
 # Added at once: 4 MiB of them, so that they stay in the cache.
@@ -23,18 +25,15 @@ def weighted_sums(weights: csr_matrix, rows: csr_matrix) -> Float32:
     out = np.empty((users, n), dtype=np.float32)
     lengths = np.diff(rows.indptr)[weights.indices]
     ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[weights.indptr]
-    first = 0
-    while first < users:
-        last = int(np.searchsorted(ends, ends[first] + ENTRIES, side="right")) - 1
-        last = min(users, max(first + 1, last))
-        met = slice(weights.indptr[first], weights.indptr[last])
+    for part in pieces(ends, ENTRIES):
+        met = slice(weights.indptr[part.start], weights.indptr[part.stop])
         added = rows[weights.indices[met]]
         # Each user's sums have a stretch of one long vector.
-        offsets = np.arange(last - first, dtype=np.int32) * np.int32(n)
-        places = added.indices + np.repeat(offsets, np.diff(ends[first : last + 1]))
+        offsets = np.arange(part.stop - part.start, dtype=np.int32) * np.int32(n)
+        places = added.indices + np.repeat(offsets, np.diff(ends[part.start : part.stop + 1]))
         by_entry = csc_matrix(
-            (added.data, places, added.indptr), shape=((last - first) * n, met.stop - met.start)
+            (added.data, places, added.indptr),
+            shape=((part.stop - part.start) * n, met.stop - met.start),
         )
-        out[first:last] = (by_entry @ weights.data[met]).reshape(-1, n)
-        first = last
+        out[part] = (by_entry @ weights.data[met]).reshape(-1, n)
     return out

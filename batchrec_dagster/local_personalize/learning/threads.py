@@ -15,6 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 T = TypeVar("T")
@@ -79,3 +81,19 @@ def each(work: Callable[[T], object], pieces: Iterable[T]) -> None:
     """Do the work on every piece, over all cores; raises what the work raised."""
     for _ in ordered_map(work, pieces):
         pass
+
+
+def pieces(
+    starts: npt.NDArray[np.signedinteger], entries: int, most: int | None = None
+) -> list[slice]:
+    """Ranges of rows with about `entries` entries each, and `most` rows; at least one row.
+
+    The entries of row r are starts[r] to before starts[r + 1].
+    """
+    found, first, rows = [], 0, len(starts) - 1
+    while first < rows:
+        last = int(np.searchsorted(starts, starts[first] + entries, side="right")) - 1
+        last = min(rows, first + (most or rows), max(first + 1, last))
+        found.append(slice(first, last))
+        first = last
+    return found
