@@ -23,7 +23,7 @@ def read_rows(
     *,
     full_imports_only: bool = False,
 ) -> pl.DataFrame:
-    """These columns of all rows of the dataset, as it is now.
+    """These columns of all rows of the dataset, as it is now; names are taken in any case.
 
     `full_imports_only` leaves out what was imported with importMode INCREMENTAL. Raises
     JobFailedError when the dataset is gone or has no data.
@@ -55,7 +55,8 @@ def group_reader(
 ) -> Callable[[str, Sequence[str]], pl.DataFrame]:
     """A function that reads these columns of the group's dataset of that type, as it is now.
 
-    It raises JobFailedError when there is no such dataset, column or data.
+    Names are taken in any case; the columns are called as they were asked for. It raises
+    JobFailedError when there is no such dataset, column or data.
     """
 
     def read(dataset_type: str, columns: Sequence[str]) -> pl.DataFrame:
@@ -79,4 +80,7 @@ def _read(files: Sequence[object], columns: Sequence[str]) -> pl.DataFrame:
     # Files that were imported before a schema update lack the columns that it has added.
     frames = [pl.scan_parquet(str(file), glob=False) for file in files]
     rows = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
-    return rows.select(columns).collect()
+    spelt = {name.upper(): name for name in rows.collect_schema().names()}
+    return rows.select(
+        pl.col(spelt.get(column.upper(), column)).alias(column) for column in columns
+    ).collect()

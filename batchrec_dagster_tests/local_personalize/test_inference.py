@@ -101,18 +101,6 @@ def test_the_filter_counts_each_event_type_by_itself(local: Local) -> None:
     assert len(answers["reader"]) == 40  # 90 of one type and 60 of the other: all are seen
 
 
-def test_a_filter_is_spelt_in_any_case_and_others_are_refused(local: Local) -> None:
-    group = local.group()
-    invalid = local.client.exceptions.InvalidInputException
-    expression = 'exclude itemid where INTERACTIONS.event_type in ( "*" )'
-    with pytest.raises(invalid, match="EVENT_TYPE field"):
-        local.filter(group, expression)  # there is no schema yet
-    local.dataset(group)
-    local.filter(group, expression)
-    with pytest.raises(invalid, match="supports the filter EXCLUDE ItemID"):
-        local.filter(group, 'INCLUDE ItemID WHERE Items.GENRE IN ("comedy")', "other")
-
-
 def test_a_group_without_event_types_has_no_filter(local: Local) -> None:
     group, _ = local.imported(taste_rows(), event_type=False)
     with pytest.raises(local.client.exceptions.InvalidInputException, match="EVENT_TYPE"):

@@ -1,11 +1,19 @@
-"""Filters: what may not, or only may, be recommended."""
+"""Filters: what may not, or only may, be recommended or be in a segment."""
 
 from __future__ import annotations
 
-from batchrec_dagster.formats import schemas
+from batchrec_dagster.formats.schemas import DATASET_TYPES
 from batchrec_dagster.local_personalize.catalog import Resource
-from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
-from batchrec_dagster.local_personalize.filters import FilterError, check_expression
+from batchrec_dagster.local_personalize.errors import (
+    InUseError,
+    InvalidInputError,
+    LimitExceededError,
+)
+from batchrec_dagster.local_personalize.filters import (
+    FilterError,
+    check_expression,
+    check_fields_of_group,
+)
 from batchrec_dagster.local_personalize.kinds import Call, Draft, Kind
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
 
@@ -13,13 +21,18 @@ from batchrec_dagster.local_personalize.operations.datasets import dataset_of, s
 def _create(call: Call) -> Draft:
     params = call.params
     group = call.existing("DatasetGroup", params["datasetGroupArn"])
-    dataset = dataset_of(call.records, group.arn, schemas.INTERACTIONS)
+    expression = params["filterExpression"]
+    datasets = {kind: dataset_of(call.records, group.arn, kind) for kind in DATASET_TYPES}
+    schemas = {kind: schema_of(call.records, found) for kind, found in datasets.items() if found}
     try:
-        check_expression(
-            params["filterExpression"], schema_of(call.records, dataset) if dataset else None
-        )
+        check_expression(expression, schemas)
     except FilterError as error:
         raise InvalidInputError(str(error)) from None
+    others = call.records.children("Filter", group.arn)
+    try:
+        check_fields_of_group([*(other.body["filterExpression"] for other in others), expression])
+    except FilterError as error:
+        raise LimitExceededError(str(error)) from None
     members = ("name", "datasetGroupArn", "filterExpression")
     body = {member: params[member] for member in members}
     return Draft(f"filter/{params['name']}", group.arn, body)

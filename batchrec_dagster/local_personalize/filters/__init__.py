@@ -1,0 +1,68 @@
+"""Filter expressions: what may, and what may not, be recommended or be in a segment.
+
+Source: developer guide, "Filter expressions".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batchrec_dagster.local_personalize.filters.check import MAX_FIELDS_OF_GROUP, Schemas, check
+from batchrec_dagster.local_personalize.filters.grammar import parse
+from batchrec_dagster.local_personalize.filters.job import JobFilter
+from batchrec_dagster.local_personalize.filters.syntax import (
+    CURRENT_ITEM,
+    USER_TARGET,
+    FieldRef,
+    FilterError,
+    comparisons,
+    fields,
+)
+from batchrec_dagster.local_personalize.filters.tables import Read
+
+__all__ = [
+    "FilterError",
+    "JobFilter",
+    "Read",
+    "Traits",
+    "check_expression",
+    "check_fields_of_group",
+    "traits",
+]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a filter is for, and what it needs to know."""
+
+    users: bool  # it filters users, for segments (UserID); else items (ItemID)
+    interactions: bool  # it looks at interactions
+    current_item: bool  # it needs the item that is asked for: CurrentItem
+
+
+def traits(expression: str) -> Traits:
+    """What the expression is for. Raises FilterError for what is no expression."""
+    expressions = parse(expression)
+    operands = [o for e in expressions for c in comparisons(e.where) for o in c.operands]
+    return Traits(
+        users=expressions[0].target == USER_TARGET,
+        interactions=any(e.on_interactions for e in expressions),
+        current_item=any(isinstance(o, FieldRef) and o.dataset == CURRENT_ITEM for o in operands),
+    )
+
+
+def check_expression(expression: str, schemas: Schemas) -> None:
+    """Raises FilterError for what is no expression, or what these schemas of the group, by dataset
+    type, do not allow."""
+    check(parse(expression), schemas)
+
+
+def check_fields_of_group(expressions: Sequence[str]) -> None:
+    """Raises FilterError when all filters of a group together use too many dataset fields."""
+    used = set().union(*(fields(parse(expression)) for expression in expressions))
+    if len(used) > MAX_FIELDS_OF_GROUP:
+        raise FilterError(
+            f"The filters of the dataset group would use {len(used)} distinct dataset fields;"
+            f" {MAX_FIELDS_OF_GROUP} at most are allowed."
+        )

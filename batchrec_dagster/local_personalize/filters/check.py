@@ -1,0 +1,213 @@
+"""What a filter may ask for, given the schemas of its dataset group.
+
+Source: developer guide, "Filter expressions", "Guidelines and requirements" and "Common error
+messages in Amazon Personalize".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from batchrec_dagster.formats.interactions import EVENT_TYPE
+from batchrec_dagster.formats.schemas import INTERACTIONS, ITEMS, USERS, Field, Schema
+from batchrec_dagster.local_personalize.filters.syntax import (
+    ACTION_TARGET,
+    ANY_EVENT,
+    CURRENT_ITEM,
+    CURRENT_USER,
+    DATASETS,
+    ITEM_TARGET,
+    USER_TARGET,
+    Comparison,
+    Expression,
+    FieldRef,
+    FilterError,
+    Placeholder,
+    comparisons,
+    fields,
+)
+
+MAX_FIELDS = 10
+MAX_FIELDS_OF_GROUP = 20
+# What filterValues can hold, in the service model.
+MAX_PLACEHOLDERS = 25
+MAX_PLACEHOLDER_LENGTH = 50
+
+LISTS = ("IN", "NOT IN")
+_EQUALITY = ("=", "!=")
+_DATASETS_OF = {ITEM_TARGET: (ITEMS, INTERACTIONS), USER_TARGET: (USERS, INTERACTIONS)}
+
+Schemas = Mapping[str, Schema]  # by dataset type
+
+
+def check(expressions: tuple[Expression, ...], schemas: Schemas) -> None:
+    """Raises FilterError for the first rule that is broken, naming the part and what is allowed."""
+    targets = {expression.target for expression in expressions}
+    if ACTION_TARGET in targets:
+        raise FilterError(
+            "ActionID is for action recommendations, which are not to be had in batch: use ItemID"
+            " or UserID."
+        )
+    if len(targets) > 1:
+        raise FilterError("A filter is for items or for users: use ItemID or UserID, not both.")
+    for expression in expressions:
+        _check_expression(expression, schemas)
+    _check_placeholders(expressions)
+    used = len(fields(expressions))
+    if used > MAX_FIELDS:
+        raise FilterError(
+            f"The filter uses {used} distinct dataset fields; {MAX_FIELDS} at most are allowed."
+        )
+
+
+def _check_expression(expression: Expression, schemas: Schemas) -> None:
+    first: FieldRef | None = None
+    for comparison in comparisons(expression.where):
+        field = comparison.field
+        _check_place(field, expression.target)
+        first = first or field
+        if field.dataset != first.dataset:
+            raise FilterError(
+                f"{first} and {field} are of different datasets, which cannot be used in one"
+                " expression: chain two expressions with |."
+            )
+        _check_comparison(comparison, schemas)
+    if expression.users and expression.target != ITEM_TARGET:
+        raise FilterError("IF is allowed with ItemID only: there is no CurrentUser in a segment.")
+    for comparison in expression.users:
+        if comparison.field.dataset != CURRENT_USER:
+            raise FilterError(
+                f"IF checks conditions of CurrentUser only, such as CurrentUser.AGE > 18; not"
+                f" {comparison.field}."
+            )
+        _check_comparison(comparison, schemas)
+
+
+def _check_place(field: FieldRef, target: str) -> None:
+    """Whether the field may stand on the left after WHERE."""
+    if field.dataset not in DATASETS:
+        allowed = " and ".join(DATASETS[dataset] for dataset in _DATASETS_OF[target])
+        raise FilterError(f"{field} is of no known dataset: allowed are {allowed}.")
+    if field.dataset == CURRENT_USER:
+        raise FilterError(f"{field} is allowed only in an IF condition at the end.")
+    if field.dataset == CURRENT_ITEM:
+        raise FilterError(
+            f"{field} is allowed only as the value that a field of Items is compared with."
+        )
+    if field.dataset == USERS and target == ITEM_TARGET:
+        raise FilterError(
+            f"{field} cannot choose items: use IF CurrentUser.{field.column} at the end, or UserID."
+        )
+    if field.dataset == ITEMS and target == USER_TARGET:
+        raise FilterError(f"{field} cannot choose users: use fields of Users or Interactions.")
+
+
+def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
+    found = _field(comparison.field, schemas)
+    is_string = found.type == "string"
+    operator = comparison.operator
+    if operator in LISTS and not is_string:
+        raise FilterError(
+            f"{comparison.field} is of type {found.type}: IN and NOT IN compare strings; use =, !=,"
+            " <, <=, > or >= with a number."
+        )
+    if is_string and operator not in (*LISTS, *_EQUALITY):
+        raise FilterError(
+            f"{comparison.field} is of type string: {operator} compares numbers; use IN, NOT IN, ="
+            " or != with quoted strings."
+        )
+    references = [operand for operand in comparison.operands if isinstance(operand, FieldRef)]
+    if operator not in LISTS and len(comparison.operands) != 1:
+        raise FilterError(f"{comparison} takes one value, not {len(comparison.operands)}.")
+    if operator in LISTS and not comparison.in_parentheses and not references:
+        raise FilterError(f'{comparison} takes a list in parentheses, such as ("a", "b").')
+    for reference in references:
+        _check_reference(comparison, found, reference, schemas)
+    for operand in comparison.operands:
+        if isinstance(operand, Placeholder):
+            _check_placeholder(comparison, operand)
+        elif not isinstance(operand, FieldRef):
+            _check_literal(comparison, found, operand)
+
+
+def _field(field: FieldRef, schemas: Schemas) -> Field:
+    dataset = DATASETS[field.dataset_type]
+    if field.dataset == INTERACTIONS and field.column != EVENT_TYPE:
+        raise FilterError(f"{field} cannot be used: of interactions, filters see EVENT_TYPE only.")
+    schema = schemas.get(field.dataset_type)
+    if schema is None:
+        raise FilterError(
+            f"{field} cannot be used: the dataset group has no {dataset} dataset. Create it, with"
+            f" the field {field.column} in its schema, before the filter."
+        )
+    found = schema.field(field.column)
+    if found is None:
+        allowed = [EVENT_TYPE] if field.dataset == INTERACTIONS else schema.columns
+        raise FilterError(
+            f"{field} is not in the schema of the {dataset} dataset: it needs the field"
+            f" {field.column}; filters can use {', '.join(allowed)}."
+        )
+    if found.type == "boolean":
+        raise FilterError(
+            f"Invalid Expression: {field} is of type boolean, which filters cannot use: import it"
+            ' as the strings "True" and "False", or as the numbers 0 and 1.'
+        )
+    if found.textual:
+        raise FilterError(f"{field} is textual metadata, which filters cannot use.")
+    return found
+
+
+def _check_reference(
+    comparison: Comparison, found: Field, reference: FieldRef, schemas: Schemas
+) -> None:
+    if reference.dataset != CURRENT_ITEM or comparison.field.dataset != ITEMS:
+        raise FilterError(
+            f"{comparison} cannot take {reference}: a value is a quoted string, a number, a"
+            " $PLACEHOLDER or, for fields of Items, a field of CurrentItem."
+        )
+    if len(comparison.operands) != 1:
+        raise FilterError(f"{comparison} takes either {reference} alone or a list of values.")
+    other = _field(reference, schemas)
+    if (other.type == "string") != (found.type == "string"):
+        raise FilterError(
+            f"{comparison} cannot take {reference}: {comparison.field} is of type {found.type},"
+            f" {reference} of type {other.type}."
+        )
+
+
+def _check_placeholder(comparison: Comparison, placeholder: Placeholder) -> None:
+    if comparison.operator == "NOT IN":
+        raise FilterError(
+            f"Invalid input symbol: ${placeholder.name}. Placeholders are not allowed with NOT_IN"
+            f" operator: use {comparison.field} IN, with EXCLUDE for INCLUDE or the reverse."
+        )
+    if len(placeholder.name) > MAX_PLACEHOLDER_LENGTH:
+        raise FilterError(
+            f"The name ${placeholder.name} has {len(placeholder.name)} characters;"
+            f" {MAX_PLACEHOLDER_LENGTH} at most are allowed."
+        )
+
+
+def _check_literal(comparison: Comparison, found: Field, literal: object) -> None:
+    if isinstance(literal, str) != (found.type == "string"):
+        wanted = "quoted strings" if found.type == "string" else "a number without quotes"
+        raise FilterError(
+            f"{comparison} {literal!r}: {comparison.field} is of type {found.type}, compare it"
+            f" with {wanted}."
+        )
+    if literal == ANY_EVENT and comparison.field.dataset != INTERACTIONS:
+        raise FilterError(f'{comparison} cannot take "*", which is for Interactions.EVENT_TYPE.')
+
+
+def _check_placeholders(expressions: Sequence[Expression]) -> None:
+    names = {
+        operand.name
+        for expression in expressions
+        for comparison in (*comparisons(expression.where), *expression.users)
+        for operand in comparison.operands
+        if isinstance(operand, Placeholder)
+    }
+    if len(names) > MAX_PLACEHOLDERS:
+        raise FilterError(
+            f"The filter has {len(names)} placeholders; {MAX_PLACEHOLDERS} at most are allowed."
+        )

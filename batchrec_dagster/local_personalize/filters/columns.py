@@ -1,0 +1,183 @@
+"""Columns to test conditions on: many rows at once, or some rows of many.
+
+A null never matches, not even != or NOT IN. A string matches when it or one of the values that `|`
+separates in it does.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from batchrec_dagster.local_personalize.filters.syntax import (
+    ANY_EVENT,
+    All,
+    Comparison,
+    Condition,
+    Either,
+    Literal,
+    Variable,
+)
+
+Mask = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.int64]
+# What placeholders and fields of CurrentItem stand for; those that are missing match nothing.
+Given = Mapping[Variable, tuple[Literal, ...]]
+
+_OPERATORS: dict[str, Callable[[Any, Any], Mask]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+class Numbers:
+    """A column of type int, long, float or double."""
+
+    def __init__(self, cells: pl.Series) -> None:
+        self.size = len(cells)
+        self._single = cells.dtype == pl.Float32
+        self._present = cells.is_not_null().to_numpy()
+        wide = pl.Float64 if cells.dtype.is_float() else pl.Int64
+        self._values = cells.cast(wide).fill_null(0).to_numpy()
+
+    def compare(self, sign: str, values: tuple[Literal, ...], rows: Rows | None) -> Mask:
+        """Where the comparison holds: of these rows, or of all."""
+        (value,) = values
+        if self._single:
+            # A float is what 0.1 was rounded to when it was imported.
+            with np.errstate(over="ignore"):
+                value = float(np.float32(value))
+        if rows is None:
+            return self._present & _OPERATORS[sign](self._values, value)
+        return self._present[rows] & _OPERATORS[sign](self._values[rows], value)
+
+
+class Strings:
+    """A column of strings: for each value the rows that have it, ascending."""
+
+    def __init__(
+        self, size: int, rows: Rows, values: pl.Series, *, ignore_case: bool = False
+    ) -> None:
+        """Row `rows[i]` has `values[i]`; with `ignore_case` they are lower, as `lowered` gives."""
+        self.size = size
+        self._ignore_case = ignore_case
+        distinct = values.unique()
+        codes = values.cast(pl.Enum(distinct)).to_physical().to_numpy().astype(np.int64)
+        self._code = {value: code for code, value in enumerate(distinct.to_list())}
+        self._rows = rows[np.lexsort((rows, codes))]
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(distinct)))])
+        self._present = np.zeros(size, dtype=bool)
+        self._present[rows] = True
+
+    @classmethod
+    def of_cells(cls, cells: pl.Series) -> Strings:
+        """A column as it was imported."""
+        frame = pl.DataFrame({"row": np.arange(len(cells)), "value": cells}).drop_nulls("value")
+        several = frame.filter(pl.col("value").str.contains("|", literal=True))
+        parts = several.with_columns(pl.col("value").str.split("|")).explode("value")
+        frame = pl.concat([frame, parts]).unique()
+        return cls(len(cells), frame["row"].to_numpy(), frame["value"])
+
+    def compare(self, sign: str, values: tuple[Literal, ...], rows: Rows | None) -> Mask:
+        """Where the comparison holds: of these rows, or of all."""
+        present = self._present if rows is None else self._present[rows]
+        hit = present if self._ignore_case and ANY_EVENT in values else self._having(values, rows)
+        return hit if sign in ("IN", "=") else present & ~hit
+
+    def _having(self, values: tuple[Literal, ...], rows: Rows | None) -> Mask:
+        """Which rows have any of the values."""
+        hit = np.zeros(self.size if rows is None else len(rows), dtype=bool)
+        for value in values:
+            code = self._code.get(str(value).lower() if self._ignore_case else str(value))
+            if code is None:
+                continue
+            having = self._rows[self._starts[code] : self._starts[code + 1]]
+            if rows is None:
+                hit[having] = True
+            else:
+                at = np.minimum(np.searchsorted(having, rows), len(having) - 1)
+                hit |= having[at] == rows
+        return hit
+
+
+Column = Numbers | Strings
+
+
+def column_of(cells: pl.Series) -> Column:
+    """The column to compare these cells with values."""
+    return Strings.of_cells(cells) if cells.dtype == pl.String else Numbers(cells)
+
+
+def lowered(cells: pl.Series) -> pl.Series:
+    """Strings in lower case, as Python has it; made for few distinct ones."""
+    distinct = cells.unique().drop_nulls()
+    lower = pl.Series([text.lower() for text in distinct.to_list()], dtype=pl.String)
+    return cells.replace_strict(distinct, lower, default=None, return_dtype=pl.String)
+
+
+def holds(
+    condition: Condition, columns: Mapping[str, Column], given: Given, rows: Rows | None = None
+) -> Mask:
+    """Where a condition holds: of these rows, or of all."""
+    match condition:
+        case Comparison():
+            column = columns[condition.field.column]
+            values = resolved(condition, given)
+            if values is None:
+                return np.zeros(column.size if rows is None else len(rows), dtype=bool)
+            return column.compare(condition.operator, values, rows)
+        case All(parts):
+            return reduce(np.logical_and, [holds(part, columns, given, rows) for part in parts])
+        case Either(parts):
+            return reduce(np.logical_or, [holds(part, columns, given, rows) for part in parts])
+
+
+def resolved(comparison: Comparison, given: Given) -> tuple[Literal, ...] | None:
+    """The values to compare with; None when one of them is missing."""
+    values: list[Literal] = []
+    for operand in comparison.operands:
+        if isinstance(operand, Variable):
+            if operand not in given:
+                return None
+            values.extend(given[operand])
+        else:
+            values.append(operand)
+    return tuple(values)
+
+
+def lookup(ids: pl.Series, wanted: Sequence[str] | npt.NDArray[np.object_]) -> Rows:
+    """Where each wanted id stands in the distinct `ids`, -1 when it does not."""
+    known = pl.DataFrame({"id": ids, "row": np.arange(len(ids))})
+    asked = pl.DataFrame({"id": pl.Series(list(wanted), dtype=pl.String)})
+    found = asked.join(known, on="id", how="left", maintain_order="left")
+    return found["row"].fill_null(-1).to_numpy().astype(np.int64)
+
+
+class Table:
+    """Columns whose rows have ids."""
+
+    def __init__(self, ids: pl.Series, columns: Mapping[str, Column]) -> None:
+        """`ids` are distinct."""
+        self._ids = ids
+        self._columns = columns
+
+    def rows(self, ids: Sequence[str] | npt.NDArray[np.object_]) -> Rows:
+        """The row of each id, -1 for one that is not there."""
+        return lookup(self._ids, ids)
+
+    def holds(self, condition: Condition, given: Given, rows: Rows) -> Mask:
+        """Of which of these rows the condition holds: never of -1."""
+        found = np.zeros(len(rows), dtype=bool)
+        there = np.flatnonzero(rows >= 0)
+        found[there] = holds(condition, self._columns, given, rows[there])
+        return found

@@ -1,0 +1,128 @@
+"""Takes what a filter forbids out of the scores of a chunk of lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from batchrec_dagster.local_personalize.filters.cases import Case, same
+from batchrec_dagster.local_personalize.filters.columns import Column, Mask, Rows, holds
+from batchrec_dagster.local_personalize.filters.events import Int32, UserItems
+from batchrec_dagster.local_personalize.filters.syntax import (
+    Expression,
+    Literal,
+    Variable,
+    comparisons,
+)
+from batchrec_dagster.local_personalize.learning.serving import Float32, Forbid
+
+CACHED_BYTES = 32 << 20
+
+_NO_PAIRS = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)
+
+
+class Forbidding:
+    """Expressions with ItemID, over a model's items."""
+
+    def __init__(
+        self,
+        expressions: Sequence[Expression],
+        n_items: int,
+        items: Mapping[str, Column],
+        had: UserItems | None,
+    ) -> None:
+        """`items` are columns in the model's order, `had` is what users had."""
+        self._expressions = expressions
+        self._n_items = n_items
+        self._items = items
+        self._had = had
+        self._variables = [
+            [
+                operand
+                for comparison in comparisons(e.where)
+                for operand in comparison.operands
+                if isinstance(operand, Variable)
+            ]
+            for e in expressions
+        ]
+        kept = 16 + CACHED_BYTES // max(1, n_items)
+        self._mask = lru_cache(maxsize=kept)(self._find_mask)
+
+    def forbid(self, cases: Sequence[Case], of_line: Rows, users: Rows | None) -> Forbid:
+        """For lines that are these cases, of users with these indexes of `had`."""
+
+        def forbid(part: slice, scores: Float32) -> None:
+            for case, lines in same(of_line[part]):
+                pairs = _NO_PAIRS
+                if self._had is not None and users is not None:
+                    pairs = self._had.pairs(users[part][lines])
+                first, last = int(lines[0]), int(lines[-1]) + 1
+                if last - first == len(lines):
+                    self._apply(cases[case], scores[first:last], *pairs)
+                else:
+                    block = scores[lines]
+                    self._apply(cases[case], block, *pairs)
+                    scores[lines] = block
+
+        return forbid
+
+    def _apply(self, case: Case, scores: Float32, lines: Rows, items: Int32, rows: Rows) -> None:
+        """Within the lines of one case; pair i is of line `lines[i]` and item `items[i]`."""
+        excluded, included = (
+            self._over_items(case, include=False),
+            self._over_items(case, include=True),
+        )
+        excluded_pairs = self._over_pairs(case, rows, include=False)
+        included_pairs = self._over_pairs(case, rows, include=True)
+        if included is None and included_pairs is None:
+            forbidden = excluded
+        else:
+            forbidden = np.ones(self._n_items, dtype=bool) if included is None else ~included
+            if excluded is not None:
+                forbidden = forbidden | excluded
+        if forbidden is not None and forbidden.any():
+            kept = included_pairs
+            if kept is not None and excluded is not None:
+                kept = kept & ~excluded[items]
+            saved = None if kept is None else scores[lines[kept], items[kept]]
+            penalty = np.zeros(self._n_items, dtype=np.float32)
+            penalty[forbidden] = -np.inf
+            scores += penalty
+            if kept is not None:
+                scores[lines[kept], items[kept]] = saved
+        if excluded_pairs is not None:
+            scores[lines[excluded_pairs], items[excluded_pairs]] = -np.inf
+
+    def _over_items(self, case: Case, *, include: bool) -> Mask | None:
+        """The items that any expression of that kind on Items names; None when none counts."""
+        found: Mask | None = None
+        for number in self._counting(case, include=include, on_interactions=False):
+            given = case.given
+            key = tuple((o, given[o]) for o in self._variables[number] if o in given)
+            mask = self._mask(number, key)
+            found = mask if found is None else found | mask
+        return found
+
+    def _over_pairs(self, case: Case, rows: Rows, *, include: bool) -> Mask | None:
+        """The pairs that any expression of that kind on Interactions names; None as above."""
+        found: Mask | None = None
+        for number in self._counting(case, include=include, on_interactions=True):
+            mask = np.zeros(len(rows), dtype=bool)
+            if self._had is not None and len(rows):
+                where = self._expressions[number].where
+                mask = holds(where, self._had.columns, case.given, rows)
+            found = mask if found is None else found | mask
+        return found
+
+    def _counting(self, case: Case, *, include: bool, on_interactions: bool) -> Iterator[int]:
+        for number, expression in enumerate(self._expressions):
+            kind = (expression.include, expression.on_interactions)
+            if case.counts[number] and kind == (include, on_interactions):
+                yield number
+
+    def _find_mask(
+        self, number: int, given: tuple[tuple[Variable, tuple[Literal, ...]], ...]
+    ) -> Mask:
+        return holds(self._expressions[number].where, self._items, dict(given))

@@ -1,0 +1,356 @@
+"""Random filters over random data, as text, and a plain, slow evaluator to compare with."""
+
+from __future__ import annotations
+
+import operator
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from hypothesis import strategies as st
+
+HISTORY = 3  # of each user and event type this many interactions count, here
+ITEMS, USERS = [f"i{n}" for n in range(6)], [f"u{n}" for n in range(5)]
+WORDS = ["a", "b", "A", 'say "b" it\'s', "\\", "ß", ""]
+EVENTS = ["click", "Click", "watch", "İ"]
+NUMBERS = [-3, 0, 1, 7, 0.1, 2.5, -1e9, 1e300]
+SIGNS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+STRING_FIELDS = {"Items": ["GENRES", "ITEM_ID"], "Users": ["PLAN"], "Interactions": ["EVENT_TYPE"]}
+NUMBER_FIELDS = {"Items": ["YEAR", "PRICE", "RATING"], "Users": ["AGE"], "Interactions": []}
+Row = Mapping[str, Any]
+
+
+@dataclass
+class Param:
+    """`$NAME`."""
+
+    name: str
+
+
+@dataclass
+class Current:
+    """`CurrentItem.FIELD`."""
+
+    name: str
+
+
+@dataclass
+class Compare:
+    """A comparison."""
+
+    dataset: str
+    name: str
+    sign: str
+    operands: list[Any]
+
+
+@dataclass
+class Join:
+    """Conditions joined by AND or OR."""
+
+    word: str
+    parts: list[Any]
+
+
+@dataclass
+class Part:
+    """One expression of the chain."""
+
+    include: bool
+    target: str
+    where: Any
+    users: list[Compare] = field(default_factory=list)
+
+
+# --- random expressions ---
+
+
+@st.composite
+def compares(draw: st.DrawFn, dataset: str, *, as_dataset: str | None = None) -> Compare:
+    known = [*STRING_FIELDS[dataset], *NUMBER_FIELDS[dataset]]
+    name = draw(st.sampled_from(known))
+    shown = as_dataset or dataset
+    if name in NUMBER_FIELDS[dataset]:
+        sign = draw(st.sampled_from(list(SIGNS)))
+        values = [st.sampled_from(NUMBERS), st.sampled_from([Param("N1"), Param("N2")])]
+        if shown == "Items":
+            values.append(st.sampled_from([Current(n) for n in NUMBER_FIELDS["Items"]]))
+        return Compare(shown, name, sign, [draw(st.one_of(values))])
+    words = st.sampled_from(
+        ["click", "Watch", "İ", "*"]
+        if name == "EVENT_TYPE"
+        else [*ITEMS, "z"]
+        if name == "ITEM_ID"
+        else WORDS
+    )
+    sign = draw(st.sampled_from(["IN", "IN", "NOT IN", "=", "!="]))
+    if shown == "Items" and draw(st.integers(0, 4)) == 0:
+        return Compare(shown, name, sign, [draw(st.sampled_from([Current("GENRES")]))])
+    if sign in ("=", "!="):
+        return Compare(shown, name, sign, [draw(words | st.just(Param("S1")))])
+    many = words if sign == "NOT IN" else words | st.sampled_from([Param("S1"), Param("S2")])
+    return Compare(shown, name, sign, draw(st.lists(many, min_size=1, max_size=3)))
+
+
+def conditions(dataset: str) -> st.SearchStrategy[Any]:
+    return st.recursive(
+        compares(dataset),
+        lambda inner: st.builds(
+            Join, st.sampled_from(["AND", "OR"]), st.lists(inner, min_size=2, max_size=3)
+        ),
+        max_leaves=5,
+    )
+
+
+def parts(target: str) -> st.SearchStrategy[list[Part]]:
+    datasets = ["Items", "Interactions"] if target == "ItemID" else ["Users", "Interactions"]
+    ifs = (
+        st.lists(compares("Users", as_dataset="CurrentUser"), max_size=2)
+        if target == "ItemID"
+        else st.just([])
+    )
+    one = st.sampled_from(datasets).flatmap(
+        lambda dataset: st.builds(Part, st.booleans(), st.just(target), conditions(dataset), ifs)
+    )
+    return st.lists(one, min_size=1, max_size=4)
+
+
+# --- as text ---
+
+
+@dataclass
+class Writer:
+    """Writes an expression in random case, with random space."""
+
+    dice: random.Random
+
+    def word(self, text: str) -> str:
+        return "".join(self.dice.choice([c.upper(), c.lower()]) for c in text)
+
+    def gap(self, least: int = 1) -> str:
+        return "".join(self.dice.choice(" \n\t ") for _ in range(self.dice.randint(least, 2)))
+
+    def name(self, dataset: str, column: str) -> str:
+        return f"{self.word(dataset)}{self.gap(0)}.{self.gap(0)}{self.word(column)}"
+
+    def value(self, value: Any) -> str:
+        if isinstance(value, Param):
+            return f"${value.name}"
+        if isinstance(value, Current):
+            return self.name("CurrentItem", value.name)
+        if not isinstance(value, str):
+            return repr(value)
+        mark = self.dice.choice("\"'")
+        return mark + value.replace("\\", "\\\\").replace(mark, "\\" + mark) + mark
+
+    def compare(self, test: Compare) -> str:
+        sign = self.gap().join(self.word(word) for word in test.sign.split(" "))
+        listed = f",{self.gap(0)}".join(self.value(value) for value in test.operands)
+        bare = test.sign not in ("IN", "NOT IN") or isinstance(test.operands[0], Current)
+        if not bare or self.dice.random() < 0.3:
+            listed = f"({self.gap(0)}{listed}{self.gap(0)})"
+        return f"{self.name(test.dataset, test.name)}{self.gap()}{sign}{self.gap()}{listed}"
+
+    def condition(self, condition: Any, above: str = "") -> str:
+        if isinstance(condition, Compare):
+            text = self.compare(condition)
+            needed = False
+        else:
+            joined = f"{self.gap()}{self.word(condition.word)}{self.gap()}"
+            text = joined.join(self.condition(part, condition.word) for part in condition.parts)
+            needed = condition.word == "OR" and above == "AND"
+        return f"({text}{self.gap(0)})" if needed or self.dice.random() < 0.2 else text
+
+    def part(self, part: Part) -> str:
+        words = [
+            self.word("INCLUDE" if part.include else "EXCLUDE"),
+            self.word(part.target),
+            self.word("WHERE"),
+            self.condition(part.where),
+        ]
+        if part.users:
+            joined = f"{self.gap()}{self.word('AND')}{self.gap()}"
+            words += [self.word("IF"), joined.join(self.compare(test) for test in part.users)]
+        return self.gap().join(words)
+
+    def chain(self, chain: Sequence[Part]) -> str:
+        return f"{self.gap(0)}|{self.gap(0)}".join(self.part(part) for part in chain)
+
+    def given(self, values: Sequence[Any]) -> str:
+        return f"{self.gap(0)},{self.gap(0)}".join(self.value(value) for value in values)
+
+
+# --- random data ---
+
+
+@dataclass
+class World:
+    """The data sets of a group, as rows and as a job reads them."""
+
+    items: dict[str, Row]
+    users: dict[str, Row]
+    interactions: list[tuple[str, str, int, str | None]]
+
+    def read(self, dataset_type: str, columns: Sequence[str]) -> pl.DataFrame:
+        if dataset_type == "INTERACTIONS":
+            schema: Any = {
+                "USER_ID": pl.String,
+                "ITEM_ID": pl.String,
+                "TIMESTAMP": pl.Int64,
+                "EVENT_TYPE": pl.String,
+            }
+            return pl.DataFrame(self.interactions, schema=schema, orient="row").select(columns)
+        if dataset_type == "ITEMS":
+            schema = {
+                "ITEM_ID": pl.String,
+                "GENRES": pl.String,
+                "YEAR": pl.Int32,
+                "PRICE": pl.Float64,
+                "RATING": pl.Float32,
+            }
+            return pl.DataFrame(list(self.items.values()), schema=schema).select(columns)
+        schema = {"USER_ID": pl.String, "PLAN": pl.String, "AGE": pl.Int64}
+        return pl.DataFrame(list(self.users.values()), schema=schema).select(columns)
+
+    def types(self) -> dict[tuple[str, str], set[str]]:
+        """By user and item the event types that count."""
+        seen: dict[tuple[str, str], int] = {}
+        found: dict[tuple[str, str], set[str]] = {}
+        for user, item, _, event in sorted(self.interactions, key=lambda row: -row[2]):
+            if event is None:
+                continue
+            kind = (user, event.lower())
+            seen[kind] = seen.get(kind, 0) + 1
+            if seen[kind] <= HISTORY:
+                found.setdefault((user, item), set()).add(event.lower())
+        return found
+
+
+words = st.none() | st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map("|".join)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    some = st.none() | st.sampled_from(NUMBERS)
+    whole = st.none() | st.sampled_from([-3, 0, 1, 7])
+    items = {
+        item: {
+            "ITEM_ID": item,
+            "GENRES": draw(words),
+            "YEAR": draw(whole),
+            "PRICE": draw(some),
+            "RATING": draw(st.none() | st.sampled_from([0.1, 2.5, 7])),
+        }
+        for item in [*ITEMS, "other"]
+        if draw(st.integers(0, 5))
+    }
+    users = {
+        user: {"USER_ID": user, "PLAN": draw(words), "AGE": draw(whole)}
+        for user in USERS
+        if draw(st.integers(0, 5))
+    }
+    rows = st.tuples(
+        st.sampled_from(USERS[:-1]),
+        st.sampled_from([*ITEMS, "other"]),
+        st.integers(0, 5),
+        st.none() | st.sampled_from(EVENTS),
+    )
+    return World(items, users, draw(st.lists(rows, min_size=10, max_size=40)))
+
+
+PARAMS = {
+    "S1": st.lists(st.sampled_from([*WORDS, *EVENTS, *ITEMS]), min_size=1, max_size=1),
+    "S2": st.lists(st.sampled_from([*WORDS, *EVENTS, *ITEMS]), min_size=1, max_size=3),
+    "N1": st.lists(st.sampled_from(NUMBERS), min_size=1, max_size=1),
+    "N2": st.lists(st.sampled_from(NUMBERS), min_size=1, max_size=1),
+}
+values_of_line = st.fixed_dictionaries({}, optional=PARAMS)
+
+
+# --- the plain evaluator ---
+
+
+def one_holds(test: Compare, row: Row, values: Mapping[str, Any], current: Row) -> bool:
+    cell = row.get(test.name)
+    if cell is None:
+        return False
+    wanted: list[Any] = []
+    for operand in test.operands:
+        if isinstance(operand, Param):
+            if operand.name not in values:
+                return False
+            wanted += values[operand.name]
+        elif isinstance(operand, Current):
+            value = current.get(operand.name)
+            if value is None:
+                return False
+            wanted += value.split("|") if isinstance(value, str) else [value]
+        else:
+            wanted.append(operand)
+    if isinstance(cell, set):  # event types
+        hit = "*" in wanted or any(value.lower() in cell for value in wanted)
+        return hit == (test.sign in ("IN", "="))
+    if isinstance(cell, str):
+        hit = cell in wanted or any(value in wanted for value in cell.split("|"))
+        return hit == (test.sign in ("IN", "="))
+    (value,) = wanted
+    if test.name == "RATING":
+        with np.errstate(over="ignore"):
+            cell, value = float(np.float32(cell)), float(np.float32(value))
+    return SIGNS[test.sign](cell, value)
+
+
+def where_holds(condition: Any, row: Row, values: Mapping[str, Any], current: Row) -> bool:
+    if isinstance(condition, Compare):
+        return one_holds(condition, row, values, current)
+    found = [where_holds(part, row, values, current) for part in condition.parts]
+    return all(found) if condition.word == "AND" else any(found)
+
+
+def first_compare(condition: Any) -> Compare:
+    return condition if isinstance(condition, Compare) else first_compare(condition.parts[0])
+
+
+def allowed(
+    chain: Sequence[Part],
+    rows: Mapping[str, Row],
+    user: Row,
+    values: Mapping[str, Any],
+    current: Row,
+) -> bool:
+    """Whether what has these rows (by dataset) may be recommended, or be in a segment."""
+    included, excluded = [], []
+    for part in chain:
+        if not all(one_holds(test, user, values, {}) for test in part.users):
+            continue
+        row = rows[first_compare(part.where).dataset]
+        (included if part.include else excluded).append(
+            where_holds(part.where, row, values, current)
+        )
+    return (not included or any(included)) and not any(excluded)
+
+
+def every_compare(condition: Any) -> list[Compare]:
+    if isinstance(condition, Compare):
+        return [condition]
+    return [test for part in condition.parts for test in every_compare(part)]
+
+
+def is_lacking(chain: Sequence[Part], values: Mapping[str, Any]) -> bool:
+    """Whether a value is missing, or "*" given, that an expression needs otherwise."""
+    for part in chain:
+        for test in (*every_compare(part.where), *part.users):
+            for operand in test.operands:
+                if isinstance(operand, Param) and part.include and operand.name not in values:
+                    return True
+    return False

@@ -1,0 +1,99 @@
+"""Filters held against a plain, slow evaluator: random expressions over random data."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.local_personalize.filters import JobFilter, events
+from batchrec_dagster_tests.local_personalize.plain_filters import (
+    HISTORY,
+    ITEMS,
+    USERS,
+    Part,
+    Row,
+    World,
+    Writer,
+    allowed,
+    is_lacking,
+    parts,
+    values_of_line,
+    worlds,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(parts("ItemID"), worlds(), st.lists(values_of_line, min_size=1, max_size=6), st.randoms())
+def test_items_are_forbidden_as_the_plain_evaluator_says(
+    chain: list[Part], world: World, lines: list[dict[str, Any]], dice: random.Random
+) -> None:
+    writer = Writer(dice)
+    with mock.patch.object(events, "FILTER_HISTORY", HISTORY):
+        found = JobFilter(writer.chain(chain), world.read, ITEMS)
+    texts = [{name: writer.given(value) for name, value in line.items()} for line in lines]
+    for line, text in zip(lines, texts, strict=True):
+        assert (found.problem(text) is not None) == is_lacking(chain, line)
+    good = [number for number, line in enumerate(lines) if not is_lacking(chain, line)]
+    lines, texts = [lines[number] for number in good], [texts[number] for number in good]
+    users = [dice.choice([*USERS, "stranger"]) for _ in lines]
+    currents = [dice.choice([*ITEMS, "other", "none"]) for _ in lines]
+    types = world.types()
+    for of_items, forbid in (
+        (False, found.forbid(users, texts)),
+        (True, found.forbid_for_items(currents, texts)),
+    ):
+        scores = np.random.default_rng(0).standard_normal((len(lines), len(ITEMS)))
+        scores = scores.astype(np.float32)
+        expected = scores.copy()
+        for number, line in enumerate(lines):
+            user = users[number]
+            for place, item in enumerate(ITEMS):
+                rows: dict[str, Row] = {
+                    "Items": world.items.get(item, {}),
+                    "Interactions": {"EVENT_TYPE": None if of_items else types.get((user, item))},
+                }
+                profile = {} if of_items else world.users.get(user, {})
+                current = world.items.get(currents[number], {}) if of_items else {}
+                if not allowed(chain, rows, profile, line, current):
+                    expected[number, place] = -np.inf
+        at = 0
+        while at < len(lines):
+            size = dice.randint(1, 3)
+            forbid(slice(at, at + size), scores[at : at + size])
+            at += size
+        np.testing.assert_array_equal(scores, expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(parts("UserID"), worlds(), values_of_line, st.randoms())
+def test_users_are_let_in_as_the_plain_evaluator_says(
+    chain: list[Part], world: World, values: dict[str, Any], dice: random.Random
+) -> None:
+    writer = Writer(dice)
+    found = JobFilter(writer.chain(chain), world.read, ITEMS)
+    text = {name: writer.given(value) for name, value in values.items()}
+    if is_lacking(chain, values):
+        assert found.problem(text) is not None
+        return
+    assert found.problem(text) is None
+    asked = [*USERS, "stranger", USERS[0]]
+    types: dict[str, set[str]] = {}
+    for user, _, _, event in world.interactions:
+        if event is not None:
+            types.setdefault(user, set()).add(event.lower())
+    expected = [
+        allowed(
+            chain,
+            {"Users": world.users.get(user, {}), "Interactions": {"EVENT_TYPE": types.get(user)}},
+            {},
+            values,
+            {},
+        )
+        for user in asked
+    ]
+    assert found.user_mask(np.array(asked, dtype=object), text).tolist() == expected
