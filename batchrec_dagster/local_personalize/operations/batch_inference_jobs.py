@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.formats.recipes import SIMILAR_ITEMS
 from batchrec_dagster.formats.schemas import INTERACTIONS
 from batchrec_dagster.local_personalize.datasets import group_reader
 from batchrec_dagster.local_personalize.errors import InvalidInputError
@@ -19,7 +20,10 @@ from batchrec_dagster.local_personalize.operations import batch_jobs
 from batchrec_dagster.local_personalize.operations.solution_versions import active_version
 from batchrec_dagster.local_personalize.recipes import RECIPES
 
-_EXPLORATION = ("explorationWeight", "explorationItemAgeCutOff")
+_EXPLORATION = {
+    "explorationWeight": (1.0, "from 0 to 1"),
+    "explorationItemAgeCutOff": (1e9, "of days"),
+}
 
 
 def _create(call: Call) -> Draft:
@@ -31,11 +35,18 @@ def _create(call: Call) -> Draft:
             f"{recipe.arn} makes user segments: use CreateBatchSegmentJob for {version.arn}."
         )
     _check_mode(params)
-    config = params.get("batchInferenceJobConfig")
-    _check_config(config or {})
-    if "filterArn" in params:
-        batch_jobs.check_filter(call, version, "ItemID")
-    members = {"batchInferenceJobMode": "BATCH_INFERENCE", "batchInferenceJobConfig": config}
+    config = params.get("batchInferenceJobConfig", {})
+    _check_exploration(config.get("itemExplorationConfig", {}))
+    used = batch_jobs.check_filter(call, version, of_users=False)
+    if used and used.current_item and recipe.name != SIMILAR_ITEMS:
+        raise InvalidInputError(
+            f"A filter with CurrentItem can be used with {SIMILAR_ITEMS} only, not with"
+            f" {recipe.name}."
+        )
+    members = {
+        "batchInferenceJobMode": "BATCH_INFERENCE",
+        "batchInferenceJobConfig": config or None,
+    }
     return batch_jobs.draft(call, "batch-inference-job", version, members)
 
 
@@ -46,22 +57,19 @@ def _check_mode(params: Mapping[str, Any]) -> None:
         raise InvalidInputError("themeGenerationConfig is valid only in mode THEME_GENERATION.")
 
 
-def _check_config(config: Mapping[str, Any]) -> None:
-    for name, influence in config.get("rankingInfluence", {}).items():
-        if not 0 <= influence <= 1:
-            raise InvalidInputError(f"rankingInfluence {name} must be a number from 0 to 1.")
-    for name, text in config.get("itemExplorationConfig", {}).items():
+def _check_exploration(config: Mapping[str, str]) -> None:
+    """An `itemExplorationConfig`; the service model has checked `rankingInfluence`."""
+    for name, text in config.items():
         if name not in _EXPLORATION:
             raise InvalidInputError(
                 f"itemExplorationConfig has no {name}; it has: {', '.join(_EXPLORATION)}."
             )
-        most = 1.0 if name == "explorationWeight" else math.inf
+        most, allowed = _EXPLORATION[name]
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not 0 <= value <= most or math.isinf(value):
-            allowed = "from 0 to 1" if most == 1 else "of days, 0 or more"
+        if not 0 <= value <= most:
             raise InvalidInputError(f"{name} must be a number {allowed}, but it is {text!r}.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from batchrec_dagster.formats.batch_inference import OUTPUT_SUFFIX
 from batchrec_dagster.local_personalize.batch_lines import Step, count_requests
 from batchrec_dagster.local_personalize.catalog import Records, Resource
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
+from batchrec_dagster.local_personalize.filters import Traits, traits
 from batchrec_dagster.local_personalize.job import Job
 from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished
 from batchrec_dagster.local_personalize.learning.errors import ModelFileError
@@ -26,8 +26,6 @@ MAX_FILES = 1000
 MAX_BYTES = 1 << 30
 MAX_RECORDS = 50_000_000  # lines in a file
 CHECK_MARKER = "_CHECK"  # written last: the job's output is whole
-
-_SUBJECT = re.compile(r"\s*(?:INCLUDE|EXCLUDE)\s+(ItemID|UserID)\b", re.IGNORECASE)
 
 
 class Answerer(Protocol):
@@ -60,22 +58,21 @@ def draft(call: Call, folder: str, version: Resource, members: Mapping[str, Any]
     return Draft(f"{folder}/{params['jobName']}", version.arn, given)
 
 
-def check_filter(call: Call, version: Resource, subject: str) -> str:
-    """The expression of the filter that a request names.
+def check_filter(call: Call, version: Resource, *, of_users: bool) -> Traits | None:
+    """What the filter is for that a request names, if it names one; it must be of items or users.
 
-    `subject` is what it must be about: ItemID or UserID. Raises ServiceErrors.
+    Raises ServiceErrors.
     """
+    if "filterArn" not in call.params:
+        return None
     used = call.active("Filter", call.params["filterArn"])
     if used.parent != version.body["datasetGroupArn"]:
         raise InvalidInputError(f"{used.arn} belongs to another dataset group.")
-    expression = str(used.body["filterExpression"])
-    about = _SUBJECT.match(expression)
-    if about and about.group(1).upper() != subject.upper():
-        raise InvalidInputError(
-            f"{used.arn} includes or excludes {about.group(1)}; this job needs a filter on"
-            f" {subject}."
-        )
-    return expression
+    found = traits(used.body["filterExpression"])
+    if found.users != of_users:
+        wanted = "UserID" if of_users else "ItemID"
+        raise InvalidInputError(f"This job needs a filter on {wanted}, which {used.arn} is not.")
+    return found
 
 
 def used_filter(records: Records, job: Resource) -> str | None:

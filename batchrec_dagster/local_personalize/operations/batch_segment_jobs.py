@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from batchrec_dagster.formats.batch_segment import MAX_RESULTS
 from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.formats.recipes import ITEM_ATTRIBUTE_AFFINITY
@@ -23,8 +21,6 @@ from batchrec_dagster.local_personalize.operations.solution_versions import acti
 from batchrec_dagster.local_personalize.recipes import RECIPES
 from batchrec_dagster.local_personalize.segmentation import Segmenter
 
-_INTERACTIONS = re.compile(r"\binteractions\s*\.", re.IGNORECASE)
-
 
 def _create(call: Call) -> Draft:
     params = call.params
@@ -36,12 +32,11 @@ def _create(call: Call) -> Draft:
         )
     if params.get("numResults", 1) > MAX_RESULTS:
         raise InvalidInputError(f"numResults must be at most {MAX_RESULTS}: users in a segment.")
-    if "filterArn" in params:
-        expression = batch_jobs.check_filter(call, version, "UserID")
-        if recipe.name == ITEM_ATTRIBUTE_AFFINITY and _INTERACTIONS.search(expression):
-            raise InvalidInputError(
-                f"A filter on interactions cannot be used with {ITEM_ATTRIBUTE_AFFINITY}."
-            )
+    used = batch_jobs.check_filter(call, version, of_users=True)
+    if used and used.interactions and recipe.name == ITEM_ATTRIBUTE_AFFINITY:
+        raise InvalidInputError(
+            f"A filter on interactions cannot be used with {ITEM_ATTRIBUTE_AFFINITY}."
+        )
     return batch_jobs.draft(call, "batch-segment-job", version, {})
 
 

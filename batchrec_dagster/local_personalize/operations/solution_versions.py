@@ -65,6 +65,7 @@ def _create(call: Call) -> Draft:
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
         _active_dataset(call.records, group_arn, schemas.ITEMS)
     body = {
+        "solutionConfig": {},
         **{member: solution.body[member] for member in _INHERITED if member in solution.body},
         "name": params.get("name"),
         "solutionArn": solution.arn,
