@@ -10,7 +10,9 @@ from collections.abc import Iterable
 # type count, see formats.interactions.
 EXCLUDE_SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
 
+# Of an expression, and of the values of a placeholder on an input line.
 MAX_LENGTH = 2500
+MAX_VALUE_LENGTH = 1000
 
 
 def joined(*expressions: str) -> str:

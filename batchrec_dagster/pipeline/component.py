@@ -5,8 +5,9 @@ from typing import Self
 import dagster as dg
 from pydantic import BaseModel, ValidationError
 
+from batchrec_dagster.pipeline.assets.batch_users import batch_users
 from batchrec_dagster.pipeline.assets.dataset import personalize_dataset
-from batchrec_dagster.pipeline.assets.interactions import batch_users, interactions
+from batchrec_dagster.pipeline.assets.interactions import interactions
 from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.ratings import raw_ratings
 from batchrec_dagster.pipeline.assets.recommendations import recommendations

@@ -27,6 +27,7 @@ def summary(instance: dg.DagsterInstance, pipeline: str) -> Iterator[str]:
     dataset = _latest(instance, pipeline, "personalize_dataset")
     version = _latest(instance, pipeline, "solution_version")
     table = _latest(instance, pipeline, "recommendations")
+    segments = _latest(instance, pipeline, "user_segments")
     rows: list[tuple[str, str]] = [
         ("ratings", f"{kept['rows_read']:,} rows of {ratings['source']}"),
         ("interactions", f"{kept['dagster/row_count']:,} kept, {kept['rows_left_out']:,} left out"),
@@ -41,9 +42,25 @@ def summary(instance: dg.DagsterInstance, pipeline: str) -> Iterator[str]:
         ),
         ("table", table["table"]),
     ]
+    if segments:
+        rows += [
+            ("segments", f"{segments['segments']:,}, with {segments['users']:,} users in all"),
+            ("table", segments["table"]),
+        ]
+    rows += _example(table["sample"])
     yield pipeline
     for name, value in rows:
         yield f"  {name:<13} {value}"
+
+
+def _example(sample: dg.TableMetadataValue) -> list[tuple[str, str]]:
+    """The first titles of a list, so that a person sees what it is like; none without titles."""
+    rows = [dict(record.data) for record in sample.records]
+    if not rows or "title" not in rows[0]:
+        return []
+    user = rows[0]["user_id"]
+    titles = [str(row["title"] or row["item_id"]) for row in rows if row["user_id"] == user]
+    return [(f"user {user}", titles[0]), *(("", title) for title in titles[1:])]
 
 
 def _compared(version: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from batchrec_dagster.formats.batch_inference import MAX_RESULTS
 from batchrec_dagster.formats.filters import (
     EXCLUDE_SEEN,
     MAX_LENGTH,
+    MAX_VALUE_LENGTH,
     filter_value,
     joined,
     placeholders,
@@ -67,6 +68,11 @@ class Recommendations(dg.Model):
                 raise ValueError(f"{name} has no value")
             if any('"' in str(value) for value in _listed(values)):
                 raise ValueError(f"{name} has a value with a quote in it, which no filter can hold")
+            if len(filter_value(_listed(values))) > MAX_VALUE_LENGTH:
+                raise ValueError(
+                    f"{name} is too long: Personalize takes {MAX_VALUE_LENGTH} characters, quotes"
+                    " and commas among them"
+                )
         return filter_values
 
     @model_validator(mode="after")
