@@ -266,6 +266,34 @@ def _batch(walk: Walk, group: str, version: str) -> None:
         batchInferenceJobMode="BATCH_INFERENCE",
         tags=TAGS,
     )
+    _segment(walk, group)
+
+
+def _segment(walk: Walk, group: str) -> None:
+    solution = walk.create(
+        "Solution",
+        name="segments",
+        performAutoTraining=False,
+        recipeArn=RECIPE + "aws-item-affinity",
+        datasetGroupArn=group,
+    )
+    used = walk.create(
+        "Filter",
+        name="buyers",
+        datasetGroupArn=group,
+        filterExpression='EXCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("buy")',
+    )
+    walk.create(
+        "BatchSegmentJob",
+        jobName="segment",
+        solutionVersionArn=walk.create("SolutionVersion", solutionArn=solution),
+        filterArn=used,
+        numResults=3,
+        jobInput={"s3DataSource": {"path": walk.started.put("items.json", b'{"itemId": "i1"}\n')}},
+        jobOutput={"s3DataDestination": {"path": walk.started.uri("segments/")}},
+        roleArn=walk.started.role_arn,
+        tags=TAGS,
+    )
 
 
 def _lists(walk: Walk, group: str, version: str) -> None:
@@ -338,6 +366,8 @@ def _delete(walk: Walk) -> None:
     account = "arn:aws:personalize:us-east-1:000000000000:"
     for kind, resource in (
         ("Filter", "filter/seen"),
+        ("Filter", "filter/buyers"),
+        ("Solution", "solution/segments"),
         ("Solution", "solution/films"),
         ("Dataset", "dataset/films/INTERACTIONS"),
         ("DatasetGroup", "dataset-group/films"),
