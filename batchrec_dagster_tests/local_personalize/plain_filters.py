@@ -197,8 +197,8 @@ class Writer:
 class World:
     """The data sets of a group, as rows and as a job reads them."""
 
-    items: dict[str, Row]
-    users: dict[str, Row]
+    items: Mapping[str, Row]
+    users: Mapping[str, Row]
     interactions: list[tuple[str, str, int, str | None]]
 
     def read(self, dataset_type: str, columns: Sequence[str]) -> pl.DataFrame:
@@ -329,7 +329,8 @@ def allowed(
     current: Row,
 ) -> bool:
     """Whether what has these rows (by dataset) may be recommended, or be in a segment."""
-    included, excluded = [], []
+    included: list[bool] = []
+    excluded: list[bool] = []
     for part in chain:
         if not all(one_holds(test, user, values, {}) for test in part.users):
             continue

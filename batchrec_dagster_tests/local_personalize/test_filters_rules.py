@@ -1,0 +1,227 @@
+"""What each rule of filters does to the items that are left, and to the users in a segment."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from batchrec_dagster.local_personalize.errors import JobFailedError
+from batchrec_dagster.local_personalize.filters import JobFilter
+
+DATA = {
+    "ITEMS": pl.DataFrame(
+        {
+            "ITEM_ID": ["boot", "shoe", "hat", "old", "old"],
+            "KIND": ["shoe|winter", "shoe", None, "shoe", "Hat"],
+            "PRICE": [90.0, 50.0, 20.0, 1.0, 30.0],
+        }
+    ),
+    "USERS": pl.DataFrame({"USER_ID": ["ann", "bob"], "AGE": [30, 15], "PLAN": ["gold", None]}),
+    "INTERACTIONS": pl.DataFrame(
+        {
+            "USER_ID": ["ann", "ann", "bob", "bob"],
+            "ITEM_ID": ["boot", "hat", "shoe", "hat"],
+            "TIMESTAMP": [1, 2, 3, 4],
+            "EVENT_TYPE": ["Click", "buy", "click", None],
+        }
+    ),
+}
+MODEL = ["boot", "shoe", "hat", "old", "new"]  # nothing is known of "new"
+
+
+def reader(data: Mapping[str, pl.DataFrame]) -> Any:
+    return lambda dataset_type, columns: data[dataset_type].select(columns)
+
+
+def left(
+    expression: str,
+    data: Mapping[str, pl.DataFrame],
+    asked: Sequence[str],
+    values: Mapping[str, str] | None = None,
+    *,
+    items: Sequence[str] = MODEL,
+    current: bool = False,
+) -> list[list[str]]:
+    """The items that lines with these users, or current items, may be answered with."""
+    found = JobFilter(expression, reader(data), items)
+    of_lines = found.forbid_for_items if current else found.forbid
+    forbid = of_lines(asked, [values or {}] * len(asked))
+    scores = np.zeros((len(asked), len(items)), dtype=np.float32)
+    forbid(slice(0, len(asked)), scores)
+    return [[item for item, score in zip(items, row, strict=True) if score == 0] for row in scores]
+
+
+HAD = "WHERE Interactions.EVENT_TYPE IN"
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        (f'EXCLUDE ItemID {HAD} ("*")', [["shoe", "old", "new"], ["boot", "hat", "old", "new"]]),
+        (
+            f'EXCLUDE ItemID {HAD} ("CLICK")',
+            [["shoe", "hat", "old", "new"], ["boot", "hat", "old", "new"]],
+        ),
+        (f'INCLUDE ItemID {HAD} ("click", "buy")', [["boot", "hat"], ["shoe"]]),
+        ('INCLUDE ItemID WHERE Items.KIND IN ("shoe")', [["boot", "shoe"]] * 2),
+        ('INCLUDE ItemID WHERE Items.KIND IN ("SHOE")', [[], []]),
+        ('INCLUDE ItemID WHERE Items.KIND IN ("shoe|winter")', [["boot"]] * 2),
+        ('EXCLUDE ItemID WHERE Items.KIND = "winter"', [["shoe", "hat", "old", "new"]] * 2),
+        # A null matches nothing: neither "hat" nor "new" has a kind that is not "shoe".
+        ('INCLUDE ItemID WHERE Items.KIND NOT IN ("shoe")', [["old"]] * 2),
+        ('EXCLUDE ItemID WHERE Items.KIND != "shoe"', [["boot", "shoe", "hat", "new"]] * 2),
+        ("INCLUDE ItemID WHERE Items.PRICE >= 30 AND Items.PRICE < 9e1", [["shoe", "old"]] * 2),
+        # AND binds tighter than OR.
+        (
+            'INCLUDE ItemID WHERE Items.KIND = "Hat" OR Items.KIND = "shoe" AND Items.PRICE > 60',
+            [["boot", "old"]] * 2,
+        ),
+        (
+            'INCLUDE ItemID WHERE (Items.KIND = "Hat" OR Items.KIND = "shoe") AND Items.PRICE > 60',
+            [["boot"]] * 2,
+        ),
+        # Those of one kind unite; then include minus exclude, in any order.
+        (
+            'INCLUDE ItemID WHERE Items.KIND = "Hat" | INCLUDE ItemID WHERE Items.KIND = "winter"',
+            [["boot", "old"]] * 2,
+        ),
+        (
+            'EXCLUDE ItemID WHERE Items.KIND = "Hat" | EXCLUDE ItemID WHERE Items.KIND = "winter"',
+            [["shoe", "hat", "new"]] * 2,
+        ),
+        (
+            f'EXCLUDE ItemID {HAD} ("*") | INCLUDE ItemID WHERE Items.PRICE > 10',
+            [["shoe", "old"], ["boot", "hat", "old"]],
+        ),
+        (
+            f'INCLUDE ItemID {HAD} ("*") | INCLUDE ItemID WHERE Items.KIND = "Hat"'
+            ' | EXCLUDE ItemID WHERE Items.KIND = "winter"',
+            [["hat", "old"], ["shoe", "old"]],
+        ),
+        # An expression whose IF does not hold is not there.
+        ("INCLUDE ItemID WHERE Items.PRICE < 25 IF CurrentUser.AGE > 18", [["hat"], MODEL]),
+        (
+            'EXCLUDE ItemID WHERE Items.PRICE < 60 IF CurrentUser.PLAN = "gold"',
+            [["boot", "new"], MODEL],
+        ),
+        ('EXCLUDE ItemID WHERE Items.PRICE < 60 IF CurrentUser.PLAN != "gold"', [MODEL, MODEL]),
+        (
+            "EXCLUDE ItemID WHERE Items.PRICE < 60"
+            " IF CurrentUser.AGE < 40 AND CurrentUser.AGE > 20",
+            [["boot", "new"], MODEL],
+        ),
+    ],
+)
+def test_items_that_are_left_for_ann_and_bob(expression: str, expected: list[list[str]]) -> None:
+    assert left(expression, DATA, ["ann", "bob"]) == expected
+
+
+def test_a_stranger_had_nothing_and_is_nobody_in_particular() -> None:
+    assert left(f'EXCLUDE ItemID {HAD} ("*")', DATA, ["who"]) == [MODEL]
+    assert left(f'INCLUDE ItemID {HAD} ("*")', DATA, ["who"]) == [[]]
+    expression = "EXCLUDE ItemID WHERE Items.PRICE > 0 IF CurrentUser.AGE >= 0"
+    assert left(expression, DATA, ["who"]) == [MODEL]
+
+
+def test_the_current_item_is_what_others_are_compared_with() -> None:
+    cheaper = (
+        "INCLUDE ItemID WHERE Items.PRICE < CurrentItem.PRICE AND Items.KIND IN CurrentItem.KIND"
+    )
+    asked = ["boot", "shoe", "hat", "new"]
+    assert left(cheaper, DATA, asked, current=True) == [["shoe"], [], [], []]
+    other = "EXCLUDE ItemID WHERE Items.KIND != CurrentItem.KIND"
+    without_old = ["boot", "shoe", "hat", "new"]
+    assert left(other, DATA, ["shoe", "hat"], current=True) == [without_old, MODEL]
+
+
+def test_values_come_with_the_line() -> None:
+    chosen = "INCLUDE ItemID WHERE Items.KIND IN ($KINDS) AND Items.PRICE < $MOST"
+    values = {"KINDS": '"winter", "Hat"', "MOST": "50", "OTHER": "?"}
+    assert left(chosen, DATA, ["ann"], values) == [["old"]]
+    excluded = "EXCLUDE ItemID WHERE Items.KIND IN ($KINDS) OR Items.PRICE < $MOST"
+    assert left(excluded, DATA, ["ann"], {"KINDS": '"Hat"'}) == [["boot", "shoe", "hat", "new"]]
+    assert left(excluded, DATA, ["ann"], {}) == [MODEL]
+    had = "EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ($EVENT)"
+    assert left(had, DATA, ["ann"], {"EVENT": '"*"'}) == [["shoe", "old", "new"]]
+    conditional = "EXCLUDE ItemID WHERE Items.PRICE > 0 IF CurrentUser.AGE = $AGE"
+    assert left(conditional, DATA, ["ann"], {"AGE": "30"}) == [["new"]]
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"KINDS": '"a"', "MOST": "1"}, None),
+        ({"KINDS": '\'a\' , "b\\"c"', "MOST": " -1.5e3 "}, None),
+        ({"MOST": "1"}, "The filter needs a value for the parameter KINDS in filterValues"),
+        ({"kinds": '"a"', "MOST": "1"}, "needs a value for the parameter KINDS"),
+        ({"KINDS": "a", "MOST": "1"}, "must be quoted strings or numbers.*but it is 'a'"),
+        ({"KINDS": '"a""', "MOST": "1"}, "is not valid"),
+        ({"KINDS": '"a",', "MOST": "1"}, "is not valid"),
+        ({"KINDS": "", "MOST": "1"}, "is not valid"),
+        ({"KINDS": "1", "MOST": "1"}, "KINDS must be quoted strings, for Items.KIND IN"),
+        ({"KINDS": '"*"', "MOST": "1"}, 'KINDS cannot be "\\*"'),
+        ({"KINDS": '"a"', "MOST": '"1"'}, "MOST must be a number without quotes"),
+        ({"KINDS": '"a"', "MOST": "1,2"}, "MOST takes one value, for Items.PRICE <"),
+        ({"KINDS": '"a"', "MOST": "1" + "," * 5000}, "is not valid"),
+    ],
+)
+def test_a_line_whose_values_do_not_do_has_a_problem(
+    values: dict[str, str], problem: str | None
+) -> None:
+    expression = (
+        "INCLUDE ItemID WHERE Items.KIND IN ($KINDS) AND Items.PRICE < $MOST"
+        " | EXCLUDE ItemID WHERE Items.PRICE > $OPTIONAL"
+    )
+    found = JobFilter(expression, reader(DATA), MODEL).problem(values)
+    assert (found is None) == (problem is None)
+    assert problem is None or re.search(problem, str(found))
+
+
+def test_an_excluding_part_needs_no_values_but_good_ones() -> None:
+    excluding = JobFilter("EXCLUDE ItemID WHERE Items.PRICE > $P", reader(DATA), MODEL)
+    assert excluding.problem({}) is None
+    assert "without quotes" in str(excluding.problem({"P": '"1"'}))
+
+
+@pytest.mark.parametrize(
+    ("expression", "values", "expected"),
+    [
+        ("INCLUDE UserID WHERE Users.AGE > 18", {}, [True, False, False]),
+        ("EXCLUDE UserID WHERE Users.AGE < $AGE", {"AGE": "18"}, [True, False, True]),
+        ("EXCLUDE UserID WHERE Users.AGE < $AGE", {}, [True, True, True]),
+        ('INCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("BUY")', {}, [True, False, False]),
+        ('EXCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("*")', {}, [False, False, True]),
+        (
+            'INCLUDE UserID WHERE Users.AGE > 1 | EXCLUDE UserID WHERE Users.PLAN = "gold"',
+            {},
+            [False, True, False],
+        ),
+    ],
+)
+def test_users_that_may_be_in_a_segment(
+    expression: str, values: dict[str, str], expected: list[bool]
+) -> None:
+    found = JobFilter(expression, reader(DATA), MODEL)
+    assert found.user_mask(["ann", "bob", "who"], values).tolist() == expected
+
+
+def test_data_that_have_changed_since_fail_the_job_and_say_why() -> None:
+    changed = {"ITEMS": pl.DataFrame({"ITEM_ID": ["a"], "YEAR": ["1970"]})}
+    with pytest.raises(JobFailedError, match=r"does not fit the data.*YEAR is of type string"):
+        JobFilter("INCLUDE ItemID WHERE Items.YEAR > 1969", reader(changed), ["a"])
+
+
+def test_the_deepest_condition_is_evaluated() -> None:
+    depth = 130
+    opened = "".join("(Items.Y=1 OR " if n % 2 else "(Items.Y=1 AND " for n in range(depth))
+    text = f"INCLUDE ItemID WHERE {opened}Items.Y=1{')' * depth}"
+    assert 1900 < len(text) <= 2500
+    assert depth * 3 < sys.getrecursionlimit()
+    data = {"ITEMS": pl.DataFrame({"ITEM_ID": ["a", "b"], "Y": [1, 2]})}
+    assert left(text, data, ["u"], items=["a", "b"]) == [["a"]]
