@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 
 from batchrec_dagster.object_store import ObjectInfo, ObjectStore, StorageError
@@ -243,3 +245,77 @@ def test_a_schema_that_cannot_be_used_says_why(local: Local) -> None:
         with pytest.raises(local.client.exceptions.InvalidInputException, match=reason):
             local.client.create_schema(name="films", schema=text)
     assert local.client.list_schemas()["schemas"] == []
+
+
+ITEM_FIELDS = [
+    {"name": "ITEM_ID", "type": "string"},
+    {"name": "GENRES", "type": ["null", "string"], "categorical": True},
+    {"name": "DESCRIPTION", "type": ["string", "null"], "textual": True},
+    {"name": "PRICE", "type": ["float", "null"]},
+    {"name": "YEAR", "type": "int"},
+    {"name": "NEW", "type": "boolean"},
+    {"name": "CREATION_TIMESTAMP", "type": "long"},
+]
+
+
+def _items(local: Local, text: str) -> dict[str, Any]:
+    """The import job of this CSV text of items, once it has ended."""
+    schema = {
+        "type": "record",
+        "name": "Items",
+        "namespace": "com.amazonaws.personalize.schema",
+        "fields": ITEM_FIELDS,
+        "version": "1.0",
+    }
+    arn = local.client.create_schema(name="items", schema=json.dumps(schema))["schemaArn"]
+    made = local.client.create_dataset(
+        name="items", schemaArn=arn, datasetGroupArn=local.group(), datasetType="Items"
+    )
+    dataset = local.active(made["datasetArn"])
+    header = ",".join(str(field["name"]) for field in ITEM_FIELDS)
+    local.store.put("s3://data/items.csv", f"{header}\n{text}".encode())
+    return local.wait(local.import_job(dataset, "s3://data/items.csv"))
+
+
+def test_items_as_pandas_writes_them(local: Local) -> None:
+    """Commas, quotes and line breaks within quotes, empty cells of union types, any case of true.
+
+    One row is enough: only interactions have a least number.
+    """
+    job = _items(
+        local,
+        'i1,Drama|War,"A ""long"" film,\nin two lines",9.5,1990,True,1600000000\n'
+        "i2,,,,1991,false,1600000001\n",
+    )
+    assert job["status"] == "ACTIVE", job
+    (file,) = (local.root / "home" / "datasets").iterdir()
+    first, second = pl.read_parquet(file).rows()
+    assert first == (
+        "i1",
+        "Drama|War",
+        'A "long" film,\nin two lines',
+        9.5,
+        1990,
+        True,
+        1_600_000_000,
+    )
+    assert second == ("i2", None, None, None, 1991, False, 1_600_000_001)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (",Drama,x,1,1990,True,1", "ITEM_ID is empty"),
+        ("i1,Drama,x,cheap,1990,True,1", "PRICE must be of type float, but it is 'cheap'"),
+        ("i1,Drama,x,inf,1990,True,1", "PRICE must be of type float, but it is 'inf'"),
+        ("i1,Drama,x,1,,True,1", "YEAR is empty"),
+        ("i1,Drama,x,1,3000000000,True,1", "YEAR must be of type int, but it is '3000000000'"),
+        ("i1,Drama,x,1,1990,yes,1", "NEW must be of type boolean, but it is 'yes'"),
+        (f"i1,Drama|{'x' * 1001},x,1,1990,True,1", "GENRES has a value longer than 1000"),
+        (f"{'i' * 257},Drama,x,1,1990,True,1", "ITEM_ID is longer than 256 characters"),
+    ],
+)
+def test_what_is_wrong_with_an_item(local: Local, row: str, reason: str) -> None:
+    job = _items(local, f"i0,War,x,1,1990,True,1\n{row}\n")
+    assert job["status"] == "CREATE FAILED"
+    assert job["failureReason"].startswith(f"s3://data/items.csv, line 3: {reason}")
