@@ -1,0 +1,181 @@
+"""Filters from CreateFilter to the lines of a batch job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from batchrec_dagster_tests.local_personalize.support import SEEN, Local, taste_rows
+
+Answers = list[dict[str, Any]]
+
+
+def metadata(local: Local, group: str, kind: str, fields: list[dict[str, Any]], rows: str) -> None:
+    """A dataset of Items or Users with these rows of CSV."""
+    schema = {
+        "type": "record",
+        "name": kind,
+        "namespace": "com.amazonaws.personalize.schema",
+        "fields": fields,
+        "version": "1.0",
+    }
+    made = local.client.create_schema(name=kind, schema=json.dumps(schema))
+    dataset = local.client.create_dataset(
+        name=kind, schemaArn=made["schemaArn"], datasetGroupArn=group, datasetType=kind
+    )["datasetArn"]
+    header = ",".join(field["name"] for field in fields)
+    local.store.put(f"s3://data/{kind}.csv", f"{header}\n{rows}".encode())
+    local.active(local.import_job(local.active(dataset), f"s3://data/{kind}.csv", name=kind))
+
+
+@pytest.fixture
+def group(local: Local) -> str:
+    """Interactions, items with genres (lower case in the schema) and prices, users with ages."""
+    found, _ = local.imported(taste_rows())
+    metadata(
+        local,
+        found,
+        "Items",
+        [
+            {"name": "ITEM_ID", "type": "string"},
+            {"name": "genres", "type": ["null", "string"], "categorical": True},
+            {"name": "price", "type": "float"},
+        ],
+        "".join(
+            f"i{n},{['horror', 'comedy', 'horror|comedy', ''][n % 4]},{n}.5\n" for n in range(40)
+        ),
+    )
+    metadata(
+        local,
+        found,
+        "Users",
+        [{"name": "USER_ID", "type": "string"}, {"name": "AGE", "type": "int"}],
+        "".join(f"u{n},{n}\n" for n in range(60)),
+    )
+    return found
+
+
+def run(
+    local: Local, group: str, expression: str, lines: list[dict[str, Any]], recipe: str
+) -> Answers:
+    """What a batch inference job with this filter answers."""
+    version = local.active(local.version(local.solution(group, recipe)))
+    local.store.put("s3://data/in.json", "\n".join(map(json.dumps, lines)).encode())
+    arn = local.filter(group, expression)
+    local.active(local.batch_job(version, "s3://data/in.json", filterArn=arn, numResults=40))
+    return [json.loads(line) for line in local.lines("s3://data/out/in.json.out")]
+
+
+def numbers(answer: dict[str, Any]) -> set[int]:
+    """Which items were recommended."""
+    assert answer["error"] is None
+    return {int(item.removeprefix("i")) for item in answer["output"]["recommendedItems"]}
+
+
+def of(holds: Callable[[int], bool]) -> set[int]:
+    return {n for n in range(40) if holds(n)}
+
+
+def test_items_are_chosen_by_their_metadata(local: Local, group: str) -> None:
+    expression = 'include itemid where ITEMS.GENRES in ("comedy") and items.PRICE < 30'
+    lines = [{"userId": "u1"}, {"userId": "stranger"}]
+    for answer in run(local, group, expression, lines, "aws-user-personalization-v2"):
+        assert numbers(answer) == of(lambda n: n % 4 in (1, 2) and n < 30)
+
+
+def test_the_user_decides_which_expressions_count(local: Local, group: str) -> None:
+    expression = (
+        'EXCLUDE ItemID WHERE Items.genres IN ("horror") IF CurrentUser.AGE < 18'
+        f" | {SEEN} IF CurrentUser.AGE >= 18"
+    )
+    lines = [{"userId": user} for user in ("u5", "u17", "u18", "stranger")]
+    answers = run(local, group, expression, lines, "aws-popularity-count")
+    assert numbers(answers[0]) == numbers(answers[1]) == of(lambda n: n % 4 in (1, 3))
+    had = {int(item[1:]) for user, item, _ in taste_rows() if user == "u18"}
+    assert numbers(answers[2]) == of(lambda n: n not in had)
+    assert numbers(answers[3]) == of(lambda n: True)
+
+
+def test_values_come_with_each_line(local: Local, group: str) -> None:
+    expression = (
+        "INCLUDE ItemID WHERE Items.genres IN ($GENRES) | EXCLUDE ItemID WHERE Items.PRICE > $P"
+    )
+    given: list[dict[str, Any]] = [
+        {"GENRES": '"horror"'},
+        {"GENRES": '"horror","comedy"', "P": "10"},
+        {"GENRES": '"western"'},
+        {"P": "10"},
+        {"GENRES": "horror"},
+    ]
+    lines = [{"userId": "u1", "filterValues": values} for values in given]
+    answers = run(local, group, expression, lines, "aws-user-personalization-v2")
+    assert [answer["input"] for answer in answers] == lines
+    assert numbers(answers[0]) == of(lambda n: n % 4 in (0, 2))
+    assert numbers(answers[1]) == of(lambda n: n % 4 != 3 and n < 10)
+    assert numbers(answers[2]) == set()
+    for answer, text in zip(answers[3:], ("needs a value for the", "is not valid"), strict=True):
+        assert answer["error"].startswith("User error: The ")
+        assert text in answer["error"]
+        assert answer["output"]["recommendedItems"] == []
+
+
+def test_similar_items_are_compared_with_the_item_that_is_asked_for(
+    local: Local, group: str
+) -> None:
+    cheaper = "Items.PRICE < CurrentItem.PRICE"
+    expression = f"INCLUDE ItemID WHERE {cheaper} AND Items.GENRES IN CurrentItem.GENRES"
+    lines = [{"itemId": "i20"}, {"itemId": "i21"}, {"itemId": "i23"}]
+    answers = run(local, group, expression, lines, "aws-similar-items")
+    assert numbers(answers[0]) == of(lambda n: n % 4 in (0, 2) and n < 20)
+    assert numbers(answers[1]) == of(lambda n: n % 4 in (1, 2) and n < 21)
+    assert numbers(answers[2]) == set()  # it has no genres, and a null matches nothing
+
+
+def test_segments_hold_users_that_the_filter_lets_in(local: Local, group: str) -> None:
+    version = local.active(local.version(local.solution(group, "aws-item-affinity")))
+    lines = [{"itemId": "i1", "filterValues": {"AGE": age}} for age in ("30", "50", '"old"')]
+    local.store.put("s3://data/queries.json", "\n".join(map(json.dumps, lines)).encode())
+    arn = local.filter(group, "INCLUDE UserID WHERE Users.AGE >= $AGE")
+    local.active(local.segment_job(version, filterArn=arn, numResults=60))
+    answers = [json.loads(line) for line in local.lines("s3://data/segments/queries.json.out")]
+    for answer, least in zip(answers, (30, 50), strict=False):
+        users = {int(user[1:]) for user in answer["output"]["usersList"]}
+        assert users
+        assert min(users) >= least
+    assert "must be a number without quotes" in answers[2]["error"]
+
+
+def test_what_the_schemas_do_not_allow_is_refused_at_once(local: Local, group: str) -> None:
+    invalid = local.client.exceptions.InvalidInputException
+    for expression, message in {
+        "INCLUDE ItemID WHERE Items.GENRE = 1": "Items.GENRE is not in the schema.*genres, price",
+        'INCLUDE ItemID WHERE Items.GENRES IN ("a"': "ends too early",
+        'EXCLUDE ItemID WHERE Items.PRICE > "5"': "of type float, compare it with a number",
+    }.items():
+        with pytest.raises(invalid, match=message):
+            local.filter(group, expression)
+    assert local.client.list_filters()["Filters"] == []
+
+
+def test_the_filters_of_a_group_use_twenty_fields_at_most(local: Local) -> None:
+    group = local.group()
+    fields = [{"name": f"F{n}", "type": "int"} for n in range(25)]
+    metadata(
+        local,
+        group,
+        "Items",
+        [{"name": "ITEM_ID", "type": "string"}, *fields],
+        "i," + ",".join("1" * 25) + "\n",
+    )
+
+    def expression(numbers: range) -> str:
+        return "EXCLUDE ItemID WHERE " + " AND ".join(f"Items.F{n} = 1" for n in numbers)
+
+    local.filter(group, expression(range(10)), "one")
+    local.filter(group, expression(range(10, 20)), "two")
+    with pytest.raises(local.client.exceptions.LimitExceededException, match="21 distinct"):
+        local.filter(group, expression(range(15, 21)), "three")
+    local.filter(group, expression(range(5, 15)), "three")
