@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, serving, threads, training
+from batchrec_dagster.local_personalize.learning import ease, fitting, serving, threads
 from batchrec_dagster.local_personalize.learning.errors import ModelFileError
 from batchrec_dagster.local_personalize.learning.histories import Histories
 from batchrec_dagster.local_personalize.learning.model import AnyModel, UserModel, load_model
+from batchrec_dagster.local_personalize.learning.personalization import HeldOut
 from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
 from batchrec_dagster.local_personalize.learning.serving import forbidding
 from batchrec_dagster.local_personalize.learning.training import TrainingError, train
@@ -33,7 +34,7 @@ RECIPES = [PERSONALIZATION, "aws-user-personalization-v2", POPULARITY]
 @pytest.fixture(autouse=True)
 def _light_regularization(monkeypatch: pytest.MonkeyPatch) -> None:
     """Data of a few hundred rows would be smoothed flat by what suits hundreds of thousands."""
-    monkeypatch.setattr(training, "REGULARIZATION", 5.0)
+    monkeypatch.setattr(fitting, "REGULARIZATION", 5.0)
 
 
 def trained(rows: list[Row], recipe: str = PERSONALIZATION, **hyperparameters: str) -> UserModel:
@@ -286,7 +287,7 @@ def test_users_outside_the_percentiles_are_not_learned_from() -> None:
 def test_above_the_dense_limit_every_item_can_still_be_reached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "DENSE_LIMIT", 10)
+    monkeypatch.setattr(fitting, "DENSE_LIMIT", 10)
     rows = tastes()
     model = trained(rows)
     rare = str(model.item_ids[-1])
@@ -326,7 +327,8 @@ def test_weights_outside_the_core_are_single_ridge_regressions() -> None:
 
 def saved(model: AnyModel, folder: Path) -> dict[str, bytes]:
     model.save(folder)
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -380,23 +382,30 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
         load_model(tmp_path / "nowhere")
 
 
+def load_whole(folder: Path) -> AnyModel:
+    """The model, and what an update would read beside it."""
+    HeldOut.load(folder)
+    return load_model(folder)
+
+
 @pytest.mark.parametrize("recipe", [PERSONALIZATION, POPULARITY])
 def test_any_damage_is_named(recipe: str, tmp_path: Path) -> None:
     whole = saved(trained(tastes(), recipe), tmp_path)
-    for name, good in whole.items():
-        path = tmp_path / name
+    for relative, good in whole.items():
+        path = tmp_path / relative
+        name = path.name
         path.unlink()
         with pytest.raises(ModelFileError, match=name):
-            load_model(tmp_path)
+            load_whole(tmp_path)
         path.write_bytes(good[: len(good) // 2])
         with pytest.raises(ModelFileError, match=name):
-            load_model(tmp_path)
+            load_whole(tmp_path)
         if name != "manifest.json":
             path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
             with pytest.raises(ModelFileError, match=f"{name} is damaged"):
-                load_model(tmp_path)
+                load_whole(tmp_path)
         path.write_bytes(good)
-    assert load_model(tmp_path)
+    assert load_whole(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -77,15 +77,21 @@ class Trial:
             yield self.inputs.slice(start, stop), self.truth[start:stop]
 
 
-def trial(parts: Mapping[str, Part], held_out: Split, item_ids: Ids) -> Trial:
-    """The trial of parts on the users of a split, as many as are needed."""
+def trial(
+    parts: Mapping[str, Part], held_out: Split, item_ids: Ids, *, again: bool = False
+) -> Trial:
+    """The trial of parts on the users of a split, as many as are needed.
+
+    With `again`, what a user has met before may be something to find too.
+    """
     users = held_out.users
     if len(users) > MOST_USERS:
         users = users[np.linspace(0, len(users) - 1, MOST_USERS).astype(np.int64)]
     inputs = Histories(held_out.inputs, item_ids).of(users)
     truth = Histories(held_out.truth, item_ids).of(users).weights(0.0)
-    truth = (truth - truth.multiply(inputs.weights(0.0) > 0)).tocsr()
-    truth.eliminate_zeros()
+    if not again:
+        truth = (truth - truth.multiply(inputs.weights(0.0) > 0)).tocsr()
+        truth.eliminate_zeros()
     some = (np.diff(truth.indptr) > 0) & (inputs.lengths > 0)
     return Trial(parts, Histories(held_out.inputs, item_ids).of(users[some]), truth[some])
 

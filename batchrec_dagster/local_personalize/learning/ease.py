@@ -68,6 +68,50 @@ def fit(
     return out
 
 
+def extend(
+    weights: csr_matrix,
+    was: npt.NDArray[np.int32],
+    matrix: csr_matrix,
+    *,
+    regularization: float,
+    kept: int,
+) -> csr_matrix:
+    """Weights of an earlier `fit` with items added, in the order of the columns of `matrix`.
+
+    `was` (n_items,) says where each item stood in `weights`, -1 when it is new. New items are
+    regressed on each item alone, and each item on them, as outside the core of `fit`.
+    """
+    n_items = matrix.shape[1]
+    new = np.flatnonzero(was < 0)
+    now = np.full(weights.shape[0], -1, dtype=np.int64)
+    now[was[was >= 0]] = np.flatnonzero(was >= 0)
+    old = weights.tocoo()
+    stays = (now[old.row] >= 0) & (now[old.col] >= 0)
+    moved = csr_matrix(
+        (old.data[stays], (now[old.col[stays]], now[old.row[stays]])), shape=(n_items, n_items)
+    )
+    by_item = matrix.T.tocsr()
+    shrink = 1 / (np.diff(by_item.indptr) + regularization).astype(np.float32)
+    on_new = matrix[:, new]
+
+    def rows(part: slice) -> csr_matrix:
+        """(width, n_items): the weights of the items of a block, as of `fit`."""
+        block = moved[part].toarray()
+        if len(new):
+            block[:, new] = (by_item[part] @ on_new).toarray() * shrink[new]
+        fresh = new[(new >= part.start) & (new < part.stop)]
+        if len(fresh):
+            block[fresh - part.start] = (by_item[fresh] @ matrix).toarray() * shrink
+        width = np.arange(part.stop - part.start)
+        block[width, width + part.start] = 0
+        return _largest(block, kept)
+
+    by_target = vstack(list(ordered_map(rows, inverse.blocks(n_items))), format="csr")
+    out: csr_matrix = by_target.T.tocsr()
+    out.sort_indices()
+    return out
+
+
 def _inverse_by_items(
     matrix: csr_matrix, regularization: float, log: Callable[[str], None]
 ) -> Columns:

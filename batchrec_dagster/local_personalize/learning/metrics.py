@@ -55,5 +55,19 @@ def summary(hits: Bool, relevant: Int64, recommended: Int32, n_items: int) -> di
     return out
 
 
+def segment_summary(hits: Int64, actual: Int64, known: int, n_items: int) -> dict[str, float]:
+    """GetSolutionMetrics' numbers for segments of the likeliest 1 % of the users.
+
+    Each item that somebody met in the test set has (items,) `hits`, the users of its segment who
+    did, and `actual`, all who did, >= 1. Both metrics are means over these items. `known` of
+    `n_items` items can be asked for.
+    """
+    return {
+        "coverage": known / n_items if n_items else 0.0,
+        "hits_at_1_percent": _mean(hits.astype(np.float64)),
+        "recall_at_1_percent": _mean(hits / actual),
+    }
+
+
 def _mean(values: Float64) -> float:
     return float(values.mean()) if len(values) else 0.0

@@ -14,6 +14,8 @@ from batchrec_dagster.local_personalize.learning.files import load_arrays, unpac
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
 from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
 from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
+from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
+from batchrec_dagster.local_personalize.learning.segmentation import SegmentationModel
 from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended
 
 __all__ = [
@@ -27,10 +29,13 @@ __all__ = [
     "load_model",
 ]
 
-MODELS: tuple[type[PersonalizationModel] | type[PopularityModel], ...] = (
-    PersonalizationModel,
-    PopularityModel,
-)
+MODELS: tuple[
+    type[PersonalizationModel]
+    | type[PopularityModel]
+    | type[RelatedItemsModel]
+    | type[SegmentationModel],
+    ...,
+] = (PersonalizationModel, PopularityModel, RelatedItemsModel, SegmentationModel)
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,67 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from batchrec_dagster.local_personalize.learning.files import Arrays, pack_ids, save_arrays
+from batchrec_dagster.local_personalize.learning.errors import ModelFileError
+from batchrec_dagster.local_personalize.learning.files import (
+    Arrays,
+    load_arrays,
+    pack_ids,
+    save_arrays,
+    unpack_ids,
+)
 from batchrec_dagster.local_personalize.learning.histories import History
+from batchrec_dagster.local_personalize.learning.hyperparameters import Value
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
 from batchrec_dagster.local_personalize.learning.parts import KINDS, Part
 from batchrec_dagster.local_personalize.learning.reranking import rank
 from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended, recommend
 
 Float32 = npt.NDArray[np.float32]
+
+
+HELD_OUT = "held-out"  # kind, and folder in the model's
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What an update needs of the training before: how the metrics were measured, and on whom."""
+
+    model: PersonalizationModel  # trained without these users
+    users: Ids  # (held out,) distinct str
+    hyperparameters: Mapping[str, Value]
+
+    def save(self, folder: Path) -> None:
+        """Write all of it into the folder."""
+        arrays, facts = self.model.contents()
+        users = {f"user_{name}": array for name, array in pack_ids(self.users).items()}
+        save_arrays(
+            folder,
+            HELD_OUT,
+            {**pack_ids(self.model.item_ids), **users, **arrays},
+            {**facts, "hyperparameters": dict(self.hyperparameters)},
+        )
+
+    @classmethod
+    def load(cls, model: Path) -> HeldOut | None:
+        """What was saved beside the model in the folder, if anything was.
+
+        Raises ModelFileError when a file is missing or damaged.
+        """
+        folder = model / HELD_OUT
+        if not folder.exists():
+            return None
+        kind, arrays, facts = load_arrays(folder)
+        if kind != HELD_OUT:
+            raise ModelFileError(f"{folder} holds {kind!r}, not {HELD_OUT!r}")
+        try:
+            users = {name: arrays[f"user_{name}"] for name in ("id_bytes", "id_ends")}
+            return cls(
+                PersonalizationModel.load(unpack_ids(arrays), arrays, facts),
+                unpack_ids(users),
+                facts["hyperparameters"],
+            )
+        except (KeyError, ValueError) as error:
+            raise ModelFileError(f"what {folder} holds is not whole: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -32,6 +86,7 @@ class PersonalizationModel:
     parts: Mapping[str, Part]
     powers: Mapping[str, float]  # how much more each part makes of the recent (History.weights)
     shares: Mapping[str, float]  # what the scores of each part count in the logits
+    held_out: HeldOut | None = None  # written beside the model; not read back with it
 
     def score(self, history: History) -> Float32:
         """(users, n_items) logits."""
@@ -74,7 +129,15 @@ class PersonalizationModel:
 
     def save(self, folder: Path) -> None:
         """See Known."""
-        arrays = {**pack_ids(self.item_ids), "popularity": self.popularity}
+        arrays, facts = self.contents()
+        shutil.rmtree(folder / HELD_OUT, ignore_errors=True)
+        if self.held_out is not None:
+            self.held_out.save(folder / HELD_OUT)
+        save_arrays(folder, self.kind, {**pack_ids(self.item_ids), **arrays}, facts)
+
+    def contents(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """What to save beside the ids: arrays and facts."""
+        arrays: dict[str, npt.NDArray[Any]] = {"popularity": self.popularity}
         facts = {}
         for name, part in self.parts.items():
             facts[name] = {
@@ -83,7 +146,7 @@ class PersonalizationModel:
                 "share": self.shares[name],
             }
             arrays |= {f"{name}.{key}": value for key, value in part.arrays().items()}
-        save_arrays(folder, self.kind, arrays, {"parts": facts})
+        return arrays, {"parts": facts}
 
     @classmethod
     def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> PersonalizationModel:

@@ -1,7 +1,8 @@
 """Amazon Personalize's own split of the data, to measure a model by.
 
 Source: developer guide, "Evaluating a solution version with metrics": train on 90 % of the users;
-of the other 10 % the oldest 90 % of each history is the input, the newest 10 % the truth.
+of the other 10 % the oldest 90 % of each history is the input, the newest 10 % the truth. For user
+segmentation, 80 % of each user's interactions are trained on and 20 % are the truth.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from batchrec_dagster.local_personalize.learning.interactions import Int32, Inte
 
 HELD_OUT_SHARE = 0.1
 INPUT_SHARE = 0.9
+SEGMENT_INPUT_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def split(interactions: Interactions, seed: int, *, without: Int32 | None = None
     size = max(1, round(HELD_OUT_SHARE * len(candidates)))
     if without is not None:
         candidates = np.setdiff1d(candidates, without)
-    if len(lengths) < 2 or len(candidates) < size:
+    if np.count_nonzero(lengths) <= size or len(candidates) < size:
         return None
     chosen = np.random.default_rng(seed).choice(candidates, size=size, replace=False)
     return split_users(interactions, np.sort(chosen).astype(np.int32))
@@ -46,18 +48,34 @@ def split(interactions: Interactions, seed: int, *, without: Int32 | None = None
 
 def split_users(interactions: Interactions, held: Int32) -> Split:
     """The split that holds out these users, given by index."""
-    lengths = np.diff(interactions.starts)
-    is_held = np.zeros(len(lengths), dtype=bool)
+    is_held = np.zeros(len(interactions.user_ids), dtype=bool)
     is_held[held] = True
     out = is_held[interactions.users]
-    age = np.arange(len(interactions)) - interactions.starts[interactions.users]
-    oldest = np.floor(INPUT_SHARE * lengths).astype(np.int64)[interactions.users]
+    old = _oldest(interactions, INPUT_SHARE)
     return Split(
         train=interactions.of(~out),
-        inputs=interactions.of(out & (age < oldest)),
-        truth=interactions.of(out & (age >= oldest)),
+        inputs=interactions.of(out & old),
+        truth=interactions.of(out & ~old),
         users=held,
     )
+
+
+def split_histories(interactions: Interactions) -> Split | None:
+    """The split of segmentation: each user's oldest 80 % are trained on and are the input.
+
+    `users` are all who have something in both halves; None when nobody has.
+    """
+    old = _oldest(interactions, SEGMENT_INPUT_SHARE)
+    train, truth = interactions.of(old), interactions.of(~old)
+    users = np.intersect1d(train.users, truth.users).astype(np.int32)
+    return Split(train, train, truth, users) if len(users) else None
+
+
+def _oldest(interactions: Interactions, share: float) -> npt.NDArray[np.bool_]:
+    """(n,): whether an interaction is in the oldest share of its user's, rounded down."""
+    age = np.arange(len(interactions)) - interactions.starts[interactions.users]
+    oldest = np.floor(share * np.diff(interactions.starts)).astype(np.int64)
+    return np.asarray(age < oldest[interactions.users])
 
 
 def matrix_rows(interactions: Interactions, users: Int32) -> npt.NDArray[np.int64]:

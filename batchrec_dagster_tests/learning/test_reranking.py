@@ -1,0 +1,108 @@
+"""A given list comes back in the order of the scores that recommend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+from batchrec_dagster.local_personalize.learning import reranking, serving
+from batchrec_dagster.local_personalize.learning.histories import History
+from batchrec_dagster.local_personalize.learning.model import UserModel
+from batchrec_dagster.local_personalize.learning.serving import forbidding
+from batchrec_dagster.local_personalize.learning.training import train
+from batchrec_dagster_tests.learning.support import for_users, interactions_of, tastes
+
+RECIPES = ["aws-personalized-ranking", "aws-personalized-ranking-v2", "aws-popularity-count"]
+
+
+def ranked(
+    model: UserModel, users: Sequence[str], wanted: Sequence[Sequence[int]], forbid: object = None
+) -> tuple[list[list[int]], list[npt.NDArray[np.float64]]]:
+    """Each user's list and scores, without padding."""
+    found = list(
+        model.rank(
+            users,
+            [np.array(items, np.int32) for items in wanted],
+            interactions_of(tastes()),
+            forbid=forbid,  # type: ignore[arg-type]
+        )
+    )
+    rows = [row[row >= 0].tolist() for chunk in found for row in chunk.items]
+    kept = [s[i >= 0] for chunk in found for i, s in zip(chunk.items, chunk.scores, strict=True)]
+    return rows, kept
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_order_and_the_odds_are_those_of_a_recommendation(recipe: str) -> None:
+    data = interactions_of(tastes())
+    model = for_users(train(recipe, data, {}).model)
+    users = ["u0", "u1", "nobody"]
+    [whole] = model.recommend(users, data, len(data.item_ids))
+    wanted = [[3, 1, 4, 15, 9, 26], [5], [35, 8, 9]]
+    rows, scores = ranked(model, users, wanted)
+    for user, items in enumerate(wanted):
+        expected = [i for i in whole.items[user].tolist() if i in items]
+        assert rows[user] == expected
+        shares = np.array([whole.scores[user][whole.items[user] == i][0] for i in expected])
+        assert scores[user] == pytest.approx(shares / shares.sum(), rel=1e-4)
+        assert scores[user].sum() == pytest.approx(1)
+
+
+def test_what_is_forbidden_is_left_out_and_the_rest_still_sums_to_one() -> None:
+    model = for_users(train(RECIPES[0], interactions_of(tastes()), {}).model)
+    forbidden = np.zeros((3, 40), np.float32)
+    forbidden[0, [1, 4]] = 1
+    forbidden[1] = 1
+    rows, scores = ranked(
+        model, ["u0", "u1", "u2"], [[3, 1, 4], [5, 6], []], forbidding(csr_matrix(forbidden))
+    )
+    assert rows == [[3], [], []]
+    assert [row.tolist() for row in scores] == [[1.0], [], []]
+
+
+def test_nobody_and_nothing_to_rank() -> None:
+    model = for_users(train(RECIPES[0], interactions_of(tastes()), {}).model)
+    assert ranked(model, [], []) == ([], [])
+    assert ranked(model, ["u0"], [[]])[0] == [[]]
+
+
+def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = for_users(train(RECIPES[0], interactions_of(tastes()), {}).model)
+    users = [f"u{n}" for n in range(60)]
+    wanted = [list(range(n % 7, 40, 1 + n % 5)) for n in range(60)]
+    rows, scores = ranked(model, users, wanted)
+    monkeypatch.setattr(serving, "CHUNK_SCORES", 7 * 40)
+    again, again_scores = ranked(model, users, wanted)
+    assert again == rows
+    for before, after in zip(scores, again_scores, strict=True):
+        assert after == pytest.approx(before, rel=1e-4)
+
+
+@given(st.data())
+def test_ties_go_to_the_item_that_stands_first(data: st.DataObject) -> None:
+    table = np.array(
+        data.draw(st.lists(st.lists(st.integers(0, 2), min_size=6, max_size=6), max_size=4)),
+        np.float32,
+    ).reshape(-1, 6)
+    wanted = [data.draw(st.permutations(range(6)))[: data.draw(st.integers(0, 6))] for _ in table]
+
+    def score(history: History) -> npt.NDArray[np.float32]:
+        return table[: len(history.lengths)].copy()
+
+    found = reranking.rank(
+        score,
+        np.array(list("abcdef"), dtype=object),
+        ["x"] * len(table),
+        [np.array(items, np.int32) for items in wanted],
+        interactions_of([("u", "a", 1)]),
+    )
+    rows = [row[row >= 0].tolist() for chunk in found for row in chunk.items]
+    plain = [sorted(items, key=lambda i, row=row: (-table[row, i], i))  # type: ignore[misc]
+             for row, items in enumerate(wanted)]  # fmt: skip
+    assert rows == plain
