@@ -178,6 +178,22 @@ class Local:
             **options,
         )["batchInferenceJobArn"]
 
+    def segment_job(
+        self,
+        version: str,
+        source: str = "s3://data/queries.json",
+        target: str = "s3://data/segments/",
+        **options: Any,
+    ) -> str:
+        """A new batch segment job; it may still run."""
+        options = {"jobName": "segment", "roleArn": ROLE, **options}
+        return self.client.create_batch_segment_job(
+            solutionVersionArn=version,
+            jobInput={"s3DataSource": {"path": source}},
+            jobOutput={"s3DataDestination": {"path": target}},
+            **options,
+        )["batchSegmentJobArn"]
+
     def recommended(
         self, version: str, user_ids: Sequence[str], job: str = "batch", **options: Any
     ) -> dict[str, list[str]]:

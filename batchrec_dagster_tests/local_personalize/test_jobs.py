@@ -129,13 +129,15 @@ def test_a_training_is_pending_then_in_progress_then_active(local: Local, gate: 
     assert gate.count == 2
 
 
-@pytest.mark.parametrize("kind", ["import", "inference"])
-def test_imports_and_inferences_wait_in_line(
+@pytest.mark.parametrize("kind", ["import", "inference", "segment"])
+def test_imports_and_batch_jobs_wait_in_line(
     local: Local, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group, dataset = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group, "aws-popularity-count")))
+    recipe = "aws-item-affinity" if kind == "segment" else "aws-popularity-count"
+    version = local.active(local.version(local.solution(group, recipe)))
     local.store.put("s3://data/users.json", user_lines(["u1"]))
+    local.store.put("s3://data/queries.json", b'{"itemId": "i1"}\n')
     opened = threading.Event()
     module = dataset_import_jobs if kind == "import" else batch_jobs
     found = module.objects_at
@@ -149,7 +151,8 @@ def test_imports_and_inferences_wait_in_line(
         jobs = [local.import_job(dataset, "s3://data/interactions.csv", n) for n in ("a", "b")]
         delete = partial(local.client.delete_dataset, datasetArn=dataset)
     else:
-        jobs = [local.batch_job(version, jobName=n, target=f"s3://data/{n}/") for n in ("a", "b")]
+        create = local.segment_job if kind == "segment" else local.batch_job
+        jobs = [create(version, jobName=n, target=f"s3://data/{n}/") for n in ("a", "b")]
         delete = partial(local.client.delete_solution, solutionArn=version.rpartition("/")[0])
     try:
         while local.describe(jobs[0])["status"] == "CREATE PENDING":

@@ -62,9 +62,11 @@ def _check_events(recipe: Recipe, params: Mapping[str, Any]) -> None:
         raise InvalidInputError(
             "Give either eventsConfig or eventType with its eventValueThreshold, not both."
         )
-    for event in params["solutionConfig"]["eventsConfig"].get("eventParametersList", []):
-        if "eventType" not in event:
-            raise InvalidInputError("Each entry of eventParametersList needs an eventType.")
+    events = params["solutionConfig"]["eventsConfig"].get("eventParametersList", [])
+    if any("eventType" not in event for event in events):
+        raise InvalidInputError("Each entry of eventParametersList needs an eventType.")
+    if events and all(event.get("weight") == 0 for event in events):
+        raise InvalidInputError("One entry of eventParametersList at least needs a weight above 0.")
 
 
 def _is_number(text: str) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
-from operator import or_
 from typing import Any
 
 import polars as pl
@@ -31,40 +29,45 @@ def training_data(job: Job) -> Interactions:
     """The interactions of the events that count. Raises JobFailedError when they are too few."""
     version = job.resource
     wanted = _wanted(version.body)
-    columns = [USER_ID, ITEM_ID, TIMESTAMP, *wanted.meta.root_names()]
+    columns = [USER_ID, ITEM_ID, TIMESTAMP]
+    needed = dict.fromkeys([*columns, *(name for event in wanted for name in event)])
     try:
         rows = read_rows(
             job.catalog,
             job.home,
             version.state["dataset"],
-            list(dict.fromkeys(columns)),
+            list(needed),
             full_imports_only=RECIPES[version.body["recipeArn"]].makes_segments,
-        ).filter(wanted)
+        )
     except pl.exceptions.ColumnNotFoundError as error:
         raise JobFailedError(f"Create failed. The interactions lack a column: {error}") from None
+    if {} not in wanted:
+        rows = rows.filter(pl.any_horizontal(_matches(event) for event in wanted))
     job.progress(f"{len(rows):,} interactions")
     _check_minimums(rows)
-    return Interactions.from_frame(rows.select(USER_ID, ITEM_ID, TIMESTAMP))
+    return Interactions.from_frame(rows.select(columns))
 
 
-def _wanted(version: Mapping[str, Any]) -> pl.Expr:
-    """Which interactions count: by `eventType` and its threshold, or by an `eventsConfig`."""
+def _wanted(version: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The events that count: of each its EVENT_TYPE and least EVENT_VALUE, where they matter."""
     config = version.get("solutionConfig", {})
     events = config.get("eventsConfig", {}).get("eventParametersList")
-    if events is None:
+    if not events:
         threshold = config.get("eventValueThreshold")
-        return _of({"eventType": version.get("eventType"), "eventValueThreshold": threshold})
-    counted = [_of(event) for event in events if event.get("weight") != 0]
-    return reduce(or_, counted, pl.lit(value=False))
+        events = [{"eventType": version.get("eventType"), "eventValueThreshold": threshold}]
+    asked = [
+        {EVENT_TYPE: event.get("eventType"), _EVENT_VALUE: event.get("eventValueThreshold")}
+        for event in events
+        if event.get("weight") != 0
+    ]
+    return [{name: value for name, value in event.items() if value is not None} for event in asked]
 
 
-def _of(event: Mapping[str, Any]) -> pl.Expr:
-    wanted = pl.lit(value=True)
-    if event.get("eventType") is not None:
-        wanted &= pl.col(EVENT_TYPE) == event["eventType"]
-    if event.get("eventValueThreshold") is not None:
-        wanted &= pl.col(_EVENT_VALUE) >= float(event["eventValueThreshold"])
-    return wanted
+def _matches(event: Mapping[str, Any]) -> pl.Expr:
+    return pl.all_horizontal(
+        pl.col(name) >= float(value) if name == _EVENT_VALUE else pl.col(name) == value
+        for name, value in event.items()
+    )
 
 
 def _check_minimums(rows: pl.DataFrame) -> None:

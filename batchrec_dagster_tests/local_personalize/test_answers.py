@@ -1,0 +1,228 @@
+"""What a batch inference job answers for each recipe, and what it does with odd requests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from batchrec_dagster.local_personalize import batch_lines, progress
+from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
+
+RANKING = "aws-personalized-ranking-v2"
+
+
+def _answers(
+    local: Local, version: str, lines: list[Any], job: str = "batch", **options: Any
+) -> list[dict[str, Any]]:
+    """What a job answers these input lines with, each JSON or bytes as they are."""
+    raw = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+    local.store.put(f"s3://data/{job}/input.json", b"\n".join(raw))
+    source, target = f"s3://data/{job}/input.json", f"s3://data/{job}/out/"
+    local.active(local.batch_job(version, source, target, jobName=job, **options))
+    return [json.loads(line) for line in local.lines(f"s3://data/{job}/out/input.json.out")]
+
+
+def _trained(local: Local, recipe: str) -> tuple[str, str]:
+    group, _ = local.imported(taste_rows())
+    return group, local.active(local.version(local.solution(group, recipe)))
+
+
+def _items(answer: dict[str, Any]) -> list[str]:
+    assert answer["error"] is None
+    items: list[str] = answer["output"]["recommendedItems"]
+    return items
+
+
+@pytest.mark.parametrize("recipe", ["aws-personalized-ranking", RANKING])
+def test_a_list_is_ranked_by_the_users_taste(local: Local, recipe: str) -> None:
+    _, version = _trained(local, recipe)
+    odd = [f"i{n}" for n in (1, 3, 5)]
+    even = [f"i{n}" for n in (0, 2, 4)]
+    mixed = ["new", *odd, *even, "i0", "newer"]
+    lines = [{"userId": user, "itemList": mixed} for user in ("u0", "u1", "stranger")]
+    of_even, of_odd, of_stranger = _answers(local, version, lines, numResults=1)
+    assert set(_items(of_even)[:3]) == set(even)
+    assert set(_items(of_odd)[:3]) == set(odd)
+    for answer in (of_even, of_odd, of_stranger):
+        items, scores = _items(answer), answer["output"]["scores"]
+        assert set(items) == set(mixed)  # the list whole, whatever numResults says
+        assert len(items) == len(scores) == 8
+        assert items[6:] == ["new", "newer"]
+        assert scores[6:] == [0, 0]
+        assert scores == sorted(scores, reverse=True)
+        assert sum(scores) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_filter_takes_items_out_of_a_ranking(local: Local) -> None:
+    rows = taste_rows()
+    group, version = _trained(local, RANKING)
+    had = {item for user, item, _ in rows if user == "u1"}
+    every = [f"i{n}" for n in range(40)]
+    line = {"userId": "u1", "itemList": every}
+    answers = _answers(local, version, [line] * 2, filterArn=local.filter(group))
+    for answer in answers:
+        assert set(_items(answer)) == set(every) - had
+        assert sum(answer["output"]["scores"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["aws-sims", "aws-similar-items"])
+def test_similar_items_are_those_of_the_same_users(local: Local, recipe: str) -> None:
+    group, version = _trained(local, recipe)
+    lines = [{"itemId": "i4"}, {"itemId": "i5"}, {"itemId": "new"}, {"userId": "u1"}]
+    even, odd, unknown, bad = _answers(local, version, lines, numResults=10)
+    assert all(int(item[1:]) % 2 == 0 for item in _items(even))
+    assert all(int(item[1:]) % 2 == 1 for item in _items(odd))
+    assert "i4" not in _items(even)
+    assert len(_items(even)) == len(set(_items(even))) == len(_items(unknown)) == 10
+    assert list(even["output"]) == ["recommendedItems"]  # no scores
+    assert bad["error"] == "User error: Required fields for the provided recipe are itemId"
+    every = _answers(
+        local, version, lines[:1], "all", numResults=100, filterArn=local.filter(group)
+    )
+    assert len(_items(every[0])) == 39  # all but itself; there is no user who had seen any
+
+
+def test_only_similar_items_know_a_current_item(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    schema = {
+        "type": "record",
+        "name": "Items",
+        "namespace": "com.amazonaws.personalize.schema",
+        "fields": [{"name": n, "type": "string"} for n in ("ITEM_ID", "KIND")],
+        "version": "1.0",
+    }
+    arn = local.client.create_schema(name="items", schema=json.dumps(schema))["schemaArn"]
+    made = local.client.create_dataset(
+        name="items", schemaArn=arn, datasetGroupArn=group, datasetType="Items"
+    )
+    dataset = local.active(made["datasetArn"])
+    rows = "".join(f"i{n},{'low' if n < 20 else 'high'}\n" for n in range(40))
+    local.store.put("s3://data/items.csv", f"ITEM_ID,KIND\n{rows}".encode())
+    local.active(local.import_job(dataset, "s3://data/items.csv", "items"))
+    alike = local.filter(group, "INCLUDE ItemID WHERE Items.KIND IN (CurrentItem.KIND)", "alike")
+    version = local.active(local.version(local.solution(group, "aws-similar-items")))
+    lines = [{"itemId": "i4"}, {"itemId": "i25"}]
+    low, high = _answers(local, version, lines, filterArn=alike, numResults=100)
+    assert {int(item[1:]) < 20 for item in _items(low)} == {True}
+    assert {int(item[1:]) < 20 for item in _items(high)} == {False}
+    other = local.active(local.version(local.solution(group, "aws-sims", name="sims")))
+    with pytest.raises(local.client.exceptions.InvalidInputException, match="CurrentItem"):
+        local.batch_job(other, filterArn=alike)
+
+
+def test_interactions_imported_later_count_for_users_and_items_of_the_training(
+    local: Local,
+) -> None:
+    group, dataset = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group)))
+    ask = [{"userId": "u1"}]
+    (before,) = _answers(local, version, ask, "before", numResults=10)
+    assert sum(int(item[1:]) % 2 for item in _items(before)) == 10  # odd, as ever
+    turned = [("u1", f"i{n}", 1_700_000_000 + n) for n in range(0, 40, 2)]
+    unknown = [("u1", "new", 1_700_001_000 + n) for n in range(1000)]
+    local.store.put("s3://data/more.csv", csv_bytes([*turned, *unknown]))
+    local.active(local.import_job(dataset, "s3://data/more.csv", "add", importMode="INCREMENTAL"))
+    (after,) = _answers(local, version, ask, "after", numResults=100)
+    assert sum(int(item[1:]) % 2 == 0 for item in _items(after)[:10]) >= 5
+    assert len(_items(after)) == 40
+    assert "new" not in _items(after)  # the training did not know it
+    counted = local.active(local.version(local.solution(group, "aws-popularity-count", name="p")))
+    assert "new" in _items(_answers(local, counted, ask, "counted", numResults=100)[0])
+
+
+@pytest.mark.parametrize("lines_at_once", [3, 200_000])
+def test_lines_of_all_kinds_are_answered_in_their_order(
+    local: Local, monkeypatch: pytest.MonkeyPatch, lines_at_once: int
+) -> None:
+    """Byte order mark, CRLF, blank lines, latin-1, UTF-16, a line that is far too long."""
+    monkeypatch.setattr(batch_lines, "LINES_AT_ONCE", lines_at_once)
+    monkeypatch.setattr(batch_lines, "MAX_LINE_BYTES", 1000)
+    _, version = _trained(local, "aws-user-personalization-v2")
+    good = b'{"userId":"u1"}'
+    bad = [b'{"userId":"caf\xe9"}', b'{"userId":"' + b"x" * 5000 + b'"}', b'\xff\xfe{\0}\0"']
+    lines = [b"\xef\xbb\xbf" + good, b"", bad[0], good + b"\r", b" \r", bad[1], good, bad[2], good]
+    answers = _answers(local, version, lines, numResults=5)
+    required = "User error: Required fields for the provided recipe are userId"
+    assert [answer["error"] for answer in answers] == [
+        None,
+        required,
+        None,
+        "User error: The line is longer than 1000 bytes",
+        None,
+        required,
+        None,
+    ]
+    assert len({json.dumps(answer["output"]) for answer in answers[::2]}) == 1
+    assert all(answer["output"] == {"recommendedItems": []} for answer in answers[1::2])
+
+
+def test_a_line_without_the_values_that_the_filter_needs_fails_alone(local: Local) -> None:
+    group, version = _trained(local, "aws-user-personalization-v2")
+    watched = local.filter(group, "INCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ($EVENT)", "one")
+    lines = [
+        {"userId": "u1", "filterValues": {"EVENT": '"watch"'}},
+        {"userId": "u1"},
+        {"userId": "u1", "filterValues": {"EVENT": '"never"'}},
+    ]
+    had, missing, none = _answers(local, version, lines, filterArn=watched, numResults=40)
+    assert set(_items(had)) == {item for user, item, _ in taste_rows() if user == "u1"}
+    assert missing["error"].startswith("User error: ")
+    assert "EVENT" in missing["error"]
+    assert missing["output"] == {"recommendedItems": []}
+    assert none == {
+        "input": lines[2],
+        "output": {"recommendedItems": [], "scores": []},
+        "error": None,
+    }
+
+
+def test_an_exploration_that_cannot_be_is_refused(local: Local) -> None:
+    _, version = _trained(local, "aws-popularity-count")
+    for name, value, reason in (
+        ("explorationWeight", "1.5", "must be a number from 0 to 1"),
+        ("explorationWeight", "some", "must be a number from 0 to 1"),
+        ("explorationWeight", "nan", "must be a number from 0 to 1"),
+        ("explorationItemAgeCutOff", "-1", "must be a number of days"),
+        ("explorationItemAgeCutOff", "inf", "must be a number of days"),
+        ("weight", "0.5", "itemExplorationConfig has no weight"),
+    ):
+        with pytest.raises(local.client.exceptions.InvalidInputException, match=reason):
+            local.batch_job(
+                version, batchInferenceJobConfig={"itemExplorationConfig": {name: value}}
+            )
+
+
+def test_a_configuration_without_effect_is_kept_and_said_so_once(
+    local: Local, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, version = _trained(local, "aws-user-personalization-v2")
+    config = {
+        "itemExplorationConfig": {"explorationWeight": "0.3", "explorationItemAgeCutOff": "30"},
+        "rankingInfluence": {"POPULARITY": 0.5, "FRESHNESS": 1.0},
+    }
+    lines = [{"userId": "u1"}, {"userId": "u2"}]
+    with caplog.at_level("INFO"):
+        with_it = _answers(local, version, lines, batchInferenceJobConfig=config)
+    told = [record.message for record in caplog.records if "without effect" in record.message]
+    assert len(told) == 1
+    assert "itemExplorationConfig and rankingInfluence" in told[0]
+    assert with_it == _answers(local, version, lines, "without")
+    job = local.client.list_batch_inference_jobs()["batchInferenceJobs"][0]
+    described = local.describe(job["batchInferenceJobArn"])
+    assert described["batchInferenceJobConfig"] == config
+    assert described["batchInferenceJobMode"] == "BATCH_INFERENCE"
+
+
+def test_a_long_job_says_how_far_it_is(
+    local: Local, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
+    _, version = _trained(local, "aws-popularity-count")
+    with caplog.at_level("INFO"):
+        _answers(local, version, [{"userId": f"u{n}"} for n in range(2500)], numResults=1)
+    told = [record.message for record in caplog.records if "lines of s3://" in record.message]
+    counts = [line.partition("batch-inference-job/batch: ")[2].split(" lines")[0] for line in told]
+    assert counts == ["1,000 of 2,500", "2,000 of 2,500", "2,500 of 2,500", "2,500"]
+    assert "a second, about" in told[0]

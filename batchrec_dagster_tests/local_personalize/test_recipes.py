@@ -1,0 +1,86 @@
+"""The recipes: which there are, which operation each is fit for, which are refused and why."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchrec_dagster_tests.local_personalize.support import RECIPE, Local
+
+BATCH_CAPABLE = {
+    "aws-user-personalization": "USER_PERSONALIZATION",
+    "aws-user-personalization-v2": "USER_PERSONALIZATION",
+    "aws-popularity-count": "POPULAR_ITEMS",
+    "aws-personalized-ranking": "PERSONALIZED_RANKING",
+    "aws-personalized-ranking-v2": "PERSONALIZED_RANKING",
+    "aws-sims": "RELATED_ITEMS",
+    "aws-similar-items": "RELATED_ITEMS",
+    "aws-item-affinity": "USER_SEGMENTATION",
+    "aws-item-attribute-affinity": "USER_SEGMENTATION",
+}
+
+
+def test_all_recipes_that_can_do_batch_are_listed_and_described(local: Local) -> None:
+    listed = local.client.list_recipes()["recipes"]
+    assert {recipe["name"] for recipe in listed} == set(BATCH_CAPABLE)
+    for summary in listed:
+        described = local.client.describe_recipe(recipeArn=summary["recipeArn"])["recipe"]
+        assert described["recipeType"] == BATCH_CAPABLE[summary["name"]]
+        assert described["recipeArn"] == RECIPE + summary["name"]
+        assert described["description"]
+        assert described.items() >= summary.items()
+        assert set(summary) == {
+            "name",
+            "recipeArn",
+            "status",
+            "creationDateTime",
+            "lastUpdatedDateTime",
+        }
+    # Domain recommenders work in real time only, so domains have no recipes here.
+    assert local.client.list_recipes(domain="ECOMMERCE")["recipes"] == []
+
+
+@pytest.mark.parametrize("recipe", ["aws-trending-now", "aws-next-best-action"])
+def test_what_works_in_real_time_only_is_refused_before_it_is_trained(
+    local: Local, recipe: str
+) -> None:
+    group = local.group()
+    invalid = local.client.exceptions.InvalidInputException
+    for refused in (
+        lambda: local.solution(group, recipe),
+        lambda: local.client.describe_recipe(recipeArn=RECIPE + recipe),
+    ):
+        with pytest.raises(invalid, match=f"{recipe} cannot be used in batch"):
+            refused()
+
+
+@pytest.mark.parametrize("recipe", ["aws-hrnn", "aws-ecomm-popular-items-by-views", "aws-magic"])
+def test_other_recipes_are_not_known(local: Local, recipe: str) -> None:
+    with pytest.raises(local.client.exceptions.ResourceNotFoundException, match="does not exist"):
+        local.solution(local.group(), recipe)
+
+
+@pytest.mark.parametrize("recipe", BATCH_CAPABLE)
+def test_a_solution_can_be_made_of_each(local: Local, recipe: str) -> None:
+    solution = local.solution(local.group(), recipe)
+    assert local.describe(solution)["recipeArn"] == RECIPE + recipe
+    assert local.describe(solution)["performAutoML"] is False
+
+
+def test_automatic_training_is_accepted_and_said_not_to_happen(
+    local: Local, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING"):
+        solution = local.solution(local.group(), performAutoTraining=True)
+    assert local.describe(solution)["performAutoTraining"] is True
+    told = [record for record in caplog.records if "performAutoTraining" in record.message]
+    assert len(told) == 1
+    assert "trains only when CreateSolutionVersion asks for it" in told[0].message
+
+
+def test_automl_is_refused(local: Local) -> None:
+    invalid = local.client.exceptions.InvalidInputException
+    group = local.group()
+    with pytest.raises(invalid, match="does no AutoML"):
+        local.solution(group, performAutoML=True)
+    with pytest.raises(invalid, match="recipeArn is required"):
+        local.client.create_solution(name="films", datasetGroupArn=group)

@@ -1,0 +1,336 @@
+"""Batch segment jobs: which are allowed, what they answer, and of which data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchrec_dagster.local_personalize.quotas import Quotas
+from batchrec_dagster_tests.local_personalize.support import (
+    RECIPE,
+    ROLE,
+    Local,
+    csv_bytes,
+    taste_rows,
+)
+
+ITEM_AFFINITY = "aws-item-affinity"
+ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
+NO_FULL_IMPORT = "no data of an import with importMode FULL"
+
+
+def _schema(local: Local, kind: str, *fields: dict[str, Any]) -> str:
+    schema = {
+        "type": "record",
+        "name": kind,
+        "namespace": "com.amazonaws.personalize.schema",
+        "fields": [{"type": "string", **field} for field in fields],
+        "version": "1.0",
+    }
+    made = local.client.create_schema(name=kind.lower(), schema=json.dumps(schema))
+    return made["schemaArn"]
+
+
+def _metadata(local: Local, group: str, kind: str, text: str, *fields: dict[str, Any]) -> str:
+    """A dataset of items or users, with the rows of a CSV text."""
+    made = local.client.create_dataset(
+        name=kind.lower(),
+        schemaArn=_schema(local, kind, *fields),
+        datasetGroupArn=group,
+        datasetType=kind,
+    )
+    dataset = local.active(made["datasetArn"])
+    local.store.put(f"s3://data/{kind}.csv", text.encode())
+    local.active(local.import_job(dataset, f"s3://data/{kind}.csv", name=kind.lower()))
+    return dataset
+
+
+def _items(local: Local, group: str) -> str:
+    """Of every item its parity, and the quarter of the catalogue it is in; i1 has no quarter."""
+    rows = [
+        f"i{n},{'even' if n % 2 == 0 else 'odd'}|all,{n // 10 if n != 1 else ''}\n"
+        for n in range(40)
+    ]
+    return _metadata(
+        local,
+        group,
+        "Items",
+        "ITEM_ID,KIND,QUARTER\n" + "".join(rows),
+        {"name": "ITEM_ID"},
+        {"name": "KIND", "categorical": True},
+        {"name": "QUARTER", "type": ["null", "int"]},
+    )
+
+
+def _job(local: Local, version: str, name: str = "segment", **options: Any) -> str:
+    source, target = f"s3://data/{name}/queries.json", f"s3://data/{name}/out/"
+    return local.segment_job(version, source, target, jobName=name, **options)
+
+
+def _segments(
+    local: Local, version: str, queries: list[Any], name: str = "segment", **options: Any
+) -> list[dict[str, Any]]:
+    """What a job answers these input lines with."""
+    lines = "".join(json.dumps(query) + "\n" for query in queries)
+    local.store.put(f"s3://data/{name}/queries.json", lines.encode())
+    local.active(_job(local, version, name, **options))
+    return [json.loads(line) for line in local.lines(f"s3://data/{name}/out/queries.json.out")]
+
+
+def _users(answer: dict[str, Any]) -> list[str]:
+    users: list[str] = answer["output"]["usersList"]
+    assert answer["error"] is None
+    assert len(users) == len(set(users))
+    return users
+
+
+def _trained(local: Local, group: str, recipe: str = ITEM_AFFINITY) -> str:
+    return local.active(local.version(local.solution(group, recipe)))
+
+
+def test_a_segment_holds_the_users_of_that_taste(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    version = _trained(local, group)
+    queries = [{"itemId": "i4"}, {"itemId": "i5"}, {"itemId": "i4"}, {"itemId": "none"}, {"x": 1}]
+    answers = _segments(local, version, queries, numResults=10)
+    even, odd, again, unknown, bad = answers
+    assert all(int(user[1:]) % 2 == 0 for user in _users(even))
+    assert all(int(user[1:]) % 2 == 1 for user in _users(odd))
+    assert len(_users(even)) == 10
+    assert again == even
+    assert (unknown["error"], unknown["output"]) == (
+        "User error: the solution version knows no item none",
+        {"usersList": []},
+    )
+    assert bad == {
+        "input": {"x": 1},
+        "output": {"usersList": []},
+        "error": "User error: Required fields for the provided recipe are itemId",
+    }
+    assert local.store.get("s3://data/segment/out/_CHECK") == b""
+    first = local.lines("s3://data/segment/out/queries.json.out")[0]
+    assert first.startswith('{"input": {"itemId": "i4"}, "output": {"usersList": ["u')
+    metrics = local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
+    assert set(metrics) == {"coverage", "hits_at_1_percent", "recall_at_1_percent"}
+
+
+def test_a_segment_for_attributes(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    _items(local, group)
+    version = _trained(local, group, ATTRIBUTE_AFFINITY)
+    queries = [
+        {"itemAttributes": 'ITEMS.KIND = "even"'},
+        {"itemAttributes": 'ITEMS.kind = "odd" AND ITEMS.QUARTER = 1'},
+        {"itemAttributes": 'ITEMS.KIND = "odd" AND ITEMS.KIND = "even"'},
+        {"itemAttributes": "ITEMS.QUARTER > 1"},
+    ]
+    even, odd, none, bad = _segments(local, version, queries, numResults=20)
+    assert all(int(user[1:]) % 2 == 0 for user in _users(even))
+    assert all(int(user[1:]) % 2 == 1 for user in _users(odd))
+    assert none["error"].startswith("User error: no item that is known has ")
+    assert "itemAttributes cannot be read" in bad["error"]
+    assert bad["output"] == none["output"] == {"usersList": []}
+
+
+def test_a_solution_for_attributes_needs_items(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    solution = local.solution(group, ATTRIBUTE_AFFINITY)
+    with pytest.raises(local.client.exceptions.InvalidInputException, match="active Items dataset"):
+        local.version(solution)
+
+
+def test_a_segment_holds_as_many_as_asked_for_and_there_are(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    version = _trained(local, group)
+    invalid = local.client.exceptions.InvalidInputException
+    for number, (asked, found) in enumerate([(None, 25), (1, 1), (60, 60), (5_000_000, 60)]):
+        options = {} if asked is None else {"numResults": asked}
+        (answer,) = _segments(local, version, [{"itemId": "i0"}], f"job-{number}", **options)
+        assert len(_users(answer)) == found
+    for asked, reason in ((0, "at least 1"), (5_000_001, "at most 5000000")):
+        with pytest.raises(invalid, match=reason):
+            _job(local, version, "bad", numResults=asked)
+
+
+def test_a_recipe_is_for_one_kind_of_job(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    segments = _trained(local, group)
+    items = local.active(local.version(local.solution(group, "aws-popularity-count", name="p")))
+    invalid = local.client.exceptions.InvalidInputException
+    with pytest.raises(invalid, match="use CreateBatchSegmentJob"):
+        local.batch_job(segments)
+    with pytest.raises(invalid, match="use CreateBatchInferenceJob"):
+        _job(local, items)
+
+
+def test_what_a_job_is_described_and_listed_by(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    _metadata(
+        local,
+        group,
+        "Users",
+        "USER_ID,AGE\n" + "".join(f"u{n},{n}\n" for n in range(60)),
+        {"name": "USER_ID"},
+        {"name": "AGE", "type": "int"},
+    )
+    version = _trained(local, group)
+    old = local.filter(group, "EXCLUDE UserID WHERE Users.AGE < 30")
+    local.store.put("s3://data/segment/queries.json", b'{"itemId":"i0"}\n')
+    arn = _job(
+        local, version, numResults=7, filterArn=old, tags=[{"tagKey": "team", "tagValue": "films"}]
+    )
+    assert arn.endswith(":batch-segment-job/segment")
+    described = local.wait(arn)
+    summary = {
+        "batchSegmentJobArn": arn,
+        "jobName": "segment",
+        "status": "ACTIVE",
+        "creationDateTime": described["creationDateTime"],
+        "lastUpdatedDateTime": described["lastUpdatedDateTime"],
+        "solutionVersionArn": version,
+    }
+    assert described == {
+        **summary,
+        "filterArn": old,
+        "numResults": 7,
+        "roleArn": ROLE,
+        "jobInput": {"s3DataSource": {"path": "s3://data/segment/queries.json"}},
+        "jobOutput": {"s3DataDestination": {"path": "s3://data/segment/out/"}},
+    }
+    list_jobs = local.client.list_batch_segment_jobs
+    assert list_jobs(solutionVersionArn=version)["batchSegmentJobs"] == [summary]
+    assert list_jobs(solutionVersionArn=version + "0")["batchSegmentJobs"] == []
+    tags = local.client.list_tags_for_resource(resourceArn=arn)["tags"]
+    assert tags == [{"tagKey": "team", "tagValue": "films"}]
+    with pytest.raises(local.client.exceptions.ResourceAlreadyExistsException):
+        _job(local, version)
+    (answer,) = map(json.loads, local.lines("s3://data/segment/out/queries.json.out"))
+    assert all(int(user[1:]) >= 30 for user in _users(answer))
+
+
+def test_the_values_of_a_filter_come_with_each_line(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    _metadata(
+        local,
+        group,
+        "Users",
+        "USER_ID,TOWN\n" + "".join(f"u{n},t{n % 3}\n" for n in range(60)),
+        {"name": "USER_ID"},
+        {"name": "TOWN", "categorical": True},
+    )
+    version = _trained(local, group)
+    town = local.filter(group, "INCLUDE UserID WHERE Users.TOWN IN ($TOWN)")
+    towns = [{"TOWN": '"t1"'}, {"TOWN": '"t2"'}, {"TOWN": '"t1"'}, {}]
+    queries = [{"itemId": "i0", "filterValues": values} for values in towns]
+    *found, missing = _segments(local, version, queries, filterArn=town, numResults=60)
+    assert [{int(user[1:]) % 3 for user in _users(answer)} for answer in found] == [{1}, {2}, {1}]
+    assert found[0]["output"] == found[2]["output"]
+    assert missing["error"].startswith("User error: ")
+    assert missing["output"] == {"usersList": []}
+
+
+def test_which_filters_a_job_takes(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    _items(local, group)
+    other = local.group("books")
+    version = _trained(local, group, ATTRIBUTE_AFFINITY)
+    items = local.filter(group, name="items")
+    watched = local.filter(
+        group, 'EXCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("watch")', "watched"
+    )
+    invalid = local.client.exceptions.InvalidInputException
+    with pytest.raises(invalid, match="needs a filter on UserID"):
+        _job(local, version, filterArn=items)
+    with pytest.raises(invalid, match="A filter on interactions cannot be used with"):
+        _job(local, version, filterArn=watched)
+    by_item = local.active(local.version(local.solution(group, ITEM_AFFINITY, name="second")))
+    (nobody,) = _segments(local, by_item, [{"itemId": "i0"}], "watched", filterArn=watched)
+    assert _users(nobody) == []
+    by_user = local.active(local.version(local.solution(group, "aws-popularity-count", name="p")))
+    with pytest.raises(invalid, match="needs a filter on ItemID"):
+        local.batch_job(by_user, filterArn=watched)
+    local.dataset(other, name="books")
+    elsewhere = local.filter(other, name="elsewhere")
+    with pytest.raises(invalid, match="belongs to another dataset group"):
+        _job(local, by_item, filterArn=elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "most", "query"),
+    [
+        (ITEM_AFFINITY, 500, {"itemId": "i0"}),
+        (ATTRIBUTE_AFFINITY, 10, {"itemAttributes": 'ITEMS.KIND = "even"'}),
+    ],
+)
+def test_how_many_lines_a_file_may_have(
+    local: Local, recipe: str, most: int, query: dict[str, str]
+) -> None:
+    group, _ = local.imported(taste_rows())
+    _items(local, group)
+    version = _trained(local, group, recipe)
+    assert len(_segments(local, version, [query] * most, "most", numResults=1)) == most
+    line = json.dumps(query) + "\n"
+    local.store.put("s3://data/more/queries.json", (line * (most + 1)).encode())
+    failed = local.wait(_job(local, version, "more"))
+    assert failed["status"] == "CREATE FAILED"
+    assert failed["failureReason"] == (
+        f"s3://data/more/queries.json has {most + 1} lines; with {recipe}, a file may have {most}"
+        " at most."
+    )
+    assert local.store.list("s3://data/more/out/") == []
+
+
+def test_segments_are_made_of_full_imports_only(local: Local) -> None:
+    group, dataset = local.imported(taste_rows())
+    local.store.put("s3://data/more.csv", csv_bytes([("fresh", "i0", n) for n in range(1000)]))
+    local.active(local.import_job(dataset, "s3://data/more.csv", "add", importMode="INCREMENTAL"))
+    version = _trained(local, group)
+    (answer,) = _segments(local, version, [{"itemId": "i0"}], numResults=100)
+    assert len(_users(answer)) == 60
+    assert "fresh" not in _users(answer)
+
+
+def test_data_that_was_only_added_makes_no_segments(local: Local) -> None:
+    group = local.group()
+    dataset = local.dataset(group)
+    local.store.put("s3://data/interactions.csv", csv_bytes(taste_rows()))
+    local.active(local.import_job(dataset, "s3://data/interactions.csv", importMode="INCREMENTAL"))
+    failed = local.wait(local.version(local.solution(group, ITEM_AFFINITY)))
+    assert failed["status"] == "CREATE FAILED"
+    assert NO_FULL_IMPORT in failed["failureReason"]
+
+
+def test_running_jobs_have_a_quota(tmp_path: Path) -> None:
+    local = Local(tmp_path, Quotas(running_batch_segment_jobs=0))
+    group, _ = local.imported(taste_rows())
+    version = _trained(local, group)
+    limit = local.client.exceptions.LimitExceededException
+    with pytest.raises(limit, match="More than 0 resources with PENDING or IN_PROGRESS status"):
+        _job(local, version)
+
+
+def test_input_and_output_are_checked_as_for_batch_inference(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    version = _trained(local, group)
+    invalid = local.client.exceptions.InvalidInputException
+    with pytest.raises(invalid, match="must differ"):
+        local.segment_job(version, "s3://data/queries.json", "s3://data/queries.json/")
+    failed = local.wait(_job(local, version))
+    assert failed["failureReason"] == (
+        "Invalid Data location. There is no object at s3://data/segment/queries.json"
+    )
+    nothing = local.client.exceptions.ResourceNotFoundException
+    with pytest.raises(nothing):
+        _job(local, version + "0", "other")
+    assert local.describe(version)["recipeArn"] == RECIPE + ITEM_AFFINITY
+
+
+def test_an_empty_file_has_an_empty_answer(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    version = _trained(local, group)
+    local.store.put("s3://data/segment/queries.json", b"\n\n")
+    local.active(_job(local, version))
+    assert local.store.get("s3://data/segment/out/queries.json.out") == b""

@@ -1,0 +1,235 @@
+"""Ways to train: in full, as an update, with a search for hyperparameters, on chosen events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.local_personalize.learning import training
+from batchrec_dagster.local_personalize.operations import solution_versions
+from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
+
+PERSONALIZATION = "aws-user-personalization"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What each training was told."""
+    told: list[dict[str, Any]] = []
+
+    def train(
+        recipe: str, *args: Any, log: Callable[[str], None], **options: Any
+    ) -> training.Trained:
+        told.append({"recipe": recipe, **options})
+        return training.train(recipe, *args, log=log, **options)
+
+    monkeypatch.setattr(solution_versions, "train", train)
+    return told
+
+
+def _model(local: Local, version: str) -> Path:
+    """The folder of a version's model."""
+    found = list((local.root / "home" / "models").glob(f"*{version.rpartition('/')[2]}*"))
+    assert len(found) == 1
+    return found[0]
+
+
+def test_an_update_starts_from_the_latest_version(
+    local: Local, calls: list[dict[str, Any]]
+) -> None:
+    group, dataset = local.imported(taste_rows())
+    solution = local.solution(group, PERSONALIZATION)
+    first = local.active(local.version(solution))
+    new = [(f"u{n % 60}", "new", 1_700_000_000 + n) for n in range(1000)]
+    local.store.put("s3://data/new.csv", csv_bytes(new))
+    local.active(local.import_job(dataset, "s3://data/new.csv", "add", importMode="INCREMENTAL"))
+    second = local.active(local.version(solution, trainingMode="UPDATE"))
+    third = local.active(local.version(solution, trainingMode="UPDATE"))
+    assert [call["previous"] for call in calls] == [
+        None,
+        _model(local, first),
+        _model(local, second),
+    ]
+    described = [local.describe(version) for version in (first, second, third)]
+    assert [version["trainingMode"] for version in described] == ["FULL", "UPDATE", "UPDATE"]
+    assert {version["trainingType"] for version in described} == {"MANUAL"}
+    before = local.recommended(first, ["u1"], "before", numResults=100)["u1"]
+    after = local.recommended(second, ["u1"], "after", numResults=100)["u1"]
+    assert "new" not in before
+    assert "new" in after
+    metrics = local.client.get_solution_metrics(solutionVersionArn=second)["metrics"]
+    assert set(metrics) == set(
+        local.client.get_solution_metrics(solutionVersionArn=first)["metrics"]
+    )
+
+
+def test_what_cannot_be_updated(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    invalid = local.client.exceptions.InvalidInputException
+    solution = local.solution(group, PERSONALIZATION)
+    with pytest.raises(invalid, match="needs an ACTIVE version"):
+        local.version(solution, trainingMode="UPDATE")
+    for recipe in ("aws-user-personalization-v2", "aws-sims", "aws-item-affinity"):
+        other = local.solution(group, recipe, name=recipe)
+        with pytest.raises(invalid, match=f"UPDATE is not supported by .*{recipe}"):
+            local.version(other, trainingMode="UPDATE")
+    with pytest.raises(invalid, match="AUTOTRAIN"):
+        local.version(solution, trainingMode="AUTOTRAIN")
+
+
+def test_an_update_of_a_damaged_model_says_so(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    solution = local.solution(group, PERSONALIZATION)
+    version = local.active(local.version(solution))
+    for file in _model(local, version).glob("*.npy"):
+        file.write_bytes(file.read_bytes()[:-1])
+    failed = local.wait(local.version(solution, trainingMode="UPDATE"))
+    assert failed["status"] == "CREATE FAILED"
+    assert failed["failureReason"].startswith("Create failed. ")
+    assert "bytes" in failed["failureReason"]
+    local.store.put("s3://data/users.json", b'{"userId":"u1"}\n')
+    failed = local.wait(local.batch_job(version))
+    assert failed["failureReason"].startswith(f"The model of {version} cannot be used: ")
+    assert local.store.list("s3://data/out/") == []
+
+
+def test_a_search_chooses_hyperparameters(local: Local, calls: list[dict[str, Any]]) -> None:
+    group, _ = local.imported(taste_rows())
+    config: dict[str, Any] = {
+        "hpoConfig": {
+            "hpoResourceConfig": {"maxNumberOfTrainingJobs": "3", "maxParallelTrainingJobs": "1"},
+            "algorithmHyperParameterRanges": {
+                "integerHyperParameterRanges": [{"name": "bptt", "minValue": 2, "maxValue": 20}],
+                "categoricalHyperParameterRanges": [
+                    {"name": "recency_mask", "values": ["true", "false"]}
+                ],
+            },
+        }
+    }
+    solution = local.solution(group, PERSONALIZATION, performHPO=True, solutionConfig=config)
+    version = local.describe(local.active(local.version(solution)))
+    tuned = version["tunedHPOParams"]["algorithmHyperParameters"]
+    assert set(tuned) == {"bptt", "recency_mask"}
+    assert 2 <= int(tuned["bptt"]) <= 20
+    assert tuned["recency_mask"] in ("true", "false")
+    assert version["performHPO"] is True
+    assert version["solutionConfig"] == config
+    assert calls[0]["search"] == training.Search(
+        3, integers={"bptt": (2, 20)}, categories={"recency_mask": ["true", "false"]}
+    )
+
+
+def test_without_a_search_nothing_is_tuned(local: Local, calls: list[dict[str, Any]]) -> None:
+    group, _ = local.imported(taste_rows())
+    version = local.describe(local.active(local.version(local.solution(group, PERSONALIZATION))))
+    assert "tunedHPOParams" not in version
+    assert version["performHPO"] is False
+    assert calls[0]["search"] is None
+
+
+def _integer(**members: Any) -> dict[str, Any]:
+    return {"algorithmHyperParameterRanges": {"integerHyperParameterRanges": [members]}}
+
+
+@pytest.mark.parametrize(
+    ("hpo", "reason"),
+    [
+        (_integer(name="bptt", minValue=20, maxValue=2), "bptt"),
+        (_integer(name="bptt", minValue=1, maxValue=2), "bptt"),
+        (_integer(name="depth", minValue=1, maxValue=2), "depth"),
+        (_integer(name="bptt", minValue=2), "bptt needs both a minValue and a maxValue"),
+        (_integer(minValue=2, maxValue=3), "needs a name"),
+        (
+            {
+                "algorithmHyperParameterRanges": {
+                    "categoricalHyperParameterRanges": [{"name": "recency_mask", "values": ["x"]}]
+                }
+            },
+            "recency_mask",
+        ),
+        (
+            {"hpoResourceConfig": {"maxNumberOfTrainingJobs": "41"}},
+            "maxNumberOfTrainingJobs must be a whole number from 1 to 40, not '41'",
+        ),
+        ({"hpoResourceConfig": {"maxNumberOfTrainingJobs": "many"}}, "maxNumberOfTrainingJobs"),
+        ({"hpoResourceConfig": {"maxParallelTrainingJobs": "0"}}, "from 1 to 10, not '0'"),
+    ],
+)
+def test_a_search_that_cannot_be_made_is_refused(
+    local: Local, hpo: dict[str, Any], reason: str
+) -> None:
+    group = local.group()
+    invalid = local.client.exceptions.InvalidInputException
+    with pytest.raises(invalid, match=reason):
+        local.solution(group, PERSONALIZATION, performHPO=True, solutionConfig={"hpoConfig": hpo})
+
+
+def test_a_recipe_without_anything_to_tune_refuses_the_search(local: Local) -> None:
+    group = local.group()
+    with pytest.raises(local.client.exceptions.InvalidInputException, match="performHPO"):
+        local.solution(group, "aws-popularity-count", performHPO=True)
+
+
+def test_an_events_config_chooses_what_is_trained_on(
+    local: Local, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = taste_rows()
+    schema = json.loads(interactions_schema(event_type=True))
+    schema["fields"].append({"name": "EVENT_VALUE", "type": ["null", "double"]})
+    arn = local.client.create_schema(name="valued", schema=json.dumps(schema))["schemaArn"]
+    group = local.group()
+    made = local.client.create_dataset(
+        name="films", schemaArn=arn, datasetGroupArn=group, datasetType="Interactions"
+    )
+    dataset = local.active(made["datasetArn"])
+    lines = [
+        f"{user},{kind}-{item},{time},{kind},{value}"
+        for kind, value in (("buy", ""), ("rate", 4.5), ("rate", 2), ("view", ""), ("skip", ""))
+        for user, item, time in rows
+    ]
+    text = "USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE,EVENT_VALUE\n" + "\n".join(lines)
+    local.store.put("s3://data/interactions.csv", text.replace("rate-i", "rate-").encode())
+    local.active(local.import_job(dataset, "s3://data/interactions.csv"))
+    events = [
+        {"eventType": "buy", "weight": 0.8},
+        {"eventType": "rate", "eventValueThreshold": 4.0, "weight": 0.2},
+        {"eventType": "skip", "weight": 0.0},
+    ]
+    with caplog.at_level("INFO"):
+        solution = local.solution(
+            group, solutionConfig={"eventsConfig": {"eventParametersList": events}}
+        )
+        version = local.active(local.version(solution))
+    assert f"{version}: {2 * len(rows):,} interactions" in caplog.messages
+    assert f"{solution}: the weights of eventsConfig: kept, without effect locally" in (
+        caplog.messages
+    )
+    items = local.recommended(version, ["u1"], numResults=500)["u1"]
+    assert {item.split("-")[0] for item in items} == {"buy", "rate"}
+
+
+def test_what_a_solution_cannot_ask_for(local: Local) -> None:
+    group = local.group()
+    events = {"eventsConfig": {"eventParametersList": [{"eventType": "buy", "weight": 0.5}]}}
+    none = {"eventsConfig": {"eventParametersList": [{"eventType": "buy", "weight": 0.0}]}}
+    nameless = {"eventsConfig": {"eventParametersList": [{"weight": 0.5}]}}
+    invalid = local.client.exceptions.InvalidInputException
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"recipe": PERSONALIZATION, "solutionConfig": events}, "eventsConfig is supported with"),
+        ({"eventType": "buy", "solutionConfig": events}, "not both"),
+        ({"solutionConfig": {**events, "eventValueThreshold": "1"}}, "not both"),
+        ({"solutionConfig": nameless}, "needs an eventType"),
+        ({"solutionConfig": none}, "needs a weight above 0"),
+        ({"performIncrementalUpdate": True}, "semantic-similarity recipe only"),
+    ]
+    for options, reason in cases:
+        with pytest.raises(invalid, match=reason):
+            local.solution(group, **options)
+    solution = local.solution(group)
+    with pytest.raises(invalid, match="semantic-similarity recipe only"):
+        local.client.update_solution(solutionArn=solution, performIncrementalUpdate=True)
