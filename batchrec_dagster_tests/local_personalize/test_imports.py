@@ -247,7 +247,7 @@ def test_a_schema_that_cannot_be_used_says_why(local: Local) -> None:
     assert local.client.list_schemas()["schemas"] == []
 
 
-ITEM_FIELDS = [
+ITEM_FIELDS: list[dict[str, Any]] = [
     {"name": "ITEM_ID", "type": "string"},
     {"name": "GENRES", "type": ["null", "string"], "categorical": True},
     {"name": "DESCRIPTION", "type": ["string", "null"], "textual": True},
@@ -272,7 +272,7 @@ def _items(local: Local, text: str) -> dict[str, Any]:
         name="items", schemaArn=arn, datasetGroupArn=local.group(), datasetType="Items"
     )
     dataset = local.active(made["datasetArn"])
-    header = ",".join(str(field["name"]) for field in ITEM_FIELDS)
+    header = ",".join(field["name"] for field in ITEM_FIELDS)
     local.store.put("s3://data/items.csv", f"{header}\n{text}".encode())
     return local.wait(local.import_job(dataset, "s3://data/items.csv"))
 
