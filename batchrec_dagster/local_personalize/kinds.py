@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from batchrec_dagster.local_personalize.catalog import ACTIVE, Records, Resource
+from batchrec_dagster.local_personalize.catalog import ACTIVE, DELETING, Records, Resource
 from batchrec_dagster.local_personalize.errors import InUseError, NotFoundError
 from batchrec_dagster.local_personalize.quotas import Quotas
 from batchrec_dagster.local_personalize.service_model import (
@@ -61,6 +61,9 @@ class Call:
         found = self.existing(kind, arn)
         if found.status not in (ACTIVE, None):
             raise InUseError(f"{arn} is not ACTIVE: its status is {found.status}.")
+        parent = self.records.find(found.parent) if found.parent else None
+        if parent and parent.status in DELETING:
+            raise InUseError(f"{arn} goes with {parent.arn}: its status is {parent.status}.")
         return found
 
 

@@ -20,6 +20,7 @@ from batchrec_dagster.local_personalize.catalog import (
     CREATING,
     DELETE_IN_PROGRESS,
     DELETE_PENDING,
+    DELETING,
     Records,
     Resource,
 )
@@ -50,7 +51,7 @@ def is_creating(resource: Resource) -> bool:
 
 def is_deleting(resource: Resource) -> bool:
     """Whether the work is to delete it."""
-    return resource.status in (DELETE_PENDING, DELETE_IN_PROGRESS)
+    return resource.status in DELETING
 
 
 def with_update(resource: Resource, member: str, change: dict[str, object]) -> Resource:

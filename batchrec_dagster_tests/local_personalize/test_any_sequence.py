@@ -1,84 +1,137 @@
 """Random sequences of requests, against a simple model of what Personalize would answer.
 
 Nothing happens in the background until the machine says so: the service's pace is that of AWS, and
-`work` opens the home anew at full speed, as the next process would after a crash. Set
-BATCHREC_TEST_SEQUENCES to try more of them.
+`work` opens the home anew at full speed, as the next process would. `crash_at_work` lets a process
+work and kills it. Set BATCHREC_TEST_SEQUENCES to try more sequences than the usual few.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-
-from batchrec_dagster.formats.interactions import interactions_schema
-from batchrec_dagster.local_personalize.errors import ServiceError
-from batchrec_dagster.local_personalize.pace import Pace
-from batchrec_dagster.local_personalize.quotas import Quotas
-from batchrec_dagster.local_personalize.service import LocalPersonalize
-from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster_tests.local_personalize.support import RECIPE, SEEN
-
-ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"
-QUOTAS = Quotas(dataset_groups=2, schemas=2, solutions_per_group=2, filters_per_group=1)
-NEVER, AT_ONCE = Pace(1000.0), Pace()
-NAMES = st.sampled_from(["a", "a", "a", "a", "b", "c"])  # mostly one, so that much depends on it
-KINDS = st.sampled_from(["DatasetGroup", "Schema", "Dataset", "Solution", "Filter"])
-EXISTS, MISSING, IN_USE, LIMIT, INVALID = (
-    f"{name}Exception"
-    for name in (
-        "ResourceAlreadyExists",
-        "ResourceNotFound",
-        "ResourceInUse",
-        "LimitExceeded",
-        "InvalidInput",
-    )
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
 )
 
+from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.local_personalize.errors import NotFoundError, ServiceError
+from batchrec_dagster.local_personalize.pace import Pace
+from batchrec_dagster.local_personalize.service import LocalPersonalize
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster_tests.local_personalize.forks import FORKS
+from batchrec_dagster_tests.local_personalize.sequence_model import (
+    ACTIVE,
+    DELETING,
+    FAILED,
+    MISSING,
+    PENDING,
+    QUOTAS,
+    STOPPED,
+    TYPES,
+    Known,
+    Model,
+)
+from batchrec_dagster_tests.local_personalize.support import (
+    RECIPE,
+    ROLE,
+    SEEN,
+    csv_bytes,
+    taste_rows,
+    user_lines,
+)
 
-@dataclass
-class Known:
-    """What the model knows of a resource."""
-
-    kind: str
-    status: str | None
-    group: str | None = None
-    schema: str | None = None
-    tags: dict[str, str] = field(default_factory=dict)
+ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"
+NEVER, AT_ONCE = Pace(1000.0), Pace()
+DEADLINE_SECONDS = 60.0
+NAMES = st.sampled_from(["a", "a", "a", "a", "b", "c"])  # mostly one, so that much depends on it
+FORMS = st.sampled_from(sorted(TYPES))
+KINDS = st.sampled_from(
+    [
+        *("DatasetGroup", "Schema", "Dataset", "DatasetImportJob"),
+        *("Solution", "SolutionVersion", "Filter", "BatchInferenceJob"),
+    ]
+)
+DELETED = st.sampled_from(["DatasetGroup", "Schema", "Dataset", "Solution", "Filter"])
+NONE = 9
+PICKS = st.integers(0, NONE)
+PATHS = {
+    "DatasetGroup": "dataset-group",
+    "Schema": "schema",
+    "Dataset": "dataset",
+    "DatasetImportJob": "dataset-import-job",
+    "Solution": "solution",
+    "SolutionVersion": "solution",
+    "Filter": "filter",
+    "BatchInferenceJob": "batch-inference-job",
+}
+USERS = ["u1", "u2", "stranger"]
 
 
 def _arn(kind: str, name: str) -> str:
-    parts = {
-        "DatasetGroup": f"dataset-group/{name}",
-        "Schema": f"schema/{name}",
-        "Dataset": f"dataset/{name}/INTERACTIONS",
-        "Solution": f"solution/{name}",
-        "Filter": f"filter/{name}",
-    }
-    return ACCOUNT + parts[kind]
+    return f"{ACCOUNT}{PATHS[kind]}/{name}"
 
 
 def _member(kind: str) -> str:
     return kind[0].lower() + kind[1:] + "Arn"
 
 
+def _schema(form: str) -> str:
+    if TYPES[form] == "INTERACTIONS":
+        return interactions_schema(event_type=form == "events")
+    fields = [{"name": "ITEM_ID", "type": "string"}, {"name": "GENRES", "type": "string"}]
+    if form == "wider items":
+        fields.append({"name": "YEAR", "type": ["int", "null"]})  # type: ignore[dict-item]
+    record = {"type": "record", "name": "Items", "namespace": "com.amazonaws.personalize.schema"}
+    return json.dumps(record | {"fields": fields, "version": "1.0"})
+
+
+@cache
+def _data() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
+    """A folder that stands for the bucket with the input of all sequences."""
+    made = tempfile.TemporaryDirectory()
+    folder = Path(made.name)
+    for form, event_type in (("plain", None), ("events", "watch")):
+        (folder / form).write_bytes(csv_bytes(taste_rows(1000), event_type=event_type))
+    (folder / "items").write_text("ITEM_ID,GENRES\ni1,Comedy\n")
+    (folder / "wider items").write_text("ITEM_ID,GENRES,YEAR\ni1,Comedy,\n")
+    (folder / "users").write_bytes(user_lines(USERS))
+    return folder, made
+
+
+def _service(home: Path, data: Path, pace: Pace) -> LocalPersonalize:
+    store = ObjectStore(folders={"data": data, "out": home / "out"})
+    return LocalPersonalize(home, store, quotas=QUOTAS, pace=pace)
+
+
+def _at_work(home: Path, data: Path) -> None:
+    """A process that does what there is to do."""
+    _service(home, data, AT_ONCE)
+    time.sleep(DEADLINE_SECONDS)
+
+
 class Sequences(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.home = Path(tempfile.mkdtemp())
-        self.known: dict[str, Known] = {}
+        self.data, _ = _data()
+        self.model = Model()
         self.service = self._open(NEVER)
 
     def _open(self, pace: Pace) -> LocalPersonalize:
-        return LocalPersonalize(self.home, ObjectStore(), quotas=QUOTAS, pace=pace)
+        return _service(self.home, self.data, pace)
 
     def teardown(self) -> None:
         self.service.close()
@@ -95,128 +148,201 @@ class Sequences(RuleBasedStateMachine):
         assert refusal == (expected or ""), (operation, params)
         return answer
 
-    def _of(self, kind: str, group: str | None = None) -> list[str]:
-        """The ARNs of a kind, in order of creation."""
-        return [
-            arn
-            for arn, known in self.known.items()
-            if known.kind == kind and (group is None or known.group == group)
-        ]
-
-    def _unready(self, arn: str) -> str | None:
-        """The refusal of a request that needs this resource, if there is one."""
-        if arn not in self.known:
-            return MISSING
-        return None if self.known[arn].status in ("ACTIVE", None) else IN_USE
-
     def _create(self, params: dict[str, Any], made: Known, arn: str, expected: str | None) -> None:
         answer = self._ask(f"Create{made.kind}", params, expected)
         if expected is None:
             assert answer == {_member(made.kind): arn}
-            self.known[arn] = made
+            self.model.known[arn] = made
 
-    @initialize(furnished=st.booleans())
-    def begin(self, furnished: bool) -> None:
-        """Half of the sequences begin with what takes many requests to make."""
-        if furnished:
-            self.create_group("a")
-            self.create_schema("a", event_type=True)
-            self.work()
-            self.create_dataset("a", "a")
-            self.work()
-            self.create_filter("a", "a")
+    def _pick(self, kind: str, pick: int) -> str:
+        """One of the kind that there are, or one that there is not."""
+        there = self.model.of(kind)
+        return there[pick % len(there)] if there and pick != NONE else _arn(kind, "none")
+
+    @initialize(furnished=st.sampled_from([0, *[1] * 2, *[2] * 5]))
+    def begin(self, furnished: int) -> None:
+        """Most sequences begin with what takes many requests to make."""
+        if not furnished:
+            return
+        self.create_group("a")
+        self.create_schema("a", "events")
+        self.create_schema("b", "items")
+        self.create_schema("c", "wider items")
+        self.work()
+        self.create_dataset("a", "a", "INTERACTIONS")
+        self.create_dataset("a", "b", "ITEMS")
+        self.create_solution("a", "a")
+        self.work()
+        if furnished == 1:
+            return
+        self.create_filter("a", "a")
+        self.create_import(0, "first", "events", "FULL")
+        self.work()
+        self.create_version(0, "first")
+        self.work()
 
     @rule(name=NAMES)
     def create_group(self, name: str) -> None:
         arn = _arn("DatasetGroup", name)
-        full = len(self._of("DatasetGroup")) >= QUOTAS.dataset_groups
-        expected = EXISTS if arn in self.known else LIMIT if full else None
-        made = Known("DatasetGroup", "CREATE PENDING")
-        self._create({"name": name}, made, arn, expected)
+        expected = self.model.create(arn, "DatasetGroup", QUOTAS.dataset_groups)
+        self._create({"name": name}, Known("DatasetGroup", group=arn), arn, expected)
 
-    @rule(name=NAMES, event_type=st.booleans())
-    def create_schema(self, name: str, event_type: bool) -> None:
+    @rule(name=NAMES, form=FORMS)
+    def create_schema(self, name: str, form: str) -> None:
         arn = _arn("Schema", name)
-        full = len(self._of("Schema")) >= QUOTAS.schemas
-        expected = EXISTS if arn in self.known else LIMIT if full else None
-        text = interactions_schema(event_type=event_type)
-        made = Known("Schema", None, tags={"event_type": str(event_type)})
-        self._create({"name": name, "schema": text}, made, arn, expected)
+        expected = self.model.create(arn, "Schema", QUOTAS.schemas)
+        made = Known("Schema", None, form=form)
+        self._create({"name": name, "schema": _schema(form)}, made, arn, expected)
 
-    @rule(group=NAMES, schema=NAMES)
-    def create_dataset(self, group: str, schema: str) -> None:
+    @rule(group=NAMES, schema=NAMES, dataset_type=st.sampled_from(["INTERACTIONS", "ITEMS"]))
+    def create_dataset(self, group: str, schema: str, dataset_type: str) -> None:
         group_arn, schema_arn = _arn("DatasetGroup", group), _arn("Schema", schema)
-        arn = _arn("Dataset", group)
-        expected = self._unready(group_arn) or self._unready(schema_arn)
-        expected = expected or (EXISTS if arn in self.known else None)
+        arn = self.model.dataset(group_arn, dataset_type)
         params = {
             "name": "d",
             "datasetGroupArn": group_arn,
             "schemaArn": schema_arn,
-            "datasetType": "Interactions",
+            "datasetType": dataset_type.title(),
         }
-        self._create(
-            params, Known("Dataset", "CREATE PENDING", group_arn, schema_arn), arn, expected
+        made = Known("Dataset", parent=group_arn, group=group_arn, schema=schema_arn)
+        expected = self.model.create_dataset(group_arn, schema_arn, dataset_type)
+        self._create(params, made, arn, expected)
+
+    @rule(
+        dataset=PICKS,
+        job=NAMES,
+        form=st.sampled_from([*TYPES, "events", "events", "nothing"]),
+        mode=st.sampled_from(["FULL", "INCREMENTAL"]),
+    )
+    def create_import(self, dataset: int, job: str, form: str, mode: str) -> None:
+        dataset_arn, arn = self._pick("Dataset", dataset), _arn("DatasetImportJob", job)
+        expected = self.model.unready(dataset_arn) or self.model.start(
+            arn, "DatasetImportJob", QUOTAS.running_dataset_import_jobs
         )
+        params = {
+            "jobName": job,
+            "datasetArn": dataset_arn,
+            "dataSource": {"dataLocation": f"s3://data/{form}"},
+            "importMode": mode,
+            "roleArn": ROLE,
+        }
+        made = Known("DatasetImportJob", parent=dataset_arn, form=form)
+        self._create(params, made, arn, expected)
 
     @rule(group=NAMES, name=NAMES)
     def create_solution(self, group: str, name: str) -> None:
         group_arn, arn = _arn("DatasetGroup", group), _arn("Solution", name)
-        expected = self._unready(group_arn)
-        if expected is None and arn in self.known:
-            expected = EXISTS
-        elif (
-            expected is None and len(self._of("Solution", group_arn)) >= QUOTAS.solutions_per_group
-        ):
-            expected = LIMIT
+        expected = self.model.unready(group_arn) or self.model.create(
+            arn, "Solution", QUOTAS.solutions_per_group, group_arn
+        )
         recipe = RECIPE + "aws-popularity-count"
-        params = {"name": name, "datasetGroupArn": group_arn, "recipeArn": recipe}
-        self._create(params, Known("Solution", "CREATE PENDING", group_arn), arn, expected)
+        params = {
+            "name": name,
+            "datasetGroupArn": group_arn,
+            "recipeArn": recipe,
+            "performAutoTraining": False,
+        }
+        self._create(params, Known("Solution", parent=group_arn, group=group_arn), arn, expected)
 
     @rule(group=NAMES, name=NAMES)
     def create_filter(self, group: str, name: str) -> None:
         group_arn, arn = _arn("DatasetGroup", group), _arn("Filter", name)
-        dataset = self.known.get(_arn("Dataset", group))
-        schema = self.known.get(dataset.schema or "") if dataset else None
-        if group_arn not in self.known:
-            expected = MISSING
-        elif schema is None or schema.tags["event_type"] != "True":
-            expected = INVALID
-        elif arn in self.known:
-            expected = EXISTS
-        else:
-            full = len(self._of("Filter", group_arn)) >= QUOTAS.filters_per_group
-            expected = LIMIT if full else ""
         params = {"name": name, "datasetGroupArn": group_arn, "filterExpression": SEEN}
-        self._create(params, Known("Filter", "CREATE PENDING", group_arn), arn, expected or None)
+        made = Known("Filter", parent=group_arn, group=group_arn)
+        self._create(params, made, arn, self.model.create_filter(arn, group_arn))
 
-    @rule(kind=KINDS, name=NAMES)
-    def delete(self, kind: str, name: str) -> None:
-        arn = _arn(kind, name)
-        expected = self._unready(arn)
-        if expected is None and kind == "DatasetGroup":
-            expected = IN_USE if self._of("Solution", arn) or self._of("Dataset", arn) else None
-        if expected is None and kind == "Schema":
-            used = any(known.schema == arn for known in self.known.values())
-            expected = IN_USE if used else None
+    @rule(solution=PICKS, name=NAMES)
+    def create_version(self, solution: int, name: str) -> None:
+        solution_arn = self._pick("Solution", solution)
+        expected = self.model.create_version(solution_arn, name)
+        params = {"solutionArn": solution_arn, "name": name}
+        answer = self._ask("CreateSolutionVersion", params, expected)
+        if expected is None:
+            group = self.model.known[solution_arn].group
+            made = Known("SolutionVersion", name=name, parent=solution_arn, group=group)
+            self.model.known[answer["solutionVersionArn"]] = made
+
+    @rule(version=PICKS, job=NAMES, used=st.none() | PICKS)
+    def create_batch(self, version: int, job: str, used: int | None) -> None:
+        version_arn, arn = self._pick("SolutionVersion", version), _arn("BatchInferenceJob", job)
+        filter_arn = None if used is None else self._pick("Filter", used)
+        params = {
+            "jobName": job,
+            "solutionVersionArn": version_arn,
+            "roleArn": ROLE,
+            "jobInput": {"s3DataSource": {"path": "s3://data/users"}},
+            "jobOutput": {"s3DataDestination": {"path": f"s3://out/{job}/"}},
+            **({"filterArn": filter_arn} if filter_arn else {}),
+        }
+        expected = self.model.create_batch(arn, version_arn, filter_arn)
+        known = self.model.known.get(version_arn)
+        group = known.group if known else None
+        made = Known("BatchInferenceJob", parent=version_arn, group=group, filter=filter_arn)
+        self._create(params, made, arn, expected)
+
+    @rule(version=PICKS)
+    def stop(self, version: int) -> None:
+        arn = self._pick("SolutionVersion", version)
+        expected = self.model.stop(arn)
+        self._ask("StopSolutionVersionCreation", {"solutionVersionArn": arn}, expected)
+        if expected is None:
+            self.model.known[arn].status = STOPPED
+
+    @rule(dataset=PICKS, schema=NAMES)
+    def update_dataset(self, dataset: int, schema: str) -> None:
+        arn, schema_arn = self._pick("Dataset", dataset), _arn("Schema", schema)
+        expected = self.model.update_dataset(arn, schema_arn)
+        self._ask("UpdateDataset", {"datasetArn": arn, "schemaArn": schema_arn}, expected)
+        if expected is None:
+            self.model.known[arn].schema = schema_arn
+            self.model.known[arn].updating = True
+
+    @rule(solution=PICKS, automatic=st.booleans())
+    def update_solution(self, solution: int, automatic: bool) -> None:
+        arn = self._pick("Solution", solution)
+        expected = self.model.update_solution(arn)
+        params = {"solutionArn": arn, "performAutoTraining": automatic}
+        self._ask("UpdateSolution", params, expected)
+        if expected is None:
+            self.model.known[arn].updating = True
+
+    @rule(kind=DELETED, pick=PICKS)
+    def delete(self, kind: str, pick: int) -> None:
+        self._delete(kind, self._pick(kind, pick))
+
+    def _delete(self, kind: str, arn: str) -> None:
+        expected = self.model.delete(arn)
         self._ask(f"Delete{kind}", {_member(kind): arn}, expected)
         if expected is None and kind == "Schema":
-            del self.known[arn]
+            del self.model.known[arn]
         elif expected is None:
-            self.known[arn].status = "DELETE PENDING"
+            self.model.known[arn].status = DELETING
 
-    @rule(kind=KINDS, name=NAMES)
-    def describe(self, kind: str, name: str) -> None:
-        arn = _arn(kind, name)
-        answer = self._ask(
-            f"Describe{kind}", {_member(kind): arn}, None if arn in self.known else MISSING
-        )
+    @rule(kind=KINDS, pick=PICKS)
+    def describe(self, kind: str, pick: int) -> None:
+        arn = self._pick(kind, pick)
+        known = self.model.known.get(arn)
+        answer = self._ask(f"Describe{kind}", {_member(kind): arn}, None if known else MISSING)
         for described in answer.values():
+            assert known
             assert described[_member(kind)] == arn
-            assert described.get("status") == self.known[arn].status
-            assert described.get("datasetGroupArn") == (
-                arn if kind == "DatasetGroup" else self.known[arn].group
-            )
+            assert described.get("status") == known.status
+            assert ("failureReason" in described) == (known.status == FAILED)
+            if kind not in ("Schema", "DatasetImportJob", "BatchInferenceJob"):
+                assert described["datasetGroupArn"] == known.group
+            if kind == "Dataset":
+                assert described["schemaArn"] == known.schema
+            updates = [described[name] for name in described if name.endswith("Update")]
+            if known.updating or updates:
+                expected = PENDING if known.updating else ACTIVE
+                assert [update["status"] for update in updates] == [expected]
+
+    @rule(pick=PICKS)
+    def metrics(self, pick: int) -> None:
+        arn = self._pick("SolutionVersion", pick)
+        expected = self.model.unready(arn)
+        answer = self._ask("GetSolutionMetrics", {"solutionVersionArn": arn}, expected)
+        assert expected or 0 < answer["metrics"]["coverage"] <= 1
 
     @rule(kind=KINDS, size=st.integers(1, 3))
     def list_in_pages(self, kind: str, size: int) -> None:
@@ -231,79 +357,97 @@ class Sequences(RuleBasedStateMachine):
                 break
             assert len(page) == size
             params["nextToken"] = answer["nextToken"]
-        assert listed == self._of(kind)
+        assert listed == self.model.of(kind)
 
     @rule(name=NAMES, value=NAMES)
     def tag(self, name: str, value: str) -> None:
         arn = _arn("DatasetGroup", name)
-        expected = None if arn in self.known else MISSING
+        expected = None if arn in self.model.known else MISSING
         tags = [{"tagKey": "k", "tagValue": value}]
         self._ask("TagResource", {"resourceArn": arn, "tags": tags}, expected)
         if expected is None:
-            self.known[arn].tags = {"k": value}
+            self.model.known[arn].tags = {"k": value}
 
     @rule()
-    def crash_and_reopen(self) -> None:
+    def reopen(self) -> None:
         self.service.close()
         self.service = self._open(NEVER)
+
+    @rule(seconds=st.floats(0, 0.1))
+    def crash_at_work(self, seconds: float) -> None:
+        """A process that has taken up the work is killed; the next one finds what it left."""
+        process = FORKS.Process(target=_at_work, args=(self.home, self.data), daemon=True)
+        process.start()
+        time.sleep(seconds)
+        process.kill()
+        process.join()
+        self.work()
 
     @rule()
     def work(self) -> None:
         self.service.close()
         self.service = self._open(AT_ONCE)
-        deleted = {arn for arn, k in self.known.items() if k.status == "DELETE PENDING"}
-        waits = [arn for arn, k in self.known.items() if k.status not in ("ACTIVE", None)]
-        for arn in waits:
-            self._await(arn, gone=arn in deleted)
-        for arn in deleted:
-            for beside in self._of("Filter", arn) if self.known[arn].kind == "DatasetGroup" else []:
-                self.known.pop(beside, None)
-            self.known.pop(arn, None)
-        for known in self.known.values():
-            known.status = None if known.kind == "Schema" else "ACTIVE"
+        outcomes = self.model.outcomes()
+        statuses = {arn: self._lasting(arn, right) for arn, right in outcomes.items()}
+        for arn, status in statuses.items():
+            if self.model.known[arn].kind == "BatchInferenceJob":
+                self._check_output(arn, whole=status == ACTIVE)
+        self.model.settle(statuses)
         self.service.close()
         self.service = self._open(NEVER)
 
+    def _lasting(self, arn: str, right: set[str]) -> str:
+        """The status that lasts; it must be one of the right ones."""
+        kind = self.model.known[arn].kind
+        give_up = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < give_up:
+            described = self._described(kind, arn)
+            status = str(described.get("status"))
+            updates = [described[name] for name in described if name.endswith("Update")]
+            done = all(update["status"] == ACTIVE for update in updates)
+            if status in right and done:
+                return status
+            assert status not in (FAILED, STOPPED, "gone"), (arn, described, right)
+            time.sleep(0.001)
+        raise AssertionError(f"{arn} is {described} and not {right}")
+
+    def _described(self, kind: str, arn: str) -> dict[str, Any]:
+        try:
+            answer = self.service.call(f"Describe{kind}", {_member(kind): arn})
+        except NotFoundError:
+            return {"status": "gone"}
+        return dict(next(iter(answer.values())))
+
+    def _check_output(self, arn: str, *, whole: bool) -> None:
+        folder = self.home / "out" / arn.rpartition("/")[2]
+        assert (folder / "_CHECK").exists() == whole
+        if whole:
+            assert len((folder / "users.out").read_text().splitlines()) == len(USERS)
+
+    @precondition(lambda self: len(self.model.known) > 9)
     @rule(name=NAMES)
     def tear_down(self, name: str) -> None:
         """What random requests would seldom do: delete a whole group, in the right order."""
         group = _arn("DatasetGroup", name)
         self.work()
-        for solution in self._of("Solution", group):
-            self.delete("Solution", solution.rpartition("/")[2])
-        self.delete("Dataset", name)
+        for kind in ("Solution", "Dataset"):
+            for arn in self.model.of(kind, group):
+                self._delete(kind, arn)
         self.work()
-        self.delete("DatasetGroup", name)
+        self._delete("DatasetGroup", group)
         self.work()
-
-    def _await(self, arn: str, *, gone: bool) -> None:
-        kind = self.known[arn].kind
-        group = self.known[arn].group or ""
-        give_up = time.monotonic() + 30
-        while time.monotonic() < give_up:
-            try:
-                answer = self.service.call(f"Describe{kind}", {_member(kind): arn})
-            except ServiceError:
-                # A filter goes with its group.
-                owner = self.known.get(group)
-                assert gone or (kind == "Filter" and owner and owner.status == "DELETE PENDING")
-                return
-            (described,) = answer.values()
-            if described["status"] == "ACTIVE" and not gone:
-                return
-            time.sleep(0.001)
-        raise AssertionError(f"nothing becomes of {arn}")
 
     @invariant()
     def tags_are_kept(self) -> None:
-        for arn in self._of("DatasetGroup"):
+        for arn in self.model.of("DatasetGroup"):
             tags = self._ask("ListTagsForResource", {"resourceArn": arn}, None)["tags"]
-            assert {tag["tagKey"]: tag["tagValue"] for tag in tags} == self.known[arn].tags
+            assert {tag["tagKey"]: tag["tagValue"] for tag in tags} == self.model.known[arn].tags
 
 
 TestSequences = Sequences.TestCase
 TestSequences.settings = settings(
     max_examples=int(os.environ.get("BATCHREC_TEST_SEQUENCES", "25")),
-    stateful_step_count=40,
+    stateful_step_count=50,
     deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )

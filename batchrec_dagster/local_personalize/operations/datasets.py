@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrec_dagster.formats.schemas import DATASET_TYPES, Schema, parse_schema
+from batchrec_dagster.formats.schemas import DATASET_TYPES, INTERACTIONS, Schema, parse_schema
 from batchrec_dagster.local_personalize.catalog import CREATING, Records, Resource
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
 from batchrec_dagster.local_personalize.kinds import Call, Draft, Kind
@@ -65,19 +65,30 @@ def _files(records: Records, dataset: Resource) -> list[str]:
 
 
 def update(call: Call) -> dict[str, Any]:
-    """UpdateDataset: another schema, which may only add columns that can be empty."""
+    """UpdateDataset: another schema, which keeps all fields and may add some that can be null.
+
+    Source: developer guide, "Replacing a dataset's schema to add new columns".
+    """
     dataset = call.active("Dataset", call.params["datasetArn"])
     if dataset.unfinished:
         raise InUseError(f"{dataset.arn} is being updated.")
+    if dataset.body["datasetType"] == INTERACTIONS:
+        raise InvalidInputError("The schema of an Interactions dataset cannot be replaced.")
     schema_arn = call.params["schemaArn"]
     _check_schema(call, schema_arn, dataset.body["datasetType"])
     new = parse_schema(call.existing("Schema", schema_arn).body["schema"])
-    for field in schema_of(call.records, dataset).fields:
-        kept = new.field(field.name)
-        if kept is None or kept.type != field.type:
+    old = schema_of(call.records, dataset)
+    for field in old.fields:
+        if field not in new.fields:
             raise InvalidInputError(
-                f"{schema_arn} lacks the field {field.name} of type {field.type}: a new schema must"
-                " keep the fields of the one it replaces."
+                f"{schema_arn} lacks the field {field.name} of type {field.type}, as it was: a new"
+                " schema must keep the fields of the one it replaces."
+            )
+    for field in new.fields:
+        if field not in old.fields and not field.nullable:
+            raise InvalidInputError(
+                f"The new field {field.name} of {schema_arn} must allow null: rows that are there"
+                " already do not have it."
             )
     changed = with_update(dataset, "latestDatasetUpdate", {"schemaArn": schema_arn})
     changed.body["schemaArn"] = schema_arn
