@@ -18,7 +18,7 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset."""
     filter_values = pipeline.recommendations.line_filter_values
     # A job takes the values from its input, the same for every user here.
-    columns = {"filterValues": pl.struct(**_literals(filter_values))} if filter_values else {}
+    values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
 
     @dg.asset(
         **described(
@@ -31,7 +31,9 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
         ),
     )
     def batch_users(interactions: pl.LazyFrame) -> dg.MaterializeResult[pl.DataFrame]:
-        users = distinct_users(interactions).with_columns(**columns)
+        users = distinct_users(interactions)
+        if values:
+            users = users.with_columns(filterValues=pl.struct(values))
         version = fingerprint(users.get_column("userId").to_list())
         return dg.MaterializeResult(
             value=users,
@@ -45,10 +47,6 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
 
     return batch_users
-
-
-def _literals(values: dict[str, str]) -> dict[str, pl.Expr]:
-    return {name: pl.lit(value) for name, value in values.items()}
 
 
 def _with(version: str, filter_values: dict[str, str]) -> str:
