@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from batchrec_dagster.formats.interactions import (
@@ -44,8 +45,9 @@ def training_data(job: Job) -> Interactions:
     if {} not in wanted:
         rows = rows.filter(pl.any_horizontal(_matches(event) for event in wanted))
     job.progress(f"{len(rows):,} interactions")
-    _check_minimums(rows)
-    return Interactions.from_frame(rows.select(columns))
+    interactions = Interactions.from_frame(rows.select(columns))
+    _check_minimums(interactions)
+    return interactions
 
 
 def _wanted(version: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -70,20 +72,19 @@ def _matches(event: Mapping[str, Any]) -> pl.Expr:
     )
 
 
-def _check_minimums(rows: pl.DataFrame) -> None:
-    if len(rows) < MIN_INTERACTIONS:
+def _check_minimums(interactions: Interactions) -> None:
+    if len(interactions) < MIN_INTERACTIONS:
         raise JobFailedError(
-            f"Create failed. Dataset has {len(rows)} interactions to train on, fewer than"
+            f"Create failed. Dataset has {len(interactions)} interactions to train on, fewer than"
             f" {MIN_INTERACTIONS}."
         )
-    counts = rows.group_by(USER_ID).len()
-    enough = len(counts.filter(pl.col("len") >= 2))
+    enough = np.count_nonzero(np.diff(interactions.starts) >= 2)
     if enough < MIN_USERS_WITH_TWO_INTERACTIONS:
         raise JobFailedError(
             f"Create failed. Dataset has fewer than {MIN_USERS_WITH_TWO_INTERACTIONS} users with"
             " at least 2 interactions each."
         )
-    if enough < MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * len(counts):
+    if enough < MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * len(interactions.user_ids):
         raise JobFailedError(
             "Create failed. Fewer than 1 % of the users have at least 2 interactions each."
         )
