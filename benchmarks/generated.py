@@ -1,0 +1,96 @@
+"""Interactions of any size, shaped like those of real films: seeded, made block by block.
+
+A user's number of interactions is lognormal, an item's popularity Zipf's with Mandelbrot's shift,
+as fitted to MovieLens. Items belong to clusters of taste. Users come in sessions; a session keeps
+to one cluster, mostly the user's first, sometimes the second, or to none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+USERS_AT_ONCE = 10_000
+CLUSTERS = 24
+ACTIVITY_SPREAD = 1.0  # standard deviation of the logarithm
+ZIPF, SHIFT = 1.05, 0.01  # exponent; shift as a share of the items
+FIRST_TASTE, SECOND_TASTE = 0.55, 0.25  # shares of sessions; the rest are of no cluster
+SESSION = 12  # interactions, on average
+SPARE = 1.8  # drawn more, for what is drawn twice counts once
+BEGIN, YEARS = 1_500_000_000, 3
+
+
+@dataclass(frozen=True)
+class Size:
+    """About so many interactions."""
+
+    rows: int
+    users: int
+    items: int
+
+
+# By millions of interactions; between the sizes users grow with them, items with their root.
+SIZES = {
+    1: Size(1_000_000, 7_000, 6_000),
+    5: Size(5_000_000, 35_000, 13_500),
+    20: Size(20_000_000, 138_000, 27_000),
+    100: Size(100_000_000, 1_000_000, 100_000),
+}
+
+
+def blocks(size: Size, seed: int = 0) -> Iterator[pl.DataFrame]:
+    """USER_ID, ITEM_ID (str) and TIMESTAMP (i64, epoch seconds): a block of users at a time."""
+    rng = np.random.default_rng(seed)
+    weight = (np.arange(size.items) + 1 + SHIFT * size.items) ** -ZIPF
+    cluster = rng.integers(0, CLUSTERS, size.items)
+    by_cluster = np.argsort(cluster, kind="stable")
+    # A draw from a cluster is one from its stretch of this line; one from all is from all of it.
+    line = np.concatenate([[0], np.cumsum(weight[by_cluster])])
+    edges = line[np.searchsorted(cluster[by_cluster], np.arange(CLUSTERS + 1))]
+    activity = np.exp(ACTIVITY_SPREAD * rng.standard_normal(size.users))
+    counts = np.maximum(3, activity * (size.rows / activity.sum())).astype(np.int64)
+    counts = np.minimum(counts, size.items // 4)
+    for first in range(0, size.users, USERS_AT_ONCE):
+        wanted = counts[first : first + USERS_AT_ONCE]
+        drawn = (wanted * SPARE).astype(np.int64) + 1
+        user = np.repeat(np.arange(len(wanted)), drawn)
+        session = np.cumsum(rng.random(len(user)) < 1 / SESSION)
+        session = np.unique(session * len(wanted) + user, return_inverse=True)[1]
+        sessions = session.max() + 1
+        owner = np.empty(sessions, dtype=np.int64)
+        owner[session] = user
+        tastes = rng.integers(0, CLUSTERS, (2, len(wanted)))[:, owner]
+        chance = rng.random(sessions)
+        taste = np.where(chance < FIRST_TASTE, tastes[0], tastes[1])
+        anything = chance >= FIRST_TASTE + SECOND_TASTE
+        low = np.where(anything, 0, edges[taste])[session]
+        high = np.where(anything, line[-1], edges[taste + 1])[session]
+        place = np.searchsorted(line, low + rng.random(len(user)) * (high - low), side="right") - 1
+        item = by_cluster[np.minimum(place, size.items - 1)]
+        begun = BEGIN + (rng.random(sessions) * YEARS * 365 * 86_400).astype(np.int64)
+        moment = begun[session] + rng.integers(0, 3_600, len(user))
+        once = np.sort(np.unique(user * size.items + item, return_index=True)[1])
+        user, item, moment = user[once], item[once], moment[once]
+        met = np.bincount(user, minlength=len(wanted))
+        kept = np.arange(len(user)) - (np.cumsum(met) - met)[user] < wanted[user]
+        yield pl.DataFrame(
+            {
+                "USER_ID": pl.Series(user[kept] + first + 1).cast(pl.String),
+                "ITEM_ID": pl.Series(item[kept] + 1).cast(pl.String),
+                "TIMESTAMP": moment[kept],
+            }
+        )
+
+
+def write_csv(path: Path, size: Size, seed: int = 0) -> int:
+    """The interactions as the CSV file of an import job; returns how many they are."""
+    rows = 0
+    with path.open("wb") as file:
+        for block in blocks(size, seed):
+            block.write_csv(file, include_header=rows == 0)
+            rows += len(block)
+    return rows

@@ -1,0 +1,54 @@
+"""What every benchmark leaves behind: a table on the screen, and the same numbers as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from batchrec_dagster.local_personalize.learning.threads import cores
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / ".batchrec" / "benchmarks"  # git-ignored
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return {
+        "cores": cores(),
+        "processor": _processor(),
+        "memory_gib": round(memory, 1),
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")
+    if facts.exists():
+        for line in facts.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def write(path: Path, facts: Mapping[str, Any]) -> None:
+    """The facts and the machine, as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine(), **facts}, indent=1) + "\n")
+    print(f"\nwritten: {path}")
+
+
+def table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of cells under their columns' names; the first column is text, the rest are numbers."""
+    columns = list(rows[0])
+    widths = [max(len(name), *(len(row[name]) for row in rows)) for name in columns]
+    lines = [title]
+    for row in [dict(zip(columns, columns, strict=True)), *rows]:
+        first, *rest = zip(columns, widths, strict=True)
+        cells = [row[first[0]].ljust(first[1]), *(row[name].rjust(width) for name, width in rest)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

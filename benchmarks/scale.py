@@ -1,0 +1,227 @@
+"""Time and memory from a file of interactions to everybody's list, at growing sizes.
+
+    python benchmarks/scale.py [1 5 20 100] [--work FOLDER] [--out scale.json]
+
+The sizes are millions of interactions, generated. All goes through the local Personalize, as a
+pipeline asks it: an import job, a training of aws-user-personalization-v2, a batch inference job
+with 25 items for every user. Each of the three runs in a process of its own, whose peak memory is
+what the operating system says of it. 100 takes some hours of nobody's time, and 10 GB on the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from generated import SIZES, write_csv
+from report import RESULTS, table, write
+
+from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.local_personalize.client import embedded_client
+from batchrec_dagster.object_store import ObjectStore
+
+RECIPE = "arn:aws:personalize:::recipe/aws-user-personalization-v2"
+ROLE = "arn:aws:iam::000000000000:role/personalize"
+RESULTS_EACH = 25
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One step at one size."""
+
+    step: str
+    rows: int
+    users: int
+    seconds: float
+    cpu_seconds: float  # of all cores, the system's work among it
+    system_seconds: float
+    peak_gb: float
+
+
+class Local:
+    """A local Personalize in a folder, and its storage beside it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "storage").mkdir(parents=True, exist_ok=True)
+        self._client: Any = embedded_client(
+            root / "home", ObjectStore(folders={"data": root / "storage"})
+        )
+        self._facts = root / "facts.json"
+        self.facts: dict[str, str] = (
+            json.loads(self._facts.read_text()) if self._facts.exists() else {}
+        )
+
+    def ready(self, kind: str, operation: str, **params: Any) -> str:
+        """Create a resource, wait until it is ACTIVE and remember its ARN."""
+        made = getattr(self._client, f"create_{operation}")(**params)
+        arn = next(value for key, value in made.items() if key.endswith("Arn"))
+        while True:
+            found = getattr(self._client, f"describe_{operation}")(**{f"{kind}Arn": arn})[kind]
+            if found["status"] == "ACTIVE":
+                break
+            if found["status"] == "CREATE FAILED":
+                raise SystemExit(f"{arn}: {found['failureReason']}")
+            time.sleep(0.1)
+        self.facts[kind] = arn
+        self._facts.write_text(json.dumps(self.facts))
+        return str(arn)
+
+    def prepare(self) -> None:
+        """Everything up to where the import can begin."""
+        group = self.ready("datasetGroup", "dataset_group", name="scale")
+        schema = self._client.create_schema(
+            name="scale", schema=interactions_schema(event_type=False)
+        )
+        self.ready(
+            "dataset",
+            "dataset",
+            name="scale",
+            schemaArn=schema["schemaArn"],
+            datasetGroupArn=group,
+            datasetType="Interactions",
+        )
+
+
+def import_(local: Local) -> None:
+    """The import job."""
+    local.prepare()
+    local.ready(
+        "datasetImportJob",
+        "dataset_import_job",
+        jobName="scale",
+        datasetArn=local.facts["dataset"],
+        dataSource={"dataLocation": "s3://data/interactions.csv"},
+        roleArn=ROLE,
+    )
+
+
+def train(local: Local) -> None:
+    """The solution version."""
+    solution = local.ready(
+        "solution",
+        "solution",
+        name="scale",
+        datasetGroupArn=local.facts["datasetGroup"],
+        recipeArn=RECIPE,
+        performAutoTraining=False,
+    )
+    local.ready("solutionVersion", "solution_version", solutionArn=solution)
+
+
+def infer(local: Local) -> None:
+    """The batch inference job, for everybody."""
+    local.ready(
+        "batchInferenceJob",
+        "batch_inference_job",
+        jobName="scale",
+        solutionVersionArn=local.facts["solutionVersion"],
+        roleArn=ROLE,
+        numResults=RESULTS_EACH,
+        jobInput={"s3DataSource": {"path": "s3://data/users.json"}},
+        jobOutput={"s3DataDestination": {"path": "s3://data/out/"}},
+    )
+
+
+STEPS: dict[str, Callable[[Local], None]] = {"import": import_, "train": train, "infer": infer}
+
+
+def measure(millions: int, work: Path) -> list[Measured]:
+    """All steps at one size, each in its own process."""
+    shutil.rmtree(work, ignore_errors=True)
+    storage = work / "storage"
+    storage.mkdir(parents=True)
+    size = SIZES[millions]
+    rows = write_csv(storage / "interactions.csv", size)
+    users = pl.int_range(1, size.users + 1, eager=True).cast(pl.String)
+    pl.DataFrame({"userId": users}).write_ndjson(storage / "users.json")
+    out = []
+    for step in STEPS:
+        began = time.perf_counter()
+        child = subprocess.Popen([sys.executable, __file__, "--step", step, "--work", work])
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - began
+        if status:
+            raise SystemExit(f"{step} at {millions} million interactions has failed")
+        cpu = usage.ru_utime + usage.ru_stime
+        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+        out.append(Measured(step, rows, size.users, seconds, cpu, usage.ru_stime, peak))
+        print(f"{millions} M, {step}: {seconds:.1f} s, {peak:.2f} GB", out[-1], flush=True)
+    lists = sum(1 for _ in (storage / "out" / "users.json.out").open("rb"))
+    if lists != size.users:
+        raise SystemExit(f"{lists} lists for {size.users} users")
+    return out
+
+
+def rows_of(found: dict[int, list[Measured]]) -> list[dict[str, str]]:
+    """A line for each size and step, with how it grew since the size before."""
+    lines: list[dict[str, str]] = []
+    before: dict[str, Measured] = {}
+    for millions, steps in found.items():
+        whole = Measured(
+            "all",
+            steps[0].rows,
+            steps[0].users,
+            sum(step.seconds for step in steps),
+            sum(step.cpu_seconds for step in steps),
+            sum(step.system_seconds for step in steps),
+            max(step.peak_gb for step in steps),
+        )
+        for step in [*steps, whole]:
+            was = before.get(step.step)
+            lines.append(
+                {
+                    "step": f"{millions} M: {step.step}",
+                    "interactions": f"{step.rows:,}",
+                    "users": f"{step.users:,}",
+                    "seconds": f"{step.seconds:.1f}",
+                    "cpu s": f"{step.cpu_seconds:.1f}",
+                    "peak GB": f"{step.peak_gb:.2f}",
+                    "rows, times": f"{step.rows / was.rows:.1f}" if was else "",
+                    "time, times": f"{step.seconds / was.seconds:.1f}" if was else "",
+                    "memory, times": f"{step.peak_gb / was.peak_gb:.1f}" if was else "",
+                }
+            )
+            before[step.step] = step
+    return lines
+
+
+def main() -> None:
+    """Measure every size asked for; with --step, be the process that is measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("millions", nargs="*", type=int, help=f"of {', '.join(map(str, SIZES))}")
+    parser.add_argument("--work", type=Path, help="folder to work in, emptied; default: temporary")
+    parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.step:
+        logging.basicConfig(format="%(relativeCreated)9d ms  %(message)s", level=logging.WARNING)
+        logging.getLogger("batchrec_dagster").setLevel(logging.INFO)
+        STEPS[asked.step](Local(asked.work))
+        return
+    sizes = asked.millions or [1, 5, 20]
+    if unknown := set(sizes) - set(SIZES):
+        parser.error(f"no size of {unknown}: there are {', '.join(map(str, SIZES))}")
+    found = {}
+    for millions in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            found[millions] = measure(millions, asked.work or Path(folder))
+    print(table("\nFrom interactions to everybody's list", rows_of(found)))
+    results = {str(millions): [asdict(step) for step in steps] for millions, steps in found.items()}
+    write(asked.out, {"results_each": RESULTS_EACH, "millions": results})
+
+
+if __name__ == "__main__":
+    main()
