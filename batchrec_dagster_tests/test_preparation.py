@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import csv
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.local import (
-    BELOW_MIN_RATING,
-    Preparation,
-    PreparationError,
-    RatingsFile,
-    distinct_users,
-)
+from batchrec_dagster.preparation.local import Preparation, distinct_users, opened
+from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.recognition import Reading
+from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
 
 COMMA = Layout(",", "userId", "movieId", "rating", "timestamp")
 HEADER = "userId,movieId,rating,timestamp\n"
@@ -27,18 +27,18 @@ HEADER = "userId,movieId,rating,timestamp\n"
 def prepare(
     folder: Path,
     content: str | bytes,
-    layout: Layout = COMMA,
+    layout: Layout | Reading = COMMA,
     *,
     min_rating: float | None = 3.5,
-    on_bad_rows: str = "fail",
+    on_bad_rows: Literal["fail", "skip"] = "fail",
     event_type: bool = False,
 ) -> tuple[list[str], Preparation]:
     """The lines of the interactions file, and what was counted."""
     path, written = folder / "ratings.csv", folder / "interactions.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    counted = RatingsFile(path, "ratings.csv", layout).write_interactions(
-        written, min_rating=min_rating, on_bad_rows=on_bad_rows, event_type=event_type
-    )
+    rules = Rules(on_bad_rows=on_bad_rows, min_rating=min_rating, event_type=event_type)
+    with opened([RawFile(path, "ratings.csv")], layout, rules) as ratings:
+        counted = ratings.write_interactions(written)
     return written.read_text().splitlines(), counted
 
 
@@ -90,7 +90,7 @@ def test_layouts(tmp_path: Path, content: str, layout: Layout) -> None:
 def test_timestamps_become_seconds(
     tmp_path: Path, declared: str, times: tuple[int, int], unit: str, seconds: list[int]
 ) -> None:
-    layout = COMMA.replaced(None, declared)  # type: ignore[arg-type]
+    layout = COMMA.replaced(None, declared)
     lines, counted = prepare(
         tmp_path, HEADER + "".join(f"1,2,5,{time}\n" for time in times), layout
     )
@@ -137,8 +137,9 @@ def test_bad_rows_are_skipped_counted_and_shown(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_not_utf8_are_found_in_their_row(tmp_path: Path) -> None:
+    layout = replace(COMMA, encoding="utf-8")
     with pytest.raises(PreparationError, match="line 3: an id that is not UTF-8 text"):
-        prepare(tmp_path, HEADER.encode() + b"1,10,5,1000\n1,\xff,5,1000\n")
+        prepare(tmp_path, HEADER.encode() + b"1,10,5,1000\n1,\xff,5,1000\n", layout)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,7 @@ IDS = st.text(
 ).filter(str.strip)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(IDS, IDS, st.sampled_from([0.5, 3.0, 3.5, 5.0]), st.integers(0, 2_000_000_000)),
@@ -196,6 +198,7 @@ def test_any_ids_come_through_as_they_are(rows: list[tuple[str, str, float, int]
 COMMA_HEADER = HEADER.strip().split(",")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -9,6 +9,7 @@ USER_ID = "USER_ID"
 ITEM_ID = "ITEM_ID"
 TIMESTAMP = "TIMESTAMP"
 EVENT_TYPE = "EVENT_TYPE"
+EVENT_VALUE = "EVENT_VALUE"
 
 # "Amazon Personalize endpoints and quotas", after May 2024.
 MIN_INTERACTIONS = 1000
@@ -20,14 +21,21 @@ MAX_ID_LENGTH = 256
 FILTER_HISTORY = 100
 
 
-def interactions_columns(*, event_type: bool) -> list[str]:
+def interactions_columns(*, event_type: bool, event_value: bool = False) -> list[str]:
     """The CSV's header, in the schema's order, as Personalize wants it."""
-    return [USER_ID, ITEM_ID, TIMESTAMP, *([EVENT_TYPE] if event_type else [])]
+    return [
+        USER_ID,
+        ITEM_ID,
+        TIMESTAMP,
+        *([EVENT_TYPE] if event_type else []),
+        *([EVENT_VALUE] if event_value else []),
+    ]
 
 
-def interactions_schema(*, event_type: bool) -> str:
-    """The Avro schema, as the JSON text that CreateSchema takes; TIMESTAMP is in epoch seconds."""
-    types = {TIMESTAMP: "long"}
+def interactions_schema(*, event_type: bool, event_value: bool = False) -> str:
+    """The Avro schema, as the JSON text that CreateSchema takes; TIMESTAMP is in epoch seconds, and
+    EVENT_VALUE may be missing."""
+    types: dict[str, str | list[str]] = {TIMESTAMP: "long", EVENT_VALUE: ["float", "null"]}
     return json.dumps(
         {
             "type": "record",
@@ -35,7 +43,7 @@ def interactions_schema(*, event_type: bool) -> str:
             "namespace": "com.amazonaws.personalize.schema",
             "fields": [
                 {"name": column, "type": types.get(column, "string")}
-                for column in interactions_columns(event_type=event_type)
+                for column in interactions_columns(event_type=event_type, event_value=event_value)
             ],
             "version": "1.0",
         }

@@ -46,10 +46,10 @@ PROBLEMS = (
     "an event type with a line break or a NUL in it",
     "the event value is not a number",
     "no timestamp",
+    "{column} is not of type {type}",
     "the timestamp is not a whole number",
     "the timestamp cannot be read as {form}",
     "the timestamp is before 1970",
-    "{column} is not of type {type}",
 )
 
 
@@ -63,9 +63,10 @@ class Layout:
 
     `timestamp_unit` says how times are written: `s`, `ms`, `us` or `ns` since 1970 as whole numbers
     (rounded down to seconds); `iso8601`: `YYYY-MM-DD`, then perhaps `T` or a space and
-    `HH:MM[:SS[.fraction]]`, then perhaps `Z` or `±HH[[:]MM]` (UTC where there is none, fractions
+    `HH:MM[:SS[.fraction]]`, then perhaps `Z`, `UTC` or `±HH[[:]MM]` (UTC without it, fractions
     cut off); a strptime format of %Y %y %m %d %b %B %H %I %M %S %p %z %% (UTC without %z). `auto`
-    leaves it to the data: `iso8601` where texts look so, else by size `s` below 10^11, `ms` below
+    leaves it to the data: `datetime` where the column is of dates or times (of Parquet; UTC where
+    it has no zone); `iso8601` where texts look so, else by size `s` below 10^11, `ms` below
     10^14, `us` below 10^17, `ns` from there on. Rows that differ in it are an error for `auto`.
 
     `encoding` `auto`: UTF-8, unless bytes that are no UTF-8 occur and no letter beyond ASCII that

@@ -1,38 +1,51 @@
-"""Ratings file -> interactions CSV, on this machine: Polars, streaming from file to file."""
+"""Files of ratings -> interactions CSV, on this machine: Polars, streaming from file to file."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
 from batchrec_dagster.formats.interactions import (
     EVENT_TYPE,
+    EVENT_VALUE,
     ITEM_ID,
-    MAX_ID_LENGTH,
     TIMESTAMP,
     USER_ID,
     interactions_columns,
 )
-from batchrec_dagster.preparation.layout import Column, Layout
-
-# Personalize's filters on interactions go by event type, so that a column is needed even where
-# every row has the same.
-EVENT_TYPE_VALUE = "rating"
-
-# As seconds this is the year 5138, as milliseconds 1973: no rating is on the other side of it.
-FIRST_MILLISECOND = 100_000_000_000
+from batchrec_dagster.preparation import times
+from batchrec_dagster.preparation.csv_table import CsvTable
+from batchrec_dagster.preparation.errors import PreparationError as PreparationError
+from batchrec_dagster.preparation.fast import write_clean
+from batchrec_dagster.preparation.keeping import Keeping, looks_at_more_than_one_row
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.opening import RawFile, open_file
+from batchrec_dagster.preparation.recognition import Found, Reading, find_out, open_table
+from batchrec_dagster.preparation.rows import (
+    FILE,
+    FORM,
+    PROBLEM,
+    REASON,
+    SECONDS,
+    parsed,
+    time_forms,
+)
+from batchrec_dagster.preparation.rules import (
+    BELOW_MIN_RATING,
+    EVENT_TYPE_VALUE,
+    NOT_IN_FILTER,
+    Rules,
+)
+from batchrec_dagster.preparation.table import ROW, TEXT, Table
 
 EXAMPLES = 5
-BELOW_MIN_RATING = "rating below min_rating"
-
-
-class PreparationError(Exception):
-    """The ratings file cannot be used; one line that names file, line or setting, and the mend."""
+SHOWN = 200
+_ROWS_OF_A_FILE = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,7 @@ class BadRows:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What became of a ratings file. Counts are rows; blank lines count nowhere."""
+    """What became of the files. Counts are rows; blank lines count nowhere."""
 
     rows_read: int
     rows_kept: int
@@ -59,201 +72,188 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class RatingsFile:
-    """A ratings file on this machine; `name` is what messages call it."""
+class Ratings:
+    """The files of a source, opened; `found` tells how they are read, `empty` names those without
+    a byte. All of it raises PreparationError where they cannot be used."""
 
-    path: Path
-    name: str
-    layout: Layout
+    tables: Sequence[Table]
+    found: Found
+    rules: Rules
+    empty: Sequence[str]
+    folder: Path
 
-    def rows(self) -> int:
-        """How many rows there are, blank lines aside. Raises PreparationError when a declared
-        column is not there, or there is no row."""
-        rows = self._parsed.select(pl.len()).collect(engine="streaming").item()
-        if not rows:
-            raise PreparationError(f"{self.name} has a header and no rows")
-        return int(rows)
+    @property
+    def layout(self) -> Layout:
+        return self.found.layout
 
-    def bad_rows(self) -> BadRows:
-        """Read the whole file and count what cannot be read. Raises PreparationError when none of
-        it can be: no rows, a column that is not there."""
-        rows = self._parsed
-        counted = (
-            rows.filter(pl.col("problem").is_not_null()).group_by("problem").len().sort("problem")
-        ).collect(engine="streaming")
-        if not len(counted):
-            return BadRows({}, ())
-        first = rows.filter(pl.col("problem").is_not_null()).head(EXAMPLES).collect()
-        examples = tuple(
-            f"{self.name}, line {row['line']}: {row['problem']}: {row['text']!r}"
-            for row in first.iter_rows(named=True)
-        )
-        return BadRows(dict(counted.iter_rows()), examples)
+    @property
+    def encodings(self) -> list[str]:
+        """What the files are in, each once."""
+        return sorted({table.opened.encoding for table in self.tables})
 
-    def write_interactions(
-        self, destination: Path, *, min_rating: float | None, on_bad_rows: str, event_type: bool
-    ) -> Preparation:
-        """Write the kept rows as Personalize's interactions CSV, in the file's order.
+    def look(self) -> tuple[int, BadRows]:
+        """Read all of it; how many rows there are, and what cannot be read of them."""
+        unit = self._timestamp_unit()
+        counted = self._counted(PROBLEM, unit)
+        bad = {problem: count for problem, count in counted.items() if problem}
+        return sum(counted.values()), BadRows(bad, self._examples(unit) if bad else ())
 
-        Raises PreparationError where the file cannot be used, for `on_bad_rows="fail"` also for
-        the first row that cannot be read; `destination` is then not written.
+    def write_interactions(self, destination: Path) -> Preparation:
+        """Write the kept rows as Personalize's interactions CSV, in the source's order.
+
+        `destination` is there when all is well, and only then: for `on_bad_rows` fail the first
+        row that cannot be read is an error.
         """
-        rows_read, bad = self.rows(), self.bad_rows()
-        if bad.total and on_bad_rows == "fail":
-            raise PreparationError(
-                f"{bad.examples[0]} ({bad.total:,} such rows); mend the file, or leave such rows"
-                " out with ratings.on_bad_rows: skip"
-            )
-        good = self._parsed.filter(pl.col("problem").is_null())
-        kept = pl.lit(value=True) if min_rating is None else pl.col("rating") >= min_rating
-        counts = (
-            good.select(
-                rows=pl.len(),
-                kept=kept.sum() if min_rating is not None else pl.len(),
-                earliest=pl.col("timestamp").min(),
-                latest=pl.col("timestamp").max(),
-            )
-            .collect(engine="streaming")
-            .row(0, named=True)
-        )
-        if not counts["rows"]:
-            raise PreparationError(f"{self.name} has no row that can be read; {bad.examples[0]}")
-        unit = self._timestamp_unit(counts["earliest"], counts["latest"])
-        seconds = pl.col("timestamp") // 1000 if unit == "ms" else pl.col("timestamp")
-        good.filter(kept).select(
-            pl.col("user").alias(USER_ID),
-            pl.col("item").alias(ITEM_ID),
-            seconds.alias(TIMESTAMP),
-            pl.lit(EVENT_TYPE_VALUE).alias(EVENT_TYPE),
-        ).select(interactions_columns(event_type=event_type)).sink_csv(destination)
-        left_out = dict(bad.counts)
-        if min_rating is not None and counts["rows"] > counts["kept"]:
-            left_out[BELOW_MIN_RATING] = counts["rows"] - counts["kept"]
-        return Preparation(
-            rows_read=rows_read,
-            rows_kept=counts["kept"],
-            left_out=left_out,
-            bad_row_examples=bad.examples,
-            timestamp_unit=unit,
+        part = destination.with_name(f"{destination.name}.part")
+        try:
+            if looks_at_more_than_one_row(self.rules):
+                done = self._write_some(part)
+            else:
+                done = self._write_rows(part)
+            part.replace(destination)
+        finally:
+            part.unlink(missing_ok=True)
+        return done
+
+    def _write_some(self, target: Path) -> Preparation:
+        """As all the rules have it."""
+        rows = self.folder / "rows.csv"
+        done = self._write_rows(rows)
+        keeping = Keeping(self.rules, self.folder)
+        types = {name: pl.Int64() if name == TIMESTAMP else pl.String() for name in self._columns}
+        keeping.apply(pl.scan_csv(rows, schema=types, glob=False)).sink_csv(target)
+        return replace(
+            done,
+            rows_kept=done.rows_kept - sum(keeping.left_out.values()),
+            left_out={**done.left_out, **keeping.left_out},
         )
 
-    def _timestamp_unit(self, earliest: int, latest: int) -> str:
-        if self.layout.timestamp_unit != "auto":
+    def _write_rows(self, target: Path) -> Preparation:
+        """As the rules on a single row have it."""
+        clean = write_clean(self.tables, self.layout, self.rules, target)
+        unit = self._timestamp_unit() if clean is None else clean.unit
+        if clean is None and unit != self.layout.timestamp_unit:
+            layout = replace(self.layout, timestamp_unit=unit)
+            clean = write_clean(self.tables, layout, self.rules, target)
+        if clean is not None:
+            kept = clean.rows - sum(clean.left_out.values())
+            return Preparation(clean.rows, kept, clean.left_out, (), unit)
+        counted = self._counted(REASON, unit)
+        rows, kept = sum(counted.values()), counted[""]
+        left_out = {reason: count for reason, count in counted.items() if reason}
+        problems = set(left_out) - {BELOW_MIN_RATING, NOT_IN_FILTER}
+        examples = self._examples(unit) if problems else ()
+        bad = sum(left_out[problem] for problem in problems)
+        if bad and self.rules.on_bad_rows == "fail":
+            raise PreparationError(
+                f"{examples[0]} ({bad:,} such rows); mend the file, or leave such rows out with"
+                " ratings.on_bad_rows: skip"
+            )
+        if bad == rows:
+            raise PreparationError(f"there is no row that can be read; {examples[0]}")
+        good = self._parsed(unit).filter(pl.col(REASON).is_null())
+        self._sink(good, target)
+        return Preparation(rows, kept, left_out, examples, unit)
+
+    def _counted(self, reason: str, unit: str) -> dict[str, int]:
+        """How many rows there are for each value of the column; under "" those without one."""
+        said = pl.col(reason).fill_null("")
+        counted = self._collect(self._parsed(unit).group_by(said).len().sort(reason))
+        if not counted.height:
+            raise PreparationError(f"{self.tables[0].opened.name} has a header and no rows")
+        return {"": 0, **dict(counted.iter_rows())}
+
+    @property
+    def _columns(self) -> list[str]:
+        return interactions_columns(
+            event_type=self.rules.event_type, event_value=self.layout.event_value is not None
+        )
+
+    def _sink(self, rows: pl.LazyFrame, target: Path) -> None:
+        no_type = self.layout.event_type is None
+        written = {
+            USER_ID: pl.col("user"),
+            ITEM_ID: pl.col("item"),
+            TIMESTAMP: pl.col(SECONDS),
+            EVENT_TYPE: pl.lit(EVENT_TYPE_VALUE) if no_type else pl.col("event_type"),
+            EVENT_VALUE: pl.col("event_value"),
+        }
+        rows.select(written[name].alias(name) for name in self._columns).sink_csv(target)
+
+    def _parsed(self, unit: str) -> pl.LazyFrame:
+        return pl.concat(
+            parsed(table, number, self.layout, self.rules, unit)
+            for number, table in enumerate(self.tables)
+        )
+
+    def _timestamp_unit(self) -> str:
+        """How times are written: declared, or the one form that all of them have."""
+        if self.layout.timestamp_unit != times.AUTO:
             return self.layout.timestamp_unit
-        if latest < FIRST_MILLISECOND:
-            return "s"
-        if earliest >= FIRST_MILLISECOND:
-            return "ms"
-        raise PreparationError(
-            f"{self.name} mixes timestamps in seconds (such as {earliest}) and in milliseconds"
-            f" (such as {latest}); set ratings.timestamp_unit to s or ms, or mend the file"
+        forms = pl.concat(
+            time_forms(table, number, self.layout, self.rules)
+            for number, table in enumerate(self.tables)
         )
-
-    @cached_property
-    def _first_line(self) -> list[str]:
-        """The fields of the first line: the header, where there is one."""
-        delimiter = self.layout.delimiter
-        with self.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            line = file.readline()
-            if not line.strip():
-                raise PreparationError(f"{self.name} is empty or starts with an empty line")
-        if delimiter == "::":
-            return line.rstrip("\r\n").split(delimiter)
-        return next(csv.reader([line], delimiter=delimiter))
-
-    def _field(self, name: str, column: Column) -> int:
-        """Where the field of this role stands in a line, from 0."""
-        fields = self._first_line
-        if isinstance(column, int):
-            if column > len(fields):
-                raise PreparationError(
-                    f"{self.name}: ratings.columns.{name} is column {column}, but line 1 has"
-                    f" {len(fields)} with the delimiter {self.layout.delimiter!r}{self._hint()}"
-                )
-            return column - 1
-        names = [field.strip() for field in fields]
-        if column not in names:
+        order = pl.col(FILE).cast(pl.Int64) * _ROWS_OF_A_FILE + pl.col(ROW)
+        first = forms.group_by(FORM).agg(order.min().alias("first")).sort("first")
+        found = self._collect(first).rows()
+        if len(found) > 1:
+            (form, _), (other, position) = found[:2]
+            file, row = divmod(position, _ROWS_OF_A_FILE)
+            table = self.tables[file]
+            its_own = time_forms(table, file, self.layout, self.rules).filter(pl.col(ROW) == row)
+            text = self._collect(its_own.select("timestamp")).item()
             raise PreparationError(
-                f"{self.name} has no column {column!r} (ratings.columns.{name}); its header, read"
-                f" with the delimiter {self.layout.delimiter!r}, has: {', '.join(names)}"
-                f"{self._hint()}"
+                f"{table.opened.name}, {table.place(row)}: the timestamp {text!r} is"
+                f" {times.spoken(other)}, those before it are {times.spoken(form)}; mend the file,"
+                " or set ratings.timestamp_unit when all of them are to be read as one"
             )
-        return names.index(column)
+        return found[0][0] if found else "s"
 
-    def _hint(self) -> str:
-        """When the line falls apart better at another delimiter, that is the likely mend."""
-        line = self.layout.delimiter.join(self._first_line)
-        best = max(("::", "\t", ",", ";", "|"), key=lambda delimiter: line.count(delimiter))
-        if best != self.layout.delimiter and line.count(best) >= len(self._first_line):
-            return f"; is ratings.delimiter {best!r}?"
-        return ""
+    def _examples(self, unit: str) -> tuple[str, ...]:
+        bad = self._parsed(unit).filter(pl.col(PROBLEM).is_not_null()).head(EXAMPLES)
+        told = []
+        for row in self._collect(bad.select(FILE, ROW, TEXT, PROBLEM)).iter_rows(named=True):
+            table = self.tables[row[FILE]]
+            told.append(
+                f"{table.opened.name}, {table.place(row[ROW])}: {row[PROBLEM]}:"
+                f" {(row[TEXT] or '')[:SHOWN]!r}"
+            )
+        return tuple(told)
 
-    @cached_property
-    def _parsed(self) -> pl.LazyFrame:
-        """line, text, user, item, rating, timestamp, and problem: null where the row is good."""
-        layout = self.layout
-        # Polars wants a single character: a::b is read as a, nothing, b between single colons.
-        step = len(layout.delimiter)
-        width = (len(self._first_line) - 1) * step + 1
-        columns = [f"field_{index}" for index in range(width)]
-        # One column more than there are fields, so that a line with too many is seen.
-        beyond = "beyond"
-        raw = pl.scan_csv(
-            self.path,
-            has_header=False,
-            skip_lines=1 if layout.has_header else 0,
-            separator=layout.delimiter[0],
-            quote_char=None if layout.delimiter == "::" else '"',
-            schema={column: pl.String() for column in [*columns, beyond]},
-            missing_columns="insert",
-            truncate_ragged_lines=True,
-            # A byte that is no UTF-8 becomes U+FFFD, which is then found in its row.
-            encoding="utf8-lossy",
-            row_index_name="line",
-            row_index_offset=2 if layout.has_header else 1,
-            glob=False,
-        )
+    def _collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        try:
+            return frame.collect(engine="streaming")
+        except pl.exceptions.PolarsError as error:
+            raise self._unreadable(error) from error
 
-        def text(name: str, column: Column) -> pl.Expr:
-            return pl.col(columns[self._field(name, column) * step])
+    def _unreadable(self, error: Exception) -> PreparationError:
+        for table in self.tables:
+            if isinstance(table, CsvTable) and (told := table.misquoted()):
+                return PreparationError(told)
+        names = self.tables[0].opened.name
+        reason = str(error).partition("\n")[0]
+        return PreparationError(f"{names} cannot be read: {reason}")
 
-        user, item = text("user", layout.user), text("item", layout.item)
-        time_text = text("timestamp", layout.timestamp)
-        timestamp = time_text.str.strip_chars().cast(pl.Int64, strict=False)
-        problems = [
-            (pl.col(beyond).is_not_null(), f"more than the {len(self._first_line)} fields"),
-            (user.is_null() | (user.str.strip_chars() == ""), "no user"),
-            (item.is_null() | (item.str.strip_chars() == ""), "no item"),
-            (_too_long(user) | _too_long(item), f"an id longer than {MAX_ID_LENGTH} characters"),
-            (_not_utf8(user) | _not_utf8(item), "an id that is not UTF-8 text"),
-        ]
-        if layout.rating is not None:
-            rating_text = text("rating", layout.rating)
-            rating = rating_text.str.strip_chars().cast(pl.Float64, strict=False)
-            problems += [
-                (rating_text.is_null(), "no rating"),
-                (rating.is_null() | ~rating.is_finite(), "the rating is not a number"),
-            ]
-        else:
-            rating = pl.lit(None, dtype=pl.Float64)
-        problems += [
-            (time_text.is_null(), "no timestamp"),
-            (timestamp.is_null(), "the timestamp is not a whole number"),
-            (timestamp < 0, "the timestamp is before 1970"),
-        ]
-        return raw.filter(
-            pl.any_horizontal(pl.col(column).is_not_null() for column in columns)
-        ).select(
-            "line",
-            text=pl.concat_str(columns[::step], separator=layout.delimiter, ignore_nulls=True),
-            user=user,
-            item=item,
-            rating=rating,
-            timestamp=timestamp,
-            problem=pl.coalesce(
-                pl.when(condition).then(pl.lit(problem)) for condition, problem in problems
-            ),
-        )
+
+@contextmanager
+def opened(files: Sequence[RawFile], reading: Reading | Layout, rules: Rules) -> Iterator[Ratings]:
+    """The files, in this order, ready to be read; what is unpacked for it goes at the end.
+
+    Raises PreparationError.
+    """
+    if isinstance(reading, Layout):
+        reading = Reading.of(reading)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        all_files = [open_file(file, reading.encoding, folder) for file in files]
+        filled = [file for file in all_files if file.size]
+        if not filled:
+            raise PreparationError(f"{all_files[0].name} is empty")
+        found = find_out(filled[0], reading, rules)
+        tables = [open_table(file, found.layout) for file in filled]
+        empty = [file.name for file in all_files if not file.size]
+        yield Ratings(tables, found, rules, empty, folder)
 
 
 def distinct_users(interactions: pl.LazyFrame) -> pl.DataFrame:
@@ -264,11 +264,3 @@ def distinct_users(interactions: pl.LazyFrame) -> pl.DataFrame:
         .sort("userId")
         .collect(engine="streaming")
     )
-
-
-def _too_long(ids: pl.Expr) -> pl.Expr:
-    return ids.str.len_chars() > MAX_ID_LENGTH
-
-
-def _not_utf8(ids: pl.Expr) -> pl.Expr:
-    return ids.str.contains("\ufffd", literal=True)

@@ -26,7 +26,10 @@ from batchrec_dagster.pipeline.checks import (
     timestamps_plausible,
 )
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
-from batchrec_dagster.preparation.local import PreparationError, RatingsFile, distinct_users
+from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.local import distinct_users, opened
+from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.resources import StorageResource
 
 CODE_VERSION = "1"
@@ -70,14 +73,11 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
         uri = raw_ratings["uri"]
         with tempfile.TemporaryDirectory() as folder, storage.local_file(uri) as path:
             written = Path(folder) / "interactions.csv"
-            file = RatingsFile(path, storage.where(uri), ratings.layout)
+            files = [RawFile(path, storage.where(uri))]
+            rules = Rules(ratings.on_bad_rows, min_rating, event_type=event_type)
             try:
-                done = file.write_interactions(
-                    written,
-                    min_rating=min_rating,
-                    on_bad_rows=ratings.on_bad_rows,
-                    event_type=event_type,
-                )
+                with opened(files, ratings.layout, rules) as read:
+                    done = read.write_interactions(written)
             except PreparationError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
             kept = pl.scan_csv(written, schema_overrides={USER_ID: pl.String, ITEM_ID: pl.String})

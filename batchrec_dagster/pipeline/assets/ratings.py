@@ -14,7 +14,10 @@ from batchrec_dagster.pipeline.checks import Checked, published, specs
 from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.local import PreparationError, RatingsFile
+from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.local import opened
+from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources import SourceError, copy_source, describe_source
 from batchrec_dagster.resources import StorageResource
 
@@ -74,7 +77,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
 
         with storage.local_file(uri) as path:
             check, rows = _columns_parse(
-                RatingsFile(path, storage.where(uri), ratings.layout), ratings.on_bad_rows
+                RawFile(path, storage.where(uri)), ratings.layout, ratings.on_bad_rows
             )
             with path.open(encoding="utf-8", errors="replace") as file:
                 first_lines = "".join(line for line, _ in zip(file, range(6), strict=False))
@@ -125,11 +128,11 @@ def _columns(layout: Layout) -> dict[str, tuple[str, str]]:
     }
 
 
-def _columns_parse(file: RatingsFile, on_bad_rows: str) -> tuple[Checked, int]:
+def _columns_parse(file: RawFile, layout: Layout, on_bad_rows: str) -> tuple[Checked, int]:
     """The check, and how many rows the file has."""
     try:
-        rows = file.rows()
-        bad = file.bad_rows()
+        with opened([file], layout, Rules()) as read:
+            rows, bad = read.look()
     except PreparationError as error:
         return Checked("columns_parse", passed=False, found=str(error)), 0
     found = f"{bad.total:,} of {rows:,} rows cannot be read"

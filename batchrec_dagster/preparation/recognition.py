@@ -1,0 +1,220 @@
+"""How the files are read, as far as it is not declared: found out from the first one that has rows.
+
+What is found is told, so that nobody has to guess it; what is not found is an error that lists the
+columns there are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from batchrec_dagster.preparation import times
+from batchrec_dagster.preparation.csv_table import DELIMITERS, CsvTable
+from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.json_table import JsonTable
+from batchrec_dagster.preparation.layout import Column, Encoding, Format, Layout
+from batchrec_dagster.preparation.names import recognise
+from batchrec_dagster.preparation.opening import Opened
+from batchrec_dagster.preparation.parquet_table import ParquetTable
+from batchrec_dagster.preparation.rows import named_column, typed
+from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.sql import FilterError, check_types, filter_columns
+from batchrec_dagster.preparation.table import Table, locate
+
+REQUIRED = ("user", "item", "timestamp")
+# Rows that tell the columns' types.
+LOOKED_AT = 1000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is declared of how to read the files. None, or nothing in a mapping: to be found out.
+
+    `columns` goes from role to column; `types` from column to string, long, double or boolean.
+    """
+
+    format: Format | None = None
+    delimiter: str | None = None
+    encoding: Encoding = "auto"
+    quoted: bool = True
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    timestamp_unit: str = times.AUTO
+    types: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, layout: Layout) -> Reading:
+        """The layout of a source that is known, as a declaration."""
+        roles = ("user", "item", "rating", "timestamp", "event_type", "event_value")
+        columns = {role: getattr(layout, role) for role in roles}
+        return cls(
+            layout.format,
+            layout.delimiter,
+            layout.encoding,
+            layout.quoted,
+            {role: column for role, column in columns.items() if column is not None},
+            layout.timestamp_unit,
+            layout.types,
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """The layout; the type of every column of the file, by its name; the roles recognised."""
+
+    layout: Layout
+    types: Mapping[str, str]
+    recognised: Mapping[str, str]
+
+
+def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
+    """How to read files such as this one. Raises PreparationError."""
+    form = reading.format or _format(opened)
+    delimiter = _delimiter(opened, reading) if form == "csv" else ","
+    columns, recognised = dict(reading.columns), {}
+    has_header = form != "csv" or not any(isinstance(c, int) for c in columns.values())
+    table = _table(opened, form, delimiter, has_header=has_header, quoted=reading.quoted)
+    if form != "csv" and any(isinstance(column, int) for column in columns.values()):
+        raise PreparationError(
+            f"{opened.name} is {form}, whose columns have names: give these in ratings.columns, of"
+            f" {', '.join(table.columns)}"
+        )
+    needed = [*REQUIRED, *(["rating"] if rules.min_rating is not None else [])]
+    if not columns and rules.event_type:
+        needed.append("event_type")
+    if set(needed) - columns.keys() and has_header:
+        names = recognise(table.columns)
+        recognised = {r: names[r] for r in needed if r in names and r not in columns}
+        columns.update(recognised)
+    if missing := [role for role in needed if role not in columns and role != "event_type"]:
+        raise _not_recognised(table, missing, form)
+    layout = Layout(
+        delimiter=delimiter,
+        user=columns["user"],
+        item=columns["item"],
+        rating=columns.get("rating"),
+        timestamp=columns["timestamp"],
+        timestamp_unit=_unit(table, columns["timestamp"], reading.timestamp_unit),
+        event_type=columns.get("event_type"),
+        event_value=columns.get("event_value"),
+        format=form,
+        encoding=reading.encoding,
+        quoted=reading.quoted,
+    )
+    types = {**_types(table, layout), **reading.types}
+    return Found(_with_types(layout, rules, types, table), types, recognised)
+
+
+def open_table(opened: Opened, layout: Layout) -> Table:
+    """The file, to be read in this layout."""
+    return _table(
+        opened, layout.format, layout.delimiter, has_header=layout.has_header, quoted=layout.quoted
+    )
+
+
+def _table(
+    opened: Opened, form: Format, delimiter: str, *, has_header: bool, quoted: bool
+) -> Table:
+    if form == "parquet":
+        return ParquetTable(opened)
+    if form == "json":
+        return JsonTable(opened)
+    return CsvTable(opened, delimiter, has_header, quoted)
+
+
+def _format(opened: Opened) -> Format:
+    if opened.is_parquet:
+        return "parquet"
+    with opened.path.open(encoding="utf-8-sig") as file:
+        return "json" if file.read(1024).lstrip().startswith("{") else "csv"
+
+
+def _delimiter(opened: Opened, reading: Reading) -> str:
+    """The declared one; else the one that makes names of the first line that are recognised."""
+    if reading.delimiter is not None:
+        return reading.delimiter
+    if reading.columns:
+        return ","
+    found = {
+        delimiter: len(recognise(CsvTable(opened, delimiter, has_header=True).columns))
+        for delimiter in DELIMITERS
+    }
+    best = max(found, key=lambda delimiter: found[delimiter])
+    return best if found[best] >= len(REQUIRED) else ","
+
+
+def _unit(table: Table, column: Column, declared: str) -> str:
+    if isinstance(table, ParquetTable) and isinstance(column, str):
+        kind = table.schema.get(column)
+        if kind is not None and kind.is_temporal():
+            return times.DATETIME
+    return declared
+
+
+def _types(table: Table, layout: Layout) -> dict[str, str]:
+    """The type of each column by its name: of Parquet its own, else what the first rows look
+    like. Numbers with a leading zero are text."""
+    if isinstance(table, ParquetTable):
+        return {name: str(kind).lower() for name, kind in table.schema.items()}
+    names = list(table.columns)
+    keys = {str(place): named_column(name, layout) for place, name in enumerate(names)}
+    try:
+        rows = table.cells(keys).head(LOOKED_AT).select(*keys).collect()
+    except pl.exceptions.PolarsError:
+        # A quote that does not end is told when the rows are read.
+        return dict.fromkeys(names, "string")
+    return {name: _type(rows.get_column(str(place))) for place, name in enumerate(names)}
+
+
+def _type(cells: pl.Series) -> str:
+    given = cells.drop_nulls().str.strip_chars(" \t")
+    given = given.filter(given != "")
+    if not len(given) or given.str.contains("^[+-]?0[0-9]").any():
+        return "string"
+    for kind in ("long", "double", "boolean"):
+        if not pl.select(typed(pl.lit(given), kind).null_count()).item():
+            return kind
+    return "string"
+
+
+def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: Table) -> Layout:
+    """The layout with the types of the columns that the filter names."""
+    if rules.filter is None:
+        return layout
+    names = filter_columns(rules.filter)
+    name = table.opened.name
+    locate(
+        {f"filter {column}": named_column(column, layout) for column in names}, table.columns, name
+    )
+    of_filter = {column: _simple(types[column]) for column in names}
+    try:
+        check_types(rules.filter, of_filter)
+    except FilterError as error:
+        raise PreparationError(f"{name}: interactions.filter: {error}") from error
+    fields = {**vars(layout), "types": of_filter}
+    return Layout(**fields)
+
+
+def _simple(kind: str) -> str:
+    if re.match(r"u?int\d", kind):
+        return "long"
+    if re.match(r"float\d|decimal", kind):
+        return "double"
+    return kind if kind in ("long", "double", "boolean") else "string"
+
+
+def _not_recognised(table: Table, missing: Sequence[str], form: Format) -> PreparationError:
+    columns = table.columns
+    if form == "csv" and all(re.fullmatch(r"[0-9.]+", name) for name in columns):
+        return PreparationError(
+            f"{table.opened.name} has no names in line 1 ({', '.join(columns)}): say in"
+            " ratings.columns which column holds what by position, such as {user: 1, item: 2,"
+            " rating: 3, timestamp: 4}"
+        )
+    return PreparationError(
+        f"{table.opened.name}: no column is known as {' or '.join(missing)}; it has:"
+        f" {', '.join(columns)}; say in ratings.columns which column holds what"
+    )

@@ -1,0 +1,186 @@
+"""From cells of text to what a row says: its roles' values, and what is wrong with it, if anything.
+
+See `layout` for the meaning, `rules` for what is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import polars as pl
+
+from batchrec_dagster.formats.interactions import MAX_ID_LENGTH
+from batchrec_dagster.preparation import times
+from batchrec_dagster.preparation.layout import Column, Layout
+from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
+from batchrec_dagster.preparation.sql import TYPES, filter_columns, parse_filter
+from batchrec_dagster.preparation.table import FLAW, ROW, TEXT, Table
+
+# Columns of a parsed row beside the roles': which file, the time, what is wrong with it (null
+# where it is good), why it is not kept (null where it is), and what its time looks like.
+FILE, SECONDS, PROBLEM, REASON, FORM = "file", "seconds", "problem", "reason", "form"
+
+Told = tuple[pl.Expr, str]
+FILTER = "filter "
+_IN_FILTER = "in filter"
+# No name in a header begins with a space.
+_PACKED = " row"
+_BLANKS = " \t"
+
+
+def wanted(layout: Layout, rules: Rules) -> dict[str, Column]:
+    """The columns that are read, by role."""
+    roles: dict[str, Column | None] = {
+        "user": layout.user,
+        "item": layout.item,
+        "rating": layout.rating,
+        "timestamp": layout.timestamp,
+        "event_type": layout.event_type,
+        "event_value": layout.event_value,
+    }
+    named = {role: column for role, column in roles.items() if column is not None}
+    for name in filter_columns(rules.filter) if rules.filter else ():
+        named[FILTER + name] = named_column(name, layout)
+    return named
+
+
+def named_column(name: str, layout: Layout) -> Column:
+    """The column that a filter calls so."""
+    position = name.removeprefix("column_")
+    return int(position) if not layout.has_header and position.isdecimal() else name
+
+
+def parsed(table: Table, file: int, layout: Layout, rules: Rules, unit: str) -> pl.LazyFrame:
+    """FILE, ROW, TEXT, user, item, SECONDS, event_type, event_value (both as text, null where the
+    layout has none), PROBLEM and REASON of every row."""
+    none = pl.lit(None, dtype=pl.String)
+    problem = _first(
+        [
+            *_problems(layout, table),
+            *_type_problems(layout, rules),
+            (pl.col(SECONDS).is_null(), times.unreadable(unit)),
+            (pl.col(SECONDS) < 0, "the timestamp is before 1970"),
+        ]
+    )
+    return (
+        _filtered(table.cells(wanted(layout, rules)), layout, rules)
+        .with_columns(times.seconds(pl.col("timestamp"), unit).alias(SECONDS))
+        .with_columns(pl.coalesce(FLAW, problem).alias(PROBLEM))
+        .select(
+            pl.lit(file, pl.UInt32).alias(FILE),
+            ROW,
+            TEXT,
+            "user",
+            "item",
+            SECONDS,
+            event_type=none if layout.event_type is None else pl.col("event_type"),
+            event_value=none if layout.event_value is None else _value("event_value"),
+            problem=PROBLEM,
+            reason=pl.coalesce(PROBLEM, _first(_left_out(rules))),
+        )
+    )
+
+
+def time_forms(table: Table, file: int, layout: Layout, rules: Rules) -> pl.LazyFrame:
+    """FILE, ROW, timestamp and FORM of the rows with nothing wrong, and a time in some form."""
+    problem = _first([*_problems(layout, table), *_type_problems(layout, rules)])
+    return (
+        table.cells(wanted(layout, rules))
+        .filter(pl.coalesce(FLAW, problem).is_null())
+        .select(
+            pl.lit(file, pl.UInt32).alias(FILE),
+            ROW,
+            "timestamp",
+            times.form(pl.col("timestamp")).alias(FORM),
+        )
+        .filter(pl.col(FORM).is_not_null())
+    )
+
+
+def _filtered(cells: pl.LazyFrame, layout: Layout, rules: Rules) -> pl.LazyFrame:
+    """The cells, and whether the filter holds; it calls its columns by names that roles have."""
+    if rules.filter is None:
+        return cells
+    columns = [
+        typed(pl.col(FILTER + name), layout.types[name]).alias(name)
+        for name in filter_columns(rules.filter)
+    ]
+    holds = parse_filter(rules.filter).fill_null(value=False)
+    return cells.select(pl.struct(pl.all()).alias(_PACKED), *columns).select(
+        pl.col(_PACKED).struct.unnest(), holds.alias(_IN_FILTER)
+    )
+
+
+def typed(text: pl.Expr, kind: str) -> pl.Expr:
+    """The cell as the type of `Layout.types`; null where it is missing or does not fit."""
+    if kind == "string":
+        return text
+    trimmed = text.str.strip_chars(_BLANKS)
+    if kind == "boolean":
+        return trimmed.str.to_lowercase().replace_strict(
+            {"true": True, "false": False}, default=None, return_dtype=pl.Boolean
+        )
+    number = trimmed.cast(TYPES[kind], strict=False)
+    return number if kind == "long" else pl.when(number.is_finite()).then(number)
+
+
+def _problems(layout: Layout, table: Table) -> Iterator[Told]:
+    """What is wrong with a row, but for its time; the first that holds counts."""
+    user, item = pl.col("user"), pl.col("item")
+    yield _missing(user), "no user"
+    yield _missing(item), "no item"
+    too_long = [ids.str.len_chars() > MAX_ID_LENGTH for ids in (user, item)]
+    yield pl.any_horizontal(too_long), f"an id longer than {MAX_ID_LENGTH} characters"
+    if not table.opened.is_plain:
+        yield _broken(user) | _broken(item), "an id with a line break or a NUL in it"
+        yield _not_utf8(user) | _not_utf8(item), "an id that is not UTF-8 text"
+    if layout.rating is not None:
+        rating = pl.col("rating")
+        yield _missing(rating), "no rating"
+        yield typed(rating, "double").is_null(), "the rating is not a number"
+    if layout.event_type is not None:
+        event_type = pl.col("event_type")
+        yield _missing(event_type), "no event type"
+        yield _broken(event_type), "an event type with a line break or a NUL in it"
+    if layout.event_value is not None:
+        value = pl.col("event_value")
+        not_a_number = typed(value, "double").is_null()
+        yield ~_missing(value) & not_a_number, "the event value is not a number"
+    yield _missing(pl.col("timestamp")), "no timestamp"
+
+
+def _type_problems(layout: Layout, rules: Rules) -> Iterator[Told]:
+    for name in filter_columns(rules.filter) if rules.filter else ():
+        cell, kind = pl.col(FILTER + name), layout.types[name]
+        if kind != "string":
+            yield ~_missing(cell) & typed(cell, kind).is_null(), f"{name} is not of type {kind}"
+
+
+def _left_out(rules: Rules) -> Iterator[Told]:
+    if rules.min_rating is not None:
+        yield typed(pl.col("rating"), "double") < rules.min_rating, BELOW_MIN_RATING
+    if rules.filter is not None:
+        yield ~pl.col(_IN_FILTER), NOT_IN_FILTER
+
+
+def _first(told: Iterable[Told]) -> pl.Expr:
+    """What is said of the first condition that holds; null where none does."""
+    said = [pl.when(condition).then(pl.lit(text)) for condition, text in told]
+    return pl.coalesce(*said, pl.lit(None, dtype=pl.String))
+
+
+def _missing(text: pl.Expr) -> pl.Expr:
+    return text.is_null() | (text.str.strip_chars(_BLANKS) == "")
+
+
+def _value(role: str) -> pl.Expr:
+    trimmed = pl.col(role).str.strip_chars(_BLANKS)
+    return pl.when(trimmed != "").then(trimmed)
+
+
+def _broken(text: pl.Expr) -> pl.Expr:
+    return text.str.contains(r"[\n\r\x00]")
+
+
+def _not_utf8(text: pl.Expr) -> pl.Expr:
+    return text.str.contains("\ufffd", literal=True)

@@ -1,0 +1,67 @@
+"""A file's rows as cells of text, whatever the file's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import polars as pl
+
+from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.layout import Column
+from batchrec_dagster.preparation.opening import Opened
+
+# Columns of `Table.cells` beside the roles'.
+ROW, FLAW, TEXT = "row", "flaw", "text"
+
+
+class Table(Protocol):
+    """A file, opened. What cannot be used raises PreparationError."""
+
+    @property
+    def opened(self) -> Opened: ...
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns' names; without a header `column_1` and so on."""
+
+    def cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
+        """A row each: ROW (from 0), FLAW (what is wrong with the row as such, or null), TEXT (the
+        row as a person would find it), and the wanted columns as text under their keys."""
+
+    def typed(
+        self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]
+    ) -> pl.LazyFrame | None:
+        """The wanted columns under their keys, as these types or as text; None where that is no
+        quicker. Collecting it raises a PolarsError where a cell is of another type."""
+
+    def place(self, row: int) -> str:
+        """Where a person finds this row: `line 3`."""
+
+
+def locate(
+    wanted: Mapping[str, Column], columns: Sequence[str], name: str, hint: str = ""
+) -> dict[str, int]:
+    """Where each wanted column is, from 0."""
+    found = {}
+    for role, column in wanted.items():
+        if isinstance(column, int):
+            if column > len(columns):
+                raise PreparationError(
+                    f"{name}: {setting(role)} is column {column}, but line 1 has"
+                    f" {len(columns)}{hint}"
+                )
+            found[role] = column - 1
+        elif column not in columns:
+            raise PreparationError(
+                f"{name} has no column {column!r} ({setting(role)}); it has:"
+                f" {', '.join(columns)}{hint}"
+            )
+        else:
+            found[role] = list(columns).index(column)
+    return found
+
+
+def setting(role: str) -> str:
+    """What names the column in the declaration."""
+    return "interactions.filter" if role.startswith("filter ") else f"ratings.columns.{role}"
