@@ -92,24 +92,47 @@ def extend(
     )
     by_item = matrix.T.tocsr()
     shrink = 1 / (np.diff(by_item.indptr) + regularization).astype(np.float32)
-    on_new = matrix[:, new]
+    is_new = np.zeros(n_items, dtype=bool)
+    is_new[new] = True
+    on_new, on_old = _only(matrix, is_new), _only(matrix, ~is_new)
 
     def rows(part: slice) -> csr_matrix:
         """(width, n_items): the weights of the items of a block, as of `fit`."""
-        block = moved[part].toarray()
-        if len(new):
-            block[:, new] = (by_item[part] @ on_new).toarray() * shrink[new]
+        single = by_item[part] @ on_new
         fresh = new[(new >= part.start) & (new < part.stop)]
         if len(fresh):
-            block[fresh - part.start] = (by_item[fresh] @ matrix).toarray() * shrink
-        width = np.arange(part.stop - part.start)
-        block[width, width + part.start] = 0
-        return _largest(block, kept)
+            ones, place = np.ones(len(fresh), np.float32), np.arange(len(fresh))
+            spread = csr_matrix(
+                (ones, (fresh - part.start, place)), shape=(part.stop - part.start, len(fresh))
+            )
+            single = single + spread @ (by_item[fresh] @ on_old)
+        single.data *= shrink[single.indices]
+        return _largest_but_self((moved[part] + single).tocsr(), part.start, kept)
 
     by_target = vstack(list(ordered_map(rows, inverse.blocks(n_items))), format="csr")
     out: csr_matrix = by_target.T.tocsr()
     out.sort_indices()
     return out
+
+
+def _only(matrix: csr_matrix, columns: npt.NDArray[np.bool_]) -> csr_matrix:
+    """The matrix with the other columns empty."""
+    out = matrix.copy()
+    out.data[~columns[out.indices]] = 0
+    out.eliminate_zeros()
+    return out
+
+
+def _largest_but_self(rows: csr_matrix, first: int, kept: int) -> csr_matrix:
+    """The `kept` entries of largest size in each row, ties by column; row k without `first` + k."""
+    rows.sort_indices()
+    row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    rows.data[rows.indices == row + first] = 0
+    order = np.lexsort((-np.abs(rows.data), row))
+    place = np.arange(len(row)) - rows.indptr[:-1][row]
+    rows.data[order[place >= kept]] = 0
+    rows.eliminate_zeros()
+    return rows
 
 
 def _inverse_by_items(
