@@ -15,6 +15,7 @@ from batchrec_dagster.local_personalize.filters import JobFilter
 from batchrec_dagster.local_personalize.item_attributes import ItemAttributes, ItemAttributesError
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, positions
 from batchrec_dagster.local_personalize.learning.model import SegmentModel
+from batchrec_dagster.local_personalize.progress import Progress
 from batchrec_dagster.local_personalize.recipes import ITEM_ATTRIBUTES, ITEM_ID, Recipe
 
 Query = npt.NDArray[np.int32]  # positions in the model's items
@@ -35,6 +36,7 @@ class Segmenter:
     num_results: int
     attributes: ItemAttributes | None  # for the recipe that is asked by attributes
     filter: JobFilter | None
+    log: Callable[[str], None]
     checkpoint: Callable[[], None]
 
     def answer(self, source: Path, target: Path, step: Step) -> None:
@@ -86,17 +88,27 @@ class Segmenter:
             groups.setdefault(frozenset(values.items()), []).append(number)
         best: dict[int, Users] = {}
         for alike, numbers in groups.items():
+            allowed = self._allowed(dict(alike))
             found = self.model.segment(
                 [asked[number][0] for number in numbers],
                 self.interactions,
                 size,
-                users=self._allowed(dict(alike)),
-                checkpoint=self.checkpoint,
+                users=allowed,
+                checkpoint=self._step(len(numbers), int(allowed.sum())),
             )
             best.update(zip(numbers, found, strict=True))
         return [best[number] for number in range(len(asked))]
 
-    def _allowed(self, values: dict[str, str]) -> Mask | None:
+    def _allowed(self, values: dict[str, str]) -> Mask:
         if self.filter is None:
-            return None
+            return np.ones(len(self.interactions.user_ids), dtype=bool)
         return self.filter.user_mask(self.interactions.user_ids, values)
+
+    def _step(self, segments: int, users: int) -> Callable[[int], None]:
+        progress = Progress(f"users scored for {segments} segments", users, self.log)
+
+        def step(count: int) -> None:
+            progress.add(count)
+            self.checkpoint()
+
+        return step

@@ -134,7 +134,9 @@ def _attributes() -> ItemAttributes:
 def _answerer(recipe: Recipe) -> Recommender | Segmenter:
     if recipe.makes_segments:
         attributes = _attributes() if "attribute" in recipe.name else None
-        return Segmenter(recipe, FixedSegments(), INTERACTIONS, 2, attributes, None, lambda: None)
+        return Segmenter(
+            recipe, FixedSegments(), INTERACTIONS, 2, attributes, None, print, lambda: None
+        )
     models: dict[str, AnyModel] = {
         "PERSONALIZED_RANKING": FixedRanking(),
         "RELATED_ITEMS": FixedItems(),

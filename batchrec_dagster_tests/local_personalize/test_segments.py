@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from batchrec_dagster.local_personalize import progress
+from batchrec_dagster.local_personalize.learning import serving
 from batchrec_dagster.local_personalize.quotas import Quotas
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
@@ -334,3 +336,18 @@ def test_an_empty_file_has_an_empty_answer(local: Local) -> None:
     local.store.put("s3://data/segment/queries.json", b"\n\n")
     local.active(_job(local, version))
     assert local.store.get("s3://data/segment/out/queries.json.out") == b""
+
+
+def test_a_long_job_says_how_far_it_is(
+    local: Local, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(serving, "CHUNK_SCORES", 25 * 40)
+    group, _ = local.imported(taste_rows())
+    version = _trained(local, group)
+    with caplog.at_level("INFO"):
+        _segments(local, version, [{"itemId": "i0"}, {"itemId": "i1"}])
+    told = [line.partition("segment: ")[2] for line in caplog.messages if "users scored" in line]
+    assert [line.partition(",")[0] for line in told] == [
+        f"{done} of 60 users scored for 2 segments" for done in (25, 50, 60)
+    ]

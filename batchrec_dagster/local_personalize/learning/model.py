@@ -115,13 +115,13 @@ class SegmentModel(Known, Protocol):
         size: int,
         *,
         users: npt.NDArray[np.bool_] | None = None,
-        checkpoint: Callable[[], None] = lambda: None,
+        checkpoint: Callable[[int], None] = lambda _: None,
     ) -> list[npt.NDArray[np.int32]]:
         """For each query the `size` users who like its items best, as indices, best first.
 
         A query is positions in `item_ids`: of one item, or of all with an attribute. `users` is
         a mask over `interactions.user_ids`, which leaves out users. `checkpoint` is called after
-        every chunk of users. Memory is bounded by queries x size and a chunk.
+        every chunk with the number of its users. Memory is bounded by queries x size and a chunk.
         """
 
 

@@ -51,7 +51,7 @@ class SegmentationModel:
         size: int,
         *,
         users: npt.NDArray[np.bool_] | None = None,
-        checkpoint: Callable[[], None] = lambda: None,
+        checkpoint: Callable[[int], None] = lambda _: None,
     ) -> list[Int32]:
         """See SegmentModel; between users alike the first in order of id comes first."""
         count = len(interactions.user_ids)
@@ -68,7 +68,7 @@ class SegmentationModel:
 
         for part, shares in ordered_map(chunk, range(0, len(asked), step)):
             best.add(part, shares)
-            checkpoint()
+            checkpoint(len(part))
         return best.ranked()
 
     def _affinities(self, history: History) -> Float32:

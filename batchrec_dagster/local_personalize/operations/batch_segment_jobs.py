@@ -69,6 +69,7 @@ def _segmenter(job: Job) -> Segmenter:
         num_results=body["numResults"],
         attributes=attributes,
         filter=JobFilter(expression, read, model.item_ids.tolist()) if expression else None,
+        log=job.progress,
         checkpoint=job.checkpoint,
     )
 
