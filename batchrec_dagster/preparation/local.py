@@ -233,6 +233,8 @@ class Ratings:
                 return PreparationError(told)
         names = self.tables[0].opened.name
         reason = str(error).partition("\n")[0]
+        if self.rules.filter is not None:
+            return PreparationError(f"{names}: interactions.filter cannot be worked out: {reason}")
         return PreparationError(f"{names} cannot be read: {reason}")
 
 

@@ -1,0 +1,219 @@
+"""Which rows are kept: every option, alone and together, against a plain version in Python."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.preparation import keeping, local
+from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.local import Preparation, opened
+from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.recognition import Reading
+from batchrec_dagster.preparation.rules import (
+    BEFORE_WINDOW,
+    BELOW_MIN_RATING,
+    DUPLICATE,
+    FEW_OF_ITEM,
+    FEW_OF_USER,
+    NOT_IN_FILTER,
+    NOT_LATEST,
+    Rules,
+)
+
+LAYOUT = Layout(",", "user", "item", "rating", "time", "s", "type", "value")
+DAY = 86_400
+
+
+class Row(NamedTuple):
+    user: str
+    item: str
+    rating: float
+    time: int
+    type: str
+    value: str
+    price: int
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        return self.user, self.item, str(self.time), self.type, self.value
+
+
+def kept_by(rows: list[Row], rules: Rules) -> tuple[list[Row], dict[str, int]]:
+    """What the docstring of Rules says, in plain Python."""
+    left_out: Counter[str] = Counter()
+
+    def keep(condition: Callable[[int, Row], bool], reason: str) -> None:
+        nonlocal rows
+        stay = [row for place, row in enumerate(rows) if condition(place, row)]
+        left_out[reason] += len(rows) - len(stay)
+        rows = stay
+
+    if (least := rules.min_rating) is not None:
+        keep(lambda _, row: row.rating >= least, BELOW_MIN_RATING)
+    if rules.filter is not None:
+        keep(lambda _, row: row.price > 2, NOT_IN_FILTER)
+    if (days := rules.window_days) is not None:
+        newest = max((row.time for row in rows), default=0)
+        keep(lambda _, row: row.time >= newest - DAY * days, BEFORE_WINDOW)
+    if rules.duplicates == "drop":
+        written = [row.written for row in rows]
+        keep(lambda place, row: written.index(row.written) == place, DUPLICATE)
+    if rules.latest_per_pair:
+        latest = {(row.user, row.item): (row.time, place) for place, row in enumerate(rows)}
+        for place, row in enumerate(rows):
+            pair = row.user, row.item
+            latest[pair] = max(latest[pair], (row.time, place))
+        keep(lambda place, row: latest[row.user, row.item][1] == place, NOT_LATEST)
+    before = -1
+    while before != (before := len(rows)):
+        few = fewer([row.user for row in rows], rules.min_interactions_per_user)
+        keep(lambda _, row, few=few: row.user not in few, FEW_OF_USER)  # type: ignore[misc]
+        few = fewer([row.item for row in rows], rules.min_interactions_per_item)
+        keep(lambda _, row, few=few: row.item not in few, FEW_OF_ITEM)  # type: ignore[misc]
+    return rows, {reason: count for reason, count in left_out.items() if count}
+
+
+def fewer(ids: list[str], least: int | None) -> set[str]:
+    return {name for name, count in Counter(ids).items() if count < (least or 0)}
+
+
+def prepare(
+    folder: Path, rows: list[Row], rules: Rules, reading: Reading
+) -> tuple[list[tuple[str, ...]], Preparation]:
+    source, target = folder / "ratings.csv", folder / "interactions.csv"
+    with source.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Row._fields)
+        writer.writerows(rows)
+    with opened([RawFile(source, "ratings.csv")], reading, rules) as ratings:
+        done = ratings.write_interactions(target)
+    with target.open(newline="") as file:
+        header, *written = (tuple(line) for line in csv.reader(file))
+    assert header == ("USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE", "EVENT_VALUE")
+    return written, done
+
+
+ROWS = st.builds(
+    Row,
+    st.sampled_from(["1", "01", "b", "é, f"]),
+    st.sampled_from(["x", "y", '"z"']),
+    st.sampled_from([1.0, 3.0, 3.5, 5.0]),
+    st.integers(0, 6).map(lambda half_days: 1_500_000_000 + half_days * DAY // 2),
+    st.sampled_from(["view", "buy"]),
+    st.sampled_from(["", "1.50"]),
+    st.integers(1, 4),
+)
+RULES = st.builds(
+    Rules,
+    min_rating=st.sampled_from([None, 3.5]),
+    filter=st.sampled_from([None, "price > 2"]),
+    window_days=st.sampled_from([None, 1, 2]),
+    duplicates=st.sampled_from(["keep", "drop"]),
+    latest_per_pair=st.booleans(),
+    min_interactions_per_user=st.sampled_from([None, 1, 2, 3]),
+    min_interactions_per_item=st.sampled_from([None, 2, 3]),
+    event_type=st.just(True),
+)
+
+
+@pytest.mark.parametrize("way", ["straight", "the other", "in parts"])
+@settings(deadline=None, max_examples=60)
+@given(rows=st.lists(ROWS, min_size=1, max_size=30), rules=RULES)
+def test_every_row_is_kept_or_left_out_for_a_reason(
+    way: str, rows: list[Row], rules: Rules
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        if way == "the other":
+            patch.setattr(local, "write_clean", lambda *_: None)
+        if way == "in parts":
+            patch.setattr(keeping, "PART_ROWS", 4)
+        reading = replace(Reading.of(LAYOUT), types={"price": "long"})
+        written, done = prepare(Path(folder), rows, rules, reading)
+    kept, left_out = kept_by(rows, rules)
+    assert written == [row.written for row in kept]
+    assert done.left_out == left_out
+    assert done.rows_read == len(rows)
+    assert done.rows_kept == len(kept) == done.rows_read - sum(done.left_out.values())
+
+
+@settings(deadline=None)
+@given(RULES)
+def test_rules_and_layouts_come_back_from_json(rules: Rules) -> None:
+    assert Rules.from_json(rules.to_json()) == rules
+    assert Layout.from_json(LAYOUT.to_json()) == LAYOUT
+
+
+@pytest.mark.parametrize(
+    ("condition", "users"),
+    [
+        ("price > 2", ["b"]),
+        ("price > 2 OR type = 'view'", ["a", "b"]),
+        ("type IN ('buy') AND NOT price = 4", []),
+        ("value IS NULL", ["a"]),
+        ("`two words` = 'x'", ["b"]),
+        ("price / 2 > 1.4 AND UPPER(type) LIKE 'B%'", ["b"]),
+        ("rating >= 4", ["a"]),
+    ],
+)
+def test_a_filter_is_sql_over_the_columns_of_the_file(
+    tmp_path: Path, condition: str, users: list[str]
+) -> None:
+    source, target = tmp_path / "r.csv", tmp_path / "i.csv"
+    source.write_text(
+        "user,item,rating,time,type,value,price,two words\n"
+        "a,1,4.5,1500000000,view,,1,y\n"
+        "b,1,3,1500000000,buy,2,4,x\n"
+    )
+    rules = Rules(filter=condition)
+    with opened([RawFile(source, "r.csv")], Reading.of(LAYOUT), rules) as ratings:
+        ratings.write_interactions(target)
+    assert [line.split(",")[0] for line in target.read_text().splitlines()[1:]] == users
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("cost > 2", "has no column 'cost' (interactions.filter); it has: user, item, rating"),
+        ("rating", "interactions.filter: it is no condition"),
+        ("rating LIKE 'a%'", "interactions.filter: "),
+    ],
+)
+def test_a_filter_that_does_not_fit_the_file_says_why(
+    tmp_path: Path, condition: str, said: str
+) -> None:
+    source = tmp_path / "r.csv"
+    source.write_text("user,item,rating,time,type,value\na,1,4.5,1500000000,view,\n")
+    with (
+        pytest.raises(PreparationError) as error,
+        opened([RawFile(source, "r.csv")], Reading.of(LAYOUT), Rules(filter=condition)),
+    ):
+        pass
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_cell_that_is_not_of_the_type_of_the_others_is_found_in_its_row(tmp_path: Path) -> None:
+    source = tmp_path / "r.csv"
+    rows = [f"u{number},1,{number % 9},1500000000\n" for number in range(5000)]
+    rows[4321] = "u4321,1,dear,1500000000\n"
+    source.write_text("user,item,price,time\n" + "".join(rows))
+    reading = Reading(columns={"user": "user", "item": "item", "timestamp": "time"})
+    with opened([RawFile(source, "r.csv")], reading, Rules(filter="price > 2")) as ratings:
+        assert ratings.found.types["price"] == "long"
+        with pytest.raises(PreparationError, match=r"r.csv, line 4323: price is not of type long"):
+            ratings.write_interactions(tmp_path / "i.csv")
+    skipping = Rules("skip", filter="price > 2")
+    with opened([RawFile(source, "r.csv")], reading, skipping) as ratings:
+        done = ratings.write_interactions(tmp_path / "i.csv")
+    assert done.left_out["price is not of type long"] == 1
