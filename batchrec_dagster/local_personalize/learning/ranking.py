@@ -54,13 +54,18 @@ def _candidates(
     scores: Float32, reached: npt.NDArray[np.bool_], bound: Float32
 ) -> tuple[Index, Index]:
     """Row and column of the scores that reach the bound, row by row, in the groups that do."""
-    n, groups = scores.shape[1], reached.shape[1]
+    (rows, n), groups = scores.shape, reached.shape[1]
+    whole = n // groups * groups
     row, group = np.nonzero(reached)
-    column = group[:, None] + np.arange(0, n, groups)
-    real = column < n
-    found = scores[row[:, None], np.where(real, column, 0)]
-    which, place = np.nonzero((found >= bound[row]) & real)
-    return row[which], column[which, place]
+    found = scores[:, :whole].reshape(rows, -1, groups)[row, :, group]
+    at = np.flatnonzero(found >= bound[row])  # much faster than nonzero of two dimensions
+    which, step = np.divmod(at, found.shape[1])
+    # What is left of the columns: one more of the first groups.
+    rest = np.nonzero((scores[:, whole:] >= bound) & reached[:, : n - whole])
+    row = np.concatenate([row[which], rest[0]])
+    column = np.concatenate([group[which] + step * groups, rest[1] + whole])
+    order = np.argsort(row, kind="stable")
+    return row[order], column[order]
 
 
 def _plainly(scores: Float32, k: int) -> Int32:
