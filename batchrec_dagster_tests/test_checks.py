@@ -95,6 +95,17 @@ def test_no_line_failed() -> None:
     assert failed.found == "1 of 2 lines failed; the first, of user 'b': User error"
 
 
+def test_every_segment_has_a_line() -> None:
+    def answered(*segments: str) -> checks.Checked:
+        return checks.every_segment_has_a_line(["1", "2"], pl.DataFrame({"segment": segments}))
+
+    assert answered("2", "1").passed
+    assert not answered("2", "1", "1").passed
+    missing = answered("2")
+    assert not missing.passed
+    assert missing.found.startswith("1 of 2 segments have a line; missing are '1': run the batch")
+
+
 def table(*rows: tuple[str, str]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema=["user_id", "item_id"], orient="row")
 
@@ -102,6 +113,10 @@ def table(*rows: tuple[str, str]) -> pl.DataFrame:
 def test_no_duplicates() -> None:
     assert checks.no_duplicates(table(("a", "1"), ("b", "1"))).passed
     assert not checks.no_duplicates(table(("a", "1"), ("a", "1"))).passed
+    segments = pl.DataFrame({"segment": ["1", "1"], "user_id": ["a", "a"]})
+    twice = checks.no_duplicates(segments, within="segment", member="user_id")
+    assert not twice.passed
+    assert twice.found.startswith("1 users")
 
 
 def test_none_seen() -> None:

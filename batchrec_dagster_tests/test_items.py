@@ -11,8 +11,8 @@ import pytest
 
 from batchrec_dagster.local_personalize.client import embedded_client
 from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
-from batchrec_dagster.preparation.local import PreparationError
 from batchrec_dagster.reporting.summary import summary
 from batchrec_dagster.samples import hetrec
 from batchrec_dagster.samples.items import KNOWN_ITEMS

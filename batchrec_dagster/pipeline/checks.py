@@ -22,8 +22,8 @@ from batchrec_dagster.formats.interactions import (
     TIMESTAMP,
     USER_ID,
 )
+from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.items import ItemsRead
-from batchrec_dagster.preparation.local import PreparationError
 
 # Nothing that is recommended today was rated before it; later than now is a clock that is off.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
@@ -176,13 +176,13 @@ def every_segment_has_a_line(queries: Sequence[str], lines: pl.DataFrame) -> Che
     return Checked("every_segment_has_a_line", not len(missing) and not twice, found)
 
 
-def no_line_failed(lines: pl.DataFrame, of: str = "user_id") -> Checked:
+def no_line_failed(lines: pl.DataFrame, of: str = "user_id", mend: str = "") -> Checked:
     """That no line has an error in place of what was asked for; `of` is whose line it is."""
     failed = lines.filter(pl.col("error").is_not_null())
     found = f"{failed.height:,} of {lines.height:,} lines failed"
     if failed.height:
         whose, error = failed.select(of, "error").row(0)
-        found += f"; the first, of {of.removesuffix('_id')} {whose!r}: {error}"
+        found += f"; the first, of {of.removesuffix('_id')} {whose!r}: {error}{mend}"
     return Checked("no_line_failed", not failed.height, found)
 
 

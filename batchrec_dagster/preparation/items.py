@@ -28,8 +28,9 @@ from batchrec_dagster.formats.items import (
     items_schema,
 )
 from batchrec_dagster.formats.schemas import MAX_CATEGORICAL_LENGTH
+from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.layout import Column
-from batchrec_dagster.preparation.local import BadRows, PreparationError
+from batchrec_dagster.preparation.local import BadRows
 
 EXAMPLES = 5
 

@@ -1,4 +1,4 @@
-"""interactions and batch_users: what Personalize learns from, and whom it recommends to."""
+"""interactions: what Personalize learns from."""
 
 import hashlib
 import tempfile
@@ -27,7 +27,7 @@ from batchrec_dagster.pipeline.checks import (
 )
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.local import distinct_users, opened
+from batchrec_dagster.preparation.local import opened
 from batchrec_dagster.preparation.opening import RawFile
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.resources import StorageResource
@@ -110,34 +110,6 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
             )
 
     return interactions
-
-
-def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
-    """The asset."""
-
-    @dg.asset(
-        **described(
-            pipeline,
-            description="Every user of the interactions, once: the input of the batch inference.",
-            kinds={"json"},
-            storage_key=pipeline.places.batch_users,
-            code_version=CODE_VERSION,
-            io_manager="json_lines_io",
-        ),
-    )
-    def batch_users(interactions: pl.LazyFrame) -> dg.MaterializeResult[pl.DataFrame]:
-        users = distinct_users(interactions)
-        return dg.MaterializeResult(
-            value=users,
-            data_version=dg.DataVersion(fingerprint(users.get_column("userId").to_list())),
-            metadata={
-                "dagster/row_count": users.height,
-                "dagster/column_schema": column_schema({"userId": ("string", "The user's id.")}),
-                "sample": sample(users.head(5)),
-            },
-        )
-
-    return batch_users
 
 
 def file_version(path: Path) -> str:

@@ -37,6 +37,7 @@ COLUMNS = {
 def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
     """The asset."""
     titles = titles_of(pipeline) if segments.items else []
+    setting = "items" if segments.items else "attributes"
 
     @dg.asset(
         **described(
@@ -114,7 +115,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
         yield from published(
             [
                 every_segment_has_a_line(segments.queries, lines),
-                no_line_failed(lines, of="segment"),
+                no_line_failed(lines, of="segment", mend=f"; mend segments.{setting}"),
                 no_duplicates(table, within="segment", member="user_id"),
             ],
             dg.MaterializeResult(
