@@ -73,5 +73,7 @@ def _log_shares(logits: Float32) -> npt.NDArray[np.float64]:
     if not logits.shape[1]:
         return np.zeros((len(logits), 1))
     highest = logits.max(axis=1, keepdims=True)
-    sums = np.exp(logits - highest).sum(axis=1, keepdims=True, dtype=np.float64)
+    shares = logits - highest
+    np.exp(shares, out=shares)
+    sums = shares.sum(axis=1, keepdims=True, dtype=np.float64)
     return np.asarray(highest + np.log(sums))
