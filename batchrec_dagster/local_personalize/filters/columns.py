@@ -66,16 +66,21 @@ class Strings:
     """A column of strings: for each value the rows that have it, ascending."""
 
     def __init__(
-        self, size: int, rows: Rows, values: pl.Series, *, ignore_case: bool = False
+        self,
+        size: int,
+        rows: Rows,
+        codes: npt.NDArray[np.integer[Any]],
+        values: Sequence[str],
+        *,
+        ignore_case: bool = False,
     ) -> None:
-        """Row `rows[i]` has `values[i]`; with `ignore_case` they are lower, as `lowered` gives."""
+        """Row `rows[i]` has `values[codes[i]]`; with `ignore_case` all values are in lower case."""
         self.size = size
         self._ignore_case = ignore_case
-        distinct = values.unique()
-        codes = values.cast(pl.Enum(distinct)).to_physical().to_numpy().astype(np.int64)
-        self._code = {value: code for code, value in enumerate(distinct.to_list())}
-        self._rows = rows[np.lexsort((rows, codes))]
-        self._starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(distinct)))])
+        self._code = {value: code for code, value in enumerate(values)}
+        order = np.lexsort((rows, codes)) if len(values) > 1 else np.argsort(rows, kind="stable")
+        self._rows = rows[order]
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(values)))])
         self._present = np.zeros(size, dtype=bool)
         self._present[rows] = True
 
@@ -86,7 +91,9 @@ class Strings:
         several = frame.filter(pl.col("value").str.contains("|", literal=True))
         parts = several.with_columns(pl.col("value").str.split("|")).explode("value")
         frame = pl.concat([frame, parts]).unique()
-        return cls(len(cells), frame["row"].to_numpy(), frame["value"])
+        values = frame["value"].unique()
+        codes = frame["value"].cast(pl.Enum(values)).to_physical().to_numpy()
+        return cls(len(cells), frame["row"].to_numpy(), codes, values.to_list())
 
     def compare(self, sign: str, values: tuple[Literal, ...], rows: Rows | None) -> Mask:
         """Where the comparison holds: of these rows, or of all."""
@@ -104,7 +111,7 @@ class Strings:
             having = self._rows[self._starts[code] : self._starts[code + 1]]
             if rows is None:
                 hit[having] = True
-            else:
+            elif len(having):
                 at = np.minimum(np.searchsorted(having, rows), len(having) - 1)
                 hit |= having[at] == rows
         return hit
@@ -116,13 +123,6 @@ Column = Numbers | Strings
 def column_of(cells: pl.Series) -> Column:
     """The column to compare these cells with values."""
     return Strings.of_cells(cells) if cells.dtype == pl.String else Numbers(cells)
-
-
-def lowered(cells: pl.Series) -> pl.Series:
-    """Strings in lower case, as Python has it; made for few distinct ones."""
-    distinct = cells.unique().drop_nulls()
-    lower = pl.Series([text.lower() for text in distinct.to_list()], dtype=pl.String)
-    return cells.replace_strict(distinct, lower, default=None, return_dtype=pl.String)
 
 
 def holds(

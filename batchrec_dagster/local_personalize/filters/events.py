@@ -24,7 +24,6 @@ from batchrec_dagster.local_personalize.filters.columns import (
     Strings,
     Table,
     lookup,
-    lowered,
 )
 
 Int32 = npt.NDArray[np.int32]
@@ -38,29 +37,28 @@ class UserItems:
 
     def __init__(self, rows: pl.DataFrame, item_ids: Sequence[str]) -> None:
         """`rows` has USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE; other items are left out."""
-        rows = _typed(rows)
-        self._user_ids = rows[USER_ID].unique().sort()
-        items = pl.DataFrame({ITEM_ID: item_ids, "item": np.arange(len(item_ids), dtype=np.int32)})
-        coded = (
-            _latest(
-                rows.with_columns(
-                    user=pl.col(USER_ID).cast(pl.Enum(self._user_ids)).to_physical()
-                ).drop(USER_ID)
+        coded, self._user_ids, types = _coded(rows)
+        latest = (
+            _latest(coded)
+            .with_columns(
+                item=pl.col(ITEM_ID).cast(pl.Enum(list(item_ids)), strict=False).to_physical()
             )
-            .join(items, on=ITEM_ID)
-            .select("user", "item", EVENT_TYPE)
-            .unique()
-            .sort("user", "item")
+            .drop_nulls("item")
         )
-        users, item = coded["user"].to_numpy().astype(np.int64), coded["item"].to_numpy()
-        opens = np.ones(len(coded), dtype=bool)
-        opens[1:] = (np.diff(users) != 0) | (np.diff(item) != 0)
-        self._items = item[opens]
-        counts = np.bincount(users[opens], minlength=len(self._user_ids))
-        self._starts = np.concatenate([[0], np.cumsum(counts)])
-        pairs = np.cumsum(opens) - 1
-        types = Strings(len(self._items), pairs, coded[EVENT_TYPE], ignore_case=True)
-        self.columns = {EVENT_TYPE: types}
+        user, item, kind = (
+            latest[name].to_numpy().astype(np.int64) for name in ("user", "item", "type")
+        )
+        # One number tells a user, an item and a type; sorting it puts the pairs of a user together.
+        numbers = pl.Series((user * len(item_ids) + item) * len(types) + kind)
+        known = numbers.unique().sort().to_numpy()
+        pairs, kinds = np.divmod(known, max(1, len(types)))
+        opens = np.ones(len(pairs), dtype=bool)
+        opens[1:] = np.diff(pairs) != 0
+        owners, items = np.divmod(pairs[opens], max(1, len(item_ids)))
+        self._items = items.astype(np.int32)
+        self._starts = np.searchsorted(owners, np.arange(len(self._user_ids) + 1))
+        column = Strings(len(items), np.cumsum(opens) - 1, kinds, types, ignore_case=True)
+        self.columns = {EVENT_TYPE: column}
 
     def users(self, user_ids: Sequence[str]) -> Rows:
         """Each user's index for `pairs`, -1 for one without interactions."""
@@ -78,25 +76,40 @@ class UserItems:
 
 def types_of_users(rows: pl.DataFrame) -> Table:
     """The event types that each user of `rows` (USER_ID, EVENT_TYPE) has."""
-    rows = _typed(rows.select(USER_ID, EVENT_TYPE)).unique()
+    coded, ids, types = _coded(rows.select(USER_ID, EVENT_TYPE))
+    coded = coded.unique()
+    user, kind = coded["user"].to_numpy(), coded["type"].to_numpy()
+    return Table(ids, {EVENT_TYPE: Strings(len(ids), user, kind, types, ignore_case=True)})
+
+
+def _coded(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:
+    """The rows that have an event type, with numbers for `user` and `type`; what these stand for.
+
+    Types that differ in case only are one.
+    """
+    rows = rows.drop_nulls(EVENT_TYPE)
     ids = rows[USER_ID].unique().sort()
-    at = rows[USER_ID].cast(pl.Enum(ids)).to_physical().to_numpy().astype(np.int64)
-    return Table(ids, {EVENT_TYPE: Strings(len(ids), at, rows[EVENT_TYPE], ignore_case=True)})
-
-
-def _typed(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.with_columns(lowered(rows[EVENT_TYPE])).drop_nulls(EVENT_TYPE)
+    spelt = rows[EVENT_TYPE].unique()
+    lower = [text.lower() for text in spelt.to_list()]
+    types = list(dict.fromkeys(lower))
+    code = {text: at for at, text in enumerate(types)}
+    number = np.array([code[text] for text in lower], dtype=np.int64)
+    kinds = rows[EVENT_TYPE].cast(pl.Enum(spelt)).to_physical().to_numpy()
+    coded = rows.with_columns(
+        pl.Series("type", number[kinds] if len(kinds) else [], dtype=pl.Int64),
+        user=pl.col(USER_ID).cast(pl.Enum(ids)).to_physical().cast(pl.Int64),
+    )
+    return coded.drop(USER_ID, EVENT_TYPE), ids, types
 
 
 def _latest(rows: pl.DataFrame) -> pl.DataFrame:
     """The latest FILTER_HISTORY of each user and event type; the first given wins a tie."""
-    many = pl.len().over("user", EVENT_TYPE) > FILTER_HISTORY
-    rows = rows.with_columns(many=many)
+    rows = rows.with_columns(many=pl.len().over("user", "type") > FILTER_HISTORY)
+    few = rows.filter(~pl.col("many"))
     latest = (
         rows.filter("many")
         .sort(TIMESTAMP, descending=True, maintain_order=True)
-        .group_by("user", EVENT_TYPE, maintain_order=True)
+        .group_by("user", "type", maintain_order=True)
         .head(FILTER_HISTORY)
     )
-    few = rows.filter(~pl.col("many"))
     return pl.concat([few, latest.select(few.columns)])
