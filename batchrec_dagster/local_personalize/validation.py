@@ -10,12 +10,14 @@ import math
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
 from batchrec_dagster.local_personalize.errors import InvalidInputError
 
+_NAMED = 50  # a message names no more problems than this
 _SHOWN = 200  # a message quotes no more of a value than this
 
 # What the model's patterns use of Java's regular expressions and Python's `re` lacks. \w without
@@ -27,11 +29,16 @@ _CLASSES = {
 
 
 def check_request(params: dict[str, Any], shape: Shape) -> None:
-    """Raises InvalidInputError that names every member that breaks a constraint, and which."""
-    problems = list(_problems(params, shape, ""))
+    """Raises InvalidInputError that names every member that breaks a constraint, and which.
+
+    Of very many it names the first: an answer must not be many times as large as its request.
+    """
+    problems = list(islice(_problems(params, shape, ""), _NAMED + 1))
     if problems:
-        count = f"{len(problems)} validation error{'s' if len(problems) > 1 else ''} detected"
-        raise InvalidInputError(f"{count}: {'; '.join(problems)}")
+        more = "More than " if len(problems) > _NAMED else ""
+        named = problems[:_NAMED]
+        count = f"{more}{len(named)} validation error{'s' if len(named) > 1 else ''} detected"
+        raise InvalidInputError(f"{count}: {'; '.join(named)}")
 
 
 def _problems(value: Any, shape: Shape, path: str) -> Iterator[str]:

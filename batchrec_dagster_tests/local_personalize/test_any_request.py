@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.formats.schemas import SchemaError, parse_schema
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
+from batchrec_dagster.local_personalize.server import MAX_REQUEST_BYTES
 from batchrec_dagster.local_personalize.service import LocalPersonalize
 from batchrec_dagster.local_personalize.service_model import input_shape, service_model
 from batchrec_dagster.local_personalize.wire import answer
@@ -96,6 +97,7 @@ def _check(service: LocalPersonalize, target: str, body: bytes) -> None:
     told = json.loads(text)
     assert status in (200, 400), told  # never 500: that is an error of this service
     assert isinstance(told, dict)
+    assert len(text) < 50_000  # however big the request was
     if status == 400:
         assert told["__type"].endswith("Exception")
         assert told["message"]
@@ -137,3 +139,33 @@ def test_any_schema(value: Any, fields: list[Any]) -> None:
         with pytest.raises(SchemaError) as refused:
             parse_schema(json.dumps(schema))
         assert str(refused.value)
+
+
+def _big(shape: Shape) -> Iterator[Any]:
+    """Values as big as a request can be, in each place that the shape has for one."""
+    if isinstance(shape, StructureShape):
+        for name, member in shape.members.items():
+            yield from ({name: value} for value in _big(member))
+    elif isinstance(shape, ListShape):
+        for entry in ({}, 1, ""):
+            yield [entry] * (MAX_REQUEST_BYTES // 5)
+    elif isinstance(shape, MapShape):
+        yield {str(n): 1 for n in range(MAX_REQUEST_BYTES // 15)}
+        yield {str(n): "" for n in range(MAX_REQUEST_BYTES // 15)}
+    elif shape.type_name == "string":
+        for text in ("x", "(", "[", '{"a":', "arn:aws:personalize:"):
+            yield text * (MAX_REQUEST_BYTES // 2 // len(text))
+    else:
+        yield 10**4000
+
+
+@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+def test_requests_as_big_as_can_be(service: LocalPersonalize, operation: str) -> None:
+    unknown = {f"unknown {n}": n for n in range(MAX_REQUEST_BYTES // 30)}
+    for params in (unknown, *_big(input_shape(operation))):
+        body = json.dumps(params).encode()
+        assert len(body) <= MAX_REQUEST_BYTES
+        _check(service, f"AmazonPersonalize.{operation}", body)
+    for text in (b"[", b'{"name":', b'{"name":[', b"9", b'"'):
+        body = text * (MAX_REQUEST_BYTES // len(text))
+        _check(service, f"AmazonPersonalize.{operation}", body)

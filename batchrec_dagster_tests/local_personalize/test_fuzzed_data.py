@@ -1,0 +1,292 @@
+"""Whatever lies in the files: a job ends, with a reason if it fails; a bad line has its place."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.local_personalize.batch_lines import MAX_LINE_BYTES
+from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
+from batchrec_dagster.testing import StartedPersonalize
+from batchrec_dagster_tests.local_personalize.support import (
+    csv_bytes,
+    describe,
+    taste_rows,
+)
+
+DEADLINE_SECONDS = 60.0
+BOM = b"\xef\xbb\xbf"
+GOOD = csv_bytes(taste_rows(1000))
+SETTINGS = settings(
+    max_examples=150,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+# What breaks readers: quotes, NUL, line ends, marks, bad UTF-8, numbers that are none, sheer size.
+NASTY = st.sampled_from(
+    [
+        *(b'"', b'""', b'"\n"', b'","', b"\0", b"\r", b"\r\n", b"\n\n", b",", b",,,,", b"|"),
+        *(BOM, b"\xff\xfe", b"\xc3", b"\xed\xa0\x80", "\u2028".encode(), "\u0663".encode()),
+        *(b"NaN", b"1e999", b"-1", b"9" * 30, b" ", b"\t", b"#", b"'", b"\\", b"null"),
+        *(b"x" * 300, b"x" * 300_000, b'"' + b"y\n" * 50_000),
+    ]
+)
+PLACES = st.floats(0, 1, exclude_max=True)
+CHANGES = st.lists(
+    st.tuples(PLACES, st.integers(0, 60), NASTY | st.binary(max_size=20)), max_size=4
+)
+WHOLE_FILES = st.sampled_from(
+    [
+        *(b"", b"\n", BOM, BOM + GOOD, GOOD.decode().encode("utf-16"), b"\0" * 2000),
+        *(GOOD[:-1], GOOD + GOOD, GOOD.partition(b"\n")[0], b'"' + GOOD),
+        *(GOOD.replace(b"\n", end) for end in (b"\r\n", b"\r", b"\n\n")),
+        *(GOOD.replace(b",", b";"), GOOD.replace(b"watch", b""), GOOD.replace(b"u", b'"u"')),
+    ]
+)
+
+
+class Fuzzed:
+    """A Personalize with a group that has data, and a trained version of every recipe."""
+
+    def __init__(self, folder: Path) -> None:
+        self.started = StartedPersonalize(folder)
+        self.datasets = folder / "home" / "datasets"
+        self._numbers = itertools.count()
+        client = self.started.client
+        self.group = client.create_dataset_group(name="films")["datasetGroupArn"]
+        self.ends(self.group)
+        self.dataset = self._dataset("Interactions", interactions_schema(event_type=True))
+        assert self.imported(GOOD)["status"] == "ACTIVE"
+        items = {
+            "type": "record",
+            "name": "Items",
+            "namespace": "com.amazonaws.personalize.schema",
+            "fields": [{"name": name, "type": "string"} for name in ("ITEM_ID", "KIND")],
+            "version": "1.0",
+        }
+        kinds = "".join(f"i{n},{'low' if n < 20 else 'high'}\n" for n in range(40))
+        dataset = self._dataset("Items", json.dumps(items))
+        assert self.imported(f"ITEM_ID,KIND\n{kinds}".encode(), dataset)["status"] == "ACTIVE"
+        self.versions = {recipe.name: self._version(recipe) for recipe in RECIPES.values()}
+
+    def files(self) -> set[Path]:
+        """What is there of imported rows."""
+        return set(self.datasets.iterdir())
+
+    def ends(self, arn: str) -> dict[str, Any]:
+        """The description, once nothing more happens; a failure has a reason, and is no flaw."""
+        give_up = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < give_up:
+            found = describe(self.started.client, arn)
+            if found.get("status") not in ("CREATE PENDING", "CREATE IN_PROGRESS"):
+                if found.get("status") == "CREATE FAILED":
+                    assert found["failureReason"]
+                    assert "internal error" not in found["failureReason"]
+                return found
+            time.sleep(0.002)
+        raise AssertionError(f"{arn} never ends")
+
+    def imported(self, data: bytes, dataset: str | None = None) -> dict[str, Any]:
+        name = f"import-{next(self._numbers)}"
+        job = self.started.client.create_dataset_import_job(
+            jobName=name,
+            datasetArn=dataset or self.dataset,
+            dataSource={"dataLocation": self.started.put(f"{name}.csv", data)},
+            roleArn=self.started.role_arn,
+        )
+        return self.ends(job["datasetImportJobArn"])
+
+    def answered(self, recipe: Recipe, data: bytes, **options: Any) -> tuple[dict[str, Any], str]:
+        """The ended job, and the folder of its output."""
+        name = f"batch-{next(self._numbers)}"
+        client: Any = self.started.client
+        create = (
+            client.create_batch_segment_job
+            if recipe.makes_segments
+            else client.create_batch_inference_job
+        )
+        job = create(
+            jobName=name,
+            solutionVersionArn=self.versions[recipe.name],
+            roleArn=self.started.role_arn,
+            jobInput={"s3DataSource": {"path": self.started.put(f"{name}.json", data)}},
+            jobOutput={"s3DataDestination": {"path": self.started.uri(f"{name}/")}},
+            **options,
+        )
+        (arn,) = (value for key, value in job.items() if key.endswith("Arn"))
+        return self.ends(arn), f"{name}/"
+
+    def _dataset(self, dataset_type: str, schema: str) -> str:
+        client = self.started.client
+        arn = client.create_schema(name=dataset_type, schema=schema)["schemaArn"]
+        made = client.create_dataset(
+            name=dataset_type, datasetGroupArn=self.group, schemaArn=arn, datasetType=dataset_type
+        )
+        self.ends(made["datasetArn"])
+        return made["datasetArn"]
+
+    def _version(self, recipe: Recipe) -> str:
+        client = self.started.client
+        solution = client.create_solution(
+            name=recipe.name,
+            datasetGroupArn=self.group,
+            recipeArn=recipe.arn,
+            performAutoTraining=False,
+        )["solutionArn"]
+        self.ends(solution)
+        return self.train(solution)
+
+    def train(self, solution: str) -> str:
+        made = self.started.client.create_solution_version(solutionArn=solution)
+        assert self.ends(made["solutionVersionArn"])["status"] == "ACTIVE"
+        return made["solutionVersionArn"]
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
+    fuzzed = Fuzzed(tmp_path_factory.mktemp("fuzzed"))
+    yield fuzzed
+    fuzzed.started.close()
+
+
+@st.composite
+def changed(draw: st.DrawFn, good: bytes) -> bytes:
+    """Good bytes with some places overwritten, or pushed apart."""
+    data = good
+    for place, length, nasty in draw(CHANGES):
+        at = int(place * (len(data) + 1))
+        data = data[:at] + nasty + data[at + length :]
+    return data
+
+
+@SETTINGS
+@given(data=changed(GOOD) | WHOLE_FILES | st.binary(max_size=300))
+def test_any_file_is_imported_or_refused_with_a_reason(fuzzed: Fuzzed, data: bytes) -> None:
+    before = fuzzed.files()
+    ended = fuzzed.imported(data)
+    if ended["status"] == "ACTIVE":
+        (file,) = fuzzed.files() - before
+        assert pl.read_parquet(file).rows() == _plainly_read(data)
+    else:
+        assert ended["status"] == "CREATE FAILED"
+        assert fuzzed.files() == before  # what was there is there still
+
+
+def _plainly_read(data: bytes) -> list[tuple[str, str, int, str]]:
+    rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+    return [(user, item, int(time), event) for user, item, time, event in rows[1:]]
+
+
+TEXT = st.text(min_size=1, max_size=8) | st.text(alphabet="\",\n\r|\\ '#x", min_size=1, max_size=5)
+DIALECTS = [
+    {"quoting": csv.QUOTE_MINIMAL, "lineterminator": "\r\n"},
+    {"quoting": csv.QUOTE_ALL, "lineterminator": "\n"},
+]
+ROWS = st.lists(st.tuples(TEXT, TEXT, st.integers(-(2**63), 2**63 - 1), TEXT), max_size=5)
+
+
+@SETTINGS
+@given(rows=ROWS, how=st.sampled_from(DIALECTS), at=PLACES)
+def test_what_is_written_as_csv_is_read_as_it_is(
+    fuzzed: Fuzzed, rows: list[tuple[str, str, int, str]], how: dict[str, Any], at: float
+) -> None:
+    every: list[tuple[str, str, int, str]] = [(*row, "watch") for row in taste_rows(1000)]
+    place = int(at * 1000)
+    every[place:place] = rows
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, **how)
+    writer.writerow(["USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE"])
+    writer.writerows(every)
+    before = fuzzed.files()
+    ended = fuzzed.imported(text.getvalue().encode())
+    assert ended["status"] == "ACTIVE", ended
+    (file,) = fuzzed.files() - before
+    assert pl.read_parquet(file).rows() == every
+
+
+def test_good_data_can_be_trained_on_after_all_that(fuzzed: Fuzzed) -> None:
+    assert fuzzed.imported(GOOD)["status"] == "ACTIVE"
+    fuzzed.train(fuzzed.versions["aws-popularity-count"].rpartition("/")[0])
+
+
+VALUES = {
+    "userId": "u1",
+    "itemId": "i1",
+    "itemList": ["i1", "i2", "none"],
+    "itemAttributes": 'ITEMS.KIND = "low"',
+}
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@st.composite
+def lines(draw: st.DrawFn, recipe: Recipe) -> bytes:
+    """An input file: good lines, lines with other values, broken lines, and no lines at all."""
+    good = json.dumps({field: VALUES[field] for field in recipe.input_fields}).encode()
+    odd = st.fixed_dictionaries(
+        {field: JSON | st.just(VALUES[field]) for field in recipe.input_fields},
+        optional={"filterValues": JSON, "other": JSON},
+    ).map(lambda value: json.dumps(value).encode())
+    line = st.just(good) | changed(good) | odd | st.binary(max_size=30)
+    huge = st.sampled_from([good, b"", b'{"userId":"' + b"x" * (MAX_LINE_BYTES + 1) + b'"}'])
+    drawn = [*draw(st.lists(line, max_size=6)), draw(huge), good]
+    start = draw(st.sampled_from([b"", b"", BOM]))
+    data = start + draw(st.sampled_from([b"\n", b"\r\n"])).join(drawn)
+    return data + draw(st.sampled_from([b"", b"\n"]))
+
+
+def _asked(data: bytes) -> list[bytes]:
+    return [line for line in data.removeprefix(BOM).split(b"\n") if line.strip()]
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_any_line_is_answered_in_its_place(fuzzed: Fuzzed, recipe: Recipe) -> None:
+    @settings(SETTINGS, max_examples=25)
+    @given(data=lines(recipe))
+    def check(data: bytes) -> None:
+        asked = _asked(data)
+        ended, folder = fuzzed.answered(recipe, data, numResults=3)
+        if ended["status"] == "CREATE FAILED":
+            # A file may have too many queries; nothing is written then.
+            assert recipe.most_queries
+            assert len(asked) > recipe.most_queries
+            assert fuzzed.started.keys(folder) == []
+            return
+        assert ended["status"] == "ACTIVE"
+        output, marker = sorted(fuzzed.started.keys(folder), reverse=True)
+        assert marker == f"{folder}_CHECK"
+        text = fuzzed.started.get(output).decode()
+        answers = [json.loads(line) for line in text.removesuffix("\n").split("\n")]
+        assert len(answers) == len(asked)
+        for line, answer in zip(asked, answers, strict=True):
+            _check_answer(line, answer)
+        assert answers[-1]["error"] is None  # the last line is a good one
+
+    check()
+
+
+def _check_answer(line: bytes, answer: dict[str, Any]) -> None:
+    assert list(answer) == ["input", "output", "error"]
+    if answer["error"] is None:
+        assert answer["input"] == json.loads(line)
+    else:
+        assert answer["error"].startswith("User error: ")
+        assert not any(answer["output"].values())
