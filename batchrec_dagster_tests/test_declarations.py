@@ -30,7 +30,47 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
         ({"ratings": {"source": "ftp://x/y.csv"}}, 5, "ratings.source", "https://"),
         ({"ratings": {"source": "sample://x"}}, 5, "ratings.source", "sample://hetrec"),
         ({"ratings": {"source": "movielens://x"}}, 5, "ratings.source", "ml-latest-small"),
-        ({"ratings": {"source": "ratings.csv"}}, 4, "ratings", "columns is missing"),
+        ({"ratings": {"source": "ftp://x/*.csv"}}, 5, "ratings.source", "nothing under ftp://"),
+        (
+            {"ratings": {"source": "ratings.csv", "columns": {"user": 1}}},
+            6,
+            "ratings.columns",
+            "needs the position of item, timestamp",
+        ),
+        (
+            {"ratings": {**RATINGS, "timestamp_format": "%H:%M"}},
+            11,
+            "ratings.timestamp_format",
+            "a format needs day, month and year",
+        ),
+        (
+            {"ratings": {**RATINGS, "timestamp_format": "%Y%m%d", "timestamp_unit": "s"}},
+            4,
+            "ratings",
+            "leave one out",
+        ),
+        ({"ratings": {**RATINGS, "types": {"a": "int"}}}, 12, "ratings.types.a", "'long'"),
+        ({"interactions": {"filter": "rating >"}}, 12, "interactions.filter", "one row, such as"),
+        (
+            {"interactions": {"filter": "rating > (SELECT 1)"}},
+            12,
+            "interactions.filter",
+            "a query within it",
+        ),
+        (
+            {"interactions": {"filter": "rating > AVG(rating)"}},
+            12,
+            "interactions.filter",
+            "an aggregate of all rows",
+        ),
+        ({"interactions": {"filter": "1 = 1"}}, 12, "interactions.filter", "no column"),
+        ({"interactions": {"window": {"days": 0}}}, 13, "interactions.window.days", "from 1"),
+        (
+            {"interactions": {"min_interactions_per_user": 0}},
+            12,
+            "interactions.min_interactions_per_user",
+            "from 1",
+        ),
         ({"ratings": {**RATINGS, "delimiter": "ab"}}, 11, "ratings.delimiter", '"::"'),
         ({"ratings": {**RATINGS, "timestamp_unit": "h"}}, 11, "ratings.timestamp_unit", "'ms'"),
         ({"ratings": {**RATINGS, "on_bad_rows": "x"}}, 11, "ratings.on_bad_rows", "'skip'"),
@@ -205,6 +245,32 @@ def test_a_template_is_filled_in_and_checked(
         assert defs.resolve_job_def("shop_refresh")
 
 
+def test_templates_stand_in_for_items_filters_and_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = module_project(tmp_path)
+    project.declare(
+        declaration(
+            "shop",
+            "ratings.csv",
+            items={"source": "{{ env.ITEMS }}"},
+            recommendations={"filter": "{{ env.FILTER }}", "filter_values": {"YEAR": 1999}},
+            segments={"attributes": ["{{ env.ATTRIBUTES }}"]},
+        )
+    )
+    monkeypatch.setenv("ITEMS", "sample://hetrec/movies.dat")
+    monkeypatch.setenv("FILTER", "EXCLUDE ItemID WHERE Items.YEAR < $YEAR")
+    monkeypatch.setenv("ATTRIBUTES", 'ITEMS.GENRES = "War"')
+    with definitions(project) as defs:
+        assert defs.resolve_job_def("shop_refresh")
+    monkeypatch.setenv("ATTRIBUTES", "war films")
+    with (
+        pytest.raises(DeclarationError, match=r"line 19: segments: 'war films' is no expression"),
+        definitions(project),
+    ):
+        pass
+
+
 def test_every_setting_has_a_description_for_the_editor() -> None:
     model = BatchRecommendations.get_model_cls()
     assert model is not None
@@ -216,7 +282,7 @@ def test_every_setting_has_a_description_for_the_editor() -> None:
         for name, member in part["properties"].items()
         if not member.get("description")
     ]
-    assert len(parts) == 10
+    assert len(parts) == 11
     assert undescribed == []
 
 
@@ -257,13 +323,37 @@ def test_assets_say_what_they_are(tmp_path: Path) -> None:
         assert spec.code_version
 
 
+def test_assets_are_there_for_what_is_declared(tmp_path: Path) -> None:
+    def assets(**attributes: Any) -> dict[str, set[str]]:
+        project.declare(declaration("shop", "ratings.csv", **attributes))
+        with definitions(project) as defs:
+            specs = defs.resolve_all_asset_specs()
+        return {spec.key.path[-1]: {dep.asset_key.path[-1] for dep in spec.deps} for spec in specs}
+
+    project = module_project(tmp_path)
+    plain = assets()
+    segments = assets(segments={"items": [1]})
+    assert set(segments) - set(plain) == {"segment_solution_version", "user_segments"}
+    assert segments["user_segments"] == {"segment_solution_version"}
+    told = assets(items={"source": "sample://hetrec/movies.dat"}, segments={"items": [1]})
+    assert set(told) - set(segments) == {"raw_items", "items", "item_titles"}
+    assert told["personalize_dataset"] == {"interactions", "items"}
+    assert told["recommendations"] - plain["recommendations"] == {"item_titles"}
+    assert told["user_segments"] == {"segment_solution_version", "item_titles"}
+    titles = assets(items={"source": "movielens://ml-100k/u.item"})
+    assert set(titles) - set(plain) == {"raw_items", "item_titles"}
+    metadata_only = assets(items=ITEMS)
+    assert set(metadata_only) - set(plain) == {"raw_items", "items"}
+
+
 def test_the_code_version_changes_with_the_settings_an_asset_reads() -> None:
     def versions(**attributes: Any) -> dict[str, str | None]:
+        from batchrec_dagster.pipeline.assets.batch_users import batch_users
         from batchrec_dagster.pipeline.assets.interactions import interactions
         from batchrec_dagster.pipeline.assets.training import solution_version
 
         pipeline = Pipeline.model_validate({**declaration("shop", "ratings.csv"), **attributes})
-        assets = [interactions(pipeline), solution_version(pipeline)]
+        assets = [batch_users(pipeline), interactions(pipeline), solution_version(pipeline)]
         return {
             asset.key.path[-1]: next(iter(asset.code_versions_by_key.values())) for asset in assets
         }
@@ -272,6 +362,11 @@ def test_the_code_version_changes_with_the_settings_an_asset_reads() -> None:
     stricter = versions(interactions={"min_rating": 4})
     assert stricter["interactions"] != before["interactions"]
     assert stricter["solution_version"] == before["solution_version"]
+    filtered = versions(
+        recommendations={"filter": "EXCLUDE ItemID WHERE A.B = $C", "filter_values": {"C": 1}}
+    )
+    assert filtered["batch_users"] != before["batch_users"]
+    assert filtered["interactions"] == before["interactions"]
     other = versions(solution={"recipe": "aws-popularity-count"})
     assert other["interactions"] == before["interactions"]
     assert other["solution_version"] != before["solution_version"]

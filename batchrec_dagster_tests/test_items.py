@@ -9,6 +9,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from batchrec_dagster.io_managers import ItemsCsvIOManager
 from batchrec_dagster.local_personalize.client import embedded_client
 from batchrec_dagster.object_store import ObjectStore
 from batchrec_dagster.preparation.errors import PreparationError
@@ -27,6 +28,7 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.test_io_managers import passed_on
 
 COLUMNS = {
     "item": "movieId",
@@ -103,6 +105,15 @@ def test_items_are_imported_and_titles_stand_in_the_table(
     assert (
         metadata(again, "personalize_dataset")["items_outcome"] == "unchanged: not imported again"
     )
+
+
+def test_an_asset_of_ones_own_gets_the_items_with_numbers_and_ids_as_text(tmp_path: Path) -> None:
+    table = pl.DataFrame(
+        {"ITEM_ID": ["007", "ü"], "GENRES": ["War|Crime", None], "YEAR": [1999.0, None]}
+    )
+    got = passed_on(tmp_path, ItemsCsvIOManager, table, pl.DataFrame)
+    assert isinstance(got, pl.DataFrame)
+    assert got.equals(table)
 
 
 def test_other_titles_change_the_table_and_other_items_the_model(

@@ -10,6 +10,7 @@ import polars as pl
 
 from batchrec_dagster.formats.interactions import ITEM_ID
 from batchrec_dagster.formats.items import CREATION_TIMESTAMP
+from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.pipeline.assets.copying import copied
 from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
 from batchrec_dagster.pipeline.checks import items_parse, published, specs
@@ -176,7 +177,10 @@ def with_titles(
     """The table with the title after the column of item ids, where titles are declared."""
     if not titles_of(pipeline):
         return table
-    titles = pl.read_parquet(storage.store.get(storage.uri(pipeline.places.item_titles)))
+    try:
+        titles = pl.read_parquet(storage.store.get(storage.uri(pipeline.places.item_titles)))
+    except StorageError as error:
+        raise dg.Failure(f"item_titles: {error}", allow_retries=False) from error
     joined = table.join(titles.rename({"item_id": of}), on=of, how="left", maintain_order="left")
     after = table.columns.index(of) + 1
     return joined.select([*table.columns[:after], "title", *table.columns[after:]])

@@ -9,6 +9,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.formats.batch_segment import read_output
+from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.pipeline.assets.batch_output import has_output, output_folder, output_lines
 from batchrec_dagster.pipeline.assets.filters import filter_arn
 from batchrec_dagster.pipeline.assets.items import titles_of, titles_versions, with_titles
@@ -72,7 +73,10 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
             {**pipeline.tags, "batchrec:data-version": segment_solution_version["data_version"]},
         )
         queries = pl.DataFrame({segments.query_field: segments.queries}).write_ndjson()
-        storage.store.put(storage.uri(places.segment_queries), queries.encode())
+        try:
+            storage.store.put(storage.uri(places.segment_queries), queries.encode())
+        except StorageError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
         request: dict[str, Any] = {
             "solutionVersionArn": version_arn,
             "numResults": segments.users_per_segment,

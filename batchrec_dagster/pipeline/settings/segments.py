@@ -55,7 +55,7 @@ class Segments(dg.Model):
     def _attributes_can_be_read(cls, attributes: list[str]) -> list[str]:
         _check("expression", attributes, MAX_ATTRIBUTES)
         for expression in attributes:
-            if not ATTRIBUTES.fullmatch(expression):
+            if "{{" not in expression and not ATTRIBUTES.fullmatch(expression):
                 raise ValueError(
                     f'{expression!r} is no expression on items: write ITEMS.FIELD = "value", and'
                     " AND between several"
