@@ -37,7 +37,7 @@ class Recommender:
 
     recipe: Recipe
     model: AnyModel
-    interactions: Interactions
+    interactions: Interactions | None  # related items are found without
     num_results: int
     filter: JobFilter | None
 
@@ -68,6 +68,7 @@ class Recommender:
 
     def _recommended(self, requests: Sequence[Request]) -> Iterator[Answer]:
         assert isinstance(self.model, UserModel)
+        assert self.interactions is not None
         users = [request.echo[USER_ID] for request in requests]
         values = [request.values for request in requests]
         forbid = self.filter.forbid(users, values) if self.filter else None
@@ -90,6 +91,7 @@ class Recommender:
         An item that is listed twice is ranked once.
         """
         assert isinstance(self.model, UserModel)
+        assert self.interactions is not None
         users = [request.echo[USER_ID] for request in requests]
         values = [request.values for request in requests]
         lists = [list(dict.fromkeys(request.echo[ITEM_LIST])) for request in requests]

@@ -18,7 +18,7 @@ from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.operations import batch_jobs
 from batchrec_dagster.local_personalize.operations.solution_versions import active_version
-from batchrec_dagster.local_personalize.recipes import RECIPES
+from batchrec_dagster.local_personalize.recipes import RECIPES, RELATED_ITEMS
 
 _EXPLORATION = {
     "explorationWeight": (1.0, "from 0 to 1"),
@@ -78,14 +78,18 @@ def _recommender(job: Job) -> Recommender:
     with job.catalog.reading() as records:
         version = active_version(records, body["solutionVersionArn"])
         expression = batch_jobs.used_filter(records, job.resource)
+    recipe = RECIPES[version.body["recipeArn"]]
     read = group_reader(job.catalog, job.home, version.body["datasetGroupArn"])
     model = batch_jobs.used_model(job, version)
-    interactions = Interactions.from_frame(read(INTERACTIONS, [USER_ID, ITEM_ID, TIMESTAMP]))
-    job.progress(f"{len(interactions):,} interactions, {len(model.item_ids):,} items")
+    job.progress(f"{recipe.name}: {len(model.item_ids):,} items")
+    interactions = None
+    if recipe.type != RELATED_ITEMS:
+        interactions = Interactions.from_frame(read(INTERACTIONS, [USER_ID, ITEM_ID, TIMESTAMP]))
+        job.progress(f"{len(interactions):,} interactions")
     if given := [name for name, value in body.get("batchInferenceJobConfig", {}).items() if value]:
         job.progress(f"{' and '.join(given)}: kept, and without effect locally")
     return Recommender(
-        recipe=RECIPES[version.body["recipeArn"]],
+        recipe=recipe,
         model=model,
         interactions=interactions,
         num_results=body["numResults"],
