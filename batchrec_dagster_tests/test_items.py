@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def test_titles_alone_are_no_data_set_of_personalizes(
         ("90,A,B,inf,0", "line 82: YEAR is not a number"),
         ("90,A,B,1999,May", "line 82: the creation time is neither whole epoch seconds"),
         (f"90,A,{'B' * 1001},1999,0", "GENRES has a value longer than 1000 characters"),
-        ("90,A\ufffd,B,1999,0", "line 82: the title is not UTF-8 text"),
+        ("90,ü\ufffd,B,1999,0", "line 82: the title is not UTF-8 text"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_told_or_left_out(tmp_path: Path, row: str, said: str) -> None:
@@ -212,6 +213,8 @@ def test_letters_of_either_encoding_are_read(tmp_path: Path) -> None:
         path.write_bytes('1::"Amélie"\r\n2::B\r\n'.encode(encoding))
         read = ItemsFile(path, "movies.dat", layout).read()
         assert read.titles.rows() == [("1", '"Amélie"'), ("2", "B")]
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert ItemsFile(path, "movies.dat", layout).read().titles.row(0) == ("1", '"Amélie"')
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ the line of each.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,8 +29,9 @@ from batchrec_dagster.formats.items import (
 )
 from batchrec_dagster.formats.schemas import MAX_CATEGORICAL_LENGTH
 from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.layout import Column
+from batchrec_dagster.preparation.layout import Column, Encoding
 from batchrec_dagster.preparation.local import BadRows
+from batchrec_dagster.preparation.opening import RawFile, open_file
 
 EXAMPLES = 5
 
@@ -48,8 +49,7 @@ class ItemsLayout:
     """Which field of a line holds what: by its name in the header, or by position, from 1.
 
     `categories` and `numbers` are by their field's name in Personalize; `separator` stands between
-    the values of a category. `encoding` is `utf-8`, `latin-1` or `auto`: UTF-8, unless bytes that
-    are no UTF-8 occur and no letter beyond ASCII that is.
+    the values of a category. `encoding` as in the layout of ratings.
     """
 
     delimiter: str
@@ -59,7 +59,7 @@ class ItemsLayout:
     categories: Mapping[str, Column] = field(default_factory=dict)
     numbers: Mapping[str, Column] = field(default_factory=dict)
     separator: str = VALUE_SEPARATOR
-    encoding: str = "auto"
+    encoding: Encoding = "auto"
 
     @property
     def has_header(self) -> bool:
@@ -232,14 +232,12 @@ class ItemsFile:
 
     @cached_property
     def _text(self) -> str:
-        data, encoding = self.path.read_bytes().removeprefix(codecs.BOM_UTF8), self.layout.encoding
-        if encoding == "auto":
-            try:
-                return data.decode()
-            except UnicodeDecodeError:
-                letters = data.decode(errors="ignore")
-                encoding = "latin-1" if letters.isascii() else "utf-8"
-        return data.decode(encoding, errors="replace")
+        with tempfile.TemporaryDirectory() as folder:
+            file = RawFile(self.path, self.name)
+            opened = open_file(file, self.layout.encoding, Path(folder))
+            if opened.is_parquet:
+                raise PreparationError(f"{self.name} is Parquet: items are read from CSV")
+            return opened.path.read_bytes().decode("utf-8-sig")
 
 
 def _item(text: str) -> str:

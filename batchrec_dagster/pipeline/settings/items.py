@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from batchrec_dagster.formats.items import VALUE_SEPARATOR
 from batchrec_dagster.formats.schemas import SchemaError, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
+from batchrec_dagster.preparation.layout import Encoding
 from batchrec_dagster.preparation.sources import SourceError, check_source
 from batchrec_dagster.samples.items import KNOWN_ITEMS
 
@@ -67,15 +68,19 @@ class ItemColumns(dg.Model):
             raise ValueError(str(error)) from None
         return self
 
-    def layout(self, **reading: str) -> ItemsLayout:
-        """How to read the file; `reading` holds delimiter, separator and encoding."""
+    def layout(
+        self, delimiter: str, separator: str = VALUE_SEPARATOR, encoding: Encoding = "auto"
+    ) -> ItemsLayout:
+        """How to read a file that has them."""
         return ItemsLayout(
+            delimiter=delimiter,
             item=self.item,
             title=self.title,
             created=self.created,
             categories=self.categories,
             numbers=self.numbers,
-            **reading,
+            separator=separator,
+            encoding=encoding,
         )
 
 
@@ -93,7 +98,7 @@ class Items(dg.Model):
         " a known source has. With a comma or a semicolon, fields may stand in double quotes.",
         examples=[",", "\t", "::"],
     )
-    encoding: Literal["auto", "utf-8", "latin-1"] = Field(
+    encoding: Encoding = Field(
         default="auto",
         description="How the file's letters are written; auto finds out.",
     )
