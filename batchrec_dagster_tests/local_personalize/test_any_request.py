@@ -147,7 +147,8 @@ def _big(shape: Shape) -> Iterator[Any]:
         for name, member in shape.members.items():
             yield from ({name: value} for value in _big(member))
     elif isinstance(shape, ListShape):
-        for entry in ({}, 1, ""):
+        entries: tuple[Any, ...] = ({}, 1, "")
+        for entry in entries:
             yield [entry] * (MAX_REQUEST_BYTES // 5)
     elif isinstance(shape, MapShape):
         yield {str(n): 1 for n in range(MAX_REQUEST_BYTES // 15)}
