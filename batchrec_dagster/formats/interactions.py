@@ -4,6 +4,9 @@ Source: Amazon Personalize developer guide, "Datasets and schemas".
 """
 
 import json
+from collections.abc import Iterable
+
+import polars as pl
 
 USER_ID = "USER_ID"
 ITEM_ID = "ITEM_ID"
@@ -30,6 +33,12 @@ def interactions_columns(*, event_type: bool, event_value: bool = False) -> list
         *([EVENT_TYPE] if event_type else []),
         *([EVENT_VALUE] if event_value else []),
     ]
+
+
+def csv_types(columns: Iterable[str]) -> dict[str, pl.DataType]:
+    """How the CSV's columns are read: ids are text, whatever they look like."""
+    types: dict[str, pl.DataType] = {TIMESTAMP: pl.Int64(), EVENT_VALUE: pl.Float64()}
+    return {column: types.get(column, pl.String()) for column in columns}
 
 
 def interactions_schema(*, event_type: bool, event_value: bool = False) -> str:

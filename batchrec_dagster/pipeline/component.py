@@ -32,7 +32,7 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         assets = [
             raw_ratings(self, context.project_root),
-            interactions(self),
+            interactions(self, context.project_root),
             batch_users(self),
             *item_assets(self, context.project_root),
             personalize_dataset(self),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TextIO
 
 import polars as pl
 
@@ -82,22 +83,34 @@ class CsvTable:
         return f"line {line}"
 
     def misquoted(self) -> str | None:
-        """Where a quoted field does not end as it has to; slow and exact, for it happens once."""
+        """Where quotes are not as they have to be; slow and exact, for it happens once."""
         if self._quote is None:
             return None
+        first, quotes = 1, 0
+
+        def counted(file: TextIO) -> Iterator[str]:
+            nonlocal quotes
+            for line in file:
+                quotes += line.count('"')
+                yield line
+
+        wrong = 'a field that starts with " does not end with one'
         with self.opened.path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter=self.delimiter, strict=True)
-            line = 1
+            rows = csv.reader(counted(file), delimiter=self.delimiter, strict=True)
             try:
                 for _ in rows:
-                    line = rows.line_num + 1
+                    if quotes % 2:
+                        wrong = 'there is a single " within a field'
+                        break
+                    first = rows.line_num + 1
+                else:
+                    return None
             except csv.Error:
-                return (
-                    f'{self.opened.name}, line {line}: a field that starts with " does not end'
-                    ' with one; write "" for a quote inside such a field, or set ratings.quotes:'
-                    " false when quotes mean nothing in this file"
-                )
-        return None
+                pass
+        return (
+            f'{self.opened.name}, line {first}: {wrong}; write such a field in quotes, with "" for'
+            " each quote in it, or set ratings.quotes: false when quotes mean nothing in this file"
+        )
 
     @property
     def _names(self) -> list[str]:

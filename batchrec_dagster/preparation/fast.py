@@ -56,19 +56,30 @@ def write_clean(
 
     None where this is not for these files, or there is something wrong with a row.
     """
+    with target.open("wb") as file:
+        return _copied(tables, layout, rules, file)
+
+
+def look_clean(tables: Sequence[Table], layout: Layout, rules: Rules) -> Written | None:
+    """As `write_clean`, but nothing is written."""
+    return _copied(tables, layout, rules, None)
+
+
+def _copied(
+    tables: Sequence[Table], layout: Layout, rules: Rules, file: BinaryIO | None
+) -> Written | None:
     types = _types(layout, rules)
     if types is None:
         return None
-    with target.open("wb") as file:
-        writer = _Writer(layout, rules, file)
-        try:
-            for table in tables:
-                rows = table.typed(wanted(layout, rules), types)
-                if rows is None:
-                    return None
-                writer.copy(rows, table)
-        except (pl.exceptions.PolarsError, _NotPlainError):
-            return None
+    writer = _Writer(layout, rules, file)
+    try:
+        for table in tables:
+            rows = table.typed(wanted(layout, rules), types)
+            if rows is None:
+                return None
+            writer.copy(rows, table)
+    except (pl.exceptions.PolarsError, _NotPlainError):
+        return None
     left_out = {reason: count for reason, count in writer.left_out.items() if count}
     return Written(writer.unit, writer.rows, left_out) if writer.rows else None
 
@@ -91,7 +102,7 @@ def _types(layout: Layout, rules: Rules) -> dict[str, pl.DataType] | None:
 class _Writer:
     layout: Layout
     rules: Rules
-    file: BinaryIO
+    file: BinaryIO | None
     rows: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
 
@@ -101,7 +112,8 @@ class _Writer:
         self._columns = interactions_columns(
             event_type=self.rules.event_type, event_value=self.layout.event_value is not None
         )
-        self.file.write((",".join(self._columns) + "\n").encode())
+        if self.file is not None:
+            self.file.write((",".join(self._columns) + "\n").encode())
 
     def copy(self, rows: pl.LazyFrame, table: Table) -> None:
         """Append the rows of a file. Raises _NotPlainError, PolarsError."""
@@ -112,6 +124,8 @@ class _Writer:
         if rows.select(odd.any()).item() or not self._in_one_unit(rows):
             raise _NotPlainError
         self.rows += rows.height
+        if self.file is None:
+            return
         if self.rules.min_rating is not None:
             kept = pl.col("rating") >= self.rules.min_rating
             rows = self._keep(rows, rows.select(kept).to_series(), BELOW_MIN_RATING)

@@ -4,10 +4,11 @@ A row is read in four steps, so that engines agree to the byte.
 
 1. Records. `csv`: lines end in LF or CRLF; a field that starts with `"` goes on to the closing `"`,
    with `""` for one `"`, and may hold delimiters and line ends. A quoted field that does not end
-   at a delimiter or a line end is an error, whatever `on_bad_rows` says: where the next row starts
-   would be a guess. `json`: one object a line. `parquet`: one row. Blank lines, and csv lines of
-   nothing but delimiters, count nowhere. Files come in the order of their names, rows in the order
-   of their file: this is the source order. Bytes that are no UTF-8 become U+FFFD.
+   at a delimiter or a line end is an error, whatever `on_bad_rows` says, and so is a record with
+   an odd number of quotes: where the next row starts would be a guess. `json`: one object a line.
+   `parquet`: one row. Blank lines, and csv lines of nothing but delimiters, count nowhere. Files
+   come in the order of their names, rows in the order of their file: this is the source order.
+   Bytes that are no UTF-8 become U+FFFD.
 2. Cells. Every cell of `csv` is text; an empty one, quoted or not, is missing. A JSON string is
    its text, a number the text it is written with, true and false so, null and what is not there
    are missing; an object or a list is missing. A Parquet cell that is no text becomes text as

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
@@ -21,7 +23,7 @@ from batchrec_dagster.formats.interactions import (
 from batchrec_dagster.preparation import times
 from batchrec_dagster.preparation.csv_table import CsvTable
 from batchrec_dagster.preparation.errors import PreparationError as PreparationError
-from batchrec_dagster.preparation.fast import write_clean
+from batchrec_dagster.preparation.fast import look_clean, write_clean
 from batchrec_dagster.preparation.keeping import Keeping, looks_at_more_than_one_row
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.opening import RawFile, open_file
@@ -45,6 +47,7 @@ from batchrec_dagster.preparation.table import ROW, TEXT, Table
 
 EXAMPLES = 5
 SHOWN = 200
+LINES = 6
 _ROWS_OF_A_FILE = 1 << 40
 
 
@@ -91,9 +94,20 @@ class Ratings:
         """What the files are in, each once."""
         return sorted({table.opened.encoding for table in self.tables})
 
+    def first_lines(self) -> str:
+        """What a person sees who opens the first file: its first lines, or rows."""
+        table = self.tables[0]
+        if self.layout.format == "parquet":
+            return str(pl.scan_parquet(table.opened.path, glob=False).head(LINES).collect())
+        with table.opened.path.open(encoding="utf-8") as file:
+            return "\n".join(line.rstrip()[:SHOWN] for line in islice(file, LINES))
+
     def look(self) -> tuple[int, BadRows]:
         """Read all of it; how many rows there are, and what cannot be read of them."""
-        unit = self._timestamp_unit()
+        clean = look_clean(self.tables, self.layout, self.rules)
+        if clean is not None:
+            return clean.rows, BadRows({}, ())
+        unit = self.timestamp_unit
         counted = self._counted(PROBLEM, unit)
         bad = {problem: count for problem, count in counted.items() if problem}
         return sum(counted.values()), BadRows(bad, self._examples(unit) if bad else ())
@@ -131,7 +145,7 @@ class Ratings:
     def _write_rows(self, target: Path) -> Preparation:
         """As the rules on a single row have it."""
         clean = write_clean(self.tables, self.layout, self.rules, target)
-        unit = self._timestamp_unit() if clean is None else clean.unit
+        unit = self.timestamp_unit if clean is None else clean.unit
         if clean is None and unit != self.layout.timestamp_unit:
             layout = replace(self.layout, timestamp_unit=unit)
             clean = write_clean(self.tables, layout, self.rules, target)
@@ -186,7 +200,8 @@ class Ratings:
             for number, table in enumerate(self.tables)
         )
 
-    def _timestamp_unit(self) -> str:
+    @cached_property
+    def timestamp_unit(self) -> str:
         """How times are written: declared, or the one form that all of them have."""
         if self.layout.timestamp_unit != times.AUTO:
             return self.layout.timestamp_unit

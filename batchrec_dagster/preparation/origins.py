@@ -51,6 +51,9 @@ class Origin(Protocol):
 
     def chunks(self, around: Surroundings) -> Iterator[bytes]: ...
 
+    def local_path(self, around: Surroundings) -> Path | None:
+        """Where it lies on this machine, if it does."""
+
 
 class Archive(Protocol):
     """Where a whole archive can be had as a local file, which is what reading one takes."""
@@ -70,10 +73,17 @@ class LocalFile:
         return self.path
 
     def fingerprint(self, around: Surroundings) -> str:
+        if not self.file(around).stat().st_size:
+            raise OriginError(EMPTY)
+        return self.stamp(around)
+
+    def stamp(self, around: Surroundings) -> str:
+        """The fingerprint, also of a file without a byte."""
         with self.file(around).open("rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise OriginError(EMPTY)
             return _stamp(file)
+
+    def local_path(self, around: Surroundings) -> Path:
+        return self.file(around)
 
     def file(self, around: Surroundings) -> Path:
         try:
@@ -105,8 +115,18 @@ class StoredObject:
         return self.uri
 
     def fingerprint(self, around: Surroundings) -> str:
+        if not self._info(around).size:
+            raise OriginError(EMPTY)
+        return self.stamp(around)
+
+    def stamp(self, around: Surroundings) -> str:
+        """The fingerprint, also of an object without a byte."""
         info = self._info(around)
         return f"etag {info.etag}" if info.etag else f"{info.size} bytes, {info.last_modified}"
+
+    def local_path(self, around: Surroundings) -> Path | None:
+        self._info(around)
+        return around.store.local_path(self.uri)
 
     def file(self, around: Surroundings) -> Path:
         local = around.store.local_path(self.uri)
@@ -130,8 +150,6 @@ class StoredObject:
         info = around.store.head(self.uri)
         if info is None:
             raise OriginError("there is no such object: look at the bucket and the key")
-        if not info.size:
-            raise OriginError(EMPTY)
         return info
 
 
@@ -168,6 +186,9 @@ class WebFile:
         # It is where it was to go; an archive is kept, for the other files in it.
         path.unlink(missing_ok=True)
 
+    def local_path(self, around: Surroundings) -> None:
+        return None
+
     def _fresh(self, around: Surroundings) -> Path:
         path = _cached(around.cache, self.url, "unknown")
         path.unlink(missing_ok=True)
@@ -194,6 +215,9 @@ class Member:
     name: str
     layout: Layout | None = None
 
+    def local_path(self, around: Surroundings) -> None:
+        return None
+
     def fingerprint(self, around: Surroundings) -> str:
         if isinstance(self.archive, LocalFile):
             find_member(self.archive.file(around), self.name)
@@ -215,6 +239,9 @@ class Sample:
     """A file of the synthetic HetRec set."""
 
     name: str
+
+    def local_path(self, around: Surroundings) -> None:
+        return None
 
     @property
     def layout(self) -> Layout | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 from batchrec_dagster.object_store import ObjectStore, StorageError, split_uri
 from batchrec_dagster.preparation.archives import ArchiveError
 from batchrec_dagster.preparation.download import DownloadError, shown
+from batchrec_dagster.preparation.folders import Folder, is_folder, parse_folder
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.origins import (
     EMPTY,
@@ -33,8 +35,8 @@ LONGEST_FILENAME = 120
 
 ALLOWED = (
     "a path, s3://bucket/key, https://…, a file in a zip archive of any of these"
-    " (ARCHIVE.zip!/path/in/it.csv), sample://hetrec, or movielens:// with one of "
-    + ", ".join(movielens.PUBLISHED)
+    " (ARCHIVE.zip!/path/in/it.csv), a folder or a pattern such as data/*.csv,"
+    " sample://hetrec, or movielens:// with one of " + ", ".join(movielens.PUBLISHED)
 )
 
 
@@ -46,7 +48,8 @@ class SourceError(Exception):
 class SourceFile:
     """A source, looked at. `fingerprint` changes when the file does, and costs little to know.
 
-    `source` is as declared; `filename` a plain name (letters, digits, . _ -) to keep it under.
+    `source` is as declared, or of a file in a declared folder its own; `filename` is a plain name
+    (letters, digits, . _ -) to keep it under, with slashes where it is in a folder.
     """
 
     source: str
@@ -62,9 +65,13 @@ class Copied:
     sha256: str
 
 
-def check_source(source: str) -> None:
-    """Raise SourceError unless this can be a source, as far as is known without looking."""
-    _parse(source)
+def check_source(source: str, *, many: bool = False) -> None:
+    """Raise SourceError unless this can be a source, as far as is known without looking.
+
+    `many`: a folder or a pattern can be one too.
+    """
+    if not many or _parse_many(source) is None:
+        _parse(source)
 
 
 def known_layout(source: str) -> Layout | None:
@@ -72,7 +79,7 @@ def known_layout(source: str) -> Layout | None:
 
     Raises SourceError for what is no source.
     """
-    return _parse(source).layout
+    return None if _parse_many(source) else _parse(source).layout
 
 
 def describe_source(source: str, store: ObjectStore, *, base: Path, cache: Path) -> SourceFile:
@@ -86,13 +93,67 @@ def describe_source(source: str, store: ObjectStore, *, base: Path, cache: Path)
     return SourceFile(source, safe_filename(parsed.name), fingerprint)
 
 
+def list_source(source: str, store: ObjectStore, *, base: Path, cache: Path) -> list[SourceFile]:
+    """Look at every file of the source, in the order of their paths; see describe_source."""
+    around = Surroundings(store, base, cache)
+    folder = _parse_many(source)
+    with _naming(source):
+        folder = folder or is_folder(_parse(source), around)
+        if folder is None:
+            return [describe_source(source, store, base=base, cache=cache)]
+        files = folder.files(around)
+    found: dict[str, SourceFile] = {}
+    for path, origin in files:
+        filename = "/".join(safe_filename(part) for part in path.split("/"))
+        if filename in found:
+            filename += f"-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+        with _naming(origin.name):
+            # One without a byte is none of a folder's files less.
+            found[filename] = SourceFile(origin.name, filename, origin.stamp(around))
+    return list(found.values())
+
+
+@contextmanager
+def local_source(source: str, store: ObjectStore, *, base: Path, cache: Path) -> Iterator[Path]:
+    """The file on this machine, to be read in place: itself where it is one, else a passing copy.
+
+    Raises SourceError.
+    """
+    around, parsed = Surroundings(store, base, cache), _parse(source)
+    with _naming(source):
+        path = parsed.local_path(around)
+    if path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / safe_filename(parsed.name)
+        with _naming(source), path.open("wb") as file:
+            for chunk in parsed.chunks(around):
+                file.write(chunk)
+        yield path
+
+
 def copy_source(
     source: str, store: ObjectStore, destination: str, *, base: Path, cache: Path
 ) -> Copied:
     """Copy the file to the s3:// URI `destination`: all of it, or nothing is changed there.
 
-    Raises SourceError when the source cannot be read, StorageError when it cannot be written.
+    Raises SourceError when the source cannot be read, or is empty, StorageError when it cannot be
+    written.
     """
+    return _copy(source, store, destination, Surroundings(store, base, cache), may_be_empty=False)
+
+
+def copy_one_of_many(
+    source: str, store: ObjectStore, destination: str, *, base: Path, cache: Path
+) -> Copied:
+    """As `copy_source`, for a file that may be empty as long as others are not."""
+    return _copy(source, store, destination, Surroundings(store, base, cache), may_be_empty=True)
+
+
+def _copy(
+    source: str, store: ObjectStore, destination: str, around: Surroundings, *, may_be_empty: bool
+) -> Copied:
     parsed = _parse(source)
     digest, size = hashlib.sha256(), 0
 
@@ -100,11 +161,11 @@ def copy_source(
     def counted() -> Generator[bytes, None, None]:
         nonlocal size
         with _naming(source):
-            for chunk in parsed.chunks(Surroundings(store, base, cache)):
+            for chunk in parsed.chunks(around):
                 digest.update(chunk)
                 size += len(chunk)
                 yield chunk
-            if not size:
+            if not size and not may_be_empty:
                 raise OriginError(EMPTY)
 
     with closing(counted()) as chunks:
@@ -126,6 +187,14 @@ def safe_filename(name: str) -> str:
     """
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", re.split(r"[/\\]", name)[-1])
     return plain[-LONGEST_FILENAME:].lstrip("._-") or "ratings"
+
+
+def _parse_many(source: str) -> Folder | None:
+    """The folder or pattern; None where it is a file, or a folder that does not look like one."""
+    if "!/" in source or re.match(r"(?!s3:)\w+://", source) or not source.isprintable():
+        return None
+    with _naming(source):
+        return parse_folder(source)
 
 
 def _parse(source: str) -> Origin:

@@ -72,7 +72,8 @@ def _beyond_the_row(plan: Any) -> str | None:
     if isinstance(plan, dict):
         for key, part in plan.items():
             # Names and values are the user's own words.
-            found = None if key in ("Column", "Literal") else _beyond_the_row(part)
-            if found or (found := _BEYOND_THE_ROW.get(key)):
+            if key not in ("Column", "Literal") and (
+                found := _BEYOND_THE_ROW.get(key) or _beyond_the_row(part)
+            ):
                 return found
     return None

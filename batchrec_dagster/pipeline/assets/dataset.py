@@ -122,8 +122,9 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 def _datasets(pipeline: Pipeline) -> list[Imported]:
     """What is imported, interactions first."""
-    event_type = pipeline.recommendations.exclude_seen
-    interactions = interactions_schema(event_type=event_type)
+    interactions = interactions_schema(
+        event_type=pipeline.rules.event_type, event_value=pipeline.event_value
+    )
     datasets = [Imported(INTERACTIONS, interactions, pipeline.places.interactions)]
     items = pipeline.items.layout.schema if pipeline.items else None
     if items is not None:

@@ -13,11 +13,15 @@ import polars as pl
 
 from batchrec_dagster.formats.interactions import (
     EVENT_TYPE,
+    EVENT_VALUE,
     ITEM_ID,
     TIMESTAMP,
     USER_ID,
+    csv_types,
     interactions_columns,
 )
+from batchrec_dagster.object_store import StorageError
+from batchrec_dagster.pipeline.assets.raw_files import at_hand
 from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
 from batchrec_dagster.pipeline.checks import (
     enough_interactions,
@@ -28,35 +32,34 @@ from batchrec_dagster.pipeline.checks import (
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.local import opened
-from batchrec_dagster.preparation.opening import RawFile
 from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.sources import SourceError
 from batchrec_dagster.resources import StorageResource
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 COLUMNS = {
     USER_ID: ("string", "The user's id, as in the ratings file."),
     ITEM_ID: ("string", "The item's id, as in the ratings file."),
     TIMESTAMP: ("long", "When, in epoch seconds."),
-    EVENT_TYPE: ("string", "The same for all; a filter that excludes seen items goes by it."),
+    EVENT_TYPE: ("string", "What kind of interaction; a filter on interactions goes by it."),
+    EVENT_VALUE: ("float", "A number that belongs to the event; may be missing."),
 }
 
 
-def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
-    """The asset."""
-    ratings, min_rating = pipeline.ratings, pipeline.interactions.min_rating
-    event_type = pipeline.recommendations.exclude_seen
-    columns = interactions_columns(event_type=event_type)
+def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinition:
+    """The asset; the relative path of a source read in place starts at the project's folder."""
+    ratings, rules = pipeline.ratings, pipeline.rules
+    columns = interactions_columns(event_type=rules.event_type, event_value=pipeline.event_value)
 
     @dg.asset(
         **described(
             pipeline,
             description="The ratings that count as interactions, as the CSV file that Personalize"
-            f" imports. {_rule(min_rating)}",
+            f" imports. {_rule(rules)}",
             kinds={"polars", "csv"},
             storage_key=pipeline.places.interactions,
-            code_version=f"{CODE_VERSION}-"
-            f"{fingerprint(ratings.layout, ratings.on_bad_rows, min_rating, event_type)}",
+            code_version=f"{CODE_VERSION}-{fingerprint(ratings.reading, rules)}",
             io_manager="interactions_io",
         ),
         check_specs=specs(
@@ -70,17 +73,17 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, raw_ratings: dict[str, Any], storage: StorageResource
     ) -> Iterator[Any]:
         started = time.monotonic()
-        uri = raw_ratings["uri"]
-        with tempfile.TemporaryDirectory() as folder, storage.local_file(uri) as path:
+        with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "interactions.csv"
-            files = [RawFile(path, storage.where(uri))]
-            rules = Rules(ratings.on_bad_rows, min_rating, event_type=event_type)
             try:
-                with opened(files, ratings.layout, rules) as read:
+                with (
+                    at_hand(raw_ratings, ratings, storage, project) as files,
+                    opened(files, ratings.reading, rules) as read,
+                ):
                     done = read.write_interactions(written)
-            except PreparationError as error:
+            except (PreparationError, SourceError, StorageError) as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
-            kept = pl.scan_csv(written, schema_overrides={USER_ID: pl.String, ITEM_ID: pl.String})
+            kept = pl.scan_csv(written, schema=csv_types(columns), glob=False)
             for reason, count in done.left_out.items():
                 context.log.info(f"left out {count:,} rows: {reason}")
             for example in done.bad_row_examples:
@@ -118,7 +121,7 @@ def file_version(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _rule(min_rating: float | None) -> str:
-    if min_rating is None:
-        return "All ratings count."
-    return f"Ratings below {min_rating:g} are left out."
+def _rule(rules: Rules) -> str:
+    if rules.min_rating is None:
+        return "All ratings count." if rules.filter is None else f"Kept are: {rules.filter}."
+    return f"Ratings below {rules.min_rating:g} are left out."

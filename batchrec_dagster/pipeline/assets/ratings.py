@@ -1,40 +1,40 @@
-"""raw_ratings: the ratings file, copied into the storage as it is."""
+"""raw_ratings: the files of ratings, copied into the storage as they are, or found in place."""
 
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import dagster as dg
 
 from batchrec_dagster.object_store import StorageError
-from batchrec_dagster.pipeline.assets.specs import column_schema, described
+from batchrec_dagster.pipeline.assets.raw_files import at_hand, bring, clear_away, without_secrets
+from batchrec_dagster.pipeline.assets.specs import described
 from batchrec_dagster.pipeline.checks import Checked, published, specs
 from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
-from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.local import opened
-from batchrec_dagster.preparation.opening import RawFile
-from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.sources import SourceError, copy_source, describe_source
+from batchrec_dagster.preparation.local import BadRows, opened
+from batchrec_dagster.preparation.local import Ratings as OpenedRatings
+from batchrec_dagster.preparation.sources import SourceError
 from batchrec_dagster.resources import StorageResource
 
-CODE_VERSION = "1"
-UNITS = {"s": "seconds", "ms": "milliseconds", "auto": "seconds or milliseconds"}
+CODE_VERSION = "2"
+
+__all__ = ["raw_ratings", "without_secrets"]
 
 
 def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     """The asset; a relative path of the source starts at the project's folder."""
     ratings, places = pipeline.ratings, pipeline.places
     shown = without_secrets(ratings.source)
+    copied = "copied once into the storage as they are" if ratings.copy_to_storage else "in place"
 
     @dg.asset(
         **described(
             pipeline,
-            description="The ratings file, copied once into the storage as it is. A source that"
-            " has not changed is not copied again.",
+            description=f"The files of ratings, {copied}. A source that has not changed is not"
+            " copied again.",
             kinds={"file"},
             storage_key=places.record("raw_ratings"),
             code_version=f"{CODE_VERSION}-{fingerprint(ratings)}",
@@ -48,93 +48,82 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     )
     def raw_ratings(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
         started = time.monotonic()
-        folders = {"base": project, "cache": Path(storage.cache)}
         try:
             before = read_record(storage, places.record("raw_ratings"))
-            source = describe_source(ratings.source, storage.store, **folders)
-            uri = storage.uri(places.raw(source.filename))
-            unchanged = (
-                before.get("fingerprint") == source.fingerprint
-                and before.get("uri") == uri
-                and (there := storage.store.head(uri)) is not None
-                and there.size == before.get("size")
+            raw = bring(ratings, places, storage, project)
+            context.log.info(f"{shown}: {raw.outcome}")
+            with at_hand(raw.record, ratings, storage, project) as files:
+                size = sum(file.path.stat().st_size for file in files)
+                try:
+                    with opened(files, ratings.reading, pipeline.rules) as read:
+                        rows, bad = read.look()
+                        check, found = _columns_parse(rows, bad, ratings.on_bad_rows), _told(read)
+                except PreparationError as error:
+                    rows, found = 0, {}
+                    check = Checked("columns_parse", passed=False, found=str(error))
+            where = [storage.where(file["uri"]) for file in raw.record["files"] if file["uri"]]
+            yield from published(
+                [check],
+                dg.MaterializeResult(
+                    value=raw.record,
+                    data_version=dg.DataVersion(raw.record["version"]),
+                    metadata={
+                        "outcome": raw.outcome,
+                        "source": shown,
+                        "file": where[0] if len(where) == 1 else f"{len(files):,} files",
+                        "files": len(files),
+                        "bytes": size,
+                        "dagster/row_count": rows,
+                        **found,
+                        "seconds": time.monotonic() - started,
+                    },
+                ),
             )
-            if unchanged:
-                record = before
-                context.log.info(f"{shown} has not changed: it is not copied again")
-            else:
-                context.log.info(f"copying {shown} to {storage.where(uri)}")
-                copied = copy_source(ratings.source, storage.store, uri, **folders)
-                record = {
-                    "source": shown,
-                    "fingerprint": source.fingerprint,
-                    "uri": uri,
-                    "size": copied.size,
-                    "sha256": copied.sha256,
-                }
+            clear_away(before, raw.record, storage)
         except (SourceError, StorageError) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
-
-        with storage.local_file(uri) as path:
-            check, rows = _columns_parse(
-                RawFile(path, storage.where(uri)), ratings.layout, ratings.on_bad_rows
-            )
-            with path.open(encoding="utf-8", errors="replace") as file:
-                first_lines = "".join(line for line, _ in zip(file, range(6), strict=False))
-        yield from published(
-            [check],
-            dg.MaterializeResult(
-                value=record,
-                data_version=dg.DataVersion(record["sha256"][:16]),
-                metadata={
-                    "outcome": "unchanged: not copied again" if unchanged else "copied",
-                    "source": shown,
-                    "file": storage.where(uri),
-                    "bytes": record["size"],
-                    "dagster/row_count": rows,
-                    "dagster/column_schema": column_schema(_columns(ratings.layout)),
-                    "first_lines": dg.MetadataValue.md(f"```\n{first_lines}```"),
-                    "seconds": time.monotonic() - started,
-                },
-            ),
-        )
 
     return raw_ratings
 
 
-def without_secrets(source: str) -> str:
-    """The source as logs and metadata may show it: a signed URL's signature, or a password in a
-    URL, is a secret."""
-    if not source.startswith(("http://", "https://")):
-        return source
-    url, separator, member = source.partition("!/")
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}{separator}{member}"
-
-
-def _columns(layout: Layout) -> dict[str, tuple[str, str]]:
-    """The columns that the pipeline reads; one without a name goes by its position."""
+def _told(read: OpenedRatings) -> dict[str, Any]:
+    """How the files are read, for the metadata: found out or declared."""
+    layout = read.layout
     roles = {
-        layout.user: ("string", "The user's id."),
-        layout.item: ("string", "The item's id."),
-        layout.rating: ("double", "The rating."),
-        layout.timestamp: ("long", f"When; epoch {UNITS[layout.timestamp_unit]}."),
+        "user": layout.user,
+        "item": layout.item,
+        "rating": layout.rating,
+        "timestamp": layout.timestamp,
+        "event_type": layout.event_type,
+        "event_value": layout.event_value,
     }
+    by_column = {column: role for role, column in roles.items() if column is not None}
     return {
-        column if isinstance(column, str) else f"column {column}": told
-        for column, told in roles.items()
-        if column is not None
+        "dagster/column_schema": dg.TableSchema(
+            columns=[
+                dg.TableColumn(
+                    name=name,
+                    type=kind,
+                    description=(
+                        f"The {role.replace('_', ' ')}."
+                        if (role := by_column.get(name) or by_column.get(place))
+                        else None
+                    ),
+                )
+                for place, (name, kind) in enumerate(read.found.types.items(), start=1)
+            ]
+        ),
+        "format": layout.format,
+        "delimiter": layout.delimiter if layout.format == "csv" else "",
+        "encoding": ", ".join(read.encodings),
+        "timestamp_unit": read.timestamp_unit,
+        "recognised_columns": dict(read.found.recognised),
+        "empty_files": list(read.empty),
+        "first_lines": dg.MetadataValue.md(f"```\n{read.first_lines()}\n```"),
     }
 
 
-def _columns_parse(file: RawFile, layout: Layout, on_bad_rows: str) -> tuple[Checked, int]:
-    """The check, and how many rows the file has."""
-    try:
-        with opened([file], layout, Rules()) as read:
-            rows, bad = read.look()
-    except PreparationError as error:
-        return Checked("columns_parse", passed=False, found=str(error)), 0
+def _columns_parse(rows: int, bad: BadRows, on_bad_rows: str) -> Checked:
     found = f"{bad.total:,} of {rows:,} rows cannot be read"
     if bad.total:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in bad.counts.items())
@@ -145,4 +134,4 @@ def _columns_parse(file: RawFile, layout: Layout, on_bad_rows: str) -> tuple[Che
             else "; mend the file, or leave such rows out with ratings.on_bad_rows: skip"
         )
     passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
-    return Checked("columns_parse", passed, found, {"rows": rows, "bad_rows": bad.total}), rows
+    return Checked("columns_parse", passed, found, {"rows": rows, "bad_rows": bad.total})

@@ -3,18 +3,70 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import dagster as dg
 from pydantic import Field, field_validator
 
+from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.sql import filter_columns
+
+
+def _positive(number: int) -> int:
+    if number < 1:
+        raise ValueError("write a whole number from 1")
+    return number
+
+
+class Window(dg.Model):
+    """How far back interactions go."""
+
+    days: int = Field(
+        description="Interactions older than this many days before the newest one are left out.",
+        examples=[365],
+        json_schema_extra={"minimum": 1},
+    )
+
+    @field_validator("days")
+    @classmethod
+    def _there_are_days(cls, days: int) -> int:
+        return _positive(days)
+
 
 class Interactions(dg.Model):
-    """Which ratings count as interactions."""
+    """Which ratings count as interactions; applied in this order."""
 
     min_rating: float | None = Field(
         default=None,
         description="Ratings below this are left out. Without it all are kept.",
         examples=[3.5],
+    )
+    filter: str | None = Field(
+        default=None,
+        description="A SQL condition on the columns of the file; only rows for which it is true are"
+        " kept. Columns of a file without a header are column_1, column_2 and so on.",
+        examples=["event IN ('cart', 'purchase') AND price > 0"],
+    )
+    window: Window | None = Field(
+        default=None, description="Keep only interactions of the last days of the data."
+    )
+    duplicates: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="Whether rows that are the same in all that Personalize gets count each time,"
+        " or once.",
+    )
+    latest_per_pair: bool = Field(
+        default=False, description="Of a user's interactions with an item keep only the latest."
+    )
+    min_interactions_per_user: int | None = Field(
+        default=None,
+        description="Users with fewer interactions are left out, with all of theirs.",
+        examples=[5],
+    )
+    min_interactions_per_item: int | None = Field(
+        default=None,
+        description="Items with fewer interactions are left out, with all of theirs.",
+        examples=[5],
     )
 
     @field_validator("min_rating")
@@ -23,3 +75,29 @@ class Interactions(dg.Model):
         if min_rating is not None and not math.isfinite(min_rating):
             raise ValueError("write a number such as 3.5")
         return min_rating
+
+    @field_validator("min_interactions_per_user", "min_interactions_per_item")
+    @classmethod
+    def _least_is_possible(cls, least: int | None) -> int | None:
+        return None if least is None else _positive(least)
+
+    @field_validator("filter")
+    @classmethod
+    def _filter_is_a_condition(cls, text: str | None) -> str | None:
+        if text is not None and "{{" not in text:
+            filter_columns(text)
+        return text
+
+    def rules(self, on_bad_rows: Literal["fail", "skip"], *, event_type: bool) -> Rules:
+        """The rules as preparation takes them; `event_type`: whether EVENT_TYPE is written."""
+        return Rules(
+            on_bad_rows=on_bad_rows,
+            min_rating=self.min_rating,
+            filter=self.filter,
+            window_days=self.window.days if self.window else None,
+            duplicates=self.duplicates,
+            latest_per_pair=self.latest_per_pair,
+            min_interactions_per_user=self.min_interactions_per_user,
+            min_interactions_per_item=self.min_interactions_per_item,
+            event_type=event_type,
+        )

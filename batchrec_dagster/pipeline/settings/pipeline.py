@@ -17,6 +17,7 @@ from batchrec_dagster.pipeline.settings.recommendations import Recommendations
 from batchrec_dagster.pipeline.settings.schedule import Schedule
 from batchrec_dagster.pipeline.settings.segments import Segments
 from batchrec_dagster.pipeline.settings.solution import Solution
+from batchrec_dagster.preparation.rules import Rules
 
 
 def _resolve(context: dg.ResolutionContext, part: dg.Model | str) -> dg.Model:
@@ -85,10 +86,12 @@ class Pipeline(dg.Model):
 
     @model_validator(mode="after")
     def _min_rating_has_ratings(self) -> Self:
+        columns = self.ratings.columns
         if (
             self.interactions.min_rating is not None
-            and self.ratings.columns is not None
-            and self.ratings.columns.rating is None
+            and columns is not None
+            and isinstance(columns.user, int)
+            and columns.rating is None
         ):
             raise ValueError(
                 "interactions.min_rating needs ratings.columns.rating: say which column it is, or"
@@ -116,6 +119,21 @@ class Pipeline(dg.Model):
                         )
                     )
         return self
+
+    @property
+    def rules(self) -> Rules:
+        """Which rows of the ratings become interactions."""
+        columns = self.ratings.columns
+        declared = columns is not None and columns.event_type is not None
+        return self.interactions.rules(
+            self.ratings.on_bad_rows, event_type=declared or self.recommendations.exclude_seen
+        )
+
+    @property
+    def event_value(self) -> bool:
+        """Whether interactions have an EVENT_VALUE."""
+        columns = self.ratings.columns
+        return columns is not None and columns.event_value is not None
 
     @property
     def places(self) -> Places:

@@ -1,72 +1,76 @@
-"""The file of ratings: where it is, and how to read it."""
+"""The ratings: where they are, and how to read them."""
 
 from __future__ import annotations
 
 from typing import Literal, Self
 
 import dagster as dg
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.pipeline.settings.columns import Columns
+from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.sources import SourceError, check_source, known_layout
-
-Column = str | int
-
-
-class Columns(dg.Model):
-    """Which column holds what: all by name in the header, or all by position (the first is 1)."""
-
-    user: Column = Field(description="The column with the user's id.", examples=["userId", 1])
-    item: Column = Field(description="The column with the item's id.", examples=["movieId", 2])
-    rating: Column | None = Field(
-        default=None,
-        description="The column with the rating, a number. Leave it out when there is none.",
-        examples=["rating", 3],
-    )
-    timestamp: Column = Field(
-        description="The column with the time of the interaction, in whole epoch seconds or"
-        " milliseconds.",
-        examples=["timestamp", 4],
-    )
-
-    @model_validator(mode="after")
-    def _names_or_positions(self) -> Self:
-        columns = [c for c in (self.user, self.item, self.rating, self.timestamp) if c is not None]
-        if len({type(column) for column in columns}) > 1:
-            raise ValueError(
-                "give either names for all columns (the file has a header) or positions for all"
-                " of them (it has none)"
-            )
-        if len(set(columns)) < len(columns):
-            raise ValueError("user, item, rating and timestamp must be different columns")
-        if any(isinstance(column, int) and column < 1 for column in columns):
-            raise ValueError("positions count from 1")
-        return self
+from batchrec_dagster.preparation.times import check_format
 
 
 class Ratings(dg.Model):
-    """The file of ratings, and how to read it."""
+    """The file or files of ratings, and how to read them."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     source: str = Field(
         description="Where the ratings are: sample://hetrec (generated), movielens://NAME"
         " (downloaded from GroupLens), a path, s3://bucket/key or https://…; a file inside a zip"
-        " is written ARCHIVE.zip!/path/in/it.csv. A relative path starts at the project's folder.",
-        examples=["sample://hetrec", "data/ratings.csv", "s3://shop/ratings.zip!/ratings.csv"],
+        " is written ARCHIVE.zip!/path/in/it.csv. Many files: a folder (data/ or"
+        " s3://bucket/prefix/) or a pattern (data/2026-*.csv, **/ for folders within). gzip and"
+        " zstd are unpacked. A relative path starts at the project's folder.",
+        examples=["sample://hetrec", "data/ratings.csv", "s3://shop/orders/**/*.parquet"],
+    )
+    copy_to_storage: bool = Field(
+        default=True,
+        alias="copy",
+        description="Whether the files are copied to raw/ in the storage. Without it they are read"
+        " in place, each time: for what is too large to have twice.",
+    )
+    format: Literal["csv", "json", "parquet"] | None = Field(
+        default=None,
+        description="csv (with any delimiter), json (JSON Lines: an object a line) or parquet."
+        " Default: what the first file looks like.",
     )
     delimiter: str | None = Field(
         default=None,
         description="What separates the fields: one character, or `::`. Default: a comma, or what"
-        " a known source has.",
+        " a known source has, or what makes known columns of the header.",
         examples=[",", "\t", "::"],
+    )
+    quotes: bool = Field(
+        default=True,
+        description='Whether " around a field of csv keeps it together; without it a quote is like'
+        " any other character.",
+    )
+    encoding: Literal["auto", "utf-8", "latin-1"] = Field(
+        default="auto",
+        description="auto: UTF-8, or latin-1 when that cannot be; it says what it decided.",
     )
     columns: Columns | None = Field(
         default=None,
-        description="Which column holds what. Needed for files of your own; known sources have it.",
+        description="Which column holds what. What is left out goes by the names that public data"
+        " sets use, such as userId, item_id, rating, timestamp.",
     )
-    timestamp_unit: Literal["auto", "s", "ms"] = Field(
+    types: dict[str, Literal["string", "long", "double", "boolean"]] = Field(
+        default_factory=dict,
+        description="The types of columns in interactions.filter, where the first rows mislead.",
+        examples=[{"zip": "string"}],
+    )
+    timestamp_unit: Literal["auto", "s", "ms", "us", "ns"] = Field(
         default="auto",
-        description="Whether the timestamps are seconds or milliseconds; auto decides by their"
-        " size and says what it decided.",
+        description="Whether the timestamps are seconds, milliseconds, microseconds or nanoseconds"
+        " since 1970; auto decides by their size, reads ISO 8601 too, and says what it decided.",
+    )
+    timestamp_format: str | None = Field(
+        default=None,
+        description="For timestamps that are texts: iso8601, or a strptime format.",
+        examples=["iso8601", "%d.%m.%Y %H:%M"],
     )
     on_bad_rows: Literal["fail", "skip"] = Field(
         default="fail",
@@ -79,7 +83,7 @@ class Ratings(dg.Model):
     def _source_is_known(cls, source: str) -> str:
         if "{{" not in source:
             try:
-                check_source(source)
+                check_source(source, many=True)
             except SourceError as error:
                 raise ValueError(str(error)) from None
         return source
@@ -93,30 +97,34 @@ class Ratings(dg.Model):
             raise ValueError('write one ASCII character, such as "," or "\\t", or "::"')
         return delimiter
 
+    @field_validator("timestamp_format")
+    @classmethod
+    def _timestamp_format_is_readable(cls, timestamp_format: str | None) -> str | None:
+        if timestamp_format not in (None, "iso8601"):
+            check_format(timestamp_format)
+        return timestamp_format
+
     @model_validator(mode="after")
-    def _columns_are_told(self) -> Self:
-        if self.columns is None and "{{" not in self.source and known_layout(self.source) is None:
+    def _timestamps_are_one_thing(self) -> Self:
+        if self.timestamp_format is not None and self.timestamp_unit != "auto":
             raise ValueError(
-                "columns is missing: say which column is the user, the item, the rating and the"
-                " timestamp, for example columns: {user: userId, item: movieId, rating: rating,"
-                " timestamp: timestamp}"
+                "timestamps have a timestamp_unit or a timestamp_format: leave one out"
             )
         return self
 
     @property
-    def layout(self) -> Layout:
-        """How to read the file: what is declared here, else what is known of the source."""
+    def reading(self) -> Reading:
+        """How to read the files: what is declared here, else what is known of the source."""
+        time = self.timestamp_format or self.timestamp_unit
         known = known_layout(self.source)
-        if self.columns is None:
-            if known is None:
-                raise ValueError(f"columns is missing for {self.source}")
-            return known.replaced(self.delimiter, self.timestamp_unit)
-        delimiter = self.delimiter or (known.delimiter if known else ",")
-        return Layout(
-            delimiter=delimiter,
-            user=self.columns.user,
-            item=self.columns.item,
-            rating=self.columns.rating,
-            timestamp=self.columns.timestamp,
-            timestamp_unit=self.timestamp_unit,
+        if known is not None and self.columns is None:
+            return Reading.of(known.replaced(self.delimiter, time))
+        return Reading(
+            format=self.format,
+            delimiter=self.delimiter or (known.delimiter if known else None),
+            encoding=self.encoding,
+            quoted=self.quotes,
+            columns=self.columns.declared if self.columns else {},
+            timestamp_unit=time,
+            types=self.types,
         )

@@ -1,0 +1,144 @@
+"""The files of the ratings, as runs keep them: copied to raw/, or read where they are.
+
+A record tells of them from one run to the next. Its `files`, in order, have `source` (of that one
+file), `uri` of the copy (None when it is read in place), `fingerprint`, and of copies `size` in
+bytes and `sha256`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from batchrec_dagster.pipeline.places import Places, read_record
+from batchrec_dagster.pipeline.settings.ratings import Ratings
+from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.sources import (
+    SourceFile,
+    copy_one_of_many,
+    copy_source,
+    list_source,
+    local_source,
+)
+from batchrec_dagster.resources import StorageResource
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RawFiles:
+    """The record, and how many of its files this run copied."""
+
+    record: Record
+    copied: int
+
+    @property
+    def outcome(self) -> str:
+        files = self.record["files"]
+        if any(file["uri"] is None for file in files):
+            return "read in place"
+        if not self.copied:
+            return "unchanged: not copied again"
+        return "copied" if self.copied == len(files) else f"copied {self.copied} of {len(files)}"
+
+
+def bring(ratings: Ratings, places: Places, storage: StorageResource, project: Path) -> RawFiles:
+    """Copy the files that the last run did not, or that have changed since; a relative path starts
+    at the project's folder. Raises SourceError, StorageError."""
+    folders = {"base": project, "cache": Path(storage.cache)}
+    found = list_source(ratings.source, storage.store, **folders)
+    before = {
+        file["source"]: file
+        for file in read_record(storage, places.record("raw_ratings")).get("files", [])
+    }
+    files, copied = [], 0
+    for file in found:
+        uri = storage.uri(places.raw(file.filename)) if ratings.copy_to_storage else None
+        known = before.get(without_secrets(file.source))
+        if uri is None or not (known and _is_there(known, file, uri, storage)):
+            known = _described(file, uri)
+            if uri is not None:
+                copy = copy_source if len(found) == 1 else copy_one_of_many
+                done = copy(file.source, storage.store, uri, **folders)
+                known |= {"size": done.size, "sha256": done.sha256}
+                copied += 1
+        files.append(known)
+    return RawFiles(_record(ratings, files), copied)
+
+
+def clear_away(before: Record, now: Record, storage: StorageResource) -> None:
+    """Delete the copies of files that are no longer in the source."""
+    kept = {file["uri"] for file in now["files"]}
+    for file in before.get("files", []):
+        if file["uri"] is not None and file["uri"] not in kept:
+            storage.store.delete(file["uri"])
+
+
+@contextmanager
+def at_hand(
+    record: Record, ratings: Ratings, storage: StorageResource, project: Path
+) -> Iterator[list[RawFile]]:
+    """The files on this machine, in order. Raises SourceError, StorageError."""
+    folders = {"base": project, "cache": Path(storage.cache)}
+    with ExitStack() as stack:
+        if all(file["uri"] is not None for file in record["files"]):
+            yield [
+                RawFile(
+                    stack.enter_context(storage.local_file(file["uri"])),
+                    storage.where(file["uri"]),
+                )
+                for file in record["files"]
+            ]
+            return
+        # What the record has is without the secrets of a signed URL.
+        yield [
+            RawFile(
+                stack.enter_context(local_source(file.source, storage.store, **folders)),
+                without_secrets(file.source),
+            )
+            for file in list_source(ratings.source, storage.store, **folders)
+        ]
+
+
+def without_secrets(source: str) -> str:
+    """The source as logs and metadata may show it: a signed URL's signature, or a password in a
+    URL, is a secret."""
+    if not source.startswith(("http://", "https://")):
+        return source
+    url, separator, member = source.partition("!/")
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}{separator}{member}"
+
+
+def _is_there(known: Record, file: SourceFile, uri: str, storage: StorageResource) -> bool:
+    return (
+        known["fingerprint"] == file.fingerprint
+        and known["uri"] == uri
+        and (there := storage.store.head(uri)) is not None
+        and there.size == known["size"]
+    )
+
+
+def _described(file: SourceFile, uri: str | None) -> Record:
+    return {
+        "source": without_secrets(file.source),
+        "uri": uri,
+        "fingerprint": file.fingerprint,
+    }
+
+
+def _record(ratings: Ratings, files: list[Record]) -> Record:
+    """With a version that changes when any file does: of copies by their content."""
+    told = [file.get("sha256") or f"{file['source']} {file['fingerprint']}" for file in files]
+    version = told[0] if len(told) == 1 and ratings.copy_to_storage else _digest(told)
+    return {"source": without_secrets(ratings.source), "version": version[:16], "files": files}
+
+
+def _digest(told: list[str]) -> str:
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()

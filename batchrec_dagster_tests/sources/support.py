@@ -1,0 +1,64 @@
+"""A project's folder, a bucket and a cache to bring sources to, and what is in the sources."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.preparation.sources import (
+    Copied,
+    SourceError,
+    copy_source,
+    describe_source,
+)
+
+CONTENT = b"userId,movieId,rating,timestamp\n1,2,3.5,1162160236\n"
+MONDAY = "Mon, 05 Jan 2009 10:00:00 GMT"
+DESTINATION = "s3://lake/raw/ratings.csv"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A project's folder, with a bucket `lake` and a cache beside it."""
+
+    base: Path
+    cache: Path
+    store: ObjectStore
+
+    def fingerprint(self, source: str) -> str:
+        return describe_source(source, self.store, base=self.base, cache=self.cache).fingerprint
+
+    def filename(self, source: str) -> str:
+        return describe_source(source, self.store, base=self.base, cache=self.cache).filename
+
+    def copy(self, source: str) -> Copied:
+        return copy_source(source, self.store, DESTINATION, base=self.base, cache=self.cache)
+
+    def copied(self, source: str) -> bytes:
+        copied = self.copy(source)
+        content = self.store.get(DESTINATION)
+        assert copied.size == len(content)
+        return content
+
+    def refused(self, source: str) -> str:
+        """Why the source is refused, by a look and by a copy alike; nothing is published."""
+        for attempt in (self.fingerprint, self.copy):
+            with pytest.raises(SourceError) as caught:
+                attempt(source)
+            assert "\n" not in str(caught.value)
+        assert self.store.head(DESTINATION) is None
+        return str(caught.value)
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+ARCHIVE = zipped({"ml/ratings.csv": CONTENT, "ml/README.txt": b"read me"})

@@ -1,0 +1,143 @@
+"""Many files under one name: folders and patterns, on a disk and in a bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrec_dagster.preparation.sources import (
+    SourceError,
+    SourceFile,
+    check_source,
+    list_source,
+    local_source,
+)
+from batchrec_dagster_tests.sources.support import ARCHIVE, CONTENT, Place
+
+FILES = (
+    "2026/b.csv",
+    "2026/a.csv",
+    "2025/a.csv",
+    "2025/deep/er/a.csv",
+    "a.parquet",
+    "_SUCCESS",
+    ".hidden.csv",
+    "_spark_metadata/0.csv",
+)
+
+
+def filled(place: Place, kind: str) -> str:
+    """The address of a folder with the files, up to its last slash."""
+    for name in FILES:
+        if kind == "path":
+            path = place.base / "data" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(CONTENT)
+        else:
+            place.store.put(f"s3://lake/data/{name}", CONTENT)
+    if kind == "bucket":
+        place.store.put("s3://lake/data_of_others/a.csv", CONTENT)
+    return "data/" if kind == "path" else "s3://lake/data/"
+
+
+def listed(place: Place, source: str) -> list[SourceFile]:
+    return list_source(source, place.store, base=place.base, cache=place.cache)
+
+
+@pytest.mark.parametrize("kind", ["path", "bucket"])
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("", ["2025/a.csv", "2025/deep/er/a.csv", "2026/a.csv", "2026/b.csv", "a.parquet"]),
+        ("*.parquet", ["a.parquet"]),
+        ("2026/*.csv", ["a.csv", "b.csv"]),
+        ("20?6/a*", ["2026/a.csv"]),
+        ("*/a.csv", ["2025/a.csv", "2026/a.csv"]),
+        ("**/a.csv", ["2025/a.csv", "2025/deep/er/a.csv", "2026/a.csv"]),
+        ("2025/**", ["a.csv", "deep/er/a.csv"]),
+    ],
+)
+def test_a_folder_or_pattern_stands_for_its_files_in_order(
+    place: Place, kind: str, pattern: str, names: list[str]
+) -> None:
+    source = filled(place, kind) + pattern
+    check_source(source, many=True)
+    assert [file.filename for file in listed(place, source)] == names
+
+
+def test_a_folder_needs_no_slash_on_a_disk(place: Place) -> None:
+    filled(place, "path")
+    assert listed(place, "data") == listed(place, "data/")
+    assert listed(place, str(place.base / "data")) == listed(place, "data/")
+
+
+def test_a_single_file_is_a_list_of_one(place: Place) -> None:
+    filled(place, "path")
+    (file,) = listed(place, "data/2026/a.csv")
+    assert file.source == "data/2026/a.csv"
+    assert file.fingerprint == place.fingerprint("data/2026/a.csv")
+
+
+@pytest.mark.parametrize("kind", ["path", "bucket"])
+def test_each_file_is_a_source_of_its_own(place: Place, kind: str) -> None:
+    for file in listed(place, filled(place, kind)):
+        assert place.copied(file.source) == CONTENT
+        assert place.fingerprint(file.source) == file.fingerprint
+
+
+def test_names_that_become_the_same_are_kept_apart(place: Place) -> None:
+    for name in ("a b.csv", "a_b.csv"):
+        (place.base / name).write_bytes(CONTENT)
+    names = [file.filename for file in listed(place, "*.csv")]
+    assert names[0] == "a_b.csv"
+    assert len(set(names)) == 2
+
+
+def test_a_file_without_a_byte_is_listed_all_the_same(place: Place) -> None:
+    (place.base / "a.csv").touch()
+    (place.base / "b.csv").write_bytes(CONTENT)
+    assert [file.filename for file in listed(place, "*.csv")] == ["a.csv", "b.csv"]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("nowhere/*.csv", "nowhere/*.csv: there is no such folder: looked at "),
+        ("*.tsv", "*.tsv: there is no file that it stands for"),
+        ("s3://lake/none/", "s3://lake/none/: there is no file that it stands for"),
+        ("s3://*/a.csv", "write the bucket without a wildcard"),
+    ],
+)
+def test_a_folder_without_files_is_said_so(place: Place, source: str, said: str) -> None:
+    place.store.put("s3://lake/a.csv", CONTENT)
+    with pytest.raises(SourceError) as error:
+        listed(place, source)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@given(st.text("ab/*?[]. é", max_size=20))
+def test_every_pattern_is_a_source_or_refused_in_one_line(pattern: str) -> None:
+    try:
+        check_source(pattern, many=True)
+    except SourceError as error:
+        assert len(str(error).splitlines()) == 1  # noqa: PT017 (either outcome is fine)
+
+
+def test_what_lies_here_is_read_in_place_and_what_does_not_as_a_passing_copy(
+    place: Place, tmp_path: Path
+) -> None:
+    (place.base / "a.csv").write_bytes(CONTENT)
+    (place.base / "ml.zip").write_bytes(ARCHIVE)
+    place.store.put("s3://lake/a.csv", CONTENT)
+    around = {"base": place.base, "cache": place.cache}
+    with local_source("a.csv", place.store, **around) as path:
+        assert path == place.base / "a.csv"
+    with local_source("s3://lake/a.csv", place.store, **around) as path:
+        assert path == tmp_path / "lake" / "a.csv"
+    with local_source("ml.zip!/ml/ratings.csv", place.store, **around) as path:
+        assert path.read_bytes() == CONTENT
+    assert not path.exists()
