@@ -16,6 +16,7 @@ Index = npt.NDArray[np.intp]
 
 LANES = 16  # groups come in multiples of what one instruction compares
 LOWEST = np.iinfo(np.int64).min
+LEAST = np.finfo(np.float32).min
 
 
 def top(scores: Float32, k: int) -> Int32:
@@ -29,9 +30,11 @@ def top(scores: Float32, k: int) -> Int32:
         return _plainly(scores, k)
     maxima = _group_maxima(scores, groups)
     bound = np.partition(maxima, groups - k, axis=1)[:, groups - k, None]
+    # Where a filter has left little, less than k maxima are finite; only their groups count.
+    bound = np.maximum(bound, LEAST)
     reached = maxima >= bound
     # Of a row full of ties no group can be left out; _plainly drops ties before it sorts.
-    tied = (reached.sum(axis=1) > 2 * k) | (bound[:, 0] == -np.inf)
+    tied = reached.sum(axis=1) > 2 * k
     reached[tied] = False
     row, column = _candidates(scores, reached, bound)
     out = _best(scores, row, column, k)
