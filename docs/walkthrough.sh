@@ -100,14 +100,32 @@ batch=$(aws personalize create-batch-inference-job --job-name "walkthrough-$now"
 wait_until_active batch-inference-job "$batch"
 head -n 3 "$folder/recommendations/users.json.out"
 
+echo "== And the other way round: for two films the ten users who are likeliest to watch them"
+printf '{"itemId":"%s"}\n' film0 film1 >"$folder/films.json"
+segments=$(aws personalize create-solution --name walkthrough-segments \
+  --dataset-group-arn "$group" --recipe-arn arn:aws:personalize:::recipe/aws-item-affinity \
+  --no-perform-auto-training --query solutionArn)
+wait_until_active solution "$segments"
+version=$(aws personalize create-solution-version --solution-arn "$segments" \
+  --query solutionVersionArn)
+wait_until_active solution-version "$version"
+segment=$(aws personalize create-batch-segment-job --job-name "walkthrough-$now" \
+  --solution-version-arn "$version" --num-results 10 --role-arn "$role" \
+  --job-input "s3DataSource={path=$bucket/films.json}" \
+  --job-output "s3DataDestination={path=$bucket/segments/}" --query batchSegmentJobArn)
+wait_until_active batch-segment-job "$segment"
+cat "$folder/segments/films.json.out"
+
 echo "== Clean up: what depends on something goes first"
 aws personalize delete-filter --filter-arn "$filter"
 aws personalize delete-solution --solution-arn "$solution"
+aws personalize delete-solution --solution-arn "$segments"
 wait_until_gone filter "$filter"
 wait_until_gone solution "$solution"
+wait_until_gone solution "$segments"
 aws personalize delete-dataset --dataset-arn "$dataset"
 wait_until_gone dataset "$dataset"
 aws personalize delete-schema --schema-arn "$schema"
 aws personalize delete-dataset-group --dataset-group-arn "$group"
 wait_until_gone dataset-group "$group"
-echo "== Done: the recommendations are in $folder/recommendations"
+echo "== Done: see $folder/recommendations and $folder/segments"

@@ -37,6 +37,7 @@ def test_the_walkthrough_is_run_as_it_stands(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stderr == ""
         _check_recommendations(tmp_path / "storage", done.stdout)
+        _check_segments(tmp_path / "storage", done.stdout)
         client = started.client
         assert client.list_dataset_groups()["datasetGroups"] == []
         assert client.list_schemas()["schemas"] == []
@@ -60,6 +61,16 @@ def _check_recommendations(storage: Path, said: str) -> None:
     assert "\n".join(lines[:3]) in said
     metrics = json.loads(re.findall(r"^\{\n.*?^\}", said, re.DOTALL | re.MULTILINE)[0])
     assert 0 < metrics["precision_at_5"] <= 1
+
+
+def _check_segments(storage: Path, said: str) -> None:
+    lines = (storage / "segments" / "films.json.out").read_text().splitlines()
+    for number, answer in enumerate(map(json.loads, lines)):
+        assert answer["input"] == {"itemId": f"film{number}"}
+        users = answer["output"]["usersList"]
+        assert len(set(users)) == 10
+        assert all(int(user.removeprefix("user")) % 2 == number for user in users)
+    assert "\n".join(lines) in said
 
 
 def test_the_documentation_shows_this_very_script() -> None:
