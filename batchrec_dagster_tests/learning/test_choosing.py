@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pytest
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import factorization, metrics
+from batchrec_dagster.local_personalize.learning import choosing, factorization, metrics
 from batchrec_dagster.local_personalize.learning.choosing import (
+    EARLIER,
     EASE,
     FACTORS,
     MIXES,
@@ -21,6 +22,7 @@ from batchrec_dagster.local_personalize.learning.choosing import (
     Trial,
     choose,
     temperature,
+    trials,
 )
 from batchrec_dagster.local_personalize.learning.histories import Histories, History
 from batchrec_dagster.local_personalize.learning.model import load_model
@@ -28,6 +30,7 @@ from batchrec_dagster.local_personalize.learning.parts import Part
 from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
 from batchrec_dagster.local_personalize.learning.popularity import log_popularity, popular_first
 from batchrec_dagster.local_personalize.learning.ranking import top
+from batchrec_dagster.local_personalize.learning.split import split
 from batchrec_dagster.local_personalize.learning.training import train
 from batchrec_dagster_tests.learning.support import interactions_of, lists, tastes
 
@@ -61,7 +64,7 @@ def trial_of(**noises: Float32 | Told) -> Trial:
         name: noise if isinstance(noise, Told) else Told(table, noise)
         for name, noise in noises.items()
     }
-    return Trial(parts, inputs, csr_matrix(table))
+    return Trial(parts, inputs, csr_matrix(table), np.arange(USERS, dtype=np.int32))
 
 
 def truth_table() -> Float32:
@@ -119,9 +122,31 @@ def test_without_recency_there_is_no_power_to_choose() -> None:
 
 def test_nobody_to_try_on_leaves_the_first_part_alone() -> None:
     nobody = History(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), 200)
-    run = Trial(trial_of(ease=noise(1, 1.0)).parts, nobody, csr_matrix((0, 200)))
+    run = Trial(
+        trial_of(ease=noise(1, 1.0)).parts, nobody, csr_matrix((0, 200)), np.zeros(0, np.int32)
+    )
     assert choose([run], recency=True).shares == {EASE: 1.0}
     assert temperature(lambda history: np.zeros((0, 200), np.float32), [run]) == 1.0
+
+
+def test_asking_the_same_users_again_is_no_surer_than_asking_once() -> None:
+    run = trial_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    once, again = choose([run], recency=True), choose([run] * 5, recency=True)
+    assert (again.powers, again.shares) == (once.powers, once.shares)
+    assert again.ndcg == pytest.approx(once.ndcg)
+
+
+def test_few_users_are_asked_at_several_times_and_many_once() -> None:
+    held = split(interactions_of(tastes()), 0)
+    assert held is not None
+    few = trials({}, held, held.inputs.item_ids)
+    assert len(few) == 1 + len(EARLIER)
+    assert few[0].inputs.lengths.sum() > few[-1].inputs.lengths.sum()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "ENOUGH_TIMES", 2 * len(held.users))
+        assert len(trials({}, held, held.inputs.item_ids)) == 2
+        patch.setattr(choosing, "ENOUGH_TIMES", 1)
+        assert len(trials({}, held, held.inputs.item_ids)) == 1
 
 
 def test_mixes_are_shares_of_known_parts() -> None:

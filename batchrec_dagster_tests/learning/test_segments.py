@@ -140,9 +140,11 @@ def test_how_often_is_over_how_often_the_shares_say() -> None:
     )
     history = Histories(interactions_of(rows), even.item_ids).of(np.arange(4, dtype=np.int32))
     truth = csr_matrix(np.array([[1, 0], [0, 1], [0, 1], [0, 1]], np.float32))
-    assert measured_again(even, Trial({}, history, truth)) == pytest.approx(1.5 / 3.5)
+    assert measured_again(
+        even, Trial({}, history, truth, np.arange(4, dtype=np.int32))
+    ) == pytest.approx(1.5 / 3.5)
     nobody = History(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), 2)
-    assert measured_again(even, Trial({}, nobody, csr_matrix((0, 2)))) == 1.0
+    assert measured_again(even, Trial({}, nobody, csr_matrix((0, 2)), np.zeros(0, np.int32))) == 1.0
 
 
 def test_the_split_is_within_each_user() -> None:

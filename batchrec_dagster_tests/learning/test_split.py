@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from batchrec_dagster.local_personalize.learning.split import matrix_rows, split, split_users
+from batchrec_dagster.local_personalize.learning.split import (
+    asked_earlier,
+    matrix_rows,
+    split,
+    split_users,
+)
 from batchrec_dagster_tests.learning.support import interactions_of
 
 
@@ -64,3 +69,20 @@ def test_rows_follow_the_held_out_users_order() -> None:
     held = split_users(data, users)
     assert matrix_rows(held.inputs, users).tolist() == [1]
     assert matrix_rows(held.truth, users).tolist() == [0, 1]
+
+
+def test_users_are_asked_earlier_about_the_tenth_that_followed() -> None:
+    rows = [("u", f"i{n}", n) for n in range(20)] + [("v", f"i{n}", n) for n in range(3)]
+    data = interactions_of([*rows, ("w", "i0", 1)])
+    held = split_users(data, np.array([0, 1], np.int32))
+    for share in (0.8, 0.7, 0.6, 0.5):
+        earlier = asked_earlier(held, share)
+        mine = earlier.inputs.users == 0
+        assert earlier.inputs.timestamps[mine].tolist() == list(range(round(20 * share)))
+        begin = round(20 * share)
+        mine = earlier.truth.users == 0
+        assert earlier.truth.timestamps[mine].tolist() == [begin, begin + 1]
+        # Of three, two are the input at last; before, one is, and the second is to be found.
+        assert earlier.inputs.timestamps[earlier.inputs.users == 1].tolist() in ([0, 1], [0])
+        assert earlier.truth.timestamps[earlier.truth.users == 1].tolist() in ([], [1])
+        assert earlier.train is held.train

@@ -3,7 +3,9 @@
 A held-out tenth of a small data set is a few dozen users, and the best of many choices on them is
 mostly luck. So there are few choices, each has a default, and another is taken only when it beats
 the default by more than a standard error of the users' paired differences. A blend must beat its
-best part by as much, else that part serves alone.
+best part by as much, else that part serves alone. Where users are few, each is asked at several
+times of the history, which tells models apart as well as more users would; the error is still of
+the users, by their means.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import metrics
 from batchrec_dagster.local_personalize.learning.histories import Histories, History
-from batchrec_dagster.local_personalize.learning.interactions import Ids
+from batchrec_dagster.local_personalize.learning.interactions import Ids, Int32
 from batchrec_dagster.local_personalize.learning.parts import Part
 from batchrec_dagster.local_personalize.learning.ranking import top
-from batchrec_dagster.local_personalize.learning.split import Split
+from batchrec_dagster.local_personalize.learning.split import Split, asked_earlier
 from batchrec_dagster.local_personalize.learning.threads import ordered_map
 
 Float32 = npt.NDArray[np.float32]
@@ -50,6 +52,8 @@ MIXES: Sequence[Mapping[str, float]] = (
 
 # Enough to tell two models apart, and little work beside a training.
 MOST_USERS = 2_000
+ENOUGH_TIMES = 600  # users times the times each is asked at
+EARLIER = (0.8, 0.7, 0.6, 0.5)  # shares of the history at which users are asked too
 CHUNK = 64
 
 
@@ -69,6 +73,7 @@ class Trial:
     parts: Mapping[str, Part]
     inputs: History
     truth: csr_matrix  # (users, n_items), nonzero where there is something to find
+    users: Int32  # (users,) who they are: the same user in two trials is one
 
     def chunks(self) -> Iterator[tuple[History, csr_matrix]]:
         """The users, a few at a time."""
@@ -93,7 +98,15 @@ def trial(
         truth = (truth - truth.multiply(inputs.weights(0.0) > 0)).tocsr()
         truth.eliminate_zeros()
     some = (np.diff(truth.indptr) > 0) & (inputs.lengths > 0)
-    return Trial(parts, Histories(held_out.inputs, item_ids).of(users[some]), truth[some])
+    inputs = Histories(held_out.inputs, item_ids).of(users[some])
+    return Trial(parts, inputs, truth[some], users[some])
+
+
+def trials(parts: Mapping[str, Part], held_out: Split, item_ids: Ids) -> list[Trial]:
+    """The trial of parts on the users of a split, and on the same at earlier times if few."""
+    times = -(-ENOUGH_TIMES // len(held_out.users)) - 1
+    splits = [held_out, *(asked_earlier(held_out, share) for share in EARLIER[:times])]
+    return [trial(parts, one, item_ids) for one in splits]
 
 
 def choose(trials: Sequence[Trial], *, recency: bool) -> Choice:
@@ -143,7 +156,7 @@ def _better(ours: Float64, theirs: Float64) -> bool:
 def _ndcg(
     trials: Sequence[Trial], mixes: Sequence[Mapping[tuple[str, float], float]]
 ) -> list[Float64]:
-    """For each mix {(part, power): factor} the NDCG at 25 of every user of every trial."""
+    """For each mix {(part, power): factor} the NDCG at 25 of every user, mean over the trials."""
     needed = sorted({key for mix in mixes for key in mix})
 
     def measure(piece: tuple[Trial, History, csr_matrix]) -> Float64:
@@ -164,19 +177,17 @@ def _ndcg(
         return out
 
     pieces = ((run, *chunk) for run in trials for chunk in run.chunks())
-    measured = list(ordered_map(measure, pieces))
-    return list(np.concatenate(measured, axis=1))
+    measured = np.concatenate(list(ordered_map(measure, pieces)), axis=1)
+    _, user = np.unique(np.concatenate([run.users for run in trials]), return_inverse=True)
+    times = np.bincount(user)
+    return [np.bincount(user, weights=values) / times for values in measured]
 
 
 def _spread(trials: Sequence[Trial], name: str, power: float) -> float:
-    """The standard deviation of a part's scores over the items, mean over the users."""
-    spreads = [
-        run.parts[name].score(history, power).std(axis=1)
-        for run in trials
-        for history, _ in run.chunks()
-    ]
-    spread = float(np.concatenate(spreads).mean()) if spreads else 0.0
-    return spread or 1.0
+    """The standard deviation of a part's scores over the items, mean over a trial's users."""
+    run = next(run for run in trials if len(run.inputs.lengths))
+    spreads = [run.parts[name].score(history, power).std(axis=1) for history, _ in run.chunks()]
+    return float(np.concatenate(spreads).mean()) or 1.0
 
 
 def temperature(score: Callable[[History], Float32], trials: Sequence[Trial]) -> float:

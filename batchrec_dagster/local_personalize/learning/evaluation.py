@@ -17,7 +17,7 @@ from batchrec_dagster.local_personalize.learning.segmentation import Segmentatio
 from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended, forbidding
 from batchrec_dagster.local_personalize.learning.split import Split, matrix_rows
 
-MOST_SEGMENTED = 50_000_000  # users in all segments of an evaluation
+MOST_SEGMENTED = 10_000_000  # users in all segments of an evaluation
 
 
 class Recommender(Protocol):

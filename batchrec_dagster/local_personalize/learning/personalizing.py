@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import chain
 
 from batchrec_dagster.local_personalize.learning.choosing import (
     EASE,
@@ -13,7 +14,7 @@ from batchrec_dagster.local_personalize.learning.choosing import (
     Choice,
     choose,
     temperature,
-    trial,
+    trials,
 )
 from batchrec_dagster.local_personalize.learning.evaluation import evaluate
 from batchrec_dagster.local_personalize.learning.fitting import Fitting, Values
@@ -31,8 +32,9 @@ Log = Callable[[str], None]
 NAMES = (EASE, SEQUENCE, FACTORS)
 DEFAULT_SHARE = 10.0  # of EASE alone: spreads the softmax about as choosing would
 
-# With fewer users held out, a second tenth is too: choosing on few is choosing by chance.
+# With fewer users held out, others are too, by a second fit: choosing on few is choosing by chance.
 ENOUGH_USERS = 200
+SECOND_SHARE = 0.3
 
 
 def personalize(
@@ -45,13 +47,14 @@ def personalize(
         return by_default(interactions, values, seed, log), {}
     splits = [held_out]
     if len(held_out.users) < ENOUGH_USERS:
-        again = split(interactions, seed, without=held_out.users)
+        again = split(interactions, seed, without=held_out.users, share=SECOND_SHARE)
         splits += [again] if again else []
     measured, choice, heat = _choose(splits, values, seed, log)
     metrics = evaluate(measured, held_out).summary()
     log("metrics: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
-    fitted = Fitting(interactions, values, seed, log).parts(list(choice.shares), values)
     beside = HeldOut(measured, interactions.user_ids[held_out.users], values)
+    del splits, held_out  # a copy of the data, beside the largest of the fits
+    fitted = Fitting(interactions, values, seed, log).parts(list(choice.shares), values)
     return replace(fitted.blend(choice, heat), held_out=beside), metrics
 
 
@@ -91,8 +94,8 @@ def tune(
     most = -1.0
     for tried in tries:
         fitted = fitting.parts(NAMES, {**values, **tried})
-        run = trial(fitted.parts, held_out, fitted.item_ids)
-        ndcg = choose([run], recency=recency({**values, **tried})).ndcg
+        runs = trials(fitted.parts, held_out, fitted.item_ids)
+        ndcg = choose(runs, recency=recency({**values, **tried})).ndcg
         log(f"tried {tried}: NDCG at 25 of {ndcg:.4f}")
         if ndcg > most:
             best, most = tried, ndcg
@@ -118,11 +121,11 @@ def _choose(
 ) -> tuple[PersonalizationModel, Choice, float]:
     """What is chosen on all the splits: its model of the first, and the heat of its softmax."""
     fits = [Fitting(one.train, values, seed, log).parts(NAMES, values) for one in splits]
-    trials = [
-        trial(fitted.parts, one, fitted.item_ids) for fitted, one in zip(fits, splits, strict=True)
+    runs = [
+        trials(fitted.parts, one, fitted.item_ids) for fitted, one in zip(fits, splits, strict=True)
     ]
-    choice = choose(trials, recency=recency(values))
-    heat = temperature(fits[0].blend(choice, 1.0).score, trials[:1])
+    choice = choose(list(chain(*runs)), recency=recency(values))
+    heat = temperature(fits[0].blend(choice, 1.0).score, runs[0][:1])
     log(
         "chosen: "
         + ", ".join(f"{name} (recency {choice.powers[name]})" for name in choice.shares)

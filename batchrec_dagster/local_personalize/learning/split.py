@@ -29,15 +29,21 @@ class Split:
     users: Int32
 
 
-def split(interactions: Interactions, seed: int, *, without: Int32 | None = None) -> Split | None:
-    """Hold out a tenth of the users with at least two interactions, at least one of them.
+def split(
+    interactions: Interactions,
+    seed: int,
+    *,
+    without: Int32 | None = None,
+    share: float = HELD_OUT_SHARE,
+) -> Split | None:
+    """Hold out a share of the users with at least two interactions, at least one of them.
 
     None of `without`, which are user indices, is held out: for a second, disjoint split.
     None when nobody has two, or when nobody would be left to train on.
     """
     lengths = np.diff(interactions.starts)
     candidates = np.flatnonzero(lengths >= 2)
-    size = max(1, round(HELD_OUT_SHARE * len(candidates)))
+    size = max(1, round(share * len(candidates)))
     if without is not None:
         candidates = np.setdiff1d(candidates, without)
     if np.count_nonzero(lengths) <= size or len(candidates) < size:
@@ -69,6 +75,18 @@ def split_histories(interactions: Interactions) -> Split | None:
     train, truth = interactions.of(old), interactions.of(~old)
     users = np.intersect1d(train.users, truth.users).astype(np.int32)
     return Split(train, train, truth, users) if len(users) else None
+
+
+def asked_earlier(held_out: Split, share: float) -> Split:
+    """The same users at an earlier time: the oldest share of each history is the input, the
+    tenth after it, of one interaction at least, is the truth; `share` is 0.8 at most."""
+    data = held_out.inputs
+    whole = np.diff(data.starts) + np.diff(held_out.truth.starts)
+    first = np.floor(share * whole)
+    last = first + np.maximum(1, np.floor(0.1 * whole))
+    age = np.arange(len(data)) - data.starts[data.users]
+    old, following = age < first[data.users], age < last[data.users]
+    return Split(held_out.train, data.of(old), data.of(~old & following), held_out.users)
 
 
 def _oldest(interactions: Interactions, share: float) -> npt.NDArray[np.bool_]:
