@@ -27,7 +27,7 @@ from batchrec_dagster_tests.local_personalize.plain_filters import (
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(parts("ItemID"), worlds(), st.lists(values_of_line, min_size=1, max_size=6), st.randoms())
 def test_items_are_forbidden_as_the_plain_evaluator_says(
     chain: list[Part], world: World, lines: list[dict[str, Any]], dice: random.Random

@@ -38,19 +38,11 @@ class UserItems:
     def __init__(self, rows: pl.DataFrame, item_ids: Sequence[str]) -> None:
         """`rows` has USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE; other items are left out."""
         coded, self._user_ids, types = _coded(rows)
-        latest = (
-            _latest(coded)
-            .with_columns(
-                item=pl.col(ITEM_ID).cast(pl.Enum(list(item_ids)), strict=False).to_physical()
-            )
-            .drop_nulls("item")
-        )
-        user, item, kind = (
-            latest[name].to_numpy().astype(np.int64) for name in ("user", "item", "type")
-        )
+        item = pl.col(ITEM_ID).cast(pl.Enum(list(item_ids)), strict=False).to_physical()
+        pair = pl.col("user") * len(item_ids) + item.cast(pl.Int64)
         # One number tells a user, an item and a type; sorting it puts the pairs of a user together.
-        numbers = pl.Series((user * len(item_ids) + item) * len(types) + kind)
-        known = numbers.unique().sort().to_numpy()
+        numbers = _latest(coded).select(pair * len(types) + pl.col("type")).to_series()
+        known = numbers.drop_nulls().unique().sort().to_numpy()
         pairs, kinds = np.divmod(known, max(1, len(types)))
         opens = np.ones(len(pairs), dtype=bool)
         opens[1:] = np.diff(pairs) != 0
