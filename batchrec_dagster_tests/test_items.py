@@ -30,6 +30,7 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 from batchrec_dagster_tests.test_io_managers import passed_on
+from batchrec_dagster_tests.test_pipeline import stale
 
 COLUMNS = {
     "item": "movieId",
@@ -98,7 +99,9 @@ def test_items_are_imported_and_titles_stand_in_the_table(
     first = lists.row(0, named=True)
     assert f"  user {first['user_id']:<8} {first['title']}" in [*summary(instance, "shop")]
 
+    assert stale(project, instance) == {}
     again = refresh(project, "shop", instance)
+    assert stale(project, instance) == {}
     assert outcomes(again) == [
         f"unchanged: not {done} again" for done in ("copied", "imported", "trained", "inferred")
     ]
@@ -107,21 +110,7 @@ def test_items_are_imported_and_titles_stand_in_the_table(
         metadata(again, "personalize_dataset")["items_outcome"] == "unchanged: not imported again"
     )
 
-
-def test_an_asset_of_ones_own_gets_the_items_with_numbers_and_ids_as_text(tmp_path: Path) -> None:
-    table = pl.DataFrame(
-        {"ITEM_ID": ["007", "ü"], "GENRES": ["War|Crime", None], "YEAR": [1999.0, None]}
-    )
-    got = passed_on(tmp_path, ItemsCsvIOManager, table, pl.DataFrame)
-    assert isinstance(got, pl.DataFrame)
-    assert got.equals(table)
-
-
-def test_other_titles_change_the_table_and_other_items_the_model(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    project.declare(declared(project))
-    refresh(project, "shop", instance)
+    # Titles change the table alone, other metadata the model too.
     source = project.root / "items.csv"
     source.write_text(source.read_text().replace("Film,", "Movie,"))
     renamed = refresh(project, "shop", instance)
@@ -135,13 +124,29 @@ def test_other_titles_change_the_table_and_other_items_the_model(
     assert metadata(changed, "personalize_dataset")["items_outcome"] == "imported"
 
 
+def test_an_asset_of_ones_own_gets_the_items_with_numbers_and_ids_as_text(tmp_path: Path) -> None:
+    table = pl.DataFrame(
+        {"ITEM_ID": ["007", "ü"], "GENRES": ["War|Crime", None], "YEAR": [1999.0, None]}
+    )
+    got = passed_on(tmp_path, ItemsCsvIOManager, table, pl.DataFrame)
+    assert isinstance(got, pl.DataFrame)
+    assert got.equals(table)
+
+
 def test_titles_alone_are_no_data_set_of_personalizes(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     settings = declared(project)
     settings["items"]["columns"] = {"item": "movieId", "title": "title"}
-    # A title that is missing is no title.
-    write_items(project.root / "items.csv", items=40)
+    write_items(project.root / "items.csv", "41", items=40)
+    project.declare(settings)
+    bad = why(refresh(project, "shop", instance))
+    assert bad.startswith("items_parse: 1 of 41 rows cannot be read")
+    assert bad.endswith("leave such rows out with items.on_bad_rows: skip")
+    assert "\n" not in bad
+    assert not (project.storage / "shop/transformed/item_titles").exists()
+
+    settings["items"]["on_bad_rows"] = "skip"
     project.declare(settings)
     result = refresh(project, "shop", instance)
     assert result.success
@@ -246,21 +251,3 @@ def test_the_known_files_are_read_as_known(tmp_path: Path) -> None:
     assert (read.rows, read.bad.total) == (9_742, 0)
     assert read.titles.row(0) == ("1", "Toy Story (1995)")
     assert read.metadata.row(0) == ("1", "Adventure|Animation|Children|Comedy|Fantasy")
-
-
-def test_a_bad_row_ends_the_run_unless_it_may_be_left_out(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    settings = declared(project)
-    write_items(project.root / "items.csv", "90,A,B,long ago,0")
-    project.declare(settings)
-    result = refresh(project, "shop", instance)
-    assert not result.success
-    assert why(result).startswith("items_parse: 1 of 81 rows cannot be read")
-    assert why(result).endswith("leave such rows out with items.on_bad_rows: skip")
-    assert "\n" not in why(result)
-    assert not (project.storage / "shop/transformed/items").exists()
-    settings["items"]["on_bad_rows"] = "skip"
-    project.declare(settings)
-    assert refresh(project, "shop", instance).success
-    assert items_of(project).height == 80

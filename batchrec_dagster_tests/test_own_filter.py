@@ -19,6 +19,7 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 from batchrec_dagster_tests.test_items import COLUMNS, QUICK, write_items
+from batchrec_dagster_tests.test_pipeline import stale
 
 FILTER = "EXCLUDE ItemID WHERE Items.GENRES IN ($GENRES)"
 
@@ -62,29 +63,23 @@ def test_a_filter_is_applied_beside_exclude_seen(
     assert metadata(again, "recommendations")["outcome"] == "unchanged: not inferred again"
 
     project.declare(declared(project, filter=FILTER, filter_values={"GENRES": "Comedy"}))
+    assert stale(project, instance) == {"batch_users": "STALE", "recommendations": "STALE"}
     other = refresh(project, "shop", instance)
     assert metadata(other, "solution_version")["outcome"] == "unchanged: not trained again"
     assert metadata(other, "recommendations")["outcome"] == "inferred"
     assert not is_odd(project).any()
 
 
-def test_a_filter_stands_alone_where_seen_items_may_come(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    include = "INCLUDE ItemID WHERE Items.YEAR < $YEAR"
-    settings = declared(project, filter=include, filter_values={"YEAR": 1961}, exclude_seen=False)
-    project.declare(settings)
-    assert refresh(project, "shop", instance).success
-    assert first_line(project) == {"userId": "1", "filterValues": {"YEAR": "1961"}}
-    assert set(table(project, "shop").get_column("item_id").cast(int)) <= set(range(1, 11))
-
-
 def test_a_filter_that_leaves_too_little_is_a_warning(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    project.declare(declared(project, filter="INCLUDE ItemID WHERE Items.YEAR = 1951"))
+    include = "INCLUDE ItemID WHERE Items.YEAR < $YEAR"
+    settings = declared(project, filter=include, filter_values={"YEAR": 1954}, exclude_seen=False)
+    project.declare(settings)
     result = refresh(project, "shop", instance)
     assert result.success
+    assert first_line(project) == {"userId": "1", "filterValues": {"YEAR": "1954"}}
+    assert set(table(project, "shop").get_column("item_id")) == {"1", "2", "3"}
     (full,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "lists_full"]
     assert not full.passed
     assert full.severity is dg.AssetCheckSeverity.WARN

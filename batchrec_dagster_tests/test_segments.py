@@ -16,6 +16,7 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 from batchrec_dagster_tests.test_items import COLUMNS, QUICK, write_items
+from batchrec_dagster_tests.test_pipeline import stale
 
 ITEMS = ["1", "2", "3"]
 
@@ -66,6 +67,7 @@ def test_each_item_gets_the_users_who_belong_to_it(
 
     settings["segments"]["items"] = ["4"]
     project.declare(settings)
+    assert stale(project, instance) == {"user_segments": "STALE"}
     other = refresh(project, "shop", instance)
     assert metadata(other, "segment_solution_version")["outcome"] == "unchanged: not trained again"
     assert metadata(other, "user_segments")["outcome"] == "segmented"
@@ -103,10 +105,14 @@ def test_attributes_of_items_get_users_and_items_titles(
 def test_what_cannot_be_answered_is_told_and_not_published(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    settings = declared(project, {"items": ITEMS, "users_per_segment": 5})
+    nobody = 'INCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("purchase")'
+    settings = declared(project, {"items": ITEMS, "filter": nobody})
     project.declare(settings)
-    assert refresh(project, "shop", instance).success
+    result = refresh(project, "shop", instance)
+    assert result.success
+    assert metadata(result, "user_segments")["empty_segments"] == 3
     before = segments_of(project)
+    assert before.is_empty()
 
     settings["segments"] = {"items": [*ITEMS, "no item"]}
     project.declare(settings)
@@ -119,12 +125,3 @@ def test_what_cannot_be_answered_is_told_and_not_published(
     refused = why(refresh(project, "shop", instance))
     assert refused.startswith("segments.filter: Personalize refused the filter shop-")
     assert segments_of(project).equals(before)
-
-
-def test_a_filter_leaves_users_out(project: Project, instance: dg.DagsterInstance) -> None:
-    nobody = 'INCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("purchase")'
-    project.declare(declared(project, {"items": ITEMS, "filter": nobody}))
-    result = refresh(project, "shop", instance)
-    assert result.success
-    assert metadata(result, "user_segments")["empty_segments"] == 3
-    assert segments_of(project).is_empty()
