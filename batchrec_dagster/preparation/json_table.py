@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +10,10 @@ from itertools import islice
 import polars as pl
 
 from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.json_lines import LOOKED_AT, NOT_AN_OBJECT, cell, parse
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.opening import Opened
 from batchrec_dagster.preparation.table import FLAW, ROW, TEXT, locate
-
-# Rows that tell which columns there are.
-LOOKED_AT = 10_000
-NOT_AN_OBJECT = "not a JSON object"
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class JsonTable:
         found: dict[str, None] = {}
         with self.opened.path.open(encoding="utf-8-sig") as file:
             for line in islice(file, LOOKED_AT):
-                found.update(dict.fromkeys(_object(line) or ()))
+                found.update(dict.fromkeys(parse(line) or ()))
         if not found:
             raise PreparationError(
                 f"{self.opened.name}, line 1: {NOT_AN_OBJECT}; ratings.format json wants one a line"
@@ -43,7 +39,7 @@ class JsonTable:
 
         def decode(lines: pl.Series) -> pl.Series:
             return pl.Series(
-                [_cells(_object(line), names) for line in lines], dtype=pl.Struct(schema)
+                [_cells(parse(line), names) for line in lines], dtype=pl.Struct(schema)
             )
 
         return (
@@ -64,28 +60,7 @@ class JsonTable:
         return f"line {row + 1}"
 
 
-def _object(line: str) -> dict[str, object] | None:
-    """The object with its numbers as they are written; None where there is none."""
-    try:
-        found = json.loads(line.lstrip("\ufeff"), parse_float=str, parse_int=str)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
 def _cells(found: dict[str, object] | None, names: Mapping[str, str]) -> dict[str, str | None]:
     if found is None:
         return {FLAW: NOT_AN_OBJECT}
-    return {FLAW: None, **{role: _text(found.get(name)) for role, name in names.items()}}
-
-
-def _text(value: object) -> str | None:
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            # JSON may have halves of characters, which are no text.
-            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        case float():
-            return str(value)
-    return None
+    return {FLAW: None, **{role: cell(found.get(name)) for role, name in names.items()}}

@@ -1,0 +1,164 @@
+"""Files through Spark's own file systems: local ones, and S3 where Spark runs on AWS."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from batchrec_dagster.preparation.spark.task import SourceFile, SparkPreparationError
+
+CHUNK = 64 * 1024
+# More than any header; a line that is longer is no line.
+LONGEST_FIRST_LINE = 16 * 1024 * 1024
+GZIP, ZSTD, ZIP, UTF16 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file with something in it, not compressed. `path` is what Spark calls it in its rows."""
+
+    uri: str
+    name: str
+    path: str
+
+    @property
+    def pattern(self) -> str:
+        """What Spark reads this file by: it takes every path for a pattern."""
+        return re.sub(r"([\[\]{}*?\\])", r"\\\1", self.uri)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Reads, writes and joins files by URI, in the driver's JVM."""
+
+    spark: SparkSession
+    work: str
+
+    def inputs(self, files: Sequence[SourceFile]) -> list[Input]:
+        """The files that are not empty; compressed ones unpacked into the work folder, so that
+        they can be read in parts. Raises SparkPreparationError."""
+        found = [self._input(number, file) for number, file in enumerate(files)]
+        filled = [file for file in found if file is not None]
+        if not filled:
+            raise SparkPreparationError(f"{files[0].name} is empty")
+        return filled
+
+    def first_line(self, file: Input) -> bytes:
+        """The bytes up to the first line end, without it."""
+        system, path = self._locate(file.uri)
+        stream = system.open(path)
+        try:
+            start = b""
+            while len(start) < LONGEST_FIRST_LINE:
+                chunk = bytes(stream.readNBytes(CHUNK))
+                start += chunk
+                if not chunk or b"\n" in chunk or b"\r" in chunk:
+                    break
+        finally:
+            stream.close()
+        return start.splitlines()[0] if start else b""
+
+    def join(self, header: str | None, folder: str, destination: str) -> str:
+        """One file of the parts that Spark wrote in the folder, in the order of their names, after
+        the header line. Returns the SHA-256 of it, in hex."""
+        system, path = self._locate(folder)
+        parts = [s.getPath() for s in system.listStatus(path) if _is_part(s.getPath().getName())]
+        digest = self._jvm.java.security.MessageDigest.getInstance("SHA-256")
+        target, place = self._locate(destination)
+        # An object in S3 is seen once it is whole; a file at once, so that it gets its name last.
+        part = place.suffix(".part") if target.getScheme() == "file" else place
+        stream = self._jvm.java.security.DigestOutputStream(target.create(part, True), digest)
+        try:
+            if header is not None:
+                stream.write(bytearray(f"{header}\n".encode()))
+            for name in sorted(parts, key=str):
+                source = system.open(name)
+                self._copy(source, stream)
+                source.close()
+        finally:
+            stream.close()
+        if part is not place:
+            target.delete(place, False)
+            target.rename(part, place)
+        return bytes(digest.digest()).hex()
+
+    def remove_work(self) -> None:
+        system, path = self._locate(self.work)
+        system.delete(path, True)
+
+    def _input(self, number: int, file: SourceFile) -> Input | None:
+        try:
+            system, path = self._locate(file.uri)
+            status = system.getFileStatus(path)
+            if not status.getLen():
+                return None
+            stream = system.open(path)
+            start = bytes(stream.readNBytes(4))
+            stream.close()
+        except Exception as error:
+            raise SparkPreparationError(f"{file.name} cannot be read: {_reason(error)}") from error
+        if start[:2] in UTF16:
+            raise SparkPreparationError(f"{file.name} is in UTF-16: save it as UTF-8")
+        if start == ZIP:
+            raise SparkPreparationError(
+                f"{file.name} is a zip archive: name a file in it, ARCHIVE.zip!/path/in/it.csv"
+            )
+        uri = file.uri
+        if start[:2] == GZIP or start == ZSTD:
+            uri = f"{self.work}/unpacked/{number}.plain"
+            self._unpack(file, uri, gzip=start[:2] == GZIP)
+        elif status.getPath().getName().startswith(("_", ".")):
+            raise SparkPreparationError(
+                f"{file.name}: Spark passes over names that begin with _ or .: rename the file"
+            )
+        system, path = self._locate(uri)
+        status = system.getFileStatus(path)
+        if not status.getLen():
+            return None
+        shown = str(status.getPath().toUri().toString())
+        return Input(uri, file.name, re.sub("^file:/+", "file:/", shown))
+
+    def _unpack(self, file: SourceFile, uri: str, *, gzip: bool) -> None:
+        unpacked = (
+            self._jvm.java.util.zip.GZIPInputStream
+            if gzip
+            else self._jvm.com.github.luben.zstd.ZstdInputStream
+        )
+        system, path = self._locate(file.uri)
+        target, place = self._locate(uri)
+        try:
+            source = unpacked(system.open(path))
+            stream = target.create(place, True)
+            self._copy(source, stream)
+            source.close()
+            stream.close()
+        except Exception as error:
+            raise SparkPreparationError(
+                f"{file.name} is damaged ({_reason(error)}): get it again"
+            ) from error
+
+    def _copy(self, source: Any, stream: Any) -> None:
+        self._jvm.org.apache.hadoop.io.IOUtils.copyBytes(source, stream, CHUNK, False)
+
+    def _locate(self, uri: str) -> tuple[Any, Any]:
+        path = self._jvm.org.apache.hadoop.fs.Path(uri)
+        configuration = self.spark.sparkContext._jsc.hadoopConfiguration()
+        return path.getFileSystem(configuration), path
+
+    @property
+    def _jvm(self) -> Any:
+        return self.spark.sparkContext._jvm
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith("part-")
+
+
+def _reason(error: Exception) -> str:
+    """The Java exception's own words, where it is one."""
+    raised = getattr(error, "java_exception", None)
+    return str(raised.getMessage() if raised is not None else error).partition("\n")[0]

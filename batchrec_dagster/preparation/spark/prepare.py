@@ -1,0 +1,216 @@
+"""The whole of a task, from the files to the written CSV, on a Spark session."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+from pyspark import StorageLevel
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812
+
+from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
+from batchrec_dagster.preparation.spark import rows, times
+from batchrec_dagster.preparation.spark.files import Files
+from batchrec_dagster.preparation.spark.keeping import Keeping
+from batchrec_dagster.preparation.spark.lines import ROW, TEXT
+from batchrec_dagster.preparation.spark.rows import FORM, PROBLEM, REASON, SECONDS
+from batchrec_dagster.preparation.spark.tables import BROKEN_QUOTES, Table, read_table
+from batchrec_dagster.preparation.spark.task import Done, SparkPreparationError, Task
+
+EXAMPLES = 5
+SHOWN = 200
+# Rows of a part that one worker writes: some hundred megabytes.
+PART_ROWS = 4_000_000
+# What the answers depend on, whatever the session's defaults are.
+SETTINGS = {
+    "spark.sql.ansi.enabled": "false",
+    "spark.sql.caseSensitive": "true",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.parser.escapedStringLiterals": "false",
+    "spark.sql.legacy.timeParserPolicy": "CORRECTED",
+}
+HEADER = ("USER_ID", "ITEM_ID", "TIMESTAMP")
+
+
+def prepare(spark: SparkSession, task: Task, log: logging.Logger) -> Done:
+    """Write the CSV, and the users where they are wanted. Raises SparkPreparationError."""
+    for name, value in SETTINGS.items():
+        spark.conf.set(name, value)
+    files = Files(spark, task.work)
+    try:
+        return _prepare(spark, files, task, log)
+    finally:
+        spark.catalog.clearCache()
+        files.remove_work()
+
+
+def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger) -> Done:
+    layout, rules = task.layout, task.rules
+    inputs = files.inputs(task.files)
+    table = read_table(spark, files, inputs, layout, rows.roles(layout, rules))
+    # Parsed once, on the workers' disks: all that follows reads this.
+    parsed = rows.parsed(table.frame, layout, rules).persist(StorageLevel.DISK_ONLY)
+    unit = _timestamp_unit(table, parsed, layout.timestamp_unit)
+    log.info(f"reading {len(inputs):,} files, timestamps as {unit}")
+    timed = rows.timed(parsed, unit)
+    counted = {
+        (row[REASON], row[PROBLEM]): (row["rows"], row["first"])
+        for row in timed.groupBy(REASON, PROBLEM)
+        .agg(F.count(F.lit(1)).alias("rows"), F.min(ROW).alias("first"))
+        .collect()
+    }
+    rows_read = sum(count for count, _ in counted.values())
+    left_out = {reason: count for (reason, _), (count, _) in counted.items() if reason is not None}
+    bad = {problem: found for (_, problem), found in counted.items() if problem is not None}
+    examples = _look_at_bad(table, timed, bad, task, rows_read)
+    log.info(f"read {rows_read:,} rows, left out {sum(left_out.values()):,} of them so far")
+    written = {
+        "user": "USER_ID",
+        "item": "ITEM_ID",
+        SECONDS: "TIMESTAMP",
+        **({"event_type": "EVENT_TYPE"} if rules.event_type else {}),
+        **({"event_value": "EVENT_VALUE"} if layout.event_value is not None else {}),
+    }
+    kept = timed.filter(F.col(REASON).isNull()).select(ROW, *written)
+    if layout.event_type is None and rules.event_type:
+        kept = kept.withColumn("event_type", F.lit(EVENT_TYPE_VALUE))
+    keeping = Keeping(rules, list(written))
+    kept, count = keeping.apply(kept, rows_read - sum(left_out.values()))
+    sha256 = _write(files, kept, count, written, task)
+    log.info(f"wrote {count:,} interactions")
+    if task.users is not None:
+        _write_users(files, kept, task)
+    return Done(
+        rows_read=rows_read,
+        rows_kept=count,
+        left_out=dict(Counter(left_out) + Counter(keeping.left_out)),
+        bad_row_examples=examples,
+        timestamp_unit=unit,
+        sha256=sha256,
+        **_numbers(kept),
+    )
+
+
+def _numbers(kept: DataFrame) -> dict[str, Any]:
+    """How many users, users with two rows, and items there are; the first and the last time."""
+    kinds = F.explode(
+        F.array(*(F.struct(F.lit(k).alias("kind"), F.col(k).alias("id")) for k in ("user", "item")))
+    )
+    of_each = kept.select(kinds.alias("of"), SECONDS).groupBy("of")
+    counted = of_each.agg(
+        F.count(F.lit(1)).alias("rows"),
+        F.min(SECONDS).alias("earliest"),
+        F.max(SECONDS).alias("latest"),
+    )
+    found = {
+        row["kind"]: row
+        for row in counted.groupBy(F.col("of.kind").alias("kind"))
+        .agg(
+            F.count(F.lit(1)).alias("all"),
+            F.sum((F.col("rows") > 1).cast("int")).alias("with_two"),
+            F.min("earliest").alias("earliest"),
+            F.max("latest").alias("latest"),
+        )
+        .collect()
+    }
+    if not found:
+        return {"users": 0, "users_with_two": 0, "items": 0, "earliest": None, "latest": None}
+    users = found["user"]
+    return {
+        "users": users["all"],
+        "users_with_two": users["with_two"],
+        "items": found["item"]["all"],
+        "earliest": users["earliest"],
+        "latest": users["latest"],
+    }
+
+
+def _timestamp_unit(table: Table, parsed: DataFrame, declared: str) -> str:
+    """How times are written: declared, or the one form that all of them have."""
+    if declared != times.AUTO:
+        return declared
+    forms = rows.time_forms(parsed)
+    first = F.min(F.struct(ROW, "timestamp")).alias("first")
+    found = sorted(
+        (row["first"][ROW], row[FORM], row["first"]["timestamp"])
+        for row in forms.groupBy(FORM).agg(first).collect()
+    )
+    if len(found) > 1:
+        (_, form, _), (row, other, timestamp) = found[:2]
+        raise SparkPreparationError(
+            f"{table.place(row)}: the timestamp {timestamp!r} is {_spoken(other)}, those before it"
+            f" are {_spoken(form)}; mend the file, or set ratings.timestamp_unit when all of them"
+            " are to be read as one"
+        )
+    return found[0][1] if found else "s"
+
+
+def _spoken(form: str) -> str:
+    units = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+    return f"in {units[form]}" if form in units else f"as {form}"
+
+
+def _look_at_bad(
+    table: Table, timed: DataFrame, bad: dict[str, tuple[int, int]], task: Task, rows_read: int
+) -> list[str]:
+    """The first bad rows in words. Raises SparkPreparationError when there may be none."""
+    if not rows_read:
+        raise SparkPreparationError(f"{table.files[0].name} has a header and no rows")
+    if BROKEN_QUOTES in bad:
+        raise SparkPreparationError(
+            f'{table.place(bad[BROKEN_QUOTES][1])}: a field that starts with " does not end with'
+            ' one; write "" for a quote inside such a field, or set ratings.quotes: false when'
+            " quotes mean nothing in this file"
+        )
+    if not bad:
+        return []
+    first = {
+        row[ROW]: row[PROBLEM]
+        for row in timed.filter(F.col(PROBLEM).isNotNull())
+        .orderBy(ROW)
+        .limit(EXAMPLES)
+        .select(ROW, PROBLEM)
+        .collect()
+    }
+    texts = table.frame.filter(F.col(ROW).isin(*first)).select(ROW, TEXT).collect()
+    examples = [
+        f"{table.place(row)}: {first[row]}: {text[:SHOWN]!r}" for row, text in sorted(texts)
+    ]
+    total = sum(count for count, _ in bad.values())
+    if task.rules.on_bad_rows == "fail":
+        raise SparkPreparationError(
+            f"{examples[0]} ({total:,} such rows); mend the file, or leave such rows out with"
+            " ratings.on_bad_rows: skip"
+        )
+    if total == rows_read:
+        raise SparkPreparationError(f"there is no row that can be read; {examples[0]}")
+    return examples
+
+
+def _write(files: Files, kept: DataFrame, count: int, written: dict[str, str], task: Task) -> str:
+    parts = max(1, -(-count // PART_ROWS))
+    line = F.concat_ws(",", *(_field(F.col(name)) for name in written))
+    ordered = (
+        kept.repartitionByRange(parts, ROW) if parts > 1 else kept.repartition(1)
+    ).sortWithinPartitions(ROW)
+    folder = f"{task.work}/interactions"
+    ordered.select(line).write.text(folder, lineSep="\n")
+    return files.join(",".join(written.values()), folder, task.destination)
+
+
+def _write_users(files: Files, kept: DataFrame, task: Task) -> None:
+    assert task.users is not None
+    users = kept.select(F.col("user").alias("userId")).distinct().repartition(1)
+    folder = f"{task.work}/users"
+    ordered = users.sortWithinPartitions("userId")
+    ordered.select(F.to_json(F.struct("userId"))).write.text(folder, lineSep="\n")
+    files.join(None, folder, task.users)
+
+
+def _field(value: Column) -> Column:
+    """The value as a CSV field; an empty one for null."""
+    text = F.coalesce(value.cast("string"), F.lit(""))
+    quoted = F.concat(F.lit('"'), F.regexp_replace(text, '"', '""'), F.lit('"'))
+    return F.when(text.rlike('[",\\n\\r]'), quoted).otherwise(text)

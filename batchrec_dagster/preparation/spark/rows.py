@@ -1,0 +1,167 @@
+"""From cells of text to what a row says, and what is wrong with it: see `layout` and `rules`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F  # noqa: N812
+
+from batchrec_dagster.preparation.layout import Column as LayoutColumn
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
+from batchrec_dagster.preparation.spark import times
+from batchrec_dagster.preparation.spark.lines import ROW
+from batchrec_dagster.preparation.spark.sql import for_spark
+from batchrec_dagster.preparation.spark.tables import FLAW
+
+SECONDS, PROBLEM, REASON, FORM = "seconds", "problem", "reason", "form"
+MAX_ID_LENGTH = 256
+Told = tuple[Column, str]
+_FILTER, _PACKED, _IN_FILTER = "filter ", " row", " in filter"
+_NUMBER = r"^[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\z"
+
+
+def roles(layout: Layout, rules: Rules) -> dict[str, LayoutColumn]:
+    """The columns that are read, by role."""
+    columns = {
+        "user": layout.user,
+        "item": layout.item,
+        "rating": layout.rating,
+        "timestamp": layout.timestamp,
+        "event_type": layout.event_type,
+        "event_value": layout.event_value,
+    }
+    found = {role: column for role, column in columns.items() if column is not None}
+    for name in layout.types if rules.filter else ():
+        position = name.removeprefix("column_")
+        unnamed = not layout.has_header and position.isdecimal()
+        found[_FILTER + name] = int(position) if unnamed else name
+    return found
+
+
+def parsed(cells: DataFrame, layout: Layout, rules: Rules) -> DataFrame:
+    """ROW, user, item, timestamp, event_type, event_value of every row; PROBLEM, what is wrong with
+    it but for its time; REASON, why it is left out if nothing is wrong with it."""
+    none = F.lit(None).cast("string")
+    problem = _first([*_problems(layout), *_type_problems(layout, rules)])
+    value = times.trimmed(role("event_value")) if layout.event_value is not None else none
+    return _filtered(cells, layout, rules).select(
+        ROW,
+        role("user").alias("user"),
+        role("item").alias("item"),
+        role("timestamp").alias("timestamp"),
+        (none if layout.event_type is None else role("event_type")).alias("event_type"),
+        F.when(F.length(value) > 0, value).alias("event_value"),
+        F.coalesce(F.col(FLAW), problem).alias(PROBLEM),
+        _first(_left_out(rules)).alias(REASON),
+    )
+
+
+def timed(rows: DataFrame, unit: str) -> DataFrame:
+    """The same rows with SECONDS in place of the timestamp, and PROBLEM and REASON complete."""
+    problem = F.coalesce(
+        F.col(PROBLEM),
+        F.when(F.col(SECONDS).isNull(), times.unreadable(unit)).when(
+            F.col(SECONDS) < 0, "the timestamp is before 1970"
+        ),
+    )
+    return (
+        rows.withColumn(SECONDS, times.seconds(F.col("timestamp"), unit))
+        .drop("timestamp")
+        .withColumn(PROBLEM, problem)
+        .withColumn(REASON, F.coalesce(F.col(PROBLEM), F.col(REASON)))
+    )
+
+
+def time_forms(rows: DataFrame) -> DataFrame:
+    """ROW, timestamp and FORM of the rows with nothing wrong, and a time in some form."""
+    return (
+        rows.filter(F.col(PROBLEM).isNull())
+        .select(ROW, "timestamp", times.form(F.col("timestamp")).alias(FORM))
+        .filter(F.col(FORM).isNotNull())
+    )
+
+
+def role(name: str) -> Column:
+    """The cell of the role."""
+    return F.col(f"` {name.replace('`', '``')}`")
+
+
+def _filtered(cells: DataFrame, layout: Layout, rules: Rules) -> DataFrame:
+    """The cells, and whether the filter holds; it calls its columns by names that roles have."""
+    if rules.filter is None:
+        return cells
+    columns = [
+        _typed(role(_FILTER + name), kind).alias(name) for name, kind in layout.types.items()
+    ]
+    holds = F.coalesce(F.expr(for_spark(rules.filter)), F.lit(False))
+    return cells.select(F.struct("*").alias(_PACKED), *columns).select(
+        F.col(f"`{_PACKED}`.*"), holds.alias(_IN_FILTER)
+    )
+
+
+def _typed(text: Column, kind: str) -> Column:
+    """The cell as the type of `Layout.types`; null where it is missing or does not fit."""
+    if kind == "string":
+        return text
+    plain = times.trimmed(text)
+    if kind == "boolean":
+        lower = F.lower(plain)
+        return F.when(lower == "true", F.lit(True)).when(lower == "false", F.lit(False))
+    if kind == "long":
+        return times.whole_number(text)
+    number = plain.cast("double")
+    return F.when(plain.rlike(_NUMBER) & (F.abs(number) < float("inf")), number)
+
+
+def _problems(layout: Layout) -> Iterator[Told]:
+    """What is wrong with a row, but for its time; the first that holds counts."""
+    user, item = role("user"), role("item")
+    yield _missing(user), "no user"
+    yield _missing(item), "no item"
+    too_long = (F.length(user) > MAX_ID_LENGTH) | (F.length(item) > MAX_ID_LENGTH)
+    yield too_long, f"an id longer than {MAX_ID_LENGTH} characters"
+    yield _broken(user) | _broken(item), "an id with a line break or a NUL in it"
+    yield user.contains("\ufffd") | item.contains("\ufffd"), "an id that is not UTF-8 text"
+    if layout.rating is not None:
+        yield _missing(role("rating")), "no rating"
+        yield _typed(role("rating"), "double").isNull(), "the rating is not a number"
+    if layout.event_type is not None:
+        yield _missing(role("event_type")), "no event type"
+        yield _broken(role("event_type")), "an event type with a line break or a NUL in it"
+    if layout.event_value is not None:
+        value = role("event_value")
+        not_a_number = ~_missing(value) & _typed(value, "double").isNull()
+        yield not_a_number, "the event value is not a number"
+    yield _missing(role("timestamp")), "no timestamp"
+
+
+def _type_problems(layout: Layout, rules: Rules) -> Iterator[Told]:
+    for name, kind in layout.types.items() if rules.filter else ():
+        cell = role(_FILTER + name)
+        if kind != "string":
+            yield ~_missing(cell) & _typed(cell, kind).isNull(), f"{name} is not of type {kind}"
+
+
+def _left_out(rules: Rules) -> Iterator[Told]:
+    if rules.min_rating is not None:
+        yield _typed(role("rating"), "double") < rules.min_rating, BELOW_MIN_RATING
+    if rules.filter is not None:
+        yield ~F.col(f"`{_IN_FILTER}`"), NOT_IN_FILTER
+
+
+def _first(told: Iterable[Told]) -> Column:
+    """What is said of the first condition that holds; null where none does."""
+    found = F.when(F.lit(False), F.lit(""))
+    for condition, text in told:
+        found = found.when(condition, F.lit(text))
+    return found
+
+
+def _missing(text: Column) -> Column:
+    return text.isNull() | text.rlike(r"^[ \t]*\z")
+
+
+def _broken(text: Column) -> Column:
+    return text.rlike(r"[\n\r\x00]")

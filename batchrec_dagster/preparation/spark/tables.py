@@ -1,0 +1,225 @@
+"""The files' rows as cells of text, whatever their format."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812
+from pyspark.sql import types as T  # noqa: N812
+
+from batchrec_dagster.preparation.json_lines import LOOKED_AT, NOT_AN_OBJECT, parse
+from batchrec_dagster.preparation.layout import Column as LayoutColumn
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.spark import json_cells
+from batchrec_dagster.preparation.spark.csv_cells import BEYOND, CELLS, MISQUOTED, Splitting
+from batchrec_dagster.preparation.spark.files import Files, Input
+from batchrec_dagster.preparation.spark.lines import FILE, LINE, ROW, TEXT, Lines, read_lines
+from batchrec_dagster.preparation.spark.task import SparkPreparationError
+from batchrec_dagster.preparation.spark.times import DATETIME
+
+FLAW = " flaw"
+BROKEN_QUOTES = "broken quotes"
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of all files, and how to tell where one of them stands."""
+
+    frame: DataFrame
+    files: Sequence[Input]
+    starts: Sequence[int]
+    unit: str = "line"
+
+    def place(self, row: int) -> str:
+        file = max(number for number, start in enumerate(self.starts) if start <= row)
+        return f"{self.files[file].name}, {self.unit} {row - self.starts[file] + 1}"
+
+
+def read_table(
+    spark: SparkSession, files: Files, inputs: Sequence[Input], layout: Layout, roles: Roles
+) -> Table:
+    """The rows of the files; `roles` goes from role to column. Raises SparkPreparationError."""
+    if layout.format == "parquet":
+        return _parquet(spark, inputs, layout, roles)
+    if layout.format == "json":
+        return _json(read_lines(spark, inputs, layout.encoding), inputs, roles)
+    return _csv(spark, files, inputs, layout, roles)
+
+
+Roles = Mapping[str, LayoutColumn]
+
+
+def _csv(
+    spark: SparkSession, files: Files, inputs: Sequence[Input], layout: Layout, roles: Roles
+) -> Table:
+    splitting = Splitting(layout.delimiter, layout.quoted)
+    mark = splitting.opens(F.col("value")) if splitting.understands_quotes else None
+    lines = read_lines(spark, inputs, layout.encoding, mark)
+    headers = [_first_line(files, file, layout, lines) for file in inputs]
+    places = [
+        locate(roles, names, file, layout) for names, file in zip(headers, inputs, strict=True)
+    ]
+    width = _by_file([len(names) for names in headers])
+    frame = lines.frame.filter(F.col(LINE) > 0) if layout.has_header else lines.frame
+    if lines.marked:
+        frame = splitting.joined(frame)
+    frame = splitting.cells(frame, width)
+    inside = F.filter(F.slice(CELLS, F.lit(1), width), lambda cell: F.length(cell) > 0)
+    shown = F.array_join(F.transform(inside, splitting.text), layout.delimiter)
+    flaw = F.when(F.col(MISQUOTED), BROKEN_QUOTES).when(
+        F.col(BEYOND),
+        F.concat(F.lit("more than the "), width.cast("string"), F.lit(" fields")),
+    )
+
+    def cell(role: str) -> Column:
+        found = F.get(CELLS, _by_file([place[role] for place in places]))
+        return splitting.text(found).alias(f" {role}")
+
+    return Table(
+        frame.select(
+            FILE,
+            LINE,
+            ROW,
+            shown.alias(TEXT),
+            flaw.alias(FLAW),
+            *(cell(role) for role in roles),
+        ),
+        inputs,
+        lines.starts,
+    )
+
+
+def _first_line(files: Files, file: Input, layout: Layout, lines: Lines) -> list[str]:
+    """The fields of the first line: the header, where there is one."""
+    encoding = lines.encodings[file.name]
+    text = files.first_line(file).decode(encoding, "replace").removeprefix("\ufeff")
+    if not text.strip():
+        raise SparkPreparationError(f"{file.name} is empty or starts with an empty line")
+    if layout.delimiter == "::" or not layout.quoted:
+        fields = text.split(layout.delimiter)
+    else:
+        fields = next(csv.reader([text], delimiter=layout.delimiter))
+    if layout.has_header:
+        return [field.strip() for field in fields]
+    return [f"column_{number}" for number in range(1, len(fields) + 1)]
+
+
+def _json(lines: Lines, inputs: Sequence[Input], roles: Roles) -> Table:
+    text = F.regexp_replace(TEXT, r"^[\ufeff \t\r]+|[\ufeff \t\r]+\z", "")
+    frame = lines.frame.select(FILE, LINE, ROW, text.alias(TEXT)).filter(F.length(TEXT) > 0)
+    for number, file in enumerate(inputs):
+        looked_at = frame.filter((F.col(FILE) == number) & (F.col(LINE) < LOOKED_AT))
+        names = dict.fromkeys(
+            name for row in looked_at.select(TEXT).collect() for name in parse(row[0]) or ()
+        )
+        if not names:
+            raise SparkPreparationError(
+                f"{file.name}, line 1: {NOT_AN_OBJECT}; ratings.format json wants one a line"
+            )
+        locate(roles, list(names), file)
+    cells = json_cells.cells(F.col(TEXT), [str(name) for name in roles.values()])
+    read = frame.withColumn(CELLS, cells)
+    return Table(
+        read.select(
+            FILE,
+            LINE,
+            ROW,
+            TEXT,
+            F.when(F.col(CELLS).isNull(), NOT_AN_OBJECT).alias(FLAW),
+            *(F.get(CELLS, F.lit(n)).alias(f" {role}") for n, role in enumerate(roles)),
+        ),
+        inputs,
+        lines.starts,
+    )
+
+
+def _parquet(spark: SparkSession, inputs: Sequence[Input], layout: Layout, roles: Roles) -> Table:
+    # Spark has no times of nanoseconds; as whole numbers they can be read.
+    spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
+    read = {n: spark.read.parquet(file.pattern) for n, file in enumerate(inputs)}
+    counts = [frame.count() for frame in read.values()]
+    starts = [0, *accumulate(counts)][:-1]
+    parts = []
+    for number, frame in read.items():
+        file = inputs[number]
+        locate(roles, frame.columns, file)
+        cells = {
+            role: _text(frame.schema[str(name)], role, file, layout) for role, name in roles.items()
+        }
+        index = F.col("_metadata.row_index")
+        parts.append(
+            frame.select(
+                F.lit(number).alias(FILE),
+                index.alias(LINE),
+                (index + starts[number]).alias(ROW),
+                F.concat_ws(",", *cells.values()).alias(TEXT),
+                F.lit(None).cast("string").alias(FLAW),
+                *(text.alias(f" {role}") for role, text in cells.items()),
+            )
+        )
+    frame, *others = parts
+    for other in others:
+        frame = frame.union(other)
+    return Table(frame, inputs, starts, "row")
+
+
+def _text(field: T.StructField, role: str, file: Input, layout: Layout) -> Column:
+    kind, column = field.dataType, F.col(f"`{field.name.replace('`', '``')}`")
+    wanted = None
+    if isinstance(kind, (T.ArrayType, T.MapType, T.StructType, T.BinaryType)):
+        wanted = "a column of text or numbers"
+    elif role in ("user", "item") and isinstance(kind, (T.FloatType, T.DoubleType)):
+        wanted = "ids as text or whole numbers"
+    if wanted is not None:
+        raise SparkPreparationError(
+            f"{file.name}: {field.name!r} ({setting(role)}) is of type {kind.simpleString()}; write"
+            f" the file with {wanted}"
+        )
+    if role == "timestamp" and isinstance(kind, (T.TimestampType, T.TimestampNTZType)):
+        return column.cast("timestamp").cast("long").cast("string")
+    if role == "timestamp" and isinstance(kind, T.DateType):
+        return (F.unix_date(column).cast("long") * 86_400).cast("string")
+    if role == "timestamp" and layout.timestamp_unit == DATETIME:
+        second = F.lit(1_000_000_000)
+        return F.call_function("div", column - F.pmod(column, second), second).cast("string")
+    return column.cast("string")
+
+
+def locate(
+    roles: Roles, columns: Sequence[str], file: Input, layout: Layout | None = None
+) -> dict[str, int]:
+    """Where each role's column is, from 0."""
+    hint = "" if layout is None else f" (read with the delimiter {layout.delimiter!r})"
+    found = {}
+    for role, column in roles.items():
+        if isinstance(column, int):
+            if column > len(columns):
+                raise SparkPreparationError(
+                    f"{file.name}: {setting(role)} is column {column}, but line 1 has"
+                    f" {len(columns)}{hint}"
+                )
+            found[role] = column - 1
+        elif column not in columns:
+            raise SparkPreparationError(
+                f"{file.name} has no column {column!r} ({setting(role)}); it has:"
+                f" {', '.join(columns)}{hint}"
+            )
+        else:
+            found[role] = list(columns).index(column)
+    return found
+
+
+def setting(role: str) -> str:
+    """What names the column in the declaration."""
+    return "interactions.filter" if role.startswith("filter ") else f"ratings.columns.{role}"
+
+
+def _by_file(values: Sequence[int]) -> Column:
+    """The value of the row's file."""
+    if len(set(values)) == 1:
+        return F.lit(values[0])
+    return F.element_at(F.array(*(F.lit(value) for value in values)), F.col(FILE) + 1)

@@ -1,0 +1,76 @@
+"""What a Spark job is to do, and what it tells when it has done it, as plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.rules import Rules
+
+
+class SparkPreparationError(Exception):
+    """The files cannot be used; one line that names file, line or setting, and the mend."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that Spark can reach by its URI; `name` is what messages call it."""
+
+    uri: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """Prepare `files`, in this order, and write one interactions CSV at the URI `destination`.
+
+    `users`: where to write the batch users as JSON Lines; None for nowhere. `work` is a folder's
+    URI for what is written meanwhile; it is removed at the end.
+    """
+
+    files: Sequence[SourceFile]
+    layout: Layout
+    rules: Rules
+    destination: str
+    work: str
+    users: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Task:
+        return cls(
+            **{
+                **fields,
+                "files": [SourceFile(**file) for file in fields["files"]],
+                "layout": Layout(**fields["layout"]),
+                "rules": Rules(**fields["rules"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of the files. Counts are rows; `sha256` is that of the CSV; times in seconds."""
+
+    rows_read: int
+    rows_kept: int
+    left_out: Mapping[str, int]
+    bad_row_examples: Sequence[str]
+    timestamp_unit: str
+    users: int
+    users_with_two: int
+    items: int
+    earliest: int | None
+    latest: int | None
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Done:
+        return cls(**fields)

@@ -1,0 +1,135 @@
+"""Timestamps: from the forms that `Layout.timestamp_unit` tells to whole seconds since 1970."""
+
+from __future__ import annotations
+
+import re
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F  # noqa: N812
+
+from batchrec_dagster.preparation.layout import EPOCH_UNITS
+
+AUTO, ISO8601, DATETIME = "auto", "iso8601", "datetime"
+# The first that is in milliseconds and so on, by size.
+_FIRST = {"ns": 10**17, "us": 10**14, "ms": 10**11, "s": 0}
+_OF_DAY = r"([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.[0-9]{1,9})?)?"
+_ZONE = r"(?: ?UTC|Z|([+-])([0-9]{2})(?::?([0-9]{2}))?)?"
+_ISO = rf"^([0-9]{{4}})-([0-9]{{2}})-([0-9]{{2}})(?:[T ]{_OF_DAY}{_ZONE})?\z"
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_NUMBERED = [(month, number) for number, month in enumerate(_MONTHS, start=1)]
+_LONG = "january february march april may june july august september october november december"
+_SPACE = r"\s*"
+# As chrono reads them: up to so many digits after any spaces, words in any case.
+_DIRECTIVES = {
+    "Y": _SPACE + r"([+-]?[0-9]{1,4})",
+    **dict.fromkeys("ymdHIMS", _SPACE + "([0-9]{1,2})"),
+    "b": f"((?i:{'|'.join(_MONTHS)}))",
+    "B": f"((?i:{'|'.join([*_LONG.split(), *_MONTHS])}))",
+    "p": "((?i:am|pm))",
+    "z": _SPACE + r"([+-][0-9]{2}\s*:?\s*[0-9]{2})",
+    "%": "()%",
+}
+
+
+def trimmed(text: Column) -> Column:
+    """The text without spaces and tabs around it."""
+    return F.regexp_replace(text, r"^[ \t]+|[ \t]+\z", "")
+
+
+def whole_number(text: Column) -> Column:
+    """The number; null where the text is none, or beyond 64 bits."""
+    number = trimmed(text)
+    return F.when(number.rlike(r"^[+-]?[0-9]+\z"), number.cast("long"))
+
+
+def seconds(text: Column, unit: str) -> Column:
+    """The time in whole seconds since 1970; null where the text has another form."""
+    number = whole_number(text)
+    if unit in EPOCH_UNITS:
+        size = F.lit(EPOCH_UNITS[unit])
+        # Whole division rounds towards 0, and this is to round down.
+        less = (number < 0) & (F.pmod(number, size) > 0)
+        return F.call_function("div", number, size) - less.cast("long")
+    if unit == DATETIME:
+        return number
+    return _iso(trimmed(text)) if unit == ISO8601 else _formatted(trimmed(text), unit)
+
+
+def form(text: Column) -> Column:
+    """What the text looks like: an epoch unit by its size, ISO8601, or null for neither."""
+    number = whole_number(text)
+    found = F.when(F.lit(False), F.lit(""))
+    for unit, first in _FIRST.items():
+        found = found.when(number >= first, F.lit(unit))
+    return found.when(trimmed(text).rlike(_ISO), F.lit(ISO8601))
+
+
+def unreadable(unit: str) -> str:
+    """What is wrong with a time that is not in this form."""
+    if unit in EPOCH_UNITS:
+        return "the timestamp is not a whole number"
+    return f"the timestamp cannot be read as {unit}"
+
+
+def _iso(text: Column) -> Column:
+    def part(group: int) -> Column:
+        return F.coalesce(F.regexp_extract(text, _ISO, group).cast("int"), F.lit(0))
+
+    ahead = (part(8) * 3600 + part(9) * 60) * F.when(
+        F.regexp_extract(text, _ISO, 7) == "-", -1
+    ).otherwise(1)
+    possible = (part(4) < 24) & (part(5) < 60) & (part(6) < 60)
+    of_day = part(4) * 3600 + part(5) * 60 + part(6)
+    return F.when(
+        text.rlike(_ISO) & possible, _days(part(1), part(2), part(3)) * 86_400 + of_day - ahead
+    )
+
+
+def _formatted(text: Column, form: str) -> Column:
+    directives: list[str] = []
+    pattern = "^"
+    for token in re.findall(r"%.|\s+|[^%\s]+", form):
+        if token.startswith("%"):
+            directives.append(token[1])
+            pattern += _DIRECTIVES[token[1]]
+        else:
+            pattern += _SPACE if token.isspace() else re.escape(token)
+    pattern += r"\z"
+
+    def part(directive: str) -> Column:
+        return F.regexp_extract(text, pattern, directives.index(directive) + 1)
+
+    def number(directive: str) -> Column:
+        return part(directive).cast("int") if directive in directives else F.lit(0)
+
+    if "Y" in directives:
+        year = number("Y")
+    else:
+        year = F.when(number("y") < 70, number("y") + 2000).otherwise(number("y") + 1900)
+    month = number("m")
+    for name in ("b", "B"):
+        if name in directives:
+            months = F.create_map(*(F.lit(each) for pair in _NUMBERED for each in pair))
+            month = F.element_at(months, F.lower(F.substring(part(name), 1, 3)))
+    possible = text.rlike(pattern)
+    hour = number("H")
+    if "I" in directives:
+        late = F.when(F.lower(part("p")) == "pm", 12).otherwise(0)
+        hour = F.pmod(number("I"), F.lit(12)) + late
+        possible &= number("I").between(1, 12)
+    possible &= (hour < 24) & (number("M") < 60) & (number("S") < 60)
+    ahead = F.lit(0)
+    if "z" in directives:
+        digits = F.regexp_replace(part("z"), r"[\s:+-]", "")
+        possible &= F.substring(digits, 3, 2).cast("int") < 60
+        ahead = (
+            F.substring(digits, 1, 2).cast("int") * 3600
+            + F.substring(digits, 3, 2).cast("int") * 60
+        ) * F.when(part("z").startswith("-"), -1).otherwise(1)
+    of_day = hour * 3600 + number("M") * 60 + number("S")
+    return F.when(possible, _days(year, month, number("d")) * 86_400 + of_day - ahead)
+
+
+def _days(year: Column, month: Column, day: Column) -> Column:
+    """Days since 1970; null for a day that is none."""
+    return F.unix_date(F.make_date(year, month, day)).cast("long")

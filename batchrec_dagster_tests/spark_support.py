@@ -1,0 +1,73 @@
+"""The same files prepared by both engines."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.local import opened
+from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.spark.prepare import prepare
+from batchrec_dagster.preparation.spark.task import SourceFile, SparkPreparationError, Task
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an engine wrote, or the error that it raised in its place."""
+
+    written: str | None = None
+    rows_read: int = 0
+    left_out: dict[str, int] | None = None
+    unit: str = ""
+    examples: tuple[str, ...] = ()
+    error: str = ""
+
+
+def on_this_machine(files: Sequence[Path], layout: Layout, rules: Rules) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "interactions.csv"
+        try:
+            with opened([RawFile(file, file.name) for file in files], layout, rules) as ratings:
+                done = ratings.write_interactions(target)
+        except PreparationError as error:
+            return Outcome(error=str(error))
+        return Outcome(
+            target.read_bytes().decode(),
+            done.rows_read,
+            dict(done.left_out),
+            done.timestamp_unit,
+            tuple(done.bad_row_examples),
+        )
+
+
+def on_spark(spark: SparkSession, files: Sequence[Path], layout: Layout, rules: Rules) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "interactions.csv"
+        task = Task(
+            [SourceFile(f"file://{file}", file.name) for file in files],
+            layout,
+            rules,
+            f"file://{target}",
+            f"file://{folder}/work",
+        )
+        try:
+            done = prepare(spark, task, LOG)
+        except SparkPreparationError as error:
+            return Outcome(error=str(error))
+        return Outcome(
+            target.read_bytes().decode(),
+            done.rows_read,
+            dict(done.left_out),
+            done.timestamp_unit,
+            tuple(done.bad_row_examples),
+        )

@@ -1,0 +1,379 @@
+"""Preparation on Spark: the same rows and counts, to the byte, as on this machine without it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.spark.session import local_session
+from batchrec_dagster_tests.spark_support import Outcome, on_spark, on_this_machine
+from batchrec_dagster_tests.support import real_data
+
+COMMA = Layout(",", "userId", "movieId", "rating", "timestamp")
+HEADER = "userId,movieId,rating,timestamp\n"
+SKIP = Rules(on_bad_rows="skip")
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[SparkSession]:
+    session = local_session(1, "1g", "-XX:TieredStopAtLevel=1")
+    session.sparkContext.setLogLevel("ERROR")
+    # To compile what runs over a few rows takes a hundred times as long as to run it.
+    session.conf.set("spark.sql.codegen.wholeStage", "false")
+    session.conf.set("spark.sql.codegen.factoryMode", "NO_CODEGEN")
+    session.conf.set("spark.sql.adaptive.enabled", "false")
+    session.conf.set("spark.sql.shuffle.partitions", "1")
+    yield session
+    session.stop()
+
+
+def both(
+    spark: SparkSession,
+    folder: Path,
+    contents: str | bytes | Mapping[str, str | bytes],
+    layout: Layout = COMMA,
+    rules: Rules = SKIP,
+) -> Outcome:
+    """What both engines did, which is the same."""
+    if not isinstance(contents, Mapping):
+        contents = {"ratings.csv": contents}
+    files = []
+    for name, content in contents.items():
+        files.append(folder / name)
+        files[-1].write_bytes(content.encode() if isinstance(content, str) else content)
+    return same(spark, files, layout, rules)
+
+
+def same(spark: SparkSession, files: Sequence[Path], layout: Layout, rules: Rules) -> Outcome:
+    here, there = on_this_machine(files, layout, rules), on_spark(spark, files, layout, rules)
+    # Each says in its own words what cannot be used.
+    assert replace(there, error="") == replace(here, error="")
+    assert bool(there.error) == bool(here.error)
+    return there
+
+
+DIRTY = [
+    *("1,10,good,1000", "1,10,nan,1000", "1,10,inf,1000", "1,10,1e400,1000", "1,10,.5,1000"),
+    *("1,10,5.,1000", "1,10,+5,+1000", "1,10, 5 ,\t1000 ", "1,10,1e1,1000", "1,10,0x5,1000"),
+    *("1,10,5,yesterday", "1,10,5,1000.5", "1,10,5,-1000", "1,10,5,99999999999999999999"),
+    *("1,10,5", "1,10", "1", "1,10,5,1000,more", "1,10,5,1000,", "1,10,5,1000,,x"),
+    *(",10,5,1000", "1, ,5,1000", "\t,10,5,1000", f"{'x' * 257},10,5,1000", "x" * 300 + ",1,1,1"),
+    *(",,,", "", "   ", ",,,,,,x", ",,,,x", "001,010,5,1000", " 1, 10,5,1000", "é,ü,5,1000"),
+    *("1\x00,2,5,1000", "😀,2,5,1000", "\u3000,2,5,1000", f"{'é' * 256},10,5,1000"),
+]
+QUOTED = [
+    *('"a,b",10,5,1000', '"a""b",10,5,1000', '1,10,"5","1000"', '"",10,5,1000', '"","","",""'),
+    *(',,,,""', '"",,,', '" 1",10," 5 ","\t1000"', 'a"b"c,10,5,1000', '1,"\'",5,1000'),
+]
+
+
+@pytest.mark.parametrize(
+    "line_end", ["\n", "\r\n"], ids=["LF, last line whole", "CRLF, last line cut off"]
+)
+def test_dirty_rows_are_left_out_for_the_same_reasons(
+    spark: SparkSession, tmp_path: Path, line_end: str
+) -> None:
+    lines = [HEADER.strip(), "1,10,5,1000", *DIRTY, "2,10,5,1000"]
+    ending = line_end if line_end == "\n" else f"{line_end}3,10,5,10"
+    done = both(spark, tmp_path, "\ufeff" + line_end.join(lines) + ending)
+    assert done.left_out is not None
+    assert len(done.left_out) >= 9
+    assert "ratings.csv, line 3: the rating is not a number: '1,10,good,1000'" in done.examples
+
+
+@pytest.mark.parametrize(
+    "more", [[], ['a,"b\nc",5,1000', '"a\r\n\n""b",1,2,3', '"1\n",10,5,x']], ids=["", "over lines"]
+)
+def test_quotes(spark: SparkSession, tmp_path: Path, more: list[str]) -> None:
+    lines = "\n".join([HEADER.strip(), *QUOTED, *more, "2,10,bad,1000", ""])
+    done = both(spark, tmp_path, {"a.csv": lines, "b.csv": lines})
+    assert done.rows_read == 2 * (len(QUOTED) + 1 + len(more))
+
+
+@pytest.mark.parametrize(
+    "row", ['"a"b,10,5,1000', '"a,10,5,1000', 'a"b,10,5,1000', '1,10,5,"1000\n1,2,3,4']
+)
+def test_a_quote_that_does_not_end_is_an_error(
+    spark: SparkSession, tmp_path: Path, row: str
+) -> None:
+    done = both(spark, tmp_path, f"{HEADER}1,10,5,1000\n{row}\n2,10,5,1000\n")
+    assert done.error.startswith("ratings.csv, line 3: a field")
+
+
+def test_files_in_order_each_with_its_header_some_empty(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    files: dict[str, str | bytes] = {
+        "a b[1].csv": f"{HEADER}b,1,5,10\na,1,5,20\n",
+        "b.csv.gz": gzip.compress(
+            b"rating,timestamp,movieId,userId,more\n5,30,2,c,x\n1,1,1,1,1,1\n"
+        ),
+        "c.csv": "",
+        "d.csv": "userId,movieId,rating,timestamp\ncaf\xe9,1,5,40\n".encode("latin-1"),
+        "e.csv": f"{HEADER}caf\xe9,1,5,50\n".encode() + b"\xff,1,5,60\n",
+        "f.csv": HEADER,
+    }
+    done = both(spark, tmp_path, files)
+    assert done.written == (
+        "USER_ID,ITEM_ID,TIMESTAMP\nb,1,10\na,1,20\nc,2,30\ncafé,1,40\ncafé,1,50\n"
+    )
+    assert done.left_out == {"more than the 5 fields": 1, "an id that is not UTF-8 text": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "layout"),
+    [
+        ("1\t10\t5\t1000\n2\t10\t5\n", Layout("\t", 1, 2, 3, 4)),
+        (
+            '\ufeff1::10::5::1000\n::::::\n1::2::3::4::\n1::2::3::4::::x\n"::"::3::4\n',
+            Layout("::", 1, 2, 3, 4),
+        ),
+        ("1000;10;'5;1\n\n1000;1'0;5;1\n", Layout(";", 4, 2, 3, 1, event_type=2)),
+        ("10'1'1000\n", Layout("'", 2, 1, None, 3)),
+        ('10\\1\\1000\n"a\\b"\\1\\2\n', Layout("\\", 2, 1, None, 3)),
+        ('10|1|1000\n"1"|2|5\n', Layout("|", 2, 1, None, 3, quoted=False)),
+        (
+            "10^1^1000^\n10^1^1000^7.5\n1^2^3^ x\n1^2^3^ 1e3 \n",
+            Layout("^", 2, 1, None, 3, event_value=4),
+        ),
+    ],
+    ids=["tab", "colons", "semicolon, event type", "apostrophe", "backslash", "no quotes", "value"],
+)
+def test_layouts_without_a_header(
+    spark: SparkSession, tmp_path: Path, content: str, layout: Layout
+) -> None:
+    done = both(spark, tmp_path, content, layout, replace(SKIP, event_type=True))
+    assert done.written is not None
+    assert len(done.written.splitlines()) > 1
+
+
+TIMES: list[tuple[str, list[str]]] = [
+    ("auto", ["0", "99999999999", "+5"]),
+    ("auto", ["100000000000", "1162160237999"]),
+    ("auto", ["100000000000000", "99999999999999999"]),
+    ("auto", ["100000000000000000", "9223372036854775807", "9223372036854775808"]),
+    ("ms", ["-1", "-1000", "999", "1000", "1162160237999", "-9223372036854775808"]),
+    (
+        "auto",
+        [
+            *("2001-02-03", "2001-02-03T04:05", "2001-02-03 04:05:06", "2001-02-03T04:05:06.789"),
+            *("2001-02-03T04:05:06Z", "2001-02-03T04:05:06 UTC", "2001-02-03T04:05:06+0530"),
+            *("2001-02-03T04:05:06-05", "2001-02-03T04:05:06+05:30", "2001-02-29", "2000-02-29"),
+            *("2001-02-03T24:00", "2001-02-03T23:60", "2001-02-03T23:59:60", "1969-12-31", "2001"),
+            *(
+                "0000-01-01",
+                "9999-12-31T23:59:59",
+                "2001-2-3",
+                "2001-02-03T04:05:06,7",
+                " 2001-02-03 ",
+            ),
+        ],
+    ),
+    (
+        "%d.%m.%Y %H:%M:%S",
+        [
+            *("03.02.2001 04:05:06", "3.2.2001 4:05:06", "31.02.2001 00:00:00", "3.2.2001"),
+            *("03.02.2001 24:05:06", "03.02.2001  04:05:06", "03.02.0001 04:05:06", "x"),
+        ],
+    ),
+    ("%b %d, %y %I:%M %p", ["Feb 03, 01 04:05 pm", "FEB 3, 69 12:00 am", "Feb 3, 70 12:00 PM"]),
+    ("%d %B %Y", ["3 February 2001", "30 february 2001", "1 May 1999", "1 Dec 1999"]),
+    ("%Y-%m-%dT%H:%M:%S%z", ["2001-02-03T04:05:06+0530", "2001-02-03T04:05:06-05:30"]),
+]
+
+
+@pytest.mark.parametrize(("unit", "times"), TIMES)
+def test_timestamps(spark: SparkSession, tmp_path: Path, unit: str, times: list[str]) -> None:
+    rows = "".join(f'{number},1,5,"{time}"\n' for number, time in enumerate(times))
+    done = both(spark, tmp_path, HEADER + rows, replace(COMMA, timestamp_unit=unit))
+    assert done.written is not None
+    assert len(done.written.splitlines()) > 1
+
+
+def test_mixed_units_are_an_error(spark: SparkSession, tmp_path: Path) -> None:
+    done = both(spark, tmp_path, f"{HEADER}1,2,5,1000000000\n\n1,2,5,1000000000000\n")
+    assert done.error.startswith("ratings.csv, line 4: the timestamp '1000000000000' is in milli")
+
+
+def test_json_lines(spark: SparkSession, tmp_path: Path) -> None:
+    lines = [
+        '\ufeff{"userId": 1, "movieId": "010", "rating": 4.50, "timestamp": 1000, "event": "buy"}',
+        '{"userId": 1.10, "movieId": 1e3, "rating": "5", "timestamp": "1000", "event": true}',
+        *('{"userId": "a"}', "[1]", "{", "", " ", '{"userId": null, "movieId": [1]}', "nul"),
+        '{"userId": "\\ud800", "movieId": 1, "rating": NaN, "timestamp": 1, "event": "x"}',
+        '{"userId": "\\u00e9\\n", "movieId": 1, "rating": 1, "timestamp": 1, "event": "x"}',
+        '{"userId": 12345678901234567890, "movieId": false, "rating": 1, "timestamp": 9,'
+        ' "event": 3}',
+    ]
+    layout = replace(COMMA, format="json", event_type="event", event_value="rating")
+    done = both(spark, tmp_path, "\r\n".join(lines), layout, replace(SKIP, event_type=True))
+    assert done.written is not None
+    assert "1,010,1000,buy,4.50" in done.written.splitlines()
+    assert done.rows_read == 10
+
+
+def test_parquet(spark: SparkSession, tmp_path: Path) -> None:
+    first = pl.DataFrame(
+        {
+            "userId": ["a", None, "c", "d"],
+            "movieId": [1, 2, 3, 4],
+            "rating": [1.5, 2.0, float("nan"), None],
+            "timestamp": [1000, 2000, -1, 3],
+        }
+    )
+    second = first.with_columns(
+        pl.col("movieId").cast(pl.String), pl.col("rating").cast(pl.Float32)
+    )
+    files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    first.write_parquet(files[0], row_group_size=2)
+    second.write_parquet(files[1])
+    layout = replace(COMMA, format="parquet", event_value="rating")
+    done = same(spark, files, layout, SKIP)
+    assert done.rows_read == 8
+    assert "b.parquet, row 2: no user: '2,2.0,2000,2.0'" in done.examples
+    times = pl.Series([0, 1_500_000_000_123_456_789]).cast(pl.Datetime("ns"))
+    for kind in (pl.Datetime("ns"), pl.Datetime("us", "Europe/Berlin"), pl.Date()):
+        frame = first.head(1).with_columns(timestamp=times.tail(1).cast(kind))
+        frame.write_parquet(files[0])
+        assert (
+            same(spark, files[:1], replace(layout, timestamp_unit="datetime"), SKIP).rows_read == 1
+        )
+
+
+FILTERS: list[tuple[str, dict[str, str]]] = [
+    ("rating >= 3.5 AND kind <> 'gift'", {"rating": "double", "kind": "string"}),
+    ("kind IN ('it''s', 'gift') OR kind IS NULL", {"kind": "string"}),
+    ("kind LIKE 'g%' AND count BETWEEN 1 AND 3", {"kind": "string", "count": "long"}),
+    ("NOT new OR count * 2 > 3", {"new": "boolean", "count": "long"}),
+    ("\"the kind\" = 'a\\b' OR LOWER(kind) = 'gift'", {"the kind": "string", "kind": "string"}),
+]
+
+
+@pytest.mark.parametrize(("condition", "types"), FILTERS)
+def test_filters(
+    spark: SparkSession, tmp_path: Path, condition: str, types: dict[str, str]
+) -> None:
+    chance = random.Random(0)
+    kinds, numbers = ["gift", "it's", "Gift", "a\\b", ""], ["1", "2", " 3 ", "", "x", "1.5", "-0"]
+    rows = [
+        f"{row},1,{chance.choice(numbers)},{row},{chance.choice(kinds)},{chance.choice(numbers)},"
+        f"{chance.choice(['true', 'FALSE', '', '1'])},{chance.choice(kinds)}"
+        for row in range(60)
+    ]
+    content = HEADER.strip() + ",kind,count,new,the kind\n" + "\n".join(rows)
+    layout = replace(COMMA, rating=None, types=types)
+    done = both(spark, tmp_path, content, layout, replace(SKIP, filter=condition))
+    assert done.left_out is not None
+    assert 0 < done.left_out["not in the filter"] < 60
+
+
+RULES = st.builds(
+    Rules,
+    on_bad_rows=st.sampled_from(["skip", "skip", "skip", "fail"]),
+    min_rating=st.none() | st.sampled_from([3.5, 4]),
+    filter=st.none() | st.just("rating <> 4 OR kind = 'a'"),
+    window_days=st.none() | st.integers(1, 3),
+    duplicates=st.sampled_from(["keep", "drop"]),
+    latest_per_pair=st.booleans(),
+    min_interactions_per_user=st.none() | st.integers(1, 4),
+    min_interactions_per_item=st.none() | st.integers(1, 4),
+    event_type=st.booleans(),
+)
+
+
+@given(
+    rules=RULES,
+    event_type=st.sampled_from([None, "kind"]),
+    event_value=st.sampled_from([None, "rating"]),
+    unit=st.sampled_from(["auto", "s", "ms"]),
+    dirt=st.sampled_from([[], DIRTY[:12], QUOTED]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=10, deadline=None)
+def test_any_rules(
+    spark: SparkSession,
+    rules: Rules,
+    event_type: str | None,
+    event_value: str | None,
+    unit: str,
+    dirt: list[str],
+    seed: int,
+) -> None:
+    chance = random.Random(seed)
+    rows = [
+        f"u{chance.randrange(8)},i{chance.randrange(9)},{chance.choice([1, 3.5, 4, 5])},"
+        f"{1_000_000_000 + chance.randrange(40) * 10_000},{chance.choice('ab')}"
+        for _ in range(80)
+    ]
+    for line in dirt:
+        rows.insert(chance.randrange(len(rows)), line)
+    content = HEADER.strip() + ",kind\n" + "\n".join(rows)
+    types = {"rating": "double", "kind": "string"} if rules.filter else {}
+    layout = replace(
+        COMMA, timestamp_unit=unit, event_type=event_type, event_value=event_value, types=types
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        both(spark, Path(folder), content, layout, rules)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        Rules(min_rating=3.5, event_type=True),
+        Rules(
+            filter="rating > 2",
+            window_days=3000,
+            duplicates="drop",
+            latest_per_pair=True,
+            min_interactions_per_user=25,
+            min_interactions_per_item=5,
+        ),
+    ],
+    ids=["walkthrough", "all"],
+)
+def test_real_ratings(spark: SparkSession, rules: Rules) -> None:
+    ratings = real_data("ml-latest-small") / "ratings.csv"
+    layout = replace(COMMA, types={"rating": "double"} if rules.filter else {})
+    done = same(spark, [ratings], layout, rules)
+    assert done.rows_read == 100_836
+
+
+def test_what_cannot_be_used_says_why(spark: SparkSession, tmp_path: Path) -> None:
+    cases: list[tuple[Any, Layout, Rules, str]] = [
+        ("", COMMA, SKIP, "ratings.csv is empty"),
+        (HEADER, COMMA, SKIP, "ratings.csv has a header and no rows"),
+        ("\n1,2\n", COMMA, SKIP, "starts with an empty line"),
+        ("a,b,c,d\n1,2,3,4\n", COMMA, SKIP, "has no column 'userId' (ratings.columns.user)"),
+        ("1,2,3\n", Layout(",", 1, 2, 3, 4), SKIP, "column 4, but line 1 has 3"),
+        (HEADER + "1,2,x,4\n", COMMA, Rules(), "line 2: the rating is not a number"),
+        (HEADER + "1,2,x,4\n", COMMA, SKIP, "there is no row that can be read"),
+        (b"\x1f\x8bbroken", COMMA, SKIP, "ratings.csv is damaged"),
+        ("\ufeffx".encode("utf-16"), COMMA, SKIP, "ratings.csv is in UTF-16"),
+        ("PK\x03\x04", COMMA, SKIP, "ratings.csv is a zip archive"),
+    ]
+    for content, layout, rules, said in cases:
+        done = both(spark, tmp_path, content, layout, rules)
+        assert said in done.error
+        assert "\n" not in done.error
+    assert not list(tmp_path.glob("interactions*"))
+
+
+def test_a_task_goes_through_json() -> None:
+    from batchrec_dagster.preparation.spark.task import SourceFile, Task
+
+    task = Task([SourceFile("s3://b/k", "k")], COMMA, SKIP, "s3://b/out.csv", "s3://b/work")
+    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
