@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.local import Preparation, distinct_users, opened
+from batchrec_dagster.preparation.local import Preparation, opened
 from batchrec_dagster.preparation.opening import RawFile
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
+from batchrec_dagster.preparation.users import distinct_users
 
 COMMA = Layout(",", "userId", "movieId", "rating", "timestamp")
 HEADER = "userId,movieId,rating,timestamp\n"

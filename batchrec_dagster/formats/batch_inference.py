@@ -14,6 +14,10 @@ OUTPUT_SUFFIX = ".out"
 # The documented maximum of a request in real time; for batch none is documented.
 MAX_RESULTS = 500
 
+# "Amazon Personalize endpoints and quotas": of a job's input in all, and of one file of it.
+MAX_INPUT_BYTES = 1_000_000_000
+MAX_INPUT_RECORDS = 50_000_000
+
 OUTPUT_SCHEMA: dict[str, pl.DataType] = {
     "input": pl.Struct({"userId": pl.String}),
     "output": pl.Struct({"recommendedItems": pl.List(pl.String), "scores": pl.List(pl.Float64)}),

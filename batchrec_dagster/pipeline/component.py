@@ -33,7 +33,7 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
         assets = [
             raw_ratings(self, context.project_root),
             interactions(self, context.project_root),
-            batch_users(self),
+            batch_users(self, context.project_root),
             *item_assets(self, context.project_root),
             personalize_dataset(self),
             solution_version(self),

@@ -20,6 +20,7 @@ TYPES = (
     "int",
     "float",
     "bool",
+    "BatchUsers",
     "Interactions",
     "Items",
     "Recommendations",

@@ -271,13 +271,3 @@ def opened(files: Sequence[RawFile], reading: Reading | Layout, rules: Rules) ->
         tables = [open_table(file, found.layout) for file in filled]
         empty = [file.name for file in all_files if not file.size]
         yield Ratings(tables, found, rules, empty, folder)
-
-
-def distinct_users(interactions: pl.LazyFrame) -> pl.DataFrame:
-    """The users of the interactions, each once, in order of their id: one column, userId."""
-    return (
-        interactions.select(userId=pl.col(USER_ID))
-        .unique()
-        .sort("userId")
-        .collect(engine="streaming")
-    )

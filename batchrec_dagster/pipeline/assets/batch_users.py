@@ -1,11 +1,19 @@
 """batch_users: whom Personalize recommends to."""
 
+from pathlib import Path
+
 import dagster as dg
 import polars as pl
 
+from batchrec_dagster.object_store import StorageError
+from batchrec_dagster.pipeline.assets.raw_files import in_place, without_secrets
 from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
-from batchrec_dagster.preparation.local import distinct_users
+from batchrec_dagster.pipeline.settings.batch_users import BatchUsers
+from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.sources import SourceError
+from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
+from batchrec_dagster.resources import StorageResource
 
 CODE_VERSION = "1"
 COLUMNS = {
@@ -14,8 +22,9 @@ COLUMNS = {
 }
 
 
-def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
-    """The asset."""
+def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinition:
+    """The asset; the relative path of a list starts at the project's folder."""
+    wanted = pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
     # A job takes the values from its input, the same for every user here.
     values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
@@ -23,15 +32,31 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
     @dg.asset(
         **described(
             pipeline,
-            description="Every user of the interactions, once: the input of the batch inference.",
+            description=f"{_whom(wanted)}, once: the input of the batch inference.",
             kinds={"json"},
             storage_key=pipeline.places.batch_users,
-            code_version=_with(CODE_VERSION, filter_values),
+            code_version=_with(f"{CODE_VERSION}-{fingerprint(wanted)}", filter_values),
             io_manager="json_lines_io",
         ),
     )
-    def batch_users(interactions: pl.LazyFrame) -> dg.MaterializeResult[pl.DataFrame]:
-        users = distinct_users(interactions)
+    def batch_users(
+        interactions: pl.LazyFrame, storage: StorageResource
+    ) -> dg.MaterializeResult[pl.DataFrame]:
+        try:
+            if wanted.source is None:
+                users = distinct_users(interactions, wanted.since)
+            else:
+                with in_place(wanted.source, storage, project) as files:
+                    users = listed_users(files, wanted.column)
+            check_limits(users)
+        except (PreparationError, SourceError, StorageError) as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        if not users.height:
+            raise dg.Failure(
+                f"there are no users with an interaction since {wanted.active_since}: set"
+                " batch_users.active_since to an earlier day",
+                allow_retries=False,
+            )
         if values:
             users = users.with_columns(filterValues=pl.struct(values))
         version = fingerprint(users.get_column("userId").to_list())
@@ -47,6 +72,13 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
 
     return batch_users
+
+
+def _whom(wanted: BatchUsers) -> str:
+    if wanted.source is not None:
+        return f"Every user of {without_secrets(wanted.source)}"
+    since = "" if wanted.active_since is None else f" since {wanted.active_since}"
+    return f"Every user of the interactions{since}"
 
 
 def _with(version: str, filter_values: dict[str, str]) -> str:

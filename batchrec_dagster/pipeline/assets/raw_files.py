@@ -84,24 +84,31 @@ def at_hand(
     record: Record, ratings: Ratings, storage: StorageResource, project: Path
 ) -> Iterator[list[RawFile]]:
     """The files on this machine, in order. Raises SourceError, StorageError."""
+    if any(file["uri"] is None for file in record["files"]):
+        # What the record has is without the secrets of a signed URL.
+        with in_place(ratings.source, storage, project) as files:
+            yield files
+        return
+    with ExitStack() as stack:
+        yield [
+            RawFile(
+                stack.enter_context(storage.local_file(file["uri"])), storage.where(file["uri"])
+            )
+            for file in record["files"]
+        ]
+
+
+@contextmanager
+def in_place(source: str, storage: StorageResource, project: Path) -> Iterator[list[RawFile]]:
+    """The files of a source on this machine, in order. Raises SourceError."""
     folders = {"base": project, "cache": Path(storage.cache)}
     with ExitStack() as stack:
-        if all(file["uri"] is not None for file in record["files"]):
-            yield [
-                RawFile(
-                    stack.enter_context(storage.local_file(file["uri"])),
-                    storage.where(file["uri"]),
-                )
-                for file in record["files"]
-            ]
-            return
-        # What the record has is without the secrets of a signed URL.
         yield [
             RawFile(
                 stack.enter_context(local_source(file.source, storage.store, **folders)),
                 without_secrets(file.source),
             )
-            for file in list_source(ratings.source, storage.store, **folders)
+            for file in list_source(source, storage.store, **folders)
         ]
 
 

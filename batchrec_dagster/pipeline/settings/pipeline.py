@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.formats.filters import item_fields
 from batchrec_dagster.pipeline.places import Places
+from batchrec_dagster.pipeline.settings.batch_users import BatchUsers
 from batchrec_dagster.pipeline.settings.interactions import Interactions
 from batchrec_dagster.pipeline.settings.items import Items
 from batchrec_dagster.pipeline.settings.ratings import Ratings
@@ -58,6 +59,9 @@ class Pipeline(dg.Model):
     ] = None
     solution: Annotated[Solution, _part(Solution, "How Personalize trains.")] = Field(
         default_factory=Solution
+    )
+    batch_users: Annotated[BatchUsers, _part(BatchUsers, "Whom Personalize recommends to.")] = (
+        Field(default_factory=BatchUsers)
     )
     recommendations: Annotated[Recommendations, _part(Recommendations, "What each user gets.")] = (
         Field(default_factory=Recommendations)

@@ -1,0 +1,114 @@
+"""Whom Personalize recommends to: all users of the interactions, the active ones, or a list."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from batchrec_dagster.formats.batch_inference import MAX_INPUT_BYTES, MAX_INPUT_RECORDS
+from batchrec_dagster.formats.interactions import MAX_ID_LENGTH, TIMESTAMP, USER_ID
+from batchrec_dagster.preparation.csv_table import DELIMITERS, CsvTable
+from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.json_table import JsonTable
+from batchrec_dagster.preparation.layout import Column
+from batchrec_dagster.preparation.names import recognise
+from batchrec_dagster.preparation.opening import Opened, RawFile, open_file
+from batchrec_dagster.preparation.parquet_table import ParquetTable
+from batchrec_dagster.preparation.table import FLAW, ROW, Table
+
+# Around each id in a line of batch inference input: {"userId":""} and the line's end.
+_FRAME = len('{"userId":""}\n')
+
+
+def distinct_users(interactions: pl.LazyFrame, since: int | None = None) -> pl.DataFrame:
+    """The users of the interactions, each once, in order of their id (by its bytes): one column,
+    userId. `since`: only those with an interaction at that time, in epoch seconds, or later."""
+    if since is not None:
+        interactions = interactions.filter(pl.col(TIMESTAMP) >= since)
+    return _ordered(interactions.select(userId=pl.col(USER_ID)))
+
+
+def listed_users(files: Sequence[RawFile], column: Column | None) -> pl.DataFrame:
+    """The users in the files: CSV, JSON Lines or Parquet, packed or not; as distinct_users.
+
+    `column` is where they are, by name or from 1; None: the one that is known by its name, or the
+    only one. Raises PreparationError, for a row without a proper id with its file and line.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        opened = [open_file(file, "auto", Path(folder)) for file in files]
+        tables = [_table(file, column) for file in opened if file.size]
+        if not tables:
+            raise PreparationError(f"{opened[0].name} is empty")
+        cells = [table.cells({"user": _column(table, column)}) for table in tables]
+        for table, rows in zip(tables, cells, strict=True):
+            _check(table, rows)
+        return _ordered(pl.concat(rows.select(userId="user") for rows in cells))
+
+
+def check_limits(users: pl.DataFrame) -> None:
+    """Raise PreparationError unless one batch inference job takes them, as one file.
+
+    A file may have 50 million records, a job 1 GB: only ids of six characters and fewer could fill
+    a file before they fill the job.
+    """
+    size = users.select(pl.col("userId").str.len_bytes().sum()).item() + users.height * _FRAME
+    if users.height > MAX_INPUT_RECORDS or size > MAX_INPUT_BYTES:
+        raise PreparationError(
+            f"{users.height:,} users are {size / 1e9:.2f} GB of input; Personalize takes"
+            f" {MAX_INPUT_RECORDS:,} users and {MAX_INPUT_BYTES / 1e9:g} GB in a batch inference"
+            " job: ask for fewer, such as batch_users.active_since: 2026-01-01"
+        )
+
+
+def _ordered(users: pl.LazyFrame) -> pl.DataFrame:
+    return users.unique().sort("userId").collect(engine="streaming")
+
+
+def _table(opened: Opened, column: Column | None) -> Table:
+    if opened.is_parquet:
+        return ParquetTable(opened)
+    with opened.path.open(encoding="utf-8-sig") as file:
+        if file.read(1024).lstrip().startswith("{"):
+            return JsonTable(opened)
+    has_header = not isinstance(column, int)
+    tables = [CsvTable(opened, delimiter, has_header) for delimiter in (",", *DELIMITERS)]
+    if isinstance(column, str):
+        return next((table for table in tables if column in table.columns), tables[0])
+    return next((table for table in tables if "user" in recognise(table.columns)), tables[0])
+
+
+def _column(table: Table, column: Column | None) -> Column:
+    known = recognise(table.columns).get("user")
+    if column is not None or known is not None:
+        return column or known or ""
+    if len(table.columns) == 1:
+        return table.columns[0]
+    raise PreparationError(
+        f"{table.opened.name}: no column is known as the user; it has:"
+        f" {', '.join(table.columns)}; say in batch_users.column which it is"
+    )
+
+
+def _check(table: Table, rows: pl.LazyFrame) -> None:
+    user = pl.col("user")
+    wrong = (
+        pl.col(FLAW).is_not_null()
+        | user.is_null()
+        | (user.str.strip_chars(" \t") == "")
+        | (user.str.len_chars() > MAX_ID_LENGTH)
+        | user.str.contains("[\n\r\0\ufffd]")
+    )
+    try:
+        bad = rows.filter(wrong).select(ROW, "user").head(1).collect(engine="streaming")
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).partition("\n")[0]
+        raise PreparationError(f"{table.opened.name} cannot be read: {reason}") from error
+    if bad.height:
+        row, text = bad.row(0)
+        raise PreparationError(
+            f"{table.opened.name}, {table.place(row)}: {text!r} is no user's id of 1 to"
+            f" {MAX_ID_LENGTH} characters; mend the file"
+        )

@@ -1,0 +1,223 @@
+"""Data of one's own, as the README shows: from the declaration to interactions and users."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+import yaml
+
+from batchrec_dagster_tests.support import (
+    Project,
+    definitions,
+    interactions,
+    metadata,
+    why,
+)
+
+START = 1_700_000_000
+EVENTS = [(user, item) for user in range(1, 61) for item in range(user % 7, 80, 3)]
+
+
+def prepare(
+    project: Project, instance: dg.DagsterInstance, declared: str
+) -> dg.ExecuteInProcessResult:
+    """Run the pipeline `shop`, declared in YAML, as far as batch_users."""
+    project.declare({"name": "shop", **yaml.safe_load(declared)})
+    wanted = [
+        dg.AssetKey(["shop", name]) for name in ("raw_ratings", "interactions", "batch_users")
+    ]
+    with definitions(project) as defs:
+        return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance, asset_selection=wanted, raise_on_error=False
+        )
+
+
+def users(project: Project) -> list[str]:
+    file = project.storage / "shop/transformed/batch_users_input/users.json"
+    return [json.loads(line)["userId"] for line in file.read_text().splitlines()]
+
+
+def told(result: dg.ExecuteInProcessResult, asset: str) -> Mapping[str, Any]:
+    assert result.success, why(result)
+    return metadata(result, asset)
+
+
+def test_orders_of_a_shop_in_parquet(project: Project, instance: dg.DagsterInstance) -> None:
+    folder = project.root / "orders"
+    folder.mkdir()
+    for month in (1, 2):
+        pl.DataFrame(
+            {
+                "customer_id": [user for user, _ in EVENTS],
+                "sku": [f"{item:05}" for _, item in EVENTS],
+                "ordered_at": [
+                    datetime.fromtimestamp(START + month * 2_592_000 + row, UTC)
+                    for row in range(len(EVENTS))
+                ],
+                "quantity": [row % 4 for row in range(len(EVENTS))],
+            }
+        ).write_parquet(folder / f"2024-0{month}.parquet")
+    declared = """
+    ratings:
+      source: orders/*.parquet
+      columns: {user: customer_id, item: sku, timestamp: ordered_at}
+    interactions:
+      filter: quantity > 0
+      duplicates: drop
+      window: {days: 365}
+    """
+    result = prepare(project, instance, declared)
+    read = told(result, "raw_ratings")
+    assert (read["format"], read["files"], read["timestamp_unit"]) == ("parquet", 2, "datetime")
+    columns = {column.name: column.type for column in read["dagster/column_schema"].columns}
+    assert columns["quantity"] == "int64"
+    kept = interactions(project, "shop")
+    assert kept.height == sum(row % 4 > 0 for row in range(len(EVENTS))) * 2
+    assert kept.get_column("ITEM_ID").str.len_bytes().unique().to_list() == [5]
+    assert told(result, "interactions")["left_out_by_reason"] == {
+        "not in the filter": sum(row % 4 == 0 for row in range(len(EVENTS))) * 2
+    }
+    assert len(users(project)) == 60
+
+
+def test_a_file_with_double_colons(project: Project, instance: dg.DagsterInstance) -> None:
+    lines = [f"{user}::{item}::{1 + item % 5}::{START + user}" for user, item in EVENTS]
+    (project.root / "ratings.dat").write_text("\n".join(lines * 2) + "\n")
+    declared = """
+    ratings:
+      source: ratings.dat
+      delimiter: "::"
+      columns: {user: 1, item: 2, rating: 3, timestamp: 4}
+    interactions:
+      min_rating: 2
+      latest_per_pair: true
+      min_interactions_per_user: 5
+    batch_users:
+      active_since: 2023-11-14
+    """
+    result = prepare(project, instance, declared)
+    assert told(result, "raw_ratings")["timestamp_unit"] == "s"
+    good = [(user, item) for user, item in EVENTS if 1 + item % 5 >= 2]
+    assert interactions(project, "shop").height == len(good)
+    assert told(result, "interactions")["left_out_by_reason"] == {
+        "rating below min_rating": 2 * (len(EVENTS) - len(good)),
+        "not the latest of its user and item": len(good),
+    }
+    assert users(project) == sorted(map(str, range(1, 61)))
+
+
+def test_events_in_json_lines(project: Project, instance: dg.DagsterInstance) -> None:
+    chance = random.Random(0)
+    with (project.root / "events.jsonl").open("w") as file:
+        for user, item in EVENTS:
+            event = {
+                "userId": f"u-{user}",
+                "itemId": item,
+                "at": datetime.fromtimestamp(START + user, UTC).isoformat(),
+                "event": chance.choice(["view", "cart", "purchase"]),
+            }
+            if event["event"] == "purchase":
+                event["price"] = item / 2
+            file.write(json.dumps(event) + "\n")
+        file.write('{"userId": "u-1", "itemId"')
+    (project.root / "subscribers.csv").write_text("user_id\nu-2\nu-1\n")
+    declared = """
+    ratings:
+      source: events.jsonl
+      columns: {timestamp: at, event_type: event, event_value: price}
+      on_bad_rows: skip
+    interactions:
+      filter: event <> 'view'
+    batch_users:
+      source: subscribers.csv
+    """
+    result = prepare(project, instance, declared)
+    read = told(result, "raw_ratings")
+    assert read["timestamp_unit"] == "iso8601"
+    assert read["recognised_columns"] == {"user": "userId", "item": "itemId"}
+    kept = interactions(project, "shop")
+    assert kept.columns == ["USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE", "EVENT_VALUE"]
+    assert set(kept.get_column("EVENT_TYPE")) == {"cart", "purchase"}
+    priced = kept.filter(pl.col("EVENT_TYPE") == "purchase").get_column("EVENT_VALUE")
+    assert priced.null_count() == 0
+    counted = told(result, "interactions")
+    assert counted["left_out_by_reason"]["not a JSON object"] == 1
+    assert counted["rows_read"] - sum(counted["left_out_by_reason"].values()) == kept.height
+    assert users(project) == ["u-1", "u-2"]
+    with definitions(project) as defs:
+        (schema,) = {
+            spec.code_version
+            for spec in defs.resolve_all_asset_specs()
+            if spec.key.path[-1] == "personalize_dataset"
+        }
+    assert schema
+
+
+FOLDER = """
+ratings:
+  source: parts
+  {copy}
+"""
+
+
+def write_parts(project: Project, *names: str) -> None:
+    (project.root / "parts").mkdir(exist_ok=True)
+    for name in names:
+        rows = "".join(f"{user},{item},{START + user}\n" for user, item in EVENTS)
+        (project.root / "parts" / name).write_text(f"user_id,item_id,timestamp\n{rows}")
+
+
+def test_of_a_folder_only_what_has_changed_is_copied_again(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    write_parts(project, "a.csv", "b.csv")
+    (project.root / "parts" / "empty.csv").touch()
+    declared = FOLDER.format(copy="")
+    first = told(prepare(project, instance, declared), "raw_ratings")
+    assert (first["outcome"], first["files"]) == ("copied", 3)
+    assert len(first["empty_files"]) == 1
+    again = told(prepare(project, instance, declared), "raw_ratings")
+    assert again["outcome"] == "unchanged: not copied again"
+    (project.root / "parts" / "a.csv").unlink()
+    write_parts(project, "c.csv")
+    changed = told(prepare(project, instance, declared), "raw_ratings")
+    assert changed["outcome"] == "copied 1 of 3"
+    raw = project.storage / "shop" / "raw"
+    assert sorted(path.name for path in raw.iterdir()) == ["b.csv", "c.csv", "empty.csv"]
+    assert interactions(project, "shop").height == 2 * len(EVENTS)
+
+
+def test_what_is_read_in_place_is_not_copied(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    write_parts(project, "a.csv")
+    result = prepare(project, instance, FOLDER.format(copy="copy: false"))
+    assert told(result, "raw_ratings")["outcome"] == "read in place"
+    assert not (project.storage / "shop" / "raw").exists()
+    assert interactions(project, "shop").height == len(EVENTS)
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ("ratings: {source: parts/*.tsv}", "there is no file that it stands for"),
+        ("ratings: {source: parts}\nbatch_users: {active_since: 2099-01-01}", "no users with an"),
+        ("ratings: {source: parts}\nbatch_users: {source: who.csv}", "who.csv: there is no such"),
+        ("ratings: {source: parts}\ninteractions: {filter: cost > 1}", "has no column 'cost'"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    project: Project, instance: dg.DagsterInstance, declared: str, said: str
+) -> None:
+    write_parts(project, "a.csv")
+    result = prepare(project, instance, declared)
+    assert not result.success
+    assert said in why(result)
+    assert "\n" not in why(result)

@@ -1,0 +1,92 @@
+"""Whom Personalize recommends to: all, the active ones, or a list."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrec_dagster.preparation import users as module
+from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
+
+
+def listed(folder: Path, *contents: bytes, column: str | int | None = None) -> list[str]:
+    files = []
+    for number, content in enumerate(contents, start=1):
+        path = folder / f"{number}.list"
+        path.write_bytes(content)
+        files.append(RawFile(path, path.name))
+    return listed_users(files, column).get_column("userId").to_list()
+
+
+@given(st.lists(st.tuples(st.text(min_size=1, max_size=3), st.integers(0, 9)), min_size=1))
+def test_users_are_distinct_and_in_the_order_of_their_bytes(rows: list[tuple[str, int]]) -> None:
+    rows = [(user.encode("utf-8", "replace").decode(), time) for user, time in rows]
+    frame = pl.LazyFrame(rows, schema={"USER_ID": pl.String, "TIMESTAMP": pl.Int64}, orient="row")
+    for since in (None, 5):
+        wanted = {user for user, time in rows if time >= (since or 0)}
+        found = distinct_users(frame, since).get_column("userId").to_list()
+        assert found == sorted(wanted, key=str.encode)
+
+
+@pytest.mark.parametrize(
+    ("content", "column"),
+    [
+        (b"id\n007\nb\n007\n", None),
+        (b"name,user_id\nx,b\ny,007\n", None),
+        (b"name;user_id\nx;b\ny;007\n", None),
+        (b"name;who\nx;b\ny;007\n", "who"),
+        (b"x,b\ny,007\n", 2),
+        (b'{"userId": "b"}\n{"userId": "007"}\n', None),
+        (gzip.compress(b"user\r\nb\r\n\r\n007\r\n"), None),
+    ],
+)
+def test_a_list_of_users_is_read_from_any_file(
+    tmp_path: Path, content: bytes, column: str | int | None
+) -> None:
+    assert listed(tmp_path, content, column=column) == ["007", "b"]
+
+
+def test_a_list_may_be_parquet_and_have_many_files(tmp_path: Path) -> None:
+    pl.DataFrame({"customer_id": [12, 7]}).write_parquet(tmp_path / "made")
+    content = (tmp_path / "made").read_bytes()
+    assert listed(tmp_path, content, b"", b"user\nb\n") == ["12", "7", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "1.list is empty"),
+        (b"a,b\n1,2\n", "no column is known as the user; it has: a, b; say in batch_users.column"),
+        (b"user\nx\n" + b"y" * 300 + b"\n", "1.list, line 3: 'yyy"),
+        (b"user,name\nx,a\n,b\n", "1.list, line 3: None is no user's id"),
+        (b'{"user": 1}\n{"user": [1]}\n', "1.list, line 2: None is no user's id"),
+        (b'user\n"x\n', "1.list cannot be read: "),
+    ],
+)
+def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, content: bytes, said: str) -> None:
+    with pytest.raises(PreparationError) as error:
+        listed(tmp_path, content)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_more_users_than_a_job_takes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    users = pl.DataFrame({"userId": ["a", "bé"]})
+    size = len('{"userId":"a"}\n{"userId":"bé"}\n'.encode())
+    monkeypatch.setattr(module, "MAX_INPUT_BYTES", size)
+    monkeypatch.setattr(module, "MAX_INPUT_RECORDS", 2)
+    check_limits(users)
+    monkeypatch.setattr(module, "MAX_INPUT_BYTES", size - 1)
+    with pytest.raises(PreparationError, match=r"batch_users.active_since"):
+        check_limits(users)
+    monkeypatch.setattr(module, "MAX_INPUT_BYTES", size)
+    monkeypatch.setattr(module, "MAX_INPUT_RECORDS", 1)
+    with pytest.raises(PreparationError, match="takes 1 users"):
+        check_limits(users)
