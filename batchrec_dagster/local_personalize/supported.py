@@ -56,6 +56,18 @@ RULES = (
     Row("tags", True, "at most 50; schemas have none, as on AWS"),
     Row("fewer than 1000 interactions", True, "the import ends as CREATE FAILED"),
     Row("importMode INCREMENTAL", True, "rows are added; FULL replaces them"),
+    Row("UpdateDataset", True, "Items and Users only, as on AWS; new fields must allow null"),
+    Row("filters", True, "the whole documented language, checked against the group's schemas"),
+    Row(
+        "trainingMode UPDATE",
+        True,
+        "by recipes that Amazon updates too; new data without a full training",
+    ),
+    Row("performHPO", True, "searches the hyperparameters that act here"),
+    Row("unknown hyperparameters", False, "the recipe's own are taken, or refused by name"),
+    Row("itemExplorationConfig, rankingInfluence", True, "accepted and kept; nothing is explored"),
+    Row("optimizationObjective, trainingDataConfig", True, "accepted and kept, without effect"),
+    Row("performIncrementalUpdate", False, "needs a recipe that Amazon alone has"),
     Row("trainingMode AUTOTRAIN", False, "Amazon sets it itself, when it trains automatically"),
     Row("performAutoTraining", True, "accepted and kept; nothing is trained without a request"),
     Row("performAutoML", False, "an old option: name a recipe"),
@@ -85,7 +97,8 @@ def recipes() -> Iterator[Row]:
     """A row for every recipe of Amazon's, or family of them."""
     for recipe in RECIPES.values():
         fields = " and ".join(f"`{field}`" for field in recipe.input_fields)
-        yield Row(recipe.name, True, f"input lines with {fields}")
+        made = "users" if recipe.makes_segments else "items"
+        yield Row(recipe.name, True, f"batches of {made}, for input lines with {fields}")
     for name, why in _OTHER_RECIPES.items():
         yield Row(name, False, why)
 

@@ -166,6 +166,55 @@ def _themes(local: Local) -> str | None:
     )
 
 
+def _interactions_schema_replaced(local: Local) -> str | None:
+    dataset = local.dataset(local.group())
+    schema = local.client.list_schemas()["schemas"][0]["schemaArn"]
+    return _refusal(local, "update_dataset", datasetArn=dataset, schemaArn=schema)
+
+
+def _wrong_filter(local: Local) -> str | None:
+    group = local.group()
+    local.dataset(group)
+    expression = "EXCLUDE ItemID WHERE Items.GENRE IN ($GENRE)"
+    params = {"name": "f", "datasetGroupArn": group, "filterExpression": expression}
+    return _refusal(local, "create_filter", **params)
+
+
+def _updated(local: Local) -> str | None:
+    group, _ = local.imported(taste_rows())
+    solution = local.solution(group, "aws-user-personalization")
+    local.active(local.version(solution))
+    version = local.active(local.version(solution, trainingMode="UPDATE"))
+    assert local.describe(version)["trainingMode"] == "UPDATE"
+    return None
+
+
+def _tuned(local: Local) -> str | None:
+    group, _ = local.imported(taste_rows())
+    config: Any = {"hpoConfig": {"hpoResourceConfig": {"maxNumberOfTrainingJobs": "2"}}}
+    solution = local.solution(
+        group, "aws-user-personalization", performHPO=True, solutionConfig=config
+    )
+    version = local.active(local.version(solution))
+    assert local.describe(version)["tunedHPOParams"]
+    return None
+
+
+def _configured(local: Local, **config: Any) -> str | None:
+    return _solution(local, solutionConfig=config)
+
+
+def _explored(local: Local) -> str | None:
+    group, _ = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group)))
+    config: Any = {
+        "itemExplorationConfig": {"explorationWeight": "0.3", "explorationItemAgeCutOff": "30"},
+        "rankingInfluence": {"POPULARITY": 0.5},
+    }
+    local.recommended(version, ["u1"], batchInferenceJobConfig=config)
+    return None
+
+
 KEY = "arn:aws:kms:us-east-1:000000000000:key/k"
 # A rule -> a request that it is about, and what becomes of it.
 ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
@@ -177,6 +226,27 @@ ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
     "tags": (_too_many_tags, TAGS),
     "fewer than 1000 interactions": (_few_interactions, None),
     "importMode INCREMENTAL": (_incremental, None),
+    "UpdateDataset": (_interactions_schema_replaced, INVALID),
+    "filters": (_wrong_filter, INVALID),
+    "trainingMode UPDATE": (_updated, None),
+    "performHPO": (_tuned, None),
+    "unknown hyperparameters": (
+        lambda local: _configured(local, algorithmHyperParameters={"depth": "3"}),
+        INVALID,
+    ),
+    "itemExplorationConfig, rankingInfluence": (_explored, None),
+    "optimizationObjective, trainingDataConfig": (
+        lambda local: _configured(
+            local,
+            optimizationObjective={"objectiveSensitivity": "LOW"},
+            trainingDataConfig={"excludedDatasetColumns": {}},
+        ),
+        None,
+    ),
+    "performIncrementalUpdate": (
+        lambda local: _solution(local, performIncrementalUpdate=True),
+        INVALID,
+    ),
     "trainingMode AUTOTRAIN": (lambda local: _version(local, trainingMode="AUTOTRAIN"), INVALID),
     "performAutoTraining": (lambda local: _solution(local, performAutoTraining=True), None),
     "performAutoML": (lambda local: _solution(local, performAutoML=True), INVALID),
