@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.local_personalize import batch_lines, progress
+from batchrec_dagster.local_personalize.operations import batch_jobs
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
 RANKING = "aws-personalized-ranking-v2"
@@ -226,3 +227,25 @@ def test_a_long_job_says_how_far_it_is(
     counts = [line.partition("batch-inference-job/batch: ")[2].split(" lines")[0] for line in told]
     assert counts == ["1,000 of 2,500", "2,000 of 2,500", "2,500 of 2,500", "2,500"]
     assert "a second, about" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ("MAX_FILES", "The input has 3 files; 2 at most are allowed."),
+        ("MAX_INPUT_BYTES", "The input has 48 bytes; 2 at most are allowed."),
+        ("MAX_INPUT_RECORDS", "a file may have 2 at most."),
+    ],
+)
+def test_an_input_that_is_too_large_fails_the_job(
+    local: Local, monkeypatch: pytest.MonkeyPatch, limit: str, reason: str
+) -> None:
+    _, version = _trained(local, "aws-popularity-count")
+    many = 3 if limit == "MAX_INPUT_RECORDS" else 1
+    for number in range(3):
+        local.store.put(f"s3://data/in/{number}.json", b'{"userId":"u1"}\n' * many)
+    monkeypatch.setattr(batch_jobs, limit, 2)
+    failed = local.wait(local.batch_job(version, "s3://data/in/"))
+    assert failed["status"] == "CREATE FAILED"
+    assert reason in failed["failureReason"]
+    assert local.store.list("s3://data/out/") == []

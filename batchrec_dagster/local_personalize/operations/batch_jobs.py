@@ -7,7 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from batchrec_dagster.formats.batch_inference import OUTPUT_SUFFIX
+from batchrec_dagster.formats.batch_inference import (
+    MAX_INPUT_BYTES,
+    MAX_INPUT_RECORDS,
+    OUTPUT_SUFFIX,
+)
 from batchrec_dagster.local_personalize.batch_lines import Step, count_requests
 from batchrec_dagster.local_personalize.catalog import Records, Resource
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
@@ -23,8 +27,6 @@ from batchrec_dagster.object_store import ObjectInfo
 
 DEFAULT_RESULTS = 25
 MAX_FILES = 1000
-MAX_BYTES = 1 << 30
-MAX_RECORDS = 50_000_000  # lines in a file
 CHECK_MARKER = "_CHECK"  # written last: the job's output is whole
 
 
@@ -133,8 +135,8 @@ def _input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
     if len(found) > MAX_FILES:
         raise JobFailedError(f"The input has {len(found)} files; {MAX_FILES} at most are allowed.")
     total = sum(info.size for info in found)
-    if total > MAX_BYTES:
-        raise JobFailedError(f"The input has {total} bytes; {MAX_BYTES} at most are allowed.")
+    if total > MAX_INPUT_BYTES:
+        raise JobFailedError(f"The input has {total} bytes; {MAX_INPUT_BYTES} at most are allowed.")
     return found
 
 
@@ -142,7 +144,7 @@ def _answer(job: Job, answerer: Answerer, uri: str, output: Path) -> Path:
     source = output.with_suffix(".input")
     job.store.download(uri, source)
     lines = count_requests(source)
-    most = answerer.recipe.most_queries or MAX_RECORDS
+    most = answerer.recipe.most_queries or MAX_INPUT_RECORDS
     if lines > most:
         raise JobFailedError(
             f"{uri} has {lines} lines; with {answerer.recipe.name}, a file may have {most} at most."
