@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.object_store import StorageError
-from batchrec_dagster.pipeline.assets.ratings import without_secrets
+from batchrec_dagster.pipeline.assets.raw_files import without_secrets
 from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.preparation.sources import SourceError, copy_source, describe_source
 from batchrec_dagster.resources import StorageResource

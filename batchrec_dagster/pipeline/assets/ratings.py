@@ -21,8 +21,6 @@ from batchrec_dagster.resources import StorageResource
 
 CODE_VERSION = "2"
 
-__all__ = ["raw_ratings", "without_secrets"]
-
 
 def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     """The asset; a relative path of the source starts at the project's folder."""
