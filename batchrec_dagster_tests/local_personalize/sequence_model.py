@@ -18,6 +18,7 @@ QUOTAS = Quotas(
     running_dataset_import_jobs=2,
     running_solution_versions=2,
     running_batch_inference_jobs=2,
+    running_batch_segment_jobs=2,
 )
 EXISTS, MISSING, IN_USE, LIMIT, INVALID = (
     f"{name}Exception"
@@ -45,7 +46,11 @@ WIDER = {"items": ("items", "wider items"), "wider items": ("wider items",)}
 
 @dataclass
 class Known:
-    """What the model knows of a resource; `form` is a schema's, or that of a job's data."""
+    """What the model knows of a resource; `form` is a schema's, or that of a job's data.
+
+    `rows`: whether a data set has any; `full`: whether of a FULL import, or that an import is one.
+    `segments`: whether a solution, and its versions, are for segments of users.
+    """
 
     kind: str
     status: str | None = PENDING
@@ -56,6 +61,8 @@ class Known:
     form: str = ""
     filter: str | None = None
     rows: bool = False
+    full: bool = False
+    segments: bool = False
     updating: bool = False
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -146,15 +153,18 @@ class Model:
             return INVALID
         return self.start("", "SolutionVersion", QUOTAS.running_solution_versions)
 
-    def create_batch(self, arn: str, version: str, used: str | None) -> str | None:
+    def create_batch(self, kind: str, arn: str, version: str, used: str | None) -> str | None:
         if refused := self.unready(version):
             return refused
+        segments = kind == "BatchSegmentJob"
+        if self.known[version].segments != segments:
+            return INVALID
         if used:
             if refused := self.unready(used):
                 return refused
-            if self.known[used].group != self.known[version].group:
-                return INVALID
-        return self.start(arn, "BatchInferenceJob", QUOTAS.running_batch_inference_jobs)
+            if segments or self.known[used].group != self.known[version].group:
+                return INVALID  # all filters of these sequences are on items
+        return self.start(arn, kind, 2)
 
     def stop(self, version: str) -> str | None:
         if version not in self.known:
@@ -203,9 +213,11 @@ class Model:
             case "DatasetImportJob":
                 return {ACTIVE if self.form_of(known.parent or "") == known.form else FAILED}
             case "SolutionVersion":
-                return self._with_data(known.group or "", events=False)
+                return self._with_data(known.group or "", full=known.segments)
             case "BatchInferenceJob":
                 return self._with_data(known.group or "", events=known.filter is not None)
+            case "BatchSegmentJob":
+                return self._with_data(known.group or "", full=True)
             case _:
                 return {ACTIVE}
 
@@ -214,17 +226,18 @@ class Model:
         goes = known.kind in ("Filter", "SolutionVersion")
         return bool(goes and parent and parent.status == DELETING)
 
-    def _with_data(self, group: str, *, events: bool) -> set[str]:
-        """What becomes of work that reads the group's interactions."""
+    def _with_data(self, group: str, *, events: bool = False, full: bool = False) -> set[str]:
+        """What becomes of work that reads the group's interactions, or those of FULL imports."""
         arn = self.dataset(group)
         dataset = self.known.get(arn)
         if dataset is None or (events and self.form_of(arn) != "events"):
             return {FAILED}
+        jobs = [self.known[job] for job in self.of("DatasetImportJob", arn)]
         comes = any(
-            self.known[job].status == PENDING and self.known[job].form == self.form_of(arn)
-            for job in self.of("DatasetImportJob", arn)
+            job.status == PENDING and job.form == self.form_of(arn) and (job.full or not full)
+            for job in jobs
         )
-        if not dataset.rows:
+        if not (dataset.full if full else dataset.rows):
             return {ACTIVE, FAILED} if comes else {FAILED}
         return {ACTIVE, FAILED} if dataset.status == DELETING else {ACTIVE}
 
@@ -236,6 +249,8 @@ class Model:
                 del self.known[arn]
                 continue
             if known.kind == "DatasetImportJob" and known.status == PENDING and status == ACTIVE:
-                self.known[known.parent or ""].rows = True
+                dataset = self.known[known.parent or ""]
+                dataset.rows = True
+                dataset.full = dataset.full or known.full
             known.status = None if known.kind == "Schema" else status
             known.updating = False

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,6 @@ from batchrec_dagster_tests.local_personalize.support import (
     SEEN,
     csv_bytes,
     taste_rows,
-    user_lines,
 )
 
 ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"
@@ -61,7 +61,7 @@ FORMS = st.sampled_from(sorted(TYPES))
 KINDS = st.sampled_from(
     [
         *("DatasetGroup", "Schema", "Dataset", "DatasetImportJob"),
-        *("Solution", "SolutionVersion", "Filter", "BatchInferenceJob"),
+        *("Solution", "SolutionVersion", "Filter", "BatchInferenceJob", "BatchSegmentJob"),
     ]
 )
 DELETED = st.sampled_from(["DatasetGroup", "Schema", "Dataset", "Solution", "Filter"])
@@ -76,6 +76,7 @@ PATHS = {
     "SolutionVersion": "solution",
     "Filter": "filter",
     "BatchInferenceJob": "batch-inference-job",
+    "BatchSegmentJob": "batch-segment-job",
 }
 USERS = ["u1", "u2", "stranger"]
 
@@ -107,7 +108,9 @@ def _data() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
         (folder / form).write_bytes(csv_bytes(taste_rows(1000), event_type=event_type))
     (folder / "items").write_text("ITEM_ID,GENRES\ni1,Comedy\n")
     (folder / "wider items").write_text("ITEM_ID,GENRES,YEAR\ni1,Comedy,\n")
-    (folder / "users").write_bytes(user_lines(USERS))
+    (folder / "input").write_bytes(
+        b"".join(b'{"userId":"%s","itemId":"i1"}\n' % user.encode() for user in USERS)
+    )
     return folder, made
 
 
@@ -171,7 +174,8 @@ class Sequences(RuleBasedStateMachine):
         self.work()
         self.create_dataset("a", "a", "INTERACTIONS")
         self.create_dataset("a", "b", "ITEMS")
-        self.create_solution("a", "a")
+        self.create_solution("a", "a", False)
+        self.create_solution("a", "b", True)
         self.work()
         if furnished == 1:
             return
@@ -179,6 +183,7 @@ class Sequences(RuleBasedStateMachine):
         self.create_import(0, "first", "events", "FULL")
         self.work()
         self.create_version(0, "first")
+        self.create_version(1, "first")
         self.work()
 
     @rule(name=NAMES)
@@ -226,23 +231,24 @@ class Sequences(RuleBasedStateMachine):
             "importMode": mode,
             "roleArn": ROLE,
         }
-        made = Known("DatasetImportJob", parent=dataset_arn, form=form)
+        made = Known("DatasetImportJob", parent=dataset_arn, form=form, full=mode == "FULL")
         self._create(params, made, arn, expected)
 
-    @rule(group=NAMES, name=NAMES)
-    def create_solution(self, group: str, name: str) -> None:
+    @rule(group=NAMES, name=NAMES, segments=st.booleans())
+    def create_solution(self, group: str, name: str, segments: bool) -> None:
         group_arn, arn = _arn("DatasetGroup", group), _arn("Solution", name)
         expected = self.model.unready(group_arn) or self.model.create(
             arn, "Solution", QUOTAS.solutions_per_group, group_arn
         )
-        recipe = RECIPE + "aws-popularity-count"
+        recipe = RECIPE + ("aws-item-affinity" if segments else "aws-popularity-count")
         params = {
             "name": name,
             "datasetGroupArn": group_arn,
             "recipeArn": recipe,
             "performAutoTraining": False,
         }
-        self._create(params, Known("Solution", parent=group_arn, group=group_arn), arn, expected)
+        made = Known("Solution", parent=group_arn, group=group_arn, segments=segments)
+        self._create(params, made, arn, expected)
 
     @rule(group=NAMES, name=NAMES)
     def create_filter(self, group: str, name: str) -> None:
@@ -258,26 +264,31 @@ class Sequences(RuleBasedStateMachine):
         params = {"solutionArn": solution_arn, "name": name}
         answer = self._ask("CreateSolutionVersion", params, expected)
         if expected is None:
-            group = self.model.known[solution_arn].group
-            made = Known("SolutionVersion", name=name, parent=solution_arn, group=group)
+            made = replace(self.model.known[solution_arn], kind="SolutionVersion", name=name)
+            made = replace(made, parent=solution_arn, status=PENDING, updating=False)
             self.model.known[answer["solutionVersionArn"]] = made
 
-    @rule(version=PICKS, job=NAMES, used=st.none() | PICKS)
-    def create_batch(self, version: int, job: str, used: int | None) -> None:
-        version_arn, arn = self._pick("SolutionVersion", version), _arn("BatchInferenceJob", job)
+    @rule(
+        kind=st.sampled_from(["BatchInferenceJob", "BatchSegmentJob"]),
+        version=PICKS,
+        job=NAMES,
+        used=st.none() | PICKS,
+    )
+    def create_batch(self, kind: str, version: int, job: str, used: int | None) -> None:
+        version_arn, arn = self._pick("SolutionVersion", version), _arn(kind, job)
         filter_arn = None if used is None else self._pick("Filter", used)
         params = {
             "jobName": job,
             "solutionVersionArn": version_arn,
             "roleArn": ROLE,
-            "jobInput": {"s3DataSource": {"path": "s3://data/users"}},
-            "jobOutput": {"s3DataDestination": {"path": f"s3://out/{job}/"}},
+            "jobInput": {"s3DataSource": {"path": "s3://data/input"}},
+            "jobOutput": {"s3DataDestination": {"path": f"s3://out/{kind}/{job}/"}},
             **({"filterArn": filter_arn} if filter_arn else {}),
         }
-        expected = self.model.create_batch(arn, version_arn, filter_arn)
+        expected = self.model.create_batch(kind, arn, version_arn, filter_arn)
         known = self.model.known.get(version_arn)
         group = known.group if known else None
-        made = Known("BatchInferenceJob", parent=version_arn, group=group, filter=filter_arn)
+        made = Known(kind, parent=version_arn, group=group, filter=filter_arn)
         self._create(params, made, arn, expected)
 
     @rule(version=PICKS)
@@ -328,7 +339,7 @@ class Sequences(RuleBasedStateMachine):
             assert described[_member(kind)] == arn
             assert described.get("status") == known.status
             assert ("failureReason" in described) == (known.status == FAILED)
-            if kind not in ("Schema", "DatasetImportJob", "BatchInferenceJob"):
+            if kind != "Schema" and not kind.endswith("Job"):
                 assert described["datasetGroupArn"] == known.group
             if kind == "Dataset":
                 assert described["schemaArn"] == known.schema
@@ -390,7 +401,7 @@ class Sequences(RuleBasedStateMachine):
         outcomes = self.model.outcomes()
         statuses = {arn: self._lasting(arn, right) for arn, right in outcomes.items()}
         for arn, status in statuses.items():
-            if self.model.known[arn].kind == "BatchInferenceJob":
+            if self.model.known[arn].kind.startswith("Batch"):
                 self._check_output(arn, whole=status == ACTIVE)
         self.model.settle(statuses)
         self.service.close()
@@ -419,10 +430,10 @@ class Sequences(RuleBasedStateMachine):
         return dict(next(iter(answer.values())))
 
     def _check_output(self, arn: str, *, whole: bool) -> None:
-        folder = self.home / "out" / arn.rpartition("/")[2]
+        folder = self.home / "out" / self.model.known[arn].kind / arn.rpartition("/")[2]
         assert (folder / "_CHECK").exists() == whole
         if whole:
-            assert len((folder / "users.out").read_text().splitlines()) == len(USERS)
+            assert len((folder / "input.out").read_text().splitlines()) == len(USERS)
 
     @precondition(lambda self: len(self.model.known) > 9)
     @rule(name=NAMES)
