@@ -2,10 +2,10 @@
 
 A held-out tenth of a small data set is a few dozen users, and the best of many choices on them is
 mostly luck. So there are few choices, each has a default, and another is taken only when it beats
-the default by more than a standard error of the users' paired differences. A blend must beat its
-best part by as much, else that part serves alone. Where users are few, each is asked at several
-times of the history, which tells models apart as well as more users would; the error is still of
-the users, by their means.
+the default by more than half a standard error of the users' paired differences. A blend must beat
+its best part by a whole one, else that part serves alone. Where users are few, each is asked at
+several times of the history, which tells models apart as well as more users would; the error is
+still of the users, by their means.
 """
 
 from __future__ import annotations
@@ -139,18 +139,18 @@ def choose(trials: Sequence[Trial], *, recency: bool) -> Choice:
 
 
 def _pick(values: Sequence[Float64]) -> int:
-    """The best on average, if better than the first beyond chance; else the first."""
+    """The best on average, if better than the first by more than half an error; else the first."""
     best = max(range(len(values)), key=lambda i: values[i].mean())
-    return best if _better(values[best], values[0]) else 0
+    return best if _better(values[best], values[0], 0.5) else 0
 
 
-def _better(ours: Float64, theirs: Float64) -> bool:
-    """Whether the mean difference is more than one standard error of the paired differences."""
+def _better(ours: Float64, theirs: Float64, errors: float = 1.0) -> bool:
+    """Whether the mean difference is more than so many standard errors of the paired ones."""
     difference = ours - theirs
     if len(difference) < 2:
         return False
     error = difference.std(ddof=1) / np.sqrt(len(difference))
-    return bool(difference.mean() > error)
+    return bool(difference.mean() > errors * error)
 
 
 def _ndcg(
