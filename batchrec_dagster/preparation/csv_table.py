@@ -25,6 +25,8 @@ class CsvTable:
     delimiter: str
     has_header: bool
     quoted: bool = True
+    # Only the first of the rows; None: all.
+    most: int | None = None
 
     @cached_property
     def first_line(self) -> list[str]:
@@ -138,6 +140,7 @@ class CsvTable:
             quote_char=self._quote,
             schema=schema,
             missing_columns="insert",
+            n_rows=self.most,
             glob=False,
             **options,  # type: ignore[arg-type]
         )
@@ -147,7 +150,9 @@ class CsvTable:
         line = pl.col("line").str.strip_suffix("\r").str.strip_prefix("\ufeff")
         parts = line.str.splitn(self.delimiter, len(names) + 1)
         return (
-            pl.scan_lines(self.opened.path, name="line", row_index_name=ROW, glob=False)
+            pl.scan_lines(
+                self.opened.path, name="line", row_index_name=ROW, n_rows=self.most, glob=False
+            )
             .slice(1 if self.has_header else 0)
             .with_columns(pl.col(ROW) - (1 if self.has_header else 0))
             .filter(line != "")

@@ -19,6 +19,8 @@ from batchrec_dagster.preparation.table import FLAW, ROW, TEXT, locate
 @dataclass(frozen=True)
 class JsonTable:
     opened: Opened
+    # Only the first of the rows; None: all.
+    most: int | None = None
 
     @cached_property
     def columns(self) -> Sequence[str]:
@@ -43,7 +45,9 @@ class JsonTable:
             )
 
         return (
-            pl.scan_lines(self.opened.path, name=TEXT, row_index_name=ROW, glob=False)
+            pl.scan_lines(
+                self.opened.path, name=TEXT, row_index_name=ROW, n_rows=self.most, glob=False
+            )
             .with_columns(pl.col(ROW).cast(pl.Int64), pl.col(TEXT).str.strip_chars("\ufeff \t\r"))
             .filter(pl.col(TEXT) != "")
             .with_columns(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -24,6 +24,8 @@ from batchrec_dagster.preparation.rows import named_column, typed
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sql import FilterError, check_types, filter_columns
 from batchrec_dagster.preparation.table import Table, locate
+
+_AnyTable = CsvTable | JsonTable | ParquetTable
 
 REQUIRED = ("user", "item", "timestamp")
 # Rows that tell the columns' types.
@@ -117,7 +119,7 @@ def open_table(opened: Opened, layout: Layout) -> Table:
 
 def _table(
     opened: Opened, form: Format, delimiter: str, *, has_header: bool, quoted: bool
-) -> Table:
+) -> _AnyTable:
     if form == "parquet":
         return ParquetTable(opened)
     if form == "json":
@@ -154,7 +156,7 @@ def _unit(table: Table, column: Column, declared: str) -> str:
     return declared
 
 
-def _types(table: Table, layout: Layout) -> dict[str, str]:
+def _types(table: _AnyTable, layout: Layout) -> dict[str, str]:
     """The type of each column by its name: of Parquet its own, else what the first rows look
     like. Numbers with a leading zero are text."""
     if isinstance(table, ParquetTable):
@@ -162,7 +164,8 @@ def _types(table: Table, layout: Layout) -> dict[str, str]:
     names = list(table.columns)
     keys = {str(place): named_column(name, layout) for place, name in enumerate(names)}
     try:
-        rows = table.cells(keys).head(LOOKED_AT).select(*keys).collect()
+        first = replace(table, most=LOOKED_AT)
+        rows = first.cells(keys).select(*keys).collect()
     except pl.exceptions.PolarsError:
         # A quote that does not end is told when the rows are read.
         return dict.fromkeys(names, "string")

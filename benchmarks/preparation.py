@@ -1,0 +1,261 @@
+"""How fast ratings become interactions and users, beside what one would write by hand.
+
+    python benchmarks/preparation.py [--rows 10000000] [--rounds 3] [--out preparation.json]
+
+Everyone does the same with the same file: ids stay text, ratings of 3.5 and more are kept,
+interactions.csv is written as Amazon Personalize takes it, users.json with every user once in
+order, and the rows read and kept are counted. Ours also looks for whatever may be wrong in a row.
+Each runs in a process of its own; its time is that of the work without the imports (and without
+the start of Spark's session), the best of the rounds; its memory the peak of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS, POLARS, PANDAS, SPARK = "ours", "polars by hand", "pandas", "local Spark"
+MIN_RATING = 3.5
+CHUNK = 1_000_000
+
+Work = Callable[[Path, Path], tuple[int, int]]
+
+
+def generate(path: Path, rows: int) -> None:
+    """A CSV of ratings as skewed as real ones, written piece by piece."""
+    import polars as pl
+
+    chance = np.random.default_rng(0)
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(b"userId,movieId,rating,timestamp\n")
+        for start in range(0, rows, CHUNK):
+            count = min(CHUNK, rows - start)
+            users = chance.lognormal(0, 1, count) * rows / 300
+            frame = pl.DataFrame(
+                {
+                    "userId": users.astype(np.int64) + 1,
+                    "movieId": chance.zipf(1.2, count) % 60_000 + 1,
+                    "rating": chance.integers(1, 11, count) / 2,
+                    "timestamp": chance.integers(1_100_000_000, 1_700_000_000, count),
+                }
+            )
+            frame.write_csv(file, include_header=False)
+    part.replace(path)
+
+
+# --- the contenders: from the file to interactions.csv and users.json in the folder ---
+
+
+def ours(source: Path, folder: Path) -> tuple[int, int]:
+    """What the assets interactions and batch_users do."""
+    import polars as pl
+
+    from batchrec_dagster.formats.interactions import csv_types, interactions_columns
+    from batchrec_dagster.preparation.local import opened
+    from batchrec_dagster.preparation.opening import RawFile
+    from batchrec_dagster.preparation.recognition import Reading
+    from batchrec_dagster.preparation.rules import Rules
+    from batchrec_dagster.preparation.users import distinct_users
+
+    written = folder / "interactions.csv"
+    with opened([RawFile(source, source.name)], Reading(), Rules(min_rating=MIN_RATING)) as ratings:
+        done = ratings.write_interactions(written)
+    types = csv_types(interactions_columns(event_type=False))
+    users = distinct_users(pl.scan_csv(written, schema=types))
+    users.write_ndjson(folder / "users.json")
+    return done.rows_read, done.rows_kept
+
+
+def by_hand(source: Path, folder: Path) -> tuple[int, int]:
+    """Polars, lazily and streaming, as its documentation has it."""
+    import polars as pl
+
+    text = {"userId": pl.String, "movieId": pl.String}
+    written = folder / "interactions.csv"
+    ratings = pl.scan_csv(source, schema_overrides=text)
+    ratings.filter(pl.col("rating") >= MIN_RATING).select(
+        USER_ID="userId", ITEM_ID="movieId", TIMESTAMP="timestamp"
+    ).sink_csv(written)
+    kept = pl.scan_csv(written, schema_overrides={"USER_ID": pl.String})
+    kept.select(userId="USER_ID").unique().sort("userId").sink_ndjson(folder / "users.json")
+    return tuple(  # type: ignore[return-value]
+        frame.select(pl.len()).collect(engine="streaming").item() for frame in (ratings, kept)
+    )
+
+
+def with_pandas(source: Path, folder: Path) -> tuple[int, int]:
+    """pandas, with its faster reader."""
+    import pandas as pd
+
+    text = {"userId": "string[pyarrow]", "movieId": "string[pyarrow]"}
+    ratings = pd.read_csv(source, dtype=text, engine="pyarrow")
+    kept = ratings[ratings["rating"] >= MIN_RATING]
+    kept = kept[["userId", "movieId", "timestamp"]]
+    kept.columns = pd.Index(["USER_ID", "ITEM_ID", "TIMESTAMP"])
+    kept.to_csv(folder / "interactions.csv", index=False)
+    users = kept[["USER_ID"]].drop_duplicates().sort_values("USER_ID")
+    users.columns = pd.Index(["userId"])
+    users.to_json(folder / "users.json", orient="records", lines=True)
+    return len(ratings), len(kept)
+
+
+def with_spark(source: Path, folder: Path) -> tuple[int, int]:
+    """Spark on all cores of this machine; it writes folders of parts."""
+    from pyspark.sql import SparkSession
+    from pyspark.sql import functions as f
+
+    spark = (
+        SparkSession.builder.master("local[*]")
+        .config("spark.ui.enabled", "false")
+        .config("spark.driver.memory", "4g")
+        .config("spark.sql.shuffle.partitions", "8")
+        .getOrCreate()
+    )
+    start.append(time.perf_counter())
+    schema = "userId string, movieId string, rating double, timestamp long"
+    ratings = spark.read.csv(str(source), schema=schema, header=True)
+    kept = ratings.where(f.col("rating") >= MIN_RATING).select(
+        f.col("userId").alias("USER_ID"),
+        f.col("movieId").alias("ITEM_ID"),
+        f.col("timestamp").alias("TIMESTAMP"),
+    )
+    kept.write.csv(str(folder / "interactions.csv"), header=True)
+    written = spark.read.csv(str(folder / "interactions.csv"), header=True)
+    users = written.select(f.col("USER_ID").alias("userId")).distinct().sort("userId")
+    users.write.json(str(folder / "users.json"))
+    return ratings.count(), written.count()
+
+
+CONTENDERS: dict[str, Work] = {
+    OURS: ours,
+    POLARS: by_hand,
+    PANDAS: with_pandas,
+    SPARK: with_spark,
+}
+# When the work began; what a session takes to start is no part of it.
+start: list[float] = []
+
+
+def child(name: str, source: Path) -> None:
+    """Do the work once and print what it took."""
+    with tempfile.TemporaryDirectory(dir=source.parent) as folder:
+        for module in ("polars", "pandas") if name != SPARK else ():
+            importlib.import_module(module)
+        if name == OURS:
+            importlib.import_module("batchrec_dagster.preparation.local")
+        start.append(time.perf_counter())
+        read, kept = CONTENDERS[name](source, Path(folder))
+        seconds = time.perf_counter() - start[-1]
+        written = Path(folder) / "interactions.csv"
+        size = sum(path.stat().st_size for path in [written, *written.rglob("*.csv")])
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "cpu_seconds": used.ru_utime + used.ru_stime,
+                "peak_mb": used.ru_maxrss / 1000,
+                "rows_read": read,
+                "rows_kept": kept,
+                "bytes_written": size,
+            }
+        )
+    )
+
+
+def measure(name: str, source: Path) -> dict[str, Any]:
+    """One round in a process of its own."""
+    command = [sys.executable, __file__, "--child", name, "--source", str(source)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compare(source: Path, rounds: int, only: str | None) -> dict[str, dict[str, Any]]:
+    """The best round of each, rounds in turn so that all see the same machine."""
+    names = [name for name in CONTENDERS if only in (None, name)]
+    if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
+        names = [name for name in names if name != SPARK]
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            found[name].append(measure(name, source))
+    kept = {took["rows_kept"] for rows in found.values() for took in rows}
+    if len(kept) > 1:
+        raise SystemExit(f"they do not keep the same rows: {found}")
+    best = {name: min(rows, key=lambda took: took["seconds"]) for name, rows in found.items()}
+    for name, row in best.items():
+        row["peak_mb"] = max(took["peak_mb"] for took in found[name])
+        if OURS in best:
+            row["ours_times_as_fast"] = row["seconds"] / best[OURS]["seconds"]
+    return best
+
+
+def table(rows: int, best: dict[str, dict[str, Any]]) -> str:
+    """The numbers for reading."""
+    lines = [
+        f"\n{rows:,} rows, {next(iter(best.values()))['rows_kept']:,} kept",
+        f"{'':18}{'seconds':>9}{'CPU s':>8}{'peak MB':>9}{'rows/s':>13}{'ours is':>10}",
+    ]
+    for name, row in best.items():
+        times = f"{row['ours_times_as_fast']:.2f} x" if "ours_times_as_fast" in row else ""
+        lines.append(
+            f"{name:18}{row['seconds']:9.2f}{row['cpu_seconds']:8.2f}{row['peak_mb']:9.0f}"
+            f"{rows / row['seconds']:13,.0f}{times:>10}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print and write down."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=list(CONTENDERS))
+    parser.add_argument("--out", type=Path, default=ROOT / ".batchrec/benchmarks/preparation.json")
+    parser.add_argument("--child", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.child:
+        child(asked.child, asked.source)
+        return
+    source = ROOT / f".batchrec/benchmarks/ratings-{asked.rows}.csv"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    if not source.exists():
+        generate(source, asked.rows)
+    best = compare(source, asked.rounds, asked.only)
+    print(table(asked.rows, best))
+    machine = {
+        "cores": os.cpu_count(),
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+    }
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(
+        json.dumps({"machine": machine, "rows": asked.rows, "contenders": best}, indent=1)
+        + os.linesep
+    )
+    print(f"\nwritten: {asked.out}")
+
+
+if __name__ == "__main__":
+    main()
