@@ -11,12 +11,14 @@ import polars as pl
 from batchrec_dagster.formats.interactions import ITEM_ID
 from batchrec_dagster.formats.items import CREATION_TIMESTAMP
 from batchrec_dagster.object_store import StorageError
-from batchrec_dagster.pipeline.assets.copying import copied
+from batchrec_dagster.pipeline.assets.raw_files import bring, clear_away
 from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
 from batchrec_dagster.pipeline.checks import items_parse, published, specs
+from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.pipeline.settings.items import Items
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
+from batchrec_dagster.preparation.sources import SourceError
 from batchrec_dagster.resources import StorageResource
 
 CODE_VERSION = "1"
@@ -61,27 +63,28 @@ def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDe
     )
     def raw_items(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
         started = time.monotonic()
-        copy = copied(
-            context,
-            storage,
-            declared.source,
-            base=project,
-            record=places.record("raw_items"),
-            place=places.raw_items,
-        )
-        check = items_parse(
-            lambda: _read(storage, copy.record["uri"], declared.layout), declared.on_bad_rows
-        )
+        record = places.record("raw_items")
+        try:
+            before = read_record(storage, record)
+            raw = bring(declared.source, storage, project, record=record, place=places.raw_items)
+            check = items_parse(
+                lambda: _read(storage, raw.record, declared.layout), declared.on_bad_rows
+            )
+            clear_away(before, raw.record, storage)
+        except (SourceError, StorageError) as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        context.log.info(f"{raw.record['source']}: {raw.outcome}")
+        (file,) = raw.record["files"]
         yield from published(
             [check],
             dg.MaterializeResult(
-                value=copy.record,
-                data_version=dg.DataVersion(copy.record["sha256"][:16]),
+                value=raw.record,
+                data_version=dg.DataVersion(raw.record["version"]),
                 metadata={
-                    "outcome": copy.outcome,
-                    "source": copy.record["source"],
-                    "file": storage.where(copy.record["uri"]),
-                    "bytes": copy.record["size"],
+                    "outcome": raw.outcome,
+                    "source": raw.record["source"],
+                    "file": storage.where(file["uri"]),
+                    "bytes": file["size"],
                     "dagster/row_count": check.numbers.get("rows", 0),
                     "bad_rows": check.numbers.get("bad_rows", 0),
                     "seconds": time.monotonic() - started,
@@ -109,7 +112,7 @@ def items(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
     def items(
         raw_items: dict[str, Any], storage: StorageResource
     ) -> dg.MaterializeResult[pl.DataFrame]:
-        table = _read(storage, raw_items["uri"], layout).metadata
+        table = _read(storage, raw_items, layout).metadata
         return dg.MaterializeResult(
             value=table,
             data_version=dg.DataVersion(fingerprint(table.write_csv())),
@@ -143,7 +146,7 @@ def item_titles(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
     def item_titles(
         raw_items: dict[str, Any], storage: StorageResource
     ) -> dg.MaterializeResult[pl.DataFrame]:
-        titles = _read(storage, raw_items["uri"], layout).titles
+        titles = _read(storage, raw_items, layout).titles
         return dg.MaterializeResult(
             value=titles,
             data_version=dg.DataVersion(fingerprint(titles.write_csv())),
@@ -186,8 +189,9 @@ def with_titles(
     return joined.select([*table.columns[:after], "title", *table.columns[after:]])
 
 
-def _read(storage: StorageResource, uri: str, layout: ItemsLayout) -> ItemsRead:
+def _read(storage: StorageResource, raw: dict[str, Any], layout: ItemsLayout) -> ItemsRead:
     """What is in the copied file. Raises PreparationError, unless it has passed its check."""
+    uri = raw["files"][0]["uri"]
     with storage.local_file(uri) as path:
         return ItemsFile(path, storage.where(uri), layout).read()
 

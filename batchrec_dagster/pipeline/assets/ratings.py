@@ -48,7 +48,13 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
         started = time.monotonic()
         try:
             before = read_record(storage, places.record("raw_ratings"))
-            raw = bring(ratings, places, storage, project)
+            raw = bring(
+                ratings.source,
+                storage,
+                project,
+                record=places.record("raw_ratings"),
+                place=places.raw if ratings.copy_to_storage else None,
+            )
             context.log.info(f"{shown}: {raw.outcome}")
             with at_hand(raw.record, ratings, storage, project) as files:
                 size = sum(file.path.stat().st_size for file in files)

@@ -1,4 +1,4 @@
-"""The files of the ratings, as runs keep them: copied to raw/, or read where they are.
+"""The files of a source, as runs keep them: copied to raw/, or read where they are.
 
 A record tells of them from one run to the next. Its `files`, in order, have `source` (of that one
 file), `uri` of the copy (None when it is read in place), `fingerprint`, and of copies `size` in
@@ -8,14 +8,14 @@ bytes and `sha256`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchrec_dagster.pipeline.places import Places, read_record
+from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings.ratings import Ratings
 from batchrec_dagster.preparation.opening import RawFile
 from batchrec_dagster.preparation.sources import (
@@ -47,18 +47,23 @@ class RawFiles:
         return "copied" if self.copied == len(files) else f"copied {self.copied} of {len(files)}"
 
 
-def bring(ratings: Ratings, places: Places, storage: StorageResource, project: Path) -> RawFiles:
+def bring(
+    source: str,
+    storage: StorageResource,
+    project: Path,
+    *,
+    record: str,
+    place: Callable[[str], str] | None,
+) -> RawFiles:
     """Copy the files that the last run did not, or that have changed since; a relative path starts
-    at the project's folder. Raises SourceError, StorageError."""
+    at the project's folder. `record` is the storage key of the last run's record, `place` makes one
+    of a file's name; None leaves the files where they are. Raises SourceError, StorageError."""
     folders = {"base": project, "cache": Path(storage.cache)}
-    found = list_source(ratings.source, storage.store, **folders)
-    before = {
-        file["source"]: file
-        for file in read_record(storage, places.record("raw_ratings")).get("files", [])
-    }
+    found = list_source(source, storage.store, **folders)
+    before = {file["source"]: file for file in read_record(storage, record).get("files", [])}
     files, copied = [], 0
     for file in found:
-        uri = storage.uri(places.raw(file.filename)) if ratings.copy_to_storage else None
+        uri = storage.uri(place(file.filename)) if place else None
         known = before.get(without_secrets(file.source))
         if uri is None or not (known and _is_there(known, file, uri, storage)):
             known = _described(file, uri)
@@ -68,7 +73,7 @@ def bring(ratings: Ratings, places: Places, storage: StorageResource, project: P
                 known |= {"size": done.size, "sha256": done.sha256}
                 copied += 1
         files.append(known)
-    return RawFiles(_record(ratings, files), copied)
+    return RawFiles(_record(source, files), copied)
 
 
 def clear_away(before: Record, now: Record, storage: StorageResource) -> None:
@@ -140,11 +145,11 @@ def _described(file: SourceFile, uri: str | None) -> Record:
     }
 
 
-def _record(ratings: Ratings, files: list[Record]) -> Record:
+def _record(source: str, files: list[Record]) -> Record:
     """With a version that changes when any file does: of copies by their content."""
     told = [file.get("sha256") or f"{file['source']} {file['fingerprint']}" for file in files]
-    version = told[0] if len(told) == 1 and ratings.copy_to_storage else _digest(told)
-    return {"source": without_secrets(ratings.source), "version": version[:16], "files": files}
+    version = told[0] if len(told) == 1 and "sha256" in files[0] else _digest(told)
+    return {"source": without_secrets(source), "version": version[:16], "files": files}
 
 
 def _digest(told: list[str]) -> str:
