@@ -1,0 +1,206 @@
+"""The peers: what a good engineer gets from the open-source libraries, each with the grid it is
+tuned on. From (users, n_items) ones where a user met an item, the popular first, to scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from implicit.als import AlternatingLeastSquares
+from scipy.sparse import csr_matrix, diags, vstack
+
+from batchrec_dagster.local_personalize.learning import ease
+from batchrec_dagster.local_personalize.learning.histories import Histories, History
+from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
+from batchrec_dagster.local_personalize.learning.popularity import popular_first
+from batchrec_dagster.local_personalize.learning.serving import Recommended, recommend
+from batchrec_dagster.local_personalize.learning.threads import (
+    cores,
+    ordered_map,
+    single_threaded_blas,
+)
+
+Float32 = npt.NDArray[np.float32]
+Options = Mapping[str, Any]
+Score = Callable[[History, float], Float32]  # with the recency of History.weights
+
+PLAIN, RECENT = (0.0,), (0.3, 0.5, 0.7, 0.9, 1.2)
+IALS = "iALS (implicit)"
+NEAREST = 200  # items that SLIM may choose from for each item
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of model, and what may be chosen for it: every combination is tried."""
+
+    fit: Callable[[csr_matrix, Options], Score]
+    grid: Mapping[str, Sequence[Any]]
+    recency: Sequence[float] = PLAIN
+    needs: str | None = None  # a module that is not among this project's own dependencies
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A fitted model, which can be evaluated as ours is."""
+
+    item_ids: Ids
+    score: Score
+    recency: float
+
+    def recommend(
+        self, user_ids: Sequence[str], interactions: Interactions, num_results: int, **masks: Any
+    ) -> Iterator[Recommended]:
+        """See learning.model."""
+        return recommend(
+            lambda history: self.score(history, self.recency),
+            self.item_ids,
+            user_ids,
+            interactions,
+            num_results,
+            **masks,
+        )
+
+
+def fitted(family: Family, data: Interactions, options: Options) -> Callable[[float], Peer]:
+    """The family's model of the data, for any recency."""
+    item_ids = data.item_ids[popular_first(data)]
+    matrix = Histories(data, item_ids).of(np.unique(data.users)).weights(0.0)
+    score = family.fit(matrix, options)
+    return lambda recency: Peer(item_ids, score, recency)
+
+
+def fit_ials(matrix: csr_matrix, options: Options) -> Score:
+    """Implicit-feedback matrix factorization (Hu, Koren, Volinsky 2008), by `implicit`."""
+    with single_threaded_blas():  # as implicit asks for: it has threads of its own
+        model = AlternatingLeastSquares(
+            iterations=15, random_state=0, num_threads=cores(), use_gpu=False, **options
+        )
+        model.fit(matrix, show_progress=False)
+
+    def score(history: History, recency: float) -> Float32:
+        met = history.weights(recency)
+        factors = model.recalculate_user(np.arange(met.shape[0]), met)
+        return np.asarray(factors @ model.item_factors.T, dtype=np.float32)
+
+    return score
+
+
+def fit_irspack(matrix: csr_matrix, options: Options) -> Score:
+    """The same with regularization in proportion to frequency (Rendle et al. 2022), by irspack."""
+    from irspack import IALSRecommender
+
+    model = IALSRecommender(matrix, n_threads=cores(), random_seed=0, **options)
+    with single_threaded_blas(), redirect_stdout(StringIO()):  # it draws a bar otherwise
+        model.learn()
+
+    def score(history: History, recency: float) -> Float32:
+        return np.asarray(model.get_score_cold_user(history.weights(recency)), dtype=np.float32)
+
+    return score
+
+
+def fit_ease(matrix: csr_matrix, options: Options) -> Score:
+    """EASE (Steck 2019) with all of its weights."""
+    n = matrix.shape[1]
+    return by_item(ease.fit(matrix, core=n, regularization=options["regularization"], kept=n))
+
+
+def fit_knn(matrix: csr_matrix, options: Options) -> Score:
+    """Cosine between items, the nearest of each (Sarwar 2001; Deshpande and Karypis 2004)."""
+    return by_item(_nearest(matrix, options["neighbours"]).T.tocsr())
+
+
+def fit_slim(matrix: csr_matrix, options: Options) -> Score:
+    """SLIM (Ning and Karypis 2011), by scikit-learn's ElasticNet, on the nearest items (fsSLIM)."""
+    from sklearn.linear_model import ElasticNet
+
+    near, columns = _nearest(matrix, NEAREST), matrix.tocsc()
+    users = matrix.shape[0]
+    whole = options["l1"] + options["l2"]
+
+    def weights(item: int) -> csr_matrix:
+        others = near.indices[near.indptr[item] : near.indptr[item + 1]]
+        found = np.zeros(0)
+        if len(others):
+            model = ElasticNet(
+                alpha=whole / users,
+                l1_ratio=options["l1"] / whole,
+                positive=True,
+                fit_intercept=False,
+                max_iter=300,
+                tol=1e-3,
+            )
+            wanted = columns[:, [item]].toarray().ravel()
+            found = model.fit(columns[:, others].toarray(order="F"), wanted).coef_
+        place = (np.zeros(len(others), np.int32), others)
+        return csr_matrix((found.astype(np.float32), place), shape=(1, matrix.shape[1]))
+
+    by_target = vstack(list(ordered_map(weights, range(matrix.shape[1]))), format="csr")
+    by_target.eliminate_zeros()
+    return by_item(by_target.T.tocsr())
+
+
+def _nearest(matrix: csr_matrix, neighbours: int) -> csr_matrix:
+    """(n_items, n_items): the cosines of each item's nearest others (and their ties), 0 else."""
+    lengths = np.sqrt(np.maximum(np.diff(matrix.tocsc().indptr), 1))
+    unit = (matrix @ diags(1 / lengths)).astype(np.float32).tocsr()
+    near = (unit.T @ unit).tocsr()
+    near.setdiag(0)
+    near.eliminate_zeros()
+    for row in range(near.shape[0]):
+        part = near.data[near.indptr[row] : near.indptr[row + 1]]
+        if len(part) > neighbours:
+            part[part < np.partition(part, -neighbours)[-neighbours]] = 0
+    near.eliminate_zeros()
+    return near
+
+
+def by_item(weights: csr_matrix) -> Score:
+    """Scores of item-item weights over histories weighted by (1 + rank)^-recency."""
+    return lambda history, recency: (history.weights(recency) @ weights).toarray()
+
+
+REGULARIZATION = (20.0, 50.0, 100.0, 200.0, 400.0, 800.0)
+NEIGHBOURS = (20, 50, 100, 200, 400)
+
+FAMILIES: dict[str, Family] = {
+    IALS: Family(
+        fit_ials,
+        {
+            "factors": (32, 64, 128),
+            "regularization": (1.0, 3.0, 10.0, 30.0, 100.0),
+            "alpha": (1.0, 3.0, 10.0, 30.0),
+        },
+    ),
+    "iALS (irspack)": Family(
+        fit_irspack,
+        {
+            "n_components": (32, 64, 128),
+            "alpha0": (0.03, 0.1, 0.3, 1.0),
+            "reg": (0.001, 0.003, 0.01, 0.03),
+        },
+        needs="irspack",
+    ),
+    "EASE": Family(fit_ease, {"regularization": REGULARIZATION}),
+    "EASE, recent first": Family(fit_ease, {"regularization": REGULARIZATION}, RECENT),
+    "item-kNN": Family(fit_knn, {"neighbours": NEIGHBOURS}),
+    "item-kNN, recent first": Family(fit_knn, {"neighbours": NEIGHBOURS}, RECENT),
+    "SLIM": Family(fit_slim, {"l1": (0.5, 2.0), "l2": (5.0, 50.0)}, needs="sklearn"),
+}
+
+
+def available() -> dict[str, Family]:
+    """The families whose libraries are there; says what is missing."""
+    there = {}
+    for name, family in FAMILIES.items():
+        if family.needs and find_spec(family.needs) is None:
+            print(f"left out: {name}. Install it: pip install -r benchmarks/requirements.lock")
+        else:
+            there[name] = family
+    return there
