@@ -1,0 +1,316 @@
+"""A walk that asks for every batch operation, with every member that a request may have."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any, NamedTuple
+
+from botocore import xform_name
+
+from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
+from batchrec_dagster.local_personalize.service_model import input_shape
+from batchrec_dagster.testing import StartedPersonalize
+from batchrec_dagster_tests.local_personalize.support import (
+    RECIPE,
+    SEEN,
+    csv_bytes,
+    describe,
+    taste_rows,
+    user_lines,
+)
+
+TAGS = [{"tagKey": "team", "tagValue": "films"}]
+SOLUTION_CONFIG = {
+    "eventValueThreshold": "0.5",
+    "algorithmHyperParameters": {"hidden_dimension": "32"},
+    "featureTransformationParameters": {"max_user_history_length_percentile": "0.9"},
+    "hpoConfig": {
+        "hpoObjective": {"type": "max", "metricName": "precision_at_25"},
+        "hpoResourceConfig": {"maxNumberOfTrainingJobs": "1", "maxParallelTrainingJobs": "1"},
+    },
+    "trainingDataConfig": {"excludedDatasetColumns": {}},
+    "autoTrainingConfig": {"schedulingExpression": "rate(7 days)"},
+}
+SCHEMA = json.dumps(
+    json.loads(interactions_schema(event_type=True))
+    | {
+        "fields": [
+            *json.loads(interactions_schema(event_type=True))["fields"],
+            {"name": "EVENT_VALUE", "type": ["float", "null"]},
+        ]
+    }
+)
+ITEMS = {
+    "type": "record",
+    "name": "Items",
+    "namespace": "com.amazonaws.personalize.schema",
+    "fields": [{"name": "ITEM_ID", "type": "string"}, {"name": "GENRES", "type": "string"}],
+    "version": "1.0",
+}
+YEAR = {"name": "YEAR", "type": ["int", "null"]}
+
+
+class Exchange(NamedTuple):
+    """A request, and its answer as it was on the wire and as boto3 gives it."""
+
+    operation: str
+    params: dict[str, Any]
+    raw: Any
+    parsed: dict[str, Any]
+
+
+class Walk:
+    """Asks, one request after another, and keeps what was said."""
+
+    def __init__(self, started: StartedPersonalize, client: Any) -> None:
+        self.started, self.client = started, client
+        self.said: list[Exchange] = []
+        self._body = b""
+        client.meta.events.register("before-parse.personalize", self._heard)
+
+    def _heard(self, response_dict: dict[str, Any], **_: Any) -> None:
+        self._body = response_dict["body"]
+
+    def ask(self, operation: str, **params: Any) -> dict[str, Any]:
+        parsed = getattr(self.client, xform_name(operation))(**params)
+        del parsed["ResponseMetadata"]
+        self.said.append(Exchange(operation, params, json.loads(self._body), parsed))
+        return self.said[-1].parsed
+
+    def create(self, kind: str, *, status: str = "ACTIVE", **params: Any) -> str:
+        """Create, wait, Describe; the ARN."""
+        (arn,) = self.ask(f"Create{kind}", **params).values()
+        self.lasts(arn)
+        (described,) = self.ask(f"Describe{kind}", **{_arn_member(kind): arn}).values()
+        assert described.get("status", "ACTIVE") == status, described
+        return str(arn)
+
+    def lasts(self, arn: str) -> None:
+        """Returns when nothing more happens to the resource."""
+        give_up = time.monotonic() + 120
+        while time.monotonic() < give_up:
+            found = describe(self.client, arn)
+            updates = [v for name, v in found.items() if re.fullmatch("latest.*Update", name)]
+            statuses = {found.get("status", "ACTIVE"), *(update["status"] for update in updates)}
+            if not {"CREATE PENDING", "CREATE IN_PROGRESS", "CREATE STOPPING"} & statuses:
+                return
+            time.sleep(0.01)
+        raise AssertionError(found)
+
+    def gone(self, arn: str) -> None:
+        give_up = time.monotonic() + 60
+        while time.monotonic() < give_up:
+            try:
+                describe(self.client, arn)
+            except self.client.exceptions.ResourceNotFoundException:
+                return
+            time.sleep(0.01)
+        raise AssertionError(arn)
+
+
+def _arn_member(kind: str) -> str:
+    return next(iter(input_shape(f"Describe{kind}").members))
+
+
+def walk_through(started: StartedPersonalize, client: Any) -> Walk:
+    """The walk, done."""
+    walk = Walk(started, client)
+    group = walk.create(
+        "DatasetGroup",
+        name="films",
+        roleArn=started.role_arn,
+        kmsKeyArn="arn:aws:kms:us-east-1:000000000000:key/k",
+        tags=TAGS,
+    )
+    walk.create("DatasetGroup", name="empty")
+    version = _train(walk, group)
+    _batch(walk, group, version)
+    _lists(walk, group, version)
+    _tags_and_updates(walk, group)
+    _fail_and_stop(walk, group)
+    _delete(walk)
+    return walk
+
+
+def _train(walk: Walk, group: str) -> str:
+    head, *rows = csv_bytes(taste_rows()).decode().splitlines()
+    data = "\n".join([head + ",EVENT_VALUE", *(f"{row},1.0" for row in rows)])
+    source = walk.started.put("interactions.csv", data.encode())
+    schema = walk.create("Schema", name="films", schema=SCHEMA)
+    dataset = walk.create(
+        "Dataset",
+        name="films",
+        schemaArn=schema,
+        datasetGroupArn=group,
+        datasetType="Interactions",
+        tags=TAGS,
+    )
+    for mode in ("FULL", "INCREMENTAL"):
+        walk.create(
+            "DatasetImportJob",
+            jobName=f"import-{mode}",
+            datasetArn=dataset,
+            dataSource={"dataLocation": source},
+            roleArn=walk.started.role_arn,
+            importMode=mode,
+            publishAttributionMetricsToS3=False,
+            tags=TAGS,
+        )
+    solution = walk.create(
+        "Solution",
+        name="films",
+        performHPO=False,
+        performAutoML=False,
+        performAutoTraining=False,
+        performIncrementalUpdate=False,
+        recipeArn=RECIPE + "aws-user-personalization",
+        datasetGroupArn=group,
+        eventType="watch",
+        solutionConfig=SOLUTION_CONFIG,
+        tags=TAGS,
+    )
+    version = walk.create(
+        "SolutionVersion", name="first", solutionArn=solution, trainingMode="FULL", tags=TAGS
+    )
+    walk.ask("GetSolutionMetrics", solutionVersionArn=version)
+    walk.ask("DescribeSolution", solutionArn=solution)
+    return version
+
+
+def _batch(walk: Walk, group: str, version: str) -> None:
+    used = walk.create(
+        "Filter", name="seen", datasetGroupArn=group, filterExpression=SEEN, tags=TAGS
+    )
+    source = walk.started.put("users.json", user_lines(["u1", "u2", "stranger"]) + b"{}\n")
+    walk.create(
+        "BatchInferenceJob",
+        jobName="batch",
+        solutionVersionArn=version,
+        filterArn=used,
+        numResults=3,
+        jobInput={"s3DataSource": {"path": source}},
+        jobOutput={"s3DataDestination": {"path": walk.started.uri("out/")}},
+        roleArn=walk.started.role_arn,
+        batchInferenceJobConfig={
+            "itemExplorationConfig": {"explorationWeight": "0", "explorationItemAgeCutOff": "30"}
+        },
+        batchInferenceJobMode="BATCH_INFERENCE",
+        tags=TAGS,
+    )
+    _segment(walk, group)
+
+
+def _segment(walk: Walk, group: str) -> None:
+    solution = walk.create(
+        "Solution",
+        name="segments",
+        performAutoTraining=False,
+        recipeArn=RECIPE + "aws-item-affinity",
+        datasetGroupArn=group,
+    )
+    used = walk.create(
+        "Filter",
+        name="buyers",
+        datasetGroupArn=group,
+        filterExpression='EXCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("buy")',
+    )
+    walk.create(
+        "BatchSegmentJob",
+        jobName="segment",
+        solutionVersionArn=walk.create("SolutionVersion", solutionArn=solution),
+        filterArn=used,
+        numResults=3,
+        jobInput={"s3DataSource": {"path": walk.started.put("items.json", b'{"itemId": "i1"}\n')}},
+        jobOutput={"s3DataDestination": {"path": walk.started.uri("segments/")}},
+        roleArn=walk.started.role_arn,
+        tags=TAGS,
+    )
+
+
+def _lists(walk: Walk, group: str, version: str) -> None:
+    """Every list whole, of its parent if it can have one, and cut into pages."""
+    solution = version.rpartition("/")[0]
+    dataset = group.replace("dataset-group", "dataset") + "/INTERACTIONS"
+    parents = {
+        "datasetGroupArn": group,
+        "datasetArn": dataset,
+        "solutionArn": solution,
+        "solutionVersionArn": version,
+    }
+    for operation in sorted(OPERATIONS):
+        if not operation.startswith("List") or operation == "ListTagsForResource":
+            continue
+        walk.ask(operation)
+        for member in parents.keys() & input_shape(operation).members.keys():
+            walk.ask(operation, **{member: parents[member]})
+        if "nextToken" in walk.ask(operation, maxResults=1):
+            walk.ask(operation, maxResults=1, nextToken=walk.said[-1].parsed["nextToken"])
+    recipes = walk.ask("ListRecipes")["recipes"]
+    for recipe in recipes:
+        walk.ask("DescribeRecipe", recipeArn=recipe["recipeArn"])
+
+
+def _tags_and_updates(walk: Walk, group: str) -> None:
+    walk.ask("TagResource", resourceArn=group, tags=[{"tagKey": "more", "tagValue": ""}])
+    walk.ask("ListTagsForResource", resourceArn=group)
+    walk.ask("UntagResource", resourceArn=group, tagKeys=["more"])
+    schema = walk.create("Schema", name="items", schema=json.dumps(ITEMS))
+    wider = json.dumps({**ITEMS, "fields": [*ITEMS["fields"], YEAR]})
+    wider = walk.create("Schema", name="wider", schema=wider)
+    items = walk.create(
+        "Dataset", name="items", schemaArn=schema, datasetGroupArn=group, datasetType="ITEMS"
+    )
+    walk.ask("UpdateDataset", datasetArn=items, schemaArn=wider)
+    walk.lasts(items)
+    walk.ask("DescribeDataset", datasetArn=items)
+    solution = group.replace("dataset-group", "solution")
+    walk.ask(
+        "UpdateSolution",
+        solutionArn=solution,
+        performAutoTraining=True,
+        solutionUpdateConfig={"autoTrainingConfig": {"schedulingExpression": "rate(3 days)"}},
+    )
+    walk.lasts(solution)
+    walk.ask("DescribeSolution", solutionArn=solution)
+
+
+def _fail_and_stop(walk: Walk, group: str) -> None:
+    dataset = group.replace("dataset-group", "dataset") + "/INTERACTIONS"
+    walk.create(
+        "DatasetImportJob",
+        status="CREATE FAILED",
+        jobName="failed",
+        datasetArn=dataset,
+        dataSource={"dataLocation": walk.started.uri("nothing.csv")},
+        roleArn=walk.started.role_arn,
+    )
+    walk.ask("ListDatasetImportJobs")
+    solution = group.replace("dataset-group", "solution")
+    arns = [
+        walk.ask("CreateSolutionVersion", solutionArn=solution)["solutionVersionArn"]
+        for _ in range(3)
+    ]
+    # The last waits behind the others, so that it can be stopped.
+    walk.ask("StopSolutionVersionCreation", solutionVersionArn=arns[-1])
+    for arn in arns:
+        walk.lasts(arn)
+        walk.ask("DescribeSolutionVersion", solutionVersionArn=arn)
+
+
+def _delete(walk: Walk) -> None:
+    account = "arn:aws:personalize:us-east-1:000000000000:"
+    for kind, resource in (
+        ("Filter", "filter/seen"),
+        ("Filter", "filter/buyers"),
+        ("Solution", "solution/segments"),
+        ("Solution", "solution/films"),
+        ("Dataset", "dataset/films/INTERACTIONS"),
+        ("Dataset", "dataset/films/ITEMS"),
+        ("DatasetGroup", "dataset-group/films"),
+        ("Schema", "schema/films"),
+    ):
+        walk.ask(f"Delete{kind}", **{_arn_member(kind): account + resource})
+        walk.gone(account + resource)
