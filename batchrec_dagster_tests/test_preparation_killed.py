@@ -1,0 +1,87 @@
+"""kill -9 while files are copied, prepared and published: what is there is whole, or not there."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.preparation.local import opened
+from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.recognition import Reading
+from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.sources import copy_source
+from batchrec_dagster_tests.local_personalize.forks import FORKS
+
+MOMENTS = 10
+ROWS = 20_000
+SEED = 5
+RAW, PUBLISHED = "s3://lake/raw/ratings.csv", "s3://lake/interactions/interactions.csv"
+# One goes the straight way and one the other, by way of all the rules.
+RULES = (Rules(min_rating=3.5), Rules("skip", duplicates="drop", latest_per_pair=True))
+
+
+def work(root: Path, name: str, rules: Rules) -> None:
+    """As raw_ratings and interactions do: copy, prepare, put."""
+    store = ObjectStore({"lake": root / "lake"})
+    copy_source(name, store, RAW, base=root, cache=root / "cache")
+    path = store.local_path(RAW)
+    assert path is not None
+    with opened([RawFile(path, name)], Reading(), rules) as ratings:
+        ratings.write_interactions(root / "interactions.csv")
+    store.put(PUBLISHED, root / "interactions.csv")
+
+
+def keep_working(root: Path, say: Connection) -> None:
+    """The same over and over, with another file each time."""
+    for number in itertools.count():
+        work(root, f"{number % 2}.csv", RULES[number % 2])
+        if number == 1:
+            say.send("warm")
+
+
+def write_ratings(root: Path) -> None:
+    for number in range(2):
+        chance = random.Random(number)
+        rows = "".join(
+            f"{chance.randrange(500)},{chance.randrange(90)},{chance.randint(1, 5)},15000{row:05}\n"
+            for row in range(ROWS)
+        )
+        (root / f"{number}.csv").write_text(f"userId,movieId,rating,timestamp\n{rows}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_nothing_half_written_is_ever_taken_as_whole(tmp_path: Path) -> None:
+    store = ObjectStore({"lake": tmp_path / "lake"})
+    write_ratings(tmp_path)
+    whole: dict[str, set[bytes]] = {RAW: set(), PUBLISHED: set()}
+    for number, rules in enumerate(RULES):
+        work(tmp_path, f"{number}.csv", rules)
+        for uri, contents in whole.items():
+            contents.add(store.get(uri))
+    started = time.monotonic()
+    work(tmp_path, "0.csv", RULES[0])
+    took = time.monotonic() - started
+    chance = random.Random(SEED)
+    for _ in range(MOMENTS):
+        here, there = FORKS.Pipe(duplex=False)
+        process = FORKS.Process(target=keep_working, args=(tmp_path, there))
+        process.start()
+        assert here.poll(120)
+        time.sleep(chance.random() * 3 * took)
+        process.kill()
+        process.join()
+        assert {info.uri for info in store.list("s3://lake/")} == set(whole)
+        for uri, contents in whole.items():
+            assert store.get(uri) in contents
+        assert (tmp_path / "interactions.csv").read_bytes() in whole[PUBLISHED]
+    # And what was left behind is in nobody's way.
+    for number, rules in enumerate(RULES):
+        work(tmp_path, f"{number}.csv", rules)
+        assert store.get(PUBLISHED) == (tmp_path / "interactions.csv").read_bytes()
