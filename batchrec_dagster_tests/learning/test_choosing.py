@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import choosing, factorization, metrics
+from batchrec_dagster.local_personalize.learning import factorization, metrics
+from batchrec_dagster.local_personalize.learning import split as splitting
 from batchrec_dagster.local_personalize.learning.choosing import (
-    EARLIER,
     EASE,
     FACTORS,
     MIXES,
@@ -30,7 +30,7 @@ from batchrec_dagster.local_personalize.learning.parts import Part
 from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
 from batchrec_dagster.local_personalize.learning.popularity import log_popularity, popular_first
 from batchrec_dagster.local_personalize.learning.ranking import top
-from batchrec_dagster.local_personalize.learning.split import split
+from batchrec_dagster.local_personalize.learning.split import EARLIER, split
 from batchrec_dagster.local_personalize.learning.training import train
 from batchrec_dagster_tests.learning.support import interactions_of, lists, tastes
 
@@ -143,9 +143,9 @@ def test_few_users_are_asked_at_several_times_and_many_once() -> None:
     assert len(few) == 1 + len(EARLIER)
     assert few[0].inputs.lengths.sum() > few[-1].inputs.lengths.sum()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "ENOUGH_TIMES", 2 * len(held.users))
+        patch.setattr(splitting, "ENOUGH_TIMES", 2 * len(held.users))
         assert len(trials({}, held, held.inputs.item_ids)) == 2
-        patch.setattr(choosing, "ENOUGH_TIMES", 1)
+        patch.setattr(splitting, "ENOUGH_TIMES", 1)
         assert len(trials({}, held, held.inputs.item_ids)) == 1
 
 

@@ -22,7 +22,7 @@ from batchrec_dagster.local_personalize.learning.histories import Histories, His
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Int32
 from batchrec_dagster.local_personalize.learning.parts import Part
 from batchrec_dagster.local_personalize.learning.ranking import top
-from batchrec_dagster.local_personalize.learning.split import Split, asked_earlier
+from batchrec_dagster.local_personalize.learning.split import Split, asked_often
 from batchrec_dagster.local_personalize.learning.threads import ordered_map
 
 Float32 = npt.NDArray[np.float32]
@@ -52,8 +52,6 @@ MIXES: Sequence[Mapping[str, float]] = (
 
 # Enough to tell two models apart, and little work beside a training.
 MOST_USERS = 2_000
-ENOUGH_TIMES = 600  # users times the times each is asked at
-EARLIER = (0.8, 0.7, 0.6, 0.5)  # shares of the history at which users are asked too
 CHUNK = 64
 
 
@@ -104,9 +102,7 @@ def trial(
 
 def trials(parts: Mapping[str, Part], held_out: Split, item_ids: Ids) -> list[Trial]:
     """The trial of parts on the users of a split, and on the same at earlier times if few."""
-    times = -(-ENOUGH_TIMES // len(held_out.users)) - 1
-    splits = [held_out, *(asked_earlier(held_out, share) for share in EARLIER[:times])]
-    return [trial(parts, one, item_ids) for one in splits]
+    return [trial(parts, one, item_ids) for one in asked_often(held_out)]
 
 
 def choose(trials: Sequence[Trial], *, recency: bool) -> Choice:

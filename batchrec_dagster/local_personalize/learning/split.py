@@ -17,6 +17,8 @@ from batchrec_dagster.local_personalize.learning.interactions import Int32, Inte
 HELD_OUT_SHARE = 0.1
 INPUT_SHARE = 0.9
 SEGMENT_INPUT_SHARE = 0.8
+EARLIER = (0.8, 0.7, 0.6, 0.5)  # shares of the history at which few users are asked too
+ENOUGH_TIMES = 600  # users times the times each is asked at
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,15 @@ def split_histories(interactions: Interactions) -> Split | None:
     train, truth = interactions.of(old), interactions.of(~old)
     users = np.intersect1d(train.users, truth.users).astype(np.int32)
     return Split(train, train, truth, users) if len(users) else None
+
+
+def asked_often(held_out: Split) -> list[Split]:
+    """The split, and if its users are few the same users asked at earlier times of their history.
+
+    That tells models apart as well as more users would.
+    """
+    times = -(-ENOUGH_TIMES // len(held_out.users)) - 1
+    return [held_out, *(asked_earlier(held_out, share) for share in EARLIER[:times])]
 
 
 def asked_earlier(held_out: Split, share: float) -> Split:

@@ -51,7 +51,7 @@ from batchrec_dagster.local_personalize.learning.segmentation import (
     SegmentationModel,
     measured_again,
 )
-from batchrec_dagster.local_personalize.learning.split import split
+from batchrec_dagster.local_personalize.learning.split import asked_often, split
 from batchrec_dagster.local_personalize.learning.updating import update
 
 __all__ = ["Search", "Trained", "TrainingError", "check_hyperparameters", "check_search", "train"]
@@ -152,8 +152,9 @@ def _tuned(
         return tries[0]
     found = []
     for tried in tries:
-        model = _fit_related(recipe, held_out.train, {**values, **tried})
-        found.append(float(evaluate(AfterTheLast(model), held_out).ndcg().mean()))
+        model = AfterTheLast(_fit_related(recipe, held_out.train, {**values, **tried}))
+        asked = [evaluate(model, one).ndcg() for one in asked_often(held_out)]
+        found.append(float(np.concatenate(asked).mean()))
         log(f"tried {tried}: NDCG at 25 of {found[-1]:.4f}")
     return tries[int(np.argmax(found))]
 
