@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import factorization, metrics
+from batchrec_dagster.local_personalize.learning import factorization, metrics, personalizing
 from batchrec_dagster.local_personalize.learning import split as splitting
 from batchrec_dagster.local_personalize.learning.choosing import (
     EASE,
@@ -147,6 +147,17 @@ def test_few_users_are_asked_at_several_times_and_many_once() -> None:
         assert len(trials({}, held, held.inputs.item_ids)) == 2
         patch.setattr(splitting, "ENOUGH_TIMES", 1)
         assert len(trials({}, held, held.inputs.item_ids)) == 1
+
+
+@pytest.mark.parametrize(("users", "fits"), [(60, 3), (300, 2)])
+def test_choosing_costs_at_most_two_fits_beside_the_one_that_serves(
+    users: int, fits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(personalizing, "ENOUGH_USERS", 20)
+    logged: list[str] = []
+    train("aws-user-personalization", interactions_of(tastes(users=users)), {}, log=logged.append)
+    fitted = [line.partition(":")[0] for line in logged]
+    assert max(fitted.count(name) for name in (EASE, SEQUENCE, FACTORS)) == fits
 
 
 def test_mixes_are_shares_of_known_parts() -> None:

@@ -21,7 +21,6 @@ from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommen
 __all__ = [
     "AnyModel",
     "ItemModel",
-    "Model",
     "ModelFileError",
     "Recommended",
     "SegmentModel",
@@ -126,7 +125,6 @@ class SegmentModel(Known, Protocol):
 
 
 AnyModel = UserModel | ItemModel | SegmentModel
-Model = UserModel
 
 
 def load_model(folder: Path) -> AnyModel:
