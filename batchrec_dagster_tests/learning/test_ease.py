@@ -122,3 +122,51 @@ def test_without_two_items_there_are_no_weights(items: int) -> None:
     )
     assert weights.shape == (items, items)
     assert weights.nnz == 0
+
+
+@given(
+    users=st.integers(1, 25),
+    items=st.integers(2, 15),
+    core=st.integers(0, 15),
+    kept=st.integers(1, 15),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=80, deadline=None)
+def test_outside_the_core_items_are_regressed_one_on_one(
+    users: int, items: int, core: int, kept: int, seed: int
+) -> None:
+    matrix = random_matrix(users, items, 0.3, seed)
+    dense = matrix.toarray().astype(np.float64)
+    plain = (dense.T @ dense) / (dense.sum(axis=0) + 3)[:, None]
+    np.fill_diagonal(plain, 0)
+    core = min(core, items)
+    plain[:core, :core] = plain_ease(matrix[:, :core], 3.0) if core else 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inverse, "BLOCK", 4)
+        found = ease.fit(matrix, core=core, regularization=3.0, kept=kept).toarray()
+    for target in range(items):
+        size = np.abs(plain[:, target])
+        least = np.sort(size)[::-1][min(kept, items) - 1]
+        stays = found[:, target] != 0
+        assert found[stays, target] == pytest.approx(plain[stays, target], abs=1e-4)
+        assert (size[stays] >= least - 1e-4).all()
+        assert stays[size > least + 1e-4].all()
+
+
+def test_thirty_thousand_items() -> None:
+    """Far above where LAPACK's factorization of the whole crashes (12,000 to 27,000 rows)."""
+    rng = np.random.default_rng(0)
+    users, items = 40, 30_000
+    met = rng.integers(0, items, (users, 60))
+    matrix = csr_matrix(
+        (np.ones(met.size, np.float32), met.ravel(), np.arange(0, met.size + 1, 60)),
+        shape=(users, items),
+    )
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    matrix = matrix[:, np.argsort(-np.diff(matrix.tocsc().indptr), kind="stable")].tocsr()
+    weights = ease.fit(matrix, core=1_500, regularization=20.0, kept=50)
+    assert weights.shape == (items, items)
+    two = matrix[:, [0, 29_999]].toarray().astype(np.float64)
+    assert np.isfinite(weights.data).all()
+    assert weights[0, 29_999] == pytest.approx(two[:, 0] @ two[:, 1] / (two[:, 0].sum() + 20))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix, hstack, vstack
 
 from batchrec_dagster.local_personalize.learning import inverse
 from batchrec_dagster.local_personalize.learning.threads import each, ordered_map
@@ -50,15 +50,19 @@ def fit(
     def weights(part: slice) -> csr_matrix:
         """(width, n_items): the weights of the items of a block, which lies on one side."""
         width = np.arange(part.stop - part.start)
-        rows = np.empty((len(width), n_items), dtype=np.float32)
-        if part.start < core:
-            block = columns(part)  # (core, width)
-            np.divide(block.T, -block[width + part.start, width][:, None], out=rows[:, :core])
-            rows[:, core:] = (by_item[part] @ outside).toarray() * shrink[core:]
-        else:
-            rows[:] = (by_item[part] @ matrix).toarray() * shrink
+        single = by_item[part] @ (outside if part.start < core else matrix)
+        single.data *= shrink[single.indices + (core if part.start < core else 0)]
+        if part.start >= core:
+            single.data[single.indices == np.repeat(width + part.start, np.diff(single.indptr))] = 0
+            return _largest(single, kept)
+        block = columns(part)  # (core, width)
+        rows = np.empty(block.shape[::-1], dtype=np.float32)
+        np.divide(block.T, -block[width + part.start, width][:, None], out=rows)
         rows[width, width + part.start] = 0
-        return _largest(rows, kept)
+        together = _largest_of_dense(rows, kept)
+        if core < n_items:
+            together = _largest(hstack([together, single], format="csr"), kept)
+        return together
 
     parts = inverse.blocks(core)
     parts += [slice(core + part.start, core + part.stop) for part in inverse.blocks(n_items - core)]
@@ -192,7 +196,7 @@ def _add_to_diagonal(lower: list[Float32], parts: list[slice], value: float) -> 
         rows[np.arange(len(rows)), np.arange(part.start, part.stop)] += value
 
 
-def _largest(rows: Float32, kept: int) -> csr_matrix:
+def _largest_of_dense(rows: Float32, kept: int) -> csr_matrix:
     """The rows with all but the `kept` entries of largest size (and their ties) at zero."""
     n = rows.shape[1]
     if kept < n:
@@ -200,3 +204,17 @@ def _largest(rows: Float32, kept: int) -> csr_matrix:
         threshold = np.partition(size, n - kept, axis=1)[:, n - kept, None]
         rows[size < threshold] = 0
     return csr_matrix(rows)
+
+
+def _largest(rows: csr_matrix, kept: int) -> csr_matrix:
+    """The same of sparse rows, which are cut to the length of the longest."""
+    lengths = np.diff(rows.indptr)
+    n = lengths.max(initial=0)
+    if kept < n:
+        row = np.repeat(np.arange(rows.shape[0]), lengths)
+        size = np.zeros((rows.shape[0], n), dtype=np.float32)
+        size[row, np.arange(len(row)) - rows.indptr[:-1][row]] = np.abs(rows.data)
+        threshold = np.partition(size, n - kept, axis=1)[:, n - kept]
+        rows.data[np.abs(rows.data) < threshold[row]] = 0
+    rows.eliminate_zeros()
+    return rows
