@@ -6,6 +6,7 @@ creates, as a pipeline does. What it leaves must be, byte for byte, what an undi
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import time
@@ -49,9 +50,10 @@ RECIPES = ("aws-user-personalization-v2", "aws-popularity-count", SEGMENTS)
 
 
 class Chain:
-    """The work, on the home and the storage under a folder."""
+    """The work, on the home and the storage under a folder; `tell` is told each step's name."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, tell: Callable[[str], None] = lambda step: None) -> None:
+        self._tell = tell
         self._store = ObjectStore(folders={"data": root / "storage"})
         self._service = LocalPersonalize(root / "home", self._store)
         self._client = client_of(self._service)
@@ -121,11 +123,13 @@ class Chain:
     def _ensure(self, create: Callable[..., Any], resource: str, **params: Any) -> str:
         """The ARN of an ACTIVE resource, made if it is not there."""
         arn = ACCOUNT + resource
+        self._tell(resource)
         self._create(create, **params)
         return self._active(arn)
 
     def _version(self, solution: str) -> str:
         """The solution's one version; its ARN cannot be foretold."""
+        self._tell(f"training of {solution}")
         self._create(self._client.create_solution_version, solutionArn=solution, name="one")
         found = self._client.list_solution_versions(solutionArn=solution)["solutionVersions"]
         return self._active(found[0]["solutionVersionArn"])
@@ -153,22 +157,19 @@ class Chain:
         raise AssertionError(f"{arn} never ends")
 
 
-def _child(root: Path, batches: list[str], begun: Connection) -> None:
-    begun.send(True)
-    begun.close()
-    chain = Chain(root)
+def _child(root: Path, batches: list[str], told: Connection) -> None:
+    chain = Chain(root, told.send)
     chain.run(batches)
     chain.close()
 
 
-def _started(root: Path, batches: list[str]) -> ForkServerProcess:
-    """A process that works on the chain, and has just begun."""
+def _started(root: Path, batches: list[str]) -> tuple[ForkServerProcess, Connection]:
+    """A process that works on the chain, and where it tells the names of its steps."""
     heard, told = FORKS.Pipe(duplex=False)
     process = FORKS.Process(target=_child, args=(root, batches, told), daemon=True)
     process.start()
     told.close()
-    assert heard.recv()
-    return process
+    return process, heard
 
 
 def _finished(root: Path, batches: list[str]) -> None:
@@ -246,23 +247,29 @@ def _names(answer: Any) -> list[tuple[str, str]]:
     return sorted((e.get("name") or e["jobName"], e.get("status", "ACTIVE")) for e in entries)
 
 
+Undisturbed = tuple[Left, dict[str, float]]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Left, float]:
-    """What a chain leaves that nobody disturbs, and how many seconds it takes."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """What a chain leaves that nobody disturbs, and how many seconds each of its steps takes."""
     roots = [_new_root(tmp_path_factory.mktemp("undisturbed")) for _ in range(2)]
-    seconds = []
     for root in roots:  # the first warms the machine up
-        process = _started(root, ["batch"])
-        began = time.monotonic()
+        process, heard = _started(root, ["batch"])
+        began: dict[str, float] = {}
+        with contextlib.suppress(EOFError):
+            while True:
+                began[heard.recv()] = time.monotonic()
+        ends = [*began.values(), time.monotonic()][1:]
         process.join(120)
-        seconds.append(time.monotonic() - began)
         assert process.exitcode == 0
     left = _left(roots[1])
     assert left == _left(roots[0])
-    return left, seconds[1]
+    pairs = zip(began.items(), ends, strict=True)
+    return left, {step: end - begin for (step, begin), end in pairs}
 
 
-def test_an_undisturbed_chain_leaves_what_it_should(undisturbed: tuple[Left, float]) -> None:
+def test_an_undisturbed_chain_leaves_what_it_should(undisturbed: Undisturbed) -> None:
     left, _ = undisturbed
     folders = [f"s3://data/out/batch-{recipe}/" for recipe in sorted(RECIPES)]
     files = ("0.json.out", "1.json.out", "_CHECK")
@@ -271,38 +278,43 @@ def test_an_undisturbed_chain_leaves_what_it_should(undisturbed: tuple[Left, flo
     assert len(left.datasets) == 1
 
 
-def _moments() -> Iterator[float]:
-    """Shares of the whole duration: one at random in each twentieth."""
+def _moments(seconds: dict[str, float]) -> Iterator[tuple[str, float]]:
+    """Steps, and how many seconds after one has begun: imports, trainings and batches in turn."""
     rng = random.Random(SEED)
+    kinds = [[step for step in seconds if kind in step] for kind in ("import", "training", "batch")]
     for number in range(MOMENTS):
-        yield (number + rng.random()) / MOMENTS
+        step = rng.choice(kinds[number % len(kinds)])
+        yield step, rng.random() * seconds[step]
 
 
 def test_killed_at_any_moment_every_job_ends_right(
-    tmp_path: Path, undisturbed: tuple[Left, float]
+    tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
     expected, seconds = undisturbed
-    for number, moment in enumerate(_moments()):
+    for number, (step, moment) in enumerate(_moments(seconds)):
         root = _new_root(tmp_path / str(number))
-        process = _started(root, ["batch"])
-        time.sleep(moment * seconds)
+        process, heard = _started(root, ["batch"])
+        while heard.recv() != step:
+            pass
+        time.sleep(moment)
         process.kill()
         process.join()
         _finished(root, ["batch"])
-        assert _left(root) == expected, f"killed after {moment:.0%} of the work"
+        assert _left(root) == expected, f"killed {moment:.3f} s after {step}"
         shutil.rmtree(root)
 
 
 def test_eight_processes_do_the_same_and_other_work_on_one_home(
-    tmp_path: Path, undisturbed: tuple[Left, float]
+    tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
     """All eight do the one chain and each a batch of its own; two of them are killed."""
     expected, seconds = undisturbed
     root = _new_root(tmp_path)
     rng = random.Random(SEED)
-    processes = [_started(root, ["batch", f"own{n}"]) for n in range(PROCESSES)]
+    started = [_started(root, ["batch", f"own{n}"]) for n in range(PROCESSES)]
+    processes = [process for process, _ in started]
     for process in processes[:2]:
-        time.sleep(rng.random() * seconds)
+        time.sleep(rng.random() * sum(seconds.values()))
         process.kill()
     for process in processes:
         process.join(120)
