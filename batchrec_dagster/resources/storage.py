@@ -71,6 +71,12 @@ class StorageResource(dg.ConfigurableResource[Any]):
             digest.update(chunk)
         return digest.hexdigest()[:16]
 
+    def client(self, service: str) -> Any:
+        """A boto3 client of another service, or of S3, by the same credentials and region."""
+        endpoint = self.s3.endpoint_url if service == "s3" else None
+        session: Any = self._session  # Its types know no services by a name in a variable.
+        return session.client(service, endpoint_url=endpoint)
+
     @cached_property
     def _session(self) -> boto3.Session:
         return boto3.Session(

@@ -1,0 +1,60 @@
+"""The Spark job's script, as Glue, EMR Serverless or a Python on this machine start it.
+
+By Dagster Pipes it is told its task, and tells what it does, what came out, or why nothing did.
+"""
+
+from __future__ import annotations
+
+import boto3
+from dagster_pipes import (
+    PipesCliArgsParamsLoader,
+    PipesContext,
+    PipesEnvVarParamsLoader,
+    PipesParamsLoader,
+    PipesS3ContextLoader,
+    PipesS3MessageWriter,
+    open_dagster_pipes,
+)
+from pyspark.sql import SparkSession
+
+from batchrec_dagster.preparation.spark.prepare import prepare
+from batchrec_dagster.preparation.spark.session import local_session
+from batchrec_dagster.preparation.spark.task import SparkPreparationError, Task
+
+# Seconds between two messages' files in S3.
+INTERVAL = 3
+
+
+def main() -> None:
+    with _opened() as pipes:
+        task = Task.from_json(pipes.get_extra("task"))
+        local = pipes.extras.get("local")
+        spark = local_session(**local) if local else SparkSession.builder.getOrCreate()
+        try:
+            done = prepare(spark, task, pipes.log)
+        except SparkPreparationError as error:
+            pipes.report_custom_message({"error": str(error)})
+            raise
+        pipes.report_custom_message({"done": done.to_json()})
+        if local:
+            spark.stop()
+
+
+def _opened() -> PipesContext:
+    """Glue passes arguments, the others environment variables; they name objects in S3, or files of
+    this machine."""
+    loader: PipesParamsLoader = PipesCliArgsParamsLoader()  # type: ignore[no-untyped-call]
+    if not loader.is_dagster_pipes_process():
+        loader = PipesEnvVarParamsLoader()  # type: ignore[no-untyped-call]
+    if "bucket" not in loader.load_context_params():
+        return open_dagster_pipes(params_loader=loader)
+    s3 = boto3.client("s3")
+    return open_dagster_pipes(
+        params_loader=loader,
+        context_loader=PipesS3ContextLoader(s3),
+        message_writer=PipesS3MessageWriter(s3, interval=INTERVAL),
+    )
+
+
+if __name__ == "__main__":
+    main()

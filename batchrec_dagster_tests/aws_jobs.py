@@ -1,0 +1,108 @@
+"""Spark jobs on an AWS that is moto, with a real S3 server for the storage."""
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster_aws.s3 import S3Resource
+from dagster_pipes import (
+    PipesContext,
+    PipesMappingParamsLoader,
+    PipesS3ContextLoader,
+    PipesS3MessageWriter,
+)
+
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
+from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.resources.spark import SparkEngine
+from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
+
+ROLE = "arn:aws:iam::123456789012:role/spark"
+TASK = Task(
+    [SourceFile("s3://shop/raw/ratings.csv", "ratings.csv")],
+    Layout(",", "userId", "movieId", "rating", "timestamp"),
+    Rules(min_rating=3.5),
+    "s3://shop/interactions.csv",
+    "s3://shop/work",
+)
+DONE = Done(3, 2, {"no user": 1}, ["line 2: no user"], "s", 2, 0, 1, 10, 20, "abc")
+
+
+class Storage(StorageResource):
+    """A storage in S3. moto knows no dashboards, which the EMR client asks for."""
+
+    def client(self, service: str) -> Any:
+        client = super().client(service)
+        client.meta.events.register(
+            "before-call.emr-serverless.GetDashboardForJobRun",
+            lambda **_: (SimpleNamespace(status_code=200), {"url": "https://dashboard"}),
+        )
+        return client
+
+
+def storage(s3: S3Server) -> Storage:
+    return Storage(
+        root=f"s3://{s3.new_bucket()}/shop",
+        s3=S3Resource(
+            endpoint_url=s3.endpoint,
+            region_name=REGION,
+            aws_access_key_id=OWNER.access,
+            aws_secret_access_key=OWNER.secret,
+        ),
+    )
+
+
+def tell(storage: Storage, params: Mapping[str, str], say: Callable[[PipesContext], None]) -> None:
+    """Say something by Pipes, as the job's script would."""
+    s3 = storage.client("s3")
+    with PipesContext(
+        PipesMappingParamsLoader(params),
+        PipesS3ContextLoader(s3),
+        PipesS3MessageWriter(s3, interval=0.2),
+    ) as pipes:
+        say(pipes)
+
+
+def succeed(pipes: PipesContext) -> None:
+    assert Task.from_json(pipes.get_extra("task")) == TASK
+    pipes.log.info("reading 1 files")
+    pipes.report_custom_message({"done": DONE.to_json()})
+
+
+def fail(pipes: PipesContext) -> None:
+    pipes.report_custom_message({"error": "ratings.csv, line 2: no user"})
+
+
+def run(
+    engine: SparkEngine, storage: StorageResource, task: Task = TASK
+) -> tuple[dg.ExecuteInProcessResult, list[Done], str]:
+    """Run the task in an asset: the run, what came out, and the reason of a failure."""
+    came_out = []
+
+    @dg.asset
+    def interactions(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        done, metadata = engine.run(context, storage, task)
+        came_out.append(done)
+        return dg.MaterializeResult(metadata=metadata)
+
+    with dg.instance_for_test() as instance:
+        result = dg.materialize([interactions], instance=instance, raise_on_error=False)
+        logged = [log.message for log in instance.all_logs(result.run_id)]
+    reasons = [
+        event.step_failure_data.user_failure_data.description or ""
+        for event in result.all_events
+        if event.is_step_failure and event.step_failure_data.user_failure_data
+    ]
+    return result, came_out, "".join(reasons) + ("\n".join(logged) if not reasons else "")
+
+
+def without_waiting(
+    monkeypatch: pytest.MonkeyPatch, module: str, sleep: Callable[[float], None]
+) -> None:
+    """Have a client of Dagster's do this where it would wait, and wait little for messages."""
+    monkeypatch.setattr("dagster._core.pipes.utils.WAIT_FOR_LOGS_AFTER_EXECUTION_INTERVAL", 1)
+    monkeypatch.setattr(module, SimpleNamespace(sleep=sleep, time=lambda: 0.0))
