@@ -158,6 +158,30 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             "attributes",
             "recommendations.filter has Items.YEAR, but items.columns declares only ITEM_ID",
         ),
+        (
+            {"recommendations": {"filter": "EXCLUDE UserID WHERE Users.AGE < 18"}},
+            14,
+            "recommendations.filter",
+            "write ItemID",
+        ),
+        (
+            {"segments": {"items": [1], "filter": 'EXCLUDE itemid WHERE Users.A = "UserID"'}},
+            16,
+            "segments.filter",
+            "write UserID",
+        ),
+        (
+            {
+                "items": ITEMS,
+                "segments": {
+                    "attributes": ['ITEMS.GENRES = "War"'],
+                    "filter": 'INCLUDE UserID WHERE Interactions.event_type = "buy"',
+                },
+            },
+            19,
+            "segments",
+            "no filter on interactions",
+        ),
         ({"segments": {}}, 13, "segments", "either items"),
         (
             {"segments": {"items": [1], "attributes": ['ITEMS.A = "b"']}},

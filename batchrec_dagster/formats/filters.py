@@ -25,6 +25,18 @@ def placeholders(expression: str) -> set[str]:
     return set(re.findall(r"\$(\w+)", _without_texts(expression)))
 
 
+def targets(expression: str) -> set[str]:
+    """What it includes or excludes, in lower case: itemid, userid."""
+    found = re.findall(r"\b(?:INCLUDE|EXCLUDE)\s+(\w+)", _without_texts(expression), re.IGNORECASE)
+    return {target.lower() for target in found}
+
+
+def looks_at_interactions(expression: str) -> bool:
+    """Whether it speaks of a field of the Interactions dataset."""
+    text = _without_texts(expression)
+    return re.search(r"\bInteractions\s*\.", text, re.IGNORECASE) is not None
+
+
 def item_fields(expression: str) -> list[str]:
     """The fields of the Items dataset that it speaks of, as it spells them."""
     return re.findall(r"\bItems\s*\.\s*(\w+)", _without_texts(expression), re.IGNORECASE)

@@ -15,6 +15,7 @@ from batchrec_dagster.formats.filters import (
     filter_value,
     joined,
     placeholders,
+    targets,
 )
 
 FilterValue = str | int | float
@@ -56,6 +57,8 @@ class Recommendations(dg.Model):
             raise ValueError(
                 f"Personalize takes {MAX_LENGTH} characters at most, exclude_seen's among them"
             )
+        if "userid" in targets(expression or ""):
+            raise ValueError("lists are of items: write ItemID in place of UserID")
         return expression
 
     @field_validator("filter_values")

@@ -9,7 +9,12 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.formats.batch_segment import MAX_RESULTS
-from batchrec_dagster.formats.filters import MAX_LENGTH, placeholders
+from batchrec_dagster.formats.filters import (
+    MAX_LENGTH,
+    looks_at_interactions,
+    placeholders,
+    targets,
+)
 from batchrec_dagster.formats.recipes import ITEM_AFFINITY, ITEM_ATTRIBUTE_AFFINITY
 
 # "Amazon Personalize endpoints and quotas".
@@ -76,12 +81,16 @@ class Segments(dg.Model):
             raise ValueError(f"Personalize takes 1 to {MAX_LENGTH} characters")
         if expression and placeholders(expression):
             raise ValueError("write the values themselves in place of the $PLACEHOLDERS")
+        if "itemid" in targets(expression or ""):
+            raise ValueError("segments are of users: write UserID in place of ItemID")
         return expression
 
     @model_validator(mode="after")
     def _items_or_attributes(self) -> Self:
         if bool(self.items) is bool(self.attributes):
             raise ValueError("write either items (their ids) or attributes (expressions on them)")
+        if self.attributes and looks_at_interactions(self.filter or ""):
+            raise ValueError("segments by attributes take no filter on interactions")
         return self
 
     @property
