@@ -11,9 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from batchrec_dagster.local_personalize.learning.threads import pieces
+
 Ids = npt.NDArray[np.object_]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+
+SORTED_AT_ONCE = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -30,23 +34,20 @@ class Interactions:
     timestamps: Int64  # (n,) epoch seconds
 
     @classmethod
-    def from_frame(cls, frame: pl.DataFrame) -> Interactions:
-        """Take a frame with USER_ID and ITEM_ID (String) and TIMESTAMP (Int64), in any order."""
+    def from_frame(cls, frame: pl.DataFrame | pl.LazyFrame) -> Interactions:
+        """Take a frame with USER_ID and ITEM_ID (String) and TIMESTAMP (Int64), in any order.
+
+        Of a lazy frame the strings are never in memory all at once: 32 bytes an interaction are.
+        """
+        rows = frame.lazy()
         # Enum turns strings into codes by hash; sorted categories make code order id order.
-        user_ids = frame["USER_ID"].unique().sort()
-        item_ids = frame["ITEM_ID"].unique().sort()
-        coded = frame.select(
+        user_ids, item_ids = _distinct(rows, "USER_ID"), _distinct(rows, "ITEM_ID")
+        coded = rows.select(
             users=pl.col("USER_ID").cast(pl.Enum(user_ids)).to_physical().cast(pl.Int32),
             timestamps=pl.col("TIMESTAMP").cast(pl.Int64),
             items=pl.col("ITEM_ID").cast(pl.Enum(item_ids)).to_physical().cast(pl.Int32),
-        ).sort("users", "timestamps", "items")
-        return cls(
-            user_ids=_objects(user_ids),
-            item_ids=_objects(item_ids),
-            users=coded["users"].to_numpy(),
-            items=coded["items"].to_numpy(),
-            timestamps=coded["timestamps"].to_numpy(),
-        )
+        ).collect(engine="streaming")
+        return cls(_objects(user_ids), _objects(item_ids), *_sorted(coded, len(user_ids)))
 
     def __len__(self) -> int:
         return len(self.users)
@@ -80,6 +81,25 @@ def positions(ids: Ids, wanted: Sequence[str] | Ids) -> Int32:
         known, on="id", how="left", maintain_order="left"
     )
     return found["at"].fill_null(-1).to_numpy()
+
+
+def _distinct(rows: pl.LazyFrame, column: str) -> pl.Series:
+    return rows.select(pl.col(column).unique()).collect(engine="streaming")[column].sort()
+
+
+def _sorted(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64]:
+    """Users, items and timestamps by user, time and item. To sort all rows at once would take
+    twice the memory that they take."""
+    counts = np.bincount(coded["users"].to_numpy(), minlength=n_users)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    users = np.repeat(np.arange(n_users, dtype=np.int32), counts)
+    items, timestamps = np.empty(len(users), np.int32), np.empty(len(users), np.int64)
+    for part in pieces(starts, SORTED_AT_ONCE):
+        rows = slice(starts[part.start], starts[part.stop])
+        of_part = pl.col("users").is_between(part.start, part.stop, closed="left")
+        block = coded.filter(of_part).sort("users", "timestamps", "items")
+        items[rows], timestamps[rows] = block["items"].to_numpy(), block["timestamps"].to_numpy()
+    return users, items, timestamps
 
 
 def _strings(values: Sequence[str] | Ids) -> pl.Series:
