@@ -186,6 +186,12 @@ def test_a_personalize_that_stays_busy_meets_the_deadline() -> None:
         start(client)
 
 
+def test_a_limit_that_no_waiting_changes_fails_at_once() -> None:
+    client = Scripted(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
+    with pytest.raises(dg.Failure, match=r"refused .* not now \(LimitExceededException\)"):
+        ensure(client).start_named(DATASET_GROUP, "shop", {})
+
+
 def test_what_is_refused_for_good_fails_at_once() -> None:
     with pytest.raises(dg.Failure, match=r"refused .* not now \(InvalidInputException\)"):
         start(Scripted(statuses=["ACTIVE"], refuse=["InvalidInputException"]))

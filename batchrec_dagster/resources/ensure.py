@@ -201,7 +201,7 @@ class Ensure:
                 code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
                 if code == "ResourceAlreadyExistsException":
                     return None
-                if code not in ("ResourceInUseException", "LimitExceededException"):
+                if not _passes(kind, code, message):
                     raise dg.Failure(
                         f"Personalize refused the {kind.label} {name}: {message} ({code})",
                         allow_retries=False,
@@ -224,6 +224,16 @@ class Ensure:
                 allow_retries=False,
             )
         time.sleep(seconds)
+
+
+def _passes(kind: Kind, code: str, message: str) -> bool:
+    """Whether a refusal is one that passes by itself: a parent that is not ready, too many at work.
+
+    How many filters or solutions a dataset group may have is a limit that no waiting changes.
+    """
+    if code == "LimitExceededException":
+        return kind.names_are_free or "IN_PROGRESS" in message
+    return code == "ResourceInUseException"
 
 
 def _taken(kind: Kind, name: str) -> dg.Failure:
