@@ -14,6 +14,7 @@ from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.formats.batch_inference import MAX_RESULTS
 from batchrec_dagster.io_managers import (
+    HtmlIOManager,
     InteractionsCsvIOManager,
     ItemsCsvIOManager,
     JsonLinesIOManager,
@@ -146,6 +147,7 @@ class Deployment:
             "interactions_io": InteractionsCsvIOManager(storage=storage),
             "items_io": ItemsCsvIOManager(storage=storage),
             "json_lines_io": JsonLinesIOManager(storage=storage),
+            "html_io": HtmlIOManager(storage=storage),
             "record_io": JsonRecordIOManager(storage=storage),
         }
 

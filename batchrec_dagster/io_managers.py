@@ -129,6 +129,18 @@ class JsonRecordIOManager(StorageIOManager):
         return json.loads(data)
 
 
+class HtmlIOManager(StorageIOManager):
+    """Pages for people, as HTML."""
+
+    suffix = ".html"
+
+    def encode(self, value: Any) -> bytes:
+        return str(value).encode()
+
+    def decode(self, data: bytes, wanted: object) -> Any:
+        return data.decode()
+
+
 def _polars(table: object) -> pl.DataFrame:
     match table:
         case pl.DataFrame():

@@ -337,6 +337,7 @@ def test_assets_say_what_they_are(tmp_path: Path) -> None:
             "personalize_dataset",
             "solution_version",
             "recommendations",
+            "recommendation_report",
         )
     }
     for spec in specs:

@@ -34,6 +34,7 @@ ASSETS = (
     "personalize_dataset",
     "solution_version",
     "recommendations",
+    "recommendation_report",
 )
 BROWSER = Path("/usr/bin/chromium")
 QUIET_BROWSER = (

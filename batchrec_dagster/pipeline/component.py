@@ -11,6 +11,7 @@ from batchrec_dagster.pipeline.assets.interactions import interactions
 from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.ratings import raw_ratings
 from batchrec_dagster.pipeline.assets.recommendations import recommendations
+from batchrec_dagster.pipeline.assets.report import recommendation_report
 from batchrec_dagster.pipeline.assets.segments import user_segments
 from batchrec_dagster.pipeline.assets.training import segment_solution_version, solution_version
 from batchrec_dagster.pipeline.automation import automation
@@ -44,4 +45,6 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
                 segment_solution_version(self, self.segments),
                 user_segments(self, self.segments),
             ]
+        checks = [spec.key for asset in assets for spec in asset.check_specs]
+        assets.append(recommendation_report(self, checks))
         return dg.Definitions.merge(dg.Definitions(assets=assets), automation(self))

@@ -43,6 +43,10 @@ class Places:
     def recommendations(self) -> str:
         return f"{self.pipeline}/curated/recommendations/recommendations.parquet"
 
+    @property
+    def report(self) -> str:
+        return f"{self.pipeline}/curated/report/index.html"
+
     def raw(self, filename: str) -> str:
         return f"{self.pipeline}/raw/{filename}"
 

@@ -1,0 +1,144 @@
+"""recommendation_report: what a person looks at."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.object_store import StorageError
+from batchrec_dagster.pipeline.assets.items import titles_of
+from batchrec_dagster.pipeline.assets.raw_files import without_secrets
+from batchrec_dagster.pipeline.assets.specs import described
+from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
+from batchrec_dagster.reporting.facts import Run, facts
+from batchrec_dagster.reporting.history import trainings, verdicts
+from batchrec_dagster.reporting.page import page
+from batchrec_dagster.reporting.tables import Tables
+from batchrec_dagster.resources import StorageResource
+
+CODE_VERSION = "1"
+
+
+def recommendation_report(
+    pipeline: Pipeline, checks: Sequence[dg.AssetCheckKey] = ()
+) -> dg.AssetsDefinition:
+    """The asset; it tells which of the `checks` warn."""
+    declared = [*titles_of(pipeline), *(_key(pipeline, name) for name in _optional(pipeline))]
+    told = fingerprint(
+        pipeline.description, pipeline.ratings.source, pipeline.solution.recipe, *declared
+    )
+
+    @dg.asset(
+        **described(
+            pipeline,
+            description="A page for people, in one file: how good the lists are, whom they serve,"
+            " what they show, and each user's history beside their list.",
+            kinds={"html"},
+            storage_key=pipeline.places.report,
+            code_version=f"{CODE_VERSION}-{told}",
+            io_manager="html_io",
+        ),
+        deps=[
+            *(_key(pipeline, name) for name in ("interactions", "batch_users", "recommendations")),
+            *declared,
+        ],
+    )
+    def recommendation_report(
+        context: dg.AssetExecutionContext,
+        solution_version: dict[str, Any],
+        storage: StorageResource,
+    ) -> dg.MaterializeResult[str]:
+        started = time.monotonic()
+        run = Run(
+            pipeline=pipeline.name,
+            description=pipeline.description,
+            source=without_secrets(pipeline.ratings.source),
+            recipe=pipeline.solution.recipe,
+            made=datetime.now(UTC),
+            solution_version=solution_version["solution_version_arn"],
+            metrics=solution_version["metrics"],
+            popularity=solution_version["popularity_metrics"],
+            trainings=trainings(context.instance, pipeline.name),
+            verdicts=verdicts(context.instance, checks),
+        )
+        try:
+            with _tables(pipeline, storage) as tables:
+                found = facts(run, tables)
+        except StorageError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        html = page(found)
+        for warning in found.warnings:
+            context.log.warning(warning)
+        shown = len(found.people.people)
+        return dg.MaterializeResult(
+            value=html,
+            metadata={
+                "report": storage.where(storage.uri(pipeline.places.report)),
+                "bytes": len(html.encode()),
+                "users": found.people.served,
+                "people_shown": shown,
+                "sampled": shown < found.people.served,
+                "warnings": len(found.warnings),
+                "seconds": time.monotonic() - started,
+            },
+        )
+
+    return recommendation_report
+
+
+def _key(pipeline: Pipeline, asset: str) -> dg.AssetKey:
+    return dg.AssetKey([pipeline.name, asset])
+
+
+def _categories(pipeline: Pipeline) -> list[str]:
+    return [*pipeline.items.layout.categories] if pipeline.items else []
+
+
+def _optional(pipeline: Pipeline) -> list[str]:
+    """The assets that a report tells of where they are declared."""
+    return [
+        *(["items"] if _categories(pipeline) else []),
+        *(["user_segments"] if pipeline.segments else []),
+    ]
+
+
+@contextmanager
+def _tables(pipeline: Pipeline, storage: StorageResource) -> Iterator[Tables]:
+    """The run's tables, the large ones read from their files as far as is needed."""
+    places, categories, optional = pipeline.places, _categories(pipeline), _optional(pipeline)
+    with ExitStack() as stack:
+
+        def file(key: str) -> str:
+            return str(stack.enter_context(storage.local_file(storage.uri(key))))
+
+        yield Tables(
+            interactions=pl.scan_csv(
+                file(places.interactions),
+                schema_overrides={TIMESTAMP: pl.Int64()},
+                infer_schema=False,  # Ids are text, whatever they look like.
+                glob=False,
+            ).select(USER_ID, ITEM_ID, TIMESTAMP),
+            recommendations=pl.scan_parquet(file(places.recommendations), glob=False),
+            users=pl.scan_ndjson(file(places.batch_users)).select("userId"),
+            titles=(
+                pl.read_parquet(file(places.item_titles), glob=False)
+                if titles_of(pipeline)
+                else None
+            ),
+            items=(
+                pl.read_csv(file(places.items), infer_schema=False, glob=False)
+                if "items" in optional
+                else None
+            ),
+            categories=categories,
+            segments=(
+                pl.read_parquet(file(places.user_segments), glob=False)
+                if "user_segments" in optional
+                else None
+            ),
+        )

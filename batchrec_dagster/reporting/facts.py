@@ -1,0 +1,141 @@
+"""All that the report tells, as numbers and text; how it looks is the page's affair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import polars as pl
+
+from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.reporting.audience import Audience, audience
+from batchrec_dagster.reporting.history import Training, Verdict
+from batchrec_dagster.reporting.offer import Offer, offer
+from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
+from batchrec_dagster.reporting.tables import Tables
+
+NDCG = "normalized_discounted_cumulative_gain_at_25"
+# A drop of the NDCG by a tenth since the model before is worth a look.
+DROP = 0.9
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is told of a run beside its tables. metrics, popularity: by Personalize's names;
+    trainings: the models so far, oldest first, this one last."""
+
+    pipeline: str
+    description: str | None
+    source: str
+    recipe: str
+    made: datetime
+    solution_version: str
+    metrics: Mapping[str, float]
+    popularity: Mapping[str, float]
+    trainings: Sequence[Training] = ()
+    verdicts: Sequence[Verdict] = ()
+
+
+@dataclass(frozen=True)
+class Data:
+    """What was learned from: numbers, and the days of the first and the last interaction."""
+
+    interactions: int
+    users: int
+    items: int
+    first: str
+    last: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment: what it is of, how many users are in it, and the ids of the first of them."""
+
+    of: str
+    title: str | None
+    users: int
+    first: list[str]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The whole report."""
+
+    run: Run
+    data: Data
+    audience: Audience
+    offer: Offer
+    people: People
+    segments: list[Segment] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What someone should look at, in words; empty when all is well."""
+        run = self.run
+        told = [
+            f"The check {verdict.check} of {verdict.asset} warns: {verdict.found}."
+            for verdict in run.verdicts
+            if not verdict.passed
+        ]
+        ndcg, popular = run.metrics.get(NDCG, 0.0), run.popularity.get(NDCG)
+        if popular is not None and ndcg <= popular:
+            told.append(
+                f"The model is not better than showing everyone the most popular items: NDCG@25 is"
+                f" {ndcg:.4f}, beside {popular:.4f}."
+            )
+        before = run.trainings[-2].metrics.get("ndcg_at_25", 0.0) if len(run.trainings) > 1 else 0
+        if ndcg < DROP * before:
+            told.append(
+                f"The model is worse than the one before: NDCG@25 was {before:.4f} and is"
+                f" {ndcg:.4f}."
+            )
+        without = self.audience.asked - self.audience.served
+        if without > 0:
+            told.append(f"{without:,} of {self.audience.asked:,} users got no list.")
+        return told
+
+
+def facts(run: Run, tables: Tables, most_people: int = MOST_PEOPLE) -> Facts:
+    """Count all that the report tells; at most `most_people` can be looked at one by one."""
+    return Facts(
+        run=run,
+        data=_data(tables.interactions),
+        audience=audience(tables),
+        offer=offer(tables),
+        people=people(tables, most_people),
+        segments=_segments(tables.segments),
+    )
+
+
+def _data(interactions: pl.LazyFrame) -> Data:
+    rows, users, items, first, last = (
+        interactions.select(
+            pl.len(),
+            users=pl.col(USER_ID).n_unique(),
+            items=pl.col(ITEM_ID).n_unique(),
+            first=pl.col(TIMESTAMP).min(),
+            last=pl.col(TIMESTAMP).max(),
+        )
+        .collect(engine="streaming")
+        .row(0)
+    )
+    days = [f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d}" for time in (first, last)]
+    return Data(rows, users, items, *days)
+
+
+FIRST_USERS = 10
+
+
+def _segments(table: pl.DataFrame | None) -> list[Segment]:
+    if table is None:
+        return []
+    return [
+        Segment(
+            of=str(of),
+            title=group.get_column("title").item(0) if "title" in group.columns else None,
+            users=group.height,
+            first=group.sort("rank").get_column("user_id").head(FIRST_USERS).to_list(),
+        )
+        for (of,), group in table.group_by("segment", maintain_order=True)
+    ]

@@ -1,0 +1,235 @@
+"""The report: its numbers beside the tables, counted another way."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    interactions,
+    metadata,
+    refresh,
+    table,
+    write_ratings,
+)
+from batchrec_dagster_tests.test_items import COLUMNS, write_items
+
+NAMES = ("NDCG@25", "Precision@10", "MRR@25", "Coverage")
+# Personalize's names, and those of the UI.
+SHORT = {
+    "normalized_discounted_cumulative_gain_at_25": "ndcg_at_25",
+    "precision_at_10": "precision_at_10",
+    "mean_reciprocal_rank_at_25": "mrr_at_25",
+    "coverage": "coverage",
+}
+
+
+class Reader(HTMLParser):
+    """`facts`: the numbers of the prose, by name; `tables`: the rows of each table, by its id;
+    numbers are those that the page gives to programs. `data`: the JSON of the people."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.facts: dict[str, float] = {}
+        self.tables: dict[str, list[list[str | float]]] = {}
+        self.data = ""
+        self._fact = self._table = self._script = ""
+        self._value: float | None = None
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "span":
+            self._fact = given.get("data-fact") or ""
+        elif tag == "data":
+            self._value = float(given["value"] or "")
+            if self._fact:
+                seen = self.facts.setdefault(self._fact, self._value)
+                assert seen == self._value
+            if self._table:
+                self.tables[self._table][-1].append(self._value)
+        elif tag == "table":
+            self._table = given["id"] or ""
+            self.tables[self._table] = []
+        elif tag == "tr":
+            self.tables[self._table].append([])
+        elif tag == "script":
+            self._script = given.get("id") or "code"
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "table":
+            self._table = ""
+        elif tag == "data":
+            self._value = None
+        elif tag == "span":
+            self._fact = ""
+        elif tag == "script":
+            self._script = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._script == "people-data":
+            self.data += data
+        elif self._table and self._value is None and data.strip():
+            row = self.tables[self._table]
+            if row:
+                row[-1].append(data.strip())
+
+
+def report_file(project: Project) -> Path:
+    return project.storage / "shop/curated/report/index.html"
+
+
+def declared(project: Project, **attributes: Any) -> dict[str, Any]:
+    source = write_ratings(project.root / "ratings.csv")
+    items = write_items(project.root / "items.csv")
+    return declaration(
+        "shop",
+        source,
+        items={"source": str(items), "columns": COLUMNS, "separator": ";"},
+        **attributes,
+    )
+
+
+def test_each_number_agrees_with_the_tables(project: Project, instance: dg.DagsterInstance) -> None:
+    # Three of them have no history.
+    asked = project.root / "asked.csv"
+    asked.write_text("user_id\n" + "\n".join(str(user) for user in range(21, 64)))
+    settings = declared(
+        project,
+        recommendations={"num_results": 5},
+        segments={"items": ["1", "2"], "users_per_segment": 12},
+        batch_users={"source": str(asked)},
+    )
+    project.declare(settings)
+    result = refresh(project, "shop", instance)
+    assert result.success
+    report = Reader(report_file(project).read_text())
+
+    rows = list(interactions(project, "shop").iter_rows(named=True))
+    lists = list(table(project, "shop").iter_rows(named=True))
+    had = Counter(row["ITEM_ID"] for row in rows)
+    shown = Counter(row["item_id"] for row in lists)
+    known = Counter(row["USER_ID"] for row in rows)
+    histories = sorted(known[str(user)] for user in range(21, 64))
+    order = sorted({str(item) for item in range(1, 81)}, key=lambda item: (-had[item], item))
+
+    def shares(items: list[str]) -> tuple[float, float]:
+        return sum(shown[i] for i in items) / len(lists), sum(had[i] for i in items) / len(rows)
+
+    trained = metadata(result, "solution_version")
+    assert report.facts == pytest.approx(
+        {
+            "interactions": len(rows),
+            "users": len(known),
+            "items": len(had),
+            "asked": 43,
+            "served": len({row["user_id"] for row in lists}),
+            "longest": 5,
+            "checks": len(result.get_asset_check_evaluations()),
+            "median": histories[21],
+            "cold": histories.count(0),
+            "few": sum(0 < length < 5 for length in histories),
+            "shown": len(shown),
+            "catalogue": 80,
+            "places": len(lists),
+            "tail_shown": shares(order[16:])[0],
+            "tail_had": shares(order[16:])[1],
+            "people": len({row["user_id"] for row in lists}),
+            "counted": len(known),
+            **{
+                prefix + key: trained[prefix + short]
+                for prefix in ("", "popularity_")
+                for key, short in SHORT.items()
+            },
+        }
+    )
+    assert report.facts["cold"] == 3
+
+    assert report.tables["quality-table"][1:] == [
+        [name, trained[short], trained[f"popularity_{short}"]]
+        for name, short in zip(NAMES, SHORT.values(), strict=True)
+    ]
+    ends = [0, *(math.ceil(80 * share) for share in (0.01, 0.05, 0.2, 0.5, 1))]
+    for row, start, end in zip(report.tables["bands-table"][1:], ends, ends[1:], strict=False):
+        assert row[1:] == pytest.approx(shares(order[start:end]))
+    odd, even = (shares([item for item in order if int(item) % 2 == rest]) for rest in (1, 0))
+    kinds = {str(row[0]): row[1:] for row in report.tables["kinds1-table"][1:]}
+    assert {kind: pytest.approx(share) for kind, share in kinds.items()} == {
+        "Comedy": odd,
+        "Romance": odd,
+        "Drama": even,
+    }
+    lengths = {str(row[0]): row[1] for row in report.tables["lengths-table"][1:]}
+    assert lengths["0"] == 3
+    assert lengths["20-49"] == sum(20 <= length < 50 for length in histories)
+    assert sum(float(number) for number in lengths.values()) == 43
+
+    most = sorted(shown, key=lambda item: (-shown[item], item))[:15]
+    assert report.tables["most-table"][1:] == [
+        [
+            f"Film, no. {item}",
+            shown[item],
+            pytest.approx(shown[item] / len({row["user_id"] for row in lists})),
+            order.index(item) + 1,
+        ]
+        for item in most
+    ]
+    segments = pl.read_parquet(project.storage / "shop/curated/user_segments/user_segments.parquet")
+    for item, row in zip(["1", "2"], report.tables["segments-table"][1:], strict=True):
+        users = segments.filter(pl.col("segment") == item).sort("rank")["user_id"].to_list()
+        assert row[0] == f"Film, no. {item}"
+        assert row[1] == len(users) == 12
+        assert [cell for cell in row[2:] if cell != ","] == users[:10]
+
+    _check_people(report.data, rows, lists)
+    told = metadata(result, "recommendation_report")
+    assert (told["users"], told["people_shown"], told["sampled"]) == (43, 43, False)
+    assert told["bytes"] == report_file(project).stat().st_size
+
+
+def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, Any]]) -> None:
+    """Each person's history and list as in the tables; why, by trying out all there could be."""
+    payload = json.loads(data)
+    users_of: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        users_of[row["ITEM_ID"]].add(row["USER_ID"])
+    ids = [item for item, _, _ in payload["items"]]
+    for item, title, users in payload["items"]:
+        assert (title, users) == (f"Film, no. {item}", len(users_of[item]))
+
+    def speaks(one: str, other: str) -> float:
+        both = len(users_of[one] & users_of[other])
+        return both / math.sqrt(len(users_of[one]) * len(users_of[other])) * both / (both + 10)
+
+    seen = set()
+    for user, known, history, recommended in payload["people"]:
+        seen.add(user)
+        own = [row for row in rows if row["USER_ID"] == user]
+        assert known == len(own)
+        latest = sorted(own, key=lambda row: (-row["TIMESTAMP"], row["ITEM_ID"]))[:15]
+        assert history == [
+            part
+            for row in latest
+            for part in (ids.index(row["ITEM_ID"]), row["TIMESTAMP"] // 86400)
+        ]
+        places = sorted((row for row in lists if row["user_id"] == user), key=lambda r: r["rank"])
+        assert [ids[item] for item in recommended[::3]] == [row["item_id"] for row in places]
+        for item, because, both in zip(*(recommended[part::3] for part in range(3)), strict=True):
+            others = [row["ITEM_ID"] for row in own if row["ITEM_ID"] != ids[item]]
+            if not own:
+                assert (because, both) == (-1, 0)
+                continue
+            assert both == len(users_of[ids[item]] & users_of[ids[because]])
+            best = max(speaks(ids[item], other) for other in others)
+            assert speaks(ids[item], ids[because]) == pytest.approx(best)
+    assert seen == {row["user_id"] for row in lists}
