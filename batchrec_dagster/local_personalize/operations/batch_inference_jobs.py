@@ -9,7 +9,7 @@ from typing import Any
 from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.formats.recipes import SIMILAR_ITEMS
 from batchrec_dagster.formats.schemas import INTERACTIONS
-from batchrec_dagster.local_personalize.datasets import group_reader
+from batchrec_dagster.local_personalize.datasets import group_reader, take_group_rows
 from batchrec_dagster.local_personalize.errors import InvalidInputError
 from batchrec_dagster.local_personalize.filters import JobFilter
 from batchrec_dagster.local_personalize.inference import Recommender
@@ -84,7 +84,14 @@ def _recommender(job: Job) -> Recommender:
     job.progress(f"{recipe.name}: {len(model.item_ids):,} items")
     interactions = None
     if recipe.type != RELATED_ITEMS:
-        interactions = Interactions.from_frame(read(INTERACTIONS, [USER_ID, ITEM_ID, TIMESTAMP]))
+        interactions = take_group_rows(
+            job.catalog,
+            job.home,
+            version.body["datasetGroupArn"],
+            INTERACTIONS,
+            [USER_ID, ITEM_ID, TIMESTAMP],
+            Interactions.from_frame,
+        )
         job.progress(f"{len(interactions):,} interactions")
     if given := [name for name, value in body.get("batchInferenceJobConfig", {}).items() if value]:
         job.progress(f"{' and '.join(given)}: kept, and without effect locally")

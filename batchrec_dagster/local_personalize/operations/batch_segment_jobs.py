@@ -7,7 +7,7 @@ from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.formats.recipes import ITEM_ATTRIBUTE_AFFINITY
 from batchrec_dagster.formats.schemas import INTERACTIONS, ITEMS, Schema
 from batchrec_dagster.local_personalize.catalog import Records, Resource
-from batchrec_dagster.local_personalize.datasets import group_reader
+from batchrec_dagster.local_personalize.datasets import group_reader, take_group_rows
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
 from batchrec_dagster.local_personalize.filters import JobFilter
 from batchrec_dagster.local_personalize.item_attributes import ItemAttributes
@@ -52,7 +52,15 @@ def _segmenter(job: Job) -> Segmenter:
     )
     model = batch_jobs.used_model(job, version)
     assert isinstance(model, SegmentModel)
-    interactions = Interactions.from_frame(read(INTERACTIONS, [USER_ID, ITEM_ID, TIMESTAMP]))
+    interactions = take_group_rows(
+        job.catalog,
+        job.home,
+        version.body["datasetGroupArn"],
+        INTERACTIONS,
+        [USER_ID, ITEM_ID, TIMESTAMP],
+        Interactions.from_frame,
+        full_imports_only=True,
+    )
     job.progress(f"{len(interactions.user_ids):,} users, {len(model.item_ids):,} items")
     attributes = None
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:

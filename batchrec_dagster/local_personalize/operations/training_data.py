@@ -17,7 +17,7 @@ from batchrec_dagster.formats.interactions import (
     TIMESTAMP,
     USER_ID,
 )
-from batchrec_dagster.local_personalize.datasets import read_rows
+from batchrec_dagster.local_personalize.datasets import take_rows
 from batchrec_dagster.local_personalize.errors import JobFailedError
 from batchrec_dagster.local_personalize.job import Job
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
@@ -32,20 +32,24 @@ def training_data(job: Job) -> Interactions:
     wanted = _wanted(version.body)
     columns = [USER_ID, ITEM_ID, TIMESTAMP]
     needed = dict.fromkeys([*columns, *(name for event in wanted for name in event)])
+
+    def take(rows: pl.LazyFrame) -> Interactions:
+        if {} not in wanted:
+            rows = rows.filter(pl.any_horizontal(_matches(event) for event in wanted))
+        return Interactions.from_frame(rows.select(columns))
+
     try:
-        rows = read_rows(
+        interactions = take_rows(
             job.catalog,
             job.home,
             version.state["dataset"],
             list(needed),
+            take,
             full_imports_only=RECIPES[version.body["recipeArn"]].makes_segments,
         )
     except pl.exceptions.ColumnNotFoundError as error:
         raise JobFailedError(f"Create failed. The interactions lack a column: {error}") from None
-    if {} not in wanted:
-        rows = rows.filter(pl.any_horizontal(_matches(event) for event in wanted))
-    job.progress(f"{len(rows):,} interactions")
-    interactions = Interactions.from_frame(rows.select(columns))
+    job.progress(f"{len(interactions):,} interactions")
     _check_minimums(interactions)
     return interactions
 
