@@ -231,9 +231,11 @@ def test_timestamps_of_every_form_become_seconds(
 ) -> None:
     content = f"u,i,t\na,b,{written}\na,c,{written}\n"
     reading = Reading(columns=BY_NAME, timestamp_unit=declared)
-    lines, done, ratings = prepared(tmp_path, content, reading=reading)
+    lines, done, _ = prepared(tmp_path, content, reading=reading)
+    with opened([RawFile(tmp_path / "0-data.file", "f")], reading, Rules()) as ratings:
+        unit = ratings.look().timestamp_unit
     assert lines == [f"a,b,{SECONDS}", f"a,c,{SECONDS}"]
-    assert done.timestamp_unit == ratings.timestamp_unit == found
+    assert done.timestamp_unit == unit == found
 
 
 @pytest.mark.parametrize(

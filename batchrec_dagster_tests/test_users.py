@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.preparation import users as module
@@ -25,14 +25,21 @@ def listed(folder: Path, *contents: bytes, column: str | int | None = None) -> l
     return listed_users(files, column).get_column("userId").to_list()
 
 
-@given(st.lists(st.tuples(st.text(min_size=1, max_size=3), st.integers(0, 9)), min_size=1))
-def test_users_are_distinct_and_in_the_order_of_their_bytes(rows: list[tuple[str, int]]) -> None:
+@pytest.mark.parametrize("few", [10**6, 0], ids=["few", "many"])
+@settings(deadline=None)
+@given(rows=st.lists(st.tuples(st.text(min_size=1, max_size=3), st.integers(0, 9)), min_size=1))
+def test_users_are_distinct_and_in_the_order_of_their_bytes(
+    few: int, rows: list[tuple[str, int]]
+) -> None:
     rows = [(user.encode("utf-8", "replace").decode(), time) for user, time in rows]
     frame = pl.LazyFrame(rows, schema={"USER_ID": pl.String, "TIMESTAMP": pl.Int64}, orient="row")
-    for since in (None, 5):
-        wanted = {user for user, time in rows if time >= (since or 0)}
-        found = distinct_users(frame, since).get_column("userId").to_list()
-        assert found == sorted(wanted, key=str.encode)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FEW", few)
+        patch.setattr(module, "PIECE", 3)
+        for since in (None, 5):
+            wanted = {user for user, time in rows if time >= (since or 0)}
+            found = distinct_users(frame, since).get_column("userId").to_list()
+            assert found == sorted(wanted, key=str.encode)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import polars as pl
 
@@ -21,34 +21,25 @@ from batchrec_dagster.formats.interactions import (
     interactions_columns,
 )
 from batchrec_dagster.preparation import times
-from batchrec_dagster.preparation.csv_table import CsvTable
+from batchrec_dagster.preparation.careful import Looked, look
 from batchrec_dagster.preparation.errors import PreparationError as PreparationError
 from batchrec_dagster.preparation.fast import look_clean, write_clean
 from batchrec_dagster.preparation.keeping import Keeping, looks_at_more_than_one_row
-from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.layout import EPOCH_UNITS, Layout
 from batchrec_dagster.preparation.opening import RawFile, open_file
 from batchrec_dagster.preparation.recognition import Found, Reading, find_out, open_table
 from batchrec_dagster.preparation.rows import (
     FILE,
-    FORM,
     PROBLEM,
-    REASON,
     SECONDS,
     parsed,
-    time_forms,
 )
-from batchrec_dagster.preparation.rules import (
-    BELOW_MIN_RATING,
-    EVENT_TYPE_VALUE,
-    NOT_IN_FILTER,
-    Rules,
-)
+from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE, Rules
 from batchrec_dagster.preparation.table import ROW, TEXT, Table
+from batchrec_dagster.preparation.units import first_unit, one_unit, unreadable
 
-EXAMPLES = 5
 SHOWN = 200
 LINES = 6
-_ROWS_OF_A_FILE = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -61,6 +52,14 @@ class BadRows:
     @property
     def total(self) -> int:
         return sum(self.counts.values())
+
+
+class Look(NamedTuple):
+    """How many rows there are, what cannot be read of them, and how their times are written."""
+
+    rows: int
+    bad: BadRows
+    timestamp_unit: str
 
 
 @dataclass(frozen=True)
@@ -102,15 +101,13 @@ class Ratings:
         with table.opened.path.open(encoding="utf-8") as file:
             return "\n".join(line.rstrip()[:SHOWN] for line in islice(file, LINES))
 
-    def look(self) -> tuple[int, BadRows]:
-        """Read all of it; how many rows there are, and what cannot be read of them."""
+    def look(self) -> Look:
+        """Read all of it."""
         clean = look_clean(self.tables, self.layout, self.rules)
         if clean is not None:
-            return clean.rows, BadRows({}, ())
-        unit = self.timestamp_unit
-        counted = self._counted(PROBLEM, unit)
-        bad = {problem: count for problem, count in counted.items() if problem}
-        return sum(counted.values()), BadRows(bad, self._examples(unit) if bad else ())
+            return Look(clean.rows, BadRows({}, ()), clean.unit)
+        looked, unit = self._carefully(None)
+        return Look(looked.rows, BadRows(looked.bad, self._examples(looked)), unit)
 
     def write_interactions(self, destination: Path) -> Preparation:
         """Write the kept rows as Personalize's interactions CSV, in the source's order.
@@ -145,37 +142,59 @@ class Ratings:
     def _write_rows(self, target: Path) -> Preparation:
         """As the rules on a single row have it."""
         clean = write_clean(self.tables, self.layout, self.rules, target)
-        unit = self.timestamp_unit if clean is None else clean.unit
-        if clean is None and unit != self.layout.timestamp_unit:
-            layout = replace(self.layout, timestamp_unit=unit)
-            clean = write_clean(self.tables, layout, self.rules, target)
+        if clean is None and self.layout.timestamp_unit == times.AUTO:
+            # That way takes no text for a time unless it is told what it is.
+            unit = first_unit(self.tables, self.layout, self.rules)
+            if unit not in EPOCH_UNITS:
+                layout = replace(self.layout, timestamp_unit=unit)
+                clean = write_clean(self.tables, layout, self.rules, target)
         if clean is not None:
             kept = clean.rows - sum(clean.left_out.values())
-            return Preparation(clean.rows, kept, clean.left_out, (), unit)
-        counted = self._counted(REASON, unit)
-        rows, kept = sum(counted.values()), counted[""]
-        left_out = {reason: count for reason, count in counted.items() if reason}
-        problems = set(left_out) - {BELOW_MIN_RATING, NOT_IN_FILTER}
-        examples = self._examples(unit) if problems else ()
-        bad = sum(left_out[problem] for problem in problems)
+            return Preparation(clean.rows, kept, clean.left_out, (), clean.unit)
+        looked, unit = self._carefully(target)
+        examples = self._examples(looked)
+        bad = sum(looked.bad.values())
         if bad and self.rules.on_bad_rows == "fail":
             raise PreparationError(
                 f"{examples[0]} ({bad:,} such rows); mend the file, or leave such rows out with"
                 " ratings.on_bad_rows: skip"
             )
-        if bad == rows:
+        if bad == looked.rows:
             raise PreparationError(f"there is no row that can be read; {examples[0]}")
-        good = self._parsed(unit).filter(pl.col(REASON).is_null())
-        self._sink(good, target)
-        return Preparation(rows, kept, left_out, examples, unit)
+        kept = looked.rows - sum(looked.left_out.values())
+        return Preparation(looked.rows, kept, looked.left_out, examples, unit)
 
-    def _counted(self, reason: str, unit: str) -> dict[str, int]:
-        """How many rows there are for each value of the column; under "" those without one."""
-        said = pl.col(reason).fill_null("")
-        counted = self._collect(self._parsed(unit).group_by(said).len().sort(reason))
-        if not counted.height:
+    def _carefully(self, target: Path | None) -> tuple[Looked, str]:
+        """Look at every row, and write those that are kept to the target if there is one; what was
+        found, and the timestamps' unit."""
+        first = unit = first_unit(self.tables, self.layout, self.rules)
+        looked = self._look(unit, target)
+        if self.layout.timestamp_unit == times.AUTO and self._may_be_mixed(looked, unit):
+            unit = one_unit(self.tables, self.layout, self.rules)
+            if unit != first:
+                looked = self._look(unit, target)
+        if not looked.rows:
             raise PreparationError(f"{self.tables[0].opened.name} has a header and no rows")
-        return {"": 0, **dict(counted.iter_rows())}
+        return looked, unit
+
+    def _look(self, unit: str, target: Path | None) -> Looked:
+        rows = self._parsed(unit)
+        try:
+            if target is None:
+                return look(rows)
+            with target.open("wb") as file:
+                file.write((",".join(self._columns) + "\n").encode())
+                return look(rows, lambda kept: self._write_kept(kept, file))
+        except pl.exceptions.PolarsError as error:
+            raise unreadable(error, self.tables, self.rules) from error
+
+    def _may_be_mixed(self, looked: Looked, unit: str) -> bool:
+        """Whether there is any time that is not of the unit, as far as the look tells."""
+        if times.unreadable(unit) in looked.bad or times.BEFORE_1970 in looked.bad:
+            return True
+        factor = EPOCH_UNITS.get(unit)
+        found = [time for time in (looked.earliest, looked.latest) if time is not None]
+        return factor is not None and any(times.epoch_unit(time * factor) != unit for time in found)
 
     @property
     def _columns(self) -> list[str]:
@@ -183,7 +202,7 @@ class Ratings:
             event_type=self.rules.event_type, event_value=self.layout.event_value is not None
         )
 
-    def _sink(self, rows: pl.LazyFrame, target: Path) -> None:
+    def _write_kept(self, rows: pl.DataFrame, file: BinaryIO) -> None:
         no_type = self.layout.event_type is None
         written = {
             USER_ID: pl.col("user"),
@@ -192,7 +211,8 @@ class Ratings:
             EVENT_TYPE: pl.lit(EVENT_TYPE_VALUE) if no_type else pl.col("event_type"),
             EVENT_VALUE: pl.col("event_value"),
         }
-        rows.select(written[name].alias(name) for name in self._columns).sink_csv(target)
+        columns = [written[name].alias(name) for name in self._columns]
+        rows.select(columns).write_csv(file, include_header=False)
 
     def _parsed(self, unit: str) -> pl.LazyFrame:
         return pl.concat(
@@ -200,57 +220,15 @@ class Ratings:
             for number, table in enumerate(self.tables)
         )
 
-    @cached_property
-    def timestamp_unit(self) -> str:
-        """How times are written: declared, or the one form that all of them have."""
-        if self.layout.timestamp_unit != times.AUTO:
-            return self.layout.timestamp_unit
-        forms = pl.concat(
-            time_forms(table, number, self.layout, self.rules)
-            for number, table in enumerate(self.tables)
-        )
-        order = pl.col(FILE).cast(pl.Int64) * _ROWS_OF_A_FILE + pl.col(ROW)
-        first = forms.group_by(FORM).agg(order.min().alias("first")).sort("first")
-        found = self._collect(first).rows()
-        if len(found) > 1:
-            (form, _), (other, position) = found[:2]
-            file, row = divmod(position, _ROWS_OF_A_FILE)
-            table = self.tables[file]
-            its_own = time_forms(table, file, self.layout, self.rules).filter(pl.col(ROW) == row)
-            text = self._collect(its_own.select("timestamp")).item()
-            raise PreparationError(
-                f"{table.opened.name}, {table.place(row)}: the timestamp {text!r} is"
-                f" {times.spoken(other)}, those before it are {times.spoken(form)}; mend the file,"
-                " or set ratings.timestamp_unit when all of them are to be read as one"
-            )
-        return found[0][0] if found else "s"
-
-    def _examples(self, unit: str) -> tuple[str, ...]:
-        bad = self._parsed(unit).filter(pl.col(PROBLEM).is_not_null()).head(EXAMPLES)
+    def _examples(self, looked: Looked) -> tuple[str, ...]:
         told = []
-        for row in self._collect(bad.select(FILE, ROW, TEXT, PROBLEM)).iter_rows(named=True):
+        for row in looked.examples:
             table = self.tables[row[FILE]]
             told.append(
                 f"{table.opened.name}, {table.place(row[ROW])}: {row[PROBLEM]}:"
                 f" {(row[TEXT] or '')[:SHOWN]!r}"
             )
         return tuple(told)
-
-    def _collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
-        try:
-            return frame.collect(engine="streaming")
-        except pl.exceptions.PolarsError as error:
-            raise self._unreadable(error) from error
-
-    def _unreadable(self, error: Exception) -> PreparationError:
-        for table in self.tables:
-            if isinstance(table, CsvTable) and (told := table.misquoted()):
-                return PreparationError(told)
-        names = self.tables[0].opened.name
-        reason = str(error).partition("\n")[0]
-        if self.rules.filter is not None:
-            return PreparationError(f"{names}: interactions.filter cannot be worked out: {reason}")
-        return PreparationError(f"{names} cannot be read: {reason}")
 
 
 @contextmanager

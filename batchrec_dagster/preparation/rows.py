@@ -59,7 +59,7 @@ def parsed(table: Table, file: int, layout: Layout, rules: Rules, unit: str) -> 
             *_problems(layout, table),
             *_type_problems(layout, rules),
             (pl.col(SECONDS).is_null(), times.unreadable(unit)),
-            (pl.col(SECONDS) < 0, "the timestamp is before 1970"),
+            (pl.col(SECONDS) < 0, times.BEFORE_1970),
         ]
     )
     return (

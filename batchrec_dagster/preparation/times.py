@@ -20,6 +20,7 @@ _ISO = (
     r"(?: ?UTC|Z|[+-][0-9]{2}(?::?[0-9]{2})?)?)?$"
 )
 _OFFSET = r"[T ].*([+-])([0-9]{2}):?([0-9]{2})?$"
+BEFORE_1970 = "the timestamp is before 1970"
 _EXAMPLE_DAY = 981_158_400  # 3 February 2001
 _SPOKEN = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 

@@ -19,6 +19,8 @@ from batchrec_dagster.preparation.opening import Opened, RawFile, open_file
 from batchrec_dagster.preparation.parquet_table import ParquetTable
 from batchrec_dagster.preparation.table import FLAW, ROW, Table
 
+# Rows of which Polars' streaming unique holds in a few hundred megabytes; rows of a piece.
+FEW, PIECE = 10_000_000, 1_000_000
 # Around each id in a line of batch inference input: {"userId":""} and the line's end.
 _FRAME = len('{"userId":""}\n')
 
@@ -64,7 +66,22 @@ def check_limits(users: pl.DataFrame) -> None:
 
 
 def _ordered(users: pl.LazyFrame) -> pl.DataFrame:
-    return users.unique().sort("userId").collect(engine="streaming")
+    """Each once, in order; of many rows piece by piece, in half the memory and twice the time."""
+    if users.select(pl.len()).collect(engine="streaming").item() <= FEW:
+        return users.unique().sort("userId").collect(engine="streaming")
+    found = pl.Series("userId", dtype=pl.String)
+    waiting: list[pl.Series] = []
+
+    def take(part: pl.DataFrame) -> None:
+        nonlocal found
+        waiting.append(part.get_column("userId").unique())
+        # Seldom enough that each user is looked at a few times only.
+        if sum(map(len, waiting)) > max(2 * len(found), 2 * PIECE):
+            found = pl.concat([found, *waiting]).unique()
+            waiting.clear()
+
+    users.sink_batches(take, chunk_size=PIECE)
+    return pl.concat([found, *waiting]).unique().sort().to_frame()
 
 
 def _table(opened: Opened, column: Column | None) -> Table:

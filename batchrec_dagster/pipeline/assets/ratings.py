@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.object_store import StorageError
+from batchrec_dagster.pipeline.assets.on_spark import first_at_hand
 from batchrec_dagster.pipeline.assets.raw_files import at_hand, bring, clear_away, without_secrets
 from batchrec_dagster.pipeline.assets.specs import described
 from batchrec_dagster.pipeline.checks import Checked, published, specs
@@ -24,7 +25,7 @@ CODE_VERSION = "2"
 
 def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     """The asset; a relative path of the source starts at the project's folder."""
-    ratings, places = pipeline.ratings, pipeline.places
+    ratings, places, spark = pipeline.ratings, pipeline.places, pipeline.preparation.spark
     shown = without_secrets(ratings.source)
     copied = "copied once into the storage as they are" if ratings.copy_to_storage else "in place"
 
@@ -56,12 +57,19 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                 place=places.raw if ratings.copy_to_storage else None,
             )
             context.log.info(f"{shown}: {raw.outcome}")
-            with at_hand(raw.record, ratings, storage, project) as files:
+            remote = spark is not None and spark.on_aws
+            with (
+                # What Spark reads on AWS is not read here; the first rows tell how to.
+                first_at_hand(raw.record, storage)
+                if remote
+                else at_hand(raw.record, ratings, storage, project)
+            ) as files:
                 size = sum(file.path.stat().st_size for file in files)
                 try:
                     with opened(files, ratings.reading, pipeline.rules) as read:
-                        rows, bad = read.look()
-                        check, found = _columns_parse(rows, bad, ratings.on_bad_rows), _told(read)
+                        rows, bad, unit = read.look()
+                        check = _columns_parse(rows, bad, ratings.on_bad_rows)
+                        found = {**_told(read), "timestamp_unit": unit}
                 except PreparationError as error:
                     rows, found = 0, {}
                     check = Checked("columns_parse", passed=False, found=str(error))
@@ -74,10 +82,15 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                     metadata={
                         "outcome": raw.outcome,
                         "source": shown,
-                        "file": where[0] if len(where) == 1 else f"{len(files):,} files",
-                        "files": len(files),
-                        "bytes": size,
-                        "dagster/row_count": rows,
+                        "file": where[0]
+                        if len(where) == 1
+                        else f"{len(raw.record['files']):,} files",
+                        "files": len(raw.record["files"]),
+                        **(
+                            {"rows_looked_at": rows}
+                            if remote
+                            else {"bytes": size, "dagster/row_count": rows}
+                        ),
                         **found,
                         "seconds": time.monotonic() - started,
                     },
@@ -120,7 +133,6 @@ def _told(read: OpenedRatings) -> dict[str, Any]:
         "format": layout.format,
         "delimiter": layout.delimiter if layout.format == "csv" else "",
         "encoding": ", ".join(read.encodings),
-        "timestamp_unit": read.timestamp_unit,
         "recognised_columns": dict(read.found.recognised),
         "empty_files": list(read.empty),
         "first_lines": dg.MetadataValue.md(f"```\n{read.first_lines()}\n```"),
