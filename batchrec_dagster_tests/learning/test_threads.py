@@ -1,0 +1,79 @@
+"""All cores, and no more threads than cores."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from batchrec_dagster.local_personalize.learning import serving, threads
+from batchrec_dagster.local_personalize.learning.training import train
+from batchrec_dagster_tests.learning.support import interactions_of, lists, tastes
+
+
+def blas_threads() -> set[int]:
+    """How many threads each BLAS of this process may use."""
+    return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+
+def test_pieces_run_with_one_thread_of_blas_each_on_no_more_threads_than_cores() -> None:
+    before = blas_threads()
+    seen: set[int] = set()
+    running: list[int] = []
+    most = 0
+    lock = threading.Lock()
+
+    def work(piece: int) -> int:
+        nonlocal most
+        with lock:
+            running.append(piece)
+            most = max(most, len(running))
+            seen.update(blas_threads())
+        time.sleep(0.001)
+        with lock:
+            running.remove(piece)
+        return piece
+
+    assert list(threads.ordered_map(work, range(20))) == list(range(20))
+    assert seen == {1}
+    assert most <= threads.cores()
+    assert blas_threads() == before
+
+
+def test_training_and_scoring_start_no_more_threads_than_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a machine of three cores, whatever this one has."""
+    monkeypatch.setattr(threads, "cores", lambda: 3)
+    monkeypatch.setattr(serving, "CHUNK_SCORES", 200)
+    data = interactions_of(tastes())
+    counts: list[int] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            counts.append(
+                sum(
+                    thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()
+                )
+            )
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        model = train("aws-user-personalization-v2", data, {}).model
+        assert lists(model, list(data.user_ids), data, 5)
+    finally:
+        done.set()
+        watcher.join()
+    assert 0 < max(counts) <= 3
+
+
+def test_pieces_hold_the_entries_asked_for() -> None:
+    starts = np.array([0, 2, 2, 9, 10, 11])
+    assert threads.pieces(starts, 3) == [slice(0, 2), slice(2, 3), slice(3, 5)]
+    assert threads.pieces(starts, 100, most=2) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert threads.pieces(np.array([0]), 3) == []
