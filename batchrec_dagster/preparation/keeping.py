@@ -25,7 +25,8 @@ DAY = 86_400
 # Rows of the users that are looked at together: some hundred megabytes.
 PART_ROWS = 4_000_000
 # The order of the source, so that it can be kept.
-_ORDER, _PART = "order", "part"
+_ORDER = "order"
+_PLACES = 1 << 40
 
 
 def looks_at_more_than_one_row(rules: Rules) -> bool:
@@ -125,8 +126,11 @@ def _stays(rows: pl.LazyFrame, reason: str) -> pl.DataFrame:
         columns = [name for name in rows.collect_schema().names() if name != _ORDER]
         first = rows.group_by(columns).agg(pl.col(_ORDER).min())
         return first.select(_ORDER).collect(engine="streaming")
-    latest = pl.col(_ORDER).filter(pl.col(TIMESTAMP) == pl.col(TIMESTAMP).max()).max()
-    return rows.group_by(USER_ID, ITEM_ID).agg(latest).select(_ORDER).collect(engine="streaming")
+    # Time and place in one number, so that the largest is the last of the latest.
+    moment = pl.col(TIMESTAMP).cast(pl.Int128) * _PLACES + pl.col(_ORDER)
+    latest = rows.group_by(USER_ID, ITEM_ID).agg(moment.max().alias(_ORDER))
+    place = (pl.col(_ORDER) % _PLACES).cast(pl.Int64)
+    return latest.select(place).collect(engine="streaming")
 
 
 def _rows(path: Path) -> int:
