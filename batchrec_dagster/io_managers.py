@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
+import uuid
 from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +28,13 @@ from batchrec_dagster.resources.storage import StorageResource
 
 # The metadata of an asset's definition that says where its value lies under the storage root.
 STORAGE_KEY = "batchrec/storage_key"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A value that lies in the storage already, at another place: it is moved to its own."""
+
+    uri: str
 
 
 class StorageIOManager(dg.ConfigurableIOManager):
@@ -43,7 +54,11 @@ class StorageIOManager(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         uri = self.storage.uri(self._key(context))
         try:
-            self.storage.store.put(uri, self.encode(obj))
+            if isinstance(obj, Stored):
+                self.storage.store.copy(obj.uri, uri)
+                self.storage.store.delete(obj.uri)
+            else:
+                self.storage.store.put(uri, self.encode(obj))
         except StorageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         context.add_output_metadata({"dagster/uri": uri})
@@ -51,68 +66,108 @@ class StorageIOManager(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> Any:
         if context.upstream_output is None:
             raise dg.DagsterInvariantViolationError("there is no asset to load")
-        key = self._key(context.upstream_output)
+        uri = self.storage.uri(self._key(context.upstream_output))
         try:
-            data = self.storage.store.get(self.storage.uri(key))
+            return self.load(uri, context.dagster_type.typing_type)
         except StorageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
-        return self.decode(data, context.dagster_type.typing_type)
+
+    def load(self, uri: str, wanted: object) -> Any:
+        """The value of the object, as the type that is asked for."""
+        return self.decode(self.storage.store.get(uri), wanted)
 
     def _key(self, context: dg.OutputContext) -> str:
         key = (context.definition_metadata or {}).get(STORAGE_KEY)
         return str(key or "/".join(context.asset_key.path) + self.suffix)
 
 
-class ParquetIOManager(StorageIOManager):
+class TableIOManager(StorageIOManager):
+    """Tables: a frame, or a file that holds it already. A LazyFrame reads from a file on this
+    machine: of an object in S3 from a copy, which is there as long as the IO manager is."""
+
+    @abstractmethod
+    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
+        """The table of a file, or of its content."""
+
+    @abstractmethod
+    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
+        """The file's content of a table."""
+
+    def encode(self, value: Any) -> bytes | Path:
+        if isinstance(value, Path):
+            return value
+        buffer = io.BytesIO()
+        self.write(_polars(value), buffer)
+        return buffer.getvalue()
+
+    def decode(self, data: bytes, wanted: object) -> Any:
+        return _as(self.scan(io.BytesIO(data)).collect(), wanted)
+
+    def load(self, uri: str, wanted: object) -> Any:
+        if wanted is not pl.LazyFrame:
+            return super().load(uri, wanted)
+        store = self.storage.store
+        path = store.local_path(uri)
+        if path is None:
+            path = Path(self._copies.name) / f"{uuid.uuid4().hex}{self.suffix}"
+            store.download(uri, path)
+        elif not path.exists():
+            store.get(uri)  # Says what is wrong.
+        return self.scan(path)
+
+    @cached_property
+    def _copies(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory()
+
+
+class ParquetIOManager(TableIOManager):
     """Tables as Parquet."""
 
     suffix = ".parquet"
 
-    def encode(self, value: Any) -> bytes:
-        buffer = io.BytesIO()
-        _polars(value).write_parquet(buffer)
-        return buffer.getvalue()
+    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
+        frame.write_parquet(buffer)
 
-    def decode(self, data: bytes, wanted: object) -> Any:
-        return _as(pl.read_parquet(io.BytesIO(data)), wanted)
+    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
+        return pl.scan_parquet(source, glob=False)
 
 
-class InteractionsCsvIOManager(StorageIOManager):
+class InteractionsCsvIOManager(TableIOManager):
     """Personalize's interactions CSV: ids are text, whatever they look like."""
 
     suffix = ".csv"
 
-    def encode(self, value: Any) -> bytes | Path:
-        return value if isinstance(value, Path) else _polars(value).write_csv().encode()
+    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
+        frame.write_csv(buffer)
 
-    def decode(self, data: bytes, wanted: object) -> Any:
+    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
         types = {USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64, EVENT_TYPE: pl.String}
-        return _as(pl.read_csv(data, schema_overrides=types), wanted)
+        return pl.scan_csv(source, schema_overrides=types, glob=False)
 
 
-class ItemsCsvIOManager(StorageIOManager):
+class ItemsCsvIOManager(TableIOManager):
     """Personalize's items CSV: ids are text, other columns are numbers where all cells are."""
 
     suffix = ".csv"
 
-    def encode(self, value: Any) -> bytes:
-        return _polars(value).write_csv().encode()
+    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
+        frame.write_csv(buffer)
 
-    def decode(self, data: bytes, wanted: object) -> Any:
+    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
         types = {ITEM_ID: pl.String}
-        return _as(pl.read_csv(data, schema_overrides=types, infer_schema_length=None), wanted)
+        return pl.scan_csv(source, schema_overrides=types, infer_schema_length=None, glob=False)
 
 
-class JsonLinesIOManager(StorageIOManager):
+class JsonLinesIOManager(TableIOManager):
     """Tables as JSON Lines, an object a row."""
 
     suffix = ".json"
 
-    def encode(self, value: Any) -> bytes:
-        return _polars(value).write_ndjson().encode()
+    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
+        frame.write_ndjson(buffer)
 
-    def decode(self, data: bytes, wanted: object) -> Any:
-        return _as(pl.read_ndjson(data), wanted)
+    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
+        return pl.scan_ndjson(source)
 
 
 class JsonRecordIOManager(StorageIOManager):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import boto3
 import obstore
+from botocore.exceptions import BotoCoreError, ClientError
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import (
     BaseError,
@@ -100,6 +101,21 @@ class ObjectStore:
                 obstore.put(store, key, data.read_bytes(), use_multipart=False)
             else:
                 obstore.put(store, key, data, chunk_size=CHUNK)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object; within S3 on its servers, whatever its size."""
+        path = self.local_path(source)
+        if path is not None or self.local_path(target) is not None:
+            self.put(target, path or self.chunks(source))
+            return
+        (bucket, key), (target_bucket, target_key) = split_uri(source), split_uri(target)
+        session: Any = self.session or boto3.Session()
+        with _explained(target, "write"):
+            try:
+                s3 = session.client("s3", endpoint_url=self.endpoint_url)
+                s3.copy({"Bucket": bucket, "Key": key}, target_bucket, target_key)
+            except (ClientError, BotoCoreError) as error:
+                raise StorageError(f"cannot copy {source} to {target}: {error}") from error
 
     def head(self, uri: str) -> ObjectInfo | None:
         """What is known of the object without reading it; None where there is none."""

@@ -56,15 +56,17 @@ def storage(s3: S3Server) -> Storage:
     )
 
 
-def tell(storage: Storage, params: Mapping[str, str], say: Callable[[PipesContext], None]) -> None:
-    """Say something by Pipes, as the job's script would."""
-    s3 = storage.client("s3")
+def say(s3: Any, params: Mapping[str, str], what: Callable[[PipesContext], None]) -> None:
+    """Say something by Pipes, as the job's script would. `params`: the environment variables of
+    Pipes, or the arguments of a Glue job."""
+    arguments = {"--dagster-pipes-context": "CONTEXT", "--dagster-pipes-messages": "MESSAGES"}
+    named = {f"DAGSTER_PIPES_{n}": params[a] for a, n in arguments.items() if a in params}
     with PipesContext(
-        PipesMappingParamsLoader(params),
+        PipesMappingParamsLoader({**params, **named}),
         PipesS3ContextLoader(s3),
         PipesS3MessageWriter(s3, interval=0.2),
     ) as pipes:
-        say(pipes)
+        what(pipes)
 
 
 def succeed(pipes: PipesContext) -> None:

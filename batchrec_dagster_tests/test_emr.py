@@ -18,9 +18,9 @@ from batchrec_dagster_tests.aws_jobs import (
     Storage,
     fail,
     run,
+    say,
     storage,
     succeed,
-    tell,
     without_waiting,
 )
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
@@ -97,7 +97,7 @@ def test_a_job_run_is_started_with_this_code_and_heard(
     monkeypatch: pytest.MonkeyPatch, shop: Storage, engine: EmrServerlessSpark, runs: list[JobRun]
 ) -> None:
     def job(run: JobRun) -> None:
-        tell(shop, params(run), succeed)
+        say(shop.client("s3"), params(run), succeed)
         run.state = "SUCCESS"
 
     emr_does(monkeypatch, runs, job)
@@ -143,7 +143,7 @@ def test_the_jobs_own_reason_comes_first(
     monkeypatch: pytest.MonkeyPatch, shop: Storage, engine: EmrServerlessSpark, runs: list[JobRun]
 ) -> None:
     def job(run: JobRun) -> None:
-        tell(shop, params(run), fail)
+        say(shop.client("s3"), params(run), fail)
         ends("FAILED", "exit code 1")(run)
 
     emr_does(monkeypatch, runs, job)

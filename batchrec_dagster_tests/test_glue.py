@@ -26,9 +26,9 @@ from batchrec_dagster_tests.aws_jobs import (
     TASK,
     fail,
     run,
+    say,
     storage,
     succeed,
-    tell,
     without_waiting,
 )
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
@@ -65,12 +65,6 @@ def glue_does(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
     monkeypatch.setattr(FakeJobRun, "advance", lambda self: job(self))
 
 
-def params(run: FakeJobRun) -> dict[str, str]:
-    """The arguments of Pipes, as a mapping."""
-    names = {"--dagster-pipes-context": "CONTEXT", "--dagster-pipes-messages": "MESSAGES"}
-    return {f"DAGSTER_PIPES_{name}": arguments(run)[key] for key, name in names.items()}
-
-
 def arguments(run: FakeJobRun) -> dict[str, str]:
     assert run.arguments is not None
     return run.arguments
@@ -97,7 +91,7 @@ def test_a_job_is_created_run_with_this_code_and_heard(
 
     def job(run: FakeJobRun) -> None:
         if run.status != "SUCCEEDED":
-            tell(shop, params(run), succeed)
+            say(shop.client("s3"), arguments(run), succeed)
         run.status = "SUCCEEDED"
 
     glue_does(monkeypatch, job)
@@ -144,7 +138,7 @@ def test_the_jobs_own_reason_comes_first(monkeypatch: pytest.MonkeyPatch, s3: S3
 
     def job(run: FakeJobRun) -> None:
         if run.status != "FAILED":
-            tell(shop, params(run), fail)
+            say(shop.client("s3"), arguments(run), fail)
         ends("FAILED", "SystemExit: 1")(run)
 
     glue_does(monkeypatch, job)

@@ -15,7 +15,6 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.formats.interactions import (
-    ITEM_ID,
     MIN_INTERACTIONS,
     MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
     MIN_USERS_WITH_TWO_INTERACTIONS,
@@ -92,6 +91,11 @@ def enough_interactions(interactions: pl.LazyFrame) -> Checked:
         .collect(engine="streaming")
         .row(0)
     )
+    return enough(rows, users, with_two)
+
+
+def enough(rows: int, users: int, with_two: int) -> Checked:
+    """The same, of numbers that are counted already."""
     least = max(MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users)
     passed = rows >= MIN_INTERACTIONS and with_two >= least
     found = f"{rows:,} interactions of {users:,} users, {with_two:,} of them with two or more"
@@ -116,7 +120,12 @@ def timestamps_plausible(interactions: pl.LazyFrame, unit: str, now: datetime) -
         .collect(engine="streaming")
         .row(0)
     )
-    if first is None:
+    return plausible(first, last, unit, now)
+
+
+def plausible(first: int | None, last: int | None, unit: str, now: datetime) -> Checked:
+    """The same, of the first and the last time."""
+    if first is None or last is None:
         return Checked("timestamps_plausible", passed=False, found="there are no interactions")
     passed = EARLIEST.timestamp() <= first and last <= (now + CLOCK_SLACK).timestamp()
     found = f"from {_day(first)} to {_day(last)}, read as {unit}"
@@ -149,12 +158,12 @@ def items_parse(read: Callable[[], ItemsRead], on_bad_rows: str) -> Checked:
     return Checked("items_parse", passed, found, {"rows": rows, "bad_rows": bad.total})
 
 
-def every_user_has_a_line(users: pl.DataFrame, lines: pl.DataFrame) -> Checked:
-    """That each user who was asked for was answered, once. users: userId; lines: user_id."""
-    answered = lines.get_column("user_id")
-    missing = users.filter(~pl.col("userId").is_in(answered.implode())).get_column("userId")
-    twice = answered.len() - answered.n_unique()
-    found = f"{answered.n_unique():,} of {users.height:,} users have a line"
+def every_user_has_a_line(users: pl.Series, answered: pl.Series) -> Checked:
+    """That each user who was asked for was answered, once."""
+    missing = users.filter(~users.is_in(answered.implode()))
+    unique = answered.n_unique()
+    twice = answered.len() - unique
+    found = f"{unique:,} of {len(users):,} users have a line"
     if len(missing):
         found += f"; missing are {_some(missing)}: run the batch inference again"
     if twice:
@@ -179,35 +188,43 @@ def every_segment_has_a_line(queries: Sequence[str], lines: pl.DataFrame) -> Che
 def no_line_failed(lines: pl.DataFrame, of: str = "user_id", mend: str = "") -> Checked:
     """That no line has an error in place of what was asked for; `of` is whose line it is."""
     failed = lines.filter(pl.col("error").is_not_null())
-    found = f"{failed.height:,} of {lines.height:,} lines failed"
-    if failed.height:
-        whose, error = failed.select(of, "error").row(0)
+    first = failed.select(of, "error").row(0) if failed.height else None
+    return lines_failed(failed.height, lines.height, first, of, mend)
+
+
+def lines_failed(
+    failed: int,
+    lines: int,
+    first: tuple[str, str] | None,
+    of: str = "user_id",
+    mend: str = "",
+) -> Checked:
+    """The same, of numbers that are counted already; `first` is whose failed first, and why."""
+    found = f"{failed:,} of {lines:,} lines failed"
+    if first is not None:
+        whose, error = first
         found += f"; the first, of {of.removesuffix('_id')} {whose!r}: {error}{mend}"
-    return Checked("no_line_failed", not failed.height, found)
+    return Checked("no_line_failed", not failed, found)
 
 
 def no_duplicates(table: pl.DataFrame, within: str = "user_id", member: str = "item_id") -> Checked:
     """That no list holds an item twice, or no segment a user."""
-    repeated = table.height - table.select(within, member).n_unique()
-    found = f"{repeated:,} {member.removesuffix('_id')}s stand twice in a list"
-    return Checked("no_duplicates", not repeated, found)
+    return repeated(table.height - table.select(within, member).n_unique(), member)
 
 
-def none_seen(table: pl.DataFrame, interactions: pl.LazyFrame) -> Checked:
+def repeated(count: int, member: str = "item_id") -> Checked:
+    """The same, of a number that is counted already."""
+    found = f"{count:,} {member.removesuffix('_id')}s stand twice in a list"
+    return Checked("no_duplicates", not count, found)
+
+
+def none_seen(seen: int) -> Checked:
     """That no list holds what its user already interacted with."""
-    seen = table.join(
-        interactions.select(user_id=USER_ID, item_id=ITEM_ID).unique().collect(),
-        on=["user_id", "item_id"],
-        how="semi",
-    ).height
     return Checked("none_seen", not seen, f"{seen:,} items of the lists were seen before")
 
 
-def lists_full(
-    table: pl.DataFrame, users: int, num_results: int, *, filtered: bool = False
-) -> Checked:
+def lists_full(full: int, users: int, num_results: int, *, filtered: bool = False) -> Checked:
     """Whether every user has as many items as asked for: worth a warning, not a halt."""
-    full = table.group_by("user_id").len().filter(pl.col("len") >= num_results).height
     found = f"{full:,} of {users:,} users have all {num_results} items"
     if full < users:
         found += "; the others have seen nearly everything that Personalize offered for them"

@@ -23,6 +23,7 @@ TYPES = (
     "BatchUsers",
     "Interactions",
     "Items",
+    "Preparation",
     "Recommendations",
     "Schedule",
     "Segments",

@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,12 @@ from batchrec_dagster.formats.interactions import (
     interactions_columns,
 )
 from batchrec_dagster.object_store import StorageError
+from batchrec_dagster.pipeline.assets.on_spark import (
+    checks,
+    first_rows,
+    prepare_here,
+    prepare_on_aws,
+)
 from batchrec_dagster.pipeline.assets.raw_files import at_hand
 from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
 from batchrec_dagster.pipeline.checks import (
@@ -31,10 +37,12 @@ from batchrec_dagster.pipeline.checks import (
 )
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.local import opened
+from batchrec_dagster.preparation.local import Preparation, opened
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources import SourceError
+from batchrec_dagster.preparation.spark.task import Done
 from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.resources.spark import SparkEngine
 
 CODE_VERSION = "2"
 
@@ -49,7 +57,7 @@ COLUMNS = {
 
 def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinition:
     """The asset; the relative path of a source read in place starts at the project's folder."""
-    ratings, rules = pipeline.ratings, pipeline.rules
+    ratings, rules, spark = pipeline.ratings, pipeline.rules, pipeline.preparation.spark
     columns = interactions_columns(event_type=rules.event_type, event_value=pipeline.event_value)
 
     @dg.asset(
@@ -57,7 +65,7 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
             pipeline,
             description="The ratings that count as interactions, as the CSV file that Personalize"
             f" imports. {_rule(rules)}",
-            kinds={"polars", "csv"},
+            kinds={"polars" if spark is None else "spark", "csv"},
             storage_key=pipeline.places.interactions,
             code_version=f"{CODE_VERSION}-{fingerprint(ratings.reading, rules)}",
             io_manager="interactions_io",
@@ -73,21 +81,24 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
         context: dg.AssetExecutionContext, raw_ratings: dict[str, Any], storage: StorageResource
     ) -> Iterator[Any]:
         started = time.monotonic()
+        if spark is not None and spark.on_aws:
+            yield from _on_aws(context, spark, pipeline, storage, raw_ratings, started)
+            return
+        told: Mapping[str, Any] = {}
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "interactions.csv"
             try:
-                with (
-                    at_hand(raw_ratings, ratings, storage, project) as files,
-                    opened(files, ratings.reading, rules) as read,
-                ):
-                    done = read.write_interactions(written)
+                with at_hand(raw_ratings, ratings, storage, project) as files:
+                    done: Preparation | Done
+                    if spark is not None:
+                        done, told = prepare_here(context, spark, pipeline, storage, files, written)
+                    else:
+                        with opened(files, ratings.reading, rules) as read:
+                            done = read.write_interactions(written)
             except (PreparationError, SourceError, StorageError) as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
             kept = pl.scan_csv(written, schema=csv_types(columns), glob=False)
-            for reason, count in done.left_out.items():
-                context.log.info(f"left out {count:,} rows: {reason}")
-            for example in done.bad_row_examples:
-                context.log.warning(f"left out {example}")
+            _log(context, done)
             yield from published(
                 [
                     enough_interactions(kept),
@@ -97,15 +108,11 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
                     value=written,
                     data_version=dg.DataVersion(file_version(written)),
                     metadata={
-                        "dagster/row_count": done.rows_kept,
-                        "dagster/column_schema": column_schema(COLUMNS, columns),
-                        "rows_read": done.rows_read,
-                        "rows_left_out": done.rows_read - done.rows_kept,
-                        "left_out_by_reason": dict(done.left_out),
-                        "bad_row_examples": list(done.bad_row_examples),
+                        **_counted(done, columns),
+                        "engine": pipeline.preparation.engine,
+                        **told,
                         "users": kept.select(pl.col(USER_ID).n_unique()).collect().item(),
                         "items": kept.select(pl.col(ITEM_ID).n_unique()).collect().item(),
-                        "timestamp_unit": done.timestamp_unit,
                         "sample": sample(kept.head(5).collect()),
                         "seconds": time.monotonic() - started,
                     },
@@ -113,6 +120,58 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
             )
 
     return interactions
+
+
+def _on_aws(
+    context: dg.AssetExecutionContext,
+    engine: SparkEngine,
+    pipeline: Pipeline,
+    storage: StorageResource,
+    raw_ratings: dict[str, Any],
+    started: float,
+) -> Iterator[Any]:
+    """The asset's results, of data that never come to this machine."""
+    try:
+        (done, told), stored = prepare_on_aws(context, engine, pipeline, storage, raw_ratings)
+        first = first_rows(stored, storage)
+    except (PreparationError, StorageError) as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    _log(context, done)
+    yield from published(
+        checks(done, datetime.now(UTC)),
+        dg.MaterializeResult(
+            value=stored,
+            data_version=dg.DataVersion(done.sha256[:16]),
+            metadata={
+                **_counted(done, first.columns),
+                "engine": pipeline.preparation.engine,
+                **told,
+                "users": done.users,
+                "items": done.items,
+                "sample": sample(first),
+                "seconds": time.monotonic() - started,
+            },
+        ),
+    )
+
+
+def _log(context: dg.AssetExecutionContext, done: Preparation | Done) -> None:
+    for reason, count in done.left_out.items():
+        context.log.info(f"left out {count:,} rows: {reason}")
+    for example in done.bad_row_examples:
+        context.log.warning(f"left out {example}")
+
+
+def _counted(done: Preparation | Done, columns: list[str]) -> dict[str, Any]:
+    return {
+        "dagster/row_count": done.rows_kept,
+        "dagster/column_schema": column_schema(COLUMNS, columns),
+        "rows_read": done.rows_read,
+        "rows_left_out": done.rows_read - done.rows_kept,
+        "left_out_by_reason": dict(done.left_out),
+        "bad_row_examples": list(done.bad_row_examples),
+        "timestamp_unit": done.timestamp_unit,
+    }
 
 
 def file_version(path: Path) -> str:

@@ -13,6 +13,7 @@ from batchrec_dagster.pipeline.places import Places
 from batchrec_dagster.pipeline.settings.batch_users import BatchUsers
 from batchrec_dagster.pipeline.settings.interactions import Interactions
 from batchrec_dagster.pipeline.settings.items import Items
+from batchrec_dagster.pipeline.settings.preparation import Preparation
 from batchrec_dagster.pipeline.settings.ratings import Ratings
 from batchrec_dagster.pipeline.settings.recommendations import Recommendations
 from batchrec_dagster.pipeline.settings.schedule import Schedule
@@ -53,6 +54,9 @@ class Pipeline(dg.Model):
     interactions: Annotated[
         Interactions, _part(Interactions, "Which ratings count as interactions.")
     ] = Field(default_factory=Interactions)
+    preparation: Annotated[
+        Preparation, _part(Preparation, "Where ratings are made into interactions.")
+    ] = Field(default_factory=Preparation)
     items: Annotated[
         Items | None,
         _part(Items, "The file of items: titles for people, metadata for Personalize."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812
 
@@ -14,6 +15,7 @@ from batchrec_dagster.preparation.spark import times
 from batchrec_dagster.preparation.spark.lines import ROW
 from batchrec_dagster.preparation.spark.sql import for_spark
 from batchrec_dagster.preparation.spark.tables import FLAW
+from batchrec_dagster.preparation.spark.task import SparkPreparationError
 
 SECONDS, PROBLEM, REASON, FORM = "seconds", "problem", "reason", "form"
 MAX_ID_LENGTH = 256
@@ -95,10 +97,14 @@ def _filtered(cells: DataFrame, layout: Layout, rules: Rules) -> DataFrame:
     columns = [
         _typed(role(_FILTER + name), kind).alias(name) for name, kind in layout.types.items()
     ]
-    holds = F.coalesce(F.expr(for_spark(rules.filter)), F.lit(False))
-    return cells.select(F.struct("*").alias(_PACKED), *columns).select(
-        F.col(f"`{_PACKED}`.*"), holds.alias(_IN_FILTER)
-    )
+    packed = cells.select(F.struct("*").alias(_PACKED), *columns)
+    try:
+        holds = F.coalesce(F.expr(for_spark(rules.filter)), F.lit(False))
+        return packed.select(F.col(f"`{_PACKED}`.*"), holds.alias(_IN_FILTER))
+    except AnalysisException as error:
+        # Polars' SQL has functions that Spark's has not, or calls otherwise.
+        reason = str(error).partition("\n")[0]
+        raise SparkPreparationError(f"interactions.filter is not for Spark: {reason}") from error
 
 
 def _typed(text: Column, kind: str) -> Column:

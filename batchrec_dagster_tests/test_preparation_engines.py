@@ -1,0 +1,199 @@
+"""`preparation.engine`: the asset is the same, whichever engine makes it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster_pipes import PipesContext
+from moto import mock_aws
+from moto.glue.models import FakeJobRun
+from moto.moto_api import state_manager
+
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.pipeline.loading import DeclarationError
+from batchrec_dagster.preparation.local import opened
+from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.spark.task import Done, Task
+from batchrec_dagster_tests.aws_jobs import ROLE, say, without_waiting
+from batchrec_dagster_tests.s3_server import S3Server, s3_server
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    definitions,
+    metadata,
+    why,
+    write_ratings,
+)
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+def prepare(
+    project: Project, name: str, instance: dg.DagsterInstance, **attributes: Any
+) -> dg.ExecuteInProcessResult:
+    """Materialise raw_ratings and interactions of a pipeline declared so."""
+    project.declare(declaration(name, project.root / "ratings.csv", **attributes))
+    with definitions(project) as defs:
+        return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            asset_selection=[
+                dg.AssetKey([name, asset]) for asset in ("raw_ratings", "interactions")
+            ],
+            raise_on_error=False,
+        )
+
+
+def data_version(instance: dg.DagsterInstance, name: str) -> str | None:
+    event = instance.get_latest_materialization_event(dg.AssetKey([name, "interactions"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return (event.asset_materialization.tags or {}).get("dagster/data_version")
+
+
+def same_but_for(metadata: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in metadata.items() if key not in names}
+
+
+def test_spark_here_gives_what_the_local_engine_gives(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    ratings = write_ratings(project.root / "ratings.csv")
+    ratings.write_text(ratings.read_text() + "1,2,x,4\n")
+    attributes = {"ratings": {"source": str(ratings), "on_bad_rows": "skip"}}
+    local = prepare(project, "shop", instance, **attributes)
+    version = data_version(instance, "shop")
+    spark = prepare(
+        project, "shop", instance, **attributes, preparation={"engine": "spark", "memory": "1g"}
+    )
+    assert local.success
+    assert spark.success
+    assert data_version(instance, "shop") == version
+    here, there = (metadata(result, "interactions") for result in (local, spark))
+    assert there["engine"] == "spark"
+    assert there["left_out_by_reason"]["the rating is not a number"] == 1
+    left = ("engine", "seconds")
+    assert same_but_for(there, *left) == same_but_for(here, *left)
+
+
+def test_spark_here_fails_with_the_reason(project: Project, instance: dg.DagsterInstance) -> None:
+    ratings = write_ratings(project.root / "ratings.csv")
+    result = prepare(
+        project,
+        "shop",
+        instance,
+        ratings={"source": str(ratings), "types": {"movieId": "string"}},
+        interactions={"filter": "STARTS_WITH(movieId, '1')"},
+        preparation={"engine": "spark", "memory": "1g"},
+    )
+    assert why(result).startswith("interactions.filter is not for Spark: [UNRESOLVED_ROUTINE]")
+
+
+def test_glue_leaves_the_data_in_s3(
+    project: Project,
+    instance: dg.DagsterInstance,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The job is played by the local engine, which does as told: from S3 to S3."""
+    write_ratings(project.root / "ratings.csv")
+    prepare(project, "shop", instance)
+    version = data_version(instance, "shop")
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    project.environment.update(
+        BATCHREC_STORAGE=f"s3://{s3.new_bucket()}/data", AWS_ENDPOINT_URL_S3=s3.endpoint
+    )
+    store = s3.store()
+
+    def job(run: FakeJobRun) -> None:
+        if run.status != "SUCCEEDED":
+            say(s3.client(), run.arguments or {}, lambda pipes: play(pipes, store, tmp_path))
+        run.status = "SUCCEEDED"
+
+    monkeypatch.setattr(FakeJobRun, "advance", lambda self: job(self))
+    without_waiting(monkeypatch, "dagster_aws.pipes.clients.glue.time", time.sleep)
+    still = {"progression": "manual", "times": 1_000_000}
+    state_manager.set_transition(model_name="glue::job_run", transition=still)
+    with mock_aws(config={"core": {"mock_credentials": False}}):
+        result = prepare(
+            project,
+            "shop",
+            instance,
+            preparation={"engine": "glue", "job_name": "prepare", "role": ROLE},
+        )
+    state_manager.unset_transition(model_name="glue::job_run")
+    assert result.success
+    assert data_version(instance, "shop") == version
+    told = metadata(result, "interactions")
+    assert told["engine"] == "glue"
+    assert told["users"] == 60
+    assert told["AWS Glue Job Name"] == "prepare"
+    root = project.environment["BATCHREC_STORAGE"]
+    written = store.get(f"{root}/shop/transformed/interactions/interactions.csv")
+    assert written.startswith(b"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE\n")
+    assert not store.list(f"{root}/shop/work/")
+
+
+def play(pipes: PipesContext, store: ObjectStore, folder: Path) -> None:
+    """Do the task, as the job would."""
+    task = Task.from_json(pipes.get_extra("task"))
+    (file,) = task.files
+    store.download(file.uri, folder / "raw.csv")
+    with opened([RawFile(folder / "raw.csv", file.name)], task.layout, task.rules) as read:
+        done = read.write_interactions(folder / "interactions.csv")
+    store.put(task.destination, folder / "interactions.csv")
+    sha256 = hashlib.sha256((folder / "interactions.csv").read_bytes()).hexdigest()
+    told = Done(
+        done.rows_read,
+        done.rows_kept,
+        done.left_out,
+        done.bad_row_examples,
+        done.timestamp_unit,
+        users=60,
+        users_with_two=60,
+        items=80,
+        earliest=1_500_000_000,
+        latest=1_510_000_000,
+        sha256=sha256,
+    )
+    pipes.report_custom_message({"done": told.to_json()})
+
+
+def test_glue_needs_the_storage_in_s3(project: Project, instance: dg.DagsterInstance) -> None:
+    write_ratings(project.root / "ratings.csv")
+    result = prepare(
+        project, "shop", instance, preparation={"engine": "glue", "job_name": "prepare"}
+    )
+    assert "BATCHREC_STORAGE=s3://bucket/prefix" in why(result)
+
+
+@pytest.mark.parametrize(
+    ("preparation", "said"),
+    [
+        ({"engine": "glue"}, "engine glue needs job_name"),
+        ({"engine": "emr_serverless", "role": ROLE}, "emr_serverless needs application_id"),
+        ({"engine": "spark", "workers": 3}, "workers is a setting of engine glue, not of spark"),
+        ({"engine": "glue", "job_name": "j", "role": "me"}, "write an ARN such as"),
+        ({"engine": "spark", "memory": "much"}, "write a size such as 4g"),
+        ({"engine": "flink"}, "'local', 'spark', 'glue' or 'emr_serverless'"),
+    ],
+)
+def test_what_is_declared_wrongly_is_told(
+    project: Project, preparation: dict[str, Any], said: str
+) -> None:
+    project.declare(declaration("shop", "sample://hetrec", preparation=preparation))
+    with pytest.raises(DeclarationError) as error, definitions(project):
+        pass
+    assert said in str(error.value)
+    assert "preparation" in str(error.value)
