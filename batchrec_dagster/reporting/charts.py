@@ -14,8 +14,10 @@ from typing import Any
 import vl_convert
 from markupsafe import Markup
 
+from batchrec_dagster.reporting.labels import readable
+
 # Chart pixels; on a page it is as wide as its column.
-WIDTH = 400
+WIDTH = 360
 ROW = 19
 PLOT_HEIGHT = 210
 
@@ -31,7 +33,7 @@ def bars(
         mark={"type": "bar", "cornerRadiusEnd": 2},
         height=PLOT_HEIGHT,
         encoding={
-            "x": _labels(across, angle=0 if len({label for label, *_ in points}) <= 6 else -45),
+            "x": _labels(across, angle=_angle(points)),
             "y": _numbers(up, percent=percent),
             "xOffset": {"field": "series", "sort": list(series)},
             "color": _colour(series),
@@ -64,15 +66,26 @@ def lines(points: Sequence[Point], *, across: str, up: str, series: Sequence[str
         mark={"type": "line", "point": {"size": 50}, "strokeWidth": 2},
         height=PLOT_HEIGHT,
         encoding={
-            "x": _labels(across, angle=-45),
+            "x": _labels(across, angle=_angle(points)),
             "y": _numbers(up, percent=False),
             "color": _colour(series),
         },
     )
 
 
+def _angle(points: Sequence[Point]) -> int:
+    """Level labels where they are few enough to stand side by side."""
+    return 0 if len({label for label, *_ in points}) <= 4 else -45
+
+
 def _labels(title: str, *, angle: int) -> dict[str, Any]:
-    axis = {"labelAngle": angle, "labelLimit": 120, "ticks": False, "domain": False}
+    axis = {
+        "labelAngle": angle,
+        "labelLimit": 0,
+        "titlePadding": 16,
+        "ticks": False,
+        "domain": False,
+    }
     return {"field": "label", "type": "nominal", "sort": None, "title": title, "axis": axis}
 
 
@@ -85,19 +98,21 @@ def _numbers(title: str, *, percent: bool) -> dict[str, Any]:
 
 def _colour(series: Sequence[str]) -> dict[str, Any]:
     colours = ["var(--accent)", "var(--quiet)"]
-    legend = {"orient": "top", "title": None, "symbolType": "square"} if len(series) > 1 else None
     return {
         "field": "series",
         "type": "nominal",
         "scale": {"domain": list(series), "range": colours[: len(series)]},
-        "legend": legend,
+        "legend": None,  # The page has it, where it is never cut.
     }
 
 
 def _drawn(
     points: Sequence[Point], *, mark: dict[str, Any], height: int, encoding: dict[str, Any]
 ) -> Markup:
-    names = ("label", "series", "value")
+    labels = readable(label for label, *_ in points)
+    values = [
+        {"label": labels[label], "series": name, "value": value} for label, name, value in points
+    ]
     svg = vl_convert.vegalite_to_svg(
         {
             "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
@@ -105,7 +120,7 @@ def _drawn(
             "height": height,
             "autosize": {"type": "fit", "contains": "padding"},
             "background": None,
-            "data": {"values": [dict(zip(names, point, strict=True)) for point in points]},
+            "data": {"values": values},
             "mark": mark,
             "encoding": encoding,
             "config": {
@@ -121,7 +136,6 @@ def _drawn(
                     "titleFontSize": 12,
                     "titlePadding": 8,
                 },
-                "legend": {"labelColor": "var(--ink)", "labelFontSize": 12},
             },
         },
         allowed_base_urls=[],

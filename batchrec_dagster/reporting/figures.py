@@ -12,6 +12,7 @@ from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.offer import Shares
 
 MODEL, POPULAR = "This model", "Most popular items"
+SO_FAR = "Model"
 SHOWN, HAD = "In the lists", "In the histories"
 
 
@@ -57,12 +58,14 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Figure:
-    """title: of chart and table; told: the chart in a sentence; rows: cells as they are shown."""
+    """title: of chart and table; told: the chart in a sentence; series: in the order of their
+    colours; rows: cells as they are shown."""
 
     name: str
     title: str
     told: str
     svg: Markup
+    series: Sequence[str]
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Markup]]
 
@@ -104,7 +107,8 @@ def quality(facts: Facts) -> Figure | None:
         "quality",
         "Quality beside popularity",
         "Each metric of this model beside that of showing everyone the most popular items.",
-        bars(points, across="Metric", up="Value, 0 to 1", series=[MODEL, POPULAR]),
+        lying_bars(points, up="Metric", across="Value, 0 to 1", series=[MODEL, POPULAR]),
+        [MODEL, POPULAR],
         ["Metric", MODEL, POPULAR],
         [[name, score(model), score(popular)] for name, model, popular in pairs],
     )
@@ -118,14 +122,15 @@ def runs(facts: Facts) -> Figure | None:
     points = []
     for number, training in enumerate(trainings, 1):
         label = f"{number}. {training.made:%Y-%m-%d}"
-        points.append((label, MODEL, training.metrics.get("ndcg_at_25", 0.0)))
+        points.append((label, SO_FAR, training.metrics.get("ndcg_at_25", 0.0)))
         if (popular := training.metrics.get("popularity_ndcg_at_25")) is not None:
             points.append((label, POPULAR, popular))
     return Figure(
         "runs",
         "Quality of the models so far",
         f"NDCG@25 of the {len(trainings)} newest models, oldest first.",
-        lines(points, across="Model", up="NDCG@25", series=[MODEL, POPULAR]),
+        lines(points, across="Model", up="NDCG@25", series=[SO_FAR, POPULAR]),
+        [SO_FAR, POPULAR],
         ["Trained", *(metric.name for metric in METRICS)],
         [
             [
@@ -150,6 +155,7 @@ def lengths(facts: Facts) -> Figure:
             up="Users",
             series=["Users"],
         ),
+        ["Users"],
         ["Interactions", "Users"],
         [[label, count(users)] for label, users in groups],
     )
@@ -192,6 +198,7 @@ def _shares(name: str, title: str, told: str, of: str, shares: Sequence[Shares])
         title,
         told,
         lying_bars(points, up=of, across="Share", series=[SHOWN, HAD], percent=True),
+        [SHOWN, HAD],
         [of, SHOWN, HAD],
         [[share.label, percent(share.shown), percent(share.had)] for share in shares],
     )

@@ -13,11 +13,11 @@ from batchrec_dagster.reporting.tables import Tables
 
 # Items by popularity: the share of the catalogue at which each band ends.
 BANDS = {
-    "Top 1 %": 0.01,
-    "Next 4 %": 0.05,
-    "Next 15 %": 0.20,
-    "Next 30 %": 0.50,
-    "Last 50 %": 1.00,
+    "Top 1%": 0.01,
+    "Next 4%": 0.05,
+    "Next 15%": 0.20,
+    "Next 30%": 0.50,
+    "Last 50%": 1.00,
 }
 # The long tail are the items after the most popular fifth.
 HEAD = 0.20
@@ -125,7 +125,7 @@ def _kinds(counted: pl.DataFrame, tables: Tables, category: str) -> list[Shares]
     had, shown = (max(1, counted.get_column(name).sum()) for name in ("interactions", "lists"))
     kinds = (
         of_items.explode("kind")
-        .drop_nulls("kind")
+        .filter(pl.col("kind") != "")
         .unique()
         .join(counted, on="item")
         .group_by("kind")

@@ -37,6 +37,7 @@ def page(facts: Facts) -> str:
         "percent": figures.percent,
         "score": figures.score,
         "shortened": shortened,
+        "breakable": breakable,
     }
     style = (TEMPLATE / "report.css").read_text(encoding="utf-8")
     script = (TEMPLATE / "report.js").read_text(encoding="utf-8")
@@ -65,6 +66,11 @@ def page(facts: Facts) -> str:
         script=Markup(script),  # noqa: S704
         data=json_for_html({"items": people.items, "people": people.people}),
     )
+
+
+def breakable(text: str) -> Markup:
+    """A heading that may go on in the next line before an @."""
+    return Markup("<wbr>@").join(text.split("@"))
 
 
 def json_for_html(value: Any) -> Markup:

@@ -183,7 +183,9 @@ def _described(
 
 
 def shortened(title: str | None) -> str | None:
-    """The title, cut where it is too long to be read."""
-    if title is None or len(title) <= TITLE:
+    """The title, cut where it is too long to be read; None for a blank one."""
+    if title is None or not title.strip():
+        return None
+    if len(title) <= TITLE:
         return title
     return title[: TITLE - 1] + "…"

@@ -1,0 +1,284 @@
+"""The report's page in a browser: from disk, without a network, with data that mean no good."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.reporting.charts import bars, lines, lying_bars
+from batchrec_dagster.reporting.facts import Run, facts
+from batchrec_dagster.reporting.history import Training, Verdict
+from batchrec_dagster.reporting.labels import readable
+from batchrec_dagster.reporting.page import json_for_html, page
+from batchrec_dagster.reporting.tables import Tables
+from batchrec_dagster_tests.test_ways_in import BROWSER, QUIET_BROWSER
+
+SHOT = "<script>window.shot = 1</script><img src=x onerror='window.shot = 1'>"
+HOSTILE = [
+    SHOT,
+    "</script><script>window.shot = 1</script><!--",
+    "\"quotes\" 'and' `ticks` & &amp; {{ 7 * 7 }} ${window.shot = 1}",
+    "🎬👩‍👩‍👧‍👦 emoji",
+    "مرحبا بالعالم \u202eabc",
+    "long " * 1000,
+    "l" * 5000,
+    '=HYPERLINK("http://example.com","x")',
+    "line\nbreak\ttab\u2028separator\u0000\u0007",
+    "",
+]
+LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+WIDTHS = (360, 1280)
+
+
+def tables() -> Tables:
+    """Twelve users, ten items with hostile titles; the users' ids are no better."""
+    items = [f"item {number}" for number in range(len(HOSTILE))]
+    users = [SHOT, 'a"b', "user-1", "user-10", *(f"u{number}" for number in range(8))]
+    had = [
+        (user, item, 1_500_000_000 + 86_400 * (i + j))
+        for i, user in enumerate(users)
+        for j, item in enumerate(items)
+        if (i + j) % 3
+    ]
+    lists = [
+        (user, rank, item)
+        for i, user in enumerate(users)
+        for rank, item in enumerate([it for j, it in enumerate(items) if not (i + j) % 3], 1)
+    ]
+    kinds = [f"{title[:900]}|Drama" if "|" not in title else "Drama" for title in HOSTILE]
+    return Tables(
+        interactions=pl.LazyFrame(had, ["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row"),
+        recommendations=pl.LazyFrame(lists, ["user_id", "rank", "item_id"], orient="row"),
+        users=pl.LazyFrame({"userId": users}),
+        titles=pl.DataFrame({"item_id": items, "title": HOSTILE}),
+        items=pl.DataFrame({"ITEM_ID": items, "GENRES": kinds}),
+        categories=["GENRES"],
+        segments=pl.DataFrame(
+            {"segment": items, "title": HOSTILE, "rank": [1] * 10, "user_id": users[:10]}
+        ),
+    )
+
+
+def run() -> Run:
+    metrics = {
+        "normalized_discounted_cumulative_gain_at_25": 0.2,
+        "precision_at_10": 0.1,
+        "mean_reciprocal_rank_at_25": 0.3,
+        "coverage": 0.5,
+    }
+    short = {"ndcg_at_25": 0.2, "precision_at_10": 0.1, "mrr_at_25": 0.3, "coverage": 0.5}
+    made = datetime(2026, 1, 2, tzinfo=UTC)
+    return Run(
+        pipeline="shop",
+        description=SHOT,
+        source=SHOT,
+        recipe="aws-user-personalization-v2",
+        made=made,
+        solution_version="arn:aws:personalize:us-east-1:000000000000:solution/shop/1",
+        metrics=metrics,
+        popularity={name: value / 2 for name, value in metrics.items()},
+        trainings=[Training(str(n), made, SHOT, short) for n in range(6)],
+        verdicts=[Verdict("recommendations", "lists_full", False, SHOT)],
+    )
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("report") / "index.html"
+    file.write_text(page(facts(run(), tables())), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not BROWSER.exists():
+        pytest.skip(f"there is no {BROWSER}: install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=str(BROWSER), args=[*QUIET_BROWSER])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page, opened from disk with the network off; what it should not do fails the test."""
+    told: dict[str, Any] = getattr(request, "param", {})
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **told})
+    context.set_offline(True)
+    tab = context.new_page()
+    tab.set_default_timeout(30_000)
+    wrong: list[str] = []
+    tab.on("request", lambda asked: wrong.append(asked.url) if asked.url != uri else None)
+    tab.on("console", lambda message: wrong.append(message.text))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("dialog", lambda dialog: wrong.append(dialog.message))
+    uri = report.as_uri()
+    tab.goto(uri)
+    yield tab
+    assert wrong == []
+    context.close()
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
+        for width, scheme in zip(WIDTHS, ("light", "dark"), strict=True)
+    ],
+    indirect=True,
+)
+def test_nothing_bars_anyone_from_it_and_nothing_is_cut(opened: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    opened.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    found = axe.run(opened, options={"runOnly": LEVELS})
+    assert found.violations_count == 0, found.generate_report()
+    assert len(found.response["passes"]) > 15
+    assert _sticking_out(opened) == []
+
+
+def test_hostile_data_are_text(opened: Any) -> None:
+    assert opened.evaluate("window.shot") is None
+    assert opened.evaluate("document.scripts.length") == 2
+    assert opened.evaluate("document.images.length") == 0
+    most = opened.locator("#most-table tbody th").all_text_contents()
+    cut = {title if len(title) <= 160 else title[:159] + "…" for title in HOSTILE if title}
+    # HTML leaves NUL out.
+    assert {*most} - {"item 9"} == {title.replace("\0", "") for title in cut}
+    assert opened.locator("header .soft").text_content() == SHOT
+    assert SHOT in opened.locator(".warnings li").text_content()
+
+    opened.get_by_label("Find a user").fill("<script>")
+    assert opened.locator("#person-name").text_content() == f"User {SHOT}"
+    texts = opened.locator("#person-known ~ .sides bdi").all_text_contents()
+    assert {text for text in texts if "shot" in text} <= cut
+    assert opened.evaluate("document.querySelectorAll('.person script, .person img').length") == 0
+    assert opened.evaluate("window.shot") is None
+
+
+def test_a_user_is_found_with_the_keyboard_alone(opened: Any) -> None:
+    opened.keyboard.press("Tab")
+    assert opened.evaluate("document.activeElement.textContent") == "Skip to the report"
+    opened.get_by_label("Find a user").focus()
+    opened.keyboard.type("USER-1")
+    status = opened.get_by_role("status")
+    assert status.text_content() == "2 users found"
+    assert opened.locator("#person-name").text_content() == "User user-1"
+    opened.keyboard.press("Tab")  # someone at random
+    opened.keyboard.press("Tab")
+    opened.keyboard.press("Tab")
+    opened.keyboard.press("Enter")
+    assert opened.locator("#person-name").text_content() == "User user-10"
+    payload = json.loads(opened.locator("#people-data").text_content())
+    _, known, history, listed = next(who for who in payload["people"] if who[0] == "user-10")
+    assert opened.locator("#person-known").text_content() == f"{known} interactions"
+    assert opened.locator("#history li").count() == len(history) // 2
+    assert opened.locator("#recommended li").count() == len(listed) // 3
+    why = opened.locator("#recommended .why").first.text_content()
+    assert f": {listed[2]} of its {payload['items'][listed[1]][2]} users also have this" in why
+
+    opened.get_by_label("Find a user").fill("nobody")
+    assert status.text_content() == "0 users found"
+    opened.get_by_role("button", name="Someone at random").click()
+    assert status.text_content() == "12 users found"
+
+
+def test_it_can_be_dark_and_printed(opened: Any) -> None:
+    def colour() -> str:
+        return str(opened.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    light = colour()
+    dark = opened.locator("#theme")
+    dark.click()
+    assert colour() != light
+    assert dark.get_attribute("aria-pressed") == "true"
+    opened.evaluate(
+        "addEventListener('beforeprint', () => {"
+        " window.unfolded = document.querySelectorAll('details[open]').length })"
+    )
+    assert opened.pdf().startswith(b"%PDF")
+    assert opened.evaluate("window.unfolded") == opened.locator("details").count() == 5
+    assert opened.locator("details[open]").count() == 0
+    opened.emulate_media(media="print")
+    assert colour() == "rgb(255, 255, 255)"
+    assert not opened.locator("nav").is_visible()
+    assert not dark.is_visible()
+
+
+@pytest.mark.parametrize("opened", [{"java_script_enabled": False}], indirect=True)
+def test_without_javascript_only_the_people_are_missing(opened: Any) -> None:
+    assert "needs JavaScript" in opened.locator("noscript").inner_text()
+    assert not opened.locator("#browser").is_visible()
+    assert opened.locator("#quality-table").count() == 1
+
+
+def test_many_people_are_sampled_evenly_and_it_is_said() -> None:
+    found = facts(run(), tables(), most_people=5)
+    everyone = sorted(tables().users.collect().get_column("userId"))
+    assert [user for user, *_ in found.people.people] == everyone[::3]
+    prose = re.sub("<[^>]*>", "", page(found))
+    assert "4 of 12 users with a list are here: a sample, evenly spaced by id." in prose
+
+
+def test_warnings_are_told() -> None:
+    good = facts(replace(run(), verdicts=[]), tables())
+    assert good.warnings == []
+    assert "Nothing to worry about" in page(good)
+    ndcg = "normalized_discounted_cumulative_gain_at_25"
+    bad = replace(run(), verdicts=[], metrics={ndcg: 0.05}, trainings=run().trainings[:2])
+    asked = tables().users.collect().vstack(pl.DataFrame({"userId": ["new"]})).lazy()
+    worse = facts(bad, replace(tables(), users=asked))
+    assert [warning.partition(":")[0] for warning in worse.warnings] == [
+        "The model is not better than showing everyone the most popular items",
+        "The model is worse than the one before",
+        "1 of 13 users got no list.",
+    ]
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "<!--<script>", "\u2029"])
+def test_json_cannot_leave_its_element(text: str) -> None:
+    written = str(json_for_html([text]))
+    assert json.loads(written) == [text]
+    assert not {*"<>&\u2028\u2029\0"} & {*written}
+
+
+@given(
+    st.dictionaries(st.text(max_size=60), st.floats(0, 1), min_size=1, max_size=100),
+    st.sampled_from([bars, lying_bars, lines]),
+)
+@settings(max_examples=10, deadline=None)
+def test_a_chart_is_drawn_whatever_the_labels(values: dict[str, float], draw: Any) -> None:
+    labels = readable(values)
+    assert len({*labels.values()}) == len(values)
+    svg = draw(
+        [(text, "A", value) for text, value in values.items()], across="x", up="y", series=["A"]
+    )
+    drawn = ElementTree.fromstring(f"<div>{svg}</div>")
+    texts = {text.text or "" for text in drawn.iter("text")}
+    # White space beside the text is all that may differ.
+    assert {label for label in labels.values() if label} <= {" ".join(t.split()) for t in texts}
+
+
+def _sticking_out(tab: Any) -> list[str]:
+    """What reaches beyond the window's right or left edge; what is hidden on purpose does not
+    count."""
+    found: list[str] = tab.evaluate(
+        """() => [...document.querySelectorAll('body *:not(.skip)')]
+          .filter((e) => !e.closest('svg, script, noscript'))
+          .filter((e) => { const r = e.getBoundingClientRect();
+            return r.width && (r.right > innerWidth + 0.5 || r.left < -0.5
+              || e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline'); })
+          .map((e) => `${e.tagName} ${e.id} ${e.textContent.slice(0, 40)}`)"""
+    )
+    return found
