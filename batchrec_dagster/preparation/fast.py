@@ -121,7 +121,10 @@ class _Writer:
         rows.sink_batches(lambda batch: self._batch(batch, odd), maintain_order=True)
 
     def _batch(self, rows: pl.DataFrame, odd: pl.Expr) -> None:
-        if rows.select(odd.any()).item() or not self._in_one_unit(rows):
+        time = pl.col("timestamp")
+        found = rows.select(odd.any().alias("odd"), time.min().alias("first"), last=time.max())
+        is_odd, first, last = found.row(0)
+        if is_odd or not self._in_one_unit(first, last):
             raise _NotPlainError
         self.rows += rows.height
         if self.file is None:
@@ -182,11 +185,9 @@ class _Writer:
             return time if factor == 1 else time // factor
         return times.seconds(time, self.unit)
 
-    def _in_one_unit(self, rows: pl.DataFrame) -> bool:
-        if self.layout.timestamp_unit != times.AUTO or not rows.height:
+    def _in_one_unit(self, first: int | None, last: int | None) -> bool:
+        if self.layout.timestamp_unit != times.AUTO or first is None or last is None:
             return True
-        times_of = rows.get_column("timestamp")
-        first, last = (times.epoch_unit(int(time)) for time in (times_of.min(), times_of.max()))  # type: ignore[arg-type]
         if self.unit == times.AUTO:
-            self.unit = first
-        return first == last == self.unit
+            self.unit = times.epoch_unit(first)
+        return times.epoch_unit(first) == times.epoch_unit(last) == self.unit

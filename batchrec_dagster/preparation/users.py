@@ -25,12 +25,15 @@ FEW, PIECE = 10_000_000, 1_000_000
 _FRAME = len('{"userId":""}\n')
 
 
-def distinct_users(interactions: pl.LazyFrame, since: int | None = None) -> pl.DataFrame:
+def distinct_users(
+    interactions: pl.LazyFrame, since: int | None = None, *, rows: int | None = None
+) -> pl.DataFrame:
     """The users of the interactions, each once, in order of their id (by its bytes): one column,
-    userId. `since`: only those with an interaction at that time, in epoch seconds, or later."""
+    userId. `since`: only those with an interaction at that time, in epoch seconds, or later.
+    `rows`: how many interactions there are, where that is known."""
     if since is not None:
         interactions = interactions.filter(pl.col(TIMESTAMP) >= since)
-    return _ordered(interactions.select(userId=pl.col(USER_ID)))
+    return _ordered(interactions.select(userId=pl.col(USER_ID)), rows)
 
 
 def listed_users(files: Sequence[RawFile], column: Column | None) -> pl.DataFrame:
@@ -65,11 +68,13 @@ def check_limits(users: pl.DataFrame) -> None:
         )
 
 
-def _ordered(users: pl.LazyFrame) -> pl.DataFrame:
+def _ordered(users: pl.LazyFrame, rows: int | None = None) -> pl.DataFrame:
     """Each once, in order; of many rows piece by piece, in half the memory and twice the time."""
-    # Not pl.len(), which maps the whole file into memory.
-    rows = users.select(pl.col("userId").is_not_null().sum())
-    if rows.collect(engine="streaming").item() <= FEW:
+    if rows is None:
+        # Not pl.len(), which maps the whole file into memory.
+        counted = users.select(pl.col("userId").is_not_null().sum())
+        rows = counted.collect(engine="streaming").item()
+    if rows <= FEW:
         return users.unique().sort("userId").collect(engine="streaming")
     found = pl.Series("userId", dtype=pl.String)
     waiting: list[pl.Series] = []
