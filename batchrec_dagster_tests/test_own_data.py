@@ -13,6 +13,8 @@ import polars as pl
 import pytest
 import yaml
 
+from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.formats.schemas import parse_schema
 from batchrec_dagster_tests.support import (
     Project,
     definitions,
@@ -151,13 +153,14 @@ def test_events_in_json_lines(project: Project, instance: dg.DagsterInstance) ->
     assert counted["left_out_by_reason"]["not a JSON object"] == 1
     assert counted["rows_read"] - sum(counted["left_out_by_reason"].values()) == kept.height
     assert users(project) == ["u-1", "u-2"]
-    with definitions(project) as defs:
-        (schema,) = {
-            spec.code_version
-            for spec in defs.resolve_all_asset_specs()
-            if spec.key.path[-1] == "personalize_dataset"
-        }
-    assert schema
+
+
+def test_the_schema_asks_for_the_columns_that_are_written() -> None:
+    schema = parse_schema(interactions_schema(event_type=True, event_value=True))
+    assert schema.columns == ["USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE", "EVENT_VALUE"]
+    value = schema.field("EVENT_VALUE")
+    assert value is not None
+    assert (value.type, value.nullable) == ("float", True)
 
 
 FOLDER = """
