@@ -7,6 +7,7 @@ stands in the asset's metadata; an asset without it gets a place by its key.
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import tempfile
@@ -76,14 +77,25 @@ class StorageIOManager(dg.ConfigurableIOManager):
         """The value of the object, as the type that is asked for."""
         return self.decode(self.storage.store.get(uri), wanted)
 
+    def file(self, uri: str) -> Path:
+        """The object on this machine: itself, or a copy that is there as long as this is."""
+        path = self.storage.store.local_path(uri)
+        if path is None or not path.exists():
+            path = Path(self._copies.name) / f"{uuid.uuid4().hex}{self.suffix}"
+            self.storage.store.download(uri, path)
+        return path
+
+    @cached_property
+    def _copies(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory()
+
     def _key(self, context: dg.OutputContext) -> str:
         key = (context.definition_metadata or {}).get(STORAGE_KEY)
         return str(key or "/".join(context.asset_key.path) + self.suffix)
 
 
 class TableIOManager(StorageIOManager):
-    """Tables: a frame, or a file that holds it already. A LazyFrame reads from a file on this
-    machine: of an object in S3 from a copy, which is there as long as the IO manager is."""
+    """Tables: a frame, or a file that holds it already; a LazyFrame reads from a file."""
 
     @abstractmethod
     def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
@@ -106,18 +118,7 @@ class TableIOManager(StorageIOManager):
     def load(self, uri: str, wanted: object) -> Any:
         if wanted is not pl.LazyFrame:
             return super().load(uri, wanted)
-        store = self.storage.store
-        path = store.local_path(uri)
-        if path is None:
-            path = Path(self._copies.name) / f"{uuid.uuid4().hex}{self.suffix}"
-            store.download(uri, path)
-        elif not path.exists():
-            store.get(uri)  # Says what is wrong.
-        return self.scan(path)
-
-    @cached_property
-    def _copies(self) -> tempfile.TemporaryDirectory[str]:
-        return tempfile.TemporaryDirectory()
+        return self.scan(self.file(uri))
 
 
 class ParquetIOManager(TableIOManager):
@@ -167,7 +168,8 @@ class JsonLinesIOManager(TableIOManager):
         frame.write_ndjson(buffer)
 
     def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
-        return pl.scan_ndjson(source)
+        # Polars takes brackets and stars in a path for a pattern here, and cannot be told not to.
+        return pl.scan_ndjson(glob.escape(str(source)) if isinstance(source, Path) else source)
 
 
 class JsonRecordIOManager(StorageIOManager):

@@ -67,6 +67,21 @@ def test_any_frame_can_be_stored(tmp_path: Path, value: object) -> None:
     assert got.equals(TABLE)
 
 
+@pytest.mark.parametrize(
+    "manager", [ParquetIOManager, InteractionsCsvIOManager, JsonLinesIOManager]
+)
+def test_a_file_is_stored_as_it_is_and_read_lazily(
+    tmp_path: Path, manager: type[StorageIOManager]
+) -> None:
+    passed_on(tmp_path / "first", manager, TABLE, pl.DataFrame)
+    (file,) = (tmp_path / "first").iterdir()
+    folder = tmp_path / "a[b]c*"
+    got = passed_on(folder, manager, file, pl.LazyFrame)
+    assert isinstance(got, pl.LazyFrame)
+    assert got.collect().equals(TABLE)
+    assert (folder / file.name).read_bytes() == file.read_bytes()
+
+
 def test_without_a_type_it_is_pandas(tmp_path: Path) -> None:
     assert isinstance(passed_on(tmp_path, ParquetIOManager, TABLE, Any), pd.DataFrame)
 

@@ -174,16 +174,22 @@ def titles_versions(pipeline: Pipeline, storage: StorageResource) -> list[str]:
     return [storage.version(uri) for _ in titles_of(pipeline)]
 
 
-def with_titles(
-    table: pl.DataFrame, pipeline: Pipeline, storage: StorageResource, of: str = "item_id"
-) -> pl.DataFrame:
-    """The table with the title after the column of item ids, where titles are declared."""
+def read_titles(pipeline: Pipeline, storage: StorageResource) -> pl.DataFrame | None:
+    """item_id and title; None where no titles are declared."""
     if not titles_of(pipeline):
-        return table
+        return None
     try:
-        titles = pl.read_parquet(storage.store.get(storage.uri(pipeline.places.item_titles)))
+        return pl.read_parquet(storage.store.get(storage.uri(pipeline.places.item_titles)))
     except StorageError as error:
         raise dg.Failure(f"item_titles: {error}", allow_retries=False) from error
+
+
+def with_titles(
+    table: pl.DataFrame, titles: pl.DataFrame | None, of: str = "item_id"
+) -> pl.DataFrame:
+    """The table with the title after the column of item ids, where there are titles."""
+    if titles is None:
+        return table
     joined = table.join(titles.rename({"item_id": of}), on=of, how="left", maintain_order="left")
     after = table.columns.index(of) + 1
     return joined.select([*table.columns[:after], "title", *table.columns[after:]])

@@ -10,9 +10,14 @@ import polars as pl
 
 from batchrec_dagster.formats.batch_segment import read_output
 from batchrec_dagster.object_store import StorageError
-from batchrec_dagster.pipeline.assets.batch_output import has_output, output_folder, output_lines
+from batchrec_dagster.pipeline.assets.batch_output import has_output, output_folder, output_pieces
 from batchrec_dagster.pipeline.assets.filters import filter_arn
-from batchrec_dagster.pipeline.assets.items import titles_of, titles_versions, with_titles
+from batchrec_dagster.pipeline.assets.items import (
+    read_titles,
+    titles_of,
+    titles_versions,
+    with_titles,
+)
 from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
 from batchrec_dagster.pipeline.checks import (
     every_segment_has_a_line,
@@ -108,12 +113,12 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
                 solutionVersionArn=version_arn,
             ),
         )
-        lines = output_lines(storage, job.description, read_output).select(
+        lines = pl.concat(output_pieces(storage, job.description, read_output)).select(
             "users", "error", segment=pl.coalesce("item_id", "item_attributes")
         )
         table = segment_table(lines)
         if titles:
-            table = with_titles(table, pipeline, storage, of="segment")
+            table = with_titles(table, read_titles(pipeline, storage), of="segment")
 
         sizes = table.group_by("segment").len().get_column("len")
         yield from published(

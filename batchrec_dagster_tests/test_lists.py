@@ -1,0 +1,143 @@
+"""The table of everyone's list, made a piece at a time, is the one that is made at once."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from dagster_aws.s3 import S3Resource
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrec_dagster.formats.batch_inference import output_line, read_output
+from batchrec_dagster.pipeline.assets.batch_output import output_pieces, whole_lines
+from batchrec_dagster.pipeline.assets.lists import Lists
+from batchrec_dagster.pipeline.assets.seen_items import SeenItems
+from batchrec_dagster.resources import StorageResource
+
+ITEMS = ["1", "2", "3", "é", "5"]
+users = st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), unique=True)
+lists_of_items = st.lists(st.sampled_from(ITEMS), max_size=5)
+Row = tuple[str, int, str, float | None]
+
+
+@given(chunks=st.lists(st.binary(max_size=6) | st.just(b"\n")), size=st.integers(0, 8))
+def test_lines_are_cut_where_they_end(chunks: list[bytes], size: int) -> None:
+    pieces = list(whole_lines(chunks, size))
+    assert b"".join(pieces) == b"".join(chunks)
+    assert pieces
+    assert all(piece.endswith(b"\n") for piece in pieces[:-1])
+
+
+def plainly(
+    answers: list[tuple[str, list[str]]], seen: set[tuple[str, str]] | None, num_results: int
+) -> list[Row]:
+    rows: list[Row] = []
+    for user, items in answers:
+        left = [
+            (place, item)
+            for place, item in enumerate(items)
+            if seen is None or (user, item) not in seen
+        ]
+        for rank, (place, item) in enumerate(left[:num_results], 1):
+            rows.append((user, rank, item, place / 8))
+    return rows
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Any:
+    asked = draw(users)
+    answers = [(user, draw(lists_of_items)) for user in draw(st.permutations(asked))]
+    pairs = st.tuples(st.sampled_from([*asked, "no one"]), st.sampled_from([*ITEMS, "6"]))
+    seen = draw(st.none() | st.lists(pairs))
+    return asked, answers, seen, draw(st.integers(1, 4)), draw(st.integers(1, 5))
+
+
+@given(batch=batches())
+def test_a_piece_at_a_time_is_as_good_as_all_at_once(batch: Any) -> None:
+    asked, answers, seen, num_results, at_once = batch
+    lines = [
+        output_line({"userId": user}, items, [place / 8 for place in range(len(items))])
+        for user, items in answers
+    ]
+    pieces = [
+        read_output("\n".join(lines[start : start + at_once]).encode())
+        for start in range(0, max(1, len(lines)), at_once)
+    ]
+    everyone = pl.Series(asked, dtype=pl.String)
+    schema = {"USER_ID": pl.String, "ITEM_ID": pl.String}
+    interactions = pl.LazyFrame(seen or [], schema=schema, orient="row")
+    made = Lists(num_results, None if seen is None else SeenItems(interactions, everyone))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.parquet"
+        made.write(pieces, path)
+        table = pl.read_parquet(path)
+    expected = plainly(answers, None if seen is None else set(seen), num_results)
+    assert table.rows() == expected
+    assert table.schema == {
+        "user_id": pl.String,
+        "rank": pl.Int32,
+        "item_id": pl.String,
+        "score": pl.Float64,
+    }
+    everything = plainly(answers, None, 99)
+    offered = {(user, item) for user, _, item, _ in everything}
+    assert made.dropped == sum((row[0], row[2]) in set(seen or []) for row in everything)
+    assert made.rows == len(expected)
+    assert made.users == len({row[0] for row in expected})
+    assert sorted(made.items) == sorted({row[2] for row in expected})
+    assert made.sample.equals(table.head(5))
+    found = {check.name: check for check in made.checks(everyone, filtered=False)}
+    assert found["every_user_has_a_line"].passed
+    assert found["no_line_failed"].passed
+    twice = len(expected) - len({(row[0], row[2]) for row in expected})
+    assert found["no_duplicates"].found.startswith(f"{twice:,} items")
+    assert ("none_seen" in found) is (seen is not None)
+    assert seen is None or found["none_seen"].passed
+    full = sum(rank == num_results for _, rank, _, _ in expected)
+    assert found["lists_full"].found.startswith(f"{full:,} of {len(asked):,}")
+    assert offered or not expected
+
+
+@given(pairs=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(ITEMS))))
+def test_what_is_seen_is_told_of_those_who_are_asked_about(pairs: list[tuple[str, str]]) -> None:
+    schema = {"USER_ID": pl.String, "ITEM_ID": pl.String}
+    interactions = pl.LazyFrame(pairs, schema=schema, orient="row")
+    seen = SeenItems(interactions, pl.Series(["b", "a", "z"]))
+    every = [(user, item) for user in "abz" for item in [*ITEMS, "unknown"]]
+    table = pl.DataFrame(every, schema=["user_id", "item_id"], orient="row")
+    assert seen.among(table).to_list() == [pair in pairs for pair in every]
+    assert seen.longest == max(len({i for u, i in pairs if u == user}) for user in "ab")
+
+
+def test_a_line_that_failed_is_told_from_whichever_piece_it_is_in() -> None:
+    made = Lists(2)
+    for user, error in [("a", None), ("b", "User error"), ("c", "other"), ("a", None)]:
+        line = output_line({"userId": user}, [] if error else ["1"], error=error)
+        made.add(read_output(line.encode()))
+    everyone, failed, *_ = made.checks(pl.Series(["a", "b", "c", "d"]), filtered=False)
+    assert everyone.found.startswith("3 of 4 users have a line; missing are 'd'")
+    assert everyone.found.endswith("1 lines are repeated")
+    assert failed.found == "2 of 4 lines failed; the first, of user 'b': User error"
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> StorageResource:
+    return StorageResource(root=str(tmp_path), s3=S3Resource())
+
+
+def test_all_files_are_read_in_order_and_an_empty_one_too(storage: StorageResource) -> None:
+    folder = storage.uri("out/")
+    job = {"jobOutput": {"s3DataDestination": {"path": folder}}}
+    for name, content in [("b.out", b""), ("c.out", b""), ("ignored.txt", b"{")]:
+        storage.store.put(folder + name, content)
+    assert [piece.height for piece in output_pieces(storage, job, read_output)] == [0, 0]
+    for name, user in [("b.out", "1"), ("a.out", "2")]:
+        line = json.dumps({"input": {"userId": user}, "output": None, "error": "no"}) + "\n"
+        storage.store.put(folder + name, line.encode())
+    pieces = pl.concat(output_pieces(storage, job, read_output))
+    assert pieces.get_column("user_id").to_list() == ["2", "1"]

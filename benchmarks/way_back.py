@@ -1,0 +1,208 @@
+"""How fast a batch inference's output becomes the table of recommendations, and in what memory.
+
+    python benchmarks/way_back.py [--users 1000000] [--results 25] [--interactions 20000000]
+                                  [--rounds 1] [--out way_back.json]
+
+Generated are `.out` files as Personalize writes them, and the interactions whose items are taken
+out of the lists. Ours does what the asset recommendations does once the job is over: reads the
+users and the interactions, drops what was seen, writes the table, computes every check, puts the
+table into the storage. Beside it the same, made at once by Polars, each file read whole. Each runs
+in a process of its own: its time without the imports, the best of the rounds; its memory the peak
+of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from report import RESULTS, table, write
+
+OURS, WHOLE = "ours, in pieces", "Polars, at once"
+ITEMS, USERS_AT_ONCE, FILES = 100_000, 20_000, 8
+TABLE = "recommendations.parquet"
+
+
+def generate(folder: Path, users: int, results: int, interactions: int) -> None:
+    """users.json, interactions.csv and FILES files under out/, each user in one line."""
+    import polars as pl
+
+    (folder / "out").mkdir()
+    chance = np.random.default_rng(0)
+    popular = np.arange(1, ITEMS + 1) ** -0.8
+    popular /= popular.sum()
+    edges = np.linspace(0, users, FILES + 1).astype(int)
+    each = max(1, interactions // users)
+    with (folder / "users.json").open("wb") as asked, (folder / "interactions.csv").open("wb") as i:
+        for number, (first, end) in enumerate(itertools.pairwise(edges)):
+            with (folder / "out" / f"users_{number}.json.out").open("wb") as out:
+                for start in range(first, end, USERS_AT_ONCE):
+                    count = min(USERS_AT_ONCE, end - start)
+                    ids = pl.Series("userId", np.arange(start, start + count) + 10**9)
+                    ids = ids.cast(pl.String)
+                    ids.to_frame().write_ndjson(asked)
+                    _lines(ids, count, results, chance).write_ndjson(out)
+                    seen = pl.DataFrame(
+                        {
+                            "USER_ID": np.repeat(ids.to_numpy(), each),
+                            "ITEM_ID": chance.choice(ITEMS, count * each, p=popular),
+                            "TIMESTAMP": chance.integers(
+                                1_500_000_000, 1_700_000_000, count * each
+                            ),
+                        }
+                    )
+                    seen.write_csv(i, include_header=start == 0)
+
+
+def _lines(ids: Any, count: int, results: int, chance: np.random.Generator) -> Any:
+    """Lines of different items each, best first, some of which the user has seen."""
+    import polars as pl
+
+    begin = chance.integers(0, ITEMS, (count, 1))
+    items = (begin + np.arange(results) * chance.integers(1, 97, (count, 1))) % ITEMS
+    scores = -np.sort(-chance.random((count, results)).round(7), axis=1)
+    width = pl.Series(items.ravel()).cast(pl.String).reshape((count, results)).arr.to_list()
+    return pl.DataFrame({"u": ids, "i": width, "s": scores}).select(
+        input=pl.struct(userId="u"),
+        output=pl.struct(recommendedItems="i", scores=pl.col("s").arr.to_list()),
+        error=pl.lit(None, dtype=pl.String),
+    )
+
+
+# --- the contenders: from the folder to a table under storage/ ---
+
+
+def ours(folder: Path, results: int) -> dict[str, Any]:
+    """What the asset does."""
+    import polars as pl
+    from dagster_aws.s3 import S3Resource
+
+    from batchrec_dagster.formats.batch_inference import read_output
+    from batchrec_dagster.io_managers import InteractionsCsvIOManager, JsonLinesIOManager
+    from batchrec_dagster.pipeline.assets.batch_output import output_pieces
+    from batchrec_dagster.pipeline.assets.lists import Lists
+    from batchrec_dagster.pipeline.assets.seen_items import SeenItems
+    from batchrec_dagster.resources import StorageResource
+
+    started = time.perf_counter()
+    storage = StorageResource(root=str(folder), s3=S3Resource())
+    asked = JsonLinesIOManager(storage=storage).load(storage.uri("users.json"), pl.LazyFrame)
+    users = asked.select("userId").collect(engine="streaming").get_column("userId")
+    csv = InteractionsCsvIOManager(storage=storage)
+    interactions = csv.load(storage.uri("interactions.csv"), pl.LazyFrame)
+    lists = Lists(results, SeenItems(interactions, users))
+    job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
+    with tempfile.TemporaryDirectory() as passing:
+        written = Path(passing) / TABLE
+        lists.write(output_pieces(storage, job, read_output), written)
+        checks = lists.checks(users, filtered=False)
+        storage.store.put(storage.uri(f"storage/{TABLE}"), written)
+    failed = [check.name for check in checks if not check.passed and check.name != "lists_full"]
+    return {"seconds": time.perf_counter() - started, "rows": lists.rows, "failed": failed}
+
+
+def at_once(folder: Path, results: int) -> dict[str, Any]:
+    """Everything in memory, without a check."""
+    import polars as pl
+
+    from batchrec_dagster.formats.batch_inference import read_output
+
+    started = time.perf_counter()
+    text = {"USER_ID": pl.String, "ITEM_ID": pl.String}
+    seen = pl.read_csv(folder / "interactions.csv", schema_overrides=text).select(
+        user_id="USER_ID", item_id="ITEM_ID"
+    )
+    files = sorted((folder / "out").iterdir())
+    made = (
+        pl.concat(read_output(file.read_bytes()) for file in files)
+        .select("user_id", item_id="items", score="scores")
+        .explode("item_id", "score")
+        .join(seen.unique(), on=["user_id", "item_id"], how="anti", maintain_order="left")
+        .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))
+        .filter(pl.col("rank") <= results)
+    )
+    (folder / "storage").mkdir(exist_ok=True)
+    made.write_parquet(folder / "storage" / TABLE)
+    return {"seconds": time.perf_counter() - started, "rows": made.height, "failed": []}
+
+
+WORKS: dict[str, Callable[[Path, int], dict[str, Any]]] = {OURS: ours, WHOLE: at_once}
+
+
+def alone(name: str, folder: Path, results: int) -> dict[str, Any]:
+    """What a process of its own reports, and its peak in memory."""
+    command = [sys.executable, __file__, "--work", name, "--folder", str(folder)]
+    done = subprocess.run(
+        [*command, "--results", str(results)], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        return {"seconds": float("nan"), "peak_mb": float("nan"), "why": done.stderr[-500:]}
+    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return facts
+
+
+def measure(asked: argparse.Namespace) -> None:
+    """Generate, run each in turn, tell."""
+    names = [OURS] if asked.only_ours else list(WORKS)
+    with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
+        folder = Path(scratch)
+        generate(folder, asked.users, asked.results, asked.interactions)
+        size = sum(file.stat().st_size for file in (folder / "out").iterdir()) / 1e6
+        found = {
+            name: min(
+                (alone(name, folder, asked.results) for _ in range(asked.rounds)),
+                key=lambda facts: facts["seconds"],
+            )
+            for name in names
+        }
+    rows = [
+        {
+            "way": name,
+            "seconds": f"{facts['seconds']:.1f}",
+            "peak MB": f"{facts['peak_mb']:.0f}",
+            "rows": f"{facts.get('rows', 0):,}",
+        }
+        for name, facts in found.items()
+    ]
+    title = (
+        f"\n{asked.users:,} users x {asked.results}, {size:,.0f} MB in {FILES} files;"
+        f" {asked.interactions:,} interactions"
+    )
+    print(table(title, rows), flush=True)
+    facts = {"users": asked.users, "results": asked.results, "interactions": asked.interactions}
+    write(asked.out, {**facts, "out_megabytes": size, "ways": found})
+
+
+def main() -> None:
+    """Measure, or be one of those who are measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--results", type=int, default=25)
+    parser.add_argument("--interactions", type=int, default=20_000_000)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only-ours", action="store_true")
+    parser.add_argument("--scratch", type=Path, help="where the generated files pass through")
+    parser.add_argument("--out", type=Path, default=RESULTS / "way_back.json")
+    parser.add_argument("--work", choices=WORKS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.work:
+        facts = WORKS[asked.work](asked.folder, asked.results)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({**facts, "peak_mb": peak}))
+    else:
+        measure(asked)
+
+
+if __name__ == "__main__":
+    main()
