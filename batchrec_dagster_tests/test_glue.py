@@ -182,7 +182,6 @@ def test_the_script_runs_as_glue_calls_it(
         files=[SourceFile(f"file://{ratings}", "ratings.csv")],
         destination=f"file://{tmp_path}/out/interactions.csv",
         work=f"file://{tmp_path}/work",
-        users=f"file://{tmp_path}/out/users.json",
     )
     processes: list[subprocess.Popen[bytes]] = []
 
@@ -227,6 +226,5 @@ def test_the_script_runs_as_glue_calls_it(
     assert (tmp_path / "out/interactions.csv").read_text() == (
         "USER_ID,ITEM_ID,TIMESTAMP\n1,10,1000\n1,11,2000\n"
     )
-    assert (tmp_path / "out/users.json").read_text() == '{"userId":"1"}\n'
     assert came_out[0].left_out == {"rating below min_rating": 1}
     assert "wrote 2 interactions" in logged

@@ -38,9 +38,14 @@ class Splitting:
     def cells(self, lines: DataFrame, width: Column) -> DataFrame:
         """The lines that are not blank, with CELLS (as they are written, quotes included), BEYOND
         (whether there is more than `width` fields) and MISQUOTED."""
-        text = F.regexp_replace(TEXT, r"\r\z", "")
+        line = F.col(TEXT)
+        text = F.when(line.endswith("\r"), line.substr(F.lit(1), F.length(line) - 1)).otherwise(
+            line
+        )
         plain = F.split(text, self._split, -1)
-        empty = text.rlike(rf"^(?:{self._hex})*\z")
+        empty = (F.length(text) == 0) | (
+            text.startswith(self.delimiter) & text.rlike(rf"^(?:{self._hex})*\z")
+        )
         if self.delimiter == "::":
             empty &= F.length(text) < 2 * F.col(WIDTH)
         else:

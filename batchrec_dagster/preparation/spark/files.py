@@ -62,7 +62,7 @@ class Files:
             stream.close()
         return start.splitlines()[0] if start else b""
 
-    def join(self, header: str | None, folder: str, destination: str) -> str:
+    def join(self, header: str, folder: str, destination: str) -> str:
         """One file of the parts that Spark wrote in the folder, in the order of their names, after
         the header line. Returns the SHA-256 of it, in hex."""
         system, path = self._locate(folder)
@@ -73,8 +73,7 @@ class Files:
         part = place.suffix(".part") if target.getScheme() == "file" else place
         stream = self._jvm.java.security.DigestOutputStream(target.create(part, True), digest)
         try:
-            if header is not None:
-                stream.write(bytearray(f"{header}\n".encode()))
+            stream.write(bytearray(f"{header}\n".encode()))
             for name in sorted(parts, key=str):
                 source = system.open(name)
                 self._copy(source, stream)

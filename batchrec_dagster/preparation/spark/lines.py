@@ -53,7 +53,7 @@ def read_lines(
     Bytes that are no UTF-8 are U+FFFD, unless the file is taken as latin-1.
     """
     spark.conf.set("spark.sql.files.maxPartitionBytes", str(BLOCK))
-    spark.conf.set("spark.sql.files.minPartitionNum", "1")
+    spark.conf.set("spark.sql.files.minPartitionNum", "16")
     raw = (
         spark.read.option("lineSep", "\n")
         .text([file.pattern for file in files])

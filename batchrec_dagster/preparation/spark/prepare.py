@@ -31,11 +31,10 @@ SETTINGS = {
     "spark.sql.parser.escapedStringLiterals": "false",
     "spark.sql.legacy.timeParserPolicy": "CORRECTED",
 }
-HEADER = ("USER_ID", "ITEM_ID", "TIMESTAMP")
 
 
 def prepare(spark: SparkSession, task: Task, log: logging.Logger) -> Done:
-    """Write the CSV, and the users where they are wanted. Raises SparkPreparationError."""
+    """Write the CSV. Raises SparkPreparationError."""
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
     files = Files(spark, task.work)
@@ -80,8 +79,6 @@ def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger)
     kept, count = keeping.apply(kept, rows_read - sum(left_out.values()))
     sha256 = _write(files, kept, count, written, task)
     log.info(f"wrote {count:,} interactions")
-    if task.users is not None:
-        _write_users(files, kept, task)
     return Done(
         rows_read=rows_read,
         rows_kept=count,
@@ -191,7 +188,9 @@ def _look_at_bad(
 
 def _write(files: Files, kept: DataFrame, count: int, written: dict[str, str], task: Task) -> str:
     parts = max(1, -(-count // PART_ROWS))
-    line = F.concat_ws(",", *(_field(F.col(name)) for name in written))
+    line = F.concat_ws(
+        ",", *(F.col(name) if name == SECONDS else _field(F.col(name)) for name in written)
+    )
     ordered = (
         kept.repartitionByRange(parts, ROW) if parts > 1 else kept.repartition(1)
     ).sortWithinPartitions(ROW)
@@ -200,17 +199,9 @@ def _write(files: Files, kept: DataFrame, count: int, written: dict[str, str], t
     return files.join(",".join(written.values()), folder, task.destination)
 
 
-def _write_users(files: Files, kept: DataFrame, task: Task) -> None:
-    assert task.users is not None
-    users = kept.select(F.col("user").alias("userId")).distinct().repartition(1)
-    folder = f"{task.work}/users"
-    ordered = users.sortWithinPartitions("userId")
-    ordered.select(F.to_json(F.struct("userId"))).write.text(folder, lineSep="\n")
-    files.join(None, folder, task.users)
-
-
 def _field(value: Column) -> Column:
-    """The value as a CSV field; an empty one for null."""
-    text = F.coalesce(value.cast("string"), F.lit(""))
+    """The text as a CSV field; an empty one for null."""
+    text = F.coalesce(value, F.lit(""))
     quoted = F.concat(F.lit('"'), F.regexp_replace(text, '"', '""'), F.lit('"'))
-    return F.when(text.rlike('[",\\n\\r]'), quoted).otherwise(text)
+    special = text.contains('"') | text.contains(",") | text.contains("\n") | text.contains("\r")
+    return F.when(special, quoted).otherwise(text)

@@ -166,8 +166,8 @@ def _first(told: Iterable[Told]) -> Column:
 
 
 def _missing(text: Column) -> Column:
-    return text.isNull() | text.rlike(r"^[ \t]*\z")
+    return text.isNull() | (F.length(times.trimmed(text)) == 0)
 
 
 def _broken(text: Column) -> Column:
-    return text.rlike(r"[\n\r\x00]")
+    return text.contains("\n") | text.contains("\r") | text.contains("\x00")

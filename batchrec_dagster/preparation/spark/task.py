@@ -26,8 +26,7 @@ class SourceFile:
 class Task:
     """Prepare `files`, in this order, and write one interactions CSV at the URI `destination`.
 
-    `users`: where to write the batch users as JSON Lines; None for nowhere. `work` is a folder's
-    URI for what is written meanwhile; it is removed at the end.
+    `work` is a folder's URI for what is written meanwhile; it is removed at the end.
     """
 
     files: Sequence[SourceFile]
@@ -35,7 +34,6 @@ class Task:
     rules: Rules
     destination: str
     work: str
-    users: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -33,7 +33,7 @@ _DIRECTIVES = {
 
 def trimmed(text: Column) -> Column:
     """The text without spaces and tabs around it."""
-    return F.regexp_replace(text, r"^[ \t]+|[ \t]+\z", "")
+    return F.call_function("btrim", text, F.lit(" \t"))
 
 
 def whole_number(text: Column) -> Column:
