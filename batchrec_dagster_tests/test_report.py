@@ -216,7 +216,7 @@ def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, A
         seen.add(user)
         own = [row for row in rows if row["USER_ID"] == user]
         assert known == len(own)
-        latest = sorted(own, key=lambda row: (-row["TIMESTAMP"], row["ITEM_ID"]))[:15]
+        latest = sorted(own, key=lambda row: (-row["TIMESTAMP"], row["ITEM_ID"]))[:25]
         assert history == [
             part
             for row in latest

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchrec_dagster.reporting import people
 from batchrec_dagster.reporting.charts import bars, lines, lying_bars
 from batchrec_dagster.reporting.facts import Run, facts
 from batchrec_dagster.reporting.history import Training, Verdict
@@ -119,12 +120,12 @@ def opened(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterat
     context.set_offline(True)
     tab = context.new_page()
     tab.set_default_timeout(30_000)
+    uri = report.as_uri()
     wrong: list[str] = []
     tab.on("request", lambda asked: wrong.append(asked.url) if asked.url != uri else None)
     tab.on("console", lambda message: wrong.append(message.text))
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.on("dialog", lambda dialog: wrong.append(dialog.message))
-    uri = report.as_uri()
     tab.goto(uri)
     yield tab
     assert wrong == []
@@ -223,12 +224,14 @@ def test_without_javascript_only_the_people_are_missing(opened: Any) -> None:
     assert opened.locator("#quality-table").count() == 1
 
 
-def test_many_people_are_sampled_evenly_and_it_is_said() -> None:
+def test_many_people_are_sampled_evenly_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(people, "MOST_COUNTED", 6)
     found = facts(run(), tables(), most_people=5)
     everyone = sorted(tables().users.collect().get_column("userId"))
     assert [user for user, *_ in found.people.people] == everyone[::3]
     prose = re.sub("<[^>]*>", "", page(found))
     assert "4 of 12 users with a list are here: a sample, evenly spaced by id." in prose
+    assert "Counted over a sample of 6 users." in prose
 
 
 def test_warnings_are_told() -> None:

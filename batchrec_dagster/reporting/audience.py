@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import polars as pl
 
-from batchrec_dagster.formats.interactions import USER_ID
+from batchrec_dagster.reporting.counts import Counts
 from batchrec_dagster.reporting.tables import Tables
 
 # Lower ends of the groups by interactions; the last is open.
@@ -33,20 +33,18 @@ class Audience:
     lengths: list[tuple[str, int]]
 
 
-def audience(tables: Tables) -> Audience:
+def audience(tables: Tables, counts: Counts) -> Audience:
     """Counts of the users who were asked for."""
-    known = tables.interactions.group_by(USER_ID).len("known")
     lengths = (
-        tables.users.select(pl.col("userId").unique())
-        .join(known, left_on="userId", right_on=USER_ID, how="left")
-        .select(pl.col("known").fill_null(0).cast(pl.Int64))
+        tables.users.select(user_id=pl.col("userId").unique())
         .collect(engine="streaming")
-        .get_column("known")
+        .join(counts.users, on="user_id", how="left")
+        .get_column("interactions")
+        .fill_null(0)
     )
-    served = tables.recommendations.select(pl.col("user_id").n_unique()).collect().item()
     return Audience(
         asked=lengths.len(),
-        served=served,
+        served=counts.served.len(),
         cold=int((lengths == 0).sum()),
         few=int(lengths.is_between(1, FEW - 1).sum()),
         median=float(lengths.median() or 0),  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from scipy import sparse
 
 # So many common users count half as much as any number of them.
 DISCOUNT = 10
-# Rows of co-occurrence counts at a time: what they take stays small beside the data.
+# Items at a time whose co-occurrences are counted: what they take stays small beside the data.
 BLOCK = 256
 
 Indices = npt.NDArray[np.int64]
@@ -34,21 +34,26 @@ def strongest(
     for user, items in enumerate(lists):
         for place, item in enumerate(items):
             wanted[int(item)].append((user, place))
-    users_of = np.asarray(counted.sum(axis=0)).astype(np.float64)
+    users_of = np.maximum(1, np.asarray(counted.sum(axis=0)))
     of_item = counted.T.tocsr()
+    both = np.zeros(counted.shape[1], np.int64)
     listed = sorted(wanted)
     for start in range(0, len(listed), BLOCK):
         block = listed[start : start + BLOCK]
-        together = (of_item[block] @ counted).toarray()
-        for item, both in zip(block, together, strict=True):
+        rows = of_item[block] @ counted
+        for place, item in enumerate(block):
+            row = slice(*rows.indptr[place : place + 2])
+            both[rows.indices[row]] = rows.data[row]
             both[item] = 0  # An item says nothing of itself.
-            size = np.sqrt(np.maximum(1, users_of[item] * users_of))
-            scores = both / size * (both / (both + DISCOUNT))
-            for user, place in wanted[item]:
+            for user, at in wanted[item]:
                 history = histories[user]
                 if not len(history):
                     continue
-                best = history[scores[history].argmax()]
-                if both[best]:
-                    found[user][0][place], found[user][1][place] = best, both[best]
+                shared = both[history]
+                # The size of the item's own set is the same for all of them.
+                scores = shared / np.sqrt(users_of[history]) * (shared / (shared + DISCOUNT))
+                best = scores.argmax()
+                if shared[best]:
+                    found[user][0][at], found[user][1][at] = history[best], shared[best]
+            both[rows.indices[row]] = 0
     return found

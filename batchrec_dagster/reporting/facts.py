@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.audience import Audience, audience
+from batchrec_dagster.reporting.counts import Counts, counts
 from batchrec_dagster.reporting.history import Training, Verdict
 from batchrec_dagster.reporting.offer import Offer, offer
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
@@ -98,30 +98,29 @@ class Facts:
 
 def facts(run: Run, tables: Tables, most_people: int = MOST_PEOPLE) -> Facts:
     """Count all that the report tells; at most `most_people` can be looked at one by one."""
+    counted = counts(tables)
     return Facts(
         run=run,
-        data=_data(tables.interactions),
-        audience=audience(tables),
-        offer=offer(tables),
-        people=people(tables, most_people),
+        data=_data(counted),
+        audience=audience(tables, counted),
+        offer=offer(tables, counted),
+        people=people(tables, counted, most_people),
         segments=_segments(tables.segments),
     )
 
 
-def _data(interactions: pl.LazyFrame) -> Data:
-    rows, users, items, first, last = (
-        interactions.select(
-            pl.len(),
-            users=pl.col(USER_ID).n_unique(),
-            items=pl.col(ITEM_ID).n_unique(),
-            first=pl.col(TIMESTAMP).min(),
-            last=pl.col(TIMESTAMP).max(),
-        )
-        .collect(engine="streaming")
-        .row(0)
+def _data(counted: Counts) -> Data:
+    return Data(
+        interactions=int(counted.users.get_column("interactions").sum()),
+        users=counted.users.height,
+        items=counted.items.height,
+        first=_day(counted.first),
+        last=_day(counted.last),
     )
-    days = [f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d}" for time in (first, last)]
-    return Data(rows, users, items, *days)
+
+
+def _day(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
 
 
 FIRST_USERS = 10

@@ -9,6 +9,7 @@ import polars as pl
 
 from batchrec_dagster.formats.interactions import ITEM_ID
 from batchrec_dagster.formats.items import VALUE_SEPARATOR
+from batchrec_dagster.reporting.counts import Counts
 from batchrec_dagster.reporting.tables import Tables
 
 # Items by popularity: the share of the catalogue at which each band ends.
@@ -62,9 +63,9 @@ class Offer:
     most: list[Shown]
 
 
-def offer(tables: Tables) -> Offer:
+def offer(tables: Tables, counts: Counts) -> Offer:
     """Counts over all interactions and all lists."""
-    counted = _items(tables)
+    counted = _items(tables, counts)
     catalogue = counted.height
     ends = [math.ceil(share * catalogue) for share in BANDS.values()]
     starts = [0, *ends[:-1]]
@@ -77,7 +78,7 @@ def offer(tables: Tables) -> Offer:
         catalogue=catalogue,
         shown=counted.filter(pl.col("lists") > 0).height,
         places=int(counted.get_column("lists").sum()),
-        longest=tables.recommendations.select(pl.col("rank").max()).collect().item() or 0,
+        longest=counts.longest,
         tail=_shares(counted, "Long tail", pl.col("popularity") > math.ceil(HEAD * catalogue)),
         bands=bands,
         kinds={category: _kinds(counted, tables, category) for category in tables.categories},
@@ -91,19 +92,16 @@ def offer(tables: Tables) -> Offer:
     )
 
 
-def _items(tables: Tables) -> pl.DataFrame:
+def _items(tables: Tables, counts: Counts) -> pl.DataFrame:
     """item, interactions, lists, popularity: a row for each item of the catalogue."""
-    had = tables.interactions.group_by(item=ITEM_ID).len("interactions")
-    shown = tables.recommendations.group_by(item="item_id").len("lists")
-    counted = had.join(shown, on="item", how="full", coalesce=True)
+    counted = counts.items.join(counts.lists, on="item", how="full", coalesce=True)
     if tables.items is not None:
-        known = tables.items.lazy().select(item=ITEM_ID).unique()
+        known = tables.items.select(item=ITEM_ID).unique()
         counted = counted.join(known, on="item", how="full", coalesce=True)
     return (
-        counted.with_columns(pl.col("interactions", "lists").fill_null(0).cast(pl.Int64))
+        counted.with_columns(pl.col("interactions", "lists").fill_null(0))
         .sort("interactions", "item", descending=[True, False])
         .with_columns(popularity=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
-        .collect(engine="streaming")
     )
 
 

@@ -10,15 +10,18 @@ import polars as pl
 from scipy import sparse
 
 from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.reporting.counts import Counts
 from batchrec_dagster.reporting.evidence import strongest
 from batchrec_dagster.reporting.tables import Tables
 
 MOST_PEOPLE = 2_500
-HISTORY = 15
+HISTORY = 25
 LIST = 25
 # Titles are cut after so many characters: one that is longer is no title.
 TITLE = 160
-# Pairs of items in a user's history, over all users: counting so many takes about two seconds.
+# With so many users at most is counted what goes with what; and with so many pairs of items in a
+# history, over all of those users: that takes about two seconds.
+MOST_COUNTED = 100_000
 MOST_PAIRS = 300_000_000
 DAY = 86_400
 
@@ -40,20 +43,20 @@ class People:
     people: list[list[Any]]
 
 
-def people(tables: Tables, most: int = MOST_PEOPLE) -> People:
+def people(tables: Tables, counts: Counts, most: int = MOST_PEOPLE) -> People:
     """All users with a list, or every n-th by id so that there are at most `most`."""
-    everyone = (
-        tables.recommendations.select(pl.col("user_id").unique()).collect().to_series().sort()
-    )
+    everyone = counts.served
     chosen = _every(everyone, -(-everyone.len() // most))
-    lists = (
-        tables.recommendations.join(chosen.to_frame("user_id").lazy(), on="user_id", how="semi")
-        .filter(pl.col("rank") <= LIST)
-        .select("user_id", "rank", item="item_id")
-        .collect(engine="streaming")
+    counted_users = _countable(counts)
+    lists, histories, counted_pairs = pl.collect_all(
+        [
+            _lists(tables, chosen),
+            _histories(tables, chosen),
+            _of(counted_users, tables).select("user_id", "item").unique(),
+        ],
+        engine="streaming",
     )
-    histories = _histories(tables, chosen)
-    counted_users, counted_pairs = _counted(tables)
+    histories = histories.sort("user_id", "last", "item", descending=[False, True, False])
     catalogue = (
         pl.concat([frame.select("item") for frame in (lists, histories, counted_pairs)])
         .unique()
@@ -119,32 +122,36 @@ def _every(values: pl.Series, step: int) -> pl.Series:
     return values.gather_every(max(1, step))
 
 
-def _histories(tables: Tables, users: pl.Series) -> pl.DataFrame:
-    """user_id, item, last (epoch seconds), times: each user's items, the newest first."""
+def _of(users: pl.Series, tables: Tables) -> pl.LazyFrame:
+    """user_id, item, time: the users' interactions."""
+    return tables.interactions.select(user_id=USER_ID, item=ITEM_ID, time=TIMESTAMP).join(
+        users.to_frame("user_id").lazy(), on="user_id", how="semi"
+    )
+
+
+def _lists(tables: Tables, users: pl.Series) -> pl.LazyFrame:
+    """user_id, rank, item: the beginning of each user's list."""
     return (
-        tables.interactions.join(
-            users.to_frame("user_id").lazy(), left_on=USER_ID, right_on="user_id", how="semi"
-        )
-        .group_by(user_id=USER_ID, item=ITEM_ID)
-        .agg(last=pl.col(TIMESTAMP).max(), times=pl.len())
-        .collect(engine="streaming")
-        .sort("user_id", "last", "item", descending=[False, True, False])
+        tables.recommendations.filter(pl.col("rank") <= LIST)
+        .select("user_id", "rank", item="item_id")
+        .join(users.to_frame("user_id").lazy(), on="user_id", how="semi")
     )
 
 
-def _counted(tables: Tables) -> tuple[pl.Series, pl.DataFrame]:
-    """Users to count with, all or every n-th, and their pairs of user_id and item."""
-    lengths = tables.interactions.group_by(USER_ID).len().collect(engine="streaming").sort(USER_ID)
-    pairs = int((lengths.get_column("len").cast(pl.Int64) ** 2).sum())
-    users = _every(lengths.get_column(USER_ID), -(-pairs // MOST_PAIRS)).alias("user_id")
-    return users, (
-        tables.interactions.join(
-            users.to_frame().lazy(), left_on=USER_ID, right_on="user_id", how="semi"
-        )
-        .select(user_id=USER_ID, item=ITEM_ID)
-        .unique()
-        .collect(engine="streaming")
+def _histories(tables: Tables, users: pl.Series) -> pl.LazyFrame:
+    """user_id, item, last (epoch seconds), times: each user's items."""
+    return (
+        _of(users, tables)
+        .group_by("user_id", "item")
+        .agg(last=pl.col("time").max(), times=pl.len())
     )
+
+
+def _countable(counts: Counts) -> pl.Series:
+    """Users to count with: all, or every n-th."""
+    pairs = int((counts.users.get_column("interactions") ** 2).sum())
+    step = max(-(-pairs // MOST_PAIRS), -(-counts.users.height // MOST_COUNTED))
+    return _every(counts.users.get_column("user_id"), step)
 
 
 def _by_user(pairs: pl.DataFrame, catalogue: pl.DataFrame) -> dict[str, np.ndarray[Any, Any]]:
