@@ -104,6 +104,21 @@ def test_quotes(spark: SparkSession, tmp_path: Path, more: list[str]) -> None:
     assert done.rows_read == 2 * (len(QUOTED) + 1 + len(more))
 
 
+def test_files_in_many_blocks(spark: SparkSession, tmp_path: Path) -> None:
+    """Lines keep their numbers and their order, and quoted ones go on, over the ends of blocks."""
+    rows = [*(line for line in DIRTY if len(line) < 20), *QUOTED, '"over\nlines",2,3,4'] * 3
+    files: dict[str, str | bytes] = {
+        name: HEADER + ending.join(rows) for name, ending in (("a.csv", "\n"), ("b.csv", "\r\n"))
+    }
+    spark.conf.set("spark.sql.files.openCostInBytes", "1")
+    try:
+        whole = both(spark, tmp_path, files)
+        assert both(spark, tmp_path, {"c.csv": HEADER + "\n".join(DIRTY)}).rows_read > 20
+    finally:
+        spark.conf.unset("spark.sql.files.openCostInBytes")
+    assert whole.rows_read > 200
+
+
 @pytest.mark.parametrize(
     "row", ['"a"b,10,5,1000', '"a,10,5,1000', 'a"b,10,5,1000', '1,10,5,"1000\n1,2,3,4']
 )
