@@ -70,7 +70,7 @@ class Files:
         digest = self._jvm.java.security.MessageDigest.getInstance("SHA-256")
         target, place = self._locate(destination)
         # An object in S3 is seen once it is whole; a file at once, so that it gets its name last.
-        part = place.suffix(".part") if target.getScheme() == "file" else place
+        part = place.suffix(".part") if target.getUri().getScheme() == "file" else place
         stream = self._jvm.java.security.DigestOutputStream(target.create(part, True), digest)
         try:
             stream.write(bytearray(f"{header}\n".encode()))
