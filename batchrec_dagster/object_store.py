@@ -27,6 +27,7 @@ from obstore.exceptions import (
 from obstore.store import LocalStore, S3Store
 
 CHUNK = 8 * 1024 * 1024
+HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 
 class StorageError(Exception):
@@ -96,7 +97,10 @@ class ObjectStore:
         store, key = self._locate(uri)
         with _explained(uri, "write"):
             if isinstance(data, bytes):
-                obstore.put(store, key, data, use_multipart=len(data) > CHUNK)
+                # A browser shows a page that S3 calls one, and saves all else; folders say nothing.
+                page = key.endswith(".html") and isinstance(store, S3Store)
+                told: dict[str, Any] = {"attributes": HTML} if page else {}
+                obstore.put(store, key, data, use_multipart=len(data) > CHUNK, **told)
             elif isinstance(data, Path) and data.stat().st_size <= CHUNK:
                 obstore.put(store, key, data.read_bytes(), use_multipart=False)
             else:

@@ -214,6 +214,18 @@ def test_what_is_put_is_got_and_known(s3: S3Server, bucket: str, tmp_path: Path)
     assert (tmp_path / "file").read_bytes() == b"two pieces"
 
 
+@pytest.mark.parametrize("size", [1, 9 * 1024 * 1024])
+def test_a_page_is_called_one_so_that_browsers_show_it(
+    s3: S3Server, bucket: str, size: int
+) -> None:
+    def kind(name: str) -> str:
+        s3.store().put(f"s3://{bucket}/{name}", b"x" * size)
+        return s3.client().head_object(Bucket=bucket, Key=name)["ContentType"]
+
+    assert kind("index.html") == "text/html; charset=utf-8"
+    assert "html" not in kind("html")
+
+
 def test_a_large_object_goes_in_parts(s3: S3Server, bucket: str, tmp_path: Path) -> None:
     store, data = s3.store(), os.urandom(20 * 1024 * 1024)
     file = tmp_path / "large"
