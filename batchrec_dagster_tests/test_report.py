@@ -13,6 +13,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from batchrec_dagster.io_managers import HtmlIOManager
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -22,6 +23,7 @@ from batchrec_dagster_tests.support import (
     table,
     write_ratings,
 )
+from batchrec_dagster_tests.test_io_managers import passed_on
 from batchrec_dagster_tests.test_items import COLUMNS, write_items
 
 NAMES = ("NDCG@25", "Precision@10", "MRR@25", "Coverage")
@@ -233,3 +235,8 @@ def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, A
             best = max(speaks(ids[item], other) for other in others)
             assert speaks(ids[item], ids[because]) == pytest.approx(best)
     assert seen == {row["user_id"] for row in lists}
+
+
+def test_a_page_is_passed_on_as_text(tmp_path: Path) -> None:
+    assert passed_on(tmp_path, HtmlIOManager, "<p>é</p>", str) == "<p>é</p>"
+    assert (tmp_path / "upstream.html").read_text(encoding="utf-8") == "<p>é</p>"

@@ -24,6 +24,7 @@
 
   const data = JSON.parse(element("people-data").textContent);
   let chosen = 0;
+  let found = "";
 
   function entry(mark, item) {
     const row = made("li");
@@ -65,6 +66,7 @@
     chosen = place;
     const [user, known, had, list] = data.people[place];
     element("person-name").replaceChildren("User ", made("bdi", user));
+    element("found").replaceChildren(`${found}; user `, made("bdi", user), " is shown below");
     element("person-known").textContent = known === 1 ? "1 interaction" : `${number(known)} interactions`;
     history(had);
     recommended(list, known > 0);
@@ -75,15 +77,15 @@
 
   function search() {
     const wanted = element("find").value.trim().toLowerCase();
-    const found = [];
+    const places = [];
     data.people.forEach(([user], place) => {
       const id = user.toLowerCase();
-      if (id.includes(wanted)) found.push([id === wanted ? 0 : id.startsWith(wanted) ? 1 : 2, place]);
+      if (id.includes(wanted)) places.push([id === wanted ? 0 : id.startsWith(wanted) ? 1 : 2, place]);
     });
-    found.sort((one, other) => one[0] - other[0] || one[1] - other[1]);
+    places.sort((one, other) => one[0] - other[0] || one[1] - other[1]);
     const matches = element("matches");
     matches.replaceChildren();
-    for (const [, place] of found.slice(0, MOST_MATCHES)) {
+    for (const [, place] of places.slice(0, MOST_MATCHES)) {
       const button = made("button");
       button.type = "button";
       button.value = String(place);
@@ -93,10 +95,10 @@
       item.append(button);
       matches.append(item);
     }
-    const more = found.length > MOST_MATCHES ? `, the first ${MOST_MATCHES} are shown` : "";
-    element("found").textContent =
-      found.length === 1 ? "1 user found" : `${number(found.length)} users found${more}`;
-    if (found.length) show(wanted ? found[0][1] : chosen);
+    const more = places.length > MOST_MATCHES ? `, the first ${MOST_MATCHES} are listed` : "";
+    found = places.length === 1 ? "1 user found" : `${number(places.length)} users found${more}`;
+    if (places.length) show(wanted ? places[0][1] : chosen);
+    else element("found").textContent = found;
   }
 
   if (data.people.length) {

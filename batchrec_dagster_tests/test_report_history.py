@@ -1,0 +1,55 @@
+"""What the report takes from Dagster: the models so far, and what the checks found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.reporting.history import Verdict, trainings, verdicts
+
+ASSET = dg.AssetKey(["shop", "solution_version"])
+
+
+def trained(instance: dg.DagsterInstance, arn: str, ndcg: float) -> None:
+    metadata: dict[str, Any] = {
+        "solution_version_arn": arn,
+        "recipe": "aws-similar-items",
+        "ndcg_at_25": ndcg,
+    }
+    instance.report_runless_asset_event(dg.AssetMaterialization(ASSET, metadata=metadata))
+
+
+def checked(instance: dg.DagsterInstance, name: str, passed: bool, found: str) -> None:
+    instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=ASSET, check_name=name, passed=passed, description=found, metadata={}
+        )
+    )
+
+
+def test_each_model_counts_once_from_when_it_was_first_there(instance: dg.DagsterInstance) -> None:
+    assert trainings(instance, "shop") == []
+    for arn, ndcg in (("a", 0.1), ("a", 0.1), ("b", 0.2), ("b", 0.2), ("c", 0.3)):
+        trained(instance, arn, ndcg)
+    found = trainings(instance, "shop")
+    assert [(model.arn, model.recipe) for model in found] == [
+        (arn, "aws-similar-items") for arn in "abc"
+    ]
+    assert [model.metrics["ndcg_at_25"] for model in found] == [0.1, 0.2, 0.3]
+    records = instance.fetch_materializations(ASSET, limit=5, ascending=True).records
+    first = [records[n].timestamp for n in (0, 2, 4)]
+    assert [model.made.timestamp() for model in found] == pytest.approx(first, abs=1e-3)
+    assert trainings(instance, "other") == []
+
+
+def test_the_newest_finding_of_each_check_is_told(instance: dg.DagsterInstance) -> None:
+    checked(instance, "lists_full", False, "1 of 2 users")
+    checked(instance, "lists_full", True, "2 of 2 users")
+    checked(instance, "none_seen", False, "3 items")
+    keys = [dg.AssetCheckKey(ASSET, name) for name in ("lists_full", "none_seen", "never_run")]
+    assert verdicts(instance, keys) == [
+        Verdict("solution_version", "lists_full", True, "2 of 2 users"),
+        Verdict("solution_version", "none_seen", False, "3 items"),
+    ]
