@@ -1,12 +1,16 @@
-"""The job that refreshes a pipeline, and the schedule that runs it."""
+"""The job that refreshes a pipeline, and what runs it: a schedule, a sensor of new ratings."""
+
+from pathlib import Path
 
 import dagster as dg
 
+from batchrec_dagster.pipeline.fresh_data import fresh_data_sensor, watched
 from batchrec_dagster.pipeline.settings import Pipeline
 
 
-def automation(pipeline: Pipeline) -> dg.Definitions:
-    """`NAME_refresh` materializes everything; `NAME_schedule` runs it at the declared times."""
+def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
+    """`NAME_refresh` materializes everything; `NAME_schedule` runs it at the declared times, and
+    `NAME_fresh_data` when ratings are new, where they lie at a place that can be watched."""
     job = dg.define_asset_job(
         name=f"{pipeline.name}_refresh",
         selection=dg.AssetSelection.groups(pipeline.name),
@@ -25,4 +29,7 @@ def automation(pipeline: Pipeline) -> dg.Definitions:
         ),
         description=f"Refreshes {pipeline.name}.",
     )
-    return dg.Definitions(jobs=[job], schedules=[schedule])
+    sensors = (
+        [fresh_data_sensor(pipeline, job, project)] if watched(pipeline.ratings.source) else []
+    )
+    return dg.Definitions(jobs=[job], schedules=[schedule], sensors=sensors)

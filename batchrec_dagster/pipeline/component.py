@@ -47,4 +47,6 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
             ]
         checks = [spec.key for asset in assets for spec in asset.check_specs]
         assets.append(recommendation_report(self, checks))
-        return dg.Definitions.merge(dg.Definitions(assets=assets), automation(self))
+        return dg.Definitions.merge(
+            dg.Definitions(assets=assets), automation(self, context.project_root)
+        )

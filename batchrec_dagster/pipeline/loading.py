@@ -21,6 +21,7 @@ TYPES = (
     "float",
     "bool",
     "BatchUsers",
+    "FreshData",
     "Interactions",
     "Items",
     "Preparation",

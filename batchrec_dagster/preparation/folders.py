@@ -42,7 +42,7 @@ class Folder:
     def _all(self, around: Surroundings) -> Iterator[tuple[str, LocalFile | StoredObject]]:
         if self.root.startswith("s3://"):
             for info in around.store.list(self.root):
-                yield info.uri.removeprefix(self.root), StoredObject(info.uri)
+                yield info.uri.removeprefix(self.root), StoredObject(info.uri, listed=info)
             return
         try:
             folder = around.base / Path(self.root).expanduser()

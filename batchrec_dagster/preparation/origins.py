@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 from urllib.parse import unquote, urlsplit
@@ -109,6 +109,8 @@ class LocalFile:
 class StoredObject:
     uri: str
     layout: None = None
+    listed: ObjectInfo | None = field(default=None, compare=False)
+    """What a listing told of it: then there is no need to ask again."""
 
     @property
     def name(self) -> str:
@@ -121,7 +123,7 @@ class StoredObject:
 
     def stamp(self, around: Surroundings) -> str:
         """The fingerprint, also of an object without a byte."""
-        info = self._info(around)
+        info = self.listed or self._info(around)
         return f"etag {info.etag}" if info.etag else f"{info.size} bytes, {info.last_modified}"
 
     def local_path(self, around: Surroundings) -> Path | None:

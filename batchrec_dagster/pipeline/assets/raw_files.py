@@ -8,7 +8,7 @@ bytes and `sha256`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,19 @@ def bring(
                 copied += 1
         files.append(known)
     return RawFiles(_record(source, files), copied)
+
+
+def state_at(source: str, storage: StorageResource, project: Path) -> str:
+    """What is there now, as state_of tells it. Raises SourceError."""
+    folders = {"base": project, "cache": Path(storage.cache)}
+    found = list_source(source, storage.store, **folders)
+    return state_of([_described(file, None) for file in found])
+
+
+def state_of(files: Sequence[Record]) -> str:
+    """A digest that changes when a file of a record comes, goes or changes; empty of none."""
+    told = [f"{file['source']} {file['fingerprint']}" for file in files]
+    return _digest(told)[:32] if told else ""
 
 
 def clear_away(before: Record, now: Record, storage: StorageResource) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from batchrec_dagster.formats.filters import item_fields
 from batchrec_dagster.pipeline.places import Places
 from batchrec_dagster.pipeline.settings.batch_users import BatchUsers
+from batchrec_dagster.pipeline.settings.fresh_data import FreshData
 from batchrec_dagster.pipeline.settings.interactions import Interactions
 from batchrec_dagster.pipeline.settings.items import Items
 from batchrec_dagster.pipeline.settings.preparation import Preparation
@@ -76,6 +77,9 @@ class Pipeline(dg.Model):
     schedule: Annotated[Schedule, _part(Schedule, "When the pipeline runs by itself.")] = Field(
         default_factory=Schedule
     )
+    fresh_data: Annotated[
+        FreshData, _part(FreshData, "Whether it runs by itself when there are new ratings.")
+    ] = Field(default_factory=FreshData)
 
     @field_validator("name")
     @classmethod
@@ -104,6 +108,16 @@ class Pipeline(dg.Model):
             raise ValueError(
                 "interactions.min_rating needs ratings.columns.rating: say which column it is, or"
                 " leave min_rating out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fresh_data_can_be_seen(self) -> Self:
+        source = self.ratings.source
+        if self.fresh_data.enabled and "://" in source and not source.startswith("s3://"):
+            raise ValueError(
+                f"fresh_data sees new files at a path or in s3://, not at {source}: copy them"
+                " there, or refresh by schedule"
             )
         return self
 

@@ -1,0 +1,311 @@
+"""New ratings lead to one refresh with them: in a folder, in a real S3, with a real daemon."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrec_dagster.pipeline import fresh_data
+from batchrec_dagster.pipeline.fresh_data import PATIENCE, Cursor, look
+from batchrec_dagster.pipeline.loading import DeclarationError
+from batchrec_dagster_tests.processes import started
+from batchrec_dagster_tests.s3_server import S3Server, s3_server
+from batchrec_dagster_tests.support import (
+    Project,
+    copied_project,
+    declaration,
+    definitions,
+    module_project,
+    write_ratings,
+)
+
+ON = {"enabled": True, "every_seconds": 5}
+HEADER = "userId,movieId,rating,timestamp\n"
+
+
+@dataclass
+class Evenings:
+    """A sensor as the daemon runs it: the cursor is kept, a request that is known is not launched.
+    Of each refresh only raw_ratings is run; the files that it took in are told."""
+
+    defs: dg.Definitions
+    instance: dg.DagsterInstance
+    cursor: str | None = None
+    launched: set[str] = field(default_factory=set)
+    said: str = ""
+
+    def look(self, *, dies: bool = False) -> list[list[str]]:
+        """The refreshes that this look led to; `dies`: before it has kept its cursor."""
+        with dg.build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursor,
+            resources={"storage": (self.defs.resources or {})["storage"]},
+        ) as context:
+            result = self.defs.resolve_sensor_def("shop_fresh_data")(context)
+        assert isinstance(result, dg.SensorResult)
+        skipped = result.skip_reason
+        self.said = (
+            (skipped.skip_message or "") if isinstance(skipped, dg.SkipReason) else skipped or ""
+        )
+        if not dies:
+            self.cursor = result.cursor
+        asked = {request.run_key or "" for request in result.run_requests or []}
+        new = asked - self.launched
+        self.launched |= new
+        return [self.refresh() for _ in new]
+
+    def looks(self, times: int = 4) -> list[list[str]]:
+        return [refresh for _ in range(times) for refresh in self.look()]
+
+    def refresh(self) -> list[str]:
+        done = self.job.execute_in_process(
+            instance=self.instance, asset_selection=[dg.AssetKey(["shop", "raw_ratings"])]
+        )
+        record = done.output_for_node("shop__raw_ratings")
+        return [file["source"].rpartition("/")[2] for file in record["files"]]
+
+    @property
+    def job(self) -> dg.JobDefinition:
+        return self.defs.resolve_job_def("shop_refresh")
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """A refresh that somebody has started."""
+        run = self.instance.create_run_for_job(self.job, status=dg.DagsterRunStatus.STARTED)
+        yield
+        self.instance.report_run_canceled(run)
+
+
+def ratings(user: int) -> str:
+    return HEADER + "".join(f"{user},{item},5,1500000000\n" for item in range(3))
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+Put = Callable[[str, str], None]
+
+
+@pytest.fixture(params=["folder", "S3"])
+def place(
+    request: pytest.FixtureRequest, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, Put]:
+    """A source of many files, and what puts a file there."""
+    if request.param == "folder":
+        folder = project.root / "orders"
+        folder.mkdir()
+
+        def write(name: str, text: str) -> None:
+            (folder / name).write_text(text)
+
+        return f"{folder}/*.csv", write
+    server: S3Server = request.getfixturevalue("s3")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    project.environment = server.environment()
+    bucket, store = server.new_bucket(), server.store()
+
+    def put(name: str, text: str) -> None:
+        store.put(f"s3://{bucket}/orders/{name}", text.encode())
+
+    return f"s3://{bucket}/orders/*.csv", put
+
+
+@pytest.fixture
+def evenings(
+    project: Project, place: tuple[str, Put], instance: dg.DagsterInstance
+) -> Iterator[Evenings]:
+    project.declare(declaration("shop", place[0], fresh_data=ON))
+    with definitions(project) as defs:
+        yield Evenings(defs, instance)
+
+
+def test_a_new_file_and_a_changed_one_are_refreshed_on_once(
+    evenings: Evenings, place: tuple[str, Put]
+) -> None:
+    _, put = place
+    assert evenings.looks() == []
+    assert "there is no file that it stands for" in evenings.said
+    put("1.csv", ratings(1))
+    assert evenings.looks() == [["1.csv"]]
+    assert evenings.said == "there is nothing new since a refresh was asked for"
+    put("2.csv", ratings(2))
+    assert evenings.looks() == [["1.csv", "2.csv"]]
+    put("1.csv", ratings(17))
+    assert evenings.looks() == [["1.csv", "2.csv"]]
+    put("notes.txt", "not of the pattern")
+    assert evenings.looks() == []
+    # What was there before is new again.
+    put("1.csv", ratings(1))
+    assert len(evenings.looks()) == 1
+
+
+def test_a_thousand_files_are_one_refresh_and_a_small_cursor(
+    evenings: Evenings, place: tuple[str, Put]
+) -> None:
+    _, put = place
+    found = []
+    for number in range(1000):
+        put(f"{number:04}.csv", ratings(number))
+        if number in (300, 600, 900):
+            found += evenings.look()
+    found += evenings.looks()
+    assert [len(files) for files in found] == [1000]
+    assert len(evenings.cursor or "") < 250
+
+
+def test_a_file_that_arrives_during_a_run_is_refreshed_on_after_it(
+    evenings: Evenings, place: tuple[str, Put]
+) -> None:
+    _, put = place
+    put("1.csv", ratings(1))
+    with evenings.under_way():
+        evenings.refresh()
+        put("2.csv", ratings(2))
+        assert evenings.looks() == []
+        assert "waiting for the refresh under way" in evenings.said
+    assert evenings.looks() == [["1.csv", "2.csv"]]
+
+
+def test_a_run_that_died_and_was_left_as_started_is_not_waited_for_for_ever(
+    evenings: Evenings, place: tuple[str, Put], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, put = place
+    put("1.csv", ratings(1))
+    monkeypatch.setattr(fresh_data, "DEAD_AFTER", timedelta(seconds=-60))
+    with evenings.under_way():
+        assert evenings.looks() == [["1.csv"]]
+
+
+def test_a_file_that_a_run_has_taken_in_already_asks_for_no_other(
+    evenings: Evenings, place: tuple[str, Put]
+) -> None:
+    _, put = place
+    put("1.csv", ratings(1))
+    with evenings.under_way():
+        assert evenings.looks() == []
+        put("2.csv", ratings(2))
+        evenings.refresh()
+    assert evenings.looks() == []
+    assert evenings.said == "there is nothing new since a refresh was asked for"
+
+
+def test_a_daemon_that_dies_before_it_has_kept_its_cursor_does_not_ask_twice(
+    evenings: Evenings, place: tuple[str, Put]
+) -> None:
+    _, put = place
+    put("1.csv", ratings(1))
+    assert evenings.look() == []
+    assert evenings.look(dies=True) == [["1.csv"]]
+    assert evenings.looks() == []
+    put("2.csv", ratings(2))
+    assert evenings.look(dies=True) == []
+    assert evenings.looks() == [["1.csv", "2.csv"]]
+
+
+def test_a_refresh_that_fails_is_not_asked_for_again() -> None:
+    asked = look(Cursor(seen="new"), "new", "old", busy=False)
+    assert len(asked.run_requests or []) == 1
+    assert not look(Cursor.read(asked.cursor), "new", "old", busy=False).run_requests
+
+
+@given(states=st.lists(st.sampled_from("abc"), max_size=40), busy=st.sets(st.integers(0, 39)))
+def test_the_last_state_is_taken_in_and_never_twice_in_a_row(
+    states: list[str], busy: set[int]
+) -> None:
+    cursor, taken, keys, asked = Cursor(), "", [], []
+    for number, state in enumerate([*states, *states[-1:] * 3]):
+        result = look(cursor, state, taken, busy=number in busy and number < len(states))
+        assert result.cursor is not None
+        cursor = Cursor.read(result.cursor)
+        for request in result.run_requests or []:
+            keys.append(request.run_key)
+            asked.append(state)
+            taken = state
+    assert len(keys) == len({*keys})
+    assert all(one != other for one, other in itertools.pairwise(asked))
+    assert asked[-1:] == states[-1:]
+
+
+def test_what_never_rests_is_taken_in_now_and_then() -> None:
+    cursor, asked = Cursor(), 0
+    for number in range(3 * (PATIENCE + 1)):
+        result = look(cursor, str(number), "", busy=False)
+        cursor = Cursor.read(result.cursor)
+        asked += len(result.run_requests or [])
+    assert asked == 3
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"other": 1}', "5"])
+def test_a_cursor_that_is_none_of_ours_is_an_empty_one(text: str | None) -> None:
+    assert Cursor.read(text) == Cursor()
+
+
+def test_it_is_off_unless_declared_and_not_there_where_nothing_can_be_seen(
+    tmp_path: Path,
+) -> None:
+    def sensors(source: str, **settings: object) -> list[dg.SensorDefinition]:
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        root.mkdir()
+        project = module_project(root)
+        project.declare(declaration("shop", source, **settings))
+        with definitions(project) as defs:
+            return [*(defs.sensors or [])]
+
+    (off,) = sensors("ratings.csv")
+    (on,) = sensors("s3://shop/orders/", fresh_data=ON)
+    assert off.default_status is dg.DefaultSensorStatus.STOPPED
+    assert on.default_status is dg.DefaultSensorStatus.RUNNING
+    assert on.minimum_interval_seconds == 5
+    assert sensors("https://example.com/ratings.csv") == []
+    with pytest.raises(DeclarationError, match="fresh_data sees new files at a path or in s3"):
+        sensors("https://example.com/ratings.csv", fresh_data=ON)
+
+
+def test_the_daemon_killed_in_between_asks_once_for_each_file(tmp_path: Path) -> None:
+    project = copied_project(tmp_path)
+    folder = project.root / "orders"
+    project.declare(declaration("shop", "orders/", fresh_data=ON))
+    environment = project.process_environment()
+    program = str(Path(sys.executable).parent / "dagster-daemon")
+    command = [program, "run", "-w", "workspace.yaml"]
+
+    with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
+        asked = dg.RunsFilter(tags={"dagster/sensor_name": "shop_fresh_data"})
+
+        def finished(count: int) -> Callable[[], list[dg.DagsterRun] | None]:
+            def look() -> list[dg.DagsterRun] | None:
+                runs = [run for run in instance.get_runs(asked) if run.is_finished]
+                return runs if len(runs) >= count else None
+
+            return look
+
+        def refreshed(count: int, log: str) -> None:
+            with started(command, project.root, environment, tmp_path / log, grace=0) as daemon:
+                daemon.wait_for(finished(count), f"refresh {count}", timeout=240)
+                os.killpg(daemon.process.pid, signal.SIGKILL)
+
+        write_ratings(folder / "1.csv", seed=1)
+        refreshed(1, "first")
+        write_ratings(folder / "2.csv", seed=2)
+        refreshed(2, "second")
+        runs = instance.get_runs(asked)
+    assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS] * 2
+    assert (project.storage / "shop/raw/2.csv").exists()
