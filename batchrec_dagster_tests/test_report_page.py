@@ -278,7 +278,7 @@ def _sticking_out(tab: Any) -> list[str]:
     """What reaches beyond the window's right or left edge; what is hidden on purpose does not
     count."""
     found: list[str] = tab.evaluate(
-        """() => [...document.querySelectorAll('body *:not(.skip)')]
+        """() => [...document.querySelectorAll('body *:not(.skip, .unseen)')]
           .filter((e) => !e.closest('svg, script, noscript'))
           .filter((e) => { const r = e.getBoundingClientRect();
             return r.width && (r.right > innerWidth + 0.5 || r.left < -0.5
