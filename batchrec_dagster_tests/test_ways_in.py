@@ -148,7 +148,7 @@ def test_the_ui_shows_the_lineage_and_materializes_it(project: Project, tmp_path
             browser = playwright.chromium.launch(
                 executable_path=str(BROWSER), args=[*QUIET_BROWSER]
             )
-            page = browser.new_page(viewport={"width": 1400, "height": 1520})
+            page = browser.new_page(viewport={"width": 1400, "height": 1760})
             page.set_default_timeout(90_000)
             page.on("request", lambda request: asked.append(request.url))
             page.on("websocket", lambda socket: asked.append(socket.url))
