@@ -306,7 +306,7 @@ def test_every_setting_has_a_description_for_the_editor() -> None:
         for name, member in part["properties"].items()
         if not member.get("description")
     ]
-    assert len(parts) == 14
+    assert len(parts) == 15
     assert undescribed == []
 
 

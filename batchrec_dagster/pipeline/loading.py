@@ -22,6 +22,7 @@ TYPES = (
     "bool",
     "BatchUsers",
     "FreshData",
+    "Incremental",
     "Interactions",
     "Items",
     "Preparation",

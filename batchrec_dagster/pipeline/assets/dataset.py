@@ -10,10 +10,20 @@ from pydantic import Field
 from batchrec_dagster.formats.interactions import interactions_schema
 from batchrec_dagster.formats.schemas import INTERACTIONS, ITEMS
 from batchrec_dagster.pipeline.assets.jobs import outcome, stem
+from batchrec_dagster.pipeline.assets.new_rows import (
+    FULL,
+    INCREMENTAL,
+    UNCHANGED,
+    Import,
+    clear_away,
+    imported,
+    what_is_new,
+)
 from batchrec_dagster.pipeline.assets.specs import described
+from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
-from batchrec_dagster.resources.ensure import Ensure, Started
+from batchrec_dagster.resources.ensure import FAILED, Ensure, Started
 from batchrec_dagster.resources.kinds import DATASET, DATASET_GROUP, IMPORT_JOB, SCHEMA
 
 CODE_VERSION = "1"
@@ -68,13 +78,41 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[dict[str, Any]]:
         started = time.monotonic()
         versions = [storage.version(storage.uri(dataset.place)) for dataset in datasets]
-        version = versions[0] if len(versions) == 1 else fingerprint(*versions)
         ensure = personalize.ensure(
-            context.log, {**pipeline.tags, "batchrec:data-version": version}
+            context.log, {**pipeline.tags, "batchrec:data-version": _together(versions)}
         )
         group = ensure.named(DATASET_GROUP, group_name, {}).arn
+        arns = [_dataset(ensure, group, group_name, dataset) for dataset in datasets]
+        before = read_record(storage, pipeline.places.record("personalize_dataset"))
+        part = None
+        if pipeline.incremental.enabled:
+            added = stem(f"{pipeline.name}-new", versions[0], context, afresh=False)
+            part = (
+                what_is_new(before, versions[0], storage, pipeline)
+                if not config.import_afresh and _goes_on(ensure, before, arns[0], added)
+                else Import(FULL, "there is no earlier import that is known to be all")
+            )
+            context.log.info(f"{part.mode}: {part.why}")
+            if part.mode == UNCHANGED:
+                # The same rows in another order are the same data.
+                versions[0] = before["interactions_version"]
+        version = _together(versions)
 
         def start(dataset: Imported, arn: str, data_version: str) -> Started:
+            if dataset.dataset_type == INTERACTIONS and part and part.mode == UNCHANGED:
+                return Started(before["dataset_import_job_arn"], created=False)
+            if dataset.dataset_type == INTERACTIONS and part and part.mode == INCREMENTAL:
+                return ensure.start_numbered(
+                    IMPORT_JOB,
+                    added,
+                    lambda name: {
+                        "datasetArn": arn,
+                        "dataSource": {"dataLocation": part.uri},
+                        "roleArn": personalize.role_arn,
+                        "importMode": INCREMENTAL,
+                    },
+                    datasetArn=arn,
+                )
             # Import jobs of all data sets share their names.
             infix = "" if dataset.dataset_type == INTERACTIONS else f"-{dataset.asset}"
             return ensure.start_numbered(
@@ -84,12 +122,11 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
                     "datasetArn": arn,
                     "dataSource": {"dataLocation": storage.uri(dataset.place)},
                     "roleArn": personalize.role_arn,
-                    "importMode": "FULL",
+                    "importMode": FULL,
                 },
                 datasetArn=arn,
             )
 
-        arns = [_dataset(ensure, group, group_name, dataset) for dataset in datasets]
         jobs = ensure.all_ready(
             IMPORT_JOB,
             [start(*each) for each in zip(datasets, arns, versions, strict=True)],
@@ -99,13 +136,17 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             "dataset_group_name": group_name,
             "data_version": version,
         }
-        outcomes = {}
+        outcomes: dict[str, Any] = {}
         for dataset, arn, job in zip(datasets, arns, jobs, strict=True):
             prefix = "" if dataset.dataset_type == INTERACTIONS else f"{dataset.asset}_"
             record[f"{prefix}dataset_arn"] = arn
             record[f"{prefix}dataset_import_job_arn"] = job.arn
             outcomes[f"{prefix}outcome"] = outcome(job, "imported")
             context.log.info(f"{dataset.asset}: {outcome(job, 'imported')}")
+        if part is not None:
+            outcomes |= {"import_mode": part.mode, "why": part.why, "new_rows": part.rows}
+            record |= imported(before, part, versions[0], version, storage, pipeline.places)
+            clear_away(storage, pipeline.places, before, record)
         return dg.MaterializeResult(
             value=record,
             data_version=dg.DataVersion(version),
@@ -118,6 +159,23 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
 
     return personalize_dataset
+
+
+def _together(versions: list[str]) -> str:
+    return versions[0] if len(versions) == 1 else fingerprint(*versions)
+
+
+def _goes_on(ensure: Ensure, before: dict[str, Any], arn: str, added: str) -> bool:
+    """Whether all that was imported is known: the newest import is the record's, or one of a run
+    that was killed before it had written its own."""
+    jobs = sorted(
+        (job for job in ensure.list(IMPORT_JOB, datasetArn=arn) if job["status"] not in FAILED),
+        key=lambda job: job["creationDateTime"],
+    )
+    if not jobs or before.get("dataset_arn") != arn:
+        return False
+    arn_of_newest, name = str(jobs[-1]["datasetImportJobArn"]), str(jobs[-1]["jobName"])
+    return arn_of_newest == before["dataset_import_job_arn"] or name.startswith(f"{added}-")
 
 
 def _datasets(pipeline: Pipeline) -> list[Imported]:

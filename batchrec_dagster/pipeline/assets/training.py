@@ -6,13 +6,18 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from batchrec_dagster.formats.recipes import POPULARITY_COUNT, recipe_arn
+from batchrec_dagster.formats.recipes import (
+    POPULARITY_COUNT,
+    USER_PERSONALIZATION,
+    recipe_arn,
+)
 from batchrec_dagster.pipeline.assets.jobs import outcome, stem
+from batchrec_dagster.pipeline.assets.new_rows import FULL, UPDATE
 from batchrec_dagster.pipeline.assets.specs import described
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.pipeline.settings.segments import Segments
 from batchrec_dagster.resources import PersonalizeResource
-from batchrec_dagster.resources.ensure import Ensure, Started
+from batchrec_dagster.resources.ensure import ACTIVE, Ensure, Started
 from batchrec_dagster.resources.kinds import SOLUTION, SOLUTION_VERSION
 
 CODE_VERSION = "1"
@@ -97,8 +102,15 @@ def _trained(
     version = dataset["data_version"]
     ensure = personalize.ensure(context.log, {**pipeline.tags, "batchrec:data-version": version})
     name = stem(pipeline.name, version, context, afresh=config.train_afresh)
+    # Where not every row is of a full import, what is new is learnt by the recipe that can.
+    update = dataset.get("training_mode") == UPDATE and not config.train_afresh
+    updated = stem(f"{pipeline.name}-new", version, context, afresh=False) if update else None
     trained, *popularity = ensure.all_ready(
-        SOLUTION_VERSION, [_start(ensure, dataset, name, *each) for each in recipes.items()]
+        SOLUTION_VERSION,
+        [
+            _start(ensure, dataset, name, updated if of == USER_PERSONALIZATION else None, of, by)
+            for of, by in recipes.items()
+        ],
     )
     done = outcome(trained, "trained")
     context.log.info(f"{recipe} on data {version}: {done}")
@@ -118,6 +130,7 @@ def _trained(
             "solution_arn": trained.description["solutionArn"],
             "recipe": recipe,
             "hyperparameters": hyperparameters,
+            "training_mode": trained.description.get("trainingMode", FULL),
             "status": trained.description["status"],
             "outcome": done,
             "training_hours": trained.description.get("trainingHours", 0.0),
@@ -132,10 +145,12 @@ def _start(
     ensure: Ensure,
     dataset: dict[str, Any],
     name_stem: str,
+    updated_stem: str | None,
     recipe: str,
     hyperparameters: dict[str, str],
 ) -> Started:
-    """Start, or find, a solution version of the recipe on the imported data."""
+    """Start, or find, a solution version of the recipe on the imported data: one that goes on from
+    the last, where `updated_stem` names it and there is one."""
     group = dataset["dataset_group_arn"]
     # A solution cannot be changed, so that other settings mean another solution.
     name = f"{dataset['dataset_group_name']}-{fingerprint(recipe, hyperparameters)[:8]}"
@@ -151,8 +166,14 @@ def _start(
         },
         datasetGroupArn=group,
     ).arn
+    create = {"solutionArn": solution}
+    if updated_stem is not None and any(
+        version["status"] == ACTIVE
+        for version in ensure.list(SOLUTION_VERSION, solutionArn=solution)
+    ):
+        name_stem, create = updated_stem, {**create, "trainingMode": UPDATE}
     return ensure.start_numbered(
-        SOLUTION_VERSION, name_stem, lambda name: {"solutionArn": solution}, solutionArn=solution
+        SOLUTION_VERSION, name_stem, lambda name: create, solutionArn=solution
     )
 
 

@@ -9,9 +9,11 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.formats.filters import item_fields
+from batchrec_dagster.formats.recipes import USER_PERSONALIZATION
 from batchrec_dagster.pipeline.places import Places
 from batchrec_dagster.pipeline.settings.batch_users import BatchUsers
 from batchrec_dagster.pipeline.settings.fresh_data import FreshData
+from batchrec_dagster.pipeline.settings.incremental import Incremental
 from batchrec_dagster.pipeline.settings.interactions import Interactions
 from batchrec_dagster.pipeline.settings.items import Items
 from batchrec_dagster.pipeline.settings.preparation import Preparation
@@ -77,6 +79,9 @@ class Pipeline(dg.Model):
     schedule: Annotated[Schedule, _part(Schedule, "When the pipeline runs by itself.")] = Field(
         default_factory=Schedule
     )
+    incremental: Annotated[
+        Incremental, _part(Incremental, "Whether only new interactions are imported.")
+    ] = Field(default_factory=Incremental)
     fresh_data: Annotated[
         FreshData, _part(FreshData, "Whether it runs by itself when there are new ratings.")
     ] = Field(default_factory=FreshData)
@@ -108,6 +113,15 @@ class Pipeline(dg.Model):
             raise ValueError(
                 "interactions.min_rating needs ratings.columns.rating: say which column it is, or"
                 " leave min_rating out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recipe_can_be_updated(self) -> Self:
+        if self.incremental.enabled and self.solution.recipe != USER_PERSONALIZATION:
+            raise ValueError(
+                f"incremental needs solution.recipe: {USER_PERSONALIZATION}; Personalize cannot"
+                f" update {self.solution.recipe}"
             )
         return self
 
