@@ -6,7 +6,7 @@ export DAGSTER_HOME := $(CURDIR)/.batchrec/dagster
 export PYTHONWARNINGS := ignore:Function
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test check lint format lock clean
+.PHONY: help demo ui test bench check lint format lock clean
 
 help:  ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,11 @@ ui: .venv/run $(DAGSTER_HOME)/dagster.yaml  ## Opens Dagster on http://127.0.0.1
 
 test: .venv/dev  ## Runs the whole test suite.
 	$(BIN)/pytest
+
+bench: .venv/dev  ## Measures quality and speed beside others' (an hour; each alone: python benchmarks/NAME.py).
+	$(BIN)/pip install --quiet --require-hashes -r benchmarks/requirements.lock
+	for name in scoring parts updating filters preparation way_back end_to_end local_personalize scale quality; do \
+		$(BIN)/python benchmarks/$$name.py || exit 1; done
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .

@@ -7,11 +7,18 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 
 from batchrec_dagster.pipeline import BatchRecommendations
 from batchrec_dagster.pipeline.loading import DeclarationError
 from batchrec_dagster.pipeline.settings import Pipeline
-from batchrec_dagster_tests.support import COLUMNS, declaration, definitions, module_project
+from batchrec_dagster_tests.support import (
+    COLUMNS,
+    REPOSITORY,
+    declaration,
+    definitions,
+    module_project,
+)
 
 RATINGS = {"source": "ratings.csv", "columns": COLUMNS}
 
@@ -346,6 +353,18 @@ def test_assets_say_what_they_are(tmp_path: Path) -> None:
         assert spec.owners == ["ann@example.com"]
         assert spec.group_name == "shop"
         assert spec.code_version
+
+
+def test_the_settings_that_the_readme_shows_are_all_and_load(tmp_path: Path) -> None:
+    text = (
+        (REPOSITORY / "README.md").read_text().partition("```yaml\ntype: ")[2].partition("```")[0]
+    )
+    shown = yaml.safe_load(f"type: {text}")["attributes"]
+    assert set(shown) == set(Pipeline.model_fields)
+    project = module_project(tmp_path)
+    project.declare(shown)
+    with definitions(project) as defs:
+        assert "user_segments" in {key.path[-1] for key in defs.resolve_all_asset_keys()}
 
 
 def test_assets_are_there_for_what_is_declared(tmp_path: Path) -> None:

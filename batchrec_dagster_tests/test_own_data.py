@@ -1,4 +1,4 @@
-"""Data of one's own, as the README shows: from the declaration to interactions and users."""
+"""Data of one's own, as docs/own-data.md shows: from the declaration to interactions and users."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import yaml
 from batchrec_dagster.formats.interactions import interactions_schema
 from batchrec_dagster.formats.schemas import parse_schema
 from batchrec_dagster_tests.support import (
+    REPOSITORY,
     Project,
     definitions,
     interactions,
@@ -39,6 +40,12 @@ def prepare(
         return defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=instance, asset_selection=wanted, raise_on_error=False
         )
+
+
+def documented(section: str) -> str:
+    """The declaration in that section of docs/own-data.md."""
+    text = (REPOSITORY / "docs/own-data.md").read_text().partition(f"## {section}\n")[2]
+    return text.partition("```yaml\n")[2].partition("```")[0]
 
 
 def users(project: Project) -> list[str]:
@@ -66,16 +73,7 @@ def test_orders_of_a_shop_in_parquet(project: Project, instance: dg.DagsterInsta
                 "quantity": [row % 4 for row in range(len(EVENTS))],
             }
         ).write_parquet(folder / f"2024-0{month}.parquet")
-    declared = """
-    ratings:
-      source: orders/*.parquet
-      columns: {user: customer_id, item: sku, timestamp: ordered_at}
-    interactions:
-      filter: quantity > 0
-      duplicates: drop
-      window: {days: 365}
-    """
-    result = prepare(project, instance, declared)
+    result = prepare(project, instance, documented("Orders of a shop, in Parquet"))
     read = told(result, "raw_ratings")
     assert (read["format"], read["files"], read["timestamp_unit"]) == ("parquet", 2, "datetime")
     columns = {column.name: column.type for column in read["dagster/column_schema"].columns}
@@ -92,19 +90,7 @@ def test_orders_of_a_shop_in_parquet(project: Project, instance: dg.DagsterInsta
 def test_a_file_with_double_colons(project: Project, instance: dg.DagsterInstance) -> None:
     lines = [f"{user}::{item}::{1 + item % 5}::{START + user}" for user, item in EVENTS]
     (project.root / "ratings.dat").write_text("\n".join(lines * 2) + "\n")
-    declared = """
-    ratings:
-      source: ratings.dat
-      delimiter: "::"
-      columns: {user: 1, item: 2, rating: 3, timestamp: 4}
-    interactions:
-      min_rating: 2
-      latest_per_pair: true
-      min_interactions_per_user: 5
-    batch_users:
-      active_since: 2023-11-14
-    """
-    result = prepare(project, instance, declared)
+    result = prepare(project, instance, documented("A file with double colons"))
     assert told(result, "raw_ratings")["timestamp_unit"] == "s"
     good = [(user, item) for user, item in EVENTS if 1 + item % 5 >= 2]
     assert interactions(project, "shop").height == len(good)
@@ -130,17 +116,7 @@ def test_events_in_json_lines(project: Project, instance: dg.DagsterInstance) ->
             file.write(json.dumps(event) + "\n")
         file.write('{"userId": "u-1", "itemId"')
     (project.root / "subscribers.csv").write_text("user_id\nu-2\nu-1\n")
-    declared = """
-    ratings:
-      source: events.jsonl
-      columns: {timestamp: at, event_type: event, event_value: price}
-      on_bad_rows: skip
-    interactions:
-      filter: event <> 'view'
-    batch_users:
-      source: subscribers.csv
-    """
-    result = prepare(project, instance, declared)
+    result = prepare(project, instance, documented("Events in JSON Lines, with event types"))
     read = told(result, "raw_ratings")
     assert read["timestamp_unit"] == "iso8601"
     assert read["recognised_columns"] == {"user": "userId", "item": "itemId"}
