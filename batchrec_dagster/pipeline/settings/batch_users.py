@@ -8,7 +8,7 @@ from typing import Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.preparation.sources import SourceError, check_source
+from batchrec_dagster.pipeline.settings.sources import known_source
 
 
 class BatchUsers(dg.Model):
@@ -34,12 +34,7 @@ class BatchUsers(dg.Model):
     @field_validator("source")
     @classmethod
     def _source_is_known(cls, source: str | None) -> str | None:
-        if source is not None and "{{" not in source:
-            try:
-                check_source(source, many=True)
-            except SourceError as error:
-                raise ValueError(str(error)) from None
-        return source
+        return None if source is None else known_source(source, many=True)
 
     @field_validator("active_since", mode="before")
     @classmethod

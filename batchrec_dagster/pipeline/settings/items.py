@@ -11,9 +11,9 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.formats.items import VALUE_SEPARATOR
 from batchrec_dagster.formats.schemas import SchemaError, parse_schema
+from batchrec_dagster.pipeline.settings.sources import known_source, readable_delimiter
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Encoding
-from batchrec_dagster.preparation.sources import SourceError, check_source
 from batchrec_dagster.samples.items import KNOWN_ITEMS
 
 Column = str | int
@@ -119,21 +119,12 @@ class Items(dg.Model):
     @field_validator("source")
     @classmethod
     def _source_is_known(cls, source: str) -> str:
-        if "{{" not in source:
-            try:
-                check_source(source)
-            except SourceError as error:
-                raise ValueError(str(error)) from None
-        return source
+        return known_source(source)
 
     @field_validator("delimiter")
     @classmethod
     def _delimiter_is_readable(cls, delimiter: str | None) -> str | None:
-        if delimiter not in (None, "::") and (
-            len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'
-        ):
-            raise ValueError('write one ASCII character, such as "," or "\\t", or "::"')
-        return delimiter
+        return readable_delimiter(delimiter)
 
     @field_validator("separator")
     @classmethod

@@ -8,8 +8,9 @@ import dagster as dg
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from batchrec_dagster.pipeline.settings.columns import Columns
+from batchrec_dagster.pipeline.settings.sources import known_source, readable_delimiter
 from batchrec_dagster.preparation.recognition import Reading
-from batchrec_dagster.preparation.sources import SourceError, check_source, known_layout
+from batchrec_dagster.preparation.sources import known_layout
 from batchrec_dagster.preparation.times import check_format
 
 
@@ -81,21 +82,12 @@ class Ratings(dg.Model):
     @field_validator("source")
     @classmethod
     def _source_is_known(cls, source: str) -> str:
-        if "{{" not in source:
-            try:
-                check_source(source, many=True)
-            except SourceError as error:
-                raise ValueError(str(error)) from None
-        return source
+        return known_source(source, many=True)
 
     @field_validator("delimiter")
     @classmethod
     def _delimiter_is_readable(cls, delimiter: str | None) -> str | None:
-        if delimiter not in (None, "::") and (
-            len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'
-        ):
-            raise ValueError('write one ASCII character, such as "," or "\\t", or "::"')
-        return delimiter
+        return readable_delimiter(delimiter)
 
     @field_validator("timestamp_format")
     @classmethod
