@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from batchrec_dagster.formats.output_lines import read_lines
+
 OUTPUT_SUFFIX = ".out"
 
 # The documented maximum of a request in real time; for batch none is documented.
@@ -45,13 +47,7 @@ def read_output(data: bytes) -> pl.DataFrame:
 
     A line that failed has an error and no items. Raises ValueError for what is not JSON Lines.
     """
-    if not data.strip():
-        lines = pl.DataFrame(schema=OUTPUT_SCHEMA)
-    else:
-        try:
-            lines = pl.read_ndjson(data, schema=OUTPUT_SCHEMA)
-        except pl.exceptions.PolarsError as error:
-            raise ValueError(f"not a batch inference output file: {error}") from error
+    lines = read_lines(data, OUTPUT_SCHEMA, "batch inference")
     return lines.select(
         user_id=pl.col("input").struct.field("userId"),
         items=pl.col("output").struct.field("recommendedItems"),

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from batchrec_dagster.formats.output_lines import read_lines
+
 MAX_RESULTS = 5_000_000  # users in a segment
 
 OUTPUT_SCHEMA: dict[str, pl.DataType] = {
@@ -32,13 +34,7 @@ def read_output(data: bytes) -> pl.DataFrame:
 
     A line that failed has an error and no users. Raises ValueError for what is not JSON Lines.
     """
-    if not data.strip():
-        lines = pl.DataFrame(schema=OUTPUT_SCHEMA)
-    else:
-        try:
-            lines = pl.read_ndjson(data, schema=OUTPUT_SCHEMA)
-        except pl.exceptions.PolarsError as error:
-            raise ValueError(f"not a batch segment output file: {error}") from error
+    lines = read_lines(data, OUTPUT_SCHEMA, "batch segment")
     output = pl.col("output").struct
     return lines.select(
         item_id=pl.col("input").struct.field("itemId"),
