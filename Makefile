@@ -14,6 +14,7 @@ help:  ## Lists the targets.
 demo: .venv/run $(DAGSTER_HOME)/dagster.yaml  ## Makes recommendations for 2,113 users, from the ratings to the table.
 	$(BIN)/dagster job execute -m batchrec_dagster.definitions -j movielens_refresh
 	@$(BIN)/batchrec show
+	@echo "The page for people: .batchrec/storage/movielens/curated/report/index.html"
 	@echo "Look at the lineage, the checks and the table's metadata in Dagster: make ui"
 
 ui: .venv/run $(DAGSTER_HOME)/dagster.yaml  ## Opens Dagster on http://127.0.0.1:3000.
