@@ -1,9 +1,8 @@
-"""The `batchrec` command. Thin: what it does lies elsewhere."""
-
-import os
+"""The `batchrec` command. Thin: each command has its module."""
 
 import click
 
+from batchrec_dagster.commands.show import show
 from batchrec_dagster.local_personalize.command import local_personalize
 
 
@@ -13,34 +12,8 @@ def main() -> None:
     """Batch recommendations with Amazon Personalize, as Dagster assets."""
 
 
-@main.command()
-@click.option("--pipeline", metavar="NAME", help="Only this pipeline.")
-def show(pipeline: str | None) -> None:
-    """Show what the newest recommendations were made from, how good they are, where they lie."""
-    if not os.environ.get("DAGSTER_HOME"):
-        raise click.ClickException(
-            "DAGSTER_HOME is not set, so that the runs cannot be found: set it to the folder that"
-            " dagster uses (make uses .batchrec/dagster)"
-        )
-    # Dagster takes half a second to import, which --help does not have to wait for.
-    import dagster as dg
-
-    from batchrec_dagster.reporting.summary import pipelines, summary
-
-    with dg.DagsterInstance.get() as instance:
-        found = pipelines(instance)
-        if pipeline and pipeline not in found:
-            raise click.ClickException(
-                f"no recommendations of {pipeline!r} yet; there are those of: "
-                f"{', '.join(found) or 'no pipeline'}"
-            )
-        if not found:
-            raise click.ClickException("no recommendations yet: start a refresh job first")
-        for name in [pipeline] if pipeline else found:
-            click.echo("\n".join(summary(instance, name)))
-
-
-main.add_command(local_personalize)
+for command in (show, local_personalize):
+    main.add_command(command)
 
 
 if __name__ == "__main__":
