@@ -1,1 +1,1 @@
-"""What `batchrec` can be told: a module for each command, whose heavy imports wait until it runs."""
+"""What `batchrec` can be told: a module for each command. Heavy imports wait until it runs."""
