@@ -2,6 +2,7 @@
 
 import click
 
+from batchrec_dagster.commands.completion import completion
 from batchrec_dagster.commands.show import show
 from batchrec_dagster.local_personalize.command import local_personalize
 
@@ -9,10 +10,24 @@ from batchrec_dagster.local_personalize.command import local_personalize
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="batchrec-dagster")
 def main() -> None:
-    """Batch recommendations with Amazon Personalize, as Dagster assets."""
+    """Batch recommendations with Amazon Personalize, as Dagster assets.
+
+    \b
+    Examples:
+      batchrec show                 # how good the newest lists are, and where they lie
+      batchrec show 10028           # what a user had, and what they get
+      batchrec COMMAND --help       # each command has examples of its own
+
+    \b
+    Exit codes:
+      0  it is done
+      1  it could not be done; the message says why, and what to do
+      2  it was asked for in a wrong way: an option or argument that cannot be
+      3  what was asked for is not there: no such pipeline, user or item
+    """
 
 
-for command in (show, local_personalize):
+for command in (show, completion, local_personalize):
     main.add_command(command)
 
 

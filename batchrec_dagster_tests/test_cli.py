@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -49,7 +51,55 @@ def test_show_tells_what_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
 
 
-def test_the_local_personalize_is_one_of_its_commands() -> None:
-    result = CliRunner().invoke(main, ["local-personalize", "--help"])
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_the_help_of_every_command_shows_examples(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
     assert result.exit_code == 0
-    assert "--s3-endpoint" in result.output
+    assert f"Examples:\n    batchrec {name}" in result.output.replace('eval "$(', "")
+
+
+def test_help_waits_for_no_heavy_import() -> None:
+    script = (
+        "import sys; from batchrec_dagster.cli import main\n"
+        "for name in ['', *main.commands]:\n"
+        "    main([*name.split(), '--help'], standalone_mode=False)\n"
+        "print('imported:', *sys.modules)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    imported = said.partition("imported: ")[2].split()
+    assert "click" in imported
+    assert not {"dagster", "polars", "pyarrow", "pandas", "boto3", "rich"} & {*imported}
+
+
+def test_shells_complete_commands_and_the_pipelines_that_are_declared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = module_project(tmp_path)
+    project.declare(declaration("shop", "ratings.csv"))
+    project.declare(declaration("club", "ratings.csv"))
+    (project.package / "defs" / "broken").mkdir()
+    (project.package / "defs" / "broken" / "defs.yaml").write_text("type: [")
+    monkeypatch.chdir(project.root)
+
+    def completed(words: str) -> list[str]:
+        environment = {
+            "_BATCHREC_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - (not words.endswith(" "))),
+        }
+        lines = CliRunner(env=environment).invoke(main, prog_name="batchrec").output.split()
+        return [line.removeprefix("plain,") for line in lines]
+
+    assert "show" in completed("batchrec sh")
+    assert completed("batchrec show --pipeline ") == ["club", "shop"]
+    assert completed("batchrec show --pipeline s") == ["shop"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_of_a_shell_is_printed(shell: str) -> None:
+    result = CliRunner().invoke(main, ["completion", shell])
+    assert result.exit_code == 0
+    assert f"_BATCHREC_COMPLETE={shell}_complete" in result.output
+    assert CliRunner().invoke(main, ["completion", "tcsh"]).exit_code == 2

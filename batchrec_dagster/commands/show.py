@@ -4,11 +4,21 @@ import os
 
 import click
 
+from batchrec_dagster.commands.completion import pipelines as pipelines_that_begin
+
 
 @click.command()
-@click.option("--pipeline", metavar="NAME", help="Only this pipeline.")
+@click.option(
+    "--pipeline", metavar="NAME", help="Only this pipeline.", shell_complete=pipelines_that_begin
+)
 def show(pipeline: str | None) -> None:
-    """Show what the newest recommendations were made from, how good they are, where they lie."""
+    """Show what the newest recommendations were made from, how good they are, where they lie.
+
+    \b
+    Examples:
+      batchrec show
+      batchrec show --pipeline movielens
+    """
     if not os.environ.get("DAGSTER_HOME"):
         raise click.ClickException(
             "DAGSTER_HOME is not set, so that the runs cannot be found: set it to the folder that"

@@ -5,10 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import boto3
 import click
-
-from batchrec_dagster.object_store import ObjectStore
 
 DEFAULT_HOME = Path(".batchrec/personalize")
 
@@ -94,11 +91,21 @@ def local_personalize(
     """Serve Amazon Personalize's batch API on this machine.
 
     Point any AWS SDK, or the aws command, at it: AWS_ENDPOINT_URL_PERSONALIZE=http://HOST:PORT
+
+    \b
+    Examples:
+      batchrec local-personalize --bucket batchrec-local=.batchrec/storage
+      batchrec local-personalize --port 0 --s3-endpoint http://127.0.0.1:8333
+      batchrec local-personalize --support > support.md
     """
+    # These take a quarter of a second to import, which --help does not have to wait for.
+    import boto3
+
     from batchrec_dagster.local_personalize.pace import Pace
     from batchrec_dagster.local_personalize.server import serve
     from batchrec_dagster.local_personalize.service import LocalPersonalize
     from batchrec_dagster.local_personalize.signatures import AccessKey
+    from batchrec_dagster.object_store import ObjectStore
 
     if bool(access_key_id) != bool(secret_access_key):
         raise click.UsageError("an access key needs both its id and its secret")
