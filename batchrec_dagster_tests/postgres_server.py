@@ -1,0 +1,145 @@
+"""A real PostgreSQL on this machine, with passwords enforced, beside whatever else runs here."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from batchrec_dagster_tests.processes import Started, free_ports, started
+
+OWNER = "owner"
+PASSWORD = "owner-secret"
+DEBIAN = Path("/usr/lib/postgresql")
+
+
+@dataclass
+class PostgresServer:
+    """A server with the superuser OWNER, on 127.0.0.1."""
+
+    port: int
+    running: list[Started] = field(default_factory=list)
+
+    def url(self, database: str = "postgres", user: str = OWNER, password: str = PASSWORD) -> str:
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def query(
+        self, statement: str, parameters: Sequence[object] = (), *, url: str | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a statement in a transaction of its own; none where it gives none."""
+        with closing(psycopg2.connect(url or self.url())) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement, parameters or None)
+                return cursor.fetchall() if cursor.description else []
+
+    def new_database(self, name: str) -> str:
+        """The URL of a new, empty database."""
+        self.query(f'CREATE DATABASE "{name}"')
+        return self.url(name)
+
+    def kill(self) -> None:
+        """End the server at once, as a loss of power would."""
+        process = self.running[-1].process
+        process.send_signal(signal.SIGQUIT)
+        process.wait()
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """A new server with a folder of its own; skips the test where PostgreSQL is not installed."""
+    with postgres_folder() as folder:
+        server = PostgresServer(*free_ports(1))
+        with serving(server, folder):
+            yield server
+
+
+@contextmanager
+def postgres_folder() -> Iterator[Path]:
+    """The folder of a new database cluster, which goes in the end."""
+    # Not under pytest's folder: PostgreSQL refuses root, and nobody else may look into that one.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as outer:
+        folder = Path(outer)
+        password = folder / "password"
+        password.write_text(PASSWORD)
+        if os.geteuid() == 0:
+            user = _unprivileged()
+            for path in (folder, password):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        made = subprocess.run(
+            [
+                *(*_as_user(), str(_program("initdb")), f"--pgdata={folder / 'data'}"),
+                *(f"--username={OWNER}", f"--pwfile={password}", "--auth=scram-sha-256"),
+                *("--encoding=UTF8", "--no-locale", "--no-sync"),
+            ],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert made.returncode == 0, made.stderr
+        yield folder
+
+
+@contextmanager
+def serving(server: PostgresServer, folder: Path) -> Iterator[None]:
+    """The server, running on what lies in the folder."""
+    command = [
+        *(*_as_user(), str(_program("postgres")), "-D", str(folder / "data")),
+        *("-p", str(server.port), "-c", "listen_addresses=127.0.0.1"),
+        *("-c", f"unix_socket_directories={folder}", "-c", "fsync=off"),
+    ]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+
+    def ready() -> bool | None:
+        try:
+            server.query("SELECT 1")
+        except psycopg2.OperationalError:
+            return None
+        return True
+
+    with started(command, folder, environment, folder / "log") as process:
+        server.running.append(process)
+        try:
+            process.wait_for(ready, "answer of PostgreSQL", timeout=60)
+            yield
+        finally:
+            # Asked otherwise, it would wait for its connections to close.
+            process.process.send_signal(signal.SIGINT)
+
+
+def _program(name: str) -> Path:
+    found = [*DEBIAN.glob(f"*/bin/{name}"), *map(Path, filter(None, [shutil.which(name)]))]
+    if not found:
+        pytest.skip("there is no PostgreSQL: apt-get install postgresql")
+    return max(found)
+
+
+def _as_user() -> list[str]:
+    """What runs a command as somebody else than root, in the same process."""
+    if os.geteuid() != 0:
+        return []
+    if sys.platform != "linux" or shutil.which("setpriv") is None:
+        pytest.skip("PostgreSQL refuses root: run the tests as another user")
+    user = _unprivileged()
+    ids = (f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}")
+    return ["setpriv", *ids, "--clear-groups", "--"]
+
+
+def _unprivileged() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:
+        return pwd.getpwnam("nobody")
