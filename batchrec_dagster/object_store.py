@@ -152,6 +152,19 @@ class ObjectStore:
             ]
         return sorted(found)
 
+    def read_range(self, uri: str, start: int, length: int) -> bytes:
+        """`length` bytes of the object, from the byte `start` on, counted from 0."""
+        store, key = self._locate(uri)
+        with _explained(uri, "read"):
+            return bytes(obstore.get_range(store, key, start=start, length=length))
+
+    def subfolders(self, prefix: str) -> list[str]:
+        """The names of the folders in the folder `prefix`, which ends in `/`."""
+        bucket, key = split_uri(prefix)
+        with _explained(prefix, "list"):
+            found = obstore.list_with_delimiter(self._bucket(bucket), key or None)
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+
     def delete(self, uri: str) -> None:
         """Remove the object; one that is not there is no error."""
         store, key = self._locate(uri)

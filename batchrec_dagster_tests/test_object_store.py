@@ -99,3 +99,12 @@ def test_without_credentials_a_bucket_says_what_to_set(monkeypatch: pytest.Monke
     monkeypatch.setattr(boto3.Session, "get_credentials", lambda self: None)
     with pytest.raises(StorageError, match="no AWS credentials found for s3://shop: set AWS_PRO"):
         ObjectStore({}, boto3.Session(region_name="eu-west-1")).get("s3://shop/a")
+
+
+def test_a_part_of_an_object_and_the_folders_in_a_folder(store: ObjectStore) -> None:
+    store.put("s3://local/a/one", b"0123456789")
+    store.put("s3://local/a/b/two", b"")
+    assert store.read_range("s3://local/a/one", 2, 3) == b"234"
+    assert store.subfolders("s3://local/") == ["a"]
+    assert store.subfolders("s3://local/a/") == ["b"]
+    assert store.subfolders("s3://local/a/b/") == []
