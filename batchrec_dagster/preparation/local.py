@@ -23,7 +23,7 @@ from batchrec_dagster.formats.interactions import (
 from batchrec_dagster.preparation import times
 from batchrec_dagster.preparation.careful import Looked, look
 from batchrec_dagster.preparation.errors import PreparationError as PreparationError
-from batchrec_dagster.preparation.fast import look_clean, write_clean
+from batchrec_dagster.preparation.fast import write_clean
 from batchrec_dagster.preparation.keeping import Keeping, looks_at_more_than_one_row
 from batchrec_dagster.preparation.layout import EPOCH_UNITS, Layout
 from batchrec_dagster.preparation.opening import RawFile, open_file
@@ -103,7 +103,7 @@ class Ratings:
 
     def look(self) -> Look:
         """Read all of it."""
-        clean = look_clean(self.tables, self.layout, self.rules)
+        clean = write_clean(self.tables, self.layout, self.rules, None)
         if clean is not None:
             return Look(clean.rows, BadRows({}, ()), clean.unit)
         looked, unit = self._carefully(None)

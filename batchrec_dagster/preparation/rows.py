@@ -5,7 +5,7 @@ See `layout` for the meaning, `rules` for what is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import polars as pl
 
@@ -22,7 +22,7 @@ FILE, SECONDS, PROBLEM, REASON, FORM = "file", "seconds", "problem", "reason", "
 
 Told = tuple[pl.Expr, str]
 FILTER = "filter "
-_IN_FILTER = "in filter"
+IN_FILTER = "in filter"
 # No name in a header begins with a space.
 _PACKED = " row"
 _BLANKS = " \t"
@@ -62,8 +62,11 @@ def parsed(table: Table, file: int, layout: Layout, rules: Rules, unit: str) -> 
             (pl.col(SECONDS) < 0, times.BEFORE_1970),
         ]
     )
+    typed_columns = {
+        name: typed(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
+    }
     return (
-        _filtered(table.cells(wanted(layout, rules)), layout, rules)
+        filtered(table.cells(wanted(layout, rules)), typed_columns, rules)
         .with_columns(times.seconds(pl.col("timestamp"), unit).alias(SECONDS))
         .with_columns(pl.coalesce(FLAW, problem).alias(PROBLEM))
         .select(
@@ -97,17 +100,15 @@ def time_forms(table: Table, file: int, layout: Layout, rules: Rules) -> pl.Lazy
     )
 
 
-def _filtered(cells: pl.LazyFrame, layout: Layout, rules: Rules) -> pl.LazyFrame:
-    """The cells, and whether the filter holds; it calls its columns by names that roles have."""
+def filtered(cells: pl.LazyFrame, columns: Mapping[str, pl.Expr], rules: Rules) -> pl.LazyFrame:
+    """The cells, and in IN_FILTER whether the filter holds, where there is one; `columns` are the
+    filter's, by names that roles have too."""
     if rules.filter is None:
         return cells
-    columns = [
-        typed(pl.col(FILTER + name), layout.types[name]).alias(name)
-        for name in filter_columns(rules.filter)
-    ]
+    named = [column.alias(name) for name, column in columns.items()]
     holds = parse_filter(rules.filter).fill_null(value=False)
-    return cells.select(pl.struct(pl.all()).alias(_PACKED), *columns).select(
-        pl.col(_PACKED).struct.unnest(), holds.alias(_IN_FILTER)
+    return cells.select(pl.struct(pl.all()).alias(_PACKED), *named).select(
+        pl.col(_PACKED).struct.unnest(), holds.alias(IN_FILTER)
     )
 
 
@@ -160,7 +161,7 @@ def _left_out(rules: Rules) -> Iterator[Told]:
     if rules.min_rating is not None:
         yield typed(pl.col("rating"), "double") < rules.min_rating, BELOW_MIN_RATING
     if rules.filter is not None:
-        yield ~pl.col(_IN_FILTER), NOT_IN_FILTER
+        yield ~pl.col(IN_FILTER), NOT_IN_FILTER
 
 
 def _first(told: Iterable[Told]) -> pl.Expr:

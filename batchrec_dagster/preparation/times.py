@@ -82,6 +82,19 @@ def form(text: pl.Expr) -> pl.Expr:
     )
 
 
+def seconds_by_size(number: pl.Expr) -> pl.Expr:
+    """The time in whole seconds since 1970, of a whole number in the unit that its size tells."""
+    return (
+        pl.when(number < _FIRST["ms"])
+        .then(number)
+        .when(number < _FIRST["us"])
+        .then(number // EPOCH_UNITS["ms"])
+        .when(number < _FIRST["ns"])
+        .then(number // EPOCH_UNITS["us"])
+        .otherwise(number // EPOCH_UNITS["ns"])
+    )
+
+
 def epoch_unit(number: int) -> str:
     """The unit of a whole number, by its size; see `form`."""
     return next((unit for unit, first in reversed(_FIRST.items()) if number >= first), "s")
