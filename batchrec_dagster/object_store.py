@@ -6,13 +6,14 @@ unchanged on a bucket. Puts are atomic: a reader sees the old object or the new 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import boto3
 import obstore
@@ -91,6 +92,24 @@ class ObjectStore:
         with path.open("wb") as file:
             for chunk in self.chunks(uri):
                 file.write(chunk)
+
+    def opened(self, uri: str) -> BinaryIO:
+        """The object as an open file to read, which stays as it is whatever replaces the object."""
+        path = self.local_path(uri)
+        if path is not None:
+            with _explained(uri, "read"):
+                return path.open("rb")
+        file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
+        for chunk in self.chunks(uri):
+            file.write(chunk)
+        file.seek(0)
+        return file
+
+    def tail(self, uri: str, length: int) -> bytes:
+        """The last bytes of the object, at most so many, of one moment."""
+        store, key = self._locate(uri)
+        with _explained(uri, "read"):
+            return bytes(obstore.get(store, key, options={"range": {"suffix": length}}).bytes())
 
     def put(self, uri: str, data: bytes | Path | Iterable[bytes]) -> None:
         """Write an object from bytes, a local file or pieces; all of it or nothing."""

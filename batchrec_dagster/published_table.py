@@ -1,0 +1,199 @@
+"""A table that people read while it is replaced: one Parquet file at one place, which changes by a
+single atomic put; or, where it is too large for one, parts and a manifest that changes so.
+
+Beside `FOLDER/NAME/NAME.parquet` lies `FOLDER/NAME/NAME.manifest.json` while the table is in parts,
+and takes its place. `FOLDER/history/NAME/` has the editions published before: `000012-VERSION` and
+`.parquet`, or `.json` for the manifest of one in parts. Parts lie there from the start, as
+`000012-VERSION/part-00000.parquet`, and never change. Whatever is killed at whatever moment, what
+is published is one whole edition.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import polars as pl
+
+from batchrec_dagster.object_store import ObjectNotFoundError, ObjectStore
+from batchrec_dagster.table_files import ABOUT, told_by, told_in
+
+# How often a reader looks again, when a table in one file becomes one in parts as it looks.
+LOOKS = 5
+
+_IN_HISTORY = re.compile(r"((\d{6,})-\w+)(\.parquet|\.json|/[^/]+)")
+
+
+@dataclass(frozen=True)
+class Edition:
+    """The table as it was published once. about: what it says of itself, `edition` (1 is the first)
+    and `version` (another for another content) among it; uri: where its file lies, or its manifest;
+    parts: the URIs of its parts, none where it is one file."""
+
+    about: Mapping[str, Any]
+    uri: str = field(compare=False)
+    parts: tuple[str, ...] = ()
+
+    @property
+    def number(self) -> int:
+        """0 where the table does not say."""
+        return int(self.about.get("edition", 0))
+
+    @property
+    def version(self) -> str:
+        return str(self.about.get("version", "unknown"))
+
+    @property
+    def name(self) -> str:
+        """What it is called in the history."""
+        return f"{self.number:06}-{self.version}"
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """The table at `uri`, which ends in `.parquet`, and its history."""
+
+    store: ObjectStore
+    uri: str
+
+    @property
+    def manifest(self) -> str:
+        """Where its manifest lies while it is in parts."""
+        return self.uri.removesuffix(".parquet") + ".manifest.json"
+
+    @property
+    def history(self) -> str:
+        """The folder of the editions published before, with its final slash."""
+        folder, name, _ = self.uri.rsplit("/", 2)
+        return f"{folder}/history/{name}/"
+
+    def current(self) -> Edition | None:
+        """What is published; None where nothing is."""
+        for _ in range(LOOKS):
+            found = self._edition(self.manifest) or self._edition(self.uri)
+            if found is not None or self.store.head(self.manifest) is None:
+                return found
+        raise ObjectNotFoundError(f"{self.uri} changes too often to be read: try again")
+
+    def older(self) -> list[Edition]:
+        """What was published before, the newest first."""
+        current = self.current()
+        found = [self._edition(uri) for uri in self._entries().values()]
+        return [edition for edition in found if edition is not None and edition != current]
+
+    def read(self) -> tuple[Edition, pl.LazyFrame]:
+        """What is published, which stays as it is however long it is read and whatever replaces it.
+
+        Raises ObjectNotFoundError where nothing is published.
+        """
+        looks = 0
+        while True:
+            looks += 1
+            edition = self._edition(self.manifest)
+            try:
+                with ExitStack() as stack:
+                    files: list[IO[bytes]] = [
+                        stack.enter_context(self.store.opened(uri))
+                        for uri in (edition.parts if edition else [self.uri])
+                    ]
+                    if edition is None:
+                        edition = Edition(told_by(files[0]), self.uri)
+                        files[0].seek(0)
+                    # Polars goes on with these very files when they are closed and replaced here;
+                    # of a path it would read the end of one edition and the rows of another.
+                    return edition, pl.scan_parquet(files)
+            except ObjectNotFoundError:
+                if looks == LOOKS or self.store.head(self.manifest) is None:
+                    raise
+
+    def next_number(self) -> int:
+        """The number of an edition that is still to be published."""
+        current = self.current()
+        return 1 + max([current.number if current else 0, *self._entries()], default=0)
+
+    def publish(self, files: Sequence[Path], keep: int) -> Edition:
+        """Publish an edition, whose files `TableFiles` wrote, and keep `keep` older ones, what it
+        replaces among them. What is published already, by its version, stays as it is."""
+        about = told_by(files[0])
+        before = self.current()
+        if before is not None and before.version == about["version"]:
+            return before
+        if len(files) == 1:
+            edition = Edition(about, self.uri)
+            self._replace(before, edition, keep, lambda: self.store.put(self.uri, files[0]))
+            return edition
+        names = [f"{Edition(about, '').name}/{file.name}" for file in files]
+        for name, file in zip(names, files, strict=True):
+            self.store.put(self.history + name, file)
+        edition = Edition(about, self.manifest, tuple(self.history + name for name in names))
+        manifest = json.dumps({ABOUT: about, "parts": names}, indent=2).encode()
+        self._replace(before, edition, keep, lambda: self.store.put(self.manifest, manifest))
+        return edition
+
+    def put_back(self, edition: Edition, keep: int) -> None:
+        """Publish an older edition again, and keep the one that it replaces."""
+        before = self.current()
+        if before != edition:
+            place = self.manifest if edition.parts else self.uri
+            copy = self.store.copy
+            self._replace(before, edition, keep, lambda: copy(edition.uri, place))
+
+    def _replace(
+        self, before: Edition | None, edition: Edition, keep: int, put: Callable[[], None]
+    ) -> None:
+        if before is not None:
+            self._keep(before)
+        put()
+        # The manifest goes before the file: with the put, or by the end of the manifest, everyone
+        # has the new edition at once.
+        if edition.parts:
+            self.store.delete(self.uri)
+        elif before is not None and before.parts:
+            self.store.delete(self.manifest)
+        self._prune(before, edition, keep)
+
+    def _keep(self, edition: Edition) -> None:
+        kept = self.history + edition.name + (".json" if edition.parts else ".parquet")
+        if self.store.head(kept) is None:
+            self.store.copy(edition.uri, kept)
+
+    def _prune(self, before: Edition | None, edition: Edition, keep: int) -> None:
+        """Delete all but the newest older editions; what has just been replaced is the newest."""
+        needed = [edition.name, *([before.name] if before else [])]
+        others = [self._name(uri) for uri in self._entries().values()]
+        others = [name for name in others if name not in needed]
+        needed += others[: max(0, keep - (before is not None))]
+        objects = [info.uri for info in self.store.list(self.history)]
+        # What a manifest names has to be there as long as the manifest is.
+        for uri in sorted(objects, key=lambda uri: uri.count("/")):
+            if _IN_HISTORY.fullmatch(uri, len(self.history)) and self._name(uri) not in needed:
+                self.store.delete(uri)
+
+    def _entries(self) -> dict[int, str]:
+        """The URIs of the history's files and manifests by number, the newest first."""
+        found = {}
+        for info in self.store.list(self.history):
+            match = _IN_HISTORY.fullmatch(info.uri, len(self.history))
+            if match and not match[3].startswith("/"):
+                found[int(match[2])] = info.uri
+        return dict(sorted(found.items(), reverse=True))
+
+    def _name(self, uri: str) -> str:
+        match = _IN_HISTORY.fullmatch(uri, len(self.history))
+        return match[1] if match else ""
+
+    def _edition(self, uri: str) -> Edition | None:
+        """What lies there; None where nothing does."""
+        try:
+            if not uri.endswith(".json"):
+                return Edition(told_in(self.store, uri), uri)
+            manifest = json.loads(self.store.get(uri))
+        except ObjectNotFoundError:
+            return None
+        parts = tuple(self.history + name for name in manifest["parts"])
+        return Edition(manifest[ABOUT], uri, parts)

@@ -1,0 +1,274 @@
+"""A table is replaced whole, and what it replaces is kept: in a folder and in a bucket alike."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchrec_dagster.object_store import ObjectNotFoundError, ObjectStore
+from batchrec_dagster.published_table import Edition, PublishedTable
+from batchrec_dagster.table_files import MAX_BYTES, TableFiles, told_in
+from batchrec_dagster_tests.s3_server import S3Server, s3_server
+
+TABLE = "shop/curated/lists/lists.parquet"
+MANIFEST = "shop/curated/lists/lists.manifest.json"
+HISTORY = "shop/curated/history/lists/"
+KEEP = 3
+IN_PARTS = 1
+"""Bytes that a file may have for each piece to become one."""
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def table(request: pytest.FixtureRequest, tmp_path: Path) -> PublishedTable:
+    if request.param == "folder":
+        return in_folder(tmp_path)
+    s3: S3Server = request.getfixturevalue("s3")
+    return PublishedTable(s3.store(), f"s3://{s3.new_bucket()}/{TABLE}")
+
+
+def in_folder(folder: Path) -> PublishedTable:
+    return PublishedTable(ObjectStore({"lake": folder / "lake"}), f"s3://lake/{TABLE}")
+
+
+def write(
+    table: PublishedTable, folder: Path, version: str, max_bytes: int = MAX_BYTES
+) -> list[Path]:
+    """The files of the next edition: 30 rows that say their version, in three pieces."""
+    folder = folder / f"{version}-{max_bytes}"
+    folder.mkdir(exist_ok=True)
+    with TableFiles(folder, max_bytes) as files:
+        for start in (0, 10, 20):
+            rows = {"version": [version] * 10, "row": list(range(start, start + 10))}
+            files.write(pa.table(rows))
+        files.end({"edition": table.next_number(), "version": version})
+    return files.paths
+
+
+def publish(
+    table: PublishedTable, folder: Path, version: str, max_bytes: int = MAX_BYTES
+) -> Edition:
+    return table.publish(write(table, folder, version, max_bytes), KEEP)
+
+
+def whole(table: PublishedTable) -> str:
+    """The version of what is published, all of which is there."""
+    edition, frame = table.read()
+    assert edition == table.current()
+    assert frame.collect().get_column("row").to_list() == list(range(30))
+    (version,) = frame.collect().get_column("version").unique()
+    assert edition.version == version
+    return str(version)
+
+
+def older(table: PublishedTable) -> list[str]:
+    return [edition.name for edition in table.older()]
+
+
+def keys(table: PublishedTable) -> set[str]:
+    root = table.uri.removesuffix(TABLE)
+    return {info.uri.removeprefix(root) for info in table.store.list(root)}
+
+
+def test_before_the_first_there_is_nothing(table: PublishedTable) -> None:
+    assert table.current() is None
+    assert table.older() == []
+    assert table.next_number() == 1
+    with pytest.raises(ObjectNotFoundError, match=TABLE):
+        table.read()
+
+
+def test_one_path_has_the_newest_and_says_what_it_is(table: PublishedTable, tmp_path: Path) -> None:
+    for version in "abcde":
+        publish(table, tmp_path, version)
+    assert whole(table) == "e"
+    metadata = pq.read_metadata(io.BytesIO(table.store.get(table.uri))).metadata
+    assert metadata[b"batchrec"] == b'{"edition": 5, "version": "e"}'
+    kept = ["000004-d", "000003-c", "000002-b"]
+    assert older(table) == kept
+    assert keys(table) == {TABLE, *(f"{HISTORY}{name}.parquet" for name in kept)}
+
+
+def test_what_is_published_already_replaces_nothing(table: PublishedTable, tmp_path: Path) -> None:
+    first = publish(table, tmp_path, "a")
+    assert publish(table, tmp_path, "a") == first
+    assert older(table) == []
+    assert table.next_number() == 2
+
+
+def test_an_older_one_is_put_back_and_what_it_replaces_kept(
+    table: PublishedTable, tmp_path: Path
+) -> None:
+    for version in "abc":
+        publish(table, tmp_path, version)
+    before = table.store.get(f"{table.history}000001-a.parquet")
+    table.put_back(table.older()[-1], KEEP)
+    assert whole(table) == "a"
+    assert table.store.get(table.uri) == before
+    assert older(table) == ["000003-c", "000002-b"]
+    # The next has a number of its own, and what it replaces stays although others are newer.
+    assert publish(table, tmp_path, "d").name == "000004-d"
+    assert older(table) == ["000003-c", "000002-b", "000001-a"]
+    for version in "efg":
+        publish(table, tmp_path, version)
+    table.put_back(table.older()[-1], KEEP)
+    publish(table, tmp_path, "h")
+    publish(table, tmp_path, "i")
+    assert older(table) == ["000008-h", "000007-g", "000006-f"]
+
+
+def test_what_is_too_large_for_one_file_is_in_parts(table: PublishedTable, tmp_path: Path) -> None:
+    publish(table, tmp_path, "a")
+    publish(table, tmp_path, "b", IN_PARTS)
+    assert whole(table) == "b"
+    parts = {f"{HISTORY}000002-b/part-0000{number}.parquet" for number in range(3)}
+    # Who reads the file alone is not left with what is no longer published.
+    assert keys(table) == {MANIFEST, *parts, f"{HISTORY}000001-a.parquet"}
+    for part in parts:
+        told = told_in(table.store, table.uri.replace(TABLE, part))
+        assert told == {"edition": 2, "version": "b"}
+
+    publish(table, tmp_path, "c", IN_PARTS)
+    publish(table, tmp_path, "d")
+    assert whole(table) == "d"
+    assert MANIFEST not in keys(table)
+    assert older(table) == ["000003-c", "000002-b", "000001-a"]
+    table.put_back(table.older()[1], KEEP)
+    assert whole(table) == "b"
+    assert TABLE not in keys(table)
+    assert older(table) == ["000004-d", "000003-c", "000001-a"]
+    table.put_back(table.older()[-1], KEEP)
+    assert whole(table) == "a"
+    assert MANIFEST not in keys(table)
+
+    for version in "efg":
+        publish(table, tmp_path, version)
+    assert not [key for key in keys(table) if "000002-b" in key]
+
+
+def test_what_is_being_read_stays_as_it_is(table: PublishedTable, tmp_path: Path) -> None:
+    for max_bytes in (MAX_BYTES, IN_PARTS):
+        publish(table, tmp_path, f"a{max_bytes}", max_bytes)
+        edition, frame = table.read()
+        for version in "bc":
+            publish(table, tmp_path, f"{version}{max_bytes}", max_bytes)
+        rows = frame.collect(engine="streaming")
+        assert rows.get_column("version").to_list() == [edition.version] * 30
+
+
+def test_a_table_that_does_not_say_what_it_is_is_kept_too(
+    table: PublishedTable, tmp_path: Path
+) -> None:
+    """As one is that an earlier version of this program wrote, or somebody by hand."""
+    buffer = io.BytesIO()
+    pl.DataFrame({"version": ["unknown"] * 30, "row": range(30)}).write_parquet(buffer)
+    table.store.put(table.uri, buffer.getvalue())
+    assert whole(table) == "unknown"
+    assert publish(table, tmp_path, "a").name == "000001-a"
+    assert older(table) == ["000000-unknown"]
+    table.put_back(table.older()[0], KEEP)
+    assert whole(table) == "unknown"
+    assert table.next_number() == 2
+
+
+def test_a_long_footer_is_read_too(table: PublishedTable, tmp_path: Path) -> None:
+    with TableFiles(tmp_path) as files:
+        for row in range(500):
+            files.write(pa.table({"row": [row], "text": ["x" * 100]}))
+        files.end({"edition": 1, "version": "a", "long": "x" * 100_000})
+    table.publish(files.paths, KEEP)
+    current = table.current()
+    assert current is not None
+    assert len(current.about["long"]) == 100_000
+
+
+class KilledError(Exception):
+    """The process is gone."""
+
+
+@dataclass(frozen=True)
+class Mortal(ObjectStore):
+    """A store whose user is killed before the next change once `left` have been made."""
+
+    left: list[int] = field(default_factory=lambda: [0])
+
+    def _change(self) -> None:
+        if not self.left[0]:
+            raise KilledError
+        self.left[0] -= 1
+
+    def put(self, uri: str, data: Any) -> None:
+        self._change()
+        super().put(uri, data)
+
+    def copy(self, source: str, target: str) -> None:
+        self._change()
+        ObjectStore.put(self, target, self.get(source))
+
+    def delete(self, uri: str) -> None:
+        self._change()
+        super().delete(uri)
+
+
+CHANGES: dict[str, tuple[int, Callable[[PublishedTable, Path], object]]] = {
+    "file, then file": (MAX_BYTES, lambda table, folder: publish(table, folder, "new")),
+    "file, then parts": (MAX_BYTES, lambda table, folder: publish(table, folder, "new", IN_PARTS)),
+    "parts, then parts": (IN_PARTS, lambda table, folder: publish(table, folder, "new", IN_PARTS)),
+    "parts, then file": (IN_PARTS, lambda table, folder: publish(table, folder, "new")),
+    "back to a file": (IN_PARTS, lambda table, folder: table.put_back(named(table, "one"), KEEP)),
+    "back to parts": (MAX_BYTES, lambda table, folder: table.put_back(named(table, "more"), KEEP)),
+}
+
+
+def named(table: PublishedTable, version: str) -> Edition:
+    editions = [*table.older(), table.current()]
+    return next(e for e in editions if e is not None and e.version == version)
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_killed_before_any_change_it_is_the_old_or_the_new_and_goes_on(
+    tmp_path: Path, case: str
+) -> None:
+    max_bytes, change = CHANGES[case]
+    outcomes = []
+    for moment in itertools.count():
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        table = in_folder(folder)
+        for version, size in [("a", IN_PARTS), ("one", MAX_BYTES), ("more", IN_PARTS)]:
+            publish(table, folder, version, size)
+        publish(table, folder, "old", max_bytes)
+        mortal = Mortal(table.store.folders, left=[moment])
+        try:
+            change(PublishedTable(mortal, table.uri), folder)
+        except KilledError:
+            outcomes.append(whole(table))
+            assert {"one", "more", "old"} <= {
+                named(table, v).version for v in ("one", "more", "old")
+            }
+        change(table, folder)
+        new = whole(table)
+        assert new != "old"
+        # What was left behind is gone with what is no longer kept.
+        for version in "xyz":
+            publish(table, folder, version)
+        assert len(keys(table)) == 1 + KEEP + 3 * sum(bool(e.parts) for e in table.older())
+        if mortal.left[0]:
+            break
+    assert len(outcomes) > 2
+    assert outcomes == sorted(outcomes, key=["old", new].index)
+    assert outcomes[0] == "old"
