@@ -6,17 +6,19 @@ unchanged on a bucket. Puts are atomic: a reader sees the old object or the new 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import boto3
 import obstore
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import (
@@ -27,7 +29,18 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, S3Store
 
+from batchrec_dagster.permissions import credentials_trouble, lacking
+
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
 CHUNK = 8 * 1024 * 1024
+DENIED = ("AccessDenied", "403")
+# A night outlasts throttling, errors of the server and broken connections of some minutes.
+RETRIES: RetryConfig = {"max_retries": 20, "retry_timeout": timedelta(minutes=5)}
+CLIENT_CONFIG = Config(
+    retries={"mode": "adaptive", "total_max_attempts": 15}, connect_timeout=10, read_timeout=60
+)
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 
@@ -135,9 +148,13 @@ class ObjectStore:
         session: Any = self.session or boto3.Session()
         with _explained(target, "write"):
             try:
-                s3 = session.client("s3", endpoint_url=self.endpoint_url)
+                s3 = session.client("s3", endpoint_url=self.endpoint_url, config=CLIENT_CONFIG)
                 s3.copy({"Bucket": bucket, "Key": key}, target_bucket, target_key)
             except (ClientError, BotoCoreError) as error:
+                if isinstance(error, ClientError) and error.response["Error"]["Code"] in DENIED:
+                    read = f"s3:GetObject on arn:aws:s3:::{bucket}/{key} and s3:PutObject"
+                    mend = lacking(read, f"arn:aws:s3:::{target_bucket}/{target_key}", str(error))
+                    raise StorageError(f"cannot copy {source} to {target}: {mend}") from error
                 raise StorageError(f"cannot copy {source} to {target}: {error}") from error
 
     def head(self, uri: str) -> ObjectInfo | None:
@@ -222,8 +239,16 @@ class ObjectStore:
         return S3Store(
             bucket,
             region=region,
-            client_options={"allow_http": bool(self.endpoint_url)},
-            credential_provider=Boto3CredentialProvider(session),
+            client_options={
+                "allow_http": bool(self.endpoint_url),
+                "connect_timeout": "10s",
+                # For each read: a long object, read slowly, takes as long as it takes.
+                "read_timeout": "60s",
+                "timeout": "24h",
+            },
+            retry_config=RETRIES,
+            # botocore renews them before they expire: it is asked each time.
+            credential_provider=Boto3CredentialProvider(session, ttl=timedelta(0)),
             **endpoint,
         )
 
@@ -246,6 +271,9 @@ def _explanation(uri: str, doing: str, error: OSError | BaseError) -> StorageErr
     """The error in one line. obstore calls a refused listing a generic error, and tells a missing
     bucket from a missing object only by what the server answered."""
     told = str(error)
+    code = re.search(r"<Code>(\w+)</Code>", told)
+    if code and (trouble := credentials_trouble(code[1], told)):
+        return StorageError(f"cannot {doing} {uri}: permission denied; {trouble}")
     missing = isinstance(error, (FileNotFoundError, NotFoundError)) or "404 Not Found" in told
     if missing and (doing in ("write", "list") or "NoSuchBucket" in told):
         bucket, _ = split_uri(uri)
@@ -259,9 +287,11 @@ def _explanation(uri: str, doing: str, error: OSError | BaseError) -> StorageErr
         or "403 Forbidden" in told
         or "AccessDenied" in told
     ):
+        bucket, key = split_uri(uri)
         action = {"read": "GetObject", "list": "ListBucket", "delete": "DeleteObject"}
-        return StorageError(
-            f"cannot {doing} {uri}: permission denied; allow these credentials"
-            f" s3:{action.get(doing, 'PutObject')} on it"
-        )
+        place = f"arn:aws:s3:::{bucket}" + ("" if doing == "list" else f"/{key}")
+        mend = lacking(f"s3:{action.get(doing, 'PutObject')}", place, told)
+        if doing == "read":
+            mend += f" and s3:ListBucket on arn:aws:s3:::{bucket}"
+        return StorageError(f"cannot {doing} {uri}: {mend}")
     return StorageError(f"cannot {doing} {uri}: {told.partition(chr(10))[0]}")

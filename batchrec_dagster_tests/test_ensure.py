@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -84,6 +86,7 @@ def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
         clock[0] += seconds
 
     monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("random.uniform", lambda low, high: 1.0)
 
 
 def ensure(client: Scripted, *, deadline: float = 10_000) -> Ensure:
@@ -148,6 +151,56 @@ def test_each_change_of_status_and_a_heartbeat_are_logged(caplog: pytest.LogCapt
         "ACTIVE",
     ]
     assert done.seconds == 150
+
+
+def test_the_longer_it_takes_the_less_often_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[float] = []
+    client = Scripted(statuses=["CREATE IN_PROGRESS"])
+    waiting = replace(ensure(client), deadline_seconds=24 * 3600)
+    with monkeypatch.context() as patch:
+        real = time.sleep
+
+        def sleep(seconds: float) -> None:
+            looks.append(seconds)
+            real(seconds)
+
+        patch.setattr("time.sleep", sleep)
+        with pytest.raises(dg.Failure, match="after 24 hours"):
+            waiting.ready(IMPORT_JOB, Started(ARN, created=True))
+    assert looks[:20] == [10] * 20
+    assert looks == sorted(looks)
+    assert looks[-1] == 200
+    assert len(looks) < 600
+
+
+def test_those_that_started_together_do_not_ask_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        asked.append((low, high))
+        return high
+
+    monkeypatch.setattr("random.uniform", uniform)
+    client = Scripted(statuses=["CREATE IN_PROGRESS", "ACTIVE"])
+    assert ensure(client).ready(IMPORT_JOB, Started(ARN, created=True)).seconds == 12
+    assert asked == [(0.8, 1.2)]
+
+
+def test_a_role_that_may_not_read_is_told_what_to_allow() -> None:
+    job = {
+        "status": "CREATE FAILED",
+        "failureReason": "Insufficient privileges for accessing data in Amazon S3.",
+        "roleArn": "arn:aws:iam::123456789012:role/reader",
+        "dataSource": {"dataLocation": "s3://shop/in.csv"},
+    }
+    client = Scripted(statuses=["ACTIVE"], there=[{**job, "datasetImportJobArn": ARN}])
+    with pytest.raises(
+        dg.Failure,
+        match=r"allow s3:GetObject and s3:ListBucket on s3://shop/in\.csv to arn:.*role/reader",
+    ):
+        ensure(client).ready(IMPORT_JOB, Started(ARN, created=True))
 
 
 def test_an_unknown_status_counts_as_in_progress() -> None:

@@ -34,8 +34,8 @@ SAME = (
 )
 WRONG_SECRET = Keys(OWNER.access, "another-secret")
 REFUSED = [
-    pytest.param(STRANGER, id="unknown key"),
-    pytest.param(WRONG_SECRET, id="wrong secret"),
+    pytest.param(STRANGER, "the credentials are not known there", id="unknown key"),
+    pytest.param(WRONG_SECRET, "the secret does not belong to the", id="wrong secret"),
 ]
 
 
@@ -159,7 +159,10 @@ def test_a_source_in_a_bucket_can_feed_a_folder(
     assert keys_in(s3, bucket) == ["exports/ratings.csv"]
 
 
-@pytest.mark.parametrize("keys", [*REFUSED, pytest.param(READER, id="may only read")])
+@pytest.mark.parametrize(
+    ("keys", "mend"),
+    [*REFUSED, pytest.param(READER, "allow these credentials s3:PutObject", id="may only read")],
+)
 def test_refused_by_s3_the_run_says_what_it_may_not_do_and_leaves_nothing(
     tmp_path: Path,
     s3: S3Server,
@@ -167,6 +170,7 @@ def test_refused_by_s3_the_run_says_what_it_may_not_do_and_leaves_nothing(
     log_in: Callable[[Keys], dict[str, str]],
     instance: dg.DagsterInstance,
     keys: Keys,
+    mend: str,
 ) -> None:
     environment = {**log_in(keys), "BATCHREC_STORAGE": f"s3://{bucket}/out"}
     project = shop(tmp_path, write_ratings(tmp_path / "ratings.csv"), environment)
@@ -175,9 +179,8 @@ def test_refused_by_s3_the_run_says_what_it_may_not_do_and_leaves_nothing(
 
     assert not result.success
     said = [line for line in words(result).splitlines() if "permission denied" in line]
-    action = "PutObject" if keys == READER else "GetObject"
     assert f"s3://{bucket}/out/shop/" in said[0]
-    assert f"s3:{action}" in said[0]
+    assert mend in said[0]
     assert keys_in(s3, bucket) == []
 
 
@@ -301,23 +304,21 @@ def test_a_missing_object_and_a_missing_bucket_are_told_apart(s3: S3Server, buck
             attempt()
 
 
-@pytest.mark.parametrize("keys", REFUSED)
-def test_what_is_refused_is_named_with_the_permission_it_takes(
-    s3: S3Server, bucket: str, keys: Keys
+@pytest.mark.parametrize(("keys", "mend"), REFUSED)
+def test_credentials_that_are_refused_are_told_apart_from_what_they_may_not_do(
+    s3: S3Server, bucket: str, keys: Keys, mend: str
 ) -> None:
     uri = f"s3://{bucket}/key"
     s3.store().put(uri, b"old")
     store = s3.store(keys)
-    attempts: dict[str, Callable[[], object]] = {
-        "GetObject": lambda: store.get(uri),
-        "PutObject": lambda: store.put(uri, b"new"),
-        "ListBucket": lambda: store.list(uri),
-        "DeleteObject": lambda: store.delete(uri),
-    }
-    for action, attempt in attempts.items():
-        with pytest.raises(
-            StorageError, match=f"^cannot .* {uri}: permission denied.* s3:{action}"
-        ):
+    attempts: list[Callable[[], object]] = [
+        lambda: store.get(uri),
+        lambda: store.put(uri, b"new"),
+        lambda: store.list(uri),
+        lambda: store.delete(uri),
+    ]
+    for attempt in attempts:
+        with pytest.raises(StorageError, match=f"^cannot .* {uri}: permission denied; {mend}"):
             attempt()
     assert s3.store().get(uri) == b"old"
 

@@ -7,6 +7,7 @@ still making, and starts nothing twice. Botocore has no waiters for Personalize.
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from botocore.exceptions import ClientError
 
+from batchrec_dagster.permissions import role_trouble
 from batchrec_dagster.resources.kinds import SCHEMA, SOLUTION_VERSION, Kind
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ Description = Mapping[str, Any]
 
 # Two runs may create the same name at the same moment; more often than this, it is something else.
 COLLISIONS = 3
+
+# Between two looks passes a twentieth of the time waited so far, from one poll to twenty.
+EASING = 20
+INVALID = "InvalidInputException"
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,11 @@ class Ensure:
                 return Ensured(started.arn, description, started.created, now - begin)
             if status in FAILED:
                 raise _failure(kind, started.arn, description)
-            self._sleep(self.poll_seconds, deadline, f"{kind.label} {started.arn} is {status}")
+            self._sleep(
+                self._until_next_look(now - begin),
+                deadline,
+                f"{kind.label} {started.arn} is {status}",
+            )
 
     def list(self, kind: Kind, **within: str) -> list[Description]:
         """All summaries of this kind."""
@@ -202,8 +212,10 @@ class Ensure:
                 if code == "ResourceAlreadyExistsException":
                     return None
                 if not _passes(kind, code, message):
+                    mend = role_trouble(message, create) if code == INVALID else None
                     raise dg.Failure(
-                        f"Personalize refused the {kind.label} {name}: {message} ({code})",
+                        f"Personalize refused the {kind.label} {name}: {message} ({code})"
+                        + (f"; {mend}" if mend else ""),
                         allow_retries=False,
                     ) from error
                 self.log.info(
@@ -216,7 +228,13 @@ class Ensure:
                 self.log.info(f"created {kind.label} {arn}")
                 return arn
 
+    def _until_next_look(self, waited: float) -> float:
+        """The longer it has taken, the longer it takes: a twentieth of that is soon enough."""
+        return min(max(self.poll_seconds, waited / EASING), EASING * self.poll_seconds)
+
     def _sleep(self, seconds: float, deadline: float, waiting_for: str) -> None:
+        # Pipelines that started together do not ask together for ever.
+        seconds *= random.uniform(0.8, 1.2)  # noqa: S311
         if time.monotonic() + seconds > deadline:
             raise dg.Failure(
                 f"{waiting_for}, after {self.deadline_seconds / 3600:g} hours. It goes on without"
@@ -247,8 +265,10 @@ def _taken(kind: Kind, name: str) -> dg.Failure:
 
 def _failure(kind: Kind, arn: str, description: Description) -> dg.Failure:
     reason = description.get("failureReason") or f"its status is {description['status']}"
+    trouble = role_trouble(reason, description)
+    cause = f"{trouble}; then" if trouble else "mend the cause and"
     mend = (
-        "mend the cause and start the run again: it makes a new one"
+        f"{cause} start the run again: it makes a new one"
         if kind.names_are_free
         else f"mend the cause, delete this {kind.label} and start the run again"
     )

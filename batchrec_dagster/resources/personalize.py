@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import dagster as dg
-from botocore.config import Config
 from pydantic import Field
 
 from batchrec_dagster.formats.batch_inference import MAX_RESULTS
 from batchrec_dagster.local_personalize.client import embedded_client
+from batchrec_dagster.object_store import CLIENT_CONFIG
+from batchrec_dagster.permissions import explain_refusals
 from batchrec_dagster.resources.ensure import Ensure
 from batchrec_dagster.resources.storage import StorageResource
 
@@ -79,8 +80,9 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         client: PersonalizeClient = session.client(
             "personalize",
             endpoint_url=None if self.endpoint == AWS else self.endpoint,
-            config=Config(retries={"mode": "adaptive", "max_attempts": 10}),
+            config=CLIENT_CONFIG,
         )
+        explain_refusals(client)
         return client
 
     def ensure(self, log: logging.Logger, tags: dict[str, str]) -> Ensure:

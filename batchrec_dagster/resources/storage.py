@@ -15,7 +15,8 @@ import dagster as dg
 from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
-from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.object_store import CLIENT_CONFIG, ObjectStore
+from batchrec_dagster.permissions import explain_refusals
 
 # A folder goes by this bucket's name, so that a pipeline names its data the same way everywhere.
 LOCAL_BUCKET = "batchrec-local"
@@ -75,7 +76,10 @@ class StorageResource(dg.ConfigurableResource[Any]):
         """A boto3 client of another service, or of S3, by the same credentials and region."""
         endpoint = self.s3.endpoint_url if service == "s3" else None
         session: Any = self._session  # Its types know no services by a name in a variable.
-        return session.client(service, endpoint_url=endpoint)
+        client = session.client(service, endpoint_url=endpoint, config=CLIENT_CONFIG)
+        if service != "s3":
+            explain_refusals(client)
+        return client
 
     @cached_property
     def _session(self) -> boto3.Session:
