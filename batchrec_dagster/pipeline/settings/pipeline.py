@@ -13,10 +13,12 @@ from batchrec_dagster.formats.recipes import USER_PERSONALIZATION
 from batchrec_dagster.pipeline.places import Places
 from batchrec_dagster.pipeline.settings.batch_users import BatchUsers
 from batchrec_dagster.pipeline.settings.fresh_data import FreshData
+from batchrec_dagster.pipeline.settings.gate import Gate
 from batchrec_dagster.pipeline.settings.incremental import Incremental
 from batchrec_dagster.pipeline.settings.interactions import Interactions
 from batchrec_dagster.pipeline.settings.items import Items
 from batchrec_dagster.pipeline.settings.preparation import Preparation
+from batchrec_dagster.pipeline.settings.publication import Publication
 from batchrec_dagster.pipeline.settings.ratings import Ratings
 from batchrec_dagster.pipeline.settings.recommendations import Recommendations
 from batchrec_dagster.pipeline.settings.schedule import Schedule
@@ -73,6 +75,12 @@ class Pipeline(dg.Model):
     recommendations: Annotated[Recommendations, _part(Recommendations, "What each user gets.")] = (
         Field(default_factory=Recommendations)
     )
+    gate: Annotated[
+        Gate, _part(Gate, "How good a model has to be for its lists to be published.")
+    ] = Field(default_factory=Gate)
+    publication: Annotated[
+        Publication, _part(Publication, "How the lists are published, and kept.")
+    ] = Field(default_factory=Publication)
     segments: Annotated[
         Segments | None, _part(Segments, "Which users belong to an item, or to items alike.")
     ] = None
