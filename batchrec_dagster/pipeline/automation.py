@@ -1,4 +1,5 @@
-"""The job that refreshes a pipeline, and what runs it: a schedule, a sensor of new ratings."""
+"""The jobs that refresh a pipeline and delete what it made, and what runs the first: a schedule, a
+sensor of new ratings."""
 
 from pathlib import Path
 
@@ -6,11 +7,13 @@ import dagster as dg
 
 from batchrec_dagster.pipeline.fresh_data import fresh_data_sensor, watched
 from batchrec_dagster.pipeline.settings import Pipeline
+from batchrec_dagster.pipeline.teardown import teardown_job
 
 
 def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
     """`NAME_refresh` materializes everything; `NAME_schedule` runs it at the declared times, and
-    `NAME_fresh_data` when ratings are new, where they lie at a place that can be watched."""
+    `NAME_fresh_data` when ratings are new, where they lie at a place that can be watched.
+    `NAME_teardown` deletes what all this made."""
     job = dg.define_asset_job(
         name=f"{pipeline.name}_refresh",
         selection=dg.AssetSelection.groups(pipeline.name),
@@ -32,4 +35,4 @@ def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
     sensors = (
         [fresh_data_sensor(pipeline, job, project)] if watched(pipeline.ratings.source) else []
     )
-    return dg.Definitions(jobs=[job], schedules=[schedule], sensors=sensors)
+    return dg.Definitions(jobs=[job, teardown_job(pipeline)], schedules=[schedule], sensors=sensors)

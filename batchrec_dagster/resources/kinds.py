@@ -43,3 +43,9 @@ SOLUTION_VERSION = Kind("solution version", names_are_free=True)
 FILTER = Kind("filter", plural="Filters")
 BATCH_INFERENCE_JOB = Kind("batch inference job", names_are_free=True)
 BATCH_SEGMENT_JOB = Kind("batch segment job", names_are_free=True)
+
+# What this project never makes, but may find in its dataset groups.
+CAMPAIGN = Kind("campaign")
+EVENT_TRACKER = Kind("event tracker")
+METRIC_ATTRIBUTION = Kind("metric attribution")
+RECOMMENDER = Kind("recommender")

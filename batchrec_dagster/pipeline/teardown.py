@@ -1,0 +1,107 @@
+"""`NAME_teardown`: the job that deletes what a pipeline made, and shows first what that is."""
+
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from batchrec_dagster.object_store import ObjectInfo, StorageError
+from batchrec_dagster.pipeline.settings import Pipeline
+from batchrec_dagster.resources import PersonalizeResource, StorageResource
+from batchrec_dagster.resources.teardown import Plan, delete, find
+
+
+class TeardownConfig(dg.Config):
+    """Told to one run, from the Launchpad or the command line."""
+
+    delete: bool = Field(
+        default=False, description="Delete. Without it the run only tells what it would delete."
+    )
+    storage: bool = Field(
+        default=False,
+        description="Also what lies in the storage: the ratings' copy, the tables, the report.",
+    )
+
+
+def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
+    """The job."""
+
+    # Ops and jobs share their names, so that the op has that of an asset.
+    @dg.op(
+        name=f"{pipeline.name}__teardown",
+        out=dg.Out(dg.Nothing),
+        description=f"Deletes the filters, solutions, datasets, schemas and dataset groups of"
+        f" {pipeline.name} in Amazon Personalize and, when asked to, its files.",
+    )
+    def teardown(
+        context: dg.OpExecutionContext,
+        config: TeardownConfig,
+        storage: StorageResource,
+        personalize: PersonalizeResource,
+    ) -> None:
+        ensure = personalize.ensure(context.log, pipeline.tags)
+        plan = find(ensure, pipeline.name)
+        root = storage.uri(f"{pipeline.name}/")
+        try:
+            files = storage.store.list(root) if config.storage else []
+            told = _told(plan, files, root)
+            context.log.info(f"{'deleting' if config.delete else 'this would be deleted'}:\n{told}")
+            if config.delete:
+                delete(ensure, plan)
+                _delete_files(storage, files, root)
+        except StorageError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        if not config.delete:
+            context.log.info(
+                f"nothing was deleted. To delete, run with ops: {{{pipeline.name}__teardown:"
+                f" {{config: {{delete: true, storage: {str(config.storage).lower()}}}}}}}"
+            )
+        context.add_output_metadata(
+            {
+                "outcome": "deleted" if config.delete else "nothing was deleted: this is a plan",
+                "plan": dg.MetadataValue.md(told),
+                "resources": len(plan.pieces),
+                "files": len(files),
+            }
+        )
+
+    @dg.job(
+        name=f"{pipeline.name}_teardown",
+        description=f"Shows what {pipeline.name} made in Amazon Personalize, and deletes it when"
+        " the run's config says delete: true. Nothing of other pipelines is touched.",
+        executor_def=dg.in_process_executor,
+    )
+    def job() -> None:
+        teardown()
+
+    return job
+
+
+def _told(plan: Plan, files: list[ObjectInfo], root: str) -> str:
+    """The plan as a Markdown list, in the order of deletion."""
+    size = sum(file.size for file in files) / 1e6
+    lines = [
+        *(f"end {work}" for work in plan.work),
+        *(f"delete {piece}" for piece in plan.pieces),
+        *([f"delete {len(files):,} files under {root} ({size:,.1f} MB)"] if files else []),
+        *(f"in the way: {what}" for what in plan.in_the_way),
+        *(f"left alone: {what}" for what in plan.left),
+    ]
+    return "\n".join(f"- {line}" for line in lines or ["there is nothing to delete"])
+
+
+def _delete_files(storage: StorageResource, files: list[ObjectInfo], root: str) -> None:
+    for file in files:
+        storage.store.delete(file.uri)
+    path = storage.store.local_path(root)
+    if path is not None:
+        _delete_empty_folders(path)
+
+
+def _delete_empty_folders(path: Path) -> None:
+    """Folders stand for the slashes of S3's keys: without files there are none."""
+    for folder in sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    if path.is_dir() and not any(path.iterdir()):
+        path.rmdir()

@@ -1,0 +1,303 @@
+"""Teardown deletes what a pipeline made, all of it, and nothing of anybody else's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.formats.recipes import POPULARITY_COUNT, recipe_arn
+from batchrec_dagster.local_personalize.client import embedded_client
+from batchrec_dagster.local_personalize.pace import Pace
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.resources.ensure import Ensure
+from batchrec_dagster.resources.kinds import DATASET, DATASET_GROUP, FILTER, SCHEMA, SOLUTION
+from batchrec_dagster.resources.storage import LOCAL_BUCKET
+from batchrec_dagster.resources.teardown import delete, find
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    definitions,
+    metadata,
+    refresh,
+    why,
+    write_ratings,
+)
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+KINDS = (DATASET_GROUP, SCHEMA, DATASET, SOLUTION, FILTER)
+
+
+def teardown(
+    project: Project, name: str, instance: dg.DagsterInstance, **config: bool
+) -> dg.ExecuteInProcessResult:
+    with definitions(project) as defs:
+        return defs.resolve_job_def(f"{name}_teardown").execute_in_process(
+            instance=instance,
+            run_config={"ops": {f"{name}__teardown": {"config": config}}},
+            raise_on_error=False,
+        )
+
+
+def told(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    (output,) = [e for e in result.all_events if e.is_successful_output]
+    found: Mapping[str, Any] = output.step_output_data.metadata
+    return {key: value.value for key, value in found.items()}
+
+
+def client_of(project: Project, **options: Any) -> PersonalizeClient:
+    return embedded_client(
+        project.root / ".batchrec" / "personalize",
+        ObjectStore({LOCAL_BUCKET: project.storage}),
+        **options,
+    )
+
+
+def ensure(client: PersonalizeClient, pipeline: str = "shop", *, deadline: float = 60) -> Ensure:
+    return Ensure(
+        client=client,
+        log=logging.getLogger("test"),
+        tags={"batchrec:pipeline": pipeline},
+        poll_seconds=0.02,
+        busy_seconds=0.02,
+        heartbeat_seconds=60,
+        deadline_seconds=deadline,
+    )
+
+
+def there(client: PersonalizeClient) -> set[str]:
+    """The ARNs of all that can be deleted."""
+    return {summary[kind.arn] for kind in KINDS for summary in ensure(client).list(kind)}
+
+
+def files(project: Project, name: str) -> list[Path]:
+    return sorted(path for path in (project.storage / name).rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def quick(project: Project) -> dict[str, Any]:
+    """A pipeline that trains nothing but popularity."""
+    return declaration(
+        "shop",
+        write_ratings(project.root / "ratings.csv"),
+        solution={"recipe": POPULARITY_COUNT},
+    )
+
+
+def test_everything_of_the_pipeline_goes_and_nothing_of_another(
+    project: Project, quick: dict[str, Any], instance: dg.DagsterInstance
+) -> None:
+    # The other's name begins with this one's.
+    for name in ("shop", "shop_2"):
+        project.declare({**quick, "name": name})
+        assert refresh(project, name, instance).success
+    client = client_of(project)
+    others = {arn for arn in there(client) if "shop_2-" in arn}
+    # Other settings: another solution and filter; another schema: another dataset group.
+    project.declare(
+        {
+            **quick,
+            "solution": {"recipe": "aws-user-personalization", "compare_with_popularity": False},
+            "recommendations": {"filter": 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("x")'},
+        }
+    )
+    assert refresh(project, "shop", instance).success
+    project.declare({**quick, "recommendations": {"exclude_seen": False}})
+    assert refresh(project, "shop", instance).success
+    before = there(client)
+    assert len(ensure(client).list(DATASET_GROUP)) == 3
+    kept = files(project, "shop")
+
+    planned = teardown(project, "shop", instance)
+    assert there(client) == before
+    plan = told(planned)["plan"]
+    assert told(planned)["resources"] == len(before - others)
+    kinds = [line.removeprefix("- delete ").rpartition(" ")[0] for line in plan.splitlines()]
+    assert list(dict.fromkeys(kinds)) == [
+        *("filter", "solution", "dataset", "schema", "dataset group")
+    ]
+    assert "shop_2" not in plan
+
+    assert teardown(project, "shop", instance, delete=True).success
+    assert there(client) == others
+    assert files(project, "shop") == kept
+    again = teardown(project, "shop", instance, delete=True)
+    assert told(again)["plan"] == "- there is nothing to delete"
+
+    # What was there can be made again, and the records of what was there do not mislead.
+    anew = refresh(project, "shop", instance)
+    assert anew.success, why(anew)
+    assert metadata(anew, "personalize_dataset")["outcome"] == "imported"
+    others_files = files(project, "shop_2")
+    done = teardown(project, "shop", instance, delete=True, storage=True)
+    assert told(done)["files"] > len(kept)
+    assert not (project.storage / "shop").exists()
+    assert files(project, "shop_2") == others_files
+    assert there(client) == others
+
+
+class Killed(BaseException):
+    """As a SIGKILL: nothing catches it."""
+
+
+def test_a_teardown_that_was_killed_anywhere_goes_on(
+    project: Project, quick: dict[str, Any], instance: dg.DagsterInstance
+) -> None:
+    project.declare(quick)
+    assert refresh(project, "shop", instance).success
+    client, killed = client_of(project), []
+
+    def kill(model: Any, **_: Any) -> None:
+        # After each deletion was asked for once.
+        if model.name.startswith("Delete") and model.name not in killed:
+            killed.append(model.name)
+            raise Killed
+
+    client.meta.events.register("after-call.personalize", kill)
+    for _ in range(5):
+        with pytest.raises(Killed):
+            delete(ensure(client), find(ensure(client), "shop"))
+    delete(ensure(client), find(ensure(client), "shop"))
+    assert killed == [
+        *("DeleteFilter", "DeleteSolution", "DeleteDataset", "DeleteSchema", "DeleteDatasetGroup")
+    ]
+    assert there(client) == set()
+
+
+@pytest.fixture
+def made(project: Project) -> dict[str, str]:
+    """A dataset group with data, as the pipeline shop makes it; work takes long."""
+    client = client_of(project)
+    shop = ensure(client)
+    group = shop.named(DATASET_GROUP, "shop-0123abcd", {}).arn
+    schema = shop.named(
+        SCHEMA, "shop-0123abcd-interactions", {"schema": interactions_schema(event_type=True)}
+    ).arn
+    dataset = shop.named(
+        DATASET,
+        "shop-0123abcd-interactions",
+        {"datasetGroupArn": group, "datasetType": "Interactions", "schemaArn": schema},
+    ).arn
+    return {"group": group, "schema": schema, "dataset": dataset}
+
+
+def solution(client: PersonalizeClient, group: str, tags: dict[str, str]) -> str:
+    return client.create_solution(
+        name="by-popularity",
+        datasetGroupArn=group,
+        recipeArn=recipe_arn(POPULARITY_COUNT),
+        performAutoTraining=False,
+        tags=[{"tagKey": key, "tagValue": value} for key, value in tags.items()],
+    )["solutionArn"]
+
+
+@pytest.mark.parametrize("tags", [{}, {"batchrec:pipeline": "shop_2"}])
+def test_what_somebody_else_made_in_the_group_stops_it(
+    project: Project, made: dict[str, str], tags: dict[str, str]
+) -> None:
+    client = client_of(project)
+    solution(client, made["group"], tags)
+    before = there(client)
+    with pytest.raises(
+        dg.Failure, match="nothing was deleted: solution by-popularity in shop-0123"
+    ):
+        delete(ensure(client), find(ensure(client), "shop"))
+    assert there(client) == before
+
+
+class WithRealTime:
+    """A Personalize that has a campaign and an event tracker too."""
+
+    def __init__(self, client: PersonalizeClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def list_campaigns(self, **_: Any) -> dict[str, Any]:
+        return {"campaigns": [{"name": "live", "campaignArn": "arn/live", "status": "ACTIVE"}]}
+
+    def list_event_trackers(self, **_: Any) -> dict[str, Any]:
+        return {"eventTrackers": [{"name": "clicks", "eventTrackerArn": "arn/clicks"}]}
+
+
+def test_what_serves_in_real_time_stops_it(project: Project, made: dict[str, str]) -> None:
+    client = client_of(project)
+    solution(client, made["group"], {"batchrec:pipeline": "shop"})
+    with_real_time = cast("PersonalizeClient", WithRealTime(client))
+    with pytest.raises(
+        dg.Failure,
+        match="campaign live belongs to solution by-popularity; event tracker clicks belongs to",
+    ):
+        delete(ensure(with_real_time), find(ensure(with_real_time), "shop"))
+    assert made["group"] in there(client)
+
+
+def test_a_group_of_the_name_without_the_tag_is_left_alone(
+    project: Project, made: dict[str, str]
+) -> None:
+    client = client_of(project)
+    client.untag_resource(resourceArn=made["group"], tagKeys=["batchrec:pipeline"])
+    plan = find(ensure(client), "shop")
+    assert plan.pieces == []
+    assert plan.left == [
+        "dataset group shop-0123abcd has no tag batchrec:pipeline=shop",
+        f"schema shop-0123abcd-interactions is used by {made['dataset']}",
+    ]
+    delete(ensure(client), plan)
+    assert there(client) == set(made.values())
+
+
+def test_imports_are_waited_for_and_trainings_stopped(
+    project: Project, made: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [f"u{n % 50},i{n % 40},{1_600_000_000 + n},watch" for n in range(1500)]
+    text = "\n".join(["USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE", *rows, ""])
+    project.storage.mkdir(parents=True, exist_ok=True)
+    (project.storage / "interactions.csv").write_text(text)
+    slow = client_of(project, pace=Pace(0.005))
+    arn = solution(slow, made["group"], {"batchrec:pipeline": "shop"})
+
+    def start_import(name: str) -> str:
+        return slow.create_dataset_import_job(
+            jobName=name,
+            datasetArn=made["dataset"],
+            dataSource={"dataLocation": f"s3://{LOCAL_BUCKET}/interactions.csv"},
+            roleArn="arn:aws:iam::000000000000:role/personalize",
+        )["datasetImportJobArn"]
+
+    first = start_import("first")
+    while slow.describe_solution(solutionArn=arn)["solution"]["status"] != "ACTIVE":
+        pass
+    while (
+        slow.describe_dataset_import_job(datasetImportJobArn=first)["datasetImportJob"]["status"]
+        != "ACTIVE"
+    ):
+        pass
+    version = slow.create_solution_version(name="by-popularity-1", solutionArn=arn)
+    start_import("second")
+    plan = find(ensure(slow), "shop")
+    assert {piece.kind.label for piece in plan.work} == {"solution version", "dataset import job"}
+    with caplog.at_level(logging.INFO):
+        delete(ensure(slow), plan)
+    assert f"stopping solution version {version['solutionVersionArn'].partition('/')[2]}" in (
+        caplog.text
+    )
+    assert there(slow) == set()
+
+
+def test_a_deletion_that_never_ends_meets_the_deadline(
+    project: Project, made: dict[str, str]
+) -> None:
+    slow = client_of(project, pace=Pace(1))
+    arn = solution(slow, made["group"], {"batchrec:pipeline": "shop"})
+    assert arn
+    with pytest.raises(dg.Failure, match=r"solution by-popularity .*start the teardown again"):
+        delete(ensure(slow, deadline=0.2), find(ensure(slow), "shop"))
