@@ -23,7 +23,7 @@ from batchrec_dagster.pipeline.assets.specs import described
 from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
-from batchrec_dagster.resources.ensure import FAILED, Ensure, Started
+from batchrec_dagster.resources.ensure import FAILED, Description, Ensure, Ensured, Started
 from batchrec_dagster.resources.kinds import DATASET, DATASET_GROUP, IMPORT_JOB, SCHEMA
 
 CODE_VERSION = "1"
@@ -82,14 +82,16 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             context.log, {**pipeline.tags, "batchrec:data-version": _together(versions)}
         )
         group = ensure.named(DATASET_GROUP, group_name, {}).arn
-        arns = [_dataset(ensure, group, group_name, dataset) for dataset in datasets]
+        there = [_dataset(ensure, group, group_name, dataset) for dataset in datasets]
+        arns = [dataset.arn for dataset in there]
+        since = {each.arn: each.description["creationDateTime"] for each in there}
         before = read_record(storage, pipeline.places.record("personalize_dataset"))
         part = None
         if pipeline.incremental.enabled:
             added = stem(f"{pipeline.name}-new", versions[0], context, afresh=False)
             part = (
                 what_is_new(before, versions[0], storage, pipeline)
-                if not config.import_afresh and _goes_on(ensure, before, arns[0], added)
+                if not config.import_afresh and _goes_on(ensure, before, there[0], added)
                 else Import(FULL, "there is no earlier import that is known to be all")
             )
             context.log.info(f"{part.mode}: {part.why}")
@@ -97,6 +99,10 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
                 # The same rows in another order are the same data.
                 versions[0] = before["interactions_version"]
         version = _together(versions)
+
+        def of_this(job: Description) -> bool:
+            """A data set made anew has the ARN, and so the jobs, of the one that was deleted."""
+            return bool(job["creationDateTime"] >= since[job["datasetArn"]])
 
         def start(dataset: Imported, arn: str, data_version: str) -> Started:
             if dataset.dataset_type == INTERACTIONS and part and part.mode == UNCHANGED:
@@ -111,6 +117,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
                         "roleArn": personalize.role_arn,
                         "importMode": INCREMENTAL,
                     },
+                    usable=of_this,
                     datasetArn=arn,
                 )
             # Import jobs of all data sets share their names.
@@ -124,6 +131,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
                     "roleArn": personalize.role_arn,
                     "importMode": FULL,
                 },
+                usable=of_this,
                 datasetArn=arn,
             )
 
@@ -165,14 +173,19 @@ def _together(versions: list[str]) -> str:
     return versions[0] if len(versions) == 1 else fingerprint(*versions)
 
 
-def _goes_on(ensure: Ensure, before: dict[str, Any], arn: str, added: str) -> bool:
+def _goes_on(ensure: Ensure, before: dict[str, Any], dataset: Ensured, added: str) -> bool:
     """Whether all that was imported is known: the newest import is the record's, or one of a run
     that was killed before it had written its own."""
     jobs = sorted(
-        (job for job in ensure.list(IMPORT_JOB, datasetArn=arn) if job["status"] not in FAILED),
+        (
+            job
+            for job in ensure.list(IMPORT_JOB, datasetArn=dataset.arn)
+            if job["status"] not in FAILED
+            and job["creationDateTime"] >= dataset.description["creationDateTime"]
+        ),
         key=lambda job: job["creationDateTime"],
     )
-    if not jobs or before.get("dataset_arn") != arn:
+    if not jobs or before.get("dataset_arn") != dataset.arn:
         return False
     arn_of_newest, name = str(jobs[-1]["datasetImportJobArn"]), str(jobs[-1]["jobName"])
     return arn_of_newest == before["dataset_import_job_arn"] or name.startswith(f"{added}-")
@@ -190,8 +203,8 @@ def _datasets(pipeline: Pipeline) -> list[Imported]:
     return datasets
 
 
-def _dataset(ensure: Ensure, group_arn: str, group_name: str, dataset: Imported) -> str:
-    """The data set's ARN, made with its schema if there is none."""
+def _dataset(ensure: Ensure, group_arn: str, group_name: str, dataset: Imported) -> Ensured:
+    """The data set, made with its schema if there is none."""
     name = f"{group_name}-{dataset.asset}"
     schema = ensure.named(SCHEMA, name, {"schema": dataset.schema}).arn
     return ensure.named(
@@ -199,4 +212,4 @@ def _dataset(ensure: Ensure, group_arn: str, group_name: str, dataset: Imported)
         name,
         {"datasetGroupArn": group_arn, "datasetType": dataset.dataset_type, "schemaArn": schema},
         datasetGroupArn=group_arn,
-    ).arn
+    )
