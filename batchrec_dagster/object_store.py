@@ -194,12 +194,13 @@ class ObjectStore:
         with _explained(uri, "read"):
             return bytes(obstore.get_range(store, key, start=start, length=length))
 
-    def subfolders(self, prefix: str) -> list[str]:
+    def subfolders(self, prefix: str) -> tuple[str, ...]:
         """The names of the folders in the folder `prefix`, which ends in `/`."""
         bucket, key = split_uri(prefix)
         with _explained(prefix, "list"):
             found = obstore.list_with_delimiter(self._bucket(bucket), key or None)
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+        names = (path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+        return tuple(sorted(names))
 
     def delete(self, uri: str) -> None:
         """Remove the object; one that is not there is no error."""

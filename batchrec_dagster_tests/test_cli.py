@@ -19,21 +19,15 @@ def show(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_without_dagsters_home_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    code, said = show()
-    assert code == 1
-    assert "DAGSTER_HOME is not set" in said
-
-
 def test_show_tells_what_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "dagster"
     home.mkdir()
     (home / "dagster.yaml").touch()
     monkeypatch.setenv("DAGSTER_HOME", str(home))
-    assert show() == (1, "Error: no recommendations yet: start a refresh job first\n")
-
     project = module_project(tmp_path)
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
+    monkeypatch.chdir(project.root)
+    assert show()[0] == 3
     project.declare(declaration("shop", write_ratings(tmp_path / "ratings.csv")))
     with dg.DagsterInstance.get() as instance:
         assert refresh(project, "shop", instance).success
@@ -44,11 +38,15 @@ def test_show_tells_what_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "lists         1,500 items for 60 users" in said
     assert "for the most popular items" in said
     assert f"table         {table}\n" in said
+    assert f"report        {project.storage}/shop/curated/report/index.html\n" in said
     assert show("--pipeline", "shop") == (code, said)
     assert show("--pipeline", "club") == (
-        1,
+        3,
         "Error: no recommendations of 'club' yet; there are those of: shop\n",
     )
+    code, said = show("7")
+    assert code == 0
+    assert said.startswith("User 7 of shop\n")
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))

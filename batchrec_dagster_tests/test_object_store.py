@@ -105,6 +105,6 @@ def test_a_part_of_an_object_and_the_folders_in_a_folder(store: ObjectStore) -> 
     store.put("s3://local/a/one", b"0123456789")
     store.put("s3://local/a/b/two", b"")
     assert store.read_range("s3://local/a/one", 2, 3) == b"234"
-    assert store.subfolders("s3://local/") == ["a"]
-    assert store.subfolders("s3://local/a/") == ["b"]
-    assert store.subfolders("s3://local/a/b/") == []
+    assert store.subfolders("s3://local/") == ("a",)
+    assert store.subfolders("s3://local/a/") == ("b",)
+    assert store.subfolders("s3://local/a/b/") == ()

@@ -1,42 +1,137 @@
 """`batchrec show`."""
 
+from __future__ import annotations
+
+import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchrec_dagster.commands.completion import pipelines as pipelines_that_begin
+from batchrec_dagster.commands.deployed import storage
+from batchrec_dagster.commands.errors import NotThereError
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from batchrec_dagster.reporting.published import Published
 
 
-@click.command()
+@click.command(short_help="Show a user, an item, or how good the lists are.")
+@click.argument("user", required=False)
 @click.option(
     "--pipeline", metavar="NAME", help="Only this pipeline.", shell_complete=pipelines_that_begin
 )
-def show(pipeline: str | None) -> None:
-    """Show what the newest recommendations were made from, how good they are, where they lie.
+@click.option("--item", metavar="ITEM", help="Who gets this item, and what goes with it.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+def show(user: str | None, pipeline: str | None, item: str | None, as_json: bool) -> None:
+    """Show the newest recommendations.
+
+    Of a USER: what they had, what they get, and which of what they had speaks most for it. Of an
+    item: who gets it, and what goes with it. Without either: what the lists were made from, how
+    good they are and where they lie. All is looked for in every pipeline, unless you name one.
 
     \b
     Examples:
       batchrec show
-      batchrec show --pipeline movielens
+      batchrec show 10028
+      batchrec show 10028 --pipeline movielens --json
+      batchrec show --item 3189
+      batchrec show -- -7                     # an id that begins with a dash
     """
-    if not os.environ.get("DAGSTER_HOME"):
-        raise click.ClickException(
-            "DAGSTER_HOME is not set, so that the runs cannot be found: set it to the folder that"
-            " dagster uses (make uses .batchrec/dagster)"
+    if user is not None and item is not None:
+        raise click.UsageError("give a user or --item, not both")
+    from batchrec_dagster.object_store import StorageError
+    from batchrec_dagster.reporting import lookup
+    from batchrec_dagster.reporting.terminal import plain
+
+    try:
+        published = _published(pipeline)
+        shown: list[Any]
+        if user is not None:
+            shown = [lookup.person(one, user) for one in published]
+        elif item is not None:
+            shown = [lookup.item(one, item) for one in published]
+        else:
+            shown = _summaries(published)
+    except StorageError as error:
+        raise click.ClickException(plain(str(error))) from error
+    found = [one for one in shown if one is not None]
+    if not found:
+        what = f"user {plain(user)}" if user is not None else f"item {plain(item or '')}"
+        where = " and ".join(plain(one.pipeline) for one in published)
+        raise NotThereError(f"there is no {what} in {where}: ids are compared to the letter")
+    if as_json:
+        _print(_json([one if isinstance(one, dict) else asdict(one) for one in found]))
+        return
+    for number, one in enumerate(found):
+        _print(("\n" if number else "") + _text(one))
+
+
+def _published(pipeline: str | None) -> list[Published]:
+    """The pipelines to look at. Raises NotThereError, StorageError."""
+    from batchrec_dagster.reporting.published import Published, published_pipelines
+    from batchrec_dagster.reporting.terminal import plain
+
+    deployed = storage()
+    names = published_pipelines(deployed)
+    if not names:
+        raise NotThereError(
+            f"there are no recommendations in {deployed.where(deployed.uri(''))} yet: start a"
+            " refresh job first, or set BATCHREC_STORAGE to where they are"
         )
-    # Dagster takes half a second to import, which --help does not have to wait for.
+    if pipeline is not None and pipeline not in names:
+        raise NotThereError(
+            f"no recommendations of {plain(pipeline)!r} yet; there are those of:"
+            f" {plain(', '.join(names))}"
+        )
+    return [Published(deployed, name) for name in names if pipeline in (None, name)]
+
+
+def _summaries(published: list[Published]) -> list[dict[str, Any]]:
+    from batchrec_dagster.reporting.summary import summary
+
+    with _instance() as instance:
+        return [summary(one, instance) for one in published]
+
+
+@contextmanager
+def _instance() -> Iterator[dg.DagsterInstance | None]:
+    """The Dagster instance that remembers the runs; None where nothing says which."""
+    if not os.environ.get("DAGSTER_HOME"):
+        yield None
+        return
     import dagster as dg
 
-    from batchrec_dagster.reporting.summary import pipelines, summary
-
     with dg.DagsterInstance.get() as instance:
-        found = pipelines(instance)
-        if pipeline and pipeline not in found:
-            raise click.ClickException(
-                f"no recommendations of {pipeline!r} yet; there are those of: "
-                f"{', '.join(found) or 'no pipeline'}"
-            )
-        if not found:
-            raise click.ClickException("no recommendations yet: start a refresh job first")
-        for name in [pipeline] if pipeline else found:
-            click.echo("\n".join(summary(instance, name)))
+        yield instance
+
+
+def _text(found: Any) -> str:
+    from shutil import get_terminal_size
+
+    from batchrec_dagster.reporting import layout
+
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    return layout.text(found, width, remembered=bool(os.environ.get("DAGSTER_HOME")))
+
+
+def _json(found: list[dict[str, Any]]) -> str:
+    def written(value: object) -> str:
+        assert isinstance(value, datetime)
+        return f"{value:%Y-%m-%dT%H:%M:%SZ}"
+
+    # DEL is the one character that JSON lets through and a terminal does not show.
+    return json.dumps({"pipelines": found}, indent=2, default=written).replace("\x7f", "\\u007f")
+
+
+def _print(text: str) -> None:
+    # A terminal of few letters gets the others written out, not an error.
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    click.echo(text.rstrip("\n").encode(encoding, "backslashreplace").decode(encoding))

@@ -1,85 +1,109 @@
-"""A pipeline's latest results in a few lines of text."""
+"""A pipeline's latest results in a few lines: of the storage, and what Dagster remembers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
+from batchrec_dagster.pipeline.places import read_record
+from batchrec_dagster.reporting.published import Published
+
 NDCG = "ndcg_at_25"
+_OF_PERSONALIZE = "normalized_discounted_cumulative_gain_at_25"
+# What Dagster's metadata tell beside the storage: the asset, its metadata, and our name for it.
+_TOLD = (
+    ("raw_ratings", "source", "source"),
+    ("interactions", "rows_read", "rows_read"),
+    ("interactions", "dagster/row_count", "interactions"),
+    ("interactions", "rows_left_out", "rows_left_out"),
+    ("interactions", "users", "interactions_users"),
+    ("interactions", "items", "interactions_items"),
+    ("personalize_dataset", "outcome", "import"),
+    ("solution_version", "recipe", "recipe"),
+    ("solution_version", "outcome", "training"),
+    ("user_segments", "segments", "segments"),
+    ("user_segments", "users", "segments_users"),
+    ("user_segments", "table", "segments_table"),
+)
 
 
-def pipelines(instance: dg.DagsterInstance) -> list[str]:
-    """The names of the pipelines that have made recommendations on this Dagster instance."""
-    return sorted(
-        key.path[0]
-        for key in instance.get_asset_keys()
-        if len(key.path) == 2 and key.path[1] == "recommendations" and _latest(instance, *key.path)
+def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[str, Any]:
+    """What is known of the newest results, by name; what only Dagster knows is left out without an
+    instance. Raises StorageError."""
+    storage, places = published.storage, published.places
+    facts: dict[str, Any] = {"pipeline": published.pipeline}
+    if instance is not None:
+        assets = {asset for asset, _, _ in _TOLD}
+        found = {asset: _latest(instance, published.pipeline, asset) for asset in assets}
+        facts |= {
+            name: found[asset][key]
+            for asset, key, name in _TOLD
+            if found[asset].get(key) is not None
+        }
+    trained = read_record(storage, places.record("solution_version"))
+    for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):
+        if _OF_PERSONALIZE in trained.get(metrics, {}):
+            facts[prefix + NDCG] = trained[metrics][_OF_PERSONALIZE]
+    rows, users, first = published.size()
+    facts |= {
+        "rows": rows,
+        "users": users,
+        "made": datetime.fromtimestamp(published.made or 0, UTC),
+        "table": storage.where(storage.uri(places.recommendations)),
+    }
+    report = storage.uri(places.report)
+    if storage.store.head(report) is not None:
+        facts["report"] = storage.where(report)
+    if first:
+        facts["example_user"] = first[0]
+    return facts
+
+
+def lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A label and a text for each thing that a person wants to know."""
+    if "rows_read" in facts:
+        yield "ratings", f"{facts['rows_read']:,} rows of {facts.get('source', 'the ratings')}"
+        kept = f"{facts['interactions']:,} kept"
+        yield "interactions", f"{kept}, {facts['rows_left_out']:,} left out"
+        learned = (facts["interactions_users"], facts["interactions_items"])
+        yield "users, items", "{:,} and {:,}".format(*learned)
+    if "import" in facts:
+        yield "import", facts["import"]
+    if "training" in facts:
+        yield "training", f"{facts['recipe']}: {facts['training']}"
+    if NDCG in facts:
+        yield "NDCG@25", _compared(facts[NDCG], facts.get(f"popularity_{NDCG}"))
+    made = facts["made"].astimezone()
+    yield (
+        "lists",
+        f"{facts['rows']:,} items for {facts['users']:,} users, made {made:%Y-%m-%d %H:%M}",
     )
+    yield "table", facts["table"]
+    if "report" in facts:
+        yield "report", facts["report"]
+    if "segments" in facts:
+        users = f"{facts['segments_users']:,} users in all"
+        yield "segments", f"{facts['segments']:,}, with {users}"
+        yield "table", facts["segments_table"]
 
 
-def summary(instance: dg.DagsterInstance, pipeline: str) -> Iterator[str]:
-    """Lines that tell what the newest results are and where they lie."""
-    ratings = _latest(instance, pipeline, "raw_ratings")
-    kept = _latest(instance, pipeline, "interactions")
-    dataset = _latest(instance, pipeline, "personalize_dataset")
-    version = _latest(instance, pipeline, "solution_version")
-    table = _latest(instance, pipeline, "recommendations")
-    segments = _latest(instance, pipeline, "user_segments")
-    rows: list[tuple[str, str]] = [
-        ("ratings", f"{kept['rows_read']:,} rows of {ratings['source']}"),
-        ("interactions", f"{kept['dagster/row_count']:,} kept, {kept['rows_left_out']:,} left out"),
-        ("users, items", f"{kept['users']:,} and {kept['items']:,}"),
-        ("import", dataset["outcome"]),
-        ("training", f"{version['recipe']}: {version['outcome']}"),
-        ("NDCG@25", _compared(version)),
-        (
-            "lists",
-            f"{table['dagster/row_count']:,} items for {table['users']:,} users, made"
-            f" {datetime.fromtimestamp(table['made']):%Y-%m-%d %H:%M}",
-        ),
-        ("table", table["table"]),
-    ]
-    if segments:
-        rows += [
-            ("segments", f"{segments['segments']:,}, with {segments['users']:,} users in all"),
-            ("table", segments["table"]),
-        ]
-    rows += _example(table["sample"])
-    yield pipeline
-    for name, value in rows:
-        yield f"  {name:<13} {value}"
-
-
-def _example(sample: dg.TableMetadataValue) -> list[tuple[str, str]]:
-    """The first titles of a list, so that a person sees what it is like; none without titles."""
-    rows = [dict(record.data) for record in sample.records]
-    if not rows or "title" not in rows[0]:
-        return []
-    user = rows[0]["user_id"]
-    titles = [str(row["title"] or row["item_id"]) for row in rows if row["user_id"] == user]
-    return [(f"user {user}", titles[0]), *(("", title) for title in titles[1:])]
-
-
-def _compared(version: Mapping[str, Any]) -> str:
-    if f"popularity_{NDCG}" not in version:
-        return f"{version[NDCG]:.4f}"
-    popularity = version[f"popularity_{NDCG}"]
+def _compared(ndcg: float, popularity: float | None) -> str:
+    if popularity is None:
+        return f"{ndcg:.4f}"
+    if not popularity:
+        return f"{ndcg:.4f}, beside 0 for the most popular items"
     return (
-        f"{version[NDCG]:.4f}, beside {popularity:.4f} for the most popular items"
-        f" ({version[NDCG] / popularity:.2f} times)"
-        if popularity
-        else f"{version[NDCG]:.4f}, beside 0 for the most popular items"
+        f"{ndcg:.4f}, beside {popularity:.4f} for the most popular items"
+        f" ({ndcg / popularity:.2f} times)"
     )
 
 
 def _latest(instance: dg.DagsterInstance, pipeline: str, asset: str) -> dict[str, Any]:
-    """The metadata of the asset's newest materialization, `made` among them (epoch seconds);
-    empty where there is none."""
+    """The metadata of the asset's newest materialization; empty where there is none."""
     event = instance.get_latest_materialization_event(dg.AssetKey([pipeline, asset]))
     if event is None or event.asset_materialization is None:
         return {}
-    metadata = event.asset_materialization.metadata
-    return {key: value.value for key, value in metadata.items()} | {"made": event.timestamp}
+    return {key: value.value for key, value in event.asset_materialization.metadata.items()}

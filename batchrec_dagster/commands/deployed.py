@@ -1,0 +1,29 @@
+"""The deployment that a command works on, as Dagster finds it: from the environment and .env."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from batchrec_dagster.resources import StorageResource
+
+
+def storage() -> StorageResource:
+    """The storage of the deployment. Raises click.ClickException."""
+    from dotenv import dotenv_values
+
+    from batchrec_dagster.deployment import Deployment, DeploymentError
+
+    # As Dagster does in this folder.
+    told = {name: value for name, value in dotenv_values(Path(".env")).items() if value is not None}
+    os.environ.update(told)
+    try:
+        resources = Deployment.from_environment(os.environ).resources()
+    except DeploymentError as error:
+        raise click.ClickException(str(error)) from error
+    found: StorageResource = resources["storage"]
+    return found

@@ -1,0 +1,348 @@
+"""`batchrec show`: one user, one item, by what lies in the storage; hostile data shown as text."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.reporting import layout, lookup
+from batchrec_dagster.reporting.counts import counts
+from batchrec_dagster.reporting.people import people
+from batchrec_dagster.reporting.published import Published
+from batchrec_dagster.reporting.tables import Tables
+from batchrec_dagster.reporting.terminal import plain
+from batchrec_dagster.resources import StorageResource
+from batchrec_dagster_tests.s3_server import OWNER, s3_server
+
+START = 1_500_000_000
+USERS = [f"u{number}" for number in range(40)]
+ITEMS = [f"i{number:02}" for number in range(20)]
+HOSTILE = [
+    "\x1b[31mred\x1b[0m \x1b]0;title\x07\x9b2J",
+    "[red]markup[/red] [link=http://x]x[/link] :smile:",
+    "\u202eevil\u202c \u2066iso\u2069 \u200frtl\ufeff",
+    "مرحبا بالعالم",
+    "🎬👩‍👩‍👧‍👦 映画",
+    "l" * 5000,
+    "line\nbreak\ttab\r\u2028\u2029\x00\x7f\x08",
+    "\\x1b[31m {0} %s ${x}",
+]
+
+
+def publish(
+    root: Path,
+    pipeline: str = "shop",
+    *,
+    users: Sequence[str] = USERS,
+    items: Sequence[str] = ITEMS,
+    titles: Sequence[str | None] | None = None,
+    rows_of_a_group: int = 100,
+) -> StorageResource:
+    """What a run leaves in the storage: everyone has two items of three, and gets the others."""
+    folder = root / "storage" / pipeline
+    for part in ("curated/recommendations", "transformed/interactions", "transformed/item_titles"):
+        (folder / part).mkdir(parents=True)
+    chance = random.Random(0)
+    had = [
+        (user, item, START + 60 * (i + j))
+        for i, user in enumerate(users)
+        for j, item in enumerate(items)
+        if (i + j) % 3
+    ]
+    pl.DataFrame(had, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row").write_csv(
+        folder / "transformed/interactions/interactions.csv"
+    )
+    lists = [
+        (user, rank, item, chance.random())
+        for i, user in enumerate(users)
+        for rank, item in enumerate([it for j, it in enumerate(items) if not (i + j) % 3], 1)
+    ]
+    frame = pl.DataFrame(
+        lists,
+        schema={"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "score": pl.Float64},
+        orient="row",
+    ).sort("user_id", maintain_order=True)
+    pq.write_table(
+        frame.to_arrow(compat_level=pl.CompatLevel.oldest()),
+        folder / "curated/recommendations/recommendations.parquet",
+        row_group_size=rows_of_a_group,
+    )
+    if titles is not None:
+        pl.DataFrame({"item_id": list(items), "title": titles}).write_parquet(
+            folder / "transformed/item_titles/item_titles.parquet"
+        )
+    return storage_of(root)
+
+
+def storage_of(root: Path) -> StorageResource:
+    deployment = Deployment.from_environment({"BATCHREC_HOME": str(root)})
+    storage: StorageResource = deployment.resources()["storage"]
+    return storage
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where `show` looks; nothing says which Dagster instance remembers the runs."""
+    monkeypatch.setenv("BATCHREC_HOME", str(tmp_path))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def show(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["show", *arguments])
+    return result.exit_code, result.output
+
+
+def pipelines(*arguments: str) -> list[dict[str, Any]]:
+    code, said = show(*arguments, "--json")
+    assert code == 0, said
+    found: list[dict[str, Any]] = json.loads(said)["pipelines"]
+    return found
+
+
+def test_a_users_history_stands_beside_their_list(home: Path) -> None:
+    publish(home, titles=[f"Item, no. {number}" for number in range(20)])
+    code, said = show("u3")
+    assert code == 0
+    lines = said.splitlines()
+    assert lines[0] == "User u3 of shop"
+    assert "History: the latest 13 of 13 interactions" in lines
+    assert "2017-07-14 03:02  i19   Item, no. 19" in lines
+    assert "Recommended: 7 items" in lines
+    assert "2  i03   Item, no. 3   Item, no. 19    13" in lines
+    assert "\x1b" not in said
+    assert not re.search("[│┃━─]", said)
+
+
+def test_what_speaks_for_an_item_is_what_the_report_says(home: Path) -> None:
+    published = Published(publish(home), "shop")
+    for user in ("u0", "u7"):
+        found = lookup.person(published, user)
+        assert found is not None
+        with published.interactions() as (interactions, _):
+            table = home / "storage/shop/curated/recommendations/recommendations.parquet"
+            tables = Tables(interactions, pl.scan_parquet(table), pl.LazyFrame())
+            report = people(tables, counts(tables))
+        (theirs,) = [person for person in report.people if person[0] == user]
+        ids = [item[0] for item in report.items]
+        flat = iter(theirs[3])
+        assert [(got.item, got.because, got.users_with_both) for got in found.recommendations] == [
+            (ids[item], ids[because], both)
+            for item, because, both in zip(flat, flat, flat, strict=True)
+        ]
+
+
+def test_programs_get_one_json_document(home: Path) -> None:
+    publish(home)
+    (found,) = pipelines("u3")
+    assert found["pipeline"] == "shop"
+    assert found["interactions"] == 13
+    assert found["history"][0] == {
+        "time": "2017-07-14T03:02:00Z", "item": "i19", "title": None, "event": None,
+    }  # fmt: skip
+    assert [got["item"] for got in found["recommendations"]] == [
+        f"i{n:02}" for n in range(0, 20, 3)
+    ]
+    assert {got["because"] for got in found["recommendations"]} == {"i19"}
+    assert all(0 < got["score"] < 1 for got in found["recommendations"])
+
+
+def test_an_items_lists_and_what_goes_with_it(home: Path) -> None:
+    publish(home)
+    code, said = show("--item", "i04")
+    assert code == 0
+    assert "in 13 of 40 lists (32.5%), at place 2.0 on average" in said
+    assert "27 interactions of 27 users, the last at 2017-07-14 03:23" in said
+    (found,) = pipelines("--item", "i04")
+    assert found["first_users"][0] == {"user_id": "u11", "rank": 2}
+    beside = [(other["item"], other["users_with_both"]) for other in found["neighbours"]]
+    assert beside[:6] == [(f"i{number:02}", 27) for number in (1, 7, 10, 13, 16, 19)]
+    assert len(beside) == 10
+
+
+def test_someone_without_a_list_and_someone_without_a_history(home: Path) -> None:
+    publish(home)
+    file = home / "storage/shop/transformed/interactions/interactions.csv"
+    file.write_text(file.read_text().replace("u0,", "new,"))
+    assert "Recommended: 0 items\nnothing" in show("new")[1]
+    assert "History: the latest 0 of 0 interactions\nnone" in show("u0")[1]
+
+
+def test_kinds_of_events_are_shown_where_there_are_several(home: Path) -> None:
+    publish(home)
+    file = home / "storage/shop/transformed/interactions/interactions.csv"
+    frame = pl.read_csv(file).with_row_index()
+    kinds = pl.when(pl.col("index") % 3 == 0).then(pl.lit("buy")).otherwise(pl.lit("view"))
+    frame.drop("index").with_columns(EVENT_TYPE=frame.select(kinds).to_series()).write_csv(file)
+    assert {had["event"] for had in pipelines("u3")[0]["history"]} == {"buy", "view"}
+    assert "when              event  item" in show("u3")[1]
+
+
+def test_what_is_not_there_is_said_and_the_exit_code_tells(home: Path) -> None:
+    assert show("u3") == (
+        3,
+        f"Error: there are no recommendations in {home}/storage yet: start a refresh job first,"
+        " or set BATCHREC_STORAGE to where they are\n",
+    )
+    assert not (home / "storage").exists()
+    publish(home)
+    code, said = show("U3")
+    assert (code, said) == (
+        3,
+        "Error: there is no user U3 in shop: ids are compared to the letter\n",
+    )
+    assert show("--item", "\x1b[2J")[0] == 3
+    assert "\x1b" not in show("--item", "\x1b[2J")[1]
+    assert show("u3", "--pipeline", "club")[0] == 3
+    assert show("u3", "--item", "i01")[0] == 2
+    assert show("u3", "u4")[0] == 2
+    (home / "storage/shop/curated/recommendations/recommendations.parquet").write_bytes(b"PAR1")
+    code, said = show("u3")
+    assert code == 1
+    assert "recommendations.parquet: " in said
+
+
+def test_several_pipelines_are_all_looked_at(home: Path) -> None:
+    publish(home)
+    publish(home, "club", users=["u3", "only"], items=["a", "b", "c"])
+    assert [found["pipeline"] for found in pipelines("u3")] == ["club", "shop"]
+    assert [found["pipeline"] for found in pipelines("only")] == ["club"]
+    assert [found["pipeline"] for found in pipelines("u3", "--pipeline", "shop")] == ["shop"]
+    assert [found["users"] for found in pipelines()] == [2, 40]
+
+
+def test_the_summary_needs_no_dagster_instance(home: Path) -> None:
+    publish(home)
+    records = home / "storage/shop/records"
+    records.mkdir()
+    name = "normalized_discounted_cumulative_gain_at_25"
+    told = {"metrics": {name: 0.2}, "popularity_metrics": {name: 0.1}}
+    (records / "solution_version.json").write_text(json.dumps(told))
+    code, said = show()
+    assert code == 0
+    assert "NDCG@25       0.2000, beside 0.1000 for the most popular items (2.00 times)" in said
+    assert "lists         267 items for 40 users" in said
+    assert "a user        batchrec show u0\n" in said
+
+
+def test_the_deployment_is_found_in_the_env_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(home / "elsewhere")
+    monkeypatch.setenv("BATCHREC_STORAGE", "overwritten")
+    (home / ".env").write_text(f"BATCHREC_STORAGE={home}/elsewhere/storage\n")
+    assert show("u3")[0] == 0
+    (home / ".env").write_text("BATCHREC_STORAGE=ftp://x\n")
+    assert show("u3")[0] == 1
+
+
+@pytest.mark.parametrize("width", [None, 40, 80, 120])
+def test_hostile_data_is_shown_as_text(home: Path, width: int | None) -> None:
+    # Ids have no line breaks and no NUL, and 256 characters at most.
+    ids = [re.sub("[\n\r\x00]", "", text)[:256] for text in HOSTILE]
+    storage = publish(home, users=ids, items=ids, titles=HOSTILE)
+    shown = ""
+    for user in ids:
+        found = lookup.person(Published(storage, "shop"), user)
+        assert found is not None
+        seen = layout.text(found, width, remembered=True)
+        assert_harmless(seen)
+        widths = [cell_len(re.sub("\x1b\\[[0-9;]*m", "", line)) for line in seen.splitlines()]
+        assert width is None or max(widths) <= width
+        shown += layout.text(found, 1_000, remembered=True)
+    for text in (
+        "\\x1b[31mred",
+        "[red]markup[/red]",
+        ":smile:",
+        "\\u202eevil",
+        "مرحبا",
+        "👩‍👩‍👧‍👦",
+    ):
+        assert text in shown
+    item = lookup.item(Published(storage, "shop"), ids[0])
+    assert item is not None
+    assert_harmless(layout.text(item, width, remembered=True))
+    assert_harmless(show(ids[0], "--json")[1])
+    assert_harmless(show()[1])
+
+
+def assert_harmless(seen: str) -> None:
+    """Nothing but colours and lines ends reaches the terminal."""
+    seen = re.sub("\x1b\\[[0-9;]*m", "", seen)
+    bad = [c for c in seen if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+    assert set(bad) <= {"\n", "\u200d"}
+
+
+@given(st.text(st.characters()))
+@settings(deadline=None)
+def test_no_text_reaches_the_terminal_raw(text: str) -> None:
+    seen = plain(text)
+    assert not [c for c in seen if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
+    assert not re.search("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]", seen)
+    assert plain(seen) == seen
+
+
+def test_a_pipe_of_few_letters_is_no_error(home: Path) -> None:
+    publish(home, titles=["Kraków 🎬"] * 20)
+    result = CliRunner(charset="ascii").invoke(main, ["show", "u3"])
+    assert result.exit_code == 0
+    assert "Krak\\xf3w \\U0001f3ac" in result.output
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server.endpoint, server.new_bucket()
+
+
+def test_of_a_large_table_in_s3_only_a_part_is_read_for_one_user(
+    tmp_path: Path, bucket: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint, name = bucket
+    users = [f"user-{number:05}" for number in range(4_000)]
+    items = [f"item-{number:02}" for number in range(75)]
+    publish(tmp_path, users=users, items=items, rows_of_a_group=5_000)
+    environment = {
+        "BATCHREC_STORAGE": f"s3://{name}/lists",
+        "AWS_ENDPOINT_URL_S3": endpoint,
+        "AWS_ACCESS_KEY_ID": OWNER.access,
+        "AWS_SECRET_ACCESS_KEY": OWNER.secret,
+        "AWS_REGION": "us-east-1",
+    }
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    storage: StorageResource = Deployment.from_environment(environment).resources()["storage"]
+    folder = tmp_path / "storage"
+    for path in folder.rglob("*.*"):
+        storage.store.put(storage.uri(str(path.relative_to(folder))), path)
+    fetched = 0
+    fetch = ObjectStore.read_range
+
+    def counted(store: ObjectStore, uri: str, start: int, length: int) -> bytes:
+        nonlocal fetched
+        fetched += length
+        return fetch(store, uri, start, length)
+
+    monkeypatch.setattr(ObjectStore, "read_range", counted)
+    (found,) = pipelines("user-02345")
+    assert len(found["recommendations"]) == 25
+    size = (folder / "shop/curated/recommendations/recommendations.parquet").stat().st_size
+    assert 0 < fetched < size / 5
