@@ -27,9 +27,10 @@ DEBIAN = Path("/usr/lib/postgresql")
 
 @dataclass
 class PostgresServer:
-    """A server with the superuser OWNER, on 127.0.0.1."""
+    """A server with the superuser OWNER, on 127.0.0.1; fsync: whether it outlives a power cut."""
 
     port: int
+    fsync: bool = False
     running: list[Started] = field(default_factory=list)
 
     def url(self, database: str = "postgres", user: str = OWNER, password: str = PASSWORD) -> str:
@@ -51,17 +52,17 @@ class PostgresServer:
         return self.url(name)
 
     def kill(self) -> None:
-        """End the server at once, as a loss of power would."""
+        """End the server at once, as a crash would."""
         process = self.running[-1].process
         process.send_signal(signal.SIGQUIT)
         process.wait()
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(*, fsync: bool = False) -> Iterator[PostgresServer]:
     """A new server with a folder of its own; skips the test where PostgreSQL is not installed."""
     with postgres_folder() as folder:
-        server = PostgresServer(*free_ports(1))
+        server = PostgresServer(free_ports(1)[0], fsync=fsync)
         with serving(server, folder):
             yield server
 
@@ -99,7 +100,8 @@ def serving(server: PostgresServer, folder: Path) -> Iterator[None]:
     command = [
         *(*_as_user(), str(_program("postgres")), "-D", str(folder / "data")),
         *("-p", str(server.port), "-c", "listen_addresses=127.0.0.1"),
-        *("-c", f"unix_socket_directories={folder}", "-c", "fsync=off"),
+        *("-c", f"unix_socket_directories={folder}"),
+        *("-c", f"fsync={'on' if server.fsync else 'off'}"),
     ]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
 

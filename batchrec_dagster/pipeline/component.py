@@ -13,6 +13,7 @@ from batchrec_dagster.pipeline.assets.ratings import raw_ratings
 from batchrec_dagster.pipeline.assets.recommendations import recommendations
 from batchrec_dagster.pipeline.assets.report import recommendation_report
 from batchrec_dagster.pipeline.assets.segments import user_segments
+from batchrec_dagster.pipeline.assets.sinks import sink_assets
 from batchrec_dagster.pipeline.assets.training import segment_solution_version, solution_version
 from batchrec_dagster.pipeline.automation import automation
 from batchrec_dagster.pipeline.loading import declaration_error
@@ -47,6 +48,7 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
             ]
         checks = [spec.key for asset in assets for spec in asset.check_specs]
         assets.append(recommendation_report(self, checks))
+        assets += sink_assets(self, context.project_root)
         return dg.Definitions.merge(
             dg.Definitions(assets=assets), automation(self, context.project_root)
         )

@@ -21,14 +21,18 @@ TYPES = (
     "float",
     "bool",
     "BatchUsers",
+    "DynamoDb",
+    "Export",
     "FreshData",
     "Incremental",
     "Interactions",
     "Items",
+    "Postgres",
     "Preparation",
     "Recommendations",
     "Schedule",
     "Segments",
+    "Sinks",
     "Solution",
 )
 

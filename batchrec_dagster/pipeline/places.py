@@ -55,6 +55,13 @@ class Places:
     def report(self) -> str:
         return f"{self.pipeline}/curated/report/index.html"
 
+    def export(self, filename: str) -> str:
+        return f"{self.pipeline}/curated/exports/{filename}"
+
+    def users_in_dynamodb(self, table: str) -> str:
+        """The users whose lists were written to a table of DynamoDB."""
+        return f"{self.pipeline}/records/users_in_dynamodb/{table}.parquet"
+
     def raw(self, filename: str) -> str:
         return f"{self.pipeline}/raw/{filename}"
 
@@ -68,6 +75,10 @@ class Places:
     def batch_segments(self, job: str) -> str:
         """The folder of a batch segment job, with its final slash."""
         return f"{self.pipeline}/curated/batch_segments/{job}/"
+
+    def lease(self, asset: str) -> str:
+        """The folder, with its final slash, by which one run at a time works at the asset."""
+        return f"{self.pipeline}/leases/{asset}/"
 
     def record(self, asset: str) -> str:
         return f"{self.pipeline}/records/{asset}.json"

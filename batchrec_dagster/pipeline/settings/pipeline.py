@@ -23,6 +23,7 @@ from batchrec_dagster.pipeline.settings.ratings import Ratings
 from batchrec_dagster.pipeline.settings.recommendations import Recommendations
 from batchrec_dagster.pipeline.settings.schedule import Schedule
 from batchrec_dagster.pipeline.settings.segments import Segments
+from batchrec_dagster.pipeline.settings.sinks import Sinks
 from batchrec_dagster.pipeline.settings.solution import Solution
 from batchrec_dagster.preparation.rules import Rules
 
@@ -84,6 +85,9 @@ class Pipeline(dg.Model):
     segments: Annotated[
         Segments | None, _part(Segments, "Which users belong to an item, or to items alike.")
     ] = None
+    sinks: Annotated[Sinks, _part(Sinks, "Where people use the lists.")] = Field(
+        default_factory=Sinks
+    )
     schedule: Annotated[Schedule, _part(Schedule, "When the pipeline runs by itself.")] = Field(
         default_factory=Schedule
     )

@@ -1,0 +1,231 @@
+"""A DynamoDB table with an item for each user, which holds the whole list.
+
+    {"user_id": "7", "items": [{"item_id": "260", "title": "…", "score": 0.04}, …],
+     "run_id": "…", "expires_at": 1767225600}
+
+Items are replaced one by one: a reader sees a user's old list or the new one, never a part. To find
+who is gone without reading the table, which would cost as much as it is large, the users written
+last are kept in the storage; before a write, those to be written are added to them, so that one
+that is killed forgets nobody. `expires_at` is for the table's time to live: where that is on,
+DynamoDB itself removes, for nothing, what no write has renewed for so many days.
+
+DynamoDB has no count of a table that is both exact and cheap. So what it accepted is counted, and a
+sample of it is read again.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+from botocore import exceptions
+
+from batchrec_dagster.object_store import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster.sinks.errors import SinkError, SinkUnavailableError
+from batchrec_dagster.sinks.lists import Counts, compare, counts, lists
+
+KEY, EXPIRES = "user_id", "expires_at"
+DAY = 24 * 3600
+
+# "Quotas in Amazon DynamoDB": requests in a BatchWriteItem, keys in a BatchGetItem.
+WRITES_AT_ONCE, SAMPLE = 25, 100
+CONNECTIONS = 8
+
+# What a table that scales up does not process, waits: half a minute at most between attempts.
+ATTEMPTS, LONGEST_WAIT = 12, 30.0
+PASSING = {
+    "InternalServerError",
+    "LimitExceededException",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "ServiceUnavailable",
+    "ThrottlingException",
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: users who are gone were removed; expires: whether time to live is on."""
+
+    counts: Counts
+    removed: int
+    expires: bool
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The lists in a table. client: boto3's; record: where the users written last are kept."""
+
+    client: Any
+    table: str
+    ttl_days: int
+    store: ObjectStore
+    record: str
+
+    def write(self, frame: pl.LazyFrame, run_id: str) -> Written:
+        """Make the table hold these lists and, of those written before, nothing else.
+
+        Raises SinkError.
+        """
+        wanted = counts(frame)
+        users = frame.filter(rank=1).select(KEY).collect(engine="streaming")
+        with _explained(self.table):
+            expires = self._check()
+            before = self._users_before()
+            gone = before.join(users, on=KEY, how="anti")
+            self._remember(pl.concat([users, gone]))
+            written = self._put(frame, run_id)
+            compare(wanted, users=written, where=f"the DynamoDB table {self.table}")
+            self._read_again(users, run_id)
+            self._delete(gone)
+            self._remember(users)
+        return Written(wanted, gone.height, expires)
+
+    def _check(self) -> bool:
+        """That the table is one for users; whether its time to live is on."""
+        try:
+            table = self.client.describe_table(TableName=self.table)["Table"]
+        except self.client.exceptions.ResourceNotFoundException:
+            raise SinkError(
+                f"there is no DynamoDB table {self.table}: create it with aws dynamodb create-table"
+                f" --table-name {self.table} --billing-mode PAY_PER_REQUEST"
+                f" --attribute-definitions AttributeName={KEY},AttributeType=S"
+                f" --key-schema AttributeName={KEY},KeyType=HASH"
+            ) from None
+        keys = [(key["AttributeName"], key["KeyType"]) for key in table["KeySchema"]]
+        types = {
+            each["AttributeName"]: each["AttributeType"] for each in table["AttributeDefinitions"]
+        }
+        if keys != [(KEY, "HASH")] or types[KEY] != "S":
+            raise SinkError(
+                f"the DynamoDB table {self.table} has another key: it needs the partition key"
+                f" {KEY} of type S, and no sort key"
+            )
+        if table["TableStatus"] not in ("ACTIVE", "UPDATING"):
+            raise SinkUnavailableError(
+                f"the DynamoDB table {self.table} is {table['TableStatus']}: it has to be ACTIVE"
+            )
+        found = self.client.describe_time_to_live(TableName=self.table)["TimeToLiveDescription"]
+        on = found.get("TimeToLiveStatus") in ("ENABLED", "ENABLING")
+        return on and found.get("AttributeName") == EXPIRES
+
+    def _users_before(self) -> pl.DataFrame:
+        try:
+            return pl.read_parquet(io.BytesIO(self.store.get(self.record)))
+        except ObjectNotFoundError:
+            return pl.DataFrame(schema={KEY: pl.String})
+
+    def _remember(self, users: pl.DataFrame) -> None:
+        buffer = io.BytesIO()
+        users.write_parquet(buffer)
+        self.store.put(self.record, buffer.getvalue())
+
+    def _put(self, frame: pl.LazyFrame, run_id: str) -> int:
+        """How many items DynamoDB accepted."""
+        common = {
+            "run_id": {"S": run_id},
+            EXPIRES: {"N": str(int(time.time()) + self.ttl_days * DAY)},
+        }
+        written = 0
+        for users in lists(frame):
+            written += self._write(
+                [
+                    {"PutRequest": {"Item": {**_item(user, items), **common}}}
+                    for user, items in users.iter_rows()
+                ]
+            )
+        return written
+
+    def _delete(self, gone: pl.DataFrame) -> None:
+        for users in gone.iter_slices(10_000):
+            keys = users.get_column(KEY)
+            self._write([{"DeleteRequest": {"Key": {KEY: {"S": user}}}} for user in keys])
+
+    def _write(self, requests: Sequence[dict[str, Any]]) -> int:
+        pieces = [
+            requests[start : start + WRITES_AT_ONCE]
+            for start in range(0, len(requests), WRITES_AT_ONCE)
+        ]
+        with ThreadPoolExecutor(CONNECTIONS) as threads:
+            return sum(threads.map(self._write_piece, pieces))
+
+    def _write_piece(self, requests: Sequence[dict[str, Any]]) -> int:
+        waiting = list(requests)
+        for attempt in range(ATTEMPTS):
+            answer = self.client.batch_write_item(RequestItems={self.table: waiting})
+            waiting = answer.get("UnprocessedItems", {}).get(self.table, [])
+            if not waiting:
+                return len(requests)
+            time.sleep(random.uniform(0, min(LONGEST_WAIT, 0.1 * 2**attempt)))  # noqa: S311
+        raise SinkUnavailableError(
+            f"the DynamoDB table {self.table} is written faster than it takes: {len(waiting)} of"
+            f" {len(requests)} items were refused {ATTEMPTS} times; give it more write capacity"
+        )
+
+    def _read_again(self, users: pl.DataFrame, run_id: str) -> None:
+        sample = users.sample(min(SAMPLE, users.height)).get_column(KEY).to_list()
+        waiting: dict[str, Any] = (
+            {
+                self.table: {
+                    "Keys": [{KEY: {"S": user}} for user in sample],
+                    "ConsistentRead": True,
+                    "ProjectionExpression": f"{KEY}, run_id",
+                }
+            }
+            if sample
+            else {}
+        )
+        found = 0
+        for attempt in range(ATTEMPTS):
+            if not waiting:
+                break
+            answer = self.client.batch_get_item(RequestItems=waiting)
+            items = answer["Responses"].get(self.table, [])
+            found += sum(item["run_id"]["S"] == run_id for item in items)
+            if waiting := answer.get("UnprocessedKeys", {}):
+                time.sleep(min(LONGEST_WAIT, 0.1 * 2**attempt))
+        if found != len(sample):
+            raise SinkUnavailableError(
+                f"of {len(sample):,} users written to the DynamoDB table {self.table}, {found:,}"
+                " have this run's list: does another run write there?"
+            )
+
+
+def _item(user: str, items: list[dict[str, Any]]) -> dict[str, Any]:
+    return {KEY: {"S": user}, "items": {"L": [{"M": _entry(**item)} for item in items]}}
+
+
+def _entry(
+    item_id: str, title: str | None = None, score: float | None = None, **_: Any
+) -> dict[str, Any]:
+    entry = {"item_id": {"S": item_id}}
+    if title is not None:
+        entry["title"] = {"S": title}
+    if score is not None:
+        entry["score"] = {"N": repr(score)}
+    return entry
+
+
+@contextmanager
+def _explained(table: str) -> Iterator[None]:
+    try:
+        yield
+    except exceptions.ClientError as error:
+        told = error.response["Error"]
+        said = f"cannot write the DynamoDB table {table}: {told['Message'] or told['Code']}"
+        if told["Code"] in PASSING or told["Code"].startswith("ExpiredToken"):
+            raise SinkUnavailableError(said) from error
+        raise SinkError(said) from error
+    except exceptions.BotoCoreError as error:
+        said = f"cannot write the DynamoDB table {table}: {error}"
+        passing = isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError))
+        raise (SinkUnavailableError if passing else SinkError)(said) from error
+    except StorageError as error:
+        raise SinkError(str(error)) from error

@@ -1,0 +1,235 @@
+"""A PostgreSQL table, replaced whole in one transaction; readers always see the old or the new.
+
+The table is partitioned, with one partition, which holds the lists. New lists are copied into a
+table of their own, counted, indexed, and only then take the old partition's place. So what a data
+team adds to the table stays: grants, views, comments, policies and indexes belong to the table, not
+to the partition. Renaming tables would lose the grants and leave views on the old one; DELETE or
+TRUNCATE in place would leave millions of dead rows or keep readers out for minutes.
+
+Readers wait for milliseconds, while partitions change places. COPY with FREEZE lets transactions
+that began before see the new rows too, where they would see an empty table otherwise. A writer that
+dies leaves nothing: PostgreSQL undoes the transaction.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import polars as pl
+import psycopg2
+from psycopg2 import errors, sql
+from psycopg2.extensions import connection as Connection  # noqa: N812
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
+from psycopg2.extensions import parse_dsn
+
+from batchrec_dagster.sinks.errors import SinkError, SinkUnavailableError
+from batchrec_dagster.sinks.lists import Counts, compare, counts
+from batchrec_dagster.sinks.postgres_copy import copy
+
+# In the names of partitions, by which this sink knows its own.
+MARK = "_batchrec_"
+
+# Readers of long reports hold the table: new readers queue behind this one for so many seconds at
+# most, and then it lets them pass.
+LOCK_SECONDS = 2
+LOCK_ATTEMPTS = 60
+
+COLUMNS = {
+    "user_id": "text NOT NULL",
+    "rank": "integer NOT NULL",
+    "item_id": "text NOT NULL",
+    "title": "text",
+    "score": "double precision",
+}
+# What libpq says, before there are error codes, about what no retry mends.
+LASTING = ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table by its name; schema None is the connection's own. url: postgresql://… (secret)."""
+
+    url: str = field(repr=False)
+    table: str
+    schema: str | None = None
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """What was written, and where: the schema, the database as NAME at HOST."""
+
+    counts: Counts
+    schema: str
+    database: str
+
+
+def replace(frame: pl.LazyFrame, target: Target) -> Replaced:
+    """Make the table hold these lists and nothing else. Raises SinkError."""
+    wanted = counts(frame)
+    parameters = _parameters(target.url)
+    try:
+        with closing(_connect(target.url)) as connection:
+            schema = _replace(frame, wanted, connection, target)
+            info = connection.info
+            return Replaced(wanted, schema, f"{info.dbname} at {info.host}")
+    except psycopg2.Error as error:
+        raise _explanation(error, target, parameters.get("password")) from None
+
+
+def _parameters(url: str) -> dict[str, str]:
+    """The URL's parts. What is wrong with it is not repeated, as the password is in it."""
+    try:
+        parts: dict[str, str] = parse_dsn(url)
+    except psycopg2.ProgrammingError:
+        parts = {}
+    misread = "@" in parts.get("host", "") + parts.get("dbname", "")
+    if not parts or misread or not parts.get("port", "0").isdigit():
+        raise SinkError(
+            "no URL of a PostgreSQL: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with"
+            " percent codes for what is special in the password, such as %40 for @"
+        )
+    return parts
+
+
+def _connect(url: str) -> Connection:
+    return psycopg2.connect(
+        url, application_name="batchrec", client_encoding="UTF8", connect_timeout=30
+    )
+
+
+def _replace(frame: pl.LazyFrame, wanted: Counts, connection: Connection, target: Target) -> str:
+    with connection, connection.cursor() as cursor:
+        # What holds for people's queries does not for this.
+        cursor.execute("SET LOCAL statement_timeout = 0")
+        cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        schema = target.schema or _current_schema(cursor)
+        table = sql.Identifier(schema, target.table)
+        name = f"{schema}.{target.table}"
+        cursor.execute("SELECT pg_try_advisory_xact_lock(hashtext(%s))", [f"batchrec {name}"])
+        if cursor.fetchone() != (True,):
+            raise SinkUnavailableError(f"another run is writing {name}")
+        _ensure_table(cursor, table, name, connection)
+        new = sql.Identifier(schema, f"{target.table}{MARK}{secrets.token_hex(4)}")
+        _run(
+            cursor, "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)", new, table
+        )
+        copy(cursor, frame.select(_columns(frame)), new)
+        _run(cursor, "SELECT count(*), count(*) FILTER (WHERE rank = 1) FROM {}", new)
+        rows, users = cursor.fetchone() or (0, 0)
+        compare(wanted, rows=rows, users=users, where=name)
+        _index(cursor, new, table, schema)
+        _swap(cursor, new, table, schema, name)
+    with connection, connection.cursor() as cursor:
+        _run(cursor, "ANALYZE {}", table)
+    return schema
+
+
+def _columns(frame: pl.LazyFrame) -> list[str]:
+    there = frame.collect_schema().names()
+    return [name for name in COLUMNS if name in there]
+
+
+def _current_schema(cursor: Cursor) -> str:
+    cursor.execute("SELECT current_schema()")
+    (schema,) = cursor.fetchone() or (None,)
+    if schema is None:
+        raise SinkError("the connection has no schema: set sinks.postgres.schema")
+    return str(schema)
+
+
+def _ensure_table(cursor: Cursor, table: sql.Identifier, name: str, connection: Connection) -> None:
+    """The table, made where there is none. Raises SinkError where it is another's."""
+    cursor.execute(
+        "SELECT pg_get_partkeydef(to_regclass(%s)), to_regclass(%s) IS NOT NULL,"
+        " (SELECT string_agg(relname, ', ') FROM pg_inherits JOIN pg_class ON oid = inhrelid"
+        " WHERE inhparent = to_regclass(%s) AND strpos(relname, %s) = 0)",
+        [*[table.as_string(connection)] * 3, MARK],
+    )
+    key, exists, others = cursor.fetchone() or (None, False, None)
+    if not exists:
+        columns = ", ".join(f"{column} {kind}" for column, kind in COLUMNS.items())
+        _run(
+            cursor,
+            f"CREATE TABLE {{}} ({columns}, PRIMARY KEY (user_id, rank)) PARTITION BY RANGE (rank)",
+            table,
+        )
+    elif key != "RANGE (rank)" or others:
+        found = f"has other partitions ({others})" if others else "was not made by this sink"
+        raise SinkError(
+            f"there is a {name} already, which {found}: give sinks.postgres.table another name, or"
+            " rename that one"
+        )
+
+
+def _index(cursor: Cursor, new: sql.Identifier, table: sql.Identifier, schema: str) -> None:
+    """The indexes that the table has: by making it the partition of a passing copy of the table, as
+    attaching it to the table itself would build them while readers are locked out."""
+    passing = sql.Identifier(schema, f"batchrec_passing_{secrets.token_hex(4)}")
+    _run(
+        cursor,
+        "CREATE TABLE {} (LIKE {} INCLUDING INDEXES INCLUDING CONSTRAINTS)"
+        " PARTITION BY RANGE (rank)",
+        passing,
+        table,
+    )
+    _attach(cursor, passing, new)
+    _run(cursor, "ALTER TABLE {} DETACH PARTITION {}", passing, new)
+    _run(cursor, "DROP TABLE {}", passing)
+
+
+def _swap(
+    cursor: Cursor, new: sql.Identifier, table: sql.Identifier, schema: str, name: str
+) -> None:
+    for attempt in range(LOCK_ATTEMPTS):
+        _run(cursor, "SAVEPOINT swap")
+        cursor.execute("SET LOCAL lock_timeout = %s", [f"{LOCK_SECONDS}s"])
+        try:
+            _run(cursor, "LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", table)
+            break
+        except errors.LockNotAvailable:
+            _run(cursor, "ROLLBACK TO SAVEPOINT swap")
+            if attempt + 1 < LOCK_ATTEMPTS:
+                time.sleep(LOCK_SECONDS)
+    else:
+        raise SinkUnavailableError(
+            f"somebody's transaction has held {name} all the time: end it (pg_stat_activity tells"
+            " whose it is)"
+        )
+    cursor.execute(
+        "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid"
+        " WHERE inhparent = to_regclass(%s)",
+        [table.as_string(cursor)],
+    )
+    for (old,) in cursor.fetchall():
+        _run(cursor, "DROP TABLE {}", sql.Identifier(schema, old))
+    _attach(cursor, table, new)
+
+
+def _attach(cursor: Cursor, table: sql.Identifier, new: sql.Identifier) -> None:
+    _run(
+        cursor,
+        "ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM (MINVALUE) TO (MAXVALUE)",
+        table,
+        new,
+    )
+
+
+def _run(cursor: Cursor, statement: str, *names: sql.Identifier) -> None:
+    cursor.execute(sql.SQL(statement).format(*names))
+
+
+def _explanation(error: psycopg2.Error, target: Target, password: str | None) -> SinkError:
+    """The error in one line, without the password."""
+    text = str(error).strip().partition("\n")[0]
+    if password:
+        text = text.replace(password, "…")
+    said = f"cannot write the table {target.table}: {text}"
+    if isinstance(error, errors.InsufficientPrivilege):
+        said += "; the user needs CREATE on the schema, and to own the table where there is one"
+    passing = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
+    if passing and not any(sign in text for sign in LASTING):
+        return SinkUnavailableError(said)
+    return SinkError(said)

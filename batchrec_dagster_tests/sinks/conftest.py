@@ -1,0 +1,20 @@
+"""A PostgreSQL for all of these tests, a database for each."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def url(postgres: PostgresServer) -> str:
+    """Of a new database."""
+    return postgres.new_database(f"test_{uuid.uuid4().hex}")

@@ -1,0 +1,35 @@
+"""Tables of recommendations for the tests of sinks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+SCHEMA = {
+    "user_id": pl.String,
+    "rank": pl.Int32,
+    "item_id": pl.String,
+    "title": pl.String,
+    "score": pl.Float64,
+}
+
+
+def recommendations(
+    lists: dict[str, list[Any]], *, titles: bool = True, score: float | None = 0.5
+) -> pl.DataFrame:
+    """The table: an item is an id, or an id and a title."""
+    rows = []
+    for user, items in lists.items():
+        for rank, item in enumerate(items, 1):
+            item_id, title = item if isinstance(item, tuple) else (item, None)
+            rows.append((user, rank, item_id, title, score and score / rank))
+    frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return frame if titles else frame.drop("title")
+
+
+def many(users: int, results: int = 5) -> pl.DataFrame:
+    """A table of so many users."""
+    return recommendations(
+        {str(user): [f"i{(user + each) % 97}" for each in range(results)] for user in range(users)}
+    )

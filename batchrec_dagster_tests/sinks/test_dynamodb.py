@@ -1,0 +1,201 @@
+"""The DynamoDB sink on moto's DynamoDB, in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import polars as pl
+import pytest
+from botocore.config import Config
+from moto import mock_aws
+
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.sinks import SinkError, SinkUnavailableError, dynamodb, lists
+from batchrec_dagster.sinks.dynamodb import Lists, Written
+from batchrec_dagster_tests.sinks.support import many, recommendations
+
+TABLE = "shop-recommendations"
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(dynamodb, "LONGEST_WAIT", 0.001)
+    session: Any = boto3.Session("key", "secret", region_name="eu-central-1")
+    with mock_aws():
+        yield session.client("dynamodb", config=Config(retries={"total_max_attempts": 1}))
+
+
+def create(client: Any, key: str = "user_id", kind: str = "S", *, ttl: bool = True) -> None:
+    client.create_table(
+        TableName=TABLE,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": key, "AttributeType": kind}],
+        KeySchema=[{"AttributeName": key, "KeyType": "HASH"}],
+    )
+    if ttl:
+        client.update_time_to_live(
+            TableName=TABLE,
+            TimeToLiveSpecification={"Enabled": True, "AttributeName": "expires_at"},
+        )
+
+
+@pytest.fixture
+def table(client: Any, tmp_path: Path) -> Lists:
+    """The sink of a table that is there."""
+    create(client)
+    store = ObjectStore({"records": tmp_path})
+    return Lists(client, TABLE, 30, store, "s3://records/users.parquet")
+
+
+def write(table: Lists, frame: pl.DataFrame, run_id: str = "run") -> Written:
+    return table.write(frame.lazy(), run_id)
+
+
+def stored(client: Any) -> dict[str, Any]:
+    pages = client.get_paginator("scan").paginate(TableName=TABLE)
+    return {item["user_id"]["S"]: item for page in pages for item in page["Items"]}
+
+
+def test_each_user_has_an_item_and_who_is_gone_is_removed(client: Any, table: Lists) -> None:
+    before = int(time.time())
+    written = write(table, recommendations({"1": [("a", "A = 1"), "b"], "2": ["c"]}), "first")
+    assert written == Written(lists.Counts(3, 2, 2), 0, expires=True)
+    items = stored(client)
+    assert set(items) == {"1", "2"}
+    assert items["1"]["items"] == {
+        "L": [
+            {"M": {"item_id": {"S": "a"}, "title": {"S": "A = 1"}, "score": {"N": "0.5"}}},
+            {"M": {"item_id": {"S": "b"}, "score": {"N": "0.25"}}},
+        ]
+    }
+    assert items["1"]["run_id"] == {"S": "first"}
+    assert 0 <= int(items["1"]["expires_at"]["N"]) - before - 30 * 24 * 3600 <= 60
+    second = recommendations({"2": ["d"], "3": ["e"]}, titles=False, score=None)
+    assert write(table, second, "second") == Written(lists.Counts(2, 2, 1), 1, expires=True)
+    items = stored(client)
+    assert set(items) == {"2", "3"}
+    assert items["2"]["items"] == {"L": [{"M": {"item_id": {"S": "d"}}}]}
+    assert write(table, second.clear()).removed == 2
+    assert stored(client) == {}
+
+
+def test_users_are_whole_over_the_ends_of_batches(
+    client: Any, table: Lists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "BATCH_ROWS", 7)
+    assert write(table, many(60)).counts == (300, 60, 5)
+    items = stored(client)
+    assert len(items) == 60
+    assert {len(item["items"]["L"]) for item in items.values()} == {5}
+
+
+def test_what_is_not_processed_is_sent_again(client: Any, table: Lists) -> None:
+    held: list[Any] = []
+
+    def hold_back(params: dict[str, Any], **_: Any) -> None:
+        requests = params["RequestItems"][TABLE]
+        held.append(requests[1:] if len(requests) > 1 else [])
+        params["RequestItems"] = {TABLE: requests[:1]}
+
+    def give_back(parsed: dict[str, Any], **_: Any) -> None:
+        if rest := held.pop():
+            parsed["UnprocessedItems"] = {TABLE: rest}
+
+    events = client.meta.events
+    events.register("provide-client-params.dynamodb.BatchWriteItem", hold_back)
+    events.register("after-call.dynamodb.BatchWriteItem", give_back)
+    assert write(table, many(10)).counts.users == 10
+    assert len(stored(client)) == 10
+    assert held == []
+
+
+def test_a_table_that_takes_nothing_is_told_of(client: Any, table: Lists) -> None:
+    def refuse(parsed: dict[str, Any], **_: Any) -> None:
+        parsed["UnprocessedItems"] = {
+            TABLE: [{"PutRequest": {"Item": {"user_id": {"S": "0"}}}}] * 3
+        }
+
+    client.meta.events.register("after-call.dynamodb.BatchWriteItem", refuse)
+    with pytest.raises(SinkUnavailableError, match="3 of 5 items were refused 12 times"):
+        write(table, many(5))
+
+
+def test_a_write_that_was_killed_forgets_nobody(
+    client: Any, table: Lists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(table, many(3))
+    with monkeypatch.context() as patched:
+        patched.setattr(Lists, "_delete", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write(table, recommendations({"2": ["a"], "7": ["a"]}))
+    assert set(stored(client)) == {"0", "1", "2", "7"}
+    assert write(table, recommendations({"9": ["a"]})).removed == 4
+    assert set(stored(client)) == {"9"}
+
+
+def test_a_table_that_cannot_be_is_told_of(client: Any, tmp_path: Path) -> None:
+    lists = Lists(client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet")
+    with pytest.raises(SinkError, match=f"there is no DynamoDB table {TABLE}: create it with aws"):
+        write(lists, many(1))
+    create(client, key="id")
+    with pytest.raises(SinkError, match="has another key: it needs the partition key user_id"):
+        write(lists, many(1))
+    client.delete_table(TableName=TABLE)
+    create(client, kind="N")
+    with pytest.raises(SinkError, match="of type S"):
+        write(lists, many(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_time_to_live_it_says_so(client: Any, tmp_path: Path) -> None:
+    create(client, ttl=False)
+    lists = Lists(client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet")
+    assert write(lists, many(1)).expires is False
+
+
+def test_another_run_that_writes_is_noticed(table: Lists, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Lists._put
+    monkeypatch.setattr(Lists, "_put", lambda self, frame, _: other(self, frame, "another"))
+    with pytest.raises(
+        SinkUnavailableError, match=r"of 4 users written .*, 0 have this run's list"
+    ):
+        write(table, many(4))
+
+
+@pytest.mark.parametrize(
+    ("code", "passing"),
+    [
+        ("ThrottlingException", True),
+        ("InternalServerError", True),
+        ("ExpiredTokenException", True),
+        ("AccessDeniedException", False),
+        ("ValidationException", False),
+    ],
+)
+def test_what_may_pass_is_told_from_what_lasts(
+    client: Any, table: Lists, code: str, passing: bool
+) -> None:
+    def answer(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
+        http_response.status_code = 400
+        parsed["Error"] = {"Code": code, "Message": "the reason"}
+
+    client.meta.events.register("after-call.dynamodb.BatchWriteItem", answer)
+    with pytest.raises(SinkError, match=f"cannot write the DynamoDB table {TABLE}: the") as error:
+        write(table, many(1))
+    assert isinstance(error.value, SinkUnavailableError) is passing
+
+
+def test_nobody_there_may_pass(tmp_path: Path) -> None:
+    session: Any = boto3.Session("key", "secret", region_name="eu-central-1")
+    client = session.client(
+        "dynamodb",
+        endpoint_url="http://127.0.0.1:1",
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    lists = Lists(client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet")
+    with pytest.raises(SinkUnavailableError, match="Could not connect"):
+        write(lists, many(1))

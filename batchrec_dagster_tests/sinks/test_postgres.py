@@ -1,0 +1,306 @@
+"""The PostgreSQL sink on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psycopg2
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.sinks import SinkError, SinkUnavailableError, lists
+from batchrec_dagster.sinks import postgres as sink
+from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_folder, serving
+from batchrec_dagster_tests.processes import free_ports
+from batchrec_dagster_tests.sinks.support import many, recommendations
+
+TABLE = "recommendations"
+# What PostgreSQL and UTF-8 can hold.
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8
+)
+
+
+def replace(frame: pl.DataFrame, url: str, **target: Any) -> sink.Replaced:
+    return sink.replace(frame.lazy(), sink.Target(url, **{"table": TABLE, **target}))
+
+
+def stored(postgres: PostgresServer, url: str, table: str = TABLE) -> list[tuple[Any, ...]]:
+    return postgres.query(f"SELECT * FROM {table} ORDER BY user_id, rank", url=url)
+
+
+def relations(postgres: PostgresServer, url: str) -> list[str]:
+    """Tables and partitions."""
+    found = postgres.query(
+        "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p')"
+        " AND relnamespace = 'public'::regnamespace ORDER BY 1",
+        url=url,
+    )
+    return [name for (name,) in found]
+
+
+def test_the_table_holds_the_lists_and_nothing_else(postgres: PostgresServer, url: str) -> None:
+    first = recommendations({"1": [("a", "A"), "b"], "2": ["c"]})
+    written = replace(first, url)
+    assert stored(postgres, url) == first.rows()
+    assert written.counts[:2] == (3, 2)
+    assert (written.schema, written.database.split()[1:]) == ("public", ["at", "127.0.0.1"])
+    # One is gone, one is new, one is as it was.
+    second = recommendations({"2": ["c"], "3": ["d", "e"]}, titles=False, score=None)
+    assert replace(second, url).counts[:2] == (3, 2)
+    assert stored(postgres, url) == [
+        ("2", 1, "c", None, None),
+        ("3", 1, "d", None, None),
+        ("3", 2, "e", None, None),
+    ]
+    assert len(relations(postgres, url)) == 2
+    assert replace(second.clear(), url).counts == (0, 0, 0)
+    assert stored(postgres, url) == []
+    key = postgres.query(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
+        f" WHERE conrelid = '{TABLE}'::regclass AND contype = 'p'",
+        url=url,
+    )
+    assert key == [("PRIMARY KEY (user_id, rank)",)]
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.dictionaries(
+        TEXT, st.lists(st.tuples(TEXT, st.none() | TEXT | st.just("")), max_size=3), max_size=5
+    )
+)
+def test_any_text_comes_back(
+    postgres: PostgresServer, url: str, wild: dict[str, list[tuple[str, str | None]]]
+) -> None:
+    frame = recommendations(wild)
+    replace(frame, url)
+    assert sorted(stored(postgres, url)) == sorted(frame.rows())
+
+
+def test_what_a_team_added_to_the_table_stays(postgres: PostgresServer, url: str) -> None:
+    replace(recommendations({"1": ["a"]}), url)
+    reader = f"reader_{url[-12:]}"
+    for statement in (
+        f"CREATE ROLE {reader} LOGIN PASSWORD 'reads'",
+        f"GRANT SELECT ON {TABLE} TO {reader}",
+        f"CREATE INDEX by_item ON {TABLE} (item_id)",
+        f"CREATE VIEW best AS SELECT user_id, item_id FROM {TABLE} WHERE rank = 1",
+        f"COMMENT ON TABLE {TABLE} IS 'ask the shop team'",
+    ):
+        postgres.query(statement, url=url)
+    replace(recommendations({"1": ["b", "c"]}), url)
+    database = url.rpartition("/")[2]
+    theirs = postgres.url(database, reader, "reads")
+    assert postgres.query(f"SELECT item_id FROM {TABLE} ORDER BY rank", url=theirs) == [
+        ("b",),
+        ("c",),
+    ]
+    assert postgres.query("SELECT * FROM best", url=url) == [("1", "b")]
+    comment = f"SELECT obj_description('{TABLE}'::regclass)"
+    assert postgres.query(comment, url=url) == [("ask the shop team",)]
+    indexes = postgres.query(
+        "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%(item_id)'"
+        f" AND tablename LIKE '{TABLE}_batchrec_%'",
+        url=url,
+    )
+    assert indexes == [(1,)]
+
+
+def test_a_schema_is_used_and_must_be_there(postgres: PostgresServer, url: str) -> None:
+    with pytest.raises(SinkError, match='schema "shop" does not exist'):
+        replace(many(1), url, schema="shop")
+    postgres.query("CREATE SCHEMA shop", url=url)
+    assert replace(many(2), url, schema="shop", table="Lists").schema == "shop"
+    assert len(stored(postgres, url, 'shop."Lists"')) == 10
+    assert relations(postgres, url) == []
+
+
+def test_a_table_of_somebody_elses_is_left_alone(postgres: PostgresServer, url: str) -> None:
+    postgres.query(f"CREATE TABLE {TABLE} (user_id text, rank int)", url=url)
+    with pytest.raises(SinkError, match=r"there is a public\.recommendations already, which was"):
+        replace(many(1), url)
+    postgres.query("CREATE TABLE parts (user_id text, rank int) PARTITION BY RANGE (rank)", url=url)
+    postgres.query("CREATE TABLE mine PARTITION OF parts DEFAULT", url=url)
+    with pytest.raises(SinkError, match=r"already, which has other partitions \(mine\)"):
+        replace(many(1), url, table="parts")
+    assert relations(postgres, url) == ["mine", "parts", TABLE]
+
+
+def test_readers_see_all_the_old_or_all_the_new(postgres: PostgresServer, url: str) -> None:
+    replace(recommendations({str(user): ["0"] * 3 for user in range(50)}), url)
+    over = threading.Event()
+    seen: set[Any] = set()
+
+    def read() -> None:
+        with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            while not over.is_set():
+                cursor.execute(f"SELECT count(*), min(item_id), max(item_id) FROM {TABLE}")
+                seen.add(cursor.fetchone())
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        # A transaction that began before, and has not looked yet.
+        with closing(psycopg2.connect(url)) as early, early.cursor() as cursor:
+            early.set_session(isolation_level="REPEATABLE READ")
+            cursor.execute("SELECT 1")
+            for night in range(1, 11):
+                item = str(night % 10)
+                replace(recommendations({str(user): [item] * 3 for user in range(50)}), url)
+            cursor.execute(f"SELECT count(*) FROM {TABLE}")
+            assert cursor.fetchone() == (150,)
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
+    assert len(seen) > 1
+    assert all(count == 150 and first == last for count, first, last in seen)
+
+
+def test_a_reader_who_does_not_let_go_is_told_of_and_keeps_nobody_out(
+    postgres: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sink, "LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr(sink, "LOCK_SECONDS", 0.1)
+    replace(many(1), url)
+    with closing(psycopg2.connect(url)) as report, report.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM {TABLE}")
+        with pytest.raises(SinkUnavailableError, match=r"has held public\.recommendations"):
+            replace(many(2), url)
+        assert len(stored(postgres, url)) == 5
+    replace(many(2), url)
+    assert len(stored(postgres, url)) == 10
+
+
+def test_two_at_once_do_not_get_in_each_others_way(postgres: PostgresServer, url: str) -> None:
+    key = f"SELECT pg_advisory_xact_lock(hashtext('batchrec public.{TABLE}'))"
+    with closing(psycopg2.connect(url)) as other, other.cursor() as cursor:
+        cursor.execute(key)
+        with pytest.raises(SinkUnavailableError, match="another run is writing"):
+            replace(many(1), url)
+
+
+def test_lists_that_change_while_they_are_written_are_not_published(
+    postgres: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace(many(1), url)
+    monkeypatch.setattr(sink, "counts", lambda _: lists.Counts(11, 3, 5))
+    said = (
+        "2 users and 10 rows were written to public.recommendations, but there are 3 users and 11"
+    )
+    with pytest.raises(SinkUnavailableError, match=said):
+        replace(many(2), url)
+    assert len(stored(postgres, url)) == 5
+    assert len(relations(postgres, url)) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said", "passing"),
+    [
+        ("postgresql://owner:owner-secret@127.0.0.1:{port}/nowhere", "does not exist", False),
+        ("postgresql://owner:not-the-secret@127.0.0.1:{port}/postgres", "authentication", False),
+        ("postgresql://owner:owner-secret@127.0.0.1:1/postgres", "refused", True),
+        ("postgresql://owner:owner-s@cret@127.0.0.1:{port}/postgres", "no URL of a", False),
+        ("postgresql://owner:owner-s/cret@127.0.0.1:{port}/postgres", "no URL of a", False),
+        ("postgresql://owner:owner-s?cret@127.0.0.1:{port}/postgres", "authentication", False),
+        ("mysql://owner:owner-secret@127.0.0.1/postgres", "no URL of a", False),
+    ],
+)
+def test_what_is_wrong_with_the_connection_is_told_without_the_password(
+    postgres: PostgresServer, wrong: str, said: str, passing: bool
+) -> None:
+    with pytest.raises(SinkError, match=said) as error:
+        replace(many(1), wrong.format(port=postgres.port))
+    assert isinstance(error.value, SinkUnavailableError) is passing
+    told = "".join(traceback.format_exception(error.value))
+    assert "secret" not in told
+    assert "cret@" not in told
+
+
+def test_what_the_table_refuses_is_told(postgres: PostgresServer, url: str) -> None:
+    with pytest.raises(SinkError, match="invalid byte sequence") as error:
+        replace(recommendations({"a\0b": ["1"]}), url)
+    assert not isinstance(error.value, SinkUnavailableError)
+    writer = f"writer_{url[-12:]}"
+    postgres.query(f"CREATE ROLE {writer} LOGIN PASSWORD 'x'", url=url)
+    postgres.query("REVOKE CREATE ON SCHEMA public FROM public", url=url)
+    theirs = postgres.url(url.rpartition("/")[2], writer, "x")
+    with pytest.raises(SinkError, match=r"permission denied .*needs CREATE on the schema"):
+        replace(many(1), theirs)
+
+
+WRITER = """
+import itertools, sys, time
+import polars as pl
+from batchrec_dagster.sinks import postgres, postgres_copy
+from batchrec_dagster_tests.sinks.support import many
+
+whole = postgres_copy.copy_lines
+
+def slowly(frame):
+    yield from whole(frame)
+    print("half", flush=True)
+    time.sleep(600)
+
+postgres_copy.copy_lines = slowly
+postgres.replace(many(500).lazy(), postgres.Target(sys.argv[1], "recommendations"))
+"""
+
+
+def half_way(url: str) -> subprocess.Popen[str]:
+    """A process that has copied all rows, and not ended its transaction."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, url],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "half\n"
+    return writer
+
+
+def test_killed_half_way_the_old_table_still_serves(postgres: PostgresServer, url: str) -> None:
+    replace(many(3), url)
+    before = relations(postgres, url)
+    with half_way(url) as writer:
+        try:
+            assert len(stored(postgres, url)) == 15
+        finally:
+            writer.send_signal(signal.SIGKILL)
+    assert len(stored(postgres, url)) == 15
+    assert relations(postgres, url) == before
+    replace(many(4), url)
+    assert len(stored(postgres, url)) == 20
+
+
+def test_a_server_that_dies_half_way_comes_back_with_the_old_table() -> None:
+    with postgres_folder() as folder:
+        server = PostgresServer(free_ports(1)[0])
+        with serving(server, folder):
+            replace(many(3), server.url())
+            with half_way(server.url()) as writer:
+                server.kill()
+                writer.kill()
+            with pytest.raises(SinkUnavailableError):
+                replace(many(4), server.url())
+        with serving(server, folder):
+            assert len(stored(server, server.url())) == 15
+            replace(many(4), server.url())
+            assert len(stored(server, server.url())) == 20
