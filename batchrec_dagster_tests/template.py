@@ -1,0 +1,108 @@
+"""The CloudFormation template as a stack has it: conditions decided, references filled in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from batchrec_dagster_tests.support import REPOSITORY
+
+FILE = REPOSITORY / "deploy" / "batchrec.yaml"
+ACCOUNT = "123456789012"
+REGION = "eu-west-1"
+BUCKET = "the-bucket"
+
+Statement = dict[str, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `!Name value` as `{"!Name": value}`."""
+
+
+def _function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, Any]:
+    match node:
+        case yaml.SequenceNode():
+            value: Any = loader.construct_sequence(node, deep=True)
+        case yaml.ScalarNode():
+            value = loader.construct_scalar(node)
+        case _:
+            raise AssertionError(f"!{name} of a mapping")
+    return {f"!{name}": value}
+
+
+_Loader.add_multi_constructor("!", _function)
+
+
+def stack(**parameters: str) -> dict[str, Any]:
+    """The resources, by their names, for these parameters beside the defaults."""
+    template = yaml.load(FILE.read_text(), _Loader)
+    values = {name: each["Default"] for name, each in template["Parameters"].items()} | parameters
+    conditions = {
+        name: _decide(condition, values) for name, condition in template["Conditions"].items()
+    }
+    names = {
+        "AWS::Partition": "aws",
+        "AWS::Region": REGION,
+        "AWS::AccountId": ACCOUNT,
+        "Bucket": BUCKET,
+        "Bucket.Arn": f"arn:aws:s3:::{BUCKET}",
+        **values,
+    }
+    return {
+        name: _fill(resource["Properties"], names, conditions)
+        for name, resource in template["Resources"].items()
+        if conditions.get(resource.get("Condition"), True)
+    }
+
+
+def runner_statements(**parameters: str) -> list[Statement]:
+    """What the runner may do."""
+    return [
+        statement
+        for name, resource in stack(**parameters).items()
+        if name == "RunnerPolicy" or "<RunnerRole>" in resource.get("Roles", [])
+        if "PolicyDocument" in resource
+        for statement in resource["PolicyDocument"]["Statement"]
+    ]
+
+
+def actions(statement: Statement) -> list[str]:
+    """The statement's actions, one or many."""
+    found = statement["Action"]
+    return [found] if isinstance(found, str) else list(found)
+
+
+def _decide(condition: Mapping[str, Any], values: Mapping[str, str]) -> bool:
+    ((function, arguments),) = condition.items()
+    if function == "!Not":
+        return not _decide(arguments[0], values)
+    assert function == "!Equals"
+    one, other = (values[each["!Ref"]] if isinstance(each, dict) else each for each in arguments)
+    return bool(one == other)
+
+
+def _fill(value: Any, names: Mapping[str, Any], conditions: Mapping[str, bool]) -> Any:
+    """References become values, or the resource's name where only AWS knows it."""
+
+    def known(name: str) -> Any:
+        return names.get(name, f"<{name}>")
+
+    match value:
+        case {"!Ref": name}:
+            return known(name)
+        case {"!GetAtt": name}:
+            return known(name)
+        case {"!Sub": text}:
+            return re.sub(r"\$\{([\w:.]+)\}", lambda found: str(known(found[1])), text)
+        case {"!If": [condition, then, other]}:
+            return _fill(then if conditions[condition] else other, names, conditions)
+        case dict():
+            filled = {key: _fill(each, names, conditions) for key, each in value.items()}
+            return {key: each for key, each in filled.items() if each != "<AWS::NoValue>"}
+        case list():
+            filled_list = [_fill(each, names, conditions) for each in value]
+            return [each for each in filled_list if each != "<AWS::NoValue>"]
+    return value

@@ -1,0 +1,206 @@
+"""What lies under deploy/: the AWS template, the image, the services that compose.yaml starts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from moto import mock_aws
+
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.resources.spark import GLUE_VERSION
+from batchrec_dagster_tests.support import REPOSITORY
+from batchrec_dagster_tests.template import (
+    ACCOUNT,
+    BUCKET,
+    FILE,
+    REGION,
+    actions,
+    runner_statements,
+    stack,
+)
+
+DEPLOY = REPOSITORY / "deploy"
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+OF_THIS_ACCOUNT = {
+    "StringEquals": {"aws:SourceAccount": ACCOUNT},
+    "ArnLike": {"aws:SourceArn": f"arn:aws:personalize:{REGION}:{ACCOUNT}:*"},
+}
+OURS = ("code_location", "webserver", "daemon")
+EVERYTHING = {
+    "Encryption": "kms",
+    "Glue": "yes",
+    "AlertEmail": "team@example.com",
+    "DynamoTable": "lists",
+    "RunnerService": "ec2.amazonaws.com",
+}
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty AWS account."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    with mock_aws():
+        yield
+
+
+def deploy(parameters: dict[str, str]) -> dict[str, str]:
+    """The outputs of the stack, by their names."""
+    cloudformation = boto3.client("cloudformation")
+    cloudformation.create_stack(
+        StackName="batchrec",
+        TemplateBody=FILE.read_text(),
+        Parameters=[
+            {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+        ],
+        Capabilities=["CAPABILITY_IAM"],
+    )
+    (stack,) = cloudformation.describe_stacks(StackName="batchrec")["Stacks"]
+    assert stack["StackStatus"] == "CREATE_COMPLETE"
+    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+
+
+def test_cloudformation_s_linter_finds_nothing() -> None:
+    linted = subprocess.run(
+        [str(Path(sys.executable).with_name("cfn-lint")), str(FILE)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert linted.stdout + linted.stderr == ""
+
+
+@pytest.mark.usefixtures("account")
+def test_the_stack_s_outputs_are_the_settings() -> None:
+    outputs = deploy({})
+    lines = outputs["Environment"].strip().splitlines()
+    deployment = Deployment.from_environment(dict(line.split("=", 1) for line in lines))
+    assert deployment.personalize == "aws"
+    assert deployment.region == REGION
+    assert deployment.storage == outputs["Storage"]
+    assert deployment.role_arn == outputs["PersonalizeRoleArn"]
+    assert not {"GlueJobName", "AlertTopicArn", "KeyArn", "RunnerProfileName"} & outputs.keys()
+
+
+def test_the_bucket_is_private_encrypted_and_versioned_and_keeps_what_is_current() -> None:
+    bucket = stack()["Bucket"]
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+    rules = bucket["LifecycleConfiguration"]["Rules"]
+    assert {key for rule in rules for key in rule} == {
+        *("Id", "Status", "Prefix", "NoncurrentVersionExpiration"),
+        *("ExpiredObjectDeleteMarker", "AbortIncompleteMultipartUpload"),
+    }
+
+
+def test_the_bucket_is_for_this_account_s_personalize_alone() -> None:
+    deny, *allowed = stack()["BucketPolicy"]["PolicyDocument"]["Statement"]
+    assert deny["Effect"] == "Deny"
+    assert deny["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    assert [(each["Principal"], each["Condition"]) for each in allowed] == [
+        ({"Service": "personalize.amazonaws.com"}, OF_THIS_ACCOUNT)
+    ] * len(allowed)
+    (trust,) = stack()["PersonalizeRole"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Condition"] == OF_THIS_ACCOUNT
+
+
+@pytest.mark.usefixtures("account")
+def test_with_everything_there_is_a_key_a_glue_job_and_a_topic() -> None:
+    outputs = deploy(EVERYTHING)
+    bucket = outputs["Storage"].split("/")[2]
+    (rule,) = boto3.client("s3").get_bucket_encryption(Bucket=bucket)[
+        "ServerSideEncryptionConfiguration"
+    ]["Rules"]
+    assert rule["ApplyServerSideEncryptionByDefault"]["KMSMasterKeyID"] == outputs["KeyArn"]
+    assert outputs["AlertTopicArn"] in str(
+        boto3.client("sns").list_subscriptions()["Subscriptions"]
+    )
+
+
+def test_a_key_lets_personalize_in_and_a_glue_job_has_a_role_of_its_own() -> None:
+    resources = stack(**EVERYTHING)
+    _, personalize = resources["Key"]["KeyPolicy"]["Statement"]
+    assert personalize["Principal"] == {"Service": "personalize.amazonaws.com"}
+    assert personalize["Condition"]["StringEquals"] == {"aws:SourceAccount": ACCOUNT}
+    assert resources["GlueJob"]["Role"] == "<GlueRole.Arn>"
+    assert resources["GlueJob"]["GlueVersion"] == GLUE_VERSION
+    assert not {"Key", "GlueJob", "GlueRole", "AlertTopic"} & stack().keys()
+
+
+def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
+    resources = stack(**EVERYTHING)
+    policies = [
+        policy["PolicyDocument"]
+        for name in ("PersonalizeRole", "GlueRole")
+        for policy in resources[name]["Policies"]
+    ]
+    statements = [each for policy in policies for each in policy["Statement"]]
+    for statement in statements + runner_statements(**EVERYTHING):
+        assert not [action for action in actions(statement) if "*" in action]
+        if any(action.startswith("s3:") for action in actions(statement)):
+            assert statement["Resource"].startswith(f"arn:aws:s3:::{BUCKET}")
+
+
+def test_each_service_is_pinned_unprivileged_watched_and_only_heard_here() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert service["healthcheck"]["test"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["read_only"], name
+        assert service["restart"] == "unless-stopped", name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+    assert COMPOSE["services"]["postgres"]["user"] == "postgres"
+    assert re.fullmatch(r"postgres:\d+\.\d+-\w+", COMPOSE["services"]["postgres"]["image"])
+
+
+def test_no_secret_stands_in_the_files() -> None:
+    for path in DEPLOY.iterdir():
+        for found in re.finditer(
+            r"(?im)^[^:=\n]*(password|secret|token)\w*\s*[:=][ \t]*(\S.*)$", path.read_text()
+        ):
+            assert found[2].startswith(("${", "{env:", "#")), f"{path.name}: {found[0]}"
+
+
+def test_the_image_is_pinned_locked_and_not_root() -> None:
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    assert re.search(r"(?m)^ARG PYTHON=python:3\.11\.\d+-slim-bookworm$", dockerfile)
+    assert "--require-hashes -r /opt/batchrec/requirements.lock" in dockerfile
+    assert re.search(r"(?m)^USER 10001:10001$", dockerfile)
+    assert "HEALTHCHECK" in dockerfile
+    allowed = (DEPLOY / "Dockerfile.dockerignore").read_text()
+    for line in re.findall(r"(?m)^COPY (?!--)(.+) \S+$", dockerfile):
+        for source in line.split():
+            assert (REPOSITORY / source).exists()
+            assert f"\n!{source}\n" in allowed, f"{source} is kept out of the build"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_the_files_read_from_the_environment_is_given(name: str) -> None:
+    service = COMPOSE["services"][name]
+    command, environment = service["command"], service["environment"]
+    assert Path(sys.executable).with_name(command[0]).exists()
+    read = set(re.findall(r"env: (\w+)", (DEPLOY / "dagster.yaml").read_text()))
+    if "workspace.yaml" in command:
+        read |= set(re.findall(r"env: (\w+)", (DEPLOY / "workspace.yaml").read_text()))
+    health = " ".join(service["healthcheck"]["test"])
+    read |= set(re.findall(r"\$\$(\w+)", health))
+    assert read <= environment.keys()
+
+
+def test_only_the_code_location_has_settings_and_credentials() -> None:
+    having = [name for name in COMPOSE["services"] if "env_file" in COMPOSE["services"][name]]
+    assert having == ["code_location"]
+    options: dict[str, Any] = COMPOSE["services"]["webserver"]["environment"]
+    assert not any(key.startswith(("AWS_", "BATCHREC_")) for key in options)
