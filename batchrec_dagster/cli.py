@@ -3,6 +3,7 @@
 import click
 
 from batchrec_dagster.commands.completion import completion
+from batchrec_dagster.commands.schema import schema
 from batchrec_dagster.commands.show import show
 from batchrec_dagster.local_personalize.command import local_personalize
 
@@ -27,7 +28,7 @@ def main() -> None:
     """
 
 
-for command in (show, completion, local_personalize):
+for command in (show, schema, completion, local_personalize):
     main.add_command(command)
 
 

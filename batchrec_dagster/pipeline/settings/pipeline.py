@@ -46,6 +46,8 @@ class Pipeline(dg.Model):
         description="Prefix of the asset keys, of the storage paths and of the names in"
         " Personalize: letters, digits and _, at most 32.",
         examples=["movielens"],
+        # Or a template.
+        json_schema_extra={"pattern": r"^([A-Za-z][A-Za-z0-9_]{0,31}|.*\{\{.*)$"},
     )
     description: Annotated[
         str | None, dg.Resolver.default(description="What the pipeline is for.")

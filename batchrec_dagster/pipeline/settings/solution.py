@@ -14,6 +14,7 @@ class Solution(dg.Model):
     recipe: str = Field(
         default="aws-user-personalization-v2",
         description="The Personalize recipe: " + ", ".join(USER_RECIPES) + ".",
+        json_schema_extra={"enum": list(USER_RECIPES)},
     )
     hyperparameters: dict[str, str | int | float | bool] = Field(
         default_factory=dict,

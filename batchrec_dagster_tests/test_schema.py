@@ -1,0 +1,81 @@
+"""The JSON schema of a defs.yaml: the model's, whole, and of what the loader takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.pipeline.schema import FILE, declaration_schema, declaration_schema_text
+from batchrec_dagster_tests.support import REPOSITORY, declaration
+
+DECLARED = sorted((REPOSITORY / "batchrec_dagster" / "defs").rglob("defs.yaml"))
+SCHEMA = declaration_schema()
+
+
+def errors(attributes: dict[str, Any]) -> list[str]:
+    """What is wrong with a declaration, by the schema."""
+    document = {"type": "batchrec_dagster.pipeline.BatchRecommendations", "attributes": attributes}
+    # YAML has dates, which an editor takes for text.
+    plain = json.loads(json.dumps(document, default=str))
+    return [error.message for error in jsonschema.Draft7Validator(SCHEMA).iter_errors(plain)]
+
+
+def test_the_file_that_editors_read_is_the_models() -> None:
+    assert FILE.read_text() == declaration_schema_text(), (
+        "the settings have changed: batchrec schema > batchrec_dagster/pipeline/defs.schema.json"
+    )
+    assert CliRunner().invoke(main, ["schema"]).output == declaration_schema_text()
+
+
+def test_every_setting_is_described() -> None:
+    def properties(of: str, schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, found in schema["properties"].items():
+            yield f"{of}.{name}", found
+
+    parts = {"": SCHEMA, "attributes": SCHEMA["properties"]["attributes"], **SCHEMA["$defs"]}
+    settings = [pair for of, schema in parts.items() for pair in properties(of, schema)]
+    assert len(settings) > 50
+    assert [name for name, schema in settings if not schema.get("description")] == []
+
+
+@pytest.mark.parametrize("file", DECLARED, ids=lambda file: file.parent.name)
+def test_declared_pipelines_keep_to_it_and_say_where_it_is(file: Path) -> None:
+    text = file.read_text()
+    assert errors(yaml.safe_load(text)["attributes"]) == []
+    (path,) = re.findall("^# yaml-language-server: [$]schema=(.+)$", text, re.MULTILINE)
+    assert (file.parent / path).resolve() == FILE
+
+
+def test_what_the_readme_shows_keeps_to_it() -> None:
+    (block,) = re.findall(
+        "^```yaml\n(type: .+?)^```$", (REPOSITORY / "README.md").read_text(), re.S | re.M
+    )
+    assert errors(yaml.safe_load(block)["attributes"]) == []
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"name": "my shop"},
+        {"colour": "red"},
+        {"ratings": {"sorce": "x"}},
+        {"ratings": "ratings.csv"},
+        {"ratings": {"source": "x", "format": "xml"}},
+        {"solution": {"recipe": "aws-x"}},
+        {"recommendations": {"num_results": 0}},
+        {"schedule": {"enabled": "perhaps"}},
+    ],
+)
+def test_what_is_impossible_is_marked_in_the_editor(attributes: dict[str, Any]) -> None:
+    good = declaration("shop", "ratings.csv")
+    assert errors(good) == []
+    assert errors({**good, **attributes}) != []
