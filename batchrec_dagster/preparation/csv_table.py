@@ -13,7 +13,7 @@ import polars as pl
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.opening import Opened
-from batchrec_dagster.preparation.table import FLAW, ROW, TEXT, locate
+from batchrec_dagster.preparation.table import FLAW, ROW, TEXT, locate, typed_cells
 
 DELIMITERS = ("::", "\t", ",", ";", "|")
 _BEYOND = "beyond"
@@ -60,10 +60,7 @@ class CsvTable:
 
     def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
         if self.delimiter == "::":
-            good = self.cells(wanted).with_columns(
-                pl.when(pl.col(FLAW).is_null()).then(pl.col("user")).alias("user")
-            )
-            return good.select(pl.col(role).cast(types.get(role, pl.String())) for role in wanted)
+            return typed_cells(self.cells(wanted), wanted, types)
         names = self._names
         places = self.locate(wanted)
         of_field = {names[place]: types.get(role, pl.String()) for role, place in places.items()}

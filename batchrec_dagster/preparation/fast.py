@@ -92,14 +92,14 @@ def _rows(tables: Sequence[Table], layout: Layout, rules: Rules) -> pl.LazyFrame
     types = _types(layout, rules)
     if types is None:
         return None
-    parts = []
-    for table in tables:
-        read = table.typed(wanted(layout, rules), types)
-        if read is None:
-            return None
-        parts.append(read.with_columns(pl.any_horizontal(_odd(layout, table)).alias(_ODD)))
+    read = pl.concat(
+        table.typed(wanted(layout, rules), types).with_columns(
+            pl.any_horizontal(_odd(layout, table)).alias(_ODD)
+        )
+        for table in tables
+    )
     columns = {name: pl.col(FILTER + name) for name in layout.types}
-    return filtered(pl.concat(parts), columns, rules)
+    return filtered(read, columns, rules)
 
 
 def _types(layout: Layout, rules: Rules) -> dict[str, pl.DataType] | None:

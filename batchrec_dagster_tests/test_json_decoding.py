@@ -1,0 +1,165 @@
+"""Lines of JSON are the same cells, whoever decodes them."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.preparation import json_decoding
+from batchrec_dagster.preparation.json_decoding import Decoding
+from batchrec_dagster.preparation.json_lines import cell, parse
+from batchrec_dagster.preparation.table import FLAW
+
+NAMES = {"user": "userId", "item": "né", "rating": "stars", "event_value": "price"}
+NUMBERS = (
+    "0 -0 -0.0 5 -5 12.0 12.5 12.50 1e3 1E3 1.5e300 1e400 0.1 0.10 0.1234567 123456789.5"
+    " 9007199254740993 18446744073709551616 9007199254740993.5 0.000001 4.35 -0.5 -1.50"
+    " 0.12345678901234567891"
+    f" {'9' * 29} {'9' * 31} {'9' * 50}"
+).split()
+NO_NUMBERS = ["01", "+5", ".5", "5.", "NaN", "Infinity", "-Infinity", "nan", "TRUE"]
+WORDS = [
+    "",
+    "a",
+    "7",
+    "1e3",
+    "true",
+    " x ",
+    "né",
+    "😀",
+    "\ufffd",
+    "\x00",
+    'say "hi": yes',
+    "\\",
+    "[1]",
+]
+TEXTS = [
+    *(json.dumps(word) for word in WORDS),
+    *(json.dumps(word, ensure_ascii=False) for word in WORDS),
+    *(r'"\ud800"', r'"x\ud83dx"', r'"\udc00"', r'"\/"', r'"\x"', '"tab\there"', '"open'),
+]
+OTHERS = [
+    "true",
+    "false",
+    "null",
+    "TRUE",
+    '{"userId": 1}',
+    "[1]",
+    "[]",
+    "{}",
+    '{"a": {"b": [1.50]}}',
+    "",
+]
+KEYS = [
+    "userId",
+    "né",
+    "stars",
+    "price",
+    "other",
+    r"n\u00e9",
+    r"us\u0065rId",
+    "UserId",
+    r"say \"hi\"",
+]
+SPACES = ["", " ", "\t"]
+
+values = st.sampled_from([*NUMBERS, *TEXTS, *OTHERS])
+members = st.tuples(st.sampled_from(KEYS), st.sampled_from(SPACES), values)
+
+
+def written(members: list[tuple[str, str, str]], between: str) -> str:
+    told = (f'"{key}"{space}:{space}{value}' for key, space, value in members)
+    return "{" + between.join(told) + "}"
+
+
+objects = st.builds(written, st.lists(members, max_size=6), st.sampled_from([",", " , "]))
+# One of these makes Polars refuse all lines that it gets together.
+broken = st.one_of(
+    st.builds(written, st.lists(members, min_size=2), st.sampled_from([" ", ",,"])),
+    objects.map(lambda text: text + " x"),
+    objects.map(lambda text: f"[{text}]"),
+    st.sampled_from(NO_NUMBERS).map(lambda text: f'{{"userId": {text}}}'),
+    st.sampled_from([*OTHERS, *NUMBERS, *TEXTS, "not json", '{"userId":1}{"userId":2}']),
+)
+
+
+def by_json(line: str) -> dict[str, str | None]:
+    found = parse(line)
+    if found is None:
+        return {FLAW: "not a JSON object", **dict.fromkeys(NAMES)}
+    return {FLAW: None, **{role: cell(found.get(name)) for role, name in NAMES.items()}}
+
+
+@pytest.mark.parametrize("value", [*NUMBERS, *TEXTS, *OTHERS])
+def test_any_value(value: str) -> None:
+    check([f'{{"userId": {value}, "né": {value}}}'] * 2)
+
+
+def test_what_is_nested_too_deep_is_not_json() -> None:
+    deep = "[" * 3000 + "]" * 3000
+    check([f'{{"userId": "a", "other": {deep}}}'] * 2)
+
+
+@settings(max_examples=400)
+@given(st.lists(objects, min_size=2, max_size=6))
+def test_decoded_is_what_pythons_json_has(texts: list[str]) -> None:
+    check(texts)
+
+
+@given(st.lists(st.one_of(objects, broken), min_size=2, max_size=6))
+def test_what_is_broken_is_that_for_both(texts: list[str]) -> None:
+    check(texts)
+
+
+def check(texts: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_decoding, "FEW", 1)
+        found = Decoding(NAMES).decode(pl.Series("text", texts)).to_list()
+    wanted = [by_json(text) for text in texts]
+    assert [without_rating(row) for row in found] == [without_rating(row) for row in wanted]
+    # Of which only the value counts.
+    assert [number(row["rating"]) for row in found] == [number(row["rating"]) for row in wanted]
+
+
+def without_rating(row: dict[str, str | None]) -> dict[str, str | None]:
+    return {role: text for role, text in row.items() if role != "rating"}
+
+
+def number(text: str | None) -> float | str | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return text
+
+
+@pytest.mark.parametrize("name", ['say "hi"', "a/b", "back\\slash"])
+def test_a_name_that_is_written_in_several_ways(name: str) -> None:
+    texts = [json.dumps({name: "x"}), json.dumps({name: "y"}).replace("/", "\\/")] * 100
+    found = Decoding({"user": name}).decode(pl.Series(texts))
+    assert found.to_list() == [{FLAW: None, "user": "x"}, {FLAW: None, "user": "y"}] * 100
+
+
+def test_a_column_of_two_roles_is_exact_for_both() -> None:
+    names = {"rating": "stars", "event_value": "stars"}
+    found = Decoding(names).decode(pl.Series(['{"stars": 4.0}'] * 100))
+    assert found.to_list() == [{FLAW: None, "rating": "4.0", "event_value": "4.0"}] * 100
+
+
+def test_a_bad_line_among_many_costs_little() -> None:
+    good = '{"userId":"u","né":5,"stars":4.5,"price":12.5}'
+    texts = pl.Series([good] * 10_000 + ["{"] + [good] * 10_000)
+    calls = []
+
+    def counted(line: str) -> dict[str, object] | None:
+        calls.append(line)
+        return parse(line)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_decoding, "parse", counted)
+        found = Decoding(NAMES).decode(texts)
+    assert len(calls) <= 2 * json_decoding.FEW
+    assert found.struct.field(FLAW).is_not_null().arg_true().to_list() == [10_000]
