@@ -6,6 +6,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.formats.batch_inference import OUTPUT_SUFFIX
+from batchrec_dagster.local_personalize.progress import Progress
 from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.resources import StorageResource
 from batchrec_dagster.resources.ensure import Description
@@ -49,6 +50,14 @@ def output_pieces(
                 f"{storage.where(uri)}: {reason}; delete it and start the run again",
                 allow_retries=False,
             ) from error
+
+
+def counted(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator[pl.DataFrame]:
+    """The same pieces, a row of each counted when it has been dealt with."""
+    for piece in pieces:
+        yield piece
+        progress.add(piece.height)
+    progress.end()
 
 
 def whole_lines(chunks: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:

@@ -1,13 +1,22 @@
 """batch_users: whom Personalize recommends to."""
 
+import time
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 
+from batchrec_dagster.formats.interactions import USER_ID
 from batchrec_dagster.object_store import StorageError
+from batchrec_dagster.pipeline.assets.preview import preview
 from batchrec_dagster.pipeline.assets.raw_files import in_place, without_secrets
-from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
+from batchrec_dagster.pipeline.assets.specs import (
+    PREPARED,
+    column_lineage,
+    column_schema,
+    described,
+    sample,
+)
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.pipeline.settings.batch_users import BatchUsers
 from batchrec_dagster.preparation.errors import PreparationError
@@ -29,11 +38,16 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
     # A job takes the values from its input, the same for every user here.
     values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
 
+    of_interactions = [("interactions", USER_ID)] if wanted.source is None else []
+    made_of = {"userId": of_interactions, "filterValues": []}
+
     @dg.asset(
         **described(
             pipeline,
-            description=f"{_whom(wanted)}, once: the input of the batch inference.",
+            description=f"Whom to make a list for. {_whom(wanted)}, once, as the JSON Lines that a"
+            " batch inference job takes.",
             kinds={"json"},
+            stage=PREPARED,
             storage_key=pipeline.places.batch_users,
             code_version=_with(f"{CODE_VERSION}-{fingerprint(wanted)}", filter_values),
             io_manager="json_lines_io",
@@ -42,6 +56,7 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
     def batch_users(
         interactions: pl.LazyFrame, storage: StorageResource
     ) -> dg.MaterializeResult[pl.DataFrame]:
+        started = time.monotonic()
         try:
             if wanted.source is None:
                 users = distinct_users(interactions, wanted.since)
@@ -64,10 +79,14 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
             value=users,
             data_version=dg.DataVersion(_with(version, filter_values)),
             metadata={
+                "preview": preview(f"**{users.height:,} users** get a list."),
                 "dagster/row_count": users.height,
                 "dagster/column_schema": column_schema(COLUMNS, users.columns),
+                "dagster/column_lineage": column_lineage(pipeline, made_of, users.columns),
+                "users": users.height,
                 "filter_values": filter_values,
                 "sample": sample(users.select("userId").head(5)),
+                "seconds": time.monotonic() - started,
             },
         )
 

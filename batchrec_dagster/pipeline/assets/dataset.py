@@ -9,7 +9,8 @@ from pydantic import Field
 
 from batchrec_dagster.formats.interactions import interactions_schema
 from batchrec_dagster.formats.schemas import INTERACTIONS, ITEMS
-from batchrec_dagster.pipeline.assets.jobs import outcome, stem
+from batchrec_dagster.pipeline.assets.jobs import lasted, outcome, stem
+from batchrec_dagster.pipeline.assets.links import dataset_group
 from batchrec_dagster.pipeline.assets.new_rows import (
     FULL,
     INCREMENTAL,
@@ -19,7 +20,8 @@ from batchrec_dagster.pipeline.assets.new_rows import (
     imported,
     what_is_new,
 )
-from batchrec_dagster.pipeline.assets.specs import described
+from batchrec_dagster.pipeline.assets.preview import preview, table
+from batchrec_dagster.pipeline.assets.specs import MODEL, described
 from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
@@ -60,10 +62,12 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     @dg.asset(
         **described(
             pipeline,
-            description=f"The {' and '.join(dataset.asset for dataset in datasets)} in Amazon"
-            " Personalize: dataset group, schema, dataset and import job. What has not changed is"
-            " not imported again.",
+            description=f"The {' and '.join(dataset.asset for dataset in datasets)} where a model"
+            " can learn from them: imported into Amazon Personalize. It takes a dataset group, a"
+            " schema, a dataset and an import job there. What has not changed is not imported"
+            " again.",
             kinds={"personalize"},
+            stage=MODEL,
             storage_key=pipeline.places.record("personalize_dataset"),
             code_version=f"{CODE_VERSION}-{schemas}",
             io_manager="record_io",
@@ -150,7 +154,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             record[f"{prefix}dataset_arn"] = arn
             record[f"{prefix}dataset_import_job_arn"] = job.arn
             outcomes[f"{prefix}outcome"] = outcome(job, "imported")
-            context.log.info(f"{dataset.asset}: {outcome(job, 'imported')}")
+            context.log.info(f"{dataset.asset}: {outcome(job, 'imported')} in {lasted(job):.1f} s")
         if part is not None:
             outcomes |= {"import_mode": part.mode, "why": part.why, "new_rows": part.rows}
             record |= imported(before, part, versions[0], version, storage, pipeline.places)
@@ -159,9 +163,21 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             value=record,
             data_version=dg.DataVersion(version),
             metadata={
+                "preview": preview(
+                    f"The dataset group `{group_name}` has:",
+                    table(
+                        ["dataset", "import job", "what this run did"],
+                        [
+                            [dataset.asset, job.description["jobName"], outcome(job, "imported")]
+                            for dataset, job in zip(datasets, jobs, strict=True)
+                        ],
+                    ),
+                ),
                 **record,
+                **dataset_group(personalize, group),
                 "status": jobs[0].description["status"],
                 **outcomes,
+                "import_seconds": sum(lasted(job) for job in jobs),
                 "seconds": time.monotonic() - started,
             },
         )

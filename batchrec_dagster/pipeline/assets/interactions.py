@@ -27,8 +27,15 @@ from batchrec_dagster.pipeline.assets.on_spark import (
     prepare_here,
     prepare_on_aws,
 )
+from batchrec_dagster.pipeline.assets.preview import preview, table
 from batchrec_dagster.pipeline.assets.raw_files import at_hand
-from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
+from batchrec_dagster.pipeline.assets.specs import (
+    PREPARED,
+    column_lineage,
+    column_schema,
+    described,
+    sample,
+)
 from batchrec_dagster.pipeline.checks import (
     enough_interactions,
     published,
@@ -55,6 +62,16 @@ COLUMNS = {
 }
 
 
+# Which column of the ratings each one is.
+ROLES = {
+    USER_ID: "user",
+    ITEM_ID: "item",
+    TIMESTAMP: "timestamp",
+    EVENT_TYPE: "event_type",
+    EVENT_VALUE: "event_value",
+}
+
+
 def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinition:
     """The asset; the relative path of a source read in place starts at the project's folder."""
     ratings, rules, spark = pipeline.ratings, pipeline.rules, pipeline.preparation.spark
@@ -63,9 +80,10 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
     @dg.asset(
         **described(
             pipeline,
-            description="The ratings that count as interactions, as the CSV file that Personalize"
-            f" imports. {_rule(rules)}",
+            description="What each user did with which item, and when: the ratings that count, as"
+            f" the CSV file that Personalize imports and learns from. {_rule(rules)}",
             kinds={"polars" if spark is None else "spark", "csv"},
+            stage=PREPARED,
             storage_key=pipeline.places.interactions,
             code_version=f"{CODE_VERSION}-{fingerprint(ratings.reading, rules)}",
             io_manager="interactions_io",
@@ -98,7 +116,7 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
             except (PreparationError, SourceError, StorageError) as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
             kept = pl.scan_csv(written, schema=csv_types(columns), glob=False)
-            _log(context, done)
+            _log(context, done, started)
             yield from published(
                 [
                     enough_interactions(kept),
@@ -108,7 +126,7 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
                     value=written,
                     data_version=dg.DataVersion(file_version(written)),
                     metadata={
-                        **_counted(done, columns),
+                        **_counted(pipeline, raw_ratings, done, columns),
                         "engine": pipeline.preparation.engine,
                         **told,
                         "users": kept.select(pl.col(USER_ID).n_unique()).collect().item(),
@@ -136,14 +154,14 @@ def _on_aws(
         first = first_rows(stored, storage)
     except (PreparationError, StorageError) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
-    _log(context, done)
+    _log(context, done, started)
     yield from published(
         checks(done, datetime.now(UTC)),
         dg.MaterializeResult(
             value=stored,
             data_version=dg.DataVersion(done.sha256[:16]),
             metadata={
-                **_counted(done, first.columns),
+                **_counted(pipeline, raw_ratings, done, first.columns),
                 "engine": pipeline.preparation.engine,
                 **told,
                 "users": done.users,
@@ -155,17 +173,34 @@ def _on_aws(
     )
 
 
-def _log(context: dg.AssetExecutionContext, done: Preparation | Done) -> None:
+def _log(context: dg.AssetExecutionContext, done: Preparation | Done, started: float) -> None:
+    seconds = time.monotonic() - started
+    context.log.info(
+        f"kept {done.rows_kept:,} of {done.rows_read:,} rows in {seconds:.1f} s,"
+        f" {done.rows_read / seconds:,.0f} a second"
+    )
     for reason, count in done.left_out.items():
         context.log.info(f"left out {count:,} rows: {reason}")
     for example in done.bad_row_examples:
         context.log.warning(f"left out {example}")
 
 
-def _counted(done: Preparation | Done, columns: list[str]) -> dict[str, Any]:
+def _counted(
+    pipeline: Pipeline, raw: dict[str, Any], done: Preparation | Done, columns: list[str]
+) -> dict[str, Any]:
+    made_of = {
+        column: [("raw_ratings", raw["columns"][role])] if role in raw.get("columns", {}) else []
+        for column, role in ROLES.items()
+    }
+    left_out = [[reason, f"{count:,}"] for reason, count in done.left_out.items() if count]
     return {
+        "preview": preview(
+            f"**{done.rows_kept:,} interactions** of {done.rows_read:,} rows.",
+            *([table(["left out because", "rows"], left_out)] if left_out else []),
+        ),
         "dagster/row_count": done.rows_kept,
         "dagster/column_schema": column_schema(COLUMNS, columns),
+        "dagster/column_lineage": column_lineage(pipeline, made_of, columns),
         "rows_read": done.rows_read,
         "rows_left_out": done.rows_read - done.rows_kept,
         "left_out_by_reason": dict(done.left_out),

@@ -11,13 +11,23 @@ import polars as pl
 from batchrec_dagster.formats.interactions import ITEM_ID
 from batchrec_dagster.formats.items import CREATION_TIMESTAMP
 from batchrec_dagster.object_store import StorageError
+from batchrec_dagster.pipeline.assets.preview import preview, text
+from batchrec_dagster.pipeline.assets.preview import table as markdown_table
 from batchrec_dagster.pipeline.assets.raw_files import bring, clear_away
-from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
+from batchrec_dagster.pipeline.assets.specs import (
+    PREPARED,
+    RAW,
+    column_lineage,
+    column_schema,
+    described,
+    sample,
+)
 from batchrec_dagster.pipeline.checks import items_parse, published, specs
 from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.pipeline.settings.items import Items
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
+from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.sources import SourceError
 from batchrec_dagster.resources import StorageResource
 
@@ -49,8 +59,10 @@ def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDe
     @dg.asset(
         **described(
             pipeline,
-            description="The file of items, copied once into the storage as it is.",
+            description="What is known of the items, such as titles and genres: the file, copied"
+            " once into the storage as it is.",
             kinds={"file"},
+            stage=RAW,
             storage_key=places.record("raw_items"),
             code_version=f"{CODE_VERSION}-{fingerprint(declared)}",
             io_manager="record_io",
@@ -81,11 +93,13 @@ def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDe
                 value=raw.record,
                 data_version=dg.DataVersion(raw.record["version"]),
                 metadata={
+                    "preview": preview(f"{text(raw.record['source'])}: {text(check.found)}."),
                     "outcome": raw.outcome,
                     "source": raw.record["source"],
                     "file": storage.where(file["uri"]),
                     "bytes": file["size"],
                     "dagster/row_count": check.numbers.get("rows", 0),
+                    "dagster/column_schema": _file_schema(declared.layout),
                     "bad_rows": check.numbers.get("bad_rows", 0),
                     "seconds": time.monotonic() - started,
                 },
@@ -102,8 +116,10 @@ def items(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
     @dg.asset(
         **described(
             pipeline,
-            description="What Personalize is told of each item, as the CSV file that it imports.",
+            description="What Personalize is told of each item, such as its genres and when it came"
+            " out, as the CSV file that it imports: models and filters go by it.",
             kinds={"csv"},
+            stage=PREPARED,
             storage_key=pipeline.places.items,
             code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
             io_manager="items_io",
@@ -112,17 +128,25 @@ def items(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
     def items(
         raw_items: dict[str, Any], storage: StorageResource
     ) -> dg.MaterializeResult[pl.DataFrame]:
+        started = time.monotonic()
         table = _read(storage, raw_items, layout).metadata
+        empty = {column: table.get_column(column).null_count() for column in layout.columns[1:]}
         return dg.MaterializeResult(
             value=table,
             data_version=dg.DataVersion(fingerprint(table.write_csv())),
             metadata={
+                "preview": preview(
+                    f"**{table.height:,} items**, and what is not known of them:",
+                    markdown_table(["column", "items without"], empty.items()),
+                ),
                 "dagster/row_count": table.height,
                 "dagster/column_schema": column_schema(_columns(layout), layout.columns),
-                "empty": {
-                    column: table.get_column(column).null_count() for column in layout.columns[1:]
-                },
+                "dagster/column_lineage": column_lineage(
+                    pipeline, _made_of(layout), layout.columns
+                ),
+                "empty": empty,
                 "sample": sample(table.head(5)),
+                "seconds": time.monotonic() - started,
             },
         )
 
@@ -136,8 +160,10 @@ def item_titles(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
     @dg.asset(
         **described(
             pipeline,
-            description="Each item's title: for people, who look at the tables.",
+            description="Each item's title: for the people who look at the tables and the report."
+            " Personalize does not get them.",
             kinds={"parquet"},
+            stage=PREPARED,
             storage_key=pipeline.places.item_titles,
             code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
             io_manager="parquet_io",
@@ -146,15 +172,22 @@ def item_titles(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
     def item_titles(
         raw_items: dict[str, Any], storage: StorageResource
     ) -> dg.MaterializeResult[pl.DataFrame]:
+        started = time.monotonic()
         titles = _read(storage, raw_items, layout).titles
+        without = titles.get_column("title").null_count()
         return dg.MaterializeResult(
             value=titles,
             data_version=dg.DataVersion(fingerprint(titles.write_csv())),
             metadata={
+                "preview": preview(
+                    f"**{titles.height:,} items**, {without:,} of them without a title."
+                ),
                 "dagster/row_count": titles.height,
                 "dagster/column_schema": column_schema(TITLES),
-                "without_title": titles.get_column("title").null_count(),
+                "dagster/column_lineage": column_lineage(pipeline, _made_of(layout), [*TITLES]),
+                "without_title": without,
                 "sample": sample(titles.head(5)),
+                "seconds": time.monotonic() - started,
             },
         )
 
@@ -200,6 +233,30 @@ def _read(storage: StorageResource, raw: dict[str, Any], layout: ItemsLayout) ->
     uri = raw["files"][0]["uri"]
     with storage.local_file(uri) as path:
         return ItemsFile(path, storage.where(uri), layout).read()
+
+
+def _file_schema(layout: ItemsLayout) -> dg.TableSchema:
+    """The columns of the file that are used."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(_field(column), description=f"items.columns.{role}")
+            for role, column in layout.roles.items()
+        ]
+    )
+
+
+def _made_of(layout: ItemsLayout) -> dict[str, list[tuple[str, str]]]:
+    """The column of the file that becomes each column of items and of item_titles."""
+    becomes = {"item": (ITEM_ID, "item_id"), "title": ("title",), "created": (CREATION_TIMESTAMP,)}
+    return {
+        name: [("raw_items", _field(column))]
+        for role, column in layout.roles.items()
+        for name in becomes.get(role, (role.partition(".")[2],))
+    }
+
+
+def _field(column: Column) -> str:
+    return column if isinstance(column, str) else f"column {column}"
 
 
 def _columns(layout: ItemsLayout) -> dict[str, tuple[str, str]]:

@@ -18,6 +18,13 @@ def stem(name: str, version: str, context: dg.AssetExecutionContext, *, afresh: 
     return f"{start}-{(context.run.root_run_id or context.run.run_id)[:8]}"
 
 
+def lasted(ensured: Ensured) -> float:
+    """Seconds from when it was created to when it was done, whichever run that was in."""
+    told = ensured.description
+    seconds: float = (told["lastUpdatedDateTime"] - told["creationDateTime"]).total_seconds()
+    return seconds
+
+
 def outcome(ensured: Ensured, done: str) -> str:
     """`imported` when this run had it done, else that it was done already."""
     return done if ensured.created else f"unchanged: not {done} again"

@@ -9,8 +9,15 @@ import dagster as dg
 
 from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.pipeline.assets.on_spark import first_at_hand
-from batchrec_dagster.pipeline.assets.raw_files import at_hand, bring, clear_away, without_secrets
-from batchrec_dagster.pipeline.assets.specs import described
+from batchrec_dagster.pipeline.assets.preview import code, preview, text
+from batchrec_dagster.pipeline.assets.raw_files import (
+    RawFiles,
+    at_hand,
+    bring,
+    clear_away,
+    without_secrets,
+)
+from batchrec_dagster.pipeline.assets.specs import RAW, described
 from batchrec_dagster.pipeline.checks import Checked, published, specs
 from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
@@ -32,9 +39,11 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     @dg.asset(
         **described(
             pipeline,
-            description=f"The files of ratings, {copied}. A source that has not changed is not"
-            " copied again.",
+            description="Who rated, bought or watched what, and when: the files that everything"
+            f" else is made of, {copied}, so that a run can be repeated. Files that have not"
+            " changed are not copied again.",
             kinds={"file"},
+            stage=RAW,
             storage_key=places.record("raw_ratings"),
             code_version=f"{CODE_VERSION}-{fingerprint(ratings)}",
             io_manager="record_io",
@@ -69,7 +78,15 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                     with opened(files, ratings.reading, pipeline.rules) as read:
                         rows, bad, unit = read.look()
                         check = _columns_parse(rows, bad, ratings.on_bad_rows)
-                        found = {**_told(read), "timestamp_unit": unit}
+                        found = {
+                            "preview": preview(
+                                _in_words(raw, rows, size, read), code(read.first_lines())
+                            ),
+                            **_told(read),
+                            "timestamp_unit": unit,
+                            "bad_rows": bad.total,
+                        }
+                        raw.record["columns"] = _columns(read)
                 except PreparationError as error:
                     rows, found = 0, {}
                     check = Checked("columns_parse", passed=False, found=str(error))
@@ -106,6 +123,31 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
 def _told(read: OpenedRatings) -> dict[str, Any]:
     """How the files are read, for the metadata: found out or declared."""
     layout = read.layout
+    roles = {column: role for role, column in _columns(read).items()}
+    return {
+        "dagster/column_schema": dg.TableSchema(
+            columns=[
+                dg.TableColumn(
+                    name=name,
+                    type=kind,
+                    description=(
+                        f"The {roles[name].replace('_', ' ')}." if name in roles else None
+                    ),
+                )
+                for name, kind in read.found.types.items()
+            ]
+        ),
+        "format": layout.format,
+        "delimiter": layout.delimiter if layout.format == "csv" else "",
+        "encoding": ", ".join(read.encodings),
+        "recognised_columns": dict(read.found.recognised),
+        "empty_files": list(read.empty),
+    }
+
+
+def _columns(read: OpenedRatings) -> dict[str, str]:
+    """The name of the column of each role that the files have."""
+    layout, names = read.layout, list(read.found.types)
     roles = {
         "user": layout.user,
         "item": layout.item,
@@ -114,29 +156,20 @@ def _told(read: OpenedRatings) -> dict[str, Any]:
         "event_type": layout.event_type,
         "event_value": layout.event_value,
     }
-    by_column = {column: role for role, column in roles.items() if column is not None}
     return {
-        "dagster/column_schema": dg.TableSchema(
-            columns=[
-                dg.TableColumn(
-                    name=name,
-                    type=kind,
-                    description=(
-                        f"The {role.replace('_', ' ')}."
-                        if (role := by_column.get(name) or by_column.get(place))
-                        else None
-                    ),
-                )
-                for place, (name, kind) in enumerate(read.found.types.items(), start=1)
-            ]
-        ),
-        "format": layout.format,
-        "delimiter": layout.delimiter if layout.format == "csv" else "",
-        "encoding": ", ".join(read.encodings),
-        "recognised_columns": dict(read.found.recognised),
-        "empty_files": list(read.empty),
-        "first_lines": dg.MetadataValue.md(f"```\n{read.first_lines()}\n```"),
+        role: names[column - 1] if isinstance(column, int) else column
+        for role, column in roles.items()
+        if column is not None
     }
+
+
+def _in_words(raw: RawFiles, rows: int, size: int, read: OpenedRatings) -> str:
+    files = len(raw.record["files"])
+    return (
+        f"**{rows:,} rows** in {f'{files:,} files' if files > 1 else 'one file'} of"
+        f" {size / 1e6:,.1f} MB, read as {read.layout.format} in {text(', '.join(read.encodings))}."
+        " The first lines:"
+    )
 
 
 def _columns_parse(rows: int, bad: BadRows, on_bad_rows: str) -> Checked:

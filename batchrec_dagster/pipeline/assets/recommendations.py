@@ -11,13 +11,27 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.formats.batch_inference import MAX_RESULTS, read_output
-from batchrec_dagster.formats.interactions import FILTER_HISTORY
-from batchrec_dagster.pipeline.assets.batch_output import has_output, output_folder, output_pieces
+from batchrec_dagster.formats.interactions import FILTER_HISTORY, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.local_personalize.progress import Progress
+from batchrec_dagster.pipeline.assets.batch_output import (
+    counted,
+    has_output,
+    output_folder,
+    output_pieces,
+)
 from batchrec_dagster.pipeline.assets.filters import filter_arn
 from batchrec_dagster.pipeline.assets.items import read_titles, titles_of, titles_versions
+from batchrec_dagster.pipeline.assets.jobs import lasted
+from batchrec_dagster.pipeline.assets.links import dataset_group, stored
 from batchrec_dagster.pipeline.assets.lists import Lists
+from batchrec_dagster.pipeline.assets.preview import preview, text
 from batchrec_dagster.pipeline.assets.seen_items import SeenItems
-from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
+from batchrec_dagster.pipeline.assets.specs import (
+    column_lineage,
+    column_schema,
+    described,
+    sample,
+)
 from batchrec_dagster.pipeline.checks import published, specs
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
@@ -38,6 +52,17 @@ COLUMNS = {
 }
 
 
+# What each column is made of: a score, and so the rank, of all that the model has learnt from.
+_LEARNT_FROM = [("interactions", USER_ID), ("interactions", ITEM_ID), ("interactions", TIMESTAMP)]
+MADE_OF = {
+    "user_id": [("batch_users", "userId")],
+    "rank": _LEARNT_FROM,
+    "item_id": [("interactions", ITEM_ID)],
+    "title": [("item_titles", "title")],
+    "score": _LEARNT_FROM,
+}
+
+
 def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset."""
     wanted = pipeline.recommendations
@@ -50,9 +75,10 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     @dg.asset(
         **described(
             pipeline,
-            description=f"The {wanted.num_results} best items for every user: one table of"
-            " user_id, rank, item_id and score"
-            f"{', with the titles of the items' if titles_of(pipeline) else ''}.",
+            description=f"What all this is for: the {wanted.num_results} items that suit each user"
+            " best, as one table of user_id, rank, item_id and score"
+            f"{', with the titles of the items' if titles_of(pipeline) else ''}."
+            f"{' What a user already had is left out.' if wanted.exclude_seen else ''}",
             kinds={"personalize", "parquet"},
             storage_key=pipeline.places.recommendations,
             code_version=f"{CODE_VERSION}-{fingerprint(wanted, *titles_of(pipeline))}",
@@ -127,10 +153,17 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                 solutionVersionArn=version_arn,
             ),
         )
+        seconds = lasted(job)
+        context.log.info(
+            f"{len(users):,} users inferred in {seconds:.1f} s"
+            + (f", {len(users) / seconds:,.0f} a second" if seconds else "")
+        )
         lists = Lists(wanted.num_results, seen, read_titles(pipeline, storage))
+        written_lists = Progress("users' lists written", len(users), context.log.info)
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "recommendations.parquet"
-            lists.write(output_pieces(storage, job.description, read_output), written)
+            pieces = output_pieces(storage, job.description, read_output)
+            lists.write(counted(pieces, written_lists), written)
             yield from published(
                 lists.checks(users, filtered=wanted.filter is not None),
                 dg.MaterializeResult(
@@ -145,17 +178,23 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                         )
                     ),
                     metadata={
+                        "preview": _preview(lists),
                         "dagster/row_count": lists.rows,
                         "dagster/column_schema": column_schema(COLUMNS, lists.sample.columns),
+                        "dagster/column_lineage": column_lineage(
+                            pipeline, MADE_OF, lists.sample.columns
+                        ),
                         "users": lists.users,
                         "items": len(lists.items),
                         "results_asked_for": request["numResults"],
                         "seen_items_dropped": lists.dropped,
-                        "table": storage.where(storage.uri(places.recommendations)),
+                        **stored("table", storage, storage.uri(places.recommendations)),
+                        **dataset_group(personalize, solution_version["dataset_group_arn"]),
                         "batch_inference_job_arn": job.arn,
                         "batch_inference_output": output_folder(job.description),
                         "status": job.description["status"],
                         "outcome": "inferred" if job.created else "unchanged: not inferred again",
+                        "inference_seconds": seconds,
                         "sample": sample(lists.sample),
                         "seconds": time.monotonic() - started,
                     },
@@ -163,3 +202,21 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             )
 
     return recommendations
+
+
+def _preview(lists: Lists) -> dg.MetadataValue[Any]:
+    """How many there are, and how the first begins."""
+    told = (
+        f"**{lists.users:,} users** have a list; {len(lists.items):,} different items are in them."
+    )
+    if not lists.sample.height:
+        return preview(told)
+    first = lists.sample.filter(pl.col("user_id") == lists.sample.item(0, "user_id"))
+    return preview(
+        told,
+        f"User {text(first.item(0, 'user_id'))} gets:",
+        "\n".join(
+            f"{row['rank']}. {text(row.get('title') or row['item_id'])}"
+            for row in first.iter_rows(named=True)
+        ),
+    )

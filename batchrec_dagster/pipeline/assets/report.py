@@ -12,6 +12,8 @@ import polars as pl
 from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.pipeline.assets.items import titles_of
+from batchrec_dagster.pipeline.assets.links import stored
+from batchrec_dagster.pipeline.assets.preview import preview, text
 from batchrec_dagster.pipeline.assets.raw_files import without_secrets
 from batchrec_dagster.pipeline.assets.specs import described
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
@@ -36,8 +38,8 @@ def recommendation_report(
     @dg.asset(
         **described(
             pipeline,
-            description="A page for people, in one file: how good the lists are, whom they serve,"
-            " what they show, and each user's history beside their list.",
+            description="A page for people, in one file that any browser opens: how good the lists"
+            " are, whom they serve, what they show, and each user's history beside their list.",
             kinds={"html"},
             storage_key=pipeline.places.report,
             code_version=f"{CODE_VERSION}-{told}",
@@ -78,7 +80,13 @@ def recommendation_report(
         return dg.MaterializeResult(
             value=html,
             metadata={
-                "report": storage.where(storage.uri(pipeline.places.report)),
+                "preview": preview(
+                    f"**{found.people.served:,} users** have a list; {shown:,} of them can be"
+                    " looked at, each beside their history.",
+                    "\n".join(f"- {text(warning)}" for warning in found.warnings)
+                    or "There are no warnings.",
+                ),
+                **stored("report", storage, storage.uri(pipeline.places.report)),
                 "bytes": len(html.encode()),
                 "users": found.people.served,
                 "people_shown": shown,

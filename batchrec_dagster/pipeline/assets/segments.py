@@ -9,6 +9,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.formats.batch_segment import read_output
+from batchrec_dagster.formats.interactions import ITEM_ID, USER_ID
 from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.pipeline.assets.batch_output import has_output, output_folder, output_pieces
 from batchrec_dagster.pipeline.assets.filters import filter_arn
@@ -18,7 +19,16 @@ from batchrec_dagster.pipeline.assets.items import (
     titles_versions,
     with_titles,
 )
-from batchrec_dagster.pipeline.assets.specs import column_schema, described, sample
+from batchrec_dagster.pipeline.assets.jobs import lasted
+from batchrec_dagster.pipeline.assets.links import dataset_group, stored
+from batchrec_dagster.pipeline.assets.preview import preview
+from batchrec_dagster.pipeline.assets.preview import table as markdown_table
+from batchrec_dagster.pipeline.assets.specs import (
+    column_lineage,
+    column_schema,
+    described,
+    sample,
+)
 from batchrec_dagster.pipeline.checks import (
     every_segment_has_a_line,
     no_duplicates,
@@ -32,11 +42,20 @@ from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.kinds import BATCH_SEGMENT_JOB
 
 CODE_VERSION = "1"
+MOST_SHOWN = 10
 COLUMNS = {
     "segment": ("string", "What the users belong to: an item's id, or an expression on items."),
     "title": ("string", "The item's title; null where the items file has none."),
     "rank": ("int", "1 is the user who belongs to it most."),
     "user_id": ("string", "The user's id."),
+}
+
+
+MADE_OF: dict[str, list[tuple[str, str]]] = {
+    "segment": [],
+    "title": [("item_titles", "title")],
+    "rank": [("interactions", USER_ID), ("interactions", ITEM_ID)],
+    "user_id": [("interactions", USER_ID)],
 }
 
 
@@ -48,8 +67,9 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
     @dg.asset(
         **described(
             pipeline,
-            description=f"The {segments.users_per_segment:,} users who belong most to each of"
-            f" {len(segments.queries):,} segments: one table of {', '.join(_columns(titles))}.",
+            description="Whom to tell of an item: the"
+            f" {segments.users_per_segment:,} users who belong most to each of"
+            f" {len(segments.queries):,} segments, as one table of {', '.join(_columns(titles))}.",
             kinds={"personalize", "parquet"},
             storage_key=pipeline.places.user_segments,
             code_version=f"{CODE_VERSION}-{fingerprint(segments, *titles)}",
@@ -120,7 +140,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
         if titles:
             table = with_titles(table, read_titles(pipeline, storage), of="segment")
 
-        sizes = table.group_by("segment").len().get_column("len")
+        sizes = table.group_by("segment", maintain_order=True).len()
         yield from published(
             [
                 every_segment_has_a_line(segments.queries, lines),
@@ -139,16 +159,23 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
                     )
                 ),
                 metadata={
+                    "preview": preview(
+                        f"**{len(sizes):,} segments** have users, the first of them:",
+                        markdown_table(["segment", "users"], sizes.head(MOST_SHOWN).iter_rows()),
+                    ),
                     "dagster/row_count": table.height,
                     "dagster/column_schema": column_schema(COLUMNS, table.columns),
+                    "dagster/column_lineage": column_lineage(pipeline, MADE_OF, table.columns),
                     "segments": len(sizes),
                     "empty_segments": len(segments.queries) - len(sizes),
                     "users": table.get_column("user_id").n_unique(),
-                    "table": storage.where(storage.uri(places.user_segments)),
+                    **stored("table", storage, storage.uri(places.user_segments)),
+                    **dataset_group(personalize, segment_solution_version["dataset_group_arn"]),
                     "batch_segment_job_arn": job.arn,
                     "batch_segment_output": output_folder(job.description),
                     "status": job.description["status"],
                     "outcome": "segmented" if job.created else "unchanged: not segmented again",
+                    "inference_seconds": lasted(job),
                     "sample": sample(table.head(5)),
                     "seconds": time.monotonic() - started,
                 },

@@ -9,6 +9,9 @@ import polars as pl
 from batchrec_dagster.io_managers import STORAGE_KEY
 from batchrec_dagster.pipeline.settings import Pipeline
 
+# What an asset's tag says it is, in the order of the way from ratings to results.
+RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
+
 
 class AssetArguments(TypedDict):
     """Arguments of `@dg.asset`."""
@@ -18,6 +21,7 @@ class AssetArguments(TypedDict):
     owners: list[str]
     description: str
     kinds: set[str]
+    tags: dict[str, str]
     code_version: str
     io_manager_key: str
     metadata: dict[str, Any]
@@ -31,6 +35,7 @@ def described(
     storage_key: str,
     code_version: str,
     io_manager: str,
+    stage: str = RESULT,
 ) -> AssetArguments:
     """The arguments of `@dg.asset` that follow from the declaration.
 
@@ -43,6 +48,7 @@ def described(
         "owners": pipeline.owners,
         "description": description,
         "kinds": kinds,
+        "tags": {"stage": stage},
         "code_version": code_version,
         "io_manager_key": io_manager,
         "metadata": {STORAGE_KEY: storage_key},
@@ -58,6 +64,24 @@ def column_schema(
             dg.TableColumn(name=name, type=columns[name][0], description=columns[name][1])
             for name in (columns if present is None else present)
         ]
+    )
+
+
+def column_lineage(
+    pipeline: Pipeline,
+    columns: Mapping[str, Sequence[tuple[str, str]]],
+    present: Sequence[str] | None = None,
+) -> dg.TableColumnLineage:
+    """`{column: [(asset, its column), ...]}` as Dagster's column lineage, for the columns present:
+    which columns of other assets each one is made of."""
+    return dg.TableColumnLineage(
+        deps_by_column={
+            name: [
+                dg.TableColumnDep(dg.AssetKey([pipeline.name, asset]), column)
+                for asset, column in columns[name]
+            ]
+            for name in (columns if present is None else present)
+        }
     )
 
 

@@ -11,9 +11,11 @@ from batchrec_dagster.formats.recipes import (
     USER_PERSONALIZATION,
     recipe_arn,
 )
-from batchrec_dagster.pipeline.assets.jobs import outcome, stem
+from batchrec_dagster.pipeline.assets.jobs import lasted, outcome, stem
+from batchrec_dagster.pipeline.assets.links import dataset_group
 from batchrec_dagster.pipeline.assets.new_rows import FULL, UPDATE
-from batchrec_dagster.pipeline.assets.specs import described
+from batchrec_dagster.pipeline.assets.preview import preview, table
+from batchrec_dagster.pipeline.assets.specs import MODEL, described
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.pipeline.settings.segments import Segments
 from batchrec_dagster.resources import PersonalizeResource
@@ -42,9 +44,11 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
     @dg.asset(
         **described(
             pipeline,
-            description=f"A model of recipe {solution.recipe}, trained on the imported data, with"
-            " its metrics. What has not changed is not trained on again.",
+            description="The trained model, and how well it does: it has learnt by the recipe"
+            f" {solution.recipe} from what was imported, and was tested on a part that it had not"
+            " seen. What has not changed is not trained on again.",
             kinds={"personalize"},
+            stage=MODEL,
             storage_key=pipeline.places.record("solution_version"),
             code_version=f"{CODE_VERSION}-{fingerprint(solution)}",
             io_manager="record_io",
@@ -67,9 +71,10 @@ def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.Asset
     @dg.asset(
         **described(
             pipeline,
-            description=f"A model of recipe {segments.recipe}, trained on the imported data, with"
-            " its metrics: it tells which users belong to an item.",
+            description="The trained model that tells which users belong to an item, and its"
+            f" metrics: it has learnt by the recipe {segments.recipe} from what was imported.",
             kinds={"personalize"},
+            stage=MODEL,
             storage_key=pipeline.places.record("segment_solution_version"),
             code_version=f"{CODE_VERSION}-{segments.recipe}",
             io_manager="record_io",
@@ -114,6 +119,7 @@ def _trained(
     )
     done = outcome(trained, "trained")
     context.log.info(f"{recipe} on data {version}: {done}")
+    context.log.info(f"{trained.arn}: trained in {lasted(trained):.1f} s")
     metrics = _metrics(personalize, trained.arn)
     baseline = _metrics(personalize, popularity[0].arn) if popularity else {}
     record = {
@@ -126,14 +132,20 @@ def _trained(
         value={**record, "metrics": metrics, "popularity_metrics": baseline},
         data_version=dg.DataVersion(trained.arn.rpartition("/")[2]),
         metadata={
+            "preview": preview(
+                f"The recipe `{recipe}`: {done}. Metrics go from 0 to 1, more is better.",
+                _compared(metrics, baseline),
+            ),
             "solution_version_arn": trained.arn,
             "solution_arn": trained.description["solutionArn"],
+            **dataset_group(personalize, dataset["dataset_group_arn"]),
             "recipe": recipe,
             "hyperparameters": hyperparameters,
             "training_mode": trained.description.get("trainingMode", FULL),
             "status": trained.description["status"],
             "outcome": done,
             "training_hours": trained.description.get("trainingHours", 0.0),
+            "training_seconds": lasted(trained),
             "seconds": time.monotonic() - started,
             **_short(metrics),
             **{f"popularity_{key}": value for key, value in _short(baseline).items()},
@@ -180,6 +192,16 @@ def _start(
 def _metrics(personalize: PersonalizeResource, solution_version_arn: str) -> dict[str, float]:
     answer = personalize.client.get_solution_metrics(solutionVersionArn=solution_version_arn)
     return dict(sorted(answer["metrics"].items()))
+
+
+def _compared(metrics: dict[str, float], baseline: dict[str, float]) -> str:
+    """The metrics as a table, popularity's beside them where there are any."""
+    if not baseline:
+        return table(["metric", "value"], metrics.items())
+    return table(
+        ["metric", "this model", "most popular items"],
+        [[name, value, baseline.get(name)] for name, value in metrics.items()],
+    )
 
 
 def _short(metrics: dict[str, float]) -> dict[str, float]:
