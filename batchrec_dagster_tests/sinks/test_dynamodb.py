@@ -114,10 +114,10 @@ def test_what_is_not_processed_is_sent_again(client: Any, table: Lists) -> None:
 
 
 def test_a_table_that_takes_nothing_is_told_of(client: Any, table: Lists) -> None:
+    users = [{"user_id": {"S": user}} for user in "012"]
+
     def refuse(parsed: dict[str, Any], **_: Any) -> None:
-        parsed["UnprocessedItems"] = {
-            TABLE: [{"PutRequest": {"Item": {"user_id": {"S": "0"}}}}] * 3
-        }
+        parsed["UnprocessedItems"] = {TABLE: [{"PutRequest": {"Item": user}} for user in users]}
 
     client.meta.events.register("after-call.dynamodb.BatchWriteItem", refuse)
     with pytest.raises(SinkUnavailableError, match="3 of 5 items were refused 12 times"):
