@@ -135,7 +135,7 @@ def plausible(first: int | None, last: int | None, unit: str, now: datetime) -> 
             f"; times of ratings lie between {EARLIEST:%Y} and now: is ratings.timestamp_unit"
             f" {other}, or ratings.columns.timestamp another column?"
         )
-    return Checked("timestamps_plausible", passed, found)
+    return Checked("timestamps_plausible", passed, found, {"days": (last - first) / 86_400})
 
 
 def items_parse(read: Callable[[], ItemsRead], on_bad_rows: str) -> Checked:
@@ -168,7 +168,12 @@ def every_user_has_a_line(users: pl.Series, answered: pl.Series) -> Checked:
         found += f"; missing are {_some(missing)}: run the batch inference again"
     if twice:
         found += f"; {twice:,} lines are repeated"
-    return Checked("every_user_has_a_line", not len(missing) and not twice, found)
+    return Checked(
+        "every_user_has_a_line",
+        not len(missing) and not twice,
+        found,
+        {"users": len(users), "missing": len(missing), "repeated_lines": twice},
+    )
 
 
 def every_segment_has_a_line(queries: Sequence[str], lines: pl.DataFrame) -> Checked:
@@ -182,7 +187,12 @@ def every_segment_has_a_line(queries: Sequence[str], lines: pl.DataFrame) -> Che
         found += f"; missing are {_some(missing)}: run the batch segment job again"
     if twice:
         found += f"; {twice:,} lines are repeated"
-    return Checked("every_segment_has_a_line", not len(missing) and not twice, found)
+    return Checked(
+        "every_segment_has_a_line",
+        not len(missing) and not twice,
+        found,
+        {"segments": len(queries), "missing": len(missing), "repeated_lines": twice},
+    )
 
 
 def no_line_failed(lines: pl.DataFrame, of: str = "user_id", mend: str = "") -> Checked:
@@ -204,7 +214,7 @@ def lines_failed(
     if first is not None:
         whose, error = first
         found += f"; the first, of {of.removesuffix('_id')} {whose!r}: {error}{mend}"
-    return Checked("no_line_failed", not failed, found)
+    return Checked("no_line_failed", not failed, found, {"lines": lines, "failed": failed})
 
 
 def no_duplicates(table: pl.DataFrame, within: str = "user_id", member: str = "item_id") -> Checked:
@@ -215,12 +225,14 @@ def no_duplicates(table: pl.DataFrame, within: str = "user_id", member: str = "i
 def repeated(count: int, member: str = "item_id") -> Checked:
     """The same, of a number that is counted already."""
     found = f"{count:,} {member.removesuffix('_id')}s stand twice in a list"
-    return Checked("no_duplicates", not count, found)
+    return Checked("no_duplicates", not count, found, {"repeated": count})
 
 
 def none_seen(seen: int) -> Checked:
     """That no list holds what its user already interacted with."""
-    return Checked("none_seen", not seen, f"{seen:,} items of the lists were seen before")
+    return Checked(
+        "none_seen", not seen, f"{seen:,} items of the lists were seen before", {"seen": seen}
+    )
 
 
 def lists_full(full: int, users: int, num_results: int, *, filtered: bool = False) -> Checked:
@@ -230,7 +242,7 @@ def lists_full(full: int, users: int, num_results: int, *, filtered: bool = Fals
         found += "; the others have seen nearly everything that Personalize offered for them"
         if filtered:
             found += ", or recommendations.filter leaves them little"
-    return Checked("lists_full", full == users, found)
+    return Checked("lists_full", full == users, found, {"users": users, "full": full})
 
 
 def _day(seconds: int) -> str:
