@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -24,8 +25,60 @@ from batchrec_dagster.io_managers import (
 from batchrec_dagster.object_store import StorageError, split_uri
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.personalize import AWS, EMBEDDED, LOCAL_ROLE_ARN
+from batchrec_dagster.samples import movielens
 
-ROLE = re.compile(r"arn:[a-z\d-]+:iam::\d{12}:role/.+")
+ROLE = re.compile(r"arn:[a-z\d-]+:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-/]+")
+BUCKET = re.compile(r"[a-z\d][a-z\d.-]{1,61}[a-z\d]")
+URL = re.compile(r"https?://[^/\s]+\S*")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A variable of the environment, as README has it; `default` in words where it depends."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+SETTINGS = (
+    Setting("BATCHREC_STORAGE", ".batchrec/storage", "a folder, or s3://bucket/prefix"),
+    Setting("BATCHREC_PERSONALIZE", "embedded", "embedded, aws, or the URL of a Personalize"),
+    Setting(
+        "BATCHREC_ROLE_ARN", "", "the role by which Personalize reads and writes the bucket (aws)"
+    ),
+    Setting(
+        "BATCHREC_POLL_SECONDS",
+        "30 on aws, else 0.2",
+        "how soon to look again at what is under way; the longer it takes, the less often",
+    ),
+    Setting(
+        "BATCHREC_BUSY_SECONDS",
+        "300 on aws, else 5",
+        "how long to wait before asking again when Personalize is busy",
+    ),
+    Setting(
+        "BATCHREC_DEADLINE_HOURS",
+        "24",
+        "how long one import, training or batch inference may take before the run gives up",
+    ),
+    Setting("BATCHREC_HOME", ".batchrec", "where the embedded Personalize and downloads are kept"),
+    Setting(
+        "BATCHREC_MOVIELENS_URL", movielens.BASE_URL, "where movielens:// sources are downloaded"
+    ),
+    Setting("DAGSTER_HOME", "", "where Dagster keeps its dagster.yaml, and its history"),
+)
+
+
+def misspelt(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that nothing reads, though their names are nearly a setting's: which one's."""
+    names = [setting.name for setting in SETTINGS]
+    found = {}
+    for name in environment:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.85)
+        if near and name not in names and name.startswith("BATCHREC"):
+            found[name] = near[0]
+    return found
 
 
 class DeploymentError(ValueError):
@@ -34,16 +87,17 @@ class DeploymentError(ValueError):
 
 @dataclass(frozen=True)
 class Deployment:
-    """BATCHREC_HOME, BATCHREC_STORAGE, BATCHREC_PERSONALIZE, BATCHREC_ROLE_ARN,
-    BATCHREC_BUSY_SECONDS, BATCHREC_DEADLINE_HOURS; region, profile and S3 endpoint by AWS's own
-    variables."""
+    """SETTINGS, checked; region, profile and S3 endpoint by AWS's own variables."""
 
     home: Path
     storage: str
     personalize: str
     role_arn: str
+    poll_seconds: float
     busy_seconds: float
     deadline_hours: float
+    dagster_home: Path | None = None
+    movielens_url: str = movielens.BASE_URL
     region: str | None = None
     profile: str | None = None
     s3_endpoint: str | None = None
@@ -71,9 +125,12 @@ class Deployment:
             home=home,
             storage=get("BATCHREC_STORAGE", default=str(home / "storage")),
             personalize=personalize,
+            poll_seconds=number("BATCHREC_POLL_SECONDS", default=30 if personalize == AWS else 0.2),
             busy_seconds=number("BATCHREC_BUSY_SECONDS", default=300 if personalize == AWS else 5),
             deadline_hours=number("BATCHREC_DEADLINE_HOURS", default=24),
             role_arn=get("BATCHREC_ROLE_ARN", default=LOCAL_ROLE_ARN),
+            dagster_home=Path(dagster_home) if (dagster_home := get("DAGSTER_HOME")) else None,
+            movielens_url=get(movielens.BASE_URL_VARIABLE, default=movielens.BASE_URL),
             region=get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None,
             profile=get("AWS_PROFILE") or None,
             s3_endpoint=get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL") or None,
@@ -90,16 +147,32 @@ class Deployment:
         """Raises DeploymentError for what cannot work."""
         if self.storage.startswith("s3://"):
             try:
-                split_uri(self.storage)
+                bucket, _ = split_uri(self.storage)
             except StorageError as error:
                 raise DeploymentError(f"BATCHREC_STORAGE: {error}") from error
+            if not BUCKET.fullmatch(bucket):
+                raise DeploymentError(
+                    f"BATCHREC_STORAGE is {self.storage!r}: a bucket's name has 3 to 63 small"
+                    " letters, digits, dots and hyphens"
+                )
         elif "://" in self.storage:
             raise DeploymentError(
                 f"BATCHREC_STORAGE is {self.storage!r}: set a folder or s3://bucket/prefix"
             )
-        if self.personalize not in (EMBEDDED, AWS) and not re.match(
-            r"https?://[^/]", self.personalize
-        ):
+        elif Path(self.storage).is_file():
+            raise DeploymentError(f"BATCHREC_STORAGE is {self.storage}: a file; set a folder")
+        if self.home.is_file():
+            raise DeploymentError(f"BATCHREC_HOME is {self.home}: a file; set a folder")
+        if self.dagster_home and not self.dagster_home.is_absolute():
+            raise DeploymentError(
+                f"DAGSTER_HOME is '{self.dagster_home}': Dagster wants the whole path, such as"
+                f" {self.dagster_home.absolute()}"
+            )
+        if not URL.fullmatch(self.movielens_url):
+            raise DeploymentError(
+                f"{movielens.BASE_URL_VARIABLE} is {self.movielens_url!r}: set an http(s):// URL"
+            )
+        if self.personalize not in (EMBEDDED, AWS) and not URL.fullmatch(self.personalize):
             raise DeploymentError(
                 f"BATCHREC_PERSONALIZE is {self.personalize!r}: set embedded, aws, or the URL of a"
                 " Personalize"
@@ -131,7 +204,7 @@ class Deployment:
             role_arn=self.role_arn,
             region_name=self.region,
             profile_name=self.profile,
-            poll_seconds=30 if self.personalize == AWS else 0.2,
+            poll_seconds=self.poll_seconds,
             busy_seconds=self.busy_seconds,
             deadline_hours=self.deadline_hours,
             # The embedded one gives as many as there are items.

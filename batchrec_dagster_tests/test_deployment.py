@@ -1,12 +1,19 @@
 """The environment's settings: what they choose, and what is told when they cannot work."""
 
+import re
+
 import dagster as dg
 import pytest
 
-from batchrec_dagster.deployment import Deployment, DeploymentError
+from batchrec_dagster.deployment import SETTINGS, Deployment, DeploymentError, misspelt
+from batchrec_dagster_tests.support import REPOSITORY
 
 ROLE = "arn:aws:iam::123456789012:role/Personalize"
-AWS = {"BATCHREC_PERSONALIZE": "aws", "BATCHREC_STORAGE": "s3://b/p", "BATCHREC_ROLE_ARN": ROLE}
+AWS = {
+    "BATCHREC_PERSONALIZE": "aws",
+    "BATCHREC_STORAGE": "s3://bucket/p",
+    "BATCHREC_ROLE_ARN": ROLE,
+}
 
 
 def test_by_default_everything_is_on_this_machine() -> None:
@@ -24,7 +31,7 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
     assert not deployment.embedded
     assert deployment.executor() is dg.multiprocess_executor
     resources = deployment.resources()
-    assert resources["storage"].uri("a.csv") == "s3://b/p/a.csv"
+    assert resources["storage"].uri("a.csv") == "s3://bucket/p/a.csv"
     personalize = resources["personalize"]
     assert (personalize.role_arn, personalize.region_name) == (ROLE, "eu-west-1")
     assert (personalize.poll_seconds, personalize.busy_seconds) == (30, 300)
@@ -47,9 +54,40 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
             {"BATCHREC_BUSY_SECONDS": "soon"},
             "BATCHREC_BUSY_SECONDS is 'soon': set a number above 0",
         ),
+        ({"BATCHREC_POLL_SECONDS": "-1"}, "BATCHREC_POLL_SECONDS is '-1': set a number above 0"),
+        ({"BATCHREC_STORAGE": "s3://My_Bucket/a"}, "My_Bucket/a': a bucket's name has 3 to 63"),
+        ({"BATCHREC_STORAGE": __file__}, "BATCHREC_STORAGE is /.*: a file; set a folder"),
+        ({"BATCHREC_HOME": __file__}, "BATCHREC_HOME is /.*: a file; set a folder"),
+        ({"DAGSTER_HOME": "dagster"}, "DAGSTER_HOME is 'dagster': Dagster wants the whole path"),
+        ({"BATCHREC_MOVIELENS_URL": "mirror"}, "BATCHREC_MOVIELENS_URL is 'mirror': set an http"),
         ({"BATCHREC_DEADLINE_HOURS": "0"}, "BATCHREC_DEADLINE_HOURS is '0': set a number above 0"),
     ],
 )
 def test_what_cannot_work_is_told_at_load(environment: dict[str, str], said: str) -> None:
     with pytest.raises(DeploymentError, match=said):
         Deployment.from_environment(environment)
+
+
+def test_readme_has_every_setting_with_its_default() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    rows = {
+        name: default.strip().replace("`", "")
+        for name, default in re.findall(r"(?m)^\| `((?:BATCHREC|DAGSTER)_\w+)` \|([^|]*)\|", readme)
+    }
+    assert rows == {setting.name: setting.default for setting in SETTINGS}
+
+
+def test_no_code_reads_a_variable_that_is_no_setting() -> None:
+    """Beside those of the local Personalize's own server, which --help tells."""
+    read = {
+        name
+        for path in (REPOSITORY / "batchrec_dagster").rglob("*.py")
+        for name in re.findall(r"\b(BATCHREC_[A-Z_]+[A-Z])\b", path.read_text())
+        if not name.startswith("BATCHREC_LOCAL_PERSONALIZE_")
+    }
+    assert read <= {setting.name for setting in SETTINGS}
+
+
+def test_a_setting_that_is_misspelt_is_noticed() -> None:
+    environment = {"BATCHREC_STORGE": "", "BATCHREC_STORAGE": "", "BATCHREC_SHOP_DATABASE": ""}
+    assert misspelt(environment) == {"BATCHREC_STORGE": "BATCHREC_STORAGE"}
