@@ -1,0 +1,158 @@
+"""The export: files that any reader of CSV or JSON Lines understands, and no spreadsheet runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.object_store import ObjectStore, StorageError
+from batchrec_dagster.sinks import Counts, SinkError, SinkUnavailableError, export, lists
+from batchrec_dagster.sinks.export import Export, Exported
+from batchrec_dagster_tests.sinks.support import many, recommendations
+
+URI = "s3://bucket/exports/lists"
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff0b1"]
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8) | st.sampled_from(
+    [*FORMULAS, "a,b", 'a"b', "a\nb", "'=1", "007", " x "]
+)
+LISTS = st.dictionaries(TEXT, st.lists(st.tuples(TEXT, st.none() | TEXT), max_size=3), max_size=4)
+
+
+def write(folder: Path, frame: pl.DataFrame, **how: Any) -> Exported:
+    return export.export(frame.lazy(), Export(**how), ObjectStore({"bucket": folder}), URI)
+
+
+def content(folder: Path) -> bytes:
+    return (folder / "exports/lists").read_bytes()
+
+
+def rows(folder: Path) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(content(folder).decode(), newline="")))
+
+
+def test_a_row_for_each_user_has_items_in_columns(tmp_path: Path) -> None:
+    frame = recommendations({"1": [("a", "A, or B"), ("b", 'The "C"')], "2": [("c", "Ü")]})
+    written = write(tmp_path, frame)
+    assert rows(tmp_path) == [
+        ["user_id", "item_1", "title_1", "item_2", "title_2"],
+        ["1", "a", "A, or B", "b", 'The "C"'],
+        ["2", "c", "Ü", "", ""],
+    ]
+    assert written == Exported(Counts(3, 2, 2), 2, len(content(tmp_path)), 0)
+    write(tmp_path, frame.drop("title").tail(1), bom=True)
+    assert content(tmp_path) == b'\xef\xbb\xbf"user_id","item_1"\n"2","c"\n'
+
+
+def test_a_row_for_each_item_is_as_in_the_table(tmp_path: Path) -> None:
+    frame = recommendations({"1": [("a", "A"), "b"], "2": ["c"]})
+    assert write(tmp_path, frame, rows="per_item").lines == 3
+    assert rows(tmp_path) == [
+        ["user_id", "rank", "item_id", "title", "score"],
+        ["1", "1", "a", "A", "0.5"],
+        ["1", "2", "b", "", "0.25"],
+        ["2", "1", "c", "", "0.5"],
+    ]
+
+
+def test_json_lines_hold_lists_or_rows(tmp_path: Path) -> None:
+    frame = recommendations({"1": [("a", "=A"), "b"], "2": ["c"]})
+    assert write(tmp_path, frame, format="jsonl").lines == 2
+    assert [json.loads(line) for line in content(tmp_path).splitlines()] == [
+        {
+            "user_id": "1",
+            "items": [
+                {"rank": 1, "item_id": "a", "title": "=A", "score": 0.5},
+                {"rank": 2, "item_id": "b", "title": None, "score": 0.25},
+            ],
+        },
+        {
+            "user_id": "2",
+            "items": [{"rank": 1, "item_id": "c", "title": None, "score": 0.5}],
+        },
+    ]
+    assert write(tmp_path, frame, format="jsonl", rows="per_item").lines == 3
+    assert pl.read_ndjson(content(tmp_path)).equals(frame)
+
+
+@pytest.mark.parametrize("how", ["per_user", "per_item"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_nobody_to_recommend_to_leaves_an_empty_file(tmp_path: Path, form: str, how: str) -> None:
+    assert write(tmp_path, many(0), format=form, rows=how).lines == 0
+    assert content(tmp_path).count(b"\n") == (1 if form == "csv" else 0)
+
+
+def test_users_are_whole_over_the_ends_of_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "BATCH_ROWS", 7)
+    assert write(tmp_path, many(50).drop("title")).counts == (250, 50, 5)
+    assert [row[0] for row in rows(tmp_path)[1:]] == [str(user) for user in range(50)]
+    assert all(all(row) for row in rows(tmp_path))
+
+
+def test_cells_that_begin_like_formulas_are_text(tmp_path: Path) -> None:
+    frame = recommendations({"-7": [("+a", title) for title in FORMULAS] + [("x", "a = 1")]})
+    written = write(tmp_path, frame, rows="per_item")
+    users, _, items, titles, _ = zip(*rows(tmp_path)[1:], strict=True)
+    assert list(titles) == [*(f"'{title}" for title in FORMULAS), "a = 1"]
+    assert set(users) == {"'-7"}
+    assert items == ("'+a",) * len(FORMULAS) + ("x",)
+    assert written.cells_made_harmless == 3 * len(FORMULAS) + 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(wild=LISTS, how=st.sampled_from(["per_user", "per_item"]), bom=st.booleans())
+def test_whatever_the_text_is_it_comes_back_and_no_cell_begins_a_formula(
+    tmp_path_factory: pytest.TempPathFactory,
+    wild: dict[str, list[tuple[str, str | None]]],
+    how: Literal["per_user", "per_item"],
+    bom: bool,
+) -> None:
+    folder = tmp_path_factory.mktemp("csv")
+    frame = recommendations(wild)
+    written = write(folder, frame, rows=how, bom=bom)
+    text = content(folder).decode("utf-8-sig" if bom else "utf-8")
+    _, *read = csv.reader(io.StringIO(text, newline=""))
+    assert written.lines == len(read)
+    cells = [cell for row in read for cell in row]
+    assert not [cell for cell in cells if cell.startswith(tuple("=+-@\t\r\n\uff1d\uff0b\uff0d"))]
+    known = set(frame.get_column("title").drop_nulls())
+    known |= {*frame.get_column("user_id"), *frame.get_column("item_id"), ""}
+    texts = [
+        cell for row in read for n, cell in enumerate(row) if how == "per_user" or n in (0, 2, 3)
+    ]
+    assert all(cell in known or cell[1:] in known for cell in texts)
+
+
+def test_lists_that_change_while_they_are_written_are_not_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, many(2))
+    before = content(tmp_path)
+    monkeypatch.setattr(export, "counts", lambda _: Counts(16, 3, 5))
+    with pytest.raises(SinkUnavailableError, match=r"4 users were written .* there are 3 users"):
+        write(tmp_path, many(4))
+    with pytest.raises(SinkUnavailableError, match="3 users and 20 rows were written"):
+        write(tmp_path, many(4), rows="per_item")
+    assert content(tmp_path) == before
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "exports").write_text("a file where a folder should be")
+    with pytest.raises(SinkError, match="cannot write s3://bucket/exports/lists") as error:
+        write(tmp_path, many(1))
+    assert isinstance(error.value.__cause__, StorageError)
+
+
+def test_what_arrives_in_part_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ObjectStore, "head", lambda *_: None)
+    with pytest.raises(SinkUnavailableError, match="but nothing is there"):
+        write(tmp_path, many(1))
