@@ -22,6 +22,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import (
+    AlreadyExistsError,
     BaseError,
     NotFoundError,
     PermissionDeniedError,
@@ -137,6 +138,16 @@ class ObjectStore:
                 obstore.put(store, key, data.read_bytes(), use_multipart=False)
             else:
                 obstore.put(store, key, data, chunk_size=CHUNK)
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Write an object if there is none; False where there is one."""
+        store, key = self._locate(uri)
+        with _explained(uri, "write"):
+            try:
+                obstore.put(store, key, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+        return True
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object; within S3 on its servers, whatever its size."""

@@ -100,16 +100,12 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
         assert refresh(project, name, instance).success
     client = client_of(project)
     others = {arn for arn in there(client) if "shop_2-" in arn}
-    # Other settings: another solution and filter; another schema: another dataset group.
-    project.declare(
-        {
-            **quick,
-            "solution": {"recipe": "aws-user-personalization", "compare_with_popularity": False},
-            "recommendations": {"filter": 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("x")'},
-        }
-    )
-    assert refresh(project, "shop", instance).success
+    # Another schema: another dataset group. Other settings: another solution and filter.
     project.declare({**quick, "recommendations": {"exclude_seen": False}})
+    assert refresh(project, "shop", instance).success
+    own = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("x")'
+    better = {"recipe": "aws-user-personalization", "compare_with_popularity": False}
+    project.declare({**quick, "solution": better, "recommendations": {"filter": own}})
     assert refresh(project, "shop", instance).success
     before = there(client)
     assert len(ensure(client).list(DATASET_GROUP)) == 3

@@ -1,14 +1,25 @@
 """`NAME_teardown`: the job that deletes what a pipeline made, and shows first what that is."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.object_store import ObjectInfo, StorageError
+from batchrec_dagster.pipeline.assets.alone import leased
 from batchrec_dagster.pipeline.settings import Pipeline
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.teardown import Plan, delete, find
+
+# The assets that work in Personalize, in the order in which they do.
+STEPS = (
+    "personalize_dataset",
+    "solution_version",
+    "segment_solution_version",
+    "recommendations",
+    "user_segments",
+)
 
 
 class TeardownConfig(dg.Config):
@@ -40,15 +51,24 @@ def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
         personalize: PersonalizeResource,
     ) -> None:
         ensure = personalize.ensure(context.log, pipeline.tags)
-        plan = find(ensure, pipeline.name)
         root = storage.uri(f"{pipeline.name}/")
         try:
-            files = storage.store.list(root) if config.storage else []
-            told = _told(plan, files, root)
-            context.log.info(f"{'deleting' if config.delete else 'this would be deleted'}:\n{told}")
-            if config.delete:
-                delete(ensure, plan)
-                _delete_files(storage, files, root)
+            with ExitStack() as alone:
+                # A run that makes what is being deleted waits, and the other way round.
+                for step in STEPS if config.delete else ():
+                    alone.enter_context(leased(pipeline, step, context, personalize))
+                plan = find(ensure, pipeline.name)
+                files = _files(storage, pipeline) if config.storage else []
+                told = _told(plan, files, root)
+                doing = "deleting" if config.delete else "this would be deleted"
+                context.log.info(f"{doing}:\n{told}")
+                if config.delete:
+                    delete(ensure, plan)
+                    for file in files:
+                        storage.store.delete(file.uri)
+            path = storage.store.local_path(root)
+            if path is not None and config.delete and config.storage:
+                _delete_empty_folders(path)
         except StorageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         if not config.delete:
@@ -90,12 +110,11 @@ def _told(plan: Plan, files: list[ObjectInfo], root: str) -> str:
     return "\n".join(f"- {line}" for line in lines or ["there is nothing to delete"])
 
 
-def _delete_files(storage: StorageResource, files: list[ObjectInfo], root: str) -> None:
-    for file in files:
-        storage.store.delete(file.uri)
-    path = storage.store.local_path(root)
-    if path is not None:
-        _delete_empty_folders(path)
+def _files(storage: StorageResource, pipeline: Pipeline) -> list[ObjectInfo]:
+    """All but this run's own leases."""
+    leases = tuple(storage.uri(pipeline.places.lease(step)) for step in STEPS)
+    found = storage.store.list(storage.uri(f"{pipeline.name}/"))
+    return [file for file in found if not file.uri.startswith(leases)]
 
 
 def _delete_empty_folders(path: Path) -> None:

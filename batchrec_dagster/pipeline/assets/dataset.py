@@ -9,6 +9,7 @@ from pydantic import Field
 
 from batchrec_dagster.formats.interactions import interactions_schema
 from batchrec_dagster.formats.schemas import INTERACTIONS, ITEMS
+from batchrec_dagster.pipeline.assets.alone import alone
 from batchrec_dagster.pipeline.assets.jobs import lasted, outcome, stem
 from batchrec_dagster.pipeline.assets.links import dataset_group
 from batchrec_dagster.pipeline.assets.new_rows import (
@@ -74,6 +75,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         ),
         deps=[dg.AssetKey([pipeline.name, dataset.asset]) for dataset in datasets],
     )
+    @alone(pipeline)
     def personalize_dataset(
         context: dg.AssetExecutionContext,
         config: ImportConfig,

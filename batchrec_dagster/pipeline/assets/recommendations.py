@@ -13,6 +13,7 @@ import polars as pl
 from batchrec_dagster.formats.batch_inference import MAX_RESULTS, read_output
 from batchrec_dagster.formats.interactions import FILTER_HISTORY, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.local_personalize.progress import Progress
+from batchrec_dagster.pipeline.assets.alone import alone
 from batchrec_dagster.pipeline.assets.batch_output import (
     counted,
     has_output,
@@ -95,6 +96,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             lists_full=f"Every user has all {wanted.num_results} items.",
         ),
     )
+    @alone(pipeline)
     def recommendations(
         context: dg.AssetExecutionContext,
         solution_version: dict[str, Any],

@@ -11,6 +11,7 @@ import polars as pl
 from batchrec_dagster.formats.batch_segment import read_output
 from batchrec_dagster.formats.interactions import ITEM_ID, USER_ID
 from batchrec_dagster.object_store import StorageError
+from batchrec_dagster.pipeline.assets.alone import alone
 from batchrec_dagster.pipeline.assets.batch_output import has_output, output_folder, output_pieces
 from batchrec_dagster.pipeline.assets.filters import filter_arn
 from batchrec_dagster.pipeline.assets.items import (
@@ -84,6 +85,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
             no_duplicates="No segment holds a user twice.",
         ),
     )
+    @alone(pipeline)
     def user_segments(
         context: dg.AssetExecutionContext,
         segment_solution_version: dict[str, Any],

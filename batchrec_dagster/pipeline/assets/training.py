@@ -11,6 +11,7 @@ from batchrec_dagster.formats.recipes import (
     USER_PERSONALIZATION,
     recipe_arn,
 )
+from batchrec_dagster.pipeline.assets.alone import alone
 from batchrec_dagster.pipeline.assets.jobs import lasted, outcome, stem
 from batchrec_dagster.pipeline.assets.links import dataset_group
 from batchrec_dagster.pipeline.assets.new_rows import FULL, UPDATE
@@ -54,6 +55,7 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
             io_manager="record_io",
         ),
     )
+    @alone(pipeline)
     def solution_version(
         context: dg.AssetExecutionContext,
         config: TrainingConfig,
@@ -80,6 +82,7 @@ def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.Asset
             io_manager="record_io",
         ),
     )
+    @alone(pipeline)
     def segment_solution_version(
         context: dg.AssetExecutionContext,
         config: TrainingConfig,

@@ -1,0 +1,246 @@
+"""One run at a time works at a step: on a folder and on a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.resources.lease import Lease
+from batchrec_dagster_tests.s3_server import S3Server, s3_server
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    definitions,
+    metadata,
+    refresh,
+    why,
+    write_ratings,
+)
+
+LONG = 1_000.0
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ObjectStore, str]:
+    if request.param == "folder":
+        return ObjectStore({"b": tmp_path}), "s3://b/shop/leases/step/"
+    server: S3Server = request.getfixturevalue("s3")
+    return server.store(), f"s3://{server.new_bucket()}/shop/leases/step/"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> tuple[ObjectStore, str]:
+    return ObjectStore({"b": tmp_path}), "s3://b/shop/leases/step/"
+
+
+def lease(place: tuple[ObjectStore, str], owner: str = "us", **options: Any) -> Lease:
+    log = logging.getLogger("test")
+    options = {"deadline_seconds": LONG, "look_seconds": 0.01, **options}
+    return Lease(place[0], place[1], owner, log, **options)
+
+
+def elsewhere(place: tuple[ObjectStore, str], number: int = 1) -> None:
+    """A lease of a process on another machine, of which nothing more is heard."""
+    held = {"owner": "them", "renewals": 3, "pid": 1, "machine": "other pid:[1]"}
+    place[0].put(f"{place[1]}{number:06}.json", json.dumps(held).encode())
+
+
+def said(caplog: pytest.LogCaptureFixture, what: str) -> None:
+    """Returns once it was said."""
+    give_up = time.monotonic() + 60
+    while what not in caplog.text:
+        assert time.monotonic() < give_up, caplog.text
+        time.sleep(0.01)
+
+
+def test_an_object_is_created_once(place: tuple[ObjectStore, str]) -> None:
+    store, uri = place[0], f"{place[1]}x"
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: store.create(uri, b"%d" % n), range(8)))
+    assert sum(made) == 1
+    assert store.get(uri) == b"%d" % made.index(True)
+
+
+def test_one_at_a_time_has_it(place: tuple[ObjectStore, str]) -> None:
+    inside, most = [], []
+
+    def work(owner: int) -> None:
+        for _ in range(3):
+            with lease(place, str(owner)).held():
+                inside.append(owner)
+                most.append(len(inside))
+                time.sleep(0.002)
+                inside.remove(owner)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert most == [1] * 12
+    assert place[0].list(place[1]) == []
+
+
+def test_another_waits_says_for_whom_and_has_it_next(
+    folder: tuple[ObjectStore, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    order = []
+
+    def work() -> None:
+        with lease(folder, "second").held():
+            order.append("second")
+
+    second = threading.Thread(target=work)
+    with caplog.at_level(logging.INFO), lease(folder, "first").held():
+        second.start()
+        said(caplog, "run first (process")
+        order.append("first")
+    second.join()
+    assert order == ["first", "second"]
+    assert "is at work on this: waiting until it is done" in caplog.text
+    assert "dead" not in caplog.text
+
+
+def test_a_step_that_fails_gives_it_up(folder: tuple[ObjectStore, str]) -> None:
+    with pytest.raises(ZeroDivisionError), lease(folder).held():
+        raise ZeroDivisionError
+    assert folder[0].list(folder[1]) == []
+
+
+HOLDING = """
+import logging, sys, time
+from pathlib import Path
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.resources.lease import Lease
+store = ObjectStore({"b": Path(sys.argv[1])})
+with Lease(store, sys.argv[2], "killed", logging.getLogger(), 1000).held():
+    print("held", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_the_lease_of_a_process_that_was_killed_is_taken_at_once(
+    folder: tuple[ObjectStore, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(tmp_path), folder[1]], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with caplog.at_level(logging.INFO), lease(folder, expires_seconds=LONG).held():
+        assert "run killed (process" in caplog.text
+        assert "is dead: taking over from it" in caplog.text
+        # Of what is superseded nothing is left.
+        assert len(folder[0].list(folder[1])) == 1
+    assert folder[0].list(folder[1]) == []
+
+
+def test_a_lease_of_another_machine_expires_when_nothing_is_heard(
+    place: tuple[ObjectStore, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere(place)
+    with caplog.at_level(logging.INFO), lease(place, expires_seconds=0.1).held():
+        pass
+    assert "run them (process 1 on other) is dead: taking over from it" in caplog.text
+
+
+def test_a_lease_that_is_renewed_does_not_expire(
+    folder: tuple[ObjectStore, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    done = threading.Event()
+
+    def renew() -> None:
+        # As another machine would, whatever its clock says.
+        renewals = 0
+        while not done.wait(0.01):
+            renewals += 1
+            held = {"owner": "them", "renewals": renewals, "pid": 1, "machine": "other"}
+            folder[0].put(f"{folder[1]}000001.json", json.dumps(held).encode())
+
+    elsewhere(folder)
+    other = threading.Thread(target=renew)
+    other.start()
+    waiting = lease(folder, expires_seconds=5, deadline_seconds=0.3)
+    with pytest.raises(dg.Failure, match=r"run them .* is still at work on this"):
+        waiting.held().__enter__()
+    done.set()
+    other.join()
+    assert "dead" not in caplog.text
+
+
+def test_a_holder_that_was_thought_dead_is_told_and_takes_nothing_away(
+    folder: tuple[ObjectStore, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with lease(folder, renew_seconds=0.01).held():
+        elsewhere(folder, number=2)
+        said(caplog, "another run has taken over from this one")
+    assert [found.uri for found in folder[0].list(folder[1])] == [f"{folder[1]}000002.json"]
+
+
+def test_a_number_that_was_superseded_is_no_lease(
+    folder: tuple[ObjectStore, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    # Number 1 is free to be created: the owner of number 2 has cleared it away.
+    elsewhere(folder, number=2)
+    with pytest.raises(dg.Failure, match=r"run them .* is still at work"):
+        lease(folder, deadline_seconds=0.05).held().__enter__()
+    assert [found.uri for found in folder[0].list(folder[1])] == [f"{folder[1]}000002.json"]
+
+
+def test_a_storage_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shop").write_text("a file where a folder should be")
+    with pytest.raises(dg.Failure, match=r"cannot write s3://b/shop/leases/step/000001\.json"):
+        lease((ObjectStore({"b": tmp_path}), "s3://b/shop/leases/step/")).held().__enter__()
+
+
+def test_a_run_waits_for_the_one_that_trains_and_finds_it_done(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
+    results = []
+    with definitions(project) as defs:
+        job = defs.resolve_job_def("shop_refresh")
+
+    def run() -> None:
+        results.append(job.execute_in_process(instance=instance, raise_on_error=False))
+
+    def waits() -> bool:
+        return any(
+            "is at work on this: waiting until it is done" in entry.user_message
+            for record in instance.get_run_records()
+            for entry in instance.all_logs(record.dagster_run.run_id)
+        )
+
+    store = ObjectStore({"b": project.storage})
+    first = lease((store, "s3://b/shop/leases/solution_version/"), "another")
+    second = threading.Thread(target=run)
+    with first.held():
+        second.start()
+        give_up = time.monotonic() + 120
+        while not waits():
+            assert time.monotonic() < give_up
+            assert second.is_alive(), [why(result) for result in results]
+            time.sleep(0.1)
+    second.join()
+    assert [result.success for result in results] == [True]
+    assert metadata(results[0], "solution_version")["outcome"] == "trained"
+    assert refresh(project, "shop", instance).success
+    assert store.list("s3://b/shop/leases/") == []
