@@ -101,8 +101,12 @@ class Records:
         return self._one("SELECT * FROM resources WHERE arn = ?", (arn,))
 
     def add(self, resource: Resource) -> None:
-        """Insert; `seq` and both times are set here. The ARN must be free."""
-        now = time.time()
+        """Insert; `seq` and both times are set here. The ARN must be free.
+
+        Clients tell by the time what is newest, so that a clock set back does not count.
+        """
+        newest = self._db.execute("SELECT created FROM resources ORDER BY seq DESC LIMIT 1")
+        now = max([time.time(), *(created for (created,) in newest)])
         self._db.execute(
             "INSERT INTO resources (arn, region, kind, parent, status, unfinished, owner,"
             " created, updated, body, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

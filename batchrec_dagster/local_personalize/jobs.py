@@ -132,7 +132,8 @@ class Worker:
     def _free(self, resource: Resource) -> bool:
         if resource.owner is None:
             waited = time.time() - resource.updated
-            return waited >= self._pace.pending_seconds(self._lane(resource))
+            # From a time to come: the clock was set back, which is no reason to wait until then.
+            return not 0 <= waited < self._pace.pending_seconds(self._lane(resource))
         if self._owner and resource.owner == self._owner.name:
             return resource.arn not in self._held
         return not is_alive(self._home.owners, resource.owner)
