@@ -59,7 +59,8 @@ def verdicts(instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]) -
     for key in checks:
         record = instance.get_latest_asset_check_evaluation_record(key)
         evaluation = record.evaluation if record else None
-        if evaluation is not None:
+        # Of a check that another run is about to do, Dagster has no more than the plan.
+        if isinstance(evaluation, dg.AssetCheckEvaluation):
             asset = key.asset_key.path[-1]
             found.append(Verdict(asset, key.name, evaluation.passed, evaluation.description or ""))
     return found
