@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import csv
+import json
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import boto3
 import dagster as dg
+import polars as pl
 import pytest
+from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster_aws.s3 import S3Resource
+from moto import mock_aws
 
+from batchrec_dagster.io_managers import ParquetIOManager
+from batchrec_dagster.pipeline.assets import sinks
+from batchrec_dagster.pipeline.loading import DeclarationError
+from batchrec_dagster.pipeline.settings import Pipeline
+from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.sinks import Counts, SinkError, SinkUnavailableError
+from batchrec_dagster.sinks import postgres as postgres_sink
 from batchrec_dagster_tests.postgres_server import PostgresServer
+from batchrec_dagster_tests.sinks.support import many
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -83,3 +99,158 @@ def test_a_refresh_writes_them_and_one_that_fails_stops_no_other(
     assert sorted(stored) == sorted(lists.select("user_id", "rank", "item_id").rows())
     for run in (result, again):
         assert "owner-secret" not in said_by(instance, run.run_id)
+
+
+def written(
+    folder: Path, instance: dg.DagsterInstance, declared: dict[str, Any], lists: pl.DataFrame
+) -> dg.ExecuteInProcessResult:
+    """Run a pipeline's sinks on these lists."""
+    pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv", sinks=declared))
+
+    @dg.asset(key_prefix="shop", group_name="shop")
+    def recommendations() -> pl.DataFrame:
+        return lists
+
+    storage = StorageResource(root=str(folder / "storage"), s3=S3Resource())
+    return dg.materialize(
+        [recommendations, *sinks.sink_assets(pipeline, folder)],
+        resources={"io_manager": ParquetIOManager(storage=storage), "storage": storage},
+        instance=instance,
+        raise_on_error=False,
+    )
+
+
+def attempts(
+    monkeypatch: pytest.MonkeyPatch, *outcomes: BaseException | None
+) -> Callable[[], list[BaseException | None]]:
+    """Have PostgreSQL answer so, one time after the other; gives what no attempt was made for."""
+    monkeypatch.setenv(URL_ENV, "postgresql://127.0.0.1/shop")
+    monkeypatch.setattr(sinks, "RETRIES", dg.RetryPolicy(max_retries=2, delay=0))
+    left = list(outcomes)
+
+    def replace(frame: pl.LazyFrame, target: postgres_sink.Target) -> postgres_sink.Replaced:
+        outcome = left.pop(0)
+        if outcome is not None:
+            raise outcome
+        return postgres_sink.Replaced(Counts(1, 1, 1), "public", "shop at 127.0.0.1")
+
+    monkeypatch.setattr(postgres_sink, "replace", replace)
+    return lambda: left
+
+
+POSTGRES = {"postgres": {"url_env": URL_ENV}}
+BUSY = SinkUnavailableError("the server is starting up")
+
+
+def test_what_may_pass_is_tried_again(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = attempts(monkeypatch, BUSY, BUSY, None)
+    assert written(tmp_path, instance, POSTGRES, many(1)).success
+    assert left() == []
+
+
+def test_what_does_not_pass_is_a_failure_in_the_end(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = attempts(monkeypatch, BUSY, BUSY, BUSY, None)
+    result = written(tmp_path, instance, POSTGRES, many(1))
+    assert why(result) == "sinks.postgres: the server is starting up"
+    assert left() == [None]
+
+
+@pytest.mark.parametrize(
+    "lasting", [SinkError("no such table"), DagsterExecutionInterruptedError()]
+)
+def test_what_lasts_and_what_somebody_cancels_is_not_tried_again(
+    tmp_path: Path,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    lasting: BaseException,
+) -> None:
+    left = attempts(monkeypatch, lasting, None)
+    try:
+        assert not written(tmp_path, instance, POSTGRES, many(1)).success
+    except DagsterExecutionInterruptedError:
+        assert isinstance(lasting, DagsterExecutionInterruptedError)
+    assert left() == [None]
+
+
+def test_dynamodb_gets_the_lists_and_keeps_whose_they_are(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_DEFAULT_REGION", "eu-central-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    declared = {"dynamodb": {"table": "shop-lists", "ttl_days": 7}}
+    with mock_aws():
+        missing = written(tmp_path, instance, declared, many(3))
+        assert why(missing).startswith("sinks.dynamodb: there is no DynamoDB table shop-lists")
+        client: Any = boto3.Session().client("dynamodb")
+        client.create_table(
+            TableName="shop-lists",
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "user_id", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "user_id", "KeyType": "HASH"}],
+        )
+        assert written(tmp_path, instance, declared, many(3)).success
+        result = written(tmp_path, instance, declared, many(2))
+        told = metadata(result, "recommendations_in_dynamodb")
+        assert (told["dagster/row_count"], told["users"], told["users_removed"]) == (10, 2, 1)
+        assert client.scan(TableName="shop-lists")["Count"] == 2
+    assert (tmp_path / "storage/shop/records/users_in_dynamodb/shop-lists.parquet").exists()
+    assert "the time to live of shop-lists is off" in said_by(instance, result.run_id)
+
+
+def test_an_export_goes_where_it_is_wanted(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    declared = {"export": {"format": "jsonl", "rows": "per_item", "path": "out/lists.jsonl"}}
+    result = written(tmp_path, instance, declared, many(2))
+    told = metadata(result, "recommendations_export")
+    assert told["file"] == str(tmp_path / "out/lists.jsonl")
+    lines = (tmp_path / "out/lists.jsonl").read_text().splitlines()
+    assert [json.loads(line)["rank"] for line in lines] == [1, 2, 3, 4, 5] * 2
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ({"url_env": "postgresql://shop:sesame@db/shop"}, "postgres.url_env: write the name of an"),
+        ({"url_env": "{{ env.SESAME }}"}, "the name of an environment variable"),
+        ({"url": "postgresql://shop:sesame@db/shop"}, "postgres.url: there is no such setting"),
+        ({"url_env": "X", "table": "a.b"}, "postgres.table: write letters, digits and _"),
+        ({"url_env": "X", "schema": 'a"b'}, "postgres.schema: write letters, digits and _"),
+    ],
+)
+def test_a_secret_in_the_yaml_is_refused_and_not_repeated(
+    project: Project, declared: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SESAME", "postgresql://shop:sesame@db/shop")
+    project.declare(declaration("shop", "ratings.csv", sinks={"postgres": declared}))
+    with pytest.raises(DeclarationError) as error, definitions(project):
+        pass
+    assert said in str(error.value)
+    assert "sesame" not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ({"export": {"path": "ftp://x/y"}}, "sinks.export.path: ftp://x/y: write a path or s3"),
+        ({"export": {"path": "s3://mailing"}}, "s3://mailing is a folder: add the file's name"),
+        ({"export": {"path": "out/"}}, "out/ is a folder"),
+        ({"export": {"format": "jsonl", "bom": True}}, "sinks.export: bom is of csv"),
+        ({"dynamodb": {"table": "a b"}}, "sinks.dynamodb.table: write 3 to 255"),
+        ({"dynamodb": {"table": "abc", "ttl_days": 0}}, "sinks.dynamodb.ttl_days: write a whole"),
+        ({"redis": {}}, "sinks.redis: there is no such setting"),
+    ],
+)
+def test_sinks_that_cannot_be_are_told_when_loaded(
+    project: Project, declared: dict[str, Any], said: str
+) -> None:
+    project.declare(declaration("shop", "ratings.csv", sinks=declared))
+    with pytest.raises(DeclarationError) as error, definitions(project):
+        pass
+    assert said in str(error.value)
