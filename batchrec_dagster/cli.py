@@ -3,6 +3,8 @@
 import click
 
 from batchrec_dagster.commands.completion import completion
+from batchrec_dagster.commands.doctor import doctor
+from batchrec_dagster.commands.new import new
 from batchrec_dagster.commands.schema import schema
 from batchrec_dagster.commands.show import show
 from batchrec_dagster.local_personalize.command import local_personalize
@@ -15,9 +17,10 @@ def main() -> None:
 
     \b
     Examples:
-      batchrec show                 # how good the newest lists are, and where they lie
-      batchrec show 10028           # what a user had, and what they get
-      batchrec COMMAND --help       # each command has examples of its own
+      batchrec new shop --ratings orders.csv   # declare a pipeline for your own data
+      batchrec show                            # how good the newest lists are, where they lie
+      batchrec show 10028                      # what a user had, and what they get
+      batchrec COMMAND --help                  # each command has examples of its own
 
     \b
     Exit codes:
@@ -28,7 +31,7 @@ def main() -> None:
     """
 
 
-for command in (show, schema, completion, local_personalize):
+for command in (new, doctor, show, schema, completion, local_personalize):
     main.add_command(command)
 
 

@@ -35,7 +35,9 @@ _UNSET = "__DAGSTER_UNSET_DEFAULT__"
 
 def declaration_schema() -> dict[str, Any]:
     """The schema, as JSON has it."""
-    attributes = _plain(BatchRecommendations.get_model_cls().model_json_schema())
+    model = BatchRecommendations.get_model_cls()
+    assert model is not None
+    attributes = _plain(model.model_json_schema())
     defs = attributes.pop("$defs")
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",

@@ -1,0 +1,327 @@
+"""`batchrec new`: what can be seen in a file is not asked for, what is written loads and runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+import yaml
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.commands import declare
+from batchrec_dagster.pipeline.schema import FILE
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    definitions,
+    refresh,
+    table,
+    write_ratings,
+)
+from batchrec_dagster_tests.test_schema import errors
+
+START = 1_500_000_000
+ROWS = [(user, item) for user in range(1, 61) for item in range(user % 7, 80, 3)]
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The project, and the working folder in it."""
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(project.root)
+    return project
+
+
+def new(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["new", *arguments])
+    return result.exit_code, result.output
+
+
+def declared(project: Project, name: str = "shop") -> dict[str, Any]:
+    """What was written for the pipeline: the loader takes it, and the editor's schema too."""
+    text = (project.package / "defs" / name / "defs.yaml").read_text()
+    attributes: dict[str, Any] = yaml.safe_load(text)["attributes"]
+    assert errors(attributes) == []
+    (path,) = re.findall("^# yaml-language-server: [$]schema=(.+)$", text, re.MULTILINE)
+    assert (project.package / "defs" / name / path).resolve() == FILE
+    with definitions(project) as defs:
+        assert defs.resolve_job_def(f"{name}_refresh")
+    return attributes
+
+
+def left(project: Project) -> list[str]:
+    """The pipelines that are declared, and anything that was left behind beside them."""
+    return sorted(
+        path.name
+        for path in [*(project.package / "defs").iterdir(), *project.root.glob(".batchrec-*")]
+    )
+
+
+def written(path: Path, header: str, rows: Mapping[str, Any] | None = None, by: str = ",") -> None:
+    """A file of ROWS with a user, an item, a rating and a time in each line, and more."""
+    lines = [header] if header else []
+    for number, (user, item) in enumerate(ROWS):
+        cells = {"user": user, "item": item, "rating": 1 + item % 5, "time": START + 3600 * number}
+        cells |= {name: made(number) for name, made in (rows or {}).items()}
+        lines.append(by.join(str(cell) for cell in cells.values()))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_from_a_file_to_lists_in_the_commands_that_it_names(
+    here: Project, instance: dg.DagsterInstance
+) -> None:
+    write_ratings(here.root / "data" / "ratings.csv")
+    code, said = new("shop", "--ratings", "data/ratings.csv")
+    assert code == 0, said
+    assert "users    60 in column userId" in said
+    assert "ratings  1,598 are 3.5 or more in column rating" in said
+    assert "Warning" not in said
+    module = here.package.name
+    assert re.search(f"dagster job execute -m {module}.definitions -j shop_refresh\n", said)
+    assert said.endswith("batchrec show --pipeline shop\n")
+    attributes = declared(here)
+    assert attributes["ratings"]["source"] == "data/ratings.csv"
+    assert attributes["interactions"]["min_rating"] == 3.5
+    assert refresh(here, "shop", instance).success
+    assert table(here, "shop").get_column("user_id").n_unique() == 60
+    shown = CliRunner().invoke(main, ["show", "--pipeline", "shop"])
+    assert "items for 60 users" in shown.output
+
+
+def test_what_is_there_is_not_overwritten(here: Project) -> None:
+    write_ratings(here.root / "ratings.csv")
+    assert new("shop", "--ratings", "ratings.csv")[0] == 0
+    file = here.package / "defs" / "shop" / "defs.yaml"
+    file.write_text(file.read_text() + "# mine\n")
+    code, said = new("shop", "--ratings", "ratings.csv")
+    assert code == 1
+    assert "defs/shop/defs.yaml is there already" in said
+    assert file.read_text().endswith("# mine\n")
+    file.parent.rename(file.parent.parent / "elsewhere")
+    code, said = new("shop", "--ratings", "ratings.csv")
+    assert code == 1
+    assert "defs/elsewhere/defs.yaml is there already" in said
+    (here.package / "defs" / "club").mkdir()
+    (here.package / "defs" / "club" / "notes.txt").touch()
+    assert new("club", "--ratings", "ratings.csv")[0] == 1
+    assert left(here) == ["club", "elsewhere"]
+
+
+@pytest.mark.parametrize("name", ["my shop", "../shop", "1shop", "", "\x1b[2J", "s" * 33])
+def test_what_can_be_no_name_is_refused(here: Project, name: str) -> None:
+    write_ratings(here.root / "ratings.csv")
+    code, said = new("--ratings", "ratings.csv", "--", name)
+    assert code == 2
+    assert "write a letter, then letters, digits and _" in said
+    assert "\x1b" not in said
+    assert left(here) == []
+
+
+def test_columns_that_are_not_known_are_asked_for_by_name(here: Project) -> None:
+    written(here.root / "orders.csv", "who,what,stars,when")
+    code, said = new("shop", "--ratings", "orders.csv")
+    assert code == 2
+    assert "orders.csv: which column is the user and item is not known" in said
+    assert "it has: who, what, stars, when; say it: --user COL --item COL" in said
+    code, said = new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "whatt")
+    assert code == 2
+    assert "has no column 'whatt' (item); it has: who, what, stars, when" in said
+    assert left(here) == []
+    code, said = new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "what")
+    assert code == 0, said
+    assert declared(here)["ratings"]["columns"] == {
+        "user": "who", "item": "what", "rating": "stars", "timestamp": "when",
+    }  # fmt: skip
+
+
+def test_a_file_without_a_header_goes_by_position(here: Project) -> None:
+    written(here.root / "ratings.dat", "", by="::")
+    code, said = new("shop", "--ratings", "ratings.dat")
+    assert code == 2
+    assert "has no names in line 1 (1, 1, 2, 1500000000)" in said
+    positions = ("--user", "1", "--item", "2", "--rating", "3", "--time", "4")
+    assert new("shop", "--ratings", "ratings.dat", *positions[:-1], "when")[0] == 2
+    code, said = new("shop", "--ratings", "ratings.dat", *positions)
+    assert code == 0, said
+    ratings = declared(here)["ratings"]
+    assert ratings["delimiter"] == "::"
+    assert ratings["columns"] == {"user": 1, "item": 2, "rating": 3, "timestamp": 4}
+    assert new("club", "--ratings", "ratings.dat", *positions[:-1], "5")[0] == 2
+
+
+def test_another_delimiter_and_times_as_people_write_them(here: Project) -> None:
+    def time(number: int) -> str:
+        return f"{datetime.fromtimestamp(START + 86_400 * number, UTC):%d.%m.%Y %H:%M}"
+
+    written(here.root / "a.csv", "user_id;item_id;n;epoch;date", {"date": time}, by=";")
+    code, said = new("shop", "--ratings", "a.csv")
+    assert code == 0, said
+    ratings = declared(here)["ratings"]
+    assert (ratings["delimiter"], ratings["timestamp_format"]) == (";", "%d.%m.%Y %H:%M")
+    assert ratings["columns"]["timestamp"] == "date"
+    # The first rows do not tell which is the day.
+    written(here.root / "b.csv", "user_id,item_id,n,m,date", {"date": lambda _: "01/02/2024"})
+    code, said = new("club", "--ratings", "b.csv")
+    assert code == 1
+    assert "such as '01/02/2024' (%d/%m/%Y or %m/%d/%Y): say it as for strptime" in said
+    code, said = new("club", "--ratings", "b.csv", "--time-format", "%d/%m/%Y")
+    assert code == 0, said
+    assert "2024-02-01 to 2024-02-01" in said
+
+
+def test_orders_in_parquet_files_have_one_column_of_times(here: Project) -> None:
+    (here.root / "orders").mkdir()
+    for part in range(2):
+        pl.DataFrame(
+            {
+                "customer_id": [user for user, _ in ROWS],
+                "sku": [f"{item:05}" for _, item in ROWS],
+                "ordered_at": [
+                    datetime.fromtimestamp(START + number, UTC) for number in range(len(ROWS))
+                ],
+                "lines": [[1, 2]] * len(ROWS),
+            }
+        ).write_parquet(here.root / "orders" / f"{part}.parquet")
+    code, said = new("shop", "--ratings", "orders/*.parquet")
+    assert code == 0, said
+    ratings = declared(here)["ratings"]
+    assert ratings["source"] == "orders/*.parquet"
+    assert ratings["format"] == "parquet"
+    assert ratings["columns"] == {
+        "user": "customer_id", "item": "sku", "timestamp": "ordered_at",
+    }  # fmt: skip
+    assert "min_rating" not in declared(here)["interactions"]
+    assert f"orders/*.parquet: {2 * len(ROWS):,} rows, parquet" in said
+
+
+def test_events_get_their_kinds(here: Project) -> None:
+    with (here.root / "events.jsonl").open("w") as file:
+        for number, (user, item) in enumerate(ROWS):
+            event = {
+                "visitorId": f"v{user}",
+                "itemId": item,
+                "at": datetime.fromtimestamp(START + number, UTC).isoformat(),
+                "event": "buy" if number % 4 == 0 else "view",
+            }
+            file.write(json.dumps(event) + "\n")
+    code, said = new("shop", "--ratings", "events.jsonl")
+    assert code == 0, said
+    columns = declared(here)["ratings"]["columns"]
+    assert columns["event_type"] == "event"
+    assert columns["timestamp"] == "at"
+    buys = len(ROWS[::4])
+    assert f"events   view {len(ROWS) - buys:,}, buy {buys:,} in column event" in said
+    text = (here.package / "defs" / "shop" / "defs.yaml").read_text()
+    assert "# filter: event <> 'view'" in text
+
+
+def test_items_are_looked_at_too(here: Project) -> None:
+    written(here.root / "ratings.csv", "userId,productId,rating,timestamp")
+    lines = [f"{item};Product, no. {item};{item}.5;A|B" for item in range(85)]
+    (here.root / "products.csv").write_text("\n".join(["id;name;price;category", *lines]))
+    code, said = new("shop", "--ratings", "ratings.csv", "--items", "products.csv")
+    assert code == 0, said
+    assert declared(here)["items"] == {
+        "source": "products.csv",
+        "delimiter": ";",
+        "columns": {
+            "item": "id",
+            "title": "name",
+            "categories": {"CATEGORY": "category"},
+            "numbers": {"PRICE": "price"},
+        },
+    }
+    assert "products.csv: 85 rows" in said
+    (here.root / "other.csv").write_text("id,name\nx,y\n")
+    code, said = new("club", "--ratings", "ratings.csv", "--items", "other.csv")
+    assert code == 0
+    assert "Warning: other.csv has only 0 of the 32 items of the ratings" in said
+    (here.root / "odd.csv").write_text("a,b\nx,y\n")
+    code, said = new("pub", "--ratings", "ratings.csv", "--items", "odd.csv")
+    assert code == 2
+    assert "no column is known as the item's id; it has: a, b" in said
+
+
+def test_what_is_too_little_or_bad_is_told(here: Project) -> None:
+    (here.root / "few.csv").write_text("user_id,item_id,timestamp\na,b,1500000000\n,c,1500000001\n")
+    code, said = new("shop", "--ratings", "few.csv")
+    assert code == 0
+    assert "Warning: 1 interactions of 1 users" in said
+    assert "Personalize needs 1,000 interactions" in said
+    assert "1 of 2 rows cannot be read; the first: few.csv, line 3: no user" in said
+    for source, code_wanted, wanted in (
+        ("none.csv", 1, "there is no such file"),
+        ("ftp://x/y.csv", 1, "there is nothing under ftp://"),
+        (".", 1, ""),
+    ):
+        code, said = new("club", "--ratings", source)
+        assert (code, wanted in said) == (code_wanted, True)
+    (here.root / "empty.csv").touch()
+    assert "empty.csv: it is empty" in new("club", "--ratings", "empty.csv")[1]
+    assert left(here) == ["shop"]
+
+
+def test_what_does_not_load_is_not_left_behind(
+    here: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ratings(here.root / "ratings.csv")
+    good = declare.declaration
+    monkeypatch.setattr(
+        declare,
+        "declaration",
+        lambda *told: good(*told).replace("num_results: 25", "num_results: 0"),
+    )
+    code, said = new("shop", "--ratings", "ratings.csv")
+    assert code == 1
+    assert f"{here.package}/defs/shop/defs.yaml, line" in said
+    assert "recommendations.num_results: write a whole number from 1 to 500" in said
+    assert left(here) == []
+
+
+def test_columns_of_any_name_are_named_so(here: Project) -> None:
+    names = ["us: er # \x1b[31m", "'it\"em", "yes", "🎬 ب\u202e"]
+    header = ",".join('"{}"'.format(name.replace('"', '""')) for name in names)
+    written(here.root / "odd.csv", header)
+    told = ("--user", names[0], "--item", names[1], "--rating", names[2], "--time", names[3])
+    code, said = new("shop", "--ratings", "odd.csv", *told)
+    assert code == 0, said
+    assert list(declared(here)["ratings"]["columns"].values()) == names
+    assert "\x1b" not in said
+    assert "\x1b" not in (here.package / "defs" / "shop" / "defs.yaml").read_text()
+
+
+@given(st.text())
+@settings(deadline=None)
+def test_any_text_is_written_as_itself(text: str) -> None:
+    assert yaml.safe_load(f"a: {declare.scalar(text)}  # comment") == {"a": text}
+
+
+def test_without_a_project_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from batchrec_dagster.commands import project as module
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "project.py"))
+    code, said = new("shop", "--ratings", "ratings.csv")
+    assert code == 1
+    assert "work in a clone of batchrec" in said
+
+
+def test_a_pipeline_of_another_project_is_no_matter(here: Project) -> None:
+    here.declare(declaration("club", "ratings.csv"))
+    write_ratings(here.root / "ratings.csv")
+    assert new("shop", "--ratings", str(here.root / "ratings.csv"))[0] == 0
+    assert declared(here)["ratings"]["source"] == "ratings.csv"
+    assert left(here) == ["club", "shop"]
