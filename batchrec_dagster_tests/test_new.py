@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.commands import declare
-from batchrec_dagster.pipeline.schema import FILE
+from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -54,7 +54,7 @@ def declared(project: Project, name: str = "shop") -> dict[str, Any]:
     attributes: dict[str, Any] = yaml.safe_load(text)["attributes"]
     assert errors(attributes) == []
     (path,) = re.findall("^# yaml-language-server: [$]schema=(.+)$", text, re.MULTILINE)
-    assert (project.package / "defs" / name / path).resolve() == FILE
+    assert (project.package / "defs" / name / path).resolve() == SCHEMA_FILE
     with definitions(project) as defs:
         assert defs.resolve_job_def(f"{name}_refresh")
     return attributes

@@ -12,10 +12,12 @@ import jsonschema
 import pytest
 import yaml
 from click.testing import CliRunner
+from dagster.components.component_scaffolding import scaffold_object
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.pipeline.schema import FILE, declaration_schema, declaration_schema_text
-from batchrec_dagster_tests.support import REPOSITORY, declaration
+from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
+from batchrec_dagster.pipeline.schema import declaration_schema, declaration_schema_text
+from batchrec_dagster_tests.support import REPOSITORY, Project, declaration, definitions
 
 DECLARED = sorted((REPOSITORY / "batchrec_dagster" / "defs").rglob("defs.yaml"))
 SCHEMA = declaration_schema()
@@ -30,7 +32,7 @@ def errors(attributes: dict[str, Any]) -> list[str]:
 
 
 def test_the_file_that_editors_read_is_the_models() -> None:
-    assert FILE.read_text() == declaration_schema_text(), (
+    assert SCHEMA_FILE.read_text() == declaration_schema_text(), (
         "the settings have changed: batchrec schema > batchrec_dagster/pipeline/defs.schema.json"
     )
     assert CliRunner().invoke(main, ["schema"]).output == declaration_schema_text()
@@ -52,7 +54,7 @@ def test_declared_pipelines_keep_to_it_and_say_where_it_is(file: Path) -> None:
     text = file.read_text()
     assert errors(yaml.safe_load(text)["attributes"]) == []
     (path,) = re.findall("^# yaml-language-server: [$]schema=(.+)$", text, re.MULTILINE)
-    assert (file.parent / path).resolve() == FILE
+    assert (file.parent / path).resolve() == SCHEMA_FILE
 
 
 def test_what_the_readme_shows_keeps_to_it() -> None:
@@ -79,3 +81,27 @@ def test_what_is_impossible_is_marked_in_the_editor(attributes: dict[str, Any]) 
     good = declaration("shop", "ratings.csv")
     assert errors(good) == []
     assert errors({**good, **attributes}) != []
+
+
+TYPE = "batchrec_dagster.pipeline.BatchRecommendations"
+
+
+def test_what_dagsters_dg_scaffolds_loads(project: Project) -> None:
+    folder = project.package / "defs" / "shop"
+    scaffold_object(folder, TYPE, None, "yaml", project.root)
+    told = json.dumps({"ratings": "club.csv"})
+    scaffold_object(project.package / "defs" / "2 clubs", TYPE, told, "yaml", project.root)
+    scaffold_object(folder, TYPE, told, "yaml", project.root, append=True)
+    file = folder / "defs.yaml"
+    sample, appended = yaml.safe_load_all(file.read_text())
+    assert errors(sample["attributes"]) == []
+    assert sample["attributes"]["ratings"] == {"source": "sample://hetrec"}
+    assert appended["attributes"]["ratings"] == {"source": "club.csv"}
+    (path, _) = re.findall("^# yaml-language-server: [$]schema=(.+)$", file.read_text(), re.M)
+    assert (folder / path).resolve() == SCHEMA_FILE
+    file.write_text(file.read_text().partition("---")[0])
+    with definitions(project) as defs:
+        for name in ("shop", "p2_clubs"):
+            assert defs.resolve_job_def(f"{name}_refresh")
+    scaffold_object(project.package / "defs" / "code", TYPE, None, "python", project.root)
+    assert (project.package / "defs" / "code" / "component.py").exists()

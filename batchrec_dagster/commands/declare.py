@@ -22,7 +22,7 @@ from batchrec_dagster.commands.ratings_found import Found
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.formats.items import VALUE_SEPARATOR
 from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
-from batchrec_dagster.pipeline.schema import FILE as SCHEMA
+from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
 from batchrec_dagster.reporting.terminal import plain
 
 
@@ -40,7 +40,7 @@ def declaration(
 def _lines(
     name: str, source: str, found: Found, items: tuple[str, FoundItems] | None, folder: Path
 ) -> Iterator[str]:
-    yield f"# yaml-language-server: $schema={Path(os.path.relpath(SCHEMA, folder)).as_posix()}"
+    yield f"# yaml-language-server: $schema={Path(os.path.relpath(SCHEMA_FILE, folder)).as_posix()}"
     yield f"# Made by batchrec new, from {plain(found.name)}: {found.rows:,} rows of"
     yield f"# {found.users:,} users and {len(found.items):,} items, {_span(found)}."
     yield "# The README explains every setting; what is left out has its default."

@@ -17,9 +17,11 @@ from batchrec_dagster.pipeline.assets.sinks import sink_assets
 from batchrec_dagster.pipeline.assets.training import segment_solution_version, solution_version
 from batchrec_dagster.pipeline.automation import automation
 from batchrec_dagster.pipeline.loading import declaration_error
+from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 from batchrec_dagster.pipeline.settings import Pipeline
 
 
+@dg.scaffold_with(PipelineScaffolder)
 class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
     """Recommendations for every user, from a file of ratings, by Amazon Personalize."""
 

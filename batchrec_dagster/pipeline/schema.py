@@ -7,12 +7,9 @@ what is made here.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.pipeline.component import BatchRecommendations
-
-FILE = Path(__file__).parent / "defs.schema.json"
 
 # What Dagster takes beside the attributes.
 _DAGSTERS_OWN = {
