@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchrec_dagster.formats.batch_inference import MAX_INPUT_BYTES
 from batchrec_dagster.preparation import users as module
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.opening import RawFile
@@ -84,16 +85,7 @@ def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, content: bytes, sai
     assert "\n" not in str(error.value)
 
 
-def test_more_users_than_a_job_takes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    users = pl.DataFrame({"userId": ["a", "bé"]})
-    size = len('{"userId":"a"}\n{"userId":"bé"}\n'.encode())
-    monkeypatch.setattr(module, "MAX_INPUT_BYTES", size)
-    monkeypatch.setattr(module, "MAX_INPUT_RECORDS", 2)
-    check_limits(users)
-    monkeypatch.setattr(module, "MAX_INPUT_BYTES", size - 1)
-    with pytest.raises(PreparationError, match=r"batch_users.active_since"):
-        check_limits(users)
-    monkeypatch.setattr(module, "MAX_INPUT_BYTES", size)
-    monkeypatch.setattr(module, "MAX_INPUT_RECORDS", 1)
-    with pytest.raises(PreparationError, match="takes 1 users"):
-        check_limits(users)
+def test_more_users_than_a_job_takes_are_refused() -> None:
+    check_limits(50_000_001, MAX_INPUT_BYTES)
+    with pytest.raises(PreparationError, match=r"7 users are 1.00 GB .* batch_users.active_since"):
+        check_limits(7, MAX_INPUT_BYTES + 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.formats.batch_inference import MAX_INPUT_BYTES, MAX_INPUT_RECORDS
+from batchrec_dagster.formats.batch_inference import MAX_INPUT_BYTES
 from batchrec_dagster.formats.interactions import MAX_ID_LENGTH, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.csv_table import DELIMITERS, CsvTable
 from batchrec_dagster.preparation.errors import PreparationError
@@ -21,8 +21,6 @@ from batchrec_dagster.preparation.table import FLAW, ROW, Table
 
 # Rows of which Polars' streaming unique holds in a few hundred megabytes; rows of a piece.
 FEW, PIECE = 10_000_000, 1_000_000
-# Around each id in a line of batch inference input: {"userId":""} and the line's end.
-_FRAME = len('{"userId":""}\n')
 
 
 def distinct_users(
@@ -53,18 +51,14 @@ def listed_users(files: Sequence[RawFile], column: Column | None) -> pl.DataFram
         return _ordered(pl.concat(rows.select(userId="user") for rows in cells))
 
 
-def check_limits(users: pl.DataFrame) -> None:
-    """Raise PreparationError unless one batch inference job takes them, as one file.
-
-    A file may have 50 million records, a job 1 GB: only ids of six characters and fewer could fill
-    a file before they fill the job.
-    """
-    size = users.select(pl.col("userId").str.len_bytes().sum()).item() + users.height * _FRAME
-    if users.height > MAX_INPUT_RECORDS or size > MAX_INPUT_BYTES:
+def check_limits(users: int, size: int) -> None:
+    """Raise PreparationError unless one batch inference job takes so many users, of so many bytes
+    of input in all, in as many files as it takes."""
+    if size > MAX_INPUT_BYTES:
         raise PreparationError(
-            f"{users.height:,} users are {size / 1e9:.2f} GB of input; Personalize takes"
-            f" {MAX_INPUT_RECORDS:,} users and {MAX_INPUT_BYTES / 1e9:g} GB in a batch inference"
-            " job: ask for fewer, such as batch_users.active_since: 2026-01-01"
+            f"{users:,} users are {size / 1e9:.2f} GB of input; Personalize takes"
+            f" {MAX_INPUT_BYTES / 1e9:g} GB in a batch inference job: ask for fewer, such as"
+            " batch_users.active_since: 2026-01-01"
         )
 
 

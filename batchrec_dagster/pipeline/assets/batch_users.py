@@ -23,8 +23,9 @@ from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.sources import SourceError
 from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
 from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.users_files import measured
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 COLUMNS = {
     "userId": ("string", "The user's id."),
     "filterValues": ("struct", "What stands for the placeholders of recommendations.filter."),
@@ -50,7 +51,7 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
             stage=PREPARED,
             storage_key=pipeline.places.batch_users,
             code_version=_with(f"{CODE_VERSION}-{fingerprint(wanted)}", filter_values),
-            io_manager="json_lines_io",
+            io_manager="batch_users_io",
         ),
     )
     def batch_users(
@@ -63,7 +64,10 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
             else:
                 with in_place(wanted.source, storage, project) as files:
                     users = listed_users(files, wanted.column)
-            check_limits(users)
+            if values:
+                users = users.with_columns(filterValues=pl.struct(values))
+            version, size = measured(users)
+            check_limits(users.height, size)
         except (PreparationError, SourceError, StorageError) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         if not users.height:
@@ -72,12 +76,9 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
                 " batch_users.active_since to an earlier day",
                 allow_retries=False,
             )
-        if values:
-            users = users.with_columns(filterValues=pl.struct(values))
-        version = fingerprint(users.get_column("userId").to_list())
         return dg.MaterializeResult(
             value=users,
-            data_version=dg.DataVersion(_with(version, filter_values)),
+            data_version=dg.DataVersion(version),
             metadata={
                 "preview": preview(f"**{users.height:,} users** get a list."),
                 "dagster/row_count": users.height,

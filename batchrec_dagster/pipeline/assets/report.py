@@ -1,5 +1,6 @@
 """recommendation_report: what a person looks at."""
 
+import glob
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,7 @@ from batchrec_dagster.reporting.history import trainings, verdicts
 from batchrec_dagster.reporting.page import page
 from batchrec_dagster.reporting.tables import Tables
 from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.users_files import UsersFiles
 
 CODE_VERSION = "1"
 
@@ -122,8 +124,12 @@ def _tables(pipeline: Pipeline, storage: StorageResource) -> Iterator[Tables]:
     with ExitStack() as stack:
 
         def file(key: str) -> str:
-            return str(stack.enter_context(storage.local_file(storage.uri(key))))
+            return path(storage.uri(key))
 
+        def path(uri: str) -> str:
+            return str(stack.enter_context(storage.local_file(uri)))
+
+        users = UsersFiles(storage.store, storage.uri(places.batch_users)).files()
         yield Tables(
             interactions=pl.scan_csv(
                 file(places.interactions),
@@ -132,7 +138,7 @@ def _tables(pipeline: Pipeline, storage: StorageResource) -> Iterator[Tables]:
                 glob=False,
             ).select(USER_ID, ITEM_ID, TIMESTAMP),
             recommendations=pl.scan_parquet(file(places.recommendations), glob=False),
-            users=pl.scan_ndjson(file(places.batch_users)).select("userId"),
+            users=pl.scan_ndjson([glob.escape(path(uri)) for uri in users]).select("userId"),
             titles=(
                 pl.read_parquet(file(places.item_titles), glob=False)
                 if titles_of(pipeline)
