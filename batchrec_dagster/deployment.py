@@ -23,6 +23,7 @@ from batchrec_dagster.io_managers import (
     ParquetIOManager,
 )
 from batchrec_dagster.object_store import StorageError, split_uri
+from batchrec_dagster.published_io import PublishedTableIOManager
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.personalize import AWS, EMBEDDED, LOCAL_ROLE_ARN
 from batchrec_dagster.samples import movielens
@@ -217,6 +218,7 @@ class Deployment:
             "personalize": personalize,
             "io_manager": ParquetIOManager(storage=storage),
             "parquet_io": ParquetIOManager(storage=storage),
+            "published_io": PublishedTableIOManager(storage=storage),
             "interactions_io": InteractionsCsvIOManager(storage=storage),
             "items_io": ItemsCsvIOManager(storage=storage),
             "json_lines_io": JsonLinesIOManager(storage=storage),

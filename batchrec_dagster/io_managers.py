@@ -113,7 +113,7 @@ class TableIOManager(StorageIOManager):
         return buffer.getvalue()
 
     def decode(self, data: bytes, wanted: object) -> Any:
-        return _as(self.scan(io.BytesIO(data)).collect(), wanted)
+        return as_asked(self.scan(io.BytesIO(data)).collect(), wanted)
 
     def load(self, uri: str, wanted: object) -> Any:
         if wanted is not pl.LazyFrame:
@@ -214,7 +214,8 @@ def _polars(table: object) -> pl.DataFrame:
     )
 
 
-def _as(frame: pl.DataFrame, wanted: object) -> Any:
+def as_asked(frame: pl.DataFrame, wanted: object) -> Any:
+    """The table as the type that is asked for; pandas where none is."""
     if wanted is pl.DataFrame:
         return frame
     if wanted is pl.LazyFrame:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,7 +63,7 @@ class TableFiles:
         self._open.close()
 
 
-def told_by(file: Path | BinaryIO) -> dict[str, Any]:
+def told_by(file: Path | IO[bytes]) -> dict[str, Any]:
     """What a table says of itself; empty where it says nothing."""
     told: dict[str, Any] = json.loads(
         (pq.read_metadata(file).metadata or {}).get(ABOUT.encode(), "{}")

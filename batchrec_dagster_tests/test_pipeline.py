@@ -70,7 +70,7 @@ def test_a_ratings_file_becomes_recommendations_for_every_user(
     assert version["ndcg_at_25"] > version["popularity_ndcg_at_25"] > 0
     assert outcomes(result) == ["copied", "imported", "trained", "inferred"]
     evaluations = result.get_asset_check_evaluations()
-    assert len(evaluations) == 8
+    assert len(evaluations) == 9
     assert all(evaluation.passed for evaluation in evaluations)
     # Each stands beside the materialization that it looked at, not the one before.
     assert all(evaluation.target_materialization_data for evaluation in evaluations)
@@ -116,7 +116,8 @@ def test_other_settings_change_what_they_concern_and_no_more(
     assert outcomes(refresh(project, "shop", instance)) == [*UNCHANGED[:3], "inferred"]
     assert table(project, "shop").get_column("rank").max() == 5
     project.declare({**declared, "solution": {"recipe": "aws-popularity-count"}})
-    popular = refresh(project, "shop", instance)
+    anyway = {"ops": {"shop__recommendations": {"config": {"publish_anyway": True}}}}
+    popular = refresh(project, "shop", instance, anyway)
     assert popular.success
     # Popularity was trained already, to compare with.
     assert outcomes(popular) == [*UNCHANGED[:3], "inferred"]

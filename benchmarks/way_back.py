@@ -92,7 +92,9 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.pipeline.assets.batch_output import output_pieces
     from batchrec_dagster.pipeline.assets.lists import Lists
     from batchrec_dagster.pipeline.assets.seen_items import SeenItems
+    from batchrec_dagster.published_table import PublishedTable
     from batchrec_dagster.resources import StorageResource
+    from batchrec_dagster.table_files import TableFiles
 
     started = time.perf_counter()
     storage = StorageResource(root=str(folder), s3=S3Resource())
@@ -102,11 +104,12 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     interactions = csv.load(storage.uri("interactions.csv"), pl.LazyFrame)
     lists = Lists(results, SeenItems(interactions, users))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
-    with tempfile.TemporaryDirectory() as passing:
-        written = Path(passing) / TABLE
-        lists.write(output_pieces(storage, job, read_output), written)
+    table = PublishedTable(storage.store, storage.uri(f"storage/lists/{TABLE}"))
+    with tempfile.TemporaryDirectory() as passing, TableFiles(Path(passing)) as files:
+        lists.write(output_pieces(storage, job, read_output), files)
         checks = lists.checks(users, filtered=False)
-        storage.store.put(storage.uri(f"storage/{TABLE}"), written)
+        files.end({"edition": table.next_number(), "version": str(time.time_ns())})
+        table.publish(files.paths, keep=1)
     failed = [check.name for check in checks if not check.passed and check.name != "lists_full"]
     return {"seconds": time.perf_counter() - started, "rows": lists.rows, "failed": failed}
 

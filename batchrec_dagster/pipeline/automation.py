@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 
 from batchrec_dagster.pipeline.fresh_data import fresh_data_sensor, watched
+from batchrec_dagster.pipeline.rollback import rollback_job
 from batchrec_dagster.pipeline.settings import Pipeline
 from batchrec_dagster.pipeline.teardown import teardown_job
 
@@ -13,6 +14,7 @@ from batchrec_dagster.pipeline.teardown import teardown_job
 def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
     """`NAME_refresh` materializes everything; `NAME_schedule` runs it at the declared times, and
     `NAME_fresh_data` when ratings are new, where they lie at a place that can be watched.
+    `NAME_rollback` publishes older lists again.
     `NAME_teardown` deletes what all this made."""
     job = dg.define_asset_job(
         name=f"{pipeline.name}_refresh",
@@ -35,4 +37,8 @@ def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
     sensors = (
         [fresh_data_sensor(pipeline, job, project)] if watched(pipeline.ratings.source) else []
     )
-    return dg.Definitions(jobs=[job, teardown_job(pipeline)], schedules=[schedule], sensors=sensors)
+    return dg.Definitions(
+        jobs=[job, rollback_job(pipeline), teardown_job(pipeline)],
+        schedules=[schedule],
+        sensors=sensors,
+    )

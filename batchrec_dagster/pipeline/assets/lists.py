@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from batchrec_dagster.pipeline.assets.items import with_titles
 from batchrec_dagster.pipeline.assets.seen_items import SeenItems
@@ -18,6 +16,7 @@ from batchrec_dagster.pipeline.checks import (
     none_seen,
     repeated,
 )
+from batchrec_dagster.table_files import TableFiles
 
 
 class Lists:
@@ -42,19 +41,10 @@ class Lists:
         self._failed = self._repeated = self._seen = self._full = 0
         self._first_failure: tuple[str, str] | None = None
 
-    def write(self, pieces: Iterable[pl.DataFrame], path: Path) -> None:
-        """Write the table as Parquet. pieces: at least one, as `formats.batch_inference` reads
-        them."""
-        writer: pq.ParquetWriter | None = None
-        try:
-            for lines in pieces:
-                table = self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest())
-                if writer is None:
-                    writer = pq.ParquetWriter(path, table.schema, compression="zstd")
-                writer.write_table(table)
-        finally:
-            if writer is not None:
-                writer.close()
+    def write(self, pieces: Iterable[pl.DataFrame], files: TableFiles) -> None:
+        """Write the table's rows. pieces: at least one, as `formats.batch_inference` reads them."""
+        for lines in pieces:
+            files.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
     def add(self, lines: pl.DataFrame) -> pl.DataFrame:
         """The rows of these lines. lines: user_id, items and scores (best first), error."""

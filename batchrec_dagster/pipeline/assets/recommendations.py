@@ -26,6 +26,11 @@ from batchrec_dagster.pipeline.assets.jobs import lasted
 from batchrec_dagster.pipeline.assets.links import dataset_group, stored
 from batchrec_dagster.pipeline.assets.lists import Lists
 from batchrec_dagster.pipeline.assets.preview import preview, text
+from batchrec_dagster.pipeline.assets.publishing import (
+    PublicationConfig,
+    Publishing,
+    rolled_back,
+)
 from batchrec_dagster.pipeline.assets.seen_items import SeenItems
 from batchrec_dagster.pipeline.assets.specs import (
     column_lineage,
@@ -35,8 +40,10 @@ from batchrec_dagster.pipeline.assets.specs import (
 )
 from batchrec_dagster.pipeline.checks import published, specs
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
+from batchrec_dagster.published_io import NewEdition
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.kinds import BATCH_INFERENCE_JOB
+from batchrec_dagster.table_files import TableFiles
 
 CODE_VERSION = "1"
 
@@ -83,12 +90,13 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             kinds={"personalize", "parquet"},
             storage_key=pipeline.places.recommendations,
             code_version=f"{CODE_VERSION}-{fingerprint(wanted, *titles_of(pipeline))}",
-            io_manager="parquet_io",
+            io_manager="published_io",
         ),
         deps=titles_of(pipeline),
         check_specs=specs(
             "recommendations",
             pipeline.name,
+            quality_gate="The model is good enough for its lists to be published.",
             every_user_has_a_line="Each user was answered, once.",
             no_line_failed="No user's line has an error in place of items.",
             no_duplicates="No list holds an item twice.",
@@ -99,6 +107,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     @alone(pipeline)
     def recommendations(
         context: dg.AssetExecutionContext,
+        config: PublicationConfig,
         solution_version: dict[str, Any],
         batch_users: pl.LazyFrame,
         interactions: pl.LazyFrame,
@@ -107,6 +116,14 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     ) -> Iterator[Any]:
         started = time.monotonic()
         places = pipeline.places
+        if config.roll_back_to:
+            yield rolled_back(pipeline, storage, context, config.roll_back_to)
+            return
+        users_version = storage.version(storage.uri(places.batch_users))
+        publishing = Publishing(pipeline, storage, solution_version, users_version)
+        gate = publishing.gate(config)
+        if not gate.passed:
+            yield from published([gate], dg.MaterializeResult())
         version_arn = solution_version["solution_version_arn"]
         users = batch_users.select("userId").collect(engine="streaming").get_column("userId")
         ensure = personalize.ensure(
@@ -141,7 +158,6 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         def output(job: str) -> str:
             return storage.uri(places.batch_inference(job))
 
-        users_version = storage.version(storage.uri(places.batch_users))
         job = ensure.ready(
             BATCH_INFERENCE_JOB,
             ensure.start_numbered(
@@ -162,23 +178,35 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
         lists = Lists(wanted.num_results, seen, read_titles(pipeline, storage))
         written_lists = Progress("users' lists written", len(users), context.log.info)
-        with tempfile.TemporaryDirectory() as folder:
-            written = Path(folder) / "recommendations.parquet"
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            TableFiles(Path(folder), pipeline.publication.max_file_bytes) as files,
+        ):
             pieces = output_pieces(storage, job.description, read_output)
-            lists.write(counted(pieces, written_lists), written)
+            lists.write(counted(pieces, written_lists), files)
+            version = fingerprint(
+                job.arn,
+                users_version,
+                wanted,
+                CODE_VERSION,
+                *titles_versions(pipeline, storage),
+            )
+            about = publishing.about(
+                version,
+                context.run.run_id,
+                {
+                    "batch_inference_job_arn": job.arn,
+                    "rows": lists.rows,
+                    "users": lists.users,
+                    "items": len(lists.items),
+                },
+            )
+            files.end(about)
             yield from published(
-                lists.checks(users, filtered=wanted.filter is not None),
+                [gate, *lists.checks(users, filtered=wanted.filter is not None)],
                 dg.MaterializeResult(
-                    value=written,
-                    data_version=dg.DataVersion(
-                        fingerprint(
-                            job.arn,
-                            users_version,
-                            wanted,
-                            CODE_VERSION,
-                            *titles_versions(pipeline, storage),
-                        )
-                    ),
+                    value=NewEdition(files.paths, pipeline.publication.history),
+                    data_version=dg.DataVersion(version),
                     metadata={
                         "preview": _preview(lists),
                         "dagster/row_count": lists.rows,

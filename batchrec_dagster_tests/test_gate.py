@@ -1,0 +1,167 @@
+"""The gate: what a model has to be like for its lists to be inferred and published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from batchrec_dagster.local_personalize.client import embedded_client
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.pipeline.gate import quality_gate
+from batchrec_dagster.pipeline.settings.gate import Gate
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    refresh,
+    table,
+    why,
+    write_ratings,
+)
+
+NDCG = "normalized_discounted_cumulative_gain_at_25"
+ANYWAY = {"ops": {"shop__recommendations": {"config": {"publish_anyway": True}}}}
+
+
+def trained(ndcg: float, popular: float | None, coverage: float = 0.2) -> dict[str, Any]:
+    return {
+        "solution_version_arn": "arn:new",
+        "metrics": {NDCG: ndcg, "coverage": coverage},
+        "popularity_metrics": {} if popular is None else {NDCG: popular},
+    }
+
+
+def published(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -> dict[str, Any]:
+    return {"solution_version_arn": arn, "measured_on": measured_on, "metrics": {NDCG: ndcg}}
+
+
+@pytest.mark.parametrize(
+    ("gate", "model", "before", "said"),
+    [
+        # The first, and better than popularity.
+        ({}, trained(0.1, 0.05), {}, None),
+        ({}, trained(0.1, None), {}, None),
+        ({}, trained(0.05, 0.05), {}, None),
+        ({}, trained(0.04, 0.05), {}, "it is worse than showing everyone the most popular items"),
+        # Against what is published.
+        ({}, trained(0.071, None), published(0.1), None),
+        (
+            {},
+            trained(0.069, None),
+            published(0.1),
+            "its NDCG@25 is 31% less than that of the published lists, where gate.max_drop allows"
+            " 30%",
+        ),
+        ({"max_drop": 0.5}, trained(0.069, None), published(0.1), None),
+        ({"max_drop": 0}, trained(0.099, None), published(0.1), "its NDCG@25 is 1% less"),
+        ({"max_drop": 1}, trained(0.0, None), published(0.1), None),
+        # What cannot be compared.
+        ({}, trained(0.01, None), published(0.1, measured_on="good ratings"), None),
+        ({}, trained(0.01, None), {"version": "unknown"}, None),
+        # The one that serves was let through already.
+        ({"min_ndcg_at_25": 0.5}, trained(0.1, 0.2), published(0.1, arn="arn:new"), None),
+        ({"min_ndcg_at_25": 0.2}, trained(0.1, None), {}, "gate.min_ndcg_at_25 is 0.2"),
+        ({"min_coverage": 0.3}, trained(0.1, None), {}, "gate.min_coverage is 0.3"),
+    ],
+)
+def test_what_is_worse_is_not_let_through(
+    gate: dict[str, float], model: dict[str, Any], before: dict[str, Any], said: str | None
+) -> None:
+    verdict = quality_gate(Gate(**gate), model, before, "all", anyway="so")
+    assert verdict.passed is (said is None)
+    assert said is None or said in verdict.found
+    anyway = quality_gate(Gate(**gate), model, before, "all", anyway="so", publish_anyway=True)
+    assert anyway.passed
+    assert said is None or f"published anyway, as this run was told to, although {said}" in (
+        anyway.found
+    )
+
+
+def test_the_message_has_the_numbers_all_reasons_and_what_to_do() -> None:
+    verdict = quality_gate(
+        Gate(min_coverage=0.1), trained(0.02, 0.03, 0.05), published(0.1), "all", anyway="do so"
+    )
+    numbers, _, rest = verdict.found.partition(": ")
+    assert numbers == (
+        "NDCG@25 0.0200, beside 0.0300 of the most popular items and 0.1000 of the published"
+        " lists; coverage 0.0500"
+    )
+    assert rest == (
+        "it is worse than showing everyone the most popular items, and its NDCG@25 is 80% less"
+        " than that of the published lists, where gate.max_drop allows 30%, and gate.min_coverage"
+        " is 0.1. Nothing was inferred and the published lists stay as they are. Look whether the"
+        " data are what they should be, and start the run again, or publish anyway: do so"
+    )
+    assert verdict.numbers == {
+        "ndcg_at_25": 0.02,
+        "coverage": 0.05,
+        "popularity_ndcg_at_25": 0.03,
+        "published_ndcg_at_25": 0.1,
+    }
+
+
+def curated(project: Project) -> dict[str, bytes]:
+    folder = project.storage / "shop/curated"
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def inferences(project: Project) -> int:
+    client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
+    return len(client.list_batch_inference_jobs()["batchInferenceJobs"])
+
+
+def shuffle_users(ratings: Path, seed: int) -> None:
+    """As a join on the wrong column would."""
+    frame = pl.read_csv(ratings)
+    frame.with_columns(pl.col("userId").shuffle(seed=seed)).write_csv(ratings)
+
+
+def test_a_broken_data_set_is_not_published_and_the_last_good_lists_are(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    ratings = write_ratings(project.root / "ratings.csv", users=300, items=200)
+    project.declare(declaration("shop", ratings))
+    assert refresh(project, "shop", instance).success
+    good, made = curated(project), inferences(project)
+
+    shuffle_users(ratings, seed=1)
+    broken = refresh(project, "shop", instance)
+    assert not broken.success
+    message = why(broken)
+    assert message.startswith("quality_gate: NDCG@25 0.0")
+    assert "of the published lists, where gate.max_drop allows 30%" in message
+    assert message.endswith(
+        "or publish anyway: run shop_refresh with ops: {shop__recommendations: {config:"
+        " {publish_anyway: true}}}"
+    )
+    (verdict,) = [e for e in broken.get_asset_check_evaluations() if e.check_name == "quality_gate"]
+    assert not verdict.passed
+    assert verdict.blocking
+    # Nothing was paid for beside the training, and nothing that people read has changed.
+    assert inferences(project) == made
+    assert curated(project) == good
+
+    # The data are mended: these are compared with the last good lists, not with the broken ones.
+    write_ratings(ratings, users=301, items=200)
+    assert refresh(project, "shop", instance).success
+    assert table(project, "shop").get_column("user_id").n_unique() == 301
+
+
+def test_a_person_may_publish_it_anyway(project: Project, instance: dg.DagsterInstance) -> None:
+    ratings = write_ratings(project.root / "ratings.csv", users=300, items=200)
+    project.declare(declaration("shop", ratings))
+    assert refresh(project, "shop", instance).success
+    shuffle_users(ratings, seed=1)
+    assert refresh(project, "shop", instance, ANYWAY).success
+    # It serves now, and goes on to.
+    after = refresh(project, "shop", instance)
+    assert after.success
+    (verdict,) = [e for e in after.get_asset_check_evaluations() if e.check_name == "quality_gate"]
+    assert verdict.description.endswith("its lists are published already")
