@@ -9,11 +9,14 @@ import polars as pl
 
 from batchrec_dagster.io_managers import JsonLinesIOManager
 from batchrec_dagster.object_store import StorageError
+from batchrec_dagster.resources.storage import StorageResource
 from batchrec_dagster.users_files import UsersFiles
 
 
 class UsersIOManager(JsonLinesIOManager):
     """The users as JSON Lines, in one file or in several."""
+
+    storage: StorageResource
 
     def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame) -> None:
         users = UsersFiles(self.storage.store, self.storage.uri(self._key(context)))
