@@ -18,7 +18,6 @@ from batchrec_dagster.io_managers import (
     HtmlIOManager,
     InteractionsCsvIOManager,
     ItemsCsvIOManager,
-    JsonLinesIOManager,
     JsonRecordIOManager,
     ParquetIOManager,
 )
@@ -27,6 +26,7 @@ from batchrec_dagster.published_io import PublishedTableIOManager
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.personalize import AWS, EMBEDDED, LOCAL_ROLE_ARN
 from batchrec_dagster.samples import movielens
+from batchrec_dagster.users_io import UsersIOManager
 
 ROLE = re.compile(r"arn:[a-z\d-]+:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-/]+")
 BUCKET = re.compile(r"[a-z\d][a-z\d.-]{1,61}[a-z\d]")
@@ -221,7 +221,7 @@ class Deployment:
             "published_io": PublishedTableIOManager(storage=storage),
             "interactions_io": InteractionsCsvIOManager(storage=storage),
             "items_io": ItemsCsvIOManager(storage=storage),
-            "json_lines_io": JsonLinesIOManager(storage=storage),
+            "batch_users_io": UsersIOManager(storage=storage),
             "html_io": HtmlIOManager(storage=storage),
             "record_io": JsonRecordIOManager(storage=storage),
         }

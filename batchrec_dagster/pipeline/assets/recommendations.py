@@ -44,6 +44,7 @@ from batchrec_dagster.published_io import NewEdition
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.kinds import BATCH_INFERENCE_JOB
 from batchrec_dagster.table_files import TableFiles
+from batchrec_dagster.users_files import UsersFiles
 
 CODE_VERSION = "1"
 
@@ -119,7 +120,8 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         if config.roll_back_to:
             yield rolled_back(pipeline, storage, context, config.roll_back_to)
             return
-        users_version = storage.version(storage.uri(places.batch_users))
+        users_files = UsersFiles(storage.store, storage.uri(places.batch_users))
+        users_version = users_files.version()
         publishing = Publishing(pipeline, storage, solution_version, users_version)
         gate = publishing.gate(config)
         if not gate.passed:
@@ -133,7 +135,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         request: dict[str, Any] = {
             "solutionVersionArn": version_arn,
             "numResults": wanted.num_results,
-            "jobInput": {"s3DataSource": {"path": storage.uri(places.batch_users)}},
+            "jobInput": {"s3DataSource": {"path": users_files.input()}},
             "roleArn": personalize.role_arn,
         }
         if wanted.filter_expression:
