@@ -30,13 +30,12 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, S3Store
 
-from batchrec_dagster.permissions import credentials_trouble, lacking
+from batchrec_dagster.permissions import credentials_trouble, is_denied, lacking
 
 if TYPE_CHECKING:
     from obstore.store import RetryConfig
 
 CHUNK = 8 * 1024 * 1024
-DENIED = ("AccessDenied", "403")
 # A night outlasts throttling, errors of the server and broken connections of some minutes.
 RETRIES: RetryConfig = {"max_retries": 20, "retry_timeout": timedelta(minutes=5)}
 CLIENT_CONFIG = Config(
@@ -162,7 +161,7 @@ class ObjectStore:
                 s3 = session.client("s3", endpoint_url=self.endpoint_url, config=CLIENT_CONFIG)
                 s3.copy({"Bucket": bucket, "Key": key}, target_bucket, target_key)
             except (ClientError, BotoCoreError) as error:
-                if isinstance(error, ClientError) and error.response["Error"]["Code"] in DENIED:
+                if isinstance(error, ClientError) and is_denied(error):
                     read = f"s3:GetObject on arn:aws:s3:::{bucket}/{key} and s3:PutObject"
                     mend = lacking(read, f"arn:aws:s3:::{target_bucket}/{target_key}", str(error))
                     raise StorageError(f"cannot copy {source} to {target}: {mend}") from error

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 _TOLD = re.compile(r"not authorized to perform: ([\w-]+:\w+)(?: on resource: \"?([^\s\"]+))?")
 _DENIED = {"AccessDenied", "AccessDeniedException", "AuthorizationErrorException", "Forbidden"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException"}
@@ -27,6 +29,12 @@ def lacking(action: str, resource: str, told: str = "") -> str:
     if found:
         action, resource = found[1], found[2] or resource
     return f"permission denied; allow these credentials {action} on {resource}"
+
+
+def is_denied(error: ClientError) -> bool:
+    """Whether a permission lacks, rather than anything else."""
+    code = error.response["Error"]["Code"]
+    return code in _DENIED or code == "403"
 
 
 def credentials_trouble(code: str, told: str) -> str | None:

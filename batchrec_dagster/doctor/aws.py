@@ -1,0 +1,162 @@
+"""Amazon Personalize, and what it may do in the bucket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import unquote
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.doctor.clients import client, session
+from batchrec_dagster.doctor.findings import Finding, failed, ok, unknown
+from batchrec_dagster.doctor.policies import Document, lacks
+from batchrec_dagster.doctor.quotas import quota_findings
+from batchrec_dagster.object_store import split_uri
+from batchrec_dagster.permissions import credentials_trouble, is_denied, lacking
+from batchrec_dagster.resources.personalize import AWS
+
+SERVICE = "personalize.amazonaws.com"
+
+
+def aws_findings(deployment: Deployment) -> Iterator[Finding]:
+    if deployment.embedded:
+        return
+    on_aws = deployment.personalize == AWS
+    if on_aws:
+        yield _region(deployment)
+        who = _identity(deployment)
+        yield who
+        if who.status == "failed":
+            return
+    reached = _personalize(deployment)
+    yield reached
+    if on_aws:
+        yield from _role(deployment)
+        yield _bucket_policy(deployment)
+        if reached.status == "ok":
+            yield from quota_findings(client(deployment, "personalize"), _quotas(deployment))
+
+
+def _region(deployment: Deployment) -> Finding:
+    here = session(deployment)
+    region, known = here.region_name, here.get_available_regions("personalize")
+    mend = f"set AWS_REGION to one of: {', '.join(known)}"
+    if region is None:
+        return failed("region", "no region is set", mend)
+    if region not in known:
+        return failed("region", f"there is no Personalize in {region}, as far as is known", mend)
+    return ok("region", region)
+
+
+def _identity(deployment: Deployment) -> Finding:
+    check = "identity"
+    try:
+        found = client(deployment, "sts").get_caller_identity()
+    except ClientError as error:
+        told = error.response["Error"]
+        mend = credentials_trouble(told["Code"], told["Message"]) or "look at the credentials"
+        return failed(check, f"AWS does not know these credentials: {told['Code']}", mend)
+    except BotoCoreError as error:
+        return failed(check, str(error), "set AWS_PROFILE, or give this machine a role")
+    account = deployment.role_arn.split(":")[4]
+    if found["Account"] != account:
+        return failed(
+            check,
+            f"this is {found['Arn']}, but BATCHREC_ROLE_ARN is of account {account}",
+            "use a role of the same account: one cannot hand on another's",
+        )
+    return ok(check, found["Arn"])
+
+
+def _personalize(deployment: Deployment) -> Finding:
+    check = "personalize"
+    where = "Amazon Personalize" if deployment.personalize == AWS else deployment.personalize
+    try:
+        client(deployment, "personalize").list_dataset_groups(maxResults=1)
+    except ClientError as error:
+        if is_denied(error):
+            mend = lacking("personalize:ListDatasetGroups", "*", str(error))
+            return failed(check, f"{where} refuses", mend)
+        return failed(check, f"{where} answers: {error}", "look at what it says")
+    except BotoCoreError as error:
+        mend = "look at the network and the region"
+        if deployment.personalize != AWS:
+            mend = "start it (batchrec local-personalize), or mend BATCHREC_PERSONALIZE"
+        return failed(check, f"{where} was not reached: {error}", mend)
+    return ok(check, f"{where} answers")
+
+
+def _role(deployment: Deployment) -> Iterator[Finding]:
+    role = deployment.role_arn
+    check, name = "role", role.rpartition("/")[2]
+
+    def look() -> Any:
+        return client(deployment, "iam").get_role(RoleName=name)["Role"]
+
+    found = _looked(check, look, "iam:GetRole", role)
+    if isinstance(found, Finding):
+        missing = "NoSuchEntity" in found.message
+        mend = "create it (deploy/batchrec.yaml), or mend BATCHREC_ROLE_ARN"
+        yield failed(check, f"there is no role {name}", mend) if missing else found
+        return
+    trust = _document(found["AssumeRolePolicyDocument"])
+    if lacks(trust, SERVICE, role.split(":")[4], [("sts:AssumeRole", "*")]):
+        yield failed(
+            check,
+            f"{SERVICE} may not assume {role}",
+            f"let its trust policy allow sts:AssumeRole to the service {SERVICE}",
+        )
+    else:
+        yield ok(check, f"{SERVICE} may assume {role}")
+
+
+def _bucket_policy(deployment: Deployment) -> Finding:
+    check = "bucket policy"
+    bucket, prefix = split_uri(deployment.storage)
+    arn = f"arn:aws:s3:::{bucket}"
+
+    def look() -> Any:
+        return client(deployment, "s3").get_bucket_policy(Bucket=bucket)["Policy"]
+
+    found = _looked(check, look, "s3:GetBucketPolicy", arn)
+    if isinstance(found, Finding) and "NoSuchBucketPolicy" not in found.message:
+        return found
+    objects = f"{arn}/{prefix.rstrip('/')}/x".replace("//", "/")
+    wanted = [("s3:ListBucket", arn), ("s3:GetObject", objects), ("s3:PutObject", objects)]
+    policy = {} if isinstance(found, Finding) else _document(found)
+    account = deployment.role_arn.split(":")[4]
+    missing = [action for action, _ in lacks(policy, SERVICE, account, wanted)]
+    if missing:
+        return failed(
+            check,
+            f"the policy of {bucket} does not allow {SERVICE} {', '.join(missing)}",
+            f"allow it {' and '.join(missing)} on {arn} and {arn}/{prefix.rstrip('/')}/*"
+            " (deploy/batchrec.yaml has such a policy)",
+        )
+    return ok(check, f"{SERVICE} may list, read and write {deployment.storage}")
+
+
+def _quotas(deployment: Deployment) -> Any:
+    return client(deployment, "service-quotas")
+
+
+def _looked(check: str, look: Callable[[], Any], action: str, resource: str) -> Any:
+    """What the call gives; a Finding where it gives nothing."""
+    try:
+        return look()
+    except ClientError as error:
+        if is_denied(error):
+            mend = f"to have it looked at, allow these credentials {action} on {resource}"
+            return unknown(check, "it may not be looked at", mend)
+        return failed(check, str(error), "look at what it says")
+    except BotoCoreError as error:
+        return unknown(check, str(error), "look at the network")
+
+
+def _document(policy: Any) -> Document:
+    """boto3 gives some decoded, some as JSON."""
+    found: Document = json.loads(unquote(policy)) if isinstance(policy, str) else policy
+    return found
