@@ -21,6 +21,8 @@ from rich.cells import cell_len
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.pipeline.places import Places
+from batchrec_dagster.published_table import PublishedTable
 from batchrec_dagster.reporting import layout, lookup
 from batchrec_dagster.reporting.counts import counts
 from batchrec_dagster.reporting.people import people
@@ -28,6 +30,7 @@ from batchrec_dagster.reporting.published import Published
 from batchrec_dagster.reporting.tables import Tables
 from batchrec_dagster.reporting.terminal import plain
 from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.table_files import TableFiles
 from batchrec_dagster_tests.s3_server import OWNER, s3_server
 
 START = 1_500_000_000
@@ -240,6 +243,28 @@ def test_the_summary_needs_no_dagster_instance(home: Path) -> None:
     assert "NDCG@25       0.2000, beside 0.1000 for the most popular items (2.00 times)" in said
     assert "lists         267 items for 40 users" in said
     assert "a user        batchrec show u0\n" in said
+
+
+def test_a_published_table_in_parts_says_what_it_is(home: Path) -> None:
+    storage = publish(home)
+    frame = pl.read_parquet(home / "storage/shop/curated/recommendations/recommendations.parquet")
+    name = "normalized_discounted_cumulative_gain_at_25"
+    about = {"edition": 7, "version": "new", "made_at": "2026-05-01T03:00:00+00:00"}
+    with TableFiles(home, max_bytes=1) as files:
+        for part in (frame.head(100), frame.tail(-100)):
+            files.write(part.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        files.end({**about, "metrics": {name: 0.3}, "popularity_metrics": {}})
+    published = PublishedTable(storage.store, storage.uri(Places("shop").recommendations))
+    published.publish(files.paths, keep=0)
+    (told,) = pipelines()
+    assert (told["rows"], told["users"], told["edition"]) == (267, 40, 7)
+    assert (told["made"], told["ndcg_at_25"]) == ("2026-05-01T03:00:00Z", 0.3)
+    assert "(edition 7)" in show()[1]
+    for user in frame.get_column("user_id").unique():
+        (found,) = pipelines(user)
+        items = [got["item"] for got in found["recommendations"]]
+        assert items == frame.filter(pl.col("user_id") == user).get_column("item_id").to_list()
+    assert pipelines("--item", "i04")[0]["in_lists"] == 13
 
 
 def test_the_deployment_is_found_in_the_env_file(

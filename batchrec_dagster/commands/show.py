@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -125,7 +125,7 @@ def _text(found: Any) -> str:
 def _json(found: list[dict[str, Any]]) -> str:
     def written(value: object) -> str:
         assert isinstance(value, datetime)
-        return f"{value:%Y-%m-%dT%H:%M:%SZ}"
+        return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
     # DEL is the one character that JSON lets through and a terminal does not show.
     return json.dumps({"pipelines": found}, indent=2, default=written).replace("\x7f", "\\u007f")

@@ -131,7 +131,7 @@ def person(published: Published, user: str) -> Person | None:
 def item(published: Published, item: str) -> Item | None:
     """None where neither the table nor the interactions have the item. Raises StorageError."""
     shown = published.rows("item_id", item).sort("rank", "user_id")
-    _, lists, _ = published.size()
+    _, lists = published.size()
     with published.interactions() as (interactions, size):
         had = (
             interactions.filter(pl.col(ITEM_ID) == item)

@@ -6,6 +6,8 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import polars as pl
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 from batchrec_dagster.formats.interactions import TIMESTAMP
 from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.pipeline.places import Places
+from batchrec_dagster.published_table import Edition, PublishedTable
 from batchrec_dagster.resources import StorageResource
 
 
@@ -26,7 +29,7 @@ def published_pipelines(storage: StorageResource) -> list[str]:
     if path is not None and not path.exists():
         return []  # Looking for its folders would make it.
     names = storage.store.subfolders(root)
-    return [name for name in names if Published(storage, name).made]
+    return [name for name in names if Published(storage, name).edition is not None]
 
 
 @dataclass(frozen=True)
@@ -40,32 +43,49 @@ class Published:
     def places(self) -> Places:
         return Places(self.pipeline)
 
-    @property
-    def made(self) -> float | None:
-        """When the table was written, in epoch seconds; None where there is none."""
-        found = self.storage.store.head(self.storage.uri(self.places.recommendations))
-        return None if found is None else found.last_modified.timestamp()
+    @cached_property
+    def edition(self) -> Edition | None:
+        """The table that people read now; None where nothing is published."""
+        uri = self.storage.uri(self.places.recommendations)
+        with _readable(self.storage, uri):
+            return PublishedTable(self.storage.store, uri).current()
 
-    def size(self) -> tuple[int, int, list[str]]:
-        """Rows and users of the table, and the user of its first row, if any."""
-        with self._parquet(self.places.recommendations) as table:
-            groups = range(table.num_row_groups)
-            ranks = (table.read_row_group(group, ["rank"]).column(0) for group in groups)
-            users = sum(pc.sum(pc.equal(column, 1)).as_py() or 0 for column in ranks)
-            first = next(table.iter_batches(1, columns=["user_id"]), None)
-            return table.metadata.num_rows, users, first.column(0).to_pylist() if first else []
+    @property
+    def made(self) -> datetime:
+        """When the table was made; where it does not say, when it was written."""
+        assert self.edition is not None
+        if "made_at" in self.edition.about:
+            return datetime.fromisoformat(self.edition.about["made_at"])
+        found = self.storage.store.head(self.edition.uri)
+        return datetime.fromtimestamp(0, UTC) if found is None else found.last_modified
+
+    def size(self) -> tuple[int, int]:
+        """Rows and users of the table."""
+        rows = users = 0
+        for table in self._tables():
+            rows += table.metadata.num_rows
+            for group in range(table.num_row_groups):
+                first = pc.equal(table.read_row_group(group, ["rank"]).column(0), 1)
+                users += pc.sum(first).as_py() or 0
+        return rows, users
+
+    def example_user(self) -> str | None:
+        """The user of the first row, if any."""
+        for table in self._tables():
+            for rows in table.iter_batches(1, columns=["user_id"]):
+                return str(rows.column(0)[0])
+        return None
 
     def rows(self, column: str, value: str) -> pl.DataFrame:
         """The rows of the table where the column, user_id or item_id, is that."""
-        with self._parquet(self.places.recommendations) as table:
-            return _rows(table, column, value)
+        return pl.concat([_rows(table, column, value) for table in self._tables()])
 
     def titles(self, items: Sequence[str]) -> dict[str, str | None]:
         """The items' titles, of those that have a line in the file of titles."""
         key = self.places.item_titles
         if not items or self.storage.store.head(self.storage.uri(key)) is None:
             return {}
-        with self._parquet(key) as table:
+        with self._parquet(self.storage.uri(key)) as table:
             wanted = pc.is_in(
                 pc.field("item_id"), pa.array(items, table.schema_arrow.field(0).type)
             )
@@ -85,18 +105,30 @@ class Published:
             )
             yield frame, path.stat().st_size
 
-    @contextmanager
-    def _parquet(self, key: str) -> Iterator[pq.ParquetFile]:
-        uri = self.storage.uri(key)
-        path = self.storage.store.local_path(uri)
-        try:
-            with (
-                path.open("rb") if path is not None else _Ranges(self.storage, uri) as file,
-                pq.ParquetFile(file) as table,
-            ):
+    def _tables(self) -> Iterator[pq.ParquetFile]:
+        """The files of the table, each open as long as it is looked at."""
+        assert self.edition is not None
+        for uri in self.edition.parts or (self.edition.uri,):
+            with self._parquet(uri) as table:
                 yield table
-        except (pa.ArrowException, OSError) as error:
-            raise StorageError(f"cannot read {self.storage.where(uri)}: {error}") from error
+
+    @contextmanager
+    def _parquet(self, uri: str) -> Iterator[pq.ParquetFile]:
+        path = self.storage.store.local_path(uri)
+        with (
+            _readable(self.storage, uri),
+            path.open("rb") if path is not None else _Ranges(self.storage, uri) as file,
+            pq.ParquetFile(file) as table,
+        ):
+            yield table
+
+
+@contextmanager
+def _readable(storage: StorageResource, uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StorageError(f"cannot read {storage.where(uri)}: {error}") from error
 
 
 def _rows(table: pq.ParquetFile, column: str, value: str) -> pl.DataFrame:

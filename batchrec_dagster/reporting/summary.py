@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -43,28 +42,32 @@ def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[s
             for asset, key, name in _TOLD
             if found[asset].get(key) is not None
         }
-    trained = read_record(storage, places.record("solution_version"))
+    edition = published.edition
+    assert edition is not None
+    # What the table says of itself; one of an older version says nothing, and is counted.
+    about = edition.about or read_record(storage, places.record("solution_version"))
     for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):
-        if _OF_PERSONALIZE in trained.get(metrics, {}):
-            facts[prefix + NDCG] = trained[metrics][_OF_PERSONALIZE]
-    rows, users, first = published.size()
+        if _OF_PERSONALIZE in (about.get(metrics) or {}):
+            facts[prefix + NDCG] = about[metrics][_OF_PERSONALIZE]
+    rows, users = published.size()
     facts |= {
         "rows": rows,
         "users": users,
-        "made": datetime.fromtimestamp(published.made or 0, UTC),
-        "table": storage.where(storage.uri(places.recommendations)),
+        "made": published.made,
+        **({"edition": edition.number} if edition.number else {}),
+        "table": storage.where(edition.uri),
     }
     report = storage.uri(places.report)
     if storage.store.head(report) is not None:
         facts["report"] = storage.where(report)
-    if first:
-        facts["example_user"] = first[0]
+    if (example := published.example_user()) is not None:
+        facts["example_user"] = example
     return facts
 
 
 def lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """A label and a text for each thing that a person wants to know."""
-    if "rows_read" in facts:
+    if facts.keys() >= {name for asset, _, name in _TOLD if asset == "interactions"}:
         yield "ratings", f"{facts['rows_read']:,} rows of {facts.get('source', 'the ratings')}"
         kept = f"{facts['interactions']:,} kept"
         yield "interactions", f"{kept}, {facts['rows_left_out']:,} left out"
@@ -76,11 +79,9 @@ def lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "training", f"{facts['recipe']}: {facts['training']}"
     if NDCG in facts:
         yield "NDCG@25", _compared(facts[NDCG], facts.get(f"popularity_{NDCG}"))
-    made = facts["made"].astimezone()
-    yield (
-        "lists",
-        f"{facts['rows']:,} items for {facts['users']:,} users, made {made:%Y-%m-%d %H:%M}",
-    )
+    lists = f"{facts['rows']:,} items for {facts['users']:,} users"
+    edition = f" (edition {facts['edition']})" if "edition" in facts else ""
+    yield "lists", f"{lists}, made {facts['made'].astimezone():%Y-%m-%d %H:%M}{edition}"
     yield "table", facts["table"]
     if "report" in facts:
         yield "report", facts["report"]
