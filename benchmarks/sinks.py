@@ -72,9 +72,24 @@ def postgres(lists: Path, url: str) -> dict[str, Any]:
     return {"rows": replaced.counts.rows}
 
 
+def exported(lists: Path, **how: Any) -> dict[str, Any]:
+    """As the asset does, into the folder of the lists."""
+    import polars as pl
+
+    from batchrec_dagster.object_store import ObjectStore
+    from batchrec_dagster.sinks.export import Export, export
+
+    store = ObjectStore({"here": lists.parent})
+    done = export(pl.scan_parquet(lists), Export(**how), store, "s3://here/export")
+    return {"rows": done.counts.rows}
+
+
 WORKS: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "PostgreSQL, new": postgres,
     "PostgreSQL, replaced": postgres,
+    "CSV, a row for each user": lambda lists, _: exported(lists),
+    "CSV, a row for each item": lambda lists, _: exported(lists, rows="per_item"),
+    "JSON Lines, a line for each user": lambda lists, _: exported(lists, format="jsonl"),
 }
 
 
