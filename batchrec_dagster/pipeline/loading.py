@@ -21,6 +21,7 @@ TYPES = (
     "float",
     "bool",
     "BatchUsers",
+    "Budget",
     "DynamoDb",
     "Export",
     "FreshData",

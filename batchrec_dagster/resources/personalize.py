@@ -71,6 +71,11 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     )
     storage: StorageResource
 
+    @property
+    def on_aws(self) -> bool:
+        """Whether it is AWS's own, which costs money."""
+        return self.endpoint == AWS
+
     @cached_property
     def client(self) -> PersonalizeClient:
         """The boto3 client."""

@@ -1,6 +1,7 @@
 """personalize_dataset: the interactions, and the items where declared, imported."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ from batchrec_dagster.pipeline.assets.new_rows import (
 )
 from batchrec_dagster.pipeline.assets.preview import preview, table
 from batchrec_dagster.pipeline.assets.specs import MODEL, described
+from batchrec_dagster.pipeline.checks import published, specs
+from batchrec_dagster.pipeline.cost import estimate, import_cost, told, within_budget
 from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
@@ -59,6 +62,11 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     schemas = fingerprint(*(dataset.schema for dataset in datasets))
     # A dataset keeps its schema, so that another schema means another dataset group.
     group_name = f"{pipeline.name}-{schemas[:8]}"
+    budgeted = (
+        {"within_budget": "The run costs no more than budget.max_usd_per_run, by estimate."}
+        if pipeline.budget.max_usd_per_run is not None
+        else {}
+    )
 
     @dg.asset(
         **described(
@@ -74,6 +82,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             io_manager="record_io",
         ),
         deps=[dg.AssetKey([pipeline.name, dataset.asset]) for dataset in datasets],
+        check_specs=specs("personalize_dataset", pipeline.name, **budgeted),
     )
     @alone(pipeline)
     def personalize_dataset(
@@ -81,7 +90,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         config: ImportConfig,
         storage: StorageResource,
         personalize: PersonalizeResource,
-    ) -> dg.MaterializeResult[dict[str, Any]]:
+    ) -> Iterator[Any]:
         started = time.monotonic()
         versions = [storage.version(storage.uri(dataset.place)) for dataset in datasets]
         ensure = personalize.ensure(
@@ -105,6 +114,19 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
                 # The same rows in another order are the same data.
                 versions[0] = before["interactions_version"]
         version = _together(versions)
+        sizes = _sizes(storage, datasets, part)
+        new = config.import_afresh or before.get("data_version") != version
+        costs = estimate(
+            pipeline,
+            storage,
+            personalize,
+            imports=sizes if new else [],
+            data_version=version,
+            dataset_group=group_name,
+        )
+        checks = within_budget(pipeline.budget, costs, personalize)
+        if not all(check.passed for check in checks):
+            yield from published(checks, dg.MaterializeResult())
 
         def of_this(job: Description) -> bool:
             """A data set made anew has the ARN, and so the jobs, of the one that was deleted."""
@@ -161,7 +183,8 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             outcomes |= {"import_mode": part.mode, "why": part.why, "new_rows": part.rows}
             record |= imported(before, part, versions[0], version, storage, pipeline.places)
             clear_away(storage, pipeline.places, before, record)
-        return dg.MaterializeResult(
+        paid = [import_cost(size) for size, job in zip(sizes, jobs, strict=True) if job.created]
+        result = dg.MaterializeResult(
             value=record,
             data_version=dg.DataVersion(version),
             metadata={
@@ -180,15 +203,27 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "status": jobs[0].description["status"],
                 **outcomes,
                 "import_seconds": sum(lasted(job) for job in jobs),
+                **told("estimated_usd", costs, personalize),
+                **told("cost_usd", paid, personalize),
                 "seconds": time.monotonic() - started,
             },
         )
+        yield from published(checks, result)
 
     return personalize_dataset
 
 
 def _together(versions: list[str]) -> str:
     return versions[0] if len(versions) == 1 else fingerprint(*versions)
+
+
+def _sizes(storage: StorageResource, datasets: list[Imported], part: Import | None) -> list[int]:
+    """The bytes that are imported of each dataset, if it is."""
+    uris = [storage.uri(dataset.place) for dataset in datasets]
+    if part and part.uri:
+        uris[0] = part.uri
+    found = [storage.store.head(uri) for uri in uris]
+    return [one.size if one else 0 for one in found]
 
 
 def _goes_on(ensure: Ensure, before: dict[str, Any], dataset: Ensured, added: str) -> bool:

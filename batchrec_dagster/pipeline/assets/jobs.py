@@ -1,7 +1,10 @@
 """How jobs are named, and what is said of them."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
+from batchrec_dagster.pipeline.settings import fingerprint
 from batchrec_dagster.resources.ensure import Ensured
 
 
@@ -23,6 +26,11 @@ def lasted(ensured: Ensured) -> float:
     told = ensured.description
     seconds: float = (told["lastUpdatedDateTime"] - told["creationDateTime"]).total_seconds()
     return seconds
+
+
+def solution_name(dataset_group: str, recipe: str, hyperparameters: Mapping[str, str]) -> str:
+    """A solution cannot be changed, so that other settings mean another solution."""
+    return f"{dataset_group}-{fingerprint(recipe, hyperparameters)[:8]}"
 
 
 def outcome(ensured: Ensured, done: str) -> str:

@@ -39,6 +39,7 @@ from batchrec_dagster.pipeline.assets.specs import (
     sample,
 )
 from batchrec_dagster.pipeline.checks import published, specs
+from batchrec_dagster.pipeline.cost import recommendations_cost, told
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.published_io import NewEdition
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
@@ -178,6 +179,8 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             f"{len(users):,} users inferred in {seconds:.1f} s"
             + (f", {len(users) / seconds:,.0f} a second" if seconds else "")
         )
+        recipe = pipeline.solution.recipe
+        paid = [recommendations_cost(recipe, len(users))] if job.created else []
         lists = Lists(wanted.num_results, seen, read_titles(pipeline, storage))
         written_lists = Progress("users' lists written", len(users), context.log.info)
         with (
@@ -227,6 +230,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                         "status": job.description["status"],
                         "outcome": "inferred" if job.created else "unchanged: not inferred again",
                         "inference_seconds": seconds,
+                        **told("cost_usd", paid, personalize),
                         "sample": sample(lists.sample),
                         "seconds": time.monotonic() - started,
                     },

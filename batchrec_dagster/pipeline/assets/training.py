@@ -7,16 +7,16 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.formats.recipes import (
-    POPULARITY_COUNT,
     USER_PERSONALIZATION,
     recipe_arn,
 )
 from batchrec_dagster.pipeline.assets.alone import alone
-from batchrec_dagster.pipeline.assets.jobs import lasted, outcome, stem
+from batchrec_dagster.pipeline.assets.jobs import lasted, outcome, solution_name, stem
 from batchrec_dagster.pipeline.assets.links import dataset_group
 from batchrec_dagster.pipeline.assets.new_rows import FULL, UPDATE
 from batchrec_dagster.pipeline.assets.preview import preview, table
 from batchrec_dagster.pipeline.assets.specs import MODEL, described
+from batchrec_dagster.pipeline.cost import told, trainings_cost
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.pipeline.settings.segments import Segments
 from batchrec_dagster.resources import PersonalizeResource
@@ -37,10 +37,6 @@ class TrainingConfig(dg.Config):
 def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset."""
     solution = pipeline.solution
-    hyperparameters = solution.algorithm_hyperparameters
-    recipes = {solution.recipe: hyperparameters}
-    if solution.compare_with_popularity:
-        recipes.setdefault(POPULARITY_COUNT, {})
 
     @dg.asset(
         **described(
@@ -62,7 +58,9 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
         personalize_dataset: dict[str, Any],
         personalize: PersonalizeResource,
     ) -> dg.MaterializeResult[dict[str, Any]]:
-        return _trained(pipeline, context, config, personalize_dataset, personalize, recipes)
+        return _trained(
+            pipeline, context, config, personalize_dataset, personalize, solution.recipes
+        )
 
     return solution_version
 
@@ -113,13 +111,14 @@ def _trained(
     # Where not every row is of a full import, what is new is learnt by the recipe that can.
     update = dataset.get("training_mode") == UPDATE and not config.train_afresh
     updated = stem(f"{pipeline.name}-new", version, context, afresh=False) if update else None
-    trained, *popularity = ensure.all_ready(
+    versions = ensure.all_ready(
         SOLUTION_VERSION,
         [
             _start(ensure, dataset, name, updated if of == USER_PERSONALIZATION else None, of, by)
             for of, by in recipes.items()
         ],
     )
+    trained, *popularity = versions
     done = outcome(trained, "trained")
     context.log.info(f"{recipe} on data {version}: {done}")
     context.log.info(f"{trained.arn}: trained in {lasted(trained):.1f} s")
@@ -130,7 +129,10 @@ def _trained(
         "dataset_group_arn": dataset["dataset_group_arn"],
         "dataset_group_name": dataset["dataset_group_name"],
         "data_version": version,
+        "training_hours": trained.description.get("trainingHours", 0.0),
     }
+    created = {of: one for of, one in zip(recipes, versions, strict=True) if one.created}
+    costs = trainings_cost(pipeline, personalize, created)
     return dg.MaterializeResult(
         value={**record, "metrics": metrics, "popularity_metrics": baseline},
         data_version=dg.DataVersion(trained.arn.rpartition("/")[2]),
@@ -149,6 +151,7 @@ def _trained(
             "outcome": done,
             "training_hours": trained.description.get("trainingHours", 0.0),
             "training_seconds": lasted(trained),
+            **told("cost_usd", costs, personalize),
             "seconds": time.monotonic() - started,
             **_short(metrics),
             **{f"popularity_{key}": value for key, value in _short(baseline).items()},
@@ -167,11 +170,9 @@ def _start(
     """Start, or find, a solution version of the recipe on the imported data: one that goes on from
     the last, where `updated_stem` names it and there is one."""
     group = dataset["dataset_group_arn"]
-    # A solution cannot be changed, so that other settings mean another solution.
-    name = f"{dataset['dataset_group_name']}-{fingerprint(recipe, hyperparameters)[:8]}"
     solution = ensure.named(
         SOLUTION,
-        name,
+        solution_name(dataset["dataset_group_name"], recipe, hyperparameters),
         {
             "datasetGroupArn": group,
             "recipeArn": recipe_arn(recipe),

@@ -12,6 +12,7 @@ from batchrec_dagster.formats.filters import item_fields
 from batchrec_dagster.formats.recipes import USER_PERSONALIZATION
 from batchrec_dagster.pipeline.places import Places
 from batchrec_dagster.pipeline.settings.batch_users import BatchUsers
+from batchrec_dagster.pipeline.settings.budget import Budget
 from batchrec_dagster.pipeline.settings.fresh_data import FreshData
 from batchrec_dagster.pipeline.settings.gate import Gate
 from batchrec_dagster.pipeline.settings.incremental import Incremental
@@ -90,6 +91,7 @@ class Pipeline(dg.Model):
     sinks: Annotated[Sinks, _part(Sinks, "Where people use the lists.")] = Field(
         default_factory=Sinks
     )
+    budget: Annotated[Budget, _part(Budget, "What a run may cost.")] = Field(default_factory=Budget)
     schedule: Annotated[Schedule, _part(Schedule, "When the pipeline runs by itself.")] = Field(
         default_factory=Schedule
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 from pydantic import Field, field_validator
 
-from batchrec_dagster.formats.recipes import USER_RECIPES
+from batchrec_dagster.formats.recipes import POPULARITY_COUNT, USER_RECIPES
 
 
 class Solution(dg.Model):
@@ -33,6 +33,14 @@ class Solution(dg.Model):
         if recipe not in USER_RECIPES:
             raise ValueError(f"unknown recipe; allowed are {', '.join(USER_RECIPES)}")
         return recipe
+
+    @property
+    def recipes(self) -> dict[str, dict[str, str]]:
+        """What is trained, by recipe its hyperparameters: first its own, then popularity."""
+        recipes = {self.recipe: self.algorithm_hyperparameters}
+        if self.compare_with_popularity:
+            recipes.setdefault(POPULARITY_COUNT, {})
+        return recipes
 
     @property
     def algorithm_hyperparameters(self) -> dict[str, str]:

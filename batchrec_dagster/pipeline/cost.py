@@ -1,0 +1,162 @@
+"""What a run costs in Amazon Personalize: at the most, before it; and what it came to.
+
+On another Personalize than AWS's nothing is paid; what it would be on AWS stands beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.formats.interactions import USER_ID
+from batchrec_dagster.pipeline.assets.jobs import solution_name
+from batchrec_dagster.pipeline.checks import Checked
+from batchrec_dagster.pipeline.places import read_record
+from batchrec_dagster.pipeline.prices import prices
+from batchrec_dagster.pipeline.settings import Pipeline
+from batchrec_dagster.pipeline.settings.budget import Budget
+from batchrec_dagster.resources import PersonalizeResource, StorageResource
+from batchrec_dagster.resources.ensure import Ensured
+
+
+@dataclass(frozen=True)
+class Cost:
+    """USD on AWS, and what for."""
+
+    usd: float
+    what: str
+
+
+def import_cost(size: int) -> Cost:
+    """Of an import of so many bytes."""
+    return Cost(prices().import_per_gb * size / 1e9, f"importing {size / 1e9:.2f} GB")
+
+
+def training_cost(recipe: str, hours: float, interactions: int) -> Cost:
+    """Of a training: by the interactions or, for recipes before v2, by the hour."""
+    if recipe.endswith("-v2"):
+        usd = prices().training_v2_per_1000_interactions * interactions / 1000
+        return Cost(usd, f"training {recipe} on {interactions:,} interactions")
+    return Cost(prices().training_per_hour * hours, f"training {recipe} for {hours:.2f} hours")
+
+
+def recommendations_cost(recipe: str, users: int) -> Cost:
+    """Of batch recommendations for so many users."""
+    price = (
+        prices().recommendations_v2_per_1000_users
+        if recipe.endswith("-v2")
+        else prices().recommendations_per_1000_users
+    )
+    return Cost(price * users / 1000, f"recommending to {users:,} users")
+
+
+def trainings_cost(
+    pipeline: Pipeline, personalize: PersonalizeResource, trained: Mapping[str, Ensured]
+) -> list[Cost]:
+    """Of the versions that a run had trained, by recipe."""
+    if not trained:
+        return []
+    interactions = count_interactions(pipeline, personalize.storage)
+    assumed = None if personalize.on_aws else prices().assumed_training_hours
+    return [
+        training_cost(recipe, assumed or version.description["trainingHours"], interactions)
+        for recipe, version in trained.items()
+    ]
+
+
+def told(key: str, costs: Sequence[Cost], personalize: PersonalizeResource) -> dict[str, Any]:
+    """The metadata: `KEY` is what is paid, `KEY_on_aws` what is or would be on AWS."""
+    usd = sum(cost.usd for cost in costs)
+    return {key: usd if personalize.on_aws else 0.0, f"{key}_on_aws": usd}
+
+
+def estimate(
+    pipeline: Pipeline,
+    storage: StorageResource,
+    personalize: PersonalizeResource,
+    *,
+    imports: Sequence[int],
+    data_version: str,
+    dataset_group: str,
+) -> list[Cost]:
+    """What a run costs at the most: imports of so many bytes, then trainings on data of this
+    version that are not there yet, then recommendations, which may be there too."""
+    costs = [import_cost(size) for size in imports]
+    recipes = list(_recipes_to_train(pipeline, storage, data_version, dataset_group))
+    if recipes:
+        interactions = count_interactions(pipeline, storage)
+        hours = _hours_before(pipeline, storage, personalize)
+        costs += [training_cost(recipe, hours, interactions) for recipe in recipes]
+    return [*costs, recommendations_cost(pipeline.solution.recipe, _count_users(pipeline, storage))]
+
+
+def within_budget(
+    budget: Budget, costs: Sequence[Cost], personalize: PersonalizeResource
+) -> list[Checked]:
+    """The check, where a budget is declared: whether the estimate is within it."""
+    most = budget.max_usd_per_run
+    if most is None:
+        return []
+    usd = sum(cost.usd for cost in costs)
+    found = (
+        f"about {usd:,.2f} USD at the most, by the prices of {prices().as_of}, of the"
+        f" {most:,.2f} USD that budget.max_usd_per_run allows: "
+        + ", ".join(f"{cost.what} {cost.usd:,.2f}" for cost in costs)
+    )
+    if not personalize.on_aws:
+        return [Checked("within_budget", passed=True, found=f"nothing here; on AWS {found}")]
+    if passed := usd <= most:
+        return [Checked("within_budget", passed, found, {"estimated_usd": usd})]
+    found += (
+        ". Nothing was imported or trained: raise budget.max_usd_per_run, or lower what is asked"
+        " for (interactions.window, batch_users, solution.compare_with_popularity)"
+    )
+    return [Checked("within_budget", passed, found, {"estimated_usd": usd})]
+
+
+def count_interactions(pipeline: Pipeline, storage: StorageResource) -> int:
+    """The rows of the interactions' file."""
+    return _lines(storage, storage.uri(pipeline.places.interactions)) - 1
+
+
+def _recipes_to_train(
+    pipeline: Pipeline, storage: StorageResource, data_version: str, dataset_group: str
+) -> Iterator[str]:
+    """Those of the solutions whose last training was of other data or settings."""
+    solutions = {"solution_version": pipeline.solution.recipes}
+    if pipeline.segments:
+        solutions["segment_solution_version"] = {pipeline.segments.recipe: {}}
+    for asset, recipes in solutions.items():
+        last = read_record(storage, pipeline.places.record(asset))
+        name = solution_name(dataset_group, *next(iter(recipes.items())))
+        if last.get("data_version") != data_version or f"/{name}/" not in last.get(
+            "solution_version_arn", ""
+        ):
+            yield from recipes
+
+
+def _hours_before(
+    pipeline: Pipeline, storage: StorageResource, personalize: PersonalizeResource
+) -> float:
+    """The training hours of the last version, if it was trained on AWS."""
+    record = read_record(storage, pipeline.places.record("solution_version"))
+    seen = record.get("training_hours") if personalize.on_aws else None
+    return prices().assumed_training_hours if seen is None else float(seen)
+
+
+def _count_users(pipeline: Pipeline, storage: StorageResource) -> int:
+    """Those of the last list of users; where there is none yet, those of the interactions."""
+    folder = storage.uri(pipeline.places.batch_users).rpartition("/")[0] + "/"
+    files = storage.store.list(folder)
+    if files:
+        return sum(_lines(storage, file.uri) for file in files)
+    with storage.local_file(storage.uri(pipeline.places.interactions)) as path:
+        users = pl.scan_csv(path, schema_overrides={USER_ID: pl.String}, glob=False)
+        return int(users.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item())
+
+
+def _lines(storage: StorageResource, uri: str) -> int:
+    return sum(chunk.count(b"\n") for chunk in storage.store.chunks(uri))

@@ -1,0 +1,147 @@
+"""What a run is estimated to cost, what it came to, and a budget that refuses to start."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+from pydantic import ValidationError
+
+from batchrec_dagster.local_personalize.client import embedded_client
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.pipeline.cost import import_cost, recommendations_cost, training_cost
+from batchrec_dagster.pipeline.prices import Prices, prices
+from batchrec_dagster.resources import PersonalizeResource
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    interactions,
+    metadata,
+    refresh,
+    why,
+    write_ratings,
+)
+
+ASSETS = ("personalize_dataset", "solution_version", "recommendations")
+
+
+@pytest.fixture
+def on_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded Personalize costs what AWS's does."""
+    monkeypatch.setattr(PersonalizeResource, "on_aws", property(lambda self: True))
+
+
+@pytest.fixture
+def declared(project: Project) -> dict[str, object]:
+    return declaration("shop", write_ratings(project.root / "ratings.csv"))
+
+
+def test_each_kind_of_work_costs_by_its_own_measure() -> None:
+    price = prices()
+    assert import_cost(2_000_000_000).usd == pytest.approx(2 * price.import_per_gb)
+    by_hour = training_cost("aws-user-personalization", 1.5, 10**6)
+    assert by_hour.usd == pytest.approx(1.5 * price.training_per_hour)
+    by_rows = training_cost("aws-user-personalization-v2", 1.5, 10**6)
+    assert by_rows.usd == pytest.approx(1000 * price.training_v2_per_1000_interactions)
+    v1, v2 = (
+        recommendations_cost(recipe, 3000).usd
+        for recipe in ("aws-popularity-count", "aws-user-personalization-v2")
+    )
+    assert v1 == pytest.approx(3 * price.recommendations_per_1000_users)
+    assert v2 == pytest.approx(3 * price.recommendations_v2_per_1000_users)
+
+
+@pytest.mark.parametrize("wrong", [{"training_per_hour": "-1"}, {"training_per_hour": "cheap"}])
+def test_what_is_no_price_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="training_per_hour"):
+        Prices.model_validate({**prices().model_dump(), **wrong})
+    with pytest.raises(ValidationError, match="storage_per_gb"):
+        Prices.model_validate({**prices().model_dump(), "storage_per_gb": 1})
+
+
+def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
+    project: Project, declared: dict[str, object], instance: dg.DagsterInstance
+) -> None:
+    project.declare(declared)
+    first = refresh(project, "shop", instance)
+    told = {asset: metadata(first, asset) for asset in ASSETS}
+    assert [told[asset]["cost_usd"] for asset in ASSETS] == [0.0] * 3
+    on_aws = {asset: told[asset]["cost_usd_on_aws"] for asset in ASSETS}
+    rows, price = interactions(project, "shop").height, prices()
+    size = (project.storage / "shop/transformed/interactions/interactions.csv").stat().st_size
+    assert on_aws == {
+        "personalize_dataset": pytest.approx(price.import_per_gb * size / 1e9),
+        "solution_version": pytest.approx(
+            price.training_v2_per_1000_interactions * rows / 1000
+            # Popularity, to compare with.
+            + price.training_per_hour * price.assumed_training_hours
+        ),
+        "recommendations": pytest.approx(price.recommendations_v2_per_1000_users * 60 / 1000),
+    }
+    estimated = told["personalize_dataset"]
+    assert estimated["estimated_usd"] == 0.0
+    assert estimated["estimated_usd_on_aws"] == pytest.approx(sum(on_aws.values()))
+
+    again = refresh(project, "shop", instance)
+    assert [metadata(again, asset)["cost_usd_on_aws"] for asset in ASSETS] == [0.0] * 3
+    # At the most: whether the lists are there already, only their own step looks.
+    assert metadata(again, "personalize_dataset")["estimated_usd_on_aws"] == pytest.approx(
+        on_aws["recommendations"]
+    )
+
+
+def test_hours_of_the_last_training_are_expected_again(
+    project: Project,
+    declared: dict[str, object],
+    instance: dg.DagsterInstance,
+    on_aws: None,
+) -> None:
+    solution = {"recipe": "aws-user-personalization", "compare_with_popularity": False}
+    project.declare({**declared, "solution": solution})
+    first = refresh(project, "shop", instance)
+    hours = metadata(first, "solution_version")["training_hours"]
+    assert 0 < hours < prices().assumed_training_hours
+    paid = metadata(first, "solution_version")["cost_usd"]
+    assert paid == pytest.approx(hours * prices().training_per_hour)
+    write_ratings(project.root / "ratings.csv", seed=1)
+    second = metadata(refresh(project, "shop", instance), "personalize_dataset")
+    lists = recommendations_cost("aws-user-personalization", 60).usd
+    assert second["estimated_usd"] == pytest.approx(paid + lists + second["cost_usd"])
+
+
+def test_a_run_above_its_budget_starts_nothing_and_says_the_numbers(
+    project: Project,
+    declared: dict[str, object],
+    instance: dg.DagsterInstance,
+    on_aws: None,
+) -> None:
+    project.declare({**declared, "budget": {"max_usd_per_run": 0.1}})
+    result = refresh(project, "shop", instance)
+    assert not result.success
+    (check,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "within_budget"]
+    assert not check.passed
+    assert check.metadata["estimated_usd"].value == pytest.approx(0.25, abs=0.01)
+    said = why(result)
+    assert "within_budget: about 0.25 USD at the most" in said
+    assert "of the 0.10 USD that budget.max_usd_per_run allows" in said
+    assert "training aws-popularity-count for 1.00 hours 0.24" in said
+    assert "raise budget.max_usd_per_run" in said
+    client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
+    assert client.list_dataset_import_jobs()["datasetImportJobs"] == []
+    assert client.list_solutions()["solutions"] == []
+
+    project.declare({**declared, "budget": {"max_usd_per_run": 1}})
+    result = refresh(project, "shop", instance)
+    assert result.success
+    assert metadata(result, "solution_version")["cost_usd"] > 0
+
+
+def test_a_budget_refuses_nothing_where_nothing_is_paid(
+    project: Project, declared: dict[str, object], instance: dg.DagsterInstance
+) -> None:
+    project.declare({**declared, "budget": {"max_usd_per_run": 0.0001}})
+    result = refresh(project, "shop", instance)
+    assert result.success
+    (check,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "within_budget"]
+    assert check.passed
+    assert check.description is not None
+    assert check.description.startswith("nothing here; on AWS about 0.25 USD at the most")
