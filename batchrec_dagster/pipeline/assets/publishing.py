@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.pipeline.assets.items import titles_versions
-from batchrec_dagster.pipeline.checks import Checked
+from batchrec_dagster.pipeline.checks import Checked, published
 from batchrec_dagster.pipeline.gate import quality_gate
 from batchrec_dagster.pipeline.rollback import (
     publish_again,
@@ -66,14 +66,14 @@ class Publishing:
         """Whether they may be published. Raises dg.Failure."""
         name, places = self.pipeline.name, self.pipeline.places
         with storage_errors():
-            published = published_table(self.storage, places).current()
+            current = published_table(self.storage, places).current()
             if config.publish_anyway:
                 publish_again(self.storage, places, self.made_by)
             rolled_back = was_rolled_back(self.storage, places, self.made_by)
         return quality_gate(
             self.pipeline.gate,
             self.trained,
-            published.about if published else {},
+            current.about if current else {},
             self.measured_on,
             anyway=f"run {name}_refresh with ops: {{{name}__recommendations: {{config:"
             " {publish_anyway: true}}}",
@@ -81,7 +81,9 @@ class Publishing:
             rolled_back=rolled_back,
         )
 
-    def about(self, version: str, run: str, counts: Mapping[str, Any]) -> dict[str, Any]:
+    def about(
+        self, version: str, run: str, checks: Sequence[Checked], counts: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """What the lists say of themselves. Raises dg.Failure."""
         with storage_errors():
             number = published_table(self.storage, self.pipeline.places).next_number()
@@ -97,6 +99,7 @@ class Publishing:
             "recipe": self.pipeline.solution.recipe,
             "metrics": self.trained["metrics"],
             "popularity_metrics": self.trained["popularity_metrics"],
+            "checks": [asdict(check) for check in checks],
             "measured_on": self.measured_on,
             "made_by": self.made_by,
         }
@@ -104,14 +107,18 @@ class Publishing:
 
 def rolled_back(
     pipeline: Pipeline, storage: StorageResource, context: dg.AssetExecutionContext, to: str
-) -> dg.MaterializeResult[OlderEdition]:
-    """The lists of an older edition. Raises dg.Failure."""
+) -> Iterator[Any]:
+    """The lists of an older edition, with what their checks found then. Raises dg.Failure."""
     with storage_errors():
         first_run = context.run.root_run_id or context.run.run_id
         edition = roll_back(storage, pipeline.places, to, first_run)
     context.log.info(f"publishing once more: {told(edition)}")
     about = edition.about
-    return dg.MaterializeResult(
+    found = {check["name"]: Checked(**check) for check in about.get("checks", [])}
+    names = [spec.name for spec in context.assets_def.check_specs]
+    unknown = "not looked at when these lists were published"
+    checks = [found.get(name, Checked(name, passed=True, found=unknown)) for name in names]
+    result = dg.MaterializeResult(
         value=OlderEdition(edition, pipeline.publication.history),
         data_version=dg.DataVersion(edition.version),
         metadata={
@@ -125,6 +132,7 @@ def rolled_back(
             "table": storage.where(storage.uri(pipeline.places.recommendations)),
         },
     )
+    yield from published(checks, result)
 
 
 @contextmanager

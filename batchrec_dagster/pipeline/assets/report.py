@@ -17,6 +17,7 @@ from batchrec_dagster.pipeline.assets.links import stored
 from batchrec_dagster.pipeline.assets.preview import preview, text
 from batchrec_dagster.pipeline.assets.raw_files import without_secrets
 from batchrec_dagster.pipeline.assets.specs import described
+from batchrec_dagster.pipeline.rollback import published_table
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.reporting.facts import Run, facts
 from batchrec_dagster.reporting.history import trainings, verdicts
@@ -58,20 +59,23 @@ def recommendation_report(
         storage: StorageResource,
     ) -> dg.MaterializeResult[str]:
         started = time.monotonic()
-        run = Run(
-            pipeline=pipeline.name,
-            description=pipeline.description,
-            source=without_secrets(pipeline.ratings.source),
-            recipe=pipeline.solution.recipe,
-            made=datetime.now(UTC),
-            solution_version=solution_version["solution_version_arn"],
-            metrics=solution_version["metrics"],
-            popularity=solution_version["popularity_metrics"],
-            trainings=trainings(context.instance, pipeline.name),
-            verdicts=verdicts(context.instance, checks),
-        )
         try:
-            with _tables(pipeline, storage) as tables:
+            edition, lists = published_table(storage, pipeline.places).read()
+            # What is published need not be of the newest model.
+            trained = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
+            run = Run(
+                pipeline=pipeline.name,
+                description=pipeline.description,
+                source=without_secrets(pipeline.ratings.source),
+                recipe=trained["recipe"],
+                made=datetime.now(UTC),
+                solution_version=trained["solution_version_arn"],
+                metrics=trained["metrics"],
+                popularity=trained["popularity_metrics"],
+                trainings=trainings(context.instance, pipeline.name),
+                verdicts=verdicts(context.instance, checks),
+            )
+            with _tables(pipeline, storage, lists) as tables:
                 found = facts(run, tables)
         except StorageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
@@ -118,8 +122,10 @@ def _optional(pipeline: Pipeline) -> list[str]:
 
 
 @contextmanager
-def _tables(pipeline: Pipeline, storage: StorageResource) -> Iterator[Tables]:
-    """The run's tables, the large ones read from their files as far as is needed."""
+def _tables(
+    pipeline: Pipeline, storage: StorageResource, recommendations: pl.LazyFrame
+) -> Iterator[Tables]:
+    """The tables of what is published, the large ones read from their files as far as is needed."""
     places, categories, optional = pipeline.places, _categories(pipeline), _optional(pipeline)
     with ExitStack() as stack:
 
@@ -137,7 +143,7 @@ def _tables(pipeline: Pipeline, storage: StorageResource) -> Iterator[Tables]:
                 infer_schema=False,  # Ids are text, whatever they look like.
                 glob=False,
             ).select(USER_ID, ITEM_ID, TIMESTAMP),
-            recommendations=pl.scan_parquet(file(places.recommendations), glob=False),
+            recommendations=recommendations,
             users=pl.scan_ndjson([glob.escape(path(uri)) for uri in users]).select("userId"),
             titles=(
                 pl.read_parquet(file(places.item_titles), glob=False)

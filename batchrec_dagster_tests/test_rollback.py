@@ -1,0 +1,173 @@
+"""Going back to lists that were published before, and what a refresh does after it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pyarrow as pa
+import pytest
+from dagster_aws.s3 import S3Resource
+
+from batchrec_dagster.pipeline.places import Places
+from batchrec_dagster.pipeline.rollback import (
+    PREVIOUS,
+    publish_again,
+    published_table,
+    roll_back,
+    run_config,
+    was_rolled_back,
+)
+from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.table_files import TableFiles
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    definitions,
+    metadata,
+    refresh,
+    why,
+    write_ratings,
+)
+
+PLACES = Places("shop")
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> StorageResource:
+    return StorageResource(root=str(tmp_path / "storage"), s3=S3Resource())
+
+
+def publish(storage: StorageResource, folder: Path, model: str, users: str = "all") -> None:
+    """Lists made by this model for these users; the name of what made them is as the pipeline's."""
+    table = published_table(storage, PLACES)
+    number = table.next_number()
+    with TableFiles(folder) as files:
+        files.write(pa.table({"user_id": ["1"]}))
+        made_by = [model, f"{model} for {users}"]
+        files.end({"edition": number, "version": f"v{number}", "made_by": made_by})
+    table.publish(files.paths, keep=9)
+
+
+def goes_back(storage: StorageResource, to: str, run: str) -> int:
+    """As the asset and its IO manager do; the number of what is published then."""
+    table = published_table(storage, PLACES)
+    table.put_back(roll_back(storage, PLACES, to, run), keep=9)
+    current = table.current()
+    assert current is not None
+    return current.number
+
+
+def test_each_time_it_goes_one_further_back_and_to_any_by_its_number(
+    storage: StorageResource, tmp_path: Path
+) -> None:
+    for model in "ABCD":
+        publish(storage, tmp_path, model)
+    assert goes_back(storage, PREVIOUS, "run 1") == 3
+    assert goes_back(storage, PREVIOUS, "run 2") == 2
+    assert [was_rolled_back(storage, PLACES, [model]) for model in "ABCD"] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    # What somebody goes forward to is good.
+    assert goes_back(storage, "4", "run 3") == 4
+    assert not was_rolled_back(storage, PLACES, ["D"])
+    # And what was found to be bad is passed over.
+    assert [was_rolled_back(storage, PLACES, [model]) for model in "BC"] == [True, True]
+    assert goes_back(storage, PREVIOUS, "run 4") == 1
+    with pytest.raises(
+        dg.Failure, match="no lists published before these to roll back to; kept is: edition 4;"
+    ):
+        roll_back(storage, PLACES, PREVIOUS, "run 5")
+    with pytest.raises(dg.Failure, match="no edition '7' to roll back to"):
+        roll_back(storage, PLACES, "7", "run 5")
+
+
+def test_a_run_that_is_killed_and_started_again_goes_no_further_back(
+    storage: StorageResource, tmp_path: Path
+) -> None:
+    for model in "ABC":
+        publish(storage, tmp_path, model)
+    assert roll_back(storage, PLACES, PREVIOUS, "run 1").number == 2  # And is killed.
+    assert goes_back(storage, PREVIOUS, "run 1") == 2  # And is killed once more.
+    assert goes_back(storage, PREVIOUS, "run 1") == 2
+    assert [was_rolled_back(storage, PLACES, [model]) for model in "ABC"] == [False, False, True]
+    assert goes_back(storage, PREVIOUS, "run 2") == 1
+
+
+def test_where_the_model_stays_the_users_and_titles_are_what_was_rolled_back(
+    storage: StorageResource, tmp_path: Path
+) -> None:
+    publish(storage, tmp_path, "A", "all")
+    publish(storage, tmp_path, "A", "nobody")
+    assert goes_back(storage, PREVIOUS, "run 1") == 1
+    assert was_rolled_back(storage, PLACES, ["A", "A for nobody"])
+    assert not was_rolled_back(storage, PLACES, ["A", "A for some"])
+    publish_again(storage, PLACES, ["A", "A for nobody"])
+    assert not was_rolled_back(storage, PLACES, ["A", "A for nobody"])
+
+
+def test_before_anything_is_published_there_is_nothing(storage: StorageResource) -> None:
+    assert not was_rolled_back(storage, PLACES, ["A"])
+    with pytest.raises(dg.Failure, match="kept is: nothing"):
+        roll_back(storage, PLACES, PREVIOUS, "run 1")
+
+
+def published(project: Project) -> tuple[dict[str, Any], pl.DataFrame]:
+    """What the one path says of itself, and its rows."""
+    path = project.storage / "shop/curated/recommendations/recommendations.parquet"
+    return json.loads(pl.read_parquet_metadata(path)["batchrec"]), pl.read_parquet(path)
+
+
+def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    ratings = project.root / "ratings.csv"
+    project.declare(declaration("shop", ratings, gate={"max_drop": 1}))
+    for users in (60, 61):
+        write_ratings(ratings, users=users)
+        made = refresh(project, "shop", instance)
+        assert made.success
+    about, rows = published(project)
+    assert about["edition"] == 2
+    assert (about["rows"], about["users"]) == (rows.height, 61)
+    assert about["metrics"]["coverage"] == metadata(made, "solution_version")["coverage"]
+    assert about["run_id"] == made.run_id
+    newest = about["solution_version_arn"]
+
+    with definitions(project) as defs:
+        back = defs.resolve_job_def("shop_rollback").execute_in_process(instance=instance)
+    assert metadata(back, "recommendations")["outcome"].startswith("rolled back to edition 1, made")
+    about, rows = published(project)
+    assert (about["edition"], rows.get_column("user_id").n_unique()) == (1, 60)
+    version = instance.get_latest_data_version_record(dg.AssetKey(["shop", "recommendations"]))
+    assert version is not None
+    assert (version.asset_materialization.tags or {})["dagster/data_version"] == about["version"]
+    # The report is of what is published, though the newest model is another.
+    report = (project.storage / "shop/curated/report/index.html").read_text()
+    assert about["solution_version_arn"] in report
+    assert newest not in report
+
+    # Nothing is new: the same lists are not published again by themselves.
+    unchanged = refresh(project, "shop", instance)
+    assert not unchanged.success
+    assert "its lists were rolled back" in why(unchanged)
+    assert published(project)[0]["edition"] == 1
+    # What is new is, and is compared with what people have.
+    write_ratings(ratings, users=62)
+    new = refresh(project, "shop", instance)
+    assert new.success
+    assert published(project)[0]["edition"] == 3
+    (gate,) = [e for e in new.get_asset_check_evaluations() if e.check_name == "quality_gate"]
+    before = about["metrics"]["normalized_discounted_cumulative_gain_at_25"]
+    assert gate.metadata["published_ndcg_at_25"].value == before
+    # Somebody finds that the second was good after all.
+    with definitions(project) as defs:
+        job = defs.resolve_job_def("shop_rollback")
+        job.execute_in_process(instance=instance, run_config=run_config("shop", "2"))
+    assert published(project)[0]["edition"] == 2
