@@ -119,7 +119,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         started = time.monotonic()
         places = pipeline.places
         if config.roll_back_to:
-            yield rolled_back(pipeline, storage, context, config.roll_back_to)
+            yield from rolled_back(pipeline, storage, context, config.roll_back_to)
             return
         users_files = UsersFiles(storage.store, storage.uri(places.batch_users))
         users_version = users_files.version()
@@ -196,9 +196,11 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                 CODE_VERSION,
                 *titles_versions(pipeline, storage),
             )
+            checks = [gate, *lists.checks(users, filtered=wanted.filter is not None)]
             about = publishing.about(
                 version,
                 context.run.run_id,
+                checks,
                 {
                     "batch_inference_job_arn": job.arn,
                     "rows": lists.rows,
@@ -208,7 +210,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             )
             files.end(about)
             yield from published(
-                [gate, *lists.checks(users, filtered=wanted.filter is not None)],
+                checks,
                 dg.MaterializeResult(
                     value=NewEdition(files.paths, pipeline.publication.history),
                     data_version=dg.DataVersion(version),
