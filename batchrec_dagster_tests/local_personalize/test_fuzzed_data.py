@@ -180,8 +180,8 @@ def test_any_file_is_imported_or_refused_with_a_reason(fuzzed: Fuzzed, data: byt
     before = fuzzed.files()
     ended = fuzzed.imported(data)
     if ended["status"] == "ACTIVE":
-        (file,) = fuzzed.files() - before
-        assert pl.read_parquet(file).rows() == _plainly_read(data)
+        (folder,) = fuzzed.files() - before
+        assert pl.read_parquet(folder / "rows.parquet").rows() == _plainly_read(data)
     else:
         assert ended["status"] == "CREATE FAILED"
         assert fuzzed.files() == before  # what was there is there still
@@ -215,8 +215,8 @@ def test_what_is_written_as_csv_is_read_as_it_is(
     before = fuzzed.files()
     ended = fuzzed.imported(text.getvalue().encode())
     assert ended["status"] == "ACTIVE", ended
-    (file,) = fuzzed.files() - before
-    assert pl.read_parquet(file).rows() == every
+    (folder,) = fuzzed.files() - before
+    assert pl.read_parquet(folder / "rows.parquet").rows() == every
 
 
 def test_good_data_can_be_trained_on_after_all_that(fuzzed: Fuzzed) -> None:

@@ -288,8 +288,8 @@ def test_items_as_pandas_writes_them(local: Local) -> None:
         "i2,,,,1991,false,1600000001\n",
     )
     assert job["status"] == "ACTIVE", job
-    (file,) = (local.root / "home" / "datasets").iterdir()
-    first, second = pl.read_parquet(file).rows()
+    (folder,) = (local.root / "home" / "datasets").iterdir()
+    first, second = pl.read_parquet(folder / "rows.parquet").rows()
     assert first == (
         "i1",
         "Drama|War",

@@ -198,7 +198,7 @@ class Left:
 
     outputs: dict[str, bytes]
     models: list[dict[str, bytes]]
-    datasets: list[bytes]
+    datasets: list[dict[str, bytes]]
     told: list[Any]
 
 
@@ -218,7 +218,7 @@ def _left(root: Path) -> Left:
     }
     outputs = {info.uri: store.get(info.uri) for info in store.list("s3://data/out/")}
     models = [_files(folder) for folder in sorted((home / "models").iterdir())]
-    datasets = [file.read_bytes() for file in (home / "datasets").iterdir()]
+    datasets = [_files(folder) for folder in (home / "datasets").iterdir()]
     return Left(outputs, models, datasets, told)
 
 

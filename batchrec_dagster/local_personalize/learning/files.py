@@ -1,4 +1,4 @@
-"""A model's files: plain arrays, nothing pickled, and a manifest that shows damage."""
+"""Arrays in files: plain, nothing pickled, and a manifest that shows damage."""
 
 from __future__ import annotations
 
@@ -36,9 +36,12 @@ def save_arrays(folder: Path, kind: str, arrays: Arrays, facts: Mapping[str, Any
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
-def load_arrays(folder: Path) -> tuple[str, dict[str, npt.NDArray[Any]], dict[str, Any]]:
+def load_arrays(
+    folder: Path, *, mapped: bool = False
+) -> tuple[str, dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Read what `save_arrays` wrote: kind, arrays, facts.
 
+    `mapped` arrays stay in their files, read-only, and take memory only where they are looked at.
     Raises ModelFileError when a file is missing, cut short or not the one that was saved.
     """
     path = folder / MANIFEST
@@ -54,23 +57,23 @@ def load_arrays(folder: Path) -> tuple[str, dict[str, npt.NDArray[Any]], dict[st
         raise ModelFileError(f"{path} has format {version}; this version reads {FORMAT}")
     arrays = {}
     for name, expected in files.items():
-        arrays[name.removesuffix(".npy")] = _checked_array(folder / name, expected)
+        arrays[name.removesuffix(".npy")] = _checked_array(folder / name, expected, mapped)
     return kind, arrays, facts
 
 
-def _checked_array(path: Path, expected: Mapping[str, Any]) -> npt.NDArray[Any]:
+def _checked_array(path: Path, expected: Mapping[str, Any], mapped: bool) -> npt.NDArray[Any]:
     try:
         size = path.stat().st_size
         if size != expected["bytes"]:
             raise ModelFileError(f"{path} has {size} bytes, {expected['bytes']} were saved")
         if _digest(path) != expected["sha256"]:
             raise ModelFileError(f"{path} is damaged: its SHA-256 is not the one that was saved")
-        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise ModelFileError(f"{path} is missing") from None
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from error
-    return array
+    return np.asarray(array)
 
 
 def _digest(path: Path) -> str:

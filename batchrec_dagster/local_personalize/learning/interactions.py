@@ -47,7 +47,7 @@ class Interactions:
             timestamps=pl.col("TIMESTAMP").cast(pl.Int64),
             items=pl.col("ITEM_ID").cast(pl.Enum(item_ids)).to_physical().cast(pl.Int32),
         ).collect(engine="streaming")
-        return cls(_objects(user_ids), _objects(item_ids), *_sorted(coded, len(user_ids)))
+        return cls(_objects(user_ids), _objects(item_ids), *in_order(coded, len(user_ids)))
 
     def __len__(self) -> int:
         return len(self.users)
@@ -87,9 +87,11 @@ def _distinct(rows: pl.LazyFrame, column: str) -> pl.Series:
     return rows.select(pl.col(column).unique()).collect(engine="streaming")[column].sort()
 
 
-def _sorted(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64]:
-    """Users, items and timestamps by user, time and item. To sort all rows at once would take
-    twice the memory that they take."""
+def in_order(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64]:
+    """The columns users, items and timestamps by user, time and item.
+
+    To sort all rows at once would take twice the memory that they take.
+    """
     counts = np.bincount(coded["users"].to_numpy(), minlength=n_users)
     starts = np.concatenate([[0], np.cumsum(counts)])
     users = np.repeat(np.arange(n_users, dtype=np.int32), counts)

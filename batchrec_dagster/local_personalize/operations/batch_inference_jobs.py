@@ -6,16 +6,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.formats.recipes import SIMILAR_ITEMS
 from batchrec_dagster.formats.schemas import INTERACTIONS
-from batchrec_dagster.local_personalize.datasets import group_reader, take_group_rows
+from batchrec_dagster.local_personalize.datasets import (
+    dataset_in,
+    group_reader,
+    take_interactions,
+)
 from batchrec_dagster.local_personalize.errors import InvalidInputError
 from batchrec_dagster.local_personalize.filters import JobFilter
 from batchrec_dagster.local_personalize.inference import Recommender
 from batchrec_dagster.local_personalize.job import Job
 from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind, Lane
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.operations import batch_jobs
 from batchrec_dagster.local_personalize.operations.solution_versions import active_version
 from batchrec_dagster.local_personalize.recipes import RECIPES, RELATED_ITEMS
@@ -84,14 +86,8 @@ def _recommender(job: Job) -> Recommender:
     job.progress(f"{recipe.name}: {len(model.item_ids):,} items")
     interactions = None
     if recipe.type != RELATED_ITEMS:
-        interactions = take_group_rows(
-            job.catalog,
-            job.home,
-            version.body["datasetGroupArn"],
-            INTERACTIONS,
-            [USER_ID, ITEM_ID, TIMESTAMP],
-            Interactions.from_frame,
-        )
+        dataset = dataset_in(job.catalog, version.body["datasetGroupArn"], INTERACTIONS)
+        interactions = take_interactions(job.catalog, job.home, dataset)
         job.progress(f"{len(interactions):,} interactions")
     if given := [name for name, value in body.get("batchInferenceJobConfig", {}).items() if value]:
         job.progress(f"{' and '.join(given)}: kept, and without effect locally")

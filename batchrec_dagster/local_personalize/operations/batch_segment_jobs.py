@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from batchrec_dagster.formats.batch_segment import MAX_RESULTS
-from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.formats.recipes import ITEM_ATTRIBUTE_AFFINITY
 from batchrec_dagster.formats.schemas import INTERACTIONS, ITEMS, Schema
 from batchrec_dagster.local_personalize.catalog import Records, Resource
-from batchrec_dagster.local_personalize.datasets import group_reader, take_group_rows
+from batchrec_dagster.local_personalize.datasets import (
+    dataset_in,
+    group_reader,
+    take_interactions,
+)
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
 from batchrec_dagster.local_personalize.filters import JobFilter
 from batchrec_dagster.local_personalize.item_attributes import ItemAttributes
 from batchrec_dagster.local_personalize.job import Job
 from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind, Lane
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.model import SegmentModel
 from batchrec_dagster.local_personalize.operations import batch_jobs
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
@@ -52,15 +54,8 @@ def _segmenter(job: Job) -> Segmenter:
     )
     model = batch_jobs.used_model(job, version)
     assert isinstance(model, SegmentModel)
-    interactions = take_group_rows(
-        job.catalog,
-        job.home,
-        version.body["datasetGroupArn"],
-        INTERACTIONS,
-        [USER_ID, ITEM_ID, TIMESTAMP],
-        Interactions.from_frame,
-        full_imports_only=True,
-    )
+    dataset = dataset_in(job.catalog, version.body["datasetGroupArn"], INTERACTIONS)
+    interactions = take_interactions(job.catalog, job.home, dataset, full_imports_only=True)
     job.progress(f"{len(interactions.user_ids):,} users, {len(model.item_ids):,} items")
     attributes = None
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:

@@ -6,8 +6,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from batchrec_dagster.formats.schemas import INTERACTIONS
 from batchrec_dagster.local_personalize.catalog import Records
-from batchrec_dagster.local_personalize.datasets import FULL, INCREMENTAL
+from batchrec_dagster.local_personalize.datasets import FULL, INCREMENTAL, ROWS, keep_numbers
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
 from batchrec_dagster.local_personalize.home import remove
 from batchrec_dagster.local_personalize.importing import Source, import_files
@@ -53,8 +54,12 @@ def _perform(job: Job) -> Finished:
     work.mkdir(mode=0o700)
     try:
         sources = _download(job, body["dataSource"]["dataLocation"], mode, work)
-        rows = import_files(sources, schema, work / "rows.parquet")
-        (work / "rows.parquet").rename(published)
+        imported = work / "imported"
+        imported.mkdir()
+        rows = import_files(sources, schema, imported / ROWS)
+        if schema.dataset_type == INTERACTIONS:
+            keep_numbers(imported)
+        imported.rename(published)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     job.progress(f"{rows} rows")

@@ -17,7 +17,7 @@ from batchrec_dagster.formats.interactions import (
     TIMESTAMP,
     USER_ID,
 )
-from batchrec_dagster.local_personalize.datasets import take_rows
+from batchrec_dagster.local_personalize.datasets import take_interactions, take_rows
 from batchrec_dagster.local_personalize.errors import JobFailedError
 from batchrec_dagster.local_personalize.job import Job
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
@@ -30,28 +30,37 @@ def training_data(job: Job) -> Interactions:
     """The interactions of the events that count. Raises JobFailedError when they are too few."""
     version = job.resource
     wanted = _wanted(version.body)
+    full_imports_only = RECIPES[version.body["recipeArn"]].makes_segments
+    if {} in wanted:
+        interactions = take_interactions(
+            job.catalog, job.home, version.state["dataset"], full_imports_only=full_imports_only
+        )
+    else:
+        interactions = _of_events(job, wanted, full_imports_only)
+    job.progress(f"{len(interactions):,} interactions")
+    _check_minimums(interactions)
+    return interactions
+
+
+def _of_events(job: Job, wanted: list[dict[str, Any]], full_imports_only: bool) -> Interactions:
     columns = [USER_ID, ITEM_ID, TIMESTAMP]
     needed = dict.fromkeys([*columns, *(name for event in wanted for name in event)])
 
     def take(rows: pl.LazyFrame) -> Interactions:
-        if {} not in wanted:
-            rows = rows.filter(pl.any_horizontal(_matches(event) for event in wanted))
-        return Interactions.from_frame(rows.select(columns))
+        events = rows.filter(pl.any_horizontal(_matches(event) for event in wanted))
+        return Interactions.from_frame(events.select(columns))
 
     try:
-        interactions = take_rows(
+        return take_rows(
             job.catalog,
             job.home,
-            version.state["dataset"],
+            job.resource.state["dataset"],
             list(needed),
             take,
-            full_imports_only=RECIPES[version.body["recipeArn"]].makes_segments,
+            full_imports_only=full_imports_only,
         )
     except pl.exceptions.ColumnNotFoundError as error:
         raise JobFailedError(f"Create failed. The interactions lack a column: {error}") from None
-    job.progress(f"{len(interactions):,} interactions")
-    _check_minimums(interactions)
-    return interactions
 
 
 def _wanted(version: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,83 @@
+"""What an import keeps in the home, and what follows when it is lost, damaged or of old."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
+
+POPULARITY = "aws-popularity-count"
+
+
+@pytest.fixture
+def imports(local: Local) -> Path:
+    """The folder that imports are kept in."""
+    return local.root / "home" / "datasets"
+
+
+def test_the_numbers_lie_apart_from_the_ids(local: Local, imports: Path) -> None:
+    local.imported(taste_rows())
+    [folder] = imports.iterdir()
+    assert {path.name for path in folder.iterdir()} == {"rows.parquet", "interactions"}
+    assert {path.stem for path in (folder / "interactions").glob("*.npy")} == {
+        "users",
+        "items",
+        "timestamps",
+        *(f"{whose}_id_{what}" for whose in ("user", "item") for what in ("bytes", "ends")),
+    }
+
+
+@pytest.mark.parametrize("name", ["users.npy", "item_id_bytes.npy", "manifest.json"])
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "damaged"])
+def test_lost_or_damaged_numbers_fail_the_job(
+    local: Local, imports: Path, name: str, lost: bool
+) -> None:
+    group, dataset = local.imported(taste_rows())
+    [folder] = imports.iterdir()
+    path = folder / "interactions" / name
+    if lost:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-3])
+    failed = local.wait(local.version(local.solution(group, POPULARITY)))
+    assert failed["status"] == "CREATE FAILED"
+    reason = failed["failureReason"]
+    assert reason.startswith(f"Create failed. The data of {dataset} cannot be read: ")
+    assert name in reason
+    assert reason.endswith("Import them again.")
+    local.active(local.import_job(dataset, "s3://data/interactions.csv", "again"))
+    version = local.version(local.solution(group, POPULARITY, name="again"))
+    assert local.recommended(local.active(version), ["u1"])["u1"]
+    assert folder not in imports.iterdir()
+
+
+def test_lost_data_fail_a_batch_job(local: Local, imports: Path) -> None:
+    group, dataset = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group, POPULARITY)))
+    [folder] = imports.iterdir()
+    shutil.rmtree(folder)
+    local.store.put("s3://data/users.json", b'{"userId":"u1"}\n')
+    failed = local.wait(local.batch_job(version))
+    assert failed["failureReason"].startswith(
+        f"Create failed. The data of {dataset} cannot be read: "
+    )
+
+
+def test_increments_and_what_an_earlier_version_has_imported_count_too(
+    local: Local, imports: Path
+) -> None:
+    group, dataset = local.imported(taste_rows())
+    [folder] = imports.iterdir()
+    rows = (folder / "rows.parquet").read_bytes()
+    shutil.rmtree(folder)
+    folder.write_bytes(rows)  # which kept the rows alone
+    new = [(f"u{n % 60}", "a-new-one", 1_700_000_000 + n) for n in range(1000)]
+    local.store.put("s3://data/new.csv", csv_bytes(new))
+    local.active(local.import_job(dataset, "s3://data/new.csv", "add", importMode="INCREMENTAL"))
+    version = local.active(local.version(local.solution(group, POPULARITY)))
+    items = local.recommended(version, ["u1"], numResults=500)["u1"]
+    assert items[0] == "a-new-one"
+    assert set(items[1:]) == {item for _, item, _ in taste_rows()}
