@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,13 +42,14 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def prepare(
     project: Project, name: str, instance: dg.DagsterInstance, **attributes: Any
 ) -> dg.ExecuteInProcessResult:
-    """Materialise raw_ratings and interactions of a pipeline declared so."""
+    """Materialise raw_ratings, interactions and batch_users of a pipeline declared so."""
     project.declare(declaration(name, project.root / "ratings.csv", **attributes))
     with definitions(project) as defs:
         return defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=instance,
             asset_selection=[
-                dg.AssetKey([name, asset]) for asset in ("raw_ratings", "interactions")
+                dg.AssetKey([name, asset])
+                for asset in ("raw_ratings", "interactions", "batch_users")
             ],
             raise_on_error=False,
         )
@@ -64,20 +66,29 @@ def same_but_for(metadata: dict[str, Any], *names: str) -> dict[str, Any]:
     return {key: value for key, value in metadata.items() if key not in names}
 
 
+def users_files(project: Project) -> dict[str, str]:
+    folder = project.storage / "shop/transformed/batch_users_input"
+    return {path.name: path.read_text() for path in sorted(folder.rglob("users*.json"))}
+
+
 def test_spark_here_gives_what_the_local_engine_gives(
-    project: Project, instance: dg.DagsterInstance
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("batchrec_dagster.users_files.MAX_INPUT_RECORDS", 25)
     ratings = write_ratings(project.root / "ratings.csv")
     ratings.write_text(ratings.read_text() + "1,2,x,4\n")
     attributes = {"ratings": {"source": str(ratings), "on_bad_rows": "skip"}}
     local = prepare(project, "shop", instance, **attributes)
-    version = data_version(instance, "shop")
+    version, users = data_version(instance, "shop"), users_files(project)
+    assert list(users) == ["users_0001.json", "users_0002.json", "users_0003.json"]
+    shutil.rmtree(project.storage / "shop/transformed")
     spark = prepare(
         project, "shop", instance, **attributes, preparation={"engine": "spark", "memory": "1g"}
     )
     assert local.success
     assert spark.success
     assert data_version(instance, "shop") == version
+    assert users_files(project) == users
     here, there = (metadata(result, "interactions") for result in (local, spark))
     assert there["engine"] == "spark"
     assert there["left_out_by_reason"]["the rating is not a number"] == 1

@@ -192,7 +192,9 @@ def _counted(
         column: [("raw_ratings", raw["columns"][role])] if role in raw.get("columns", {}) else []
         for column, role in ROLES.items()
     }
-    left_out = [[reason, f"{count:,}"] for reason, count in done.left_out.items() if count]
+    # The most first, whichever engine counted.
+    most = sorted(done.left_out.items(), key=lambda told: (-told[1], told[0]))
+    left_out = [[reason, f"{count:,}"] for reason, count in most if count]
     return {
         "preview": preview(
             f"**{done.rows_kept:,} interactions** of {done.rows_read:,} rows.",
