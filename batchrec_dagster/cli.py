@@ -5,6 +5,7 @@ import click
 from batchrec_dagster.commands.completion import completion
 from batchrec_dagster.commands.doctor import doctor
 from batchrec_dagster.commands.new import new
+from batchrec_dagster.commands.rollback import rollback
 from batchrec_dagster.commands.schema import schema
 from batchrec_dagster.commands.show import show
 from batchrec_dagster.local_personalize.command import local_personalize
@@ -31,7 +32,7 @@ def main() -> None:
     """
 
 
-for command in (new, doctor, show, schema, completion, local_personalize):
+for command in (new, doctor, show, rollback, schema, completion, local_personalize):
     main.add_command(command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,22 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from dagster_aws.s3 import S3Resource
 
+from batchrec_dagster.cli import main
 from batchrec_dagster.pipeline.places import Places
 from batchrec_dagster.pipeline.rollback import (
     PREVIOUS,
     publish_again,
     published_table,
     roll_back,
-    run_config,
     was_rolled_back,
 )
 from batchrec_dagster.resources import StorageResource
 from batchrec_dagster.table_files import TableFiles
 from batchrec_dagster_tests.support import (
+    REPOSITORY,
     Project,
     declaration,
     definitions,
@@ -125,7 +128,7 @@ def published(project: Project) -> tuple[dict[str, Any], pl.DataFrame]:
 
 
 def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
-    project: Project, instance: dg.DagsterInstance
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ratings = project.root / "ratings.csv"
     project.declare(declaration("shop", ratings, gate={"max_drop": 1}))
@@ -145,9 +148,10 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert metadata(back, "recommendations")["outcome"].startswith("rolled back to edition 1, made")
     about, rows = published(project)
     assert (about["edition"], rows.get_column("user_id").n_unique()) == (1, 60)
-    version = instance.get_latest_data_version_record(dg.AssetKey(["shop", "recommendations"]))
-    assert version is not None
-    assert (version.asset_materialization.tags or {})["dagster/data_version"] == about["version"]
+    event = instance.get_latest_materialization_event(dg.AssetKey(["shop", "recommendations"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert (event.asset_materialization.tags or {})["dagster/data_version"] == about["version"]
     # The report is of what is published, though the newest model is another.
     report = (project.storage / "shop/curated/report/index.html").read_text()
     assert about["solution_version_arn"] in report
@@ -167,7 +171,17 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     before = about["metrics"]["normalized_discounted_cumulative_gain_at_25"]
     assert gate.metadata["published_ndcg_at_25"].value == before
     # Somebody finds that the second was good after all.
-    with definitions(project) as defs:
-        job = defs.resolve_job_def("shop_rollback")
-        job.execute_in_process(instance=instance, run_config=run_config("shop", "2"))
-    assert published(project)[0]["edition"] == 2
+    shutil.copy(REPOSITORY / "batchrec_dagster/definitions.py", project.package)
+    for name, value in project.process_environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(project.root)
+    refused = CliRunner().invoke(main, ["rollback", "shop", "--to", "2"], input="n\n")
+    assert (refused.exit_code, published(project)[0]["edition"]) == (1, 3)
+    assert "published: edition 3, made 2" in refused.output
+    assert "kept:      edition 2, made 2" in refused.output
+    assert " 61 users (rolled back) <-\n" in refused.output
+    done = CliRunner().invoke(main, ["rollback", "shop", "--to", "2", "--yes"])
+    assert (done.exit_code, published(project)[0]["edition"]) == (0, 2)
+    assert done.output.endswith("shop: published is edition 2\n")
+    assert CliRunner().invoke(main, ["rollback", "shop", "--to", "9"]).exit_code == 3
+    assert CliRunner().invoke(main, ["rollback", "club"]).exit_code == 3

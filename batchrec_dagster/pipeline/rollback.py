@@ -58,12 +58,12 @@ def told(edition: Edition) -> str:
 
 def was_rolled_back(storage: StorageResource, places: Places, made_by: Sequence[str]) -> bool:
     """Whether lists made by one of these were rolled back."""
-    return not {*_rolled_back(storage, places)}.isdisjoint(made_by)
+    return not {*rolled_back_keys(storage, places)}.isdisjoint(made_by)
 
 
 def publish_again(storage: StorageResource, places: Places, made_by: Sequence[str]) -> None:
     """Forget that lists made by one of these were rolled back: someone wants them."""
-    before = _rolled_back(storage, places)
+    before = rolled_back_keys(storage, places)
     after = [key for key in before if key not in made_by]
     if after != before:
         _write(storage, places, {**read_record(storage, _key(places)), "rolled_back": after})
@@ -77,7 +77,7 @@ def roll_back(storage: StorageResource, places: Places, to: str, run: str) -> Ed
     Raises dg.Failure; StorageError.
     """
     table, record = published_table(storage, places), read_record(storage, _key(places))
-    current, rolled_back = table.current(), _rolled_back(storage, places)
+    current, rolled_back = table.current(), rolled_back_keys(storage, places)
     if (record.get("run"), record.get("to")) == (run, to):
         edition = chosen(table, str(record["edition"]))
     else:
@@ -121,7 +121,8 @@ def _key(places: Places) -> str:
     return places.record("rollback")
 
 
-def _rolled_back(storage: StorageResource, places: Places) -> list[str]:
+def rolled_back_keys(storage: StorageResource, places: Places) -> list[str]:
+    """How the lists that were rolled back were made."""
     return list(read_record(storage, _key(places)).get("rolled_back", []))
 
 
