@@ -1,7 +1,8 @@
-"""Fixtures for tests that run pipelines in this process."""
+"""Fixtures for tests that run pipelines in this process, or look at pages in a browser."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -18,3 +19,26 @@ def instance() -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return module_project(tmp_path)
+
+
+BROWSER = Path("/usr/bin/chromium")
+QUIET_BROWSER = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by playwright."""
+    if not BROWSER.exists():
+        pytest.skip(f"there is no {BROWSER}: install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=str(BROWSER), args=[*QUIET_BROWSER])
+        yield started
+        started.close()

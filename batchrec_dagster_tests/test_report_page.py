@@ -23,7 +23,6 @@ from batchrec_dagster.reporting.history import Training, Verdict
 from batchrec_dagster.reporting.labels import readable
 from batchrec_dagster.reporting.page import json_for_html, page
 from batchrec_dagster.reporting.tables import Tables
-from batchrec_dagster_tests.test_ways_in import BROWSER, QUIET_BROWSER
 
 SHOT = "<script>window.shot = 1</script><img src=x onerror='window.shot = 1'>"
 HOSTILE = [
@@ -99,17 +98,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("report") / "index.html"
     file.write_text(page(facts(run(), tables())), encoding="utf-8")
     return file
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not BROWSER.exists():
-        pytest.skip(f"there is no {BROWSER}: install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(BROWSER), args=[*QUIET_BROWSER])
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import dagster as dg
@@ -25,6 +22,7 @@ from batchrec_dagster_tests.support import (
     declaration,
     write_ratings,
 )
+from batchrec_dagster_tests.web_ui import UPRIGHT, answers
 
 MODULE = ("-m", "batchrec_dagster.definitions")
 ASSETS = (
@@ -36,18 +34,6 @@ ASSETS = (
     "recommendations",
     "recommendation_report",
 )
-BROWSER = Path("/usr/bin/chromium")
-QUIET_BROWSER = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-)
-
-# So that the assets are large enough on the page to show their state.
-UPRIGHT = "localStorage.setItem('asset-graph-direction', JSON.stringify('vertical'))"
 
 
 @pytest.fixture
@@ -133,49 +119,43 @@ def test_what_fails_ends_the_command_with_an_error(project: Project) -> None:
     assert not project.storage.exists() or not [*project.storage.rglob("*.*")]
 
 
-def test_the_ui_shows_the_lineage_and_materializes_it(project: Project, tmp_path: Path) -> None:
-    if not BROWSER.exists():
-        pytest.skip(f"there is no {BROWSER}: install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+def test_the_ui_shows_the_lineage_and_materializes_it(
+    project: Project, tmp_path: Path, browser: Any
+) -> None:
+    expect = pytest.importorskip("playwright.sync_api").expect
     project.declare(declaration("movielens", "ratings.csv"))
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     arguments = ("dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port))
     asked: list[str] = []
     with background(project, tmp_path / "log", "dagster", *arguments) as dev:
-        dev.wait_for(lambda: _answers(f"{address}/server_info"), "answer of the UI", timeout=120)
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=str(BROWSER), args=[*QUIET_BROWSER]
-            )
-            page = browser.new_page(viewport={"width": 1400, "height": 1760})
-            page.set_default_timeout(90_000)
-            page.on("request", lambda request: asked.append(request.url))
-            page.on("websocket", lambda socket: asked.append(socket.url))
+        dev.wait_for(lambda: answers(f"{address}/server_info"), "answer of the UI", timeout=120)
+        page = browser.new_page(viewport={"width": 1400, "height": 1760})
+        page.set_default_timeout(90_000)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("websocket", lambda socket: asked.append(socket.url))
 
-            page.add_init_script(UPRIGHT)
-            page.goto(f"{address}/locations/batchrec_dagster/asset-groups/movielens/lineage")
-            for asset in ASSETS:
-                page.get_by_text(asset, exact=True).first.wait_for()
-            page.get_by_role("button", name="Materialize all").click()
-            page.get_by_text("View", exact=True).first.click()
-            page.wait_for_url("**/runs/*")
-            end = page.get_by_text(re.compile("^(Success|Failure)$")).first
-            end.wait_for()
-            assert end.inner_text() == "Success", dev.log.read_text()
+        page.add_init_script(UPRIGHT)
+        page.goto(f"{address}/locations/batchrec_dagster/asset-groups/movielens/lineage")
+        for asset in ASSETS:
+            page.get_by_text(asset, exact=True).first.wait_for()
+        page.get_by_role("button", name="Materialize all").click()
+        page.get_by_text("View", exact=True).first.click()
+        page.wait_for_url("**/runs/*")
+        end = page.get_by_text(re.compile("^(Success|Failure)$")).first
+        end.wait_for()
+        assert end.inner_text() == "Success", dev.log.read_text()
 
-            page.goto(f"{address}/locations/batchrec_dagster/asset-groups/movielens/lineage")
-            for asset in ASSETS:
-                page.get_by_text(asset, exact=True).first.wait_for()
-            sync_api.expect(page.get_by_text("Never materialized")).to_have_count(0)
-            sync_api.expect(page.get_by_text("Materialized")).to_have_count(len(ASSETS))
-            _take_picture(page, tmp_path / "lineage.png")
-            browser.close()
+        page.goto(f"{address}/locations/batchrec_dagster/asset-groups/movielens/lineage")
+        for asset in ASSETS:
+            page.get_by_text(asset, exact=True).first.wait_for()
+        expect(page.get_by_text("Never materialized")).to_have_count(0)
+        expect(page.get_by_text("Materialized")).to_have_count(len(ASSETS))
+        page.close()
 
     hosts = {urlsplit(url).hostname for url in asked if urlsplit(url).scheme not in LOCAL_SCHEMES}
     assert hosts == {"127.0.0.1"}
     assert table(project, "movielens").get_column("user_id").n_unique() == 60
-    assert (tmp_path / "lineage.png").stat().st_size > 10_000
 
 
 # What such URLs stand for is in the page or in the browser.
@@ -201,19 +181,3 @@ def test_the_schedule_launches_a_run_that_succeeds(project: Project, tmp_path: P
     assert run.job_name == "shop_refresh"
     assert run.status is dg.DagsterRunStatus.SUCCESS
     assert table(project).get_column("user_id").n_unique() == 60
-
-
-def _answers(url: str) -> bool | None:
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status == 200 or None
-    except (urllib.error.URLError, OSError):
-        return None
-
-
-def _take_picture(page: object, file: Path) -> None:
-    """A picture of the page; a second one for the README where BATCHREC_SCREENSHOTS says."""
-    page.screenshot(path=str(file))  # type: ignore[attr-defined]
-    if folder := os.environ.get("BATCHREC_SCREENSHOTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, Path(folder) / "lineage.png")

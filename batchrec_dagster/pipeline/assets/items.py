@@ -96,7 +96,7 @@ def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDe
                     "preview": preview(f"{text(raw.record['source'])}: {text(check.found)}."),
                     "outcome": raw.outcome,
                     "source": raw.record["source"],
-                    "file": storage.where(file["uri"]),
+                    "file": dg.MetadataValue.path(storage.where(file["uri"])),
                     "bytes": file["size"],
                     "dagster/row_count": check.numbers.get("rows", 0),
                     "dagster/column_schema": _file_schema(declared.layout),

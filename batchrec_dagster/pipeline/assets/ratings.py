@@ -33,7 +33,7 @@ CODE_VERSION = "2"
 def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     """The asset; a relative path of the source starts at the project's folder."""
     ratings, places, spark = pipeline.ratings, pipeline.places, pipeline.preparation.spark
-    shown = without_secrets(ratings.source)
+    source = without_secrets(ratings.source)
     copied = "copied once into the storage as they are" if ratings.copy_to_storage else "in place"
 
     @dg.asset(
@@ -65,7 +65,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                 record=places.record("raw_ratings"),
                 place=places.raw if ratings.copy_to_storage else None,
             )
-            context.log.info(f"{shown}: {raw.outcome}")
+            context.log.info(f"{source}: {raw.outcome}")
             remote = spark is not None and spark.on_aws
             with (
                 # What Spark reads on AWS is not read here; the first rows tell how to.
@@ -79,16 +79,14 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                         rows, bad, unit = read.look()
                         check = _columns_parse(rows, bad, ratings.on_bad_rows)
                         found = {
-                            "preview": preview(
-                                _in_words(raw, rows, size, read), code(read.first_lines())
-                            ),
                             **_told(read),
                             "timestamp_unit": unit,
                             "bad_rows": bad.total,
                         }
+                        shown = preview(_in_words(raw, rows, size, read), code(read.first_lines()))
                         raw.record["columns"] = _columns(read)
                 except PreparationError as error:
-                    rows, found = 0, {}
+                    rows, found, shown = 0, {}, preview("The files cannot be read.")
                     check = Checked("columns_parse", passed=False, found=str(error))
             where = [storage.where(file["uri"]) for file in raw.record["files"] if file["uri"]]
             yield from published(
@@ -97,9 +95,10 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                     value=raw.record,
                     data_version=dg.DataVersion(raw.record["version"]),
                     metadata={
+                        "preview": shown,
                         "outcome": raw.outcome,
-                        "source": shown,
-                        "file": where[0]
+                        "source": source,
+                        "file": dg.MetadataValue.path(where[0])
                         if len(where) == 1
                         else f"{len(raw.record['files']):,} files",
                         "files": len(raw.record["files"]),
@@ -166,9 +165,8 @@ def _columns(read: OpenedRatings) -> dict[str, str]:
 def _in_words(raw: RawFiles, rows: int, size: int, read: OpenedRatings) -> str:
     files = len(raw.record["files"])
     return (
-        f"**{rows:,} rows** in {f'{files:,} files' if files > 1 else 'one file'} of"
-        f" {size / 1e6:,.1f} MB, read as {read.layout.format} in {text(', '.join(read.encodings))}."
-        " The first lines:"
+        f"**{rows:,} rows** in {f'{files:,} files' if files > 1 else 'one file'},"
+        f" {size / 1e3:,.0f} kB of {read.layout.format} in {text(', '.join(read.encodings))}:"
     )
 
 

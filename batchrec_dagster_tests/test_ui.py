@@ -1,0 +1,205 @@
+"""What Dagster's UI shows of a pipeline that has run: in a browser, asset by asset."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster_aws.s3 import S3Resource
+
+from batchrec_dagster.pipeline.assets import links
+from batchrec_dagster.pipeline.assets.preview import code, table, text
+from batchrec_dagster.resources import PersonalizeResource, StorageResource
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    definitions,
+    module_project,
+    refresh,
+    write_ratings,
+)
+from batchrec_dagster_tests.web_ui import web_ui
+
+SHOT = "<img src=x onerror='window.shot = 1'> | *no* [link](javascript:window.shot=1) `a`"
+# What every asset of a pipeline is tagged with.
+STAGES = {"raw", "prepared", "model", "result"}
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A pipeline with all optional assets that has run twice, and how to look at it."""
+
+    address: str
+    assets: list[dg.AssetSpec]
+    checks: list[dg.AssetCheckSpec]
+    instance: dg.DagsterInstance
+
+    def metadata(self, asset: str) -> dict[str, Any]:
+        """Of the asset's newest materialization: Dagster's metadata values."""
+        event = self.instance.get_latest_materialization_event(dg.AssetKey(["shop", asset]))
+        assert event is not None
+        assert event.asset_materialization is not None
+        return dict(event.asset_materialization.metadata)
+
+
+def _declared(project: Project) -> dict[str, Any]:
+    items = project.root / "items.csv"
+    lines = [f'{item},"{item}: {SHOT}",Drama' for item in range(1, 81)]
+    items.write_text("\n".join(["movieId,title,genres", *lines]))
+    columns = {"item": "movieId", "title": "title", "categories": {"GENRES": "genres"}}
+    return declaration(
+        "shop",
+        write_ratings(project.root / "ratings.csv"),
+        items={"source": str(items), "columns": columns},
+        recommendations={"num_results": 5},
+        segments={"items": ["1", "2"], "users_per_segment": 12},
+    )
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    project = module_project(tmp_path_factory.mktemp("shop"))
+    project.declare(_declared(project))
+    home = project.process_environment()["DAGSTER_HOME"]
+    with dg.DagsterInstance.from_config(home) as instance:
+        for _ in range(2):
+            assert refresh(project, "shop", instance).success
+        with definitions(project) as defs:
+            graph = defs.resolve_asset_graph()
+            assets = [*defs.resolve_all_asset_specs()]
+            checks = [graph.get_check_spec(key) for key in graph.asset_check_keys]
+        with web_ui(project) as address:
+            yield Shop(address, assets, checks, instance)
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 1400, "height": 2000})
+    page.set_default_timeout(90_000)
+    yield page
+    assert page.evaluate("window.shot") is None
+    page.close()
+
+
+def plain(markdown: str) -> str:
+    """The words of the first paragraph."""
+    first = markdown.partition("\n")[0].replace("**", "").replace("`", "")
+    return re.sub(r"\\(.)", r"\1", first)
+
+
+def numbers(metadata: dict[str, Any]) -> list[str]:
+    kinds = (dg.IntMetadataValue, dg.FloatMetadataValue)
+    return [key for key, value in metadata.items() if isinstance(value, kinds)]
+
+
+def test_each_asset_says_what_it_is_and_its_numbers_are_plotted(shop: Shop, tab: Any) -> None:
+    expect = pytest.importorskip("playwright.sync_api").expect
+    expect.set_options(timeout=90_000)
+    body = tab.locator("body")
+    for spec in shop.assets:
+        asset = spec.key.path[-1]
+        metadata = shop.metadata(asset)
+        told = metadata["preview"].value
+        assert len(spec.description or "") > 60, asset
+        assert spec.owners == ["team:recommendations"], asset
+        assert spec.tags["stage"] in STAGES, asset
+        assert spec.kinds, asset
+        assert "seconds" in metadata, asset
+        tab.goto(f"{shop.address}/assets/shop/{asset}")
+        expect(body).to_contain_text(spec.description or "")
+        expect(body).to_contain_text(plain(told))
+        tab.get_by_text("Plots", exact=True).first.click()
+        for key in numbers(metadata):
+            expect(tab.get_by_text(key, exact=True).first).to_be_visible()
+    assert tab.evaluate("window.shot") is None
+
+
+def test_each_check_says_in_words_what_it_found(shop: Shop, tab: Any) -> None:
+    expect = pytest.importorskip("playwright.sync_api").expect
+    expect.set_options(timeout=90_000)
+    body = tab.locator("body")
+    for asset in sorted({check.asset_key.path[-1] for check in shop.checks}):
+        tab.goto(f"{shop.address}/assets/shop/{asset}?view=checks")
+        for check in shop.checks:
+            if check.asset_key.path[-1] != asset:
+                continue
+            record = shop.instance.get_latest_asset_check_evaluation_record(check.key)
+            assert record is not None
+            evaluation = record.evaluation
+            assert evaluation is not None
+            assert re.search(r"\d", evaluation.description or ""), check.key
+            tab.get_by_text(check.name, exact=True).first.click()
+            expect(body).to_contain_text(check.description or "")
+            expect(body).to_contain_text(evaluation.description or "")
+            for key in numbers(dict(evaluation.metadata)):
+                expect(tab.get_by_text(key, exact=True).first).to_be_visible()
+
+
+def test_columns_lead_back_to_the_ratings(shop: Shop) -> None:
+    def columns(asset: str) -> set[str]:
+        schema = shop.metadata(asset)["dagster/column_schema"].value
+        return {column.name for column in schema.columns}
+
+    def sources(asset: str, column: str) -> set[tuple[str, str]]:
+        metadata = shop.metadata(asset)
+        if "dagster/column_lineage" not in metadata:
+            return {(asset, column)}
+        lineage = metadata["dagster/column_lineage"].value.deps_by_column
+        assert {*lineage} == columns(asset)
+        found = set()
+        for dep in lineage[column]:
+            upstream = dep.asset_key.path[-1]
+            assert dep.column_name in columns(upstream)
+            found |= sources(upstream, dep.column_name)
+        return found
+
+    user, item, when = (("raw_ratings", name) for name in ("userId", "movieId", "timestamp"))
+    assert {
+        column: sources("recommendations", column) for column in columns("recommendations")
+    } == {
+        "user_id": {user},
+        "rank": {user, item, when},
+        "item_id": {item},
+        "title": {("raw_items", "title")},
+        "score": {user, item, when},
+    }
+    assert sources("user_segments", "user_id") == {user}
+    assert sources("items", "GENRES") == {("raw_items", "genres")}
+
+
+def test_links_lead_to_the_console_on_aws_alone(tmp_path: Path) -> None:
+    arn = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop-1a"
+    here = StorageResource(root=str(tmp_path), s3=S3Resource())
+    there = StorageResource(root="s3://bucket/a b", s3=S3Resource())
+    other = StorageResource(root="s3://bucket", s3=S3Resource(endpoint_url="http://127.0.0.1:1"))
+    local = PersonalizeResource(storage=here)
+    aws = PersonalizeResource(storage=there, endpoint="aws")
+    assert links.dataset_group(local, arn) == {}
+    assert links.dataset_group(aws, arn)["console"].value == (
+        "https://console.aws.amazon.com/personalize/home?region=eu-west-1"
+        "#arn:aws:personalize:eu-west-1:123456789012:dataset-group$shop-1a/setup"
+    )
+    assert {
+        key: value.value for key, value in links.stored("table", here, here.uri("x")).items()
+    } == {"table": str(tmp_path / "x")}
+    assert {
+        key: value.value for key, value in links.stored("t", there, there.uri("x/é")).items()
+    } == {
+        "t": "s3://bucket/a b/x/é",
+        "t_in_console": "https://console.aws.amazon.com/s3/object/bucket?prefix=a%20b/x/%C3%A9",
+    }
+    assert [*links.stored("t", other, other.uri("x"))] == ["t"]
+
+
+def test_a_preview_shows_data_as_text() -> None:
+    assert text("a|b <i>\n*c*") == r"a\|b \<i\> \*c\*"
+    assert text(None) == ""
+    assert text(0.123456) == "0.1235"
+    assert text("é" * 100) == "é" * 59 + "…"
+    assert table(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
+    assert code("a\n```\nb") == "````\na\n```\nb\n````"

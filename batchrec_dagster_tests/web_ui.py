@@ -1,0 +1,57 @@
+"""Dagster's UI over what a pipeline of a module_project has made in this process."""
+
+from __future__ import annotations
+
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from batchrec_dagster_tests.processes import free_ports, started
+from batchrec_dagster_tests.support import REPOSITORY, Project
+
+LOCATION = "batchrec_dagster"
+# So that the assets are large enough on the page of a lineage to show their state.
+UPRIGHT = "localStorage.setItem('asset-graph-direction', JSON.stringify('vertical'))"
+DEFINITIONS = """\
+from pathlib import Path
+
+from batchrec_dagster_tests.support import Project, definitions
+
+with definitions(Project(Path(__file__).parent)) as defs:
+    pass
+"""
+WORKSPACE = f"""\
+load_from:
+  - python_file: {{relative_path: definitions.py, location_name: {LOCATION}}}
+"""
+
+
+@contextmanager
+def web_ui(project: Project) -> Iterator[str]:
+    """The address of a webserver that has loaded the project's pipelines; its instance is that of
+    the project's environment."""
+    (project.root / "definitions.py").write_text(DEFINITIONS)
+    (project.root / "workspace.yaml").write_text(WORKSPACE)
+    (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    arguments = ["-m", "dagster_webserver", "-w", "workspace.yaml", "-h", "127.0.0.1"]
+    environment = {**project.process_environment(), "PYTHONPATH": str(REPOSITORY)}
+    with started(
+        [sys.executable, *arguments, "-p", str(port)],
+        project.root,
+        environment,
+        project.root / "webserver.log",
+    ) as server:
+        server.wait_for(lambda: answers(f"{address}/server_info"), "answer of the UI", timeout=180)
+        yield address
+
+
+def answers(url: str) -> bool | None:
+    """True once something is served there."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status == 200 or None
+    except (urllib.error.URLError, OSError):
+        return None
