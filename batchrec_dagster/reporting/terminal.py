@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 # Where history and list fit beside each other.
-WIDE = 100
+WIDE = 110
 # A table of a pipe is as wide as its cells.
 BOUNDLESS = 10_000
 BETWEEN = 2
