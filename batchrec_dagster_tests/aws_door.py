@@ -1,0 +1,197 @@
+"""A door before S3 and Personalize that lets in what is permitted, notes what it was asked, and
+refuses the rest as AWS does: by the permission that a call takes, not by the call's name."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from batchrec_dagster.local_personalize.service import LocalPersonalize
+from batchrec_dagster.local_personalize.wire import answer
+
+
+class Permission(NamedTuple):
+    action: str
+    resource: str
+
+
+class Request(NamedTuple):
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass
+class Door:
+    """`permitted` decides; `asked` has each permission that was needed, in order, with repeats."""
+
+    port: int = 0
+    permitted: Callable[[Permission], bool] = lambda permission: True
+    asked: list[Permission] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def lacking(self, permissions: list[Permission]) -> Permission | None:
+        """The first of what a call needs that is not permitted."""
+        self.asked += permissions
+        return next((each for each in permissions if not self.permitted(each)), None)
+
+
+@contextmanager
+def s3_door(endpoint: str) -> Iterator[Door]:
+    """Before the S3 server at this endpoint."""
+    door, at = Door(), urlsplit(endpoint)
+
+    def forward(request: Request) -> Answer:
+        connection = http.client.HTTPConnection(str(at.hostname), at.port, timeout=60)
+        connection.request(
+            request.method, request.path, request.body, dict(request.headers), encode_chunked=False
+        )
+        said = connection.getresponse()
+        body = said.read()
+        headers = {k: v for k, v in said.getheaders() if k.lower() not in _OF_A_HOP}
+        connection.close()
+        return Answer(said.status, headers, body)
+
+    def respond(request: Request) -> Answer:
+        lacking = door.lacking(_s3_permissions(request))
+        said = forward(request) if lacking is None else None
+        bucket = urlsplit(request.path).path.split("/")[1]
+        # Who may not list is not told that something is not there.
+        if said and said.status == 404 and request.method in ("GET", "HEAD"):
+            lacking = door.lacking([Permission("s3:ListBucket", f"arn:aws:s3:::{bucket}")])
+        if said is not None and lacking is None:
+            return said
+        denied = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        body = b"" if request.method == "HEAD" else denied
+        return Answer(403, {"Content-Type": "application/xml"}, body)
+
+    with _serving(door, respond):
+        yield door
+
+
+@contextmanager
+def personalize_door(service: LocalPersonalize) -> Iterator[Door]:
+    """A local Personalize behind a door. The account and region are the local one's."""
+    door = Door()
+
+    def respond(request: Request) -> Answer:
+        target = request.headers.get("X-Amz-Target", "")
+        operation = target.rpartition(".")[2]
+        lacking = door.lacking(_personalize_permissions(operation, json.loads(request.body)))
+        if lacking is None:
+            status, body = answer(service.call, target, request.body)
+        else:
+            told = "User: someone is not authorized to perform this"
+            # AWS names what the caller cannot know of.
+            if lacking.action != f"personalize:{operation}":
+                told = f"User: someone is not authorized to perform: {lacking.action}"
+                told += f" on resource: {lacking.resource}"
+            refusal = {"__type": "AccessDeniedException", "Message": told}
+            status, body = 400, json.dumps(refusal).encode()
+        return Answer(status, {"Content-Type": "application/x-amz-json-1.1"}, body)
+
+    with _serving(door, respond):
+        yield door
+
+
+_OF_A_HOP = ("connection", "transfer-encoding", "keep-alive", "content-length")
+_PREFIX = "arn:aws:personalize:us-east-1:000000000000:"
+
+
+def _s3_permissions(request: Request) -> list[Permission]:
+    """Source: Amazon S3 user guide, "Required permissions for Amazon S3 API operations"."""
+    parts = urlsplit(request.path)
+    query = parse_qs(parts.query, keep_blank_values=True)
+    bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
+    place = f"arn:aws:s3:::{bucket}/{key}"
+    match request.method:
+        case "GET" | "HEAD" if key:
+            return [Permission("s3:GetObject", place)]
+        case "GET" | "HEAD":
+            return [Permission("s3:ListBucket", f"arn:aws:s3:::{bucket}")]
+        case "DELETE" if "uploadId" in query:
+            return [Permission("s3:AbortMultipartUpload", place)]
+        case "DELETE":
+            return [Permission("s3:DeleteObject", place)]
+        case "POST" if "delete" in query:
+            keys = re.findall(rb"<Key>(.*?)</Key>", request.body)
+            arns = [f"arn:aws:s3:::{bucket}/{each.decode()}" for each in keys]
+            return [Permission("s3:DeleteObject", arn) for arn in arns]
+    copied = unquote(request.headers.get("x-amz-copy-source", "")).lstrip("/")
+    read = [Permission("s3:GetObject", f"arn:aws:s3:::{copied}")] if copied else []
+    return [*read, Permission("s3:PutObject", place)]
+
+
+def _personalize_permissions(operation: str, params: dict[str, Any]) -> list[Permission]:
+    """Source: service authorization reference, "Actions, resources, and condition keys for Amazon
+    Personalize"."""
+    verb, *words = re.findall("[A-Z][a-z]*", operation)
+    kind = "-".join(words).lower()
+    resource = "*"
+    if verb == "Create" and operation != "CreateSolutionVersion":
+        name = params.get("jobName") or params["name"]
+        resource = f"{_PREFIX}{kind}/{name}"
+        if operation == "CreateDataset":
+            group = params["datasetGroupArn"].rpartition("/")[2]
+            resource = f"{_PREFIX}dataset/{group}/{params['datasetType']}"
+    elif verb != "List" or operation == "ListTagsForResource":
+        resource = next(value for name, value in params.items() if name.lower().endswith("arn"))
+    needed = [Permission(f"personalize:{operation}", resource)]
+    if params.get("tags"):
+        needed.append(Permission("personalize:TagResource", resource))
+    if "roleArn" in params:
+        needed.append(Permission("iam:PassRole", params["roleArn"]))
+    return needed
+
+
+@contextmanager
+def _serving(door: Door, respond: Callable[[Request], Answer]) -> Iterator[None]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            said = respond(Request(self.command, self.path, dict(self.headers), body))
+            self.send_response_only(said.status)
+            for name, value in said.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", self._length(said))
+            self.end_headers()
+            self.wfile.write(said.body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815
+
+        def _length(self, said: Answer) -> str:
+            return str(len(said.body))
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing: tests look at what was asked."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    door.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
