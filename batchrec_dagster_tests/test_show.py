@@ -231,7 +231,7 @@ def test_several_pipelines_are_all_looked_at(home: Path) -> None:
     assert [found["users"] for found in pipelines()] == [2, 40]
 
 
-def test_the_summary_needs_no_dagster_instance(home: Path) -> None:
+def test_the_summary_needs_no_dagster_instance(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(home)
     records = home / "storage/shop/records"
     records.mkdir()
@@ -243,6 +243,10 @@ def test_the_summary_needs_no_dagster_instance(home: Path) -> None:
     assert "NDCG@25       0.2000, beside 0.1000 for the most popular items (2.00 times)" in said
     assert "lists         267 items for 40 users" in said
     assert "a user        batchrec show u0\n" in said
+    monkeypatch.setenv("DAGSTER_HOME", str(home / "nowhere"))
+    code, said = show()
+    assert code == 1
+    assert "nowhere" in said
 
 
 def test_a_published_table_in_parts_says_what_it_is(home: Path) -> None:

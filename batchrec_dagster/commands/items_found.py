@@ -65,7 +65,7 @@ def find_items(source: str, file: RawFile, ids: Collection[str], rated: pl.Serie
     if read.bad.total:
         warnings.append(
             f"{read.bad.total:,} of {read.rows:,} rows cannot be read; the first:"
-            f" {read.bad.examples[0]}: a run stops there, unless you write on_bad_rows: skip"
+            f" {read.bad.examples[0]}: a run stops there, unless you set items.on_bad_rows: skip"
         )
     there = int(rated.is_in(read.titles.get_column("item_id").implode()).sum())
     if there < len(rated) / 2:

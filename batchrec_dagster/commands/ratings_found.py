@@ -127,7 +127,8 @@ def find_out(
     if bad:
         warnings.append(
             f"{bad:,} of {done.rows_read:,} rows cannot be read; the first:"
-            f" {done.bad_row_examples[0]}: a run stops there, unless you write on_bad_rows: skip"
+            f" {done.bad_row_examples[0]}: a run stops there, unless you set"
+            " ratings.on_bad_rows: skip"
         )
     return Found(
         name=files[0].name if len(files) == 1 else f"{len(files):,} files",

@@ -109,7 +109,11 @@ def _instance() -> Iterator[dg.DagsterInstance | None]:
         return
     import dagster as dg
 
-    with dg.DagsterInstance.get() as instance:
+    try:
+        found = dg.DagsterInstance.get()
+    except dg.DagsterInvariantViolationError as error:
+        raise click.ClickException(str(error)) from error
+    with found as instance:
         yield instance
 
 
