@@ -6,18 +6,20 @@ export DAGSTER_HOME := $(CURDIR)/.batchrec/dagster
 export PYTHONWARNINGS := ignore:Function
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test bench check lint format lock clean
+.PHONY: help setup demo ui test bench docs check lint format lock clean
 
 help:  ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/run $(DAGSTER_HOME)/dagster.yaml  ## Makes recommendations for 2,113 users, from the ratings to the table.
+setup: .venv/run $(DAGSTER_HOME)/dagster.yaml  ## Installs batchrec into .venv, and makes the folder that runs are remembered in.
+
+demo: setup  ## Makes recommendations for 2,113 users, from the ratings to the table.
 	$(BIN)/dagster job execute -m batchrec_dagster.definitions -j movielens_refresh
 	@$(BIN)/batchrec show
 	@echo "The page for people: .batchrec/storage/movielens/curated/report/index.html"
 	@echo "Look at the lineage, the checks and the table's metadata in Dagster: make ui"
 
-ui: .venv/run $(DAGSTER_HOME)/dagster.yaml  ## Opens Dagster on http://127.0.0.1:3000.
+ui: setup  ## Opens Dagster on http://127.0.0.1:3000.
 	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
 test: .venv/dev  ## Runs the whole test suite.
@@ -27,6 +29,10 @@ bench: .venv/dev  ## Measures quality and speed beside others' (an hour; each al
 	$(BIN)/pip install --quiet --require-hashes -r benchmarks/requirements.lock
 	for name in scoring parts updating filters preparation way_back end_to_end local_personalize scale quality; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; done
+
+docs: .venv/dev  ## Builds the documentation, and checks its links.
+	$(BIN)/mkdocs build --quiet
+	@echo "Open .batchrec/site/index.html"
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .
