@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from batchrec_dagster.commands.first_look import FirstLook, first_look
-from batchrec_dagster.commands.ratings_found import UnknownColumnsError
+from batchrec_dagster.commands.ratings_columns import UnknownColumnsError
 from batchrec_dagster.formats.items import VALUE_SEPARATOR
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout

@@ -82,7 +82,8 @@ def new(
 
     from batchrec_dagster.commands import declare
     from batchrec_dagster.commands.items_found import find_items
-    from batchrec_dagster.commands.ratings_found import UnknownColumnsError, find_out
+    from batchrec_dagster.commands.ratings_columns import UnknownColumnsError
+    from batchrec_dagster.commands.ratings_found import find_out
     from batchrec_dagster.object_store import StorageError
     from batchrec_dagster.pipeline.assets.raw_files import in_place, without_secrets
     from batchrec_dagster.pipeline.loading import DeclarationError
