@@ -6,7 +6,7 @@ export DAGSTER_HOME := $(CURDIR)/.batchrec/dagster
 export PYTHONWARNINGS := ignore:Function
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test bench docs check lint format lock clean
+.PHONY: help setup demo ui test bench docs pictures check lint format lock clean
 
 help:  ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,12 +27,15 @@ test: .venv/dev  ## Runs the whole test suite.
 
 bench: .venv/dev  ## Measures quality and speed beside others' (an hour; each alone: python benchmarks/NAME.py).
 	$(BIN)/pip install --quiet --require-hashes -r benchmarks/requirements.lock
-	for name in scoring parts updating filters preparation way_back end_to_end local_personalize scale quality; do \
+	for name in scoring parts updating filters preparation way_back reporting end_to_end local_personalize scale quality; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: .venv/dev  ## Builds the documentation, and checks its links.
 	$(BIN)/mkdocs build --quiet
 	@echo "Open .batchrec/site/index.html"
+
+pictures: .venv/dev  ## Takes the pictures of docs/images anew, of the demo.
+	BATCHREC_PICTURES=docs/images $(BIN)/pytest -q batchrec_dagster_tests/test_pictures.py
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .
