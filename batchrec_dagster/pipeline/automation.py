@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from batchrec_dagster.pipeline.alerts import alert_sensors
 from batchrec_dagster.pipeline.fresh_data import fresh_data_sensor, watched
 from batchrec_dagster.pipeline.rollback import rollback_job
 from batchrec_dagster.pipeline.settings import Pipeline
@@ -15,7 +16,7 @@ def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
     """`NAME_refresh` materializes everything; `NAME_schedule` runs it at the declared times, and
     `NAME_fresh_data` when ratings are new, where they lie at a place that can be watched.
     `NAME_rollback` publishes older lists again.
-    `NAME_teardown` deletes what all this made."""
+    `NAME_teardown` deletes what all this made. Sensors tell whom `alerts` names what went wrong."""
     job = dg.define_asset_job(
         name=f"{pipeline.name}_refresh",
         selection=dg.AssetSelection.groups(pipeline.name),
@@ -40,5 +41,5 @@ def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
     return dg.Definitions(
         jobs=[job, rollback_job(pipeline), teardown_job(pipeline)],
         schedules=[schedule],
-        sensors=sensors,
+        sensors=[*sensors, *alert_sensors(pipeline)],
     )

@@ -20,6 +20,7 @@ from batchrec_dagster.pipeline.settings import Pipeline
 from batchrec_dagster.pipeline.settings.budget import Budget
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.ensure import Ensured
+from batchrec_dagster.users_files import UsersFiles
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,9 @@ def _hours_before(
 
 def _count_users(pipeline: Pipeline, storage: StorageResource) -> int:
     """Those of the last list of users; where there is none yet, those of the interactions."""
-    folder = storage.uri(pipeline.places.batch_users).rpartition("/")[0] + "/"
-    files = storage.store.list(folder)
-    if files:
-        return sum(_lines(storage, file.uri) for file in files)
+    files = UsersFiles(storage.store, storage.uri(pipeline.places.batch_users)).files()
+    if all(storage.store.head(uri) for uri in files):
+        return sum(_lines(storage, uri) for uri in files)
     with storage.local_file(storage.uri(pipeline.places.interactions)) as path:
         users = pl.scan_csv(path, schema_overrides={USER_ID: pl.String}, glob=False)
         return int(users.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item())

@@ -20,6 +20,7 @@ TYPES = (
     "int",
     "float",
     "bool",
+    "Alerts",
     "BatchUsers",
     "Budget",
     "DynamoDb",

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from batchrec_dagster.formats.filters import item_fields
 from batchrec_dagster.formats.recipes import USER_PERSONALIZATION
 from batchrec_dagster.pipeline.places import Places
+from batchrec_dagster.pipeline.settings.alerts import Alerts
 from batchrec_dagster.pipeline.settings.batch_users import BatchUsers
 from batchrec_dagster.pipeline.settings.budget import Budget
 from batchrec_dagster.pipeline.settings.fresh_data import FreshData
@@ -94,6 +95,9 @@ class Pipeline(dg.Model):
     budget: Annotated[Budget, _part(Budget, "What a run may cost.")] = Field(default_factory=Budget)
     schedule: Annotated[Schedule, _part(Schedule, "When the pipeline runs by itself.")] = Field(
         default_factory=Schedule
+    )
+    alerts: Annotated[Alerts, _part(Alerts, "Who is told when something goes wrong.")] = Field(
+        default_factory=Alerts
     )
     incremental: Annotated[
         Incremental, _part(Incremental, "Whether only new interactions are imported.")

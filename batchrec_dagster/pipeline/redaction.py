@@ -1,0 +1,35 @@
+"""Take secrets out of a text before it leaves this deployment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+HIDDEN = "***"
+
+# Whatever an environment variable of such a name holds is a secret.
+_NAMES = re.compile(r"SECRET|TOKEN|PASSW|KEY|WEBHOOK|CREDENTIAL|DATABASE_URL|DSN", re.IGNORECASE)
+# Shorter values would hide ordinary words.
+_LEAST = 6
+_PATTERNS = (
+    # The user and password in a URL.
+    (re.compile(r"(\w+://)[^\s/@]+@"), rf"\1{HIDDEN}@"),
+    # AWS's access keys, and the signatures of presigned URLs.
+    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), HIDDEN),
+    (re.compile(r"(X-Amz-(?:Signature|Credential|Security-Token)=)[^&\s]+"), rf"\1{HIDDEN}"),
+    (re.compile(r"(?i)((?:password|secret|token)\"?\s*[=:]\s*)[^\s,;&]+"), rf"\1{HIDDEN}"),
+    (re.compile(r"https://hooks\.slack\.com/\S+"), HIDDEN),
+)
+
+
+def redacted(text: str, environment: Mapping[str, str]) -> str:
+    """The text without what looks like a secret or is the value of a secret variable."""
+    values = [
+        value for name, value in environment.items() if _NAMES.search(name) and len(value) >= _LEAST
+    ]
+    # The longest first: one may be a part of another.
+    for value in sorted(values, key=len, reverse=True):
+        text = text.replace(value, HIDDEN)
+    for pattern, instead in _PATTERNS:
+        text = pattern.sub(instead, text)
+    return text
