@@ -255,7 +255,9 @@ class ObjectStore:
             )
         region = session.region_name or "us-east-1"
         # Left out for AWS: obstore takes no None.
-        endpoint: dict[str, Any] = {"endpoint": self.endpoint_url} if self.endpoint_url else {}
+        # By this name the environment does not overrule it.
+        name = "aws_endpoint_url_s3"
+        endpoint: dict[str, Any] = {name: self.endpoint_url} if self.endpoint_url else {}
         return S3Store(
             bucket,
             region=region,

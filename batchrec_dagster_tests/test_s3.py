@@ -4,16 +4,22 @@ real one."""
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import boto3
+import botocore.session
 import dagster as dg
 import pytest
+from botocore.credentials import RefreshableCredentials
 
 from batchrec_dagster.object_store import ObjectNotFoundError, ObjectStore, StorageError
 from batchrec_dagster_tests.s3_server import (
     OWNER,
     READER,
+    REGION,
     STRANGER,
     Keys,
     S3Server,
@@ -341,3 +347,53 @@ def test_without_credentials_it_says_which_variables_to_set(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(StorageError, match="set AWS_PROFILE, or AWS_ACCESS_KEY_ID"):
         ObjectStore().get("s3://bucket/key")
+
+
+def test_the_endpoint_that_is_given_counts_whatever_the_environment_says(
+    s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    s3.store().put(f"s3://{bucket}/key", b"x")
+    assert keys_in(s3, bucket) == ["key"]
+
+
+class Temporary:
+    """Credentials of a role, of which AWS hands out new ones before the old ones expire."""
+
+    def __init__(self, *keys: Keys, seconds: float) -> None:
+        self.keys, self.seconds, self.given = list(keys), seconds, 0
+
+    def __call__(self) -> dict[str, str]:
+        keys = self.keys[min(self.given, len(self.keys) - 1)]
+        self.given += 1
+        expires = datetime.now(UTC) + timedelta(seconds=self.seconds)
+        return {
+            "access_key": keys.access,
+            "secret_key": keys.secret,
+            "token": "",
+            "expiry_time": expires.isoformat(),
+        }
+
+    def session(self) -> boto3.Session:
+        botocore_session = botocore.session.get_session()
+        botocore_session._credentials = RefreshableCredentials.create_from_metadata(  # type: ignore[attr-defined]
+            self(), refresh_using=self, method="test", mandatory_timeout=0, advisory_timeout=0
+        )
+        return boto3.Session(botocore_session=botocore_session, region_name=REGION)
+
+
+def test_credentials_that_expire_in_the_middle_of_a_night_are_renewed(
+    s3: S3Server, bucket: str
+) -> None:
+    """The first are withdrawn when they have expired: a store that kept them would be refused."""
+    role = Temporary(READER, OWNER, seconds=3)
+    store, uri = ObjectStore({}, role.session(), s3.endpoint), f"s3://{bucket}/key"
+    assert store.list(uri) == []
+    with pytest.raises(StorageError, match="permission denied"):
+        store.put(uri, b"x")
+    assert role.given == 1
+    time.sleep(3)
+    store.put(uri, b"x")
+    assert store.get(uri) == b"x"
+    assert role.given >= 2
