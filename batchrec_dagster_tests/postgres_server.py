@@ -118,15 +118,19 @@ def serving(server: PostgresServer, folder: Path) -> Iterator[None]:
             process.wait_for(ready, "answer of PostgreSQL", timeout=60)
             yield
         finally:
-            # Asked otherwise, it would wait for its connections to close.
-            process.process.send_signal(signal.SIGINT)
+            # Asked otherwise, it would wait for its connections to close, or for a checkpoint; what
+            # was committed outlives any end.
+            process.process.send_signal(signal.SIGQUIT)
 
 
 def _program(name: str) -> Path:
-    found = [*DEBIAN.glob(f"*/bin/{name}"), *map(Path, filter(None, [shutil.which(name)]))]
-    if not found:
+    """A program of PostgreSQL's: Debian's newest, or the one on the path."""
+    installed = sorted(DEBIAN.glob("*/bin"), key=lambda folder: float(folder.parent.name))
+    path = os.pathsep.join([*map(str, reversed(installed)), os.environ.get("PATH", "")])
+    found = shutil.which(name, path=path)
+    if found is None:
         pytest.skip("there is no PostgreSQL: apt-get install postgresql")
-    return max(found)
+    return Path(found)
 
 
 def _as_user() -> list[str]:
