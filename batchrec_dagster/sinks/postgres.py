@@ -45,7 +45,13 @@ COLUMNS = {
     "score": "double precision",
 }
 # What libpq says, before there are error codes, about what no retry mends.
-LASTING = ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password")
+LASTING = (
+    "authentication failed",
+    "does not exist",
+    "invalid",
+    "no password",
+    "no pg_hba.conf entry",
+)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def in_dynamodb(pipeline: Pipeline, sink: sinks.DynamoDb) -> dg.AssetsDefinition
             storage.uri(pipeline.places.users_in_dynamodb(sink.table)),
         )
         with _explained(context, "dynamodb"):
-            written = lists.write(recommendations, context.run_id)
+            written = lists.write(recommendations, context.run.run_id)
         if not written.expires:
             context.log.warning(
                 f"the time to live of {sink.table} is off: aws dynamodb update-time-to-live"
