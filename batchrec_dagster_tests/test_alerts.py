@@ -15,7 +15,6 @@ import boto3
 import dagster as dg
 import pytest
 from moto import mock_aws
-from moto.core import DEFAULT_ACCOUNT_ID
 from moto.sns.models import sns_backends
 
 from batchrec_dagster.pipeline.alerts import look
@@ -84,9 +83,10 @@ def topic(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield boto3.client("sns", region_name=REGION).create_topic(Name="lists")["TopicArn"]
 
 
-def published(topic: str) -> list[tuple[str, str]]:
+def published(topic: str) -> list[tuple[str | None, str]]:
     """Subject and message of what the topic got."""
-    sent = sns_backends[DEFAULT_ACCOUNT_ID][REGION].topics[topic].sent_notifications
+    *_, region, account, _ = topic.split(":")
+    sent = sns_backends[account][region].topics[topic].sent_notifications
     return [(subject, message) for _, message, subject, *_ in sent]
 
 
