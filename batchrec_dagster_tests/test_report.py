@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,9 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
         }
     )
     assert report.facts["cold"] == 3
+    times = [datetime.fromtimestamp(row["TIMESTAMP"], UTC) for row in rows]
+    days = f"from {min(times):%Y-%m-%d} to {max(times):%Y-%m-%d}"
+    assert days in report_file(project).read_text()
 
     assert report.tables["quality-table"][1:] == [
         [name, trained[short], trained[f"popularity_{short}"]]

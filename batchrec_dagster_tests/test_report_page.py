@@ -23,6 +23,7 @@ from batchrec_dagster.reporting.history import Training, Verdict
 from batchrec_dagster.reporting.labels import readable
 from batchrec_dagster.reporting.page import json_for_html, page
 from batchrec_dagster.reporting.tables import Tables
+from batchrec_dagster_tests.test_report import Reader
 
 SHOT = "<script>window.shot = 1</script><img src=x onerror='window.shot = 1'>"
 HOSTILE = [
@@ -235,6 +236,23 @@ def test_warnings_are_told() -> None:
         "The model is not better than showing everyone the most popular items",
         "The model is worse than the one before",
         "1 of 13 users got no list.",
+    ]
+
+
+def test_the_models_so_far_are_told_newest_first() -> None:
+    trainings = [
+        Training(
+            str(n),
+            datetime(2026, 1, n, tzinfo=UTC),
+            "aws-similar-items",
+            {"ndcg_at_25": n / 10, "precision_at_10": n / 20, "mrr_at_25": n / 30, "coverage": 0.5},
+        )
+        for n in (1, 2, 3)
+    ]
+    shown = Reader(page(facts(replace(run(), trainings=trainings), tables())))
+    assert shown.tables["runs-table"][1:] == [
+        [f"2026-01-0{n} 00:00 UTC, aws-similar-items", n / 10, n / 20, n / 30, 0.5]
+        for n in (3, 2, 1)
     ]
 
 
