@@ -8,7 +8,7 @@ TRUNCATE in place would leave millions of dead rows or keep readers out for minu
 
 Readers wait for milliseconds, while partitions change places. COPY with FREEZE lets transactions
 that began before see the new rows too, where they would see an empty table otherwise. A writer that
-dies leaves nothing: PostgreSQL undoes the transaction.
+dies leaves nothing: PostgreSQL undoes the transaction. It needs PostgreSQL 11 or newer.
 """
 
 from __future__ import annotations
@@ -206,8 +206,8 @@ def _swap(
         )
     cursor.execute(
         "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid"
-        " WHERE inhparent = to_regclass(%s)",
-        [table.as_string(cursor)],
+        " WHERE inhparent = to_regclass(%s) AND strpos(relname, %s) > 0",
+        [table.as_string(cursor), MARK],
     )
     for (old,) in cursor.fetchall():
         _run(cursor, "DROP TABLE {}", sql.Identifier(schema, old))
