@@ -13,30 +13,9 @@ AT = re.compile(r"(?P<path>attributes\S*.*) at (?P<file>.+):\d+$")
 TOLD = re.compile(r"\s+(?:Value error, )?(.+) \[type=\w+, input_value=")
 RESOLVING = re.compile(r"(?P<file>.+):\d+ - (?P<path>attributes\S*)$")
 
-
-# What pydantic calls the alternatives of a setting that may have several types.
-TYPES = (
-    "str",
-    "int",
-    "float",
-    "bool",
-    "Alerts",
-    "BatchUsers",
-    "Budget",
-    "DynamoDb",
-    "Export",
-    "FreshData",
-    "Incremental",
-    "Interactions",
-    "Items",
-    "Postgres",
-    "Preparation",
-    "Recommendations",
-    "Schedule",
-    "Segments",
-    "Sinks",
-    "Solution",
-)
+# What pydantic calls the alternatives of a setting that may have several types, but for the parts
+# of a declaration, whose names alone begin with a capital letter.
+TYPES = ("str", "int", "float", "bool")
 
 
 class DeclarationError(dg.DagsterInvalidDefinitionError):
@@ -122,6 +101,7 @@ def _locate(file: Path, keys: Sequence[str]) -> tuple[int, list[str]]:
         if known:
             # What is missing has no line of its own.
             last = keys[-1]
-            missing = last not in known and "[" not in last and last not in TYPES
+            is_type = "[" in last or last in TYPES or last[:1].isupper()
+            missing = last not in known and not is_type
             return line, [*known[1:], *([last] if missing else [])]
     return 1, list(keys)
