@@ -1,0 +1,27 @@
+"""docs/operations.md tells what to do at each check."""
+
+from __future__ import annotations
+
+import re
+
+from batchrec_dagster_tests.support import REPOSITORY, Project, declaration, definitions
+
+PAGE = REPOSITORY / "docs" / "operations.md"
+
+
+def test_every_check_is_on_the_page_and_no_other(project: Project) -> None:
+    project.declare(
+        declaration(
+            "shop",
+            "ratings.csv",
+            items={"source": "movies.csv", "columns": {"item": "movieId", "title": "title"}},
+            segments={"items": ["1"]},
+            budget={"max_usd_per_run": 1},
+        )
+    )
+    with definitions(project) as defs:
+        checks = {key.name for key in defs.resolve_asset_graph().asset_check_keys}
+    section = PAGE.read_text().partition("## Failed checks")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == checks
