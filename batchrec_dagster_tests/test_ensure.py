@@ -153,6 +153,20 @@ def test_each_change_of_status_and_a_heartbeat_are_logged(caplog: pytest.LogCapt
     assert done.seconds == 150
 
 
+def test_the_time_left_is_told_by_what_the_last_job_took(caplog: pytest.LogCaptureFixture) -> None:
+    last = job("shop-xyz-1", "ACTIVE", age=1)
+    last["lastUpdatedDateTime"] = last["creationDateTime"] + timedelta(seconds=100)
+    client = Scripted(statuses=[*["CREATE IN_PROGRESS"] * 14, "ACTIVE"], there=[last])
+    started = start(client)
+    with caplog.at_level(logging.INFO):
+        ensure(client).ready(IMPORT_JOB, started)
+    said = [record.message for record in caplog.records if "still" in record.message]
+    assert [text.partition("; ")[2] for text in said] == [
+        "the last one took 100 s, so that about 40 s are left",
+        "the last one took 100 s",
+    ]
+
+
 def test_the_longer_it_takes_the_less_often_it_is_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

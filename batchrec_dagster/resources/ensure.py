@@ -36,10 +36,12 @@ INVALID = "InvalidInputException"
 
 @dataclass(frozen=True)
 class Started:
-    """A resource that exists, whatever its status, and whether this call created it."""
+    """A resource that exists, whatever its status, whether this call created it, and how many
+    seconds the last one like it took; None where that is not known."""
 
     arn: str
     created: bool
+    usual_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Ensure:
             name = f"{stem}-{len(existing) + 1}"
             arn = self._create(kind, name, create(name), deadline)
             if arn:
-                return Started(arn, created=True)
+                return Started(arn, created=True, usual_seconds=_usual_seconds(existing))
         raise _taken(kind, name)
 
     def ready(self, kind: Kind, started: Started) -> Ensured:
@@ -167,7 +169,10 @@ class Ensure:
                 self.log.info(f"{kind.label} {started.arn}: {status}")
             elif now - heard >= self.heartbeat_seconds:
                 heard = now
-                self.log.info(f"{kind.label} {started.arn}: still {status}, {now - begin:.0f} s")
+                self.log.info(
+                    f"{kind.label} {started.arn}: still {status}, {now - begin:.0f} s"
+                    + _left(now - begin, started.usual_seconds)
+                )
             if status == ACTIVE:
                 return Ensured(started.arn, description, started.created, now - begin)
             if status in FAILED:
@@ -252,6 +257,22 @@ def _passes(kind: Kind, code: str, message: str) -> bool:
     if code == "LimitExceededException":
         return kind.names_are_free or "IN_PROGRESS" in message
     return code == "ResourceInUseException"
+
+
+def _usual_seconds(existing: Sequence[Description]) -> float | None:
+    """How long the newest that is done took."""
+    for summary in reversed(existing):
+        if summary["status"] == ACTIVE and "lastUpdatedDateTime" in summary:
+            took = summary["lastUpdatedDateTime"] - summary["creationDateTime"]
+            return float(took.total_seconds())
+    return None
+
+
+def _left(seconds: float, usual: float | None) -> str:
+    if usual is None:
+        return ""
+    left = f", so that about {usual - seconds:.0f} s are left" if seconds < usual else ""
+    return f"; the last one took {usual:.0f} s{left}"
 
 
 def _taken(kind: Kind, name: str) -> dg.Failure:
