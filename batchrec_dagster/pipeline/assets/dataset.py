@@ -178,7 +178,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             record[f"{prefix}dataset_arn"] = arn
             record[f"{prefix}dataset_import_job_arn"] = job.arn
             outcomes[f"{prefix}outcome"] = outcome(job, "imported")
-            context.log.info(f"{dataset.asset}: {outcome(job, 'imported')} in {lasted(job):.1f} s")
+            context.log.info(f"{dataset.asset}: {outcome(job, 'imported')}, {lasted(job):.1f} s")
         if part is not None:
             outcomes |= {"import_mode": part.mode, "why": part.why, "new_rows": part.rows}
             record |= imported(before, part, versions[0], version, storage, pipeline.places)
