@@ -207,11 +207,13 @@ class ObjectStore:
             ]
         return sorted(found)
 
-    def read_range(self, uri: str, start: int, length: int) -> bytes:
-        """`length` bytes of the object, from the byte `start` on, counted from 0."""
+    def read_range(self, uri: str, start: int, length: int, etag: str) -> bytes:
+        """`length` bytes of the object, from the byte `start` on, counted from 0; of the object as
+        `head` told its `etag`, or StorageError where another has taken its place."""
         store, key = self._locate(uri)
+        wanted: Any = {"range": (start, start + length), "if_match": etag}
         with _explained(uri, "read"):
-            return bytes(obstore.get_range(store, key, start=start, length=length))
+            return bytes(obstore.get(store, key, options=wanted).bytes())
 
     def subfolders(self, prefix: str) -> tuple[str, ...]:
         """The names of the folders in the folder `prefix`, which ends in `/`."""

@@ -104,7 +104,12 @@ def test_without_credentials_a_bucket_says_what_to_set(monkeypatch: pytest.Monke
 def test_a_part_of_an_object_and_the_folders_in_a_folder(store: ObjectStore) -> None:
     store.put("s3://local/a/one", b"0123456789")
     store.put("s3://local/a/b/two", b"")
-    assert store.read_range("s3://local/a/one", 2, 3) == b"234"
+    found = store.head("s3://local/a/one")
+    assert found is not None
+    assert store.read_range("s3://local/a/one", 2, 3, found.etag) == b"234"
+    store.put("s3://local/a/one", b"another")
+    with pytest.raises(StorageError, match="s3://local/a/one"):
+        store.read_range("s3://local/a/one", 2, 3, found.etag)
     assert store.subfolders("s3://local/") == ("a",)
     assert store.subfolders("s3://local/a/") == ("b",)
     assert store.subfolders("s3://local/a/b/") == ()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import random
 import re
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +25,7 @@ from rich.cells import cell_len
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.object_store import ObjectStore, StorageError
 from batchrec_dagster.pipeline.places import Places
 from batchrec_dagster.published_table import PublishedTable
 from batchrec_dagster.reporting import layout, lookup
@@ -365,13 +370,42 @@ def test_of_a_large_table_in_s3_only_a_part_is_read_for_one_user(
     fetched = 0
     fetch = ObjectStore.read_range
 
-    def counted(store: ObjectStore, uri: str, start: int, length: int) -> bytes:
+    def counted(store: ObjectStore, uri: str, start: int, length: int, etag: str) -> bytes:
         nonlocal fetched
         fetched += length
-        return fetch(store, uri, start, length)
+        return fetch(store, uri, start, length, etag)
 
     monkeypatch.setattr(ObjectStore, "read_range", counted)
     (found,) = pipelines("user-02345")
     assert len(found["recommendations"]) == 25
     size = (folder / "shop/curated/recommendations/recommendations.parquet").stat().st_size
     assert 0 < fetched < size / 5
+    uri = storage.uri("shop/curated/recommendations/recommendations.parquet")
+    found_there = storage.store.head(uri)
+    assert found_there is not None
+    storage.store.put(uri, b"another")
+    with pytest.raises(StorageError, match=r"412|recondition"):
+        fetch(storage.store, uri, 0, 3, found_there.etag)
+
+
+def test_a_terminal_gets_colours_and_lines_as_wide_as_it_is(home: Path) -> None:
+    publish(home, titles=["A title that is too long for so narrow a terminal"] * 20)
+    controller, terminal = pty.openpty()
+    command = [str(Path(sys.executable).parent / "batchrec"), "show", "u3"]
+    environment = {**os.environ, "COLUMNS": "60", "LINES": "50", "TERM": "xterm-256color"}
+    environment.pop("NO_COLOR", None)
+    with subprocess.Popen(command, stdout=terminal, env=environment) as process:
+        os.close(terminal)
+        seen = b""
+        # The end of a terminal is an error on Linux.
+        with contextlib.suppress(OSError):
+            while piece := os.read(controller, 65_536):
+                seen += piece
+    os.close(controller)
+    assert process.returncode == 0
+    lines = seen.decode().replace("\r\n", "\n").splitlines()
+    assert lines[0] == "\x1b[1mUser u3 of shop\x1b[0m"
+    plain_lines = [re.sub("\x1b\\[[0-9;]*m", "", line) for line in lines]
+    assert max(map(cell_len, plain_lines)) <= 60
+    assert any(re.fullmatch("─+", line) for line in plain_lines)
+    assert any("A title that is" in line and "…" in line for line in plain_lines)

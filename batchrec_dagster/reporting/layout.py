@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -90,7 +91,9 @@ def _item(found: Item, width: int | None) -> str:
 def _summary(facts: Mapping[str, Any], *, remembered: bool) -> str:
     told = [facts["pipeline"], *(f"  {name:<13} {value}" for name, value in lines(facts))]
     if "example_user" in facts:
-        told.append(f"  {'a user':<13} batchrec show {facts['example_user']}")
+        user = facts["example_user"]
+        dash = "-- " if user.startswith("-") else ""
+        told.append(f"  {'a user':<13} batchrec show {dash}{shlex.quote(user)}")
     if not remembered:
         told.append("  Set DAGSTER_HOME to Dagster's folder to see the runs too.")
     return "\n".join(map(plain, told)) + "\n"

@@ -147,14 +147,14 @@ def _rows(table: pq.ParquetFile, column: str, value: str) -> pl.DataFrame:
 
 
 class _Ranges(io.RawIOBase):
-    """An object of which only what is asked for is fetched."""
+    """An object of which only what is asked for is fetched; all of it from one and the same."""
 
     def __init__(self, storage: StorageResource, uri: str) -> None:
         super().__init__()
         found = storage.store.head(uri)
         if found is None:
             raise StorageError(f"there is no {uri}")
-        self._store, self._uri, self._size, self._at = storage.store, uri, found.size, 0
+        self._store, self._found, self._at = storage.store, found, 0
 
     def readable(self) -> bool:
         return True
@@ -163,7 +163,7 @@ class _Ranges(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._found.size}[whence]
         self._at = start + offset
         return self._at
 
@@ -171,9 +171,10 @@ class _Ranges(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self._size - self._at)
+        uri, size, etag, _ = self._found
+        length = min(len(buffer), size - self._at)
         if length <= 0:
             return 0
-        buffer[:length] = self._store.read_range(self._uri, self._at, length)
+        buffer[:length] = self._store.read_range(uri, self._at, length, etag)
         self._at += length
         return length

@@ -22,7 +22,8 @@ WIDE = 110
 # A table of a pipe is as wide as its cells.
 BOUNDLESS = 10_000
 BETWEEN = 2
-# Columns that are not cut off, such as ids, get so much; the others at least so much.
+# Where there is no room for all, columns that are not cut, such as ids, get so much; the others at
+# least so much.
 MOST_KEPT, LEAST_CUT = 20, 5
 
 # Control, format, surrogate and private characters, separators of lines and of paragraphs; of
@@ -139,7 +140,7 @@ def _widths(section: Section, room: int | None) -> list[int]:
         max(cell_len(text) for text in (column.name, *(row[place] for row in texts)))
         for place, column in enumerate(section.columns)
     ]
-    if room is None:
+    if room is None or sum(needed) + len(needed) <= room:
         return needed
     kept = [min(width, MOST_KEPT) for width in needed]
     left = room - len(needed)
