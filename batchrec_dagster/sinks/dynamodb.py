@@ -42,7 +42,6 @@ CONNECTIONS = 8
 ATTEMPTS, LONGEST_WAIT = 12, 30.0
 PASSING = {
     "InternalServerError",
-    "LimitExceededException",
     "ProvisionedThroughputExceededException",
     "RequestLimitExceeded",
     "ServiceUnavailable",
@@ -163,7 +162,7 @@ class Lists:
             waiting = answer.get("UnprocessedItems", {}).get(self.table, [])
             if not waiting:
                 return len(requests)
-            time.sleep(random.uniform(0, min(LONGEST_WAIT, 0.1 * 2**attempt)))  # noqa: S311
+            _wait(attempt)
         raise SinkUnavailableError(
             f"the DynamoDB table {self.table} is written faster than it takes: {len(waiting)} of"
             f" {len(requests)} items were refused {ATTEMPTS} times; give it more write capacity"
@@ -171,31 +170,29 @@ class Lists:
 
     def _read_again(self, users: pl.DataFrame, run_id: str) -> None:
         sample = users.sample(min(SAMPLE, users.height)).get_column(KEY).to_list()
-        waiting: dict[str, Any] = (
-            {
-                self.table: {
-                    "Keys": [{KEY: {"S": user}} for user in sample],
-                    "ConsistentRead": True,
-                    "ProjectionExpression": f"{KEY}, run_id",
-                }
-            }
-            if sample
-            else {}
-        )
-        found = 0
-        for attempt in range(ATTEMPTS):
-            if not waiting:
-                break
+        wanted = {
+            "Keys": [{KEY: {"S": user}} for user in sample],
+            "ConsistentRead": True,
+            "ProjectionExpression": "run_id",
+        }
+        waiting: dict[str, Any] = {self.table: wanted} if sample else {}
+        found = attempts = 0
+        while waiting and attempts < ATTEMPTS:
             answer = self.client.batch_get_item(RequestItems=waiting)
             items = answer["Responses"].get(self.table, [])
             found += sum(item["run_id"]["S"] == run_id for item in items)
             if waiting := answer.get("UnprocessedKeys", {}):
-                time.sleep(min(LONGEST_WAIT, 0.1 * 2**attempt))
+                _wait(attempts)
+            attempts += 1
         if found != len(sample):
             raise SinkUnavailableError(
                 f"of {len(sample):,} users written to the DynamoDB table {self.table}, {found:,}"
                 " have this run's list: does another run write there?"
             )
+
+
+def _wait(attempt: int) -> None:
+    time.sleep(random.uniform(0, min(LONGEST_WAIT, 0.1 * 2**attempt)))  # noqa: S311
 
 
 def _item(user: str, items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -113,6 +113,24 @@ def test_what_is_not_processed_is_sent_again(client: Any, table: Lists) -> None:
     assert held == []
 
 
+def test_what_is_not_read_again_at_once_is_asked_for_again(client: Any, table: Lists) -> None:
+    held: list[Any] = []
+
+    def hold_back(params: dict[str, Any], **_: Any) -> None:
+        asked = params["RequestItems"][TABLE]
+        held.append({**asked, "Keys": asked["Keys"][3:]})
+        params["RequestItems"] = {TABLE: {**asked, "Keys": asked["Keys"][:3]}}
+
+    def give_back(parsed: dict[str, Any], **_: Any) -> None:
+        if (rest := held.pop())["Keys"]:
+            parsed["UnprocessedKeys"] = {TABLE: rest}
+
+    events = client.meta.events
+    events.register("provide-client-params.dynamodb.BatchGetItem", hold_back)
+    events.register("after-call.dynamodb.BatchGetItem", give_back)
+    assert write(table, many(10)).counts.users == 10
+
+
 def test_a_table_that_takes_nothing_is_told_of(client: Any, table: Lists) -> None:
     users = [{"user_id": {"S": user}} for user in "012"]
 
