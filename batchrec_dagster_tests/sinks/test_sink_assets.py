@@ -254,3 +254,15 @@ def test_sinks_that_cannot_be_are_told_when_loaded(
     with pytest.raises(DeclarationError) as error, definitions(project):
         pass
     assert said in str(error.value)
+
+
+def test_a_password_that_is_refused_is_not_kept(
+    tmp_path: Path,
+    instance: dg.DagsterInstance,
+    postgres: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(URL_ENV, postgres.url(password="sesame"))
+    result = written(tmp_path, instance, POSTGRES, many(1))
+    assert "password authentication failed" in why(result)
+    assert "sesame" not in said_by(instance, result.run_id)
