@@ -1,0 +1,205 @@
+"""A table is replaced 50 times and its publisher killed 20 times while somebody else reads it: what
+they read is always one whole edition, in a folder and in a bucket, in one file and in parts."""
+
+from __future__ import annotations
+
+import io
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.published_table import PublishedTable
+from batchrec_dagster.table_files import TableFiles
+from batchrec_dagster_tests.local_personalize.forks import FORKS
+from batchrec_dagster_tests.s3_server import OWNER, S3Server, s3_server
+
+REFRESHES, KILLS = 50, 20
+KEEP = 2
+SEED = 6
+ROWS, PIECES = 20_000, 4
+# One edition in five is so long that it is put in several pieces.
+SHORT, LONG = 8, 500
+"""Bytes of noise in each row."""
+TABLE = "shop/curated/lists/lists.parquet"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the table lies: what another process needs to find it. in_parts: whether every third
+    edition is more than one file."""
+
+    root: Path | None
+    endpoint: str
+    bucket: str
+    in_parts: bool = False
+
+    @property
+    def table(self) -> PublishedTable:
+        store = (
+            ObjectStore({self.bucket: self.root})
+            if self.root
+            else ObjectStore({}, boto3.Session(OWNER.access, OWNER.secret), self.endpoint)
+        )
+        return PublishedTable(store, f"s3://{self.bucket}/{TABLE}")
+
+
+def publish(place: Place, say: Connection | None = None) -> None:
+    """The next edition, each row of which says its number; say when it is made and published."""
+    table = place.table
+    number = table.next_number()
+    width = LONG if number % 5 == 0 else SHORT
+    max_bytes = 1 if place.in_parts and number % 3 == 0 else 10**9
+    rows = ROWS // PIECES
+    with tempfile.TemporaryDirectory() as folder, TableFiles(Path(folder), max_bytes) as files:
+        for start in range(0, ROWS, rows):
+            noise = pa.py_buffer(random.Random(start).randbytes(rows * width))
+            columns = {
+                "edition": np.full(rows, number),
+                "row": np.arange(start, start + rows),
+                "noise": pa.Array.from_buffers(pa.binary(width), rows, [None, noise]),
+            }
+            files.write(pa.table(columns))
+        files.end({"edition": number, "version": f"v{number}"})
+        if say:
+            say.send(None)
+        started = time.monotonic()
+        table.publish(files.paths, KEEP)
+        if say:
+            say.send(time.monotonic() - started)
+
+
+def keep_publishing(place: Place, say: Connection) -> None:
+    """One edition after the other."""
+    while True:
+        publish(place, say)
+
+
+def kill_while_publishing(place: Place, editions: int, chance: random.Random) -> None:
+    """Publish so many editions, and be killed at a random moment of publishing the next."""
+    here, there = FORKS.Pipe(duplex=False)
+    publisher = FORKS.Process(target=keep_publishing, args=(place, there))
+    publisher.start()
+    took = 0.0
+    for edition in range(editions + 1):
+        assert here.poll(120)
+        here.recv()
+        if edition < editions:
+            assert here.poll(120)
+            took = here.recv()
+    time.sleep(chance.random() * took)
+    publisher.kill()
+    publisher.join()
+
+
+def one_whole(found: pl.DataFrame | pl.LazyFrame) -> int:
+    """The edition whose rows these are, all of them."""
+    facts = found.lazy().select(
+        first=pl.col("edition").min(),
+        last=pl.col("edition").max(),
+        rows=pl.len(),
+        different=pl.col("row").n_unique(),
+        highest=pl.col("row").max(),
+    )
+    first, *read = facts.collect(engine="streaming").row(0)
+    if read != [first, ROWS, ROWS, ROWS - 1]:
+        raise AssertionError(f"not one whole edition: {[first, *read]}")
+    return int(first)
+
+
+def keep_reading(place: Place, say: Connection) -> None:
+    """Read until told to stop, as this project does, and as others do what is one file; then tell
+    how often that was, or what was wrong."""
+    table, reads, last = place.table, 0, 0
+    path = table.store.local_path(table.uri)
+    try:
+        while not say.poll(0.01):
+            edition, frame = table.read()
+            found = one_whole(frame)
+            if found != edition.number or found < last:
+                raise AssertionError(f"{found} is called {edition.number} and came after {last}")
+            last, reads = found, reads + 1
+            if not place.in_parts:
+                # By its path, pandas opens a file twice.
+                file = path.open("rb") if path else io.BytesIO(table.store.get(table.uri))
+                with file:
+                    one_whole(pl.from_pandas(pd.read_parquet(file)))
+        say.send(reads)
+    except BaseException as error:
+        say.send(f"after {reads} reads: {error!r}")
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def somewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "folder":
+        return Place(tmp_path, "", "lake")
+    s3: S3Server = request.getfixturevalue("s3")
+    return Place(None, s3.endpoint, s3.new_bucket())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.parametrize(
+    ("somewhere", "in_parts"),
+    [("folder", False), ("bucket", False), ("folder", True)],
+    indirect=["somewhere"],
+)
+def test_whoever_reads_gets_one_whole_edition(somewhere: Place, in_parts: bool) -> None:
+    place, chance = replace(somewhere, in_parts=in_parts), random.Random(SEED)
+    publish(place)
+    ours, theirs = FORKS.Pipe()
+    reader = FORKS.Process(target=keep_reading, args=(place, theirs))
+    reader.start()
+    try:
+        for _ in range(KILLS):
+            kill_while_publishing(place, REFRESHES // KILLS + chance.randint(0, 1), chance)
+        ours.send("stop")
+        assert ours.poll(120)
+        told = ours.recv()
+    finally:
+        reader.kill()
+        reader.join()
+    assert isinstance(told, int), told
+    assert told > KILLS
+    # What was left behind is in nobody's way, and goes with the next editions.
+    for _ in range(KEEP + 1):
+        publish(place)
+    table = place.table
+    older = table.older()
+    assert len(older) == KEEP
+    files = [info.uri for info in table.store.list(f"s3://{place.bucket}/")]
+    current = table.current()
+    assert current is not None
+    named = [*(current.parts or [current.uri]), *(part for e in older for part in e.parts)]
+    assert {*named} <= {*files}
+    assert len(files) == len(named) + KEEP + bool(current.parts)
+
+
+def test_the_metadata_are_in_every_file(tmp_path: Path) -> None:
+    place = Place(tmp_path, "", "lake", in_parts=True)
+    for _ in range(3):
+        publish(place)
+    current = place.table.current()
+    assert current is not None
+    assert len(current.parts) == 4
+    for part in current.parts:
+        told = pq.read_metadata(io.BytesIO(place.table.store.get(part))).metadata
+        assert told[b"batchrec"] == b'{"edition": 3, "version": "v3"}'
