@@ -12,6 +12,7 @@ from typing import Any
 import boto3
 import pytest
 import yaml
+from botocore import xform_name
 from moto import mock_aws
 
 from batchrec_dagster.deployment import Deployment
@@ -204,3 +205,42 @@ def test_only_the_code_location_has_settings_and_credentials() -> None:
     assert having == ["code_location"]
     options: dict[str, Any] = COMPOSE["services"]["webserver"]["environment"]
     assert not any(key.startswith(("AWS_", "BATCHREC_")) for key in options)
+
+
+def aws_commands() -> list[tuple[str, str, set[str]]]:
+    """Service, operation and options of each `aws` command of docs/aws.md."""
+    page = (REPOSITORY / "docs" / "aws.md").read_text()
+    found = []
+    for block in re.findall(r"(?ms)^ *```\w*\n(.*?)^ *```$", page):
+        for command in re.findall(r"(?ms)^aws (\S+ \S+.*?)(?=^\w|\Z)", block.replace("\\\n", " ")):
+            service, operation = command.split()[:2]
+            outside = re.sub(r"(?s)\"\$\(.*?\)\"|'.*?'|\".*?\"", "VALUE", command)
+            found.append((service, operation, set(re.findall(r" --([\w-]+)", outside))))
+    return found
+
+
+def test_the_commands_of_the_page_are_aws_s() -> None:
+    """Each operation exists and has these options; `deploy` is the aws command's own."""
+    commands = aws_commands()
+    assert len(commands) > 10
+    session = boto3.Session(region_name=REGION)
+    for service, operation, options in commands:
+        own = {"output", "query", "region"}
+        if (service, operation) == ("cloudformation", "deploy"):
+            own |= {"stack-name", "template-file", "capabilities", "parameter-overrides"}
+        else:
+            client: Any = session._session.get_service_model(service.removesuffix("api"))
+            names = {xform_name(name, "-"): name for name in client.operation_names}
+            members = client.operation_model(names[operation]).input_shape.members
+            own |= {xform_name(member, "-") for member in members}
+        assert options <= own, f"aws {service} {operation}"
+
+
+def test_the_parameters_of_the_page_are_the_template_s() -> None:
+    page = (REPOSITORY / "docs" / "aws.md").read_text()
+    template = FILE.read_text()
+    declared = re.findall(
+        r"(?m)^  (\w+):\n    Type: (?:String|Number)\n    Default: \"?([^\"\n]*)", template
+    )
+    rows = re.findall(r"(?m)^\| `(\w+)` \| `?([\w.-]*)`? ?\|", page)
+    assert rows == declared
