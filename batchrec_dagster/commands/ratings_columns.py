@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from batchrec_dagster.commands.first_look import FirstLook
-from batchrec_dagster.pipeline.checks import EARLIEST
+from batchrec_dagster.pipeline.checks import CLOCK_SLACK, EARLIEST
 from batchrec_dagster.preparation import times
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.layout import EPOCH_UNITS, Column
@@ -88,9 +88,10 @@ def _is_time(look: FirstLook, name: str) -> bool:
         return False
     if forms[0] not in EPOCH_UNITS:
         return True
-    seconds = pl.select(times.seconds(pl.lit(cells), forms[0])).to_series()
-    low, high = int(seconds.min() or 0), int(seconds.max() or 0)  # type: ignore[arg-type]
-    return EARLIEST.timestamp() <= low and high <= datetime.now(UTC).timestamp() + 86_400
+    seconds = times.seconds(pl.lit(cells), forms[0])
+    tomorrow = int((datetime.now(UTC) + CLOCK_SLACK).timestamp())
+    plausible = seconds.is_between(int(EARLIEST.timestamp()), tomorrow).all()
+    return bool(pl.select(plausible).item())
 
 
 def time_format_of(look: FirstLook, column: Column) -> str | None:
@@ -122,7 +123,8 @@ def scale_of(look: FirstLook, columns: Mapping[str, Column]) -> tuple[float, flo
     numbers = numbers.filter(numbers.is_finite())
     if not len(numbers):
         return None
-    return float(str(numbers.min())), float(str(numbers.max()))
+    low, high = pl.select(low=pl.lit(numbers).min(), high=pl.lit(numbers).max()).row(0)
+    return low, high
 
 
 def liked(scale: tuple[float, float] | None) -> float | None:

@@ -143,7 +143,6 @@ def item(published: Published, item: str) -> Item | None:
             return None
         beside = _beside(_some_users(interactions, size), item)
     titles = published.titles([item, *(other for other, _ in beside)])
-    rank = shown.get_column("rank").mean()
     return Item(
         pipeline=published.pipeline,
         item=item,
@@ -153,7 +152,7 @@ def item(published: Published, item: str) -> Item | None:
         last=None if had["last"] is None else _time(had["last"]),
         in_lists=shown.height,
         lists=lists,
-        mean_rank=None if rank is None else float(str(rank)),
+        mean_rank=shown.select(pl.col("rank").mean()).item(),
         first_users=shown.select("user_id", "rank").head(FIRST_USERS).to_dicts(),
         neighbours=[Neighbour(other, titles.get(other), both) for other, both in beside],
         titles=bool(titles),
