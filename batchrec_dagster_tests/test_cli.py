@@ -90,6 +90,7 @@ def test_shells_complete_commands_and_the_pipelines_that_are_declared(
         lines = CliRunner(env=environment).invoke(main, prog_name="batchrec").output.split()
         return [line.removeprefix("plain,") for line in lines]
 
+    assert completed("batchrec new --ratings da") == ["file,da"]
     assert "show" in completed("batchrec sh")
     assert completed("batchrec show --pipeline ") == ["club", "shop"]
     assert completed("batchrec show --pipeline s") == ["shop"]

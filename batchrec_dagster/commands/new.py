@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchrec_dagster.commands.completion import files as files_that_begin
 from batchrec_dagster.commands.deployed import storage
 from batchrec_dagster.commands.project import (
     Project,
@@ -33,9 +34,15 @@ MOST_FILES = 20
     "--ratings",
     metavar="FILE",
     required=True,
+    shell_complete=files_that_begin,
     help="The ratings, orders or events: a file, a folder, a pattern, s3://… or https://…",
 )
-@click.option("--items", metavar="FILE", help="Titles, categories and numbers of the items.")
+@click.option(
+    "--items",
+    metavar="FILE",
+    shell_complete=files_that_begin,
+    help="Titles, categories and numbers of the items.",
+)
 @click.option("--user", metavar="COL", help="The column with the user's id.")
 @click.option("--item", metavar="COL", help="The column with the item's id.")
 @click.option("--time", metavar="COL", help="The column with the time.")
