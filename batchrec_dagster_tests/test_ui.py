@@ -58,6 +58,7 @@ def _declared(project: Project) -> dict[str, Any]:
         items={"source": str(items), "columns": columns},
         recommendations={"num_results": 5},
         segments={"items": ["1", "2"], "users_per_segment": 12},
+        sinks={"export": {"format": "csv"}},
     )
 
 

@@ -11,6 +11,8 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.pipeline.assets.preview import preview
+from batchrec_dagster.pipeline.assets.specs import RESULT
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint, sinks
 from batchrec_dagster.resources import StorageResource
 from batchrec_dagster.sinks import Counts, SinkError, SinkUnavailableError, dynamodb, postgres
@@ -146,6 +148,7 @@ class _Arguments(TypedDict):
     owners: list[str]
     description: str
     kinds: set[str]
+    tags: dict[str, str]
     code_version: str
 
 
@@ -157,6 +160,7 @@ def _described(pipeline: Pipeline, sink: dg.Model, description: str, kind: str) 
         "owners": pipeline.owners,
         "description": description,
         "kinds": {kind},
+        "tags": {"stage": RESULT},
         "code_version": f"{CODE_VERSION}-{fingerprint(sink)}",
     }
 
@@ -180,6 +184,7 @@ def _explained(context: dg.AssetExecutionContext, sink: str) -> Iterator[None]:
 def _result(counts: Counts, started: float, **told: Any) -> dg.MaterializeResult[None]:
     return dg.MaterializeResult(
         metadata={
+            "preview": preview(f"**{counts.rows:,} rows** for {counts.users:,} users are there."),
             "dagster/row_count": counts.rows,
             "users": counts.users,
             **told,
