@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from obstore.store import RetryConfig
 
 CHUNK = 8 * 1024 * 1024
+HOUR = 3600
+# How a put into a folder calls its file until it is whole.
+_STAGED = re.compile(r".+#\d+")
 # A night outlasts throttling, errors of the server and broken connections of some minutes.
 # Each pause is chosen at random, up to `base` times the last: with the usual 2 they do not grow.
 RETRIES: RetryConfig = {
@@ -231,6 +235,14 @@ class ObjectStore:
                 obstore.delete(store, key)
         except ObjectNotFoundError:
             pass
+
+    def tidy(self, folder: str) -> None:
+        """Remove what puts into the folder left that were killed more than an hour ago. In S3 a
+        lifecycle rule does that."""
+        path = self.local_path(folder)
+        for left in path.rglob("*#*") if path else ():
+            if _STAGED.fullmatch(left.name) and time.time() - left.stat().st_mtime > HOUR:
+                left.unlink(missing_ok=True)
 
     def local_path(self, uri: str) -> Path | None:
         """Where the object lies on this machine, or None when it is in S3."""

@@ -156,6 +156,8 @@ class PublishedTable:
         elif before is not None and before.parts:
             self.store.delete(self.manifest)
         self._prune(before, edition, keep)
+        for folder in (self.uri.rpartition("/")[0] + "/", self.history):
+            self.store.tidy(folder)
 
     def _keep(self, edition: Edition) -> None:
         kept = self.history + edition.name + (".json" if edition.parts else ".parquet")

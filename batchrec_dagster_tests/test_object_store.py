@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import boto3
@@ -56,6 +58,24 @@ def test_a_put_that_breaks_off_leaves_the_old_object(store: ObjectStore) -> None
         store.put("s3://local/a", broken())  # type: ignore[arg-type]
     assert store.get("s3://local/a") == b"old"
     assert [info.uri for info in store.list("s3://local/")] == ["s3://local/a"]
+
+
+def test_what_a_killed_put_left_is_removed_an_hour_later(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    """As its process is killed, a put leaves a file that no listing shows."""
+    names = ["a.parquet", "a.parquet#1", "a.parquet#2", "b/c.parquet#13", "b/no#1 of ours"]
+    folder = tmp_path / "folder/x"
+    (folder / "b").mkdir(parents=True)
+    old = time.time() - 2 * 3600
+    for name in names:
+        (folder / name).touch()
+        if name != "a.parquet#2":
+            os.utime(folder / name, (old, old))
+    store.tidy("s3://local/x/")
+    left = [name for name in names if (folder / name).exists()]
+    assert left == ["a.parquet", "a.parquet#2", "b/no#1 of ours"]
+    store.tidy("s3://local/nowhere/")
 
 
 def test_a_listing_goes_by_prefix_to_the_letter(store: ObjectStore) -> None:
