@@ -122,7 +122,7 @@ def test_a_run_above_its_budget_starts_nothing_and_says_the_numbers(
     assert check.metadata["estimated_usd"].value == pytest.approx(0.25, abs=0.01)
     said = why(result)
     assert "within_budget: about 0.25 USD at the most" in said
-    assert "of the 0.10 USD that budget.max_usd_per_run allows" in said
+    assert "budget.max_usd_per_run allows 0.10. Nothing was imported or trained" in said
     assert "training aws-popularity-count for 1.00 hours 0.24" in said
     assert "raise budget.max_usd_per_run" in said
     client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())

@@ -94,6 +94,14 @@ def estimate(
     return [*costs, recommendations_cost(pipeline.solution.recipe, _count_users(pipeline, storage))]
 
 
+def summary(costs: Sequence[Cost]) -> str:
+    """The sum and its parts, in words."""
+    return (
+        f"about {sum(cost.usd for cost in costs):,.2f} USD at the most, by the prices of"
+        f" {prices().as_of}: " + ", ".join(f"{cost.what} {cost.usd:,.2f}" for cost in costs)
+    )
+
+
 def within_budget(
     budget: Budget, costs: Sequence[Cost], personalize: PersonalizeResource
 ) -> list[Checked]:
@@ -102,11 +110,7 @@ def within_budget(
     if most is None:
         return []
     usd = sum(cost.usd for cost in costs)
-    found = (
-        f"about {usd:,.2f} USD at the most, by the prices of {prices().as_of}, of the"
-        f" {most:,.2f} USD that budget.max_usd_per_run allows: "
-        + ", ".join(f"{cost.what} {cost.usd:,.2f}" for cost in costs)
-    )
+    found = f"{summary(costs)}; budget.max_usd_per_run allows {most:,.2f}"
     if not personalize.on_aws:
         return [Checked("within_budget", passed=True, found=f"nothing here; on AWS {found}")]
     if passed := usd <= most:

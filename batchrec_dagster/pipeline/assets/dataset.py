@@ -25,7 +25,7 @@ from batchrec_dagster.pipeline.assets.new_rows import (
 from batchrec_dagster.pipeline.assets.preview import preview, table
 from batchrec_dagster.pipeline.assets.specs import MODEL, described
 from batchrec_dagster.pipeline.checks import published, specs
-from batchrec_dagster.pipeline.cost import estimate, import_cost, told, within_budget
+from batchrec_dagster.pipeline.cost import estimate, import_cost, summary, told, within_budget
 from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
@@ -123,6 +123,9 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             imports=sizes if new else [],
             data_version=version,
             dataset_group=group_name,
+        )
+        context.log.info(
+            f"{'' if personalize.on_aws else 'on AWS '}this run costs {summary(costs)}"
         )
         checks = within_budget(pipeline.budget, costs, personalize)
         if not all(check.passed for check in checks):
