@@ -16,7 +16,7 @@ from batchrec_dagster.preparation.local import opened
 from batchrec_dagster.preparation.opening import RawFile
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.prepare import prepare
-from batchrec_dagster.preparation.spark.task import SourceFile, SparkPreparationError, Task
+from batchrec_dagster.preparation.spark.task import SourceFile, Task
 
 LOG = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def on_spark(spark: SparkSession, files: Sequence[Path], layout: Layout, rules: 
         )
         try:
             done = prepare(spark, task, LOG)
-        except SparkPreparationError as error:
+        except PreparationError as error:
             return Outcome(error=str(error))
         return Outcome(
             target.read_bytes().decode(),

@@ -12,8 +12,9 @@ import polars as pl
 
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.layout import Column
+from batchrec_dagster.preparation.locating import locate
 from batchrec_dagster.preparation.opening import Opened
-from batchrec_dagster.preparation.table import FLAW, ROW, TEXT, locate, typed_cells
+from batchrec_dagster.preparation.table import FLAW, ROW, TEXT, typed_cells
 
 DELIMITERS = ("::", "\t", ",", ";", "|")
 _BEYOND = "beyond"

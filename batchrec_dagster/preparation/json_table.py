@@ -13,8 +13,9 @@ from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.json_decoding import Decoding
 from batchrec_dagster.preparation.json_lines import LOOKED_AT, NOT_AN_OBJECT, parse
 from batchrec_dagster.preparation.layout import Column
+from batchrec_dagster.preparation.locating import locate
 from batchrec_dagster.preparation.opening import Opened
-from batchrec_dagster.preparation.table import ROW, TEXT, locate, typed_cells
+from batchrec_dagster.preparation.table import ROW, TEXT, typed_cells
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import polars as pl
 
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.layout import Column
+from batchrec_dagster.preparation.locating import locate, setting
 from batchrec_dagster.preparation.opening import Opened
-from batchrec_dagster.preparation.table import FLAW, ROW, TEXT, locate, setting
+from batchrec_dagster.preparation.table import FLAW, ROW, TEXT
 
 
 @dataclass(frozen=True)

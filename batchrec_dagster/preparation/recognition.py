@@ -17,13 +17,14 @@ from batchrec_dagster.preparation.csv_table import DELIMITERS, CsvTable
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.json_table import JsonTable
 from batchrec_dagster.preparation.layout import Column, Encoding, Format, Layout
+from batchrec_dagster.preparation.locating import locate
 from batchrec_dagster.preparation.names import recognise
 from batchrec_dagster.preparation.opening import Opened
 from batchrec_dagster.preparation.parquet_table import ParquetTable
 from batchrec_dagster.preparation.rows import named_column, typed
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sql import FilterError, check_types, filter_columns
-from batchrec_dagster.preparation.table import Table, locate
+from batchrec_dagster.preparation.table import Table
 
 _AnyTable = CsvTable | JsonTable | ParquetTable
 

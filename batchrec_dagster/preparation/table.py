@@ -7,7 +7,6 @@ from typing import Protocol
 
 import polars as pl
 
-from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.opening import Opened
 
@@ -43,31 +42,3 @@ def typed_cells(
     """`Table.typed` by way of the cells; a row with a flaw is one without a user."""
     good = cells.with_columns(pl.when(pl.col(FLAW).is_null()).then(pl.col("user")).alias("user"))
     return good.select(pl.col(role).cast(types.get(role, pl.String())) for role in wanted)
-
-
-def locate(
-    wanted: Mapping[str, Column], columns: Sequence[str], name: str, hint: str = ""
-) -> dict[str, int]:
-    """Where each wanted column is, from 0."""
-    found = {}
-    for role, column in wanted.items():
-        if isinstance(column, int):
-            if column > len(columns):
-                raise PreparationError(
-                    f"{name}: {setting(role)} is column {column}, but line 1 has"
-                    f" {len(columns)}{hint}"
-                )
-            found[role] = column - 1
-        elif column not in columns:
-            raise PreparationError(
-                f"{name} has no column {column!r} ({setting(role)}); it has:"
-                f" {', '.join(columns)}{hint}"
-            )
-        else:
-            found[role] = list(columns).index(column)
-    return found
-
-
-def setting(role: str) -> str:
-    """What names the column in the declaration."""
-    return "interactions.filter" if role.startswith("filter ") else f"ratings.columns.{role}"

@@ -21,8 +21,10 @@ SCRIPT = Path(spark_package).with_name("job.py")
 MODULES = (
     "__init__.py",
     "preparation/__init__.py",
+    "preparation/errors.py",
     "preparation/json_lines.py",
     "preparation/layout.py",
+    "preparation/locating.py",
     "preparation/rules.py",
 )
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from batchrec_dagster.preparation.spark.task import SourceFile, SparkPreparationError
+from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.spark.task import SourceFile
 
 CHUNK = 64 * 1024
 # More than any header; a line that is longer is no line.
@@ -40,11 +41,11 @@ class Files:
 
     def inputs(self, files: Sequence[SourceFile]) -> list[Input]:
         """The files that are not empty; compressed ones unpacked into the work folder, so that
-        they can be read in parts. Raises SparkPreparationError."""
+        they can be read in parts. Raises PreparationError."""
         found = [self._input(number, file) for number, file in enumerate(files)]
         filled = [file for file in found if file is not None]
         if not filled:
-            raise SparkPreparationError(f"{files[0].name} is empty")
+            raise PreparationError(f"{files[0].name} is empty")
         return filled
 
     def first_line(self, file: Input) -> bytes:
@@ -99,11 +100,11 @@ class Files:
             start = bytes(stream.readNBytes(4))
             stream.close()
         except Exception as error:
-            raise SparkPreparationError(f"{file.name} cannot be read: {_reason(error)}") from error
+            raise PreparationError(f"{file.name} cannot be read: {_reason(error)}") from error
         if start[:2] in UTF16:
-            raise SparkPreparationError(f"{file.name} is in UTF-16: save it as UTF-8")
+            raise PreparationError(f"{file.name} is in UTF-16: save it as UTF-8")
         if start == ZIP:
-            raise SparkPreparationError(
+            raise PreparationError(
                 f"{file.name} is a zip archive: name a file in it, ARCHIVE.zip!/path/in/it.csv"
             )
         uri = file.uri
@@ -111,7 +112,7 @@ class Files:
             uri = f"{self.work}/unpacked/{number}.plain"
             self._unpack(file, uri, gzip=start[:2] == GZIP)
         elif status.getPath().getName().startswith(("_", ".")):
-            raise SparkPreparationError(
+            raise PreparationError(
                 f"{file.name}: Spark passes over names that begin with _ or .: rename the file"
             )
         system, path = self._locate(uri)
@@ -136,7 +137,7 @@ class Files:
             source.close()
             stream.close()
         except Exception as error:
-            raise SparkPreparationError(
+            raise PreparationError(
                 f"{file.name} is damaged ({_reason(error)}): get it again"
             ) from error
 

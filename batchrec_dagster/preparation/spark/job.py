@@ -17,9 +17,10 @@ from dagster_pipes import (
 )
 from pyspark.sql import SparkSession
 
+from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.spark.prepare import prepare
 from batchrec_dagster.preparation.spark.session import local_session
-from batchrec_dagster.preparation.spark.task import SparkPreparationError, Task
+from batchrec_dagster.preparation.spark.task import Task
 
 # Seconds between two messages' files in S3.
 INTERVAL = 3
@@ -32,7 +33,7 @@ def main() -> None:
         spark = local_session(**local) if local else SparkSession.builder.getOrCreate()
         try:
             done = prepare(spark, task, pipes.log)
-        except SparkPreparationError as error:
+        except PreparationError as error:
             pipes.report_custom_message({"error": str(error)})
             raise
         pipes.report_custom_message({"done": done.to_json()})

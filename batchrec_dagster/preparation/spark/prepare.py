@@ -10,6 +10,7 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
+from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.preparation.spark import rows, times
 from batchrec_dagster.preparation.spark.files import Files
@@ -17,7 +18,7 @@ from batchrec_dagster.preparation.spark.keeping import Keeping
 from batchrec_dagster.preparation.spark.lines import ROW, TEXT
 from batchrec_dagster.preparation.spark.rows import FORM, PROBLEM, REASON, SECONDS
 from batchrec_dagster.preparation.spark.tables import BROKEN_QUOTES, Table, read_table
-from batchrec_dagster.preparation.spark.task import Done, SparkPreparationError, Task
+from batchrec_dagster.preparation.spark.task import Done, Task
 
 EXAMPLES = 5
 SHOWN = 200
@@ -34,7 +35,7 @@ SETTINGS = {
 
 
 def prepare(spark: SparkSession, task: Task, log: logging.Logger) -> Done:
-    """Write the CSV. Raises SparkPreparationError."""
+    """Write the CSV. Raises PreparationError."""
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
     files = Files(spark, task.work)
@@ -136,7 +137,7 @@ def _timestamp_unit(table: Table, parsed: DataFrame, declared: str) -> str:
     )
     if len(found) > 1:
         (_, form, _), (row, other, timestamp) = found[:2]
-        raise SparkPreparationError(
+        raise PreparationError(
             f"{table.place(row)}: the timestamp {timestamp!r} is {_spoken(other)}, those before it"
             f" are {_spoken(form)}; mend the file, or set ratings.timestamp_unit when all of them"
             " are to be read as one"
@@ -152,11 +153,11 @@ def _spoken(form: str) -> str:
 def _look_at_bad(
     table: Table, timed: DataFrame, bad: dict[str, tuple[int, int]], task: Task, rows_read: int
 ) -> list[str]:
-    """The first bad rows in words. Raises SparkPreparationError when there may be none."""
+    """The first bad rows in words. Raises PreparationError when there may be none."""
     if not rows_read:
-        raise SparkPreparationError(f"{table.files[0].name} has a header and no rows")
+        raise PreparationError(f"{table.files[0].name} has a header and no rows")
     if BROKEN_QUOTES in bad:
-        raise SparkPreparationError(
+        raise PreparationError(
             f'{table.place(bad[BROKEN_QUOTES][1])}: a field that starts with " does not end with'
             ' one; write "" for a quote inside such a field, or set ratings.quotes: false when'
             " quotes mean nothing in this file"
@@ -177,12 +178,12 @@ def _look_at_bad(
     ]
     total = sum(count for count, _ in bad.values())
     if task.rules.on_bad_rows == "fail":
-        raise SparkPreparationError(
+        raise PreparationError(
             f"{examples[0]} ({total:,} such rows); mend the file, or leave such rows out with"
             " ratings.on_bad_rows: skip"
         )
     if total == rows_read:
-        raise SparkPreparationError(f"there is no row that can be read; {examples[0]}")
+        raise PreparationError(f"there is no row that can be read; {examples[0]}")
     return examples
 
 

@@ -8,6 +8,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812
 
+from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.layout import Column as LayoutColumn
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
@@ -15,7 +16,6 @@ from batchrec_dagster.preparation.spark import times
 from batchrec_dagster.preparation.spark.lines import ROW
 from batchrec_dagster.preparation.spark.sql import for_spark
 from batchrec_dagster.preparation.spark.tables import FLAW
-from batchrec_dagster.preparation.spark.task import SparkPreparationError
 
 SECONDS, PROBLEM, REASON, FORM = "seconds", "problem", "reason", "form"
 MAX_ID_LENGTH = 256
@@ -104,7 +104,7 @@ def _filtered(cells: DataFrame, layout: Layout, rules: Rules) -> DataFrame:
     except AnalysisException as error:
         # Polars' SQL has functions that Spark's has not, or calls otherwise.
         reason = str(error).partition("\n")[0]
-        raise SparkPreparationError(f"interactions.filter is not for Spark: {reason}") from error
+        raise PreparationError(f"interactions.filter is not for Spark: {reason}") from error
 
 
 def _typed(text: Column, kind: str) -> Column:

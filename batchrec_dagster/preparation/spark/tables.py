@@ -11,14 +11,15 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 from pyspark.sql import types as T  # noqa: N812
 
+from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.json_lines import LOOKED_AT, NOT_AN_OBJECT, parse
 from batchrec_dagster.preparation.layout import Column as LayoutColumn
 from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.locating import locate, setting
 from batchrec_dagster.preparation.spark import json_cells
 from batchrec_dagster.preparation.spark.csv_cells import BEYOND, CELLS, MISQUOTED, Splitting
 from batchrec_dagster.preparation.spark.files import Files, Input
 from batchrec_dagster.preparation.spark.lines import FILE, LINE, ROW, TEXT, Lines, read_lines
-from batchrec_dagster.preparation.spark.task import SparkPreparationError
 from batchrec_dagster.preparation.spark.times import DATETIME
 
 FLAW = " flaw"
@@ -42,7 +43,7 @@ class Table:
 def read_table(
     spark: SparkSession, files: Files, inputs: Sequence[Input], layout: Layout, roles: Roles
 ) -> Table:
-    """The rows of the files; `roles` goes from role to column. Raises SparkPreparationError."""
+    """The rows of the files; `roles` goes from role to column. Raises PreparationError."""
     if layout.format == "parquet":
         return _parquet(spark, inputs, layout, roles)
     if layout.format == "json":
@@ -60,8 +61,9 @@ def _csv(
     mark = splitting.opens(F.col("value")) if splitting.understands_quotes else None
     lines = read_lines(spark, inputs, layout.encoding, mark)
     headers = [_first_line(files, file, layout, lines) for file in inputs]
+    read = f" (read with the delimiter {layout.delimiter!r})"
     places = [
-        locate(roles, names, file, layout) for names, file in zip(headers, inputs, strict=True)
+        locate(roles, names, file.name, read) for names, file in zip(headers, inputs, strict=True)
     ]
     width = _by_file([len(names) for names in headers])
     frame = lines.frame.filter(F.col(LINE) > 0) if layout.has_header else lines.frame
@@ -98,7 +100,7 @@ def _first_line(files: Files, file: Input, layout: Layout, lines: Lines) -> list
     encoding = lines.encodings[file.name]
     text = files.first_line(file).decode(encoding, "replace").removeprefix("\ufeff")
     if not text.strip():
-        raise SparkPreparationError(f"{file.name} is empty or starts with an empty line")
+        raise PreparationError(f"{file.name} is empty or starts with an empty line")
     if layout.delimiter == "::" or not layout.quoted:
         fields = text.split(layout.delimiter)
     else:
@@ -117,10 +119,10 @@ def _json(lines: Lines, inputs: Sequence[Input], roles: Roles) -> Table:
             name for row in looked_at.select(TEXT).collect() for name in parse(row[0]) or ()
         )
         if not names:
-            raise SparkPreparationError(
+            raise PreparationError(
                 f"{file.name}, line 1: {NOT_AN_OBJECT}; ratings.format json wants one a line"
             )
-        locate(roles, list(names), file)
+        locate(roles, list(names), file.name)
     cells = json_cells.cells(F.col(TEXT), [str(name) for name in roles.values()])
     read = frame.withColumn(CELLS, cells)
     return Table(
@@ -146,7 +148,7 @@ def _parquet(spark: SparkSession, inputs: Sequence[Input], layout: Layout, roles
     parts = []
     for number, frame in read.items():
         file = inputs[number]
-        locate(roles, frame.columns, file)
+        locate(roles, frame.columns, file.name)
         cells = {
             role: _text(frame.schema[str(name)], role, file, layout) for role, name in roles.items()
         }
@@ -175,7 +177,7 @@ def _text(field: T.StructField, role: str, file: Input, layout: Layout) -> Colum
     elif role in ("user", "item") and isinstance(kind, (T.FloatType, T.DoubleType)):
         wanted = "ids as text or whole numbers"
     if wanted is not None:
-        raise SparkPreparationError(
+        raise PreparationError(
             f"{file.name}: {field.name!r} ({setting(role)}) is of type {kind.simpleString()}; write"
             f" the file with {wanted}"
         )
@@ -187,35 +189,6 @@ def _text(field: T.StructField, role: str, file: Input, layout: Layout) -> Colum
         second = F.lit(1_000_000_000)
         return F.call_function("div", column - F.pmod(column, second), second).cast("string")
     return column.cast("string")
-
-
-def locate(
-    roles: Roles, columns: Sequence[str], file: Input, layout: Layout | None = None
-) -> dict[str, int]:
-    """Where each role's column is, from 0."""
-    hint = "" if layout is None else f" (read with the delimiter {layout.delimiter!r})"
-    found = {}
-    for role, column in roles.items():
-        if isinstance(column, int):
-            if column > len(columns):
-                raise SparkPreparationError(
-                    f"{file.name}: {setting(role)} is column {column}, but line 1 has"
-                    f" {len(columns)}{hint}"
-                )
-            found[role] = column - 1
-        elif column not in columns:
-            raise SparkPreparationError(
-                f"{file.name} has no column {column!r} ({setting(role)}); it has:"
-                f" {', '.join(columns)}{hint}"
-            )
-        else:
-            found[role] = list(columns).index(column)
-    return found
-
-
-def setting(role: str) -> str:
-    """What names the column in the declaration."""
-    return "interactions.filter" if role.startswith("filter ") else f"ratings.columns.{role}"
 
 
 def _by_file(values: Sequence[int]) -> Column:

@@ -10,10 +10,6 @@ from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import Rules
 
 
-class SparkPreparationError(Exception):
-    """The files cannot be used; one line that names file, line or setting, and the mend."""
-
-
 @dataclass(frozen=True)
 class SourceFile:
     """A file that Spark can reach by its URI; `name` is what messages call it."""
