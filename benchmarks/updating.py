@@ -1,9 +1,10 @@
 """What trainingMode UPDATE saves, and what it loses: beside a full training on the same data.
 
-    python benchmarks/updating.py [--interactions 855000] [--growth 0.1]
+    python benchmarks/updating.py [--folds 5] [--data FOLDER] [--only SET] [--growth 0.1]
 
-The newest of generated interactions come after the first training. Of all users a tenth is kept
-from every training, and their newest are looked for: by the model before, updated, trained in full.
+The newest of the interactions come after the first training. Of all users a tenth is kept from
+every training, another in each fold, and their newest are looked for: by the model before, updated,
+trained in full. The sets are those of quality.py, and a generated one of HetRec's shape.
 """
 
 from __future__ import annotations
@@ -11,20 +12,25 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from generated import Size, blocks
-from report import RESULTS, table, write
+from quality import data_sets, folds
+from report import RESULTS, ROOT, table, write
 
 from batchrec_dagster.local_personalize.learning.evaluation import evaluate
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.model import UserModel
-from batchrec_dagster.local_personalize.learning.split import split
+from batchrec_dagster.local_personalize.learning.split import Split
 from batchrec_dagster.local_personalize.learning.training import train
 
 RECIPE = "aws-user-personalization"
+UPDATED, FULL = "updated", "trained in full"
+GENERATED = Size(855_000, 2_113, 10_000)
 
 
 def only(data: Interactions, rows: np.ndarray) -> Interactions:
@@ -41,49 +47,75 @@ def only(data: Interactions, rows: np.ndarray) -> Interactions:
     )
 
 
-def main() -> None:
-    """Train, grow, update, train in full; print and write what each took and found."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--interactions", type=int, default=855_000)
-    parser.add_argument("--users", type=int, default=2_113)
-    parser.add_argument("--items", type=int, default=10_000)
-    parser.add_argument("--growth", type=float, default=0.1, help="share that is new")
-    parser.add_argument("--out", type=Path, default=RESULTS / "updating.json")
-    asked = parser.parse_args()
-    size = Size(asked.interactions, asked.users, asked.items)
-    held_out = split(Interactions.from_frame(pl.concat(blocks(size))), seed=9)
-    assert held_out is not None
+def compared(held_out: Split, growth: float) -> Iterator[tuple[str, float, np.ndarray]]:
+    """Each model's name, seconds of training and NDCG at 25 of the held-out users."""
     now = held_out.train
-    old = now.timestamps < np.quantile(now.timestamps, 1 - asked.growth)
+    old = only(now, now.timestamps < np.quantile(now.timestamps, 1 - growth))
     everything = only(now, np.ones(len(now), bool))
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for what, data, previous in (
-            ("before", only(now, old), None),
-            ("updated", everything, Path(folder) / "before"),
-            ("trained in full", everything, None),
+        for name, data, previous in (
+            ("before", old, None),
+            (UPDATED, everything, Path(folder)),
+            (FULL, everything, None),
         ):
             began = time.perf_counter()
             model = train(RECIPE, data, {}, previous=previous).model
             seconds = time.perf_counter() - began
             assert isinstance(model, UserModel)
-            if what == "before":
-                model.save(Path(folder) / what)
-            ndcg = float(evaluate(model, held_out).ndcg().mean())
-            rows.append(
-                {"model": what, "interactions": len(data), "seconds": seconds, "ndcg": ndcg}
-            )
-    cells = [
+            if name == "before":
+                model.save(Path(folder))
+            yield name, seconds, evaluate(model, held_out).ndcg()
+
+
+def over_folds(data: Interactions, count: int, growth: float) -> dict[str, Any]:
+    """Mean seconds and NDCG of each model, and what an update's is more than a full training's."""
+    seconds: dict[str, list[float]] = {}
+    users: dict[str, list[np.ndarray]] = {}
+    for held_out in folds(data, count):
+        for name, spent, ndcg in compared(held_out, growth):
+            seconds.setdefault(name, []).append(spent)
+            users.setdefault(name, []).append(ndcg)
+    difference = np.concatenate(users[UPDATED]) - np.concatenate(users[FULL])
+    return {
+        "seconds": {name: float(np.mean(spent)) for name, spent in seconds.items()},
+        "ndcg": {name: float(np.concatenate(parts).mean()) for name, parts in users.items()},
+        "update_over_full": float(np.sum(seconds[UPDATED]) / np.sum(seconds[FULL])),
+        "update_less_full": float(difference.mean()),
+        "standard_error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
+    }
+
+
+def lines(found: dict[str, Any]) -> list[dict[str, str]]:
+    """One data set's numbers for reading."""
+    return [
         {
-            "model": str(row["model"]),
-            "interactions": f"{row['interactions']:,}",
-            "seconds": f"{row['seconds']:.2f}",
-            "NDCG@25": f"{row['ndcg']:.4f}",
+            "model": name,
+            "seconds": f"{seconds:.2f}",
+            "NDCG@25": f"{found['ndcg'][name]:.4f}",
+            "less full": f"{found['update_less_full']:+.4f}" if name == UPDATED else "",
+            "± SE": f"{found['standard_error']:.4f}" if name == UPDATED else "",
         }
-        for row in rows
+        for name, seconds in found["seconds"].items()
     ]
-    print(table("an update beside a full training", cells))
-    write(asked.out, {"rows": rows, "update_over_full": rows[1]["seconds"] / rows[2]["seconds"]})
+
+
+def main() -> None:
+    """Train, grow, update, train in full; print and write what each took and found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--folds", type=int, default=5, choices=range(1, 11), metavar="1-10")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--only", help="one data set, by name")
+    parser.add_argument("--growth", type=float, default=0.1, help="share that is new")
+    parser.add_argument("--out", type=Path, default=RESULTS / "updating.json")
+    asked = parser.parse_args()
+    results = {}
+    for name, frame in [*data_sets(asked.data.resolve()), ("generated", None)]:
+        if asked.only in (None, name):
+            rows = pl.concat(blocks(GENERATED)) if frame is None else frame
+            found = over_folds(Interactions.from_frame(rows), asked.folds, asked.growth)
+            print(table(f"\n{name}: an update beside a full training", lines(found)), flush=True)
+            results[name] = found
+    write(asked.out, {"folds": asked.folds, "growth": asked.growth, "data_sets": results})
 
 
 if __name__ == "__main__":
