@@ -25,6 +25,8 @@ BETWEEN = 2
 # Where there is no room for all, columns that are not cut, such as ids, get so much; the others at
 # least so much.
 MOST_KEPT, LEAST_CUT = 20, 5
+# What a text that may be cut asks for at most, when the room is shared.
+MOST_ASKED = 40
 
 # Control, format, surrogate and private characters, separators of lines and of paragraphs; of
 # these a zero-width joiner holds emoji and Persian words together.
@@ -93,7 +95,7 @@ def _beside(sections: Sequence[Section], width: int | None) -> RenderableType:
         return Group(*spaced[1:])
     grid = Table.grid(padding=(0, BETWEEN, 0, 0))
     room = width - BETWEEN * (len(sections) - 1)
-    wanted = [sum(_widths(section, None)) for section in sections]
+    wanted = [sum(min(each, MOST_ASKED) for each in _widths(one, None)) for one in sections]
     grid.add_row(
         *(
             _table(section, room * own // sum(wanted))
@@ -146,8 +148,9 @@ def _widths(section: Section, room: int | None) -> list[int]:
     left = room - len(needed)
     flexible = [place for place, column in enumerate(section.columns) if column.cut]
     left -= sum(width for place, width in enumerate(kept) if place not in flexible)
-    wanted = sum(needed[place] for place in flexible)
+    # A single endless text does not take all the room from the others.
+    asked = {place: min(needed[place], MOST_ASKED) for place in flexible}
     for place in flexible:
-        share = needed[place] if wanted <= left else left * needed[place] // wanted
-        kept[place] = max(share, LEAST_CUT)
+        share = left * asked[place] // sum(asked.values())
+        kept[place] = max(min(share, needed[place]), LEAST_CUT)
     return kept
