@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -13,10 +14,14 @@ import boto3
 import pytest
 import yaml
 from botocore import xform_name
+from dagster_aws.pipes.clients import glue as pipes_glue
 from moto import mock_aws
 
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline import messages
+from batchrec_dagster.resources import spark
 from batchrec_dagster.resources.spark import GLUE_VERSION
+from batchrec_dagster.sinks import dynamodb
 from batchrec_dagster_tests.support import REPOSITORY
 from batchrec_dagster_tests.template import (
     ACCOUNT,
@@ -152,6 +157,29 @@ def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
         assert not [action for action in actions(statement) if "*" in action]
         if any(action.startswith("s3:") for action in actions(statement)):
             assert statement["Resource"].startswith(f"arn:aws:s3:::{BUCKET}")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "policy", "sources"),
+    [
+        ("DynamoTable", "RunnerTablePolicy", [dynamodb]),
+        ("AlertEmail", "RunnerAlertPolicy", [messages]),
+        ("Glue", "RunnerGluePolicy", [spark, pipes_glue]),
+    ],
+)
+def test_what_may_be_added_allows_the_calls_of_the_code(
+    parameter: str, policy: str, sources: list[Any]
+) -> None:
+    """The stack makes the Glue job, so that the runner creates none."""
+    text = "".join(inspect.getsource(source) for source in sources)
+    called = set(re.findall(r"(?:client|glue|sns)\.([a-z]+_[a-z_]+|publish)\(", text)) - {
+        "create_job"
+    }
+    (statement,) = stack(**{parameter: EVERYTHING[parameter]})[policy]["PolicyDocument"][
+        "Statement"
+    ]
+    allowed = {xform_name(action.partition(":")[2]) for action in actions(statement)}
+    assert allowed == called
 
 
 def test_each_service_is_pinned_unprivileged_watched_and_only_heard_here() -> None:

@@ -30,6 +30,7 @@ from batchrec_dagster_tests.s3_server import OWNER, READER, STRANGER, S3Server, 
 from batchrec_dagster_tests.template import ACCOUNT, BUCKET, REGION, stack
 
 SERVICE = "personalize.amazonaws.com"
+LACKS: set[str] = set()
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/Personalize"
 
 
@@ -79,7 +80,7 @@ def test_all_is_well_on_this_machine(home: dict[str, str], tmp_path: Path) -> No
     found = {each["check"]: each for each in json.loads(as_json.output)}
     assert found.keys() >= {
         *("settings", "dagster home", "dagster storage", "home", "embedded personalize", "disk"),
-        *("storage write", "storage list", "storage read", "storage delete"),
+        *("storage write", "storage lease", "storage list", "storage read", "storage delete"),
     }
     assert found["dagster storage"]["message"] == "0 runs in SqliteRunStorage"
     assert [path for path in (tmp_path / "home/storage").rglob("*") if path.is_file()] == []
@@ -234,6 +235,8 @@ def account(
                     made: Any = personalize.client
                 else:
                     made = real(deployment, service)
+                # moto works out no policies.
+                made.meta.events.register("before-call.iam.SimulatePrincipalPolicy", worked_out)
                 for operation in ("ListServiceQuotas", *refuse):  # moto has no quotas
                     made.meta.events.register(f"before-call.*.{operation}", denied)
                 return made
@@ -249,6 +252,16 @@ def account(
             return by_check(aws.aws_findings(Deployment.from_environment(environment)))
 
         yield examined
+
+
+def worked_out(params: Any, **_: Any) -> Any:
+    """What IAM says of the role: it may do all but what is in LACKS."""
+    asked = [value for key, value in params["body"].items() if key.startswith("ActionNames")]
+    results = [
+        {"EvalActionName": each, "EvalDecision": "implicitDeny" if each in LACKS else "allowed"}
+        for each in asked
+    ]
+    return SimpleNamespace(status_code=200), {"EvaluationResults": results}
 
 
 def denied(model: Any, **_: Any) -> None:
@@ -268,6 +281,9 @@ def test_an_account_made_by_the_template_is_well(
 def test_what_may_not_be_looked_at_is_unknown_with_the_permission(
     account: Callable[..., dict[str, Finding]],
 ) -> None:
+    role = account(refuse=("SimulatePrincipalPolicy",))["role in storage"]
+    assert role.status == "unknown"
+    assert f"iam:SimulatePrincipalPolicy on {ROLE}" in role.mend
     found = account(refuse=("GetRole", "GetBucketPolicy", "ListSchemas"))
     for check, said in (
         ("role", f"iam:GetRole on {ROLE}"),
@@ -312,6 +328,15 @@ def test_a_role_or_a_bucket_that_does_not_trust_personalize_fails(
     found = account()
     assert found["role"].message == f"{SERVICE} may not assume {ROLE}"
     assert "s3:ListBucket, s3:GetObject, s3:PutObject" in found["bucket policy"].message
+
+
+def test_a_role_that_may_not_write_fails(
+    account: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchrec_dagster_tests.test_doctor.LACKS", {"s3:PutObject"})
+    found = account()["role in storage"]
+    assert found.message == f"{ROLE} may not s3:PutObject"
+    assert f"on arn:aws:s3:::{BUCKET}" in found.mend
 
 
 @pytest.mark.parametrize("region", ["", "mars-north-1"])

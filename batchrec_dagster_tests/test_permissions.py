@@ -42,6 +42,7 @@ BESIDE = {
     "s3:AbortMultipartUpload": "an upload that breaks off is cleared away",
     "s3:GetBucketPolicy": "batchrec doctor",
     "iam:GetRole": "batchrec doctor",
+    "iam:SimulatePrincipalPolicy": "batchrec doctor",
     "servicequotas:ListServiceQuotas": "batchrec doctor",
 }
 STEPS = (

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import click
 
 MARKS = {"ok": "ok", "warning": "warning", "unknown": "unknown", "failed": "FAILED"}
@@ -35,15 +32,11 @@ def doctor(context: click.Context, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from dotenv import dotenv_values
-
+    from batchrec_dagster.commands.deployed import environment
     from batchrec_dagster.doctor import examine
 
-    # As Dagster does in this folder.
-    told = {name: value for name, value in dotenv_values(Path(".env")).items() if value is not None}
-    os.environ.update(told)
     found = []
-    for finding in examine(os.environ):
+    for finding in examine(environment()):
         found.append(finding)
         if not as_json:
             click.echo(f"{MARKS[finding.status]:8} {finding.check:22} {finding.message}")

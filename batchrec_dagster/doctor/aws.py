@@ -111,12 +111,47 @@ def _role(deployment: Deployment) -> Iterator[Finding]:
         )
     else:
         yield ok(check, f"{SERVICE} may assume {role}")
+    yield _role_in_storage(deployment)
+
+
+def _role_in_storage(deployment: Deployment) -> Finding:
+    """What the role's policies let it do in the bucket, as IAM works it out."""
+    check, role = "role in storage", deployment.role_arn
+    arn, objects = _places(deployment)
+
+    def may(actions: list[str], resource: str) -> list[str]:
+        answer = client(deployment, "iam").simulate_principal_policy(
+            PolicySourceArn=role, ActionNames=actions, ResourceArns=[resource]
+        )
+        results = answer["EvaluationResults"]
+        return [each["EvalActionName"] for each in results if each["EvalDecision"] != "allowed"]
+
+    def look() -> list[str]:
+        return may(["s3:GetObject", "s3:PutObject"], objects) + may(["s3:ListBucket"], arn)
+
+    missing = _looked(check, look, "iam:SimulatePrincipalPolicy", role)
+    if isinstance(missing, Finding):
+        return missing
+    if missing:
+        return failed(
+            check,
+            f"{role} may not {', '.join(missing)}",
+            f"allow it {' and '.join(missing)} on {arn} and {deployment.storage.rstrip('/')}/*",
+        )
+    return ok(check, f"{role} may list, read and write {deployment.storage}")
+
+
+def _places(deployment: Deployment) -> tuple[str, str]:
+    """The bucket, and an object that a batch job writes, as policies name them."""
+    bucket, prefix = split_uri(deployment.storage)
+    folder = f"{prefix.rstrip('/')}/" if prefix else ""
+    return f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/{folder}doctor/curated/x"
 
 
 def _bucket_policy(deployment: Deployment) -> Finding:
     check = "bucket policy"
-    bucket, prefix = split_uri(deployment.storage)
-    arn = f"arn:aws:s3:::{bucket}"
+    bucket, _ = split_uri(deployment.storage)
+    arn, objects = _places(deployment)
 
     def look() -> Any:
         return client(deployment, "s3").get_bucket_policy(Bucket=bucket)["Policy"]
@@ -124,7 +159,6 @@ def _bucket_policy(deployment: Deployment) -> Finding:
     found = _looked(check, look, "s3:GetBucketPolicy", arn)
     if isinstance(found, Finding) and "NoSuchBucketPolicy" not in found.message:
         return found
-    objects = f"{arn}/{prefix.rstrip('/')}/x".replace("//", "/")
     wanted = [("s3:ListBucket", arn), ("s3:GetObject", objects), ("s3:PutObject", objects)]
     policy = {} if isinstance(found, Finding) else _document(found)
     account = deployment.role_arn.split(":")[4]
@@ -133,7 +167,7 @@ def _bucket_policy(deployment: Deployment) -> Finding:
         return failed(
             check,
             f"the policy of {bucket} does not allow {SERVICE} {', '.join(missing)}",
-            f"allow it {' and '.join(missing)} on {arn} and {arn}/{prefix.rstrip('/')}/*"
+            f"allow it {' and '.join(missing)} on {arn} and {deployment.storage.rstrip('/')}/*"
             " (deploy/batchrec.yaml has such a policy)",
         )
     return ok(check, f"{SERVICE} may list, read and write {deployment.storage}")

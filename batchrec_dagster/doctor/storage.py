@@ -34,8 +34,18 @@ def storage_findings(deployment: Deployment) -> Iterator[Finding]:
 def _objects(storage: StorageResource) -> Iterator[Finding]:
     """Writes a small object, looks at it and removes it, as a pipeline would."""
     uri = storage.uri(f"doctor/{uuid.uuid4().hex}")
+
+    def lease() -> None:
+        """By an object that only one can create."""
+        if storage.store.create(uri, b"x"):
+            raise StorageError(
+                f"{uri} was created though it was there; use a storage that knows If-None-Match:"
+                " without it two runs at once do the same work"
+            )
+
     steps: dict[str, Callable[[], object]] = {
         "write": lambda: storage.store.put(uri, b"x"),
+        "lease": lease,
         "list": lambda: storage.store.list(uri),
         "read": lambda: storage.store.get(uri),
         "delete": lambda: storage.store.delete(uri),
