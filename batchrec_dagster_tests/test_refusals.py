@@ -1,0 +1,110 @@
+"""What is said when AWS refuses a call, by the error that it answers with."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from typing import Any
+
+import boto3
+import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
+from botocore.exceptions import ClientError
+
+from batchrec_dagster.permissions import explain_refusals, role_trouble
+
+GROUP = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop"
+TOLD = "User: arn:aws:iam::1:user/me is not authorized to perform: "
+
+
+class Body(BytesIO):
+    def stream(self, **_: Any) -> Any:
+        yield self.read()
+
+
+def refused(code: str, message: str, operation: str, **arguments: Any) -> str:
+    """What the error of a client says that gets this answer."""
+    client: Any = boto3.client(
+        "personalize", "eu-west-1", aws_access_key_id="me", aws_secret_access_key="secret"
+    )
+    body = json.dumps({"__type": code, "message": message}).encode()
+    client.meta.events.register(
+        "before-send.personalize",
+        lambda request, **_: AWSResponse(request.url, 400, HTTPHeaders(), Body(body)),
+    )
+    explain_refusals(client)
+    with pytest.raises(ClientError) as error:
+        getattr(client, operation)(**arguments)
+    assert error.value.response["Error"]["Code"] == code
+    return error.value.response["Error"]["Message"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments", "said"),
+    [
+        ("list_schemas", {}, "personalize:ListSchemas on *"),
+        (
+            "describe_dataset_group",
+            {"datasetGroupArn": GROUP},
+            f"personalize:DescribeDatasetGroup on {GROUP}",
+        ),
+        (
+            "create_dataset",
+            {"name": "x", "datasetGroupArn": GROUP, "datasetType": "ITEMS", "schemaArn": GROUP},
+            "personalize:CreateDataset on"
+            " arn:aws:personalize:eu-west-1:123456789012:dataset/shop/ITEMS",
+        ),
+        (
+            "create_solution",
+            {"name": "shop-1", "datasetGroupArn": GROUP},
+            "personalize:CreateSolution on arn:aws:personalize:eu-west-1:*:solution/shop-1",
+        ),
+        (
+            "create_solution_version",
+            {"name": "shop-1", "solutionArn": "arn:x:solution/y"},
+            "personalize:CreateSolutionVersion on arn:x:solution/y",
+        ),
+        (
+            "get_solution_metrics",
+            {"solutionVersionArn": "arn:x:solution/y/1"},
+            "personalize:GetSolutionMetrics on arn:x:solution/y/1",
+        ),
+    ],
+)
+def test_a_refusal_names_the_action_and_the_resource(
+    operation: str, arguments: dict[str, Any], said: str
+) -> None:
+    message = refused("AccessDeniedException", "no", operation, **arguments)
+    assert message == f"permission denied; allow these credentials {said} (AWS says: no)"
+
+
+def test_what_aws_names_itself_goes_before_what_is_guessed() -> None:
+    told = f"{TOLD}iam:PassRole on resource: arn:aws:iam::1:role/r because no policy allows it"
+    message = refused("AccessDeniedException", told, "list_schemas")
+    assert message.startswith(
+        "permission denied; allow these credentials iam:PassRole on arn:aws:iam::1:role/r (AWS"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "said"),
+    [
+        ("ExpiredTokenException", "expired", "the credentials have expired: log in again"),
+        ("UnrecognizedClientException", "invalid", "the credentials are not known there"),
+        ("InvalidSignatureException", "Signature expired: 2026…", "this machine's clock is wrong"),
+        ("InvalidSignatureException", "does not match", "the secret does not belong to"),
+        ("InvalidInputException", "a name", "a name"),
+    ],
+)
+def test_other_refusals_are_told_apart(code: str, told: str, said: str) -> None:
+    assert refused(code, told, "list_schemas").startswith(said)
+
+
+def test_a_failure_of_a_job_that_is_not_for_want_of_rights_gets_no_mend() -> None:
+    assert role_trouble("Invalid Data location.", {}) is None
+    job = {"roleArn": "arn:r", "jobOutput": {"s3DataDestination": {"path": "s3://b/out/"}}}
+    mend = role_trouble("Amazon Personalize is unable to assume the role", job)
+    assert mend is not None
+    assert mend.startswith("allow s3:PutObject on s3://b/out/ to arn:r")
+    assert "let personalize.amazonaws.com assume the role" in mend
