@@ -83,7 +83,10 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                             "timestamp_unit": unit,
                             "bad_rows": bad.total,
                         }
-                        shown = preview(_in_words(raw, rows, size, read), code(read.first_lines()))
+                        counted = f"{rows:,} rows{' looked at' if remote else ''}"
+                        shown = preview(
+                            f"**{counted}**, {_in_words(raw, read)}:", code(read.first_lines())
+                        )
                         raw.record["columns"] = _columns(read)
                 except PreparationError as error:
                     rows, found, shown = 0, {}, preview("The files cannot be read.")
@@ -162,11 +165,11 @@ def _columns(read: OpenedRatings) -> dict[str, str]:
     }
 
 
-def _in_words(raw: RawFiles, rows: int, size: int, read: OpenedRatings) -> str:
+def _in_words(raw: RawFiles, read: OpenedRatings) -> str:
     files = len(raw.record["files"])
     return (
-        f"**{rows:,} rows** in {f'{files:,} files' if files > 1 else 'one file'},"
-        f" {size / 1e3:,.0f} kB of {read.layout.format} in {text(', '.join(read.encodings))}:"
+        f"{f'{files:,} files' if files > 1 else 'one file'} of {read.layout.format} in"
+        f" {text(', '.join(read.encodings))}"
     )
 
 
