@@ -63,7 +63,9 @@ def trainings_cost(
     interactions = count_interactions(pipeline, personalize.storage)
     assumed = None if personalize.on_aws else prices().assumed_training_hours
     return [
-        training_cost(recipe, assumed or version.description["trainingHours"], interactions)
+        training_cost(
+            recipe, assumed or version.description.get("trainingHours", 0.0), interactions
+        )
         for recipe, version in trained.items()
     ]
 
@@ -77,7 +79,6 @@ def told(key: str, costs: Sequence[Cost], personalize: PersonalizeResource) -> d
 def estimate(
     pipeline: Pipeline,
     storage: StorageResource,
-    personalize: PersonalizeResource,
     *,
     imports: Sequence[int],
     data_version: str,
@@ -89,7 +90,7 @@ def estimate(
     recipes = list(_recipes_to_train(pipeline, storage, data_version, dataset_group))
     if recipes:
         interactions = count_interactions(pipeline, storage)
-        hours = _hours_before(pipeline, storage, personalize)
+        hours = _hours_before(pipeline, storage)
         costs += [training_cost(recipe, hours, interactions) for recipe in recipes]
     return [*costs, recommendations_cost(pipeline.solution.recipe, _count_users(pipeline, storage))]
 
@@ -143,13 +144,10 @@ def _recipes_to_train(
             yield from recipes
 
 
-def _hours_before(
-    pipeline: Pipeline, storage: StorageResource, personalize: PersonalizeResource
-) -> float:
+def _hours_before(pipeline: Pipeline, storage: StorageResource) -> float:
     """The training hours of the last version, if it was trained on AWS."""
     record = read_record(storage, pipeline.places.record("solution_version"))
-    seen = record.get("training_hours") if personalize.on_aws else None
-    return prices().assumed_training_hours if seen is None else float(seen)
+    return float(record.get("training_hours", prices().assumed_training_hours))
 
 
 def _count_users(pipeline: Pipeline, storage: StorageResource) -> int:

@@ -119,7 +119,6 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         costs = estimate(
             pipeline,
             storage,
-            personalize,
             imports=sizes if new else [],
             data_version=version,
             dataset_group=group_name,

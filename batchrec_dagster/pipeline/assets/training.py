@@ -129,8 +129,10 @@ def _trained(
         "dataset_group_arn": dataset["dataset_group_arn"],
         "dataset_group_name": dataset["dataset_group_name"],
         "data_version": version,
-        "training_hours": trained.description.get("trainingHours", 0.0),
     }
+    if personalize.on_aws:
+        # What the next run's estimate goes by.
+        record["training_hours"] = trained.description.get("trainingHours", 0.0)
     created = {of: one for of, one in zip(recipes, versions, strict=True) if one.created}
     costs = trainings_cost(pipeline, personalize, created)
     return dg.MaterializeResult(
