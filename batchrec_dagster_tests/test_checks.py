@@ -66,17 +66,6 @@ def test_timestamps_plausible(time: int, unit: str, passed: bool, found: str) ->
     assert found in check.found
 
 
-def lines(users: list[str], error: str | None = None) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "user_id": users,
-            "items": [["1", "2"]] * len(users),
-            "error": [*[None] * (len(users) - 1), error],
-        },
-        schema_overrides={"error": pl.String},
-    )
-
-
 USERS = pl.Series(["a", "b", "c"])
 
 
@@ -89,8 +78,8 @@ def test_every_user_has_a_line() -> None:
 
 
 def test_no_line_failed() -> None:
-    assert checks.no_line_failed(lines(["a", "b"])).passed
-    failed = checks.no_line_failed(lines(["a", "b"], "User error"))
+    assert checks.lines_failed(0, 2, None).passed
+    failed = checks.lines_failed(1, 2, ("b", "User error"), "user_id")
     assert not failed.passed
     assert failed.found == "1 of 2 lines failed; the first, of user 'b': User error"
 
@@ -106,15 +95,9 @@ def test_every_segment_has_a_line() -> None:
     assert missing.found.startswith("1 of 2 segments have a line; missing are '1': run the batch")
 
 
-def table(*rows: tuple[str, str]) -> pl.DataFrame:
-    return pl.DataFrame(list(rows), schema=["user_id", "item_id"], orient="row")
-
-
 def test_no_duplicates() -> None:
-    assert checks.no_duplicates(table(("a", "1"), ("b", "1"))).passed
-    assert not checks.no_duplicates(table(("a", "1"), ("a", "1"))).passed
-    segments = pl.DataFrame({"segment": ["1", "1"], "user_id": ["a", "a"]})
-    twice = checks.no_duplicates(segments, within="segment", member="user_id")
+    assert checks.repeated(0).passed
+    twice = checks.repeated(1, "user_id")
     assert not twice.passed
     assert twice.found.startswith("1 users")
 

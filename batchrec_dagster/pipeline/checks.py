@@ -195,13 +195,6 @@ def every_segment_has_a_line(queries: Sequence[str], lines: pl.DataFrame) -> Che
     )
 
 
-def no_line_failed(lines: pl.DataFrame, of: str = "user_id", mend: str = "") -> Checked:
-    """That no line has an error in place of what was asked for; `of` is whose line it is."""
-    failed = lines.filter(pl.col("error").is_not_null())
-    first = failed.select(of, "error").row(0) if failed.height else None
-    return lines_failed(failed.height, lines.height, first, of, mend)
-
-
 def lines_failed(
     failed: int,
     lines: int,
@@ -209,7 +202,8 @@ def lines_failed(
     of: str = "user_id",
     mend: str = "",
 ) -> Checked:
-    """The same, of numbers that are counted already; `first` is whose failed first, and why."""
+    """That no line has an error in place of what was asked for; `of` is whose line it is, `first`
+    whose failed first, and why."""
     found = f"{failed:,} of {lines:,} lines failed"
     if first is not None:
         whose, error = first
@@ -217,13 +211,8 @@ def lines_failed(
     return Checked("no_line_failed", not failed, found, {"lines": lines, "failed": failed})
 
 
-def no_duplicates(table: pl.DataFrame, within: str = "user_id", member: str = "item_id") -> Checked:
-    """That no list holds an item twice, or no segment a user."""
-    return repeated(table.height - table.select(within, member).n_unique(), member)
-
-
 def repeated(count: int, member: str = "item_id") -> Checked:
-    """The same, of a number that is counted already."""
+    """That no list holds an item twice, or no segment a user."""
     found = f"{count:,} {member.removesuffix('_id')}s stand twice in a list"
     return Checked("no_duplicates", not count, found, {"repeated": count})
 

@@ -1,8 +1,10 @@
 """user_segments: the users who belong to an item, from a batch segment job to one table."""
 
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -18,25 +20,19 @@ from batchrec_dagster.pipeline.assets.items import (
     read_titles,
     titles_of,
     titles_versions,
-    with_titles,
 )
 from batchrec_dagster.pipeline.assets.jobs import lasted
 from batchrec_dagster.pipeline.assets.links import dataset_group, stored
 from batchrec_dagster.pipeline.assets.preview import preview
 from batchrec_dagster.pipeline.assets.preview import table as markdown_table
+from batchrec_dagster.pipeline.assets.segment_table import SegmentTable
 from batchrec_dagster.pipeline.assets.specs import (
     column_lineage,
     column_schema,
     described,
     sample,
 )
-from batchrec_dagster.pipeline.checks import (
-    every_segment_has_a_line,
-    no_duplicates,
-    no_line_failed,
-    published,
-    specs,
-)
+from batchrec_dagster.pipeline.checks import published, specs
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.pipeline.settings.segments import Segments
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
@@ -135,70 +131,52 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
                 solutionVersionArn=version_arn,
             ),
         )
-        lines = pl.concat(output_pieces(storage, job.description, read_output)).select(
-            "users", "error", segment=pl.coalesce("item_id", "item_attributes")
-        )
-        table = segment_table(lines)
-        if titles:
-            table = with_titles(table, read_titles(pipeline, storage), of="segment")
-
-        sizes = table.group_by("segment", maintain_order=True).len()
-        yield from published(
-            [
-                every_segment_has_a_line(segments.queries, lines),
-                no_line_failed(lines, of="segment", mend=f"; mend segments.{setting}"),
-                no_duplicates(table, within="segment", member="user_id"),
-            ],
-            dg.MaterializeResult(
-                value=table,
-                data_version=dg.DataVersion(
-                    fingerprint(
-                        job.arn,
-                        queries,
-                        segments,
-                        CODE_VERSION,
-                        *(titles_versions(pipeline, storage) if titles else []),
-                    )
-                ),
-                metadata={
-                    "preview": preview(
-                        f"**{len(sizes):,} segments** have users, the first of them:",
-                        markdown_table(["segment", "users"], sizes.head(MOST_SHOWN).iter_rows()),
+        table = SegmentTable(read_titles(pipeline, storage) if titles else None)
+        with tempfile.TemporaryDirectory() as folder:
+            written = Path(folder) / "user_segments.parquet"
+            table.write(output_pieces(storage, job.description, read_output), written)
+            yield from published(
+                table.checks(segments.queries, f"segments.{setting}"),
+                dg.MaterializeResult(
+                    value=written,
+                    data_version=dg.DataVersion(
+                        fingerprint(
+                            job.arn,
+                            queries,
+                            segments,
+                            CODE_VERSION,
+                            *(titles_versions(pipeline, storage) if titles else []),
+                        )
                     ),
-                    "dagster/row_count": table.height,
-                    "dagster/column_schema": column_schema(COLUMNS, table.columns),
-                    "dagster/column_lineage": column_lineage(pipeline, MADE_OF, table.columns),
-                    "segments": len(sizes),
-                    "empty_segments": len(segments.queries) - len(sizes),
-                    "users": table.get_column("user_id").n_unique(),
-                    **stored("table", storage, storage.uri(places.user_segments)),
-                    **dataset_group(personalize, segment_solution_version["dataset_group_arn"]),
-                    "batch_segment_job_arn": job.arn,
-                    "batch_segment_output": output_folder(job.description),
-                    "status": job.description["status"],
-                    "outcome": "segmented" if job.created else "unchanged: not segmented again",
-                    "inference_seconds": lasted(job),
-                    "sample": sample(table.head(5)),
-                    "seconds": time.monotonic() - started,
-                },
-            ),
-        )
+                    metadata={
+                        "preview": preview(
+                            f"**{len(table.sizes):,} segments** have users, the first of them:",
+                            markdown_table(
+                                ["segment", "users"], table.sizes.head(MOST_SHOWN).iter_rows()
+                            ),
+                        ),
+                        "dagster/row_count": table.rows,
+                        "dagster/column_schema": column_schema(COLUMNS, table.sample.columns),
+                        "dagster/column_lineage": column_lineage(
+                            pipeline, MADE_OF, table.sample.columns
+                        ),
+                        "segments": len(table.sizes),
+                        "empty_segments": len(segments.queries) - len(table.sizes),
+                        "users": len(table.users),
+                        **stored("table", storage, storage.uri(places.user_segments)),
+                        **dataset_group(personalize, segment_solution_version["dataset_group_arn"]),
+                        "batch_segment_job_arn": job.arn,
+                        "batch_segment_output": output_folder(job.description),
+                        "status": job.description["status"],
+                        "outcome": "segmented" if job.created else "unchanged: not segmented again",
+                        "inference_seconds": lasted(job),
+                        "sample": sample(table.sample),
+                        "seconds": time.monotonic() - started,
+                    },
+                ),
+            )
 
     return user_segments
-
-
-def segment_table(lines: pl.DataFrame) -> pl.DataFrame:
-    """Each user of each line as a row of segment, rank and user_id, in the lines' order.
-
-    lines: segment, users (list of str, best first).
-    """
-    return (
-        lines.filter(pl.col("users").list.len() > 0)
-        .select("segment", user_id="users")
-        .explode("user_id")
-        .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("segment"))
-        .select("segment", "rank", "user_id")
-    )
 
 
 def _columns(titles: list[dg.AssetKey]) -> list[str]:
