@@ -114,7 +114,7 @@ class PublishedTable:
     def next_number(self) -> int:
         """The number of an edition that is still to be published."""
         current = self.current()
-        return 1 + max([current.number if current else 0, *self._entries()], default=0)
+        return 1 + max([current.number if current else 0, *self._entries()])
 
     def publish(self, files: Sequence[Path], keep: int) -> Edition:
         """Publish an edition, whose files `TableFiles` wrote, and keep `keep` older ones, what it
@@ -122,6 +122,7 @@ class PublishedTable:
         about = told_by(files[0])
         before = self.current()
         if before is not None and before.version == about["version"]:
+            self._end(None, before)
             return before
         if len(files) == 1:
             edition = Edition(about, self.uri)
@@ -138,10 +139,12 @@ class PublishedTable:
     def put_back(self, edition: Edition, keep: int) -> None:
         """Publish an older edition again, and keep the one that it replaces."""
         before = self.current()
-        if before != edition:
-            place = self.manifest if edition.parts else self.uri
-            copy = self.store.copy
-            self._replace(before, edition, keep, lambda: copy(edition.uri, place))
+        if before == edition:
+            self._end(None, edition)
+            return
+        place = self.manifest if edition.parts else self.uri
+        copy = self.store.copy
+        self._replace(before, edition, keep, lambda: copy(edition.uri, place))
 
     def _replace(
         self, before: Edition | None, edition: Edition, keep: int, put: Callable[[], None]
@@ -149,15 +152,18 @@ class PublishedTable:
         if before is not None:
             self._keep(before)
         put()
-        # The manifest goes before the file: with the put, or by the end of the manifest, everyone
-        # has the new edition at once.
+        self._end(before, edition)
+        self._prune(before, edition, keep)
+        for folder in (self.uri.rpartition("/")[0] + "/", self.history):
+            self.store.tidy(folder)
+
+    def _end(self, before: Edition | None, edition: Edition) -> None:
+        """Where there were parts before or are now: the manifest goes before the file, so that by
+        its put, or by its end, everyone has the new edition at once."""
         if edition.parts:
             self.store.delete(self.uri)
         elif before is not None and before.parts:
             self.store.delete(self.manifest)
-        self._prune(before, edition, keep)
-        for folder in (self.uri.rpartition("/")[0] + "/", self.history):
-            self.store.tidy(folder)
 
     def _keep(self, edition: Edition) -> None:
         kept = self.history + edition.name + (".json" if edition.parts else ".parquet")

@@ -263,6 +263,7 @@ def test_killed_before_any_change_it_is_the_old_or_the_new_and_goes_on(
         change(table, folder)
         new = whole(table)
         assert new != "old"
+        assert len({TABLE, MANIFEST} & keys(table)) == 1
         # What was left behind is gone with what is no longer kept.
         for version in "xyz":
             publish(table, folder, version)
