@@ -1,0 +1,178 @@
+"""README and docs: the site builds, links lead somewhere, and every command is run."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.support import REPOSITORY
+
+PAGES = [
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
+# What a block of code may hold. `sh` is what a reader types, and the tests here run.
+LANGUAGES = {"sh", "bash", "yaml", "json", "csv", "python", "sql", "text"}
+PROGRAMS = re.compile(r"^\s*\$? ?(make|batchrec|dagster|aws|pip|docker|export|cp|dg|python) ")
+# `bash` is what a reader types, and another test looks after.
+LOOKED_AFTER = {
+    "aws.md": "test_deploy.py holds the commands beside AWS's own",
+    "local-personalize.md": "local_personalize/test_aws_command.py runs them",
+}
+# They run the tests.
+OF_DEVELOPERS = {"CONTRIBUTING.md"}
+BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """The language and the text of each block of code."""
+    for indent, language, text in BLOCK.findall(page.read_text()):
+        yield language, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_is_typed_is_marked_so_that_it_is_run(page: Path) -> None:
+    for language, text in blocks(page):
+        assert language in LANGUAGES, f"of which language is this?\n{text}"
+        typed = [line for line in text.splitlines() if PROGRAMS.match(line)]
+        if language == "bash":
+            assert page.name in LOOKED_AFTER, f"which test runs this?\n{text}"
+        elif language == "sh":
+            assert page.name in {name.rpartition("/")[2] for name in TYPED}, text
+        elif page.name not in OF_DEVELOPERS:
+            assert not typed, f"mark as sh what is typed: {typed}"
+
+
+def test_the_site_builds_and_asks_nothing_of_others(tmp_path: Path) -> None:
+    mkdocs = Path(sys.executable).parent / "mkdocs"
+    if not mkdocs.exists():
+        pytest.skip("there is no mkdocs: pip install mkdocs-material")
+    built = subprocess.run(
+        [str(mkdocs), "build", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=REPOSITORY,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    # It is strict: a link or an anchor that leads nowhere ends it with an error.
+    assert built.returncode == 0, built.stdout + built.stderr
+    pages = [*tmp_path.glob("*.html")]
+    assert len(pages) > 10
+    for page in pages:
+        fetched = re.findall(r"<(?:script|img|iframe)[^>]+src=\"(.+?)\"", page.read_text())
+        fetched += re.findall(r"<link[^>]+href=\"(.+?)\"", page.read_text())
+        assert not [url for url in fetched if "//" in url], page.name
+    assert "BATCHREC_STORAGE" in (tmp_path / "reference.html").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES[:3], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text())
+    for link in links:
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), f"{page.name}: {link}"
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads]
+
+
+# What a reader types
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as it is cloned, with the environment that these tests run in, and a file."""
+    root = tmp_path_factory.mktemp("clone") / "batchrec"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("this is no clone: git ls-files does not work here")
+    for name in listed.stdout.splitlines():
+        if (REPOSITORY / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, root / name)
+    environment = root / ".venv"
+    environment.mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (environment / name).symlink_to(Path(sys.prefix) / name)
+    # So that make takes it for what it has set up itself.
+    (environment / "run").touch()
+    (environment / "dev").touch()
+    write_orders(root / "data/orders.csv")
+    return root
+
+
+def write_orders(path: Path) -> None:
+    """The orders of a shop: customers of two tastes."""
+    chance = random.Random(3)
+    start = datetime(2026, 3, 2, tzinfo=UTC)
+    lines = ["order_id,customer_id,sku,quantity,ordered_at"]
+    for number in range(4_000):
+        customer = chance.randrange(1, 120)
+        sku = 2 * chance.randrange(1, 60) + customer % 2
+        at = start + timedelta(minutes=20 * number)
+        lines.append(f"{number},C-{customer:04},SKU-{sku:04},{chance.randint(1, 3)},{at:%FT%TZ}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def typed(page: str, root: Path) -> str:
+    """What the commands of a page say, typed one after the other in the project's folder."""
+    script = [text for language, text in blocks(REPOSITORY / page) if language == "sh"]
+    assert script
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BATCHREC_", "DAGSTER_", "AWS_", "MAKE", "MFLAGS"))
+    }
+    process = subprocess.Popen(
+        ["bash", "-c", "set -euo pipefail\n" + "\n".join(script)],
+        cwd=root,
+        env={**inherited, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=600)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, said
+    return said
+
+
+# In this order: the first makes what the others go on from.
+TYPED = ("docs/tutorial.md", "docs/operations.md", "README.md")
+
+
+def test_the_tutorial_leads_to_lists_and_the_other_pages_go_on(clone: Path) -> None:
+    said = {page: typed(page, clone) for page in TYPED}
+    assert "2,113 users" in said["docs/tutorial.md"]
+    table = clone / ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
+    assert pl.read_parquet(table).get_column("user_id").n_unique() == 119
+    assert "C-0017" in said["docs/tutorial.md"].rpartition("shop_refresh")[2]
+    assert "not imported again" in said["docs/operations.md"]
+    assert "nothing was deleted" in said["docs/operations.md"]
+    assert "not imported again" in said["README.md"]
