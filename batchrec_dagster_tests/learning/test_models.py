@@ -378,7 +378,7 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"no model in .*nowhere"):
+    with pytest.raises(ModelFileError, match=r"nothing whole in .*nowhere"):
         load_model(tmp_path / "nowhere")
 
 

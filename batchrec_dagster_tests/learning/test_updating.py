@@ -150,7 +150,7 @@ def test_what_cannot_be_updated_is_refused(tmp_path: Path) -> None:
             train(recipe, data, {}, previous=folder)
         with pytest.raises(TrainingError, match="not one that can be updated"):
             train(RECIPE, data, {}, previous=folder)
-    with pytest.raises(ModelFileError, match="no model"):
+    with pytest.raises(ModelFileError, match="nothing whole"):
         train(RECIPE, data, {}, previous=tmp_path / "nowhere")
 
 

@@ -6,4 +6,4 @@ class TrainingError(ValueError):
 
 
 class ModelFileError(Exception):
-    """A saved model is missing, incomplete or damaged; the message names the file."""
+    """A saved model or saved interactions, missing, incomplete or damaged; names the file."""

@@ -50,7 +50,7 @@ def load_arrays(
         version, kind = manifest["format"], manifest["kind"]
         files, facts = dict(manifest["files"]), dict(manifest["facts"])
     except FileNotFoundError:
-        raise ModelFileError(f"there is no model in {folder}: {MANIFEST} is missing") from None
+        raise ModelFileError(f"there is nothing whole in {folder}: {MANIFEST} is missing") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from error
     if version != FORMAT:
