@@ -52,10 +52,11 @@ def failure(pipeline: Pipeline, context: dg.RunFailureSensorContext) -> Message:
     lines = []
     for event in context.get_step_failure_events():
         failed = event.step_failure_data
-        said = failed.user_failure_data.description if failed.user_failure_data else None
-        # The error itself is the first line; below it stands where in the code it was.
-        reason = said or (failed.error.message if failed.error else "") or event.message or ""
-        lines.append(f"Step {event.step_key}: {reason.strip()[:LONGEST_REASON]}")
+        reason = failed.user_failure_data.description if failed.user_failure_data else None
+        if reason is None and failed.error is not None:
+            # Dagster's own error says no more than that there was one.
+            reason = (failed.error.cause or failed.error).message
+        lines.append(f"Step {event.step_key}: {(reason or '').strip()[:LONGEST_REASON]}")
     for entry in context.instance.all_logs(
         run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
     ):
