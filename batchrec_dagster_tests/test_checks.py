@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.pipeline import checks
+from batchrec_dagster.preparation.counting import count_rows
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
@@ -15,8 +16,18 @@ def interactions(users: int, each: int, *, time: int = 1_500_000_000) -> pl.Lazy
     return pl.LazyFrame(rows, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
 
 
+def enough(interactions: pl.LazyFrame) -> checks.Checked:
+    counts = count_rows(interactions)
+    return checks.enough(counts.rows, counts.users, counts.users_with_two)
+
+
+def plausible(interactions: pl.LazyFrame, unit: str) -> checks.Checked:
+    counts = count_rows(interactions)
+    return checks.plausible(counts.earliest, counts.latest, unit, NOW)
+
+
 def test_enough_interactions() -> None:
-    assert checks.enough_interactions(interactions(25, 40)).passed
+    assert enough(interactions(25, 40)).passed
 
 
 @pytest.mark.parametrize(
@@ -37,7 +48,7 @@ def test_too_few_interactions(users: int, each: int, lonely: int, found: str) ->
         },
         schema={"USER_ID": pl.String, "ITEM_ID": pl.String, "TIMESTAMP": pl.Int64},
     )
-    check = checks.enough_interactions(pl.concat([interactions(users, each), alone]))
+    check = enough(pl.concat([interactions(users, each), alone]))
     assert not check.passed
     assert check.found.startswith(found)
     assert "lower interactions.min_rating" in check.found
@@ -45,8 +56,8 @@ def test_too_few_interactions(users: int, each: int, lonely: int, found: str) ->
 
 def test_no_interactions_at_all_fail_both_checks() -> None:
     nothing = interactions(1, 1).filter(pl.lit(value=False))
-    assert not checks.enough_interactions(nothing).passed
-    assert not checks.timestamps_plausible(nothing, "s", NOW).passed
+    assert not enough(nothing).passed
+    assert not plausible(nothing, "s").passed
 
 
 @pytest.mark.parametrize(
@@ -61,7 +72,7 @@ def test_no_interactions_at_all_fail_both_checks() -> None:
     ids=["seconds", "milliseconds", "seconds as milliseconds", "next week", "nonsense"],
 )
 def test_timestamps_plausible(time: int, unit: str, passed: bool, found: str) -> None:
-    check = checks.timestamps_plausible(interactions(2, 2, time=time), unit, NOW)
+    check = plausible(interactions(2, 2, time=time), unit)
     assert check.passed is passed
     assert found in check.found
 

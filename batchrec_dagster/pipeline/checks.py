@@ -18,8 +18,6 @@ from batchrec_dagster.formats.interactions import (
     MIN_INTERACTIONS,
     MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
     MIN_USERS_WITH_TWO_INTERACTIONS,
-    TIMESTAMP,
-    USER_ID,
 )
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.items import ItemsRead
@@ -83,19 +81,8 @@ def published(
     yield result._replace(check_results=results)
 
 
-def enough_interactions(interactions: pl.LazyFrame) -> Checked:
-    """Personalize's minimums for training."""
-    per_user = interactions.group_by(USER_ID).len()
-    rows, users, with_two = (
-        per_user.select(pl.col("len").sum(), users=pl.len(), with_two=(pl.col("len") >= 2).sum())
-        .collect(engine="streaming")
-        .row(0)
-    )
-    return enough(rows, users, with_two)
-
-
 def enough(rows: int, users: int, with_two: int) -> Checked:
-    """The same, of numbers that are counted already."""
+    """Personalize's minimums for training."""
     least = max(MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users)
     passed = rows >= MIN_INTERACTIONS and with_two >= least
     found = f"{rows:,} interactions of {users:,} users, {with_two:,} of them with two or more"
@@ -113,18 +100,8 @@ def enough(rows: int, users: int, with_two: int) -> Checked:
     )
 
 
-def timestamps_plausible(interactions: pl.LazyFrame, unit: str, now: datetime) -> Checked:
-    """That the times are in seconds, between 1980 and now."""
-    first, last = (
-        interactions.select(first=pl.col(TIMESTAMP).min(), last=pl.col(TIMESTAMP).max())
-        .collect(engine="streaming")
-        .row(0)
-    )
-    return plausible(first, last, unit, now)
-
-
 def plausible(first: int | None, last: int | None, unit: str, now: datetime) -> Checked:
-    """The same, of the first and the last time."""
+    """That the times are in seconds, between 1980 and now, by the first and the last."""
     if first is None or last is None:
         return Checked("timestamps_plausible", passed=False, found="there are no interactions")
     passed = EARLIEST.timestamp() <= first and last <= (now + CLOCK_SLACK).timestamp()

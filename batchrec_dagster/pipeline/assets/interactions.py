@@ -37,12 +37,13 @@ from batchrec_dagster.pipeline.assets.specs import (
     sample,
 )
 from batchrec_dagster.pipeline.checks import (
-    enough_interactions,
+    enough,
+    plausible,
     published,
     specs,
-    timestamps_plausible,
 )
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
+from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.local import Preparation, opened
 from batchrec_dagster.preparation.rules import Rules
@@ -116,11 +117,14 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
             except (PreparationError, SourceError, StorageError) as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
             kept = pl.scan_csv(written, schema=csv_types(columns), glob=False)
+            counts = count_rows(kept)
             _log(context, done, started)
             yield from published(
                 [
-                    enough_interactions(kept),
-                    timestamps_plausible(kept, done.timestamp_unit, datetime.now(UTC)),
+                    enough(counts.rows, counts.users, counts.users_with_two),
+                    plausible(
+                        counts.earliest, counts.latest, done.timestamp_unit, datetime.now(UTC)
+                    ),
                 ],
                 dg.MaterializeResult(
                     value=written,
@@ -129,8 +133,8 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
                         **_counted(pipeline, raw_ratings, done, columns),
                         "engine": pipeline.preparation.engine,
                         **told,
-                        "users": kept.select(pl.col(USER_ID).n_unique()).collect().item(),
-                        "items": kept.select(pl.col(ITEM_ID).n_unique()).collect().item(),
+                        "users": counts.users,
+                        "items": counts.items,
                         "sample": sample(kept.head(5).collect()),
                         "seconds": time.monotonic() - started,
                     },

@@ -1,0 +1,34 @@
+"""Interactions are counted a piece at a time as they are at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.preparation import counting
+from batchrec_dagster.preparation.counting import Counts, count_rows
+
+rows = st.tuples(st.sampled_from(["1", "2", "é", "4"]), st.sampled_from("abc"), st.integers(0, 99))
+
+
+@settings(deadline=None)
+@given(rows=st.lists(rows, max_size=40), piece=st.integers(1, 5))
+def test_counts(rows: list[tuple[str, str, int]], piece: int) -> None:
+    schema = {"USER_ID": pl.String, "ITEM_ID": pl.String, "TIMESTAMP": pl.Int64}
+    frame = pl.LazyFrame(rows, schema=schema, orient="row")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "PIECE", piece)
+        found = count_rows(frame)
+    users, times = Counter(user for user, _, _ in rows), [time for _, _, time in rows]
+    assert found == Counts(
+        rows=len(rows),
+        users=len(users),
+        users_with_two=sum(each > 1 for each in users.values()),
+        items=len({item for _, item, _ in rows}),
+        earliest=min(times, default=None),
+        latest=max(times, default=None),
+    )
