@@ -1,0 +1,115 @@
+"""Ratings in a folder of a bucket, copied or read where they are, on a real S3 server."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster_tests.s3_server import READER, S3Server, s3_server
+from batchrec_dagster_tests.support import COLUMNS, Project, definitions, metadata, write_ratings
+
+PARTS = 5
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server, tmp_path: Path) -> str:
+    """The ratings in parts, one packed, one empty, and a neighbour that is not asked for."""
+    bucket, client = s3.new_bucket(), s3.client()
+    header, *rows = write_ratings(tmp_path / "ratings.csv").read_text().splitlines(keepends=True)
+    each = len(rows) // PARTS
+    for number in range(PARTS):
+        part = (header + "".join(rows[number * each : (number + 1) * each])).encode()
+        name, body = f"exports/{number}.csv", part
+        if number == 2:
+            name, body = f"{name}.gz", gzip.compress(part)
+        client.put_object(Bucket=bucket, Key=name, Body=body)
+    client.put_object(Bucket=bucket, Key="exports/9.csv", Body=b"")
+    client.put_object(Bucket=bucket, Key="exports_old/0.csv", Body=b"no,ratings\n1,2\n")
+    return bucket
+
+
+def prepare(
+    project: Project, instance: dg.DagsterInstance, source: Path | str, *, copy: bool
+) -> dg.ExecuteInProcessResult:
+    """Run raw_ratings and interactions."""
+    project.declare(
+        {
+            "name": "shop",
+            "ratings": {"source": str(source), "columns": COLUMNS, "copy": copy},
+            "interactions": {"min_rating": 3.5},
+        }
+    )
+    with definitions(project) as defs:
+        return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            asset_selection=[
+                dg.AssetKey(["shop", asset]) for asset in ("raw_ratings", "interactions")
+            ],
+        )
+
+
+def interactions(project: Project) -> bytes:
+    return (project.storage / "shop/transformed/interactions/interactions.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "copy"), [("exports/*.csv*", True), ("exports/", False)], ids=["copied", "in place"]
+)
+def test_a_folder_of_a_bucket_is_what_its_files_are(
+    project: Project,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    s3: S3Server,
+    bucket: str,
+    source: str,
+    copy: bool,
+) -> None:
+    prepare(project, instance, project.root / "ratings.csv", copy=True)
+    whole = interactions(project)
+    # Who may only read the source.
+    for name, value in s3.environment(READER).items():
+        monkeypatch.setenv(name, value)
+    project.environment["AWS_ENDPOINT_URL_S3"] = s3.endpoint
+    uri = f"s3://{bucket}/{source}"
+
+    result = prepare(project, instance, uri, copy=copy)
+    assert interactions(project) == whole
+    told = metadata(result, "raw_ratings")
+    assert (told["files"], told["dagster/row_count"]) == (PARTS + 1, 1800)
+    assert told["outcome"] == ("copied" if copy else "read in place")
+    raw = [path.name for path in (project.storage / "shop/raw").rglob("*") if path.is_file()]
+    assert len(raw) == (PARTS + 1 if copy else 0)
+
+    again = prepare(project, instance, uri, copy=copy)
+    assert version(again) == version(result)
+    s3.client().put_object(
+        Bucket=bucket,
+        Key="exports/5.csv",
+        Body=b"userId,movieId,rating,timestamp\n1,2,5,1500000000\n",
+    )
+    s3.client().delete_object(Bucket=bucket, Key="exports/9.csv")
+    more = prepare(project, instance, uri, copy=copy)
+    assert version(more) != version(result)
+    assert interactions(project).startswith(whole)
+    assert metadata(more, "raw_ratings")["outcome"] == (
+        f"copied 1 of {PARTS + 1}" if copy else "read in place"
+    )
+
+
+def version(result: dg.ExecuteInProcessResult) -> str:
+    (event,) = [
+        event
+        for event in result.get_asset_materialization_events()
+        if event.asset_key is not None and event.asset_key.path[-1] == "raw_ratings"
+    ]
+    return (event.materialization.tags or {})["dagster/data_version"]
