@@ -13,23 +13,28 @@ import pytest
 from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.io_managers import (
+    STORAGE_KEY,
     InteractionsCsvIOManager,
     JsonLinesIOManager,
     JsonRecordIOManager,
     ParquetIOManager,
     StorageIOManager,
 )
+from batchrec_dagster.published_io import NewEdition, PublishedTableIOManager
 from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.table_files import MAX_BYTES, TableFiles
 
 TABLE = pl.DataFrame({"USER_ID": ["007", "ü"], "ITEM_ID": ["1e5", "a,b"], "TIMESTAMP": [1, 2]})
 FRAMES: list[Any] = [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.Table]
 
 
-def passed_on(folder: Path, manager: type[StorageIOManager], value: object, wanted: Any) -> object:
-    """What a downstream asset that asks for `wanted` gets of `value`."""
+def passed_on(
+    folder: Path, manager: type[StorageIOManager], value: object, wanted: Any, at: str | None = None
+) -> object:
+    """What a downstream asset that asks for `wanted` gets of `value`, which lies `at` this key."""
     got: list[object] = []
 
-    @dg.asset
+    @dg.asset(metadata={STORAGE_KEY: at} if at else {})
     def upstream() -> Any:
         return value
 
@@ -80,6 +85,25 @@ def test_a_file_is_stored_as_it_is_and_read_lazily(
     assert isinstance(got, pl.LazyFrame)
     assert got.collect().equals(TABLE)
     assert (folder / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("max_bytes", [1, MAX_BYTES], ids=["in parts", "one file"])
+@pytest.mark.parametrize("wanted", FRAMES)
+def test_a_published_table_arrives_whole_whether_it_is_in_parts_or_not(
+    tmp_path: Path, max_bytes: int, wanted: Any
+) -> None:
+    with TableFiles(tmp_path, max_bytes) as files:
+        for row in range(TABLE.height):
+            files.write(TABLE[row].to_arrow())
+        files.end({"edition": 1, "version": "a"})
+    assert len(files.paths) == (TABLE.height if max_bytes == 1 else 1)
+    edition = NewEdition(files.paths, keep=1)
+    storage = tmp_path / "storage"
+    got = passed_on(
+        storage, PublishedTableIOManager, edition, wanted, at="shop/lists/lists.parquet"
+    )
+    assert isinstance(got, wanted)
+    assert pl.DataFrame(got.collect() if isinstance(got, pl.LazyFrame) else got).equals(TABLE)
 
 
 def test_without_a_type_it_is_pandas(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import boto3
 import botocore.session
 import dagster as dg
+import polars as pl
 import pytest
 from botocore.credentials import RefreshableCredentials
 
@@ -36,8 +37,8 @@ from batchrec_dagster_tests.support import (
 SAME = (
     "transformed/interactions/interactions.csv",
     "transformed/batch_users_input/users.json",
-    "curated/recommendations/recommendations.parquet",
 )
+RECOMMENDATIONS = "curated/recommendations/recommendations.parquet"
 WRONG_SECRET = Keys(OWNER.access, "another-secret")
 REFUSED = [
     pytest.param(STRANGER, "the credentials are not known there", id="unknown key"),
@@ -126,6 +127,9 @@ def test_a_bucket_gets_the_same_bytes_as_a_folder(
     for name in SAME:
         stored = s3.client().get_object(Bucket=bucket, Key=f"some/prefix/shop/{name}")["Body"]
         assert stored.read() == (folder.storage / "shop" / name).read_bytes(), name
+    # The lists say of which run they are, too.
+    table = s3.store().get(f"s3://{bucket}/some/prefix/shop/{RECOMMENDATIONS}")
+    assert pl.read_parquet(table).equals(pl.read_parquet(folder.storage / "shop" / RECOMMENDATIONS))
 
 
 def test_a_source_in_a_bucket_is_read_and_copied_once(
