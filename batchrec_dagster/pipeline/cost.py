@@ -111,16 +111,17 @@ def within_budget(
     if most is None:
         return []
     usd = sum(cost.usd for cost in costs)
+    passed = usd <= most or not personalize.on_aws
     found = f"{summary(costs)}; budget.max_usd_per_run allows {most:,.2f}"
     if not personalize.on_aws:
-        return [Checked("within_budget", passed=True, found=f"nothing here; on AWS {found}")]
-    if passed := usd <= most:
-        return [Checked("within_budget", passed, found, {"estimated_usd": usd})]
-    found += (
-        ". Nothing was imported or trained: raise budget.max_usd_per_run, or lower what is asked"
-        " for (interactions.window, batch_users, solution.compare_with_popularity)"
-    )
-    return [Checked("within_budget", passed, found, {"estimated_usd": usd})]
+        found = f"nothing here; on AWS {found}"
+    if not passed:
+        found += (
+            ". Nothing was imported or trained: raise budget.max_usd_per_run, or ask for less"
+            " (interactions.window, batch_users, solution.compare_with_popularity)"
+        )
+    numbers = {"estimated_usd": usd if personalize.on_aws else 0.0}
+    return [Checked("within_budget", passed, found, numbers)]
 
 
 def count_interactions(pipeline: Pipeline, storage: StorageResource) -> int:
@@ -138,9 +139,8 @@ def _recipes_to_train(
     for asset, recipes in solutions.items():
         last = read_record(storage, pipeline.places.record(asset))
         name = solution_name(dataset_group, *next(iter(recipes.items())))
-        if last.get("data_version") != data_version or f"/{name}/" not in last.get(
-            "solution_version_arn", ""
-        ):
+        of_these_settings = f"/{name}/" in last.get("solution_version_arn", "")
+        if not of_these_settings or last["data_version"] != data_version:
             yield from recipes
 
 
