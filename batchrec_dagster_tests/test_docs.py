@@ -145,20 +145,23 @@ def typed(page: str, root: Path) -> str:
         for name, value in os.environ.items()
         if not name.startswith(("BATCHREC_", "DAGSTER_", "AWS_", "MAKE", "MFLAGS"))
     }
-    process = subprocess.Popen(
-        ["bash", "-c", "set -euo pipefail\n" + "\n".join(script)],
-        cwd=root,
-        env={**inherited, "PYTHONPATH": str(root)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    # Not a pipe: what goes on in the background would hold it open.
+    log = root / ".batchrec.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            ["bash", "-c", "set -euo pipefail\n" + "\n".join(script)],
+            cwd=root,
+            env={**inherited, "PYTHONPATH": str(root)},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
-        said, _ = process.communicate(timeout=600)
+        process.wait(timeout=600)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+    said = log.read_text()
     assert process.returncode == 0, said
     return said
 

@@ -139,17 +139,8 @@ class Night:
         return pl.read_parquet(io.BytesIO(table)).select("user_id", "rank", "item_id")
 
     def made(self) -> Counter[str]:
-        """How many import jobs, solution versions and batch inference jobs Personalize has, and
-        how many of them failed."""
-        client = self.personalize
-        found = [
-            *(("import", job) for job in client.list_dataset_import_jobs()["datasetImportJobs"]),
-            *(("training", job) for job in client.list_solution_versions()["solutionVersions"]),
-            *(("lists", job) for job in client.list_batch_inference_jobs()["batchInferenceJobs"]),
-        ]
-        return Counter(
-            f"failed {kind}" if job["status"] == "CREATE FAILED" else kind for kind, job in found
-        )
+        """As personalize_made."""
+        return personalize_made(self.personalize)
 
     def expected(self, root: Path) -> pl.DataFrame:
         """The lists that an undisturbed run makes of the same ratings, on an embedded one."""
@@ -160,6 +151,19 @@ class Night:
         with dg.instance_for_test() as instance, definitions(undisturbed) as defs:
             assert defs.resolve_job_def("shop_refresh").execute_in_process(instance=instance)
         return pl.read_parquet(undisturbed.storage / TABLE).select("user_id", "rank", "item_id")
+
+
+def personalize_made(client: PersonalizeClient) -> Counter[str]:
+    """How many import jobs, solution versions and batch inference jobs Personalize has, and how
+    many of them failed."""
+    found = [
+        *(("import", job) for job in client.list_dataset_import_jobs()["datasetImportJobs"]),
+        *(("training", job) for job in client.list_solution_versions()["solutionVersions"]),
+        *(("lists", job) for job in client.list_batch_inference_jobs()["batchInferenceJobs"]),
+    ]
+    return Counter(
+        f"failed {kind}" if job["status"] == "CREATE FAILED" else kind for kind, job in found
+    )
 
 
 def made_once(nights: int) -> dict[str, int]:

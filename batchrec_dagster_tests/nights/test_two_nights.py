@@ -1,0 +1,273 @@
+"""Two nights on a server as deploy/compose.yaml starts it, by its services' own commands.
+
+Webserver, daemon, code location with PostgreSQL; storage in S3; Personalize over HTTP. No mock.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+import pytest
+import yaml
+from botocore.exceptions import BotoCoreError
+
+from batchrec_dagster_tests.nights.night import TABLE, made_once, personalize_made
+from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_server
+from batchrec_dagster_tests.processes import Started, free_ports, started
+from batchrec_dagster_tests.s3_server import S3Server, s3_server
+from batchrec_dagster_tests.support import (
+    REPOSITORY,
+    Project,
+    copied_project,
+    declaration,
+    write_ratings,
+)
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+COMPOSE = yaml.safe_load((REPOSITORY / "deploy/compose.yaml").read_text())
+SECRET = "of-dagsters-database"
+KEYS = {
+    "BATCHREC_LOCAL_PERSONALIZE_ACCESS_KEY_ID": "owner",
+    "BATCHREC_LOCAL_PERSONALIZE_SECRET_ACCESS_KEY": "owner-secret",
+}
+A_NIGHT = 900  # seconds; on a busy machine
+
+
+class Server:
+    """A machine with the services of compose.yaml, each on a port of its own."""
+
+    def __init__(self, project: Project, database: PostgresServer, ours: Mapping[str, str]) -> None:
+        self.project = project
+        self.ours = ours  # what deploy/.env holds
+        (grpc,) = free_ports(1)
+        (web,) = free_ports(1)
+        self.instead = {
+            "DAGSTER_POSTGRES_HOST": "127.0.0.1",
+            "DAGSTER_POSTGRES_PORT": str(database.port),
+            "DAGSTER_POSTGRES_PASSWORD": SECRET,
+            "DAGSTER_CODE_LOCATION_HOST": "127.0.0.1",
+            "DAGSTER_CODE_LOCATION_PORT": str(grpc),
+            "DAGSTER_GRPC_HOST": "127.0.0.1",
+            "DAGSTER_GRPC_PORT": str(grpc),
+            "DAGSTER_WEBSERVER_HOST": "127.0.0.1",
+            "DAGSTER_WEBSERVER_PORT": str(web),
+            "TMPDIR": str(project.root / "tmp"),
+        }
+        database.query(f"CREATE ROLE dagster LOGIN PASSWORD '{SECRET}'")
+        database.query("CREATE DATABASE dagster OWNER dagster")
+        for folder in ("tmp", "dagster"):
+            (project.root / folder).mkdir()
+        shutil.copy(REPOSITORY / "deploy/dagster.yaml", project.root / "dagster")
+        shutil.copy(REPOSITORY / "deploy/workspace.yaml", project.root)
+
+    def environment(self, service: str) -> dict[str, str]:
+        """What the service is given, with this machine's addresses."""
+        declared = COMPOSE["services"][service]
+        wanted = {
+            name: self.instead.get(name, value) for name, value in declared["environment"].items()
+        }
+        return {
+            **{name: value for name, value in os.environ.items() if not _ours(name)},
+            **wanted,
+            **(self.ours if "env_file" in declared else {}),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "DAGSTER_HOME": str(self.project.root / "dagster"),
+            "PYTHONPATH": str(self.project.root),
+        }
+
+    @contextmanager
+    def service(self, name: str) -> Iterator[Started]:
+        """It runs, and its check of health says so."""
+        declared = COMPOSE["services"][name]
+        root, environment = self.project.root, self.environment(name)
+        kind, *check = declared["healthcheck"]["test"]
+        if kind == "CMD-SHELL":
+            check = ["sh", "-c", check[0].replace("$$", "$")]
+
+        def healthy() -> bool | None:
+            done = subprocess.run(
+                check, cwd=root, env=environment, capture_output=True, check=False
+            )
+            return True if done.returncode == 0 else None
+
+        log = root / f"{name}.log"
+        with started(declared["command"], root, environment, log) as process:
+            process.wait_for(healthy, f"health of {name}", timeout=300)
+            yield process
+
+    def launch(self, job: str, config: Mapping[str, Any]) -> None:
+        """As an operator does, from a terminal."""
+        file = self.project.root / f"{job}.yaml"
+        file.write_text(yaml.safe_dump(config))
+        command = ["dagster", "job", "launch", "-w", "workspace.yaml", "-j", job, "-c", str(file)]
+        done = subprocess.run(
+            command,
+            cwd=self.project.root,
+            env=self.environment("webserver"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    @contextmanager
+    def instance(self) -> Iterator[dg.DagsterInstance]:
+        """What Dagster remembers, in PostgreSQL."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment("webserver").items():
+                if name.startswith("DAGSTER_"):
+                    patch.setenv(name, value)
+            with dg.DagsterInstance.from_config(str(self.project.root / "dagster")) as instance:
+                yield instance
+
+
+def _ours(name: str) -> bool:
+    return name.startswith(("AWS_", "BATCHREC_", "DAGSTER_"))
+
+
+@contextmanager
+def local_personalize(root: Path, s3: S3Server) -> Iterator[tuple[str, PersonalizeClient]]:
+    """A local Personalize that takes only signed requests: its address, and a client."""
+    (port,) = free_ports(1)
+    command = [
+        *(str(Path(sys.executable).parent / "batchrec"), "local-personalize", f"--port={port}"),
+        *(f"--home={root / 'personalize'}", f"--s3-endpoint={s3.endpoint}"),
+    ]
+    url = f"http://127.0.0.1:{port}"
+    client: PersonalizeClient = s3.session().client("personalize", endpoint_url=url)
+    environment = {name: value for name, value in os.environ.items() if not _ours(name)}
+    environment |= {**s3.environment(), **KEYS}
+
+    def answers() -> bool | None:
+        try:
+            client.list_dataset_groups()
+        except BotoCoreError:
+            return None
+        return True
+
+    with started(command, root, environment, root / "personalize.log") as process:
+        process.wait_for(answers, "answer of the local Personalize", timeout=60)
+        yield url, client
+
+
+def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "s3").mkdir()
+    project = copied_project(tmp_path / "project")
+    with ExitStack() as running:
+        s3 = running.enter_context(s3_server(tmp_path / "s3"))
+        database = running.enter_context(postgres_server())
+        url, personalize = running.enter_context(local_personalize(tmp_path, s3))
+        bucket = s3.new_bucket()
+        shop = database.new_database("shop")
+        project.declare(
+            declaration(
+                "shop",
+                f"s3://{bucket}/orders/*.csv",
+                fresh_data={"enabled": True, "every_seconds": 30},
+                sinks={"postgres": {"url_env": "SHOP_DATABASE_URL"}},
+            )
+        )
+        ours = {
+            **s3.environment(),
+            "BATCHREC_STORAGE": f"s3://{bucket}/lists",
+            "BATCHREC_PERSONALIZE": url,
+            "BATCHREC_BUSY_SECONDS": "1",
+            "SHOP_DATABASE_URL": shop,
+        }
+        server = Server(project, database, ours)
+        for name in ("code_location", "webserver"):
+            running.enter_context(server.service(name))
+        upload(s3, bucket, tmp_path, night=1)
+        daemon = running.enter_context(server.service("daemon"))
+
+        def finished(job: str, nth: int) -> None:
+            with server.instance() as instance:
+
+                def runs() -> bool | None:
+                    found = instance.get_runs(dg.RunsFilter(job_name=job))
+                    ended = [run for run in found if run.is_finished]
+                    assert all(run.is_success for run in ended), log_of(instance, ended)
+                    return True if len(ended) >= nth else None
+
+                daemon.wait_for(runs, f"{job} {nth}", timeout=A_NIGHT)
+
+        lists = []
+        for night in (1, 2):
+            if night == 2:
+                upload(s3, bucket, tmp_path, night)
+            finished("shop_refresh", night)
+            published = s3.store().get(f"s3://{bucket}/lists/{TABLE}")
+            lists.append(pl.read_parquet(io.BytesIO(published)))
+            rows = database.query(
+                "SELECT user_id, rank, item_id FROM recommendations ORDER BY user_id, rank",
+                url=shop,
+            )
+            table = lists[-1].sort("user_id", "rank")
+            assert rows == table.select("user_id", "rank", "item_id").rows()
+        first, second = (table.get_column("user_id").n_unique() for table in lists)
+        assert (first, second) == (60, 90)
+        assert personalize_made(personalize) == made_once(2)
+
+        server.launch(
+            "shop_teardown",
+            {"ops": {"shop__teardown": {"config": {"delete": True, "storage": True}}}},
+        )
+        finished("shop_teardown", 1)
+        left = [
+            *personalize.list_dataset_groups()["datasetGroups"],
+            *personalize.list_schemas()["schemas"],
+            *personalize.list_solutions()["solutions"],
+        ]
+        assert not left
+        assert not [*s3.store().list(f"s3://{bucket}/lists/shop/")]
+        assert len([*s3.store().list(f"s3://{bucket}/orders/")]) == 2
+        no_secret_is_told(project, server)
+
+
+def upload(s3: S3Server, bucket: str, folder: Path, night: int) -> None:
+    """The ratings of a night; the second one's are by more people."""
+    file = write_ratings(folder / f"{night}.csv", users=30 + 30 * night, seed=night)
+    s3.store().put(f"s3://{bucket}/orders/{night}.csv", file)
+
+
+def log_of(instance: dg.DagsterInstance, runs: list[dg.DagsterRun]) -> str:
+    """What went wrong in runs that failed."""
+    return "\n".join(
+        record.event_log_entry.message or f"{record.event_log_entry.dagster_event}"
+        for run in runs
+        if not run.is_success
+        for record in instance.get_records_for_run(run.run_id).records
+    )
+
+
+def no_secret_is_told(project: Project, server: Server) -> None:
+    """Neither in what the services said, nor in what Dagster remembers."""
+    secrets = {SECRET, server.ours["AWS_SECRET_ACCESS_KEY"], server.ours["SHOP_DATABASE_URL"]}
+    told = [file.read_text(errors="replace") for file in project.root.glob("*.log")]
+    told += [
+        file.read_text(errors="replace")
+        for file in (project.root / "dagster").rglob("*")
+        if file.is_file()
+    ]
+    with server.instance() as instance:
+        for run in instance.get_runs():
+            told.append(str(run.run_config))
+            told += [
+                str(record.event_log_entry)
+                for record in instance.get_records_for_run(run.run_id).records
+            ]
+    for secret in secrets:
+        assert not [text for text in told if re.search(re.escape(secret), text)]
