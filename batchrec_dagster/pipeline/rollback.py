@@ -106,15 +106,15 @@ def chosen(table: PublishedTable, to: str, rolled_back: Sequence[str] = ()) -> E
         ]
         if before:
             return before[0]
-        wanted = "no lists published before these"
+        missing = "there are no lists published before these"
     else:
         there = [edition for edition in [current, *older] if edition is not None]
         for edition in there:
             if str(edition.number) == to:
                 return edition
-        wanted = f"no edition {to!r}"
+        missing = f"there is no edition {to!r}"
     listed = "; ".join(told(edition) for edition in older) or "nothing"
-    raise dg.Failure(f"there is {wanted} to roll back to; kept is: {listed}", allow_retries=False)
+    raise dg.Failure(f"{missing} to roll back to; kept is: {listed}", allow_retries=False)
 
 
 def _key(places: Places) -> str:
