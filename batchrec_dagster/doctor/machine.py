@@ -62,7 +62,7 @@ def _dagster_home(home: Path | None) -> Iterator[Finding]:
 
 
 def _writable(check: str, folder: Path, setting: str, *, create: bool = True) -> Finding:
-    mend = f"let user {os.geteuid()} write there, or set {setting} to another folder"
+    mend = f"create it and let user {os.geteuid()} write there, or set {setting} to another folder"
     try:
         if create:
             folder.mkdir(parents=True, exist_ok=True)

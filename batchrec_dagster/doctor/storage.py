@@ -33,7 +33,7 @@ def storage_findings(deployment: Deployment) -> Iterator[Finding]:
 
 def _objects(storage: StorageResource) -> Iterator[Finding]:
     """Writes a small object, looks at it and removes it, as a pipeline would."""
-    uri = storage.uri(f"doctor/{uuid.uuid4().hex}")
+    uri = storage.uri(f"doctor-{uuid.uuid4().hex}")
 
     def lease() -> None:
         """By an object that only one can create."""
