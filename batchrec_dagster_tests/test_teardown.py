@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -208,6 +209,20 @@ def test_what_somebody_else_made_in_the_group_stops_it(
     assert there(client) == before
 
 
+def test_what_is_being_deleted_already_is_waited_for(
+    project: Project, made: dict[str, str]
+) -> None:
+    slow = client_of(project, pace=Pace(0.01))
+    arn = solution(slow, made["group"], {})
+    while slow.describe_solution(solutionArn=arn)["solution"]["status"] != "ACTIVE":
+        time.sleep(0.01)
+    slow.delete_solution(solutionArn=arn)
+    plan = find(ensure(slow), "shop")
+    assert (plan.pieces[0].arn, plan.in_the_way) == (arn, [])
+    delete(ensure(slow), plan)
+    assert there(slow) == set()
+
+
 class WithRealTime:
     """A Personalize that has a campaign and an event tracker too."""
 
@@ -271,12 +286,12 @@ def test_imports_are_waited_for_and_trainings_stopped(
 
     first = start_import("first")
     while slow.describe_solution(solutionArn=arn)["solution"]["status"] != "ACTIVE":
-        pass
+        time.sleep(0.01)
     while (
         slow.describe_dataset_import_job(datasetImportJobArn=first)["datasetImportJob"]["status"]
         != "ACTIVE"
     ):
-        pass
+        time.sleep(0.01)
     version = slow.create_solution_version(name="by-popularity-1", solutionArn=arn)
     start_import("second")
     plan = find(ensure(slow), "shop")

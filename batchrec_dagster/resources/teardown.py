@@ -42,11 +42,12 @@ WORK = {SOLUTION: (SOLUTION_VERSION,), DATASET: (IMPORT_JOB,)}
 
 @dataclass(frozen=True)
 class Piece:
-    """A resource by its kind, name and ARN."""
+    """A resource by its kind, name and ARN, and its status when it was found."""
 
     kind: Kind
     name: str
     arn: str
+    status: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind.label} {self.name}"
@@ -168,6 +169,9 @@ def _find_jobs(ensure: Ensure, plan: Plan) -> None:
 
 
 def _is_ours(ensure: Ensure, piece: Piece, pipeline: str) -> bool:
+    if piece.status.startswith("DELETE"):
+        # By an earlier teardown or by somebody else: it is waited for, and may tell no tags.
+        return True
     answer = ensure.client.list_tags_for_resource(resourceArn=piece.arn)
     return {"tagKey": "batchrec:pipeline", "tagValue": pipeline} in answer["tags"]
 
@@ -179,7 +183,12 @@ def _is_busy(summary: Mapping[str, Any]) -> bool:
 def _pieces(kind: Kind, summaries: Iterable[Description]) -> list[Piece]:
     return [
         # The summary of a solution version has no name.
-        Piece(kind, s.get(kind.name) or s[kind.arn].partition("/")[2], s[kind.arn])
+        Piece(
+            kind,
+            s.get(kind.name) or s[kind.arn].partition("/")[2],
+            s[kind.arn],
+            s.get("status", ""),
+        )
         for s in summaries
     ]
 
