@@ -178,7 +178,7 @@ def test_a_check_of_its_own_that_closes_is_named_with_what_it_found(
     assert "Check of shop/solution_version: gate: NDCG@25 .05 is below .10" in text
 
 
-def test_an_error_that_nobody_foresaw_is_told_as_it_is(
+def test_an_error_that_nobody_foresaw_is_told_as_it_is_and_whether_it_is_tried_again(
     instance: dg.DagsterInstance, slack: Hook
 ) -> None:
     @dg.asset(key_prefix="shop")
@@ -191,10 +191,16 @@ def test_an_error_that_nobody_foresaw_is_told_as_it_is(
         sensors=alert_sensors(declared()),
     )
     cursor = tick(defs, "shop_alert_on_failure", instance, None).cursor
-    defs.resolve_job_def("shop_refresh").execute_in_process(instance=instance, raise_on_error=False)
+    result = defs.resolve_job_def("shop_refresh").execute_in_process(
+        instance=instance, raise_on_error=False
+    )
+    instance.add_run_tags(result.run_id, {"dagster/will_retry": "true"})
     tick(defs, "shop_alert_on_failure", instance, cursor)
     (text,) = slack.posted
-    assert text.splitlines()[1] == "Step shop__interactions: ZeroDivisionError: division by zero"
+    assert text.splitlines()[1:3] == [
+        "Step shop__interactions: ZeroDivisionError: division by zero",
+        "Dagster starts it again by itself.",
+    ]
 
 
 def declared(**attributes: Any) -> Pipeline:

@@ -14,6 +14,8 @@ from batchrec_dagster.pipeline.messages import Message, send
 from batchrec_dagster.pipeline.settings import Pipeline
 
 LONGEST_REASON = 3000
+# What Dagster tags a failed run with that its daemon is about to retry.
+WILL_RETRY = "dagster/will_retry"
 
 
 def alert_sensors(pipeline: Pipeline) -> list[dg.SensorDefinition]:
@@ -66,16 +68,13 @@ def failure(pipeline: Pipeline, context: dg.RunFailureSensorContext) -> Message:
             # A check that an asset does itself is its reason too.
             if not any(told in line for line in lines):
                 lines.append(f"Check of {found.asset_key.to_user_string()}: {told}")
+    lines = lines or [context.failure_event.message or "no step says why"]
+    if run.tags.get(WILL_RETRY) == "true":
+        lines.append("Dagster starts it again by itself.")
     title = f"batchrec: {run.job_name} failed"
     if run.job_name.startswith("__"):
         title = f"batchrec: a run of some assets of {pipeline.name} failed"
-    return Message(
-        title,
-        [
-            *(lines or [context.failure_event.message or "no step says why"]),
-            f"Run: {pipeline.alerts.dagster_url}/runs/{run.run_id}",
-        ],
-    )
+    return Message(title, [*lines, f"Run: {pipeline.alerts.dagster_url}/runs/{run.run_id}"])
 
 
 def _when_late(pipeline: Pipeline) -> dg.SensorDefinition:
