@@ -146,7 +146,17 @@ def account(root: Path, s3: S3Server, bucket: str) -> Iterator[Account]:
     write_ratings(root / "ratings.csv")
     lines = [f"{item},Title {item},{'even' if item % 2 == 0 else 'odd'}" for item in range(1, 81)]
     (root / "items.csv").write_text("\n".join(["movieId,title,genres", *lines]) + "\n")
-    project.declare(declaration("shop", "ratings.csv", items=ITEMS, segments={"items": ["1", "2"]}))
+    project.declare(
+        declaration(
+            "shop",
+            "ratings.csv",
+            items=ITEMS,
+            segments={"items": ["1", "2"]},
+            # Copies an object within the storage.
+            solution={"recipe": "aws-user-personalization"},
+            incremental={"enabled": True},
+        )
+    )
     with ExitStack() as opened, pytest.MonkeyPatch.context() as patch:
         role = opened.enter_context(s3_door(s3.endpoint))
         store = ObjectStore({}, s3.session(), role.url)
