@@ -9,13 +9,17 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix, hstack, vstack
+from scipy.sparse import csc_matrix, csr_matrix, hstack, vstack
 
 from batchrec_dagster.local_personalize.learning import inverse
-from batchrec_dagster.local_personalize.learning.threads import each, ordered_map
+from batchrec_dagster.local_personalize.learning.threads import each, ordered_map, pieces
 
 Float32 = npt.NDArray[np.float32]
 Columns = Callable[[slice], Float32]
+
+# Of XᵀX, the products added at once, and the sums kept meanwhile: a few MiB of each.
+ENTRIES = 1 << 20
+SUMS = 1 << 20
 
 
 def fit(
@@ -184,11 +188,35 @@ def gram(matrix: csr_matrix) -> list[Float32]:
     lower: list[Float32] = [np.empty((0, 0), np.float32)] * len(parts)
 
     def multiply(i: int) -> None:
-        product = by_column[parts[i]] @ matrix[:, : parts[i].stop]
-        lower[i] = product.toarray().astype(np.float32, copy=False)
+        width = parts[i].stop
+        left = matrix[:, :width]
+        out = np.empty((width - parts[i].start, width), dtype=np.float32)
+        step = max(1, SUMS // width)
+        for first in range(0, len(out), step):
+            some = out[first : first + step]
+            start = parts[i].start + first
+            some[:] = _dense_product(by_column[start : start + len(some)], left)
+        lower[i] = out
 
     each(multiply, range(len(parts) - 1, -1, -1))
     return lower
+
+
+def _dense_product(columns: csr_matrix, matrix: csr_matrix) -> Float32:
+    """Their product, dense: added up where it is, which takes half the time of a sparse product."""
+    width = matrix.shape[1]
+    sums = np.zeros(columns.shape[0] * width, dtype=np.float32)
+    # Each column's sums have a stretch of one long vector.
+    stretch = np.repeat(
+        np.arange(columns.shape[0], dtype=np.int32) * np.int32(width), np.diff(columns.indptr)
+    )
+    lengths = np.diff(matrix.indptr)[columns.indices]
+    for part in pieces(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), ENTRIES):
+        added = matrix[columns.indices[part]]
+        places = added.indices + np.repeat(stretch[part], lengths[part])
+        by_row = csc_matrix((added.data, places, added.indptr), shape=(len(sums), added.shape[0]))
+        sums += by_row @ columns.data[part]
+    return sums.reshape(-1, width)
 
 
 def _add_to_diagonal(lower: list[Float32], parts: list[slice], value: float) -> None:
