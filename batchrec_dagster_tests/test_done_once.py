@@ -84,7 +84,7 @@ def test_two_runs_at_once_do_the_work_once(tmp_path: Path) -> None:
     project = copied_project(tmp_path)
     project.declare(declaration("shop", write_ratings(tmp_path / "ratings.csv")))
     # Dagster itself cannot set up one home in two processes at the same moment.
-    project.run("batchrec", "show")
+    project.run("dagster", "run", "list")
     with ThreadPoolExecutor() as pool:
         runs = list(pool.map(lambda _: project.run(*REFRESH), range(2)))
     assert [run.returncode for run in runs] == [0, 0], [run.stdout + run.stderr for run in runs]
