@@ -88,6 +88,7 @@ def test_from_a_file_to_lists_in_the_commands_that_it_names(
     assert "ratings  1,598 are 3.5 or more in column rating" in said
     assert "Warning" not in said
     module = here.package.name
+    assert f"dagster definitions validate -m {module}.definitions\n" in said
     assert re.search(f"dagster job execute -m {module}.definitions -j shop_refresh\n", said)
     assert said.endswith("batchrec show --pipeline shop\n")
     attributes = declared(here)
@@ -130,6 +131,7 @@ def test_what_can_be_no_name_is_refused(here: Project, name: str) -> None:
 
 def test_columns_that_are_not_known_are_asked_for_by_name(here: Project) -> None:
     written(here.root / "orders.csv", "who,what,stars,when")
+    (here.root / "workspace.yaml").write_text("load_from: []\n")
     code, said = new("shop", "--ratings", "orders.csv")
     assert code == 2
     assert "orders.csv: which column is the user and item is not known" in said
@@ -140,9 +142,28 @@ def test_columns_that_are_not_known_are_asked_for_by_name(here: Project) -> None
     assert left(here) == []
     code, said = new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "what")
     assert code == 0, said
+    assert "dagster definitions validate -w workspace.yaml\n" in said
     assert declared(here)["ratings"]["columns"] == {
         "user": "who", "item": "what", "rating": "stars", "timestamp": "when",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cell", "said_of_it"),
+    [
+        ("4,5", "the rating in column stars has no numbers, which are written as 4.5, not 4,5"),
+        ("88", "the rating in column stars goes from 88 to 88, which is no usual scale"),
+    ],
+)
+def test_a_rating_that_was_told_and_cannot_count_is_told_of(
+    here: Project, cell: str, said_of_it: str
+) -> None:
+    written(here.root / "orders.csv", "who;what;stars;when", {"rating": lambda _: cell}, by=";")
+    columns = ("--user", "who", "--item", "what", "--rating", "stars")
+    code, said = new("shop", "--ratings", "orders.csv", *columns)
+    assert code == 0, said
+    assert f"Warning: {said_of_it}: all rows count" in said
+    assert "rating" not in declared(here)["ratings"]["columns"]
 
 
 def test_a_file_without_a_header_goes_by_position(here: Project) -> None:

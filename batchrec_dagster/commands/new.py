@@ -216,8 +216,11 @@ def _told_of_items(found: FoundItems) -> list[str]:
 def _next(name: str, project: Project) -> list[str]:
     module = f"{project.module}.definitions"
     dagster, batchrec = _program("dagster"), _program("batchrec")
+    # Told the module alone, Dagster warns of its name once for each pipeline.
+    workspace = project.root / "workspace.yaml"
+    where = f"-w {shlex.quote(str(_near(workspace)))}" if workspace.is_file() else f"-m {module}"
     return [
-        f"{dagster} definitions validate -m {module}",
+        f"{dagster} definitions validate {where}",
         f"{dagster} job execute -m {module} -j {name}_refresh",
         f"{batchrec} show --pipeline {name}",
     ]

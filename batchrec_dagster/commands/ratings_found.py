@@ -108,6 +108,8 @@ def find_out(
     ]
     bad = done.rows_read - done.rows_kept - done.left_out.get(BELOW_MIN_RATING, 0)
     warnings = [check.found for check in checks if not check.passed]
+    if "rating" in asked and "rating" not in declared.columns:
+        warnings.append(_uncounted(asked["rating"], declared.scale))
     if bad:
         warnings.append(
             f"{bad:,} of {done.rows_read:,} rows cannot be read; the first:"
@@ -159,6 +161,15 @@ def _declared(
         timestamp_unit=time_format or times.AUTO,
     )
     return _Declared(reading, columns, time_format, min_rating, scale)
+
+
+def _uncounted(column: Column, scale: tuple[float, float] | None) -> str:
+    """Why a column that someone told as the rating is not declared."""
+    if scale is None:
+        why = "has no numbers, which are written as 4.5, not 4,5"
+    else:
+        why = f"goes from {scale[0]:g} to {scale[1]:g}, which is no usual scale"
+    return f"the rating in column {column} {why}: all rows count, whatever they hold there"
 
 
 def _look(
