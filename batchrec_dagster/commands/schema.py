@@ -12,8 +12,9 @@ def schema() -> None:
       batchrec schema > defs.schema.json
       batchrec schema | jq '.["$defs"].Ratings.properties.source.description'
 
+    \b
     An editor with the YAML language server finds it by a line in the file:
-    # yaml-language-server: $schema=PATH
+      # yaml-language-server: $schema=PATH
     """
     from batchrec_dagster.pipeline.schema import declaration_schema_text
 
