@@ -50,8 +50,8 @@ METRICS = (
         "Coverage",
         "coverage",
         "coverage",
-        "How much of the catalogue is recommended to anyone at all? More is not always better, but"
-        " very little means that everyone gets the same.",
+        "How much of the catalogue do the lists of the test show, all together? More is not always"
+        " better, but very little means that everyone gets the same.",
     ),
 )
 
