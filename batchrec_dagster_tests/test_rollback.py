@@ -156,6 +156,7 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     report = (project.storage / "shop/curated/report/index.html").read_text()
     assert about["solution_version_arn"] in report
     assert newest not in report
+    assert "It learned from earlier data than the lists stand beside here:" in report
 
     # Nothing is new: the same lists are not published again by themselves.
     unchanged = refresh(project, "shop", instance)
@@ -183,5 +184,7 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     done = CliRunner().invoke(main, ["rollback", "shop", "--to", "2", "--yes"])
     assert (done.exit_code, published(project)[0]["edition"]) == (0, 2)
     assert done.output.endswith("shop: published is edition 2\n")
+    (shown,) = json.loads(CliRunner().invoke(main, ["show", "--json"]).output)["pipelines"]
+    assert shown["earlier_data"]
     assert CliRunner().invoke(main, ["rollback", "shop", "--to", "9"]).exit_code == 3
     assert CliRunner().invoke(main, ["rollback", "club"]).exit_code == 3

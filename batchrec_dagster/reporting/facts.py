@@ -23,7 +23,8 @@ DROP = 0.9
 @dataclass(frozen=True)
 class Run:
     """What is told of a run beside its tables. metrics, popularity: by Personalize's names;
-    trainings: the models so far, oldest first, this one last."""
+    trainings: the models so far, oldest first, this one last; earlier_data: whether its model
+    learned from other data than the tables' interactions, as after a rollback."""
 
     pipeline: str
     description: str | None
@@ -35,11 +36,12 @@ class Run:
     popularity: Mapping[str, float]
     trainings: Sequence[Training] = ()
     verdicts: Sequence[Verdict] = ()
+    earlier_data: bool = False
 
 
 @dataclass(frozen=True)
 class Data:
-    """What was learned from: numbers, and the days of the first and the last interaction."""
+    """The interactions of the tables: how many, and the days of the first and the last."""
 
     interactions: int
     users: int

@@ -45,7 +45,9 @@ def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[s
     edition = published.edition
     assert edition is not None
     # What the table says of itself; one of an older version says nothing, and is counted.
-    about = edition.about or read_record(storage, places.record("solution_version"))
+    newest = read_record(storage, places.record("solution_version"))
+    about = edition.about or newest
+    facts["earlier_data"] = about.get("data_version") != newest.get("data_version")
     for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):
         if _OF_PERSONALIZE in (about.get(metrics) or {}):
             facts[prefix + NDCG] = about[metrics][_OF_PERSONALIZE]
@@ -70,7 +72,8 @@ def lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if facts.keys() >= {name for asset, _, name in _TOLD if asset == "interactions"}:
         yield "ratings", f"{facts['rows_read']:,} rows of {facts.get('source', 'the ratings')}"
         kept = f"{facts['interactions']:,} kept"
-        yield "interactions", f"{kept}, {facts['rows_left_out']:,} left out"
+        newer = "; the lists are of earlier data" if facts.get("earlier_data") else ""
+        yield "interactions", f"{kept}, {facts['rows_left_out']:,} left out{newer}"
         learned = (facts["interactions_users"], facts["interactions_items"])
         yield "users, items", "{:,} and {:,}".format(*learned)
     if "import" in facts:

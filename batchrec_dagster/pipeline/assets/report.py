@@ -74,6 +74,7 @@ def recommendation_report(
                 popularity=trained["popularity_metrics"],
                 trainings=trainings(context.instance, pipeline.name),
                 verdicts=verdicts(context.instance, checks),
+                earlier_data=trained["data_version"] != solution_version["data_version"],
             )
             with _tables(pipeline, storage, lists) as tables:
                 found = facts(run, tables)
