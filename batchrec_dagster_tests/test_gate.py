@@ -42,10 +42,10 @@ def published(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -> di
     ("gate", "model", "before", "said"),
     [
         # The first, and better than popularity.
-        ({}, trained(0.1, 0.05), {}, None),
-        ({}, trained(0.1, None), {}, None),
-        ({}, trained(0.05, 0.05), {}, None),
-        ({}, trained(0.04, 0.05), {}, "it is worse than showing everyone the most popular items"),
+        ({}, trained(0.1, 0.05), None, None),
+        ({}, trained(0.1, None), None, None),
+        ({}, trained(0.05, 0.05), None, None),
+        ({}, trained(0.04, 0.05), None, "it is worse than showing everyone the most popular items"),
         # Against what is published.
         ({}, trained(0.071, None), published(0.1), None),
         (
@@ -63,12 +63,12 @@ def published(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -> di
         ({}, trained(0.01, None), {"version": "unknown"}, None),
         # The one that serves was let through already.
         ({"min_ndcg_at_25": 0.5}, trained(0.1, 0.2), published(0.1, arn="arn:new"), None),
-        ({"min_ndcg_at_25": 0.2}, trained(0.1, None), {}, "gate.min_ndcg_at_25 is 0.2"),
-        ({"min_coverage": 0.3}, trained(0.1, None), {}, "gate.min_coverage is 0.3"),
+        ({"min_ndcg_at_25": 0.2}, trained(0.1, None), None, "gate.min_ndcg_at_25 is 0.2"),
+        ({"min_coverage": 0.3}, trained(0.1, None), None, "gate.min_coverage is 0.3"),
     ],
 )
 def test_what_is_worse_is_not_let_through(
-    gate: dict[str, float], model: dict[str, Any], before: dict[str, Any], said: str | None
+    gate: dict[str, float], model: dict[str, Any], before: dict[str, Any] | None, said: str | None
 ) -> None:
     verdict = quality_gate(Gate(**gate), model, before, "all", anyway="so")
     assert verdict.passed is (said is None)
@@ -101,6 +101,13 @@ def test_the_message_has_the_numbers_all_reasons_and_what_to_do() -> None:
         "popularity_ndcg_at_25": 0.03,
         "published_ndcg_at_25": 0.1,
     }
+
+
+def test_lists_that_do_not_say_what_they_are_stay_too() -> None:
+    """As those of the versions that wrote no metadata."""
+    for published, said in ((None, "nothing was published"), ({}, "lists stay as they are")):
+        verdict = quality_gate(Gate(), trained(0.02, 0.03), published, "all", anyway="do so")
+        assert said in verdict.found
 
 
 def curated(project: Project) -> dict[str, bytes]:

@@ -17,7 +17,7 @@ COVERAGE = "coverage"
 def quality_gate(
     gate: Gate,
     trained: Mapping[str, Any],
-    published: Mapping[str, Any],
+    published: Mapping[str, Any] | None,
     measured_on: str,
     *,
     anyway: str,
@@ -27,16 +27,17 @@ def quality_gate(
     """The verdict, with the numbers, and what to do if it is no.
 
     trained: the record of solution_version. published: what the published lists say of themselves,
-    nothing where there are none. measured_on: a name of which interactions count; metrics are
+    None where there are none. measured_on: a name of which interactions count; metrics are
     compared with those of the same only. rolled_back: whether somebody took back the lists of this
     version. anyway: how a run is told to publish anyway; publish_anyway: whether this one was.
     """
     metrics, popular = trained["metrics"], trained["popularity_metrics"].get(NDCG)
     ndcg, coverage = metrics.get(NDCG, 0.0), metrics.get(COVERAGE, 0.0)
-    serves = published.get("solution_version_arn") == trained["solution_version_arn"]
+    said = published or {}
+    serves = said.get("solution_version_arn") == trained["solution_version_arn"]
     before = None
-    if not serves and published.get("measured_on") == measured_on:
-        before = published["metrics"].get(NDCG)
+    if not serves and said.get("measured_on") == measured_on:
+        before = said["metrics"].get(NDCG)
 
     reasons = []
     if rolled_back:
@@ -67,14 +68,16 @@ def quality_gate(
     found += f"; coverage {coverage:.4f}"
     if serves:
         found += "; its lists are published already"
-    elif published and before is None:
+    elif said and before is None:
         found += "; the published lists' metrics are of other interactions, so not compared"
+    remains = (
+        "nothing was published" if published is None else "the published lists stay as they are"
+    )
     if reasons and publish_anyway:
         found += f"; published anyway, as this run was told to, although {', and '.join(reasons)}"
     elif reasons:
         found += (
-            f": {', and '.join(reasons)}. Nothing was inferred and"
-            f" {'the published lists stay as they are' if published else 'nothing was published'}."
+            f": {', and '.join(reasons)}. Nothing was inferred and {remains}."
             " Look whether the data are what they should be, and start the run again, or publish"
             f" anyway: {anyway}"
         )

@@ -73,7 +73,7 @@ class Publishing:
         return quality_gate(
             self.pipeline.gate,
             self.trained,
-            current.about if current else {},
+            current.about if current else None,
             self.measured_on,
             anyway=f"run {name}_refresh with ops: {{{name}__recommendations: {{config:"
             " {publish_anyway: true}}}",
