@@ -14,6 +14,7 @@ from batchrec_dagster.resources import PersonalizeResource
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
+    definitions,
     interactions,
     metadata,
     refresh,
@@ -138,3 +139,41 @@ def test_a_run_above_its_budget_starts_nothing_and_says_the_numbers(
     result = refresh(project, "shop", instance)
     assert result.success
     assert metadata(result, "solution_version")["cost_usd"] > 0
+
+
+def test_a_training_that_the_run_is_told_to_do_afresh_counts(
+    project: Project,
+    declared: dict[str, object],
+    instance: dg.DagsterInstance,
+    on_aws: None,
+) -> None:
+    afresh = {"ops": {"shop__solution_version": {"config": {"train_afresh": True}}}}
+    project.declare({**declared, "budget": {"max_usd_per_run": 1}})
+    assert refresh(project, "shop", instance).success
+    project.declare({**declared, "budget": {"max_usd_per_run": 0.01}})
+    assert refresh(project, "shop", instance).success  # Nothing is new.
+    assert "training aws-user-personalization-v2 on" in why(
+        refresh(project, "shop", instance, afresh)
+    )
+
+
+def test_what_was_torn_down_is_made_and_paid_for_again(
+    project: Project,
+    declared: dict[str, object],
+    instance: dg.DagsterInstance,
+    on_aws: None,
+) -> None:
+    project.declare({**declared, "budget": {"max_usd_per_run": 1}})
+    assert refresh(project, "shop", instance).success
+    with definitions(project) as defs:
+        config = {"ops": {"shop__teardown": {"config": {"delete": True}}}}
+        teardown = defs.resolve_job_def("shop_teardown")
+        assert teardown.execute_in_process(instance=instance, run_config=config).success
+    project.declare({**declared, "budget": {"max_usd_per_run": 0.01}})
+    # The records of what there was are in the storage still; nor does a refused run change that.
+    for _ in range(2):
+        said = why(refresh(project, "shop", instance))
+        assert "importing 0.00 GB" in said
+        assert "training aws-user-personalization-v2 on" in said
+    project.declare({**declared, "budget": {"max_usd_per_run": 1}})
+    assert refresh(project, "shop", instance).success

@@ -5,7 +5,7 @@ On another Personalize than AWS's nothing is paid; what it would be on AWS stand
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,11 +83,23 @@ def estimate(
     imports: Sequence[int],
     data_version: str,
     dataset_group: str,
+    solutions: Collection[str],
+    afresh: Collection[str],
 ) -> list[Cost]:
     """What a run costs at the most: imports of so many bytes, then trainings on data of this
-    version that are not there yet, then recommendations, which may be there too."""
+    version that are not there yet, then recommendations, which may be there too.
+
+    solutions: the names of those that are there; afresh: the assets that are told to train anyway.
+    """
     costs = [import_cost(size) for size in imports]
-    recipes = list(_recipes_to_train(pipeline, storage, data_version, dataset_group))
+    recipes = [
+        recipe
+        for asset, name, recipes in _solutions(pipeline, dataset_group)
+        if asset in afresh
+        or name not in solutions
+        or not _is_trained(pipeline, storage, asset, name, data_version)
+        for recipe in recipes
+    ]
     if recipes:
         interactions = count_interactions(pipeline, storage)
         hours = _hours_before(pipeline, storage)
@@ -129,19 +141,22 @@ def count_interactions(pipeline: Pipeline, storage: StorageResource) -> int:
     return _lines(storage, storage.uri(pipeline.places.interactions)) - 1
 
 
-def _recipes_to_train(
-    pipeline: Pipeline, storage: StorageResource, data_version: str, dataset_group: str
-) -> Iterator[str]:
-    """Those of the solutions whose last training was of other data or settings."""
-    solutions = {"solution_version": pipeline.solution.recipes}
+def _solutions(pipeline: Pipeline, dataset_group: str) -> Iterator[tuple[str, str, list[str]]]:
+    """The assets that train, the name of each one's solution, and the recipes that it trains."""
+    trained = {"solution_version": pipeline.solution.recipes}
     if pipeline.segments:
-        solutions["segment_solution_version"] = {pipeline.segments.recipe: {}}
-    for asset, recipes in solutions.items():
-        last = read_record(storage, pipeline.places.record(asset))
-        name = solution_name(dataset_group, *next(iter(recipes.items())))
-        of_these_settings = f"/{name}/" in last.get("solution_version_arn", "")
-        if not of_these_settings or last["data_version"] != data_version:
-            yield from recipes
+        trained["segment_solution_version"] = {pipeline.segments.recipe: {}}
+    for asset, recipes in trained.items():
+        yield asset, solution_name(dataset_group, *next(iter(recipes.items()))), [*recipes]
+
+
+def _is_trained(
+    pipeline: Pipeline, storage: StorageResource, asset: str, solution: str, data_version: str
+) -> bool:
+    """Whether its last training was of this solution and these data."""
+    last = read_record(storage, pipeline.places.record(asset))
+    of_these_settings = f"/{solution}/" in last.get("solution_version_arn", "")
+    return of_these_settings and last["data_version"] == data_version
 
 
 def _hours_before(pipeline: Pipeline, storage: StorageResource) -> float:

@@ -24,13 +24,14 @@ from batchrec_dagster.pipeline.assets.new_rows import (
 )
 from batchrec_dagster.pipeline.assets.preview import preview, table
 from batchrec_dagster.pipeline.assets.specs import MODEL, described
+from batchrec_dagster.pipeline.assets.training import told_to_train_afresh
 from batchrec_dagster.pipeline.checks import published, specs
 from batchrec_dagster.pipeline.cost import estimate, import_cost, summary, told, within_budget
 from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.ensure import FAILED, Description, Ensure, Ensured, Started
-from batchrec_dagster.resources.kinds import DATASET, DATASET_GROUP, IMPORT_JOB, SCHEMA
+from batchrec_dagster.resources.kinds import DATASET, DATASET_GROUP, IMPORT_JOB, SCHEMA, SOLUTION
 
 CODE_VERSION = "1"
 
@@ -115,13 +116,20 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
                 versions[0] = before["interactions_version"]
         version = _together(versions)
         sizes = _sizes(storage, datasets, part)
-        new = config.import_afresh or before.get("data_version") != version
+        # What the record tells of may have been torn down since.
+        new = (
+            config.import_afresh
+            or before.get("data_version") != version
+            or not all(_imports(ensure, dataset) for dataset in there)
+        )
         costs = estimate(
             pipeline,
             storage,
             imports=sizes if new else [],
             data_version=version,
             dataset_group=group_name,
+            solutions=[s["name"] for s in ensure.list(SOLUTION, datasetGroupArn=group)],
+            afresh=told_to_train_afresh(pipeline, context.run),
         )
         context.log.info(
             f"{'' if personalize.on_aws else 'on AWS '}this run costs {summary(costs)}"
@@ -231,19 +239,22 @@ def _sizes(storage: StorageResource, datasets: list[Imported], part: Import | No
 def _goes_on(ensure: Ensure, before: dict[str, Any], dataset: Ensured, added: str) -> bool:
     """Whether all that was imported is known: the newest import is the record's, or one of a run
     that was killed before it had written its own."""
-    jobs = sorted(
-        (
-            job
-            for job in ensure.list(IMPORT_JOB, datasetArn=dataset.arn)
-            if job["status"] not in FAILED
-            and job["creationDateTime"] >= dataset.description["creationDateTime"]
-        ),
-        key=lambda job: job["creationDateTime"],
-    )
+    jobs = sorted(_imports(ensure, dataset), key=lambda job: job["creationDateTime"])
     if not jobs or before.get("dataset_arn") != dataset.arn:
         return False
     arn_of_newest, name = str(jobs[-1]["datasetImportJobArn"]), str(jobs[-1]["jobName"])
     return arn_of_newest == before["dataset_import_job_arn"] or name.startswith(f"{added}-")
+
+
+def _imports(ensure: Ensure, dataset: Ensured) -> list[Description]:
+    """Those into the data set that have not failed. One made anew has the ARN, and so the jobs, of
+    the one that was deleted."""
+    since = dataset.description["creationDateTime"]
+    return [
+        job
+        for job in ensure.list(IMPORT_JOB, datasetArn=dataset.arn)
+        if job["status"] not in FAILED and job["creationDateTime"] >= since
+    ]
 
 
 def _datasets(pipeline: Pipeline) -> list[Imported]:

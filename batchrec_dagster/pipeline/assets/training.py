@@ -34,6 +34,16 @@ class TrainingConfig(dg.Config):
     )
 
 
+def told_to_train_afresh(pipeline: Pipeline, run: dg.DagsterRun) -> list[str]:
+    """The assets that the run is told to train afresh."""
+    ops: Any = run.run_config.get("ops") or {}
+    told = {
+        asset: (ops.get(f"{pipeline.name}__{asset}") or {}).get("config") or {}
+        for asset in ("solution_version", "segment_solution_version")
+    }
+    return [asset for asset, config in told.items() if config.get("train_afresh")]
+
+
 def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset."""
     solution = pipeline.solution
