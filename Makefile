@@ -32,7 +32,7 @@ bench: .venv/dev  ## Measures quality and speed beside others' (an hour; each al
 
 docs: .venv/dev  ## Builds the documentation, and checks its links.
 	$(BIN)/mkdocs build --quiet
-	@echo "Open .batchrec/site/index.html"
+	@echo "Open .batchrec/site/index.html; to search in it: $(BIN)/python -m http.server -b 127.0.0.1 -d .batchrec/site"
 
 pictures: .venv/dev  ## Takes the pictures of docs/images anew, of the demo.
 	BATCHREC_PICTURES=docs/images $(BIN)/pytest -q batchrec_dagster_tests/test_pictures.py
