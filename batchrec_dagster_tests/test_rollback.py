@@ -44,14 +44,16 @@ def storage(tmp_path: Path) -> StorageResource:
     return StorageResource(root=str(tmp_path / "storage"), s3=S3Resource())
 
 
-def publish(storage: StorageResource, folder: Path, model: str, users: str = "all") -> None:
+def publish(
+    storage: StorageResource, folder: Path, model: str, users: str = "all", version: str = ""
+) -> None:
     """Lists made by this model for these users; the name of what made them is as the pipeline's."""
     table = published_table(storage, PLACES)
     number = table.next_number()
     with TableFiles(folder) as files:
         files.write(pa.table({"user_id": ["1"]}))
         made_by = [model, f"{model} for {users}"]
-        files.end({"edition": number, "version": f"v{number}", "made_by": made_by})
+        files.end({"edition": number, "version": version or f"v{number}", "made_by": made_by})
     table.publish(files.paths, keep=9)
 
 
@@ -113,6 +115,19 @@ def test_where_the_model_stays_the_users_and_titles_are_what_was_rolled_back(
     assert not was_rolled_back(storage, PLACES, ["A", "A for some"])
     publish_again(storage, PLACES, ["A", "A for nobody"])
     assert not was_rolled_back(storage, PLACES, ["A", "A for nobody"])
+
+
+def test_the_same_lists_published_twice_are_gone_back_from_at_once(
+    storage: StorageResource, tmp_path: Path
+) -> None:
+    """As when somebody has lists published anyway that had been rolled back."""
+    publish(storage, tmp_path, "A")
+    publish(storage, tmp_path, "B", version="same")
+    assert goes_back(storage, PREVIOUS, "run 1") == 1
+    publish_again(storage, PLACES, ["B", "B for all"])
+    publish(storage, tmp_path, "B", version="same")
+    assert goes_back(storage, PREVIOUS, "run 2") == 1
+    assert was_rolled_back(storage, PLACES, ["B"])
 
 
 def test_before_anything_is_published_there_is_nothing(storage: StorageResource) -> None:

@@ -101,7 +101,7 @@ def chosen(table: PublishedTable, to: str, rolled_back: Sequence[str] = ()) -> E
         before = [
             edition
             for edition in older
-            if (current is None or edition.number < current.number)
+            if (current is None or _is_before(edition, current))
             and {*rolled_back}.isdisjoint(edition.about.get("made_by", []))
         ]
         if before:
@@ -115,6 +115,11 @@ def chosen(table: PublishedTable, to: str, rolled_back: Sequence[str] = ()) -> E
         missing = f"there is no edition {to!r}"
     listed = "; ".join(told(edition) for edition in older) or "nothing"
     raise dg.Failure(f"{missing} to roll back to; kept is: {listed}", allow_retries=False)
+
+
+def _is_before(edition: Edition, current: Edition) -> bool:
+    """Lists that were published twice are no older ones."""
+    return edition.number < current.number and edition.version != current.version
 
 
 def _key(places: Places) -> str:
