@@ -42,7 +42,7 @@ MILLISECONDS = edited(
         (lambda path: path.unlink(), {}, ["ratings.csv"]),
         (
             edited(lambda lines: [line.replace(",", ";") for line in lines]),
-            {},
+            {"delimiter": ","},
             ["ratings.csv", "ratings.columns.user", "is ratings.delimiter ';'?"],
         ),
         (

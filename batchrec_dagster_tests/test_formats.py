@@ -305,6 +305,18 @@ def test_columns_of_public_sets_need_no_configuration(
     assert ratings.layout.delimiter == delimiter
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|", "::"])
+def test_the_delimiter_is_the_one_that_makes_the_declared_columns(
+    tmp_path: Path, delimiter: str
+) -> None:
+    content = "".join(
+        delimiter.join(row) + "\n" for row in (["u", "i", "n", "t"], ["a", "b", "", str(SECONDS)])
+    )
+    lines, _, ratings = prepared(tmp_path, content, reading=Reading(columns=BY_NAME))
+    assert lines == [f"a,b,{SECONDS}"]
+    assert ratings.layout.delimiter == delimiter
+
+
 def test_a_rating_is_looked_for_where_it_is_needed(tmp_path: Path) -> None:
     content = f"user_id,item_id,stars,time\n1,2,4,{SECONDS}\n1,3,2,{SECONDS}\n"
     lines, _, ratings = prepared(tmp_path, content, rules=Rules(min_rating=3))

@@ -225,7 +225,10 @@ def test_letters_of_either_encoding_are_read(tmp_path: Path) -> None:
         ("", "items.csv is empty"),
         ("movieId,title,genres,year,added\n", "items.csv has no rows"),
         ("movieId,title\n1,A\n", "items.csv has no column 'added' (items.columns.created)"),
-        ("movieId;title\n1;A\n", "read with the delimiter ',', has: movieId;title"),
+        (
+            "movieId;title\n1;A\n",
+            "read with the delimiter ',' (items.delimiter), has: movieId;title",
+        ),
         ('movieId,title,genres,year,added\n1,"' + "A" * 200_000, "items.csv, line "),
     ],
 )

@@ -196,7 +196,8 @@ class ItemsFile:
         if column not in names:
             raise PreparationError(
                 f"{self.name} has no column {column!r} (items.columns.{role}); its header, read"
-                f" with the delimiter {self.layout.delimiter!r}, has: {', '.join(names)}"
+                f" with the delimiter {self.layout.delimiter!r} (items.delimiter), has:"
+                f" {', '.join(names)}"
             )
         return names.index(column)
 

@@ -136,15 +136,18 @@ def _format(opened: Opened) -> Format:
 
 
 def _delimiter(opened: Opened, reading: Reading) -> str:
-    """The declared one; else the one that makes names of the first line that are recognised."""
+    """The declared one; else the one that makes names of the first line that are declared, or
+    recognised where none is; else a comma."""
     if reading.delimiter is not None:
         return reading.delimiter
-    if reading.columns:
-        return ","
-    found = {
-        delimiter: len(recognise(CsvTable(opened, delimiter, has_header=True).columns))
+    headers = {
+        delimiter: CsvTable(opened, delimiter, has_header=True, quoted=reading.quoted).columns
         for delimiter in DELIMITERS
     }
+    if reading.columns:
+        declared = set(reading.columns.values())
+        return next((by for by in (",", *DELIMITERS) if declared <= set(headers[by])), ",")
+    found = {delimiter: len(recognise(names)) for delimiter, names in headers.items()}
     best = max(found, key=lambda delimiter: found[delimiter])
     return best if found[best] >= len(REQUIRED) else ","
 

@@ -41,7 +41,7 @@ class Ratings(dg.Model):
     delimiter: str | None = Field(
         default=None,
         description="What separates the fields: one character, or `::`. Default: a comma, or what"
-        " a known source has, or what makes known columns of the header.",
+        " a known source has, or what makes the header hold the declared columns, or known ones.",
         examples=[",", "\t", "::"],
     )
     quotes: bool = Field(
