@@ -31,6 +31,8 @@ from batchrec_dagster.sinks.postgres_copy import copy
 
 # In the names of partitions, by which this sink knows its own.
 MARK = "_batchrec_"
+# The comment of a table that it makes: all pipelines have the same default for the table's name.
+WRITTEN_FOR = "Written by batchrec for the pipeline "
 
 # Readers of long reports hold the table: new readers queue behind this one for so many seconds at
 # most, and then it lets them pass.
@@ -56,11 +58,13 @@ LASTING = (
 
 @dataclass(frozen=True)
 class Target:
-    """A table by its name; schema None is the connection's own. url: postgresql://… (secret)."""
+    """A table by its name; schema None is the connection's own. url: postgresql://… (secret);
+    pipeline: whose lists they are, where no other pipeline's table is to be replaced by them."""
 
     url: str = field(repr=False)
     table: str
     schema: str | None = None
+    pipeline: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def _replace(frame: pl.LazyFrame, wanted: Counts, connection: Connection, target
         cursor.execute("SELECT pg_try_advisory_xact_lock(hashtext(%s))", [f"batchrec {name}"])
         if cursor.fetchone() != (True,):
             raise SinkUnavailableError(f"another run is writing {name}")
-        _ensure_table(cursor, table, name, connection)
+        _ensure_table(cursor, table, name, target.pipeline)
         new = sql.Identifier(schema, f"{target.table}{MARK}{secrets.token_hex(4)}")
         _run(
             cursor, "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)", new, table
@@ -146,21 +150,30 @@ def _current_schema(cursor: Cursor) -> str:
     return str(schema)
 
 
-def _ensure_table(cursor: Cursor, table: sql.Identifier, name: str, connection: Connection) -> None:
+def _ensure_table(cursor: Cursor, table: sql.Identifier, name: str, pipeline: str) -> None:
     """The table, made where there is none. Raises SinkError where it is another's."""
     cursor.execute(
         "SELECT pg_get_partkeydef(to_regclass(%s)), to_regclass(%s) IS NOT NULL,"
+        " coalesce(obj_description(to_regclass(%s), 'pg_class'), ''),"
         " (SELECT string_agg(relname, ', ') FROM pg_inherits JOIN pg_class ON oid = inhrelid"
         " WHERE inhparent = to_regclass(%s) AND strpos(relname, %s) = 0)",
-        [*[table.as_string(connection)] * 3, MARK],
+        [*[table.as_string(cursor)] * 4, MARK],
     )
-    key, exists, others = cursor.fetchone() or (None, False, None)
+    key, exists, comment, others = cursor.fetchone() or (None, False, "", None)
     if not exists:
         columns = ", ".join(f"{column} {kind}" for column, kind in COLUMNS.items())
         _run(
             cursor,
             f"CREATE TABLE {{}} ({columns}, PRIMARY KEY (user_id, rank)) PARTITION BY RANGE (rank)",
             table,
+        )
+        if pipeline:
+            comment = sql.Literal(WRITTEN_FOR + pipeline)
+            cursor.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(table, comment))
+    elif pipeline and comment.startswith(WRITTEN_FOR) and comment != WRITTEN_FOR + pipeline:
+        other = comment.removeprefix(WRITTEN_FOR)
+        raise SinkError(
+            f"{name} has the lists of the pipeline {other}: give sinks.postgres.table another name"
         )
     elif key != "RANGE (rank)" or others:
         found = f"has other partitions ({others})" if others else "was not made by this sink"

@@ -140,6 +140,21 @@ def test_a_table_of_somebody_elses_is_left_alone(postgres: PostgresServer, url: 
     assert relations(postgres, url) == ["mine", "parts", TABLE]
 
 
+def test_a_table_of_another_pipeline_is_left_alone(postgres: PostgresServer, url: str) -> None:
+    replace(many(2), url, pipeline="shop")
+    before = stored(postgres, url)
+    with pytest.raises(
+        SinkError, match=r"public\.recommendations has the lists of the pipeline shop"
+    ):
+        replace(many(1), url, pipeline="shop_2")
+    assert stored(postgres, url) == before
+    replace(many(1), url, pipeline="shop")
+    # Whoever writes a comment of their own there knows what they do.
+    postgres.query(f"COMMENT ON TABLE {TABLE} IS 'what people get'", url=url)
+    replace(many(2), url, pipeline="shop_2")
+    assert stored(postgres, url) == before
+
+
 def test_readers_see_all_the_old_or_all_the_new(postgres: PostgresServer, url: str) -> None:
     replace(recommendations({str(user): ["0"] * 3 for user in range(50)}), url)
     over = threading.Event()

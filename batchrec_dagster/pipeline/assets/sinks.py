@@ -59,7 +59,7 @@ def in_postgres(pipeline: Pipeline, sink: sinks.Postgres) -> dg.AssetsDefinition
                     f"the environment variable {sink.url_env} is not set: set it to"
                     " postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
                 )
-            target = postgres.Target(url, sink.table, sink.schema_name)
+            target = postgres.Target(url, sink.table, sink.schema_name, pipeline.name)
             written = postgres.replace(recommendations, target)
         return _result(
             written.counts,
