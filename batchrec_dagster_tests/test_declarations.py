@@ -31,7 +31,12 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
         ({"name": "my shop"}, 3, "name", "letters, digits and _"),
         ({"owners": ["me"]}, 13, "owners", "team:NAME"),
         ({"colour": "red"}, 13, "colour", "no such setting"),
-        ({"ratings": {**RATINGS, "sorce": "x"}}, 11, "ratings.sorce", "no such setting"),
+        (
+            {"ratings": {**RATINGS, "sorce": "x"}},
+            11,
+            "ratings.sorce",
+            "setting; did you mean source?",
+        ),
         ({"ratings": {}}, 4, "ratings.source", "required"),
         ({"ratings": "ratings.csv"}, 4, "ratings", "below it"),
         ({"ratings": {"source": "ftp://x/y.csv"}}, 5, "ratings.source", "https://"),

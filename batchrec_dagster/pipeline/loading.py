@@ -1,5 +1,6 @@
 """Load the declared pipelines, and say in one line what is wrong with a declaration."""
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import dagster as dg
 import yaml
 from pydantic import ValidationError
+
+from batchrec_dagster.pipeline.settings import Pipeline
 
 # How Dagster names the place of an error: in a validation error, in a failed template.
 AT = re.compile(r"(?P<path>attributes\S*.*) at (?P<file>.+):\d+$")
@@ -84,9 +87,18 @@ def _lines(errors: Iterable[tuple[Path, Sequence[str], str]]) -> list[str]:
         line, known = _locate(file, keys)
         said = message.removeprefix("Value error, ")
         places.setdefault(f"{file}, line {line}: {'.'.join(known) or 'attributes'}: ", []).append(
-            said.replace("Extra inputs are not permitted", "there is no such setting")
+            _no_such(keys[-1]) if said == "Extra inputs are not permitted" else said
         )
     return [place + ", or: ".join(messages) for place, messages in places.items()]
+
+
+def _no_such(setting: str) -> str:
+    """That there is none of this name, and which one is nearly called so."""
+    schema = Pipeline.model_json_schema()
+    parts = (schema, *schema["$defs"].values())
+    names = {name for part in parts for name in part.get("properties", ())} - {setting}
+    near = difflib.get_close_matches(setting, sorted(names), n=1, cutoff=0.8)
+    return "there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _locate(file: Path, keys: Sequence[str]) -> tuple[int, list[str]]:
