@@ -247,8 +247,7 @@ def _goes_on(ensure: Ensure, before: dict[str, Any], dataset: Ensured, added: st
 
 
 def _imports(ensure: Ensure, dataset: Ensured) -> list[Description]:
-    """Those into the data set that have not failed. One made anew has the ARN, and so the jobs, of
-    the one that was deleted."""
+    """Those into the data set, as it is now, that have not failed."""
     since = dataset.description["creationDateTime"]
     return [
         job
