@@ -90,7 +90,7 @@ def _labels(title: str, *, angle: int) -> dict[str, Any]:
 
 
 def _numbers(title: str, *, percent: bool) -> dict[str, Any]:
-    axis: dict[str, Any] = {"tickCount": 5, "domain": False, "ticks": False}
+    axis: dict[str, Any] = {"tickCount": 5, "domain": False, "ticks": False, "labelFlush": False}
     if percent:
         axis["format"] = "%"
     return {"field": "value", "type": "quantitative", "title": title, "axis": axis}
