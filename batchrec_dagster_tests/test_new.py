@@ -91,6 +91,8 @@ def test_from_a_file_to_lists_in_the_commands_that_it_names(
     assert f"dagster definitions validate -m {module}.definitions\n" in said
     assert re.search(f"dagster job execute -m {module}.definitions -j shop_refresh\n", said)
     assert said.endswith("batchrec show --pipeline shop\n")
+    written_file = (here.package / "defs" / "shop" / "defs.yaml").read_text()
+    assert "rows, of which\n# 1,598 count, of 60 users and " in written_file
     attributes = declared(here)
     assert attributes["ratings"]["source"] == "data/ratings.csv"
     assert attributes["interactions"]["min_rating"] == 3.5

@@ -41,8 +41,9 @@ def _lines(
     name: str, source: str, found: Found, items: tuple[str, FoundItems] | None, folder: Path
 ) -> Iterator[str]:
     yield f"# yaml-language-server: $schema={Path(os.path.relpath(SCHEMA_FILE, folder)).as_posix()}"
-    yield f"# Made by batchrec new, from {plain(found.name)}: {found.rows:,} rows of"
-    yield f"# {found.users:,} users and {len(found.items):,} items, {_span(found)}."
+    yield f"# Made by batchrec new, from {plain(found.name)}: {found.rows:,} rows, of which"
+    of_whom = f"{found.users:,} users and {len(found.items):,} items"
+    yield f"# {found.kept:,} count, of {of_whom}, {_span(found)}."
     yield "# The README explains every setting; what is left out has its default."
     yield f"type: {TYPE}"
     yield ""
