@@ -52,7 +52,7 @@ def table(project: Project, name: str = "shop") -> pl.DataFrame:
 
 def trained(said: str) -> bool:
     """Whether a run says that it trained, rather than found what was trained before."""
-    (line,) = [line for line in said.splitlines() if "aws-user-personalization-v2 on" in line]
+    (line,) = [line for line in said.splitlines() if "aws-user-personalization-v2 on data" in line]
     return line.endswith(": trained")
 
 
