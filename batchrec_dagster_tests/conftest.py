@@ -1,5 +1,6 @@
 """Fixtures for tests that run pipelines in this process, or look at pages in a browser."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,16 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster_tests.support import Project, module_project
+
+
+@pytest.fixture(autouse=True)
+def environment_as_it_was() -> Iterator[None]:
+    """A command takes what .env says into its environment, which here is that of all tests."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture
