@@ -5,14 +5,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from batchrec_dagster.object_store import ObjectStore
 from batchrec_dagster.pipeline.assets.preview import preview
-from batchrec_dagster.pipeline.assets.specs import RESULT
+from batchrec_dagster.pipeline.assets.specs import OwnArguments, described_alone
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint, sinks
 from batchrec_dagster.resources import StorageResource
 from batchrec_dagster.sinks import Counts, SinkError, SinkUnavailableError, dynamodb, postgres
@@ -142,27 +142,14 @@ def exported(pipeline: Pipeline, sink: sinks.Export, project: Path) -> dg.Assets
     return recommendations_export
 
 
-class _Arguments(TypedDict):
-    key_prefix: str
-    group_name: str
-    owners: list[str]
-    description: str
-    kinds: set[str]
-    tags: dict[str, str]
-    code_version: str
-
-
-def _described(pipeline: Pipeline, sink: dg.Model, description: str, kind: str) -> _Arguments:
+def _described(pipeline: Pipeline, sink: dg.Model, description: str, kind: str) -> OwnArguments:
     """The arguments of `@dg.asset`."""
-    return {
-        "key_prefix": pipeline.name,
-        "group_name": pipeline.name,
-        "owners": pipeline.owners,
-        "description": description,
-        "kinds": {kind},
-        "tags": {"stage": RESULT},
-        "code_version": f"{CODE_VERSION}-{fingerprint(sink)}",
-    }
+    return described_alone(
+        pipeline,
+        description=description,
+        kinds={kind},
+        code_version=f"{CODE_VERSION}-{fingerprint(sink)}",
+    )
 
 
 @contextmanager

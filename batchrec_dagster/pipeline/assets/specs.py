@@ -13,8 +13,8 @@ from batchrec_dagster.pipeline.settings import Pipeline
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
 
 
-class AssetArguments(TypedDict):
-    """Arguments of `@dg.asset`."""
+class OwnArguments(TypedDict):
+    """Arguments of `@dg.asset` for what is kept elsewhere than in the storage."""
 
     key_prefix: str
     group_name: str
@@ -23,8 +23,28 @@ class AssetArguments(TypedDict):
     kinds: set[str]
     tags: dict[str, str]
     code_version: str
+
+
+class AssetArguments(OwnArguments):
+    """Arguments of `@dg.asset`."""
+
     io_manager_key: str
     metadata: dict[str, Any]
+
+
+def described_alone(
+    pipeline: Pipeline, *, description: str, kinds: set[str], code_version: str, stage: str = RESULT
+) -> OwnArguments:
+    """As `described`, for what is kept elsewhere."""
+    return {
+        "key_prefix": pipeline.name,
+        "group_name": pipeline.name,
+        "owners": pipeline.owners,
+        "description": description,
+        "kinds": kinds,
+        "tags": {"stage": stage},
+        "code_version": code_version,
+    }
 
 
 def described(
@@ -42,17 +62,10 @@ def described(
     The code version has to change whenever the same input would give another output, so that
     Dagster calls the asset stale: it carries a fingerprint of the settings that the asset reads.
     """
-    return {
-        "key_prefix": pipeline.name,
-        "group_name": pipeline.name,
-        "owners": pipeline.owners,
-        "description": description,
-        "kinds": kinds,
-        "tags": {"stage": stage},
-        "code_version": code_version,
-        "io_manager_key": io_manager,
-        "metadata": {STORAGE_KEY: storage_key},
-    }
+    alone = described_alone(
+        pipeline, description=description, kinds=kinds, code_version=code_version, stage=stage
+    )
+    return {**alone, "io_manager_key": io_manager, "metadata": {STORAGE_KEY: storage_key}}
 
 
 def column_schema(
