@@ -33,7 +33,7 @@ STORAGE_KEY = "batchrec/storage_key"
 
 @dataclass(frozen=True)
 class Stored:
-    """A value that lies in the storage already, at another place: it is moved to its own."""
+    """A value that lies in the storage already: from another place it is moved to its own."""
 
     uri: str
 
@@ -56,8 +56,9 @@ class StorageIOManager(dg.ConfigurableIOManager):
         uri = self.storage.uri(self._key(context))
         try:
             if isinstance(obj, Stored):
-                self.storage.store.copy(obj.uri, uri)
-                self.storage.store.delete(obj.uri)
+                if obj.uri != uri:
+                    self.storage.store.copy(obj.uri, uri)
+                    self.storage.store.delete(obj.uri)
             else:
                 self.storage.store.put(uri, self.encode(obj))
         except StorageError as error:

@@ -20,7 +20,8 @@ from batchrec_dagster.io_managers import (
     ParquetIOManager,
     StorageIOManager,
 )
-from batchrec_dagster.published_io import NewEdition, PublishedTableIOManager
+from batchrec_dagster.published_io import PublishedTableIOManager
+from batchrec_dagster.published_table import PublishedTable
 from batchrec_dagster.resources import StorageResource
 from batchrec_dagster.table_files import MAX_BYTES, TableFiles
 
@@ -97,11 +98,10 @@ def test_a_published_table_arrives_whole_whether_it_is_in_parts_or_not(
             files.write(TABLE[row].to_arrow())
         files.end({"edition": 1, "version": "a"})
     assert len(files.paths) == (TABLE.height if max_bytes == 1 else 1)
-    edition = NewEdition(files.paths, keep=1)
-    storage = tmp_path / "storage"
-    got = passed_on(
-        storage, PublishedTableIOManager, edition, wanted, at="shop/lists/lists.parquet"
-    )
+    at, folder = "shop/lists/lists.parquet", tmp_path / "storage"
+    storage = StorageResource(root=str(folder), s3=S3Resource())
+    edition = PublishedTable(storage.store, storage.uri(at)).publish(files.paths, keep=1)
+    got = passed_on(folder, PublishedTableIOManager, edition, wanted, at=at)
     assert isinstance(got, wanted)
     assert pl.DataFrame(got.collect() if isinstance(got, pl.LazyFrame) else got).equals(TABLE)
 

@@ -58,7 +58,22 @@ def published(
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
     """The asset's result with its checks; when a check blocks, the checks alone and dg.Failure, so
     that the value is not stored."""
-    results = [
+    yield from stopped(checks)
+    yield result._replace(check_results=_results(checks))
+
+
+def stopped(checks: Sequence[Checked]) -> Iterator[dg.AssetCheckResult]:
+    """The checks and dg.Failure when one of them blocks, else nothing."""
+    failed = [check for check in checks if not check.passed and check.name not in WARNINGS]
+    if failed:
+        yield from _results(checks)
+        raise dg.Failure(
+            "; ".join(f"{check.name}: {check.found}" for check in failed), allow_retries=False
+        )
+
+
+def _results(checks: Sequence[Checked]) -> list[dg.AssetCheckResult]:
+    return [
         dg.AssetCheckResult(
             check_name=check.name,
             passed=check.passed,
@@ -72,13 +87,6 @@ def published(
         )
         for check in checks
     ]
-    failed = [check for check in checks if not check.passed and check.name not in WARNINGS]
-    if failed:
-        yield from results
-        raise dg.Failure(
-            "; ".join(f"{check.name}: {check.found}" for check in failed), allow_retries=False
-        )
-    yield result._replace(check_results=results)
 
 
 def enough(rows: int, users: int, with_two: int) -> Checked:

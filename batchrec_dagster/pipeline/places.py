@@ -2,9 +2,11 @@
 them: raw/, transformed/, curated/; beside them the records of what each step made."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from batchrec_dagster.io_managers import Stored
 from batchrec_dagster.object_store import ObjectNotFoundError
 from batchrec_dagster.resources.storage import StorageResource
 
@@ -91,3 +93,10 @@ def read_record(storage: StorageResource, key: str) -> dict[str, Any]:
     except ObjectNotFoundError:
         return {}
     return record
+
+
+def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) -> Stored:
+    """Write what a later run reads; what an asset hands over that does so. Raises StorageError."""
+    uri = storage.uri(key)
+    storage.store.put(uri, (json.dumps(record, indent=2) + "\n").encode())
+    return Stored(uri)

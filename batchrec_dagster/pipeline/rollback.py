@@ -6,14 +6,13 @@ data and settings as they were: a record remembers how they were made.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 
 from batchrec_dagster.pipeline.gate import NDCG
-from batchrec_dagster.pipeline.places import Places, read_record
+from batchrec_dagster.pipeline.places import Places, read_record, write_record
 from batchrec_dagster.pipeline.settings import Pipeline
 from batchrec_dagster.published_table import Edition, PublishedTable
 from batchrec_dagster.resources import StorageResource
@@ -66,7 +65,8 @@ def publish_again(storage: StorageResource, places: Places, made_by: Sequence[st
     before = rolled_back_keys(storage, places)
     after = [key for key in before if key not in made_by]
     if after != before:
-        _write(storage, places, {**read_record(storage, _key(places)), "rolled_back": after})
+        record = {**read_record(storage, _key(places)), "rolled_back": after}
+        write_record(storage, _key(places), record)
 
 
 def roll_back(storage: StorageResource, places: Places, to: str, run: str) -> Edition:
@@ -89,7 +89,7 @@ def roll_back(storage: StorageResource, places: Places, to: str, run: str) -> Ed
         differ = [key for key in current.about.get("made_by", []) if key not in made_by]
         rolled_back += [key for key in differ[:1] if key not in rolled_back]
     remembered = {"rolled_back": rolled_back, "run": run, "to": to, "edition": edition.number}
-    _write(storage, places, remembered)
+    write_record(storage, _key(places), remembered)
     return edition
 
 
@@ -129,7 +129,3 @@ def _key(places: Places) -> str:
 def rolled_back_keys(storage: StorageResource, places: Places) -> list[str]:
     """How the lists that were rolled back were made."""
     return list(read_record(storage, _key(places)).get("rolled_back", []))
-
-
-def _write(storage: StorageResource, places: Places, record: dict[str, Any]) -> None:
-    storage.store.put(storage.uri(_key(places)), json.dumps(record, indent=2).encode())

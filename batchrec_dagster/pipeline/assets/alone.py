@@ -33,7 +33,12 @@ def leased(
 
 
 def alone(pipeline: Pipeline) -> Callable[[Step], Step]:
-    """A decorator of an asset's function that takes `context` and `personalize`."""
+    """A decorator of an asset's function that takes `context` and `personalize`.
+
+    What the function yields reaches Dagster after the lease is given up: a generator that waits
+    there is not told of what fails, and would keep the lease as long as something refers to it.
+    What has to be stored while nobody else is at work, the function stores itself.
+    """
 
     def decorate(step: Step) -> Step:
         name = step.__name__
@@ -45,8 +50,13 @@ def alone(pipeline: Pipeline) -> Callable[[Step], Step]:
 
         @wraps(step)
         def yielding(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
-            with leased(pipeline, name, context, inputs["personalize"]):
-                yield from step(context, **inputs)
+            results: list[Any] = []
+            try:
+                with leased(pipeline, name, context, inputs["personalize"]):
+                    for result in step(context, **inputs):
+                        results.append(result)
+            finally:
+                yield from results
 
         chosen: Any = yielding if inspect.isgeneratorfunction(step) else returning
         return chosen  # type: ignore[no-any-return]

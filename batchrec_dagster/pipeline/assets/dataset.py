@@ -23,11 +23,12 @@ from batchrec_dagster.pipeline.assets.new_rows import (
     what_is_new,
 )
 from batchrec_dagster.pipeline.assets.preview import preview, table
+from batchrec_dagster.pipeline.assets.publishing import storage_errors
 from batchrec_dagster.pipeline.assets.specs import MODEL, described
 from batchrec_dagster.pipeline.assets.training import told_to_train_afresh
-from batchrec_dagster.pipeline.checks import published, specs
+from batchrec_dagster.pipeline.checks import published, specs, stopped
 from batchrec_dagster.pipeline.cost import estimate, import_cost, summary, told, within_budget
-from batchrec_dagster.pipeline.places import read_record
+from batchrec_dagster.pipeline.places import read_record, write_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.ensure import FAILED, Description, Ensure, Ensured, Started
@@ -101,7 +102,8 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         there = [_dataset(ensure, group, group_name, dataset) for dataset in datasets]
         arns = [dataset.arn for dataset in there]
         since = {each.arn: each.description["creationDateTime"] for each in there}
-        before = read_record(storage, pipeline.places.record("personalize_dataset"))
+        place = pipeline.places.record("personalize_dataset")
+        before = read_record(storage, place)
         part = None
         if pipeline.incremental.enabled:
             added = stem(f"{pipeline.name}-new", versions[0], context, afresh=False)
@@ -135,8 +137,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             f"{'' if personalize.on_aws else 'on AWS '}this run costs {summary(costs)}"
         )
         checks = within_budget(pipeline.budget, costs, personalize)
-        if not all(check.passed for check in checks):
-            yield from published(checks, dg.MaterializeResult())
+        yield from stopped(checks)
 
         def of_this(job: Description) -> bool:
             """A data set made anew has the ARN, and so the jobs, of the one that was deleted."""
@@ -193,9 +194,11 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             outcomes |= {"import_mode": part.mode, "why": part.why, "new_rows": part.rows}
             record |= imported(before, part, versions[0], version, storage, pipeline.places)
             clear_away(storage, pipeline.places, before, record)
+        with storage_errors():
+            recorded = write_record(storage, place, record)
         paid = [import_cost(size) for size, job in zip(sizes, jobs, strict=True) if job.created]
         result = dg.MaterializeResult(
-            value=record,
+            value=recorded,
             data_version=dg.DataVersion(version),
             metadata={
                 "preview": preview(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -23,7 +24,7 @@ from batchrec_dagster.pipeline.rollback import (
     was_rolled_back,
 )
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
-from batchrec_dagster.published_io import OlderEdition
+from batchrec_dagster.published_table import Edition
 from batchrec_dagster.resources import StorageResource
 
 
@@ -104,22 +105,31 @@ class Publishing:
             "made_by": self.made_by,
         }
 
+    def publish(self, files: Sequence[Path]) -> Edition:
+        """Publish the files of `TableFiles`. Raises dg.Failure."""
+        with storage_errors():
+            table = published_table(self.storage, self.pipeline.places)
+            return table.publish(files, self.pipeline.publication.history)
+
 
 def rolled_back(
     pipeline: Pipeline, storage: StorageResource, context: dg.AssetExecutionContext, to: str
 ) -> Iterator[Any]:
-    """The lists of an older edition, with what their checks found then. Raises dg.Failure."""
+    """Publishes the lists of an older edition once more, with what their checks found then.
+    Raises dg.Failure."""
     with storage_errors():
         first_run = context.run.root_run_id or context.run.run_id
         edition = roll_back(storage, pipeline.places, to, first_run)
-    context.log.info(f"publishing once more: {told(edition)}")
+        context.log.info(f"publishing once more: {told(edition)}")
+        table = published_table(storage, pipeline.places)
+        table.put_back(edition, pipeline.publication.history)
     about = edition.about
     found = {check["name"]: Checked(**check) for check in about.get("checks", [])}
     names = [spec.name for spec in context.assets_def.check_specs]
     unknown = "not looked at when these lists were published"
     checks = [found.get(name, Checked(name, passed=True, found=unknown)) for name in names]
     result = dg.MaterializeResult(
-        value=OlderEdition(edition, pipeline.publication.history),
+        value=edition,
         data_version=dg.DataVersion(edition.version),
         metadata={
             "outcome": f"rolled back to {told(edition)}",

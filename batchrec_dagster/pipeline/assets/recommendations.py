@@ -38,10 +38,9 @@ from batchrec_dagster.pipeline.assets.specs import (
     described,
     sample,
 )
-from batchrec_dagster.pipeline.checks import published, specs
+from batchrec_dagster.pipeline.checks import published, specs, stopped
 from batchrec_dagster.pipeline.cost import recommendations_cost, told
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
-from batchrec_dagster.published_io import NewEdition
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.kinds import BATCH_INFERENCE_JOB
 from batchrec_dagster.table_files import TableFiles
@@ -125,8 +124,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         users_version = users_files.version()
         publishing = Publishing(pipeline, storage, solution_version, users_version)
         gate = publishing.gate(config)
-        if not gate.passed:
-            yield from published([gate], dg.MaterializeResult())
+        yield from stopped([gate])
         version_arn = solution_version["solution_version_arn"]
         users = batch_users.select("userId").collect(engine="streaming").get_column("userId")
         ensure = personalize.ensure(
@@ -209,35 +207,34 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                 },
             )
             files.end(about)
-            yield from published(
-                checks,
-                dg.MaterializeResult(
-                    value=NewEdition(files.paths, pipeline.publication.history),
-                    data_version=dg.DataVersion(version),
-                    metadata={
-                        "preview": _preview(lists),
-                        "dagster/row_count": lists.rows,
-                        "dagster/column_schema": column_schema(COLUMNS, lists.sample.columns),
-                        "dagster/column_lineage": column_lineage(
-                            pipeline, MADE_OF, lists.sample.columns
-                        ),
-                        "users": lists.users,
-                        "items": len(lists.items),
-                        "results_asked_for": request["numResults"],
-                        "seen_items_dropped": lists.dropped,
-                        **stored("table", storage, storage.uri(places.recommendations)),
-                        **dataset_group(personalize, solution_version["dataset_group_arn"]),
-                        "batch_inference_job_arn": job.arn,
-                        "batch_inference_output": output_folder(job.description),
-                        "status": job.description["status"],
-                        "outcome": "inferred" if job.created else "unchanged: not inferred again",
-                        "inference_seconds": seconds,
-                        **told("cost_usd", paid, personalize),
-                        "sample": sample(lists.sample),
-                        "seconds": time.monotonic() - started,
-                    },
-                ),
+            yield from stopped(checks)
+            result: dg.MaterializeResult[Any] = dg.MaterializeResult(
+                data_version=dg.DataVersion(version),
+                metadata={
+                    "preview": _preview(lists),
+                    "dagster/row_count": lists.rows,
+                    "dagster/column_schema": column_schema(COLUMNS, lists.sample.columns),
+                    "dagster/column_lineage": column_lineage(
+                        pipeline, MADE_OF, lists.sample.columns
+                    ),
+                    "users": lists.users,
+                    "items": len(lists.items),
+                    "results_asked_for": request["numResults"],
+                    "seen_items_dropped": lists.dropped,
+                    **stored("table", storage, storage.uri(places.recommendations)),
+                    **dataset_group(personalize, solution_version["dataset_group_arn"]),
+                    "batch_inference_job_arn": job.arn,
+                    "batch_inference_output": output_folder(job.description),
+                    "status": job.description["status"],
+                    "outcome": "inferred" if job.created else "unchanged: not inferred again",
+                    "inference_seconds": seconds,
+                    **told("cost_usd", paid, personalize),
+                    "sample": sample(lists.sample),
+                    "seconds": time.monotonic() - started,
+                },
             )
+            result = result._replace(value=publishing.publish(files.paths))
+            yield from published(checks, result)
 
     return recommendations
 

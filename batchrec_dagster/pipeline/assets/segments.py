@@ -12,7 +12,7 @@ import polars as pl
 
 from batchrec_dagster.formats.batch_segment import read_output
 from batchrec_dagster.formats.interactions import ITEM_ID, USER_ID
-from batchrec_dagster.object_store import StorageError
+from batchrec_dagster.io_managers import Stored
 from batchrec_dagster.pipeline.assets.alone import alone
 from batchrec_dagster.pipeline.assets.batch_output import has_output, output_folder, output_pieces
 from batchrec_dagster.pipeline.assets.filters import filter_arn
@@ -25,6 +25,7 @@ from batchrec_dagster.pipeline.assets.jobs import lasted
 from batchrec_dagster.pipeline.assets.links import dataset_group, stored
 from batchrec_dagster.pipeline.assets.preview import preview
 from batchrec_dagster.pipeline.assets.preview import table as markdown_table
+from batchrec_dagster.pipeline.assets.publishing import storage_errors
 from batchrec_dagster.pipeline.assets.segment_table import SegmentTable
 from batchrec_dagster.pipeline.assets.specs import (
     column_lineage,
@@ -32,7 +33,7 @@ from batchrec_dagster.pipeline.assets.specs import (
     described,
     sample,
 )
-from batchrec_dagster.pipeline.checks import published, specs
+from batchrec_dagster.pipeline.checks import published, specs, stopped
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.pipeline.settings.segments import Segments
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
@@ -96,10 +97,8 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
             {**pipeline.tags, "batchrec:data-version": segment_solution_version["data_version"]},
         )
         queries = pl.DataFrame({segments.query_field: segments.queries}).write_ndjson()
-        try:
+        with storage_errors():
             storage.store.put(storage.uri(places.segment_queries), queries.encode())
-        except StorageError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
         request: dict[str, Any] = {
             "solutionVersionArn": version_arn,
             "numResults": segments.users_per_segment,
@@ -135,46 +134,49 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "user_segments.parquet"
             table.write(output_pieces(storage, job.description, read_output), written)
-            yield from published(
-                table.checks(segments.queries, f"segments.{setting}"),
-                dg.MaterializeResult(
-                    value=written,
-                    data_version=dg.DataVersion(
-                        fingerprint(
-                            job.arn,
-                            queries,
-                            segments,
-                            CODE_VERSION,
-                            *(titles_versions(pipeline, storage) if titles else []),
-                        )
-                    ),
-                    metadata={
-                        "preview": preview(
-                            f"**{len(table.sizes):,} segments** have users, the first of them:",
-                            markdown_table(
-                                ["segment", "users"], table.sizes.head(MOST_SHOWN).iter_rows()
-                            ),
-                        ),
-                        "dagster/row_count": table.rows,
-                        "dagster/column_schema": column_schema(COLUMNS, table.sample.columns),
-                        "dagster/column_lineage": column_lineage(
-                            pipeline, MADE_OF, table.sample.columns
-                        ),
-                        "segments": len(table.sizes),
-                        "empty_segments": len(segments.queries) - len(table.sizes),
-                        "users": len(table.users),
-                        **stored("table", storage, storage.uri(places.user_segments)),
-                        **dataset_group(personalize, segment_solution_version["dataset_group_arn"]),
-                        "batch_segment_job_arn": job.arn,
-                        "batch_segment_output": output_folder(job.description),
-                        "status": job.description["status"],
-                        "outcome": "segmented" if job.created else "unchanged: not segmented again",
-                        "inference_seconds": lasted(job),
-                        "sample": sample(table.sample),
-                        "seconds": time.monotonic() - started,
-                    },
+            checks = table.checks(segments.queries, f"segments.{setting}")
+            yield from stopped(checks)
+            uri = storage.uri(places.user_segments)
+            with storage_errors():
+                storage.store.put(uri, written)
+            result = dg.MaterializeResult(
+                value=Stored(uri),
+                data_version=dg.DataVersion(
+                    fingerprint(
+                        job.arn,
+                        queries,
+                        segments,
+                        CODE_VERSION,
+                        *(titles_versions(pipeline, storage) if titles else []),
+                    )
                 ),
+                metadata={
+                    "preview": preview(
+                        f"**{len(table.sizes):,} segments** have users, the first of them:",
+                        markdown_table(
+                            ["segment", "users"], table.sizes.head(MOST_SHOWN).iter_rows()
+                        ),
+                    ),
+                    "dagster/row_count": table.rows,
+                    "dagster/column_schema": column_schema(COLUMNS, table.sample.columns),
+                    "dagster/column_lineage": column_lineage(
+                        pipeline, MADE_OF, table.sample.columns
+                    ),
+                    "segments": len(table.sizes),
+                    "empty_segments": len(segments.queries) - len(table.sizes),
+                    "users": len(table.users),
+                    **stored("table", storage, uri),
+                    **dataset_group(personalize, segment_solution_version["dataset_group_arn"]),
+                    "batch_segment_job_arn": job.arn,
+                    "batch_segment_output": output_folder(job.description),
+                    "status": job.description["status"],
+                    "outcome": "segmented" if job.created else "unchanged: not segmented again",
+                    "inference_seconds": lasted(job),
+                    "sample": sample(table.sample),
+                    "seconds": time.monotonic() - started,
+                },
             )
+            yield from published(checks, result)
 
     return user_segments
 

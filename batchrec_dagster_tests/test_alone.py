@@ -1,0 +1,111 @@
+"""A step's lease is given up when the step ends, however it ends, though the process goes on and
+keeps what the step raised."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.object_store import StorageError
+from batchrec_dagster.pipeline.assets.alone import alone
+from batchrec_dagster.pipeline.checks import Checked, published, specs
+from batchrec_dagster.pipeline.settings import Pipeline
+from batchrec_dagster.published_table import PublishedTable
+from batchrec_dagster.resources import PersonalizeResource
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    metadata,
+    refresh,
+    table,
+    why,
+    write_ratings,
+)
+
+SHOP = Pipeline.model_validate(declaration("shop", "ratings.csv"))
+
+
+class Shelf(dg.IOManager):
+    """Keeps values, but not what is too large; sees whose lease there is when it does."""
+
+    def __init__(self, leases: Path) -> None:
+        self.leases, self.found = leases, [Path("not asked")]
+
+    def handle_output(self, context: dg.OutputContext, obj: object) -> None:
+        self.found = files(self.leases)
+        if obj == "too large":
+            raise OSError("there is no room")
+
+    def load_input(self, context: dg.InputContext) -> object:
+        raise NotImplementedError
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ("well", ""),
+        ("raises", "the asset fails"),
+        ("fails a check", "small: too large"),
+        ("too large", "there is no room"),
+    ],
+)
+def test_the_lease_is_given_up_however_the_step_ends(
+    tmp_path: Path, instance: dg.DagsterInstance, ends: str, said: str
+) -> None:
+    deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
+    leases, during = tmp_path / "storage/shop/leases", []
+
+    @dg.asset(key_prefix="shop", check_specs=specs("step", "shop", small="It is small."))
+    @alone(SHOP)
+    def step(context: dg.AssetExecutionContext, personalize: PersonalizeResource) -> Iterator[Any]:
+        during.extend(files(leases))
+        if ends == "raises":
+            raise dg.Failure("the asset fails")
+        small = Checked("small", ends != "fails a check", "too large")
+        yield from published([small], dg.MaterializeResult(value=ends))
+
+    shelf = Shelf(leases)
+    personalize = deployment.resources()["personalize"]
+    resources = {"personalize": personalize, "io_manager": shelf}
+    result = dg.materialize([step], instance=instance, resources=resources, raise_on_error=False)
+    assert [path.name for path in during] == ["000001.json"]
+    assert files(leases) == []
+    assert result.success == (ends == "well")
+    failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert said in "".join(str(failure) for failure in failures)
+    if ends in ("well", "too large"):
+        assert shelf.found == []
+    # A check that fails is told of, though the step raises.
+    assert len(result.get_asset_check_evaluations()) == (ends in ("well", "fails a check"))
+
+
+def test_the_run_after_a_publication_that_failed_does_not_wait_for_it(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
+    leases, during = project.storage / "shop" / "leases", []
+    publish = PublishedTable.publish
+
+    def full(*_: Any) -> None:
+        during.extend(files(leases))
+        raise StorageError("cannot write the lists: there is no room")
+
+    monkeypatch.setattr(PublishedTable, "publish", full)
+    failed = refresh(project, "shop", instance)
+    assert why(failed) == "cannot write the lists: there is no room"
+    # Lists are published while nobody else can be at work on them.
+    assert [path.parent.name for path in during] == ["recommendations"]
+    assert files(leases) == []
+
+    monkeypatch.setattr(PublishedTable, "publish", publish)
+    again = refresh(project, "shop", instance)
+    assert metadata(again, "recommendations")["edition"] == 1
+    assert table(project, "shop").height
+    assert not failed.success
