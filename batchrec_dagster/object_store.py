@@ -10,7 +10,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -25,6 +25,7 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    GenericError,
     NotFoundError,
     PermissionDeniedError,
     UnauthenticatedError,
@@ -51,6 +52,8 @@ RETRIES: RetryConfig = {
         "base": 4,
     },
 }
+# What obstore says of a request whose connection broke.
+_UNANSWERED = "error sending request"
 CLIENT_CONFIG = Config(
     retries={"mode": "adaptive", "total_max_attempts": 15}, connect_timeout=10, read_timeout=60
 )
@@ -137,41 +140,69 @@ class ObjectStore:
         with _explained(uri, "read"):
             return bytes(obstore.get(store, key, options={"range": {"suffix": length}}).bytes())
 
-    def put(self, uri: str, data: bytes | Path | Iterable[bytes]) -> None:
-        """Write an object from bytes, a local file or pieces; all of it or nothing."""
+    def put(self, uri: str, data: bytes | Path | Iterable[bytes]) -> str:
+        """Write an object from bytes, a local file or pieces; all of it or nothing. Returns its
+        ETag."""
         store, key = self._locate(uri)
         with _explained(uri, "write"):
             if isinstance(data, bytes):
                 # A browser shows a page that S3 calls one, and saves all else; folders say nothing.
                 page = key.endswith(".html") and isinstance(store, S3Store)
                 told: dict[str, Any] = {"attributes": HTML} if page else {}
-                obstore.put(store, key, data, use_multipart=len(data) > CHUNK, **told)
+                done = obstore.put(store, key, data, use_multipart=len(data) > CHUNK, **told)
             elif isinstance(data, Path) and data.stat().st_size <= CHUNK:
-                obstore.put(store, key, data.read_bytes(), use_multipart=False)
+                done = obstore.put(store, key, data.read_bytes(), use_multipart=False)
             else:
-                obstore.put(store, key, data, chunk_size=CHUNK)
+                done = obstore.put(store, key, data, chunk_size=CHUNK)
+        return done["e_tag"] or ""
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Write an object if there is none; False where there is one."""
-        store, key = self._locate(uri)
-        with _explained(uri, "write"):
-            try:
-                obstore.put(store, key, data, mode="create", use_multipart=False)
-            except AlreadyExistsError:
-                return False
-        return True
+        """Write an object if there is none; False where there is one.
 
-    def copy(self, source: str, target: str) -> None:
-        """Copy an object; within S3 on its servers, whatever its size."""
+        `data` are this caller's alone: by them it knows an object that it wrote itself, although
+        the answer was lost.
+        """
+        store, key = self._locate(uri)
+        give_up = time.monotonic() + RETRIES["retry_timeout"].total_seconds()
+        pause = RETRIES["backoff"]["init_backoff"].total_seconds()
+        while True:
+            with _explained(uri, "write"):
+                try:
+                    obstore.put(store, key, data, mode="create", use_multipart=False)
+                    return True
+                except AlreadyExistsError:
+                    # S3 says so too (409) where of two attempts at once neither came about.
+                    if (there := self._get_if_there(uri)) is not None:
+                        return there == data
+                except GenericError as error:
+                    # obstore does not try again what may have come about, though nobody answered.
+                    if _UNANSWERED not in str(error) or time.monotonic() > give_up:
+                        raise
+            time.sleep(pause)
+
+    def _get_if_there(self, uri: str) -> bytes | None:
+        with suppress(ObjectNotFoundError):
+            return self.get(uri)
+        return None
+
+    def copy(self, source: str, target: str) -> str:
+        """Copy an object; within S3 on its servers, whatever its size. Returns the copy's ETag."""
         path = self.local_path(source)
         if path is not None or self.local_path(target) is not None:
-            self.put(target, path or self.chunks(source))
-            return
+            return self.put(target, path or self.chunks(source))
         (bucket, key), (target_bucket, target_key) = split_uri(source), split_uri(target)
         session: Any = self.session or boto3.Session()
+        done: dict[str, Any] = {}
+
+        def note(parsed: dict[str, Any], **_: Any) -> None:
+            done.update(parsed.get("CopyObjectResult", parsed))
+
         with _explained(target, "write"):
             try:
                 s3 = session.client("s3", endpoint_url=self.endpoint_url, config=CLIENT_CONFIG)
+                # It copies a large object in parts, and keeps to itself what it was told.
+                for last in ("CopyObject", "CompleteMultipartUpload"):
+                    s3.meta.events.register(f"after-call.s3.{last}", note)
                 s3.copy({"Bucket": bucket, "Key": key}, target_bucket, target_key)
             except (ClientError, BotoCoreError) as error:
                 if isinstance(error, ClientError) and is_denied(error):
@@ -179,6 +210,7 @@ class ObjectStore:
                     mend = lacking(read, f"arn:aws:s3:::{target_bucket}/{target_key}", str(error))
                     raise StorageError(f"cannot copy {source} to {target}: {mend}") from error
                 raise StorageError(f"cannot copy {source} to {target}: {error}") from error
+        return str(done.get("ETag", ""))
 
     def head(self, uri: str) -> ObjectInfo | None:
         """What is known of the object without reading it; None where there is none."""

@@ -19,6 +19,7 @@ import pytest
 
 from batchrec_dagster.object_store import ObjectStore
 from batchrec_dagster.resources.lease import Lease
+from batchrec_dagster_tests.nights.proxy import proxy
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 from batchrec_dagster_tests.support import (
     Project,
@@ -78,6 +79,20 @@ def test_an_object_is_created_once(place: tuple[ObjectStore, str]) -> None:
         made = list(pool.map(lambda n: store.create(uri, b"%d" % n), range(8)))
     assert sum(made) == 1
     assert store.get(uri) == b"%d" % made.index(True)
+
+
+@pytest.mark.parametrize("unheard", [1, 3])
+def test_an_object_whose_creation_nobody_confirmed_is_known_again(
+    s3: S3Server, unheard: int
+) -> None:
+    with proxy(s3.endpoint) as to_s3:
+        store = ObjectStore({}, s3.session(), to_s3.address)
+        uri = f"s3://{s3.new_bucket()}/lease"
+        to_s3.unheard = unheard
+        assert store.create(uri, b"ours")
+        assert not to_s3.unheard
+        assert not store.create(uri, b"another's")
+        assert store.get(uri) == b"ours"
 
 
 def test_one_at_a_time_has_it(place: tuple[ObjectStore, str]) -> None:

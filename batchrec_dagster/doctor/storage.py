@@ -37,7 +37,7 @@ def _objects(storage: StorageResource) -> Iterator[Finding]:
 
     def lease() -> None:
         """By an object that only one can create."""
-        if storage.store.create(uri, b"x"):
+        if storage.store.create(uri, b"another's"):
             raise StorageError(
                 f"{uri} was created though it was there; use a storage that knows If-None-Match:"
                 " without it two runs at once do the same work"

@@ -14,9 +14,10 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
@@ -40,6 +41,7 @@ class Lease:
     renew_seconds: float = RENEW_SECONDS
     expires_seconds: float = EXPIRES_SECONDS
     look_seconds: float = LOOK_SECONDS
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -136,7 +138,7 @@ class Lease:
 
     def _content(self, renewals: int) -> bytes:
         told = {"owner": self.owner, "renewals": renewals, "pid": os.getpid()}
-        return json.dumps({**told, "machine": _machine()}).encode()
+        return json.dumps({**told, "machine": _machine(), "mark": self.mark}).encode()
 
 
 def _who(content: bytes) -> str:

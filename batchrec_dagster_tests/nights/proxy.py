@@ -35,12 +35,14 @@ def s3_error(status: str, code: str) -> bytes:
 
 @dataclass
 class Proxy:
-    """`fault`: what every request gets in place of the server's answer, as long as it is set."""
+    """`fault`: what every request gets in place of the server's answer, as long as it is set.
+    `unheard`: so many answers of the server are lost from now on, each with its connection."""
 
     port: int
     upstream: tuple[str, int]
     fault: bytes | None = None
     refused: int = 0
+    unheard: int = 0
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
 
@@ -74,9 +76,19 @@ class Proxy:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_server, to_server = await asyncio.open_connection(*self.upstream)
         try:
-            await asyncio.gather(_pump(reader, to_server), _pump(from_server, writer))
+            await asyncio.gather(_pump(reader, to_server), self._answer(from_server, writer))
         finally:
             to_server.close()
+
+    async def _answer(self, from_server: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        while data := await from_server.read(1 << 16):
+            if self.unheard:
+                self.unheard -= 1
+                to.transport.abort()
+                return
+            to.write(data)
+            await to.drain()
+        to.close()
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
