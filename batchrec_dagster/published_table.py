@@ -15,8 +15,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import polars as pl
 
@@ -26,6 +27,7 @@ from batchrec_dagster.table_files import ABOUT, told_by, told_in
 # How often a reader looks again, when a table in one file becomes one in parts as it looks.
 LOOKS = 5
 
+Source = TypeVar("Source")
 _IN_HISTORY = re.compile(r"((\d{6,})-\w+)(\.parquet|\.json|/[^/]+)")
 
 
@@ -120,21 +122,44 @@ class PublishedTable:
         """Publish an edition, whose files `TableFiles` wrote, and keep `keep` older ones, what it
         replaces among them. What is published already, by its version, stays as it is."""
         about = told_by(files[0])
+        if len(files) > 1:
+            return self._publish_parts(files, self._put, about, keep)
+        put = partial(self._put, files[0], self.uri)
+        return self._publish(Edition(about, self.uri), put, keep)
+
+    def publish_stored(self, parts: Sequence[str], about: Mapping[str, Any], keep: int) -> Edition:
+        """The same of parts that lie in the storage already, in this order, by their URIs: they are
+        copied there. Not they but the manifest says what the table is."""
+        return self._publish_parts(parts, self.store.copy, about, keep)
+
+    def _publish_parts(
+        self,
+        parts: Sequence[Source],
+        put: Callable[[Source, str], object],
+        about: Mapping[str, Any],
+        keep: int,
+    ) -> Edition:
+        names = [f"{Edition(about, '').name}/part-{n:05}.parquet" for n in range(len(parts))]
+        uris = tuple(self.history + name for name in names)
+
+        def put_all() -> None:
+            for part, uri in zip(parts, uris, strict=True):
+                put(part, uri)
+            manifest = json.dumps({ABOUT: about, "parts": names}, indent=2).encode()
+            self.store.put(self.manifest, manifest)
+
+        return self._publish(Edition(about, self.manifest, uris), put_all, keep)
+
+    def _publish(self, edition: Edition, put: Callable[[], object], keep: int) -> Edition:
         before = self.current()
-        if before is not None and before.version == about["version"]:
+        if before is not None and before.version == edition.version:
             self._end(None, before)
             return before
-        if len(files) == 1:
-            edition = Edition(about, self.uri)
-            self._replace(before, edition, keep, lambda: self.store.put(self.uri, files[0]))
-            return edition
-        names = [f"{Edition(about, '').name}/{file.name}" for file in files]
-        for name, file in zip(names, files, strict=True):
-            self.store.put(self.history + name, file)
-        edition = Edition(about, self.manifest, tuple(self.history + name for name in names))
-        manifest = json.dumps({ABOUT: about, "parts": names}, indent=2).encode()
-        self._replace(before, edition, keep, lambda: self.store.put(self.manifest, manifest))
+        self._replace(before, edition, keep, put)
         return edition
+
+    def _put(self, file: Path, uri: str) -> None:
+        self.store.put(uri, file)
 
     def put_back(self, edition: Edition, keep: int) -> None:
         """Publish an older edition again, and keep the one that it replaces."""
@@ -147,7 +172,7 @@ class PublishedTable:
         self._replace(before, edition, keep, lambda: copy(edition.uri, place))
 
     def _replace(
-        self, before: Edition | None, edition: Edition, keep: int, put: Callable[[], None]
+        self, before: Edition | None, edition: Edition, keep: int, put: Callable[[], object]
     ) -> None:
         if before is not None:
             self._keep(before)

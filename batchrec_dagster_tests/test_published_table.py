@@ -16,7 +16,7 @@ import pytest
 
 from batchrec_dagster.object_store import ObjectNotFoundError, ObjectStore
 from batchrec_dagster.published_table import Edition, PublishedTable
-from batchrec_dagster.table_files import MAX_BYTES, TableFiles, told_in
+from batchrec_dagster.table_files import MAX_BYTES, TableFiles, told_by, told_in
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 
 TABLE = "shop/curated/lists/lists.parquet"
@@ -158,6 +158,24 @@ def test_what_is_too_large_for_one_file_is_in_parts(table: PublishedTable, tmp_p
     for version in "efg":
         publish(table, tmp_path, version)
     assert not [key for key in keys(table) if "000002-b" in key]
+
+
+def test_parts_that_lie_in_the_storage_are_published_there(
+    table: PublishedTable, tmp_path: Path
+) -> None:
+    """By whoever wrote them, and under whatever names; a table of one too."""
+    for version, size in (("a", IN_PARTS), ("b", MAX_BYTES)):
+        written = write(table, tmp_path, version, size)
+        uris = [table.history.replace("curated", "work") + file.name for file in written]
+        for uri, file in zip(uris, written, strict=True):
+            table.store.put(uri, file)
+        edition = table.publish_stored(uris, told_by(written[0]), KEEP)
+        assert len(edition.parts) == len(written)
+        assert whole(table) == version
+        assert table.publish_stored([], edition.about, KEEP) == edition
+        assert whole(table) == version
+    assert older(table) == ["000001-a"]
+    assert table.store.head(table.uri) is None
 
 
 def test_what_is_being_read_stays_as_it_is(table: PublishedTable, tmp_path: Path) -> None:
