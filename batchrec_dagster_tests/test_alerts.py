@@ -178,6 +178,70 @@ def test_a_check_of_its_own_that_closes_is_named_with_what_it_found(
     assert "Check of shop/solution_version: gate: NDCG@25 .05 is below .10" in text
 
 
+def fails(*reasons: str, **alerts: str) -> dg.Definitions:
+    """A job whose runs fail for these reasons, and the sensors that tell of it."""
+    left = iter(reasons)
+
+    @dg.asset(key_prefix="shop")
+    def interactions() -> None:
+        raise dg.Failure(next(left))
+
+    jobs = [dg.define_asset_job("shop_refresh", selection="*")]
+    sensors = alert_sensors(declared(alerts={**ALERTS, **alerts}))
+    return dg.Definitions(assets=[interactions], jobs=jobs, sensors=sensors)
+
+
+def run(defs: dg.Definitions, instance: dg.DagsterInstance) -> None:
+    defs.resolve_job_def("shop_refresh").execute_in_process(instance=instance, raise_on_error=False)
+
+
+def test_a_message_that_nobody_took_is_tried_again_until_one_does(
+    instance: dg.DagsterInstance, slack: Hook
+) -> None:
+    name, defs = "shop_alert_on_failure", fails("first", "second", "third")
+    cursor = tick(defs, name, instance, None).cursor
+    for _ in range(3):
+        run(defs, instance)
+    cursor = tick(defs, name, instance, cursor).cursor
+    slack.answers = [500] * 4
+    for _ in range(2):
+        # Dagster keeps the cursor of a tick that fails.
+        with pytest.raises(AlertError, match="500"):
+            tick(defs, name, instance, cursor)
+    for _ in range(4):
+        cursor = tick(defs, name, instance, cursor).cursor
+    told = [text.splitlines()[1].partition(": ")[2] for text in slack.posted]
+    assert told == ["first", "second", "third"]
+
+
+def test_a_message_that_nobody_took_for_a_day_is_given_up(
+    instance: dg.DagsterInstance, slack: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchrec_dagster.pipeline.alerts.GIVE_UP", hours(0))
+    name, defs = "shop_alert_on_failure", fails("first", "second")
+    cursor = tick(defs, name, instance, None).cursor
+    for _ in range(2):
+        run(defs, instance)
+    slack.answers = [404]
+    result = tick(defs, name, instance, cursor)
+    assert "given up: Slack (SHOP_HOOK): the webhook answers 404" in result.skip_message
+    tick(defs, name, instance, result.cursor)
+    assert [text.splitlines()[1] for text in slack.posted] == ["Step shop__interactions: second"]
+
+
+def test_a_message_that_one_way_took_is_not_sent_again(
+    instance: dg.DagsterInstance, slack: Hook, topic: str
+) -> None:
+    name, defs = "shop_alert_on_failure", fails("first", sns_topic=topic)
+    cursor = tick(defs, name, instance, None).cursor
+    run(defs, instance)
+    slack.answers = [404]
+    for _ in range(3):
+        cursor = tick(defs, name, instance, cursor).cursor
+    assert slack.posted == []
+    assert len(published(topic)) == 1
+
+
 def test_an_error_that_nobody_foresaw_is_told_as_it_is_and_whether_it_is_tried_again(
     instance: dg.DagsterInstance, slack: Hook
 ) -> None:
@@ -234,7 +298,8 @@ def test_a_schedule_that_brings_nothing_is_late_once_a_time() -> None:
     ((hour, message),) = told
     assert hour == 24 + 6
     assert message.title == "batchrec: shop is late"
-    assert "due at 2026-01-11 03:00 CET. The last were made: 2026-01-10 04:00." in message.text
+    assert "due at 2026-01-11 03:00 CET. Those that are published were" in message.text
+    assert " were made: 2026-01-10 04:00." in message.text
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
@@ -245,7 +310,7 @@ def test_a_schedule_switched_on_today_is_not_late_for_this_morning(zone: str) ->
     assert message is None
     cursor, message, _ = look(pipeline, cursor, now + hours(24), None, on=True)
     assert message is not None
-    assert "The last were made: never" in message.text
+    assert "were made: never" in message.text
     assert look(pipeline, cursor, now + hours(25), None, on=False) == (
         {},
         None,
@@ -274,7 +339,13 @@ def test_the_sensor_of_late_schedules_looks_at_the_last_lists(
         instance.report_runless_asset_event(dg.AssetMaterialization(key))
         result = tick(defs, "shop_alert_when_late", instance, result.cursor)
         assert "is there" in result.skip_message
-    assert len(slack.posted) == 1
+        # Lists that are published once more are as old as they were.
+        old = {"made_at": (datetime.now(UTC) - hours(2)).isoformat(timespec="seconds")}
+        instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=old))
+        result = tick(defs, "shop_alert_when_late", instance, json.dumps(since))
+        assert "is late: told" in result.skip_message
+    assert f"were made: {old['made_at'][:16].replace('T', ' ')}." in slack.posted[-1]
+    assert len(slack.posted) == 2
 
 
 def test_nobody_is_told_where_nobody_is_declared(project: Project) -> None:
@@ -287,7 +358,7 @@ def test_nobody_is_told_where_nobody_is_declared(project: Project) -> None:
 def test_a_way_that_stumbles_is_tried_again_and_one_that_fails_keeps_back_no_other(
     slack: Hook, topic: str
 ) -> None:
-    slack.answers = [500, 503]
+    slack.answers = [500]
     assert send(Alerts(slack_webhook_env="SHOP_HOOK"), Message("a", ["b"])) == []
     assert slack.posted == ["a\nb"]
     both = Alerts(slack_webhook_env="SHOP_HOOK", sns_topic=topic)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import dagster as dg
 
 # What the daemon itself goes by; there is no public way to ask for the last tick of a cron.
 from dagster._utils.schedules import get_latest_completed_cron_tick
 
-from batchrec_dagster.pipeline.messages import Message, send
+from batchrec_dagster.pipeline.messages import AlertError, Message, send
 from batchrec_dagster.pipeline.settings import Pipeline
 
 LONGEST_REASON = 3000
+RUN_FAILURE: Final = dg.DagsterEventType.RUN_FAILURE
+# Failures that a tick looks at: few, as all pipelines' are among them.
+AT_ONCE = 100
+# For so long after a failure a message that nobody took is tried again.
+GIVE_UP = timedelta(hours=24)
 # What Dagster tags a failed run with that its daemon is about to retry.
 WILL_RETRY = "dagster/will_retry"
 
@@ -24,18 +30,39 @@ def alert_sensors(pipeline: Pipeline) -> list[dg.SensorDefinition]:
 
 
 def _on_failure(pipeline: Pipeline) -> dg.SensorDefinition:
-    # All code locations: a run that a command started belongs to none.
-    @dg.run_failure_sensor(
+    # Dagster's own sensor of failed runs goes on to the next run whether the message got through or
+    # not. This one's cursor, a number of Dagster's log of runs, stays where it is when nobody took
+    # the message, and one run at a time: of what was sent before it nothing is sent again.
+    @dg.sensor(
         name=f"{pipeline.name}_alert_on_failure",
         minimum_interval_seconds=30,
-        monitor_all_code_locations=True,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Tells when a run of {pipeline.name} has failed, and why.",
     )
-    def sensor(context: dg.RunFailureSensorContext) -> None:
-        if is_of(pipeline, context.dagster_run):
-            for problem in send(pipeline.alerts, failure(pipeline, context)):
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        if not (context.cursor or "").isdigit():
+            newest = context.instance.fetch_run_status_changes(RUN_FAILURE, limit=1).records
+            cursor = newest[0].storage_id if newest else 0
+            return dg.SensorResult(skip_reason="what fails from now on is told", cursor=str(cursor))
+        cursor = int(context.cursor or 0)
+        after = dg.RunStatusChangeRecordsFilter(event_type=RUN_FAILURE, after_storage_id=cursor)
+        found = context.instance.fetch_run_status_changes(after, limit=AT_ONCE, ascending=True)
+        for record in found.records:
+            cursor = record.storage_id
+            run = context.instance.get_run_by_id(record.event_log_entry.run_id)
+            if run is None or not is_of(pipeline, run):
+                continue
+            try:
+                problems = send(pipeline.alerts, failure(pipeline, context.instance, run))
+            except AlertError as error:
+                if datetime.now(UTC).timestamp() - record.timestamp < GIVE_UP.total_seconds():
+                    raise
+                problems = [f"given up: {error}"]
+            for problem in problems:
                 context.log.error(problem)
+            reason = f"run {run.run_id} has failed: {'; '.join(problems) or 'told'}"
+            return dg.SensorResult(skip_reason=reason, cursor=str(cursor))
+        return dg.SensorResult(skip_reason="no run has failed", cursor=str(cursor))
 
     return sensor
 
@@ -48,27 +75,31 @@ def is_of(pipeline: Pipeline, run: dg.DagsterRun) -> bool:
     return any(key.path[0] == pipeline.name for key in chosen)
 
 
-def failure(pipeline: Pipeline, context: dg.RunFailureSensorContext) -> Message:
+def failure(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Message:
     """What failed: the steps with their reasons, the checks with what they found, the link."""
-    run = context.dagster_run
+
+    def events(kind: dg.DagsterEventType) -> list[dg.DagsterEvent]:
+        found = (entry.dagster_event for entry in instance.all_logs(run.run_id, of_type=kind))
+        return [event for event in found if event is not None]
+
     lines = []
-    for event in context.get_step_failure_events():
+    for event in events(dg.DagsterEventType.STEP_FAILURE):
         failed = event.step_failure_data
         reason = failed.user_failure_data.description if failed.user_failure_data else None
         if reason is None and failed.error is not None:
             # Dagster's own error says no more than that there was one.
             reason = (failed.error.cause or failed.error).message
         lines.append(f"Step {event.step_key}: {(reason or '').strip()[:LONGEST_REASON]}")
-    for entry in context.instance.all_logs(
-        run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
-    ):
-        found = entry.dagster_event.asset_check_evaluation_data if entry.dagster_event else None
-        if found and not found.passed and found.severity is dg.AssetCheckSeverity.ERROR:
+    for event in events(dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+        found = event.asset_check_evaluation_data
+        if not found.passed and found.severity is dg.AssetCheckSeverity.ERROR:
             told = f"{found.check_name}: {found.description}"
             # A check that an asset does itself is its reason too.
             if not any(told in line for line in lines):
                 lines.append(f"Check of {found.asset_key.to_user_string()}: {told}")
-    lines = lines or [context.failure_event.message or "no step says why"]
+    if not lines:
+        messages = [event.message for event in events(RUN_FAILURE)]
+        lines = [message for message in messages if message] or ["no step says why"]
     if run.tags.get(WILL_RETRY) == "true":
         lines.append("Dagster starts it again by itself.")
     title = f"batchrec: {run.job_name} failed"
@@ -88,8 +119,7 @@ def _when_late(pipeline: Pipeline) -> dg.SensorDefinition:
         f" {pipeline.alerts.late_after_hours:g} hours after its schedule's time.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        event = context.instance.get_latest_materialization_event(key)
-        made = datetime.fromtimestamp(event.timestamp, UTC) if event else None
+        made = made_at(context.instance.get_latest_materialization_event(key))
         before = json.loads(context.cursor or "{}")
         after, message, reason = look(
             pipeline, before, datetime.now(UTC), made, on=_is_on(pipeline, context.instance)
@@ -100,6 +130,18 @@ def _when_late(pipeline: Pipeline) -> dg.SensorDefinition:
         return dg.SensorResult(skip_reason=reason, cursor=json.dumps(after))
 
     return sensor
+
+
+def made_at(event: dg.EventLogEntry | None) -> datetime | None:
+    """When the published lists were made: by then at the latest, or earlier where a rollback says
+    so, whose lists are old ones."""
+    if event is None:
+        return None
+    lists = event.asset_materialization
+    made = lists.metadata.get("made_at") if lists else None
+    if made is not None:
+        return datetime.fromisoformat(str(made.value))
+    return datetime.fromtimestamp(event.timestamp, UTC)
 
 
 def look(
@@ -126,9 +168,10 @@ def look(
     message = Message(
         f"batchrec: {pipeline.name} is late",
         [
-            f"New recommendations were due at {due:%Y-%m-%d %H:%M %Z}. The last were made: {last}.",
+            f"New recommendations were due at {due:%Y-%m-%d %H:%M %Z}. Those that are published"
+            f" were made: {last}.",
             "Either no run was started (look whether Dagster's daemon runs), or it waits or has"
-            " failed.",
+            " failed, or its lists were rolled back.",
             f"Runs: {pipeline.alerts.dagster_url}/runs",
         ],
     )

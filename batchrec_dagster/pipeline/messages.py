@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from http.client import HTTPException, InvalidURL
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.permissions import explain_refusals
 from batchrec_dagster.pipeline.redaction import redacted
 from batchrec_dagster.pipeline.settings.alerts import TOPIC, Alerts
 
-TRIES = 3
+# All ways and tries together have to end within the minute that Dagster gives a sensor: of what it
+# cuts off, the ways that worked would have it again.
+TRIES = 2
 PAUSE_SECONDS = 2.0
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 5.0
 
 
 class AlertError(Exception):
@@ -81,7 +84,12 @@ def _publish(topic: str, title: str, text: str) -> None:
     found = TOPIC.fullmatch(topic)
     if found is None:
         raise AlertError("alerts.sns_topic is no ARN of a topic")
-    sns = boto3.client("sns", region_name=found[1])
+    once = Config(
+        connect_timeout=TIMEOUT_SECONDS,
+        read_timeout=TIMEOUT_SECONDS,
+        retries={"total_max_attempts": 1},
+    )
+    sns = boto3.client("sns", region_name=found[1], config=once)
     explain_refusals(sns)
     # SNS takes 100 characters of ASCII.
     subject = title.encode("ascii", "replace").decode()[:100]
