@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from batchrec_dagster.pipeline import BatchRecommendations
+from batchrec_dagster.pipeline.assets.jobs import solution_config
 from batchrec_dagster.pipeline.loading import DeclarationError
 from batchrec_dagster.pipeline.settings import Pipeline
+from batchrec_dagster.pipeline.settings.solution import Solution
 from batchrec_dagster_tests.support import (
     COLUMNS,
     REPOSITORY,
@@ -21,6 +23,8 @@ from batchrec_dagster_tests.support import (
 )
 
 RATINGS = {"source": "ratings.csv", "columns": COLUMNS}
+
+UPDATABLE = {"recipe": "aws-user-personalization"}
 
 ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES": "genres"}}}
 
@@ -115,6 +119,38 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
         ),
         ({"interactions": {"min_rating": float("inf")}}, 12, "interactions.min_rating", "3.5"),
         ({"solution": {"recipe": "aws-x"}}, 14, "solution.recipe", "aws-user-personalization-v2"),
+        (
+            {"solution": {"hyperparameters": {"apply_recency_bias": "perhaps"}}},
+            15,
+            "solution.hyperparameters.apply_recency_bias",
+            "is 'perhaps'; allowed: true or false",
+        ),
+        (
+            {"solution": {"hyperparameters": {"hidden_dimension": 64}}},
+            15,
+            "solution.hyperparameters.hidden_dimension",
+            "aws-user-personalization-v2 has no hyperparameter hidden_dimension; it has: apply_re",
+        ),
+        (
+            {"solution": {**UPDATABLE, "hyperparameters": {"bptt": 8, "hidden_dimension": 16}}},
+            17,
+            "solution.hyperparameters.hidden_dimension",
+            "is '16'; allowed: a whole number from 32 to 256",
+        ),
+        (
+            {
+                "solution": {
+                    **UPDATABLE,
+                    "hyperparameters": {
+                        "min_user_history_length_percentile": 0.9,
+                        "max_user_history_length_percentile": 0.1,
+                    },
+                }
+            },
+            15,
+            "solution.hyperparameters",
+            "min_user_history_length_percentile (0.9) is not below",
+        ),
         ({"recommendations": {"num_results": 0}}, 14, "recommendations.num_results", "1 to 500"),
         ({"recommendations": {"num_results": "x"}}, 14, "recommendations.num_results", "integer"),
         ({"items": {"source": "items.csv"}}, 13, "items", "columns is missing"),
@@ -160,18 +196,81 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
         ),
         (
             {"recommendations": {"filter": 'EXCLUDE ItemID WHERE Items.GENRES IN ("War")'}},
-            2,
-            "attributes",
-            "recommendations.filter has Items.GENRES, but no items are declared",
+            14,
+            "recommendations.filter",
+            "Items.GENRES is not there: no items are declared",
         ),
         (
             {
                 "items": ITEMS,
                 "recommendations": {"filter": 'EXCLUDE ItemID WHERE Items.YEAR = "War"'},
             },
-            2,
-            "attributes",
-            "recommendations.filter has Items.YEAR, but items.columns declares only ITEM_ID",
+            20,
+            "recommendations.filter",
+            "Items.YEAR is not there: items.columns declares only ITEM_ID, GENRES",
+        ),
+        (
+            {"recommendations": {"filter": 'EXCLUDE ItemID WERE Items.GENRES IN ("War")'}},
+            14,
+            "recommendations.filter",
+            "unexpected 'WERE' at character 16; expected: WHERE",
+        ),
+        (
+            {
+                "items": ITEMS,
+                "recommendations": {"filter": "EXCLUDE ItemID WHERE Items.GENRES < 3"},
+            },
+            20,
+            "recommendations.filter",
+            "Items.GENRES is of type string: < compares numbers",
+        ),
+        (
+            {
+                "items": ITEMS,
+                "recommendations": {
+                    "filter": "EXCLUDE ItemID WHERE Items.GENRES = $G",
+                    "filter_values": {"G": 3},
+                },
+            },
+            20,
+            "recommendations.filter",
+            "parameter G must be quoted strings",
+        ),
+        (
+            {
+                "recommendations": {
+                    "filter": 'INCLUDE ItemID WHERE Interactions.EVENT_TYPE = "buy"',
+                    "exclude_seen": False,
+                }
+            },
+            14,
+            "recommendations.filter",
+            "declare ratings.columns.event_type",
+        ),
+        (
+            {
+                "recommendations": {
+                    "filter": "EXCLUDE ItemID WHERE Items.A < 1 IF CurrentUser.B = 1"
+                }
+            },
+            14,
+            "recommendations.filter",
+            "Items.A is not there",
+        ),
+        (
+            {"segments": {"items": [1], "filter": "EXCLUDE UserID WHERE Users.AGE < 18"}},
+            16,
+            "segments.filter",
+            "no dataset of users",
+        ),
+        (
+            {
+                "items": {"source": "i.csv", "columns": {"item": "id", "numbers": {"YEAR": "y"}}},
+                "segments": {"attributes": ['ITEMS.YEAR = "new"']},
+            },
+            20,
+            "segments.attributes",
+            "YEAR is double, 'new' is not",
         ),
         (
             {"recommendations": {"filter": "EXCLUDE UserID WHERE Users.AGE < 18"}},
@@ -220,9 +319,9 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
         ),
         (
             {"segments": {"attributes": ['ITEMS.A = "b"']}},
-            2,
-            "attributes",
-            "segments.attributes has Items.A, but no items are declared",
+            14,
+            "segments.attributes",
+            "no items with metadata are declared",
         ),
         (
             {"segments": {"items": [1], "users_per_segment": 0}},
@@ -308,6 +407,32 @@ def test_templates_stand_in_for_items_filters_and_segments(
         definitions(project),
     ):
         pass
+
+
+def test_hyperparameters_may_be_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = module_project(tmp_path)
+    solution = {**UPDATABLE, "hyperparameters": {"bptt": "{{ env.BPTT }}"}}
+    project.declare(declaration("shop", "ratings.csv", solution=solution))
+    monkeypatch.setenv("BPTT", "16")
+    with definitions(project) as defs:
+        assert defs.resolve_job_def("shop_refresh")
+    monkeypatch.setenv("BPTT", "64")
+    with (
+        pytest.raises(DeclarationError, match="solution: hyperparameter bptt is '64'; allowed: a"),
+        definitions(project),
+    ):
+        pass
+
+
+def test_each_hyperparameter_is_told_where_personalize_wants_it() -> None:
+    solution = Solution.model_validate(
+        {**UPDATABLE, "hyperparameters": {"bptt": 4, "max_user_history_length_percentile": 0.9}}
+    )
+    assert solution_config(solution.algorithm_hyperparameters) == {
+        "algorithmHyperParameters": {"bptt": "4"},
+        "featureTransformationParameters": {"max_user_history_length_percentile": "0.9"},
+    }
+    assert solution_config({}) == {"algorithmHyperParameters": {}}
 
 
 def test_every_setting_has_a_description_for_the_editor() -> None:
@@ -414,11 +539,11 @@ def test_the_code_version_changes_with_the_settings_an_asset_reads() -> None:
     stricter = versions(interactions={"min_rating": 4})
     assert stricter["interactions"] != before["interactions"]
     assert stricter["solution_version"] == before["solution_version"]
-    filtered = versions(
-        recommendations={"filter": "EXCLUDE ItemID WHERE A.B = $C", "filter_values": {"C": 1}}
-    )
-    assert filtered["batch_users"] != before["batch_users"]
-    assert filtered["interactions"] == before["interactions"]
+    items = versions(items=ITEMS)
+    genre = {"filter": "EXCLUDE ItemID WHERE Items.GENRES = $G", "filter_values": {"G": "War"}}
+    filtered = versions(items=ITEMS, recommendations=genre)
+    assert filtered["batch_users"] != items["batch_users"]
+    assert filtered["interactions"] == items["interactions"]
     other = versions(solution={"recipe": "aws-popularity-count"})
     assert other["interactions"] == before["interactions"]
     assert other["solution_version"] != before["solution_version"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import pytest
 
 from batchrec_dagster_tests.support import (
     Project,
@@ -36,6 +37,10 @@ def declared(project: Project, **recommendations: Any) -> dict[str, Any]:
         recommendations={"num_results": 5, **recommendations},
         solution=QUICK,
     )
+
+
+def allowed(*_: object) -> None:
+    """In place of the check of a filter when the declaration is loaded: nothing is wrong."""
 
 
 def first_line(project: Project) -> dict[str, Any]:
@@ -86,10 +91,11 @@ def test_a_filter_that_leaves_too_little_is_a_warning(
     assert (full.description or "").endswith("or recommendations.filter leaves them little")
 
 
-def test_a_filter_that_personalize_refuses_is_told_in_a_line(
-    project: Project, instance: dg.DagsterInstance
+def test_a_filter_that_only_personalize_refuses_is_told_in_a_line(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project.declare(declared(project, filter='EXCLUDE ItemID WERE Items.GENRES IN ("War")'))
+    monkeypatch.setattr("batchrec_dagster.pipeline.settings.pipeline.filter_problem", allowed)
+    project.declare(declared(project, filter="EXCLUDE ItemID WHERE Items.GENRES < 3"))
     result = refresh(project, "shop", instance)
     assert not result.success
     assert why(result).startswith("recommendations.filter: Personalize refused the filter shop-")

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import pytest
 
 from batchrec_dagster_tests.support import (
     Project,
@@ -16,6 +17,7 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 from batchrec_dagster_tests.test_items import COLUMNS, QUICK, write_items
+from batchrec_dagster_tests.test_own_filter import allowed
 from batchrec_dagster_tests.test_pipeline import stale
 
 ITEMS = ["1", "2", "3"]
@@ -103,7 +105,7 @@ def test_attributes_of_items_get_users_and_items_titles(
 
 
 def test_what_cannot_be_answered_is_told_and_not_published(
-    project: Project, instance: dg.DagsterInstance
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nobody = 'INCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("purchase")'
     settings = declared(project, {"items": ITEMS, "filter": nobody})
@@ -120,6 +122,7 @@ def test_what_cannot_be_answered_is_told_and_not_published(
     assert unknown.startswith("no_line_failed: 1 of 4 lines failed; the first, of segment 'no item")
     assert unknown.endswith("; mend segments.items")
 
+    monkeypatch.setattr("batchrec_dagster.pipeline.settings.pipeline.filter_problem", allowed)
     settings["segments"] = {"items": ITEMS, "filter": "EXCLUDE UserID WHERE Users.AGE < 18"}
     project.declare(settings)
     refused = why(refresh(project, "shop", instance))

@@ -37,11 +37,6 @@ def looks_at_interactions(expression: str) -> bool:
     return re.search(r"\bInteractions\s*\.", text, re.IGNORECASE) is not None
 
 
-def item_fields(expression: str) -> list[str]:
-    """The fields of the Items dataset that it speaks of, as it spells them."""
-    return re.findall(r"\bItems\s*\.\s*(\w+)", _without_texts(expression), re.IGNORECASE)
-
-
 def filter_value(values: Iterable[str | float]) -> str:
     """A placeholder's values as an input line holds them: texts quoted, parted by commas."""
     return ",".join(f'"{value}"' if isinstance(value, str) else f"{value}" for value in values)

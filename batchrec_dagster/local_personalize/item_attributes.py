@@ -65,6 +65,22 @@ def parse_conditions(expression: str) -> list[Condition]:
     )
 
 
+def conditions(expression: str, schema: Schema) -> list[tuple[Field, pl.Expr]]:
+    """The field of each condition, and whether a value of it fulfils it.
+
+    Raises ItemAttributesError, also for what the schema of the Items dataset does not allow.
+    """
+    found = []
+    for condition in parse_conditions(expression):
+        field = schema.field(condition.field)
+        if field is None:
+            raise ItemAttributesError(f"the Items schema has no field {condition.field}")
+        if field.textual:
+            raise ItemAttributesError(f"{field.name} is textual: it cannot be an attribute")
+        found.append((field, _equals(field, condition.value)))
+    return found
+
+
 class ItemAttributes:
     """The Items dataset as a model sees it."""
 
@@ -76,14 +92,9 @@ class ItemAttributes:
     def find(self, expression: str) -> npt.NDArray[np.int32]:
         """Positions in the model's items of those that fulfil it. Raises ItemAttributesError."""
         found = np.ones(len(self._item_ids), dtype=bool)
-        for condition in parse_conditions(expression):
-            field = self._schema.field(condition.field)
-            if field is None:
-                raise ItemAttributesError(f"the Items schema has no field {condition.field}")
-            if field.textual:
-                raise ItemAttributesError(f"{field.name} is textual: it cannot be an attribute")
+        for field, equals in conditions(expression, self._schema):
             where, values = self._items(field.name)
-            equal = values.select(_equals(field, condition.value)).to_series().to_numpy()
+            equal = values.select(equals).to_series().to_numpy()
             good = np.zeros(len(self._item_ids), dtype=bool)
             good[where[equal]] = True
             found &= good

@@ -5,7 +5,7 @@ Source: developer guide, "Filter expressions".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from batchrec_dagster.local_personalize.filters.check import MAX_FIELDS_OF_GROUP, Schemas, check
@@ -20,6 +20,7 @@ from batchrec_dagster.local_personalize.filters.syntax import (
     fields,
 )
 from batchrec_dagster.local_personalize.filters.tables import Read
+from batchrec_dagster.local_personalize.filters.values import uses
 
 __all__ = [
     "FilterError",
@@ -28,6 +29,8 @@ __all__ = [
     "Traits",
     "check_expression",
     "check_fields_of_group",
+    "check_values",
+    "fields_of",
     "traits",
 ]
 
@@ -56,6 +59,24 @@ def check_expression(expression: str, schemas: Schemas) -> None:
     """Raises FilterError for what is no expression, or what these schemas of the group, by dataset
     type, do not allow."""
     check(parse(expression), schemas)
+
+
+def check_values(expression: str, schemas: Schemas, values: Mapping[str, str]) -> None:
+    """Raises FilterError for `filterValues` that do not do for the placeholders of an expression
+    that has been checked against the schemas."""
+    is_string = {
+        (kind, field.name.upper()): field.type == "string"
+        for kind, schema in schemas.items()
+        for field in schema.fields
+    }
+    for use in uses(parse(expression), is_string):
+        if problem := use.problem(values.get(use.placeholder.name)):
+            raise FilterError(problem)
+
+
+def fields_of(expression: str) -> set[tuple[str, str]]:
+    """The fields that it looks at, as (dataset type, name in upper case). Raises FilterError."""
+    return fields(parse(expression))
 
 
 def check_fields_of_group(expressions: Sequence[str]) -> None:

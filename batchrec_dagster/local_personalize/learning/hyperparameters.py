@@ -65,6 +65,8 @@ ITEM_COUNTS: Hyperparameters = {
     "min_item_interaction_count_percentile": Number(0, 1),
     "max_item_interaction_count_percentile": Number(0, 1),
 }
+# What stands in featureTransformationParameters; all others do in algorithmHyperParameters.
+FEATURES: Hyperparameters = {**HISTORY_LENGTHS, **ITEM_COUNTS}
 PERSONAL: Hyperparameters = {
     "hidden_dimension": Number(32, 256, whole=True, tunable=True),
     "bptt": Number(2, 32, whole=True, tunable=True),

@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from batchrec_dagster.formats.interactions import interactions_schema
 from batchrec_dagster.formats.schemas import INTERACTIONS, ITEMS
 from batchrec_dagster.pipeline.assets.alone import alone
 from batchrec_dagster.pipeline.assets.jobs import lasted, outcome, stem
@@ -261,14 +260,8 @@ def _imports(ensure: Ensure, dataset: Ensured) -> list[Description]:
 
 def _datasets(pipeline: Pipeline) -> list[Imported]:
     """What is imported, interactions first."""
-    interactions = interactions_schema(
-        event_type=pipeline.rules.event_type, event_value=pipeline.event_value
-    )
-    datasets = [Imported(INTERACTIONS, interactions, pipeline.places.interactions)]
-    items = pipeline.items.layout.schema if pipeline.items else None
-    if items is not None:
-        datasets.append(Imported(ITEMS, items, pipeline.places.items))
-    return datasets
+    places = {INTERACTIONS: pipeline.places.interactions, ITEMS: pipeline.places.items}
+    return [Imported(kind, schema, places[kind]) for kind, schema in pipeline.schemas.items()]
 
 
 def _dataset(ensure: Ensure, group_arn: str, group_name: str, dataset: Imported) -> Ensured:

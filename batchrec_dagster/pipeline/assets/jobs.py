@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from batchrec_dagster.local_personalize.learning.hyperparameters import FEATURES
 from batchrec_dagster.pipeline.settings import fingerprint
 from batchrec_dagster.resources.ensure import Ensured
 
@@ -31,6 +32,14 @@ def lasted(ensured: Ensured) -> float:
 def solution_name(dataset_group: str, recipe: str, hyperparameters: Mapping[str, str]) -> str:
     """A solution cannot be changed, so that other settings mean another solution."""
     return f"{dataset_group}-{fingerprint(recipe, hyperparameters)[:8]}"
+
+
+def solution_config(hyperparameters: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """CreateSolution's `solutionConfig`, with each hyperparameter where Personalize wants it."""
+    features = {key: text for key, text in hyperparameters.items() if key in FEATURES}
+    algorithm = {key: text for key, text in hyperparameters.items() if key not in FEATURES}
+    config = {"algorithmHyperParameters": algorithm}
+    return {**config, "featureTransformationParameters": features} if features else config
 
 
 def outcome(ensured: Ensured, done: str) -> str:

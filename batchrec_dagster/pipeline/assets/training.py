@@ -11,7 +11,13 @@ from batchrec_dagster.formats.recipes import (
     recipe_arn,
 )
 from batchrec_dagster.pipeline.assets.alone import alone
-from batchrec_dagster.pipeline.assets.jobs import lasted, outcome, solution_name, stem
+from batchrec_dagster.pipeline.assets.jobs import (
+    lasted,
+    outcome,
+    solution_config,
+    solution_name,
+    stem,
+)
 from batchrec_dagster.pipeline.assets.links import dataset_group
 from batchrec_dagster.pipeline.assets.new_rows import FULL, UPDATE
 from batchrec_dagster.pipeline.assets.preview import preview, table
@@ -190,7 +196,7 @@ def _start(
             "recipeArn": recipe_arn(recipe),
             # Left to itself Personalize trains, and bills, every seven days.
             "performAutoTraining": False,
-            "solutionConfig": {"algorithmHyperParameters": hyperparameters},
+            "solutionConfig": solution_config(hyperparameters),
         },
         datasetGroupArn=group,
     ).arn

@@ -8,12 +8,14 @@ from typing import Annotated, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.formats.filters import item_fields
+from batchrec_dagster.formats.interactions import interactions_schema
 from batchrec_dagster.formats.recipes import USER_PERSONALIZATION
+from batchrec_dagster.formats.schemas import INTERACTIONS, ITEMS, parse_schema
 from batchrec_dagster.pipeline.places import Places
 from batchrec_dagster.pipeline.settings.alerts import Alerts
 from batchrec_dagster.pipeline.settings.batch_users import BatchUsers
 from batchrec_dagster.pipeline.settings.budget import Budget
+from batchrec_dagster.pipeline.settings.expressions import attributes_problem, filter_problem
 from batchrec_dagster.pipeline.settings.fresh_data import FreshData
 from batchrec_dagster.pipeline.settings.gate import Gate
 from batchrec_dagster.pipeline.settings.incremental import Incremental
@@ -27,6 +29,7 @@ from batchrec_dagster.pipeline.settings.schedule import Schedule
 from batchrec_dagster.pipeline.settings.segments import Segments
 from batchrec_dagster.pipeline.settings.sinks import Sinks
 from batchrec_dagster.pipeline.settings.solution import Solution
+from batchrec_dagster.pipeline.settings.wrong import wrong
 from batchrec_dagster.preparation.rules import Rules
 
 
@@ -156,24 +159,23 @@ class Pipeline(dg.Model):
         return self
 
     @model_validator(mode="after")
-    def _fields_of_items_are_declared(self) -> Self:
-        expressions = {"recommendations.filter": [self.recommendations.filter]}
+    def _expressions_fit_the_datasets(self) -> Self:
+        schemas = {kind: parse_schema(schema) for kind, schema in self.schemas.items()}
+        found: dict[tuple[str, ...], list[str | None]] = {}
+        lists = self.recommendations
+        if lists.filter and lists.filter_expression:
+            found["recommendations", "filter"] = [
+                filter_problem(lists.filter_expression, schemas, lists.line_filter_values)
+            ]
         if self.segments:
-            expressions["segments.filter"] = [self.segments.filter]
-            expressions["segments.attributes"] = [*self.segments.attributes]
-        there = self.items.layout.columns if self.items else []
-        for setting, texts in expressions.items():
-            wanted = [field for text in texts for field in item_fields(text or "")]
-            for field in wanted:
-                if field.upper() not in [column.upper() for column in there]:
-                    raise ValueError(
-                        f"{setting} has Items.{field}, but "
-                        + (
-                            f"items.columns declares only {', '.join(there)}"
-                            if self.items
-                            else "no items are declared"
-                        )
-                    )
+            if self.segments.filter:
+                found["segments", "filter"] = [filter_problem(self.segments.filter, schemas, {})]
+            found["segments", "attributes"] = [
+                attributes_problem(expression, schemas) for expression in self.segments.attributes
+            ]
+        problems = {keys: said for keys, told in found.items() for said in told if said}
+        if problems:
+            raise wrong(problems)
         return self
 
     @property
@@ -190,6 +192,15 @@ class Pipeline(dg.Model):
         """Whether interactions have an EVENT_VALUE."""
         columns = self.ratings.columns
         return columns is not None and columns.event_value is not None
+
+    @property
+    def schemas(self) -> dict[str, str]:
+        """The datasets that Personalize gets: by type their Avro schemas, interactions first."""
+        interactions = interactions_schema(
+            event_type=self.rules.event_type, event_value=self.event_value
+        )
+        items = self.items.layout.schema if self.items else None
+        return {INTERACTIONS: interactions, **({ITEMS: items} if items is not None else {})}
 
     @property
     def places(self) -> Places:

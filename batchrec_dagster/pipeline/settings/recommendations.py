@@ -17,6 +17,7 @@ from batchrec_dagster.formats.filters import (
     placeholders,
     targets,
 )
+from batchrec_dagster.pipeline.settings.expressions import check_syntax
 
 FilterValue = str | int | float
 
@@ -59,6 +60,8 @@ class Recommendations(dg.Model):
             )
         if "userid" in targets(expression or ""):
             raise ValueError("lists are of items: write ItemID in place of UserID")
+        if expression is not None:
+            check_syntax(expression)
         return expression
 
     @field_validator("filter_values")

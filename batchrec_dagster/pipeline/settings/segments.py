@@ -16,6 +16,7 @@ from batchrec_dagster.formats.filters import (
     targets,
 )
 from batchrec_dagster.formats.recipes import ITEM_AFFINITY, ITEM_ATTRIBUTE_AFFINITY
+from batchrec_dagster.pipeline.settings.expressions import check_syntax
 
 # "Amazon Personalize endpoints and quotas".
 MAX_ITEMS = 500
@@ -83,6 +84,8 @@ class Segments(dg.Model):
             raise ValueError("write the values themselves in place of the $PLACEHOLDERS")
         if "itemid" in targets(expression or ""):
             raise ValueError("segments are of users: write UserID in place of ItemID")
+        if expression is not None:
+            check_syntax(expression)
         return expression
 
     @model_validator(mode="after")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import dagster as dg
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.formats.recipes import POPULARITY_COUNT, USER_RECIPES
+from batchrec_dagster.local_personalize.learning.errors import TrainingError
+from batchrec_dagster.local_personalize.learning.hyperparameters import parse_hyperparameters
+from batchrec_dagster.pipeline.settings.wrong import wrong
 
 
 class Solution(dg.Model):
@@ -34,6 +39,22 @@ class Solution(dg.Model):
             raise ValueError(f"unknown recipe; allowed are {', '.join(USER_RECIPES)}")
         return recipe
 
+    @model_validator(mode="after")
+    def _hyperparameters_are_the_recipes(self) -> Self:
+        texts = {
+            key: text for key, text in self.algorithm_hyperparameters.items() if "{{" not in text
+        }
+        found: dict[tuple[str, ...], str] = {
+            ("hyperparameters", key): problem
+            for key, text in texts.items()
+            if (problem := _problem(self.recipe, {key: text}))
+        }
+        if not found and (problem := _problem(self.recipe, texts)):
+            found["hyperparameters",] = problem
+        if found:
+            raise wrong(found)
+        return self
+
     @property
     def recipes(self) -> dict[str, dict[str, str]]:
         """What is trained, by recipe its hyperparameters: first its own, then popularity."""
@@ -49,3 +70,12 @@ class Solution(dg.Model):
             key: str(value).lower() if isinstance(value, bool) else str(value)
             for key, value in sorted(self.hyperparameters.items())
         }
+
+
+def _problem(recipe: str, hyperparameters: dict[str, str]) -> str | None:
+    """What the recipe does not take of them, and what it takes."""
+    try:
+        parse_hyperparameters(recipe, hyperparameters)
+    except TrainingError as error:
+        return str(error)
+    return None

@@ -1,0 +1,20 @@
+"""What is wrong with a part of the declaration, told of the key that it is about."""
+
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails
+
+
+def wrong(messages: Mapping[tuple[str, ...], str]) -> ValidationError:
+    """An error for a validator to raise: what is wrong, by the keys within what it validates."""
+    return ValidationError.from_exception_data(
+        "declaration",
+        [
+            # Of pydantic's own types, for Dagster makes each detail into an error once more.
+            InitErrorDetails(
+                type="value_error", loc=keys, input=None, ctx={"error": ValueError(message)}
+            )
+            for keys, message in messages.items()
+        ],
+    )
