@@ -14,9 +14,9 @@ import dagster as dg
 from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.formats.batch_inference import MAX_RESULTS
+from batchrec_dagster.interactions_io import InteractionsIOManager
 from batchrec_dagster.io_managers import (
     HtmlIOManager,
-    InteractionsCsvIOManager,
     ItemsCsvIOManager,
     JsonRecordIOManager,
     ParquetIOManager,
@@ -219,7 +219,7 @@ class Deployment:
             "io_manager": ParquetIOManager(storage=storage),
             "parquet_io": ParquetIOManager(storage=storage),
             "published_io": PublishedTableIOManager(storage=storage),
-            "interactions_io": InteractionsCsvIOManager(storage=storage),
+            "interactions_io": InteractionsIOManager(storage=storage),
             "items_io": ItemsCsvIOManager(storage=storage),
             "batch_users_io": UsersIOManager(storage=storage),
             "html_io": HtmlIOManager(storage=storage),

@@ -210,7 +210,8 @@ class ObjectStore:
                     mend = lacking(read, f"arn:aws:s3:::{target_bucket}/{target_key}", str(error))
                     raise StorageError(f"cannot copy {source} to {target}: {mend}") from error
                 raise StorageError(f"cannot copy {source} to {target}: {error}") from error
-        return str(done.get("ETag", ""))
+        # Some servers leave out its quotes here.
+        return '"{}"'.format(done.get("ETag", "").strip('"'))
 
     def head(self, uri: str) -> ObjectInfo | None:
         """What is known of the object without reading it; None where there is none."""

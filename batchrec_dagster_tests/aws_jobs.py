@@ -27,6 +27,7 @@ TASK = Task(
     Layout(",", "userId", "movieId", "rating", "timestamp"),
     Rules(min_rating=3.5),
     "s3://shop/interactions.csv",
+    "s3://shop/users.parquet",
     "s3://shop/work",
 )
 DONE = Done(3, 2, {"no user": 1}, ["line 2: no user"], "s", 2, 0, 1, 10, 20, "abc")

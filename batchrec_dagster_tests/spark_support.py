@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.errors import PreparationError
@@ -17,6 +18,7 @@ from batchrec_dagster.preparation.opening import RawFile
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.prepare import prepare
 from batchrec_dagster.preparation.spark.task import SourceFile, Task
+from batchrec_dagster_tests.support import last_times
 
 LOG = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ class Outcome:
     """What an engine wrote, or the error that it raised in its place."""
 
     written: str | None = None
+    users: list[tuple[str, int]] | None = None
     rows_read: int = 0
     left_out: dict[str, int] | None = None
     unit: str = ""
@@ -43,6 +46,7 @@ def on_this_machine(files: Sequence[Path], layout: Layout, rules: Rules) -> Outc
             return Outcome(error=str(error))
         return Outcome(
             target.read_bytes().decode(),
+            last_times(target).rows(),
             done.rows_read,
             dict(done.left_out),
             done.timestamp_unit,
@@ -58,6 +62,7 @@ def on_spark(spark: SparkSession, files: Sequence[Path], layout: Layout, rules: 
             layout,
             rules,
             f"file://{target}",
+            f"file://{folder}/users.parquet",
             f"file://{folder}/work",
         )
         try:
@@ -66,6 +71,7 @@ def on_spark(spark: SparkSession, files: Sequence[Path], layout: Layout, rules: 
             return Outcome(error=str(error))
         return Outcome(
             target.read_bytes().decode(),
+            pl.read_parquet(task.users.removeprefix("file://"), glob=False).rows(),
             done.rows_read,
             dict(done.left_out),
             done.timestamp_unit,

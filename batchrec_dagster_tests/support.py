@@ -21,7 +21,9 @@ import pytest
 import yaml
 
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.object_store import ObjectStore
 from batchrec_dagster.pipeline.loading import load_pipelines
+from batchrec_dagster.preparation.users import distinct_users
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -177,6 +179,34 @@ def interactions(project: Project, name: str) -> pl.DataFrame:
         project.storage / name / "transformed/interactions/interactions.csv",
         schema_overrides={"USER_ID": pl.String, "ITEM_ID": pl.String},
     )
+
+
+def assert_etags_are_told(store: ObjectStore, folder: Path, root: str) -> None:
+    """In a folder and in S3: in one request and in parts."""
+    file = folder / "file"
+    file.write_bytes(b"0123456789" * 1_000_000)
+
+    def etag(uri: str) -> str:
+        info = store.head(uri)
+        assert info is not None
+        assert info.etag
+        return info.etag
+
+    assert store.put(f"{root}/small", b"x") == etag(f"{root}/small")
+    assert store.put(f"{root}/large", file) == etag(f"{root}/large")
+    for name in ("small", "large"):
+        copied = store.copy(f"{root}/{name}", f"{root}/copy of {name}")
+        assert copied == etag(f"{root}/copy of {name}")
+
+
+def last_times(interactions: Path) -> pl.DataFrame:
+    """USER_ID and TIMESTAMP: the users of the file, as the local engine has them, each with their
+    last time."""
+    types = {"USER_ID": pl.String, "TIMESTAMP": pl.Int64}
+    frame = pl.scan_csv(interactions, schema_overrides=types, glob=False)
+    times = frame.group_by("USER_ID").agg(pl.col("TIMESTAMP").max()).collect()
+    users = distinct_users(frame).rename({"userId": "USER_ID"})
+    return users.join(times, on="USER_ID", maintain_order="left")
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from batchrec_dagster.object_store import (
     StorageError,
     split_uri,
 )
+from batchrec_dagster_tests.support import assert_etags_are_told
 
 
 @pytest.fixture
@@ -46,6 +47,10 @@ def test_files_and_pieces_can_be_put_too(store: ObjectStore, tmp_path: Path) -> 
     store.put("s3://local/pieces", (b"0123456789" * 1000 for _ in range(1000)))
     assert b"".join(store.chunks("s3://local/file")) == file.read_bytes()
     assert store.get("s3://local/pieces") == file.read_bytes()
+
+
+def test_what_is_written_is_known_by_its_etag(store: ObjectStore, tmp_path: Path) -> None:
+    assert_etags_are_told(store, tmp_path, "s3://local")
 
 
 def test_a_put_that_breaks_off_leaves_the_old_object(store: ObjectStore) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from batchrec_dagster_tests.support import (
     Project,
     declaration,
     definitions,
+    last_times,
     metadata,
     why,
     write_ratings,
@@ -39,18 +41,24 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
+ALL = ("raw_ratings", "interactions", "batch_users")
+# Shortly before the end of write_ratings: not all users were active since.
+SINCE = {"active_since": "2017-11-03"}
+
+
 def prepare(
-    project: Project, name: str, instance: dg.DagsterInstance, **attributes: Any
+    project: Project,
+    name: str,
+    instance: dg.DagsterInstance,
+    assets: Sequence[str] = ALL,
+    **attributes: Any,
 ) -> dg.ExecuteInProcessResult:
-    """Materialise raw_ratings, interactions and batch_users of a pipeline declared so."""
+    """Materialise these assets of a pipeline declared so."""
     project.declare(declaration(name, project.root / "ratings.csv", **attributes))
     with definitions(project) as defs:
         return defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=instance,
-            asset_selection=[
-                dg.AssetKey([name, asset])
-                for asset in ("raw_ratings", "interactions", "batch_users")
-            ],
+            asset_selection=[dg.AssetKey([name, asset]) for asset in assets],
             raise_on_error=False,
         )
 
@@ -77,18 +85,31 @@ def test_spark_here_gives_what_the_local_engine_gives(
     monkeypatch.setattr("batchrec_dagster.users_files.MAX_INPUT_RECORDS", 25)
     ratings = write_ratings(project.root / "ratings.csv")
     ratings.write_text(ratings.read_text() + "1,2,x,4\n")
-    attributes = {"ratings": {"source": str(ratings), "on_bad_rows": "skip"}}
+    attributes: dict[str, Any] = {"ratings": {"source": str(ratings), "on_bad_rows": "skip"}}
     local = prepare(project, "shop", instance, **attributes)
     version, users = data_version(instance, "shop"), users_files(project)
     assert list(users) == ["users_0001.json", "users_0002.json", "users_0003.json"]
+    assert prepare(
+        project, "shop", instance, ["batch_users"], **attributes, batch_users=SINCE
+    ).success
+    active = users_files(project)
+    assert 0 < len("".join(active.values()).split()) < 60
     shutil.rmtree(project.storage / "shop/transformed")
-    spark = prepare(
-        project, "shop", instance, **attributes, preparation={"engine": "spark", "memory": "1g"}
-    )
+    attributes["preparation"] = {"engine": "spark", "memory": "1g"}
+    spark = prepare(project, "shop", instance, **attributes)
     assert local.success
     assert spark.success
     assert data_version(instance, "shop") == version
     assert users_files(project) == users
+    # The users are known without a look into the interactions.
+    written = project.storage / "shop/transformed/interactions/interactions.csv"
+    known = written.stat()
+    written.write_bytes(b"?" * known.st_size)
+    os.utime(written, ns=(known.st_atime_ns, known.st_mtime_ns))
+    assert prepare(
+        project, "shop", instance, ["batch_users"], **attributes, batch_users=SINCE
+    ).success
+    assert users_files(project) == active
     here, there = (metadata(result, "interactions") for result in (local, spark))
     assert there["engine"] == "spark"
     assert there["left_out_by_reason"]["the rating is not a number"] == 1
@@ -119,7 +140,7 @@ def test_glue_leaves_the_data_in_s3(
     """The job is played by the local engine, which does as told: from S3 to S3."""
     write_ratings(project.root / "ratings.csv")
     prepare(project, "shop", instance)
-    version = data_version(instance, "shop")
+    version, users = data_version(instance, "shop"), users_files(project)
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
     project.environment.update(
@@ -133,6 +154,14 @@ def test_glue_leaves_the_data_in_s3(
         run.status = "SUCCEEDED"
 
     monkeypatch.setattr(FakeJobRun, "advance", lambda self: job(self))
+    downloaded: list[str] = []
+    download = ObjectStore.download
+
+    def noted(self: ObjectStore, uri: str, path: Path) -> None:
+        downloaded.append(uri)
+        download(self, uri, path)
+
+    monkeypatch.setattr(ObjectStore, "download", noted)
     without_waiting(monkeypatch, "dagster_aws.pipes.clients.glue.time", time.sleep)
     still = {"progression": "manual", "times": 1_000_000}
     state_manager.set_transition(model_name="glue::job_run", transition=still)
@@ -154,6 +183,10 @@ def test_glue_leaves_the_data_in_s3(
     written = store.get(f"{root}/shop/transformed/interactions/interactions.csv")
     assert written.startswith(b"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE\n")
     assert not store.list(f"{root}/shop/work/")
+    assert store.get(f"{root}/shop/transformed/batch_users_input/users.json").decode() == "".join(
+        users.values()
+    )
+    assert not [uri for uri in downloaded if uri.endswith("/interactions.csv")]
 
 
 def play(pipes: PipesContext, store: ObjectStore, folder: Path) -> None:
@@ -164,6 +197,8 @@ def play(pipes: PipesContext, store: ObjectStore, folder: Path) -> None:
     with opened([RawFile(folder / "raw.csv", file.name)], task.layout, task.rules) as read:
         done = read.write_interactions(folder / "interactions.csv")
     store.put(task.destination, folder / "interactions.csv")
+    last_times(folder / "interactions.csv").write_parquet(folder / "users.parquet")
+    store.put(task.users, folder / "users.parquet")
     sha256 = hashlib.sha256((folder / "interactions.csv").read_bytes()).hexdigest()
     told = Done(
         done.rows_read,

@@ -229,13 +229,13 @@ class Mortal(ObjectStore):
             raise KilledError
         self.left[0] -= 1
 
-    def put(self, uri: str, data: Any) -> None:
+    def put(self, uri: str, data: Any) -> str:
         self._change()
-        super().put(uri, data)
+        return super().put(uri, data)
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str) -> str:
         self._change()
-        ObjectStore.put(self, target, self.get(source))
+        return ObjectStore.put(self, target, self.get(source))
 
     def delete(self, uri: str) -> None:
         self._change()

@@ -28,6 +28,7 @@ from batchrec_dagster_tests.s3_server import (
 )
 from batchrec_dagster_tests.support import (
     Project,
+    assert_etags_are_told,
     declaration,
     module_project,
     refresh,
@@ -253,6 +254,10 @@ def test_a_large_object_goes_in_parts(s3: S3Server, bucket: str, tmp_path: Path)
         assert info.size == len(data)
         assert b"".join(store.chunks(f"s3://{bucket}/{name}")) == data
     assert "Uploads" not in s3.client().list_multipart_uploads(Bucket=bucket)
+
+
+def test_what_is_written_is_known_by_its_etag(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+    assert_etags_are_told(s3.store(), tmp_path, f"s3://{bucket}")
 
 
 def test_pieces_that_break_off_leave_the_old_object(s3: S3Server, bucket: str) -> None:

@@ -386,5 +386,7 @@ def test_what_cannot_be_used_says_why(spark: SparkSession, tmp_path: Path) -> No
 def test_a_task_goes_through_json() -> None:
     from batchrec_dagster.preparation.spark.task import SourceFile, Task
 
-    task = Task([SourceFile("s3://b/k", "k")], COMMA, SKIP, "s3://b/out.csv", "s3://b/work")
+    task = Task(
+        [SourceFile("s3://b/k", "k")], COMMA, SKIP, "s3://b/out.csv", "s3://b/users", "s3://b/work"
+    )
     assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task

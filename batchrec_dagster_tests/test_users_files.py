@@ -40,9 +40,9 @@ class Store(ObjectStore):
 
     left: list[int] = field(default_factory=lambda: [1_000_000])
 
-    def put(self, uri: str, data: bytes | Path | Iterable[bytes]) -> None:
+    def put(self, uri: str, data: bytes | Path | Iterable[bytes]) -> str:
         self._count()
-        super().put(uri, data)
+        return super().put(uri, data)
 
     def delete(self, uri: str) -> None:
         self._count()

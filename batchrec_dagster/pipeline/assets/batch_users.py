@@ -1,12 +1,14 @@
 """batch_users: whom Personalize recommends to."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.formats.interactions import USER_ID
+from batchrec_dagster.formats.interactions import TIMESTAMP, USER_ID
 from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.pipeline.assets.preview import preview
 from batchrec_dagster.pipeline.assets.raw_files import in_place, without_secrets
@@ -24,8 +26,10 @@ from batchrec_dagster.preparation.sources import SourceError
 from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
 from batchrec_dagster.resources import StorageResource
 from batchrec_dagster.users_files import measured
+from batchrec_dagster.users_of_interactions import UsersOfInteractions
 
 CODE_VERSION = "2"
+TYPES = {USER_ID: pl.String, TIMESTAMP: pl.Int64}
 COLUMNS = {
     "userId": ("string", "The user's id."),
     "filterValues": ("struct", "What stands for the placeholders of recommendations.filter."),
@@ -53,14 +57,14 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
             code_version=_with(f"{CODE_VERSION}-{fingerprint(wanted)}", filter_values),
             io_manager="batch_users_io",
         ),
+        deps=[dg.AssetKey([pipeline.name, "interactions"])],
     )
-    def batch_users(
-        interactions: pl.LazyFrame, storage: StorageResource
-    ) -> dg.MaterializeResult[pl.DataFrame]:
+    def batch_users(storage: StorageResource) -> dg.MaterializeResult[pl.DataFrame]:
         started = time.monotonic()
         try:
             if wanted.source is None:
-                users = distinct_users(interactions, wanted.since)
+                with _times_of_users(storage, pipeline.places.interactions) as times:
+                    users = distinct_users(times, wanted.since)
             else:
                 with in_place(wanted.source, storage, project) as files:
                     users = listed_users(files, wanted.column)
@@ -92,6 +96,22 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
         )
 
     return batch_users
+
+
+@contextmanager
+def _times_of_users(storage: StorageResource, key: str) -> Iterator[pl.LazyFrame]:
+    """USER_ID and TIMESTAMP: the last of each user, where Spark has written that beside the
+    interactions at this key, so that these need not come to this machine; else all."""
+    uri = storage.uri(key)
+    file = UsersOfInteractions(storage.store, uri).opened()
+    if file is not None:
+        with file:
+            yield pl.read_parquet(file).lazy()
+        return
+    if storage.store.head(uri) is None:
+        raise StorageError(f"there is no {uri}: materialize interactions first")
+    with storage.local_file(uri) as path:
+        yield pl.scan_csv(path, schema_overrides=TYPES, glob=False)
 
 
 def _whom(wanted: BatchUsers) -> str:

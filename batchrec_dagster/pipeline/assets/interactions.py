@@ -20,6 +20,7 @@ from batchrec_dagster.formats.interactions import (
     csv_types,
     interactions_columns,
 )
+from batchrec_dagster.interactions_io import Prepared
 from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.pipeline.assets.on_spark import (
     checks,
@@ -105,12 +106,14 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
             return
         told: Mapping[str, Any] = {}
         with tempfile.TemporaryDirectory() as folder:
-            written = Path(folder) / "interactions.csv"
+            written, users = Path(folder) / "interactions.csv", Path(folder) / "users.parquet"
             try:
                 with at_hand(raw_ratings, ratings, storage, project) as files:
                     done: Preparation | Done
                     if spark is not None:
-                        done, told = prepare_here(context, spark, pipeline, storage, files, written)
+                        done, told = prepare_here(
+                            context, spark, pipeline, storage, files, written, users
+                        )
                     else:
                         with opened(files, ratings.reading, rules) as read:
                             done = read.write_interactions(written)
@@ -127,7 +130,7 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
                     ),
                 ],
                 dg.MaterializeResult(
-                    value=written,
+                    value=Prepared(written, users) if spark is not None else written,
                     data_version=dg.DataVersion(file_version(written)),
                     metadata={
                         **_counted(pipeline, raw_ratings, done, columns),
@@ -154,7 +157,9 @@ def _on_aws(
 ) -> Iterator[Any]:
     """The asset's results, of data that never come to this machine."""
     try:
-        (done, told), stored = prepare_on_aws(context, engine, pipeline, storage, raw_ratings)
+        (done, told), stored, users = prepare_on_aws(
+            context, engine, pipeline, storage, raw_ratings
+        )
         first = first_rows(stored, storage)
     except (PreparationError, StorageError) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
@@ -162,7 +167,7 @@ def _on_aws(
     yield from published(
         checks(done, datetime.now(UTC)),
         dg.MaterializeResult(
-            value=stored,
+            value=Prepared(stored, users),
             data_version=dg.DataVersion(done.sha256[:16]),
             metadata={
                 **_counted(pipeline, raw_ratings, done, first.columns),

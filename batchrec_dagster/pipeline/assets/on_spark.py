@@ -30,8 +30,10 @@ def prepare_here(
     storage: StorageResource,
     files: list[RawFile],
     written: Path,
+    users: Path,
 ) -> Ran:
-    """Prepare files of this machine by a Spark on it. Raises PreparationError, dg.Failure."""
+    """Prepare files of this machine by a Spark on it; the interactions and their users are written
+    there. Raises PreparationError, dg.Failure."""
     with opened(files, pipeline.ratings.reading, pipeline.rules) as read:
         layout = read.layout
     task = Task(
@@ -39,6 +41,7 @@ def prepare_here(
         layout,
         pipeline.rules,
         f"file://{written}",
+        f"file://{users}",
         f"file://{written.parent}/work",
     )
     return engine.run(context, storage, task)
@@ -50,8 +53,9 @@ def prepare_on_aws(
     pipeline: Pipeline,
     storage: StorageResource,
     record: dict[str, Any],
-) -> tuple[Ran, Stored]:
-    """Prepare files in S3 by a Spark on AWS: where the result lies until it is published.
+) -> tuple[Ran, Stored, Stored]:
+    """Prepare files in S3 by a Spark on AWS: where the interactions, and their users, lie until
+    they are published.
 
     Raises PreparationError, StorageError, dg.Failure.
     """
@@ -66,9 +70,10 @@ def prepare_on_aws(
         layout,
         pipeline.rules,
         f"{work}/interactions.csv",
+        f"{work}/users.parquet",
         f"{work}/parts",
     )
-    return engine.run(context, storage, task), Stored(task.destination)
+    return engine.run(context, storage, task), Stored(task.destination), Stored(task.users)
 
 
 def uris(record: dict[str, Any], storage: StorageResource) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,25 +67,17 @@ class Files:
     def join(self, header: str, folder: str, destination: str) -> str:
         """One file of the parts that Spark wrote in the folder, in the order of their names, after
         the header line. Returns the SHA-256 of it, in hex."""
-        system, path = self._locate(folder)
-        parts = [s.getPath() for s in system.listStatus(path) if _is_part(s.getPath().getName())]
         digest = self._jvm.java.security.MessageDigest.getInstance("SHA-256")
-        target, place = self._locate(destination)
-        # An object in S3 is seen once it is whole; a file at once, so that it gets its name last.
-        part = place.suffix(".part") if target.getUri().getScheme() == "file" else place
-        stream = self._jvm.java.security.DigestOutputStream(target.create(part, True), digest)
-        try:
+        with self._created(destination) as created:
+            stream = self._jvm.java.security.DigestOutputStream(created, digest)
             stream.write(bytearray(f"{header}\n".encode()))
-            for name in sorted(parts, key=str):
-                source = system.open(name)
-                self._copy(source, stream)
-                source.close()
-        finally:
-            stream.close()
-        if part is not place:
-            target.delete(place, False)
-            target.rename(part, place)
+            self._copy_parts(folder, stream)
         return bytes(digest.digest()).hex()
+
+    def take(self, folder: str, destination: str) -> None:
+        """The one part that Spark wrote in the folder, as a file."""
+        with self._created(destination) as stream:
+            self._copy_parts(folder, stream)
 
     def remove_work(self) -> None:
         system, path = self._locate(self.work)
@@ -140,6 +133,29 @@ class Files:
             raise PreparationError(
                 f"{file.name} is damaged ({_reason(error)}): get it again"
             ) from error
+
+    @contextmanager
+    def _created(self, uri: str) -> Iterator[Any]:
+        """A stream to a file that is there once it is whole."""
+        system, place = self._locate(uri)
+        # An object in S3 is seen once it is whole; a file at once, so that it gets its name last.
+        part = place.suffix(".part") if system.getUri().getScheme() == "file" else place
+        stream = system.create(part, True)
+        try:
+            yield stream
+        finally:
+            stream.close()
+        if part is not place:
+            system.delete(place, False)
+            system.rename(part, place)
+
+    def _copy_parts(self, folder: str, stream: Any) -> None:
+        system, path = self._locate(folder)
+        parts = [s.getPath() for s in system.listStatus(path) if _is_part(s.getPath().getName())]
+        for name in sorted(parts, key=str):
+            source = system.open(name)
+            self._copy(source, stream)
+            source.close()
 
     def _copy(self, source: Any, stream: Any) -> None:
         self._jvm.org.apache.hadoop.io.IOUtils.copyBytes(source, stream, CHUNK, False)

@@ -35,7 +35,7 @@ SETTINGS = {
 
 
 def prepare(spark: SparkSession, task: Task, log: logging.Logger) -> Done:
-    """Write the CSV. Raises PreparationError."""
+    """Write the CSV, and the users. Raises PreparationError."""
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
     files = Files(spark, task.work)
@@ -80,6 +80,8 @@ def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger)
     kept, count = keeping.apply(kept, rows_read - sum(left_out.values()))
     sha256 = _write(files, kept, count, written, task)
     log.info(f"wrote {count:,} interactions")
+    each = _users_and_items(kept).persist(StorageLevel.DISK_ONLY)
+    _write_users(files, each, task)
     return Done(
         rows_read=rows_read,
         rows_kept=count,
@@ -87,24 +89,31 @@ def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger)
         bad_row_examples=examples,
         timestamp_unit=unit,
         sha256=sha256,
-        **_numbers(kept),
+        **_numbers(each),
     )
 
 
-def _numbers(kept: DataFrame) -> dict[str, Any]:
-    """How many users, users with two rows, and items there are; the first and the last time."""
+def _users_and_items(kept: DataFrame) -> DataFrame:
+    """Of each user and each item, how many rows there are, the first and the last time."""
     kinds = F.explode(
         F.array(*(F.struct(F.lit(k).alias("kind"), F.col(k).alias("id")) for k in ("user", "item")))
     )
-    of_each = kept.select(kinds.alias("of"), SECONDS).groupBy("of")
-    counted = of_each.agg(
-        F.count(F.lit(1)).alias("rows"),
-        F.min(SECONDS).alias("earliest"),
-        F.max(SECONDS).alias("latest"),
+    return (
+        kept.select(kinds.alias("of"), SECONDS)
+        .groupBy("of")
+        .agg(
+            F.count(F.lit(1)).alias("rows"),
+            F.min(SECONDS).alias("earliest"),
+            F.max(SECONDS).alias("latest"),
+        )
     )
+
+
+def _numbers(each: DataFrame) -> dict[str, Any]:
+    """How many users, users with two rows, and items there are; the first and the last time."""
     found = {
         row["kind"]: row
-        for row in counted.groupBy(F.col("of.kind").alias("kind"))
+        for row in each.groupBy(F.col("of.kind").alias("kind"))
         .agg(
             F.count(F.lit(1)).alias("all"),
             F.sum((F.col("rows") > 1).cast("int")).alias("with_two"),
@@ -123,6 +132,16 @@ def _numbers(kept: DataFrame) -> dict[str, Any]:
         "earliest": users["earliest"],
         "latest": users["latest"],
     }
+
+
+def _write_users(files: Files, each: DataFrame, task: Task) -> None:
+    users = each.filter(F.col("of.kind") == "user").select(
+        F.col("of.id").alias("USER_ID"), F.col("latest").alias("TIMESTAMP")
+    )
+    folder = f"{task.work}/users"
+    # In one part: it is read as a whole, on a machine that the interactions may be too large for.
+    users.repartition(1).sortWithinPartitions("USER_ID").write.parquet(folder)
+    files.take(folder, task.users)
 
 
 def _timestamp_unit(table: Table, parsed: DataFrame, declared: str) -> str:

@@ -20,7 +20,9 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Task:
-    """Prepare `files`, in this order, and write one interactions CSV at the URI `destination`.
+    """Prepare `files`, in this order, and write one interactions CSV at the URI `destination`; at
+    the URI `users` one Parquet file of USER_ID and TIMESTAMP: each user, in order of their bytes,
+    with their last time.
 
     `work` is a folder's URI for what is written meanwhile; it is removed at the end.
     """
@@ -29,6 +31,7 @@ class Task:
     layout: Layout
     rules: Rules
     destination: str
+    users: str
     work: str
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""The users of the interactions are of these very interactions, whatever happens in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+from dagster_aws.s3 import S3Resource
+
+from batchrec_dagster.interactions_io import InteractionsIOManager, Prepared
+from batchrec_dagster.io_managers import STORAGE_KEY, Stored
+from batchrec_dagster.object_store import ObjectStore, StorageError
+from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.users_of_interactions import UsersOfInteractions
+
+KEY = "shop/transformed/interactions/interactions.csv"
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> StorageResource:
+    return StorageResource(root=str(tmp_path / "storage"), s3=S3Resource())
+
+
+def prepared(folder: Path, *users: str) -> Prepared:
+    """What Spark would have written of these users, who did something at 7."""
+    folder.mkdir(exist_ok=True)
+    rows = "".join(f"{user},a,7\n" for user in users)
+    (folder / "interactions.csv").write_text(f"USER_ID,ITEM_ID,TIMESTAMP\n{rows}")
+    pl.DataFrame({"USER_ID": users, "TIMESTAMP": 7}).write_parquet(folder / "users.parquet")
+    return Prepared(folder / "interactions.csv", folder / "users.parquet")
+
+
+def publish(storage: StorageResource, value: Any) -> bool:
+    @dg.asset(metadata={STORAGE_KEY: KEY})
+    def interactions() -> Any:
+        return value
+
+    manager = InteractionsIOManager(storage=storage)
+    result = dg.materialize([interactions], resources={"io_manager": manager}, raise_on_error=False)
+    return result.success
+
+
+def known(storage: StorageResource) -> list[str] | None:
+    file = UsersOfInteractions(storage.store, storage.uri(KEY)).opened()
+    if file is None:
+        return None
+    with file:
+        return pl.read_parquet(file).get_column("USER_ID").to_list()
+
+
+def test_they_come_with_the_interactions_and_go_with_them(
+    storage: StorageResource, tmp_path: Path
+) -> None:
+    assert known(storage) is None
+    assert publish(storage, prepared(tmp_path / "new", "b", "a"))
+    assert known(storage) == ["b", "a"]
+    # As from Spark on AWS, which leaves both in the storage.
+    first = prepared(tmp_path / "new", "a", "b", "c")
+    moved = Prepared(Stored(storage.uri("work/i.csv")), Stored(storage.uri("work/u.parquet")))
+    assert isinstance(first.interactions, Path)
+    assert isinstance(first.users, Path)
+    storage.store.put(storage.uri("work/i.csv"), first.interactions)
+    storage.store.put(storage.uri("work/u.parquet"), first.users)
+    assert publish(storage, moved)
+    assert known(storage) == ["a", "b", "c"]
+    assert len(storage.store.list(storage.uri(""))) == 2
+    # Interactions that come without, as the local engine's do.
+    assert publish(storage, first.interactions)
+    assert known(storage) is None
+
+
+def test_they_are_never_another_editions(
+    storage: StorageResource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publish(storage, prepared(tmp_path / "new", "a"))
+    put = ObjectStore.put
+
+    def broken(self: ObjectStore, uri: str, data: Any) -> str:
+        if uri.endswith(".parquet"):
+            raise StorageError("the machine went down")
+        return put(self, uri, data)
+
+    def overtaken(self: ObjectStore, uri: str, data: Any) -> str:
+        etag = put(self, uri, data)
+        if uri.endswith(".csv"):
+            put(self, uri, b"USER_ID,ITEM_ID,TIMESTAMP\nx,a,7\n")
+        return etag
+
+    for happens, published in ((broken, False), (overtaken, True)):
+        monkeypatch.setattr(ObjectStore, "put", happens)
+        assert publish(storage, prepared(tmp_path / "new", "a", "b")) is published
+        assert known(storage) is None
