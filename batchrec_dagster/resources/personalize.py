@@ -17,6 +17,7 @@ from batchrec_dagster.object_store import CLIENT_CONFIG
 from batchrec_dagster.permissions import explain_refusals
 from batchrec_dagster.resources.ensure import Ensure
 from batchrec_dagster.resources.storage import StorageResource
+from batchrec_dagster.resources.whole_answers import ask_again_for_half_answers
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
@@ -88,6 +89,7 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
             config=CLIENT_CONFIG,
         )
         explain_refusals(client)
+        ask_again_for_half_answers(client)
         return client
 
     def ensure(self, log: logging.Logger, tags: dict[str, str]) -> Ensure:

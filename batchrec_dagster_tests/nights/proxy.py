@@ -6,7 +6,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -36,13 +36,14 @@ def s3_error(status: str, code: str) -> bytes:
 @dataclass
 class Proxy:
     """`fault`: what every request gets in place of the server's answer, as long as it is set.
-    `unheard`: so many answers of the server are lost from now on, each with its connection."""
+    `unheard`: of each answer of the server from now on, whether it is lost with its connection."""
 
     port: int
     upstream: tuple[str, int]
     fault: bytes | None = None
     refused: int = 0
-    unheard: int = 0
+    unheard: Iterator[bool] = field(default_factory=lambda: iter(()))
+    lost: int = 0
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
 
@@ -82,8 +83,8 @@ class Proxy:
 
     async def _answer(self, from_server: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         while data := await from_server.read(1 << 16):
-            if self.unheard:
-                self.unheard -= 1
+            if next(self.unheard, False):
+                self.lost += 1
                 to.transport.abort()
                 return
             to.write(data)
@@ -125,9 +126,15 @@ def proxy(upstream: str) -> Iterator[Proxy]:
     try:
         yield made
     finally:
-        made.misbehave(RESET)
-        loop.call_soon_threadsafe(server.close)
+        asyncio.run_coroutine_threadsafe(_end(server), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        with suppress(RuntimeError):
-            loop.close()
+        loop.close()
+
+
+async def _end(server: asyncio.Server) -> None:
+    server.close()
+    serving = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in serving:
+        task.cancel()
+    await asyncio.gather(*serving, return_exceptions=True)

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 
 import dagster as dg
@@ -70,6 +71,23 @@ def test_a_minute_of_throttling_errors_and_cut_connections_is_sat_out(
                 burst(before, fault)
         assert not run.end()
         assert to_personalize.refused + to_s3.refused
+        assert_frame_equal(shop.lists(), shop.expected(tmp_path / "expected"))
+        assert shop.made() == made_once(1)
+
+
+def test_answers_that_are_lost_lead_to_nothing_twice(tmp_path: Path, s3: S3Server) -> None:
+    with (
+        proxy(s3.endpoint) as to_s3,
+        night(tmp_path, s3, s3_endpoint=to_s3.address) as shop,
+        proxy(f"http://127.0.0.1:{shop.port}") as to_personalize,
+    ):
+        shop.start_personalize()
+        shop.environment["BATCHREC_PERSONALIZE"] = to_personalize.address
+        for before in (to_s3, to_personalize):
+            before.unheard = cycle([False] * 3 + [True])
+        assert not shop.start_run().end()
+        assert to_s3.lost
+        assert to_personalize.lost
         assert_frame_equal(shop.lists(), shop.expected(tmp_path / "expected"))
         assert shop.made() == made_once(1)
 

@@ -1,0 +1,63 @@
+"""Answers that break off, of a server that says how long they will be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+from botocore.exceptions import ConnectionClosedError
+
+from batchrec_dagster.resources import whole_answers
+from batchrec_dagster.resources.whole_answers import ask_again_for_half_answers
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+WHOLE = b'{"schemas": [{"name": "s"}]}'
+
+
+@contextmanager
+def server(*answers: bytes) -> Iterator[PersonalizeClient]:
+    """A client of a server that sends these, the last one for ever, and calls each as long as
+    WHOLE."""
+    left = [*answers]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(WHOLE)))
+            self.end_headers()
+            self.wfile.write(left.pop(0) if left[1:] else left[0])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        client: PersonalizeClient = boto3.Session("any", "any", region_name="us-east-1").client(
+            "personalize", endpoint_url=f"http://127.0.0.1:{listening.server_port}"
+        )
+        ask_again_for_half_answers(client)
+        try:
+            yield client
+        finally:
+            listening.shutdown()
+            thread.join()
+
+
+def test_half_an_answer_is_asked_for_again() -> None:
+    with server(b"", WHOLE[:9], WHOLE[:-1], WHOLE) as client:
+        assert client.list_schemas()["schemas"] == [{"name": "s"}]
+
+
+def test_one_that_never_comes_whole_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_answers, "ATTEMPTS", 3)
+    with server(WHOLE[:9]) as client, pytest.raises(ConnectionClosedError):
+        client.list_schemas()
