@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,31 @@ def test_every_wrong_setting_is_told_at_once(tmp_path: Path) -> None:
         pass
     keys = [line.split(": ")[1] for line in str(error.value).splitlines()]
     assert sorted(keys) == ["schedule.cron", "schedule.on", "schedule.timezone"]
+
+
+def test_two_pipelines_of_one_name_are_told_with_both_files(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    first = project.declare(declaration("shop", "ratings.csv"))
+    second = first.parent.parent / "shop_copy" / "defs.yaml"
+    second.parent.mkdir()
+    shutil.copy(first, second)
+    with pytest.raises(DeclarationError) as error, definitions(project):
+        pass
+    assert str(error.value) == (
+        f"{second}, line 3: name: shop is the name of another pipeline too, in {first}: give each"
+        " its own"
+    )
+
+
+def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    file = project.declare(declaration("shop", "ratings.csv"))
+    file.write_text(file.read_text().replace("  name: shop", "  name: shop: x"))
+    with pytest.raises(DeclarationError) as error, definitions(project):
+        pass
+    assert str(error.value) == (
+        f"{file}, line 3: this is not YAML: mapping values are not allowed here"
+    )
 
 
 def test_a_template_is_filled_in_and_checked(

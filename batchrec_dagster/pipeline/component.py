@@ -1,9 +1,10 @@
 """The YAML's face: a declared pipeline becomes Dagster's definitions. Nothing but wiring."""
 
+from pathlib import Path
 from typing import Self
 
 import dagster as dg
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from batchrec_dagster.pipeline.assets.batch_users import batch_users
 from batchrec_dagster.pipeline.assets.dataset import personalize_dataset
@@ -16,7 +17,7 @@ from batchrec_dagster.pipeline.assets.segments import user_segments
 from batchrec_dagster.pipeline.assets.sinks import sink_assets
 from batchrec_dagster.pipeline.assets.training import segment_solution_version, solution_version
 from batchrec_dagster.pipeline.automation import automation
-from batchrec_dagster.pipeline.loading import declaration_error
+from batchrec_dagster.pipeline.loading import declaration_error, same_name_error
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 from batchrec_dagster.pipeline.settings import Pipeline
 
@@ -25,15 +26,24 @@ from batchrec_dagster.pipeline.settings import Pipeline
 class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
     """Recommendations for every user, from a file of ratings, by Amazon Personalize."""
 
+    _file: Path | None = PrivateAttr(default=None)
+
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         """As Dagster does; what is impossible is told with the file and the line."""
+        file = context.path / "defs.yaml"
         try:
-            return super().load(attributes, context)
+            loaded = super().load(attributes, context)
         except ValidationError as error:
-            raise declaration_error(context.path / "defs.yaml", error) from error
+            raise declaration_error(file, error) from error
+        loaded._file = file
+        return loaded
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        declared = context.component_tree.get_all_components(of_type=BatchRecommendations)
+        files = [each._file for each in declared if each.name == self.name and each._file]
+        if len(files) > 1:
+            raise same_name_error(self.name, files)
         assets = [
             raw_ratings(self, context.project_root),
             interactions(self, context.project_root),

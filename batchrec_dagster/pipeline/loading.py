@@ -51,6 +51,14 @@ def declaration_error(file: Path, error: ValidationError) -> DeclarationError:
     )
 
 
+def same_name_error(name: str, files: Sequence[Path]) -> DeclarationError:
+    """That the name is declared more than once, of which Dagster only tells an asset's key."""
+    *others, last = sorted(files)
+    there = " and ".join(map(str, others))
+    message = f"{name} is the name of another pipeline too, in {there}: give each its own"
+    return DeclarationError("\n".join(_lines([(last, ["attributes", "name"], message)])))
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
@@ -62,6 +70,8 @@ def _explain(cause: BaseException) -> list[str]:
     """A line for each thing that is wrong; none when this exception does not tell the place."""
     if isinstance(cause, DeclarationError):
         return str(cause).splitlines()
+    if isinstance(cause, yaml.MarkedYAMLError) and (mark := cause.problem_mark):
+        return [f"{mark.name}, line {mark.line + 1}: this is not YAML: {cause.problem}"]
     if isinstance(cause, ValidationError):
         places = [AT.match(str(detail["loc"][0])) for detail in cause.errors() if detail["loc"]]
         return _lines(
