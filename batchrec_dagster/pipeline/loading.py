@@ -9,6 +9,7 @@ import dagster as dg
 import yaml
 from pydantic import ValidationError
 
+from batchrec_dagster.pipeline.assets.specs import WRITES_TO
 from batchrec_dagster.pipeline.settings import Pipeline
 
 # How Dagster names the place of an error: in a validation error, in a failed template.
@@ -31,12 +32,15 @@ def load_pipelines(folder: Path) -> dg.Definitions:
     Raises DeclarationError.
     """
     try:
-        return dg.load_from_defs_folder(path_within_project=folder)
+        loaded = dg.load_from_defs_folder(path_within_project=folder)
     except Exception as error:
         lines = [line for cause in _causes(error) for line in _explain(cause)]
         if not lines:
             raise
         raise DeclarationError("\n".join(lines)) from None
+    if lines := _written_twice(loaded):
+        raise DeclarationError("\n".join(lines))
+    return loaded
 
 
 def declaration_error(file: Path, error: ValidationError) -> DeclarationError:
@@ -49,6 +53,21 @@ def declaration_error(file: Path, error: ValidationError) -> DeclarationError:
             )
         )
     )
+
+
+def _written_twice(loaded: dg.Definitions) -> list[str]:
+    """A line for each place that sinks of several pipelines write to: each would remove what the
+    other has written."""
+    places: dict[str, list[str]] = {}
+    for asset in loaded.assets or []:
+        for spec in asset.specs if isinstance(asset, dg.AssetsDefinition) else []:
+            if place := spec.metadata.get(WRITES_TO):
+                places.setdefault(place, []).append(spec.key.path[0])
+    return [
+        f"{' and '.join(pipelines)} write to the same place, {place}: give one of them another"
+        for place, pipelines in sorted(places.items())
+        if len(pipelines) > 1
+    ]
 
 
 def same_name_error(name: str, files: Sequence[Path]) -> DeclarationError:

@@ -11,12 +11,15 @@ DynamoDB itself removes, for nothing, what no write has renewed for so many days
 
 DynamoDB has no count of a table that is both exact and cheap. So what it accepted is counted, and a
 sample of it is read again.
+
+A tag of the table says whose lists it has, so that nobody else's replace them.
 """
 
 from __future__ import annotations
 
 import io
 import random
+import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +35,7 @@ from batchrec_dagster.sinks.errors import SinkError, SinkUnavailableError
 from batchrec_dagster.sinks.lists import Counts, compare, counts, lists
 
 KEY, EXPIRES = "user_id", "expires_at"
+OWNER = "batchrec:lists-of"
 DAY = 24 * 3600
 
 # "Quotas in Amazon DynamoDB": requests in a BatchWriteItem, keys in a BatchGetItem.
@@ -60,13 +64,15 @@ class Written:
 
 @dataclass(frozen=True)
 class Lists:
-    """The lists in a table. client: boto3's; record: where the users written last are kept."""
+    """The lists in a table. client: boto3's; record: where the users written last are kept; owner:
+    whose lists they are."""
 
     client: Any
     table: str
     ttl_days: int
     store: ObjectStore
     record: str
+    owner: str
 
     def write(self, frame: pl.LazyFrame, run_id: str) -> Written:
         """Make the table hold these lists and, of those written before, nothing else.
@@ -75,8 +81,9 @@ class Lists:
         """
         wanted = counts(frame)
         users = frame.filter(rank=1).select(KEY).collect(engine="streaming")
-        with _explained(self.table):
-            expires = self._check()
+        with explained(self.table):
+            arn, expires = self.check()
+            self._own(arn)
             before = self._users_before()
             gone = before.join(users, on=KEY, how="anti")
             self._remember(pl.concat([users, gone]))
@@ -87,8 +94,9 @@ class Lists:
             self._remember(users)
         return Written(wanted, gone.height, expires)
 
-    def _check(self) -> bool:
-        """That the table is one for users; whether its time to live is on."""
+    def check(self) -> tuple[str, bool]:
+        """That the table is one for users; its ARN, and whether its time to live is on. Raises
+        SinkError and, outside of `explained`, boto3's errors."""
         try:
             table = self.client.describe_table(TableName=self.table)["Table"]
         except self.client.exceptions.ResourceNotFoundException:
@@ -113,7 +121,36 @@ class Lists:
             )
         found = self.client.describe_time_to_live(TableName=self.table)["TimeToLiveDescription"]
         on = found.get("TimeToLiveStatus") in ("ENABLED", "ENABLING")
-        return on and found.get("AttributeName") == EXPIRES
+        return table["TableArn"], on and found.get("AttributeName") == EXPIRES
+
+    def owned_by(self, arn: str) -> str | None:
+        """Whose lists the table has; None where nobody has put any there. Raises as `check` does,
+        and SinkError where they are another's."""
+        tags: dict[str, str] = {}
+        page = {"ResourceArn": arn}
+        while page:
+            answer = self.client.list_tags_of_resource(**page)
+            tags |= {tag["Key"]: tag["Value"] for tag in answer["Tags"]}
+            more = answer.get("NextToken")
+            page = {"ResourceArn": arn, "NextToken": more} if more else {}
+        owner: str | None = tags.get(OWNER)
+        if owner not in (None, self._mark):
+            raise SinkError(
+                f"the DynamoDB table {self.table} has the lists of {owner}: give"
+                " sinks.dynamodb.table another name; or, if these are to take their place, take"
+                f" the mark away: aws dynamodb untag-resource --resource-arn {arn}"
+                f" --tag-keys {OWNER}"
+            )
+        return owner
+
+    def _own(self, arn: str) -> None:
+        if self.owned_by(arn) is None:
+            self.client.tag_resource(ResourceArn=arn, Tags=[{"Key": OWNER, "Value": self._mark}])
+
+    @property
+    def _mark(self) -> str:
+        """The owner, of what a tag may have."""
+        return re.sub(r"[^\w .:/=+@-]", "_", self.owner)[:256]
 
     def _users_before(self) -> pl.DataFrame:
         try:
@@ -211,7 +248,8 @@ def _entry(
 
 
 @contextmanager
-def _explained(table: str) -> Iterator[None]:
+def explained(table: str) -> Iterator[None]:
+    """Raises SinkError for what boto3 and the storage raise."""
     try:
         yield
     except exceptions.ClientError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def table(client: Any, tmp_path: Path) -> Lists:
     """The sink of a table that is there."""
     create(client)
     store = ObjectStore({"records": tmp_path})
-    return Lists(client, TABLE, 30, store, "s3://records/users.parquet")
+    return Lists(client, TABLE, 30, store, "s3://records/users.parquet", "shop")
 
 
 def write(table: Lists, frame: pl.DataFrame, run_id: str = "run") -> Written:
@@ -156,7 +157,9 @@ def test_a_write_that_was_killed_forgets_nobody(
 
 
 def test_a_table_that_cannot_be_is_told_of(client: Any, tmp_path: Path) -> None:
-    lists = Lists(client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet")
+    lists = Lists(
+        client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet", "shop"
+    )
     with pytest.raises(SinkError, match=f"there is no DynamoDB table {TABLE}: create it with aws"):
         write(lists, many(1))
     create(client, key="id")
@@ -171,7 +174,9 @@ def test_a_table_that_cannot_be_is_told_of(client: Any, tmp_path: Path) -> None:
 
 def test_without_a_time_to_live_it_says_so(client: Any, tmp_path: Path) -> None:
     create(client, ttl=False)
-    lists = Lists(client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet")
+    lists = Lists(
+        client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet", "shop"
+    )
     assert write(lists, many(1)).expires is False
 
 
@@ -182,6 +187,26 @@ def test_another_run_that_writes_is_noticed(table: Lists, monkeypatch: pytest.Mo
         SinkUnavailableError, match=r"of 4 users written .*, 0 have this run's list"
     ):
         write(table, many(4))
+
+
+def test_a_table_of_somebody_elses_lists_is_left_alone(client: Any, table: Lists) -> None:
+    write(table, many(3))
+    before = stored(client)
+    with pytest.raises(SinkError) as refused:
+        write(replace(table, owner="shop in s3://other/it's"), many(2))
+    assert str(refused.value).startswith(
+        f"the DynamoDB table {TABLE} has the lists of shop: give sinks.dynamodb.table another name"
+    )
+    assert stored(client) == before
+    # As the message says, they can be put in the others' place.
+    words = str(refused.value).split()
+    arn, key = words[words.index("--resource-arn") + 1], words[words.index("--tag-keys") + 1]
+    client.untag_resource(ResourceArn=arn, TagKeys=[key])
+    write(replace(table, owner="shop in s3://other/it's"), many(2))
+    assert client.list_tags_of_resource(ResourceArn=arn)["Tags"] == [
+        {"Key": key, "Value": "shop in s3://other/it_s"}
+    ]
+    write(replace(table, owner="shop in s3://other/it's"), many(2))
 
 
 @pytest.mark.parametrize(
@@ -214,6 +239,8 @@ def test_nobody_there_may_pass(tmp_path: Path) -> None:
         endpoint_url="http://127.0.0.1:1",
         config=Config(retries={"total_max_attempts": 1}),
     )
-    lists = Lists(client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet")
+    lists = Lists(
+        client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet", "shop"
+    )
     with pytest.raises(SinkUnavailableError, match="Could not connect"):
         write(lists, many(1))

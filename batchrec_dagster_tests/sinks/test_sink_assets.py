@@ -256,6 +256,45 @@ def test_sinks_that_cannot_be_are_told_when_loaded(
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({"dynamodb": {"table": "lists"}}, {}, "sinks.dynamodb.table: lists"),
+        (
+            {"postgres": {"url_env": "SHOP_DATABASE_URL"}},
+            {},
+            "sinks.postgres.table: recommendations at SHOP_DATABASE_URL",
+        ),
+        (
+            {"export": {"path": "out/lists.csv"}},
+            {"export": {"path": "out/../out/lists.csv"}},
+            "/out/lists.csv: give",
+        ),
+    ],
+)
+def test_two_pipelines_that_write_to_one_place_are_refused_when_loaded(
+    project: Project, first: dict[str, Any], second: dict[str, Any], said: str
+) -> None:
+    project.declare(declaration("shop", "ratings.csv", sinks=first))
+    project.declare(declaration("shop_2", "ratings.csv", sinks={**first, **second}))
+    with pytest.raises(DeclarationError) as error, definitions(project):
+        pass
+    assert str(error.value).startswith("shop and shop_2 write to the same place, sinks.")
+    assert said in str(error.value)
+
+
+def test_two_pipelines_with_sinks_of_their_own_load(project: Project) -> None:
+    for name in ("shop", "shop_2"):
+        sinks = {
+            "dynamodb": {"table": f"{name}-lists"},
+            "postgres": {"url_env": "SHOP_DATABASE_URL", "table": name},
+            "export": {},
+        }
+        project.declare(declaration(name, "ratings.csv", sinks=sinks))
+    with definitions(project) as defs:
+        assert defs.resolve_job_def("shop_2_refresh")
+
+
 def test_a_password_that_is_refused_is_not_kept(
     tmp_path: Path,
     instance: dg.DagsterInstance,

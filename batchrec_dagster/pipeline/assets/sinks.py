@@ -12,7 +12,7 @@ import polars as pl
 
 from batchrec_dagster.object_store import ObjectStore
 from batchrec_dagster.pipeline.assets.preview import preview
-from batchrec_dagster.pipeline.assets.specs import OwnArguments, described_alone
+from batchrec_dagster.pipeline.assets.specs import WRITES_TO, OwnArguments, described_alone
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint, sinks
 from batchrec_dagster.resources import StorageResource
 from batchrec_dagster.sinks import Counts, SinkError, SinkUnavailableError, dynamodb, postgres
@@ -46,7 +46,8 @@ def in_postgres(pipeline: Pipeline, sink: sinks.Postgres) -> dg.AssetsDefinition
             f"The lists in the PostgreSQL table {sink.table}, replaced in one transaction: readers"
             " see the old ones or the new.",
             "postgres",
-        )
+        ),
+        metadata={WRITES_TO: sink.place},
     )
     def recommendations_in_postgres(
         context: dg.AssetExecutionContext, recommendations: pl.LazyFrame
@@ -81,7 +82,8 @@ def in_dynamodb(pipeline: Pipeline, sink: sinks.DynamoDb) -> dg.AssetsDefinition
             f"The lists in the DynamoDB table {sink.table}, an item for each user; users who are"
             " gone are removed.",
             "dynamodb",
-        )
+        ),
+        metadata={WRITES_TO: sink.place},
     )
     def recommendations_in_dynamodb(
         context: dg.AssetExecutionContext, recommendations: pl.LazyFrame, storage: StorageResource
@@ -93,6 +95,7 @@ def in_dynamodb(pipeline: Pipeline, sink: sinks.DynamoDb) -> dg.AssetsDefinition
             sink.ttl_days,
             storage.store,
             storage.uri(pipeline.places.users_in_dynamodb(sink.table)),
+            owner=f"{pipeline.name} in {storage.uri('')}",
         )
         with _explained(context, "dynamodb"):
             written = lists.write(recommendations, context.run.run_id)
@@ -110,6 +113,9 @@ def in_dynamodb(pipeline: Pipeline, sink: sinks.DynamoDb) -> dg.AssetsDefinition
 def exported(pipeline: Pipeline, sink: sinks.Export, project: Path) -> dg.AssetsDefinition:
     """The asset."""
     how = Export(sink.format, sink.rows, sink.bom)
+    where = sink.path
+    if where and not where.startswith("s3://"):
+        where = str((project / Path(where).expanduser()).resolve())
 
     @dg.asset(
         **_described(
@@ -118,15 +124,16 @@ def exported(pipeline: Pipeline, sink: sinks.Export, project: Path) -> dg.Assets
             f"The lists in one file ({how.format}, {how.rows.replace('_', ' ')}), such as a mailing"
             " tool takes in.",
             "csv" if how.format == "csv" else "json",
-        )
+        ),
+        metadata={WRITES_TO: f"sinks.export.path: {where}"} if where else {},
     )
     def recommendations_export(
         context: dg.AssetExecutionContext, recommendations: pl.LazyFrame, storage: StorageResource
     ) -> dg.MaterializeResult[None]:
         started = time.monotonic()
-        store, uri = storage.store, sink.path or storage.uri(pipeline.places.export(how.filename))
+        store, uri = storage.store, where or storage.uri(pipeline.places.export(how.filename))
         if not uri.startswith("s3://"):
-            path = project / Path(uri).expanduser()
+            path = Path(uri)
             store, uri = ObjectStore({"local": path.parent}), f"s3://local/{path.name}"
         with _explained(context, "export"):
             written = export(recommendations, how, store, uri)

@@ -12,6 +12,9 @@ from batchrec_dagster.pipeline.settings import Pipeline
 # What an asset's tag says it is, in the order of the way from ratings to results.
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
 
+# The metadata of a sink's definition that says where it writes, and by which setting.
+WRITES_TO = "batchrec/writes_to"
+
 
 class OwnArguments(TypedDict):
     """Arguments of `@dg.asset` for what is kept elsewhere than in the storage."""

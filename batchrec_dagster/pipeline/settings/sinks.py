@@ -33,6 +33,12 @@ class Postgres(dg.Model):
         description="The schema, which must be there. Default: the connection's own.",
     )
 
+    @property
+    def place(self) -> str:
+        """The setting that says where it writes, and what that is."""
+        schema = f"{self.schema_name}." if self.schema_name else ""
+        return f"sinks.postgres.table: {schema}{self.table} at {self.url_env}"
+
     @field_validator("url_env")
     @classmethod
     def _url_env_is_a_name(cls, url_env: str) -> str:
@@ -65,6 +71,11 @@ class DynamoDb(dg.Model):
         description="For so many days a list is good that no refresh has renewed: expires_at says"
         " until when, for the table's time to live.",
     )
+
+    @property
+    def place(self) -> str:
+        """The setting that says where it writes, and what that is."""
+        return f"sinks.dynamodb.table: {self.table}"
 
     @field_validator("table")
     @classmethod
