@@ -27,6 +27,7 @@ from batchrec_dagster.doctor.storage import clock
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.processes import free_ports
 from batchrec_dagster_tests.s3_server import OWNER, READER, STRANGER, S3Server, s3_server
+from batchrec_dagster_tests.support import declaration, module_project
 from batchrec_dagster_tests.template import ACCOUNT, BUCKET, REGION, stack
 
 SERVICE = "personalize.amazonaws.com"
@@ -81,6 +82,7 @@ def test_all_is_well_on_this_machine(home: dict[str, str], tmp_path: Path) -> No
     assert found.keys() >= {
         *("settings", "dagster home", "dagster storage", "home", "embedded personalize", "disk"),
         *("storage write", "storage lease", "storage list", "storage read", "storage delete"),
+        "pipelines",
     }
     assert found["dagster storage"]["message"] == "0 runs in SqliteRunStorage"
     assert list((tmp_path / "home/storage").iterdir()) == []
@@ -91,6 +93,17 @@ def test_a_setting_of_dot_env_counts(home: dict[str, str], tmp_path: Path) -> No
     told = CliRunner().invoke(main, ["doctor"], env=home)
     assert told.exit_code == 1
     assert "BATCHREC_PERSONALIZE is 'moto'" in told.output
+
+
+def test_what_is_declared_is_loaded(home: dict[str, str], tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    project.declare(declaration("shop", "ratings.csv"))
+    told = CliRunner().invoke(main, ["doctor"], env=home)
+    assert told.exit_code == 0, told.output
+    file = project.declare(declaration("shop", "ratings.csv", solution={"recipe": "aws-x"}))
+    told = CliRunner().invoke(main, ["doctor"], env=home)
+    assert told.exit_code == 1
+    assert f"FAILED   pipelines              {file}, line 14: solution.recipe: " in told.output
 
 
 def test_a_misspelt_setting_fails(home: dict[str, str]) -> None:
