@@ -21,8 +21,9 @@ def doctor(context: click.Context, as_json: bool) -> None:
     """Check this deployment, one thing after the other, and say what to mend.
 
     Settings, Dagster's home, the storage, the disks and clock; on AWS also the credentials, the
-    role, the bucket's policy and the quotas; what the pipelines' YAML declares. Nothing is changed,
-    but for a small object that is written to the storage and deleted again.
+    role, the bucket's policy and the quotas; what the pipelines' YAML declares, and whether its
+    sinks can be written. Nothing is changed, but for small objects that are written to the storage,
+    and beside exports, and deleted again.
 
     What may not be looked at for want of a permission is `unknown`, and does not fail.
 

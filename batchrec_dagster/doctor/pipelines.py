@@ -1,11 +1,17 @@
-"""The declared pipelines: whether Dagster can load them."""
+"""The declared pipelines: whether Dagster can load them, and whether their sinks can be written."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
+
+from batchrec_dagster.deployment import Deployment, DeploymentError
 from batchrec_dagster.doctor.findings import Finding, failed, ok
+from batchrec_dagster.doctor.sinks import sinks_findings
+from batchrec_dagster.pipeline import BatchRecommendations
 from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
 
 
@@ -13,7 +19,7 @@ def pipelines_findings(package: Path) -> Iterator[Finding]:
     """Of what is declared in the package's defs/."""
     check = "pipelines"
     try:
-        load_pipelines(package)
+        loaded = load_pipelines(package)
     except DeclarationError as error:
         for line in str(error).splitlines():
             yield failed(check, line, "mend the declaration")
@@ -26,3 +32,15 @@ def pipelines_findings(package: Path) -> Iterator[Finding]:
         )
     else:
         yield ok(check, f"all that {package / 'defs'} declares can be loaded")
+        yield from _sinks(loaded)
+
+
+def _sinks(loaded: dg.Definitions) -> Iterator[Finding]:
+    tree = loaded.component_tree
+    try:
+        storage = Deployment.from_environment(os.environ).resources()["storage"]
+    except DeploymentError:  # which has been told
+        return
+    assert tree is not None, "load_pipelines makes one"
+    for pipeline in tree.get_all_components(BatchRecommendations):
+        yield from sinks_findings(pipeline, tree.project_root, storage)

@@ -247,6 +247,14 @@ def _entry(
     return entry
 
 
+def switch_on(table: str) -> str:
+    """The command that switches the table's time to live on."""
+    return (
+        f"aws dynamodb update-time-to-live --table-name {table}"
+        f" --time-to-live-specification Enabled=true,AttributeName={EXPIRES}"
+    )
+
+
 @contextmanager
 def explained(table: str) -> Iterator[None]:
     """Raises SinkError for what boto3 and the storage raise."""

@@ -9,7 +9,9 @@ in JSON Lines all stays as it is.
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,15 +64,32 @@ def export(frame: pl.LazyFrame, how: Export, store: ObjectStore, uri: str) -> Ex
         else:
             compare(wanted, rows=lines, users=wanted.users, where=how.filename)
         size = path.stat().st_size
-        try:
+        with _explained(uri):
             store.put(uri, path)
             put = store.head(uri)
-        except StorageError as error:
-            raise SinkError(str(error)) from error
     if put is None or put.size != size:
         found = "nothing is" if put is None else f"{put.size:,} bytes are"
         raise SinkUnavailableError(f"{size:,} bytes were written to {uri}, but {found} there")
     return Exported(wanted, lines, size, harmless)
+
+
+def look(store: ObjectStore, uri: str) -> None:
+    """That a file can be put there: one beside it is, and deleted again. Raises SinkError."""
+    beside = f"{uri}.doctor-{uuid.uuid4().hex}"
+    with _explained(uri):
+        store.put(beside, b"x")
+        store.delete(beside)
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageError as error:
+        raise SinkError(str(error)) from error
+    except OSError as error:
+        # A folder that cannot be, and is made before anything is written.
+        raise SinkError(f"cannot write {uri}: the folder: {error}") from error
 
 
 def _write(frame: pl.LazyFrame, how: Export, longest: int, path: Path) -> int:

@@ -46,6 +46,7 @@ COLUMNS = {
     "title": "text",
     "score": "double precision",
 }
+RIGHTS = "; the user needs CREATE on the schema, and to own the table where there is one"
 # What libpq says, before there are error codes, about what no retry mends.
 LASTING = (
     "authentication failed",
@@ -85,6 +86,29 @@ def replace(frame: pl.LazyFrame, target: Target) -> Replaced:
             schema = _replace(frame, wanted, connection, target)
             info = connection.info
             return Replaced(wanted, schema, f"{info.dbname} at {info.host}")
+    except psycopg2.Error as error:
+        raise _explanation(error, target, parameters.get("password")) from None
+
+
+def look(target: Target) -> str:
+    """Where lists can be written, as SCHEMA.TABLE in NAME at HOST: what it takes is done in a
+    transaction that is taken back. Raises SinkError."""
+    parameters = _parameters(target.url)
+    try:
+        # What is not committed when the connection is closed, was not done.
+        with closing(_connect(target.url)) as connection, connection.cursor() as cursor:
+            schema = target.schema or _current_schema(cursor)
+            table, name = sql.Identifier(schema, target.table), f"{schema}.{target.table}"
+            _ensure_table(cursor, table, name, target.pipeline)
+            new = sql.Identifier(schema, f"{target.table}{MARK}{secrets.token_hex(4)}")
+            _run(cursor, "CREATE TABLE {} (LIKE {})", new, table)
+            cursor.execute(
+                "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)",
+                [table.as_string(cursor)],
+            )
+            if cursor.fetchone() != (True,):
+                raise SinkError(f"cannot write the table {name}: it is another user's{RIGHTS}")
+            return f"{name} in {connection.info.dbname} at {connection.info.host}"
     except psycopg2.Error as error:
         raise _explanation(error, target, parameters.get("password")) from None
 
@@ -247,7 +271,7 @@ def _explanation(error: psycopg2.Error, target: Target, password: str | None) ->
         text = text.replace(password, "…")
     said = f"cannot write the table {target.table}: {text}"
     if isinstance(error, errors.InsufficientPrivilege):
-        said += "; the user needs CREATE on the schema, and to own the table where there is one"
+        said += RIGHTS
     passing = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
     if passing and not any(sign in text for sign in LASTING):
         return SinkUnavailableError(said)

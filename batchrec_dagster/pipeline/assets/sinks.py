@@ -54,14 +54,7 @@ def in_postgres(pipeline: Pipeline, sink: sinks.Postgres) -> dg.AssetsDefinition
     ) -> dg.MaterializeResult[None]:
         started = time.monotonic()
         with _explained(context, "postgres"):
-            url = dg.EnvVar(sink.url_env).get_value()
-            if not url:
-                raise SinkError(
-                    f"the environment variable {sink.url_env} is not set: set it to"
-                    " postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
-                )
-            target = postgres.Target(url, sink.table, sink.schema_name, pipeline.name)
-            written = postgres.replace(recommendations, target)
+            written = postgres.replace(recommendations, postgres_target(pipeline, sink))
         return _result(
             written.counts,
             started,
@@ -89,21 +82,12 @@ def in_dynamodb(pipeline: Pipeline, sink: sinks.DynamoDb) -> dg.AssetsDefinition
         context: dg.AssetExecutionContext, recommendations: pl.LazyFrame, storage: StorageResource
     ) -> dg.MaterializeResult[None]:
         started = time.monotonic()
-        lists = dynamodb.Lists(
-            storage.client("dynamodb"),
-            sink.table,
-            sink.ttl_days,
-            storage.store,
-            storage.uri(pipeline.places.users_in_dynamodb(sink.table)),
-            owner=f"{pipeline.name} in {storage.uri('')}",
-        )
         with _explained(context, "dynamodb"):
+            lists = dynamodb_lists(pipeline, sink, storage)
             written = lists.write(recommendations, context.run.run_id)
         if not written.expires:
             context.log.warning(
-                f"the time to live of {sink.table} is off: aws dynamodb update-time-to-live"
-                f" --table-name {sink.table} --time-to-live-specification"
-                f" Enabled=true,AttributeName={dynamodb.EXPIRES}"
+                f"the time to live of {sink.table} is off: {dynamodb.switch_on(sink.table)}"
             )
         return _result(written.counts, started, table=sink.table, users_removed=written.removed)
 
@@ -112,10 +96,8 @@ def in_dynamodb(pipeline: Pipeline, sink: sinks.DynamoDb) -> dg.AssetsDefinition
 
 def exported(pipeline: Pipeline, sink: sinks.Export, project: Path) -> dg.AssetsDefinition:
     """The asset."""
-    how = Export(sink.format, sink.rows, sink.bom)
-    where = sink.path
-    if where and not where.startswith("s3://"):
-        where = str((project / Path(where).expanduser()).resolve())
+    how = export_format(sink)
+    path = export_path(sink, project)
 
     @dg.asset(
         **_described(
@@ -125,16 +107,13 @@ def exported(pipeline: Pipeline, sink: sinks.Export, project: Path) -> dg.Assets
             " tool takes in.",
             "csv" if how.format == "csv" else "json",
         ),
-        metadata={WRITES_TO: f"sinks.export.path: {where}"} if where else {},
+        metadata={WRITES_TO: f"sinks.export.path: {path}"} if path else {},
     )
     def recommendations_export(
         context: dg.AssetExecutionContext, recommendations: pl.LazyFrame, storage: StorageResource
     ) -> dg.MaterializeResult[None]:
         started = time.monotonic()
-        store, uri = storage.store, where or storage.uri(pipeline.places.export(how.filename))
-        if not uri.startswith("s3://"):
-            path = Path(uri)
-            store, uri = ObjectStore({"local": path.parent}), f"s3://local/{path.name}"
+        store, uri = export_file(path or storage.uri(pipeline.places.export(how.filename)), storage)
         with _explained(context, "export"):
             written = export(recommendations, how, store, uri)
         return _result(
@@ -147,6 +126,50 @@ def exported(pipeline: Pipeline, sink: sinks.Export, project: Path) -> dg.Assets
         )
 
     return recommendations_export
+
+
+def postgres_target(pipeline: Pipeline, sink: sinks.Postgres) -> postgres.Target:
+    """The table, with the URL of the environment. Raises SinkError."""
+    url = dg.EnvVar(sink.url_env).get_value()
+    if not url:
+        raise SinkError(
+            f"the environment variable {sink.url_env} is not set: set it to"
+            " postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+        )
+    return postgres.Target(url, sink.table, sink.schema_name, pipeline.name)
+
+
+def dynamodb_lists(
+    pipeline: Pipeline, sink: sinks.DynamoDb, storage: StorageResource
+) -> dynamodb.Lists:
+    """The lists in the table."""
+    return dynamodb.Lists(
+        storage.client("dynamodb"),
+        sink.table,
+        sink.ttl_days,
+        storage.store,
+        storage.uri(pipeline.places.users_in_dynamodb(sink.table)),
+        owner=f"{pipeline.name} in {storage.uri('')}",
+    )
+
+
+def export_format(sink: sinks.Export) -> Export:
+    """How the file is written."""
+    return Export(sink.format, sink.rows, sink.bom)
+
+
+def export_path(sink: sinks.Export, project: Path) -> str | None:
+    """The whole path or URI that the sink names; None where it is a place in the storage."""
+    if sink.path is None or sink.path.startswith("s3://"):
+        return sink.path
+    return str((project / Path(sink.path).expanduser()).resolve())
+
+
+def export_file(path: str, storage: StorageResource) -> tuple[ObjectStore, str]:
+    """The store of a whole path or URI, and its URI there."""
+    if path.startswith("s3://"):
+        return storage.store, path
+    return ObjectStore({"local": Path(path).parent}), f"s3://local/{Path(path).name}"
 
 
 def _described(pipeline: Pipeline, sink: dg.Model, description: str, kind: str) -> OwnArguments:

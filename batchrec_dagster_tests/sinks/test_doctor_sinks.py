@@ -1,0 +1,123 @@
+"""`batchrec doctor` looks at the sinks: real PostgreSQL and folders, a DynamoDB that is moto's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from batchrec_dagster.doctor.findings import Finding
+from batchrec_dagster.doctor.pipelines import pipelines_findings
+from batchrec_dagster.sinks import postgres as postgres_sink
+from batchrec_dagster_tests.postgres_server import PostgresServer
+from batchrec_dagster_tests.processes import free_ports
+from batchrec_dagster_tests.sinks.support import many
+from batchrec_dagster_tests.support import Project, declaration
+
+URL_ENV = "SHOP_DB"
+
+
+def found(project: Project, monkeypatch: pytest.MonkeyPatch, sink: str, **declared: Any) -> Finding:
+    """What is found of the one sink of a pipeline."""
+    project.declare(declaration("shop", "ratings.csv", sinks={sink: declared}))
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
+    monkeypatch.syspath_prepend(project.root)
+    loaded, finding = pipelines_findings(project.package)
+    assert loaded.status == "ok"
+    assert finding.check == f"shop {sink}"
+    return finding
+
+
+def in_postgres(project: Project, monkeypatch: pytest.MonkeyPatch, url: str) -> Finding:
+    monkeypatch.setenv(URL_ENV, url)
+    return found(project, monkeypatch, "postgres", url_env=URL_ENV)
+
+
+def test_a_postgres_that_takes_lists_is_well_and_stays_as_it_was(
+    project: Project, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer, url: str
+) -> None:
+    finding = in_postgres(project, monkeypatch, url)
+    assert finding.status == "ok"
+    assert finding.message.startswith("public.recommendations in test_")
+    tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+    assert postgres.query(tables, url=url) == [(0,)]
+    target = postgres_sink.Target(url, "recommendations", pipeline="shop")
+    postgres_sink.replace(many(2).lazy(), target)
+    assert in_postgres(project, monkeypatch, url).status == "ok"
+    assert postgres.query("SELECT count(*) FROM recommendations", url=url) == [(10,)]
+    # Nothing is left of what was tried.
+    assert postgres.query(tables, url=url) == [(2,)]
+
+
+def test_a_postgres_that_takes_no_lists_is_told_without_its_password(
+    project: Project, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer, url: str
+) -> None:
+    reader = f"reader_{url.rpartition('_')[2]}"
+    postgres.query(f"CREATE ROLE {reader} LOGIN PASSWORD 'planted'", url=url)
+    theirs = url.replace("owner:owner-secret", f"{reader}:planted")
+    mend = "the user needs CREATE on the schema, and to own the table where there is one"
+    finding = in_postgres(project, monkeypatch, theirs)
+    assert "permission denied for schema public" in finding.message
+    assert finding.mend == mend
+
+    postgres_sink.replace(many(2).lazy(), postgres_sink.Target(url, "recommendations"))
+    postgres.query(f"GRANT ALL ON SCHEMA public TO {reader}", url=url)
+    finding = in_postgres(project, monkeypatch, theirs)
+    assert (finding.status, finding.mend) == ("failed", mend)
+
+    finding = in_postgres(project, monkeypatch, url.replace("owner-secret", "planted-wrong"))
+    assert "password authentication failed" in finding.message
+    assert "planted" not in str(finding)
+    nobody = f"postgresql://owner:planted@127.0.0.1:{free_ports(1)[0]}/shop"
+    finding = in_postgres(project, monkeypatch, nobody)
+    assert "refused" in finding.message
+    assert "see that it runs" in finding.mend
+    assert "planted" not in str(finding)
+    finding = in_postgres(project, monkeypatch, "")
+    assert "the environment variable SHOP_DB is not set" in finding.message
+
+
+def test_a_dynamodb_table_is_described(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    with mock_aws():
+        finding = found(project, monkeypatch, "dynamodb", table="lists")
+        assert finding.status == "failed"
+        assert "there is no DynamoDB table lists: create it with aws" in finding.message
+        client: Any = boto3.Session().client("dynamodb")
+        arn = client.create_table(
+            TableName="lists",
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "user_id", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "user_id", "KeyType": "HASH"}],
+        )["TableDescription"]["TableArn"]
+        finding = found(project, monkeypatch, "dynamodb", table="lists")
+        assert finding.status == "warning"
+        assert finding.mend.startswith("aws dynamodb update-time-to-live --table-name lists")
+        on = {"Enabled": True, "AttributeName": "expires_at"}
+        client.update_time_to_live(TableName="lists", TimeToLiveSpecification=on)
+        assert found(project, monkeypatch, "dynamodb", table="lists").status == "ok"
+        assert client.list_tags_of_resource(ResourceArn=arn)["Tags"] == []
+        tags = [{"Key": "batchrec:lists-of", "Value": "other in s3://there/"}]
+        client.tag_resource(ResourceArn=arn, Tags=tags)
+        finding = found(project, monkeypatch, "dynamodb", table="lists")
+        assert finding.message.startswith("the DynamoDB table lists has the lists of other in s3")
+        assert finding.mend.startswith("or, if these are to take their place")
+
+
+def test_the_folder_of_an_export_is_tried(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = tmp_path / "exports"
+    there.mkdir()
+    finding = found(project, monkeypatch, "export", path="exports/new/lists.csv")
+    assert (finding.status, finding.message) == ("ok", f"{there / 'new/lists.csv'} can be written")
+    assert list(there.iterdir()) == []
+    (there / "new").write_text("a file where a folder should be")
+    finding = found(project, monkeypatch, "export", path="exports/new/lists.csv")
+    assert finding.status == "failed"
+    assert finding.message.startswith("cannot write s3://local/lists.csv")
