@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,25 @@ from batchrec_dagster.preparation.local import opened
 from batchrec_dagster.preparation.opening import RawFile
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.prepare import prepare
+from batchrec_dagster.preparation.spark.session import local_session
 from batchrec_dagster.preparation.spark.task import SourceFile, Task
 from batchrec_dagster_tests.support import last_times
 
 LOG = logging.getLogger(__name__)
+
+
+@contextmanager
+def quick_session() -> Iterator[SparkSession]:
+    """A Spark for a few rows."""
+    session = local_session(1, "1g", "-XX:TieredStopAtLevel=1")
+    session.sparkContext.setLogLevel("ERROR")
+    # To compile what runs over a few rows takes a hundred times as long as to run it.
+    session.conf.set("spark.sql.codegen.wholeStage", "false")
+    session.conf.set("spark.sql.codegen.factoryMode", "NO_CODEGEN")
+    session.conf.set("spark.sql.adaptive.enabled", "false")
+    session.conf.set("spark.sql.shuffle.partitions", "1")
+    yield session
+    session.stop()
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.spark.session import local_session
-from batchrec_dagster_tests.spark_support import Outcome, on_spark, on_this_machine
+from batchrec_dagster_tests.spark_support import Outcome, on_spark, on_this_machine, quick_session
 from batchrec_dagster_tests.support import real_data
 
 COMMA = Layout(",", "userId", "movieId", "rating", "timestamp")
@@ -30,15 +29,8 @@ SKIP = Rules(on_bad_rows="skip")
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[SparkSession]:
-    session = local_session(1, "1g", "-XX:TieredStopAtLevel=1")
-    session.sparkContext.setLogLevel("ERROR")
-    # To compile what runs over a few rows takes a hundred times as long as to run it.
-    session.conf.set("spark.sql.codegen.wholeStage", "false")
-    session.conf.set("spark.sql.codegen.factoryMode", "NO_CODEGEN")
-    session.conf.set("spark.sql.adaptive.enabled", "false")
-    session.conf.set("spark.sql.shuffle.partitions", "1")
-    yield session
-    session.stop()
+    with quick_session() as session:
+        yield session
 
 
 def both(
@@ -267,6 +259,27 @@ def test_parquet(spark: SparkSession, tmp_path: Path) -> None:
         assert (
             same(spark, files[:1], replace(layout, timestamp_unit="datetime"), SKIP).rows_read == 1
         )
+
+
+@pytest.mark.parametrize("by", [";", ","])
+def test_numbers_with_a_comma_for_the_point(spark: SparkSession, tmp_path: Path, by: str) -> None:
+    cells = ["4,5", "4", ",5e1", " 4,25 ", "4.5", "1.234,5", "4,5,6", "5,", "nan", ",", "3,4", ""]
+    rows = [
+        by.join([str(row), "1", f'"{cell}"', "1000", f'"{cells[-row]}"', f'"{cells[row - 5]}"'])
+        for row, cell in enumerate(cells)
+    ]
+    content = "\n".join([f"userId{by}movieId{by}rating{by}timestamp{by}value{by}price", *rows, ""])
+    layout = replace(
+        COMMA, delimiter=by, event_value="value", types={"price": "double"}, decimal=","
+    )
+    rules = replace(SKIP, min_rating=3.5, filter="price > 4.2 OR price IS NULL")
+    done = both(spark, tmp_path, content, layout, rules)
+    assert done.written is not None
+    assert "0,1,1000,4.5" in done.written.splitlines()
+    assert set(done.left_out or {}) >= {
+        *("the rating is not a number", "the event value is not a number"),
+        *("price is not of type double", "rating below min_rating", "not in the filter"),
+    }
 
 
 FILTERS: list[tuple[str, dict[str, str]]] = [

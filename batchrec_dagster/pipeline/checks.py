@@ -6,7 +6,7 @@ hands over its value, so that what fails them is never stored, let alone used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,6 +28,9 @@ CLOCK_SLACK = timedelta(days=1)
 
 # Worth saying, but no reason to stop; every other check blocks what comes after it.
 WARNINGS = ("lists_full",)
+
+# So many of those that are missing are named.
+SOME = 3
 
 
 @dataclass(frozen=True)
@@ -146,18 +149,25 @@ def items_parse(read: Callable[[], ItemsRead], on_bad_rows: str) -> Checked:
 def every_user_has_a_line(users: pl.Series, answered: pl.Series) -> Checked:
     """That each user who was asked for was answered, once."""
     missing = users.filter(~users.is_in(answered.implode()))
-    unique = answered.n_unique()
-    twice = answered.len() - unique
-    found = f"{unique:,} of {len(users):,} users have a line"
-    if len(missing):
-        found += f"; missing are {_some(missing)}: run the batch inference again"
+    twice = answered.len() - answered.n_unique()
+    return users_answered(len(users), answered.len(), twice, len(missing), missing.head(SOME))
+
+
+def users_answered(
+    users: int, lines: int, twice: int, missing: int, first_missing: Iterable[str]
+) -> Checked:
+    """The same by numbers: users who were asked for, lines, lines of users who have one already,
+    users who have none."""
+    found = f"{lines - twice:,} of {users:,} users have a line"
+    if missing:
+        found += f"; missing are {_some(first_missing, missing)}: run the batch inference again"
     if twice:
         found += f"; {twice:,} lines are repeated"
     return Checked(
         "every_user_has_a_line",
-        not len(missing) and not twice,
+        not missing and not twice,
         found,
-        {"users": len(users), "missing": len(missing), "repeated_lines": twice},
+        {"users": users, "missing": missing, "repeated_lines": twice},
     )
 
 
@@ -169,7 +179,8 @@ def every_segment_has_a_line(queries: Sequence[str], lines: pl.DataFrame) -> Che
     twice = answered.len() - answered.n_unique()
     found = f"{answered.n_unique():,} of {len(queries):,} segments have a line"
     if len(missing):
-        found += f"; missing are {_some(missing)}: run the batch segment job again"
+        some = _some(missing.head(SOME), len(missing))
+        found += f"; missing are {some}: run the batch segment job again"
     if twice:
         found += f"; {twice:,} lines are repeated"
     return Checked(
@@ -226,6 +237,7 @@ def _day(seconds: int) -> str:
         return f"the year {1970 + seconds // 31_556_952:,}"
 
 
-def _some(values: pl.Series) -> str:
-    listed = ", ".join(repr(value) for value in values.head(3))
-    return listed if len(values) <= 3 else f"{listed} and {len(values) - 3:,} more"
+def _some(first: Iterable[str], count: int) -> str:
+    """The first few of so many."""
+    listed = ", ".join(map(repr, first))
+    return listed if count <= SOME else f"{listed} and {count - SOME:,} more"

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import dagster as dg
 from dagster_aws.pipes import (
@@ -23,13 +23,14 @@ from dagster_aws.pipes import (
 )
 
 from batchrec_dagster.object_store import split_uri
-from batchrec_dagster.preparation.spark.task import Done, Task
+from batchrec_dagster.preparation.spark.task import Job
 from batchrec_dagster.resources.spark_code import SparkCode, upload_code
 from batchrec_dagster.resources.spark_messages import LocalMessages, S3Messages, explained
 from batchrec_dagster.resources.storage import StorageResource
 
 GLUE_VERSION = "5.0"
-Ran = tuple[Done, Mapping[str, Any]]
+Result = TypeVar("Result")
+Ran = tuple[Result, Mapping[str, Any]]
 
 
 class SparkEngine(Protocol):
@@ -38,7 +39,9 @@ class SparkEngine(Protocol):
     @property
     def on_aws(self) -> bool: ...
 
-    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
+    def run(
+        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Job[Result]
+    ) -> Ran[Result]:
         """What came out, and metadata of the job. Raises dg.Failure."""
 
 
@@ -50,7 +53,9 @@ class LocalSpark:
     cores: str = "*"
     on_aws: bool = False
 
-    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
+    def run(
+        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Job[Result]
+    ) -> Ran[Result]:
         self._check()
         reader = LocalMessages()
         client = dg.PipesSubprocessClient(message_reader=reader)
@@ -60,11 +65,11 @@ class LocalSpark:
                 command=[sys.executable, "-m", "batchrec_dagster.preparation.spark.job"],
                 env={"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable},
                 extras={
-                    "task": task.to_json(),
+                    **_extras(task),
                     "local": {"cores": self.cores, "memory": self.memory},
                 },
             )
-        return reader.done(), {}
+        return task.done(reader.done()), {}
 
     @staticmethod
     def _check() -> None:
@@ -96,7 +101,9 @@ class GlueSpark:
     timeout_minutes: int | None = None
     on_aws: bool = True
 
-    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
+    def run(
+        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Job[Result]
+    ) -> Ran[Result]:
         glue = storage.client("glue")
         with _on_aws(context, storage, glue, "glue", "ErrorMessage") as (code, injector, reader):
             self._ensure_job(glue, code)
@@ -110,9 +117,9 @@ class GlueSpark:
                     },
                     **self._size(),
                 },
-                extras={"task": task.to_json()},
+                extras=_extras(task),
             )
-        return reader.done(), completed.metadata
+        return task.done(reader.done()), completed.metadata
 
     def _ensure_job(self, glue: Any, code: SparkCode) -> None:
         try:
@@ -154,7 +161,9 @@ class EmrServerlessSpark:
     spark_submit_parameters: str = ""
     on_aws: bool = True
 
-    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
+    def run(
+        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Job[Result]
+    ) -> Ran[Result]:
         emr = storage.client("emr-serverless")
         with _on_aws(context, storage, emr, "emr-serverless", "stateDetails") as (
             code,
@@ -177,9 +186,14 @@ class EmrServerlessSpark:
                     },
                     **({"executionTimeoutMinutes": limit} if limit is not None else {}),
                 },
-                extras={"task": task.to_json()},
+                extras=_extras(task),
             )
-        return reader.done(), completed.metadata
+        return task.done(reader.done()), completed.metadata
+
+
+def _extras(task: Job[Any]) -> dict[str, Any]:
+    """What the script is told."""
+    return {"kind": task.kind, "task": task.to_json()}
 
 
 @contextmanager

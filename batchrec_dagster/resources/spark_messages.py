@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 from dagster_aws.pipes import PipesS3MessageReader
 
 from batchrec_dagster.object_store import StorageError, split_uri
-from batchrec_dagster.preparation.spark.task import Done
 from batchrec_dagster.resources.storage import StorageResource
 
 # Seconds between two looks for messages in S3.
@@ -39,10 +38,11 @@ class Messages:
         with super().read_messages(handler) as params:  # type: ignore[misc]
             yield params
 
-    def done(self) -> Done:
+    def done(self) -> Mapping[str, Any]:
         if "done" not in self.outcome:
             raise dg.Failure("the Spark job ended without telling what came out of it")
-        return Done.from_json(self.outcome["done"])
+        done: Mapping[str, Any] = self.outcome["done"]
+        return done
 
 
 class LocalMessages(Messages, dg.PipesTempFileMessageReader):

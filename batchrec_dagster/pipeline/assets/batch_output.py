@@ -26,11 +26,8 @@ def has_output(storage: StorageResource, job: Description) -> bool:
     return job["status"] != "ACTIVE" or bool(_files(storage, output_folder(job)))
 
 
-def output_pieces(
-    storage: StorageResource, job: Description, read: Callable[[bytes], pl.DataFrame]
-) -> Iterator[pl.DataFrame]:
-    """All lines that it wrote in order, in pieces as `read` reads some bytes of a file: at least
-    one, which may be empty. Raises dg.Failure when that cannot be done."""
+def output_files(storage: StorageResource, job: Description) -> list[str]:
+    """The URIs of the files that it wrote, in order. Raises dg.Failure when there are none."""
     folder = output_folder(job)
     files = _files(storage, folder)
     if not files:
@@ -38,7 +35,15 @@ def output_pieces(
             f"the batch job left no {OUTPUT_SUFFIX} file in {folder}: run it again",
             allow_retries=False,
         )
-    for uri in files:
+    return files
+
+
+def output_pieces(
+    storage: StorageResource, job: Description, read: Callable[[bytes], pl.DataFrame]
+) -> Iterator[pl.DataFrame]:
+    """All lines that it wrote in order, in pieces as `read` reads some bytes of a file: at least
+    one, which may be empty. Raises dg.Failure when that cannot be done."""
+    for uri in output_files(storage, job):
         try:
             for piece in whole_lines(storage.store.chunks(uri)):
                 yield read(piece)

@@ -31,7 +31,7 @@ def prepare_here(
     files: list[RawFile],
     written: Path,
     users: Path,
-) -> Ran:
+) -> Ran[Done]:
     """Prepare files of this machine by a Spark on it; the interactions and their users are written
     there. Raises PreparationError, dg.Failure."""
     with opened(files, pipeline.ratings.reading, pipeline.rules) as read:
@@ -53,7 +53,7 @@ def prepare_on_aws(
     pipeline: Pipeline,
     storage: StorageResource,
     record: dict[str, Any],
-) -> tuple[Ran, Stored, Stored]:
+) -> tuple[Ran[Done], Stored, Stored]:
     """Prepare files in S3 by a Spark on AWS: where the interactions, and their users, lie until
     they are published.
 

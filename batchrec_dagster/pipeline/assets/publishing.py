@@ -111,6 +111,12 @@ class Publishing:
             table = published_table(self.storage, self.pipeline.places)
             return table.publish(files, self.pipeline.publication.history)
 
+    def publish_stored(self, parts: Sequence[str], about: Mapping[str, Any]) -> Edition:
+        """Publish parts that lie in the storage already. Raises dg.Failure."""
+        with storage_errors():
+            table = published_table(self.storage, self.pipeline.places)
+            return table.publish_stored(parts, about, self.pipeline.publication.history)
+
 
 def rolled_back(
     pipeline: Pipeline, storage: StorageResource, context: dg.AssetExecutionContext, to: str

@@ -1,30 +1,23 @@
 """recommendations: every user's list, from a batch inference job to one table."""
 
-import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.formats.batch_inference import MAX_RESULTS, read_output
+from batchrec_dagster.formats.batch_inference import MAX_RESULTS
 from batchrec_dagster.formats.interactions import FILTER_HISTORY, ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.local_personalize.progress import Progress
 from batchrec_dagster.pipeline.assets.alone import alone
-from batchrec_dagster.pipeline.assets.batch_output import (
-    counted,
-    has_output,
-    output_folder,
-    output_pieces,
-)
+from batchrec_dagster.pipeline.assets.batch_output import has_output, output_folder
 from batchrec_dagster.pipeline.assets.filters import filter_arn
-from batchrec_dagster.pipeline.assets.items import read_titles, titles_of, titles_versions
+from batchrec_dagster.pipeline.assets.items import titles_of, titles_versions
 from batchrec_dagster.pipeline.assets.jobs import lasted
 from batchrec_dagster.pipeline.assets.links import dataset_group, stored
-from batchrec_dagster.pipeline.assets.lists import Lists
+from batchrec_dagster.pipeline.assets.lists_on_spark import longest_history, made_on_spark
+from batchrec_dagster.pipeline.assets.new_table import NewTable, interactions_of, made_here
 from batchrec_dagster.pipeline.assets.preview import preview, text
 from batchrec_dagster.pipeline.assets.publishing import (
     PublicationConfig,
@@ -43,7 +36,6 @@ from batchrec_dagster.pipeline.cost import recommendations_cost, told
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.kinds import BATCH_INFERENCE_JOB
-from batchrec_dagster.table_files import TableFiles
 from batchrec_dagster.users_files import UsersFiles
 
 CODE_VERSION = "1"
@@ -74,7 +66,7 @@ MADE_OF = {
 
 def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset."""
-    wanted = pipeline.recommendations
+    wanted, spark = pipeline.recommendations, pipeline.preparation.spark
     seen_checks = (
         {"none_seen": "No list holds what its user already interacted with."}
         if wanted.exclude_seen
@@ -88,12 +80,12 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             " best, as one table of user_id, rank, item_id and score"
             f"{', with the titles of the items' if titles_of(pipeline) else ''}."
             f"{' What a user already had is left out.' if wanted.exclude_seen else ''}",
-            kinds={"personalize", "parquet"},
+            kinds={"personalize", "parquet", *(["spark"] if spark else [])},
             storage_key=pipeline.places.recommendations,
             code_version=f"{CODE_VERSION}-{fingerprint(wanted, *titles_of(pipeline))}",
             io_manager="published_io",
         ),
-        deps=titles_of(pipeline),
+        deps=[dg.AssetKey([pipeline.name, "interactions"]), *titles_of(pipeline)],
         check_specs=specs(
             "recommendations",
             pipeline.name,
@@ -111,7 +103,6 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         config: PublicationConfig,
         solution_version: dict[str, Any],
         batch_users: pl.LazyFrame,
-        interactions: pl.LazyFrame,
         storage: StorageResource,
         personalize: PersonalizeResource,
     ) -> Iterator[Any]:
@@ -147,13 +138,17 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                 wanted.filter_expression,
                 f"recommendations.{'filter' if own else 'exclude_seen'}",
             )
-        seen = SeenItems(interactions, users) if wanted.exclude_seen else None
-        if seen is not None:
+        seen = None
+        if wanted.exclude_seen:
+            if spark is None:
+                with interactions_of(publishing) as interactions:
+                    seen = SeenItems(interactions, users)
+            longest = longest_history(publishing, users) if seen is None else seen.longest
             # The filter overlooks what a user saw before the latest interactions it looks at.
             request["numResults"] = min(
                 personalize.max_results,
                 max(MAX_RESULTS, MOST_ROWS // max(1, len(users))),
-                wanted.num_results + max(0, seen.longest - FILTER_HISTORY),
+                wanted.num_results + max(0, longest - FILTER_HISTORY),
             )
 
         def output(job: str) -> str:
@@ -179,14 +174,11 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
         recipe = pipeline.solution.recipe
         paid = [recommendations_cost(recipe, len(users))] if job.created else []
-        lists = Lists(wanted.num_results, seen, read_titles(pipeline, storage))
-        written_lists = Progress("users' lists written", len(users), context.log.info)
         with (
-            tempfile.TemporaryDirectory() as folder,
-            TableFiles(Path(folder), pipeline.publication.max_file_bytes) as files,
-        ):
-            pieces = output_pieces(storage, job.description, read_output)
-            lists.write(counted(pieces, written_lists), files)
+            made_here(publishing, job.description, users, seen, context.log)
+            if spark is None
+            else made_on_spark(context, spark, publishing, job.description, len(users))
+        ) as lists:
             version = fingerprint(
                 job.arn,
                 users_version,
@@ -194,7 +186,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                 CODE_VERSION,
                 *titles_versions(pipeline, storage),
             )
-            checks = [gate, *lists.checks(users, filtered=wanted.filter is not None)]
+            checks = [gate, *lists.checks]
             about = publishing.about(
                 version,
                 context.run.run_id,
@@ -203,10 +195,9 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                     "batch_inference_job_arn": job.arn,
                     "rows": lists.rows,
                     "users": lists.users,
-                    "items": len(lists.items),
+                    "items": lists.items,
                 },
             )
-            files.end(about)
             yield from stopped(checks)
             result: dg.MaterializeResult[Any] = dg.MaterializeResult(
                 data_version=dg.DataVersion(version),
@@ -217,8 +208,10 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                     "dagster/column_lineage": column_lineage(
                         pipeline, MADE_OF, lists.sample.columns
                     ),
+                    "engine": pipeline.preparation.engine,
+                    **lists.told,
                     "users": lists.users,
-                    "items": len(lists.items),
+                    "items": lists.items,
                     "results_asked_for": request["numResults"],
                     "seen_items_dropped": lists.dropped,
                     **stored("table", storage, storage.uri(places.recommendations)),
@@ -233,17 +226,15 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                     "seconds": time.monotonic() - started,
                 },
             )
-            result = result._replace(value=publishing.publish(files.paths))
+            result = result._replace(value=lists.publish(about))
             yield from published(checks, result)
 
     return recommendations
 
 
-def _preview(lists: Lists) -> dg.MetadataValue[Any]:
+def _preview(lists: NewTable) -> dg.MetadataValue[Any]:
     """How many there are, and how the first begins."""
-    told = (
-        f"**{lists.users:,} users** have a list; {len(lists.items):,} different items are in them."
-    )
+    told = f"**{lists.users:,} users** have a list; {lists.items:,} different items are in them."
     if not lists.sample.height:
         return preview(told)
     first = lists.sample.filter(pl.col("user_id") == lists.sample.item(0, "user_id"))

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import Rules
+
+Result = TypeVar("Result", covariant=True)
+
+
+class Job(Protocol[Result]):
+    """What a job is told. `kind` is by what the script knows it; `done` reads what comes back."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    def done(self, fields: Mapping[str, Any], /) -> Result: ...
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,7 @@ class Task:
     `work` is a folder's URI for what is written meanwhile; it is removed at the end.
     """
 
+    kind: ClassVar[str] = "preparation"
     files: Sequence[SourceFile]
     layout: Layout
     rules: Rules
@@ -47,6 +61,10 @@ class Task:
                 "rules": Rules(**fields["rules"]),
             }
         )
+
+    @staticmethod
+    def done(fields: Mapping[str, Any]) -> Done:
+        return Done.from_json(fields)
 
 
 @dataclass(frozen=True)
