@@ -153,7 +153,7 @@ def test_columns_that_are_not_known_are_asked_for_by_name(here: Project) -> None
 @pytest.mark.parametrize(
     ("cell", "said_of_it"),
     [
-        ("4,5", "the rating in column stars has no numbers, which are written as 4.5, not 4,5"),
+        ("good", "the rating in column stars has no numbers, such as 4.5 or 4,5"),
         ("88", "the rating in column stars goes from 88 to 88, which is no usual scale"),
     ],
 )
@@ -166,6 +166,18 @@ def test_a_rating_that_was_told_and_cannot_count_is_told_of(
     assert code == 0, said
     assert f"Warning: {said_of_it}: all rows count" in said
     assert "rating" not in declared(here)["ratings"]["columns"]
+
+
+def test_a_comma_for_a_point_is_seen(here: Project) -> None:
+    header = "user_id;item_id;rating;timestamp"
+    written(
+        here.root / "a.csv", header, {"rating": lambda row: ("5", "4,5", "1,5")[row % 3]}, by=";"
+    )
+    code, said = new("shop", "--ratings", "a.csv")
+    assert code == 0, said
+    assert f"ratings  {len(ROWS) - len(ROWS[2::3]):,} are 3.5 or more in column rating" in said
+    assert "cannot be read" not in said
+    assert declared(here)["ratings"]["decimal"] == ","
 
 
 def test_a_file_without_a_header_goes_by_position(here: Project) -> None:

@@ -124,6 +124,42 @@ def test_a_bad_row_fails_with_file_line_and_reason(tmp_path: Path, row: str, rea
     assert not (tmp_path / "interactions.csv").exists()
 
 
+@pytest.mark.parametrize("by", [";", "::", ","])
+def test_a_comma_may_stand_for_the_point_in_numbers(tmp_path: Path, by: str) -> None:
+    numbers = [("3,5", "7,25"), ("3,4", "1"), ("4", ""), (",5e1", "-2,5")]
+
+    def content(point: str) -> str:
+        rows = [
+            by.join(
+                f'"{cell}"' if by in cell else cell
+                for cell in (
+                    "a,b",
+                    "10",
+                    rating.replace(",", point),
+                    "1000",
+                    value.replace(",", point),
+                )
+            )
+            for rating, value in numbers
+        ]
+        return "\n".join([by.join(["user", "item", "rating", "time", "price"]), *rows, ""])
+
+    points = Layout(by, "user", "item", "rating", "time", event_value="price")
+    lines, counted = prepare(tmp_path, content("."), points)
+    commas = replace(points, decimal=",")
+    assert prepare(tmp_path, content(","), commas) == (lines, counted)
+    assert lines[-1].endswith("1000,-2.5")
+    with opened([RawFile(tmp_path / "ratings.csv", "")], commas, Rules(filter="price > 1")) as read:
+        assert read.layout.types == {"price": "double"}
+    with pytest.raises(PreparationError, match="line 6: the rating is not a number"):
+        prepare(tmp_path, content(",") + by.join(["c", "10", "3.5", "1000", "1"]), commas)
+
+
+def test_what_has_no_commas_cannot_be_told_of_one(tmp_path: Path) -> None:
+    with pytest.raises(PreparationError, match="is json, whose numbers have a point"):
+        prepare(tmp_path, '{"user": 1}\n', Reading(decimal=","))
+
+
 def test_bad_rows_are_skipped_counted_and_shown(tmp_path: Path) -> None:
     rows = "".join(f"{row}\n" for row, _ in BAD_ROWS)
     lines, counted = prepare(

@@ -264,9 +264,11 @@ def test_parquet(spark: SparkSession, tmp_path: Path) -> None:
 @pytest.mark.parametrize("by", [";", ","])
 def test_numbers_with_a_comma_for_the_point(spark: SparkSession, tmp_path: Path, by: str) -> None:
     cells = ["4,5", "4", ",5e1", " 4,25 ", "4.5", "1.234,5", "4,5,6", "5,", "nan", ",", "3,4", ""]
+    good = ["4,5", "4,5", "4,5"]
+    numbers = [[*good[:place], cell, *good[place + 1 :]] for place in range(3) for cell in cells]
     rows = [
-        by.join([str(row), "1", f'"{cell}"', "1000", f'"{cells[-row]}"', f'"{cells[row - 5]}"'])
-        for row, cell in enumerate(cells)
+        by.join([str(row), "1", f'"{rating}"', "1000", f'"{value}"', f'"{price}"'])
+        for row, (rating, value, price) in enumerate(numbers)
     ]
     content = "\n".join([f"userId{by}movieId{by}rating{by}timestamp{by}value{by}price", *rows, ""])
     layout = replace(

@@ -56,6 +56,8 @@ def _lines(
         yield f"    format: {found.format}"
         if found.delimiter not in (None, ","):
             yield f"    delimiter: {scalar(found.delimiter)}"
+        if found.decimal != ".":
+            yield f"    decimal: {scalar(found.decimal)}"
         yield "    columns:"
         for role in ("user", "item", "rating", "timestamp", "event_type", "event_value"):
             if role in found.columns:

@@ -11,7 +11,7 @@ from batchrec_dagster.commands.first_look import FirstLook
 from batchrec_dagster.pipeline.checks import CLOCK_SLACK, EARLIEST
 from batchrec_dagster.preparation import times
 from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.layout import EPOCH_UNITS, Column
+from batchrec_dagster.preparation.layout import EPOCH_UNITS, Column, Decimal
 from batchrec_dagster.preparation.names import recognise
 
 # From the option that says which column it is, to its role.
@@ -115,11 +115,26 @@ def time_format_of(look: FirstLook, column: Column) -> str | None:
     )
 
 
-def scale_of(look: FirstLook, columns: Mapping[str, Column]) -> tuple[float, float] | None:
+def decimal_of(look: FirstLook, columns: Mapping[str, Column]) -> Decimal:
+    """What stands before the fraction of a rating: a comma, where the first ones are whole numbers
+    and such with a comma."""
+    if "rating" not in columns or look.format != "csv":
+        return "."
+    cells = look.column(columns["rating"])
+    all_numbers = cells.str.contains(r"^[+-]?[0-9]+(?:,[0-9]+)?$").all()
+    return "," if all_numbers and cells.str.contains(",", literal=True).any() else "."
+
+
+def scale_of(
+    look: FirstLook, columns: Mapping[str, Column], decimal: Decimal
+) -> tuple[float, float] | None:
     """The least and the largest rating of the first rows; None where there are none."""
     if "rating" not in columns:
         return None
-    numbers = look.column(columns["rating"]).cast(pl.Float64, strict=False).drop_nulls()
+    cells = look.column(columns["rating"])
+    if decimal == ",":
+        cells = cells.str.replace(",", ".", literal=True)
+    numbers = cells.cast(pl.Float64, strict=False).drop_nulls()
     numbers = numbers.filter(numbers.is_finite())
     if not len(numbers):
         return None

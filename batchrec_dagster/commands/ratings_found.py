@@ -14,6 +14,7 @@ from batchrec_dagster.commands.first_look import FirstLook, first_look
 from batchrec_dagster.commands.ratings_columns import (
     LIKED,
     columns_of,
+    decimal_of,
     liked,
     scale_of,
     time_format_of,
@@ -48,6 +49,7 @@ class Found:
     name: str
     format: str
     delimiter: str | None
+    decimal: str
     columns: Mapping[str, Column]
     timestamp_unit: str
     timestamp_format: str | None
@@ -120,6 +122,7 @@ def find_out(
         name=files[0].name if len(files) == 1 else f"{len(files):,} files",
         format=layout.format,
         delimiter=layout.delimiter if layout.format == "csv" else None,
+        decimal=layout.decimal if declared.min_rating is not None else ".",
         columns=declared.columns,
         timestamp_unit=done.timestamp_unit,
         timestamp_format=declared.time_format,
@@ -148,7 +151,8 @@ def _declared(
         return _Declared(Reading.of(known), min_rating=LIKED[5] if known.rating else None)
     look = _look(files, asked, delimiter)
     columns = columns_of(look, asked)
-    scale = scale_of(look, columns)
+    decimal = decimal_of(look, columns)
+    scale = scale_of(look, columns, decimal)
     min_rating = liked(scale)
     if min_rating is None:
         # Where ratings do not count, those that are missing do no harm.
@@ -159,6 +163,7 @@ def _declared(
         delimiter=look.delimiter,
         columns=columns,
         timestamp_unit=time_format or times.AUTO,
+        decimal=decimal,
     )
     return _Declared(reading, columns, time_format, min_rating, scale)
 
@@ -166,7 +171,7 @@ def _declared(
 def _uncounted(column: Column, scale: tuple[float, float] | None) -> str:
     """Why a column that someone told as the rating is not declared."""
     if scale is None:
-        why = "has no numbers, which are written as 4.5, not 4,5"
+        why = "has no numbers, such as 4.5 or 4,5"
     else:
         why = f"goes from {scale[0]:g} to {scale[1]:g}, which is no usual scale"
     return f"the rating in column {column} {why}: all rows count, whatever they hold there"

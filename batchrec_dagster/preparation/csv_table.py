@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TextIO
@@ -26,6 +26,8 @@ class CsvTable:
     delimiter: str
     has_header: bool
     quoted: bool = True
+    # The roles whose cells are numbers with a comma in place of the point.
+    with_comma: Collection[str] = ()
     # Only the first of the rows; None: all.
     most: int | None = None
 
@@ -56,11 +58,11 @@ class CsvTable:
             .then(pl.lit(f"more than the {len(names)} fields"))
             .alias(FLAW),
             pl.concat_str(names, separator=self.delimiter, ignore_nulls=True).alias(TEXT),
-            *(pl.col(names[place]).alias(role) for role, place in places.items()),
+            *(self._cell(names[place], role).alias(role) for role, place in places.items()),
         )
 
     def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
-        if self.delimiter == "::":
+        if self.delimiter == "::" or not wanted.keys().isdisjoint(self.with_comma):
             return typed_cells(self.cells(wanted), wanted, types)
         names = self._names
         places = self.locate(wanted)
@@ -111,6 +113,10 @@ class CsvTable:
             f'{self.opened.name}, line {first}: {wrong}; write such a field in quotes, with "" for'
             " each quote in it, or set ratings.quotes: false when quotes mean nothing in this file"
         )
+
+    def _cell(self, name: str, role: str) -> pl.Expr:
+        cell = pl.col(name)
+        return pointed(cell) if role in self.with_comma else cell
 
     @property
     def _names(self) -> list[str]:
@@ -167,6 +173,12 @@ class CsvTable:
         if best != self.delimiter and line.count(best) >= len(self.first_line):
             return f"; is ratings.delimiter {best!r}?"
         return ""
+
+
+def pointed(text: pl.Expr) -> pl.Expr:
+    """The text of a number that has a comma, with a point in its place. What has a point gets a
+    comma, and is no number then."""
+    return text.str.replace_many({",": ".", ".": ","})
 
 
 def split_line(line: str, delimiter: str, *, quoted: bool = True) -> list[str]:

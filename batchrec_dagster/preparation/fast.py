@@ -23,8 +23,8 @@ from batchrec_dagster.formats.interactions import (
     interactions_columns,
 )
 from batchrec_dagster.preparation import times
-from batchrec_dagster.preparation.layout import EPOCH_UNITS, Layout
-from batchrec_dagster.preparation.rows import FILTER, IN_FILTER, filtered, typed, wanted
+from batchrec_dagster.preparation.layout import EPOCH_UNITS, FILTER, Layout
+from batchrec_dagster.preparation.rows import IN_FILTER, filtered, typed, wanted
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
     EVENT_TYPE_VALUE,

@@ -17,6 +17,7 @@ A row is read in four steps, so that engines agree to the byte.
    are missing. Numbers and times lose the spaces and tabs around them. A number is
    `[+-]?(D+(.D*)?|.D+)([eE][+-]?D+)?` (D a digit 0-9) and finite as a 64-bit floating-point number,
    a whole number `[+-]?D+` from -2^63 to 2^63 - 1. An event value that is missing is no problem.
+   With the `decimal` `,` a comma stands where numbers have a point, and a point in one is none.
 4. Problems. A row with one is bad; with several it counts under the first of `PROBLEMS`.
 """
 
@@ -30,7 +31,11 @@ from typing import Literal, Self
 Column = str | int
 Format = Literal["csv", "json", "parquet"]
 Encoding = Literal["auto", "utf-8", "latin-1"]
+Decimal = Literal[".", ","]
 EPOCH_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+# A column that the filter names has the role of its name after this.
+FILTER = "filter "
 
 # In this order; {n} is what the header, or the first line, has.
 PROBLEMS = (
@@ -58,7 +63,8 @@ PROBLEMS = (
 class Layout:
     """Which cell of a row holds what: by its name in the header, or by position, from 1.
 
-    `delimiter` is one character or `::`, of csv only. `rating`, `event_type` and `event_value` are
+    `delimiter` is one character or `::`, and `decimal` what stands before the fraction of a number,
+    of csv only. `rating`, `event_type` and `event_value` are
     None where the files have none. `quoted` False takes quotes in csv as any other character, as
     `::` files do anyway.
 
@@ -87,10 +93,19 @@ class Layout:
     encoding: Encoding = "auto"
     quoted: bool = True
     types: Mapping[str, str] = field(default_factory=dict)
+    decimal: Decimal = "."
 
     @property
     def has_header(self) -> bool:
         return isinstance(self.user, str)
+
+    @property
+    def with_comma(self) -> frozenset[str]:
+        """The roles whose cells are numbers with a comma in place of the point."""
+        if self.decimal == ".":
+            return frozenset()
+        of_filter = {FILTER + name for name, kind in self.types.items() if kind == "double"}
+        return frozenset({"rating", "event_value", *of_filter})
 
     def replaced(self, delimiter: str | None, timestamp_unit: str) -> Self:
         """This layout with what is declared in its place."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from batchrec_dagster.preparation import times
-from batchrec_dagster.preparation.csv_table import DELIMITERS, CsvTable
+from batchrec_dagster.preparation.csv_table import DELIMITERS, CsvTable, pointed
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.json_table import JsonTable
-from batchrec_dagster.preparation.layout import Column, Encoding, Format, Layout
+from batchrec_dagster.preparation.layout import Column, Decimal, Encoding, Format, Layout
 from batchrec_dagster.preparation.locating import locate
 from batchrec_dagster.preparation.names import recognise
 from batchrec_dagster.preparation.opening import Opened
@@ -47,6 +47,7 @@ class Reading:
     columns: Mapping[str, Column] = field(default_factory=dict)
     timestamp_unit: str = times.AUTO
     types: Mapping[str, str] = field(default_factory=dict)
+    decimal: Decimal = "."
 
     @classmethod
     def of(cls, layout: Layout) -> Reading:
@@ -61,6 +62,7 @@ class Reading:
             {role: column for role, column in columns.items() if column is not None},
             layout.timestamp_unit,
             layout.types,
+            layout.decimal,
         )
 
 
@@ -85,6 +87,10 @@ def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
             f"{opened.name} is {form}, whose columns have names: give these in ratings.columns, of"
             f" {', '.join(table.columns)}"
         )
+    if form != "csv" and reading.decimal != ".":
+        raise PreparationError(
+            f"{opened.name} is {form}, whose numbers have a point: ratings.decimal is of csv"
+        )
     needed = [*REQUIRED, *(["rating"] if rules.min_rating is not None else [])]
     if not columns and rules.event_type:
         needed.append("event_type")
@@ -106,6 +112,7 @@ def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
         format=form,
         encoding=reading.encoding,
         quoted=reading.quoted,
+        decimal=reading.decimal,
     )
     types = {**_types(table, layout), **reading.types}
     return Found(_with_types(layout, rules, types, table), types, recognised)
@@ -113,9 +120,12 @@ def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
 
 def open_table(opened: Opened, layout: Layout) -> Table:
     """The file, to be read in this layout."""
-    return _table(
+    table = _table(
         opened, layout.format, layout.delimiter, has_header=layout.has_header, quoted=layout.quoted
     )
+    if isinstance(table, CsvTable):
+        return replace(table, with_comma=layout.with_comma)
+    return table
 
 
 def _table(
@@ -173,16 +183,21 @@ def _types(table: _AnyTable, layout: Layout) -> dict[str, str]:
     except pl.exceptions.PolarsError:
         # A quote that does not end is told when the rows are read.
         return dict.fromkeys(names, "string")
-    return {name: _type(rows.get_column(str(place))) for place, name in enumerate(names)}
+    return {
+        name: _type(rows.get_column(str(place)), layout.decimal) for place, name in enumerate(names)
+    }
 
 
-def _type(cells: pl.Series) -> str:
+def _type(cells: pl.Series, decimal: Decimal) -> str:
     given = cells.drop_nulls().str.strip_chars(" \t")
     given = given.filter(given != "")
     if not len(given) or given.str.contains("^[+-]?0[0-9]").any():
         return "string"
     for kind in ("long", "double", "boolean"):
-        if not pl.select(typed(pl.lit(given), kind).null_count()).item():
+        text = pl.lit(given)
+        if kind == "double" and decimal == ",":
+            text = pointed(text)
+        if not pl.select(typed(text, kind).null_count()).item():
             return kind
     return "string"
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from batchrec_dagster.formats.interactions import MAX_ID_LENGTH
 from batchrec_dagster.preparation import times
-from batchrec_dagster.preparation.layout import Column, Layout
+from batchrec_dagster.preparation.layout import FILTER, Column, Layout
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 from batchrec_dagster.preparation.sql import TYPES, filter_columns, parse_filter
 from batchrec_dagster.preparation.table import FLAW, ROW, TEXT, Table
@@ -21,7 +21,6 @@ from batchrec_dagster.preparation.table import FLAW, ROW, TEXT, Table
 FILE, SECONDS, PROBLEM, REASON, FORM = "file", "seconds", "problem", "reason", "form"
 
 Told = tuple[pl.Expr, str]
-FILTER = "filter "
 IN_FILTER = "in filter"
 # No name in a header begins with a space.
 _PACKED = " row"

@@ -49,6 +49,10 @@ class Ratings(dg.Model):
         description='Whether " around a field of csv keeps it together; without it a quote is like'
         " any other character.",
     )
+    decimal: Literal[".", ","] = Field(
+        default=".",
+        description="What stands before the fraction of a number in csv: `,` for 4,5.",
+    )
     encoding: Literal["auto", "utf-8", "latin-1"] = Field(
         default="auto",
         description="auto: UTF-8, or latin-1 when that cannot be; it says what it decided.",
@@ -119,4 +123,5 @@ class Ratings(dg.Model):
             columns=self.columns.declared if self.columns else {},
             timestamp_unit=time,
             types=self.types,
+            decimal=self.decimal,
         )

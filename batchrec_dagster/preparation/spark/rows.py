@@ -9,8 +9,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812
 
 from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.layout import FILTER, Layout
 from batchrec_dagster.preparation.layout import Column as LayoutColumn
-from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 from batchrec_dagster.preparation.spark import times
 from batchrec_dagster.preparation.spark.lines import ROW
@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.spark.tables import FLAW
 SECONDS, PROBLEM, REASON, FORM = "seconds", "problem", "reason", "form"
 MAX_ID_LENGTH = 256
 Told = tuple[Column, str]
-_FILTER, _PACKED, _IN_FILTER = "filter ", " row", " in filter"
+_PACKED, _IN_FILTER = " row", " in filter"
 _NUMBER = r"^[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\z"
 
 
@@ -38,7 +38,7 @@ def roles(layout: Layout, rules: Rules) -> dict[str, LayoutColumn]:
     for name in layout.types if rules.filter else ():
         position = name.removeprefix("column_")
         unnamed = not layout.has_header and position.isdecimal()
-        found[_FILTER + name] = int(position) if unnamed else name
+        found[FILTER + name] = int(position) if unnamed else name
     return found
 
 
@@ -94,9 +94,7 @@ def _filtered(cells: DataFrame, layout: Layout, rules: Rules) -> DataFrame:
     """The cells, and whether the filter holds; it calls its columns by names that roles have."""
     if rules.filter is None:
         return cells
-    columns = [
-        _typed(role(_FILTER + name), kind).alias(name) for name, kind in layout.types.items()
-    ]
+    columns = [_typed(role(FILTER + name), kind).alias(name) for name, kind in layout.types.items()]
     packed = cells.select(F.struct("*").alias(_PACKED), *columns)
     try:
         holds = F.coalesce(F.expr(for_spark(rules.filter)), F.lit(False))
@@ -145,7 +143,7 @@ def _problems(layout: Layout) -> Iterator[Told]:
 
 def _type_problems(layout: Layout, rules: Rules) -> Iterator[Told]:
     for name, kind in layout.types.items() if rules.filter else ():
-        cell = role(_FILTER + name)
+        cell = role(FILTER + name)
         if kind != "string":
             yield ~_missing(cell) & _typed(cell, kind).isNull(), f"{name} is not of type {kind}"
 

@@ -79,7 +79,11 @@ def _csv(
 
     def cell(role: str) -> Column:
         found = F.get(CELLS, _by_file([place[role] for place in places]))
-        return splitting.text(found).alias(f" {role}")
+        text = splitting.text(found)
+        if role in layout.with_comma:
+            # What had a point is no number then.
+            text = F.translate(text, ",.", ".,")
+        return text.alias(f" {role}")
 
     return Table(
         frame.select(
