@@ -140,6 +140,51 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
     assert there(client) == others
 
 
+def test_it_waits_for_nobody_and_names_who_is_at_work_and_what_it_leaves(
+    project: Project, quick: dict[str, Any], instance: dg.DagsterInstance
+) -> None:
+    sinks = {
+        "postgres": {"url_env": "SHOP_DATABASE_URL", "schema": "app", "table": "lists"},
+        "dynamodb": {"table": "shop-lists"},
+        "export": {"path": "s3://mailing/lists.csv"},
+    }
+    project.declare({**quick, "sinks": sinks})
+    project.declare({**quick, "name": "shop_2"})
+
+    def started(job: str) -> dg.DagsterRun:
+        with definitions(project) as defs:
+            run = instance.create_run_for_job(defs.resolve_job_def(job))
+        # As the log of a run does that begins.
+        event = dg.DagsterEvent("PIPELINE_START", job)
+        instance.report_dagster_event(event, run.run_id)
+        return run
+
+    others = started("shop_2_refresh")
+    theirs = started("shop_teardown")
+    plan = told(teardown(project, "shop", instance))["plan"]
+    assert plan.splitlines() == [
+        "- there is nothing to delete",
+        "- left alone, for those who use it: the PostgreSQL table app.lists at SHOP_DATABASE_URL:"
+        " DROP TABLE app.lists",
+        "- left alone, for those who use it: the DynamoDB table shop-lists:"
+        " aws dynamodb delete-table --table-name shop-lists",
+        "- left alone, for those who use it: the export s3://mailing/lists.csv: delete the file",
+    ]
+    assert teardown(project, "shop", instance, delete=True).success
+
+    ours = started("shop_rollback")
+    plan = told(teardown(project, "shop", instance))["plan"]
+    assert f"- in the way: run {ours.run_id} of shop_rollback is under way" in plan
+    assert others.run_id not in plan
+    assert theirs.run_id not in plan
+    refused = teardown(project, "shop", instance, delete=True, storage=True)
+    assert why(refused).startswith(
+        f"nothing was deleted: run {ours.run_id} of shop_rollback is under way, and would write"
+    )
+    instance.report_run_canceled(ours)
+    assert teardown(project, "shop", instance, delete=True, storage=True).success
+
+
 class Killed(BaseException):
     """As a SIGKILL: nothing catches it."""
 

@@ -12,6 +12,7 @@ import dagster as dg
 from dagster._utils.schedules import get_latest_completed_cron_tick
 
 from batchrec_dagster.pipeline.messages import AlertError, Message, send
+from batchrec_dagster.pipeline.runs import is_of
 from batchrec_dagster.pipeline.settings import Pipeline
 
 LONGEST_REASON = 3000
@@ -65,14 +66,6 @@ def _on_failure(pipeline: Pipeline) -> dg.SensorDefinition:
         return dg.SensorResult(skip_reason="no run has failed", cursor=str(cursor))
 
     return sensor
-
-
-def is_of(pipeline: Pipeline, run: dg.DagsterRun) -> bool:
-    """Whether a run is of one of the pipeline's jobs, or of some of its assets."""
-    if run.job_name in {f"{pipeline.name}_{what}" for what in ("refresh", "rollback", "teardown")}:
-        return True
-    chosen = [*(run.asset_selection or ()), *(c.asset_key for c in run.asset_check_selection or ())]
-    return any(key.path[0] == pipeline.name for key in chosen)
 
 
 def failure(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Message:

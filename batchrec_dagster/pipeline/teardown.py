@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.object_store import ObjectInfo, StorageError
+from batchrec_dagster.pipeline import runs
 from batchrec_dagster.pipeline.assets.alone import leased
 from batchrec_dagster.pipeline.settings import Pipeline
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
@@ -52,6 +53,17 @@ def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
     ) -> None:
         ensure = personalize.ensure(context.log, pipeline.tags)
         root = storage.uri(f"{pipeline.name}/")
+        at_work = [
+            f"run {run.run_id} of {run.job_name} is under way"
+            for run in runs.at_work(pipeline, context.instance)
+        ]
+        if at_work and config.delete:
+            raise dg.Failure(
+                f"nothing was deleted: {'; '.join(at_work)}, and would write again what is deleted."
+                " Wait until it has ended or cancel it, and start the teardown again. One whose"
+                " process is dead ends by Terminate, Force termination immediately, in the UI",
+                allow_retries=False,
+            )
         try:
             with ExitStack() as alone:
                 # A run that makes what is being deleted waits, and the other way round.
@@ -59,7 +71,7 @@ def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
                     alone.enter_context(leased(pipeline, step, context, personalize))
                 plan = find(ensure, pipeline.name)
                 files = _files(storage, pipeline) if config.storage else []
-                told = _told(plan, files, root)
+                told = _told(plan, files, root, at_work, pipeline)
                 doing = "deleting" if config.delete else "this would be deleted"
                 context.log.info(f"{doing}:\n{told}")
                 if config.delete:
@@ -97,17 +109,35 @@ def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
     return job
 
 
-def _told(plan: Plan, files: list[ObjectInfo], root: str) -> str:
+def _told(
+    plan: Plan, files: list[ObjectInfo], root: str, at_work: list[str], pipeline: Pipeline
+) -> str:
     """The plan as a Markdown list, in the order of deletion."""
     size = sum(file.size for file in files) / 1e6
     lines = [
         *(f"end {work}" for work in plan.work),
         *(f"delete {piece}" for piece in plan.pieces),
         *([f"delete {len(files):,} files under {root} ({size:,.1f} MB)"] if files else []),
-        *(f"in the way: {what}" for what in plan.in_the_way),
+        *(f"in the way: {what}" for what in [*at_work, *plan.in_the_way]),
         *(f"left alone: {what}" for what in plan.left),
     ]
-    return "\n".join(f"- {line}" for line in lines or ["there is nothing to delete"])
+    lines = lines or ["there is nothing to delete"]
+    return "\n".join(f"- {line}" for line in [*lines, *_in_sinks(pipeline)])
+
+
+def _in_sinks(pipeline: Pipeline) -> list[str]:
+    """The lists where people use them, who delete them when they need them no more."""
+    sinks = pipeline.sinks
+    found = []
+    if sink := sinks.postgres:
+        table = f"{sink.schema_name}.{sink.table}" if sink.schema_name else sink.table
+        found.append(f"the PostgreSQL table {table} at {sink.url_env}: DROP TABLE {table}")
+    if sinks.dynamodb:
+        delete_table = f"aws dynamodb delete-table --table-name {sinks.dynamodb.table}"
+        found.append(f"the DynamoDB table {sinks.dynamodb.table}: {delete_table}")
+    if sinks.export and sinks.export.path:
+        found.append(f"the export {sinks.export.path}: delete the file")
+    return [f"left alone, for those who use it: {one}" for one in found]
 
 
 def _files(storage: StorageResource, pipeline: Pipeline) -> list[ObjectInfo]:
