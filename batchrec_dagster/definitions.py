@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from batchrec_dagster.console import console_logger
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.loading import load_pipelines
 
@@ -14,5 +15,9 @@ def defs() -> dg.Definitions:
     deployment = Deployment.from_environment(os.environ)
     return dg.Definitions.merge(
         load_pipelines(Path(__file__).parent),
-        dg.Definitions(resources=deployment.resources(), executor=deployment.executor()),
+        dg.Definitions(
+            resources=deployment.resources(),
+            executor=deployment.executor(),
+            loggers={"console": console_logger},
+        ),
     )

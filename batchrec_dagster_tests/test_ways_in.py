@@ -115,7 +115,17 @@ def test_what_fails_ends_the_command_with_an_error(project: Project) -> None:
     (project.root / "ratings.csv").unlink()
     done = project.run("dagster", "job", "execute", *MODULE, "-j", "shop_refresh")
     assert done.returncode == 1
-    assert "ratings.csv: there is no such file" in done.stderr
+    # The reason stands in the last line but Dagster's own, without the stack traces.
+    reason = done.stderr.splitlines()[-2]
+    assert "RUN_FAILURE" in reason
+    assert "Failure: ratings.csv: there is no such file" in reason
+    assert "Stack Trace" not in done.stderr
+    with instance_of(project) as instance:
+        (failed,) = instance.all_logs(
+            instance.get_runs()[0].run_id, of_type=dg.DagsterEventType.STEP_FAILURE
+        )
+    assert failed.dagster_event is not None
+    assert "in raw_ratings" in str(failed.dagster_event.step_failure_data.error)
     assert not project.storage.exists() or not [*project.storage.rglob("*.*")]
 
 

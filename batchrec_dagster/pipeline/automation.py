@@ -20,6 +20,8 @@ def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
     job = dg.define_asset_job(
         name=f"{pipeline.name}_refresh",
         selection=dg.AssetSelection.groups(pipeline.name),
+        # Dagster asks a deployment's own logger only where the run's config names it.
+        config={"loggers": {"console": {}}},
         description="Reads the ratings and makes every user's recommendations anew. Data that"
         " have not changed are neither imported nor trained on again.",
     )
