@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -163,22 +163,17 @@ class ObjectStore:
         the answer was lost.
         """
         store, key = self._locate(uri)
-        give_up = time.monotonic() + RETRIES["retry_timeout"].total_seconds()
-        pause = RETRIES["backoff"]["init_backoff"].total_seconds()
         while True:
             with _explained(uri, "write"):
                 try:
-                    obstore.put(store, key, data, mode="create", use_multipart=False)
+                    _until_answered(
+                        lambda: obstore.put(store, key, data, mode="create", use_multipart=False)
+                    )
                     return True
                 except AlreadyExistsError:
                     # S3 says so too (409) where of two attempts at once neither came about.
                     if (there := self._get_if_there(uri)) is not None:
                         return there == data
-                except GenericError as error:
-                    # obstore does not try again what may have come about, though nobody answered.
-                    if _UNANSWERED not in str(error) or time.monotonic() > give_up:
-                        raise
-            time.sleep(pause)
 
     def _get_if_there(self, uri: str) -> bytes | None:
         with suppress(ObjectNotFoundError):
@@ -265,7 +260,7 @@ class ObjectStore:
         store, key = self._locate(uri)
         try:
             with _explained(uri, "delete"):
-                obstore.delete(store, key)
+                _until_answered(lambda: obstore.delete(store, key))
         except ObjectNotFoundError:
             pass
 
@@ -326,6 +321,19 @@ class ObjectStore:
         if not key or key.endswith("/"):
             raise StorageError(f"{uri!r} names a folder, not an object")
         return self._bucket(bucket), key
+
+
+def _until_answered(attempt: Callable[[], object]) -> None:
+    """Try again whose connection broke: obstore does not, where that may do a thing twice."""
+    give_up = time.monotonic() + RETRIES["retry_timeout"].total_seconds()
+    while True:
+        try:
+            attempt()
+            return
+        except GenericError as error:
+            if _UNANSWERED not in str(error) or time.monotonic() > give_up:
+                raise
+        time.sleep(RETRIES["backoff"]["init_backoff"].total_seconds())
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import TypeVar
 
 Found = TypeVar("Found")
+# Not of a test's seed: two that start servers at once would choose alike.
+_CHANCE = random.SystemRandom()
+_given: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class Started:
             assert time.monotonic() < deadline, f"no {what} in {timeout:g} s:{said}"
             time.sleep(0.2)
         return found
+
+    def kill(self) -> None:
+        """SIGKILL, to all its descendants too; returns when it is gone, and its ports are free."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 @contextmanager
@@ -64,22 +73,22 @@ def started(
 
 
 def free_ports(count: int, *, beside: int = 0) -> list[int]:
-    """Ports that nothing listens on; with `beside`, neither on the one so much higher."""
+    """Ports that nothing listens on; with `beside`, neither on the one so much higher.
+
+    None is given twice, nor is one that a connection going out may get, on Linux from 32768 on:
+    a server that is started again would find its port taken.
+    """
     found: list[int] = []
     with contextlib.ExitStack() as held:
         while len(found) < count:
-            taken = held.enter_context(socket.socket())
-            taken.bind(("127.0.0.1", 0))
-            port = int(taken.getsockname()[1])
-            if beside:
-                port -= beside if port > 65535 - beside else 0
-                try:
-                    for other in (port, port + beside):
-                        if other != taken.getsockname()[1]:
-                            held.enter_context(socket.socket()).bind(("127.0.0.1", other))
-                except OSError:
-                    continue
-            found.append(port)
+            port = _CHANCE.randrange(11_000, 22_000)
+            wanted = {port, port + beside}
+            if not wanted & _given:
+                with contextlib.suppress(OSError):
+                    for one in wanted:
+                        held.enter_context(socket.socket()).bind(("127.0.0.1", one))
+                    _given.update(wanted)
+                    found.append(port)
     return found
 
 

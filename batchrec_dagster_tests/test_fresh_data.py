@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -300,7 +299,7 @@ def test_the_daemon_killed_in_between_asks_once_for_each_file(tmp_path: Path) ->
         def refreshed(count: int, log: str) -> None:
             with started(command, project.root, environment, tmp_path / log, grace=0) as daemon:
                 daemon.wait_for(finished(count), f"refresh {count}", timeout=240)
-                os.killpg(daemon.process.pid, signal.SIGKILL)
+                daemon.kill()
 
         write_ratings(folder / "1.csv", seed=1)
         refreshed(1, "first")

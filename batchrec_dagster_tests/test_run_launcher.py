@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,8 +87,7 @@ def test_a_run_is_lost_when_its_code_location_was_killed_and_is_back(home: Path)
             assert launched.returncode == 0, launched.stderr.decode()[-2000:]
             (run,) = instance.get_runs()
             assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
-            os.killpg(server.process.pid, signal.SIGKILL)
-            server.process.wait()
+            server.kill()
         # Nobody can tell yet.
         assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
         with serving("second"):

@@ -17,6 +17,7 @@ import pytest
 from botocore.credentials import RefreshableCredentials
 
 from batchrec_dagster.object_store import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster_tests.nights.proxy import proxy
 from batchrec_dagster_tests.s3_server import (
     OWNER,
     READER,
@@ -303,6 +304,16 @@ def test_deleting_twice_is_no_error(s3: S3Server, bucket: str) -> None:
     assert store.head(uri) is None
     store.delete(uri)
     assert keys_in(s3, bucket) == []
+
+
+def test_a_deletion_that_nobody_confirmed_is_done(s3: S3Server, bucket: str) -> None:
+    uri = f"s3://{bucket}/object"
+    s3.store().put(uri, b"x")
+    with proxy(s3.endpoint) as to_s3:
+        to_s3.unheard = iter([True] * 2)
+        ObjectStore({}, s3.session(), to_s3.address).delete(uri)
+        assert to_s3.lost == 2
+    assert s3.store().head(uri) is None
 
 
 def test_a_missing_object_and_a_missing_bucket_are_told_apart(s3: S3Server, bucket: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 import time
 import traceback
@@ -93,8 +92,7 @@ class Night:
     def kill_personalize(self) -> None:
         """SIGKILL."""
         assert self.server is not None
-        os.killpg(self.server.process.pid, signal.SIGKILL)
-        self.server.process.wait()
+        self.server.kill()
 
     def _answers(self) -> bool | None:
         try:

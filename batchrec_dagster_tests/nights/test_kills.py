@@ -3,9 +3,7 @@ nothing was done twice."""
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -85,7 +83,7 @@ def test_s3_that_is_killed_comes_back_and_the_night_goes_on(tmp_path: Path) -> N
             shop.new_data(number)
             run = shop.start_run()
             time.sleep(chance.random() * length)
-            os.killpg(server.process.process.pid, signal.SIGKILL)
+            server.process.kill()
             server = servers.enter_context(s3_server(tmp_path / "s3", ports))
             assert not run.end()
             assert_frame_equal(shop.lists(), shop.expected(tmp_path / f"expected-{number}"))
