@@ -8,7 +8,12 @@ from pydantic import ValidationError
 
 from batchrec_dagster.local_personalize.client import embedded_client
 from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster.pipeline.cost import import_cost, recommendations_cost, training_cost
+from batchrec_dagster.pipeline.cost import (
+    import_cost,
+    recommendations_cost,
+    segments_cost,
+    training_cost,
+)
 from batchrec_dagster.pipeline.prices import Prices, prices
 from batchrec_dagster.resources import PersonalizeResource
 from batchrec_dagster_tests.support import (
@@ -49,6 +54,8 @@ def test_each_kind_of_work_costs_by_its_own_measure() -> None:
     )
     assert v1 == pytest.approx(3 * price.recommendations_per_1000_users)
     assert v2 == pytest.approx(3 * price.recommendations_v2_per_1000_users)
+    # Of all users, for each segment.
+    assert segments_cost(2, 3000).usd == pytest.approx(6 * price.segments_per_1000_users)
 
 
 @pytest.mark.parametrize("wrong", [{"training_per_hour": "-1"}, {"training_per_hour": "cheap"}])
@@ -132,8 +139,8 @@ def test_a_run_above_its_budget_starts_nothing_and_says_the_numbers(
     assert "training aws-popularity-count for 1.00 hours 0.24" in said
     assert "raise budget.max_usd_per_run" in said
     client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
-    assert client.list_dataset_import_jobs()["datasetImportJobs"] == []
-    assert client.list_solutions()["solutions"] == []
+    assert client.list_dataset_groups()["datasetGroups"] == []
+    assert client.list_schemas()["schemas"] == []
 
     project.declare({**declared, "budget": {"max_usd_per_run": 1}})
     result = refresh(project, "shop", instance)

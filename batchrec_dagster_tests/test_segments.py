@@ -8,6 +8,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from batchrec_dagster.pipeline.cost import recommendations_cost, segments_cost
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -56,6 +57,9 @@ def test_each_item_gets_the_users_who_belong_to_it(
     assert {"coverage", "hits_at_1_percent", "recall_at_1_percent"} <= set(version)
     told = metadata(result, "user_segments")
     assert (told["outcome"], told["segments"], told["empty_segments"]) == ("segmented", 3, 0)
+    cost = segments_cost(3, users=60).usd
+    assert (told["cost_usd"], told["cost_usd_on_aws"]) == (0, pytest.approx(cost))
+    lists = recommendations_cost(str(QUICK["recipe"]), 60).usd
     checks = [
         e for e in result.get_asset_check_evaluations() if "user_segments" in e.asset_key.path
     ]
@@ -65,6 +69,9 @@ def test_each_item_gets_the_users_who_belong_to_it(
     again = refresh(project, "shop", instance)
     assert metadata(again, "segment_solution_version")["outcome"] == "unchanged: not trained again"
     assert metadata(again, "user_segments")["outcome"] == "unchanged: not segmented again"
+    assert metadata(again, "user_segments")["cost_usd_on_aws"] == 0
+    estimated = metadata(again, "personalize_dataset")["estimated_usd_on_aws"]
+    assert estimated == pytest.approx(lists + cost)
     assert segments_of(project).equals(table)
 
     settings["segments"]["items"] = ["4"]

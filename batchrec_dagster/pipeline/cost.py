@@ -54,6 +54,13 @@ def recommendations_cost(recipe: str, users: int) -> Cost:
     return Cost(price * users / 1000, f"recommending to {users:,} users")
 
 
+def segments_cost(segments: int, users: int) -> Cost:
+    """Of a segment job for so many segments, of data with so many users."""
+    price = prices().segments_per_1000_users
+    what = f"{segments:,} segments of {users:,} users"
+    return Cost(price * segments * users / 1000, what)
+
+
 def trainings_cost(
     pipeline: Pipeline, personalize: PersonalizeResource, trained: Mapping[str, Ensured]
 ) -> list[Cost]:
@@ -87,7 +94,7 @@ def estimate(
     afresh: Collection[str],
 ) -> list[Cost]:
     """What a run costs at the most: imports of so many bytes, then trainings on data of this
-    version that are not there yet, then recommendations, which may be there too.
+    version that are not there yet, then recommendations and segments, which may be there too.
 
     solutions: the names of those that are there; afresh: the assets that are told to train anyway.
     """
@@ -104,7 +111,12 @@ def estimate(
         interactions = count_interactions(pipeline, storage)
         hours = _hours_before(pipeline, storage)
         costs += [training_cost(recipe, hours, interactions) for recipe in recipes]
-    return [*costs, recommendations_cost(pipeline.solution.recipe, _count_users(pipeline, storage))]
+    users = _count_batch_users(pipeline, storage)
+    costs.append(recommendations_cost(pipeline.solution.recipe, users))
+    if pipeline.segments:
+        all_users = count_users(pipeline, storage)
+        costs.append(segments_cost(len(pipeline.segments.queries), all_users))
+    return costs
 
 
 def summary(costs: Sequence[Cost]) -> str:
@@ -141,6 +153,13 @@ def count_interactions(pipeline: Pipeline, storage: StorageResource) -> int:
     return _lines(storage, storage.uri(pipeline.places.interactions)) - 1
 
 
+def count_users(pipeline: Pipeline, storage: StorageResource) -> int:
+    """The users in the interactions' file."""
+    with storage.local_file(storage.uri(pipeline.places.interactions)) as path:
+        users = pl.scan_csv(path, schema_overrides={USER_ID: pl.String}, glob=False)
+        return int(users.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item())
+
+
 def _solutions(pipeline: Pipeline, dataset_group: str) -> Iterator[tuple[str, str, list[str]]]:
     """The assets that train, the name of each one's solution, and the recipes that it trains."""
     trained = {"solution_version": pipeline.solution.recipes}
@@ -165,14 +184,12 @@ def _hours_before(pipeline: Pipeline, storage: StorageResource) -> float:
     return float(record.get("training_hours", prices().assumed_training_hours))
 
 
-def _count_users(pipeline: Pipeline, storage: StorageResource) -> int:
+def _count_batch_users(pipeline: Pipeline, storage: StorageResource) -> int:
     """Those of the last list of users; where there is none yet, those of the interactions."""
     files = UsersFiles(storage.store, storage.uri(pipeline.places.batch_users)).files()
     if all(storage.store.head(uri) for uri in files):
         return sum(_lines(storage, uri) for uri in files)
-    with storage.local_file(storage.uri(pipeline.places.interactions)) as path:
-        users = pl.scan_csv(path, schema_overrides={USER_ID: pl.String}, glob=False)
-        return int(users.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item())
+    return count_users(pipeline, storage)
 
 
 def _lines(storage: StorageResource, uri: str) -> int:

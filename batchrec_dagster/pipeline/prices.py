@@ -23,6 +23,7 @@ class Prices(BaseModel):
     assumed_training_hours: NonNegativeFloat
     recommendations_per_1000_users: NonNegativeFloat
     recommendations_v2_per_1000_users: NonNegativeFloat
+    segments_per_1000_users: NonNegativeFloat
 
 
 @cache

@@ -26,7 +26,14 @@ from batchrec_dagster.pipeline.assets.publishing import storage_errors
 from batchrec_dagster.pipeline.assets.specs import MODEL, described
 from batchrec_dagster.pipeline.assets.training import told_to_train_afresh
 from batchrec_dagster.pipeline.checks import published, specs, stopped
-from batchrec_dagster.pipeline.cost import estimate, import_cost, summary, told, within_budget
+from batchrec_dagster.pipeline.cost import (
+    Cost,
+    estimate,
+    import_cost,
+    summary,
+    told,
+    within_budget,
+)
 from batchrec_dagster.pipeline.places import read_record, write_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
@@ -97,6 +104,22 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         ensure = personalize.ensure(
             context.log, {**pipeline.tags, "batchrec:data-version": _together(versions)}
         )
+
+        def estimated(imports: list[int], version: str, solutions: list[str]) -> list[Cost]:
+            return estimate(
+                pipeline,
+                storage,
+                imports=imports,
+                data_version=version,
+                dataset_group=group_name,
+                solutions=solutions,
+                afresh=told_to_train_afresh(pipeline, context.run),
+            )
+
+        if budgeted and not any(g["name"] == group_name for g in ensure.list(DATASET_GROUP)):
+            # Not even the group is made of what costs too much.
+            first = estimated(_sizes(storage, datasets, None), _together(versions), [])
+            yield from stopped(within_budget(pipeline.budget, first, personalize))
         group = ensure.named(DATASET_GROUP, group_name, {}).arn
         there = [_dataset(ensure, group, group_name, dataset) for dataset in datasets]
         arns = [dataset.arn for dataset in there]
@@ -123,15 +146,8 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             or before.get("data_version") != version
             or not all(_imports(ensure, dataset) for dataset in there)
         )
-        costs = estimate(
-            pipeline,
-            storage,
-            imports=sizes if new else [],
-            data_version=version,
-            dataset_group=group_name,
-            solutions=[s["name"] for s in ensure.list(SOLUTION, datasetGroupArn=group)],
-            afresh=told_to_train_afresh(pipeline, context.run),
-        )
+        solutions = [s["name"] for s in ensure.list(SOLUTION, datasetGroupArn=group)]
+        costs = estimated(sizes if new else [], version, solutions)
         context.log.info(
             f"{'' if personalize.on_aws else 'on AWS '}this run costs {summary(costs)}"
         )

@@ -34,6 +34,7 @@ from batchrec_dagster.pipeline.assets.specs import (
     sample,
 )
 from batchrec_dagster.pipeline.checks import published, specs, stopped
+from batchrec_dagster.pipeline.cost import count_users, segments_cost, told
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.pipeline.settings.segments import Segments
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
@@ -130,6 +131,11 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
                 solutionVersionArn=version_arn,
             ),
         )
+        paid = (
+            [segments_cost(len(segments.queries), count_users(pipeline, storage))]
+            if job.created
+            else []
+        )
         table = SegmentTable(read_titles(pipeline, storage) if titles else None)
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "user_segments.parquet"
@@ -172,6 +178,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
                     "status": job.description["status"],
                     "outcome": "segmented" if job.created else "unchanged: not segmented again",
                     "inference_seconds": lasted(job),
+                    **told("cost_usd", paid, personalize),
                     "sample": sample(table.sample),
                     "seconds": time.monotonic() - started,
                 },
