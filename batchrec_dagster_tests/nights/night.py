@@ -51,7 +51,7 @@ class Run:
         self.process.join()
         return alive
 
-    def end(self, timeout: float = 300) -> str:
+    def end(self, timeout: float = 900) -> str:
         """Waits for it: why it failed, or nothing."""
         self.process.join(timeout)
         assert not self.process.is_alive(), "the run does not end"
