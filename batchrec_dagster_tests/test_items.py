@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,26 @@ def test_cells_become_what_personalize_takes(tmp_path: Path) -> None:
         ("3", 981_072_000, None, -1.5),
     ]
     assert read.titles.rows() == [("007", 'Say "hello"\nagain'), ("ü", None), ("3", "C")]
+
+
+@pytest.mark.parametrize("by", ["\t", ",", ";", "|", "::"])
+def test_the_delimiter_is_found_by_the_declared_columns(tmp_path: Path, by: str) -> None:
+    layout = ItemsLayout(None, item="id", title="full title", numbers={"PRICE": "price"})
+    path = tmp_path / "items.csv"
+    for wanted in (layout, replace(layout, delimiter=by)):
+        path.write_text(f"price{by}id{by}full title\n2.5{by}a{by}A\n")
+        read = ItemsFile(path, "items.csv", wanted).read()
+        assert read.metadata.rows() == [("a", 2.5)]
+        assert read.titles.rows() == [("a", "A")]
+
+
+def test_a_comma_may_stand_for_the_point_in_numbers(tmp_path: Path) -> None:
+    layout = ItemsLayout(";", item="id", numbers={"PRICE": "price"}, decimal=",")
+    path = tmp_path / "items.csv"
+    path.write_text("id;price\na;2,5\nb;1.234,5\nc;2.5\nd;\n")
+    read = ItemsFile(path, "items.csv", layout).read()
+    assert read.metadata.rows() == [("a", 2.5), ("d", None)]
+    assert read.bad.counts == {"PRICE is not a number": 2}
 
 
 def test_letters_of_either_encoding_are_read(tmp_path: Path) -> None:

@@ -288,6 +288,55 @@ def test_items_are_looked_at_too(here: Project) -> None:
     assert "no column is known as the item's id; it has: a, b" in said
 
 
+def test_columns_of_the_items_can_be_told_as_those_of_the_ratings(here: Project) -> None:
+    written(here.root / "ratings.csv", "userId,productId,rating,timestamp")
+    lines = [f"A|B#{item}#Product {item}#{item},5#7" for item in range(85)]
+    (here.root / "products.csv").write_text("\n".join(["what#key#called#cost#year", *lines]))
+    ask = ("--ratings", "ratings.csv", "--items", "products.csv")
+    code, said = new("shop", *ask, "--items-delimiter", "#")
+    assert code == 2
+    assert "no column is known as the item's id; it has: what, key, called, cost, year" in said
+    assert "say it by name, or by position, from 1, where there is no header: --items-id" in said
+    told = ("--items-id", "key", "--items-title", "called", "--items-number", "cost")
+    code, said = new("shop", *ask, "--items-delimiter", "#", *told, "--items-category", "KIND=what")
+    assert code == 0, said
+    assert declared(here)["items"] == {
+        "source": "products.csv",
+        "delimiter": "#",
+        "decimal": ",",
+        "columns": {
+            "item": "key",
+            "title": "called",
+            "categories": {"KIND": "what"},
+            "numbers": {"YEAR": "year", "COST": "cost"},
+        },
+    }
+    assert "cannot be read" not in said
+    # Without a header.
+    (here.root / "products.csv").write_text("\n".join(line.replace("#", ";") for line in lines))
+    places = ("--items-id", "2", "--items-title", "3", "--items-category")
+    assert "write --items-category NAME=1" in new("club", *ask, *places, "1")[1]
+    code, said = new("club", *ask, *places, "KIND=1")
+    assert code == 0, said
+    items = declared(here, "club")["items"]
+    assert items["delimiter"] == ";"
+    assert items["columns"] == {"item": 2, "title": 3, "categories": {"KIND": 1}}
+    for wrong, why in (
+        (("--items-id", "keys"), "has no column 'keys' (item)"),
+        (("--items-id", "9", "--items-title", "3"), "has 5 columns, and so no column 9 (item)"),
+        (("--items-id", "2", "--items-title", "called"), "all by name, or all by position"),
+        (("--items-id", "2"), "say it by name, or by position, from 1, where there is no header:"),
+    ):
+        code, said = new("pub", *ask, *wrong)
+        assert (code, why in said) == (2, True), said
+    code, said = new("pub", "--ratings", "ratings.csv", "--items-id", "2")
+    assert code == 2
+    assert "but not their file: --items FILE" in said
+    pl.DataFrame({"id": [1]}).write_parquet(here.root / "products.csv")
+    assert "products.csv is parquet: items are read from CSV" in new("pub", *ask)[1]
+    assert left(here) == ["club", "shop"]
+
+
 def test_what_is_too_little_or_bad_is_told(here: Project) -> None:
     (here.root / "few.csv").write_text("user_id,item_id,timestamp\na,b,1500000000\n,c,1500000001\n")
     code, said = new("shop", "--ratings", "few.csv")

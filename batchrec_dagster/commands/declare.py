@@ -111,6 +111,8 @@ def _items(source: str, found: FoundItems) -> Iterator[str]:
         return
     if found.delimiter not in (None, ","):
         yield f"    delimiter: {scalar(found.delimiter)}"
+    if found.decimal != ".":
+        yield f"    decimal: {scalar(found.decimal)}"
     yield "    columns:"
     for role, column in (("item", found.item), ("title", found.title), ("created", found.created)):
         if column is not None:
@@ -118,7 +120,9 @@ def _items(source: str, found: FoundItems) -> Iterator[str]:
     for role, columns in (("categories", found.categories), ("numbers", found.numbers)):
         if columns:
             yield f"      {role}:"
-            yield from (f"        {name}: {scalar(column)}" for name, column in columns.items())
+            yield from (
+                f"        {scalar(name)}: {scalar(column)}" for name, column in columns.items()
+            )
     if found.separator != VALUE_SEPARATOR:
         yield f"    separator: {scalar(found.separator)}"
 

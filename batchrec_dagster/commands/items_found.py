@@ -5,17 +5,23 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 
 from batchrec_dagster.commands.first_look import FirstLook, first_look
-from batchrec_dagster.commands.ratings_columns import UnknownColumnsError
+from batchrec_dagster.commands.items_options import AskedItems, field_name
+from batchrec_dagster.commands.ratings_columns import (
+    UnknownColumnsError,
+    check_there,
+    decimal_of,
+    numbers_of,
+)
 from batchrec_dagster.formats.items import VALUE_SEPARATOR
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
-from batchrec_dagster.preparation.layout import Column
+from batchrec_dagster.preparation.layout import Column, Decimal
 from batchrec_dagster.preparation.names import recognise
 from batchrec_dagster.preparation.opening import RawFile, open_file
 from batchrec_dagster.samples.items import KNOWN_ITEMS
@@ -37,20 +43,26 @@ class FoundItems:
 
     rows: int
     delimiter: str | None = None
+    decimal: Decimal = "."
     item: Column | None = None
-    title: str | None = None
-    created: str | None = None
-    categories: Mapping[str, str] = field(default_factory=dict)
-    numbers: Mapping[str, str] = field(default_factory=dict)
+    title: Column | None = None
+    created: Column | None = None
+    categories: Mapping[str, Column] = field(default_factory=dict)
+    numbers: Mapping[str, Column] = field(default_factory=dict)
     separator: str = VALUE_SEPARATOR
     warnings: Sequence[str] = ()
 
 
-def find_items(source: str, file: RawFile, ids: Collection[str], rated: pl.Series) -> FoundItems:
-    """Look at the file. ids: what the column with the item's id may be called, beside the usual
-    names; rated: the ids of the ratings' items. Raises UnknownColumnsError, PreparationError."""
-    known = KNOWN_ITEMS.get(source)
-    found = FoundItems(0) if known is not None else _columns(file, ids)
+def find_items(
+    source: str, file: RawFile, asked: AskedItems, ids: Collection[str], rated: pl.Series
+) -> FoundItems:
+    """Look at the file. asked: what someone has told; ids: what the column with the item's id may
+    be called, beside the usual names; rated: the ids of the ratings' items.
+
+    Raises UnknownColumnsError, PreparationError.
+    """
+    known = KNOWN_ITEMS.get(source) if asked == AskedItems() else None
+    found = FoundItems(0) if known is not None else _columns(file, asked, ids)
     layout = known or ItemsLayout(
         delimiter=found.delimiter or ",",
         item=found.item or "",
@@ -59,6 +71,7 @@ def find_items(source: str, file: RawFile, ids: Collection[str], rated: pl.Serie
         categories=found.categories,
         numbers=found.numbers,
         separator=found.separator,
+        decimal=found.decimal,
     )
     read = ItemsFile(file.path, file.name, layout).read()
     warnings = []
@@ -73,44 +86,60 @@ def find_items(source: str, file: RawFile, ids: Collection[str], rated: pl.Serie
             f"{file.name} has only {there:,} of the {len(rated):,} items of the ratings: is"
             f" {layout.item} the same id?"
         )
-    return FoundItems(**{**vars(found), "rows": read.rows, "warnings": warnings})
+    return replace(found, rows=read.rows, warnings=warnings)
 
 
-def _columns(file: RawFile, ids: Collection[str]) -> FoundItems:
+def _columns(file: RawFile, asked: AskedItems, ids: Collection[str]) -> FoundItems:
+    positions = any(isinstance(column, int) for column in asked.roles.values())
     with tempfile.TemporaryDirectory() as folder:
-        look = first_look(open_file(file, "auto", Path(folder)), delimiter=None, positions=False)
-    if look.format != "csv" or not look.has_header:
-        raise PreparationError(
-            f"{file.name} is no CSV file with a header: items are declared by hand then, as the"
-            " README shows; leave --items out"
-        )
+        opened = open_file(file, "auto", Path(folder))
+        look = first_look(opened, delimiter=asked.delimiter, positions=positions)
+    if look.format != "csv":
+        raise PreparationError(f"{file.name} is {look.format}: items are read from CSV")
+    check_there(look, asked.roles)
     called = [name for name in look.columns if name in ids or _plain(name) == "id"]
-    item = recognise(look.columns).get("item") or (called[0] if called else None)
-    title, created = _first(look, _NAMES["title"], item), _first(look, _NAMES["created"], item)
-    categories = {_field(name): name for name in _known(look, _NAMES["categories"])}
+    item = asked.columns.get("item") or recognise(look.columns).get("item") or _first(called)
+    taken = {item, *asked.roles.values()}
+
+    def known(role: str) -> list[str]:
+        return [name for name in _known(look, _NAMES[role]) if name not in taken]
+
+    title = asked.columns.get("title") or _first(known("title"))
+    created = asked.columns.get("created") or _first(known("created"))
+    decimal = decimal_of(look, [*known("numbers"), *asked.numbers.values()])
     numbers = {
-        _field(name): name for name in _known(look, _NAMES["numbers"]) if _is_number(look, name)
+        field_name(name): name
+        for name in known("numbers")
+        if _is_number(look.column(name), decimal)
     }
-    if item is None or not (title or created or categories or numbers):
-        what = "item's id" if item is None else "title, a category or a number"
-        raise UnknownColumnsError(
-            f"{file.name}: no column is known as the {what}; it has: {', '.join(look.columns)};"
-            " leave --items out, and declare items by hand as the README shows"
-        )
-    return FoundItems(
+    found = FoundItems(
         rows=0,
         delimiter=look.delimiter,
+        decimal=decimal,
         item=item,
         title=title,
         created=created,
-        categories=categories,
-        numbers=numbers,
-        separator=_separator(look, list(categories.values())),
+        categories={**{field_name(name): name for name in known("categories")}, **asked.categories},
+        numbers={**numbers, **asked.numbers},
     )
+    if item is None or not (title or created or found.categories or found.numbers):
+        what, say = (
+            ("item's id", "--items-id COL")
+            if item is None
+            else (
+                "title, a category or a number",
+                "--items-title, --items-category, --items-number",
+            )
+        )
+        raise UnknownColumnsError(
+            f"{file.name}: no column is known as the {what}; it has: {', '.join(look.columns)}; say"
+            f" it by name, or by position, from 1, where there is no header: {say}"
+        )
+    return replace(found, separator=_separator(look, [*found.categories.values()]))
 
 
-def _first(look: FirstLook, names: Sequence[str], item: str | None) -> str | None:
-    return next((name for name in _known(look, names) if name != item), None)
+def _first(names: Sequence[str]) -> str | None:
+    return next(iter(names), None)
 
 
 def _known(look: FirstLook, names: Sequence[str]) -> list[str]:
@@ -123,17 +152,11 @@ def _plain(column: str) -> str:
     return re.sub(r"[\s_.-]", "", column).lower()
 
 
-def _field(column: str) -> str:
-    """A name for Personalize: capital letters, digits and _."""
-    return re.sub(r"\W+", "_", column, flags=re.ASCII).strip("_").upper()
+def _is_number(cells: pl.Series, decimal: Decimal) -> bool:
+    return bool(len(cells)) and not numbers_of(cells, decimal).null_count()
 
 
-def _is_number(look: FirstLook, column: str) -> bool:
-    cells = look.column(column)
-    return bool(len(cells)) and not cells.cast(pl.Float64, strict=False).null_count()
-
-
-def _separator(look: FirstLook, categories: Sequence[str]) -> str:
+def _separator(look: FirstLook, categories: Sequence[Column]) -> str:
     """What stands between several values: the first that stands in any cell."""
     for separator in _SEPARATORS:
         if any(

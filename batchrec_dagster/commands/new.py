@@ -7,12 +7,13 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchrec_dagster.commands.completion import files as files_that_begin
 from batchrec_dagster.commands.deployed import storage
+from batchrec_dagster.commands.items_options import asked, column, items_options
 from batchrec_dagster.commands.project import (
     Project,
     ProjectError,
@@ -50,6 +51,7 @@ MOST_FILES = 20
 @click.option("--event-type", metavar="COL", help="The column with the kind of event, if any.")
 @click.option("--delimiter", metavar="CHAR", help="What separates the fields of a CSV file.")
 @click.option("--time-format", metavar="FORMAT", help="How times are written, as for strptime.")
+@items_options
 def new(
     name: str,
     ratings: str,
@@ -61,6 +63,7 @@ def new(
     event_type: str | None,
     delimiter: str | None,
     time_format: str | None,
+    **of_items: Any,
 ) -> None:
     """Look at a file of ratings, and declare the pipeline NAME for it.
 
@@ -72,15 +75,18 @@ def new(
     Examples:
       batchrec new shop --ratings data/orders.csv
       batchrec new shop --ratings data/orders.csv --items data/products.csv
+      batchrec new shop --ratings data/orders.csv --items data/products.csv \\
+        --items-id sku --items-title called --items-category GENRES=kind
       batchrec new shop --ratings 's3://shop/orders/*.parquet' --time ordered_at
       batchrec new films --ratings ratings.dat --user 1 --item 2 --rating 3 --time 4
     """
     told = {
         "user": user, "item": item, "timestamp": time, "rating": rating, "event_type": event_type,
     }  # fmt: skip
-    columns = {role: _column(text) for role, text in told.items() if text is not None}
-    if len({type(column) for column in columns.values()}) > 1:
+    columns = {role: column(text) for role, text in told.items() if text is not None}
+    if len({type(each) for each in columns.values()}) > 1:
         raise click.UsageError("give the columns all by name, or all by position")
+    items_asked = asked(items, **of_items)
     try:
         project = find_project()
     except ProjectError as error:
@@ -115,7 +121,10 @@ def new(
             items_source = _source(items, project)
             with in_place(items_source, deployed, project.root) as files:
                 ids = [str(found.columns["item"])] if found.columns else []
-                with_items = items_source, find_items(items_source, files[0], ids, found.items)
+                with_items = (
+                    items_source,
+                    find_items(items_source, files[0], items_asked, ids, found.items),
+                )
         text = declare.declaration(name, source, found, with_items, project.defs / name)
         declare.check(project, name, text)
         written = declare.put(project, name, text)
@@ -143,10 +152,6 @@ def new(
     click.echo(f"\nWrote {_near(written)}, which loads. Next:")
     for command in _next(name, project):
         click.echo(f"  {command}")
-
-
-def _column(text: str) -> str | int:
-    return int(text) if text.isascii() and text.isdecimal() else text
 
 
 def _check_name(name: str, project: Project) -> None:
@@ -206,8 +211,8 @@ def _told_of_items(found: FoundItems) -> list[str]:
     roles = {
         "ids": found.item,
         "titles": found.title,
-        "categories": ", ".join(found.categories.values()),
-        "numbers": ", ".join(found.numbers.values()),
+        "categories": ", ".join(map(str, found.categories.values())),
+        "numbers": ", ".join(map(str, found.numbers.values())),
         "created": found.created,
     }
     return [f"{role:<11}{column}" for role, column in roles.items() if column]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 import polars as pl
@@ -10,6 +10,7 @@ import polars as pl
 from batchrec_dagster.commands.first_look import FirstLook
 from batchrec_dagster.pipeline.checks import CLOCK_SLACK, EARLIEST
 from batchrec_dagster.preparation import times
+from batchrec_dagster.preparation.csv_table import pointed
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.layout import EPOCH_UNITS, Column, Decimal
 from batchrec_dagster.preparation.names import recognise
@@ -36,15 +37,7 @@ class UnknownColumnsError(PreparationError):
 
 def columns_of(look: FirstLook, asked: Mapping[str, Column]) -> dict[str, Column]:
     """The columns by role, as told, by their names, or by what is in them."""
-    for role, column in asked.items():
-        if isinstance(column, str) and column not in look.columns:
-            raise UnknownColumnsError(
-                f"{look.name} has no column {column!r} ({role}); it has: {_listed(look)}"
-            )
-        if isinstance(column, int) and not 1 <= column <= len(look.columns):
-            raise UnknownColumnsError(
-                f"{look.name} has {len(look.columns)} columns, and so no column {column} ({role})"
-            )
+    check_there(look, asked)
     names = recognise(look.columns) if look.has_header else {}
     columns: dict[str, Column] = {
         **{role: name for role, name in names.items() if name not in asked.values()},
@@ -72,6 +65,19 @@ def columns_of(look: FirstLook, asked: Mapping[str, Column]) -> dict[str, Column
         if not len(kinds) or kinds.n_unique() > MOST_KINDS:
             del columns["event_type"]
     return columns
+
+
+def check_there(look: FirstLook, asked: Mapping[str, Column]) -> None:
+    """Raise UnknownColumnsError unless the file has the columns that were told, by role."""
+    for role, column in asked.items():
+        if isinstance(column, str) and column not in look.columns:
+            raise UnknownColumnsError(
+                f"{look.name} has no column {column!r} ({role}); it has: {_listed(look)}"
+            )
+        if isinstance(column, int) and not 1 <= column <= len(look.columns):
+            raise UnknownColumnsError(
+                f"{look.name} has {len(look.columns)} columns, and so no column {column} ({role})"
+            )
 
 
 def _listed(look: FirstLook) -> str:
@@ -115,14 +121,21 @@ def time_format_of(look: FirstLook, column: Column) -> str | None:
     )
 
 
-def decimal_of(look: FirstLook, columns: Mapping[str, Column]) -> Decimal:
-    """What stands before the fraction of a rating: a comma, where the first ones are whole numbers
-    and such with a comma."""
-    if "rating" not in columns or look.format != "csv":
-        return "."
-    cells = look.column(columns["rating"])
-    all_numbers = cells.str.contains(r"^[+-]?[0-9]+(?:,[0-9]+)?$").all()
-    return "," if all_numbers and cells.str.contains(",", literal=True).any() else "."
+def decimal_of(look: FirstLook, columns: Iterable[Column]) -> Decimal:
+    """What stands before the fraction of the numbers in these columns: a comma, where the first
+    cells of any are whole numbers and such with a comma."""
+
+    def has_comma(cells: pl.Series) -> bool:
+        numbers = cells.str.contains(r"^[+-]?[0-9]+(?:,[0-9]+)?$").all()
+        return bool(numbers and cells.str.contains(",", literal=True).any())
+
+    return "," if look.format == "csv" and any(map(has_comma, map(look.column, columns))) else "."
+
+
+def numbers_of(cells: pl.Series, decimal: Decimal) -> pl.Series:
+    """The numbers in the cells; null for what is none."""
+    text = pl.lit(cells) if decimal == "." else pointed(pl.lit(cells))
+    return pl.select(text.cast(pl.Float64, strict=False)).to_series()
 
 
 def scale_of(
@@ -131,10 +144,7 @@ def scale_of(
     """The least and the largest rating of the first rows; None where there are none."""
     if "rating" not in columns:
         return None
-    cells = look.column(columns["rating"])
-    if decimal == ",":
-        cells = cells.str.replace(",", ".", literal=True)
-    numbers = cells.cast(pl.Float64, strict=False).drop_nulls()
+    numbers = numbers_of(look.column(columns["rating"]), decimal).drop_nulls()
     numbers = numbers.filter(numbers.is_finite())
     if not len(numbers):
         return None

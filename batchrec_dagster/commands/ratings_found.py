@@ -151,7 +151,7 @@ def _declared(
         return _Declared(Reading.of(known), min_rating=LIKED[5] if known.rating else None)
     look = _look(files, asked, delimiter)
     columns = columns_of(look, asked)
-    decimal = decimal_of(look, columns)
+    decimal = decimal_of(look, [columns["rating"]] if "rating" in columns else [])
     scale = scale_of(look, columns, decimal)
     min_rating = liked(scale)
     if min_rating is None:

@@ -28,8 +28,9 @@ from batchrec_dagster.formats.items import (
     items_schema,
 )
 from batchrec_dagster.formats.schemas import MAX_CATEGORICAL_LENGTH
+from batchrec_dagster.preparation.csv_table import DELIMITERS, split_line
 from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.layout import Column, Encoding
+from batchrec_dagster.preparation.layout import Column, Decimal, Encoding
 from batchrec_dagster.preparation.local import BadRows
 from batchrec_dagster.preparation.opening import RawFile, open_file
 
@@ -42,6 +43,7 @@ FIRST_MILLISECOND = 10**11
 NOTHING = ("", "\\N")
 # In files of other delimiters a quote is a part of the text.
 QUOTED = (",", ";")
+_SWAPPED = str.maketrans(",.", ".,")
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,11 @@ class ItemsLayout:
     """Which field of a line holds what: by its name in the header, or by position, from 1.
 
     `categories` and `numbers` are by their field's name in Personalize; `separator` stands between
-    the values of a category. `encoding` as in the layout of ratings.
+    the values of a category. `encoding` and `decimal` as in the layout of ratings. `delimiter`
+    None: the one by which the header has the columns, or a comma.
     """
 
-    delimiter: str
+    delimiter: str | None
     item: Column
     title: Column | None = None
     created: Column | None = None
@@ -60,6 +63,7 @@ class ItemsLayout:
     numbers: Mapping[str, Column] = field(default_factory=dict)
     separator: str = VALUE_SEPARATOR
     encoding: Encoding = "auto"
+    decimal: Decimal = "."
 
     @property
     def has_header(self) -> bool:
@@ -117,6 +121,19 @@ class ItemsFile:
     name: str
     layout: ItemsLayout
 
+    @cached_property
+    def delimiter(self) -> str:
+        """What separates the fields."""
+        if self.layout.delimiter is not None:
+            return self.layout.delimiter
+        first = next((line for line in io.StringIO(self._text) if line.strip()), "")
+        wanted = set(self.layout.roles.values())
+
+        def fits(by: str) -> bool:
+            return wanted <= {name.strip() for name in split_line(first, by, quoted=by in QUOTED)}
+
+        return next(filter(fits, (",", *DELIMITERS)), ",")
+
     def read(self) -> ItemsRead:
         """Read the whole file; of an item that stands twice the first row counts.
 
@@ -139,7 +156,7 @@ class ItemsFile:
             except _BadRowError as error:
                 reasons[str(error)] += 1
                 if len(examples) < EXAMPLES:
-                    text = self.layout.delimiter.join(fields)
+                    text = self.delimiter.join(fields)
                     examples.append(f"{self.name}, line {line}: {error}: {text!r}")
             else:
                 seen.add(values[0])
@@ -172,13 +189,13 @@ class ItemsFile:
         """What makes a value for this role of a row's fields, or raises _BadRowError."""
         at = self._position(role, self.layout.roles[role])
         kind, _, name = role.partition(".")
-        separator = self.layout.separator
+        separator, decimal = self.layout.separator, self.layout.decimal
         readers: dict[str, Callable[[str], Any]] = {
             "item": _item,
             "title": _title,
             "created": _created,
             "categories": lambda text: _category(name, text, separator),
-            "numbers": lambda text: _number(name, text),
+            "numbers": lambda text: _number(name, text, decimal),
         }
         read = readers[kind]
         return lambda fields: read(fields[at])
@@ -190,13 +207,13 @@ class ItemsFile:
             if column > len(names):
                 raise PreparationError(
                     f"{self.name}: items.columns.{role} is column {column}, but line 1 has"
-                    f" {len(names)} with the delimiter {self.layout.delimiter!r}"
+                    f" {len(names)} with the delimiter {self.delimiter!r}"
                 )
             return column - 1
         if column not in names:
             raise PreparationError(
                 f"{self.name} has no column {column!r} (items.columns.{role}); its header, read"
-                f" with the delimiter {self.layout.delimiter!r} (items.delimiter), has:"
+                f" with the delimiter {self.delimiter!r} (items.delimiter), has:"
                 f" {', '.join(names)}"
             )
         return names.index(column)
@@ -216,7 +233,7 @@ class ItemsFile:
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """The number of each line that is not blank, and its fields."""
-        delimiter = self.layout.delimiter
+        delimiter = self.delimiter
         file = io.StringIO(self._text, newline="")
         if delimiter not in QUOTED:
             for number, line in enumerate(file, start=1):
@@ -279,11 +296,12 @@ def _category(name: str, text: str, separator: str) -> str | None:
     return _text(name, VALUE_SEPARATOR.join(values)) or None
 
 
-def _number(name: str, text: str) -> float | None:
+def _number(name: str, text: str, decimal: Decimal) -> float | None:
     if text.strip() in NOTHING:
         return None
     try:
-        number = float(text)
+        # With a comma, what has a point is no number.
+        number = float(text if decimal == "." else text.translate(_SWAPPED))
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

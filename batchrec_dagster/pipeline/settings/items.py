@@ -13,7 +13,7 @@ from batchrec_dagster.formats.items import VALUE_SEPARATOR
 from batchrec_dagster.formats.schemas import SchemaError, parse_schema
 from batchrec_dagster.pipeline.settings.sources import known_source, readable_delimiter
 from batchrec_dagster.preparation.items import ItemsLayout
-from batchrec_dagster.preparation.layout import Encoding
+from batchrec_dagster.preparation.layout import Decimal, Encoding
 from batchrec_dagster.samples.items import KNOWN_ITEMS
 
 Column = str | int
@@ -61,7 +61,7 @@ class ItemColumns(dg.Model):
         if len(columns) == 1:
             raise ValueError("say which columns hold the title, categories or numbers")
         try:
-            schema = self.layout(delimiter=",").schema
+            schema = self.layout(delimiter=None).schema
             if schema is not None:
                 parse_schema(schema)
         except SchemaError as error:
@@ -69,7 +69,11 @@ class ItemColumns(dg.Model):
         return self
 
     def layout(
-        self, delimiter: str, separator: str = VALUE_SEPARATOR, encoding: Encoding = "auto"
+        self,
+        delimiter: str | None,
+        separator: str = VALUE_SEPARATOR,
+        encoding: Encoding = "auto",
+        decimal: Decimal = ".",
     ) -> ItemsLayout:
         """How to read a file that has them."""
         return ItemsLayout(
@@ -81,6 +85,7 @@ class ItemColumns(dg.Model):
             numbers=self.numbers,
             separator=separator,
             encoding=encoding,
+            decimal=decimal,
         )
 
 
@@ -95,8 +100,12 @@ class Items(dg.Model):
     delimiter: str | None = Field(
         default=None,
         description="What separates the fields: one character, or `::`. Default: a comma, or what"
-        " a known source has. With a comma or a semicolon, fields may stand in double quotes.",
+        " a known source has, or what makes the header hold the declared columns. With a comma or a"
+        " semicolon, fields may stand in double quotes.",
         examples=[",", "\t", "::"],
+    )
+    decimal: Decimal = Field(
+        default=".", description="What stands before the fraction of a number: `,` for 4,5."
     )
     encoding: Encoding = Field(
         default="auto",
@@ -155,9 +164,11 @@ class Items(dg.Model):
                 delimiter=self.delimiter or known.delimiter,
                 separator=self.separator,
                 encoding=known.encoding if self.encoding == "auto" else self.encoding,
+                decimal=self.decimal,
             )
         return self.columns.layout(
-            delimiter=self.delimiter or (known.delimiter if known else ","),
+            delimiter=self.delimiter or (known.delimiter if known else None),
             separator=self.separator,
             encoding=self.encoding,
+            decimal=self.decimal,
         )

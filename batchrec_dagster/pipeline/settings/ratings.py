@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from batchrec_dagster.pipeline.settings.columns import Columns
 from batchrec_dagster.pipeline.settings.sources import known_source, readable_delimiter
+from batchrec_dagster.preparation.layout import Decimal
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.sources import known_layout
 from batchrec_dagster.preparation.times import check_format
@@ -49,7 +50,7 @@ class Ratings(dg.Model):
         description='Whether " around a field of csv keeps it together; without it a quote is like'
         " any other character.",
     )
-    decimal: Literal[".", ","] = Field(
+    decimal: Decimal = Field(
         default=".",
         description="What stands before the fraction of a number in csv: `,` for 4,5.",
     )
