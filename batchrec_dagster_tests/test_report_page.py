@@ -138,6 +138,17 @@ def test_nothing_bars_anyone_from_it_and_nothing_is_cut(opened: Any) -> None:
     assert _sticking_out(opened) == []
 
 
+@pytest.mark.parametrize("opened", [{"viewport": {"width": 768, "height": 900}}], indirect=True)
+def test_tiles_stand_in_even_rows(opened: Any) -> None:
+    in_rows: list[dict[str, int]] = opened.evaluate(
+        """() => [...document.querySelectorAll('.tiles')].map((tiles) => {
+          const rows = {};
+          for (const tile of tiles.children) rows[tile.offsetTop] = (rows[tile.offsetTop] || 0) + 1;
+          return rows; })"""
+    )
+    assert [[*rows.values()] for rows in in_rows] == [[2, 2], [2, 2], [3]]
+
+
 def test_hostile_data_are_text(opened: Any) -> None:
     assert opened.evaluate("window.shot") is None
     assert opened.evaluate("document.scripts.length") == 2
@@ -180,8 +191,10 @@ def test_a_user_is_found_with_the_keyboard_alone(opened: Any) -> None:
     assert f": {listed[2]} of its {payload['items'][listed[1]][2]} users also have this" in why
 
     opened.get_by_label("Find a user").fill("nobody")
-    assert status.text_content() == "0 users found"
+    assert status.text_content() == "No user here has nobody in their id"
+    assert not opened.locator("#person").is_visible()
     opened.get_by_role("button", name="Someone at random").click()
+    assert opened.locator("#person").is_visible()
     assert (status.text_content() or "").startswith("12 users found; user ")
 
 
@@ -277,7 +290,9 @@ def test_a_chart_is_drawn_whatever_the_labels(values: dict[str, float], draw: An
     drawn = ElementTree.fromstring(f"<div>{svg}</div>")
     texts = {text.text or "" for text in drawn.iter("text")}
     # White space beside the text is all that may differ.
-    assert {label for label in labels.values() if label} <= {" ".join(t.split()) for t in texts}
+    assert {label.strip() for label in labels.values() if label} <= {
+        " ".join(t.split()) for t in texts
+    }
 
 
 def _sticking_out(tab: Any) -> list[str]:

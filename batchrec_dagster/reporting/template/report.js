@@ -97,8 +97,9 @@
     }
     const more = places.length > MOST_MATCHES ? `, the first ${MOST_MATCHES} are listed` : "";
     found = places.length === 1 ? "1 user found" : `${number(places.length)} users found${more}`;
+    element("person").hidden = !places.length;
     if (places.length) show(wanted ? places[0][1] : chosen);
-    else element("found").textContent = found;
+    else element("found").replaceChildren("No user here has ", made("bdi", wanted), " in their id");
   }
 
   if (data.people.length) {
