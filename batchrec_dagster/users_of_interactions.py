@@ -1,4 +1,5 @@
-"""The users of the interactions, each with their last time: a small file, where Spark wrote both.
+"""The users of the interactions, each with their last time and how many they have: a small file,
+where Spark wrote both.
 
 It is named by the ETag of the interactions that it was written with. Who finds one for the
 interactions as they are has their users, whatever was killed or published meanwhile; who finds none
@@ -16,7 +17,7 @@ from batchrec_dagster.object_store import ObjectNotFoundError, ObjectStore
 
 @dataclass(frozen=True)
 class UsersOfInteractions:
-    """Those of the interactions at `uri`: Parquet with USER_ID and TIMESTAMP."""
+    """Those of the interactions at `uri`: Parquet with USER_ID, TIMESTAMP and INTERACTIONS."""
 
     store: ObjectStore
     uri: str

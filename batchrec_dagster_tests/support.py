@@ -200,13 +200,13 @@ def assert_etags_are_told(store: ObjectStore, folder: Path, root: str) -> None:
 
 
 def last_times(interactions: Path) -> pl.DataFrame:
-    """USER_ID and TIMESTAMP: the users of the file, as the local engine has them, each with their
-    last time."""
+    """USER_ID, TIMESTAMP, INTERACTIONS: the users of the file, as the local engine has them, each
+    with their last time and how many they have."""
     types = {"USER_ID": pl.String, "TIMESTAMP": pl.Int64}
     frame = pl.scan_csv(interactions, schema_overrides=types, glob=False)
-    times = frame.group_by("USER_ID").agg(pl.col("TIMESTAMP").max()).collect()
+    times = frame.group_by("USER_ID").agg(pl.col("TIMESTAMP").max(), INTERACTIONS=pl.len())
     users = distinct_users(frame).rename({"userId": "USER_ID"})
-    return users.join(times, on="USER_ID", maintain_order="left")
+    return users.join(times.collect(), on="USER_ID", maintain_order="left")
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:

@@ -214,7 +214,6 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                     "items": lists.items,
                     "results_asked_for": request["numResults"],
                     "seen_items_dropped": lists.dropped,
-                    **stored("table", storage, storage.uri(places.recommendations)),
                     **dataset_group(personalize, solution_version["dataset_group_arn"]),
                     "batch_inference_job_arn": job.arn,
                     "batch_inference_output": output_folder(job.description),
@@ -226,8 +225,10 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                     "seconds": time.monotonic() - started,
                 },
             )
-            result = result._replace(value=lists.publish(about))
-            yield from published(checks, result)
+            edition = lists.publish(about)
+            table = stored("table", storage, edition.uri)
+            metadata = {**(result.metadata or {}), **table}
+            yield from published(checks, result._replace(value=edition, metadata=metadata))
 
     return recommendations
 

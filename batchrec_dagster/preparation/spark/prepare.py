@@ -136,7 +136,9 @@ def _numbers(each: DataFrame) -> dict[str, Any]:
 
 def _write_users(files: Files, each: DataFrame, task: Task) -> None:
     users = each.filter(F.col("of.kind") == "user").select(
-        F.col("of.id").alias("USER_ID"), F.col("latest").alias("TIMESTAMP")
+        F.col("of.id").alias("USER_ID"),
+        F.col("latest").alias("TIMESTAMP"),
+        F.col("rows").alias("INTERACTIONS"),
     )
     folder = f"{task.work}/users"
     # In one part: it is read as a whole, on a machine that the interactions may be too large for.

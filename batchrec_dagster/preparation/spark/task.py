@@ -34,8 +34,8 @@ class SourceFile:
 @dataclass(frozen=True)
 class Task:
     """Prepare `files`, in this order, and write one interactions CSV at the URI `destination`; at
-    the URI `users` one Parquet file of USER_ID and TIMESTAMP: each user, in order of their bytes,
-    with their last time.
+    the URI `users` one Parquet file of USER_ID, TIMESTAMP and INTERACTIONS: each user, in order of
+    their bytes, with their last time and how many interactions they have.
 
     `work` is a folder's URI for what is written meanwhile; it is removed at the end.
     """
