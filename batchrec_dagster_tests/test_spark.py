@@ -233,6 +233,33 @@ def test_json_lines(spark: SparkSession, tmp_path: Path) -> None:
     assert done.rows_read == 10
 
 
+def test_numbers_in_json_are_as_they_are_written(spark: SparkSession, tmp_path: Path) -> None:
+    """Among so many plain lines that these do not decide how lines are read."""
+    numbers = [
+        "6.0",
+        "1e3",
+        "1E3",
+        "-0",
+        "1.50",
+        "0.1",
+        "123456789.5",
+        "1234567890123456789",
+        '"6"',
+    ]
+    plain = '{{"userId": {0}, "movieId": {0}, "rating": 4.5, "timestamp": {0}, "price": {0}}}'
+    lines = [plain.format(number) for number in [*map(str, range(200)), *numbers]]
+    for number in numbers:
+        for name in ("userId", "movieId", "timestamp", "price"):
+            row = {"userId": "7", "movieId": "8", "rating": "5", "timestamp": "9", "price": "1"}
+            row[name] = number
+            lines.append("{" + ", ".join(f'"{key}": {cell}' for key, cell in row.items()) + "}")
+    layout = replace(COMMA, format="json", event_value="price", timestamp_unit="s")
+    done = both(spark, tmp_path, "\n".join(lines), layout, replace(SKIP, min_rating=4))
+    assert done.written is not None
+    assert {"6.0,8,9,1", "7,1e3,9,1", "7,8,9,1.50", "7,8,6,1"} <= set(done.written.splitlines())
+    assert done.left_out == {"the timestamp is not a whole number": 12}
+
+
 def test_parquet(spark: SparkSession, tmp_path: Path) -> None:
     first = pl.DataFrame(
         {
