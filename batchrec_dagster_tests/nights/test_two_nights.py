@@ -1,4 +1,5 @@
-"""Two nights on a server as deploy/compose.yaml starts it, by its services' own commands.
+"""Two nights on a server as deploy/compose.yaml starts it, by its services' own commands: the first
+begins when there are new data, the second at the schedule's time.
 
 Webserver, daemon, code location with PostgreSQL; storage in S3; Personalize over HTTP. No mock.
 """
@@ -109,12 +110,15 @@ class Server:
             yield process
 
     def launch(self, job: str, config: Mapping[str, Any]) -> None:
-        """As an operator does, from a terminal."""
+        """Start a run of the job."""
         file = self.project.root / f"{job}.yaml"
         file.write_text(yaml.safe_dump(config))
-        command = ["dagster", "job", "launch", "-w", "workspace.yaml", "-j", job, "-c", str(file)]
+        self.dagster("job", "launch", "-j", job, "-c", str(file))
+
+    def dagster(self, *words: str) -> None:
+        """A command as an operator types it in a terminal."""
         done = subprocess.run(
-            command,
+            ["dagster", *words, "-w", "workspace.yaml"],
             cwd=self.project.root,
             env=self.environment("webserver"),
             capture_output=True,
@@ -177,6 +181,8 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
                 "shop",
                 f"s3://{bucket}/orders/*.csv",
                 fresh_data={"enabled": True, "every_seconds": 30},
+                # Switched on in the second night.
+                schedule={"cron": "* * * * *"},
                 sinks={"postgres": {"url_env": "SHOP_DATABASE_URL"}},
             )
         )
@@ -193,22 +199,32 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
         upload(s3, bucket, tmp_path, night=1)
         daemon = running.enter_context(server.service("daemon"))
 
-        def finished(job: str, nth: int) -> None:
+        def wait_for(job: str, *, ended: bool = True, **tags: str) -> None:
+            """Until there is such a run, or all such runs there are have ended, and well."""
+            wanted = dg.RunsFilter(
+                job_name=job, tags={f"dagster/{name}": value for name, value in tags.items()}
+            )
             with server.instance() as instance:
 
                 def runs() -> bool | None:
-                    found = instance.get_runs(dg.RunsFilter(job_name=job))
-                    ended = [run for run in found if run.is_finished]
-                    assert all(run.is_success for run in ended), log_of(instance, ended)
-                    return True if len(ended) >= nth else None
+                    found = instance.get_runs(wanted)
+                    over = [run for run in found if run.is_finished]
+                    assert all(run.is_success for run in over), log_of(instance, over)
+                    return True if found and (over == found or not ended) else None
 
-                daemon.wait_for(runs, f"{job} {nth}", timeout=A_NIGHT)
+                daemon.wait_for(runs, f"{job} of {tags}", timeout=A_NIGHT)
 
         lists = []
         for night in (1, 2):
-            if night == 2:
+            if night == 1:
+                wait_for("shop_refresh", sensor_name="shop_fresh_data")
+            else:
+                server.dagster("sensor", "stop", "shop_fresh_data")
                 upload(s3, bucket, tmp_path, night)
-            finished("shop_refresh", night)
+                server.dagster("schedule", "start", "shop_schedule")
+                wait_for("shop_refresh", ended=False, schedule_name="shop_schedule")
+                server.dagster("schedule", "stop", "shop_schedule")
+                wait_for("shop_refresh", schedule_name="shop_schedule")
             published = s3.store().get(f"s3://{bucket}/lists/{TABLE}")
             lists.append(pl.read_parquet(io.BytesIO(published)))
             rows = database.query(
@@ -225,7 +241,7 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
             "shop_teardown",
             {"ops": {"shop__teardown": {"config": {"delete": True, "storage": True}}}},
         )
-        finished("shop_teardown", 1)
+        wait_for("shop_teardown")
         left = [
             *personalize.list_dataset_groups()["datasetGroups"],
             *personalize.list_schemas()["schemas"],
