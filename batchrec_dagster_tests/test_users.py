@@ -52,7 +52,7 @@ def test_users_are_distinct_and_in_the_order_of_their_bytes(
         (b"name;who\nx;b\ny;007\n", "who"),
         (b"x,b\ny,007\n", 2),
         (b'{"userId": "b"}\n{"userId": "007"}\n', None),
-        (gzip.compress(b"user\r\nb\r\n\r\n007\r\n"), None),
+        (gzip.compress(b"user\r\nb\r\n\r\n007\r\n", mtime=0), None),
     ],
 )
 def test_a_list_of_users_is_read_from_any_file(
