@@ -31,9 +31,10 @@ class Cost:
     what: str
 
 
-def import_cost(size: int) -> Cost:
-    """Of an import of so many bytes."""
-    return Cost(prices().import_per_gb * size / 1e9, f"importing {size / 1e9:.2f} GB")
+def import_cost(dataset: str, size: int) -> Cost:
+    """Of an import of so many bytes into a dataset."""
+    told = f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
+    return Cost(prices().import_per_gb * size / 1e9, f"importing {told} of {dataset}")
 
 
 def training_cost(recipe: str, hours: float, interactions: int) -> Cost:
@@ -87,18 +88,18 @@ def estimate(
     pipeline: Pipeline,
     storage: StorageResource,
     *,
-    imports: Sequence[int],
+    imports: Mapping[str, int],
     data_version: str,
     dataset_group: str,
     solutions: Collection[str],
     afresh: Collection[str],
 ) -> list[Cost]:
-    """What a run costs at the most: imports of so many bytes, then trainings on data of this
-    version that are not there yet, then recommendations and segments, which may be there too.
+    """What a run costs at the most: imports of so many bytes by dataset, then trainings on data of
+    this version that are not there yet, then recommendations and segments, which may be there too.
 
     solutions: the names of those that are there; afresh: the assets that are told to train anyway.
     """
-    costs = [import_cost(size) for size in imports]
+    costs = [import_cost(dataset, size) for dataset, size in imports.items()]
     recipes = [
         recipe
         for asset, name, recipes in _solutions(pipeline, dataset_group)

@@ -105,7 +105,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             context.log, {**pipeline.tags, "batchrec:data-version": _together(versions)}
         )
 
-        def estimated(imports: list[int], version: str, solutions: list[str]) -> list[Cost]:
+        def estimated(imports: dict[str, int], version: str, solutions: list[str]) -> list[Cost]:
             return estimate(
                 pipeline,
                 storage,
@@ -147,7 +147,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             or not all(_imports(ensure, dataset) for dataset in there)
         )
         solutions = [s["name"] for s in ensure.list(SOLUTION, datasetGroupArn=group)]
-        costs = estimated(sizes if new else [], version, solutions)
+        costs = estimated(sizes if new else {}, version, solutions)
         context.log.info(
             f"{'' if personalize.on_aws else 'on AWS '}this run costs {summary(costs)}"
         )
@@ -211,7 +211,11 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             clear_away(storage, pipeline.places, before, record)
         with storage_errors():
             recorded = write_record(storage, place, record)
-        paid = [import_cost(size) for size, job in zip(sizes, jobs, strict=True) if job.created]
+        paid = [
+            import_cost(name, size)
+            for (name, size), job in zip(sizes.items(), jobs, strict=True)
+            if job.created
+        ]
         result = dg.MaterializeResult(
             value=recorded,
             data_version=dg.DataVersion(version),
@@ -245,13 +249,17 @@ def _together(versions: list[str]) -> str:
     return versions[0] if len(versions) == 1 else fingerprint(*versions)
 
 
-def _sizes(storage: StorageResource, datasets: list[Imported], part: Import | None) -> list[int]:
-    """The bytes that are imported of each dataset, if it is."""
+def _sizes(
+    storage: StorageResource, datasets: list[Imported], part: Import | None
+) -> dict[str, int]:
+    """The bytes that are imported of each dataset, if it is; interactions first."""
     uris = [storage.uri(dataset.place) for dataset in datasets]
     if part and part.uri:
         uris[0] = part.uri
     found = [storage.store.head(uri) for uri in uris]
-    return [one.size if one else 0 for one in found]
+    return {
+        dataset.asset: one.size if one else 0 for dataset, one in zip(datasets, found, strict=True)
+    }
 
 
 def _goes_on(ensure: Ensure, before: dict[str, Any], dataset: Ensured, added: str) -> bool:
