@@ -134,7 +134,7 @@ class GlueSpark:
             glue.create_job(
                 Name=self.job_name,
                 Role=self.role,
-                Description="Prepares interactions for Amazon Personalize",
+                Description="Interactions for Amazon Personalize, and lists of what it answers",
                 Command={"Name": "glueetl", "ScriptLocation": code.script, "PythonVersion": "3"},
                 GlueVersion=GLUE_VERSION,
                 ExecutionProperty={"MaxConcurrentRuns": 10},

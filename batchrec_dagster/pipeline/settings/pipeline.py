@@ -68,7 +68,8 @@ class Pipeline(dg.Model):
         Interactions, _part(Interactions, "Which ratings count as interactions.")
     ] = Field(default_factory=Interactions)
     preparation: Annotated[
-        Preparation, _part(Preparation, "Where ratings are made into interactions.")
+        Preparation,
+        _part(Preparation, "Where ratings become interactions, and Personalize's answers lists."),
     ] = Field(default_factory=Preparation)
     items: Annotated[
         Items | None,
