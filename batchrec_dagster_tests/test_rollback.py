@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.pipeline.alerts import made_at
 from batchrec_dagster.pipeline.places import Places
 from batchrec_dagster.pipeline.rollback import (
     PREVIOUS,
@@ -167,6 +169,8 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert event is not None
     assert event.asset_materialization is not None
     assert (event.asset_materialization.tags or {})["dagster/data_version"] == about["version"]
+    # They are as old as they are, for whoever waits for new ones.
+    assert made_at(event) == datetime.fromisoformat(about["made_at"])
     # The report is of what is published, though the newest model is another.
     report = (project.storage / "shop/curated/report/index.html").read_text()
     assert about["solution_version_arn"] in report
