@@ -157,7 +157,7 @@ def _trained(
         metadata={
             "preview": preview(
                 f"The recipe `{recipe}`: {done}. Metrics go from 0 to 1, more is better.",
-                _compared(metrics, baseline),
+                _compared(_short(metrics), _short(baseline)),
             ),
             "solution_version_arn": trained.arn,
             "solution_arn": trained.description["solutionArn"],
