@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from batchrec_dagster_tests.support import REPOSITORY
+from batchrec_dagster_tests.test_report_page import LEVELS
 
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
@@ -55,12 +57,15 @@ def test_what_is_typed_is_marked_so_that_it_is_run(page: Path) -> None:
             assert not typed, f"mark as sh what is typed: {typed}"
 
 
-def test_the_site_builds_and_asks_nothing_of_others(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built documentation."""
+    folder = tmp_path_factory.mktemp("site")
     mkdocs = Path(sys.executable).parent / "mkdocs"
     if not mkdocs.exists():
         pytest.skip("there is no mkdocs: pip install mkdocs-material")
     built = subprocess.run(
-        [str(mkdocs), "build", "--quiet", "--site-dir", str(tmp_path)],
+        [str(mkdocs), "build", "--quiet", "--site-dir", str(folder)],
         cwd=REPOSITORY,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
@@ -70,13 +75,29 @@ def test_the_site_builds_and_asks_nothing_of_others(tmp_path: Path) -> None:
     )
     # It is strict: a link or an anchor that leads nowhere ends it with an error.
     assert built.returncode == 0, built.stdout + built.stderr
-    pages = [*tmp_path.glob("*.html")]
+    return folder
+
+
+def test_the_site_asks_nothing_of_others(site: Path) -> None:
+    pages = [*site.glob("*.html")]
     assert len(pages) > 10
     for page in pages:
         fetched = re.findall(r"<(?:script|img|iframe)[^>]+src=\"(.+?)\"", page.read_text())
         fetched += re.findall(r"<link[^>]+href=\"(.+?)\"", page.read_text())
         assert not [url for url in fetched if "//" in url], page.name
-    assert "BATCHREC_STORAGE" in (tmp_path / "reference.html").read_text()
+    assert "BATCHREC_STORAGE" in (site / "reference.html").read_text()
+
+
+def test_nothing_bars_anyone_from_the_site_on_a_phone(site: Path, browser: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    for name, scheme in (("tutorial", "light"), ("reference", "dark"), ("aws", "light")):
+        page = browser.new_page(viewport={"width": 360, "height": 800}, color_scheme=scheme)
+        page.set_default_timeout(90_000)
+        page.goto((site / f"{name}.html").as_uri())
+        found = axe.run(page, options={"runOnly": LEVELS})
+        assert found.violations_count == 0, found.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        page.close()
 
 
 @pytest.mark.parametrize("page", PAGES[:3], ids=lambda page: page.name)
