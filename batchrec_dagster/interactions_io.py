@@ -16,10 +16,12 @@ from batchrec_dagster.users_of_interactions import UsersOfInteractions
 
 @dataclass(frozen=True)
 class Prepared:
-    """The interactions' CSV, and the Parquet of their users, to be published."""
+    """The interactions' CSV and the Parquet of their users, to be published; the version is that of
+    the CSV, as StorageResource.version gives it."""
 
     interactions: Path | Stored
     users: Path | Stored
+    version: str
 
 
 class InteractionsIOManager(InteractionsCsvIOManager):
@@ -35,7 +37,7 @@ class InteractionsIOManager(InteractionsCsvIOManager):
         users = UsersOfInteractions(self.storage.store, uri)
         try:
             etag = self._move(obj.interactions, uri)
-            self._move(obj.users, users.place(etag))
+            self._move(obj.users, users.place(etag, obj.version))
             users.keep_only(etag)
         except StorageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error

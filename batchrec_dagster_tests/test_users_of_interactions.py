@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from dagster_aws.s3 import S3Resource
 from batchrec_dagster.interactions_io import InteractionsIOManager, Prepared
 from batchrec_dagster.io_managers import STORAGE_KEY, Stored
 from batchrec_dagster.object_store import ObjectStore, StorageError
+from batchrec_dagster.pipeline.assets.interactions import file_version
+from batchrec_dagster.pipeline.cost import count_interactions, count_users
+from batchrec_dagster.pipeline.settings import Pipeline
 from batchrec_dagster.resources import StorageResource
 from batchrec_dagster.users_of_interactions import UsersOfInteractions
 
@@ -29,8 +34,11 @@ def prepared(folder: Path, *users: str) -> Prepared:
     folder.mkdir(exist_ok=True)
     rows = "".join(f"{user},a,7\n" for user in users)
     (folder / "interactions.csv").write_text(f"USER_ID,ITEM_ID,TIMESTAMP\n{rows}")
-    pl.DataFrame({"USER_ID": users, "TIMESTAMP": 7}).write_parquet(folder / "users.parquet")
-    return Prepared(folder / "interactions.csv", folder / "users.parquet")
+    pl.DataFrame({"USER_ID": users, "TIMESTAMP": 7, "INTERACTIONS": 1}).write_parquet(
+        folder / "users.parquet"
+    )
+    version = file_version(folder / "interactions.csv")
+    return Prepared(folder / "interactions.csv", folder / "users.parquet", version)
 
 
 def publish(storage: StorageResource, value: Any) -> bool:
@@ -44,11 +52,13 @@ def publish(storage: StorageResource, value: Any) -> bool:
 
 
 def known(storage: StorageResource) -> list[str] | None:
-    file = UsersOfInteractions(storage.store, storage.uri(KEY)).opened()
-    if file is None:
+    users = UsersOfInteractions(storage.store, storage.uri(KEY))
+    table = users.table()
+    if table is None:
+        assert users.version() is None
         return None
-    with file:
-        return pl.read_parquet(file).get_column("USER_ID").to_list()
+    assert users.version() == storage.version(storage.uri(KEY))
+    return table.get_column("USER_ID").to_list()
 
 
 def test_they_come_with_the_interactions_and_go_with_them(
@@ -59,7 +69,11 @@ def test_they_come_with_the_interactions_and_go_with_them(
     assert known(storage) == ["b", "a"]
     # As from Spark on AWS, which leaves both in the storage.
     first = prepared(tmp_path / "new", "a", "b", "c")
-    moved = Prepared(Stored(storage.uri("work/i.csv")), Stored(storage.uri("work/u.parquet")))
+    moved = replace(
+        first,
+        interactions=Stored(storage.uri("work/i.csv")),
+        users=Stored(storage.uri("work/u.parquet")),
+    )
     assert isinstance(first.interactions, Path)
     assert isinstance(first.users, Path)
     storage.store.put(storage.uri("work/i.csv"), first.interactions)
@@ -70,6 +84,26 @@ def test_they_come_with_the_interactions_and_go_with_them(
     # Interactions that come without, as the local engine's do.
     assert publish(storage, first.interactions)
     assert known(storage) is None
+
+
+def test_they_are_counted_without_a_look_into_the_interactions(
+    storage: StorageResource, tmp_path: Path
+) -> None:
+    pipeline = Pipeline.model_validate({"name": "shop", "ratings": {"source": "sample://hetrec"}})
+    file = prepared(tmp_path / "new", "a", "b", "c")
+
+    def counted() -> tuple[int, int]:
+        return count_interactions(pipeline, storage), count_users(pipeline, storage)
+
+    assert publish(storage, file.interactions)
+    assert counted() == (3, 3)
+    assert publish(storage, file)
+    path = storage.store.local_path(storage.uri(KEY))
+    assert path is not None
+    known = path.stat()
+    path.write_bytes(b"?" * known.st_size)
+    os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
+    assert counted() == (3, 3)
 
 
 def test_they_are_never_another_editions(

@@ -156,7 +156,7 @@ def give_users(store: ObjectStore, csv: str, folder: Path) -> None:
     store.download(csv, folder / "interactions.csv")
     last_times(folder / "interactions.csv").write_parquet(folder / "users.parquet")
     etag = store.put(csv, folder / "interactions.csv")
-    store.put(UsersOfInteractions(store, csv).place(etag), folder / "users.parquet")
+    store.put(UsersOfInteractions(store, csv).place(etag, "of these"), folder / "users.parquet")
 
 
 def play(pipes: PipesContext, spark: SparkSession, s3: Any, folder: Path) -> None:

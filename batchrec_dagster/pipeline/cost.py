@@ -21,6 +21,7 @@ from batchrec_dagster.pipeline.settings.budget import Budget
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.ensure import Ensured
 from batchrec_dagster.users_files import UsersFiles
+from batchrec_dagster.users_of_interactions import UsersOfInteractions
 
 
 @dataclass(frozen=True)
@@ -151,12 +152,20 @@ def within_budget(
 
 def count_interactions(pipeline: Pipeline, storage: StorageResource) -> int:
     """The rows of the interactions' file."""
-    return _lines(storage, storage.uri(pipeline.places.interactions)) - 1
+    uri = storage.uri(pipeline.places.interactions)
+    known = UsersOfInteractions(storage.store, uri).table()
+    if known is not None:
+        return int(known.get_column("INTERACTIONS").sum())
+    return _lines(storage, uri) - 1
 
 
 def count_users(pipeline: Pipeline, storage: StorageResource) -> int:
     """The users in the interactions' file."""
-    with storage.local_file(storage.uri(pipeline.places.interactions)) as path:
+    uri = storage.uri(pipeline.places.interactions)
+    known = UsersOfInteractions(storage.store, uri).table()
+    if known is not None:
+        return known.height
+    with storage.local_file(uri) as path:
         users = pl.scan_csv(path, schema_overrides={USER_ID: pl.String}, glob=False)
         return int(users.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item())
 

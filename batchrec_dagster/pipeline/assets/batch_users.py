@@ -103,10 +103,9 @@ def _times_of_users(storage: StorageResource, key: str) -> Iterator[pl.LazyFrame
     """USER_ID and TIMESTAMP: the last of each user, where Spark has written that beside the
     interactions at this key, so that these need not come to this machine; else all."""
     uri = storage.uri(key)
-    file = UsersOfInteractions(storage.store, uri).opened()
-    if file is not None:
-        with file:
-            yield pl.read_parquet(file).lazy()
+    known = UsersOfInteractions(storage.store, uri).table()
+    if known is not None:
+        yield known.lazy()
         return
     if storage.store.head(uri) is None:
         raise StorageError(f"there is no {uri}: materialize interactions first")

@@ -39,6 +39,7 @@ from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
 from batchrec_dagster.resources.ensure import FAILED, Description, Ensure, Ensured, Started
 from batchrec_dagster.resources.kinds import DATASET, DATASET_GROUP, IMPORT_JOB, SCHEMA, SOLUTION
+from batchrec_dagster.users_of_interactions import UsersOfInteractions
 
 CODE_VERSION = "1"
 
@@ -100,7 +101,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         personalize: PersonalizeResource,
     ) -> Iterator[Any]:
         started = time.monotonic()
-        versions = [storage.version(storage.uri(dataset.place)) for dataset in datasets]
+        versions = [_version(storage, dataset) for dataset in datasets]
         ensure = personalize.ensure(
             context.log, {**pipeline.tags, "batchrec:data-version": _together(versions)}
         )
@@ -243,6 +244,14 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         yield from published(checks, result)
 
     return personalize_dataset
+
+
+def _version(storage: StorageResource, dataset: Imported) -> str:
+    """Of its file, which is read for that unless Spark has told it."""
+    uri = storage.uri(dataset.place)
+    if dataset.dataset_type == INTERACTIONS:
+        return UsersOfInteractions(storage.store, uri).version() or storage.version(uri)
+    return storage.version(uri)
 
 
 def _together(versions: list[str]) -> str:

@@ -121,6 +121,7 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
                 raise dg.Failure(str(error), allow_retries=False) from error
             kept = pl.scan_csv(written, schema=csv_types(columns), glob=False)
             counts = count_rows(kept)
+            version = file_version(written)
             _log(context, done, started)
             yield from published(
                 [
@@ -130,8 +131,8 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
                     ),
                 ],
                 dg.MaterializeResult(
-                    value=Prepared(written, users) if spark is not None else written,
-                    data_version=dg.DataVersion(file_version(written)),
+                    value=written if spark is None else Prepared(written, users, version),
+                    data_version=dg.DataVersion(version),
                     metadata={
                         **_counted(pipeline, raw_ratings, done, columns),
                         "engine": pipeline.preparation.engine,
@@ -164,11 +165,12 @@ def _on_aws(
     except (PreparationError, StorageError) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     _log(context, done, started)
+    version = done.sha256[:16]
     yield from published(
         checks(done, datetime.now(UTC)),
         dg.MaterializeResult(
-            value=Prepared(stored, users),
-            data_version=dg.DataVersion(done.sha256[:16]),
+            value=Prepared(stored, users, version),
+            data_version=dg.DataVersion(version),
             metadata={
                 **_counted(pipeline, raw_ratings, done, first.columns),
                 "engine": pipeline.preparation.engine,

@@ -158,15 +158,13 @@ def longest_history(publishing: Publishing, users: pl.Series) -> int:
     """How many interactions the user with the most has: as Spark has written beside them, so that
     they need not come to this machine; else by themselves. Raises dg.Failure."""
     storage = publishing.storage
-    with storage_errors(), ExitStack() as stack:
+    with storage_errors():
         uri = storage.uri(publishing.pipeline.places.interactions)
-        file = UsersOfInteractions(storage.store, uri).opened()
-        if file is not None:
-            counts = pl.read_parquet(stack.enter_context(file))
-        else:
-            interactions = stack.enter_context(interactions_of(publishing))
-            counted = interactions.group_by(USER_ID).agg(INTERACTIONS=pl.len())
-            counts = counted.collect(engine="streaming")
+        counts = UsersOfInteractions(storage.store, uri).table()
+        if counts is None:
+            with interactions_of(publishing) as interactions:
+                counted = interactions.group_by(USER_ID).agg(INTERACTIONS=pl.len())
+                counts = counted.collect(engine="streaming")
         asked = counts.join(users.to_frame(USER_ID), on=USER_ID, how="semi")
         longest: int = asked.select(pl.col("INTERACTIONS").max().fill_null(0)).item()
         return longest
