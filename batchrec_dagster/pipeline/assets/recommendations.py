@@ -235,12 +235,15 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 def _preview(lists: NewTable) -> dg.MetadataValue[Any]:
     """How many there are, and how the first begins."""
-    told = f"**{lists.users:,} users** have a list; {lists.items:,} different items are in them."
+    told = (
+        f"**{lists.users:,} users** have a list.",
+        f"{lists.items:,} different items are in them.",
+    )
     if not lists.sample.height:
-        return preview(told)
+        return preview(*told)
     first = lists.sample.filter(pl.col("user_id") == lists.sample.item(0, "user_id"))
     return preview(
-        told,
+        *told,
         f"User {text(first.item(0, 'user_id'))} gets:",
         "\n".join(
             f"{row['rank']}. {text(row.get('title') or row['item_id'])}"

@@ -88,8 +88,9 @@ def recommendation_report(
             value=html,
             metadata={
                 "preview": preview(
-                    f"**{found.people.served:,} users** have a list; {shown:,} of them can be"
-                    " looked at, each beside their history.",
+                    # Short ones: a page of the UI cuts them off beside the long paths below.
+                    f"**{found.people.served:,} users** have a list.",
+                    f"{shown:,} can be looked at, with their history.",
                     "\n".join(f"- {text(warning)}" for warning in found.warnings)
                     or "There are no warnings.",
                 ),
