@@ -259,6 +259,17 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             "Items.A is not there",
         ),
         (
+            {
+                "items": ITEMS,
+                "recommendations": {
+                    "filter": "INCLUDE ItemID WHERE Items.GENRES = CurrentItem.GENRES"
+                },
+            },
+            20,
+            "recommendations.filter",
+            "CurrentItem is what similar items are asked for",
+        ),
+        (
             {"segments": {"items": [1], "filter": "EXCLUDE UserID WHERE Users.AGE < 18"}},
             16,
             "segments.filter",

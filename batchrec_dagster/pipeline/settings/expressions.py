@@ -12,6 +12,7 @@ from batchrec_dagster.local_personalize.filters import (
     check_expression,
     check_values,
     fields_of,
+    traits,
 )
 from batchrec_dagster.local_personalize.item_attributes import ItemAttributesError, conditions
 
@@ -19,9 +20,9 @@ Schemas = Mapping[str, Schema]  # by dataset type
 
 
 def check_syntax(expression: str) -> None:
-    """Raises ValueError, with the place, for what is no filter expression."""
-    if "{{" not in expression:
-        fields_of(expression)
+    """Raises ValueError, with the place, for what is no filter expression of users' lists."""
+    if "{{" not in expression and traits(expression).current_item:
+        raise ValueError("CurrentItem is what similar items are asked for: here there is none")
 
 
 def filter_problem(expression: str, schemas: Schemas, values: Mapping[str, str]) -> str | None:
