@@ -191,7 +191,7 @@ def test_a_user_is_found_with_the_keyboard_alone(opened: Any) -> None:
     assert f": {listed[2]} of its {payload['items'][listed[1]][2]} users also have this" in why
 
     opened.get_by_label("Find a user").fill("nobody")
-    assert status.text_content() == "No user here has nobody in their id"
+    assert status.text_content() == "No user has nobody in their id"
     assert not opened.locator("#person").is_visible()
     opened.get_by_role("button", name="Someone at random").click()
     assert opened.locator("#person").is_visible()
@@ -227,7 +227,9 @@ def test_without_javascript_only_the_people_are_missing(opened: Any) -> None:
     assert opened.locator("#quality-table").count() == 1
 
 
-def test_many_people_are_sampled_evenly_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_people_are_sampled_evenly_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, browser: Any
+) -> None:
     monkeypatch.setattr(people, "MOST_COUNTED", 6)
     found = facts(run(), tables(), most_people=5)
     everyone = sorted(tables().users.collect().get_column("userId"))
@@ -235,6 +237,13 @@ def test_many_people_are_sampled_evenly_and_it_is_said(monkeypatch: pytest.Monke
     prose = re.sub("<[^>]*>", "", page(found))
     assert "4 of 12 users with a list are here: a sample, evenly spaced by id." in prose
     assert "Counted over a sample of 6 users." in prose
+    tab = browser.new_page()
+    tab.set_content(page(found))
+    tab.get_by_label("Find a user").fill("nobody")
+    assert tab.get_by_role("status").text_content() == (
+        "No user of this sample has nobody in their id; batchrec show finds all users"
+    )
+    tab.close()
 
 
 def test_warnings_are_told() -> None:

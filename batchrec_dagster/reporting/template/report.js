@@ -99,7 +99,13 @@
     found = places.length === 1 ? "1 user found" : `${number(places.length)} users found${more}`;
     element("person").hidden = !places.length;
     if (places.length) show(wanted ? places[0][1] : chosen);
-    else element("found").replaceChildren("No user here has ", made("bdi", wanted), " in their id");
+    else {
+      const sampled = "sampled" in element("browser").dataset;
+      element("found").replaceChildren(
+        sampled ? "No user of this sample has " : "No user has ", made("bdi", wanted),
+        sampled ? " in their id; batchrec show finds all users" : " in their id"
+      );
+    }
   }
 
   if (data.people.length) {
