@@ -55,6 +55,11 @@ MILLISECONDS = edited(
             {},
             ["ratings.csv, line 8: the rating is not a number", "ratings.on_bad_rows: skip"],
         ),
+        (
+            edited(lambda lines: [line.replace(",", ";").replace(".", ",") for line in lines]),
+            {},
+            ["the rating is not a number: ", "or is ratings.decimal ','?"],
+        ),
         (lambda path: path.write_text(""), {}, ["ratings.csv", "empty"]),
         (
             MILLISECONDS,
@@ -72,6 +77,7 @@ MILLISECONDS = edited(
         "wrong delimiter",
         "missing column",
         "text in a number",
+        "decimal commas",
         "empty file",
         "milliseconds as seconds",
         "too few interactions",

@@ -1,5 +1,6 @@
 """raw_ratings: the files of ratings, copied into the storage as they are, or found in place."""
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from batchrec_dagster.pipeline.checks import Checked, published, specs
 from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.local import BadRows, opened
 from batchrec_dagster.preparation.local import Ratings as OpenedRatings
 from batchrec_dagster.preparation.sources import SourceError
@@ -77,7 +79,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                 try:
                     with opened(files, ratings.reading, pipeline.rules) as read:
                         rows, bad, unit = read.look()
-                        check = _columns_parse(rows, bad, ratings.on_bad_rows)
+                        check = _columns_parse(rows, bad, ratings.on_bad_rows, read.layout)
                         found = {
                             **_told(read),
                             "timestamp_unit": unit,
@@ -173,7 +175,7 @@ def _in_words(raw: RawFiles, read: OpenedRatings) -> str:
     )
 
 
-def _columns_parse(rows: int, bad: BadRows, on_bad_rows: str) -> Checked:
+def _columns_parse(rows: int, bad: BadRows, on_bad_rows: str, layout: Layout) -> Checked:
     found = f"{bad.total:,} of {rows:,} rows cannot be read"
     if bad.total:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in bad.counts.items())
@@ -183,5 +185,16 @@ def _columns_parse(rows: int, bad: BadRows, on_bad_rows: str) -> Checked:
             if on_bad_rows == "skip"
             else "; mend the file, or leave such rows out with ratings.on_bad_rows: skip"
         )
+        if _may_have_commas(bad, layout):
+            found += "; or is ratings.decimal ','?"
     passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
     return Checked("columns_parse", passed, found, {"rows": rows, "bad_rows": bad.total})
+
+
+def _may_have_commas(bad: BadRows, layout: Layout) -> bool:
+    """Whether numbers may have one in place of the point; between fields it says nothing."""
+    return (
+        layout.format == "csv"
+        and "," not in (layout.delimiter, layout.decimal)
+        and any(re.search(r"is not a number.*[0-9],[0-9]", row) for row in bad.examples)
+    )
