@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
 from batchrec_dagster.preparation.errors import PreparationError
@@ -51,11 +51,14 @@ def _write_lists(spark: SparkSession, files: Files, task: WayBack, log: logging.
     log.info(f"read {told['lines']:,} users' lines")
     asked = read_lines(spark, files.inputs(task.users), "utf-8").frame
     missing, first_missing = _missing(asked, lines)
-    seen = None if task.interactions is None else _seen(spark, _pattern(files, task.interactions))
-    rows = _ranked(lines, seen).persist(StorageLevel.DISK_ONLY)
-    table = rows.filter(F.col("rank") <= task.num_results)
+    had = None if task.interactions is None else _had(spark, _pattern(files, task.interactions))
+    lists = _lists(lines, had).persist(StorageLevel.DISK_ONLY)
+    table = _table(lists, task.num_results)
     titles = None if task.titles is None else spark.read.parquet(_pattern(files, task.titles))
-    kept, count = rows.count(), table.count()
+    length = F.size("list")
+    kept, count = lists.agg(_sum(length), _sum(F.least(length, F.lit(task.num_results)))).collect()[
+        0
+    ]
     _write(_titled(table, titles), count, task.destination)
     log.info(f"wrote {count:,} rows")
     first = _titled(table.orderBy(ROW, "rank").limit(SHOWN), titles).orderBy(ROW, "rank")
@@ -69,7 +72,7 @@ def _write_lists(spark: SparkSession, files: Files, task: WayBack, log: logging.
         dropped=told["offered"] - kept,
         sample=[row.asDict() for row in first.drop(ROW).collect()],
         # Of what was written, as whoever reads it finds it.
-        **_of_table(spark.read.parquet(task.destination), seen, task.num_results),
+        **_of_table(spark.read.parquet(task.destination), had, task.num_results),
     )
 
 
@@ -99,7 +102,7 @@ def _of_lines(lines: DataFrame) -> dict[str, Any]:
         F.count("error").alias("failed"),
         F.min(F.when(failed, F.struct(ROW, USER, "error"))).alias("first_failure"),
         F.min(F.when(F.col("broken"), F.col(ROW))).alias("broken"),
-        F.coalesce(F.sum(F.greatest(F.size("items"), F.lit(0))), F.lit(0)).alias("offered"),
+        _sum(_size(F.col("items"))).alias("offered"),
     )
     return found.collect()[0].asDict()
 
@@ -129,23 +132,32 @@ def _pattern(files: Files, uri: str) -> str:
     return file.pattern
 
 
-def _seen(spark: SparkSession, pattern: str) -> DataFrame:
-    """Who has had what. An id has no line break in it."""
+def _had(spark: SparkSession, pattern: str) -> DataFrame:
+    """user_id, and the items that the user has had. An id has no line break in it."""
     options = {"header": "true", "quote": '"', "escape": '"', "lineSep": "\n"}
-    read = spark.read.options(**options).schema(f"{USER} string, {ITEM} string")
-    return read.csv(pattern)
+    read = spark.read.options(**options).csv(pattern)
+    had = read.groupBy(F.col("USER_ID").alias(USER)).agg(F.collect_set("ITEM_ID").alias("had"))
+    return had.persist(StorageLevel.DISK_ONLY)
 
 
-def _ranked(lines: DataFrame, seen: DataFrame | None) -> DataFrame:
-    """ROW, user_id, rank, item_id, score of what was offered and is not seen."""
-    offered = lines.select(
-        ROW, USER, F.posexplode(F.arrays_zip(F.col("items").alias(ITEM), F.col("scores")))
-    ).select(ROW, USER, "pos", F.col(f"col.{ITEM}"), F.col("col.scores").alias("score"))
-    rank = F.col("pos") + 1
-    if seen is not None:
-        offered = offered.join(seen, [USER, ITEM], "left_anti")
-        rank = F.row_number().over(Window.partitionBy(ROW).orderBy("pos"))
-    return offered.select(ROW, USER, rank.alias("rank"), ITEM, "score")
+def _lists(lines: DataFrame, had: DataFrame | None) -> DataFrame:
+    """ROW, user_id, and as a list the item_id and score of what is offered and not had."""
+    offered = F.arrays_zip(F.col("items").alias(ITEM), F.col("scores").alias("score"))
+    lines = lines.filter(F.size("items") > 0)
+    if had is None:
+        return lines.select(ROW, USER, offered.alias("list"))
+    # By a hash, however much a user has had; hardly any of it is offered.
+    dropped = F.coalesce(F.array_intersect("items", "had"), F.array().cast("array<string>"))
+    offered = F.filter(offered, lambda one: ~F.array_contains("dropped", one[ITEM]))
+    joined = lines.join(had, USER, "left").withColumn("dropped", dropped)
+    return joined.select(ROW, USER, offered.alias("list"))
+
+
+def _table(lists: DataFrame, num_results: int) -> DataFrame:
+    """ROW, user_id, rank, item_id, score."""
+    best = F.posexplode(F.slice("list", 1, num_results))
+    rows = lists.select(ROW, USER, best)
+    return rows.select(ROW, USER, (F.col("pos") + 1).alias("rank"), f"col.{ITEM}", "col.score")
 
 
 def _titled(table: DataFrame, titles: DataFrame | None) -> DataFrame:
@@ -163,17 +175,26 @@ def _write(table: DataFrame, count: int, destination: str) -> None:
     ordered.write.mode("overwrite").parquet(destination, compression="zstd")
 
 
-def _of_table(table: DataFrame, seen: DataFrame | None, num_results: int) -> dict[str, int]:
-    length = F.count(F.lit(1)).alias("length")
-    lists = table.groupBy(USER).agg(length, F.countDistinct(ITEM).alias("items"))
+def _of_table(table: DataFrame, had: DataFrame | None, num_results: int) -> dict[str, int]:
+    lists = table.groupBy(USER).agg(F.collect_list(ITEM).alias("list"))
+    if had is not None:
+        lists = lists.join(had, USER, "left")
+    length = F.size("list")
     found = lists.agg(
-        F.coalesce(F.sum("length"), F.lit(0)).alias("rows"),
+        _sum(length).alias("rows"),
         F.count(F.lit(1)).alias("users"),
-        F.count(F.when(F.col("length") >= num_results, True)).alias("full"),
-        F.coalesce(F.sum(F.col("length") - F.col("items")), F.lit(0)).alias("repeated"),
+        F.count(F.when(length >= num_results, True)).alias("full"),
+        _sum(length - F.size(F.array_distinct("list"))).alias("repeated"),
+        _sum(F.lit(0) if had is None else _size(F.array_intersect("list", "had"))).alias("seen"),
     )
-    return {
-        **found.collect()[0].asDict(),
-        "items": table.select(ITEM).distinct().count(),
-        "seen": 0 if seen is None else table.join(seen, [USER, ITEM], "left_semi").count(),
-    }
+    return {**found.collect()[0].asDict(), "items": table.select(ITEM).distinct().count()}
+
+
+def _size(array: Column) -> Column:
+    """0 for null."""
+    return F.greatest(F.size(array), F.lit(0))
+
+
+def _sum(numbers: Column) -> Column:
+    """0 of nothing."""
+    return F.coalesce(F.sum(numbers), F.lit(0))
