@@ -42,6 +42,11 @@ from batchrec_dagster_tests.support import (
 )
 
 LOG = logging.getLogger(__name__)
+# To compile what runs over a few rows takes a hundred times as long as to run it.
+FOR_FEW_ROWS = (
+    "--conf spark.sql.codegen.wholeStage=false --conf spark.sql.codegen.factoryMode=NO_CODEGEN"
+    " pyspark-shell"
+)
 TABLE = "shop/curated/recommendations/recommendations.parquet"
 BY_RUN = ("engine", "seconds", "outcome", "cost_usd_on_aws", "inference_seconds")
 
@@ -61,8 +66,10 @@ def told(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
 
 
 def test_the_whole_pipeline_on_a_spark_of_this_machine(
-    project: Project, instance: dg.DagsterInstance
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", FOR_FEW_ROWS)
     write_ratings(project.root / "ratings.csv")
     declare(project)
     local = refresh(project, "shop", instance)
