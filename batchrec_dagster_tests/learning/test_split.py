@@ -50,6 +50,18 @@ def test_the_seed_decides_who_is_held_out_and_the_order_of_rows_does_not() -> No
     assert one.users.tolist() != other.users.tolist()
 
 
+def test_what_was_met_at_one_moment_is_held_out_without_regard_to_its_id() -> None:
+    data = interactions_of([(f"u{u}", f"i{i:02}", 0) for u in range(50) for i in range(20)])
+    held = split_users(data, np.arange(0, 50, dtype=np.int32))
+    assert np.bincount(held.truth.users).tolist() == [2] * 50
+    assert len(set(held.truth.items)) > 15
+    assert not np.isin(
+        held.truth.users * 20 + held.truth.items, held.inputs.users * 20 + held.inputs.items
+    ).any()
+    again = split_users(data, np.arange(0, 50, dtype=np.int32))
+    assert again.truth.items.tolist() == held.truth.items.tolist()
+
+
 def test_users_with_one_interaction_are_never_held_out() -> None:
     data = interactions_of([("busy", f"i{n}", n) for n in range(3)] + [("rare", "i0", 0)] * 1)
     for seed in range(5):

@@ -23,7 +23,10 @@ ENOUGH_TIMES = 600  # users times the times each is asked at
 
 @dataclass(frozen=True)
 class Split:
-    """Three disjoint sets of rows over the same ids; `users` (held,) are those held out."""
+    """Three disjoint sets of rows over the same ids; `users` (held,) are those held out.
+
+    What a held-out user met at one moment is in an order that tells nothing, not by item id.
+    """
 
     train: Interactions
     inputs: Interactions
@@ -59,11 +62,12 @@ def split_users(interactions: Interactions, held: Int32) -> Split:
     is_held = np.zeros(len(interactions.user_ids), dtype=bool)
     is_held[held] = True
     out = is_held[interactions.users]
-    old = _oldest(interactions, INPUT_SHARE)
+    asked = _ties_scattered(interactions.of(out))
+    old = _oldest(asked, INPUT_SHARE)
     return Split(
         train=interactions.of(~out),
-        inputs=interactions.of(out & old),
-        truth=interactions.of(out & ~old),
+        inputs=asked.of(old),
+        truth=asked.of(~old),
         users=held,
     )
 
@@ -98,6 +102,23 @@ def asked_earlier(held_out: Split, share: float) -> Split:
     age = np.arange(len(data)) - data.starts[data.users]
     old, following = age < first[data.users], age < last[data.users]
     return Split(held_out.train, data.of(old), data.of(~old & following), held_out.users)
+
+
+def _ties_scattered(interactions: Interactions) -> Interactions:
+    """What a user met at one moment in an order that tells nothing, the same each time.
+
+    By item id the truth would be the highest ids of a moment, which a model could learn from the
+    order of ids in other histories and seem to foretell. The numbers are those of the last steps
+    of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+    """
+    users, items, times = interactions.users, interactions.items, interactions.timestamps
+    mixed = users.astype(np.uint64) << np.uint64(32) | items.astype(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ mixed >> np.uint64(shift)) * np.uint64(factor)
+    order = np.lexsort((mixed ^ mixed >> np.uint64(31), times, users))
+    return Interactions(
+        interactions.user_ids, interactions.item_ids, users[order], items[order], times[order]
+    )
 
 
 def _oldest(interactions: Interactions, share: float) -> npt.NDArray[np.bool_]:
