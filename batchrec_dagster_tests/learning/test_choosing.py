@@ -15,6 +15,7 @@ from batchrec_dagster.local_personalize.learning import factorization, metrics, 
 from batchrec_dagster.local_personalize.learning import split as splitting
 from batchrec_dagster.local_personalize.learning.choosing import (
     EASE,
+    EITHER,
     FACTORS,
     MIXES,
     POWERS,
@@ -102,6 +103,17 @@ def test_a_part_that_others_only_spoil_serves_alone(good: str) -> None:
     assert choice.ndcg == pytest.approx(ndcg_alone(run, good, choice.powers[good]))
 
 
+@pytest.mark.parametrize(("sequence", "either"), [(0.9, 0.4), (0.4, 0.9), (0.6, 0.6)])
+def test_either_way_stands_for_the_sequence_where_it_is_better(
+    sequence: float, either: float
+) -> None:
+    noises = {EASE: noise(1, 0.5), SEQUENCE: noise(2, sequence), EITHER: noise(2, either)}
+    choice = choose([trial_of(**noises, factors=noise(3, 0.6))], recency=True)
+    used, left = (EITHER, SEQUENCE) if either < sequence else (SEQUENCE, EITHER)
+    assert used in choice.shares
+    assert left not in choice.shares
+
+
 def test_parts_alike_keep_their_defaults_and_no_blend() -> None:
     same = noise(1, 0.5)
     choice = choose([trial_of(ease=same, sequence=same, factors=same)], recency=True)
@@ -157,7 +169,7 @@ def test_choosing_costs_at_most_two_fits_beside_the_one_that_serves(
     logged: list[str] = []
     train("aws-user-personalization", interactions_of(tastes(users=users)), {}, log=logged.append)
     fitted = [line.partition(":")[0] for line in logged]
-    assert max(fitted.count(name) for name in (EASE, SEQUENCE, FACTORS)) == fits
+    assert max(fitted.count(name) for name in (EASE, SEQUENCE, EITHER, FACTORS)) == fits
 
 
 def test_mixes_are_shares_of_known_parts() -> None:

@@ -57,6 +57,20 @@ def test_the_way_back_is_not_the_way_there() -> None:
     assert weights[1, 0] == 0
 
 
+@given(orders, st.integers(1, 9), st.sampled_from([1, 20, 10_000]))
+@settings(deadline=None)
+def test_either_way_counts_the_way_back_as_the_way_there(
+    found: list[list[int]], window: int, pairs: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cooccurrence, "PAIRS", pairs)
+        patch.setattr(cooccurrence, "SUMS", pairs)
+        history = history_of(found, 8)
+        weights = cooccurrence.fit(history, window=window, kept=8, either_way=True).toarray()
+    there = plainly(found, 8, window)
+    assert weights == pytest.approx(there + there.T, abs=1e-6)
+
+
 @given(orders, st.integers(1, 4))
 @settings(deadline=None)
 def test_the_largest_of_each_row_stay_and_ties_go_to_the_first(

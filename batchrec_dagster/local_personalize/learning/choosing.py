@@ -30,10 +30,15 @@ Float64 = npt.NDArray[np.float64]
 
 EASE, SEQUENCE, FACTORS = "ease", "sequence", "factors"
 
+# Co-occurrence either way may stand for the sequence: where histories are short, or many moments
+# alike, what went before tells as much as what followed, and half the pairs are too few.
+EITHER = "either-way"
+
 # Powers of recency, the default first.
 POWERS: Mapping[str, Sequence[float]] = {
     EASE: (0.6, 0.3, 0.9, 1.2),
     SEQUENCE: (0.9, 0.3, 0.6, 1.2),
+    EITHER: (0.9, 0.3, 0.6, 1.2),
     FACTORS: (0.6, 0.0, 0.3, 0.9),
 }
 
@@ -120,18 +125,33 @@ def choose(trials: Sequence[Trial], *, recency: bool) -> Choice:
     best = max(names, key=lambda name: singles[name][at[name]].mean())
     alone = singles[best][at[best]]
     scales = {name: 1 / _spread(trials, name, powers[name]) for name in names}
-    mixes = [mix for mix in MIXES if set(mix) <= set(names)]
-    if mixes:
-        shares = [{name: share * scales[name] for name, share in mix.items()} for mix in mixes]
-        blends = _ndcg(
+
+    def blended(mixes: Sequence[Mapping[str, float]]) -> list[Float64]:
+        return _ndcg(
             trials,
-            [{(name, powers[name]): share for name, share in mix.items()} for mix in shares],
+            [
+                {(name, powers[name]): share * scales[name] for name, share in mix.items()}
+                for mix in mixes
+            ],
         )
+
+    mixes = [mix for mix in MIXES if set(mix) <= set(names)]
+    if mixes and EITHER in names:
+        others = [_either_way(mix) for mix in mixes]
+        either, forward = blended([others[0], mixes[0]])
+        if _better(either, forward, 0.5):
+            mixes = others
+    if mixes:
+        blends = blended(mixes)
         chosen = _pick(blends)
         if _better(blends[chosen], alone):
-            used = shares[chosen]
+            used = {name: share * scales[name] for name, share in mixes[chosen].items()}
             return Choice({name: powers[name] for name in used}, used, float(blends[chosen].mean()))
     return Choice({best: powers[best]}, {best: scales[best]}, float(alone.mean()))
+
+
+def _either_way(mix: Mapping[str, float]) -> Mapping[str, float]:
+    return {EITHER if name == SEQUENCE else name: share for name, share in mix.items()}
 
 
 def _pick(values: Sequence[Float64]) -> int:

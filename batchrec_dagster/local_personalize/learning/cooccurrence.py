@@ -26,11 +26,13 @@ PAIRS = 1 << 20
 SUMS = 1 << 20
 
 
-def fit(history: History, *, window: int = WINDOW, kept: int) -> csr_matrix:
+def fit(
+    history: History, *, window: int = WINDOW, kept: int, either_way: bool = False
+) -> csr_matrix:
     """Weights (n_items, n_items) float32: row = an item met, column = an item that may follow.
 
-    `window` is how many of the next items count for each item of a history; the `kept` largest
-    weights stay in each row, ties by column.
+    `window` is how many of the next items count for each item of a history, and as many of those
+    before it with `either_way`; the `kept` largest weights stay in each row, ties by column.
     """
     n = history.n_items
     counts = np.bincount(history.items, minlength=n)
@@ -39,7 +41,11 @@ def fit(history: History, *, window: int = WINDOW, kept: int) -> csr_matrix:
     line, places = _spaced(history, window)
     windows = np.lib.stride_tricks.sliding_window_view(line, window)
     at_once = max(1, PAIRS // window)
-    nearness = np.tile((np.arange(window, 0, -1) ** -DISTANCE_POWER).astype(np.float32), at_once)
+    near = (np.arange(1, window + 1) ** -DISTANCE_POWER).astype(np.float32)
+    # Histories run from new to old, so what followed stands before.
+    sides = [(-window, np.tile(near[::-1], at_once))]
+    if either_way:
+        sides.append((1, np.tile(near, at_once)))
     ones = np.ones(at_once, dtype=np.float32)
 
     def rows(part: slice) -> csr_matrix:
@@ -48,14 +54,14 @@ def fit(history: History, *, window: int = WINDOW, kept: int) -> csr_matrix:
         stretch = np.repeat(np.arange(part.stop - part.start) * (n + 1), counts[part])
         sums = np.zeros((part.stop - part.start) * (n + 1), dtype=np.float32)
         for first in range(0, len(met), at_once):
-            # Histories run from new to old, so what followed stands before.
-            pairs = windows[met[first : first + at_once] - window].astype(np.int32, copy=False)
-            pairs += stretch[first : first + at_once, None].astype(np.int32)
-            by_met = csc_matrix(
-                (nearness[: pairs.size], pairs.ravel(), np.arange(0, pairs.size + 1, window)),
-                shape=(len(sums), len(pairs)),
-            )
-            sums += by_met @ ones[: len(pairs)]
+            for shift, nearness in sides:
+                pairs = windows[met[first : first + at_once] + shift].astype(np.int32, copy=False)
+                pairs += stretch[first : first + at_once, None].astype(np.int32)
+                by_met = csc_matrix(
+                    (nearness[: pairs.size], pairs.ravel(), np.arange(0, pairs.size + 1, window)),
+                    shape=(len(sums), len(pairs)),
+                )
+                sums += by_met @ ones[: len(pairs)]
         weights = sums.reshape(-1, n + 1)[:, :n]
         weights *= discount[part, None]
         weights *= discount

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import cooccurrence, ease, factorization
-from batchrec_dagster.local_personalize.learning.choosing import EASE, SEQUENCE, Choice
+from batchrec_dagster.local_personalize.learning.choosing import EASE, EITHER, SEQUENCE, Choice
 from batchrec_dagster.local_personalize.learning.histories import Histories
 from batchrec_dagster.local_personalize.learning.hyperparameters import Value
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
@@ -72,7 +72,7 @@ class Fitting:
     def _part(self, name: str, values: Values) -> Part:
         window = int(values.get("bptt", cooccurrence.WINDOW))
         dimension = int(values.get("hidden_dimension", factorization.DIMENSION))
-        key = name, {EASE: 0, SEQUENCE: window}.get(name, dimension)
+        key = name, {EASE: 0, SEQUENCE: window, EITHER: window}.get(name, dimension)
         if key in self._made:
             return self._made[key]
         began = time.monotonic()
@@ -86,8 +86,13 @@ class Fitting:
                     log=self._log,
                 )
             )
-        elif name == SEQUENCE:
-            part = ItemWeights(cooccurrence.fit(self.history, window=window, kept=KEPT_FOLLOWERS))
+        elif name in (SEQUENCE, EITHER):
+            either_way = name == EITHER
+            part = ItemWeights(
+                cooccurrence.fit(
+                    self.history, window=window, kept=KEPT_FOLLOWERS, either_way=either_way
+                )
+            )
         else:
             part = factorization.fit(self.matrix, dimension=dimension, seed=self._seed)
         self._log(f"{name}: {self._rows:,} interactions in {time.monotonic() - began:.1f} s")

@@ -8,6 +8,7 @@ from itertools import chain
 
 from batchrec_dagster.local_personalize.learning.choosing import (
     EASE,
+    EITHER,
     FACTORS,
     POWERS,
     SEQUENCE,
@@ -29,7 +30,7 @@ from batchrec_dagster.local_personalize.learning.split import Split, split, spli
 
 Log = Callable[[str], None]
 
-NAMES = (EASE, SEQUENCE, FACTORS)
+NAMES = (EASE, SEQUENCE, EITHER, FACTORS)
 DEFAULT_SHARE = 10.0  # of EASE alone: spreads the softmax about as choosing would
 
 # With fewer users held out, others are too, by a second fit: choosing on few is choosing by chance.

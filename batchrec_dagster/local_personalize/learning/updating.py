@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchrec_dagster.local_personalize.learning import ease, factorization
-from batchrec_dagster.local_personalize.learning.choosing import SEQUENCE
+from batchrec_dagster.local_personalize.learning.choosing import EITHER, SEQUENCE
 from batchrec_dagster.local_personalize.learning.errors import TrainingError
 from batchrec_dagster.local_personalize.learning.evaluation import evaluate
 from batchrec_dagster.local_personalize.learning.fitting import (
@@ -78,8 +78,8 @@ def _renewed(
     was[(was >= 0) & (old.popularity[was] < 0)] = -1
     parts: dict[str, Part] = {}
     for name, part in old.parts.items():
-        if name == SEQUENCE:
-            parts[name] = fitting.parts([SEQUENCE], values).parts[SEQUENCE]
+        if name in (SEQUENCE, EITHER):
+            parts[name] = fitting.parts([name], values).parts[name]
         elif isinstance(part, ItemWeights):
             parts[name] = ItemWeights(
                 ease.extend(
