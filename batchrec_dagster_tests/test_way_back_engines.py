@@ -24,7 +24,7 @@ from batchrec_dagster.preparation.spark.task import SourceFile
 from batchrec_dagster.preparation.spark.way_back import write_lists
 from batchrec_dagster.preparation.spark.way_back_task import WayBack
 from batchrec_dagster.published_table import PublishedTable
-from batchrec_dagster.table_files import told_by
+from batchrec_dagster.table_files import told_by, told_in
 from batchrec_dagster.users_of_interactions import UsersOfInteractions
 from batchrec_dagster_tests.aws_jobs import ROLE, say, without_waiting
 from batchrec_dagster_tests.s3_server import s3_server
@@ -129,7 +129,8 @@ def test_glue_makes_the_lists_where_the_lines_are(
                 run.status = "FAILED"
 
         monkeypatch.setattr(FakeJobRun, "advance", lambda self: job(self))
-        declare(project, preparation={"engine": "glue", "job_name": "lists", "role": ROLE})
+        on_glue = {"engine": "glue", "job_name": "lists", "role": ROLE}
+        declare(project, preparation=on_glue, publication={"max_file_gb": 1e-9})
         with glue(monkeypatch):
             read = reads(monkeypatch)
             result = materialize(project, instance)
@@ -145,6 +146,16 @@ def test_glue_makes_the_lists_where_the_lines_are(
             assert made.collect().rows() == frame.collect().rows()
             facts = dict.fromkeys(("run_id", "made_at"))
             assert {**edition.about, **facts} == {**before.about, **facts}
+
+            # What fits into one file is one, at the one path.
+            store.delete(lists.manifest)
+            declare(project, preparation=on_glue)
+            small = materialize(project, instance)
+            assert small.success, why(small)
+            edition, made = lists.read()
+            assert edition.uri == lists.uri
+            assert made.collect().rows() == frame.collect().rows()
+            assert {**told_in(store, lists.uri), **facts} == {**before.about, **facts}
 
             # What its checks block is not published, and nothing stays of it.
             (output,) = [f.uri for f in store.list(f"{root}/shop/") if f.uri.endswith(".out")]

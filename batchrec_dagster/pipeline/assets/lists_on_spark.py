@@ -87,18 +87,14 @@ def _on_this_machine(publishing: Publishing, _: str) -> Iterator[Place]:
 
         def publish(about: Mapping[str, Any]) -> Edition:
             parts = sorted(folder.glob("table/part-*.parquet"))
-            with TableFiles(folder, publishing.pipeline.publication.max_file_bytes) as files:
-                for rows in copied(parts):
-                    files.write(rows)
-                files.end(about)
-            return publishing.publish(files.paths)
+            return _publish_from_here(publishing, parts, folder, about)
 
         yield reached, f"file://{folder}", publish
 
 
 @contextmanager
 def _in_s3(publishing: Publishing, run: str) -> Iterator[Place]:
-    """In the storage, from where nothing comes here."""
+    """In the storage, from where no more comes here than one file of the table may have."""
     storage = publishing.storage
     if not storage.in_s3:
         raise dg.Failure(
@@ -106,19 +102,37 @@ def _in_s3(publishing: Publishing, run: str) -> Iterator[Place]:
             " BATCHREC_STORAGE=s3://bucket/prefix",
             allow_retries=False,
         )
-    folder = storage.uri(f"{publishing.pipeline.name}/work/{run}-lists")
-
-    def written(below: str) -> list[str]:
-        return [found.uri for found in storage.store.list(f"{folder}/{below}")]
+    store, folder = storage.store, storage.uri(f"{publishing.pipeline.name}/work/{run}-lists")
 
     def publish(about: Mapping[str, Any]) -> Edition:
-        return publishing.publish_stored(written("table/part-"), about)
+        parts = store.list(f"{folder}/table/part-")
+        if sum(part.size for part in parts) > publishing.pipeline.publication.max_file_bytes:
+            return publishing.publish_stored([part.uri for part in parts], about)
+        # What is one file says in its own footer what it is, and cannot be copied.
+        with TemporaryDirectory() as here:
+
+            def fetched() -> Iterator[Path]:
+                for part in parts:
+                    store.download(part.uri, Path(here) / "part")
+                    yield Path(here) / "part"
+
+            return _publish_from_here(publishing, fetched(), Path(here), about)
 
     try:
         yield str, folder, publish
     finally:
-        for uri in written(""):
-            storage.store.delete(uri)
+        for left in store.list(f"{folder}/"):
+            store.delete(left.uri)
+
+
+def _publish_from_here(
+    publishing: Publishing, parts: Iterable[Path], folder: Path, about: Mapping[str, Any]
+) -> Edition:
+    with TableFiles(folder, publishing.pipeline.publication.max_file_bytes) as files:
+        for rows in copied(parts):
+            files.write(rows)
+        files.end(about)
+    return publishing.publish(files.paths)
 
 
 def copied(parts: Iterable[Path]) -> Iterator[pa.Table]:
