@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.io_managers import InteractionsCsvIOManager, Stored
+from batchrec_dagster.io_managers import InteractionsCsvIOManager
 from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.resources.storage import StorageResource
 from batchrec_dagster.users_of_interactions import UsersOfInteractions
@@ -16,11 +16,12 @@ from batchrec_dagster.users_of_interactions import UsersOfInteractions
 
 @dataclass(frozen=True)
 class Prepared:
-    """The interactions' CSV and the Parquet of their users, to be published; the version is that of
-    the CSV, as StorageResource.version gives it."""
+    """The interactions' CSV and the Parquet of their users, to be published: files of this machine,
+    or the URIs of objects in the storage, which are moved. The version is that of the CSV, as
+    StorageResource.version gives it."""
 
-    interactions: Path | Stored
-    users: Path | Stored
+    interactions: Path | str
+    users: Path | str
     version: str
 
 
@@ -43,11 +44,11 @@ class InteractionsIOManager(InteractionsCsvIOManager):
             raise dg.Failure(str(error), allow_retries=False) from error
         context.add_output_metadata({"dagster/uri": uri})
 
-    def _move(self, source: Path | Stored, uri: str) -> str:
+    def _move(self, source: Path | str, uri: str) -> str:
         """The ETag of what lies at the URI then."""
         store = self.storage.store
         if isinstance(source, Path):
             return store.put(uri, source)
-        etag = store.copy(source.uri, uri)
-        store.delete(source.uri)
+        etag = store.copy(source, uri)
+        store.delete(source)
         return etag

@@ -23,7 +23,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 
-from batchrec_dagster.formats.interactions import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.formats.interactions import ITEM_ID, scan_interactions
 from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.resources.storage import StorageResource
 
@@ -33,7 +33,7 @@ STORAGE_KEY = "batchrec/storage_key"
 
 @dataclass(frozen=True)
 class Stored:
-    """A value that lies in the storage already: from another place it is moved to its own."""
+    """A value that its asset has written to the storage itself, there where it belongs."""
 
     uri: str
 
@@ -55,11 +55,7 @@ class StorageIOManager(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         uri = self.storage.uri(self._key(context))
         try:
-            if isinstance(obj, Stored):
-                if obj.uri != uri:
-                    self.storage.store.copy(obj.uri, uri)
-                    self.storage.store.delete(obj.uri)
-            else:
+            if not isinstance(obj, Stored):
                 self.storage.store.put(uri, self.encode(obj))
         except StorageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
@@ -143,8 +139,7 @@ class InteractionsCsvIOManager(TableIOManager):
         frame.write_csv(buffer)
 
     def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
-        types = {USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64, EVENT_TYPE: pl.String}
-        return pl.scan_csv(source, schema_overrides=types, glob=False)
+        return scan_interactions(source)
 
 
 class ItemsCsvIOManager(TableIOManager):

@@ -13,7 +13,7 @@ import pytest
 from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.interactions_io import InteractionsIOManager, Prepared
-from batchrec_dagster.io_managers import STORAGE_KEY, Stored
+from batchrec_dagster.io_managers import STORAGE_KEY
 from batchrec_dagster.object_store import ObjectStore, StorageError
 from batchrec_dagster.pipeline.assets.interactions import file_version
 from batchrec_dagster.pipeline.cost import count_interactions, count_users
@@ -71,8 +71,8 @@ def test_they_come_with_the_interactions_and_go_with_them(
     first = prepared(tmp_path / "new", "a", "b", "c")
     moved = replace(
         first,
-        interactions=Stored(storage.uri("work/i.csv")),
-        users=Stored(storage.uri("work/u.parquet")),
+        interactions=storage.uri("work/i.csv"),
+        users=storage.uri("work/u.parquet"),
     )
     assert isinstance(first.interactions, Path)
     assert isinstance(first.users, Path)

@@ -3,8 +3,10 @@
 Source: Amazon Personalize developer guide, "Datasets and schemas".
 """
 
+import io
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 import polars as pl
 
@@ -39,6 +41,12 @@ def csv_types(columns: Iterable[str]) -> dict[str, pl.DataType]:
     """How the CSV's columns are read: ids are text, whatever they look like."""
     types: dict[str, pl.DataType] = {TIMESTAMP: pl.Int64(), EVENT_VALUE: pl.Float64()}
     return {column: types.get(column, pl.String()) for column in columns}
+
+
+def scan_interactions(source: Path | io.BytesIO) -> pl.LazyFrame:
+    """The CSV's rows, whatever columns it has: ids are text, whatever they look like."""
+    types = {USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64, EVENT_TYPE: pl.String}
+    return pl.scan_csv(source, schema_overrides=types, glob=False)
 
 
 def interactions_schema(*, event_type: bool, event_value: bool = False) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.formats.interactions import USER_ID
+from batchrec_dagster.formats.interactions import USER_ID, scan_interactions
 from batchrec_dagster.pipeline.assets.jobs import solution_name
 from batchrec_dagster.pipeline.checks import Checked
 from batchrec_dagster.pipeline.places import read_record
@@ -166,7 +166,7 @@ def count_users(pipeline: Pipeline, storage: StorageResource) -> int:
     if known is not None:
         return known.height
     with storage.local_file(uri) as path:
-        users = pl.scan_csv(path, schema_overrides={USER_ID: pl.String}, glob=False)
+        users = scan_interactions(path)
         return int(users.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.formats.interactions import TIMESTAMP, USER_ID
+from batchrec_dagster.formats.interactions import USER_ID, scan_interactions
 from batchrec_dagster.object_store import StorageError
 from batchrec_dagster.pipeline.assets.preview import preview
 from batchrec_dagster.pipeline.assets.raw_files import in_place, without_secrets
@@ -29,7 +29,6 @@ from batchrec_dagster.users_files import measured
 from batchrec_dagster.users_of_interactions import UsersOfInteractions
 
 CODE_VERSION = "2"
-TYPES = {USER_ID: pl.String, TIMESTAMP: pl.Int64}
 COLUMNS = {
     "userId": ("string", "The user's id."),
     "filterValues": ("struct", "What stands for the placeholders of recommendations.filter."),
@@ -110,7 +109,7 @@ def _times_of_users(storage: StorageResource, key: str) -> Iterator[pl.LazyFrame
     if storage.store.head(uri) is None:
         raise StorageError(f"there is no {uri}: materialize interactions first")
     with storage.local_file(uri) as path:
-        yield pl.scan_csv(path, schema_overrides=TYPES, glob=False)
+        yield scan_interactions(path)
 
 
 def _whom(wanted: BatchUsers) -> str:

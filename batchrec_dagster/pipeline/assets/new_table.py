@@ -13,7 +13,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.formats.batch_inference import read_output
-from batchrec_dagster.formats.interactions import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.formats.interactions import scan_interactions
 from batchrec_dagster.local_personalize.progress import Progress
 from batchrec_dagster.pipeline.assets.batch_output import counted, output_pieces
 from batchrec_dagster.pipeline.assets.items import read_titles
@@ -24,8 +24,6 @@ from batchrec_dagster.pipeline.checks import Checked
 from batchrec_dagster.published_table import Edition
 from batchrec_dagster.resources.ensure import Description
 from batchrec_dagster.table_files import TableFiles
-
-TYPES = {USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64, EVENT_TYPE: pl.String}
 
 
 @dataclass(frozen=True)
@@ -88,4 +86,4 @@ def interactions_of(publishing: Publishing) -> Iterator[pl.LazyFrame]:
         storage_errors(),
         storage.local_file(storage.uri(publishing.pipeline.places.interactions)) as path,
     ):
-        yield pl.scan_csv(path, schema_overrides=TYPES, glob=False)
+        yield scan_interactions(path)

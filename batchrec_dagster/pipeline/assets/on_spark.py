@@ -11,7 +11,6 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.io_managers import Stored
 from batchrec_dagster.pipeline.checks import Checked, enough, plausible
 from batchrec_dagster.pipeline.settings import Pipeline
 from batchrec_dagster.preparation.local import opened
@@ -53,9 +52,9 @@ def prepare_on_aws(
     pipeline: Pipeline,
     storage: StorageResource,
     record: dict[str, Any],
-) -> tuple[Ran[Done], Stored, Stored]:
-    """Prepare files in S3 by a Spark on AWS: where the interactions, and their users, lie until
-    they are published.
+) -> tuple[Ran[Done], str, str]:
+    """Prepare files in S3 by a Spark on AWS: the URIs of the interactions, and of their users,
+    until they are published.
 
     Raises PreparationError, StorageError, dg.Failure.
     """
@@ -73,7 +72,7 @@ def prepare_on_aws(
         f"{work}/users.parquet",
         f"{work}/parts",
     )
-    return engine.run(context, storage, task), Stored(task.destination), Stored(task.users)
+    return engine.run(context, storage, task), task.destination, task.users
 
 
 def uris(record: dict[str, Any], storage: StorageResource) -> list[str]:
@@ -116,8 +115,8 @@ def checks(done: Done, now: Any) -> list[Checked]:
     ]
 
 
-def first_rows(stored: Stored, storage: StorageResource) -> pl.DataFrame:
+def first_rows(uri: str, storage: StorageResource) -> pl.DataFrame:
     """The first few interactions, for people."""
-    start = next(storage.store.chunks(stored.uri), b"")
+    start = next(storage.store.chunks(uri), b"")
     lines = start.split(b"\n")[: SAMPLE + 1]
     return pl.read_csv(b"\n".join(lines), infer_schema=False)
