@@ -2,14 +2,22 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from batchrec_dagster.formats.schemas import INTERACTIONS, ITEMS
+from batchrec_dagster.formats.schemas import INTERACTIONS
 from batchrec_dagster.pipeline.assets.alone import alone
+from batchrec_dagster.pipeline.assets.imports import (
+    Imported,
+    datasets_of,
+    ensure_dataset,
+    goes_on,
+    imports_into,
+    sizes_of,
+    version_of,
+)
 from batchrec_dagster.pipeline.assets.jobs import lasted, outcome, stem
 from batchrec_dagster.pipeline.assets.links import dataset_group
 from batchrec_dagster.pipeline.assets.new_rows import (
@@ -37,9 +45,8 @@ from batchrec_dagster.pipeline.cost import (
 from batchrec_dagster.pipeline.places import read_record, write_record
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.resources import PersonalizeResource, StorageResource
-from batchrec_dagster.resources.ensure import FAILED, Description, Ensure, Ensured, Started
-from batchrec_dagster.resources.kinds import DATASET, DATASET_GROUP, IMPORT_JOB, SCHEMA, SOLUTION
-from batchrec_dagster.users_of_interactions import UsersOfInteractions
+from batchrec_dagster.resources.ensure import Description, Started
+from batchrec_dagster.resources.kinds import DATASET_GROUP, IMPORT_JOB, SOLUTION
 
 CODE_VERSION = "1"
 
@@ -52,22 +59,9 @@ class ImportConfig(dg.Config):
     )
 
 
-@dataclass(frozen=True)
-class Imported:
-    """What one asset's CSV file becomes in Personalize."""
-
-    dataset_type: str
-    schema: str
-    place: str
-
-    @property
-    def asset(self) -> str:
-        return self.dataset_type.lower()
-
-
 def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset."""
-    datasets = _datasets(pipeline)
+    datasets = datasets_of(pipeline)
     schemas = fingerprint(*(dataset.schema for dataset in datasets))
     # A dataset keeps its schema, so that another schema means another dataset group.
     group_name = f"{pipeline.name}-{schemas[:8]}"
@@ -101,7 +95,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         personalize: PersonalizeResource,
     ) -> Iterator[Any]:
         started = time.monotonic()
-        versions = [_version(storage, dataset) for dataset in datasets]
+        versions = [version_of(storage, dataset) for dataset in datasets]
         ensure = personalize.ensure(
             context.log, {**pipeline.tags, "batchrec:data-version": _together(versions)}
         )
@@ -119,10 +113,10 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
 
         if budgeted and not any(g["name"] == group_name for g in ensure.list(DATASET_GROUP)):
             # Not even the group is made of what costs too much.
-            first = estimated(_sizes(storage, datasets, None), _together(versions), [])
+            first = estimated(sizes_of(storage, datasets, None), _together(versions), [])
             yield from stopped(within_budget(pipeline.budget, first, personalize))
         group = ensure.named(DATASET_GROUP, group_name, {}).arn
-        there = [_dataset(ensure, group, group_name, dataset) for dataset in datasets]
+        there = [ensure_dataset(ensure, group, group_name, dataset) for dataset in datasets]
         arns = [dataset.arn for dataset in there]
         since = {each.arn: each.description["creationDateTime"] for each in there}
         place = pipeline.places.record("personalize_dataset")
@@ -132,7 +126,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             added = stem(f"{pipeline.name}-new", versions[0], context, afresh=False)
             part = (
                 what_is_new(before, versions[0], storage, pipeline)
-                if not config.import_afresh and _goes_on(ensure, before, there[0], added)
+                if not config.import_afresh and goes_on(ensure, before, there[0], added)
                 else Import(FULL, "there is no earlier import that is known to be all")
             )
             context.log.info(f"{part.mode}: {part.why}")
@@ -140,12 +134,12 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
                 # The same rows in another order are the same data.
                 versions[0] = before["interactions_version"]
         version = _together(versions)
-        sizes = _sizes(storage, datasets, part)
+        sizes = sizes_of(storage, datasets, part)
         # What the record tells of may have been torn down since.
         new = (
             config.import_afresh
             or before.get("data_version") != version
-            or not all(_imports(ensure, dataset) for dataset in there)
+            or not all(imports_into(ensure, dataset) for dataset in there)
         )
         solutions = [s["name"] for s in ensure.list(SOLUTION, datasetGroupArn=group)]
         costs = estimated(sizes if new else {}, version, solutions)
@@ -246,64 +240,5 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     return personalize_dataset
 
 
-def _version(storage: StorageResource, dataset: Imported) -> str:
-    """Of its file, which is read for that unless Spark has told it."""
-    uri = storage.uri(dataset.place)
-    if dataset.dataset_type == INTERACTIONS:
-        return UsersOfInteractions(storage.store, uri).version() or storage.version(uri)
-    return storage.version(uri)
-
-
 def _together(versions: list[str]) -> str:
     return versions[0] if len(versions) == 1 else fingerprint(*versions)
-
-
-def _sizes(
-    storage: StorageResource, datasets: list[Imported], part: Import | None
-) -> dict[str, int]:
-    """The bytes that are imported of each dataset, if it is; interactions first."""
-    uris = [storage.uri(dataset.place) for dataset in datasets]
-    if part and part.uri:
-        uris[0] = part.uri
-    found = [storage.store.head(uri) for uri in uris]
-    return {
-        dataset.asset: one.size if one else 0 for dataset, one in zip(datasets, found, strict=True)
-    }
-
-
-def _goes_on(ensure: Ensure, before: dict[str, Any], dataset: Ensured, added: str) -> bool:
-    """Whether all that was imported is known: the newest import is the record's, or one of a run
-    that was killed before it had written its own."""
-    jobs = sorted(_imports(ensure, dataset), key=lambda job: job["creationDateTime"])
-    if not jobs or before.get("dataset_arn") != dataset.arn:
-        return False
-    arn_of_newest, name = str(jobs[-1]["datasetImportJobArn"]), str(jobs[-1]["jobName"])
-    return arn_of_newest == before["dataset_import_job_arn"] or name.startswith(f"{added}-")
-
-
-def _imports(ensure: Ensure, dataset: Ensured) -> list[Description]:
-    """Those into the data set, as it is now, that have not failed."""
-    since = dataset.description["creationDateTime"]
-    return [
-        job
-        for job in ensure.list(IMPORT_JOB, datasetArn=dataset.arn)
-        if job["status"] not in FAILED and job["creationDateTime"] >= since
-    ]
-
-
-def _datasets(pipeline: Pipeline) -> list[Imported]:
-    """What is imported, interactions first."""
-    places = {INTERACTIONS: pipeline.places.interactions, ITEMS: pipeline.places.items}
-    return [Imported(kind, schema, places[kind]) for kind, schema in pipeline.schemas.items()]
-
-
-def _dataset(ensure: Ensure, group_arn: str, group_name: str, dataset: Imported) -> Ensured:
-    """The data set, made with its schema if there is none."""
-    name = f"{group_name}-{dataset.asset}"
-    schema = ensure.named(SCHEMA, name, {"schema": dataset.schema}).arn
-    return ensure.named(
-        DATASET,
-        name,
-        {"datasetGroupArn": group_arn, "datasetType": dataset.dataset_type, "schemaArn": schema},
-        datasetGroupArn=group_arn,
-    )
