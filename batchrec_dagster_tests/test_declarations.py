@@ -278,11 +278,11 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
         (
             {
                 "items": {"source": "i.csv", "columns": {"item": "id", "numbers": {"YEAR": "y"}}},
-                "segments": {"attributes": ['ITEMS.YEAR = "new"']},
+                "segments": {"attributes": ['ITEMS.YEAR = "new"', 'ITEMS.PLACE = "far"']},
             },
             20,
             "segments.attributes",
-            "YEAR is double, 'new' is not",
+            "YEAR is double, 'new' is not; the Items schema has no field PLACE",
         ),
         (
             {"recommendations": {"filter": "EXCLUDE UserID WHERE Users.AGE < 18"}},

@@ -174,7 +174,9 @@ class Pipeline(dg.Model):
             found["segments", "attributes"] = [
                 attributes_problem(expression, schemas) for expression in self.segments.attributes
             ]
-        problems = {keys: said for keys, told in found.items() for said in told if said}
+        problems = {
+            keys: "; ".join(filter(None, told)) for keys, told in found.items() if any(told)
+        }
         if problems:
             raise wrong(problems)
         return self
