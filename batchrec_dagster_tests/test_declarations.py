@@ -404,6 +404,32 @@ def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("# later\n", "line 1: nothing is declared: declare a pipeline, or delete it"),
+        (
+            "\ntype: batchrec_dagster.pipeline.BatchRecomendations\nattributes: {}\n",
+            "line 2: type: there is no batchrec_dagster.pipeline.BatchRecomendations; a pipeline's"
+            " is batchrec_dagster.pipeline.BatchRecommendations",
+        ),
+        (
+            "type: Pipeline\n",
+            "line 1: type: there is no Pipeline; a pipeline's is"
+            " batchrec_dagster.pipeline.BatchRecommendations",
+        ),
+    ],
+)
+def test_a_file_that_declares_nothing_is_named(tmp_path: Path, text: str, said: str) -> None:
+    project = module_project(tmp_path)
+    file = project.declare(declaration("shop", "ratings.csv")).parent.parent / "x" / "defs.yaml"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(DeclarationError) as error, definitions(project):
+        pass
+    assert str(error.value) == f"{file}, {said}"
+
+
 def test_a_template_is_filled_in_and_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

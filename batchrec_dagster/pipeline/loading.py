@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from pydoc import locate
 
 import dagster as dg
 import yaml
@@ -16,6 +17,8 @@ from batchrec_dagster.pipeline.settings import Pipeline
 AT = re.compile(r"(?P<path>attributes\S*.*) at (?P<file>.+):\d+$")
 TOLD = re.compile(r"\s+(?:Value error, )?(.+) \[type=\w+, input_value=")
 RESOLVING = re.compile(r"(?P<file>.+):\d+ - (?P<path>attributes\S*)$")
+
+TYPE = "batchrec_dagster.pipeline.BatchRecommendations"
 
 # What pydantic calls the alternatives of a setting that may have several types, but for the parts
 # of a declaration, whose names alone begin with a capital letter.
@@ -35,7 +38,7 @@ def load_pipelines(folder: Path) -> dg.Definitions:
         loaded = dg.load_from_defs_folder(path_within_project=folder)
     except Exception as error:
         lines = [line for cause in _causes(error) for line in _explain(cause)]
-        if not lines:
+        if not (lines := lines or _of_no_type(folder / "defs")):
             raise
         raise DeclarationError("\n".join(lines)) from None
     if lines := _written_twice(loaded):
@@ -76,6 +79,24 @@ def same_name_error(name: str, files: Sequence[Path]) -> DeclarationError:
     there = " and ".join(map(str, others))
     message = f"{name} is the name of another pipeline too, in {there}: give each its own"
     return DeclarationError("\n".join(_lines([(last, ["attributes", "name"], message)])))
+
+
+def _of_no_type(folder: Path) -> list[str]:
+    """A line for each defs.yaml that declares nothing, or what there is not: of such a file Dagster
+    tells no name."""
+    lines = []
+    for file in sorted(folder.rglob("defs.yaml")):
+        documents = list(yaml.compose_all(file.read_text(encoding="utf-8")))
+        if not documents:
+            lines.append(f"{file}, line 1: nothing is declared: declare a pipeline, or delete it")
+        for document in documents:
+            for key, value in document.value if isinstance(document, yaml.MappingNode) else []:
+                if key.value == "type" and locate(value.value) is None:
+                    lines.append(
+                        f"{file}, line {value.start_mark.line + 1}: type: there is no"
+                        f" {value.value}; a pipeline's is {TYPE}"
+                    )
+    return lines
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
