@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +147,13 @@ def test_glue_leaves_the_data_in_s3(
         BATCHREC_STORAGE=f"s3://{s3.new_bucket()}/data", AWS_ENDPOINT_URL_S3=s3.endpoint
     )
     store = s3.store()
+    counts = {"users": 60, "users_with_two": 60, "items": 80}
 
     def job(run: FakeJobRun) -> None:
         if run.status != "SUCCEEDED":
-            say(s3.client(), run.arguments or {}, lambda pipes: play(pipes, store, tmp_path))
+            say(
+                s3.client(), run.arguments or {}, lambda pipes: play(pipes, store, tmp_path, counts)
+            )
         run.status = "SUCCEEDED"
 
     monkeypatch.setattr(FakeJobRun, "advance", lambda self: job(self))
@@ -166,12 +169,10 @@ def test_glue_leaves_the_data_in_s3(
     still = {"progression": "manual", "times": 1_000_000}
     state_manager.set_transition(model_name="glue::job_run", transition=still)
     with mock_aws(config={"core": {"mock_credentials": False}}):
-        result = prepare(
-            project,
-            "shop",
-            instance,
-            preparation={"engine": "glue", "job_name": "prepare", "role": ROLE},
-        )
+        engine = {"engine": "glue", "job_name": "prepare", "role": ROLE}
+        result = prepare(project, "shop", instance, preparation=engine)
+        counts["users_with_two"] = 0
+        refused = prepare(project, "shop", instance, preparation=engine)
     state_manager.unset_transition(model_name="glue::job_run")
     assert result.success
     assert data_version(instance, "shop") == version
@@ -182,6 +183,8 @@ def test_glue_leaves_the_data_in_s3(
     root = project.environment["BATCHREC_STORAGE"]
     written = store.get(f"{root}/shop/transformed/interactions/interactions.csv")
     assert written.startswith(b"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE\n")
+    # Nor does anything stay of what its checks block.
+    assert "0 of them with two or more" in why(refused)
     assert not store.list(f"{root}/shop/work/")
     assert store.get(f"{root}/shop/transformed/batch_users_input/users.json").decode() == "".join(
         users.values()
@@ -189,7 +192,7 @@ def test_glue_leaves_the_data_in_s3(
     assert not [uri for uri in downloaded if uri.endswith("/interactions.csv")]
 
 
-def play(pipes: PipesContext, store: ObjectStore, folder: Path) -> None:
+def play(pipes: PipesContext, store: ObjectStore, folder: Path, counts: Mapping[str, int]) -> None:
     """Do the task, as the job would."""
     task = Task.from_json(pipes.get_extra("task"))
     (file,) = task.files
@@ -206,9 +209,7 @@ def play(pipes: PipesContext, store: ObjectStore, folder: Path) -> None:
         done.left_out,
         done.bad_row_examples,
         done.timestamp_unit,
-        users=60,
-        users_with_two=60,
-        items=80,
+        **counts,
         earliest=1_500_000_000,
         latest=1_510_000_000,
         sha256=sha256,

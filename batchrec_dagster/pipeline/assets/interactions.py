@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,7 @@ from batchrec_dagster.pipeline.assets.specs import (
     described,
     sample,
 )
-from batchrec_dagster.pipeline.checks import (
-    enough,
-    plausible,
-    published,
-    specs,
-)
+from batchrec_dagster.pipeline.checks import enough, plausible, published, specs, stopped
 from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.errors import PreparationError
@@ -166,8 +162,17 @@ def _on_aws(
         raise dg.Failure(str(error), allow_retries=False) from error
     _log(context, done, started)
     version = done.sha256[:16]
+    checked = checks(done, datetime.now(UTC))
+    try:
+        yield from stopped(checked)
+    except dg.Failure:
+        # Of what is not published nothing stays.
+        with suppress(StorageError):
+            for uri in (stored, users):
+                storage.store.delete(uri)
+        raise
     yield from published(
-        checks(done, datetime.now(UTC)),
+        checked,
         dg.MaterializeResult(
             value=Prepared(stored, users, version),
             data_version=dg.DataVersion(version),
