@@ -1,6 +1,8 @@
 """Spark jobs on an AWS that is moto, with a real S3 server for the storage."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +15,8 @@ from dagster_pipes import (
     PipesS3ContextLoader,
     PipesS3MessageWriter,
 )
+from moto import mock_aws
+from moto.moto_api import state_manager
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import Rules
@@ -131,3 +135,16 @@ def without_waiting(
     monkeypatch.setattr("dagster._core.pipes.utils.WAIT_FOR_LOGS_AFTER_EXECUTION_INTERVAL", 1)
     monkeypatch.setattr("batchrec_dagster.resources.spark_messages.INTERVAL", 0.2)
     monkeypatch.setattr(module, SimpleNamespace(sleep=sleep, time=lambda: 0.0))
+
+
+@contextmanager
+def glue(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Glue whose runs change their status when the test says so."""
+    without_waiting(monkeypatch, "dagster_aws.pipes.clients.glue.time", time.sleep)
+    still = {"progression": "manual", "times": 1_000_000}
+    state_manager.set_transition(model_name="glue::job_run", transition=still)
+    try:
+        with mock_aws(config={"core": {"mock_credentials": False}}):
+            yield
+    finally:
+        state_manager.unset_transition(model_name="glue::job_run")

@@ -13,10 +13,8 @@ from typing import Any
 
 import pytest
 from dagster import DagsterExecutionInterruptedError
-from moto import mock_aws
 from moto.glue.models import FakeJobRun, glue_backends
 from moto.glue.responses import GlueResponse
-from moto.moto_api import state_manager
 
 from batchrec_dagster.preparation.spark.task import SourceFile
 from batchrec_dagster.resources.spark import GlueSpark
@@ -25,6 +23,7 @@ from batchrec_dagster_tests.aws_jobs import (
     ROLE,
     TASK,
     fail,
+    glue,
     run,
     say,
     storage,
@@ -51,13 +50,8 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     as_dict = FakeJobRun.as_dict
     monkeypatch.setattr(FakeJobRun, "as_dict", told)
-    without_waiting(monkeypatch, "dagster_aws.pipes.clients.glue.time", time.sleep)
-    # A run changes its status when the test says so.
-    still = {"progression": "manual", "times": 1_000_000}
-    state_manager.set_transition(model_name="glue::job_run", transition=still)
-    with mock_aws(config={"core": {"mock_credentials": False}}):
+    with glue(monkeypatch):
         yield
-    state_manager.unset_transition(model_name="glue::job_run")
 
 
 def glue_does(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,14 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster_pipes import PipesContext
-from moto import mock_aws
 from moto.glue.models import FakeJobRun
-from moto.moto_api import state_manager
 
 from batchrec_dagster.object_store import ObjectStore
 from batchrec_dagster.pipeline.loading import DeclarationError
 from batchrec_dagster.preparation.local import opened
 from batchrec_dagster.preparation.opening import RawFile
 from batchrec_dagster.preparation.spark.task import Done, Task
-from batchrec_dagster_tests.aws_jobs import ROLE, say, without_waiting
+from batchrec_dagster_tests.aws_jobs import ROLE, glue, say
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 from batchrec_dagster_tests.support import (
     Project,
@@ -165,15 +162,11 @@ def test_glue_leaves_the_data_in_s3(
         download(self, uri, path)
 
     monkeypatch.setattr(ObjectStore, "download", noted)
-    without_waiting(monkeypatch, "dagster_aws.pipes.clients.glue.time", time.sleep)
-    still = {"progression": "manual", "times": 1_000_000}
-    state_manager.set_transition(model_name="glue::job_run", transition=still)
-    with mock_aws(config={"core": {"mock_credentials": False}}):
+    with glue(monkeypatch):
         engine = {"engine": "glue", "job_name": "prepare", "role": ROLE}
         result = prepare(project, "shop", instance, preparation=engine)
         counts["users_with_two"] = 0
         refused = prepare(project, "shop", instance, preparation=engine)
-    state_manager.unset_transition(model_name="glue::job_run")
     assert result.success
     assert data_version(instance, "shop") == version
     told = metadata(result, "interactions")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster_pipes import PipesContext
-from moto import mock_aws
 from moto.glue.models import FakeJobRun
-from moto.moto_api import state_manager
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.object_store import ObjectStore, split_uri
@@ -26,7 +21,7 @@ from batchrec_dagster.preparation.spark.way_back_task import WayBack
 from batchrec_dagster.published_table import PublishedTable
 from batchrec_dagster.table_files import told_by, told_in
 from batchrec_dagster.users_of_interactions import UsersOfInteractions
-from batchrec_dagster_tests.aws_jobs import ROLE, say, without_waiting
+from batchrec_dagster_tests.aws_jobs import ROLE, glue, say
 from batchrec_dagster_tests.s3_server import s3_server
 from batchrec_dagster_tests.spark_support import quick_session
 from batchrec_dagster_tests.support import (
@@ -207,17 +202,6 @@ def play(pipes: PipesContext, spark: SparkSession, s3: Any, folder: Path) -> Non
     for part in (folder / "table").iterdir():
         s3.upload_file(str(part), bucket, f"{key}/{part.name}")
     pipes.report_custom_message({"done": done.to_json()})
-
-
-@contextmanager
-def glue(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Glue whose runs change their status when the test says so."""
-    without_waiting(monkeypatch, "dagster_aws.pipes.clients.glue.time", time.sleep)
-    still = {"progression": "manual", "times": 1_000_000}
-    state_manager.set_transition(model_name="glue::job_run", transition=still)
-    with mock_aws(config={"core": {"mock_credentials": False}}):
-        yield
-    state_manager.unset_transition(model_name="glue::job_run")
 
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
