@@ -18,8 +18,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.support import REPOSITORY
-from batchrec_dagster_tests.test_report_page import LEVELS
+from batchrec_dagster_tests.support import REPOSITORY, WCAG
 
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
@@ -94,7 +93,7 @@ def test_nothing_bars_anyone_from_the_site_on_a_phone(site: Path, browser: Any) 
         page = browser.new_page(viewport={"width": 360, "height": 800}, color_scheme=scheme)
         page.set_default_timeout(90_000)
         page.goto((site / f"{name}.html").as_uri())
-        found = axe.run(page, options={"runOnly": LEVELS})
+        found = axe.run(page, options={"runOnly": WCAG})
         assert found.violations_count == 0, found.generate_report()
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         page.close()

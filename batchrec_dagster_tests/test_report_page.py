@@ -23,6 +23,7 @@ from batchrec_dagster.reporting.history import Training, Verdict
 from batchrec_dagster.reporting.labels import readable
 from batchrec_dagster.reporting.page import json_for_html, page
 from batchrec_dagster.reporting.tables import Tables
+from batchrec_dagster_tests.support import WCAG
 from batchrec_dagster_tests.test_report import Reader
 
 SHOT = "<script>window.shot = 1</script><img src=x onerror='window.shot = 1'>"
@@ -38,7 +39,6 @@ HOSTILE = [
     "line\nbreak\ttab\u2028separator\u0000\u0007",
     "",
 ]
-LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 WIDTHS = (360, 1280)
 
 
@@ -132,7 +132,7 @@ def opened(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterat
 def test_nothing_bars_anyone_from_it_and_nothing_is_cut(opened: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     opened.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
-    found = axe.run(opened, options={"runOnly": LEVELS})
+    found = axe.run(opened, options={"runOnly": WCAG})
     assert found.violations_count == 0, found.generate_report()
     assert len(found.response["passes"]) > 15
     assert _sticking_out(opened) == []
