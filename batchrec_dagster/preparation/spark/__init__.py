@@ -2,5 +2,5 @@
 back, a batch job's answers -> the table of lists.
 
 What is in this package runs where Spark does: it needs Python 3.11, pyspark and dagster-pipes, and
-of this project only `layout`, `rules` and `json_lines`.
+of `preparation` only `errors`, `json_lines`, `layout`, `locating` and `rules`.
 """
