@@ -54,6 +54,8 @@ RETRIES: RetryConfig = {
 }
 # What obstore says of a request whose connection broke.
 _UNANSWERED = "error sending request"
+# Seconds before a request is sent again here, as obstore does not.
+_PAUSE = 0.1
 CLIENT_CONFIG = Config(
     retries={"mode": "adaptive", "total_max_attempts": 15}, connect_timeout=10, read_timeout=60
 )
@@ -163,7 +165,7 @@ class ObjectStore:
         the answer was lost.
         """
         store, key = self._locate(uri)
-        while True:
+        for _ in range(RETRIES["max_retries"]):
             with _explained(uri, "write"):
                 try:
                     _until_answered(
@@ -174,6 +176,8 @@ class ObjectStore:
                     # S3 says so too (409) where of two attempts at once neither came about.
                     if (there := self._get_if_there(uri)) is not None:
                         return there == data
+            time.sleep(_PAUSE)
+        raise StorageError(f"cannot write {uri}: S3 says that it is there, and that it is not")
 
     def _get_if_there(self, uri: str) -> bytes | None:
         with suppress(ObjectNotFoundError):
@@ -333,7 +337,7 @@ def _until_answered(attempt: Callable[[], object]) -> None:
         except GenericError as error:
             if _UNANSWERED not in str(error) or time.monotonic() > give_up:
                 raise
-        time.sleep(RETRIES["backoff"]["init_backoff"].total_seconds())
+        time.sleep(_PAUSE)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from batchrec_dagster.pipeline.settings.recommendations import Recommendations
 from batchrec_dagster.preparation.spark.task import SourceFile
 from batchrec_dagster.preparation.spark.way_back_task import Returned, WayBack
 from batchrec_dagster.published_table import Edition
+from batchrec_dagster.resources import StorageResource
 from batchrec_dagster.resources.ensure import Description
 from batchrec_dagster.resources.spark import SparkEngine
 from batchrec_dagster.table_files import TableFiles
@@ -96,12 +97,6 @@ def _on_this_machine(publishing: Publishing, _: str) -> Iterator[Place]:
 def _in_s3(publishing: Publishing, run: str) -> Iterator[Place]:
     """In the storage, from where no more comes here than one file of the table may have."""
     storage = publishing.storage
-    if not storage.in_s3:
-        raise dg.Failure(
-            "preparation.engine glue and emr_serverless write to S3: set"
-            " BATCHREC_STORAGE=s3://bucket/prefix",
-            allow_retries=False,
-        )
     store, folder = storage.store, storage.uri(f"{publishing.pipeline.name}/work/{run}-lists")
 
     def publish(about: Mapping[str, Any]) -> Edition:
@@ -133,6 +128,16 @@ def _publish_from_here(
             files.write(rows)
         files.end(about)
     return publishing.publish(files.paths)
+
+
+def refuse_to_leave_s3(engine: SparkEngine, storage: StorageResource) -> None:
+    """Before anything is paid for. Raises dg.Failure."""
+    if engine.on_aws and not storage.in_s3:
+        raise dg.Failure(
+            "preparation.engine glue and emr_serverless write to S3: set"
+            " BATCHREC_STORAGE=s3://bucket/prefix",
+            allow_retries=False,
+        )
 
 
 def copied(parts: Iterable[Path]) -> Iterator[pa.Table]:

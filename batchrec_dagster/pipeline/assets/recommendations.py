@@ -16,7 +16,11 @@ from batchrec_dagster.pipeline.assets.filters import filter_arn
 from batchrec_dagster.pipeline.assets.items import titles_of, titles_versions
 from batchrec_dagster.pipeline.assets.jobs import lasted
 from batchrec_dagster.pipeline.assets.links import dataset_group, stored
-from batchrec_dagster.pipeline.assets.lists_on_spark import longest_history, made_on_spark
+from batchrec_dagster.pipeline.assets.lists_on_spark import (
+    longest_history,
+    made_on_spark,
+    refuse_to_leave_s3,
+)
 from batchrec_dagster.pipeline.assets.new_table import NewTable, interactions_of, made_here
 from batchrec_dagster.pipeline.assets.preview import preview, text
 from batchrec_dagster.pipeline.assets.publishing import (
@@ -111,6 +115,8 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         if config.roll_back_to:
             yield from rolled_back(pipeline, storage, context, config.roll_back_to)
             return
+        if spark is not None:
+            refuse_to_leave_s3(spark, storage)
         users_files = UsersFiles(storage.store, storage.uri(places.batch_users))
         users_version = users_files.version()
         publishing = Publishing(pipeline, storage, solution_version, users_version)
