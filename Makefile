@@ -23,7 +23,7 @@ ui: setup  ## Opens Dagster on http://127.0.0.1:3000.
 	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
 test: .venv/dev  ## Runs the whole test suite.
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: .venv/dev  ## Measures quality and speed beside others' (an hour; each alone: python benchmarks/NAME.py).
 	$(BIN)/pip install --quiet --require-hashes -r benchmarks/requirements.lock
