@@ -251,6 +251,17 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
         (
             {
                 "recommendations": {
+                    "filter": "EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ($E)",
+                    "filter_values": {"E": "buy"},
+                }
+            },
+            14,
+            "recommendations.filter",
+            "EVENT_TYPE is 'rating' for all: declare ratings.columns.event_type",
+        ),
+        (
+            {
+                "recommendations": {
                     "filter": "EXCLUDE ItemID WHERE Items.A < 1 IF CurrentUser.B = 1"
                 }
             },

@@ -39,7 +39,7 @@ def declared(project: Project, **recommendations: Any) -> dict[str, Any]:
     )
 
 
-def allowed(*_: object) -> None:
+def allowed(*_: object, **__: object) -> None:
     """In place of the check of a filter when the declaration is loaded: nothing is wrong."""
 
 

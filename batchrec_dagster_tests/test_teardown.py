@@ -104,7 +104,7 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
     # Another schema: another dataset group. Other settings: another solution and filter.
     project.declare({**quick, "recommendations": {"exclude_seen": False}})
     assert refresh(project, "shop", instance).success
-    own = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("x")'
+    own = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("rating")'
     better = {"recipe": "aws-user-personalization", "compare_with_popularity": False}
     project.declare({**quick, "solution": better, "recommendations": {"filter": own}})
     assert refresh(project, "shop", instance).success

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from batchrec_dagster.formats.schemas import INTERACTIONS
 from batchrec_dagster.local_personalize.filters.check import MAX_FIELDS_OF_GROUP, Schemas, check
 from batchrec_dagster.local_personalize.filters.grammar import parse
 from batchrec_dagster.local_personalize.filters.job import JobFilter
@@ -30,6 +31,7 @@ __all__ = [
     "check_expression",
     "check_fields_of_group",
     "check_values",
+    "event_types_of",
     "fields_of",
     "traits",
 ]
@@ -77,6 +79,18 @@ def check_values(expression: str, schemas: Schemas, values: Mapping[str, str]) -
 def fields_of(expression: str) -> set[tuple[str, str]]:
     """The fields that it looks at, as (dataset type, name in upper case). Raises FilterError."""
     return fields(parse(expression))
+
+
+def event_types_of(expression: str) -> set[str]:
+    """The event types that it speaks of, in lower case, for their case does not matter; `*` is any.
+    Raises FilterError."""
+    return {
+        str(operand).lower()
+        for part in parse(expression)
+        for comparison in comparisons(part.where)
+        if comparison.field.dataset == INTERACTIONS
+        for operand in comparison.operands
+    }
 
 
 def check_fields_of_group(expressions: Sequence[str]) -> None:

@@ -11,10 +11,12 @@ from batchrec_dagster.local_personalize.filters import (
     FilterError,
     check_expression,
     check_values,
+    event_types_of,
     fields_of,
     traits,
 )
 from batchrec_dagster.local_personalize.item_attributes import ItemAttributesError, conditions
+from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 
 Schemas = Mapping[str, Schema]  # by dataset type
 
@@ -25,14 +27,22 @@ def check_syntax(expression: str) -> None:
         raise ValueError("CurrentItem is what similar items are asked for: here there is none")
 
 
-def filter_problem(expression: str, schemas: Schemas, values: Mapping[str, str]) -> str | None:
-    """Why Personalize would refuse the filter with these values, as an input line has them."""
+def filter_problem(
+    expression: str, schemas: Schemas, values: Mapping[str, str], *, events: bool
+) -> str | None:
+    """Why Personalize would refuse the filter with these values, as an input line has them, or find
+    nothing by it, as there are no `events`: then the type of every interaction is the same."""
     try:
         for dataset, field in sorted(fields_of(expression)):
             if problem := _missing(dataset, field, schemas):
                 return problem
         check_expression(expression, schemas)
         check_values(expression, schemas, values)
+        if not events and event_types_of(expression) - {"*", EVENT_TYPE_VALUE}:
+            return (
+                f"Interactions.{EVENT_TYPE} is {EVENT_TYPE_VALUE!r} for all: declare"
+                " ratings.columns.event_type"
+            )
     except FilterError as error:
         return str(error)
     return None

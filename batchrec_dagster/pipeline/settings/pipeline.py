@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated, Self
 
 import dagster as dg
@@ -163,14 +164,20 @@ class Pipeline(dg.Model):
     def _expressions_fit_the_datasets(self) -> Self:
         schemas = {kind: parse_schema(schema) for kind, schema in self.schemas.items()}
         found: dict[tuple[str, ...], list[str | None]] = {}
-        lists = self.recommendations
+        lists, columns = self.recommendations, self.ratings.columns
+        # Where no columns are declared, that of the event types may be found.
+        problem = partial(
+            filter_problem,
+            schemas=schemas,
+            events=columns is None or columns.event_type is not None,
+        )
         if lists.filter and lists.filter_expression:
             found["recommendations", "filter"] = [
-                filter_problem(lists.filter_expression, schemas, lists.line_filter_values)
+                problem(lists.filter_expression, values=lists.line_filter_values)
             ]
         if self.segments:
             if self.segments.filter:
-                found["segments", "filter"] = [filter_problem(self.segments.filter, schemas, {})]
+                found["segments", "filter"] = [problem(self.segments.filter, values={})]
             found["segments", "attributes"] = [
                 attributes_problem(expression, schemas) for expression in self.segments.attributes
             ]
