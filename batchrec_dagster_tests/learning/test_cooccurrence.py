@@ -41,10 +41,17 @@ def plainly(orders: list[list[int]], n_items: int, window: int) -> npt.NDArray[n
 orders = st.lists(st.lists(st.integers(0, 7), unique=True, max_size=8), max_size=9)
 
 
+ways = pytest.mark.parametrize("cells", [0, 10_000], ids=["sparse", "dense"])
+
+
+@ways
 @given(orders, st.integers(1, 9), st.sampled_from([1, 20, 10_000]))
 @settings(deadline=None)
-def test_it_is_what_counting_pairs_gives(found: list[list[int]], window: int, pairs: int) -> None:
+def test_it_is_what_counting_pairs_gives(
+    cells: int, found: list[list[int]], window: int, pairs: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cooccurrence, "CELLS", cells)
         patch.setattr(cooccurrence, "PAIRS", pairs)
         patch.setattr(cooccurrence, "SUMS", pairs)
         weights = cooccurrence.fit(history_of(found, 8), window=window, kept=8)
@@ -57,12 +64,14 @@ def test_the_way_back_is_not_the_way_there() -> None:
     assert weights[1, 0] == 0
 
 
+@ways
 @given(orders, st.integers(1, 9), st.sampled_from([1, 20, 10_000]))
 @settings(deadline=None)
 def test_either_way_counts_the_way_back_as_the_way_there(
-    found: list[list[int]], window: int, pairs: int
+    cells: int, found: list[list[int]], window: int, pairs: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cooccurrence, "CELLS", cells)
         patch.setattr(cooccurrence, "PAIRS", pairs)
         patch.setattr(cooccurrence, "SUMS", pairs)
         history = history_of(found, 8)
@@ -71,14 +80,17 @@ def test_either_way_counts_the_way_back_as_the_way_there(
     assert weights == pytest.approx(there + there.T, abs=1e-6)
 
 
+@ways
 @given(orders, st.integers(1, 4))
 @settings(deadline=None)
 def test_the_largest_of_each_row_stay_and_ties_go_to_the_first(
-    found: list[list[int]], kept: int
+    cells: int, found: list[list[int]], kept: int
 ) -> None:
     history = history_of(found, 8)
-    whole = cooccurrence.fit(history, kept=8).toarray()
-    few = cooccurrence.fit(history, kept=kept).toarray()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cooccurrence, "CELLS", cells)
+        whole = cooccurrence.fit(history, kept=8).toarray()
+        few = cooccurrence.fit(history, kept=kept).toarray()
     for row, all_of_it in zip(few, whole, strict=True):
         stay = sorted(np.flatnonzero(all_of_it), key=lambda j: (-all_of_it[j], j))[:kept]
         assert np.flatnonzero(row).tolist() == sorted(stay)

@@ -8,13 +8,19 @@ al., "Sequence and time aware neighborhood for session-based recommendations" (S
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix, vstack
 
+from batchrec_dagster.local_personalize.learning.cutting import largest
 from batchrec_dagster.local_personalize.learning.histories import History
 from batchrec_dagster.local_personalize.learning.ranking import top
 from batchrec_dagster.local_personalize.learning.threads import ordered_map, pieces
+
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
 
 WINDOW = 32
 DISTANCE_POWER = 0.5
@@ -24,6 +30,9 @@ POPULARITY_SHIFT = 5.0
 # Pairs counted at once, and sums kept meanwhile: a few MiB of each.
 PAIRS = 1 << 20
 SUMS = 1 << 20
+
+# To add up a pair where it is sparse costs about as much as so many cells of dense sums.
+CELLS = 64
 
 
 def fit(
@@ -46,37 +55,52 @@ def fit(
     sides = [(-window, np.tile(near[::-1], at_once))]
     if either_way:
         sides.append((1, np.tile(near, at_once)))
-    ones = np.ones(at_once, dtype=np.float32)
 
-    def rows(part: slice) -> csr_matrix:
+    def near_pairs(part: slice) -> Iterator[tuple[Int32, Int32, Float32]]:
+        """Some of a part's pairs: (k,) rows, (k, window) columns, what each of these counts."""
         met = places[starts[part.start] : starts[part.stop]]
-        # Each item's sums have a stretch of one long vector, with a place for what is no item.
-        stretch = np.repeat(np.arange(part.stop - part.start) * (n + 1), counts[part])
-        sums = np.zeros((part.stop - part.start) * (n + 1), dtype=np.float32)
+        row = np.repeat(np.arange(part.stop - part.start, dtype=np.int32), counts[part])
         for first in range(0, len(met), at_once):
+            some = slice(first, first + at_once)
             for shift, nearness in sides:
-                pairs = windows[met[first : first + at_once] + shift].astype(np.int32, copy=False)
-                pairs += stretch[first : first + at_once, None].astype(np.int32)
-                by_met = csc_matrix(
-                    (nearness[: pairs.size], pairs.ravel(), np.arange(0, pairs.size + 1, window)),
-                    shape=(len(sums), len(pairs)),
-                )
-                sums += by_met @ ones[: len(pairs)]
+                columns = windows[met[some] + shift].astype(np.int32, copy=False)
+                yield row[some], columns, nearness[: columns.size]
+
+    def dense_rows(part: slice) -> csr_matrix:
+        # Each item's sums have a stretch of one long vector, with a place for what is no item.
+        sums = np.zeros((part.stop - part.start) * (n + 1), dtype=np.float32)
+        for row, pairs, nearness in near_pairs(part):
+            pairs += (row * np.int32(n + 1))[:, None]
+            by_met = csc_matrix(
+                (nearness, pairs.ravel(), np.arange(0, pairs.size + 1, window)),
+                shape=(len(sums), len(pairs)),
+            )
+            sums += by_met @ np.ones(len(pairs), dtype=np.float32)
         weights = sums.reshape(-1, n + 1)[:, :n]
         weights *= discount[part, None]
         weights *= discount
         return _largest(weights, kept)
 
-    parts = pieces(starts, at_once, max(1, SUMS // (n + 1)))
-    out: csr_matrix = vstack(
-        [csr_matrix((0, n), dtype=np.float32), *ordered_map(rows, parts)], format="csr"
-    )
+    def sparse_rows(part: slice) -> csr_matrix:
+        sums = csr_matrix((part.stop - part.start, n + 1), dtype=np.float32)
+        for row, pairs, nearness in near_pairs(part):
+            places = np.repeat(row, window), pairs.ravel()
+            sums = sums + csr_matrix((nearness, places), shape=sums.shape)
+        weights = sums[:, :n].tocsr()
+        weights.data *= np.repeat(discount[part], np.diff(weights.indptr))
+        weights.data *= discount[weights.indices]
+        return largest(weights, kept)
+
+    if len(history.items) * window * len(sides) * CELLS < n * n:
+        made = ordered_map(sparse_rows, pieces(starts, at_once))
+    else:
+        made = ordered_map(dense_rows, pieces(starts, at_once, max(1, SUMS // (n + 1))))
+    out: csr_matrix = vstack([csr_matrix((0, n), dtype=np.float32), *made], format="csr")
+    out.sort_indices()
     return out
 
 
-def _spaced(
-    history: History, window: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.signedinteger]]:
+def _spaced(history: History, window: int) -> tuple[Int32, npt.NDArray[np.signedinteger]]:
     """All histories in one line, `window` places of no item (n_items) before each, so that no
     window reaches into another user's; and where in it each item was met, item by item."""
     users, entries, n = len(history.lengths), len(history.items), history.n_items
@@ -90,7 +114,7 @@ def _spaced(
     return line, by_item.data
 
 
-def _largest(weights: npt.NDArray[np.float32], kept: int) -> csr_matrix:
+def _largest(weights: Float32, kept: int) -> csr_matrix:
     """The `kept` largest positive weights of each row, ties by column; columns in rising order."""
     weights[weights == 0] = -np.inf
     chosen = np.sort(top(weights, min(kept, weights.shape[1])), axis=1)

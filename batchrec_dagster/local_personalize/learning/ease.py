@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix, hstack, vstack
 
 from batchrec_dagster.local_personalize.learning import inverse
+from batchrec_dagster.local_personalize.learning.cutting import largest, largest_of_dense
 from batchrec_dagster.local_personalize.learning.threads import each, ordered_map, pieces
 
 Float32 = npt.NDArray[np.float32]
@@ -20,6 +21,11 @@ Columns = Callable[[slice], Float32]
 # Of XᵀX, the products added at once, and the sums kept meanwhile: a few MiB of each.
 ENTRIES = 1 << 20
 SUMS = 1 << 20
+
+# Of a longer history the newest pair, outside the core: pairs grow with its square. Pairs of a few
+# hundred of a user's items foretell as well as all do (Schelter, Boden, Markl, "Scalable
+# similarity-based neighborhood methods with MapReduce", RecSys 2012); this is far above that.
+PAIRED = 5_000
 
 
 def fit(
@@ -32,10 +38,11 @@ def fit(
 ) -> csr_matrix:
     """Weights (n_items, n_items) float32: row = an item met, column = an item to score.
 
-    `matrix` is (users, n_items), ones where a user met an item, the most popular items first.
-    The first `core` items are regressed on each other together, as in the paper; a pair with an
-    item outside is a regression of one on the other alone. `kept` of the largest weights stay for
-    each item scored: they carry the accuracy, and scoring costs in proportion to them.
+    `matrix` is (users, n_items), ones where a user met an item: the most popular items first, the
+    entries of a row from new to old. The first `core` items are regressed on each other together,
+    as in the paper; a pair with an item outside is a regression of one on the other alone, over
+    the newest PAIRED items of each user. `kept` of the largest weights stay for each item scored:
+    they carry the accuracy, and scoring costs in proportion to them.
     """
     n_items = matrix.shape[1]
     core = min(core, n_items)
@@ -47,25 +54,26 @@ def fit(
         if matrix.shape[0] < core
         else _inverse_by_items(inside, regularization, log)
     )
-    by_item = matrix.T.tocsr()
-    shrink = 1 / (np.diff(by_item.indptr) + regularization).astype(np.float32)
-    outside = matrix[:, core:]
+    shrink = _shrink(matrix, regularization)
+    paired = _newest(matrix, PAIRED)
+    by_item = paired.T.tocsr()
+    outside = paired[:, core:]
 
     def weights(part: slice) -> csr_matrix:
         """(width, n_items): the weights of the items of a block, which lies on one side."""
         width = np.arange(part.stop - part.start)
-        single = by_item[part] @ (outside if part.start < core else matrix)
+        single = by_item[part] @ (outside if part.start < core else paired)
         single.data *= shrink[single.indices + (core if part.start < core else 0)]
         if part.start >= core:
             single.data[single.indices == np.repeat(width + part.start, np.diff(single.indptr))] = 0
-            return _largest(single, kept)
+            return largest(single, kept)
         block = columns(part)  # (core, width)
         rows = np.empty(block.shape[::-1], dtype=np.float32)
         np.divide(block.T, -block[width + part.start, width][:, None], out=rows)
         rows[width, width + part.start] = 0
-        together = _largest_of_dense(rows, kept)
+        together = largest_of_dense(rows, kept)
         if core < n_items:
-            together = _largest(hstack([together, single], format="csr"), kept)
+            together = largest(hstack([together, single], format="csr"), kept)
         return together
 
     parts = inverse.blocks(core)
@@ -98,11 +106,12 @@ def extend(
     moved = csr_matrix(
         (old.data[stays], (now[old.col[stays]], now[old.row[stays]])), shape=(n_items, n_items)
     )
-    by_item = matrix.T.tocsr()
-    shrink = 1 / (np.diff(by_item.indptr) + regularization).astype(np.float32)
+    shrink = _shrink(matrix, regularization)
+    paired = _newest(matrix, PAIRED)
+    by_item = paired.T.tocsr()
     is_new = np.zeros(n_items, dtype=bool)
     is_new[new] = True
-    on_new, on_old = _only(matrix, is_new), _only(matrix, ~is_new)
+    on_new, on_old = _only(paired, is_new), _only(paired, ~is_new)
 
     def rows(part: slice) -> csr_matrix:
         """(width, n_items): the weights of the items of a block, as of `fit`."""
@@ -115,12 +124,33 @@ def extend(
             )
             single = single + spread @ (by_item[fresh] @ on_old)
         single.data *= shrink[single.indices]
-        return _largest_but_self((moved[part] + single).tocsr(), part.start, kept)
+        together = (moved[part] + single).tocsr()
+        row = np.repeat(np.arange(part.start, part.stop), np.diff(together.indptr))
+        together.data[together.indices == row] = 0
+        return largest(together, kept)
 
     by_target = vstack(list(ordered_map(rows, inverse.blocks(n_items))), format="csr")
     out: csr_matrix = by_target.T.tocsr()
     out.sort_indices()
     return out
+
+
+def _shrink(matrix: csr_matrix, regularization: float) -> Float32:
+    """(n_items,): what a regression on an item alone divides by, inverted."""
+    counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
+    return np.asarray(1 / (counts + regularization).astype(np.float32))
+
+
+def _newest(matrix: csr_matrix, most: int) -> csr_matrix:
+    """The first `most` entries of each row: a row's entries run from new to old."""
+    lengths = np.diff(matrix.indptr)
+    if lengths.max(initial=0) <= most:
+        return matrix
+    stays = np.ones(matrix.nnz, dtype=bool)
+    for user in np.flatnonzero(lengths > most):
+        stays[matrix.indptr[user] + most : matrix.indptr[user + 1]] = False
+    ends = np.concatenate([[0], np.cumsum(np.minimum(lengths, most))])
+    return csr_matrix((matrix.data[stays], matrix.indices[stays], ends), shape=matrix.shape)
 
 
 def _only(matrix: csr_matrix, columns: npt.NDArray[np.bool_]) -> csr_matrix:
@@ -129,18 +159,6 @@ def _only(matrix: csr_matrix, columns: npt.NDArray[np.bool_]) -> csr_matrix:
     out.data[~columns[out.indices]] = 0
     out.eliminate_zeros()
     return out
-
-
-def _largest_but_self(rows: csr_matrix, first: int, kept: int) -> csr_matrix:
-    """The `kept` entries of largest size in each row, ties by column; row k without `first` + k."""
-    rows.sort_indices()
-    row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
-    rows.data[rows.indices == row + first] = 0
-    order = np.lexsort((-np.abs(rows.data), row))
-    place = np.arange(len(row)) - rows.indptr[:-1][row]
-    rows.data[order[place >= kept]] = 0
-    rows.eliminate_zeros()
-    return rows
 
 
 def _inverse_by_items(
@@ -222,27 +240,3 @@ def _dense_product(columns: csr_matrix, matrix: csr_matrix) -> Float32:
 def _add_to_diagonal(lower: list[Float32], parts: list[slice], value: float) -> None:
     for part, rows in zip(parts, lower, strict=True):
         rows[np.arange(len(rows)), np.arange(part.start, part.stop)] += value
-
-
-def _largest_of_dense(rows: Float32, kept: int) -> csr_matrix:
-    """The rows with all but the `kept` entries of largest size (and their ties) at zero."""
-    n = rows.shape[1]
-    if kept < n:
-        size = np.abs(rows)
-        threshold = np.partition(size, n - kept, axis=1)[:, n - kept, None]
-        rows[size < threshold] = 0
-    return csr_matrix(rows)
-
-
-def _largest(rows: csr_matrix, kept: int) -> csr_matrix:
-    """The same of sparse rows, which are cut to the length of the longest."""
-    lengths = np.diff(rows.indptr)
-    n = lengths.max(initial=0)
-    if kept < n:
-        row = np.repeat(np.arange(rows.shape[0]), lengths)
-        size = np.zeros((rows.shape[0], n), dtype=np.float32)
-        size[row, np.arange(len(row)) - rows.indptr[:-1][row]] = np.abs(rows.data)
-        threshold = np.partition(size, n - kept, axis=1)[:, n - kept]
-        rows.data[np.abs(rows.data) < threshold[row]] = 0
-    rows.eliminate_zeros()
-    return rows

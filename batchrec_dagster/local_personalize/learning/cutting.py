@@ -1,0 +1,54 @@
+"""The largest weights of each row, exactly as many as are kept: ties go to the first columns.
+
+Items stand by falling popularity, so of weights alike those of the more popular stay, as in
+`ranking.top`. Where histories are alike all weights are, so ties must not stay as they come.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+Float32 = npt.NDArray[np.float32]
+
+
+def largest_of_dense(rows: Float32, kept: int) -> csr_matrix:
+    """The `kept` entries of largest size in each row, without zeros; `rows` is written to."""
+    n = rows.shape[1]
+    if kept >= n:
+        return csr_matrix(rows)
+    size = np.abs(rows)
+    threshold = np.partition(size, n - kept, axis=1)[:, n - kept]
+    rows[size < threshold[:, None]] = 0
+    return _first_of_ties(csr_matrix(rows), threshold, kept)
+
+
+def largest(rows: csr_matrix, kept: int) -> csr_matrix:
+    """The same of sparse rows, which are written to; columns in any order."""
+    lengths = np.diff(rows.indptr)
+    n = lengths.max(initial=0)
+    if kept < n:
+        row = np.repeat(np.arange(rows.shape[0]), lengths)
+        size = np.zeros((rows.shape[0], n), dtype=np.float32)
+        size[row, np.arange(len(row)) - rows.indptr[:-1][row]] = np.abs(rows.data)
+        threshold = np.partition(size, n - kept, axis=1)[:, n - kept]
+        rows.data[np.abs(rows.data) < threshold[row]] = 0
+        rows.eliminate_zeros()
+        return _first_of_ties(rows, threshold, kept)
+    rows.eliminate_zeros()
+    return rows
+
+
+def _first_of_ties(rows: csr_matrix, threshold: Float32, kept: int) -> csr_matrix:
+    """Rows whose entries reach the threshold, which `kept` of them did or more: just `kept`."""
+    lengths = np.diff(rows.indptr)
+    if lengths.max(initial=0) <= kept:
+        return rows
+    rows.sort_indices()
+    tied = np.abs(rows.data) == np.repeat(threshold, lengths)
+    before = np.concatenate([[0], np.cumsum(tied)])[rows.indptr]  # ties, up to each row
+    room = kept - (lengths - np.diff(before))
+    rows.data[tied & (np.cumsum(tied) > np.repeat(before[:-1] + room, lengths))] = 0
+    rows.eliminate_zeros()
+    return rows

@@ -1,0 +1,111 @@
+"""Histories that are huge beside the rest, and weights all alike: what is kept is bounded."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+from batchrec_dagster.local_personalize.learning import cutting, ease, fitting
+from batchrec_dagster.local_personalize.learning.choosing import EASE
+from batchrec_dagster.local_personalize.learning.parts import ItemWeights
+from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
+from batchrec_dagster.local_personalize.learning.training import train
+from batchrec_dagster_tests.learning.support import Row, interactions_of, lists
+
+RECIPE = "aws-user-personalization"
+
+
+def met(user: str, items: range) -> list[Row]:
+    return [(user, f"i{item:05}", item) for item in items]
+
+
+def giant() -> list[Row]:
+    """300 users who met 30 items each of a few, and one who met 30,000."""
+    some = np.random.default_rng(0).integers(0, 400, (300, 30))
+    rows = [(f"u{user:03}", f"i{item:05}", n) for user, own in enumerate(some)
+            for n, item in enumerate(own)]  # fmt: skip
+    return [*rows, *met("giant", range(30_000))]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        met("only", range(20_000)),
+        [row for user in "abc" for row in met(user, range(10_000))],
+        [
+            row
+            for n, user in enumerate("abc")
+            for row in met(user, range(n * 7_000, n * 7_000 + 10_000))
+        ],
+        giant(),
+    ],
+    ids=["one user", "three alike", "three who overlap", "a giant among small ones"],
+)
+def test_huge_histories_give_lists_and_a_small_model(
+    rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "DENSE_LIMIT", 1_500)
+    monkeypatch.setattr(ease, "PAIRED", 1_000)
+    data = interactions_of(rows)
+    model = train(RECIPE, data, {}).model
+    assert isinstance(model, PersonalizationModel)
+    for name, part in model.parts.items():
+        if isinstance(part, ItemWeights):
+            kept = fitting.KEPT_WEIGHTS if name == EASE else fitting.KEPT_FOLLOWERS
+            assert part.weights.nnz <= kept * len(data.item_ids)
+    found = lists(model, [*data.user_ids[:3], "nobody"], data, 25)
+    assert [len(set(own)) for own in found] == [25] * len(found)
+
+
+def plainly(row: npt.NDArray[np.float32], kept: int) -> list[int]:
+    order = sorted(np.flatnonzero(row).tolist(), key=lambda column: (-abs(row[column]), column))
+    return sorted(order[:kept])
+
+
+@given(
+    values=st.lists(
+        st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 2.0]), min_size=9, max_size=9),
+        min_size=1,
+        max_size=5,
+    ),
+    kept=st.integers(1, 10),
+    backwards=st.booleans(),
+)
+@settings(deadline=None)
+def test_exactly_the_largest_stay_and_ties_go_to_the_first(
+    values: list[list[float]], kept: int, backwards: bool
+) -> None:
+    rows = np.array(values, dtype=np.float32)
+    sparse = csr_matrix(rows)
+    if backwards:  # the columns of a sparse product come in any order
+        sparse = csr_matrix(rows[:, ::-1])
+        sparse.indices = (rows.shape[1] - 1 - sparse.indices).astype(np.int32)
+        sparse.has_sorted_indices = False
+    expected = [plainly(row, kept) for row in rows]
+    for cut in (cutting.largest(sparse, kept), cutting.largest_of_dense(rows.copy(), kept)):
+        out = cut.toarray()
+        assert [np.flatnonzero(row).tolist() for row in out] == expected
+        assert (out[out != 0] == rows[out != 0]).all()
+
+
+@pytest.mark.parametrize("core", [0, 700, 1_500])
+def test_where_all_weights_are_alike_each_item_keeps_the_most_popular(core: int) -> None:
+    alike = csr_matrix(np.ones((3, 1_500), dtype=np.float32))
+    weights = ease.fit(alike, core=core, regularization=5.0, kept=50).tocsc()
+    assert (np.diff(weights.indptr) == 50).all()
+    if core != 700:  # else those inside weigh otherwise than those outside
+        assert weights[:, [1_499]].indices.tolist() == list(range(50))
+
+
+def test_outside_the_core_a_long_history_is_paired_by_its_newest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ease, "PAIRED", 2)
+    newest_first = csr_matrix((np.ones(5, np.float32), [3, 1, 0, 2, 0], [0, 4, 5]), shape=(2, 4))
+    weights = ease.fit(newest_first, core=0, regularization=1.0, kept=4).toarray()
+    assert sorted(zip(*np.nonzero(weights), strict=True)) == [(1, 3), (3, 1)]
+    assert weights[1, 3] == pytest.approx(1 / 2)
