@@ -18,8 +18,10 @@ from batchrec_dagster.local_personalize.learning.choosing import (
     EITHER,
     FACTORS,
     MIXES,
+    POPULARITY,
     POWERS,
     SEQUENCE,
+    SHRUNK,
     Trial,
     choose,
     temperature,
@@ -27,7 +29,7 @@ from batchrec_dagster.local_personalize.learning.choosing import (
 )
 from batchrec_dagster.local_personalize.learning.histories import Histories, History
 from batchrec_dagster.local_personalize.learning.model import load_model
-from batchrec_dagster.local_personalize.learning.parts import Part
+from batchrec_dagster.local_personalize.learning.parts import Part, Popular
 from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
 from batchrec_dagster.local_personalize.learning.popularity import log_popularity, popular_first
 from batchrec_dagster.local_personalize.learning.ranking import top
@@ -114,6 +116,26 @@ def test_either_way_stands_for_the_sequence_where_it_is_better(
     assert left not in choice.shares
 
 
+@pytest.mark.parametrize(("usual", "shrunk"), [(0.9, 0.4), (0.4, 0.9), (0.6, 0.6)])
+def test_more_regularization_is_taken_where_it_is_better(usual: float, shrunk: float) -> None:
+    noises = {EASE: noise(1, usual), SHRUNK: noise(1, shrunk)}
+    choice = choose([trial_of(**noises, sequence=noise(2, 0.6))], recency=True)
+    used, left = (SHRUNK, EASE) if shrunk < usual else (EASE, SHRUNK)
+    assert used in choice.shares
+    assert left not in choice.shares
+
+
+@pytest.mark.parametrize(("size", "added"), [(50.0, True), (0.01, False)])
+def test_what_is_popular_is_added_where_histories_tell_little(size: float, added: bool) -> None:
+    counts = truth_table().sum(axis=0)  # the items sought, all alike
+    popular = Told(np.tile(counts, (USERS, 1)), np.zeros((USERS, 200), np.float32))
+    run = trial_of(ease=noise(1, size), factors=noise(2, 60.0), popularity=popular)
+    choice = choose([run], recency=True)
+    assert (POPULARITY in choice.shares) == added
+    if added:
+        assert choice.ndcg > ndcg_alone(run, EASE, POWERS[EASE][0])
+
+
 def test_parts_alike_keep_their_defaults_and_no_blend() -> None:
     same = noise(1, 0.5)
     choice = choose([trial_of(ease=same, sequence=same, factors=same)], recency=True)
@@ -169,7 +191,8 @@ def test_choosing_costs_at_most_two_fits_beside_the_one_that_serves(
     logged: list[str] = []
     train("aws-user-personalization", interactions_of(tastes(users=users)), {}, log=logged.append)
     fitted = [line.partition(":")[0] for line in logged]
-    assert max(fitted.count(name) for name in (EASE, SEQUENCE, EITHER, FACTORS)) == fits
+    assert fitted.count(EASE) + fitted.count(SHRUNK) == 3
+    assert max(fitted.count(name) for name in (EASE, SHRUNK, SEQUENCE, EITHER, FACTORS)) == fits
 
 
 def test_mixes_are_shares_of_known_parts() -> None:
@@ -219,9 +242,13 @@ def test_a_blend_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     blend = PersonalizationModel(
         data.item_ids[order],
         log_popularity(data, order),
-        {**model.parts, FACTORS: factorization.fit(matrix, dimension=4, seed=0)},
-        {**model.powers, FACTORS: 0.6},
-        {**model.shares, FACTORS: 2.0},
+        {
+            **model.parts,
+            FACTORS: factorization.fit(matrix, dimension=4, seed=0),
+            POPULARITY: Popular(data.item_counts[order].astype(np.float32)),
+        },
+        {**model.powers, FACTORS: 0.6, POPULARITY: 0.0},
+        {**model.shares, FACTORS: 2.0, POPULARITY: 0.1},
     )
     blend.save(tmp_path)
     again = load_model(tmp_path)

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import ease, fitting, personalizing, threads
+from batchrec_dagster.local_personalize.learning.choosing import POPULARITY, SHRUNK, Choice
 from batchrec_dagster.local_personalize.learning.errors import ModelFileError, TrainingError
 from batchrec_dagster.local_personalize.learning.evaluation import evaluate
+from batchrec_dagster.local_personalize.learning.parts import Popular
 from batchrec_dagster.local_personalize.learning.personalization import (
     HELD_OUT,
     HeldOut,
@@ -125,6 +127,21 @@ def test_updates_follow_updates_and_keep_what_was_chosen(
         assert done.model.shares == before.model.shares
         assert done.tuned == before.tuned
         folder = saved(done, tmp_path / str(step))
+
+
+def test_what_is_popular_is_counted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = Choice({SHRUNK: 0.6, POPULARITY: 0.0}, {SHRUNK: 1.0, POPULARITY: 0.1}, 0.0)
+    monkeypatch.setattr(personalizing, "ENOUGH_USERS", 1)  # so that SHRUNK is among the parts
+    monkeypatch.setattr(personalizing, "choose", lambda trials, recency: choice)
+    before = saved(train(RECIPE, interactions_of(tastes()), {}), tmp_path / "m")
+    now = interactions_of([*tastes(), *grown()])
+    model = train(RECIPE, now, {}, previous=before).model
+    assert isinstance(model, PersonalizationModel)
+    popular = model.parts[POPULARITY]
+    assert isinstance(popular, Popular)
+    assert popular.counts == pytest.approx(np.exp(model.popularity))
+    assert popular.counts.sum() == len(now)
+    assert list(model.parts) == [SHRUNK, POPULARITY]
 
 
 def test_data_may_shrink(tmp_path: Path) -> None:

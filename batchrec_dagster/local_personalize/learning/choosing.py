@@ -5,7 +5,8 @@ mostly luck. So there are few choices, each has a default, and another is taken 
 the default by more than half a standard error of the users' paired differences. A blend must beat
 its best part by a whole one, else that part serves alone. Where users are few, each is asked at
 several times of the history, which tells models apart as well as more users would; the error is
-still of the users, by their means.
+still of the users, by their means. What is popular is added last, to what was chosen: where
+histories tell little, what everybody meets is the better guess.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ from batchrec_dagster.local_personalize.learning.threads import ordered_map
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-EASE, SEQUENCE, FACTORS = "ease", "sequence", "factors"
+EASE, SEQUENCE, FACTORS, POPULARITY = "ease", "sequence", "factors", "popularity"
+
+# Of many users with little in common each, less can be learnt of a pair of items: the regression
+# with more regularization may stand for the other.
+SHRUNK = "ease-shrunk"
 
 # Co-occurrence either way may stand for the sequence: where histories are short, or many moments
 # alike, what went before tells as much as what followed, and half the pairs are too few.
@@ -37,6 +42,7 @@ EITHER = "either-way"
 # Powers of recency, the default first.
 POWERS: Mapping[str, Sequence[float]] = {
     EASE: (0.6, 0.3, 0.9, 1.2),
+    SHRUNK: (0.6, 0.3, 0.9, 1.2),
     SEQUENCE: (0.9, 0.3, 0.6, 1.2),
     EITHER: (0.9, 0.3, 0.6, 1.2),
     FACTORS: (0.6, 0.0, 0.3, 0.9),
@@ -54,6 +60,9 @@ MIXES: Sequence[Mapping[str, float]] = (
     {SEQUENCE: 0.6, FACTORS: 0.4},
     {SEQUENCE: 0.3, FACTORS: 0.7},
 )
+
+# The share of what is popular, where it helps; smaller ones did harm where they seemed to help.
+POPULAR = 0.6
 
 # Enough to tell two models apart, and little work beside a training.
 MOST_USERS = 2_000
@@ -112,7 +121,7 @@ def trials(parts: Mapping[str, Part], held_out: Split, item_ids: Ids) -> list[Tr
 
 def choose(trials: Sequence[Trial], *, recency: bool) -> Choice:
     """The powers and shares to serve with; without recency, all of a history weighs alike."""
-    names = list(trials[0].parts)
+    names = [name for name in trials[0].parts if name != POPULARITY]
     if not any(len(run.inputs.lengths) for run in trials):
         power = POWERS[names[0]][0] if recency else 0.0
         return Choice({names[0]: power}, {names[0]: 1.0}, 0.0)
@@ -122,8 +131,14 @@ def choose(trials: Sequence[Trial], *, recency: bool) -> Choice:
     }
     at = {name: _pick(singles[name]) for name in names}
     powers = {name: options[name][at[name]] for name in names}
-    best = max(names, key=lambda name: singles[name][at[name]].mean())
-    alone = singles[best][at[best]]
+    alone = {name: singles[name][at[name]] for name in names}
+    if SHRUNK in names:
+        names.remove(EASE if _better(alone[SHRUNK], alone[EASE], 0.5) else SHRUNK)
+    stands = {EASE: SHRUNK} if SHRUNK in names else {}
+    best = max(names, key=lambda name: alone[name].mean())
+    if POPULARITY in trials[0].parts:
+        names.append(POPULARITY)
+        powers[POPULARITY] = 0.0
     scales = {name: 1 / _spread(trials, name, powers[name]) for name in names}
 
     def blended(mixes: Sequence[Mapping[str, float]]) -> list[Float64]:
@@ -135,23 +150,36 @@ def choose(trials: Sequence[Trial], *, recency: bool) -> Choice:
             ],
         )
 
-    mixes = [mix for mix in MIXES if set(mix) <= set(names)]
+    chosen: Mapping[str, float] = {best: 1.0}
+    ndcg = alone[best]
+    mixes = [mix for mix in (_renamed(mix, stands) for mix in MIXES) if set(mix) <= set(names)]
     if mixes and EITHER in names:
-        others = [_either_way(mix) for mix in mixes]
+        others = [_renamed(mix, {SEQUENCE: EITHER}) for mix in mixes]
         either, forward = blended([others[0], mixes[0]])
         if _better(either, forward, 0.5):
             mixes = others
     if mixes:
         blends = blended(mixes)
-        chosen = _pick(blends)
-        if _better(blends[chosen], alone):
-            used = {name: share * scales[name] for name, share in mixes[chosen].items()}
-            return Choice({name: powers[name] for name in used}, used, float(blends[chosen].mean()))
-    return Choice({best: powers[best]}, {best: scales[best]}, float(alone.mean()))
+        at_best = _pick(blends)
+        if _better(blends[at_best], ndcg):
+            chosen, ndcg = mixes[at_best], blends[at_best]
+    if POPULARITY in names:
+        mix = {
+            **{name: (1 - POPULAR) * share for name, share in chosen.items()},
+            POPULARITY: POPULAR,
+        }
+        [popular] = blended([mix])
+        if _better(popular, ndcg, 0.5):
+            chosen, ndcg = mix, popular
+    return Choice(
+        {name: powers[name] for name in chosen},
+        {name: share * scales[name] for name, share in chosen.items()},
+        float(ndcg.mean()),
+    )
 
 
-def _either_way(mix: Mapping[str, float]) -> Mapping[str, float]:
-    return {EITHER if name == SEQUENCE else name: share for name, share in mix.items()}
+def _renamed(mix: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
+    return {names.get(name, name): share for name, share in mix.items()}
 
 
 def _pick(values: Sequence[Float64]) -> int:

@@ -11,16 +11,25 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import cooccurrence, ease, factorization
-from batchrec_dagster.local_personalize.learning.choosing import EASE, EITHER, SEQUENCE, Choice
+from batchrec_dagster.local_personalize.learning.choosing import (
+    EASE,
+    EITHER,
+    FACTORS,
+    POPULARITY,
+    SEQUENCE,
+    SHRUNK,
+    Choice,
+)
 from batchrec_dagster.local_personalize.learning.histories import Histories
 from batchrec_dagster.local_personalize.learning.hyperparameters import Value
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
-from batchrec_dagster.local_personalize.learning.parts import ItemWeights, Part
+from batchrec_dagster.local_personalize.learning.parts import ItemWeights, Part, Popular
 from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
 from batchrec_dagster.local_personalize.learning.popularity import log_popularity, popular_first
 
 DENSE_LIMIT = 12_000  # items that EASE regresses together: n^2 memory, up to n^3 time
 REGULARIZATION = 300.0
+MORE_REGULARIZATION = 1_000.0
 KEPT_WEIGHTS = 200  # of EASE, for each item scored
 KEPT_FOLLOWERS = 500  # of the co-occurrence, for each item met
 
@@ -59,6 +68,7 @@ class Fitting:
         users = np.unique(learned_from.users)
         self.history = Histories(learned_from, self.item_ids).of(users)
         self.matrix: csr_matrix = self.history.weights(0.0)
+        self._counts = interactions.item_counts[order].astype(np.float32)
         self._rows = len(learned_from)
         self._seed = seed
         self._log = log
@@ -72,16 +82,19 @@ class Fitting:
     def _part(self, name: str, values: Values) -> Part:
         window = int(values.get("bptt", cooccurrence.WINDOW))
         dimension = int(values.get("hidden_dimension", factorization.DIMENSION))
-        key = name, {EASE: 0, SEQUENCE: window, EITHER: window}.get(name, dimension)
+        key = name, {SEQUENCE: window, EITHER: window, FACTORS: dimension}.get(name, 0)
         if key in self._made:
             return self._made[key]
         began = time.monotonic()
-        if name == EASE:
-            part: Part = ItemWeights(
+        part: Part
+        if name == POPULARITY:
+            part = Popular(self._counts)
+        elif name in (EASE, SHRUNK):
+            part = ItemWeights(
                 ease.fit(
                     self.matrix,
                     core=DENSE_LIMIT,
-                    regularization=REGULARIZATION,
+                    regularization=regularization(name),
                     kept=KEPT_WEIGHTS,
                     log=self._log,
                 )
@@ -98,6 +111,11 @@ class Fitting:
         self._log(f"{name}: {self._rows:,} interactions in {time.monotonic() - began:.1f} s")
         self._made[key] = part
         return part
+
+
+def regularization(name: str) -> float:
+    """That of the item-item regression of this name."""
+    return MORE_REGULARIZATION if name == SHRUNK else REGULARIZATION
 
 
 def without_extreme_users(interactions: Interactions, values: Values) -> Interactions:

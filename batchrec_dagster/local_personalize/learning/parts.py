@@ -98,6 +98,28 @@ class Factors:
         return cls(arrays["item_factors"], float(arrays["regularization"]))
 
 
-KINDS: dict[str, type[ItemWeights] | type[Factors]] = {
-    kind.kind: kind for kind in (ItemWeights, Factors)
+@dataclass(frozen=True)
+class Popular:
+    """How often each item was met, whatever the history."""
+
+    kind: ClassVar[str] = "popular"
+
+    counts: Float32  # (n_items,)
+
+    def score(self, history: History, power: float) -> Float32:
+        """See Part."""
+        return np.tile(self.counts, (len(history.lengths), 1))
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """See Part."""
+        return {"counts": self.counts}
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Popular:
+        """The part whose arrays were saved."""
+        return cls(arrays["counts"])
+
+
+KINDS: dict[str, type[ItemWeights] | type[Factors] | type[Popular]] = {
+    kind.kind: kind for kind in (ItemWeights, Factors, Popular)
 }

@@ -10,8 +10,10 @@ from batchrec_dagster.local_personalize.learning.choosing import (
     EASE,
     EITHER,
     FACTORS,
+    POPULARITY,
     POWERS,
     SEQUENCE,
+    SHRUNK,
     Choice,
     choose,
     temperature,
@@ -30,7 +32,8 @@ from batchrec_dagster.local_personalize.learning.split import Split, split, spli
 
 Log = Callable[[str], None]
 
-NAMES = (EASE, SEQUENCE, EITHER, FACTORS)
+NAMES = (EASE, SEQUENCE, EITHER, FACTORS, POPULARITY)
+SHRUNK_LIMIT = 6_000  # items: a second regression takes time that grows with their square or cube
 DEFAULT_SHARE = 10.0  # of EASE alone: spreads the softmax about as choosing would
 
 # With fewer users held out, others are too, by a second fit: choosing on few is choosing by chance.
@@ -94,7 +97,7 @@ def tune(
     best: dict[str, Value] = {}
     most = -1.0
     for tried in tries:
-        fitted = fitting.parts(NAMES, {**values, **tried})
+        fitted = fitting.parts(_tried(held_out), {**values, **tried})
         runs = trials(fitted.parts, held_out, fitted.item_ids)
         ndcg = choose(runs, recency=recency({**values, **tried})).ndcg
         log(f"tried {tried}: NDCG at 25 of {ndcg:.4f}")
@@ -106,6 +109,12 @@ def tune(
 def recency(values: Values) -> bool:
     """Whether the recent may weigh more than the old."""
     return bool(values.get("recency_mask", values.get("apply_recency_bias", True)))
+
+
+def _tried(held_out: Split) -> tuple[str, ...]:
+    """The parts to choose from: a second regression only where one split serves to choose on."""
+    again = len(held_out.users) >= ENOUGH_USERS and len(held_out.train.item_ids) <= SHRUNK_LIMIT
+    return (*NAMES, SHRUNK) if again else NAMES
 
 
 def by_default(
@@ -121,7 +130,8 @@ def _choose(
     splits: list[Split], values: Values, seed: int, log: Log
 ) -> tuple[PersonalizationModel, Choice, float]:
     """What is chosen on all the splits: its model of the first, and the heat of its softmax."""
-    fits = [Fitting(one.train, values, seed, log).parts(NAMES, values) for one in splits]
+    names = _tried(splits[0])
+    fits = [Fitting(one.train, values, seed, log).parts(names, values) for one in splits]
     runs = [
         trials(fitted.parts, one, fitted.item_ids) for fitted, one in zip(fits, splits, strict=True)
     ]

@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from batchrec_dagster.local_personalize.learning import ease, factorization
-from batchrec_dagster.local_personalize.learning.choosing import EITHER, SEQUENCE
+from batchrec_dagster.local_personalize.learning.choosing import EITHER, POPULARITY, SEQUENCE
 from batchrec_dagster.local_personalize.learning.errors import TrainingError
 from batchrec_dagster.local_personalize.learning.evaluation import evaluate
 from batchrec_dagster.local_personalize.learning.fitting import (
     KEPT_WEIGHTS,
-    REGULARIZATION,
     Fitting,
     Values,
+    regularization,
 )
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, positions
 from batchrec_dagster.local_personalize.learning.model import load_model
@@ -78,7 +78,7 @@ def _renewed(
     was[(was >= 0) & (old.popularity[was] < 0)] = -1
     parts: dict[str, Part] = {}
     for name, part in old.parts.items():
-        if name in (SEQUENCE, EITHER):
+        if name in (SEQUENCE, EITHER, POPULARITY):
             parts[name] = fitting.parts([name], values).parts[name]
         elif isinstance(part, ItemWeights):
             parts[name] = ItemWeights(
@@ -86,7 +86,7 @@ def _renewed(
                     part.weights,
                     was,
                     fitting.matrix,
-                    regularization=REGULARIZATION,
+                    regularization=regularization(name),
                     kept=KEPT_WEIGHTS,
                 )
             )
