@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import cutting, ease, fitting
+from batchrec_dagster.local_personalize.learning import cutting, ease, fitting, related
 from batchrec_dagster.local_personalize.learning.choosing import EASE
 from batchrec_dagster.local_personalize.learning.parts import ItemWeights
 from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
@@ -49,7 +49,7 @@ def test_huge_histories_give_lists_and_a_small_model(
     rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fitting, "DENSE_LIMIT", 1_500)
-    monkeypatch.setattr(ease, "PAIRED", 1_000)
+    monkeypatch.setattr(cutting, "PAIRED", 1_000)
     data = interactions_of(rows)
     model = train(RECIPE, data, {}).model
     assert isinstance(model, PersonalizationModel)
@@ -104,8 +104,17 @@ def test_where_all_weights_are_alike_each_item_keeps_the_most_popular(core: int)
 def test_outside_the_core_a_long_history_is_paired_by_its_newest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ease, "PAIRED", 2)
+    monkeypatch.setattr(cutting, "PAIRED", 2)
     newest_first = csr_matrix((np.ones(5, np.float32), [3, 1, 0, 2, 0], [0, 4, 5]), shape=(2, 4))
     weights = ease.fit(newest_first, core=0, regularization=1.0, kept=4).toarray()
     assert sorted(zip(*np.nonzero(weights), strict=True)) == [(1, 3), (3, 1)]
     assert weights[1, 3] == pytest.approx(1 / 2)
+
+
+def test_similar_items_of_long_histories_are_of_their_newest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cutting, "PAIRED", 2)
+    newest_first = csr_matrix((np.ones(5, np.float32), [3, 1, 0, 2, 0], [0, 4, 5]), shape=(2, 4))
+    weights = related.fit(newest_first, discount=0.5, least_shared=1).toarray()
+    assert sorted(zip(*np.nonzero(weights), strict=True)) == [(1, 3), (3, 1)]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix, hstack, vstack
 
 from batchrec_dagster.local_personalize.learning import inverse
-from batchrec_dagster.local_personalize.learning.cutting import largest, largest_of_dense
+from batchrec_dagster.local_personalize.learning.cutting import largest, largest_of_dense, newest
 from batchrec_dagster.local_personalize.learning.threads import each, ordered_map, pieces
 
 Float32 = npt.NDArray[np.float32]
@@ -21,11 +21,6 @@ Columns = Callable[[slice], Float32]
 # Of XᵀX, the products added at once, and the sums kept meanwhile: a few MiB of each.
 ENTRIES = 1 << 20
 SUMS = 1 << 20
-
-# Of a longer history the newest pair, outside the core: pairs grow with its square. Pairs of a few
-# hundred of a user's items foretell as well as all do (Schelter, Boden, Markl, "Scalable
-# similarity-based neighborhood methods with MapReduce", RecSys 2012); this is far above that.
-PAIRED = 5_000
 
 
 def fit(
@@ -41,8 +36,8 @@ def fit(
     `matrix` is (users, n_items), ones where a user met an item: the most popular items first, the
     entries of a row from new to old. The first `core` items are regressed on each other together,
     as in the paper; a pair with an item outside is a regression of one on the other alone, over
-    the newest PAIRED items of each user. `kept` of the largest weights stay for each item scored:
-    they carry the accuracy, and scoring costs in proportion to them.
+    the newest of each user (`cutting.newest`). `kept` of the largest weights stay for each item
+    scored: they carry the accuracy, and scoring costs in proportion to them.
     """
     n_items = matrix.shape[1]
     core = min(core, n_items)
@@ -55,7 +50,7 @@ def fit(
         else _inverse_by_items(inside, regularization, log)
     )
     shrink = _shrink(matrix, regularization)
-    paired = _newest(matrix, PAIRED)
+    paired = newest(matrix)
     by_item = paired.T.tocsr()
     outside = paired[:, core:]
 
@@ -107,7 +102,7 @@ def extend(
         (old.data[stays], (now[old.col[stays]], now[old.row[stays]])), shape=(n_items, n_items)
     )
     shrink = _shrink(matrix, regularization)
-    paired = _newest(matrix, PAIRED)
+    paired = newest(matrix)
     by_item = paired.T.tocsr()
     is_new = np.zeros(n_items, dtype=bool)
     is_new[new] = True
@@ -139,18 +134,6 @@ def _shrink(matrix: csr_matrix, regularization: float) -> Float32:
     """(n_items,): what a regression on an item alone divides by, inverted."""
     counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
     return np.asarray(1 / (counts + regularization).astype(np.float32))
-
-
-def _newest(matrix: csr_matrix, most: int) -> csr_matrix:
-    """The first `most` entries of each row: a row's entries run from new to old."""
-    lengths = np.diff(matrix.indptr)
-    if lengths.max(initial=0) <= most:
-        return matrix
-    stays = np.ones(matrix.nnz, dtype=bool)
-    for user in np.flatnonzero(lengths > most):
-        stays[matrix.indptr[user] + most : matrix.indptr[user + 1]] = False
-    ends = np.concatenate([[0], np.cumsum(np.minimum(lengths, most))])
-    return csr_matrix((matrix.data[stays], matrix.indices[stays], ends), shape=matrix.shape)
 
 
 def _only(matrix: csr_matrix, columns: npt.NDArray[np.bool_]) -> csr_matrix:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix, vstack
 
 from batchrec_dagster.local_personalize.learning import serving
+from batchrec_dagster.local_personalize.learning.cutting import largest, newest
 from batchrec_dagster.local_personalize.learning.files import Arrays, pack_ids, save_arrays
 from batchrec_dagster.local_personalize.learning.interactions import Ids, positions
 from batchrec_dagster.local_personalize.learning.ranking import top
@@ -79,25 +80,22 @@ def fit(
 ) -> csr_matrix:
     """Weights (n_items, n_items) float32: users who met both, over those of the column^discount.
 
-    `matrix` is (users, n_items), ones where a user met an item. A pair needs `least_shared` users,
-    an item keeps its KEPT most similar, ties to the lower column.
+    `matrix` is (users, n_items), ones where a user met an item, from new to old; the newest of a
+    user's pair (`cutting.newest`). A pair needs `least_shared` users, an item keeps its KEPT most
+    similar, ties to the lower column.
     """
     n = matrix.shape[1]
-    by_item = matrix.T.tocsr()
-    counts = np.diff(by_item.indptr)
-    divisor = (np.maximum(counts, 1) ** discount).astype(np.float32)
+    divisor = np.maximum(np.bincount(matrix.indices, minlength=n), 1) ** discount
+    divisor = divisor.astype(np.float32)
+    paired = newest(matrix)
+    by_item = paired.T.tocsr()
 
     def rows(part: slice) -> csr_matrix:
-        shared = (by_item[part] @ matrix).toarray()
-        width = np.arange(len(shared))
-        shared[shared < max(1, least_shared)] = 0
-        shared[width, width + part.start] = 0
-        weights = (shared / divisor).astype(np.float32)
-        columns = top(np.where(weights > 0, weights, -np.inf).astype(np.float32), min(KEPT, n))
-        columns.sort(axis=1)
-        row, place = np.nonzero(columns >= 0)
-        found = columns[row, place]
-        return csr_matrix((weights[row, found], (row, found)), shape=weights.shape)
+        shared = by_item[part] @ paired
+        own = np.repeat(np.arange(part.start, part.stop), np.diff(shared.indptr))
+        shared.data[(shared.data < least_shared) | (shared.indices == own)] = 0
+        shared.data /= divisor[shared.indices]
+        return largest(shared, KEPT)
 
     step = max(1, COUNTS // max(1, n))
     parts = [slice(start, min(start + step, n)) for start in range(0, n, step)]
