@@ -117,10 +117,10 @@ def test_either_way_stands_for_the_sequence_where_it_is_better(
 
 
 @pytest.mark.parametrize(("usual", "shrunk"), [(0.9, 0.4), (0.4, 0.9), (0.6, 0.6)])
-def test_more_regularization_is_taken_where_it_is_better(usual: float, shrunk: float) -> None:
+def test_more_regularization_is_taken_unless_less_is_better(usual: float, shrunk: float) -> None:
     noises = {EASE: noise(1, usual), SHRUNK: noise(1, shrunk)}
     choice = choose([trial_of(**noises, sequence=noise(2, 0.6))], recency=True)
-    used, left = (SHRUNK, EASE) if shrunk < usual else (EASE, SHRUNK)
+    used, left = (EASE, SHRUNK) if usual < shrunk else (SHRUNK, EASE)
     assert used in choice.shares
     assert left not in choice.shares
 

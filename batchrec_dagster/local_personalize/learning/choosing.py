@@ -31,8 +31,8 @@ Float64 = npt.NDArray[np.float64]
 
 EASE, SEQUENCE, FACTORS, POPULARITY = "ease", "sequence", "factors", "popularity"
 
-# Of many users with little in common each, less can be learnt of a pair of items: the regression
-# with more regularization may stand for the other.
+# The regression with more regularization: where users are many enough to tell, it stands for the
+# other unless that is the better one.
 SHRUNK = "ease-shrunk"
 
 # Co-occurrence either way may stand for the sequence: where histories are short, or many moments
@@ -133,7 +133,7 @@ def choose(trials: Sequence[Trial], *, recency: bool) -> Choice:
     powers = {name: options[name][at[name]] for name in names}
     alone = {name: singles[name][at[name]] for name in names}
     if SHRUNK in names:
-        names.remove(EASE if _better(alone[SHRUNK], alone[EASE], 0.5) else SHRUNK)
+        names.remove(SHRUNK if _better(alone[EASE], alone[SHRUNK], 0.5) else EASE)
     stands = {EASE: SHRUNK} if SHRUNK in names else {}
     best = max(names, key=lambda name: alone[name].mean())
     if POPULARITY in trials[0].parts:
