@@ -48,7 +48,7 @@ def giant() -> list[Row]:
 def test_huge_histories_give_lists_and_a_small_model(
     rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "DENSE_LIMIT", 1_500)
+    monkeypatch.setattr(fitting, "WIDE_LIMIT", 1_500)
     monkeypatch.setattr(cutting, "PAIRED", 1_000)
     data = interactions_of(rows)
     model = train(RECIPE, data, {}).model

@@ -27,7 +27,8 @@ from batchrec_dagster.local_personalize.learning.parts import ItemWeights, Part,
 from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
 from batchrec_dagster.local_personalize.learning.popularity import log_popularity, popular_first
 
-DENSE_LIMIT = 12_000  # items that EASE regresses together: n^2 memory, up to n^3 time
+DENSE_LIMIT = 12_000  # EASE takes n^2 memory and n^3 time of items or users, the fewer
+WIDE_LIMIT = 30_000  # and n^2 time of the items even where users are few
 REGULARIZATION = 300.0
 MORE_REGULARIZATION = 1_000.0
 KEPT_WEIGHTS = 200  # of EASE, for each item scored
@@ -93,7 +94,7 @@ class Fitting:
             part = ItemWeights(
                 ease.fit(
                     self.matrix,
-                    core=DENSE_LIMIT,
+                    core=core(len(self.history.lengths)),
                     regularization=regularization(name),
                     kept=KEPT_WEIGHTS,
                     log=self._log,
@@ -116,6 +117,11 @@ class Fitting:
 def regularization(name: str) -> float:
     """That of the item-item regression of this name."""
     return MORE_REGULARIZATION if name == SHRUNK else REGULARIZATION
+
+
+def core(users: int) -> int:
+    """How many of the most popular items at most are regressed on each other together."""
+    return WIDE_LIMIT if users <= DENSE_LIMIT else DENSE_LIMIT
 
 
 def without_extreme_users(interactions: Interactions, values: Values) -> Interactions:
