@@ -37,9 +37,17 @@ def largest_of_dense(rows: Float32, kept: int) -> csr_matrix:
     if kept >= n:
         return csr_matrix(rows)
     size = np.abs(rows)
-    threshold = np.partition(size, n - kept, axis=1)[:, n - kept]
-    rows[size < threshold[:, None]] = 0
-    return _first_of_ties(csr_matrix(rows), threshold, kept)
+    threshold = np.partition(size, n - kept, axis=1)[:, n - kept, None]
+    stays = size >= threshold
+    tied = np.flatnonzero(np.count_nonzero(stays, axis=1) > kept)
+    if len(tied):
+        level = size[tied] == threshold[tied]
+        gone = np.count_nonzero(stays[tied], axis=1) - kept
+        room = np.count_nonzero(level, axis=1) - gone
+        level &= np.cumsum(level, axis=1, dtype=np.int32) > room[:, None]
+        stays[tied] &= ~level
+    rows[~stays] = 0
+    return csr_matrix(rows)
 
 
 def largest(rows: csr_matrix, kept: int) -> csr_matrix:
