@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 
 from batchrec_dagster.local_personalize.client import embedded_client
 from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster_tests.nights.night import made_once, night
+from batchrec_dagster_tests.nights.night import Night, made_once, night
 from batchrec_dagster_tests.nights.proxy import (
     RESET,
     Proxy,
@@ -55,16 +55,23 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
-def test_a_minute_of_throttling_errors_and_cut_connections_is_sat_out(
-    tmp_path: Path, s3: S3Server
-) -> None:
+@contextmanager
+def behind_proxies(folder: Path, s3: S3Server) -> Iterator[tuple[Night, Proxy, Proxy]]:
+    """A night that reaches S3, and Personalize, through proxies."""
     with (
         proxy(s3.endpoint) as to_s3,
-        night(tmp_path, s3, s3_endpoint=to_s3.address) as shop,
+        night(folder, s3, s3_endpoint=to_s3.address) as shop,
         proxy(f"http://127.0.0.1:{shop.port}") as to_personalize,
     ):
         shop.start_personalize()
         shop.environment["BATCHREC_PERSONALIZE"] = to_personalize.address
+        yield shop, to_s3, to_personalize
+
+
+def test_a_minute_of_throttling_errors_and_cut_connections_is_sat_out(
+    tmp_path: Path, s3: S3Server
+) -> None:
+    with behind_proxies(tmp_path, s3) as (shop, to_s3, to_personalize):
         run = shop.start_run()
         for faults, before in ((PERSONALIZE, to_personalize), (S3, to_s3)):
             for fault in faults:
@@ -76,13 +83,7 @@ def test_a_minute_of_throttling_errors_and_cut_connections_is_sat_out(
 
 
 def test_answers_that_are_lost_lead_to_nothing_twice(tmp_path: Path, s3: S3Server) -> None:
-    with (
-        proxy(s3.endpoint) as to_s3,
-        night(tmp_path, s3, s3_endpoint=to_s3.address) as shop,
-        proxy(f"http://127.0.0.1:{shop.port}") as to_personalize,
-    ):
-        shop.start_personalize()
-        shop.environment["BATCHREC_PERSONALIZE"] = to_personalize.address
+    with behind_proxies(tmp_path, s3) as (shop, to_s3, to_personalize):
         for before in (to_s3, to_personalize):
             before.unheard = cycle([False] * 3 + [True])
         assert not shop.start_run().end()
