@@ -40,6 +40,7 @@ pictures: .venv/dev  ## Takes the pictures of docs/images anew, of the demo.
 lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 check: format lint test  ## Formats, lints, type-checks and tests.
@@ -55,7 +56,7 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-in
 	--no-emit-find-links --no-header --no-strip-extras
 
 clean:  ## Removes the environment and everything that runs left behind.
-	rm -rf .venv .batchrec .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .batchrec .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
