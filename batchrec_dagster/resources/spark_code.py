@@ -13,10 +13,10 @@ from typing import NamedTuple
 import dagster_pipes
 
 import batchrec_dagster
-from batchrec_dagster.preparation.spark import __file__ as spark_package
+from batchrec_dagster.preparation import spark
 from batchrec_dagster.resources.storage import StorageResource
 
-SCRIPT = Path(spark_package).with_name("job.py")
+SCRIPT = Path(spark.__file__).with_name("job.py")
 # Of this project, beside the Spark package itself.
 MODULES = (
     "__init__.py",
@@ -61,8 +61,8 @@ def zipped() -> bytes:
 
 def _modules() -> Iterator[tuple[str, Path]]:
     root = Path(batchrec_dagster.__file__).parent
-    spark = Path(spark_package).parent
-    for path in [*(root / module for module in MODULES), *spark.glob("*.py")]:
+    package = SCRIPT.parent
+    for path in [*(root / module for module in MODULES), *package.glob("*.py")]:
         yield f"batchrec_dagster/{path.relative_to(root).as_posix()}", path
     for path in Path(dagster_pipes.__file__).parent.glob("*.py"):
         yield f"dagster_pipes/{path.name}", path
