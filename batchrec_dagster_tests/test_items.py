@@ -16,7 +16,7 @@ from batchrec_dagster.local_personalize.client import embedded_client
 from batchrec_dagster.object_store import ObjectStore
 from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
-from batchrec_dagster.samples import hetrec
+from batchrec_dagster.samples import generator
 from batchrec_dagster.samples.items import KNOWN_ITEMS
 from batchrec_dagster_tests.support import (
     Project,
@@ -263,7 +263,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, text: str, said: str
 
 def test_the_known_files_are_read_as_known(tmp_path: Path) -> None:
     path = tmp_path / "movies.dat"
-    path.write_bytes(hetrec.movies_file())
+    path.write_bytes(generator.FILES["movies.dat"]())
     read = ItemsFile(path, "movies.dat", KNOWN_ITEMS["sample://hetrec/movies.dat"]).read()
     assert read.bad.total == 0
     assert read.metadata.height == 10_109

@@ -13,7 +13,7 @@ from batchrec_dagster.preparation import download as downloads
 from batchrec_dagster.preparation.download import DownloadError
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources import known_layout
-from batchrec_dagster.samples import hetrec, movielens
+from batchrec_dagster.samples import generator, movielens
 from batchrec_dagster_tests.web_server import Page, serving
 
 MD5 = "0e33842e24a9c977be4e0107933c0723"
@@ -21,7 +21,7 @@ MD5 = "0e33842e24a9c977be4e0107933c0723"
 
 @pytest.fixture(scope="module")
 def file() -> bytes:
-    return hetrec.ratings_file()
+    return generator.FILES["user_ratedmovies-timestamps.dat"]()
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,10 @@ def ratings(file: bytes) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def movies() -> pl.DataFrame:
-    return pl.read_csv(hetrec.movies_file(), separator="\t")
+    return pl.read_csv(generator.FILES["movies.dat"](), separator="\t")
 
 
-def test_the_file_is_written_as_hetrec_is(file: bytes) -> None:
+def test_the_file_has_hetrecs_format(file: bytes) -> None:
     header, first = file.split(b"\n", 2)[:2]
     assert header == b"userID\tmovieID\trating\ttimestamp"
     user, movie, stars, milliseconds = first.split(b"\t")
@@ -47,7 +47,7 @@ def test_the_file_is_written_as_hetrec_is(file: bytes) -> None:
     assert b'"' not in file
 
 
-def test_it_has_hetrecs_numbers(ratings: pl.DataFrame) -> None:
+def test_it_has_hetrecs_size(ratings: pl.DataFrame) -> None:
     assert ratings.height == 855_598
     assert ratings["userID"].n_unique() == 2_113
     assert ratings["movieID"].n_unique() == 10_109
@@ -76,14 +76,14 @@ def test_times_are_milliseconds_within_hetrecs_years(ratings: pl.DataFrame) -> N
     assert (ratings["timestamp"] % 1000 == 0).all()
 
 
-def test_half_stars_came_with_the_site_that_had_them(ratings: pl.DataFrame) -> None:
+def test_half_stars_start_in_2003(ratings: pl.DataFrame) -> None:
     early = pl.from_epoch("timestamp", time_unit="ms") < datetime(2003, 2, 18)
     half = pl.col("rating") % 1 > 0
     assert ratings.select((early & half).any()).item() is False
     assert 0.3 < ratings.filter(~early).select(half.mean()).item() < 0.5
 
 
-def test_people_come_back_and_rate_many_at_a_sitting(ratings: pl.DataFrame) -> None:
+def test_users_rate_many_movies_a_session_and_return(ratings: pl.DataFrame) -> None:
     by_user = ratings.sort("userID", "timestamp").group_by("userID", maintain_order=True)
     gaps = by_user.agg(
         gap=pl.col("timestamp").diff().median() / 1000,
@@ -100,13 +100,13 @@ def test_no_movie_is_rated_before_its_year(ratings: pl.DataFrame, movies: pl.Dat
     assert rated.filter(year < pl.col("year")).is_empty()
 
 
-def test_few_movies_have_most_of_the_ratings(ratings: pl.DataFrame) -> None:
+def test_a_few_movies_have_most_ratings(ratings: pl.DataFrame) -> None:
     counts = ratings.group_by("movieID").len()["len"].sort(descending=True)
     assert counts.head(1000).sum() > 0.4 * ratings.height
     assert counts.median() < 0.6 * counts.mean()  # type: ignore[operator]
 
 
-def test_who_knows_the_others_tastes_foretells_better_than_who_knows_what_is_popular(
+def test_a_collaborative_model_beats_popularity(
     ratings: pl.DataFrame,
 ) -> None:
     """NDCG@25 on the newest tenth of what every tenth user liked: EASE against popularity."""
@@ -147,12 +147,13 @@ def test_people_like_what_they_choose(ratings: pl.DataFrame) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes(file: bytes) -> None:
-    assert hashlib.sha256(hetrec.ratings_file()).digest() == hashlib.sha256(file).digest()
-    assert hetrec.movies_file() == hetrec.movies_file()
+    again = generator.FILES["user_ratedmovies-timestamps.dat"]()
+    assert hashlib.sha256(again).digest() == hashlib.sha256(file).digest()
+    assert generator.FILES["movies.dat"]() == generator.FILES["movies.dat"]()
 
 
-def test_another_seed_gives_another_set_of_the_same_shape(ratings: pl.DataFrame) -> None:
-    other = hetrec.ratings(seed=7)
+def test_another_seed_gives_other_ratings_of_the_same_shape(ratings: pl.DataFrame) -> None:
+    other = generator.ratings(seed=7)
     assert other.height == ratings.height
     assert other["userID"].n_unique() == 2_113
     assert other["movieID"].n_unique() == 10_109
@@ -161,7 +162,7 @@ def test_another_seed_gives_another_set_of_the_same_shape(ratings: pl.DataFrame)
     assert other.group_by("userID").len()["len"].min() == 20
 
 
-def test_every_movie_has_a_title_of_its_own(ratings: pl.DataFrame, movies: pl.DataFrame) -> None:
+def test_every_movie_has_a_unique_title(ratings: pl.DataFrame, movies: pl.DataFrame) -> None:
     assert set(movies["movieID"]) == set(ratings["movieID"])
     assert movies["title"].n_unique() == movies.height == 10_109
     assert movies["title"].str.len_chars().min() > 3  # type: ignore[operator]
@@ -180,7 +181,7 @@ def test_every_movie_has_a_title_of_its_own(ratings: pl.DataFrame, movies: pl.Da
         ("ml-100k", "196\t242\t3\t881250949"),
     ],
 )
-def test_each_set_is_read_as_it_is_written(name: str, line: str) -> None:
+def test_each_layout_fits_its_file(name: str, line: str) -> None:
     layout = known_layout(f"movielens://{name}")
     assert layout is not None
     fields = line.split(layout.delimiter)
@@ -190,7 +191,7 @@ def test_each_set_is_read_as_it_is_written(name: str, line: str) -> None:
     assert layout.timestamp_unit == ("ms" if len(fields[3]) == 13 else "s")
 
 
-def test_headers_are_named_as_in_the_files() -> None:
+def test_layouts_name_the_columns_of_the_headers() -> None:
     csv = Layout(",", "userId", "movieId", "rating", "timestamp", "s")
     assert known_layout("movielens://ml-latest-small") == csv
     assert known_layout("movielens://ml-25m") == csv
@@ -212,7 +213,7 @@ def md5(content: bytes) -> str:
 
 @pytest.mark.parametrize("text", ["MD5 ({file}) = {md5}\n", "{md5}  {file}\n", "{md5}"])
 @pytest.mark.parametrize("name", [name for name in movielens.PUBLISHED if name != "hetrec2011"])
-def test_a_set_is_fetched_once_and_checked(
+def test_an_archive_is_downloaded_once_and_verified(
     name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = movielens.PUBLISHED[name]
@@ -230,7 +231,7 @@ def test_a_set_is_fetched_once_and_checked(
         assert len(web.asked) == asked == 2
 
 
-def test_what_does_not_match_its_checksum_is_not_kept(
+def test_an_archive_with_a_wrong_checksum_is_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
@@ -247,7 +248,7 @@ def test_what_does_not_match_its_checksum_is_not_kept(
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_set_without_a_checksum_is_taken_as_it_comes(
+def test_an_archive_without_a_checksum_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
@@ -261,9 +262,7 @@ def test_a_set_without_a_checksum_is_taken_as_it_comes(
         assert web.asked[-1][0].endswith(".zip")
 
 
-def test_a_set_that_is_not_there_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_archive_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(downloads, "FIRST_PAUSE", 0)
     with serving() as web:

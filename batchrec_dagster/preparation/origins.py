@@ -18,7 +18,7 @@ from batchrec_dagster.object_store import ObjectInfo, ObjectStore
 from batchrec_dagster.preparation.archives import DamagedError, find_member, read_member
 from batchrec_dagster.preparation.download import download, look_up
 from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.samples import hetrec, movielens
+from batchrec_dagster.samples import generator, movielens
 
 CHUNK = 1024 * 1024
 EMPTY = "it is empty: look at what was to write it"
@@ -238,7 +238,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Sample:
-    """A file of the synthetic HetRec set."""
+    """A file of the generated data set."""
 
     name: str
 
@@ -247,13 +247,13 @@ class Sample:
 
     @property
     def layout(self) -> Layout | None:
-        return hetrec.LAYOUT if self.name == hetrec.RATINGS_FILE else None
+        return movielens.HETREC if self.name == movielens.HETREC_RATINGS else None
 
     def fingerprint(self, around: Surroundings) -> str:
-        return f"version {hetrec.VERSION}, seed {hetrec.SEED}"
+        return generator.FINGERPRINT
 
     def chunks(self, around: Surroundings) -> Iterator[bytes]:
-        yield hetrec.FILES[self.name]()
+        yield generator.FILES[self.name]()
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:

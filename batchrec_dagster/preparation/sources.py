@@ -29,7 +29,7 @@ from batchrec_dagster.preparation.origins import (
     Surroundings,
     WebFile,
 )
-from batchrec_dagster.samples import hetrec, movielens
+from batchrec_dagster.samples import generator, movielens
 
 LONGEST_FILENAME = 120
 
@@ -238,9 +238,9 @@ def _parse_sample(rest: str) -> Sample:
     name, _, file = rest.partition("/")
     if name != "hetrec":
         raise OriginError("the one sample is sample://hetrec")
-    if file and file not in hetrec.FILES:
-        raise OriginError(f"sample://hetrec has the files {', '.join(hetrec.FILES)}")
-    return Sample(file or hetrec.RATINGS_FILE)
+    if file and file not in generator.FILES:
+        raise OriginError(f"sample://hetrec has the files {', '.join(generator.FILES)}")
+    return Sample(file or movielens.HETREC_RATINGS)
 
 
 def _parse_movielens(rest: str) -> Member:

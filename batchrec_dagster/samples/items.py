@@ -1,16 +1,14 @@
-"""The items files of the known sources: which column holds what.
+"""The items files of known sources: which column holds what, as GroupLens's READMEs describe it.
 
-GroupLens describes them in the README of each set. The genres of ml-100k stand in 19 columns of
-flags, and those of hetrec2011 in a file of their own: of these two the titles are known.
+ml-100k has genres as 19 columns of flags, hetrec2011 in a file of their own: these go unused.
 """
 
 from batchrec_dagster.preparation.items import ItemsLayout
-from batchrec_dagster.samples.hetrec import MOVIES_FILE
 
 _CSV = ItemsLayout(delimiter=",", item="movieId", title="title", categories={"GENRES": "genres"})
 
 KNOWN_ITEMS = {
-    f"sample://hetrec/{MOVIES_FILE}": ItemsLayout(
+    "sample://hetrec/movies.dat": ItemsLayout(
         delimiter="\t",
         item="movieID",
         title="title",

@@ -1,4 +1,4 @@
-"""`movielens://NAME`: the sets that GroupLens publishes, fetched from there when first needed.
+"""`movielens://NAME`: the data sets that GroupLens publishes, downloaded on first use.
 
 Most are for research and non-commercial use and may not be passed on: they are kept in the cache
 of this machine, and never become part of the project. https://grouplens.org/datasets/movielens/
@@ -12,7 +12,6 @@ from pathlib import Path
 
 from batchrec_dagster.preparation.download import DownloadError, NotThereError, download, read_text
 from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.samples.hetrec import LAYOUT as HETREC
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +19,16 @@ BASE_URL = "https://files.grouplens.org/datasets"
 # Another place with the same folders: a mirror within a company.
 BASE_URL_VARIABLE = "BATCHREC_MOVIELENS_URL"
 
+# The ratings of sample://hetrec and of movielens://hetrec2011 have the same format.
+HETREC_RATINGS = "user_ratedmovies-timestamps.dat"
+HETREC = Layout(
+    delimiter="\t",
+    user="userID",
+    item="movieID",
+    rating="rating",
+    timestamp="timestamp",
+    timestamp_unit="ms",
+)
 _CSV = Layout(
     delimiter=",",
     user="userId",
@@ -41,7 +50,7 @@ class Published:
     has_md5: bool = True
 
     def member(self, name: str) -> str:
-        """The archive's name for another file beside the ratings."""
+        """The archive's name for another file in the folder of the ratings."""
         folder, slash, _ = self.ratings.rpartition("/")
         return folder + slash + name
 
@@ -49,7 +58,7 @@ class Published:
 PUBLISHED = {
     "hetrec2011": Published(
         "hetrec2011/hetrec2011-movielens-2k-v2.zip",
-        "user_ratedmovies-timestamps.dat",
+        HETREC_RATINGS,
         HETREC,
         has_md5=False,
     ),
@@ -81,7 +90,7 @@ def _published_md5(url: str) -> str | None:
     try:
         text = read_text(f"{url}.md5")
     except NotThereError:
-        log.warning("%s has no published checksum: it is taken as it comes", url)
+        log.warning("%s has no published checksum: the archive is not verified", url)
         return None
     # Two forms are in use: "MD5 (ml-1m.zip) = c4d9…" and "0e33…  ml-100k.zip".
     found = re.search(r"\b[0-9a-fA-F]{32}\b", text)

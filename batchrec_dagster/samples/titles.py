@@ -1,10 +1,9 @@
-"""Invented titles: what a movie is called hints at its genre, so that a list reads well."""
+"""Invented titles that hint at a movie's genre."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
-
-from batchrec_dagster.samples.movies import GENRES, Movies
 
 ADJECTIVES = """
     Amber Ancient Autumn Bitter Black Blind Blue Borrowed Bright Broken Burning Careless Cold
@@ -55,22 +54,20 @@ PATTERNS = (
 )
 
 
-def make_titles(seed: int, movies: Movies) -> list[str]:
-    """A title for each movie, none of them twice: a second one of the name is a sequel."""
+def make_titles(seed: int, genres: Sequence[str]) -> list[str]:
+    """A unique title for each movie of these genres: the second of the same name gets a number."""
     rng = np.random.default_rng([seed, 4])
     adjectives, places = ADJECTIVES.split(), PLACES.split()
-    nouns = [NOUNS[genre].split() for genre in GENRES]
-    draws = rng.integers(0, 2**31, (len(movies.ids), 4)).tolist()
     seen: Counter[str] = Counter()
     titles = []
-    for genre, (pattern, adjective, noun, place) in zip(
-        movies.first_genre.tolist(), draws, strict=True
-    ):
-        title = PATTERNS[pattern % len(PATTERNS)].format(
-            adjective=adjectives[adjective % len(adjectives)],
-            noun=nouns[genre][noun % len(nouns[genre])],
-            place=places[place % len(places)],
+    for genre, draws in zip(genres, rng.integers(0, 2**31, (len(genres), 4)), strict=True):
+        pattern, adjective, noun, place = (
+            words[draw % len(words)]
+            for words, draw in zip(
+                (PATTERNS, adjectives, NOUNS[genre].split(), places), draws, strict=True
+            )
         )
+        title = pattern.format(adjective=adjective, noun=noun, place=place)
         seen[title] += 1
         titles.append(title if seen[title] == 1 else f"{title} {seen[title]}")
     return titles

@@ -13,7 +13,7 @@ from batchrec_dagster.preparation.sources import (
     known_layout,
     safe_filename,
 )
-from batchrec_dagster.samples import hetrec
+from batchrec_dagster.samples import generator, movielens
 from batchrec_dagster_tests.sources.support import (
     CONTENT,
     Place,
@@ -34,10 +34,10 @@ def test_a_real_set_is_copied_whole_and_laid_out_as_known(place: Place) -> None:
 
 
 def test_the_sample_is_a_source(place: Place) -> None:
-    assert place.copied("sample://hetrec/movies.dat") == hetrec.movies_file()
+    assert place.copied("sample://hetrec/movies.dat") == generator.FILES["movies.dat"]()
     assert place.filename("sample://hetrec") == "user_ratedmovies-timestamps.dat"
     assert place.fingerprint("sample://hetrec") == "version 1, seed 2011"
-    assert known_layout("sample://hetrec") == hetrec.LAYOUT
+    assert known_layout("sample://hetrec") == movielens.HETREC
     assert known_layout("sample://hetrec/movies.dat") is None
 
 
