@@ -1,7 +1,6 @@
-"""AWS Signature Version 4: was a request signed with the key that this service knows?
+"""AWS Signature Version 4: checks that a request was signed with the key of this service.
 
-Source: AWS General Reference, "Signature Version 4 signing process"; the service model's signing
-name is `personalize`.
+botocore computes the signature (`botocore.auth.SigV4Auth`); it has no check of one.
 """
 
 from __future__ import annotations
@@ -13,18 +12,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from botocore.auth import SIGV4_TIMESTAMP, SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.compat import HTTPHeaders
+from botocore.credentials import Credentials
+
 from batchrec_dagster.local_personalize.service_model import SERVICE
 
-_ALGORITHM = "AWS4-HMAC-SHA256"
-_TIME = "%Y%m%dT%H%M%SZ"
 _SKEW = timedelta(minutes=15)
 _HEADER = re.compile(
-    rf"{_ALGORITHM} Credential=(?P<id>[^/,\s]+)/(?P<day>\d{{8}})/(?P<region>[^/,\s]+)"
+    r"AWS4-HMAC-SHA256 Credential=(?P<id>[^/,\s]+)/(?P<day>\d{8})/(?P<region>[^/,\s]+)"
     rf"/{SERVICE}/aws4_request, ?SignedHeaders=(?P<signed>[a-z0-9;_-]+),"
     r" ?Signature=(?P<signature>[0-9a-f]{64})"
 )
-# What makes a signature worth something: the operation and the moment must be part of it.
+# Without the operation and the time in it, a signature could be replayed for another request.
 _MUST_BE_SIGNED = {"host", "x-amz-date", "x-amz-target"}
+_BODY_HASH = "x-amz-content-sha256"
 
 
 class SignatureError(Exception):
@@ -46,7 +49,10 @@ class AccessKey:
 def check_signature(
     key: AccessKey, headers: Mapping[str, str], body: bytes, now: datetime | None = None
 ) -> None:
-    """Checks a `POST /` with these headers (lower-case names). Raises SignatureError."""
+    """Check the signature of a `POST /` with these headers (lower-case names).
+
+    Raises SignatureError.
+    """
     header = headers.get("authorization")
     if not header:
         raise SignatureError("MissingAuthenticationTokenException", "The request is not signed.")
@@ -54,58 +60,54 @@ def check_signature(
     if parts is None:
         raise SignatureError(
             "IncompleteSignatureException",
-            f"The Authorization header must be one of {_ALGORITHM} for the service {SERVICE}.",
+            f"The Authorization header must be one of AWS4-HMAC-SHA256 for the service {SERVICE}.",
         )
     if not hmac.compare_digest(parts["id"].encode(), key.key_id.encode()):
         raise SignatureError(
             "UnrecognizedClientException", "The security token included in the request is invalid."
         )
-    moment = _check_moment(headers, parts["day"], now or datetime.now(UTC))
+    _check_time(headers.get("x-amz-date", ""), parts["day"], now or datetime.now(UTC))
     signed = parts["signed"].split(";")
     if not set(signed) >= _MUST_BE_SIGNED or any(name not in headers for name in signed):
         raise SignatureError(
             "InvalidSignatureException", f"Sign at least {', '.join(sorted(_MUST_BE_SIGNED))}."
         )
-    canonical = "\n".join(
-        [
-            *("POST", "/", ""),
-            *(f"{name}:{' '.join(headers[name].split())}" for name in signed),
-            "",
-            parts["signed"],
-            hashlib.sha256(body).hexdigest(),
-        ]
-    )
-    scope = f"{parts['day']}/{parts['region']}/{SERVICE}/aws4_request"
-    text = "\n".join([_ALGORITHM, moment, scope, hashlib.sha256(canonical.encode()).hexdigest()])
-    expected = _hmac(_signing_key(key.secret, scope), text).hex()
-    if not hmac.compare_digest(expected, parts["signature"]):
+    # botocore signs the hash that this header names, whatever the body is.
+    body_hash = hashlib.sha256(body).hexdigest()
+    expected = _signature(key, parts["region"], {name: headers[name] for name in signed}, body)
+    if headers.get(_BODY_HASH, body_hash) != body_hash or not hmac.compare_digest(
+        expected, parts["signature"]
+    ):
         raise SignatureError(
             "InvalidSignatureException",
             "The request signature we calculated does not match the signature you provided.",
         )
 
 
-def _check_moment(headers: Mapping[str, str], day: str, now: datetime) -> str:
-    moment = headers.get("x-amz-date", "")
+class _Signer(SigV4Auth):
+    """Signs every header of the request: other SDKs sign some that botocore leaves out."""
+
+    def headers_to_sign(self, request: AWSRequest) -> HTTPHeaders:
+        return request.headers
+
+
+def _signature(key: AccessKey, region: str, signed: Mapping[str, str], body: bytes) -> str:
+    request = AWSRequest("POST", "http://any-host/", headers=signed, data=body)
+    request.context["timestamp"] = signed["x-amz-date"]
+    signer = _Signer(Credentials(key.key_id, key.secret), SERVICE, region)
+    text = signer.string_to_sign(request, signer.canonical_request(request))
+    signature: str = signer.signature(text, request)
+    return signature
+
+
+def _check_time(time: str, day: str, now: datetime) -> None:
     try:
-        signed_at = datetime.strptime(moment, _TIME).replace(tzinfo=UTC)
+        signed_at = datetime.strptime(time, SIGV4_TIMESTAMP).replace(tzinfo=UTC)
     except ValueError:
         raise SignatureError(
             "IncompleteSignatureException", "The header X-Amz-Date must be like 20240131T120000Z."
         ) from None
-    if abs(now - signed_at) > _SKEW or not moment.startswith(day):
+    if abs(now - signed_at) > _SKEW or not time.startswith(day):
         raise SignatureError(
-            "InvalidSignatureException", f"Signature expired or not yet current: {moment}."
+            "InvalidSignatureException", f"Signature expired or not yet current: {time}."
         )
-    return moment
-
-
-def _signing_key(secret: str, scope: str) -> bytes:
-    key = f"AWS4{secret}".encode()
-    for part in scope.split("/"):
-        key = _hmac(key, part)
-    return key
-
-
-def _hmac(key: bytes, text: str) -> bytes:
-    return hmac.new(key, text.encode(), hashlib.sha256).digest()

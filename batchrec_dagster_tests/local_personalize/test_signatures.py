@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
+from botocore.compat import HTTPHeaders
 from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,3 +80,33 @@ def test_any_other_header_is_refused(text: str) -> None:
 def test_any_other_date_is_refused(text: str) -> None:
     headers = _signed(b"{}") | {"x-amz-date": text}
     assert _code(headers) in ("IncompleteSignatureException", "InvalidSignatureException")
+
+
+class _SignsEverything(SigV4Auth):
+    def headers_to_sign(self, request: AWSRequest) -> HTTPHeaders:
+        headers = HTTPHeaders()
+        for name, value in request.headers.items():
+            headers[name.lower()] = value
+        return headers
+
+
+def _signed_with(name: str, value: str, body: bytes) -> dict[str, str]:
+    headers = {"X-Amz-Target": "A.B", "Host": "h", name: value}
+    request = AWSRequest("POST", "http://h/", headers=headers, data=body)
+    credentials = Credentials(KEY.key_id, KEY.secret)
+    _SignsEverything(credentials, "personalize", "eu-west-1").add_auth(request)
+    return {name.lower(): value for name, value in request.headers.items()}
+
+
+def test_headers_that_only_other_sdks_sign_are_checked() -> None:
+    headers = _signed_with("User-Agent", "aws-sdk-java/1.12", b"{}")
+    assert "user-agent" in headers["authorization"]
+    check_signature(KEY, headers, b"{}")
+    assert _code(headers | {"user-agent": "another"}) == "InvalidSignatureException"
+
+
+def test_a_signed_hash_of_another_body_is_refused() -> None:
+    named = "X-Amz-Content-SHA256"
+    check_signature(KEY, _signed_with(named, hashlib.sha256(b"{}").hexdigest(), b"{}"), b"{}")
+    for value in (hashlib.sha256(b"{}").hexdigest(), "UNSIGNED-PAYLOAD"):
+        assert _code(_signed_with(named, value, b"{}"), b"{ }") == "InvalidSignatureException"
