@@ -17,8 +17,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.cli import main
-from batchrec_dagster.commands import declare
+from batchrec_dagster.cli import declare, main
 from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
 from batchrec_dagster_tests.support import (
     Project,
@@ -394,7 +393,7 @@ def test_any_text_is_written_as_itself(text: str) -> None:
 def test_without_a_project_it_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from batchrec_dagster.commands import project as module
+    from batchrec_dagster.cli import project as module
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "__file__", str(tmp_path / "project.py"))

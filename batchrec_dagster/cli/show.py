@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrec_dagster.commands.completion import pipelines as pipelines_that_begin
-from batchrec_dagster.commands.deployed import storage
-from batchrec_dagster.commands.errors import NotThereError
+from batchrec_dagster.cli.completion import pipelines as pipelines_that_begin
+from batchrec_dagster.cli.deployed import storage
+from batchrec_dagster.cli.errors import NotThereError
 
 if TYPE_CHECKING:
     import dagster as dg

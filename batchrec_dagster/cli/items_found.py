@@ -10,9 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.commands.first_look import FirstLook, first_look
-from batchrec_dagster.commands.items_options import AskedItems, field_name
-from batchrec_dagster.commands.ratings_columns import (
+from batchrec_dagster.cli.first_look import FirstLook, first_look
+from batchrec_dagster.cli.items_options import AskedItems, field_name
+from batchrec_dagster.cli.ratings_columns import (
     UnknownColumnsError,
     check_there,
     decimal_of,

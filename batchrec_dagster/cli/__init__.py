@@ -2,12 +2,12 @@
 
 import click
 
-from batchrec_dagster.commands.completion import completion
-from batchrec_dagster.commands.doctor import doctor
-from batchrec_dagster.commands.new import new
-from batchrec_dagster.commands.rollback import rollback
-from batchrec_dagster.commands.schema import schema
-from batchrec_dagster.commands.show import show
+from batchrec_dagster.cli.completion import completion
+from batchrec_dagster.cli.doctor import doctor
+from batchrec_dagster.cli.new import new
+from batchrec_dagster.cli.rollback import rollback
+from batchrec_dagster.cli.schema import schema
+from batchrec_dagster.cli.show import show
 from batchrec_dagster.local_personalize.command import local_personalize
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from batchrec_dagster.commands.first_look import FirstLook
+from batchrec_dagster.cli.first_look import FirstLook
 from batchrec_dagster.pipeline.checks import CLOCK_SLACK, EARLIEST
 from batchrec_dagster.preparation import times
 from batchrec_dagster.preparation.csv_table import pointed

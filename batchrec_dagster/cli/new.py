@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrec_dagster.commands.completion import files as files_that_begin
-from batchrec_dagster.commands.deployed import storage
-from batchrec_dagster.commands.items_options import asked, column, items_options
-from batchrec_dagster.commands.project import (
+from batchrec_dagster.cli.completion import files as files_that_begin
+from batchrec_dagster.cli.deployed import storage
+from batchrec_dagster.cli.items_options import asked, column, items_options
+from batchrec_dagster.cli.project import (
     Project,
     ProjectError,
     declared_pipelines,
@@ -22,8 +22,8 @@ from batchrec_dagster.commands.project import (
 )
 
 if TYPE_CHECKING:
-    from batchrec_dagster.commands.items_found import FoundItems
-    from batchrec_dagster.commands.ratings_found import Found
+    from batchrec_dagster.cli.items_found import FoundItems
+    from batchrec_dagster.cli.ratings_found import Found
 
 # A folder of many files is judged by the first of them.
 MOST_FILES = 20
@@ -93,10 +93,10 @@ def new(
         raise click.ClickException(str(error)) from error
     _check_name(name, project)
 
-    from batchrec_dagster.commands import declare
-    from batchrec_dagster.commands.items_found import find_items
-    from batchrec_dagster.commands.ratings_columns import UnknownColumnsError
-    from batchrec_dagster.commands.ratings_found import find_out
+    from batchrec_dagster.cli import declare
+    from batchrec_dagster.cli.items_found import find_items
+    from batchrec_dagster.cli.ratings_columns import UnknownColumnsError
+    from batchrec_dagster.cli.ratings_found import find_out
     from batchrec_dagster.object_store import StorageError
     from batchrec_dagster.pipeline.assets.raw_files import in_place, without_secrets
     from batchrec_dagster.pipeline.loading import DeclarationError

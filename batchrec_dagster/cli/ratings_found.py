@@ -10,8 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.commands.first_look import FirstLook, first_look
-from batchrec_dagster.commands.ratings_columns import (
+from batchrec_dagster.cli.first_look import FirstLook, first_look
+from batchrec_dagster.cli.ratings_columns import (
     LIKED,
     columns_of,
     decimal_of,

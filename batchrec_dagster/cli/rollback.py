@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.commands.completion import pipelines as pipelines_that_begin
-from batchrec_dagster.commands.deployed import storage
-from batchrec_dagster.commands.errors import NotThereError
-from batchrec_dagster.commands.project import ProjectError, find_project
+from batchrec_dagster.cli.completion import pipelines as pipelines_that_begin
+from batchrec_dagster.cli.deployed import storage
+from batchrec_dagster.cli.errors import NotThereError
+from batchrec_dagster.cli.project import ProjectError, find_project
 
 if TYPE_CHECKING:
     from batchrec_dagster.published_table import Edition, PublishedTable

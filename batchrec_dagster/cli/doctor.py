@@ -41,7 +41,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     from dataclasses import asdict
     from itertools import chain
 
-    from batchrec_dagster.commands.deployed import environment
+    from batchrec_dagster.cli.deployed import environment
     from batchrec_dagster.doctor import examine
 
     found = []
@@ -61,7 +61,7 @@ def _pipelines() -> Iterator[Finding]:
     """Whether the project's declarations can be loaded, as Dagster does in its folder."""
     import sys
 
-    from batchrec_dagster.commands.project import ProjectError, find_project
+    from batchrec_dagster.cli.project import ProjectError, find_project
     from batchrec_dagster.doctor.findings import unknown
     from batchrec_dagster.doctor.pipelines import pipelines_findings
 

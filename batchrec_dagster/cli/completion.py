@@ -33,7 +33,7 @@ def completion(context: click.Context, shell: str) -> None:
 
 def pipelines(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """The names of the declared pipelines that begin so, for `shell_complete` of an option."""
-    from batchrec_dagster.commands.project import ProjectError, declared_pipelines, find_project
+    from batchrec_dagster.cli.project import ProjectError, declared_pipelines, find_project
 
     try:
         found = declared_pipelines(find_project())

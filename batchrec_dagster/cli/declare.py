@@ -16,9 +16,9 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
-from batchrec_dagster.commands.items_found import FoundItems
-from batchrec_dagster.commands.project import TYPE, Project
-from batchrec_dagster.commands.ratings_found import Found
+from batchrec_dagster.cli.items_found import FoundItems
+from batchrec_dagster.cli.project import TYPE, Project
+from batchrec_dagster.cli.ratings_found import Found
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.formats.items import VALUE_SEPARATOR
 from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines

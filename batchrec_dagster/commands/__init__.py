@@ -1,1 +1,0 @@
-"""What `batchrec` can be told: a module for each command. Heavy imports wait until it runs."""
