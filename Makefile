@@ -27,7 +27,7 @@ test: .venv/dev  ## Runs the whole test suite.
 
 bench: .venv/dev  ## Measures quality and speed beside others' (an hour; each alone: python benchmarks/NAME.py).
 	$(BIN)/pip install --quiet --require-hashes -r benchmarks/requirements.lock
-	for name in scoring parts updating filters preparation way_back sinks reporting end_to_end local_personalize scale quality; do \
+	for name in scoring parts updating filters preparation recommendation_table sinks reporting end_to_end local_personalize scale quality; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: .venv/dev  ## Builds the documentation, and checks its links.

@@ -20,8 +20,7 @@ from moto.moto_api import state_manager
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.spark.task import Done, Job, SourceFile, Task
-from batchrec_dagster.preparation.spark.way_back_task import Returned, WayBack
+from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
 from batchrec_dagster.resources import StorageResource
 from batchrec_dagster.resources.spark import SparkEngine
 from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
@@ -36,20 +35,6 @@ TASK = Task(
     "s3://shop/work",
 )
 DONE = Done(3, 2, {"no user": 1}, ["line 2: no user"], "s", 2, 0, 1, 10, 20, "abc")
-
-LISTS = WayBack(
-    [SourceFile("s3://shop/users.json.out", "users.json.out")],
-    [SourceFile("s3://shop/users.json", "users.json")],
-    "s3://shop/interactions.csv",
-    None,
-    25,
-    "s3://shop/table",
-    "s3://shop/work",
-)
-RETURNED = Returned(
-    *(2, 1, ["u"], 0, 1, ["v", "error"], 25, 1, 1, 25, 0, 0, 3),
-    sample=[{"user_id": "w", "rank": 1, "item_id": "1", "score": None}],
-)
 
 
 class Storage(StorageResource):
@@ -95,18 +80,12 @@ def succeed(pipes: PipesContext) -> None:
     pipes.report_custom_message({"done": DONE.to_json()})
 
 
-def make_lists(pipes: PipesContext) -> None:
-    assert pipes.get_extra("kind") == LISTS.kind
-    assert WayBack.from_json(pipes.get_extra("task")) == LISTS
-    pipes.report_custom_message({"done": RETURNED.to_json()})
-
-
 def fail(pipes: PipesContext) -> None:
     pipes.report_custom_message({"error": "ratings.csv, line 2: no user"})
 
 
 def run(
-    engine: SparkEngine, storage: StorageResource, task: Job[Any] = TASK
+    engine: SparkEngine, storage: StorageResource, task: Task = TASK
 ) -> tuple[dg.ExecuteInProcessResult, list[Any], str]:
     """Run the task in an asset: the run, what came out, and the reason of a failure."""
     came_out = []

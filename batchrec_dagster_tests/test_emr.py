@@ -14,12 +14,9 @@ from moto.emrserverless.models import EMRServerlessBackend, JobRun
 from batchrec_dagster.resources.spark import EmrServerlessSpark
 from batchrec_dagster_tests.aws_jobs import (
     DONE,
-    LISTS,
-    RETURNED,
     ROLE,
     Storage,
     fail,
-    make_lists,
     run,
     say,
     storage,
@@ -116,19 +113,6 @@ def test_a_job_run_is_started_with_this_code_and_heard(
     assert modules is not None
     assert shop.store.head(modules[1]) is not None
     assert len(shop.store.list(f"{shop.root}/")) == 2
-
-
-def test_the_same_script_makes_the_lists(
-    monkeypatch: pytest.MonkeyPatch, shop: Storage, engine: EmrServerlessSpark, runs: list[JobRun]
-) -> None:
-    def job(run: JobRun) -> None:
-        say(shop.client("s3"), params(run), make_lists)
-        run.state = "SUCCESS"
-
-    emr_does(monkeypatch, runs, job)
-    result, came_out, logged = run(engine, shop, LISTS)
-    assert result.success, logged
-    assert came_out == [RETURNED]
 
 
 @pytest.mark.parametrize(

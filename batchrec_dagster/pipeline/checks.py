@@ -150,24 +150,17 @@ def every_user_has_a_line(users: pl.Series, answered: pl.Series) -> Checked:
     """That each user who was asked for was answered, once."""
     missing = users.filter(~users.is_in(answered.implode()))
     twice = answered.len() - answered.n_unique()
-    return users_answered(len(users), answered.len(), twice, len(missing), missing.head(SOME))
-
-
-def users_answered(
-    users: int, lines: int, twice: int, missing: int, first_missing: Iterable[str]
-) -> Checked:
-    """The same by numbers: users who were asked for, lines, lines of users who have one already,
-    users who have none."""
-    found = f"{lines - twice:,} of {users:,} users have a line"
-    if missing:
-        found += f"; missing are {_some(first_missing, missing)}: run the batch inference again"
+    found = f"{answered.n_unique():,} of {len(users):,} users have a line"
+    if len(missing):
+        some = _some(missing.head(SOME), len(missing))
+        found += f"; missing are {some}: run the batch inference again"
     if twice:
         found += f"; {twice:,} lines are repeated"
     return Checked(
         "every_user_has_a_line",
-        not missing and not twice,
+        not len(missing) and not twice,
         found,
-        {"users": users, "missing": missing, "repeated_lines": twice},
+        {"users": len(users), "missing": len(missing), "repeated_lines": twice},
     )
 
 

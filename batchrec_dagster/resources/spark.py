@@ -1,7 +1,7 @@
 """Spark jobs by Dagster Pipes: in a process on this machine, on AWS Glue, on EMR Serverless.
 
-Each runs one task of `preparation.spark` and gives what it tells; what keeps it from being done is
-a dg.Failure with the reason, in the job's own words where it has any.
+Each runs one task of `preparation.spark` and returns its result. A job that fails raises dg.Failure
+with the reason, in the job's own words where it gave any.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import dagster as dg
 from dagster_aws.pipes import (
@@ -23,14 +23,14 @@ from dagster_aws.pipes import (
 )
 
 from batchrec_dagster.object_store import split_uri
-from batchrec_dagster.preparation.spark.task import Job
+from batchrec_dagster.preparation.spark.task import Done, Task
 from batchrec_dagster.resources.spark_code import SparkCode, upload_code
 from batchrec_dagster.resources.spark_messages import LocalMessages, S3Messages, explained
 from batchrec_dagster.resources.storage import StorageResource
 
 GLUE_VERSION = "5.0"
-Result = TypeVar("Result")
-Ran = tuple[Result, Mapping[str, Any]]
+# The task's result, and metadata of the job.
+Ran = tuple[Done, Mapping[str, Any]]
 
 
 class SparkEngine(Protocol):
@@ -39,10 +39,8 @@ class SparkEngine(Protocol):
     @property
     def on_aws(self) -> bool: ...
 
-    def run(
-        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Job[Result]
-    ) -> Ran[Result]:
-        """What came out, and metadata of the job. Raises dg.Failure."""
+    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
+        """Run the task. Raises dg.Failure."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,7 @@ class LocalSpark:
     cores: str = "*"
     on_aws: bool = False
 
-    def run(
-        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Job[Result]
-    ) -> Ran[Result]:
+    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
         self._check()
         reader = LocalMessages()
         client = dg.PipesSubprocessClient(message_reader=reader)
@@ -65,11 +61,11 @@ class LocalSpark:
                 command=[sys.executable, "-m", "batchrec_dagster.preparation.spark.job"],
                 env={"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable},
                 extras={
-                    **_extras(task),
+                    "task": task.to_json(),
                     "local": {"cores": self.cores, "memory": self.memory},
                 },
             )
-        return task.done(reader.done()), {}
+        return Done.from_json(reader.done()), {}
 
     @staticmethod
     def _check() -> None:
@@ -101,9 +97,7 @@ class GlueSpark:
     timeout_minutes: int | None = None
     on_aws: bool = True
 
-    def run(
-        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Job[Result]
-    ) -> Ran[Result]:
+    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
         glue = storage.client("glue")
         with _on_aws(context, storage, glue, "glue", "ErrorMessage") as (code, injector, reader):
             self._ensure_job(glue, code)
@@ -117,9 +111,9 @@ class GlueSpark:
                     },
                     **self._size(),
                 },
-                extras=_extras(task),
+                extras={"task": task.to_json()},
             )
-        return task.done(reader.done()), completed.metadata
+        return Done.from_json(reader.done()), completed.metadata
 
     def _ensure_job(self, glue: Any, code: SparkCode) -> None:
         try:
@@ -134,7 +128,7 @@ class GlueSpark:
             glue.create_job(
                 Name=self.job_name,
                 Role=self.role,
-                Description="Interactions for Amazon Personalize, and lists of what it answers",
+                Description="Interactions for Amazon Personalize",
                 Command={"Name": "glueetl", "ScriptLocation": code.script, "PythonVersion": "3"},
                 GlueVersion=GLUE_VERSION,
                 ExecutionProperty={"MaxConcurrentRuns": 10},
@@ -161,9 +155,7 @@ class EmrServerlessSpark:
     spark_submit_parameters: str = ""
     on_aws: bool = True
 
-    def run(
-        self, context: dg.AssetExecutionContext, storage: StorageResource, task: Job[Result]
-    ) -> Ran[Result]:
+    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
         emr = storage.client("emr-serverless")
         with _on_aws(context, storage, emr, "emr-serverless", "stateDetails") as (
             code,
@@ -186,14 +178,9 @@ class EmrServerlessSpark:
                     },
                     **({"executionTimeoutMinutes": limit} if limit is not None else {}),
                 },
-                extras=_extras(task),
+                extras={"task": task.to_json()},
             )
-        return task.done(reader.done()), completed.metadata
-
-
-def _extras(task: Job[Any]) -> dict[str, Any]:
-    """What the script is told."""
-    return {"kind": task.kind, "task": task.to_json()}
+        return Done.from_json(reader.done()), completed.metadata
 
 
 @contextmanager

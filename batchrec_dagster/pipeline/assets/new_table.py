@@ -1,10 +1,10 @@
-"""The table of everyone's list before it is published, and how this machine makes it."""
+"""The table of recommendations, built from a batch inference's output, before it is published."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,10 +28,10 @@ from batchrec_dagster.table_files import TableFiles
 
 @dataclass(frozen=True)
 class NewTable:
-    """What is known of it: rows, users and different items in it, its first rows; `dropped`, how
-    many items were offered that their user had seen; what its checks found; how it was made.
+    """Its numbers of rows, users and distinct items; its first rows; its check results; `dropped`
+    counts the offered items that their user had already seen.
 
-    `publish` does that, given what the table says of itself.
+    `publish` publishes it, given the metadata to store in it.
     """
 
     rows: int
@@ -41,7 +41,6 @@ class NewTable:
     sample: pl.DataFrame
     checks: list[Checked]
     publish: Callable[[Mapping[str, Any]], Edition]
-    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def prepare_here(
     files: list[RawFile],
     written: Path,
     users: Path,
-) -> Ran[Done]:
+) -> Ran:
     """Prepare files of this machine by a Spark on it; the interactions and their users are written
     there. Raises PreparationError, dg.Failure."""
     with opened(files, pipeline.ratings.reading, pipeline.rules) as read:
@@ -52,7 +52,7 @@ def prepare_on_aws(
     pipeline: Pipeline,
     storage: StorageResource,
     record: dict[str, Any],
-) -> tuple[Ran[Done], str, str]:
+) -> tuple[Ran, str, str]:
     """Prepare files in S3 by a Spark on AWS: the URIs of the interactions, and of their users,
     until they are published.
 

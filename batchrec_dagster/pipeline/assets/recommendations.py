@@ -16,11 +16,6 @@ from batchrec_dagster.pipeline.assets.filters import filter_arn
 from batchrec_dagster.pipeline.assets.items import titles_of, titles_versions
 from batchrec_dagster.pipeline.assets.jobs import lasted
 from batchrec_dagster.pipeline.assets.links import dataset_group, stored
-from batchrec_dagster.pipeline.assets.lists_on_spark import (
-    longest_history,
-    made_on_spark,
-    refuse_to_leave_s3,
-)
 from batchrec_dagster.pipeline.assets.new_table import NewTable, interactions_of, made_here
 from batchrec_dagster.pipeline.assets.preview import preview, text
 from batchrec_dagster.pipeline.assets.publishing import (
@@ -70,7 +65,7 @@ MADE_OF = {
 
 def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset."""
-    wanted, spark = pipeline.recommendations, pipeline.preparation.spark
+    wanted = pipeline.recommendations
     seen_checks = (
         {"none_seen": "No list holds what its user already interacted with."}
         if wanted.exclude_seen
@@ -84,7 +79,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             " best, as one table of user_id, rank, item_id and score"
             f"{', with the titles of the items' if titles_of(pipeline) else ''}."
             f"{' What a user already had is left out.' if wanted.exclude_seen else ''}",
-            kinds={"personalize", "parquet", *(["spark"] if spark else [])},
+            kinds={"personalize", "parquet"},
             storage_key=pipeline.places.recommendations,
             code_version=f"{CODE_VERSION}-{fingerprint(wanted, *titles_of(pipeline))}",
             io_manager="published_io",
@@ -115,8 +110,6 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         if config.roll_back_to:
             yield from rolled_back(pipeline, storage, context, config.roll_back_to)
             return
-        if spark is not None:
-            refuse_to_leave_s3(spark, storage)
         users_files = UsersFiles(storage.store, storage.uri(places.batch_users))
         users_version = users_files.version()
         publishing = Publishing(pipeline, storage, solution_version, users_version)
@@ -146,15 +139,13 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             )
         seen = None
         if wanted.exclude_seen:
-            if spark is None:
-                with interactions_of(publishing) as interactions:
-                    seen = SeenItems(interactions, users)
-            longest = longest_history(publishing, users) if seen is None else seen.longest
+            with interactions_of(publishing) as interactions:
+                seen = SeenItems(interactions, users)
             # The filter overlooks what a user saw before the latest interactions it looks at.
             request["numResults"] = min(
                 personalize.max_results,
                 max(MAX_RESULTS, MOST_ROWS // max(1, len(users))),
-                wanted.num_results + max(0, longest - FILTER_HISTORY),
+                wanted.num_results + max(0, seen.longest - FILTER_HISTORY),
             )
 
         def output(job: str) -> str:
@@ -180,11 +171,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
         recipe = pipeline.solution.recipe
         paid = [recommendations_cost(recipe, len(users))] if job.created else []
-        with (
-            made_here(publishing, job.description, users, seen, context.log)
-            if spark is None
-            else made_on_spark(context, spark, publishing, job.description, len(users))
-        ) as lists:
+        with made_here(publishing, job.description, users, seen, context.log) as lists:
             version = fingerprint(
                 job.arn,
                 users_version,
@@ -214,8 +201,6 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                     "dagster/column_lineage": column_lineage(
                         pipeline, MADE_OF, lists.sample.columns
                     ),
-                    "engine": pipeline.preparation.engine,
-                    **lists.told,
                     "users": lists.users,
                     "items": lists.items,
                     "results_asked_for": request["numResults"],

@@ -70,7 +70,7 @@ class Pipeline(dg.Model):
     ] = Field(default_factory=Interactions)
     preparation: Annotated[
         Preparation,
-        _part(Preparation, "Where ratings become interactions, and Personalize's answers lists."),
+        _part(Preparation, "Where ratings become interactions: on this machine, or on Spark."),
     ] = Field(default_factory=Preparation)
     items: Annotated[
         Items | None,

@@ -1,4 +1,4 @@
-"""Where ratings become interactions, and Personalize's answers lists: here, or on Spark."""
+"""`preparation`: where ratings become interactions, on this machine or on Spark."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ALLOWED = {
 
 
 class Preparation(dg.Model):
-    """Where ratings become interactions, and answers lists. The rows are the same everywhere."""
+    """Where ratings become interactions. The rows are the same on every engine."""
 
     engine: Literal["local", "spark", "glue", "emr_serverless"] = Field(
         default="local",

@@ -1,6 +1,5 @@
-"""Ratings -> interactions on Spark: the rows and counts that `preparation.local` gives; and the way
-back, a batch job's answers -> the table of lists.
+"""Ratings -> interactions on Spark: the same rows and counts as `preparation.local`.
 
-What is in this package runs where Spark does: it needs Python 3.11, pyspark and dagster-pipes, and
-of `preparation` only `errors`, `json_lines`, `layout`, `locating` and `rules`.
+This package runs where Spark does: it needs Python 3.11, pyspark and dagster-pipes, and of
+`preparation` only `errors`, `json_lines`, `layout`, `locating` and `rules`.
 """

@@ -1,7 +1,6 @@
-"""The Spark job's script, as Glue, EMR Serverless or a Python on this machine start it.
+"""The Spark job's script, as Glue, EMR Serverless or a local Python starts it.
 
-By Dagster Pipes it is told its task, by its kind, and tells what it does, what came out, or why
-nothing did.
+It receives its task over Dagster Pipes, and reports its progress, its result or the error there.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from batchrec_dagster.preparation.errors import PreparationError
 from batchrec_dagster.preparation.spark.prepare import prepare
 from batchrec_dagster.preparation.spark.session import local_session
 from batchrec_dagster.preparation.spark.task import Task
-from batchrec_dagster.preparation.spark.way_back import write_lists
-from batchrec_dagster.preparation.spark.way_back_task import WayBack
 
 # Seconds between two messages' files in S3.
 INTERVAL = 3
@@ -31,19 +28,15 @@ INTERVAL = 3
 
 def main() -> None:
     with _opened() as pipes:
-        kind, fields = pipes.get_extra("kind"), pipes.get_extra("task")
+        task = Task.from_json(pipes.get_extra("task"))
         local = pipes.extras.get("local")
         spark = local_session(**local) if local else SparkSession.builder.getOrCreate()
         try:
-            told = (
-                write_lists(spark, WayBack.from_json(fields), pipes.log).to_json()
-                if kind == WayBack.kind
-                else prepare(spark, Task.from_json(fields), pipes.log).to_json()
-            )
+            done = prepare(spark, task, pipes.log)
         except PreparationError as error:
             pipes.report_custom_message({"error": str(error)})
             raise
-        pipes.report_custom_message({"done": told})
+        pipes.report_custom_message({"done": done.to_json()})
         if local:
             spark.stop()
 

@@ -1,26 +1,13 @@
-"""What a Spark job is to do, and what it tells when it has done it, as plain JSON."""
+"""The Spark job's task and its result, as plain JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import Rules
-
-Result = TypeVar("Result", covariant=True)
-
-
-class Job(Protocol[Result]):
-    """What a job is told. `kind` is by what the script knows it; `done` reads what comes back."""
-
-    @property
-    def kind(self) -> str: ...
-
-    def to_json(self) -> dict[str, Any]: ...
-
-    def done(self, fields: Mapping[str, Any], /) -> Result: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +27,6 @@ class Task:
     `work` is a folder's URI for what is written meanwhile; it is removed at the end.
     """
 
-    kind: ClassVar[str] = "preparation"
     files: Sequence[SourceFile]
     layout: Layout
     rules: Rules
@@ -61,10 +47,6 @@ class Task:
                 "rules": Rules(**fields["rules"]),
             }
         )
-
-    @staticmethod
-    def done(fields: Mapping[str, Any]) -> Done:
-        return Done.from_json(fields)
 
 
 @dataclass(frozen=True)

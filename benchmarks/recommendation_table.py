@@ -1,14 +1,14 @@
 """How fast a batch inference's output becomes the table of recommendations, and in what memory.
 
-    python benchmarks/way_back.py [--users 1000000] [--results 25] [--interactions 20000000]
-                                  [--rounds 1] [--out way_back.json]
+    python benchmarks/recommendation_table.py [--users 1000000] [--results 25] [--rounds 1]
+                                              [--interactions 20000000] [--out FILE]
 
-Generated are `.out` files as Personalize writes them, and the interactions whose items are taken
-out of the lists. Ours does what the asset recommendations does once the job is over: reads the
-users and the interactions, drops what was seen, writes the table, computes every check, puts the
-table into the storage. Beside it the same, made at once by Polars, each file read whole. Each runs
-in a process of its own: its time, the best of the rounds, and beside it that of all its threads on
-the processor; its memory the peak of the process.
+The input is generated: `.out` files as Personalize writes them, and the interactions whose items
+are dropped from the lists. "ours" does what the asset recommendations does once the job has
+finished: it reads the users and the interactions, drops seen items, writes the table, computes
+every check and publishes the table. The other contender does the same with Polars, each file read
+whole, without a check. Each runs in its own process. Reported are the wall time (best of the
+rounds), the CPU time of all threads, and the process's peak memory.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only-ours", action="store_true")
     parser.add_argument("--scratch", type=Path, help="where the generated files pass through")
-    parser.add_argument("--out", type=Path, default=RESULTS / "way_back.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "recommendation_table.json")
     parser.add_argument("--work", choices=WORKS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
