@@ -80,7 +80,7 @@ class Project:
         file.write_text(
             yaml.safe_dump(
                 {
-                    "type": "batchrec_dagster.pipeline.BatchRecommendations",
+                    "type": "batchrec_dagster.BatchRecommendations",
                     "attributes": dict(attributes),
                 },
                 sort_keys=False,

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from batchrec_dagster.pipeline import BatchRecommendations
+from batchrec_dagster import BatchRecommendations
 from batchrec_dagster.pipeline.assets.jobs import solution_config
 from batchrec_dagster.pipeline.loading import DeclarationError
 from batchrec_dagster.pipeline.settings import Pipeline
@@ -421,13 +421,17 @@ def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path) -> None:
         ("# later\n", "line 1: nothing is declared: declare a pipeline, or delete it"),
         (
             "\ntype: batchrec_dagster.pipeline.BatchRecomendations\nattributes: {}\n",
-            "line 2: type: there is no batchrec_dagster.pipeline.BatchRecomendations; a pipeline's"
-            " is batchrec_dagster.pipeline.BatchRecommendations",
+            "line 2: type: batchrec_dagster.pipeline.BatchRecomendations does not exist;"
+            " write batchrec_dagster.BatchRecommendations",
+        ),
+        (
+            "\ntype: batchrec_dagster.pipeline.BatchRecommendations\nattributes: {}\n",
+            "line 2: type: batchrec_dagster.pipeline.BatchRecommendations was renamed;"
+            " write batchrec_dagster.BatchRecommendations",
         ),
         (
             "type: Pipeline\n",
-            "line 1: type: there is no Pipeline; a pipeline's is"
-            " batchrec_dagster.pipeline.BatchRecommendations",
+            "line 1: type: Pipeline does not exist; write batchrec_dagster.BatchRecommendations",
         ),
     ],
 )

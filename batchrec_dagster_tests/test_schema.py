@@ -25,7 +25,7 @@ SCHEMA = declaration_schema()
 
 def errors(attributes: dict[str, Any]) -> list[str]:
     """What is wrong with a declaration, by the schema."""
-    document = {"type": "batchrec_dagster.pipeline.BatchRecommendations", "attributes": attributes}
+    document = {"type": "batchrec_dagster.BatchRecommendations", "attributes": attributes}
     # YAML has dates, which an editor takes for text.
     plain = json.loads(json.dumps(document, default=str))
     return [error.message for error in jsonschema.Draft7Validator(SCHEMA).iter_errors(plain)]
@@ -83,7 +83,7 @@ def test_what_is_impossible_is_marked_in_the_editor(attributes: dict[str, Any]) 
     assert errors({**good, **attributes}) != []
 
 
-TYPE = "batchrec_dagster.pipeline.BatchRecommendations"
+TYPE = "batchrec_dagster.BatchRecommendations"
 
 
 def test_what_dagsters_dg_scaffolds_loads(project: Project) -> None:

@@ -17,10 +17,11 @@ import dagster as dg
 import yaml
 
 from batchrec_dagster.cli.items_found import FoundItems
-from batchrec_dagster.cli.project import TYPE, Project
+from batchrec_dagster.cli.project import Project
 from batchrec_dagster.cli.ratings_found import Found
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.formats.items import VALUE_SEPARATOR
+from batchrec_dagster.pipeline import COMPONENT_TYPE
 from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
 from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
 from batchrec_dagster.reporting.terminal import plain
@@ -45,7 +46,7 @@ def _lines(
     of_whom = f"{found.users:,} users and {len(found.items):,} items"
     yield f"# {found.kept:,} count, of {of_whom}, {_span(found)}."
     yield "# The README explains every setting; what is left out has its default."
-    yield f"type: {TYPE}"
+    yield f"type: {COMPONENT_TYPE}"
     yield ""
     yield "attributes:"
     yield f"  name: {name}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-TYPE = "batchrec_dagster.pipeline.BatchRecommendations"
+from batchrec_dagster.pipeline import COMPONENT_TYPE
 
 
 class ProjectError(Exception):
@@ -47,7 +47,7 @@ def declared_pipelines(project: Project) -> dict[str, Path]:
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             continue
         for document in documents:
-            if isinstance(document, dict) and document.get("type") == TYPE:
+            if isinstance(document, dict) and document.get("type") == COMPONENT_TYPE:
                 attributes = document.get("attributes")
                 if isinstance(attributes, dict) and isinstance(attributes.get("name"), str):
                     found[attributes["name"]] = file

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import dagster as dg
 
+from batchrec_dagster import BatchRecommendations
 from batchrec_dagster.deployment import Deployment, DeploymentError
 from batchrec_dagster.doctor.findings import Finding, failed, ok
 from batchrec_dagster.doctor.sinks import sinks_findings
-from batchrec_dagster.pipeline import BatchRecommendations
 from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
 
 

@@ -10,6 +10,7 @@ import dagster as dg
 import yaml
 from pydantic import ValidationError
 
+from batchrec_dagster.pipeline import COMPONENT_TYPE, OLD_COMPONENT_TYPE
 from batchrec_dagster.pipeline.assets.specs import WRITES_TO
 from batchrec_dagster.pipeline.settings import Pipeline
 
@@ -17,8 +18,6 @@ from batchrec_dagster.pipeline.settings import Pipeline
 AT = re.compile(r"(?P<path>attributes\S*.*) at (?P<file>.+):\d+$")
 TOLD = re.compile(r"\s+(?:Value error, )?(.+) \[type=\w+, input_value=")
 RESOLVING = re.compile(r"(?P<file>.+):\d+ - (?P<path>attributes\S*)$")
-
-TYPE = "batchrec_dagster.pipeline.BatchRecommendations"
 
 # What pydantic calls the alternatives of a setting that may have several types, but for the parts
 # of a declaration, whose names alone begin with a capital letter.
@@ -92,9 +91,10 @@ def _of_no_type(folder: Path) -> list[str]:
         for document in documents:
             for key, value in document.value if isinstance(document, yaml.MappingNode) else []:
                 if key.value == "type" and locate(value.value) is None:
+                    why = "was renamed" if value.value == OLD_COMPONENT_TYPE else "does not exist"
                     lines.append(
-                        f"{file}, line {value.start_mark.line + 1}: type: there is no"
-                        f" {value.value}; a pipeline's is {TYPE}"
+                        f"{file}, line {value.start_mark.line + 1}: type: {value.value} {why};"
+                        f" write {COMPONENT_TYPE}"
                     )
     return lines
 

@@ -1,4 +1,4 @@
-"""What `dg scaffold defs batchrec_dagster.pipeline.BatchRecommendations NAME` writes: a declaration
+"""What `dg scaffold defs batchrec_dagster.BatchRecommendations NAME` writes: a declaration
 that loads, and runs on the sample, to go on from."""
 
 from __future__ import annotations

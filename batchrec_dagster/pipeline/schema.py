@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from batchrec_dagster.pipeline import COMPONENT_TYPE
 from batchrec_dagster.pipeline.component import BatchRecommendations
 
 # What Dagster takes beside the attributes.
@@ -44,7 +45,7 @@ def declaration_schema() -> dict[str, Any]:
         "required": ["type", "attributes"],
         "properties": {
             "type": {
-                "const": "batchrec_dagster.pipeline.BatchRecommendations",
+                "const": COMPONENT_TYPE,
                 "description": "What is declared here.",
             },
             "attributes": {**attributes, "description": "The pipeline's settings."},
