@@ -109,7 +109,7 @@ def test_what_is_declared_is_loaded(home: dict[str, str], tmp_path: Path) -> Non
 def test_a_misspelt_setting_fails(home: dict[str, str]) -> None:
     found = by_check(examine({**home, "BATCHREC_STORGE": "s3://bucket/x"}))
     assert found["settings"].message == "nothing reads BATCHREC_STORGE"
-    assert "BATCHREC_STORAGE is meant" in found["settings"].mend
+    assert "BATCHREC_STORAGE is meant" in found["settings"].fix
 
 
 def test_without_dagsters_home_it_is_told(home: dict[str, str], tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_dagster_storage_that_does_not_open_is_told(home: dict[str, str]) -> N
     (Path(home["DAGSTER_HOME"]) / "dagster.yaml").write_text("storage: {tape: {}}\n")
     found = by_check(examine(home))
     assert found["dagster storage"].status == "failed"
-    assert "dagster.yaml" in found["dagster storage"].mend
+    assert "dagster.yaml" in found["dagster storage"].fix
 
 
 def test_a_home_without_locks_or_room_or_a_whole_catalogue_is_told(
@@ -163,7 +163,7 @@ def test_a_bucket_that_can_be_used_is_well(
         (STRANGER, "storage write", "the credentials are not known there"),
     ],
 )
-def test_a_bucket_that_refuses_is_told_with_the_mend(
+def test_a_bucket_that_refuses_is_named_with_its_fix(
     home: dict[str, str],
     s3: S3Server,
     monkeypatch: pytest.MonkeyPatch,
@@ -173,7 +173,7 @@ def test_a_bucket_that_refuses_is_told_with_the_mend(
 ) -> None:
     found = on_s3(home, s3, keys, s3.new_bucket(), monkeypatch)
     assert found[check].status == "failed"
-    assert said in found[check].mend
+    assert said in found[check].fix
     assert "storage delete" not in found
 
 
@@ -219,7 +219,7 @@ def test_a_personalize_at_a_url_is_asked(
     nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
     found = by_check(examine({**home, "BATCHREC_PERSONALIZE": nobody}))["personalize"]
     assert found.status == "failed"
-    assert "batchrec local-personalize" in found.mend
+    assert "batchrec local-personalize" in found.fix
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def test_what_may_not_be_looked_at_is_unknown_with_the_permission(
 ) -> None:
     role = account(refuse=("SimulatePrincipalPolicy",))["role in storage"]
     assert role.status == "unknown"
-    assert f"iam:SimulatePrincipalPolicy on {ROLE}" in role.mend
+    assert f"iam:SimulatePrincipalPolicy on {ROLE}" in role.fix
     found = account(refuse=("GetRole", "GetBucketPolicy", "ListSchemas"))
     for check, said in (
         ("role", f"iam:GetRole on {ROLE}"),
@@ -304,7 +304,7 @@ def test_what_may_not_be_looked_at_is_unknown_with_the_permission(
         ("quota of schemas", "personalize:ListSchemas on *"),
     ):
         assert found[check].status == "unknown"
-        assert said in found[check].mend
+        assert said in found[check].fix
 
 
 def test_a_personalize_that_refuses_fails_with_the_permission(
@@ -312,7 +312,7 @@ def test_a_personalize_that_refuses_fails_with_the_permission(
 ) -> None:
     found = account(refuse=("ListDatasetGroups",))["personalize"]
     assert found.status == "failed"
-    assert "personalize:ListDatasetGroups" in found.mend
+    assert "personalize:ListDatasetGroups" in found.fix
 
 
 def test_a_role_that_is_not_there_or_is_another_account_s_fails(
@@ -349,7 +349,7 @@ def test_a_role_that_may_not_write_fails(
     monkeypatch.setattr("batchrec_dagster_tests.test_doctor.LACKS", {"s3:PutObject"})
     found = account()["role in storage"]
     assert found.message == f"{ROLE} may not s3:PutObject"
-    assert f"on arn:aws:s3:::{BUCKET}" in found.mend
+    assert f"on arn:aws:s3:::{BUCKET}" in found.fix
 
 
 @pytest.mark.parametrize("region", ["", "mars-north-1"])
@@ -361,7 +361,7 @@ def test_a_region_without_personalize_fails(
         here = Deployment.from_environment({})
         found = aws._region(here)
     assert found.status == "failed"
-    assert "eu-west-1" in found.mend
+    assert "eu-west-1" in found.fix
 
 
 def test_a_quota_that_is_used_up_warns() -> None:

@@ -18,7 +18,7 @@ MARKS = {"ok": "ok", "warning": "warning", "unknown": "unknown", "failed": "FAIL
 @click.option("--json", "as_json", is_flag=True, help="Tell it as JSON, for another program.")
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
-    """Check this deployment, one thing after the other, and say what to mend.
+    """Check this deployment, one thing after the other, and say what to fix.
 
     Settings, Dagster's home, the storage, the disks and clock; on AWS also the credentials, the
     role, the bucket's policy and the quotas; what the pipelines' YAML declares, and whether its
@@ -30,7 +30,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     \b
     Examples:
       batchrec doctor
-      batchrec doctor --json | jq -r '.[] | select(.status == "failed") | .mend'
+      batchrec doctor --json | jq -r '.[] | select(.status == "failed") | .fix'
 
     \b
     Exit codes:
@@ -50,7 +50,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
         if not as_json:
             click.echo(f"{MARKS[finding.status]:8} {finding.check:22} {finding.message}")
             if finding.status != "ok":
-                click.echo(f"{'':8} {'':22} -> {finding.mend}")
+                click.echo(f"{'':8} {'':22} -> {finding.fix}")
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
     if any(finding.status == "failed" for finding in found):

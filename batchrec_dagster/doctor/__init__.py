@@ -1,4 +1,4 @@
-"""Looks at a deployment before it has to work by night: each check alone, each with its mend."""
+"""Looks at a deployment before it has to work by night: each check alone, each with its fix."""
 
 from __future__ import annotations
 

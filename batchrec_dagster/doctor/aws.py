@@ -43,11 +43,11 @@ def aws_findings(deployment: Deployment) -> Iterator[Finding]:
 def _region(deployment: Deployment) -> Finding:
     here = session(deployment)
     region, known = here.region_name, here.get_available_regions("personalize")
-    mend = f"set AWS_REGION to one of: {', '.join(known)}"
+    fix = f"set AWS_REGION to one of: {', '.join(known)}"
     if region is None:
-        return failed("region", "no region is set", mend)
+        return failed("region", "no region is set", fix)
     if region not in known:
-        return failed("region", f"there is no Personalize in {region}, as far as is known", mend)
+        return failed("region", f"there is no Personalize in {region}, as far as is known", fix)
     return ok("region", region)
 
 
@@ -57,8 +57,8 @@ def _identity(deployment: Deployment) -> Finding:
         found = client(deployment, "sts").get_caller_identity()
     except ClientError as error:
         told = error.response["Error"]
-        mend = credentials_trouble(told["Code"], told["Message"]) or "look at the credentials"
-        return failed(check, f"AWS does not know these credentials: {told['Code']}", mend)
+        fix = credentials_trouble(told["Code"], told["Message"]) or "look at the credentials"
+        return failed(check, f"AWS does not know these credentials: {told['Code']}", fix)
     except BotoCoreError as error:
         return failed(check, str(error), "set AWS_PROFILE, or give this machine a role")
     account = deployment.role_arn.split(":")[4]
@@ -78,14 +78,14 @@ def _personalize(deployment: Deployment) -> Finding:
         client(deployment, "personalize").list_dataset_groups(maxResults=1)
     except ClientError as error:
         if is_denied(error):
-            mend = lacking("personalize:ListDatasetGroups", "*", str(error))
-            return failed(check, f"{where} refuses", mend)
+            fix = lacking("personalize:ListDatasetGroups", "*", str(error))
+            return failed(check, f"{where} refuses", fix)
         return failed(check, f"{where} answers: {error}", "look at what it says")
     except BotoCoreError as error:
-        mend = "look at the network and the region"
+        fix = "look at the network and the region"
         if deployment.personalize != AWS:
-            mend = "start it (batchrec local-personalize), or mend BATCHREC_PERSONALIZE"
-        return failed(check, f"{where} was not reached: {error}", mend)
+            fix = "start it (batchrec local-personalize), or fix BATCHREC_PERSONALIZE"
+        return failed(check, f"{where} was not reached: {error}", fix)
     return ok(check, f"{where} answers")
 
 
@@ -99,8 +99,8 @@ def _role(deployment: Deployment) -> Iterator[Finding]:
     found = _looked(check, look, "iam:GetRole", role)
     if isinstance(found, Finding):
         missing = "NoSuchEntity" in found.message
-        mend = "create it (deploy/batchrec.yaml), or mend BATCHREC_ROLE_ARN"
-        yield failed(check, f"there is no role {name}", mend) if missing else found
+        fix = "create it (deploy/batchrec.yaml), or fix BATCHREC_ROLE_ARN"
+        yield failed(check, f"there is no role {name}", fix) if missing else found
         return
     trust = _document(found["AssumeRolePolicyDocument"])
     if lacks(trust, SERVICE, role.split(":")[4], [("sts:AssumeRole", "*")]):
@@ -183,8 +183,8 @@ def _looked(check: str, look: Callable[[], Any], action: str, resource: str) -> 
         return look()
     except ClientError as error:
         if is_denied(error):
-            mend = f"to have it looked at, allow these credentials {action} on {resource}"
-            return unknown(check, "it may not be looked at", mend)
+            fix = f"to have it looked at, allow these credentials {action} on {resource}"
+            return unknown(check, "it may not be looked at", fix)
         return failed(check, str(error), "look at what it says")
     except BotoCoreError as error:
         return unknown(check, str(error), "look at the network")

@@ -11,25 +11,25 @@ Status = Literal["ok", "warning", "unknown", "failed"]
 @dataclass(frozen=True)
 class Finding:
     """`unknown`: it could not be looked at, for want of a permission say; `warning`: it works, but
-    not for long. `mend`: what to do, where there is something."""
+    not for long. `fix`: what to do, where there is something."""
 
     check: str
     status: Status
     message: str
-    mend: str = ""
+    fix: str = ""
 
 
 def ok(check: str, message: str) -> Finding:
     return Finding(check, "ok", message)
 
 
-def warning(check: str, message: str, mend: str) -> Finding:
-    return Finding(check, "warning", message, mend)
+def warning(check: str, message: str, fix: str) -> Finding:
+    return Finding(check, "warning", message, fix)
 
 
-def unknown(check: str, message: str, mend: str) -> Finding:
-    return Finding(check, "unknown", message, mend)
+def unknown(check: str, message: str, fix: str) -> Finding:
+    return Finding(check, "unknown", message, fix)
 
 
-def failed(check: str, message: str, mend: str) -> Finding:
-    return Finding(check, "failed", message, mend)
+def failed(check: str, message: str, fix: str) -> Finding:
+    return Finding(check, "failed", message, fix)

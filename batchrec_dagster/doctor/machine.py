@@ -62,14 +62,14 @@ def _dagster_home(home: Path | None) -> Iterator[Finding]:
 
 
 def _writable(check: str, folder: Path, setting: str, *, create: bool = True) -> Finding:
-    mend = f"create it and let user {os.geteuid()} write there, or set {setting} to another folder"
+    fix = f"create it and let user {os.geteuid()} write there, or set {setting} to another folder"
     try:
         if create:
             folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
     except OSError as error:
-        return failed(check, f"{setting} {folder} is not writable: {error.strerror}", mend)
+        return failed(check, f"{setting} {folder} is not writable: {error.strerror}", fix)
     return ok(check, f"{setting} {folder} is writable")
 
 
@@ -120,10 +120,10 @@ def _room(deployment: Deployment) -> Iterator[Finding]:
         seen.add(device)
         free = shutil.disk_usage(there).free
         said = f"{free / GB:,.1f} GB are free for {what} ({there})"
-        mend = "make room there, or set it to a folder on a larger disk"
+        fix = "make room there, or set it to a folder on a larger disk"
         if free < FULL:
-            yield failed("disk", said, mend)
+            yield failed("disk", said, fix)
         elif free < NEARLY_FULL:
-            yield warning("disk", said, mend)
+            yield warning("disk", said, fix)
         else:
             yield ok("disk", said)

@@ -22,7 +22,7 @@ def pipelines_findings(package: Path) -> Iterator[Finding]:
         loaded = load_pipelines(package)
     except DeclarationError as error:
         for line in str(error).splitlines():
-            yield failed(check, line, "mend the declaration")
+            yield failed(check, line, "fix the declaration")
     except Exception as error:  # whatever a Python file there does
         reason = str(error).strip().partition("\n")[0]
         yield failed(

@@ -38,8 +38,8 @@ def quota_findings(personalize: Any, quotas: Any) -> Iterator[Finding]:
             found = _all(getattr(personalize, operation), member)
         except ClientError as error:
             action = "personalize:" + "".join(part.capitalize() for part in operation.split("_"))
-            mend = f"to have it counted, allow these credentials {action} on *"
-            yield unknown(check, "it may not be counted" if is_denied(error) else str(error), mend)
+            fix = f"to have it counted, allow these credentials {action} on *"
+            yield unknown(check, "it may not be counted" if is_denied(error) else str(error), fix)
             continue
         except BotoCoreError as error:
             yield unknown(check, str(error), "look at the network")
@@ -51,8 +51,8 @@ def quota_findings(personalize: Any, quotas: Any) -> Iterator[Finding]:
         elif under_way:
             yield warning(check, said, "nothing: a run waits until one is done")
         else:
-            mend = "delete what nobody needs (NAME_teardown), or ask Service Quotas for more"
-            yield warning(check, f"{said}: no new pipeline, or schema, can be made", mend)
+            fix = "delete what nobody needs (NAME_teardown), or ask Service Quotas for more"
+            yield warning(check, f"{said}: no new pipeline, or schema, can be made", fix)
 
 
 def _applied(quotas: Any) -> dict[str, int]:

@@ -38,11 +38,11 @@ def _found(check: str, look: Callable[[str], Finding], secret: str = "") -> Find
     try:
         return look(check)
     except SinkError as error:
-        message, _, mend = redacted(str(error), _secrets(secret)).partition("; ")
+        message, _, fix = redacted(str(error), _secrets(secret)).partition("; ")
         again = "see that it runs, and that it is reached from here: the network, its address"
-        lasting = "mend it as it says, then ask again"
+        lasting = "fix it as it says, then ask again"
         passing = isinstance(error, SinkUnavailableError)
-        return failed(check, message, mend or (again if passing else lasting))
+        return failed(check, message, fix or (again if passing else lasting))
 
 
 def _secrets(variable: str) -> dict[str, str]:
@@ -61,8 +61,8 @@ def _in_dynamodb(
         arn, expires = lists.check()
         lists.owned_by(arn)
     if not expires:
-        mend = dynamodb.switch_on(sink.table)
-        return warning(check, f"the time to live of {sink.table} is off", mend)
+        fix = dynamodb.switch_on(sink.table)
+        return warning(check, f"the time to live of {sink.table} is off", fix)
     return ok(check, f"the table {sink.table} is there")
 
 

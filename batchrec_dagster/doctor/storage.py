@@ -54,8 +54,8 @@ def _objects(storage: StorageResource) -> Iterator[Finding]:
         try:
             step()
         except StorageError as error:
-            message, _, mend = str(error).partition("; ")
-            yield failed(f"storage {name}", message, mend or "see what it says")
+            message, _, fix = str(error).partition("; ")
+            yield failed(f"storage {name}", message, fix or "see what it says")
             if name == "write":
                 return
         else:
@@ -84,7 +84,7 @@ def _bucket(deployment: Deployment) -> Iterator[Finding]:
     if trouble:
         yield failed(check, f"s3://{bucket} refuses these credentials", trouble)
     elif status == 404:
-        yield failed(check, f"there is no bucket {bucket}", "create it, or mend BATCHREC_STORAGE")
+        yield failed(check, f"there is no bucket {bucket}", "create it, or fix BATCHREC_STORAGE")
     elif region and deployment.region and region != deployment.region:
         yield failed(
             check,
@@ -109,9 +109,9 @@ def clock(date: str | None, now: datetime) -> Finding:
         return unknown("clock", "the server told no time", "compare it with `ntpdate -q`")
     off = (now - parsedate_to_datetime(date)).total_seconds()
     said = f"this machine's clock is {abs(off):.0f} s {'ahead' if off > 0 else 'behind'}"
-    mend = "set it by NTP (chrony, systemd-timesyncd)"
+    fix = "set it by NTP (chrony, systemd-timesyncd)"
     if abs(off) >= REFUSED:
-        return failed("clock", f"{said}: requests are refused", mend)
+        return failed("clock", f"{said}: requests are refused", fix)
     if abs(off) >= SUSPECT:
-        return warning("clock", said, mend)
+        return warning("clock", said, fix)
     return ok("clock", "it agrees with the server's")

@@ -58,15 +58,15 @@ def test_a_postgres_that_takes_no_lists_is_told_without_its_password(
     reader = f"reader_{url.rpartition('_')[2]}"
     postgres.query(f"CREATE ROLE {reader} LOGIN PASSWORD 'planted'", url=url)
     theirs = url.replace("owner:owner-secret", f"{reader}:planted")
-    mend = "the user needs CREATE on the schema, and to own the table where there is one"
+    fix = "the user needs CREATE on the schema, and to own the table where there is one"
     finding = in_postgres(project, monkeypatch, theirs)
     assert "permission denied for schema public" in finding.message
-    assert finding.mend == mend
+    assert finding.fix == fix
 
     postgres_sink.replace(many(2).lazy(), postgres_sink.Target(url, "recommendations"))
     postgres.query(f"GRANT ALL ON SCHEMA public TO {reader}", url=url)
     finding = in_postgres(project, monkeypatch, theirs)
-    assert (finding.status, finding.mend) == ("failed", mend)
+    assert (finding.status, finding.fix) == ("failed", fix)
 
     finding = in_postgres(project, monkeypatch, url.replace("owner-secret", "planted-wrong"))
     assert "password authentication failed" in finding.message
@@ -74,7 +74,7 @@ def test_a_postgres_that_takes_no_lists_is_told_without_its_password(
     nobody = f"postgresql://owner:planted@127.0.0.1:{free_ports(1)[0]}/shop"
     finding = in_postgres(project, monkeypatch, nobody)
     assert "refused" in finding.message
-    assert "see that it runs" in finding.mend
+    assert "see that it runs" in finding.fix
     assert "planted" not in str(finding)
     finding = in_postgres(project, monkeypatch, "")
     assert "the environment variable SHOP_DB is not set" in finding.message
@@ -97,7 +97,7 @@ def test_a_dynamodb_table_is_described(project: Project, monkeypatch: pytest.Mon
         )["TableDescription"]["TableArn"]
         finding = found(project, monkeypatch, "dynamodb", table="lists")
         assert finding.status == "warning"
-        assert finding.mend.startswith("aws dynamodb update-time-to-live --table-name lists")
+        assert finding.fix.startswith("aws dynamodb update-time-to-live --table-name lists")
         on = {"Enabled": True, "AttributeName": "expires_at"}
         client.update_time_to_live(TableName="lists", TimeToLiveSpecification=on)
         assert found(project, monkeypatch, "dynamodb", table="lists").status == "ok"
@@ -106,7 +106,7 @@ def test_a_dynamodb_table_is_described(project: Project, monkeypatch: pytest.Mon
         client.tag_resource(ResourceArn=arn, Tags=tags)
         finding = found(project, monkeypatch, "dynamodb", table="lists")
         assert finding.message.startswith("the DynamoDB table lists has the lists of other in s3")
-        assert finding.mend.startswith("or, if these are to take their place")
+        assert finding.fix.startswith("or, if these are to take their place")
 
 
 def test_the_folder_of_an_export_is_tried(
