@@ -239,7 +239,7 @@ def test_an_archive_with_a_wrong_checksum_is_deleted(
         monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address)
         web.pages["/movielens/ml-1m.zip"] = Page(b"damaged")
         web.pages["/movielens/ml-1m.zip.md5"] = Page(MD5.encode())
-        with pytest.raises(DownloadError, match=r"ml-1m.zip came damaged and was deleted"):
+        with pytest.raises(DownloadError, match=r"ml-1m.zip arrived damaged and was deleted"):
             movielens.fetch("ml-1m", tmp_path)
         web.pages["/movielens/ml-1m.zip.md5"] = Page(b"<html>a portal</html>")
         with pytest.raises(DownloadError, match=r"no MD5 checksum in .*ml-1m.zip.md5"):
@@ -264,7 +264,7 @@ def test_an_archive_without_a_checksum_is_accepted(
 
 def test_a_missing_archive_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(downloads, "FIRST_PAUSE", 0)
+    monkeypatch.setattr(downloads, "PAUSE", 0)
     with serving() as web:
         monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address)
         with pytest.raises(DownloadError, match=r"there is no .*hetrec2011.*404"):

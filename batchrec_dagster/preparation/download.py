@@ -1,25 +1,25 @@
-"""Files from the web: resumed when cut, checked, and in place only when they are whole."""
+"""Files from the web: resumed when cut, verified, and put in place only when complete."""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import logging
 import ssl
 import sys
-import urllib.error
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from time import monotonic, sleep
-from typing import IO, TypeVar
-from urllib import request
-from urllib.parse import urlsplit
+from time import monotonic
+from typing import Any, TypeVar
+from urllib.parse import urljoin
 
+import requests
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from urllib3 import BaseHTTPResponse, Retry
+from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError
 
 log = logging.getLogger(__name__)
 
@@ -28,19 +28,19 @@ SMALL = 64 * 1024
 TIMEOUT = 30.0
 # Attempts in a row that brought nothing; those that brought a piece do not count.
 ATTEMPTS = 4
-# Seconds before the second attempt; twice as many before each one after it.
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 60.0
+# Seconds, of urllib3's exponential backoff: 0 before the second attempt, then 2, 4, 8 times this.
+PAUSE = 1.0
+LONGEST_PAUSE = 60
 SECONDS_BETWEEN_LOG_LINES = 10.0
 
-# The server, or something before it, is busy or has lost its way for now.
+# The server, or a proxy before it, is busy or down for now.
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 
 T = TypeVar("T")
 
 
 class DownloadError(Exception):
-    """A file could not be fetched; the message names it (without its query) and the mend."""
+    """A file could not be fetched; the message has its address (no query) and the fix."""
 
 
 class NotThereError(DownloadError):
@@ -48,49 +48,51 @@ class NotThereError(DownloadError):
 
 
 class _PassingError(Exception):
-    """Worth another attempt, not before `after` seconds. `received`: this one brought a piece."""
+    """Worth another attempt. `response` may say when; `received`: this one brought a piece."""
 
-    def __init__(self, reason: str, *, after: float = 0, received: bool = False) -> None:
+    def __init__(
+        self, reason: str, response: BaseHTTPResponse | None = None, *, received: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.after = after
+        self.response = response
         self.received = received
 
 
 @dataclass(frozen=True)
 class Remote:
-    """What a server tells of a file: a version that changes with it, and its size in bytes."""
+    """What a server says of a file: a version that changes with it, and its size in bytes."""
 
     version: str | None
     size: int | None
 
 
 def look_up(url: str) -> Remote:
-    """What is known of the file without reading it. Raises DownloadError."""
+    """Version and size of the file, without reading it. Raises DownloadError."""
 
-    def ask() -> Remote:
+    def attempt() -> Remote:
         # Not HEAD: an address that is signed for GET refuses it.
         with _get(url) as response:
-            version = response.headers["ETag"] or response.headers["Last-Modified"]
-            return Remote(version, _length(response))
+            version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+            return Remote(version, response.length_remaining)
 
-    return _persistently(url, ask)
+    return _persistently(url, attempt)
 
 
 def read_text(url: str) -> str:
-    """The text at this address, 64 KiB of it at most. Raises DownloadError."""
+    """The text at this address, at most 64 KiB of it. Raises DownloadError."""
 
-    def ask() -> str:
+    def attempt() -> str:
         with _get(url) as response:
-            return _read(response, SMALL).decode(errors="replace")
+            return _read(response.read, SMALL).decode(errors="replace")
 
-    return _persistently(url, ask)
+    return _persistently(url, attempt)
 
 
 def download(url: str, path: Path, *, md5: str | None = None) -> None:
-    """Fetch the file to `path`, unless there is one already.
+    """Fetch the file to `path`, unless it exists already.
 
-    What came before a cut, in this process or in an earlier one, is kept beside `path`, and used
-    if the server still has the same file. `md5`: hexadecimal, what the content has to have.
+    What arrived before a cut, in this process or an earlier one, is kept next to `path`, and used
+    if the server still has the same file. `md5`: hexadecimal, of the whole content.
     Raises DownloadError.
     """
     try:
@@ -102,62 +104,72 @@ def download(url: str, path: Path, *, md5: str | None = None) -> None:
             if md5 is not None and (found := _md5(part)) != md5:
                 part.unlink()
                 raise DownloadError(
-                    f"{shown(url)} came damaged and was deleted: its MD5 is {found}, published is"
-                    f" {md5}; try again, or look whether a proxy changes it"
+                    f"{shown(url)} arrived damaged and was deleted: its MD5 is {found}, published"
+                    f" is {md5}. Try again, or check whether a proxy changes it"
                 )
             part.replace(path)
     except OSError as error:
-        raise DownloadError(f"cannot keep {shown(url)} in {path.parent}: {error}") from error
+        raise DownloadError(f"cannot write {shown(url)} to {path.parent}: {error}") from error
     log.info("downloaded %s, %d bytes", shown(url), path.stat().st_size)
 
 
 def shown(url: str) -> str:
-    """The address without its query, which may be a signature and has no place in a log."""
+    """The address without its query, which may be a signature and does not belong in a log."""
     return url.partition("?")[0]
 
 
 def _persistently(url: str, attempt: Callable[[], T]) -> T:
-    failed = 0
+    # Not by urllib3 itself: it does not resume a body, and logs the query.
+    fresh = Retry(
+        ATTEMPTS - 1,
+        backoff_factor=PAUSE,
+        backoff_max=LONGEST_PAUSE,
+        retry_after_max=LONGEST_PAUSE,
+    )
+    retries = fresh
     while True:
         try:
             return attempt()
         except _PassingError as error:
-            failed = 1 if error.received else failed + 1
-            if failed >= ATTEMPTS:
+            try:
+                retries = (fresh if error.received else retries).increment(error=error)
+            except MaxRetryError:
                 raise DownloadError(
-                    f"cannot fetch {shown(url)}: {error} ({failed} attempts); try again later, or"
-                    " look at the network and its proxy"
+                    f"cannot fetch {shown(url)}: {error} ({ATTEMPTS} attempts). Try again later,"
+                    " or look at the network and its proxy"
                 ) from error
-            wait = min(max(FIRST_PAUSE * 2 ** (failed - 1), error.after), LONGEST_PAUSE)
-            log.warning("%s: %s; trying again in %g s", shown(url), error, wait)
-            sleep(wait)
+            log.warning("%s: %s; trying again", shown(url), error)
+            try:
+                retries.sleep(error.response)
+            except InvalidHeader:  # Retry-After is neither seconds nor a date.
+                retries.sleep()
 
 
 def _fetch(url: str, path: Path) -> Path:
-    """Bring what there is of the file to its full length; the part, which is whole then."""
+    """Complete the part of this version of the file; the part's path."""
     with _get(url) as response:
         part = _part_of(path, response)
         have = part.stat().st_size if part.exists() else 0
-        whole = _length(response)
-        if have and have == whole:
+        total = response.length_remaining
+        if have and have == total:
             return part
         validator = _validator(response)
-        if not have or not validator or (whole is not None and have > whole):
+        if not have or not validator or (total is not None and have > total):
             return _receive(url, response, part, 0)
     with _get(url, {"Range": f"bytes={have}-", "If-Range": validator}) as response:
         if response.status != HTTPStatus.PARTIAL_CONTENT:
-            # It has changed since, or the server does not send ranges: here is all of it.
+            # The file has changed, or the server does not support ranges: here is all of it.
             return _receive(url, response, _part_of(path, response), 0)
-        asked = (response.headers["Content-Range"] or "").startswith(f"bytes {have}-")
+        asked = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         if not asked or _validator(response) not in {None, validator}:
             part.unlink()
             raise _PassingError("the server sent another piece than the one asked for")
         return _receive(url, response, part, have)
 
 
-def _receive(url: str, response: http.client.HTTPResponse, part: Path, start: int) -> Path:
-    """Write what comes to the part, from the byte `start` on; the part."""
-    rest = _length(response)
+def _receive(url: str, response: BaseHTTPResponse, part: Path, start: int) -> Path:
+    """Write the body to the part, from the byte `start` on; the part."""
+    rest = response.length_remaining
     total = None if rest is None else start + rest
     have = start
     with (
@@ -165,27 +177,35 @@ def _receive(url: str, response: http.client.HTTPResponse, part: Path, start: in
         _progress(shown(url), start, total) as advance,
     ):
         try:
-            while chunk := _read(response, CHUNK):
+            while chunk := _read(response.read1, CHUNK):
                 file.write(chunk)
                 have += len(chunk)
                 advance(len(chunk))
         except _PassingError as error:
-            raise _PassingError(str(error), received=have > start) from error
-    if total is not None and have < total:
-        raise _PassingError(f"cut after {have} of {total} bytes", received=have > start)
+            of = "" if total is None else f" of {total}"
+            raise _PassingError(
+                f"cut after {have}{of} bytes: {error}", received=have > start
+            ) from error
     return part
 
 
-def _validator(response: http.client.HTTPResponse) -> str | None:
+def _read(read: Callable[[int], bytes], size: int) -> bytes:
+    try:
+        return read(size)
+    except (OSError, HTTPError) as error:
+        raise _PassingError(f"the connection broke ({_reason(error)})") from error
+
+
+def _validator(response: BaseHTTPResponse) -> str | None:
     """What makes sure, in If-Range, that two pieces are of the same file (RFC 9110, 13.1.5)."""
-    etag: str | None = response.headers["ETag"]
+    etag = response.headers.get("ETag")
     if etag and not etag.startswith("W/"):
         return etag
-    return response.headers["Last-Modified"]
+    return response.headers.get("Last-Modified")
 
 
-def _part_of(path: Path, response: http.client.HTTPResponse) -> Path:
-    """Where the pieces of this version of the file are put together; those of others go."""
+def _part_of(path: Path, response: BaseHTTPResponse) -> Path:
+    """Where the pieces of this version of the file are collected; those of others are deleted."""
     version = hashlib.sha256((_validator(response) or "").encode()).hexdigest()[:16]
     part = path.with_name(f"{path.name}.{version}.part")
     for other in path.parent.iterdir():
@@ -194,99 +214,81 @@ def _part_of(path: Path, response: http.client.HTTPResponse) -> Path:
     return part
 
 
-def _length(response: http.client.HTTPResponse) -> int | None:
-    text = response.headers["Content-Length"] or ""
-    return int(text) if text.isdecimal() else None
-
-
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _read(response: http.client.HTTPResponse, amount: int) -> bytes:
-    try:
-        return response.read(amount)
-    except (OSError, http.client.HTTPException) as error:
-        raise _PassingError(f"the connection broke ({_reason(error)})") from error
-
-
-class _WithinTheWeb(request.HTTPRedirectHandler):
-    """Follows redirects to http and https only (urllib would go to ftp), and never back to http."""
-
-    def redirect_request(
-        self,
-        req: request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> request.Request | None:
-        if urlsplit(newurl).scheme not in {req.type, "https"}:
-            raise DownloadError(
-                f"{shown(req.full_url)} redirects to {shown(newurl)}, which is not followed:"
-                " write an address that serves the file over https"
-            )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 @contextmanager
-def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[http.client.HTTPResponse]:
-    # Put together by hand: build_opener() would open file: and ftp: addresses too.
-    opener = request.OpenerDirector()
-    for handler in (
-        request.ProxyHandler(),
-        request.UnknownHandler(),
-        request.HTTPHandler(),
-        request.HTTPSHandler(),
-        request.HTTPDefaultErrorHandler(),
-        _WithinTheWeb(),
-        request.HTTPErrorProcessor(),
-    ):
-        opener.add_handler(handler)
-    opener.addheaders = [("User-Agent", "batchrec"), ("Accept-Encoding", "identity")]
-    try:
-        response = opener.open(request.Request(url, headers=headers or {}), timeout=TIMEOUT)  # noqa: S310
-    except urllib.error.HTTPError as error:
-        raise _refusal(url, error) from error
-    except (OSError, http.client.HTTPException) as error:
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            raise DownloadError(
-                f"cannot trust the server of {shown(url)}: {cause.verify_message}; if a proxy"
-                " stands between, name its certificates in SSL_CERT_FILE"
-            ) from error
-        raise _PassingError(f"no connection ({_reason(cause)})") from error
-    with response:
-        if encoding := response.headers["Content-Encoding"]:
-            raise DownloadError(
-                f"{shown(url)} is only sent compressed ({encoding}), unasked: have it served as"
-                " it is, or as a .zip"
+def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPResponse]:
+    always = {"User-Agent": "batchrec", "Accept-Encoding": "identity"}
+    # The system's certificates or SSL_CERT_FILE's, which requests does not look at.
+    trusted = ssl.get_default_verify_paths()
+    with requests.Session() as session:
+        try:
+            answer = session.get(
+                url,
+                headers=always | (headers or {}),
+                timeout=TIMEOUT,
+                stream=True,
+                verify=trusted.cafile or trusted.capath or True,
+                hooks={"response": _stay_on_https},
             )
-        yield response
+        except (requests.ConnectionError, requests.Timeout) as error:
+            reason = _reason(error)
+            if "CERTIFICATE_VERIFY_FAILED" in reason:
+                raise DownloadError(
+                    f"cannot trust the server of {shown(url)}: {reason}. If a proxy replaces its"
+                    " certificate, set SSL_CERT_FILE to the proxy's certificates"
+                ) from error
+            raise _PassingError(f"no connection ({reason})") from error
+        except requests.RequestException as error:
+            # Its text may have the query.
+            raise DownloadError(
+                f"cannot fetch {shown(url)} ({type(error).__name__}): give an address that serves"
+                " the file over http or https"
+            ) from error
+        with answer:
+            response: BaseHTTPResponse = answer.raw
+            if response.status >= HTTPStatus.BAD_REQUEST:
+                raise _refusal(url, response)
+            if encoding := response.headers.get("Content-Encoding"):
+                raise DownloadError(
+                    f"{shown(url)} is only sent compressed ({encoding}), although the request"
+                    " excluded that: serve it as it is, or as a .zip"
+                )
+            yield response
 
 
-def _refusal(url: str, error: urllib.error.HTTPError) -> Exception:
-    answer = " ".join(f"{error.code} {error.reason}".split())
-    error.close()
-    if error.code in PASSING:
-        after = error.headers["Retry-After"] or ""
-        return _PassingError(
-            f"the server says {answer}", after=int(after) if after.isdecimal() else 0
+def _stay_on_https(answer: requests.Response, **_: Any) -> None:
+    """Raise DownloadError for a redirect from https to http, which requests would follow."""
+    target = urljoin(answer.url, answer.headers.get("Location", ""))
+    if answer.is_redirect and answer.url.startswith("https:") and target.startswith("http:"):
+        raise DownloadError(
+            f"{shown(answer.url)} redirects to {shown(target)}, which is not followed: give an"
+            " address that serves the file over https"
         )
-    if error.code in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
-        return NotThereError(f"there is no {shown(url)} ({answer}): look at the address")
-    if error.code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+
+
+def _refusal(url: str, response: BaseHTTPResponse) -> Exception:
+    answer = " ".join(f"{response.status} {response.reason or ''}".split())
+    if response.status in PASSING:
+        return _PassingError(f"the server says {answer}", response)
+    if response.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
+        return NotThereError(f"there is no {shown(url)} ({answer}): check the address")
+    if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return DownloadError(
-            f"{shown(url)} is not for everyone ({answer}): sign the address anew, or put the file"
-            " into a bucket and write s3://bucket/key"
+            f"{shown(url)} is not public ({answer}): sign the address again, or put the file into"
+            " a bucket and write s3://bucket/key"
         )
     return DownloadError(f"cannot fetch {shown(url)}: the server says {answer}")
 
 
-def _reason(error: object) -> str:
-    return str(error) or type(error).__name__
+def _reason(error: Exception) -> str:
+    """The cause in one line; a MaxRetryError's own text would have the query."""
+    cause = error.args[0] if error.args else error
+    cause = getattr(cause, "reason", cause) if isinstance(cause, HTTPError) else cause
+    return str(cause) or type(cause).__name__
 
 
 @contextmanager
@@ -304,7 +306,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _progress(url: str, start: int, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Where to tell of bytes that came: a bar on a terminal, elsewhere a line now and then."""
+    """A function to call with the bytes received: a bar on a terminal, elsewhere a log line."""
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (

@@ -22,7 +22,7 @@ def place(tmp_path: Path) -> Place:
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(downloads, "FIRST_PAUSE", 0)
+    monkeypatch.setattr(downloads, "PAUSE", 0)
     with serving() as server:
         monkeypatch.setenv(movielens.BASE_URL_VARIABLE, server.address)
         yield server
