@@ -245,8 +245,8 @@ def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPRe
         except requests.RequestException as error:
             # Its text may have the query.
             raise DownloadError(
-                f"cannot fetch {shown(url)} ({type(error).__name__}): give an address that serves"
-                " the file over http or https"
+                f"cannot fetch {shown(url)} ({type(error).__name__}): check that the address, and"
+                " the proxy if one is set, are whole URLs of http or https"
             ) from error
         with answer:
             response: BaseHTTPResponse = answer.raw

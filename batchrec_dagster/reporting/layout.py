@@ -44,7 +44,7 @@ def _person(found: Person, width: int | None) -> str:
         columns=[
             Column("#", right=True),
             *_item_columns(found.titles),
-            Column("because of", cut=True),
+            Column("because of"),
             Column("both", right=True),
         ],
         rows=[
@@ -100,7 +100,7 @@ def _summary(facts: Mapping[str, Any], *, remembered: bool) -> str:
 
 
 def _item_columns(titles: bool) -> list[Column]:
-    return [Column("item"), *([Column("title", cut=True)] if titles else [])]
+    return [Column("item"), *([Column("title")] if titles else [])]
 
 
 def _named(found: Any, titles: bool) -> list[str | None]:

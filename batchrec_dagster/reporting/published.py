@@ -147,7 +147,10 @@ def _rows(table: pq.ParquetFile, column: str, value: str) -> pl.DataFrame:
 
 
 class _Ranges(io.RawIOBase):
-    """An object of which only what is asked for is fetched; all of it from one and the same."""
+    """An S3 object as a file that fetches only the bytes read, all from one version of the object.
+
+    obstore.open_reader has no ETag guard, and pyarrow does not take it (it has no `closed`).
+    """
 
     def __init__(self, storage: StorageResource, uri: str) -> None:
         super().__init__()
