@@ -1,0 +1,85 @@
+"""The files of a project that people contribute to agree with each other."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from batchrec_dagster_tests.support import REPOSITORY
+
+GITHUB = REPOSITORY / ".github"
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+CHANGELOG = (REPOSITORY / "CHANGELOG.md").read_text()
+HEADING = re.compile(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d|Unreleased))?$", re.MULTILINE)
+
+
+def parsed(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def test_ci_runs_the_script_of_the_repository_with_read_access_only() -> None:
+    workflow = parsed(GITHUB / "workflows" / "ci.yml")
+    # YAML 1.1 reads the key `on` as true.
+    assert {"push", "pull_request"} == workflow[True].keys()
+    assert workflow["permissions"] == {"contents": "read"}
+    (job,) = workflow["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step][-1] == ".ci/run"
+    for step in job["steps"]:
+        assert "uses" not in step or re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"])
+
+
+def test_ci_runs_the_oldest_and_the_newest_python_that_is_supported() -> None:
+    (job,) = parsed(GITHUB / "workflows" / "ci.yml")["jobs"].values()
+    tested = [
+        tuple(map(int, version.split("."))) for version in job["strategy"]["matrix"]["python"]
+    ]
+    oldest, after = re.findall(r"(\d+)\.(\d+)", PYPROJECT["project"]["requires-python"])
+    assert min(tested) == tuple(map(int, oldest))
+    assert max(tested) == (int(after[0]), int(after[1]) - 1)
+
+
+def test_the_ci_script_is_executable() -> None:
+    assert (REPOSITORY / ".ci" / "run").stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("name", ["bug", "feature"])
+def test_an_issue_form_has_what_github_requires(name: str) -> None:
+    form = parsed(GITHUB / "ISSUE_TEMPLATE" / f"{name}.yml")
+    assert form["name"]
+    assert form["description"]
+    asked = [field for field in form["body"] if field["type"] != "markdown"]
+    ids = [field["id"] for field in asked]
+    assert len(set(ids)) == len(ids)
+    assert all(field["attributes"]["label"] for field in asked)
+    assert any(field.get("validations", {}).get("required") for field in asked)
+
+
+def test_pre_commit_uses_the_locked_tools() -> None:
+    config = parsed(REPOSITORY / ".pre-commit-config.yaml")
+    assert [repository["repo"] for repository in config["repos"]] == ["local"]
+    hooks = config["repos"][0]["hooks"]
+    assert {hook["entry"].split()[0] for hook in hooks} == {".venv/bin/ruff", ".venv/bin/mypy"}
+    assert {hook["language"] for hook in hooks} == {"system"}
+
+
+def test_the_newest_version_of_the_changelog_is_that_of_the_package() -> None:
+    newest = HEADING.findall(CHANGELOG)[0][0]
+    assert newest in {"Unreleased", PYPROJECT["project"]["version"]}
+
+
+def test_each_heading_of_the_changelog_is_a_version() -> None:
+    headings = re.findall(r"^## .*$", CHANGELOG, re.MULTILINE)
+    versions = [version for version, _ in HEADING.findall(CHANGELOG) if version != "Unreleased"]
+    assert len(HEADING.findall(CHANGELOG)) == len(headings)
+    numbers = [tuple(map(int, version.split("."))) for version in versions]
+    assert numbers == sorted(set(numbers), reverse=True)
+
+
+def test_no_module_repeats_the_version() -> None:
+    modules = (REPOSITORY / "batchrec_dagster").rglob("*.py")
+    assert [path for path in modules if re.search(r"(?m)^__version__ *=", path.read_text())] == []
