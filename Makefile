@@ -6,10 +6,10 @@ export DAGSTER_HOME := $(CURDIR)/.batchrec/dagster
 export PYTHONWARNINGS := ignore:Function
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test bench docs pictures check lint format lock clean
+.PHONY: help setup demo ui test test-fast bench docs pictures check lint format lock clean
 
 help:  ## Lists the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/run $(DAGSTER_HOME)/dagster.yaml  ## Installs batchrec into .venv, and makes the folder that runs are remembered in.
 
@@ -24,6 +24,9 @@ ui: setup  ## Opens Dagster on http://127.0.0.1:3000.
 
 test: .venv/dev  ## Runs the whole test suite.
 	$(BIN)/pytest -n 2 --dist loadfile
+
+test-fast: .venv/dev  ## Runs the tests that need no server, browser or Spark (a minute).
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 bench: .venv/dev  ## Measures quality and speed beside others' (an hour; each alone: python benchmarks/NAME.py).
 	$(BIN)/pip install --quiet --require-hashes -r benchmarks/requirements.lock

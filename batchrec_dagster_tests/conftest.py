@@ -1,6 +1,7 @@
 """Fixtures for tests that run pipelines in this process, or look at pages in a browser."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,22 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster_tests.support import Project, module_project
+
+# Fixtures that start a server, a browser or Spark.
+SLOW_FIXTURES = frozenset({"browser", "postgres", "s3", "server", "site", "spark", "web"})
+# A fixture with parameters may start S3 for some of them only.
+S3_PARAMETER = re.compile(r"\b(S3|bucket)\b")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests `slow` by what they start, so that `make test-fast` leaves them out."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        callspec = getattr(item, "callspec", None)
+        if not SLOW_FIXTURES.isdisjoint(fixtures) or (
+            callspec and S3_PARAMETER.search(callspec.id)
+        ):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

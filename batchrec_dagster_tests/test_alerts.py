@@ -436,6 +436,7 @@ def s3(tmp_path: Path) -> Iterator[S3Server]:
         yield server
 
 
+@pytest.mark.slow
 def test_no_planted_secret_is_in_logs_metadata_run_config_or_storage(
     project: Project,
     s3: S3Server,

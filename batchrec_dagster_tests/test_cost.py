@@ -27,6 +27,8 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
+pytestmark = pytest.mark.slow
+
 ASSETS = ("personalize_dataset", "solution_version", "recommendations")
 
 

@@ -33,6 +33,8 @@ from batchrec_dagster_tests.template import (
     stack,
 )
 
+pytestmark = pytest.mark.slow
+
 DEPLOY = REPOSITORY / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 OF_THIS_ACCOUNT = {

@@ -87,6 +87,7 @@ def test_the_site_asks_nothing_of_others(site: Path) -> None:
     assert "BATCHREC_STORAGE" in (site / "reference.html").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_bars_anyone_from_the_site_on_a_phone(site: Path, browser: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     for name, scheme in (("tutorial", "light"), ("reference", "dark"), ("aws", "light")):
@@ -192,6 +193,7 @@ def typed(page: str, root: Path) -> str:
 TYPED = ("docs/tutorial.md", "docs/operations.md", "README.md")
 
 
+@pytest.mark.slow
 def test_the_tutorial_leads_to_lists_and_the_other_pages_go_on(clone: Path) -> None:
     said = {page: typed(page, clone) for page in TYPED}
     assert "2,113 users" in said["docs/tutorial.md"]

@@ -9,6 +9,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from batchrec_dagster.local_personalize.client import embedded_client
 from batchrec_dagster.object_store import ObjectStore
 from batchrec_dagster_tests.support import (
@@ -18,6 +20,8 @@ from batchrec_dagster_tests.support import (
     table,
     write_ratings,
 )
+
+pytestmark = pytest.mark.slow
 
 REFRESH = ("dagster", "job", "execute", "-m", "batchrec_dagster.definitions", "-j", "shop_refresh")
 

@@ -25,6 +25,8 @@ from batchrec_dagster_tests.aws_jobs import (
 )
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 
+pytestmark = pytest.mark.slow
+
 Job = Callable[[JobRun], None]
 
 

@@ -134,6 +134,7 @@ JSON_VALUES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.tuples(JSON_VALUES, JSON_VALUES), min_size=1, max_size=8))
 def test_json_values_are_ids_or_problems(tmp_path_factory: pytest.TempPathFactory, rows) -> None:  # type: ignore[no-untyped-def]

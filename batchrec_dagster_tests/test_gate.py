@@ -22,6 +22,8 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
+pytestmark = pytest.mark.slow
+
 NDCG = "normalized_discounted_cumulative_gain_at_25"
 ANYWAY = {"ops": {"shop__recommendations": {"config": {"publish_anyway": True}}}}
 

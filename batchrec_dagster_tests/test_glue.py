@@ -32,6 +32,8 @@ from batchrec_dagster_tests.aws_jobs import (
 )
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 
+pytestmark = pytest.mark.slow
+
 ENGINE = GlueSpark("prepare", ROLE, worker_type="G.2X", workers=4, timeout_minutes=30)
 Job = Callable[[FakeJobRun], None]
 

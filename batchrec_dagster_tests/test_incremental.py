@@ -29,6 +29,8 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
+pytestmark = pytest.mark.slow
+
 RECIPE = "aws-user-personalization"
 ASSETS = ("raw_ratings", "interactions", "personalize_dataset", "solution_version")
 IMPORTED_ALL = ("FULL", "imported", "FULL", "trained")

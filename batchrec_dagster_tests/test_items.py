@@ -72,6 +72,7 @@ def items_of(project: Project) -> pl.DataFrame:
     return pl.read_csv(project.storage / "shop/transformed/items/items.csv")
 
 
+@pytest.mark.slow
 def test_items_are_imported_and_titles_stand_in_the_table(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -131,6 +132,7 @@ def test_an_asset_of_ones_own_gets_the_items_with_numbers_and_ids_as_text(tmp_pa
     assert got.equals(table)
 
 
+@pytest.mark.slow
 def test_titles_alone_are_no_data_set_of_personalizes(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

@@ -224,6 +224,7 @@ def test_a_storage_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
         lease((ObjectStore({"b": tmp_path}), "s3://b/shop/leases/step/")).held().__enter__()
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_the_one_that_trains_and_finds_it_done(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

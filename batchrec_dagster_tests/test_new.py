@@ -77,6 +77,7 @@ def written(path: Path, header: str, rows: Mapping[str, Any] | None = None, by: 
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_from_a_file_to_lists_in_the_commands_that_it_names(
     here: Project, instance: dg.DagsterInstance
 ) -> None:

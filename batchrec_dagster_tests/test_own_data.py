@@ -153,6 +153,7 @@ def write_parts(project: Project, *names: str) -> None:
         (project.root / "parts" / name).write_text(f"user_id,item_id,timestamp\n{rows}")
 
 
+@pytest.mark.slow
 def test_of_a_folder_only_what_has_changed_is_copied_again(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

@@ -22,6 +22,8 @@ from batchrec_dagster_tests.support import (
 from batchrec_dagster_tests.test_items import COLUMNS, QUICK, write_items
 from batchrec_dagster_tests.test_pipeline import stale
 
+pytestmark = pytest.mark.slow
+
 FILTER = "EXCLUDE ItemID WHERE Items.GENRES IN ($GENRES)"
 
 

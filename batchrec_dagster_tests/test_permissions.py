@@ -217,6 +217,7 @@ def test_the_roles_policy_is_what_personalize_does(needed: Needed) -> None:
     assert needed.role <= permitted(role_statements())
 
 
+@pytest.mark.slow
 def test_each_permission_that_is_taken_away_is_named_with_the_resource_and_the_mend(
     needed: Needed, tmp_path: Path, s3: S3Server
 ) -> None:
@@ -240,6 +241,7 @@ def _same(named: str, resource: str) -> bool:
     return fnmatchcase(resource, named.rstrip(".,;"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "step", "place"),
     [

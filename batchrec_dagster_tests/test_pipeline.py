@@ -8,6 +8,7 @@ import shutil
 
 import dagster as dg
 import polars as pl
+import pytest
 
 # Dagster has no public way to ask what its UI shows.
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
@@ -76,6 +77,7 @@ def test_a_ratings_file_becomes_recommendations_for_every_user(
     assert all(evaluation.target_materialization_data for evaluation in evaluations)
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_imports_and_trains_nothing(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -88,6 +90,7 @@ def test_the_same_run_twice_imports_and_trains_nothing(
     assert table(project, "shop").equals(before)
 
 
+@pytest.mark.slow
 def test_new_data_are_imported_and_trained_on(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -106,6 +109,7 @@ def test_new_data_are_imported_and_trained_on(
     assert outcomes(refresh(project, "shop", instance))[1:3] == ["imported", "trained"]
 
 
+@pytest.mark.slow
 def test_other_settings_change_what_they_concern_and_no_more(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -132,6 +136,7 @@ def test_other_settings_change_what_they_concern_and_no_more(
     assert outcomes(refresh(project, "shop", instance))[1:3] == UNCHANGED[1:3]
 
 
+@pytest.mark.slow
 def test_one_run_can_be_told_to_import_and_train_afresh(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -152,6 +157,7 @@ def test_one_run_can_be_told_to_import_and_train_afresh(
     assert outcomes(refresh(project, "shop", instance)) == UNCHANGED
 
 
+@pytest.mark.slow
 def test_two_pipelines_share_nothing(project: Project, instance: dg.DagsterInstance) -> None:
     source = write_ratings(project.root / "ratings.csv")
     project.declare(declaration("shop", source))
@@ -178,6 +184,7 @@ def stale(project: Project, instance: dg.DagsterInstance) -> dict[str, str]:
     return {name: status.value for name, status in statuses.items() if status.value != "FRESH"}
 
 
+@pytest.mark.slow
 def test_what_the_ui_calls_stale_is_what_a_run_would_change(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -194,6 +201,7 @@ def test_what_the_ui_calls_stale_is_what_a_run_would_change(
     assert stale(project, instance) == {"recommendations": "STALE"}
 
 
+@pytest.mark.slow
 def test_an_analysts_own_asset_gets_the_table_by_its_name(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -210,6 +218,7 @@ def test_an_analysts_own_asset_gets_the_table_by_its_name(
     assert lists.filter(pl.col("item_id") == item).height == count
 
 
+@pytest.mark.slow
 def test_a_bad_batch_result_is_not_published(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -235,6 +244,7 @@ def test_a_bad_batch_result_is_not_published(
         assert table(project, "shop").equals(before)
 
 
+@pytest.mark.slow
 def test_a_batch_result_that_cannot_be_read_is_told_and_made_again_without_it(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -250,6 +260,7 @@ def test_a_batch_result_that_cannot_be_read_is_told_and_made_again_without_it(
     assert outcomes(refresh(project, "shop", instance)) == [*UNCHANGED[:3], "inferred"]
 
 
+@pytest.mark.slow
 def test_a_batch_result_that_is_gone_is_made_again(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -259,6 +270,7 @@ def test_a_batch_result_that_is_gone_is_made_again(
     assert outcomes(refresh(project, "shop", instance)) == [*UNCHANGED[:3], "inferred"]
 
 
+@pytest.mark.slow
 def test_real_movielens_by_yaml_alone(project: Project, instance: dg.DagsterInstance) -> None:
     ratings = real_data("ml-latest-small") / "ratings.csv"
     project.declare(declaration("small", ratings))

@@ -19,6 +19,8 @@ from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources import copy_source
 from batchrec_dagster_tests.local_personalize.forks import FORKS
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = 10
 ROWS = 20_000
 SEED = 5

@@ -27,6 +27,8 @@ from batchrec_dagster.table_files import TableFiles
 from batchrec_dagster_tests.local_personalize.forks import FORKS
 from batchrec_dagster_tests.s3_server import OWNER, S3Server, s3_server
 
+pytestmark = pytest.mark.slow
+
 REFRESHES, KILLS = 50, 20
 KEEP = 2
 SEED = 6

@@ -103,6 +103,7 @@ def declared(project: Project, **attributes: Any) -> dict[str, Any]:
     )
 
 
+@pytest.mark.slow
 def test_each_number_agrees_with_the_tables(project: Project, instance: dg.DagsterInstance) -> None:
     # Three of them have no history.
     asked = project.root / "asked.csv"

@@ -38,6 +38,8 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
+pytestmark = pytest.mark.slow
+
 PLACES = Places("shop")
 
 

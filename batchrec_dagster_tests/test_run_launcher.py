@@ -18,6 +18,8 @@ from batchrec_dagster.run_launcher import WatchedRunLauncher
 from batchrec_dagster_tests.processes import Started, free_ports, started
 from batchrec_dagster_tests.support import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 SLEEPER = """
 import time
 import dagster as dg

@@ -107,6 +107,7 @@ def words(result: dg.ExecuteInProcessResult) -> str:
     return "\n".join(said)
 
 
+@pytest.mark.slow
 def test_a_bucket_gets_the_same_bytes_as_a_folder(
     tmp_path: Path,
     s3: S3Server,
@@ -134,6 +135,7 @@ def test_a_bucket_gets_the_same_bytes_as_a_folder(
     assert pl.read_parquet(table).equals(pl.read_parquet(folder.storage / "shop" / RECOMMENDATIONS))
 
 
+@pytest.mark.slow
 def test_a_source_in_a_bucket_is_read_and_copied_once(
     tmp_path: Path,
     s3: S3Server,
@@ -155,6 +157,7 @@ def test_a_source_in_a_bucket_is_read_and_copied_once(
     assert again["LastModified"] == copied["LastModified"]
 
 
+@pytest.mark.slow
 def test_a_source_in_a_bucket_can_feed_a_folder(
     tmp_path: Path,
     s3: S3Server,
@@ -403,6 +406,7 @@ class Temporary:
         return boto3.Session(botocore_session=botocore_session, region_name=REGION)
 
 
+@pytest.mark.slow
 def test_credentials_that_expire_in_the_middle_of_a_night_are_renewed(
     s3: S3Server, bucket: str
 ) -> None:

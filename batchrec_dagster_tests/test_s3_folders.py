@@ -62,6 +62,7 @@ def interactions(project: Project) -> bytes:
     return (project.storage / "shop/transformed/interactions/interactions.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "copy"), [("exports/*.csv*", True), ("exports/", False)], ids=["copied", "in place"]
 )

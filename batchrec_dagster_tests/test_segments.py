@@ -21,6 +21,8 @@ from batchrec_dagster_tests.test_items import COLUMNS, QUICK, write_items
 from batchrec_dagster_tests.test_own_filter import allowed
 from batchrec_dagster_tests.test_pipeline import stale
 
+pytestmark = pytest.mark.slow
+
 ITEMS = ["1", "2", "3"]
 
 

@@ -388,6 +388,7 @@ def test_of_a_large_table_in_s3_only_a_part_is_read_for_one_user(
         fetch(storage.store, uri, 0, 3, found_there.etag)
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_colours_and_lines_as_wide_as_it_is(home: Path) -> None:
     publish(home, titles=["A title that is too long for so narrow a terminal"] * 20)
     controller, terminal = pty.openpty()

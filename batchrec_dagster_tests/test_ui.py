@@ -25,6 +25,8 @@ from batchrec_dagster_tests.support import (
 )
 from batchrec_dagster_tests.web_ui import web_ui
 
+pytestmark = pytest.mark.slow
+
 SHOT = "<img src=x onerror='window.shot = 1'> | *no* [link](javascript:window.shot=1) `a`"
 # What every asset of a pipeline is tagged with.
 STAGES = {"raw", "prepared", "model", "result"}

@@ -132,6 +132,7 @@ def test_killed_at_any_moment_it_is_the_one_list_or_the_other(
     assert moment >= 2
 
 
+@pytest.mark.slow
 def test_the_whole_job_goes_by_the_folder(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

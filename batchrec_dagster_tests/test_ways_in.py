@@ -24,6 +24,8 @@ from batchrec_dagster_tests.support import (
 )
 from batchrec_dagster_tests.web_ui import UPRIGHT, answers
 
+pytestmark = pytest.mark.slow
+
 MODULE = ("-m", "batchrec_dagster.definitions")
 ASSETS = (
     "raw_ratings",

@@ -31,6 +31,7 @@ def giant() -> list[Row]:
     return [*rows, *met("giant", range(30_000))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rows",
     [

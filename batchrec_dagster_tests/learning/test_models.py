@@ -331,6 +331,7 @@ def saved(model: AnyModel, folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_same_data_same_bytes_in_any_order_on_any_number_of_cores(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,8 @@ from batchrec_dagster.local_personalize.service_model import input_shape, servic
 from batchrec_dagster.local_personalize.wire import answer
 from batchrec_dagster.object_store import ObjectStore
 
+pytestmark = pytest.mark.slow
+
 ANYTHING: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

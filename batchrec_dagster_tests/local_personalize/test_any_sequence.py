@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -52,6 +53,8 @@ from batchrec_dagster_tests.local_personalize.support import (
     csv_bytes,
     taste_rows,
 )
+
+pytestmark = pytest.mark.slow
 
 ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"
 NEVER, AT_ONCE = Pace(1000.0), Pace()

@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,8 @@ from batchrec_dagster_tests.local_personalize.plain_filters import (
     values_of_line,
     worlds,
 )
+
+pytestmark = pytest.mark.slow
 
 
 @settings(max_examples=100, deadline=None)

@@ -26,6 +26,8 @@ from batchrec_dagster_tests.local_personalize.support import (
     taste_rows,
 )
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_SECONDS = 60.0
 BOM = b"\xef\xbb\xbf"
 GOOD = csv_bytes(taste_rows(1000))

@@ -261,6 +261,7 @@ def test_a_killed_batch_inference_leaves_no_half_of_an_output(local: Local, hang
     assert not list((local.root / "home" / "batches").iterdir())
 
 
+@pytest.mark.slow
 def test_work_left_behind_is_taken_up_when_the_next_process_starts(
     local: Local, hanging: Start
 ) -> None:

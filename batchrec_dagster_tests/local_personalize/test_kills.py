@@ -36,6 +36,8 @@ from batchrec_dagster_tests.local_personalize.support import (
     user_lines,
 )
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
 

@@ -39,6 +39,8 @@ from batchrec_dagster_tests.local_personalize.support import (
     user_lines,
 )
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 

@@ -8,8 +8,12 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from batchrec_dagster.formats.interactions import interactions_schema
 from batchrec_dagster_tests.local_personalize.support import Local, taste_rows
+
+pytestmark = pytest.mark.slow
 
 
 def test_processes_and_clients_share_a_home(local: Local) -> None:

@@ -36,6 +36,8 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
+pytestmark = pytest.mark.slow
+
 BURST_SECONDS = 10
 PERSONALIZE = (
     personalize_error("400 Bad Request", "ThrottlingException"),

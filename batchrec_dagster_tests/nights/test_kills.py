@@ -15,6 +15,8 @@ from polars.testing import assert_frame_equal
 from batchrec_dagster_tests.nights.night import Night, made_once, night
 from batchrec_dagster_tests.s3_server import S3Server, s3_ports, s3_server
 
+pytestmark = pytest.mark.slow
+
 SEED = 7
 RUNS_KILLED = 20
 NIGHTS = 5

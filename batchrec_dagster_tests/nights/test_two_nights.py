@@ -35,6 +35,8 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 

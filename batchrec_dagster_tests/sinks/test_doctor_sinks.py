@@ -80,6 +80,7 @@ def test_a_postgres_that_takes_no_lists_is_told_without_its_password(
     assert "the environment variable SHOP_DB is not set" in finding.message
 
 
+@pytest.mark.slow
 def test_a_dynamodb_table_is_described(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")

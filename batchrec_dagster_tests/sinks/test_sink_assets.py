@@ -63,6 +63,7 @@ def said_by(instance: dg.DagsterInstance, run_id: str) -> str:
     return repr(run) + "".join(repr(entry) for entry in instance.all_logs(run_id))
 
 
+@pytest.mark.slow
 def test_a_refresh_writes_them_and_one_that_fails_stops_no_other(
     project: Project,
     instance: dg.DagsterInstance,
