@@ -13,20 +13,20 @@ from typing import Any
 import dagster as dg
 from dagster_aws.s3 import S3Resource
 
-from batchrec_dagster.formats.batch_inference import MAX_RESULTS
-from batchrec_dagster.interactions_io import InteractionsIOManager
-from batchrec_dagster.io_managers import (
+from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
+from batchrec_dagster.personalize.resource import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
+from batchrec_dagster.samples import movielens
+from batchrec_dagster.storage.io_managers import (
     HtmlIOManager,
+    InteractionsIOManager,
     ItemsCsvIOManager,
     JsonRecordIOManager,
     ParquetIOManager,
+    PublishedTableIOManager,
+    UsersIOManager,
 )
-from batchrec_dagster.object_store import StorageError, split_uri
-from batchrec_dagster.published_io import PublishedTableIOManager
-from batchrec_dagster.resources import PersonalizeResource, StorageResource
-from batchrec_dagster.resources.personalize import AWS, EMBEDDED, LOCAL_ROLE_ARN
-from batchrec_dagster.samples import movielens
-from batchrec_dagster.users_io import UsersIOManager
+from batchrec_dagster.storage.object_store import StorageError, split_uri
+from batchrec_dagster.storage.resource import StorageResource
 
 ROLE = re.compile(r"arn:[a-z\d-]+:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-/]+")
 BUCKET = re.compile(r"[a-z\d][a-z\d.-]{1,61}[a-z\d]")

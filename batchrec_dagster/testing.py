@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrec_dagster.local_personalize.client import client_of
-from batchrec_dagster.local_personalize.quotas import Quotas
-from batchrec_dagster.local_personalize.service import LocalPersonalize
-from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.local_personalize.api.client import client_of
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+from batchrec_dagster.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     import uvicorn
@@ -65,7 +65,7 @@ class StartedPersonalize:
         return self.uri(key)
 
     def get(self, key: str) -> bytes:
-        """The object's bytes. Raises ObjectNotFoundError (batchrec_dagster.object_store)."""
+        """The object's bytes. Raises storage.object_store.ObjectNotFoundError."""
         return self.store.get(self.uri(key))
 
     def keys(self, prefix: str = "") -> list[str]:
@@ -77,7 +77,7 @@ class StartedPersonalize:
         """Where it answers over HTTP; the server starts when this is first asked for."""
         import uvicorn  # half a second that a test with a client need not wait for
 
-        from batchrec_dagster.local_personalize.server import application
+        from batchrec_dagster.local_personalize.api.server import application
 
         app = application(self._service)
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))

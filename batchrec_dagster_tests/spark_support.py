@@ -12,10 +12,9 @@ from pathlib import Path
 import polars as pl
 from pyspark.sql import SparkSession
 
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.local import opened
-from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import opened
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.prepare import prepare
 from batchrec_dagster.preparation.spark.session import local_session

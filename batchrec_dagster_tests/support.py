@@ -21,9 +21,9 @@ import pytest
 import yaml
 
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.object_store import ObjectStore
 from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.preparation.users import distinct_users
+from batchrec_dagster.storage.object_store import ObjectStore
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -17,11 +17,16 @@ import pytest
 from moto import mock_aws
 from moto.sns.models import sns_backends
 
-from batchrec_dagster.pipeline.alerts import alert_sensors, look
-from batchrec_dagster.pipeline.messages import AlertError, Message, send
-from batchrec_dagster.pipeline.redaction import redacted
-from batchrec_dagster.pipeline.settings import Pipeline
-from batchrec_dagster.pipeline.settings.alerts import Alerts
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.automation import Alerts
+from batchrec_dagster.pipeline.automation.alerts import (
+    AlertError,
+    Message,
+    alert_sensors,
+    look,
+    send,
+)
+from batchrec_dagster.storage.redaction import redacted
 from batchrec_dagster_tests.s3_server import OWNER, S3Server, s3_server
 from batchrec_dagster_tests.support import Project, declaration, definitions, write_ratings
 
@@ -68,7 +73,7 @@ def webhook() -> Iterator[Hook]:
 
 @pytest.fixture
 def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
-    monkeypatch.setattr("batchrec_dagster.pipeline.messages.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("batchrec_dagster.pipeline.automation.alerts.PAUSE_SECONDS", 0)
     with webhook() as hook:
         monkeypatch.setenv("SHOP_HOOK", hook.url)
         yield hook
@@ -217,7 +222,7 @@ def test_a_message_that_nobody_took_is_tried_again_until_one_does(
 def test_a_message_that_nobody_took_for_a_day_is_given_up(
     instance: dg.DagsterInstance, slack: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchrec_dagster.pipeline.alerts.GIVE_UP", hours(0))
+    monkeypatch.setattr("batchrec_dagster.pipeline.automation.alerts.GIVE_UP", hours(0))
     name, defs = "shop_alert_on_failure", fails("first", "second")
     cursor = tick(defs, name, instance, None).cursor
     for _ in range(2):

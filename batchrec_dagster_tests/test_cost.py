@@ -6,16 +6,16 @@ import dagster as dg
 import pytest
 from pydantic import ValidationError
 
-from batchrec_dagster.local_personalize.client import embedded_client
-from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster.pipeline.cost import (
+from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.personalize.prices import Prices, prices
+from batchrec_dagster.personalize.resource import PersonalizeResource
+from batchrec_dagster.steps.cost import (
     import_cost,
     recommendations_cost,
     segments_cost,
     training_cost,
 )
-from batchrec_dagster.pipeline.prices import Prices, prices
-from batchrec_dagster.resources import PersonalizeResource
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (
     Project,
     declaration,

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from batchrec_dagster import BatchRecommendations
-from batchrec_dagster.pipeline.assets.jobs import solution_config
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.pipeline.loading import DeclarationError
-from batchrec_dagster.pipeline.settings import Pipeline
-from batchrec_dagster.pipeline.settings.solution import Solution
+from batchrec_dagster.steps.batch_jobs import solution_config
 from batchrec_dagster_tests.support import (
     COLUMNS,
     REPOSITORY,
@@ -605,7 +605,7 @@ def test_the_code_version_changes_with_the_settings_an_asset_reads() -> None:
     def versions(**attributes: Any) -> dict[str, str | None]:
         from batchrec_dagster.pipeline.assets.batch_users import batch_users
         from batchrec_dagster.pipeline.assets.interactions import interactions
-        from batchrec_dagster.pipeline.assets.training import solution_version
+        from batchrec_dagster.pipeline.assets.solution_version import solution_version
 
         pipeline = Pipeline.model_validate({**declaration("shop", "ratings.csv"), **attributes})
         assets = [batch_users(pipeline), interactions(pipeline), solution_version(pipeline)]

@@ -18,10 +18,10 @@ from dagster_aws.pipes.clients import glue as pipes_glue
 from moto import mock_aws
 
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.pipeline import messages
-from batchrec_dagster.resources import spark
-from batchrec_dagster.resources.spark import GLUE_VERSION
+from batchrec_dagster.pipeline.automation import alerts as messages
 from batchrec_dagster.sinks import dynamodb
+from batchrec_dagster.steps import spark_jobs as spark
+from batchrec_dagster.steps.spark_jobs import GLUE_VERSION
 from batchrec_dagster_tests.support import REPOSITORY
 from batchrec_dagster_tests.template import (
     ACCOUNT,

@@ -8,10 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.local import Preparation, opened
-from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import Preparation, opened
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import Rules
 

@@ -20,8 +20,9 @@ from moto import mock_aws
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.doctor import Finding, aws, clients, examine, machine
-from batchrec_dagster.doctor.policies import lacks
+from batchrec_dagster.doctor import Finding, aws, examine, machine
+from batchrec_dagster.doctor import findings as clients
+from batchrec_dagster.doctor.aws import lacks
 from batchrec_dagster.doctor.quotas import quota_findings
 from batchrec_dagster.doctor.storage import clock
 from batchrec_dagster.testing import StartedPersonalize

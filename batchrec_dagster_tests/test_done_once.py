@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.local_personalize.client import embedded_client
-from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (
     Project,
     copied_project,

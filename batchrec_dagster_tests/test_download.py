@@ -15,8 +15,8 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation import download as module
-from batchrec_dagster.preparation.download import (
+from batchrec_dagster.preparation.sources import download as module
+from batchrec_dagster.preparation.sources.download import (
     ATTEMPTS,
     DownloadError,
     NotThereError,

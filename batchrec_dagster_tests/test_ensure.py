@@ -13,8 +13,13 @@ import dagster as dg
 import pytest
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.resources.ensure import Ensure, Started
-from batchrec_dagster.resources.kinds import DATASET_GROUP, IMPORT_JOB, SOLUTION_VERSION
+from batchrec_dagster.personalize.ensure import (
+    DATASET_GROUP,
+    IMPORT_JOB,
+    SOLUTION_VERSION,
+    Ensure,
+    Started,
+)
 
 ARN = "arn:aws:personalize:us-east-1:123456789012:dataset-import-job/shop-1"
 

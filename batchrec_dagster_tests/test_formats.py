@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.local import Preparation, Ratings, opened
-from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import Preparation, Ratings, opened
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import Rules
 
@@ -99,7 +98,7 @@ def test_what_is_packed_and_cut_is_refused(tmp_path: Path, pack: Callable[[bytes
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchrec_dagster.preparation.opening.HARMLESS_SIZE", 1000)
+    monkeypatch.setattr("batchrec_dagster.preparation.polars.decoding.HARMLESS_SIZE", 1000)
     assert "more than 200 times its size" in refused(tmp_path, gzip.compress(bytes(10**7)))
 
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.pipeline import fresh_data
-from batchrec_dagster.pipeline.fresh_data import PATIENCE, Cursor, look
+from batchrec_dagster.pipeline.automation import new_files as fresh_data
+from batchrec_dagster.pipeline.automation.new_files import PATIENCE, Cursor, look
 from batchrec_dagster.pipeline.loading import DeclarationError
 from batchrec_dagster_tests.processes import started
 from batchrec_dagster_tests.s3_server import S3Server, s3_server

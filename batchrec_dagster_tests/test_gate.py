@@ -9,10 +9,10 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.local_personalize.client import embedded_client
-from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster.pipeline.gate import quality_gate
-from batchrec_dagster.pipeline.settings.gate import Gate
+from batchrec_dagster.config.recommendations import Gate
+from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.steps.quality_gate import quality_gate
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (
     Project,
     declaration,

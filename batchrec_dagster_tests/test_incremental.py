@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.client import embedded_client
-from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.pipeline.assets import new_rows
 from batchrec_dagster.pipeline.assets.new_rows import compare
 from batchrec_dagster.pipeline.loading import DeclarationError
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (
     Project,
     declaration,

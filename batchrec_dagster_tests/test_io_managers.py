@@ -12,18 +12,17 @@ import pyarrow as pa
 import pytest
 from dagster_aws.s3 import S3Resource
 
-from batchrec_dagster.io_managers import (
+from batchrec_dagster.storage.io_managers import (
     STORAGE_KEY,
     InteractionsCsvIOManager,
     JsonLinesIOManager,
     JsonRecordIOManager,
     ParquetIOManager,
+    PublishedTableIOManager,
     StorageIOManager,
 )
-from batchrec_dagster.published_io import PublishedTableIOManager
-from batchrec_dagster.published_table import PublishedTable
-from batchrec_dagster.resources import StorageResource
-from batchrec_dagster.table_files import MAX_BYTES, TableFiles
+from batchrec_dagster.storage.published_table import MAX_BYTES, PublishedTable, TableFiles
+from batchrec_dagster.storage.resource import StorageResource
 
 TABLE = pl.DataFrame({"USER_ID": ["007", "ü"], "ITEM_ID": ["1e5", "a,b"], "TIMESTAMP": [1, 2]})
 FRAMES: list[Any] = [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.Table]

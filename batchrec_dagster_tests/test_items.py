@@ -11,13 +11,13 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.io_managers import ItemsCsvIOManager
-from batchrec_dagster.local_personalize.client import embedded_client
-from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
+from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.samples import generator
 from batchrec_dagster.samples.items import KNOWN_ITEMS
+from batchrec_dagster.storage.io_managers import ItemsCsvIOManager
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (
     Project,
     declaration,

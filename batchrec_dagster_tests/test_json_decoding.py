@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation import json_decoding
-from batchrec_dagster.preparation.json_decoding import Decoding
 from batchrec_dagster.preparation.json_lines import cell, parse
-from batchrec_dagster.preparation.table import FLAW
+from batchrec_dagster.preparation.polars import json_table as json_decoding
+from batchrec_dagster.preparation.polars.json_table import Decoding
+from batchrec_dagster.preparation.polars.table import FLAW
 
 NAMES = {"user": "userId", "item": "né", "rating": "stars", "event_value": "price"}
 NUMBERS = (

@@ -17,8 +17,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster.resources.lease import Lease
+from batchrec_dagster.storage.lease import Lease
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.nights.proxy import proxy
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 from batchrec_dagster_tests.support import (
@@ -139,8 +139,8 @@ def test_a_step_that_fails_gives_it_up(folder: tuple[ObjectStore, str]) -> None:
 HOLDING = """
 import logging, sys, time
 from pathlib import Path
-from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster.resources.lease import Lease
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.lease import Lease
 store = ObjectStore({"b": Path(sys.argv[1])})
 with Lease(store, sys.argv[2], "killed", logging.getLogger(), 1000).held():
     print("held", flush=True)

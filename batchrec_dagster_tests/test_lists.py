@@ -13,12 +13,11 @@ from dagster_aws.s3 import S3Resource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.formats.batch_inference import output_line, read_output
-from batchrec_dagster.pipeline.assets.batch_output import output_pieces, whole_lines
-from batchrec_dagster.pipeline.assets.lists import Lists
-from batchrec_dagster.pipeline.assets.seen_items import SeenItems
-from batchrec_dagster.resources import StorageResource
-from batchrec_dagster.table_files import TableFiles
+from batchrec_dagster.personalize.batch_inference import output_line, read_output
+from batchrec_dagster.steps.batch_jobs import output_pieces, whole_lines
+from batchrec_dagster.steps.recommendation_table import Lists, SeenItems
+from batchrec_dagster.storage.published_table import TableFiles
+from batchrec_dagster.storage.resource import StorageResource
 
 ITEMS = ["1", "2", "3", "é", "5"]
 users = st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), unique=True)

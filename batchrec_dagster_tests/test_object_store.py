@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from obstore.store import S3Store
 
-from batchrec_dagster.object_store import (
+from batchrec_dagster.storage.object_store import (
     ObjectNotFoundError,
     ObjectStore,
     StorageError,

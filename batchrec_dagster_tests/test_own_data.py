@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 import yaml
 
-from batchrec_dagster.formats.interactions import interactions_schema
-from batchrec_dagster.formats.schemas import parse_schema
+from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.schemas import parse_schema
 from batchrec_dagster_tests.support import (
     REPOSITORY,
     Project,

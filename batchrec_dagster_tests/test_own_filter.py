@@ -96,7 +96,7 @@ def test_a_filter_that_leaves_too_little_is_a_warning(
 def test_a_filter_that_only_personalize_refuses_is_told_in_a_line(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchrec_dagster.pipeline.settings.pipeline.filter_problem", allowed)
+    monkeypatch.setattr("batchrec_dagster.config.pipeline.filter_problem", allowed)
     project.declare(declared(project, filter="EXCLUDE ItemID WHERE Items.GENRES < 3"))
     result = refresh(project, "shop", instance)
     assert not result.success

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.local import Preparation, opened
-from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import Preparation, opened
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
 from batchrec_dagster.preparation.users import distinct_users

@@ -14,11 +14,11 @@ import pytest
 from dagster_pipes import PipesContext
 from moto.glue.models import FakeJobRun
 
-from batchrec_dagster.object_store import ObjectStore
 from batchrec_dagster.pipeline.loading import DeclarationError
-from batchrec_dagster.preparation.local import opened
-from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import opened
 from batchrec_dagster.preparation.spark.task import Done, Task
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.aws_jobs import ROLE, glue, say
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 from batchrec_dagster_tests.support import (
@@ -81,7 +81,7 @@ def users_files(project: Project) -> dict[str, str]:
 def test_spark_here_gives_what_the_local_engine_gives(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchrec_dagster.users_files.MAX_INPUT_RECORDS", 25)
+    monkeypatch.setattr("batchrec_dagster.personalize.batch_input.MAX_INPUT_RECORDS", 25)
     ratings = write_ratings(project.root / "ratings.csv")
     ratings.write_text(ratings.read_text() + "1,2,x,4\n")
     attributes: dict[str, Any] = {"ratings": {"source": str(ratings), "on_bad_rows": "skip"}}

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster.preparation.local import opened
-from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import opened
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.sources import copy_source
+from batchrec_dagster.preparation.sources.source import copy_source
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS
 
 pytestmark = pytest.mark.slow

@@ -21,9 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster.published_table import PublishedTable
-from batchrec_dagster.table_files import TableFiles
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.published_table import PublishedTable, TableFiles
 from batchrec_dagster_tests.local_personalize.forks import FORKS
 from batchrec_dagster_tests.s3_server import OWNER, S3Server, s3_server
 

@@ -14,9 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrec_dagster.object_store import ObjectNotFoundError, ObjectStore
-from batchrec_dagster.published_table import Edition, PublishedTable
-from batchrec_dagster.table_files import MAX_BYTES, TableFiles, told_by, told_in
+from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
+from batchrec_dagster.storage.published_table import (
+    MAX_BYTES,
+    Edition,
+    PublishedTable,
+    TableFiles,
+    told_by,
+    told_in,
+)
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 
 TABLE = "shop/curated/lists/lists.parquet"

@@ -12,7 +12,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.permissions import explain_refusals, role_trouble
+from batchrec_dagster.personalize.permissions import explain_refusals, role_trouble
 
 GROUP = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop"
 TOLD = "User: arn:aws:iam::1:user/me is not authorized to perform: "

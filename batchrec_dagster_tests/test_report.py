@@ -14,7 +14,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.io_managers import HtmlIOManager
+from batchrec_dagster.storage.io_managers import HtmlIOManager
 from batchrec_dagster_tests.support import (
     Project,
     declaration,

@@ -17,12 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.reporting import people
-from batchrec_dagster.reporting.charts import bars, lines, lying_bars
+from batchrec_dagster.reporting.charts import bars, lines, lying_bars, readable
 from batchrec_dagster.reporting.facts import Run, facts
 from batchrec_dagster.reporting.history import Training, Verdict
-from batchrec_dagster.reporting.labels import readable
 from batchrec_dagster.reporting.page import json_for_html, page
-from batchrec_dagster.reporting.tables import Tables
+from batchrec_dagster.reporting.published import Tables
 from batchrec_dagster_tests.support import WCAG
 from batchrec_dagster_tests.test_report import Reader
 

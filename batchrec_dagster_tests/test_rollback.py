@@ -16,17 +16,17 @@ from click.testing import CliRunner
 from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.pipeline.alerts import made_at
-from batchrec_dagster.pipeline.places import Places
-from batchrec_dagster.pipeline.rollback import (
+from batchrec_dagster.pipeline.automation.alerts import made_at
+from batchrec_dagster.steps.rollback import (
     PREVIOUS,
     publish_again,
     published_table,
     roll_back,
     was_rolled_back,
 )
-from batchrec_dagster.resources import StorageResource
-from batchrec_dagster.table_files import TableFiles
+from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.published_table import TableFiles
+from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.support import (
     REPOSITORY,
     Project,

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation import keeping, local
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.local import Preparation, opened
-from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.polars import prepare as local
+from batchrec_dagster.preparation.polars import row_filters as keeping
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import Preparation, opened
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import (
     BEFORE_WINDOW,

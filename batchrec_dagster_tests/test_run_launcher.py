@@ -14,7 +14,7 @@ import pytest
 import yaml
 from dagster._core.launcher import WorkerStatus
 
-from batchrec_dagster.run_launcher import WatchedRunLauncher
+from batchrec_dagster.pipeline.automation.run_launcher import WatchedRunLauncher
 from batchrec_dagster_tests.processes import Started, free_ports, started
 from batchrec_dagster_tests.support import REPOSITORY
 

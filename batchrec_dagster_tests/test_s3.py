@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from botocore.credentials import RefreshableCredentials
 
-from batchrec_dagster.object_store import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
 from batchrec_dagster_tests.nights.proxy import proxy
 from batchrec_dagster_tests.s3_server import (
     OWNER,

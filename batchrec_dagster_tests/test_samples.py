@@ -9,10 +9,10 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
-from batchrec_dagster.preparation import download as downloads
-from batchrec_dagster.preparation.download import DownloadError
 from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.sources import known_layout
+from batchrec_dagster.preparation.sources import download as downloads
+from batchrec_dagster.preparation.sources.download import DownloadError
+from batchrec_dagster.preparation.sources.source import known_layout
 from batchrec_dagster.samples import generator, movielens
 from batchrec_dagster_tests.web_server import Page, serving
 

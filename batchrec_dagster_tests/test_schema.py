@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from dagster.components.component_scaffolding import scaffold_object
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.pipeline.json_schema import declaration_schema, declaration_schema_text
 from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
-from batchrec_dagster.pipeline.schema import declaration_schema, declaration_schema_text
 from batchrec_dagster_tests.support import REPOSITORY, Project, declaration, definitions
 
 DECLARED = sorted((REPOSITORY / "batchrec_dagster" / "defs").rglob("defs.yaml"))
@@ -33,7 +33,7 @@ def errors(attributes: dict[str, Any]) -> list[str]:
 
 def test_the_file_that_editors_read_is_the_models() -> None:
     assert SCHEMA_FILE.read_text() == declaration_schema_text(), (
-        "the settings have changed: batchrec schema > batchrec_dagster/pipeline/defs.schema.json"
+        "the settings have changed: batchrec schema > batchrec_dagster/config/defs.schema.json"
     )
     assert CliRunner().invoke(main, ["schema"]).output == declaration_schema_text()
 

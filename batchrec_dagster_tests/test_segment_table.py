@@ -9,9 +9,9 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.formats.batch_segment import output_line, read_output
-from batchrec_dagster.pipeline.assets.batch_output import whole_lines
-from batchrec_dagster.pipeline.assets.segment_table import SegmentTable
+from batchrec_dagster.personalize.batch_segment import output_line, read_output
+from batchrec_dagster.steps.batch_jobs import whole_lines
+from batchrec_dagster.steps.segment_table import SegmentTable
 
 USERS = ["1", "2", "é", "4"]
 segments = st.lists(

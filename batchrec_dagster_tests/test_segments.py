@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.pipeline.cost import recommendations_cost, segments_cost
+from batchrec_dagster.steps.cost import recommendations_cost, segments_cost
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -131,7 +131,7 @@ def test_what_cannot_be_answered_is_told_and_not_published(
     assert unknown.startswith("no_line_failed: 1 of 4 lines failed; the first, of segment 'no item")
     assert unknown.endswith("; mend segments.items")
 
-    monkeypatch.setattr("batchrec_dagster.pipeline.settings.pipeline.filter_problem", allowed)
+    monkeypatch.setattr("batchrec_dagster.config.pipeline.filter_problem", allowed)
     settings["segments"] = {"items": ITEMS, "filter": "EXCLUDE UserID WHERE Users.AGE < 18"}
     project.declare(settings)
     refused = why(refresh(project, "shop", instance))

@@ -25,17 +25,15 @@ from rich.cells import cell_len
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.object_store import ObjectStore, StorageError
-from batchrec_dagster.pipeline.places import Places
-from batchrec_dagster.published_table import PublishedTable
 from batchrec_dagster.reporting import layout, lookup
 from batchrec_dagster.reporting.counts import counts
 from batchrec_dagster.reporting.people import people
-from batchrec_dagster.reporting.published import Published
-from batchrec_dagster.reporting.tables import Tables
+from batchrec_dagster.reporting.published import Published, Tables
 from batchrec_dagster.reporting.terminal import plain
-from batchrec_dagster.resources import StorageResource
-from batchrec_dagster.table_files import TableFiles
+from batchrec_dagster.storage.object_store import ObjectStore, StorageError
+from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.published_table import PublishedTable, TableFiles
+from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.s3_server import OWNER, s3_server
 
 START = 1_500_000_000

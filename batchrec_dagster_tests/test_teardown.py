@@ -11,15 +11,21 @@ from typing import TYPE_CHECKING, Any, cast
 import dagster as dg
 import pytest
 
-from batchrec_dagster.formats.interactions import interactions_schema
-from batchrec_dagster.formats.recipes import POPULARITY_COUNT, recipe_arn
-from batchrec_dagster.local_personalize.client import embedded_client
-from batchrec_dagster.local_personalize.pace import Pace
-from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster.resources.ensure import Ensure
-from batchrec_dagster.resources.kinds import DATASET, DATASET_GROUP, FILTER, SCHEMA, SOLUTION
-from batchrec_dagster.resources.storage import LOCAL_BUCKET
-from batchrec_dagster.resources.teardown import delete, find
+from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.local_personalize.jobs.progress import Pace
+from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.ensure import (
+    DATASET,
+    DATASET_GROUP,
+    FILTER,
+    SCHEMA,
+    SOLUTION,
+    Ensure,
+)
+from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, recipe_arn
+from batchrec_dagster.personalize.teardown import delete, find
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.resource import LOCAL_BUCKET
 from batchrec_dagster_tests.support import (
     Project,
     declaration,

@@ -12,9 +12,10 @@ import dagster as dg
 import pytest
 from dagster_aws.s3 import S3Resource
 
-from batchrec_dagster.pipeline.assets import links
-from batchrec_dagster.pipeline.assets.preview import code, table, text
-from batchrec_dagster.resources import PersonalizeResource, StorageResource
+from batchrec_dagster.personalize.resource import PersonalizeResource
+from batchrec_dagster.pipeline import ui as links
+from batchrec_dagster.pipeline.ui import code, table, text
+from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.support import (
     Project,
     declaration,

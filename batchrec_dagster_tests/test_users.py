@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.formats.batch_inference import MAX_INPUT_BYTES
+from batchrec_dagster.personalize.batch_inference import MAX_INPUT_BYTES
 from batchrec_dagster.preparation import users as module
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.opening import RawFile
+from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
 
 

@@ -12,14 +12,13 @@ import polars as pl
 import pytest
 from dagster_aws.s3 import S3Resource
 
-from batchrec_dagster.interactions_io import InteractionsIOManager, Prepared
-from batchrec_dagster.io_managers import STORAGE_KEY
-from batchrec_dagster.object_store import ObjectStore, StorageError
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.assets.interactions import file_version
-from batchrec_dagster.pipeline.cost import count_interactions, count_users
-from batchrec_dagster.pipeline.settings import Pipeline
-from batchrec_dagster.resources import StorageResource
-from batchrec_dagster.users_of_interactions import UsersOfInteractions
+from batchrec_dagster.steps.cost import count_interactions, count_users
+from batchrec_dagster.storage.io_managers import STORAGE_KEY, InteractionsIOManager, Prepared
+from batchrec_dagster.storage.object_store import ObjectStore, StorageError
+from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
 KEY = "shop/transformed/interactions/interactions.csv"
 

@@ -12,8 +12,8 @@ import boto3
 import pytest
 from botocore.exceptions import ConnectionClosedError
 
-from batchrec_dagster.resources import whole_answers
-from batchrec_dagster.resources.whole_answers import ask_again_for_half_answers
+from batchrec_dagster.personalize import resource as whole_answers
+from batchrec_dagster.personalize.resource import ask_again_for_half_answers
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

@@ -24,12 +24,12 @@ import polars as pl
 from generated import Size, blocks
 from report import RESULTS, table, write
 
-from batchrec_dagster.formats.recipes import POPULARITY_COUNT, USER_PERSONALIZATION, recipe_arn
+from batchrec_dagster.local_personalize.data.inference import Recommender
 from batchrec_dagster.local_personalize.filters import JobFilter
-from batchrec_dagster.local_personalize.inference import Recommender
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.training import train
 from batchrec_dagster.local_personalize.recipes import RECIPES
+from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONALIZATION, recipe_arn
 
 GENRES = [f"genre{n}" for n in range(24)]
 SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'

@@ -20,7 +20,7 @@ from generated import Size, blocks
 from report import RESULTS, table, write
 
 from batchrec_dagster.local_personalize.learning import cooccurrence, ease, factorization
-from batchrec_dagster.local_personalize.learning.fitting import (
+from batchrec_dagster.local_personalize.learning.fit_components import (
     KEPT_FOLLOWERS,
     KEPT_WEIGHTS,
     REGULARIZATION,

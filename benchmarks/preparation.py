@@ -67,9 +67,9 @@ def ours(source: Path, folder: Path) -> tuple[int, int]:
     """What the assets interactions and batch_users do."""
     import polars as pl
 
-    from batchrec_dagster.formats.interactions import csv_types, interactions_columns
-    from batchrec_dagster.preparation.local import opened
-    from batchrec_dagster.preparation.opening import RawFile
+    from batchrec_dagster.personalize.datasets import csv_types, interactions_columns
+    from batchrec_dagster.preparation.polars.decoding import RawFile
+    from batchrec_dagster.preparation.polars.prepare import opened
     from batchrec_dagster.preparation.recognition import Reading
     from batchrec_dagster.preparation.rules import Rules
     from batchrec_dagster.preparation.users import distinct_users
@@ -159,7 +159,7 @@ def child(name: str, source: Path) -> None:
         for module in ("polars", "pandas") if name != SPARK else ():
             importlib.import_module(module)
         if name == OURS:
-            importlib.import_module("batchrec_dagster.preparation.local")
+            importlib.import_module("batchrec_dagster.preparation.polars.prepare")
         start.append(time.perf_counter())
         imports = cpu_seconds()
         read, kept = CONTENDERS[name](source, Path(folder))

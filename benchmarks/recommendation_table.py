@@ -87,14 +87,12 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     import polars as pl
     from dagster_aws.s3 import S3Resource
 
-    from batchrec_dagster.formats.batch_inference import read_output
-    from batchrec_dagster.io_managers import InteractionsCsvIOManager, JsonLinesIOManager
-    from batchrec_dagster.pipeline.assets.batch_output import output_pieces
-    from batchrec_dagster.pipeline.assets.lists import Lists
-    from batchrec_dagster.pipeline.assets.seen_items import SeenItems
-    from batchrec_dagster.published_table import PublishedTable
-    from batchrec_dagster.resources import StorageResource
-    from batchrec_dagster.table_files import TableFiles
+    from batchrec_dagster.personalize.batch_inference import read_output
+    from batchrec_dagster.steps.batch_jobs import output_pieces
+    from batchrec_dagster.steps.recommendation_table import Lists, SeenItems
+    from batchrec_dagster.storage.io_managers import InteractionsCsvIOManager, JsonLinesIOManager
+    from batchrec_dagster.storage.published_table import PublishedTable, TableFiles
+    from batchrec_dagster.storage.resource import StorageResource
 
     started = time.perf_counter()
     storage = StorageResource(root=str(folder), s3=S3Resource())
@@ -118,7 +116,7 @@ def at_once(folder: Path, results: int) -> dict[str, Any]:
     """Everything in memory, without a check."""
     import polars as pl
 
-    from batchrec_dagster.formats.batch_inference import read_output
+    from batchrec_dagster.personalize.batch_inference import read_output
 
     started = time.perf_counter()
     text = {"USER_ID": pl.String, "ITEM_ID": pl.String}

@@ -72,7 +72,7 @@ def make(folder: Path) -> dict[str, float]:
 
     from batchrec_dagster.reporting.facts import Run, facts
     from batchrec_dagster.reporting.page import page
-    from batchrec_dagster.reporting.tables import Tables
+    from batchrec_dagster.reporting.published import Tables
 
     metrics = {"normalized_discounted_cumulative_gain_at_25": 0.2, "coverage": 0.5}
     run = Run(

@@ -28,9 +28,9 @@ import polars as pl
 from generated import SIZES, write_csv
 from report import RESULTS, table, write
 
-from batchrec_dagster.formats.interactions import interactions_schema
-from batchrec_dagster.local_personalize.client import embedded_client
-from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.storage.object_store import ObjectStore
 
 RECIPE = "arn:aws:personalize:::recipe/aws-user-personalization-v2"
 ROLE = "arn:aws:iam::000000000000:role/personalize"

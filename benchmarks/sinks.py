@@ -76,8 +76,8 @@ def exported(lists: Path, **how: Any) -> dict[str, Any]:
     """As the asset does, into the folder of the lists."""
     import polars as pl
 
-    from batchrec_dagster.object_store import ObjectStore
     from batchrec_dagster.sinks.export import Export, export
+    from batchrec_dagster.storage.object_store import ObjectStore
 
     store = ObjectStore({"here": lists.parent})
     done = export(pl.scan_parquet(lists), Export(**how), store, "s3://here/export")

@@ -8,7 +8,7 @@ from batchrec_dagster.cli.new import new
 from batchrec_dagster.cli.rollback import rollback
 from batchrec_dagster.cli.schema import schema
 from batchrec_dagster.cli.show import show
-from batchrec_dagster.local_personalize.command import local_personalize
+from batchrec_dagster.local_personalize.api.command import local_personalize
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

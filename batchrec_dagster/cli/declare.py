@@ -20,7 +20,7 @@ from batchrec_dagster.cli.items_found import FoundItems
 from batchrec_dagster.cli.project import Project
 from batchrec_dagster.cli.ratings_found import Found
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.formats.items import VALUE_SEPARATOR
+from batchrec_dagster.personalize.datasets import VALUE_SEPARATOR
 from batchrec_dagster.pipeline import COMPONENT_TYPE
 from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
 from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from batchrec_dagster.resources import StorageResource
+    from batchrec_dagster.storage.resource import StorageResource
 
 
 def environment() -> Mapping[str, str]:

@@ -9,13 +9,12 @@ from itertools import islice
 
 import polars as pl
 
-from batchrec_dagster.preparation.csv_table import DELIMITERS, CsvTable, split_line
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.json_table import JsonTable
-from batchrec_dagster.preparation.layout import Column, Format
-from batchrec_dagster.preparation.names import recognise
-from batchrec_dagster.preparation.opening import Opened
-from batchrec_dagster.preparation.parquet_table import ParquetTable
+from batchrec_dagster.preparation.column_aliases import recognise
+from batchrec_dagster.preparation.layout import Column, Format, PreparationError
+from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable, split_line
+from batchrec_dagster.preparation.polars.decoding import Opened
+from batchrec_dagster.preparation.polars.json_table import JsonTable
+from batchrec_dagster.preparation.polars.parquet_table import ParquetTable
 
 ROWS, LINES = 1_000, 20
 

@@ -18,12 +18,11 @@ from batchrec_dagster.cli.ratings_columns import (
     decimal_of,
     numbers_of,
 )
-from batchrec_dagster.formats.items import VALUE_SEPARATOR
-from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.personalize.datasets import VALUE_SEPARATOR
+from batchrec_dagster.preparation.column_aliases import recognise
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
-from batchrec_dagster.preparation.layout import Column, Decimal
-from batchrec_dagster.preparation.names import recognise
-from batchrec_dagster.preparation.opening import RawFile, open_file
+from batchrec_dagster.preparation.layout import Column, Decimal, PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.samples.items import KNOWN_ITEMS
 
 # Names of columns, in small letters without what joins words; the first that is there counts.

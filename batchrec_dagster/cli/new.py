@@ -97,12 +97,12 @@ def new(
     from batchrec_dagster.cli.items_found import find_items
     from batchrec_dagster.cli.ratings_columns import UnknownColumnsError
     from batchrec_dagster.cli.ratings_found import find_out
-    from batchrec_dagster.object_store import StorageError
-    from batchrec_dagster.pipeline.assets.raw_files import in_place, without_secrets
     from batchrec_dagster.pipeline.loading import DeclarationError
-    from batchrec_dagster.preparation.errors import PreparationError
-    from batchrec_dagster.preparation.sources import SourceError
+    from batchrec_dagster.preparation.layout import PreparationError
+    from batchrec_dagster.preparation.sources.source import SourceError
     from batchrec_dagster.reporting.terminal import plain
+    from batchrec_dagster.steps.raw_files import in_place, without_secrets
+    from batchrec_dagster.storage.object_store import StorageError
 
     deployed = storage()
     source = _source(ratings, project)
@@ -158,7 +158,7 @@ def _check_name(name: str, project: Project) -> None:
     """Raises click.UsageError for what can be no name, ClickException for one that is taken."""
     from pydantic import ValidationError
 
-    from batchrec_dagster.pipeline.settings import Pipeline
+    from batchrec_dagster.config import Pipeline
     from batchrec_dagster.reporting.terminal import plain
 
     try:

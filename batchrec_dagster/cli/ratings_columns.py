@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 import polars as pl
 
 from batchrec_dagster.cli.first_look import FirstLook
-from batchrec_dagster.pipeline.checks import CLOCK_SLACK, EARLIEST
-from batchrec_dagster.preparation import times
-from batchrec_dagster.preparation.csv_table import pointed
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.layout import EPOCH_UNITS, Column, Decimal
-from batchrec_dagster.preparation.names import recognise
+from batchrec_dagster.preparation.column_aliases import recognise
+from batchrec_dagster.preparation.layout import EPOCH_UNITS, Column, Decimal, PreparationError
+from batchrec_dagster.preparation.polars import times
+from batchrec_dagster.preparation.polars.csv_table import pointed
+from batchrec_dagster.steps.checks import CLOCK_SLACK, EARLIEST
 
 # From the option that says which column it is, to its role.
 OPTIONS = {"--user": "user", "--item": "item", "--time": "timestamp"}

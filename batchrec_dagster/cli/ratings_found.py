@@ -19,7 +19,7 @@ from batchrec_dagster.cli.ratings_columns import (
     scale_of,
     time_format_of,
 )
-from batchrec_dagster.formats.interactions import (
+from batchrec_dagster.personalize.datasets import (
     EVENT_TYPE,
     ITEM_ID,
     TIMESTAMP,
@@ -27,15 +27,14 @@ from batchrec_dagster.formats.interactions import (
     csv_types,
     interactions_columns,
 )
-from batchrec_dagster.pipeline.checks import enough, plausible
-from batchrec_dagster.preparation import times
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.layout import Column
-from batchrec_dagster.preparation.local import opened
-from batchrec_dagster.preparation.opening import RawFile, open_file
+from batchrec_dagster.preparation.layout import Column, PreparationError
+from batchrec_dagster.preparation.polars import times
+from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
+from batchrec_dagster.preparation.polars.prepare import opened
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
-from batchrec_dagster.preparation.sources import known_layout
+from batchrec_dagster.preparation.sources.source import known_layout
+from batchrec_dagster.steps.checks import enough, plausible
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from batchrec_dagster.cli.errors import NotThereError
 from batchrec_dagster.cli.project import ProjectError, find_project
 
 if TYPE_CHECKING:
-    from batchrec_dagster.published_table import Edition, PublishedTable
+    from batchrec_dagster.storage.published_table import Edition, PublishedTable
 
 
 @click.command(short_help="Publish older lists once more.")
@@ -45,15 +45,15 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     """
     from dagster import Failure
 
-    from batchrec_dagster.object_store import StorageError
-    from batchrec_dagster.pipeline.places import Places
-    from batchrec_dagster.pipeline.rollback import (
+    from batchrec_dagster.steps.rollback import (
         PREVIOUS,
         chosen,
         published_table,
         rolled_back_keys,
         run_config,
     )
+    from batchrec_dagster.storage.object_store import StorageError
+    from batchrec_dagster.storage.paths import Places
 
     deployed, places = storage(), Places(pipeline)
     table = published_table(deployed, places)
@@ -86,7 +86,7 @@ def _shown(
     table: PublishedTable, current: Edition, edition: Edition, rolled_back: list[str]
 ) -> str:
     """What is published and what is kept, a line each."""
-    from batchrec_dagster.pipeline.rollback import told
+    from batchrec_dagster.steps.rollback import told
 
     lines = [f"published: {told(current)}"]
     for older in table.older():

@@ -47,9 +47,9 @@ def show(user: str | None, pipeline: str | None, item: str | None, as_json: bool
     """
     if user is not None and item is not None:
         raise click.UsageError("give a user or --item, not both")
-    from batchrec_dagster.object_store import StorageError
     from batchrec_dagster.reporting import lookup
     from batchrec_dagster.reporting.terminal import plain
+    from batchrec_dagster.storage.object_store import StorageError
 
     try:
         published = _published(pipeline)

@@ -9,7 +9,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.doctor.findings import Finding, ok, unknown, warning
-from batchrec_dagster.permissions import is_denied
+from batchrec_dagster.personalize.permissions import is_denied
 
 # What is counted: the operation, its member, the documented quota, how Service Quotas names it,
 # whether only what is under way counts.

@@ -11,11 +11,10 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.doctor.clients import client
-from batchrec_dagster.doctor.findings import Finding, failed, ok, unknown, warning
-from batchrec_dagster.object_store import StorageError, split_uri
-from batchrec_dagster.permissions import credentials_trouble
-from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.doctor.findings import Finding, client, failed, ok, unknown, warning
+from batchrec_dagster.personalize.permissions import credentials_trouble
+from batchrec_dagster.storage.object_store import StorageError, split_uri
+from batchrec_dagster.storage.resource import StorageResource
 
 # AWS refuses what is signed so many seconds off its own time; half a minute off is not by chance.
 REFUSED, SUSPECT = 300, 30

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from batchrec_dagster.formats import recipes as names
-from batchrec_dagster.formats.recipes import recipe_arn
 from batchrec_dagster.local_personalize.errors import InvalidInputError, NotFoundError
+from batchrec_dagster.personalize import recipes as names
+from batchrec_dagster.personalize.recipes import recipe_arn
 
 # Personalize's types of recipes.
 USER_PERSONALIZATION = "USER_PERSONALIZATION"

@@ -6,20 +6,23 @@ from typing import Self
 import dagster as dg
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.assets.batch_users import batch_users
-from batchrec_dagster.pipeline.assets.dataset import personalize_dataset
 from batchrec_dagster.pipeline.assets.interactions import interactions
 from batchrec_dagster.pipeline.assets.items import item_assets
-from batchrec_dagster.pipeline.assets.ratings import raw_ratings
+from batchrec_dagster.pipeline.assets.personalize_dataset import personalize_dataset
+from batchrec_dagster.pipeline.assets.raw_ratings import raw_ratings
+from batchrec_dagster.pipeline.assets.recommendation_report import recommendation_report
 from batchrec_dagster.pipeline.assets.recommendations import recommendations
-from batchrec_dagster.pipeline.assets.report import recommendation_report
-from batchrec_dagster.pipeline.assets.segments import user_segments
 from batchrec_dagster.pipeline.assets.sinks import sink_assets
-from batchrec_dagster.pipeline.assets.training import segment_solution_version, solution_version
-from batchrec_dagster.pipeline.automation import automation
+from batchrec_dagster.pipeline.assets.solution_version import (
+    segment_solution_version,
+    solution_version,
+)
+from batchrec_dagster.pipeline.assets.user_segments import user_segments
+from batchrec_dagster.pipeline.automation.jobs import automation
 from batchrec_dagster.pipeline.loading import declaration_error, same_name_error
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
-from batchrec_dagster.pipeline.settings import Pipeline
 
 
 @dg.scaffold_with(PipelineScaffolder)

@@ -12,7 +12,7 @@ import dagster as dg
 from pydantic import BaseModel, Field
 
 # What editors complete and check a declaration by; see `schema`.
-SCHEMA_FILE = Path(__file__).parent / "defs.schema.json"
+SCHEMA_FILE = Path(__file__).parents[1] / "config" / "defs.schema.json"
 
 _DECLARATION = """\
 # yaml-language-server: $schema={schema}

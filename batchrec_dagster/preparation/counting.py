@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
 
 # Rows of a piece.
 PIECE = 1_000_000

@@ -28,6 +28,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Self
 
+
+class PreparationError(Exception):
+    """The files cannot be used; one line that names file, line or setting, and the mend."""
+
+
 Column = str | int
 Format = Literal["csv", "json", "parquet"]
 Encoding = Literal["auto", "utf-8", "latin-1"]

@@ -12,19 +12,24 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from batchrec_dagster.preparation import times
-from batchrec_dagster.preparation.csv_table import DELIMITERS, CsvTable, pointed
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.json_table import JsonTable
-from batchrec_dagster.preparation.layout import Column, Decimal, Encoding, Format, Layout
-from batchrec_dagster.preparation.locating import locate
-from batchrec_dagster.preparation.names import recognise
-from batchrec_dagster.preparation.opening import Opened
-from batchrec_dagster.preparation.parquet_table import ParquetTable
-from batchrec_dagster.preparation.rows import named_column, typed
+from batchrec_dagster.preparation.column_aliases import locate, recognise
+from batchrec_dagster.preparation.layout import (
+    Column,
+    Decimal,
+    Encoding,
+    Format,
+    Layout,
+    PreparationError,
+)
+from batchrec_dagster.preparation.polars import times
+from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable, pointed
+from batchrec_dagster.preparation.polars.decoding import Opened
+from batchrec_dagster.preparation.polars.json_table import JsonTable
+from batchrec_dagster.preparation.polars.parquet_table import ParquetTable
+from batchrec_dagster.preparation.polars.rows import named_column, typed
+from batchrec_dagster.preparation.polars.table import Table
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sql import FilterError, check_types, filter_columns
-from batchrec_dagster.preparation.table import Table
 
 _AnyTable = CsvTable | JsonTable | ParquetTable
 

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.formats.batch_inference import MAX_INPUT_BYTES
-from batchrec_dagster.formats.interactions import MAX_ID_LENGTH, TIMESTAMP, USER_ID
-from batchrec_dagster.preparation.csv_table import DELIMITERS, CsvTable
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.json_table import JsonTable
-from batchrec_dagster.preparation.layout import Column
-from batchrec_dagster.preparation.names import recognise
-from batchrec_dagster.preparation.opening import Opened, RawFile, open_file
-from batchrec_dagster.preparation.parquet_table import ParquetTable
-from batchrec_dagster.preparation.table import FLAW, ROW, Table
+from batchrec_dagster.personalize.batch_inference import MAX_INPUT_BYTES
+from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH, TIMESTAMP, USER_ID
+from batchrec_dagster.preparation.column_aliases import recognise
+from batchrec_dagster.preparation.layout import Column, PreparationError
+from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
+from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
+from batchrec_dagster.preparation.polars.json_table import JsonTable
+from batchrec_dagster.preparation.polars.parquet_table import ParquetTable
+from batchrec_dagster.preparation.polars.table import FLAW, ROW, Table
 
 # Rows of which Polars' streaming unique holds in a few hundred megabytes; rows of a piece.
 FEW, PIECE = 10_000_000, 1_000_000

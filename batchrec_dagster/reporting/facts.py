@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from batchrec_dagster.reporting.audience import Audience, audience
-from batchrec_dagster.reporting.counts import Counts, counts
+from batchrec_dagster.reporting.catalogue import Offer, offer
+from batchrec_dagster.reporting.counts import Audience, Counts, audience, counts
 from batchrec_dagster.reporting.history import Training, Verdict
-from batchrec_dagster.reporting.offer import Offer, offer
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
-from batchrec_dagster.reporting.tables import Tables
+from batchrec_dagster.reporting.published import Tables
 
 NDCG = "normalized_discounted_cumulative_gain_at_25"
 # A drop of the NDCG by a tenth since the model before is worth a look.

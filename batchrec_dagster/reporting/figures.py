@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from batchrec_dagster.reporting.catalogue import Shares
 from batchrec_dagster.reporting.charts import bars, lines, lying_bars
 from batchrec_dagster.reporting.facts import Facts
-from batchrec_dagster.reporting.offer import Shares
 
 MODEL, POPULAR = "This model", "Most popular items"
 SO_FAR = "Model"

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from batchrec_dagster.formats.interactions import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.datasets import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
-from batchrec_dagster.reporting.evidence import DISCOUNT, strongest
+from batchrec_dagster.reporting.explanations import DISCOUNT, strongest
 from batchrec_dagster.reporting.published import Published
 
 HISTORY = 25

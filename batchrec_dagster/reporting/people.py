@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.counts import Counts
-from batchrec_dagster.reporting.evidence import strongest
-from batchrec_dagster.reporting.tables import Tables
+from batchrec_dagster.reporting.explanations import strongest
+from batchrec_dagster.reporting.published import Tables
 
 MOST_PEOPLE = 2_500
 HISTORY = 25

@@ -15,11 +15,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchrec_dagster.formats.interactions import TIMESTAMP
-from batchrec_dagster.object_store import StorageError
-from batchrec_dagster.pipeline.places import Places
-from batchrec_dagster.published_table import Edition, PublishedTable
-from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.personalize.datasets import TIMESTAMP
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.published_table import Edition, PublishedTable
+from batchrec_dagster.storage.resource import StorageResource
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a run left in the storage. Ids are text everywhere.
+
+    interactions: USER_ID, ITEM_ID, TIMESTAMP (epoch seconds); recommendations: user_id, rank,
+    item_id; users, who were asked for: userId; titles: item_id, title (may be null); items:
+    ITEM_ID, and the `categories`, whose cells join their values by |; segments: segment, rank,
+    user_id, perhaps title.
+    """
+
+    interactions: pl.LazyFrame
+    recommendations: pl.LazyFrame
+    users: pl.LazyFrame
+    titles: pl.DataFrame | None = None
+    items: pl.DataFrame | None = None
+    categories: Sequence[str] = ()
+    segments: pl.DataFrame | None = None
 
 
 def published_pipelines(storage: StorageResource) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.pipeline.places import read_record
 from batchrec_dagster.reporting.published import Published
+from batchrec_dagster.storage.paths import read_record
 
 NDCG = "ndcg_at_25"
 _OF_PERSONALIZE = "normalized_discounted_cumulative_gain_at_25"

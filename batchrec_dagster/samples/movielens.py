@@ -10,8 +10,13 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batchrec_dagster.preparation.download import DownloadError, NotThereError, download, read_text
 from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.sources.download import (
+    DownloadError,
+    NotThereError,
+    download,
+    read_text,
+)
 
 log = logging.getLogger(__name__)
 

@@ -30,9 +30,9 @@ from typing import Any
 import polars as pl
 from botocore import exceptions
 
-from batchrec_dagster.object_store import ObjectNotFoundError, ObjectStore, StorageError
 from batchrec_dagster.sinks.errors import SinkError, SinkUnavailableError
 from batchrec_dagster.sinks.lists import Counts, compare, counts, lists
+from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
 
 KEY, EXPIRES = "user_id", "expires_at"
 OWNER = "batchrec:lists-of"

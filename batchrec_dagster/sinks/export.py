@@ -18,9 +18,9 @@ from typing import Literal
 
 import polars as pl
 
-from batchrec_dagster.object_store import ObjectStore, StorageError
 from batchrec_dagster.sinks.errors import SinkError, SinkUnavailableError
 from batchrec_dagster.sinks.lists import Counts, batches, compare, counts, lists
+from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 
 # The last four are the full-width forms, the same to spreadsheets in East Asian settings.
 FORMULA = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"

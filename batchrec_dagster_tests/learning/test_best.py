@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.learning import best
-from batchrec_dagster.local_personalize.learning.best import Best
+from batchrec_dagster.local_personalize.learning import segmentation as best
+from batchrec_dagster.local_personalize.learning.segmentation import Best
 
 
 @given(

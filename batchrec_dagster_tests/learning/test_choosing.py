@@ -11,9 +11,14 @@ import numpy.typing as npt
 import pytest
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import factorization, metrics, personalizing
+from batchrec_dagster.local_personalize.learning import factorization, metrics
 from batchrec_dagster.local_personalize.learning import split as splitting
-from batchrec_dagster.local_personalize.learning.choosing import (
+from batchrec_dagster.local_personalize.learning import train_blend as personalizing
+from batchrec_dagster.local_personalize.learning.blend_model import PersonalizationModel
+from batchrec_dagster.local_personalize.learning.components import Part, Popular
+from batchrec_dagster.local_personalize.learning.histories import Histories, History
+from batchrec_dagster.local_personalize.learning.model import load_model
+from batchrec_dagster.local_personalize.learning.model_selection import (
     EASE,
     EITHER,
     FACTORS,
@@ -27,10 +32,6 @@ from batchrec_dagster.local_personalize.learning.choosing import (
     temperature,
     trials,
 )
-from batchrec_dagster.local_personalize.learning.histories import Histories, History
-from batchrec_dagster.local_personalize.learning.model import load_model
-from batchrec_dagster.local_personalize.learning.parts import Part, Popular
-from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
 from batchrec_dagster.local_personalize.learning.popularity import log_popularity, popular_first
 from batchrec_dagster.local_personalize.learning.ranking import top
 from batchrec_dagster.local_personalize.learning.split import EARLIER, split

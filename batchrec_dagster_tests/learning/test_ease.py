@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, inverse
+from batchrec_dagster.local_personalize.learning import ease
+from batchrec_dagster.local_personalize.learning import ease as inverse
 
 Float64 = npt.NDArray[np.float64]
 

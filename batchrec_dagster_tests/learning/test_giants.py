@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import cutting, ease, fitting, related
-from batchrec_dagster.local_personalize.learning.choosing import EASE
-from batchrec_dagster.local_personalize.learning.parts import ItemWeights
-from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
+from batchrec_dagster.local_personalize.learning import ease, related
+from batchrec_dagster.local_personalize.learning import fit_components as fitting
+from batchrec_dagster.local_personalize.learning import pruning as cutting
+from batchrec_dagster.local_personalize.learning.blend_model import PersonalizationModel
+from batchrec_dagster.local_personalize.learning.components import ItemWeights
+from batchrec_dagster.local_personalize.learning.model_selection import EASE
 from batchrec_dagster.local_personalize.learning.training import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, lists
 

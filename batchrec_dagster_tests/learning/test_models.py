@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, fitting, serving, threads
-from batchrec_dagster.local_personalize.learning.errors import ModelFileError
+from batchrec_dagster.local_personalize.learning import ease, serving, threads
+from batchrec_dagster.local_personalize.learning import fit_components as fitting
+from batchrec_dagster.local_personalize.learning.blend_model import HeldOut
 from batchrec_dagster.local_personalize.learning.histories import Histories
+from batchrec_dagster.local_personalize.learning.interactions import ModelFileError
 from batchrec_dagster.local_personalize.learning.model import AnyModel, UserModel, load_model
-from batchrec_dagster.local_personalize.learning.personalization import HeldOut
 from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
 from batchrec_dagster.local_personalize.learning.serving import forbidding
 from batchrec_dagster.local_personalize.learning.training import TrainingError, train

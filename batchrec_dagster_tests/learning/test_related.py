@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import related, serving, threads
-from batchrec_dagster.local_personalize.learning.errors import ModelFileError, TrainingError
+from batchrec_dagster.local_personalize.learning.interactions import ModelFileError, TrainingError
 from batchrec_dagster.local_personalize.learning.model import ItemModel, load_model
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
 from batchrec_dagster.local_personalize.learning.serving import forbidding

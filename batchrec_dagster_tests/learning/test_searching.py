@@ -10,15 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.learning import choosing, personalizing
+from batchrec_dagster.local_personalize.learning import model_selection as choosing
+from batchrec_dagster.local_personalize.learning import train_blend as personalizing
+from batchrec_dagster.local_personalize.learning.hpo import Search, as_text, candidates, ranges_of
 from batchrec_dagster.local_personalize.learning.hyperparameters import Value
-from batchrec_dagster.local_personalize.learning.personalizing import tune
-from batchrec_dagster.local_personalize.learning.searching import (
-    Search,
-    as_text,
-    candidates,
-    ranges_of,
-)
+from batchrec_dagster.local_personalize.learning.train_blend import tune
 from batchrec_dagster.local_personalize.learning.training import (
     TrainingError,
     check_search,

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import pytest
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import fitting, metrics, serving, threads
-from batchrec_dagster.local_personalize.learning.choosing import Trial, trial
-from batchrec_dagster.local_personalize.learning.errors import ModelFileError
+from batchrec_dagster.local_personalize.learning import fit_components as fitting
+from batchrec_dagster.local_personalize.learning import metrics, serving, threads
+from batchrec_dagster.local_personalize.learning.blend_model import PersonalizationModel
+from batchrec_dagster.local_personalize.learning.components import ItemWeights
 from batchrec_dagster.local_personalize.learning.histories import Histories, History
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
+from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
 from batchrec_dagster.local_personalize.learning.model import SegmentModel, load_model
-from batchrec_dagster.local_personalize.learning.parts import ItemWeights
-from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
+from batchrec_dagster.local_personalize.learning.model_selection import Trial, trial
 from batchrec_dagster.local_personalize.learning.segmentation import (
     SegmentationModel,
     measured_again,

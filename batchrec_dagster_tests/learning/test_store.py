@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.local_personalize.learning import store
-from batchrec_dagster.local_personalize.learning.errors import ModelFileError
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
+from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
 from batchrec_dagster.local_personalize.learning.training import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
 

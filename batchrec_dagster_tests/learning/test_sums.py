@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import sums
+from batchrec_dagster.local_personalize.learning import components as sums
 
 
 def drawn(rows: int, columns: int, density: float, rng: np.random.Generator) -> csr_matrix:

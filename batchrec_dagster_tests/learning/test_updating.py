@@ -10,16 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, fitting, personalizing, threads
-from batchrec_dagster.local_personalize.learning.choosing import POPULARITY, SHRUNK, Choice
-from batchrec_dagster.local_personalize.learning.errors import ModelFileError, TrainingError
-from batchrec_dagster.local_personalize.learning.evaluation import evaluate
-from batchrec_dagster.local_personalize.learning.parts import Popular
-from batchrec_dagster.local_personalize.learning.personalization import (
+from batchrec_dagster.local_personalize.learning import ease, threads
+from batchrec_dagster.local_personalize.learning import fit_components as fitting
+from batchrec_dagster.local_personalize.learning import train_blend as personalizing
+from batchrec_dagster.local_personalize.learning.blend_model import (
     HELD_OUT,
     HeldOut,
     PersonalizationModel,
 )
+from batchrec_dagster.local_personalize.learning.components import Popular
+from batchrec_dagster.local_personalize.learning.evaluation import evaluate
+from batchrec_dagster.local_personalize.learning.interactions import ModelFileError, TrainingError
+from batchrec_dagster.local_personalize.learning.model_selection import POPULARITY, SHRUNK, Choice
 from batchrec_dagster.local_personalize.learning.split import split
 from batchrec_dagster.local_personalize.learning.training import Search, Trained, train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, lists, tastes

@@ -6,8 +6,8 @@ import multiprocessing
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        "batchrec_dagster.local_personalize.service",
-        "batchrec_dagster.published_table",
+        "batchrec_dagster.local_personalize.api.service",
+        "batchrec_dagster.storage.published_table",
         "batchrec_dagster_tests.nights.night",
         "batchrec_dagster_tests.local_personalize.support",
     ]

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batchrec_dagster.formats.interactions import interactions_schema
-from batchrec_dagster.local_personalize.client import embedded_client
-from batchrec_dagster.local_personalize.quotas import Quotas
-from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

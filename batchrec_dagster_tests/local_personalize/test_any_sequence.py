@@ -28,11 +28,11 @@ from hypothesis.stateful import (
     rule,
 )
 
-from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.errors import NotFoundError, ServiceError
-from batchrec_dagster.local_personalize.pace import Pace
-from batchrec_dagster.local_personalize.service import LocalPersonalize
-from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.local_personalize.jobs.progress import Pace
+from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS
 from batchrec_dagster_tests.local_personalize.sequence_model import (
     ACTIVE,

@@ -10,10 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.formats.recipes import PERSONALIZED_RANKING, USER_PERSONALIZATION, recipe_arn
-from batchrec_dagster.local_personalize import batch_lines
-from batchrec_dagster.local_personalize.batch_lines import Request, blocks, parse, raw_lines
+from batchrec_dagster.local_personalize.data import batch_lines
+from batchrec_dagster.local_personalize.data.batch_lines import Request, blocks, parse, raw_lines
 from batchrec_dagster.local_personalize.recipes import RECIPES
+from batchrec_dagster.personalize.recipes import (
+    PERSONALIZED_RANKING,
+    USER_PERSONALIZATION,
+    recipe_arn,
+)
 
 USERS = RECIPES[recipe_arn(USER_PERSONALIZATION)]
 RANKING = RECIPES[recipe_arn(PERSONALIZED_RANKING)]

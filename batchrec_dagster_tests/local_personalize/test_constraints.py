@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import pytest
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.api.validation import input_shape
+from batchrec_dagster.local_personalize.api.wire import answer
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
-from batchrec_dagster.local_personalize.service import LocalPersonalize
-from batchrec_dagster.local_personalize.service_model import input_shape
-from batchrec_dagster.local_personalize.wire import answer
-from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.storage.object_store import ObjectStore
 
 # For each pattern of the model: the start of a text that fits, and what makes it longer.
 FITTING = {

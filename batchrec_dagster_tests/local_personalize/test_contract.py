@@ -17,12 +17,12 @@ import pytest
 from botocore import xform_name
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
-from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
-from batchrec_dagster.local_personalize.service_model import (
+from batchrec_dagster.local_personalize.api.validation import (
     input_shape,
     output_members,
     service_model,
 )
+from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.contract_walk import Exchange, Walk, walk_through
 

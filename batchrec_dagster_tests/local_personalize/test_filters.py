@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.formats.schemas import Field, Schema
 from batchrec_dagster.local_personalize.filters import (
     FilterError,
     Traits,
@@ -17,6 +16,7 @@ from batchrec_dagster.local_personalize.filters import (
     check_fields_of_group,
     traits,
 )
+from batchrec_dagster.personalize.schemas import Field, Schema
 
 
 def schema(dataset_type: str, **types: str) -> Schema:

@@ -14,14 +14,14 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
-from batchrec_dagster.formats import batch_inference, batch_segment
-from batchrec_dagster.formats.schemas import ITEMS, Field, Schema
-from batchrec_dagster.local_personalize.inference import Recommender
-from batchrec_dagster.local_personalize.item_attributes import ItemAttributes
+from batchrec_dagster.local_personalize.data.inference import Recommender
+from batchrec_dagster.local_personalize.data.item_attributes import ItemAttributes
+from batchrec_dagster.local_personalize.data.segmentation import Segmenter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.model import AnyModel, Recommended
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
-from batchrec_dagster.local_personalize.segmentation import Segmenter
+from batchrec_dagster.personalize import batch_inference, batch_segment
+from batchrec_dagster.personalize.schemas import ITEMS, Field, Schema
 
 GOLDEN = Path(__file__).parent / "golden"
 INTERACTIONS = Interactions.from_frame(

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchrec_dagster.object_store import ObjectInfo, ObjectStore, StorageError
+from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore, StorageError
 from batchrec_dagster_tests.local_personalize.support import Local, Row, csv_bytes, taste_rows
 
 FILE = "s3://data/interactions.csv"

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.formats.schemas import ITEMS, Field, Schema
-from batchrec_dagster.local_personalize.item_attributes import (
+from batchrec_dagster.local_personalize.data.item_attributes import (
     Condition,
     ItemAttributes,
     ItemAttributesError,
     parse_conditions,
 )
+from batchrec_dagster.personalize.schemas import ITEMS, Field, Schema
 
 SCHEMA = Schema(
     ITEMS,

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 import pytest
 
+from batchrec_dagster.local_personalize.jobs.ownership import Owner, is_alive
 from batchrec_dagster.local_personalize.learning import training
 from batchrec_dagster.local_personalize.operations import (
     batch_jobs,
     dataset_import_jobs,
     solution_versions,
 )
-from batchrec_dagster.local_personalize.ownership import Owner, is_alive
 from batchrec_dagster_tests.local_personalize.support import ROLE, Local, taste_rows, user_lines
 
 OPERATIONS = "batchrec_dagster.local_personalize.operations"
@@ -30,8 +30,8 @@ OPERATIONS = "batchrec_dagster.local_personalize.operations"
 # A process whose work comes to a function, says so with a file, and then hangs there for good.
 HANGING = """
     import pathlib, pkgutil, sys, time
-    from batchrec_dagster.local_personalize.client import embedded_client
-    from batchrec_dagster.object_store import ObjectStore
+    from batchrec_dagster.local_personalize.api.client import embedded_client
+    from batchrec_dagster.storage.object_store import ObjectStore
 
     root = pathlib.Path(sys.argv[1])
     where = pkgutil.resolve_name({where!r})
@@ -245,7 +245,7 @@ def test_a_killed_batch_inference_leaves_no_half_of_an_output(local: Local, hang
         f" roleArn={ROLE!r}, jobInput={{'s3DataSource': {{'path': 's3://data/users/'}}}},"
         " jobOutput={'s3DataDestination': {'path': 's3://data/users/out/'}})"
     )
-    process = hanging("batchrec_dagster.object_store.ObjectStore.put", request, after=1)
+    process = hanging("batchrec_dagster.storage.object_store.ObjectStore.put", request, after=1)
     written = [info.uri for info in local.store.list("s3://data/users/out/")]
     assert written == ["s3://data/users/out/1.json.out"]  # whole, and without the marker
     assert len(local.lines(written[0])) == 2
@@ -273,8 +273,8 @@ def test_work_left_behind_is_taken_up_when_the_next_process_starts(
     process.wait()
     code = textwrap.dedent("""
         import pathlib, sys, time
-        from batchrec_dagster.local_personalize.client import embedded_client
-        from batchrec_dagster.object_store import ObjectStore
+        from batchrec_dagster.local_personalize.api.client import embedded_client
+        from batchrec_dagster.storage.object_store import ObjectStore
         root = pathlib.Path(sys.argv[1])
         embedded_client(root / "home", ObjectStore(folders={"data": root / "storage"}))
         while not list((root / "home" / "models").glob("*[!t]")):
@@ -288,9 +288,9 @@ def test_a_running_job_does_not_keep_the_interpreter_from_ending(local: Local) -
     solution = local.solution(group)
     code = textwrap.dedent("""
         import pathlib, sys, threading
-        from batchrec_dagster.local_personalize.client import embedded_client
+        from batchrec_dagster.local_personalize.api.client import embedded_client
         from batchrec_dagster.local_personalize.operations import solution_versions
-        from batchrec_dagster.object_store import ObjectStore
+        from batchrec_dagster.storage.object_store import ObjectStore
         root, begun = pathlib.Path(sys.argv[1]), threading.Event()
         def endless(*args, log, **options):
             begun.set()
@@ -313,10 +313,10 @@ def test_a_training_on_all_cores_is_left_to_the_next_process(local: Local) -> No
     solution = local.solution(group)
     code = textwrap.dedent("""
         import pathlib, sys, threading, time
-        from batchrec_dagster.local_personalize.client import embedded_client
+        from batchrec_dagster.local_personalize.api.client import embedded_client
         from batchrec_dagster.local_personalize.learning.threads import each
         from batchrec_dagster.local_personalize.operations import solution_versions
-        from batchrec_dagster.object_store import ObjectStore
+        from batchrec_dagster.storage.object_store import ObjectStore
         root, begun = pathlib.Path(sys.argv[1]), threading.Event()
         def pieces():
             while True:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batchrec_dagster.formats.interactions import interactions_schema
-from batchrec_dagster.local_personalize.client import client_of
-from batchrec_dagster.local_personalize.home import Home
-from batchrec_dagster.local_personalize.pace import Pace
-from batchrec_dagster.local_personalize.service import LocalPersonalize
-from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.local_personalize.api.client import client_of
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.catalog.home import Home
+from batchrec_dagster.local_personalize.jobs.progress import Pace
+from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.formats.interactions import interactions_schema
-from batchrec_dagster.local_personalize.jobs import Worker
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.api.validation import service_model
+from batchrec_dagster.local_personalize.api.wire import answer
+from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.local_personalize.operations import registry
-from batchrec_dagster.local_personalize.quotas import Quotas
 from batchrec_dagster.local_personalize.recipes import RECIPES
-from batchrec_dagster.local_personalize.service import LocalPersonalize
-from batchrec_dagster.local_personalize.service_model import service_model
-from batchrec_dagster.local_personalize.wire import answer
-from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     ROLE,

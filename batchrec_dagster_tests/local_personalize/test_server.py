@@ -22,14 +22,14 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.formats.interactions import interactions_schema
-from batchrec_dagster.local_personalize.server import (
+from batchrec_dagster.local_personalize.api.server import (
     MAX_REQUEST_BYTES,
     application,
     is_loopback,
 )
-from batchrec_dagster.local_personalize.service import LocalPersonalize
-from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     ROLE,

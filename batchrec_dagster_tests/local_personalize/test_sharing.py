@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from batchrec_dagster.formats.interactions import interactions_schema
+from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster_tests.local_personalize.support import Local, taste_rows
 
 pytestmark = pytest.mark.slow
@@ -21,8 +21,8 @@ def test_processes_and_clients_share_a_home(local: Local) -> None:
     local.solution(group)
     code = textwrap.dedent("""
         import pathlib, sys, time
-        from batchrec_dagster.local_personalize.client import embedded_client
-        from batchrec_dagster.object_store import ObjectStore
+        from batchrec_dagster.local_personalize.api.client import embedded_client
+        from batchrec_dagster.storage.object_store import ObjectStore
         root, me, dataset = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
         client = embedded_client(root / "home", ObjectStore(folders={"data": root / "storage"}))
         for number in range(5):
@@ -73,9 +73,9 @@ def test_clients_and_threads_of_one_process_share_a_home(local: Local) -> None:
 def test_nothing_fails_when_many_processes_ask_at_once(local: Local) -> None:
     code = textwrap.dedent("""
         import logging, pathlib, sys
-        from batchrec_dagster.formats.interactions import interactions_schema
-        from batchrec_dagster.local_personalize.client import embedded_client
-        from batchrec_dagster.object_store import ObjectStore
+        from batchrec_dagster.personalize.datasets import interactions_schema
+        from batchrec_dagster.local_personalize.api.client import embedded_client
+        from batchrec_dagster.storage.object_store import ObjectStore
         logging.basicConfig(level=logging.ERROR)
         root, me = pathlib.Path(sys.argv[1]), sys.argv[2]
         store, schema = ObjectStore(), interactions_schema(event_type=False)
@@ -124,8 +124,8 @@ def test_nothing_fails_when_many_processes_ask_at_once(local: Local) -> None:
 def test_a_process_that_ends_takes_nothing_from_those_that_stay(local: Local) -> None:
     code = textwrap.dedent("""
         import pathlib, sys
-        from batchrec_dagster.local_personalize.client import embedded_client
-        from batchrec_dagster.object_store import ObjectStore
+        from batchrec_dagster.local_personalize.api.client import embedded_client
+        from batchrec_dagster.storage.object_store import ObjectStore
         client = embedded_client(pathlib.Path(sys.argv[1]) / "home", ObjectStore())
         client.create_dataset_group(name=sys.argv[2])
     """)

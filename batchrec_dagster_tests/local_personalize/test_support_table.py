@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.formats.interactions import interactions_schema
-from batchrec_dagster.local_personalize import supported
+from batchrec_dagster.local_personalize.api import supported
+from batchrec_dagster.local_personalize.api.validation import service_model
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.local_personalize.recipes import RECIPES
-from batchrec_dagster.local_personalize.service_model import service_model
+from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster_tests.local_personalize.support import RECIPE, ROLE, Local, taste_rows
 
 PAGE = Path(__file__).parents[2] / "docs" / "local-personalize.md"

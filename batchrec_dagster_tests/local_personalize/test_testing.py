@@ -16,7 +16,7 @@ TESTS = """
     import boto3
     import pytest
 
-    from batchrec_dagster.object_store import ObjectNotFoundError
+    from batchrec_dagster.storage.object_store import ObjectNotFoundError
 
     pytest_plugins = ["batchrec_dagster.testing"]
 

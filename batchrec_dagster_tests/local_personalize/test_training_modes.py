@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.formats.interactions import interactions_schema
 from batchrec_dagster.local_personalize.learning import training
 from batchrec_dagster.local_personalize.operations import solution_versions
+from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
 PERSONALIZATION = "aws-user-personalization"

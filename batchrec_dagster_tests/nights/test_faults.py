@@ -15,8 +15,8 @@ import dagster as dg
 import pytest
 from polars.testing import assert_frame_equal
 
-from batchrec_dagster.local_personalize.client import embedded_client
-from batchrec_dagster.object_store import ObjectStore
+from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.nights.night import Night, made_once, night
 from batchrec_dagster_tests.nights.proxy import (
     RESET,

@@ -14,9 +14,9 @@ import pytest
 from botocore.config import Config
 from moto import mock_aws
 
-from batchrec_dagster.object_store import ObjectStore
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError, dynamodb, lists
 from batchrec_dagster.sinks.dynamodb import Lists, Written
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.sinks.support import many, recommendations
 
 TABLE = "shop-recommendations"

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.object_store import ObjectStore, StorageError
 from batchrec_dagster.sinks import Counts, SinkError, SinkUnavailableError, export, lists
 from batchrec_dagster.sinks.export import Export, Exported
+from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster_tests.sinks.support import many, recommendations
 
 URI = "s3://bucket/exports/lists"

@@ -17,13 +17,13 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster_aws.s3 import S3Resource
 from moto import mock_aws
 
-from batchrec_dagster.io_managers import ParquetIOManager
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.assets import sinks
 from batchrec_dagster.pipeline.loading import DeclarationError
-from batchrec_dagster.pipeline.settings import Pipeline
-from batchrec_dagster.resources import StorageResource
 from batchrec_dagster.sinks import Counts, SinkError, SinkUnavailableError
 from batchrec_dagster.sinks import postgres as postgres_sink
+from batchrec_dagster.storage.io_managers import ParquetIOManager
+from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.postgres_server import PostgresServer
 from batchrec_dagster_tests.sinks.support import many
 from batchrec_dagster_tests.support import (

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster.preparation.sources import (
+from batchrec_dagster.preparation.sources.source import (
     Copied,
     SourceError,
     copy_source,
     describe_source,
 )
+from batchrec_dagster.storage.object_store import ObjectStore
 
 CONTENT = b"userId,movieId,rating,timestamp\n1,2,3.5,1162160236\n"
 MONDAY = "Mon, 05 Jan 2009 10:00:00 GMT"

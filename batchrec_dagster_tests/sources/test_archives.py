@@ -4,10 +4,8 @@ import zipfile
 
 import pytest
 
-from batchrec_dagster.preparation import archives
-from batchrec_dagster.preparation.sources import (
-    SourceError,
-)
+from batchrec_dagster.preparation.sources import archives
+from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster_tests.sources.support import ARCHIVE, CONTENT, DESTINATION, Place, zipped
 from batchrec_dagster_tests.web_server import Page, Web
 

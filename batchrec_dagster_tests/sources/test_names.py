@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation.sources import (
+from batchrec_dagster.preparation.sources.source import (
     SourceError,
     check_source,
     known_layout,

@@ -10,11 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batchrec_dagster.object_store import CHUNK, ObjectStore, StorageError
-from batchrec_dagster.preparation.sources import (
-    Copied,
-    SourceError,
-)
+from batchrec_dagster.preparation.sources.source import Copied, SourceError
+from batchrec_dagster.storage.object_store import CHUNK, ObjectStore, StorageError
 from batchrec_dagster_tests.sources.support import (
     CONTENT,
     DESTINATION,
@@ -86,7 +83,8 @@ def test_a_file_that_changes_while_it_is_read_is_not_published(
     file = place.base / "a.csv"
     file.write_bytes(CONTENT)
     stamps = iter(["before", "after"])
-    monkeypatch.setattr("batchrec_dagster.preparation.origins._stamp", lambda _: next(stamps))
+    stamp = "batchrec_dagster.preparation.sources.backends._stamp"
+    monkeypatch.setattr(stamp, lambda _: next(stamps))
     with pytest.raises(SourceError, match=r"a.csv: it was changed while it was read"):
         place.copy("a.csv")
     assert place.store.head(DESTINATION) is None

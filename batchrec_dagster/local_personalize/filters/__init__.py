@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from batchrec_dagster.formats.schemas import INTERACTIONS
 from batchrec_dagster.local_personalize.filters.check import MAX_FIELDS_OF_GROUP, Schemas, check
-from batchrec_dagster.local_personalize.filters.grammar import parse
 from batchrec_dagster.local_personalize.filters.job import JobFilter
-from batchrec_dagster.local_personalize.filters.syntax import (
+from batchrec_dagster.local_personalize.filters.tables import Read
+from batchrec_dagster.local_personalize.filters.values import uses
+from batchrec_dagster.personalize.filter_grammar import (
     CURRENT_ITEM,
     USER_TARGET,
     FieldRef,
     FilterError,
     comparisons,
     fields,
+    parse,
 )
-from batchrec_dagster.local_personalize.filters.tables import Read
-from batchrec_dagster.local_personalize.filters.values import uses
+from batchrec_dagster.personalize.schemas import INTERACTIONS
 
 __all__ = [
     "FilterError",

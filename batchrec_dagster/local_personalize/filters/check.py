@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from batchrec_dagster.formats.interactions import EVENT_TYPE
-from batchrec_dagster.formats.schemas import INTERACTIONS, ITEMS, USERS, Field, Schema
-from batchrec_dagster.local_personalize.filters.syntax import (
+from batchrec_dagster.personalize.datasets import EVENT_TYPE
+from batchrec_dagster.personalize.filter_grammar import (
     ACTION_TARGET,
     ANY_EVENT,
     CURRENT_ITEM,
@@ -26,6 +25,7 @@ from batchrec_dagster.local_personalize.filters.syntax import (
     comparisons,
     fields,
 )
+from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS, Field, Schema
 
 MAX_FIELDS = 10
 MAX_FIELDS_OF_GROUP = 20

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.local_personalize.filters.syntax import (
+from batchrec_dagster.personalize.filter_grammar import (
     ANY_EVENT,
     All,
     Comparison,

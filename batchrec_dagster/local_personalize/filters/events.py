@@ -12,18 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.formats.interactions import (
-    EVENT_TYPE,
-    FILTER_HISTORY,
-    ITEM_ID,
-    TIMESTAMP,
-    USER_ID,
-)
 from batchrec_dagster.local_personalize.filters.columns import (
     Rows,
     Strings,
     Table,
     lookup,
+)
+from batchrec_dagster.personalize.datasets import (
+    EVENT_TYPE,
+    FILTER_HISTORY,
+    ITEM_ID,
+    TIMESTAMP,
+    USER_ID,
 )
 
 Int32 = npt.NDArray[np.int32]

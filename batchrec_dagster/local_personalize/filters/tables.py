@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 import polars as pl
 
-from batchrec_dagster.formats.interactions import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.formats.schemas import INTERACTIONS, ITEMS, USERS, Field, Schema
 from batchrec_dagster.local_personalize.errors import JobFailedError
 from batchrec_dagster.local_personalize.filters.check import check
 from batchrec_dagster.local_personalize.filters.columns import (
@@ -15,7 +13,8 @@ from batchrec_dagster.local_personalize.filters.columns import (
     column_of,
     lookup,
 )
-from batchrec_dagster.local_personalize.filters.syntax import (
+from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.filter_grammar import (
     CURRENT_ITEM,
     Expression,
     FieldRef,
@@ -25,6 +24,7 @@ from batchrec_dagster.local_personalize.filters.syntax import (
     comparisons,
     fields,
 )
+from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS, Field, Schema
 
 # Reads these columns of the group's data set of that type; names are taken in any case.
 Read = Callable[[str, Sequence[str]], pl.DataFrame]

@@ -10,9 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from batchrec_dagster.formats.schemas import INTERACTIONS
 from batchrec_dagster.local_personalize.filters.check import LISTS
-from batchrec_dagster.local_personalize.filters.syntax import (
+from batchrec_dagster.personalize.filter_grammar import (
     ANY_EVENT,
     NUMBER,
     STRING,
@@ -24,6 +23,7 @@ from batchrec_dagster.local_personalize.filters.syntax import (
     number_value,
     string_value,
 )
+from batchrec_dagster.personalize.schemas import INTERACTIONS
 
 _VALUE = re.compile(rf"\s*(?:(?P<string>{STRING})|(?P<number>{NUMBER}))\s*", re.DOTALL)
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix, vstack
 
-from batchrec_dagster.local_personalize.learning.cutting import largest
 from batchrec_dagster.local_personalize.learning.histories import History
+from batchrec_dagster.local_personalize.learning.pruning import largest
 from batchrec_dagster.local_personalize.learning.ranking import top
 from batchrec_dagster.local_personalize.learning.threads import ordered_map, pieces
 

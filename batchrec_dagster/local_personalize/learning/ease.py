@@ -11,11 +11,84 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix, hstack, vstack
 
-from batchrec_dagster.local_personalize.learning import inverse
-from batchrec_dagster.local_personalize.learning.cutting import largest, largest_of_dense, newest
-from batchrec_dagster.local_personalize.learning.threads import each, ordered_map, pieces
+from batchrec_dagster.local_personalize.learning.pruning import largest, largest_of_dense, newest
+from batchrec_dagster.local_personalize.learning.threads import (
+    each,
+    ordered_map,
+    pieces,
+    single_threaded_blas,
+)
 
 Float32 = npt.NDArray[np.float32]
+
+BLOCK = 512
+STRIPE = 2048  # columns multiplied at once: the product stays in the cache
+
+
+def blocks(n: int) -> list[slice]:
+    """The row blocks that a matrix of n rows is cut into."""
+    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+
+
+def invert(lower: list[Float32], log: Callable[[str], None] = lambda _: None) -> None:
+    """Replace a symmetric positive definite matrix by its inverse.
+
+    `lower[i]` holds the rows of `blocks(n)[i]`, columns 0 to the block's end, C-contiguous
+    float32. Raises numpy.linalg.LinAlgError when the matrix is not positive definite.
+    """
+    n = lower[-1].shape[1] if lower else 0
+    parts = blocks(n)
+    with single_threaded_blas():
+        for k, pivot in enumerate(parts):
+            _sweep(lower, parts, k, pivot)
+            if (k + 1) % 8 == 0:
+                log(f"inverse: {pivot.stop:,} of {n:,} columns")
+    for rows in lower:
+        np.negative(rows, out=rows)
+
+
+def _sweep(lower: list[Float32], parts: list[slice], k: int, pivot: slice) -> None:
+    across = np.ascontiguousarray(column_block(lower, parts, k).T)  # (b, n)
+    square = across[:, pivot].astype(np.float64)
+    np.linalg.cholesky(square)  # only to refuse what is not positive definite
+    inverse = np.linalg.inv(square).astype(np.float32)
+    scaled = np.empty_like(across)
+
+    def scale(part: slice) -> None:
+        np.matmul(inverse, across[:, part], out=scaled[:, part])
+
+    each(scale, parts)
+
+    def update(i: int) -> None:
+        if i == k:
+            return
+        weights = np.ascontiguousarray(scaled[:, parts[i]].T)
+        product = np.empty((len(weights), STRIPE), dtype=np.float32)
+        for start in range(0, parts[i].stop, STRIPE):
+            rows = lower[i][:, start : start + STRIPE]
+            out = product[:, : rows.shape[1]]
+            np.matmul(weights, across[:, start : start + rows.shape[1]], out=out)
+            np.subtract(rows, out, out=rows)
+        if i > k:
+            lower[i][:, pivot] = weights
+
+    # The longest rows first, so that no core is left alone with one at the end.
+    each(update, range(len(parts) - 1, -1, -1))
+    lower[k][:, : pivot.start] = scaled[:, : pivot.start]
+    lower[k][:, pivot] = -inverse
+
+
+def column_block(lower: list[Float32], parts: list[slice], k: int) -> Float32:
+    """The full columns (n, b) of block k, put together from the lower half."""
+    pivot = parts[k]
+    n = parts[-1].stop
+    out = np.empty((n, pivot.stop - pivot.start), dtype=np.float32)
+    out[: pivot.stop] = lower[k].T
+    for i in range(k + 1, len(parts)):
+        out[parts[i]] = lower[i][:, pivot]
+    return out
+
+
 Columns = Callable[[slice], Float32]
 
 # Of XᵀX, the products added at once, and the sums kept meanwhile: a few MiB of each.
@@ -71,8 +144,8 @@ def fit(
             together = largest(hstack([together, single], format="csr"), kept)
         return together
 
-    parts = inverse.blocks(core)
-    parts += [slice(core + part.start, core + part.stop) for part in inverse.blocks(n_items - core)]
+    parts = blocks(core)
+    parts += [slice(core + part.start, core + part.stop) for part in blocks(n_items - core)]
     by_target = vstack(list(ordered_map(weights, parts)), format="csr")
     out: csr_matrix = by_target.T.tocsr()
     out.sort_indices()
@@ -124,7 +197,7 @@ def extend(
         together.data[together.indices == row] = 0
         return largest(together, kept)
 
-    by_target = vstack(list(ordered_map(rows, inverse.blocks(n_items))), format="csr")
+    by_target = vstack(list(ordered_map(rows, blocks(n_items))), format="csr")
     out: csr_matrix = by_target.T.tocsr()
     out.sort_indices()
     return out
@@ -149,11 +222,11 @@ def _inverse_by_items(
 ) -> Columns:
     """Columns of (XᵀX + λI)⁻¹, inverted as it stands: memory for half of items x items."""
     lower = gram(matrix)
-    parts = inverse.blocks(matrix.shape[1])
+    parts = blocks(matrix.shape[1])
     _add_to_diagonal(lower, parts, regularization)
-    inverse.invert(lower, log)
+    invert(lower, log)
     at = {part.start: k for k, part in enumerate(parts)}
-    return lambda part: inverse.column_block(lower, parts, at[part.start])
+    return lambda part: column_block(lower, parts, at[part.start])
 
 
 def _inverse_by_users(
@@ -165,10 +238,10 @@ def _inverse_by_users(
     whole = np.zeros((0, 0), dtype=np.float32)
     if users:
         lower = gram(by_item)
-        parts = inverse.blocks(users)
+        parts = blocks(users)
         _add_to_diagonal(lower, parts, regularization)
-        inverse.invert(lower, log)
-        whole = np.hstack([inverse.column_block(lower, parts, k) for k in range(len(parts))])
+        invert(lower, log)
+        whole = np.hstack([column_block(lower, parts, k) for k in range(len(parts))])
 
     def columns(part: slice) -> Float32:
         half = np.ascontiguousarray((by_item[part] @ whole).T)  # (users, width)
@@ -184,7 +257,7 @@ def _inverse_by_users(
 
 def gram(matrix: csr_matrix) -> list[Float32]:
     """XᵀX of (rows, n) as `inverse.invert` takes it: how many rows each two columns share."""
-    parts = inverse.blocks(matrix.shape[1])
+    parts = blocks(matrix.shape[1])
     by_column = matrix.T.tocsr()
     lower: list[Float32] = [np.empty((0, 0), np.float32)] * len(parts)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from implicit.cpu.als import AlternatingLeastSquares
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning.parts import Factors
+from batchrec_dagster.local_personalize.learning.components import Factors
 from batchrec_dagster.local_personalize.learning.threads import cores, single_threaded_blas
 
 DIMENSION = 64

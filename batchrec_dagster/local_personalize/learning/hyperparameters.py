@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from batchrec_dagster.local_personalize.learning.errors import TrainingError
+from batchrec_dagster.local_personalize.learning.interactions import TrainingError
 
 Value = int | float | bool
 

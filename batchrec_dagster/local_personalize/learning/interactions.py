@@ -13,6 +13,15 @@ import polars as pl
 
 from batchrec_dagster.local_personalize.learning.threads import pieces
 
+
+class TrainingError(ValueError):
+    """The data or the hyperparameters cannot be trained; the message is fit for a user to read."""
+
+
+class ModelFileError(Exception):
+    """A saved model or saved interactions, missing, incomplete or damaged; names the file."""
+
+
 Ids = npt.NDArray[np.object_]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]

@@ -9,14 +9,17 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from batchrec_dagster.local_personalize.learning.errors import ModelFileError
-from batchrec_dagster.local_personalize.learning.files import load_arrays, unpack_ids
-from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
-from batchrec_dagster.local_personalize.learning.personalization import PersonalizationModel
+from batchrec_dagster.local_personalize.learning.blend_model import PersonalizationModel
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Ids,
+    Interactions,
+    ModelFileError,
+)
 from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
 from batchrec_dagster.local_personalize.learning.segmentation import SegmentationModel
 from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended
+from batchrec_dagster.local_personalize.learning.store import load_arrays, unpack_ids
 
 __all__ = [
     "AnyModel",

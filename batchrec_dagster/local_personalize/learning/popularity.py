@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from batchrec_dagster.local_personalize.learning.files import Arrays, pack_ids, save_arrays
 from batchrec_dagster.local_personalize.learning.histories import History
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
 from batchrec_dagster.local_personalize.learning.reranking import rank
 from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended, recommend
+from batchrec_dagster.local_personalize.learning.store import Arrays, pack_ids, save_arrays
 
 Float32 = npt.NDArray[np.float32]
 

@@ -17,11 +17,11 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix, vstack
 
 from batchrec_dagster.local_personalize.learning import serving
-from batchrec_dagster.local_personalize.learning.cutting import largest, newest
-from batchrec_dagster.local_personalize.learning.files import Arrays, pack_ids, save_arrays
 from batchrec_dagster.local_personalize.learning.interactions import Ids, positions
+from batchrec_dagster.local_personalize.learning.pruning import largest, newest
 from batchrec_dagster.local_personalize.learning.ranking import top
 from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended
+from batchrec_dagster.local_personalize.learning.store import Arrays, pack_ids, save_arrays
 from batchrec_dagster.local_personalize.learning.threads import ordered_map
 
 DISCOUNT = 0.5  # aws-sims' popularity_discount_factor

@@ -9,37 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from batchrec_dagster.local_personalize.learning import related
-from batchrec_dagster.local_personalize.learning.choosing import trial
-from batchrec_dagster.local_personalize.learning.errors import TrainingError
 from batchrec_dagster.local_personalize.learning.evaluation import (
     AfterTheLast,
     evaluate,
     evaluate_segments,
 )
-from batchrec_dagster.local_personalize.learning.fitting import (
+from batchrec_dagster.local_personalize.learning.fit_components import (
     Values,
     within_percentiles,
     without_extreme_users,
 )
 from batchrec_dagster.local_personalize.learning.histories import Histories
-from batchrec_dagster.local_personalize.learning.hyperparameters import (
-    Value,
-    parse_hyperparameters,
-)
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.model import AnyModel
-from batchrec_dagster.local_personalize.learning.personalizing import (
-    personalize,
-    personalize_histories,
-    tune,
-)
-from batchrec_dagster.local_personalize.learning.popularity import (
-    PopularityModel,
-    log_popularity,
-    popular_first,
-)
-from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
-from batchrec_dagster.local_personalize.learning.searching import (
+from batchrec_dagster.local_personalize.learning.hpo import (
     Range,
     Search,
     as_text,
@@ -47,11 +28,29 @@ from batchrec_dagster.local_personalize.learning.searching import (
     check_search,
     ranges_of,
 )
+from batchrec_dagster.local_personalize.learning.hyperparameters import (
+    Value,
+    parse_hyperparameters,
+)
+from batchrec_dagster.local_personalize.learning.interactions import Interactions, TrainingError
+from batchrec_dagster.local_personalize.learning.model import AnyModel
+from batchrec_dagster.local_personalize.learning.model_selection import trial
+from batchrec_dagster.local_personalize.learning.popularity import (
+    PopularityModel,
+    log_popularity,
+    popular_first,
+)
+from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
 from batchrec_dagster.local_personalize.learning.segmentation import (
     SegmentationModel,
     measured_again,
 )
 from batchrec_dagster.local_personalize.learning.split import asked_often, split
+from batchrec_dagster.local_personalize.learning.train_blend import (
+    personalize,
+    personalize_histories,
+    tune,
+)
 from batchrec_dagster.local_personalize.learning.updating import update
 
 __all__ = ["Search", "Trained", "TrainingError", "check_hyperparameters", "check_search", "train"]

@@ -16,22 +16,22 @@ import numpy as np
 import numpy.typing as npt
 
 from batchrec_dagster.local_personalize.learning import ease, factorization
-from batchrec_dagster.local_personalize.learning.choosing import EITHER, POPULARITY, SEQUENCE
-from batchrec_dagster.local_personalize.learning.errors import TrainingError
+from batchrec_dagster.local_personalize.learning.blend_model import HeldOut, PersonalizationModel
+from batchrec_dagster.local_personalize.learning.components import Factors, ItemWeights, Part
 from batchrec_dagster.local_personalize.learning.evaluation import evaluate
-from batchrec_dagster.local_personalize.learning.fitting import (
+from batchrec_dagster.local_personalize.learning.fit_components import (
     KEPT_WEIGHTS,
     Fitting,
     Values,
     regularization,
 )
-from batchrec_dagster.local_personalize.learning.interactions import Interactions, positions
-from batchrec_dagster.local_personalize.learning.model import load_model
-from batchrec_dagster.local_personalize.learning.parts import Factors, ItemWeights, Part
-from batchrec_dagster.local_personalize.learning.personalization import (
-    HeldOut,
-    PersonalizationModel,
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Interactions,
+    TrainingError,
+    positions,
 )
+from batchrec_dagster.local_personalize.learning.model import load_model
+from batchrec_dagster.local_personalize.learning.model_selection import EITHER, POPULARITY, SEQUENCE
 from batchrec_dagster.local_personalize.learning.split import split_users
 
 Log = Callable[[str], None]

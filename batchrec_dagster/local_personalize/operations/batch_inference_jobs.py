@@ -6,21 +6,21 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from batchrec_dagster.formats.recipes import SIMILAR_ITEMS
-from batchrec_dagster.formats.schemas import INTERACTIONS
-from batchrec_dagster.local_personalize.datasets import (
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Finished, Kind, Lane
+from batchrec_dagster.local_personalize.data.datasets import (
     dataset_in,
     group_reader,
     take_interactions,
 )
+from batchrec_dagster.local_personalize.data.inference import Recommender
 from batchrec_dagster.local_personalize.errors import InvalidInputError
 from batchrec_dagster.local_personalize.filters import JobFilter
-from batchrec_dagster.local_personalize.inference import Recommender
-from batchrec_dagster.local_personalize.job import Job
-from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind, Lane
+from batchrec_dagster.local_personalize.jobs.job import Job
 from batchrec_dagster.local_personalize.operations import batch_jobs
 from batchrec_dagster.local_personalize.operations.solution_versions import active_version
 from batchrec_dagster.local_personalize.recipes import RECIPES, RELATED_ITEMS
+from batchrec_dagster.personalize.recipes import SIMILAR_ITEMS
+from batchrec_dagster.personalize.schemas import INTERACTIONS
 
 _EXPLORATION = {
     "explorationWeight": (1.0, "from 0 to 1"),

@@ -7,23 +7,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from batchrec_dagster.formats.batch_inference import (
+from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Finished
+from batchrec_dagster.local_personalize.catalog.locations import (
+    check_location,
+    folder_of,
+    objects_at,
+)
+from batchrec_dagster.local_personalize.data.batch_lines import Step, count_requests
+from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
+from batchrec_dagster.local_personalize.filters import Traits, traits
+from batchrec_dagster.local_personalize.jobs.job import Job
+from batchrec_dagster.local_personalize.jobs.progress import Progress
+from batchrec_dagster.local_personalize.learning.interactions import ModelFileError
+from batchrec_dagster.local_personalize.learning.model import AnyModel, load_model
+from batchrec_dagster.local_personalize.recipes import Recipe
+from batchrec_dagster.personalize.batch_inference import (
     MAX_INPUT_BYTES,
     MAX_INPUT_RECORDS,
     OUTPUT_SUFFIX,
 )
-from batchrec_dagster.local_personalize.batch_lines import Step, count_requests
-from batchrec_dagster.local_personalize.catalog import Records, Resource
-from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
-from batchrec_dagster.local_personalize.filters import Traits, traits
-from batchrec_dagster.local_personalize.job import Job
-from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished
-from batchrec_dagster.local_personalize.learning.errors import ModelFileError
-from batchrec_dagster.local_personalize.learning.model import AnyModel, load_model
-from batchrec_dagster.local_personalize.locations import check_location, folder_of, objects_at
-from batchrec_dagster.local_personalize.progress import Progress
-from batchrec_dagster.local_personalize.recipes import Recipe
-from batchrec_dagster.object_store import ObjectInfo
+from batchrec_dagster.storage.object_store import ObjectInfo
 
 DEFAULT_RESULTS = 25
 MAX_FILES = 1000

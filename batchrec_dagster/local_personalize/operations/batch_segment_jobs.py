@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from batchrec_dagster.formats.batch_segment import MAX_RESULTS
-from batchrec_dagster.formats.recipes import ITEM_ATTRIBUTE_AFFINITY
-from batchrec_dagster.formats.schemas import INTERACTIONS, ITEMS, Schema
-from batchrec_dagster.local_personalize.catalog import Records, Resource
-from batchrec_dagster.local_personalize.datasets import (
+from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Finished, Kind, Lane
+from batchrec_dagster.local_personalize.data.datasets import (
     dataset_in,
     group_reader,
     take_interactions,
 )
+from batchrec_dagster.local_personalize.data.item_attributes import ItemAttributes
+from batchrec_dagster.local_personalize.data.segmentation import Segmenter
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
 from batchrec_dagster.local_personalize.filters import JobFilter
-from batchrec_dagster.local_personalize.item_attributes import ItemAttributes
-from batchrec_dagster.local_personalize.job import Job
-from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind, Lane
+from batchrec_dagster.local_personalize.jobs.job import Job
 from batchrec_dagster.local_personalize.learning.model import SegmentModel
 from batchrec_dagster.local_personalize.operations import batch_jobs
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
 from batchrec_dagster.local_personalize.operations.solution_versions import active_version
 from batchrec_dagster.local_personalize.recipes import RECIPES
-from batchrec_dagster.local_personalize.segmentation import Segmenter
+from batchrec_dagster.personalize.batch_segment import MAX_RESULTS
+from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
+from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, Schema
 
 
 def _create(call: Call) -> Draft:

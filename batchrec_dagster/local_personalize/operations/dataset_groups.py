@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from batchrec_dagster.local_personalize.catalog import Records, Resource
+from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Kind
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
-from batchrec_dagster.local_personalize.kinds import Call, Draft, Kind
 
 
 def _create(call: Call) -> Draft:

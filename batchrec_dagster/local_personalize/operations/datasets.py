@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrec_dagster.formats.schemas import DATASET_TYPES, INTERACTIONS, Schema, parse_schema
-from batchrec_dagster.local_personalize.catalog import CREATING, Records, Resource
+from batchrec_dagster.local_personalize.catalog.catalog import CREATING, Records, Resource
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Kind
+from batchrec_dagster.local_personalize.catalog.lifecycle import with_update
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
-from batchrec_dagster.local_personalize.kinds import Call, Draft, Kind
-from batchrec_dagster.local_personalize.lifecycle import with_update
+from batchrec_dagster.personalize.schemas import DATASET_TYPES, INTERACTIONS, Schema, parse_schema
 
 
 def schema_of(records: Records, dataset: Resource) -> Schema:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from batchrec_dagster.formats.schemas import DATASET_TYPES
-from batchrec_dagster.local_personalize.catalog import Resource
+from batchrec_dagster.local_personalize.catalog.catalog import Resource
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Kind
 from batchrec_dagster.local_personalize.errors import (
     InUseError,
     InvalidInputError,
@@ -14,8 +14,8 @@ from batchrec_dagster.local_personalize.filters import (
     check_expression,
     check_fields_of_group,
 )
-from batchrec_dagster.local_personalize.kinds import Call, Draft, Kind
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
+from batchrec_dagster.personalize.schemas import DATASET_TYPES
 
 
 def _create(call: Call) -> Draft:

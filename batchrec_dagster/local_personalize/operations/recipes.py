@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrec_dagster.local_personalize.catalog import ACTIVE
-from batchrec_dagster.local_personalize.kinds import Call
+from batchrec_dagster.local_personalize.api.validation import output_members, pruned
+from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE
+from batchrec_dagster.local_personalize.catalog.kinds import Call
 from batchrec_dagster.local_personalize.operations.resources import (
     DEFAULT_PAGE,
     read_token,
     write_token,
 )
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, recipe_of
-from batchrec_dagster.local_personalize.service_model import output_members, pruned
 
 _PUBLISHED = 1_559_779_200.0  # when Personalize became generally available
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from batchrec_dagster.local_personalize.kinds import Call, Kind
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Kind
 from batchrec_dagster.local_personalize.operations import (
     datasets,
     recipes,

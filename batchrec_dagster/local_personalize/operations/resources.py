@@ -7,21 +7,21 @@ import binascii
 import json
 from typing import Any
 
-from batchrec_dagster.local_personalize.catalog import (
+from batchrec_dagster.local_personalize.api.validation import output_members, pruned
+from batchrec_dagster.local_personalize.catalog.catalog import (
     BUSY,
     CREATE_PENDING,
     DELETE_PENDING,
     Resource,
 )
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Kind
 from batchrec_dagster.local_personalize.errors import (
     AlreadyExistsError,
     InUseError,
     InvalidNextTokenError,
     LimitExceededError,
 )
-from batchrec_dagster.local_personalize.kinds import Call, Kind
 from batchrec_dagster.local_personalize.operations.tags import check_tags
-from batchrec_dagster.local_personalize.service_model import output_members, pruned
 
 DEFAULT_PAGE = 100  # the most that maxResults may ask for
 

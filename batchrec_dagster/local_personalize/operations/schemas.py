@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from batchrec_dagster.formats.schemas import SchemaError, parse_schema
-from batchrec_dagster.local_personalize.catalog import Resource
+from batchrec_dagster.local_personalize.catalog.catalog import Resource
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Kind
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
-from batchrec_dagster.local_personalize.kinds import Call, Draft, Kind
+from batchrec_dagster.personalize.schemas import SchemaError, parse_schema
 
 
 def _create(call: Call) -> Draft:

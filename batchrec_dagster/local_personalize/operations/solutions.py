@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrec_dagster.local_personalize.catalog import BUSY, Records, Resource
+from batchrec_dagster.local_personalize.api.validation import member_shape, pruned
+from batchrec_dagster.local_personalize.catalog.catalog import BUSY, Records, Resource
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Finished, Kind
+from batchrec_dagster.local_personalize.catalog.lifecycle import with_update
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
-from batchrec_dagster.local_personalize.job import Job, logger
-from batchrec_dagster.local_personalize.kinds import Call, Draft, Finished, Kind
-from batchrec_dagster.local_personalize.lifecycle import with_update
+from batchrec_dagster.local_personalize.jobs.job import Job, logger
 from batchrec_dagster.local_personalize.operations.solution_config import (
     check_incremental,
     check_solution,
@@ -16,7 +17,6 @@ from batchrec_dagster.local_personalize.operations.solution_config import (
 )
 from batchrec_dagster.local_personalize.operations.solution_versions import version_files
 from batchrec_dagster.local_personalize.recipes import recipe_of
-from batchrec_dagster.local_personalize.service_model import member_shape, pruned
 
 _OPTIONS = ("performIncrementalUpdate", "eventType", "solutionConfig")
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrec_dagster.local_personalize.catalog import Resource
+from batchrec_dagster.local_personalize.catalog.catalog import Resource
+from batchrec_dagster.local_personalize.catalog.kinds import Call
 from batchrec_dagster.local_personalize.errors import (
     InvalidInputError,
     NotFoundError,
     TooManyTagKeysError,
     TooManyTagsError,
 )
-from batchrec_dagster.local_personalize.kinds import Call
 
 MAX_TAGS = 50
 

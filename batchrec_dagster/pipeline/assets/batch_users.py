@@ -8,25 +8,25 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.formats.interactions import USER_ID, scan_interactions
-from batchrec_dagster.object_store import StorageError
-from batchrec_dagster.pipeline.assets.preview import preview
-from batchrec_dagster.pipeline.assets.raw_files import in_place, without_secrets
-from batchrec_dagster.pipeline.assets.specs import (
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config.interactions import BatchUsers
+from batchrec_dagster.personalize.batch_input import measured
+from batchrec_dagster.personalize.datasets import USER_ID, scan_interactions
+from batchrec_dagster.pipeline.ui import (
     PREPARED,
     column_lineage,
     column_schema,
     described,
+    preview,
     sample,
 )
-from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
-from batchrec_dagster.pipeline.settings.batch_users import BatchUsers
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.sources import SourceError
+from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
-from batchrec_dagster.resources import StorageResource
-from batchrec_dagster.users_files import measured
-from batchrec_dagster.users_of_interactions import UsersOfInteractions
+from batchrec_dagster.steps.raw_files import in_place, without_secrets
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
 CODE_VERSION = "2"
 COLUMNS = {

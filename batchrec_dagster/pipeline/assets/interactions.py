@@ -12,7 +12,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.formats.interactions import (
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.personalize.datasets import (
     EVENT_TYPE,
     EVENT_VALUE,
     ITEM_ID,
@@ -21,33 +22,33 @@ from batchrec_dagster.formats.interactions import (
     csv_types,
     interactions_columns,
 )
-from batchrec_dagster.interactions_io import Prepared
-from batchrec_dagster.object_store import StorageError
-from batchrec_dagster.pipeline.assets.on_spark import (
+from batchrec_dagster.pipeline.assets.spark_interactions import (
     checks,
     first_rows,
     prepare_here,
     prepare_on_aws,
 )
-from batchrec_dagster.pipeline.assets.preview import preview, table
-from batchrec_dagster.pipeline.assets.raw_files import at_hand
-from batchrec_dagster.pipeline.assets.specs import (
+from batchrec_dagster.pipeline.ui import (
     PREPARED,
     column_lineage,
     column_schema,
     described,
+    preview,
     sample,
+    table,
 )
-from batchrec_dagster.pipeline.checks import enough, plausible, published, specs, stopped
-from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
 from batchrec_dagster.preparation.counting import count_rows
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.local import Preparation, opened
+from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.polars.prepare import Preparation, opened
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.sources import SourceError
+from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.spark.task import Done
-from batchrec_dagster.resources import StorageResource
-from batchrec_dagster.resources.spark import SparkEngine
+from batchrec_dagster.steps.checks import enough, plausible, published, specs, stopped
+from batchrec_dagster.steps.raw_files import at_hand
+from batchrec_dagster.steps.spark_jobs import SparkEngine
+from batchrec_dagster.storage.io_managers import Prepared
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "2"
 

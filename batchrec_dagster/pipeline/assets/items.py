@@ -8,28 +8,28 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.formats.interactions import ITEM_ID
-from batchrec_dagster.formats.items import CREATION_TIMESTAMP
-from batchrec_dagster.object_store import StorageError
-from batchrec_dagster.pipeline.assets.preview import preview, text
-from batchrec_dagster.pipeline.assets.preview import table as markdown_table
-from batchrec_dagster.pipeline.assets.raw_files import bring, clear_away
-from batchrec_dagster.pipeline.assets.specs import (
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config.items import Items
+from batchrec_dagster.personalize.datasets import CREATION_TIMESTAMP, ITEM_ID
+from batchrec_dagster.pipeline.ui import (
     PREPARED,
     RAW,
     column_lineage,
     column_schema,
     described,
+    preview,
     sample,
+    text,
 )
-from batchrec_dagster.pipeline.checks import items_parse, published, specs
-from batchrec_dagster.pipeline.places import read_record
-from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
-from batchrec_dagster.pipeline.settings.items import Items
+from batchrec_dagster.pipeline.ui import table as markdown_table
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
 from batchrec_dagster.preparation.layout import Column
-from batchrec_dagster.preparation.sources import SourceError
-from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.steps.checks import items_parse, published, specs
+from batchrec_dagster.steps.raw_files import bring, clear_away
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.paths import read_record
+from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "1"
 

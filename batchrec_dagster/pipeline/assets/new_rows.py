@@ -11,15 +11,15 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.formats.interactions import (
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.personalize.datasets import (
     MIN_INTERACTIONS,
     USER_ID,
     csv_types,
     interactions_columns,
 )
-from batchrec_dagster.pipeline.places import Places
-from batchrec_dagster.pipeline.settings import Pipeline
-from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.resource import StorageResource
 
 # Personalize's import modes, and none; its other mode of training.
 FULL, INCREMENTAL, UNCHANGED = "FULL", "INCREMENTAL", "UNCHANGED"

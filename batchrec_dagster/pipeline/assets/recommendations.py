@@ -8,34 +8,35 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.formats.batch_inference import MAX_RESULTS
-from batchrec_dagster.formats.interactions import FILTER_HISTORY, ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.pipeline.assets.alone import alone
-from batchrec_dagster.pipeline.assets.batch_output import has_output, output_folder
-from batchrec_dagster.pipeline.assets.filters import filter_arn
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
+from batchrec_dagster.personalize.batch_input import UsersFiles
+from batchrec_dagster.personalize.datasets import FILTER_HISTORY, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB
+from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.pipeline.assets.items import titles_of, titles_versions
-from batchrec_dagster.pipeline.assets.jobs import lasted
-from batchrec_dagster.pipeline.assets.links import dataset_group, stored
-from batchrec_dagster.pipeline.assets.new_table import NewTable, interactions_of, made_here
-from batchrec_dagster.pipeline.assets.preview import preview, text
-from batchrec_dagster.pipeline.assets.publishing import (
-    PublicationConfig,
-    Publishing,
-    rolled_back,
-)
-from batchrec_dagster.pipeline.assets.seen_items import SeenItems
-from batchrec_dagster.pipeline.assets.specs import (
+from batchrec_dagster.pipeline.exclusive_step import alone
+from batchrec_dagster.pipeline.ui import (
     column_lineage,
     column_schema,
+    dataset_group,
     described,
+    preview,
     sample,
+    stored,
+    text,
 )
-from batchrec_dagster.pipeline.checks import published, specs, stopped
-from batchrec_dagster.pipeline.cost import recommendations_cost, told
-from batchrec_dagster.pipeline.settings import Pipeline, fingerprint
-from batchrec_dagster.resources import PersonalizeResource, StorageResource
-from batchrec_dagster.resources.kinds import BATCH_INFERENCE_JOB
-from batchrec_dagster.users_files import UsersFiles
+from batchrec_dagster.steps.batch_jobs import filter_arn, has_output, lasted, output_folder
+from batchrec_dagster.steps.checks import published, specs, stopped
+from batchrec_dagster.steps.cost import recommendations_cost, told
+from batchrec_dagster.steps.publishing import PublicationConfig, Publishing, rolled_back
+from batchrec_dagster.steps.recommendation_table import (
+    NewTable,
+    SeenItems,
+    interactions_of,
+    made_here,
+)
+from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "1"
 

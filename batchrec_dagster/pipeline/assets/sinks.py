@@ -10,13 +10,12 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.object_store import ObjectStore
-from batchrec_dagster.pipeline.assets.preview import preview
-from batchrec_dagster.pipeline.assets.specs import WRITES_TO, OwnArguments, described_alone
-from batchrec_dagster.pipeline.settings import Pipeline, fingerprint, sinks
-from batchrec_dagster.resources import StorageResource
+from batchrec_dagster.config import Pipeline, fingerprint, sinks
+from batchrec_dagster.pipeline.ui import WRITES_TO, OwnArguments, described_alone, preview
 from batchrec_dagster.sinks import Counts, SinkError, SinkUnavailableError, dynamodb, postgres
 from batchrec_dagster.sinks.export import Export, export
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "1"
 

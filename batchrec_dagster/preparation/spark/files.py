@@ -10,7 +10,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.spark.task import SourceFile
 
 CHUNK = 64 * 1024

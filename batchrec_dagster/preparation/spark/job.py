@@ -17,7 +17,7 @@ from dagster_pipes import (
 )
 from pyspark.sql import SparkSession
 
-from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.spark.prepare import prepare
 from batchrec_dagster.preparation.spark.session import local_session
 from batchrec_dagster.preparation.spark.task import Task

@@ -10,12 +10,12 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
-from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.preparation.spark import rows, times
 from batchrec_dagster.preparation.spark.files import Files
-from batchrec_dagster.preparation.spark.keeping import Keeping
 from batchrec_dagster.preparation.spark.lines import ROW, TEXT
+from batchrec_dagster.preparation.spark.row_filters import Keeping
 from batchrec_dagster.preparation.spark.rows import FORM, PROBLEM, REASON, SECONDS
 from batchrec_dagster.preparation.spark.tables import BROKEN_QUOTES, Table, read_table
 from batchrec_dagster.preparation.spark.task import Done, Task

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812
 
-from batchrec_dagster.preparation.errors import PreparationError
-from batchrec_dagster.preparation.layout import FILTER, Layout
+from batchrec_dagster.preparation.layout import FILTER, Layout, PreparationError
 from batchrec_dagster.preparation.layout import Column as LayoutColumn
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 from batchrec_dagster.preparation.spark import times
 from batchrec_dagster.preparation.spark.lines import ROW
-from batchrec_dagster.preparation.spark.sql import for_spark
 from batchrec_dagster.preparation.spark.tables import FLAW
+
+_QUOTED = re.compile(r"""'((?:[^']|'')*)'|"((?:[^"]|"")*)\"""")
+
+
+def for_spark(condition: str) -> str:
+    """The condition as Spark's parser reads it."""
+
+    def said(match: re.Match[str]) -> str:
+        text, name = match.groups()
+        if name is not None:
+            return "`" + name.replace('""', '"').replace("`", "``") + "`"
+        escaped = text.replace("\\", "\\\\").replace("''", "\\'")
+        return f"'{escaped}'"
+
+    return _QUOTED.sub(said, condition)
+
 
 SECONDS, PROBLEM, REASON, FORM = "seconds", "problem", "reason", "form"
 MAX_ID_LENGTH = 256

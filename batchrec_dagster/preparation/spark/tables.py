@@ -11,13 +11,12 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 from pyspark.sql import types as T  # noqa: N812
 
-from batchrec_dagster.preparation.errors import PreparationError
+from batchrec_dagster.preparation.column_aliases import locate, setting
 from batchrec_dagster.preparation.json_lines import LOOKED_AT, NOT_AN_OBJECT, parse
 from batchrec_dagster.preparation.layout import Column as LayoutColumn
-from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.locating import locate, setting
-from batchrec_dagster.preparation.spark import json_cells
-from batchrec_dagster.preparation.spark.csv_cells import BEYOND, CELLS, MISQUOTED, Splitting
+from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.spark import cells as json_cells
+from batchrec_dagster.preparation.spark.cells import BEYOND, CELLS, MISQUOTED, Splitting
 from batchrec_dagster.preparation.spark.files import Files, Input
 from batchrec_dagster.preparation.spark.lines import FILE, LINE, ROW, TEXT, Lines, read_lines
 from batchrec_dagster.preparation.spark.times import DATETIME

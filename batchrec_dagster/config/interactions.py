@@ -1,0 +1,159 @@
+"""Whom Personalize recommends to."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Literal, Self
+
+import dagster as dg
+from pydantic import Field, field_validator, model_validator
+
+from batchrec_dagster.config.ratings import known_source
+from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.sql import filter_columns
+
+
+def _positive(number: int) -> int:
+    if number < 1:
+        raise ValueError("write a whole number from 1")
+    return number
+
+
+class Window(dg.Model):
+    """How far back interactions go."""
+
+    days: int = Field(
+        description="Interactions older than this many days before the newest one are left out.",
+        examples=[365],
+        json_schema_extra={"minimum": 1},
+    )
+
+    @field_validator("days")
+    @classmethod
+    def _there_are_days(cls, days: int) -> int:
+        return _positive(days)
+
+
+class Interactions(dg.Model):
+    """Which ratings count as interactions; applied in this order."""
+
+    min_rating: float | None = Field(
+        default=None,
+        description="Ratings below this are left out. Without it all are kept.",
+        examples=[3.5],
+    )
+    filter: str | None = Field(
+        default=None,
+        description="A SQL condition on the columns of the file; only rows for which it is true are"
+        " kept. Columns of a file without a header are column_1, column_2 and so on.",
+        examples=["event IN ('cart', 'purchase') AND price > 0"],
+    )
+    window: Window | None = Field(
+        default=None, description="Keep only interactions of the last days of the data."
+    )
+    duplicates: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="Whether rows that are the same in all that Personalize gets count each time,"
+        " or once.",
+    )
+    latest_per_pair: bool = Field(
+        default=False, description="Of a user's interactions with an item keep only the latest."
+    )
+    min_interactions_per_user: int | None = Field(
+        default=None,
+        description="Users with fewer interactions are left out, with all of theirs.",
+        examples=[5],
+    )
+    min_interactions_per_item: int | None = Field(
+        default=None,
+        description="Items with fewer interactions are left out, with all of theirs.",
+        examples=[5],
+    )
+
+    @field_validator("min_rating")
+    @classmethod
+    def _min_rating_is_finite(cls, min_rating: float | None) -> float | None:
+        if min_rating is not None and not math.isfinite(min_rating):
+            raise ValueError("write a number such as 3.5")
+        return min_rating
+
+    @field_validator("min_interactions_per_user", "min_interactions_per_item")
+    @classmethod
+    def _least_is_possible(cls, least: int | None) -> int | None:
+        return None if least is None else _positive(least)
+
+    @field_validator("filter")
+    @classmethod
+    def _filter_is_a_condition(cls, text: str | None) -> str | None:
+        if text is not None and "{{" not in text:
+            filter_columns(text)
+        return text
+
+    def rules(self, on_bad_rows: Literal["fail", "skip"], *, event_type: bool) -> Rules:
+        """The rules as preparation takes them; `event_type`: whether EVENT_TYPE is written."""
+        return Rules(
+            on_bad_rows=on_bad_rows,
+            min_rating=self.min_rating,
+            filter=self.filter,
+            window_days=self.window.days if self.window else None,
+            duplicates=self.duplicates,
+            latest_per_pair=self.latest_per_pair,
+            min_interactions_per_user=self.min_interactions_per_user,
+            min_interactions_per_item=self.min_interactions_per_item,
+            event_type=event_type,
+        )
+
+
+class BatchUsers(dg.Model):
+    """Whom Personalize recommends to: every user of the interactions, or these."""
+
+    source: str | None = Field(
+        default=None,
+        description="A list of users in place of those of the interactions: a file, a folder or a"
+        " pattern as in ratings.source; CSV, JSON Lines or Parquet.",
+        examples=["s3://shop/subscribers.csv"],
+    )
+    column: str | int | None = Field(
+        default=None,
+        description="The column of the list with the user's id, by name or position. Default: the"
+        " only one, or one of a name such as user_id.",
+    )
+    active_since: str | None = Field(
+        default=None,
+        description="Only users with an interaction on this day or later (UTC).",
+        examples=["2026-01-01"],
+    )
+
+    @field_validator("source")
+    @classmethod
+    def _source_is_known(cls, source: str | None) -> str | None:
+        return None if source is None else known_source(source, many=True)
+
+    @field_validator("active_since", mode="before")
+    @classmethod
+    def _day_exists(cls, day: object) -> object:
+        # YAML makes a date of 2026-01-01 without quotes.
+        day = None if day is None else str(day)
+        if day is not None and "{{" not in day:
+            try:
+                datetime.strptime(day, "%Y-%m-%d")
+            except ValueError:
+                raise ValueError("write a day such as 2026-01-01") from None
+        return day
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.source is not None and self.active_since is not None:
+            raise ValueError("users come from a source or are active_since a day: leave one out")
+        if self.column is not None and self.source is None:
+            raise ValueError("column is of a source: say where the list is, or leave it out")
+        return self
+
+    @property
+    def since(self) -> int | None:
+        """`active_since` in epoch seconds."""
+        if self.active_since is None:
+            return None
+        day = datetime.strptime(self.active_since, "%Y-%m-%d").replace(tzinfo=UTC)
+        return int(day.timestamp())

@@ -1,0 +1,216 @@
+"""The whole declaration: its parts, each filled in from the YAML, and what they say together."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Annotated, Self
+
+import dagster as dg
+from pydantic import Field, field_validator, model_validator
+
+from batchrec_dagster.config.automation import Alerts, Budget, FreshData, Incremental, Schedule
+from batchrec_dagster.config.expressions import attributes_problem, filter_problem
+from batchrec_dagster.config.fields import wrong
+from batchrec_dagster.config.interactions import BatchUsers, Interactions
+from batchrec_dagster.config.items import Items
+from batchrec_dagster.config.preparation import Preparation
+from batchrec_dagster.config.ratings import Ratings
+from batchrec_dagster.config.recommendations import Gate, Publication, Recommendations
+from batchrec_dagster.config.segments import Segments
+from batchrec_dagster.config.sinks import Sinks
+from batchrec_dagster.config.solution import Solution
+from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
+from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, parse_schema
+from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.storage.paths import Places
+
+
+def _resolve(context: dg.ResolutionContext, part: dg.Model | str) -> dg.Model:
+    """Fill in the templates of a part, and check it again with what they stand for."""
+    if isinstance(part, str):
+        raise ValueError(f"write its settings on lines of their own below it, not {part!r}")
+    return type(part).model_validate(context.resolve_value(part.model_dump(exclude_unset=True)))
+
+
+def _part(part: type[dg.Model], description: str) -> dg.Resolver:
+    return dg.Resolver(_resolve, model_field_type=part, description=description)
+
+
+class Pipeline(dg.Model):
+    """A ratings file becomes recommendations for every user."""
+
+    name: str = Field(
+        description="Prefix of the asset keys, of the storage paths and of the names in"
+        " Personalize: letters, digits and _, at most 32.",
+        examples=["movielens"],
+        # Or a template.
+        json_schema_extra={"pattern": r"^([A-Za-z][A-Za-z0-9_]{0,31}|.*\{\{.*)$"},
+    )
+    description: Annotated[
+        str | None, dg.Resolver.default(description="What the pipeline is for.")
+    ] = None
+    owners: Annotated[
+        list[str],
+        dg.Resolver.default(
+            description="Who looks after the assets: e-mail addresses or team:NAME."
+        ),
+    ] = Field(default=["team:recommendations"])
+    ratings: Annotated[Ratings, _part(Ratings, "The file of ratings, and how to read it.")]
+    interactions: Annotated[
+        Interactions, _part(Interactions, "Which ratings count as interactions.")
+    ] = Field(default_factory=Interactions)
+    preparation: Annotated[
+        Preparation,
+        _part(Preparation, "Where ratings become interactions: on this machine, or on Spark."),
+    ] = Field(default_factory=Preparation)
+    items: Annotated[
+        Items | None,
+        _part(Items, "The file of items: titles for people, metadata for Personalize."),
+    ] = None
+    solution: Annotated[Solution, _part(Solution, "How Personalize trains.")] = Field(
+        default_factory=Solution
+    )
+    batch_users: Annotated[BatchUsers, _part(BatchUsers, "Whom Personalize recommends to.")] = (
+        Field(default_factory=BatchUsers)
+    )
+    recommendations: Annotated[Recommendations, _part(Recommendations, "What each user gets.")] = (
+        Field(default_factory=Recommendations)
+    )
+    gate: Annotated[
+        Gate, _part(Gate, "How good a model has to be for its lists to be published.")
+    ] = Field(default_factory=Gate)
+    publication: Annotated[
+        Publication, _part(Publication, "How the lists are published, and kept.")
+    ] = Field(default_factory=Publication)
+    segments: Annotated[
+        Segments | None, _part(Segments, "Which users belong to an item, or to items alike.")
+    ] = None
+    sinks: Annotated[Sinks, _part(Sinks, "Where people use the lists.")] = Field(
+        default_factory=Sinks
+    )
+    budget: Annotated[Budget, _part(Budget, "What a run may cost.")] = Field(default_factory=Budget)
+    schedule: Annotated[Schedule, _part(Schedule, "When the pipeline runs by itself.")] = Field(
+        default_factory=Schedule
+    )
+    alerts: Annotated[Alerts, _part(Alerts, "Who is told when something goes wrong.")] = Field(
+        default_factory=Alerts
+    )
+    incremental: Annotated[
+        Incremental, _part(Incremental, "Whether only new interactions are imported.")
+    ] = Field(default_factory=Incremental)
+    fresh_data: Annotated[
+        FreshData, _part(FreshData, "Whether it runs by itself when there are new ratings.")
+    ] = Field(default_factory=FreshData)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_possible(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,31}", name):
+            raise ValueError("write a letter, then letters, digits and _, at most 32 in all")
+        return name
+
+    @field_validator("owners")
+    @classmethod
+    def _owners_can_be_reached(cls, owners: list[str]) -> list[str]:
+        for owner in owners:
+            if not re.fullmatch(r"team:[\w.-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
+                raise ValueError(f"{owner!r} is no owner: write an e-mail address or team:NAME")
+        return owners
+
+    @model_validator(mode="after")
+    def _min_rating_has_ratings(self) -> Self:
+        columns = self.ratings.columns
+        if (
+            self.interactions.min_rating is not None
+            and columns is not None
+            and isinstance(columns.user, int)
+            and columns.rating is None
+        ):
+            raise ValueError(
+                "interactions.min_rating needs ratings.columns.rating: say which column it is, or"
+                " leave min_rating out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recipe_can_be_updated(self) -> Self:
+        if self.incremental.enabled and self.solution.recipe != USER_PERSONALIZATION:
+            raise ValueError(
+                f"incremental needs solution.recipe: {USER_PERSONALIZATION}; Personalize cannot"
+                f" update {self.solution.recipe}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fresh_data_can_be_seen(self) -> Self:
+        source = self.ratings.source
+        if self.fresh_data.enabled and "://" in source and not source.startswith("s3://"):
+            raise ValueError(
+                f"fresh_data sees new files at a path or in s3://, not at {source}: copy them"
+                " there, or refresh by schedule"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _expressions_fit_the_datasets(self) -> Self:
+        schemas = {kind: parse_schema(schema) for kind, schema in self.schemas.items()}
+        found: dict[tuple[str, ...], list[str | None]] = {}
+        lists, columns = self.recommendations, self.ratings.columns
+        # Where no columns are declared, that of the event types may be found.
+        problem = partial(
+            filter_problem,
+            schemas=schemas,
+            events=columns is None or columns.event_type is not None,
+        )
+        if lists.filter and lists.filter_expression:
+            found["recommendations", "filter"] = [
+                problem(lists.filter_expression, values=lists.line_filter_values)
+            ]
+        if self.segments:
+            if self.segments.filter:
+                found["segments", "filter"] = [problem(self.segments.filter, values={})]
+            found["segments", "attributes"] = [
+                attributes_problem(expression, schemas) for expression in self.segments.attributes
+            ]
+        problems = {
+            keys: "; ".join(filter(None, told)) for keys, told in found.items() if any(told)
+        }
+        if problems:
+            raise wrong(problems)
+        return self
+
+    @property
+    def rules(self) -> Rules:
+        """Which rows of the ratings become interactions."""
+        columns = self.ratings.columns
+        declared = columns is not None and columns.event_type is not None
+        return self.interactions.rules(
+            self.ratings.on_bad_rows, event_type=declared or self.recommendations.exclude_seen
+        )
+
+    @property
+    def event_value(self) -> bool:
+        """Whether interactions have an EVENT_VALUE."""
+        columns = self.ratings.columns
+        return columns is not None and columns.event_value is not None
+
+    @property
+    def schemas(self) -> dict[str, str]:
+        """The datasets that Personalize gets: by type their Avro schemas, interactions first."""
+        interactions = interactions_schema(
+            event_type=self.rules.event_type, event_value=self.event_value
+        )
+        items = self.items.layout.schema if self.items else None
+        return {INTERACTIONS: interactions, **({ITEMS: items} if items is not None else {})}
+
+    @property
+    def places(self) -> Places:
+        """Where its data lie."""
+        return Places(self.name)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What marks its resources in Personalize."""
+        return {"batchrec:pipeline": self.name}

@@ -1,0 +1,208 @@
+"""The ratings: where they are, and how to read them."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import dagster as dg
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from batchrec_dagster.preparation.layout import Decimal
+from batchrec_dagster.preparation.polars.times import check_format
+from batchrec_dagster.preparation.recognition import Reading
+from batchrec_dagster.preparation.sources.source import SourceError, check_source, known_layout
+
+
+def known_source(source: str, *, many: bool = False) -> str:
+    """The source as it is; `many`: it may stand for many files. Templates are checked later.
+
+    Raises ValueError for what can be no source.
+    """
+    if "{{" not in source:
+        try:
+            check_source(source, many=many)
+        except SourceError as error:
+            raise ValueError(str(error)) from None
+    return source
+
+
+def readable_delimiter(delimiter: str | None) -> str | None:
+    """The delimiter as it is. Raises ValueError."""
+    if delimiter not in (None, "::") and (
+        len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'
+    ):
+        raise ValueError('write one ASCII character, such as "," or "\\t", or "::"')
+    return delimiter
+
+
+Column = str | int
+
+
+class Columns(dg.Model):
+    """Which column holds what: all by name in the header, or all by position (the first is 1)."""
+
+    user: Column | None = Field(
+        default=None, description="The column with the user's id.", examples=["userId", 1]
+    )
+    item: Column | None = Field(
+        default=None, description="The column with the item's id.", examples=["movieId", 2]
+    )
+    rating: Column | None = Field(
+        default=None,
+        description="The column with the rating, a number. Leave it out when there is none.",
+        examples=["rating", 3],
+    )
+    timestamp: Column | None = Field(
+        default=None,
+        description="The column with the time of the interaction.",
+        examples=["timestamp", 4],
+    )
+    event_type: Column | None = Field(
+        default=None,
+        description="The column that says what kind of interaction it was, such as view or buy;"
+        " it becomes Personalize's EVENT_TYPE.",
+        examples=["event"],
+    )
+    event_value: Column | None = Field(
+        default=None,
+        description="The column with a number that belongs to the event, such as a price; it"
+        " becomes Personalize's EVENT_VALUE.",
+        examples=["price"],
+    )
+
+    @model_validator(mode="after")
+    def _names_or_positions(self) -> Self:
+        columns = list(self.declared.values())
+        if len({type(column) for column in columns}) > 1:
+            raise ValueError(
+                "give either names for all columns (the file has a header) or positions for all"
+                " of them (it has none)"
+            )
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"{', '.join(self.declared)} must be different columns")
+        if any(isinstance(column, int) and column < 1 for column in columns):
+            raise ValueError("positions count from 1")
+        missing = [role for role in ("user", "item", "timestamp") if role not in self.declared]
+        if columns and isinstance(columns[0], int) and missing:
+            raise ValueError(f"a file without a header needs the position of {', '.join(missing)}")
+        return self
+
+    @property
+    def declared(self) -> dict[str, Column]:
+        """From role to column, those that are declared."""
+        roles = ("user", "item", "rating", "timestamp", "event_type", "event_value")
+        columns = {role: getattr(self, role) for role in roles}
+        return {role: column for role, column in columns.items() if column is not None}
+
+
+class Ratings(dg.Model):
+    """The file or files of ratings, and how to read them."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    source: str = Field(
+        description="Where the ratings are: sample://hetrec (generated), movielens://NAME"
+        " (downloaded from GroupLens), a path, s3://bucket/key or https://…; a file inside a zip"
+        " is written ARCHIVE.zip!/path/in/it.csv. Many files: a folder (data/ or"
+        " s3://bucket/prefix/) or a pattern (data/2026-*.csv, **/ for folders within). gzip and"
+        " zstd are unpacked. A relative path starts at the project's folder.",
+        examples=["sample://hetrec", "data/ratings.csv", "s3://shop/orders/**/*.parquet"],
+    )
+    copy_to_storage: bool = Field(
+        default=True,
+        alias="copy",
+        description="Whether the files are copied to raw/ in the storage. Without it they are read"
+        " in place, each time: for what is too large to have twice.",
+    )
+    format: Literal["csv", "json", "parquet"] | None = Field(
+        default=None,
+        description="csv (with any delimiter), json (JSON Lines: an object a line) or parquet."
+        " Default: what the first file looks like.",
+    )
+    delimiter: str | None = Field(
+        default=None,
+        description="What separates the fields: one character, or `::`. Default: a comma, or what"
+        " a known source has, or what makes the header hold the declared columns, or known ones.",
+        examples=[",", "\t", "::"],
+    )
+    quotes: bool = Field(
+        default=True,
+        description='Whether " around a field of csv keeps it together; without it a quote is like'
+        " any other character.",
+    )
+    decimal: Decimal = Field(
+        default=".",
+        description="What stands before the fraction of a number in csv: `,` for 4,5.",
+    )
+    encoding: Literal["auto", "utf-8", "latin-1"] = Field(
+        default="auto",
+        description="auto: UTF-8, or latin-1 when that cannot be; it says what it decided.",
+    )
+    columns: Columns | None = Field(
+        default=None,
+        description="Which column holds what. What is left out goes by the names that public data"
+        " sets use, such as userId, item_id, rating, timestamp.",
+    )
+    types: dict[str, Literal["string", "long", "double", "boolean"]] = Field(
+        default_factory=dict,
+        description="The types of columns in interactions.filter, where the first rows mislead.",
+        examples=[{"zip": "string"}],
+    )
+    timestamp_unit: Literal["auto", "s", "ms", "us", "ns"] = Field(
+        default="auto",
+        description="Whether the timestamps are seconds, milliseconds, microseconds or nanoseconds"
+        " since 1970; auto decides by their size, reads ISO 8601 too, and says what it decided.",
+    )
+    timestamp_format: str | None = Field(
+        default=None,
+        description="For timestamps that are texts: iso8601, or a strptime format.",
+        examples=["iso8601", "%d.%m.%Y %H:%M"],
+    )
+    on_bad_rows: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="What to do about rows that cannot be read: fail names the first of them,"
+        " skip leaves them out and counts them.",
+    )
+
+    @field_validator("source")
+    @classmethod
+    def _source_is_known(cls, source: str) -> str:
+        return known_source(source, many=True)
+
+    @field_validator("delimiter")
+    @classmethod
+    def _delimiter_is_readable(cls, delimiter: str | None) -> str | None:
+        return readable_delimiter(delimiter)
+
+    @field_validator("timestamp_format")
+    @classmethod
+    def _timestamp_format_is_readable(cls, timestamp_format: str | None) -> str | None:
+        if timestamp_format not in (None, "iso8601"):
+            check_format(timestamp_format)
+        return timestamp_format
+
+    @model_validator(mode="after")
+    def _timestamps_are_one_thing(self) -> Self:
+        if self.timestamp_format is not None and self.timestamp_unit != "auto":
+            raise ValueError(
+                "timestamps have a timestamp_unit or a timestamp_format: leave one out"
+            )
+        return self
+
+    @property
+    def reading(self) -> Reading:
+        """How to read the files: what is declared here, else what is known of the source."""
+        time = self.timestamp_format or self.timestamp_unit
+        known = known_layout(self.source)
+        if known is not None and self.columns is None:
+            return Reading.of(known.replaced(self.delimiter, time))
+        return Reading(
+            format=self.format,
+            delimiter=self.delimiter or (known.delimiter if known else None),
+            encoding=self.encoding,
+            quoted=self.quotes,
+            columns=self.columns.declared if self.columns else {},
+            timestamp_unit=time,
+            types=self.types,
+            decimal=self.decimal,
+        )

@@ -1,0 +1,185 @@
+"""How the table of recommendations is published, and for how long it can be had back."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import dagster as dg
+from pydantic import Field, field_validator, model_validator
+
+from batchrec_dagster.config.expressions import check_syntax
+from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
+from batchrec_dagster.personalize.filter_expressions import (
+    EXCLUDE_SEEN,
+    MAX_LENGTH,
+    MAX_VALUE_LENGTH,
+    filter_value,
+    joined,
+    placeholders,
+    targets,
+)
+
+FilterValue = str | int | float
+
+
+class Recommendations(dg.Model):
+    """What each user gets."""
+
+    num_results: int = Field(
+        default=25,
+        description=f"Items in each user's list, 1 to {MAX_RESULTS}.",
+        json_schema_extra={"minimum": 1, "maximum": MAX_RESULTS},
+    )
+    exclude_seen: bool = Field(
+        default=True, description="Leave out the items that the user already interacted with."
+    )
+    filter: str | None = Field(
+        default=None,
+        description="A filter expression of Personalize's, beside exclude_seen.",
+        examples=["EXCLUDE ItemID WHERE Items.GENRES IN ($GENRES)"],
+    )
+    filter_values: dict[str, FilterValue | list[FilterValue]] = Field(
+        default_factory=dict,
+        description="What stands for each $PLACEHOLDER of the filter.",
+        examples=[{"GENRES": ["Horror", "War"]}],
+    )
+
+    @field_validator("num_results")
+    @classmethod
+    def _num_results_is_possible(cls, num_results: int) -> int:
+        if not 1 <= num_results <= MAX_RESULTS:
+            raise ValueError(f"write a whole number from 1 to {MAX_RESULTS}")
+        return num_results
+
+    @field_validator("filter")
+    @classmethod
+    def _filter_is_possible(cls, expression: str | None) -> str | None:
+        if expression is not None and not 1 <= len(joined(EXCLUDE_SEEN, expression)) <= MAX_LENGTH:
+            raise ValueError(
+                f"Personalize takes {MAX_LENGTH} characters at most, exclude_seen's among them"
+            )
+        if "userid" in targets(expression or ""):
+            raise ValueError("lists are of items: write ItemID in place of UserID")
+        if expression is not None:
+            check_syntax(expression)
+        return expression
+
+    @field_validator("filter_values")
+    @classmethod
+    def _filter_values_can_be_written(
+        cls, filter_values: dict[str, FilterValue | list[FilterValue]]
+    ) -> dict[str, FilterValue | list[FilterValue]]:
+        for name, values in filter_values.items():
+            if values in ("", []):
+                raise ValueError(f"{name} has no value")
+            if any('"' in str(value) for value in _listed(values)):
+                raise ValueError(f"{name} has a value with a quote in it, which no filter can hold")
+            if len(filter_value(_listed(values))) > MAX_VALUE_LENGTH:
+                raise ValueError(
+                    f"{name} is too long: Personalize takes {MAX_VALUE_LENGTH} characters, quotes"
+                    " and commas among them"
+                )
+        return filter_values
+
+    @model_validator(mode="after")
+    def _every_placeholder_has_values(self) -> Self:
+        if "{{" in (self.filter or ""):
+            return self
+        wanted, given = placeholders(self.filter or ""), set(self.filter_values)
+        if missing := wanted - given:
+            raise ValueError(
+                f"filter_values is missing {', '.join(sorted(missing))}: the filter has"
+                f" {_dollars(missing)}, for which every user needs a value"
+            )
+        if unknown := given - wanted:
+            raise ValueError(
+                f"filter_values has {', '.join(sorted(unknown))}, but the filter has no"
+                f" {_dollars(unknown)}"
+            )
+        return self
+
+    @property
+    def filter_expression(self) -> str | None:
+        """The one filter that does what is declared."""
+        expressions = [EXCLUDE_SEEN] if self.exclude_seen else []
+        if self.filter:
+            expressions.append(self.filter)
+        return joined(*expressions) if expressions else None
+
+    @property
+    def line_filter_values(self) -> dict[str, str]:
+        """`filterValues` as every line of the batch input has them."""
+        return {name: filter_value(_listed(values)) for name, values in self.filter_values.items()}
+
+
+def _listed(values: FilterValue | list[FilterValue]) -> list[FilterValue]:
+    return values if isinstance(values, list) else [values]
+
+
+def _dollars(names: set[str]) -> str:
+    return ", ".join(f"${name}" for name in sorted(names))
+
+
+class Gate(dg.Model):
+    """What a new solution version has to be like before its lists are published. It also has to be
+    no worse than popularity, where solution.compare_with_popularity is on."""
+
+    min_ndcg_at_25: float = Field(
+        default=0.0, description="Its NDCG@25 must not be less.", examples=[0.05]
+    )
+    max_drop: float = Field(
+        default=0.3,
+        description="Its NDCG@25 may be less than that of the published lists by this share; 1"
+        " compares with nothing. Personalize measures a tenth of the users, so that of few users it"
+        " changes by chance too.",
+        examples=[0.1],
+    )
+    min_coverage: float = Field(
+        default=0.0,
+        description="Its coverage, the share of all items that anyone is recommended, must not be"
+        " less.",
+        examples=[0.02],
+    )
+
+    @field_validator("min_ndcg_at_25", "max_drop", "min_coverage")
+    @classmethod
+    def _is_a_share(cls, value: float) -> float:
+        if not 0 <= value <= 1:
+            raise ValueError("write a number from 0 to 1, such as 0.1")
+        return value
+
+
+GB = 1_000_000_000
+
+
+class Publication(dg.Model):
+    """How the table of recommendations is published, and for how long it can be had back."""
+
+    history: int = Field(
+        default=7,
+        description="So many of the lists published before are kept, to roll back to; at least 1.",
+    )
+    max_file_gb: float = Field(
+        default=4,
+        description="A table larger than this becomes several files of about this size and a"
+        " manifest: S3 takes 5 GB at once.",
+    )
+
+    @field_validator("history")
+    @classmethod
+    def _something_is_kept(cls, history: int) -> int:
+        # Whoever reads a table in parts as it is replaced goes on reading the one before.
+        if history < 1:
+            raise ValueError("write 1 or more: the lists before are what a rollback goes back to")
+        return history
+
+    @field_validator("max_file_gb")
+    @classmethod
+    def _a_file_can_be_put(cls, max_file_gb: float) -> float:
+        if not 0 < max_file_gb <= 4.5:
+            raise ValueError("write a number of GB above 0, at most 4.5: S3 takes 5 GB at once")
+        return max_file_gb
+
+    @property
+    def max_file_bytes(self) -> int:
+        return max(1, int(self.max_file_gb * GB))

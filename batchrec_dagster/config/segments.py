@@ -1,0 +1,121 @@
+"""Which users belong to an item, or to what items have in common."""
+
+from __future__ import annotations
+
+import re
+from typing import Self
+
+import dagster as dg
+from pydantic import Field, field_validator, model_validator
+
+from batchrec_dagster.config.expressions import check_syntax
+from batchrec_dagster.personalize.batch_segment import MAX_RESULTS
+from batchrec_dagster.personalize.filter_expressions import (
+    MAX_LENGTH,
+    looks_at_interactions,
+    placeholders,
+    targets,
+)
+from batchrec_dagster.personalize.recipes import ITEM_AFFINITY, ITEM_ATTRIBUTE_AFFINITY
+
+# "Amazon Personalize endpoints and quotas".
+MAX_ITEMS = 500
+MAX_ATTRIBUTES = 10
+
+# ITEMS.GENRES = "Comedy" AND ITEMS.YEAR = 1999
+ATTRIBUTE = r"""ITEMS\s*\.\s*\w+\s*=\s*(?:"[^"]*"|'[^']*'|[\w.+-]+)"""
+ATTRIBUTES = re.compile(rf"\s*{ATTRIBUTE}(\s+AND\s+{ATTRIBUTE})*\s*", re.IGNORECASE)
+
+
+class Segments(dg.Model):
+    """Which users belong to each item, or to each expression on items."""
+
+    items: list[str | int] = Field(
+        default_factory=list,
+        description=f"Items' ids, {MAX_ITEMS} at most: a segment of users for each.",
+        examples=[["1", "260"]],
+    )
+    attributes: list[str] = Field(
+        default_factory=list,
+        description=f"Expressions on the items' metadata, {MAX_ATTRIBUTES} at most: a segment of"
+        " users for each.",
+        examples=[['ITEMS.GENRES = "Comedy" AND ITEMS.GENRES = "Crime"']],
+    )
+    users_per_segment: int = Field(
+        default=100, description=f"Users in each segment, 1 to {MAX_RESULTS:,}."
+    )
+    filter: str | None = Field(
+        default=None,
+        description="A filter expression of Personalize's for the users, without placeholders.",
+        examples=['INCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("*")'],
+    )
+
+    @field_validator("items")
+    @classmethod
+    def _items_are_few_and_told_apart(cls, items: list[str | int]) -> list[str | int]:
+        _check("item", [str(item) for item in items], MAX_ITEMS)
+        return items
+
+    @field_validator("attributes")
+    @classmethod
+    def _attributes_can_be_read(cls, attributes: list[str]) -> list[str]:
+        _check("expression", attributes, MAX_ATTRIBUTES)
+        for expression in attributes:
+            if "{{" not in expression and not ATTRIBUTES.fullmatch(expression):
+                raise ValueError(
+                    f'{expression!r} is no expression on items: write ITEMS.FIELD = "value", and'
+                    " AND between several"
+                )
+        return attributes
+
+    @field_validator("users_per_segment")
+    @classmethod
+    def _users_per_segment_is_possible(cls, users_per_segment: int) -> int:
+        if not 1 <= users_per_segment <= MAX_RESULTS:
+            raise ValueError(f"write a whole number from 1 to {MAX_RESULTS}")
+        return users_per_segment
+
+    @field_validator("filter")
+    @classmethod
+    def _filter_is_possible(cls, expression: str | None) -> str | None:
+        if expression is not None and not 1 <= len(expression) <= MAX_LENGTH:
+            raise ValueError(f"Personalize takes 1 to {MAX_LENGTH} characters")
+        if expression and placeholders(expression):
+            raise ValueError("write the values themselves in place of the $PLACEHOLDERS")
+        if "itemid" in targets(expression or ""):
+            raise ValueError("segments are of users: write UserID in place of ItemID")
+        if expression is not None:
+            check_syntax(expression)
+        return expression
+
+    @model_validator(mode="after")
+    def _items_or_attributes(self) -> Self:
+        if bool(self.items) is bool(self.attributes):
+            raise ValueError("write either items (their ids) or attributes (expressions on them)")
+        if self.attributes and looks_at_interactions(self.filter or ""):
+            raise ValueError("segments by attributes take no filter on interactions")
+        return self
+
+    @property
+    def queries(self) -> list[str]:
+        """What the segments go by: items' ids, or expressions."""
+        return [str(item) for item in self.items] or self.attributes
+
+    @property
+    def query_field(self) -> str:
+        """What the recipe's input lines call a query."""
+        return "itemId" if self.items else "itemAttributes"
+
+    @property
+    def recipe(self) -> str:
+        """The recipe that answers such queries."""
+        return ITEM_AFFINITY if self.items else ITEM_ATTRIBUTE_AFFINITY
+
+
+def _check(kind: str, values: list[str], most: int) -> None:
+    if len(values) > most:
+        raise ValueError(f"Personalize takes {most} at most, not {len(values)}")
+    if not all(value.strip() for value in values):
+        raise ValueError(f"an {kind} is empty")
+    if len(set(values)) < len(values):
+        raise ValueError(f"an {kind} stands twice")

@@ -1,0 +1,81 @@
+"""How Personalize trains."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import dagster as dg
+from pydantic import Field, field_validator, model_validator
+
+from batchrec_dagster.config.fields import wrong
+from batchrec_dagster.local_personalize.learning.hyperparameters import parse_hyperparameters
+from batchrec_dagster.local_personalize.learning.interactions import TrainingError
+from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_RECIPES
+
+
+class Solution(dg.Model):
+    """How Personalize trains."""
+
+    recipe: str = Field(
+        default="aws-user-personalization-v2",
+        description="The Personalize recipe: " + ", ".join(USER_RECIPES) + ".",
+        json_schema_extra={"enum": list(USER_RECIPES)},
+    )
+    hyperparameters: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="The recipe's own settings, by Personalize's names (algorithmHyperParameters).",
+        examples=[{"hidden_dimension": 64}],
+    )
+    compare_with_popularity: bool = Field(
+        default=True,
+        description="Also train aws-popularity-count, so that the metrics stand beside what a list"
+        " of the most popular items would reach. On AWS it costs a short training more.",
+    )
+
+    @field_validator("recipe")
+    @classmethod
+    def _recipe_is_known(cls, recipe: str) -> str:
+        if recipe not in USER_RECIPES:
+            raise ValueError(f"unknown recipe; allowed are {', '.join(USER_RECIPES)}")
+        return recipe
+
+    @model_validator(mode="after")
+    def _hyperparameters_are_the_recipes(self) -> Self:
+        texts = {
+            key: text for key, text in self.algorithm_hyperparameters.items() if "{{" not in text
+        }
+        found: dict[tuple[str, ...], str] = {
+            ("hyperparameters", key): problem
+            for key, text in texts.items()
+            if (problem := _problem(self.recipe, {key: text}))
+        }
+        if not found and (problem := _problem(self.recipe, texts)):
+            found["hyperparameters",] = problem
+        if found:
+            raise wrong(found)
+        return self
+
+    @property
+    def recipes(self) -> dict[str, dict[str, str]]:
+        """What is trained, by recipe its hyperparameters: first its own, then popularity."""
+        recipes = {self.recipe: self.algorithm_hyperparameters}
+        if self.compare_with_popularity:
+            recipes.setdefault(POPULARITY_COUNT, {})
+        return recipes
+
+    @property
+    def algorithm_hyperparameters(self) -> dict[str, str]:
+        """The hyperparameters as Personalize takes them: strings, booleans in lower case."""
+        return {
+            key: str(value).lower() if isinstance(value, bool) else str(value)
+            for key, value in sorted(self.hyperparameters.items())
+        }
+
+
+def _problem(recipe: str, hyperparameters: dict[str, str]) -> str | None:
+    """What the recipe does not take of them, and what it takes."""
+    try:
+        parse_hyperparameters(recipe, hyperparameters)
+    except TrainingError as error:
+        return str(error)
+    return None

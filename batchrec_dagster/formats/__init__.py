@@ -1,1 +1,0 @@
-"""Amazon Personalize's own file formats: known here and nowhere else."""

@@ -1,0 +1,1 @@
+"""The wire: requests, validation, signatures, server and client."""

@@ -1,0 +1,92 @@
+"""A boto3 client whose Personalize is in this process.
+
+Requests are serialised, and answers parsed, by boto3 itself, as on AWS; between the two, botocore's
+`before-send` event takes the place of the network.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import boto3
+import botocore.session
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.compat import HTTPHeaders
+from botocore.config import Config
+
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.api.wire import CONTENT_TYPE, answer
+from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+from batchrec_dagster.local_personalize.jobs.progress import Pace
+from batchrec_dagster.storage.object_store import ObjectStore
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+
+# The client must not depend on, or fail for, what this machine's AWS configuration says.
+_SESSION = {
+    "profile": (None, None, None, None),
+    "config_file": (None, None, os.devnull, None),
+    "credentials_file": (None, None, os.devnull, None),
+}
+_ENDPOINT = "http://personalize.localhost"
+
+
+def embedded_client(
+    home: Path,
+    store: ObjectStore,
+    *,
+    region: str = "us-east-1",
+    quotas: Quotas | None = None,
+    pace: Pace | None = None,
+) -> PersonalizeClient:
+    """A `personalize` client on the local Personalize that lives in `home`.
+
+    Data is read and written through `store`. Background work runs in threads of this process; what
+    it leaves unfinished, the next client on this home takes up.
+    """
+    service = LocalPersonalize(home, store, region=region, quotas=quotas, pace=pace)
+    return client_of(service, region=region)
+
+
+def client_of(service: LocalPersonalize, *, region: str = "us-east-1") -> PersonalizeClient:
+    """A `personalize` client on a local Personalize that is there already."""
+
+    def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
+        target = request.headers.get("X-Amz-Target", b"")
+        text = target.decode("latin-1") if isinstance(target, bytes) else target
+        status, body = answer(service.call, text, _bytes(request.body))
+        headers = HTTPHeaders()
+        headers["Content-Type"] = CONTENT_TYPE
+        headers["x-amzn-RequestId"] = str(uuid.uuid4())
+        return AWSResponse(request.url, status, headers, _Raw(body))
+
+    session = boto3.Session(botocore_session=botocore.session.Session(session_vars=_SESSION))
+    client: PersonalizeClient = session.client(
+        "personalize",
+        region_name=region,
+        endpoint_url=_ENDPOINT,
+        aws_access_key_id="local",
+        aws_secret_access_key="local",  # noqa: S106 (nothing is signed for anybody)
+        # A refusal is a refusal: nothing gets better by asking this process again.
+        config=Config(retries={"mode": "legacy", "total_max_attempts": 1}, proxies={}),
+    )
+    client.meta.events.register("before-send.personalize", cast(Any, respond))
+    return client
+
+
+class _Raw(BytesIO):
+    """The body, read as botocore reads urllib3's."""
+
+    def stream(self, **_: Any) -> Iterator[bytes]:
+        yield self.read()
+
+
+def _bytes(body: Any) -> bytes:
+    return body.encode() if isinstance(body, str) else bytes(body or b"")

@@ -1,0 +1,117 @@
+"""The command that starts the local Personalize as a server."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+DEFAULT_HOME = Path(".batchrec/personalize")
+
+
+def _folder_bucket(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, Path]:
+    buckets = {}
+    for value in values:
+        bucket, separator, folder = value.partition("=")
+        if not (bucket and separator and folder):
+            raise click.BadParameter(f"{value!r} is not like BUCKET=FOLDER")
+        buckets[bucket] = Path(folder).absolute()
+    return buckets
+
+
+def _show_support(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        from batchrec_dagster.local_personalize.api.supported import markdown
+
+        click.echo(markdown(), nl=False)
+        context.exit()
+
+
+@click.command("local-personalize")
+@click.option(
+    "--support",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_support,
+    help="Tell which operations, recipes and rules are supported, as Markdown, and exit.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=9500, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_HOME,
+    show_default=True,
+    help="The folder of its catalogue, data and models.",
+)
+@click.option("--region", default="us-east-1", show_default=True, help="The region in ARNs.")
+@click.option("--s3-endpoint", metavar="URL", help="Where S3 is, if not on AWS.")
+@click.option(
+    "--bucket",
+    "buckets",
+    multiple=True,
+    metavar="BUCKET=FOLDER",
+    callback=_folder_bucket,
+    help="A folder that stands for the bucket s3://BUCKET. May be given more than once.",
+)
+@click.option(
+    "--pace",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Let work take this share of the time that it takes on AWS: 1 to rehearse waiting.",
+)
+@click.option(
+    "--access-key-id",
+    envvar="BATCHREC_LOCAL_PERSONALIZE_ACCESS_KEY_ID",
+    show_envvar=True,
+    help="Take only requests signed with this key.",
+)
+@click.option(
+    "--secret-access-key",
+    envvar="BATCHREC_LOCAL_PERSONALIZE_SECRET_ACCESS_KEY",
+    show_envvar=True,
+    help="The key's secret; better given by the environment than here.",
+)
+def local_personalize(
+    port: int,
+    host: str,
+    home: Path,
+    region: str,
+    s3_endpoint: str | None,
+    buckets: dict[str, Path],
+    pace: float,
+    access_key_id: str | None,
+    secret_access_key: str | None,
+) -> None:
+    """Serve Amazon Personalize's batch API on this machine.
+
+    Point any AWS SDK, or the aws command, at it: AWS_ENDPOINT_URL_PERSONALIZE=http://HOST:PORT
+
+    \b
+    Examples:
+      batchrec local-personalize --bucket batchrec-local=.batchrec/storage
+      batchrec local-personalize --port 0 --s3-endpoint http://127.0.0.1:8333
+      batchrec local-personalize --support > support.md
+    """
+    # These take a quarter of a second to import, which --help does not have to wait for.
+    import boto3
+
+    from batchrec_dagster.local_personalize.api.server import serve
+    from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+    from batchrec_dagster.local_personalize.api.signatures import AccessKey
+    from batchrec_dagster.local_personalize.jobs.progress import Pace
+    from batchrec_dagster.storage.object_store import ObjectStore
+
+    if bool(access_key_id) != bool(secret_access_key):
+        raise click.UsageError("an access key needs both its id and its secret")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    key = (
+        AccessKey(access_key_id, secret_access_key) if access_key_id and secret_access_key else None
+    )
+    store = ObjectStore(buckets, boto3.Session(), s3_endpoint)
+    serve(LocalPersonalize(home, store, region=region, pace=Pace(pace)), host, port, key=key)

@@ -1,0 +1,124 @@
+"""The local Personalize over HTTP: for any AWS SDK, or the `aws` command.
+
+Point a client at it with AWS_ENDPOINT_URL_PERSONALIZE. It answers from the same dispatch as the
+embedded client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.api.signatures import (
+    AccessKey,
+    SignatureError,
+    check_signature,
+)
+from batchrec_dagster.local_personalize.api.wire import CONTENT_TYPE, answer
+from batchrec_dagster.local_personalize.jobs.job import logger
+
+MAX_REQUEST_BYTES = 1 << 20  # no request of the service model comes near
+REQUEST_SECONDS = 30.0  # how long a client may take to send one
+STOP_SECONDS = 10  # how long answers under way may take when the server is told to stop
+
+
+def application(
+    service: LocalPersonalize,
+    *,
+    key: AccessKey | None = None,
+    request_seconds: float = REQUEST_SECONDS,
+) -> Starlette:
+    """The ASGI application. With a key, requests must be signed with it (Signature Version 4)."""
+
+    async def personalize(request: Request) -> Response:
+        try:
+            body = await asyncio.wait_for(_read(request), request_seconds)
+        except TimeoutError:
+            return _refused(408, "RequestTimeoutException", "The request came too slowly.")
+        except ClientDisconnect:
+            return Response(status_code=400)
+        if body is None:
+            return _refused(
+                413,
+                "RequestEntityTooLargeException",
+                f"A request may have at most {MAX_REQUEST_BYTES} bytes.",
+            )
+        if key is not None:
+            try:
+                check_signature(key, request.headers, body)
+            except SignatureError as error:
+                return _refused(403, error.code, str(error))
+        target = request.headers.get("x-amz-target", "")
+        status, content = await run_in_threadpool(answer, service.call, target, body)
+        return _response(status, content)
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(service.close)
+
+    routes = [
+        Route("/", personalize, methods=["POST"]),
+        Route("/health", health, methods=["GET"]),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+def serve(service: LocalPersonalize, host: str, port: int, *, key: AccessKey | None = None) -> None:
+    """Answers until it is told to stop (SIGINT, SIGTERM); logs each request."""
+    if not is_loopback(host):
+        logger.warning(
+            "listening on %s: whoever reaches this address can use this Personalize%s",
+            host,
+            "" if key else ", for no access key is set",
+        )
+    uvicorn.run(
+        application(service, key=key),
+        host=host,
+        port=port,
+        log_level="info",
+        server_header=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _read(request: Request) -> bytes | None:
+    """The body, or None when it is too large; no more of it than allowed is ever kept."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_REQUEST_BYTES:
+            return None
+    return bytes(body)
+
+
+def _refused(status: int, code: str, message: str) -> Response:
+    return _response(status, json.dumps({"__type": code, "message": message}).encode())
+
+
+def _response(status: int, content: bytes) -> Response:
+    headers = {"x-amzn-RequestId": str(uuid.uuid4())}
+    return Response(content, status, headers, media_type=CONTENT_TYPE)

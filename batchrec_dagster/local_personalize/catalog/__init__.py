@@ -1,0 +1,1 @@
+"""Resources and their statuses, in SQLite."""

@@ -1,0 +1,345 @@
+"""What there is: resources, their statuses and tags, in one SQLite file.
+
+A resource whose status says that work is to be done on it *is* the work's place in the queue:
+there is no second list that could disagree. WAL mode lets readers answer while others write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from batchrec_dagster.local_personalize.jobs.ownership import exclusive
+
+_BUSY_SECONDS = 60
+
+
+class _Connection(sqlite3.Connection):
+    def __del__(self) -> None:
+        self.close()  # its thread has ended
+
+
+class Connections:
+    """The connections of this process's threads to one SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+
+    @contextmanager
+    def transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        """A transaction on this thread's connection; an exception rolls it back.
+
+        Raises sqlite3.Error when SQLite cannot begin or commit it.
+        """
+        with _forks.held_off():
+            connection = self._connection()
+            connection.execute(begin)
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            try:
+                connection.execute("COMMIT")
+            except sqlite3.Error:
+                if connection.in_transaction:  # a full disk, say: the connection stays usable
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def outside_transactions(self) -> Iterator[sqlite3.Connection]:
+        """This thread's connection, for what SQLite does not do in a transaction."""
+        with _forks.held_off():
+            yield self._connection()
+
+    def _connection(self) -> sqlite3.Connection:
+        known: tuple[int, sqlite3.Connection] | None = getattr(self._local, "connection", None)
+        if known is None or known[0] != _forks.count:
+            known = (_forks.count, self._open())
+            self._local.connection = known
+        return known[1]
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path,
+            timeout=_BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,  # a fork closes the connections of all threads
+            factory=_Connection,
+        )
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        _forks.opened.add(connection)
+        return connection
+
+
+class _Forks:
+    def __init__(self) -> None:
+        self.count = 0
+        self.opened: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._changed = threading.Condition()
+        self._transactions = 0
+        os.register_at_fork(
+            before=self._before,
+            after_in_parent=self._changed.release,
+            after_in_child=self._changed.release,
+        )
+
+    @contextmanager
+    def held_off(self) -> Iterator[None]:
+        with self._changed:
+            self._transactions += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._transactions -= 1
+                self._changed.notify_all()
+
+    def _before(self) -> None:
+        self._changed.acquire()  # let go of once the fork is done: nothing begins meanwhile
+        self._changed.wait_for(lambda: not self._transactions)
+        for connection in list(self.opened):
+            connection.close()
+        self.count += 1
+
+
+_forks = _Forks()
+
+
+ACTIVE = "ACTIVE"
+CREATE_PENDING = "CREATE PENDING"
+CREATE_IN_PROGRESS = "CREATE IN_PROGRESS"
+CREATE_FAILED = "CREATE FAILED"
+CREATE_STOPPING = "CREATE STOPPING"
+CREATE_STOPPED = "CREATE STOPPED"
+DELETE_PENDING = "DELETE PENDING"
+DELETE_IN_PROGRESS = "DELETE IN_PROGRESS"
+
+CREATING = (CREATE_PENDING, CREATE_IN_PROGRESS)
+DELETING = (DELETE_PENDING, DELETE_IN_PROGRESS)
+BUSY = (*CREATING, CREATE_STOPPING, *DELETING)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS resources (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    arn TEXT NOT NULL UNIQUE,
+    region TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    parent TEXT,
+    status TEXT,
+    unfinished INTEGER NOT NULL,
+    owner TEXT,
+    created REAL NOT NULL,
+    updated REAL NOT NULL,
+    body TEXT NOT NULL,
+    state TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS of_parent ON resources (kind, parent, seq);
+CREATE INDEX IF NOT EXISTS of_region ON resources (kind, region, seq);
+CREATE INDEX IF NOT EXISTS unfinished ON resources (seq) WHERE unfinished = 1;
+CREATE TABLE IF NOT EXISTS tags (
+    arn TEXT NOT NULL REFERENCES resources (arn) ON DELETE CASCADE,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (arn, key)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One resource. `body` is what Describe tells, `state` what only this service knows.
+
+    `unfinished`: work is to be done on it, as its status or an update under way says.
+    `owner` names the worker that has the work in hand; times are epoch seconds.
+    """
+
+    arn: str
+    region: str
+    kind: str
+    parent: str | None
+    status: str | None
+    body: dict[str, Any]
+    state: dict[str, Any] = field(default_factory=dict)
+    owner: str | None = None
+    unfinished: bool = False
+    created: float = 0.0
+    updated: float = 0.0
+    seq: int = 0
+
+    def now(self, status: str | None, **body: Any) -> Resource:
+        """This resource in a new status, with those members of its body set."""
+        return replace(
+            self,
+            status=status,
+            unfinished=status in BUSY,
+            body={**self.body, **body},
+            updated=time.time(),
+        )
+
+
+class Records:
+    """The catalog within one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    def find(self, arn: str) -> Resource | None:
+        """The resource of this ARN, whatever its kind."""
+        return self._one("SELECT * FROM resources WHERE arn = ?", (arn,))
+
+    def add(self, resource: Resource) -> None:
+        """Insert; `seq` and both times are set here. The ARN must be free.
+
+        Clients tell by the time what is newest, so that a clock set back does not count.
+        """
+        newest = self._db.execute("SELECT created FROM resources ORDER BY seq DESC LIMIT 1")
+        now = max([time.time(), *(created for (created,) in newest)])
+        self._db.execute(
+            "INSERT INTO resources (arn, region, kind, parent, status, unfinished, owner,"
+            " created, updated, body, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                resource.arn,
+                resource.region,
+                resource.kind,
+                resource.parent,
+                resource.status,
+                resource.unfinished,
+                resource.owner,
+                now,
+                now,
+                json.dumps(resource.body),
+                json.dumps(resource.state),
+            ),
+        )
+
+    def save(self, resource: Resource) -> None:
+        """Write back status, owner, body, state and the time of the last update."""
+        self._db.execute(
+            "UPDATE resources SET status = ?, unfinished = ?, owner = ?, updated = ?, body = ?,"
+            " state = ? WHERE arn = ?",
+            (
+                resource.status,
+                resource.unfinished,
+                resource.owner,
+                resource.updated,
+                json.dumps(resource.body),
+                json.dumps(resource.state),
+                resource.arn,
+            ),
+        )
+
+    def remove(self, arn: str) -> None:
+        """Delete the resource and its tags."""
+        self._db.execute("DELETE FROM resources WHERE arn = ?", (arn,))
+
+    def children(self, kind: str, parent: str) -> list[Resource]:
+        """The resources of a kind under a parent, oldest first."""
+        return self._all(
+            "SELECT * FROM resources WHERE kind = ? AND parent = ? ORDER BY seq", (kind, parent)
+        )
+
+    def of_kind(self, kind: str, region: str) -> list[Resource]:
+        """All resources of a kind, oldest first."""
+        return self._all(
+            "SELECT * FROM resources WHERE kind = ? AND region = ? ORDER BY seq", (kind, region)
+        )
+
+    def everywhere(self, kind: str) -> list[Resource]:
+        """All resources of a kind, in every region."""
+        return self._all("SELECT * FROM resources WHERE kind = ? ORDER BY seq", (kind,))
+
+    def page(
+        self, kind: str, region: str, parent: str | None, after: int, limit: int
+    ) -> list[Resource]:
+        """Up to `limit` resources of a kind that come after sequence number `after`."""
+        return self._all(
+            "SELECT * FROM resources WHERE kind = ? AND region = ? AND seq > ?"
+            " AND (? IS NULL OR parent = ?) ORDER BY seq LIMIT ?",
+            (kind, region, after, parent, parent, limit),
+        )
+
+    def unfinished(self) -> list[Resource]:
+        """The resources that work is to be done on, oldest first."""
+        return self._all("SELECT * FROM resources WHERE unfinished = 1 ORDER BY seq", ())
+
+    def tags(self, arn: str) -> dict[str, str]:
+        """The tags of a resource, by key."""
+        rows = self._db.execute("SELECT key, value FROM tags WHERE arn = ? ORDER BY key", (arn,))
+        return dict(rows.fetchall())
+
+    def put_tags(self, arn: str, tags: Mapping[str, str]) -> None:
+        """Add tags, or give those that exist a new value."""
+        self._db.executemany(
+            "INSERT INTO tags VALUES (?, ?, ?)"
+            " ON CONFLICT (arn, key) DO UPDATE SET value = excluded.value",
+            [(arn, key, value) for key, value in tags.items()],
+        )
+
+    def remove_tags(self, arn: str, keys: Iterable[str]) -> None:
+        """Take tags away; keys that are not there are no error."""
+        self._db.executemany(
+            "DELETE FROM tags WHERE arn = ? AND key = ?", [(arn, key) for key in keys]
+        )
+
+    def _one(self, query: str, values: tuple[Any, ...]) -> Resource | None:
+        return next(iter(self._all(query, values)), None)
+
+    def _all(self, query: str, values: tuple[Any, ...]) -> list[Resource]:
+        return [_resource(row) for row in self._db.execute(query, values)]
+
+
+class Catalog:
+    """The SQLite file; safe to use from many threads, processes and forks at once."""
+
+    def __init__(self, path: Path) -> None:
+        # Turning WAL on does not wait for others who do the same, hence the lock. Once SQLite has
+        # the file open, nobody else may open it (see connections).
+        with exclusive(path.with_suffix(".lock")):
+            if not path.exists():
+                path.touch(mode=0o600)  # SQLite gives its WAL files the mode of the database
+            self._connections = Connections(path)
+            with self._connections.outside_transactions() as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript(_SCHEMA)
+
+    @contextmanager
+    def reading(self) -> Iterator[Records]:
+        """One consistent look; never waits for a writer."""
+        with self._connections.transaction("BEGIN") as connection:
+            yield Records(connection)
+
+    @contextmanager
+    def writing(self) -> Iterator[Records]:
+        """A transaction that is alone in writing: all of it or, on an exception, nothing."""
+        with self._connections.transaction("BEGIN IMMEDIATE") as connection:
+            yield Records(connection)
+
+
+def _resource(row: sqlite3.Row) -> Resource:
+    return Resource(
+        arn=row["arn"],
+        region=row["region"],
+        kind=row["kind"],
+        parent=row["parent"],
+        status=row["status"],
+        body=json.loads(row["body"]),
+        state=json.loads(row["state"]),
+        owner=row["owner"],
+        unfinished=bool(row["unfinished"]),
+        created=row["created"],
+        updated=row["updated"],
+        seq=row["seq"],
+    )

@@ -1,0 +1,1 @@
+"""Imported datasets, and the files of batch jobs."""

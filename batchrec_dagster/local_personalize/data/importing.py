@@ -1,0 +1,180 @@
+"""From CSV files to a data set's Parquet file, checked against the schema to the cell.
+
+Cells are read as text first, so that what is wrong can be told with its file and line.
+Source of the rules: developer guide, "Preparing training data" and "Bulk import".
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from batchrec_dagster.local_personalize.errors import JobFailedError
+from batchrec_dagster.personalize import schemas
+from batchrec_dagster.personalize.datasets import EVENT_TYPE, MAX_ID_LENGTH, MIN_INTERACTIONS
+from batchrec_dagster.personalize.schemas import Field, Schema
+
+_TYPES: dict[str, pl.DataType] = {
+    "string": pl.String(),
+    "int": pl.Int32(),
+    "long": pl.Int64(),
+    "float": pl.Float32(),
+    "double": pl.Float64(),
+    "boolean": pl.Boolean(),
+}
+_HEADER_BYTES = 1 << 20
+
+
+class Source(NamedTuple):
+    """A CSV file on this disk, and the name that messages call it by."""
+
+    path: Path
+    name: str
+
+
+def import_files(sources: Sequence[Source], schema: Schema, target: Path) -> int:
+    """Writes the rows of all files to the Parquet file `target`; returns how many there are.
+
+    Raises JobFailedError that names the file and the line, or what the data lacks.
+    """
+    frames = [_checked(source, schema) for source in sources]
+    rows = sum(count for _, count in frames)
+    if schema.dataset_type == schemas.INTERACTIONS and rows < MIN_INTERACTIONS:
+        raise JobFailedError(
+            f"Create failed. The data has {rows} interactions, fewer than the minimum of"
+            f" {MIN_INTERACTIONS} for an import."
+        )
+    pl.concat([frame for frame, _ in frames]).sink_parquet(target)
+    if schema.field(EVENT_TYPE) and not _has_event_type(target):
+        raise JobFailedError(
+            "All values in the event_type column are either reserved keywords or null"
+        )
+    return rows
+
+
+def _has_event_type(target: Path) -> bool:
+    event_type = pl.col(EVENT_TYPE)
+    found = pl.scan_parquet(target).select(event_type.is_not_null().any()).collect()
+    return bool(found.item())
+
+
+def _checked(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
+    _check_header(source, schema)
+    text = pl.scan_csv(
+        source.path,
+        schema={column: pl.String() for column in schema.columns},
+        glob=False,
+    )
+    wrong = [
+        check.alias(field.name) for field in schema.fields if (check := _wrong(field)) is not None
+    ]
+    try:
+        found = text.select(pl.len().alias(" rows"), *(w.any() for w in wrong)).collect(
+            engine="streaming"
+        )
+    except pl.exceptions.NoDataError:
+        raise JobFailedError(f"{source.name} is empty.") from None
+    except pl.exceptions.PolarsError as error:
+        raise JobFailedError(_unreadable(source, schema, str(error))) from None
+    rows, *broken = found.row(0)
+    if any(broken):
+        raise JobFailedError(_first_wrong_cell(source, schema, text))
+    return text.select(_parsed(field) for field in schema.fields), rows
+
+
+def _check_header(source: Source, schema: Schema) -> None:
+    with source.path.open("rb") as file:
+        start = file.readline(_HEADER_BYTES)
+    try:
+        header = next(csv.reader([start.decode("utf-8-sig")]), [])
+    except (UnicodeDecodeError, csv.Error):
+        raise JobFailedError(f"{source.name}, line 1: the header is not CSV in UTF-8.") from None
+    if not header:
+        raise JobFailedError(f"{source.name} is empty: it needs a header and rows.")
+    missing = [column for column in schema.columns if column not in header]
+    if missing:
+        raise JobFailedError(
+            f"Input CSV is missing the following columns:[{', '.join(missing)}] ({source.name})"
+        )
+    if header != schema.columns:
+        raise JobFailedError(
+            f"{source.name}, line 1: the columns must be those of the schema, in its order:"
+            f" {', '.join(schema.columns)}; they are {', '.join(header)}"
+        )
+
+
+def _parsed(field: Field) -> pl.Expr:
+    cell = pl.col(field.name)
+    if field.type == "boolean":
+        lower = cell.str.to_lowercase()
+        known = pl.when(lower == "true").then(True).when(lower == "false").then(False)
+        return known.otherwise(None).alias(field.name)
+    return cell.cast(_TYPES[field.type], strict=False)
+
+
+def _reasons(field: Field) -> Iterator[tuple[str, pl.Expr]]:
+    """What can be wrong with a cell of this field, and where it is."""
+    cell, name = pl.col(field.name), field.name
+    if not field.nullable:
+        yield f"{name} is empty", cell.is_null() | (cell == "")  # a quoted "" is no null
+    if field.type != "string":
+        parsed = _parsed(field)
+        good = parsed.is_not_null()
+        if field.type in ("float", "double"):
+            good &= parsed.is_finite()
+        yield f"{name} must be of type {field.type}", cell.is_not_null() & ~good
+    elif name in ("USER_ID", "ITEM_ID"):
+        too_long = f"{name} is longer than {MAX_ID_LENGTH} characters"
+        yield too_long, cell.str.len_chars() > MAX_ID_LENGTH
+    elif field.categorical:
+        most = schemas.MAX_CATEGORICAL_LENGTH
+        values = cell.str.split("|")
+        too_long = f"{name} has a value longer than {most} characters"
+        yield too_long, values.list.eval(pl.element().str.len_chars() > most).list.any()
+
+
+def _wrong(field: Field) -> pl.Expr | None:
+    checks = [check.fill_null(value=False) for _, check in _reasons(field)]
+    return pl.any_horizontal(checks) if checks else None
+
+
+def _first_wrong_cell(source: Source, schema: Schema, text: pl.LazyFrame) -> str:
+    wrong = [check for field in schema.fields if (check := _wrong(field)) is not None]
+    row = text.with_row_index(" row").filter(pl.any_horizontal(wrong)).head(1).collect()
+    index: int = row.item(0, " row")
+    breaks = pl.sum_horizontal(pl.all().str.count_matches("\n", literal=True).fill_null(0).sum())
+    line = 2 + index + int(text.head(index).select(breaks).collect().item())
+    for field in schema.fields:
+        for reason, check in _reasons(field):
+            if row.select(check.fill_null(value=False)).item():
+                value = row.item(0, field.name)
+                found = "" if not value else f", but it is {value[:80]!r}"
+                return f"{source.name}, line {line}: {reason}{found}."
+    raise AssertionError("a row that failed its checks passes them")
+
+
+def _unreadable(source: Source, schema: Schema, reason: str) -> str:
+    """Why Polars cannot read the file: slow and exact, for this happens once."""
+    with source.path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f"{source.name}, line {number}: the file is not encoded in UTF-8."
+    wanted = len(schema.columns)
+    with source.path.open(newline="", encoding="utf-8-sig") as text:
+        rows = csv.reader(text, strict=True)
+        try:
+            for row in rows:
+                if len(row) > wanted:
+                    return (
+                        f"{source.name}, line {rows.line_num}: {len(row)} fields, but the schema"
+                        f" has {wanted}."
+                    )
+        except csv.Error as error:
+            return f"{source.name}, line {rows.line_num}: {error}."
+    return f"{source.name} is not readable as CSV: {reason.partition(chr(10))[0]}"

@@ -1,0 +1,117 @@
+"""The lines of a batch segment job: a segment of users for each, the best first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from batchrec_dagster.local_personalize.data.batch_lines import Request, Step, answer_lines
+from batchrec_dagster.local_personalize.data.item_attributes import (
+    ItemAttributes,
+    ItemAttributesError,
+)
+from batchrec_dagster.local_personalize.filters import JobFilter
+from batchrec_dagster.local_personalize.jobs.progress import Progress
+from batchrec_dagster.local_personalize.learning.interactions import Interactions, positions
+from batchrec_dagster.local_personalize.learning.model import SegmentModel
+from batchrec_dagster.local_personalize.recipes import ITEM_ATTRIBUTES, ITEM_ID, Recipe
+from batchrec_dagster.personalize.batch_segment import output_line
+
+Query = npt.NDArray[np.int32]  # positions in the model's items
+Users = npt.NDArray[np.int32]  # indexes into the users of the interactions
+Mask = npt.NDArray[np.bool_]  # over the users of the interactions
+
+# So many users are held at once for the segments of several lines: 128 MiB of numbers.
+USERS_AT_ONCE = 32 << 20
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A trained model with the interactions that segments are made of, and what a job asks."""
+
+    recipe: Recipe
+    model: SegmentModel
+    interactions: Interactions
+    num_results: int
+    attributes: ItemAttributes | None  # for the recipe that is asked by attributes
+    filter: JobFilter | None
+    log: Callable[[str], None]
+    checkpoint: Callable[[], None]
+
+    def answer(self, source: Path, target: Path, step: Step) -> None:
+        """Writes an output line for each line of `source` to `target`."""
+        answer_lines(source, target, self.recipe, self._lines, step)
+
+    def _lines(self, requests: Sequence[Request]) -> Iterator[str]:
+        queries = [self._query(request) for request in requests]
+        segments = self._segments(
+            [(q, r) for q, r in zip(queries, requests, strict=True) if not isinstance(q, str)]
+        )
+        for request, query in zip(requests, queries, strict=True):
+            if isinstance(query, str):
+                yield output_line(request.echo, [], error=f"User error: {query}")
+            else:
+                yield output_line(request.echo, next(segments))
+
+    def _query(self, request: Request) -> Query | str:
+        """The items that a line asks for, or why it cannot be answered."""
+        if request.problem is not None:
+            return request.problem.removeprefix("User error: ")
+        problem = self.filter.problem(request.values) if self.filter else None
+        if problem is not None:
+            return problem
+        if self.attributes is None:
+            item = request.echo[ITEM_ID]
+            found = positions(self.model.item_ids, [item])
+            return found if found[0] >= 0 else f"the solution version knows no item {item}"
+        expression = request.echo[ITEM_ATTRIBUTES]
+        try:
+            found = self.attributes.find(expression)
+        except ItemAttributesError as error:
+            return str(error)
+        return found if len(found) else f"no item that is known has {expression}"
+
+    def _segments(self, asked: Sequence[tuple[Query, Request]]) -> Iterator[list[str]]:
+        size = min(self.num_results, len(self.interactions.user_ids))
+        at_once = max(1, USERS_AT_ONCE // max(1, size))
+        for start in range(0, len(asked), at_once):
+            some = asked[start : start + at_once]
+            for users in self._best(some, size):
+                yield self.interactions.user_ids[users].tolist()
+
+    def _best(self, asked: Sequence[tuple[Query, Request]], size: int) -> list[Users]:
+        """The segment of each; lines that the filter treats alike are answered together."""
+        groups: dict[frozenset[tuple[str, str]], list[int]] = {}
+        for number, (_, request) in enumerate(asked):
+            values = request.values if self.filter else {}
+            groups.setdefault(frozenset(values.items()), []).append(number)
+        best: dict[int, Users] = {}
+        for alike, numbers in groups.items():
+            allowed = self._allowed(dict(alike))
+            found = self.model.segment(
+                [asked[number][0] for number in numbers],
+                self.interactions,
+                size,
+                users=allowed,
+                checkpoint=self._step(len(numbers), int(allowed.sum())),
+            )
+            best.update(zip(numbers, found, strict=True))
+        return [best[number] for number in range(len(asked))]
+
+    def _allowed(self, values: dict[str, str]) -> Mask:
+        if self.filter is None:
+            return np.ones(len(self.interactions.user_ids), dtype=bool)
+        return self.filter.user_mask(self.interactions.user_ids, values)
+
+    def _step(self, segments: int, users: int) -> Callable[[int], None]:
+        progress = Progress(f"users scored for {segments} segments", users, self.log)
+
+        def step(count: int) -> None:
+            progress.add(count)
+            self.checkpoint()
+
+        return step

@@ -1,0 +1,1 @@
+"""Amazon Personalize from the client's side."""

@@ -1,0 +1,107 @@
+"""The Items dataset: its Avro schema and the columns of its CSV file.
+
+Source: Amazon Personalize developer guide, "Datasets and schemas" and "Items dataset".
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.personalize.schemas import NAMESPACE
+
+USER_ID = "USER_ID"
+ITEM_ID = "ITEM_ID"
+TIMESTAMP = "TIMESTAMP"
+EVENT_TYPE = "EVENT_TYPE"
+EVENT_VALUE = "EVENT_VALUE"
+
+# "Amazon Personalize endpoints and quotas", after May 2024.
+MIN_INTERACTIONS = 1000
+MIN_USERS_WITH_TWO_INTERACTIONS = 25
+MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS = 0.01
+MAX_ID_LENGTH = 256
+
+# A filter on interactions looks at this many of the latest, per user and event type.
+FILTER_HISTORY = 100
+
+
+def interactions_columns(*, event_type: bool, event_value: bool = False) -> list[str]:
+    """The CSV's header, in the schema's order, as Personalize wants it."""
+    return [
+        USER_ID,
+        ITEM_ID,
+        TIMESTAMP,
+        *([EVENT_TYPE] if event_type else []),
+        *([EVENT_VALUE] if event_value else []),
+    ]
+
+
+def csv_types(columns: Iterable[str]) -> dict[str, pl.DataType]:
+    """How the CSV's columns are read: ids are text, whatever they look like."""
+    types: dict[str, pl.DataType] = {TIMESTAMP: pl.Int64(), EVENT_VALUE: pl.Float64()}
+    return {column: types.get(column, pl.String()) for column in columns}
+
+
+def scan_interactions(source: Path | io.BytesIO) -> pl.LazyFrame:
+    """The CSV's rows, whatever columns it has: ids are text, whatever they look like."""
+    types = {USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64, EVENT_TYPE: pl.String}
+    return pl.scan_csv(source, schema_overrides=types, glob=False)
+
+
+def interactions_schema(*, event_type: bool, event_value: bool = False) -> str:
+    """The Avro schema, as the JSON text that CreateSchema takes; TIMESTAMP is in epoch seconds, and
+    EVENT_VALUE may be missing."""
+    types: dict[str, str | list[str]] = {TIMESTAMP: "long", EVENT_VALUE: ["float", "null"]}
+    return json.dumps(
+        {
+            "type": "record",
+            "name": "Interactions",
+            "namespace": "com.amazonaws.personalize.schema",
+            "fields": [
+                {"name": column, "type": types.get(column, "string")}
+                for column in interactions_columns(event_type=event_type, event_value=event_value)
+            ],
+            "version": "1.0",
+        }
+    )
+
+
+CREATION_TIMESTAMP = "CREATION_TIMESTAMP"
+
+# What joins the values of a categorical cell that has several.
+VALUE_SEPARATOR = "|"
+
+
+def items_columns(*, created: bool, categories: Sequence[str], numbers: Sequence[str]) -> list[str]:
+    """The CSV's header, in the schema's order, as Personalize wants it."""
+    return [ITEM_ID, *([CREATION_TIMESTAMP] if created else []), *categories, *numbers]
+
+
+def items_schema(*, created: bool, categories: Sequence[str], numbers: Sequence[str]) -> str:
+    """The Avro schema, as the JSON text that CreateSchema takes.
+
+    Categories are categorical strings, numbers are doubles, and a cell of either may be empty.
+    CREATION_TIMESTAMP is in epoch seconds and may not.
+    """
+    fields: list[dict[str, Any]] = [{"name": ITEM_ID, "type": "string"}]
+    if created:
+        fields.append({"name": CREATION_TIMESTAMP, "type": "long"})
+    fields += [
+        {"name": name, "type": ["null", "string"], "categorical": True} for name in categories
+    ]
+    fields += [{"name": name, "type": ["null", "double"]} for name in numbers]
+    return json.dumps(
+        {
+            "type": "record",
+            "name": "Items",
+            "namespace": NAMESPACE,
+            "fields": fields,
+            "version": "1.0",
+        }
+    )

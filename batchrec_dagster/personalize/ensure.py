@@ -1,0 +1,348 @@
+"""Find, adopt or create a Personalize resource, then wait until it is ready.
+
+Names carry what a resource was made from, so that a run finds what an earlier one made, or is
+still making, and starts nothing twice. Botocore has no waiters for Personalize.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from botocore.exceptions import ClientError
+
+from batchrec_dagster.personalize.permissions import role_trouble
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of resource and how the API spells it in its operations and members."""
+
+    label: str
+    plural: str = ""
+    names_are_free: bool = False
+    """Whether the name may stand once more with another number: jobs and versions pile up."""
+
+    @property
+    def snake(self) -> str:
+        return self.label.replace(" ", "_")
+
+    @property
+    def member(self) -> str:
+        first, *rest = self.label.split()
+        return first + "".join(word.capitalize() for word in rest)
+
+    @property
+    def members(self) -> str:
+        return self.plural or f"{self.member}s"
+
+    @property
+    def arn(self) -> str:
+        return f"{self.member}Arn"
+
+    @property
+    def name(self) -> str:
+        return "jobName" if self.label.endswith("job") else "name"
+
+
+DATASET_GROUP = Kind("dataset group")
+SCHEMA = Kind("schema")
+DATASET = Kind("dataset")
+IMPORT_JOB = Kind("dataset import job", names_are_free=True)
+SOLUTION = Kind("solution")
+SOLUTION_VERSION = Kind("solution version", names_are_free=True)
+FILTER = Kind("filter", plural="Filters")
+BATCH_INFERENCE_JOB = Kind("batch inference job", names_are_free=True)
+BATCH_SEGMENT_JOB = Kind("batch segment job", names_are_free=True)
+
+# What this project never makes, but may find in its dataset groups.
+CAMPAIGN = Kind("campaign")
+EVENT_TRACKER = Kind("event tracker")
+METRIC_ATTRIBUTION = Kind("metric attribution")
+RECOMMENDER = Kind("recommender")
+
+
+ACTIVE = "ACTIVE"
+FAILED = ("CREATE FAILED", "CREATE STOPPED")
+Description = Mapping[str, Any]
+
+# Two runs may create the same name at the same moment; more often than this, it is something else.
+COLLISIONS = 3
+
+# Between two looks passes a twentieth of the time waited so far, from one poll to twenty.
+EASING = 20
+INVALID = "InvalidInputException"
+
+
+@dataclass(frozen=True)
+class Started:
+    """A resource that exists, whatever its status, whether this call created it, and how many
+    seconds the last one like it took; None where that is not known."""
+
+    arn: str
+    created: bool
+    usual_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Ensured:
+    """A resource that is ready: what Describe says of it, whether this call created it, and how
+    many seconds it was waited for."""
+
+    arn: str
+    description: Description
+    created: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ensure:
+    """Finds, adopts or creates resources through a client, and waits for them."""
+
+    client: PersonalizeClient
+    log: logging.Logger
+    tags: Mapping[str, str]
+    poll_seconds: float
+    busy_seconds: float
+    heartbeat_seconds: float
+    deadline_seconds: float
+
+    def named(self, kind: Kind, name: str, create: Mapping[str, Any], **within: str) -> Ensured:
+        """The resource of this name, created if there is none.
+
+        `create` holds what Create takes beside name and tags; `within` narrows List, for example
+        to a dataset group. Raises dg.Failure when the resource failed or is not ready in time.
+        """
+        started = self.start_named(kind, name, create, **within)
+        return self.ready(kind, started)
+
+    def start_named(
+        self, kind: Kind, name: str, create: Mapping[str, Any], **within: str
+    ) -> Started:
+        """As `named`, without waiting for it to be ready."""
+        deadline = time.monotonic() + self.deadline_seconds
+        collisions = 0
+        while collisions < COLLISIONS:
+            found = next((s for s in self.list(kind, **within) if s["name"] == name), None)
+            if found is None:
+                arn = self._create(kind, name, create, deadline)
+                if arn:
+                    return Started(arn, created=True)
+                collisions += 1
+            elif not str(found.get("status")).startswith("DELETE"):
+                return Started(found[kind.arn], created=False)
+            else:
+                waiting_for = f"{kind.label} {name} is being deleted"
+                self.log.info(f"{waiting_for}; waiting until it is gone")
+                self._sleep(self.poll_seconds, deadline, waiting_for)
+        raise _taken(kind, name)
+
+    def start_numbered(
+        self,
+        kind: Kind,
+        stem: str,
+        create: Callable[[str], Mapping[str, Any]],
+        usable: Callable[[Description], bool] = lambda description: True,
+        **within: str,
+    ) -> Started:
+        """The newest job or version that has not failed, if its name starts with `stem`; else a new
+        one, named `stem` and a number.
+
+        Only the newest counts: what was made from other data since has replaced the older ones.
+        `create` gets the name; `usable` may refuse one that is there, whose results are gone say.
+        """
+        deadline = time.monotonic() + self.deadline_seconds
+        for _ in range(COLLISIONS):
+            # Everything there counts, failed ones too, so that a number is never used twice.
+            existing = sorted(
+                self.list(kind, **within), key=lambda summary: summary["creationDateTime"]
+            )
+            newest = next((s for s in reversed(existing) if s["status"] not in FAILED), None)
+            if newest is not None:
+                description = self.describe(kind, newest[kind.arn])
+                if description[kind.name].startswith(f"{stem}-") and usable(description):
+                    return Started(newest[kind.arn], created=False)
+            name = f"{stem}-{len(existing) + 1}"
+            arn = self._create(kind, name, create(name), deadline)
+            if arn:
+                return Started(arn, created=True, usual_seconds=_usual_seconds(existing))
+        raise _taken(kind, name)
+
+    def ready(self, kind: Kind, started: Started) -> Ensured:
+        """Wait until it is ACTIVE.
+
+        Raises dg.Failure with Personalize's own reason when it failed, and when the deadline has
+        passed. What was started goes on then, and a later run waits for it.
+        """
+        return self.all_ready(kind, [started])[0]
+
+    def all_ready(self, kind: Kind, started: Sequence[Started]) -> list[Ensured]:
+        """As `ready`, for several that were started together."""
+        try:
+            return [self._wait(kind, one) for one in started]
+        except dg.DagsterExecutionInterruptedError:
+            # Whoever cancels a run does not want to go on paying for its training. Personalize has
+            # no way to stop the other kinds.
+            if kind is SOLUTION_VERSION:
+                for one in started:
+                    self._stop(one.arn)
+            raise
+
+    def _stop(self, solution_version_arn: str) -> None:
+        try:
+            self.client.stop_solution_version_creation(solutionVersionArn=solution_version_arn)
+        except ClientError as error:
+            # It has ended by itself meanwhile, say: no reason to hide that the run was cancelled.
+            self.log.info(f"{solution_version_arn} was not stopped: {error}")
+        else:
+            self.log.info(f"the run was interrupted: stopping {solution_version_arn}")
+
+    def _wait(self, kind: Kind, started: Started) -> Ensured:
+        begin = time.monotonic()
+        deadline = begin + self.deadline_seconds
+        status, heard = None, begin
+        while True:
+            description = self.describe(kind, started.arn)
+            now = time.monotonic()
+            if description.get("status", ACTIVE) != status:
+                status, heard = description.get("status", ACTIVE), now
+                self.log.info(f"{kind.label} {started.arn}: {status}")
+            elif now - heard >= self.heartbeat_seconds:
+                heard = now
+                self.log.info(
+                    f"{kind.label} {started.arn}: still {status}, {now - begin:.0f} s"
+                    + _left(now - begin, started.usual_seconds)
+                )
+            if status == ACTIVE:
+                return Ensured(started.arn, description, started.created, now - begin)
+            if status in FAILED:
+                raise _failure(kind, started.arn, description)
+            self._sleep(
+                self._until_next_look(now - begin),
+                deadline,
+                f"{kind.label} {started.arn} is {status}",
+            )
+
+    def list(self, kind: Kind, **within: str) -> list[Description]:
+        """All summaries of this kind."""
+        operation = f"list_{kind.snake}s"
+        found: list[Description] = []
+        token: dict[str, str] = {}
+        while True:
+            page = getattr(self.client, operation)(**within, **token)
+            found += page[kind.members]
+            if not page.get("nextToken"):
+                return found
+            token = {"nextToken": page["nextToken"]}
+
+    def describe(self, kind: Kind, arn: str) -> Description:
+        """What Describe says of it."""
+        answer = getattr(self.client, f"describe_{kind.snake}")(**{kind.arn: arn})
+        description: Description = answer[kind.member]
+        return description
+
+    def _create(
+        self, kind: Kind, name: str, create: Mapping[str, Any], deadline: float
+    ) -> str | None:
+        """The new resource's ARN; None when someone else has created that name meanwhile."""
+        tags = [{"tagKey": key, "tagValue": value} for key, value in self.tags.items()]
+        arguments = {kind.name: name, **create}
+        if kind is not SCHEMA:
+            arguments["tags"] = tags
+        while True:
+            try:
+                answer = getattr(self.client, f"create_{kind.snake}")(**arguments)
+            except ClientError as error:
+                code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+                if code == "ResourceAlreadyExistsException":
+                    return None
+                if not _passes(kind, code, message):
+                    mend = role_trouble(message, create) if code == INVALID else None
+                    raise dg.Failure(
+                        f"Personalize refused the {kind.label} {name}: {message} ({code})"
+                        + (f"; {mend}" if mend else ""),
+                        allow_retries=False,
+                    ) from error
+                self.log.info(
+                    f"Personalize is busy ({message}); asking again for the {kind.label} {name}"
+                    f" in {self.busy_seconds:.0f} s"
+                )
+                self._sleep(self.busy_seconds, deadline, f"Personalize is still busy: {message}")
+            else:
+                arn: str = answer[kind.arn]
+                self.log.info(f"created {kind.label} {arn}")
+                return arn
+
+    def _until_next_look(self, waited: float) -> float:
+        """The longer it has taken, the longer it takes: a twentieth of that is soon enough."""
+        return min(max(self.poll_seconds, waited / EASING), EASING * self.poll_seconds)
+
+    def _sleep(self, seconds: float, deadline: float, waiting_for: str) -> None:
+        # Pipelines that started together do not ask together for ever.
+        seconds *= random.uniform(0.8, 1.2)  # noqa: S311
+        if time.monotonic() + seconds > deadline:
+            raise dg.Failure(
+                f"{waiting_for}, after {self.deadline_seconds / 3600:g} hours. It goes on without"
+                " this run: start the run again to go on waiting, or set a longer deadline",
+                allow_retries=False,
+            )
+        time.sleep(seconds)
+
+
+def _passes(kind: Kind, code: str, message: str) -> bool:
+    """Whether a refusal is one that passes by itself: a parent that is not ready, too many at work.
+
+    How many filters or solutions a dataset group may have is a limit that no waiting changes.
+    """
+    if code == "LimitExceededException":
+        return kind.names_are_free or "IN_PROGRESS" in message
+    return code == "ResourceInUseException"
+
+
+def _usual_seconds(existing: Sequence[Description]) -> float | None:
+    """How long the newest that is done took."""
+    for summary in reversed(existing):
+        if summary["status"] == ACTIVE and "lastUpdatedDateTime" in summary:
+            took = summary["lastUpdatedDateTime"] - summary["creationDateTime"]
+            return float(took.total_seconds())
+    return None
+
+
+def _left(seconds: float, usual: float | None) -> str:
+    if usual is None:
+        return ""
+    left = f", so that about {usual - seconds:.0f} s are left" if seconds < usual else ""
+    return f"; the last one took {usual:.0f} s{left}"
+
+
+def _taken(kind: Kind, name: str) -> dg.Failure:
+    return dg.Failure(
+        f"Personalize says that there is a {kind.label} named {name} already, but does not list it"
+        " where it belongs: another dataset group of this account may have it. Give the pipeline"
+        " another name, or delete that one",
+        allow_retries=False,
+    )
+
+
+def _failure(kind: Kind, arn: str, description: Description) -> dg.Failure:
+    reason = description.get("failureReason") or f"its status is {description['status']}"
+    trouble = role_trouble(reason, description)
+    cause = f"{trouble}; then" if trouble else "mend the cause and"
+    mend = (
+        f"{cause} start the run again: it makes a new one"
+        if kind.names_are_free
+        else f"mend the cause, delete this {kind.label} and start the run again"
+    )
+    return dg.Failure(
+        f"{kind.label} failed: {reason} ({arn}); {mend}",
+        metadata={"arn": arn, "status": description["status"], "reason": reason},
+        allow_retries=False,
+    )

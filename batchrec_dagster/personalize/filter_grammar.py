@@ -1,0 +1,287 @@
+"""The grammar of filter expressions, and how one is read.
+
+Source: developer guide, "Filter expression structure and elements". The guide does not say which
+of AND and OR binds tighter, nor whether conditions may stand in parentheses: as in SQL, AND does,
+and they may.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from lark import Lark, Token, Transformer
+from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+
+from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
+
+ITEM_TARGET, USER_TARGET, ACTION_TARGET = "ITEMID", "USERID", "ACTIONID"
+CURRENT_USER, CURRENT_ITEM = "CURRENTUSER", "CURRENTITEM"
+ANY_EVENT = "*"
+
+# How each dataset is spelt in the guide; any case is taken.
+DATASETS = {
+    ITEMS: "Items",
+    USERS: "Users",
+    INTERACTIONS: "Interactions",
+    CURRENT_USER: "CurrentUser",
+    CURRENT_ITEM: "CurrentItem",
+}
+# AWS's own samples quote with either mark.
+STRING = r""""[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*'"""
+NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_ESCAPED = re.compile(r"""\\(["'\\])""")
+
+Literal = str | int | float
+
+
+class FilterError(ValueError):
+    """The expression cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class FieldRef:
+    """A field of a dataset; both names in upper case, for case does not matter."""
+
+    dataset: str
+    column: str
+
+    def __str__(self) -> str:
+        return f"{DATASETS.get(self.dataset, self.dataset)}.{self.column}"
+
+    @property
+    def dataset_type(self) -> str:
+        """The type of the dataset that has the values."""
+        return {CURRENT_USER: USERS, CURRENT_ITEM: ITEMS}.get(self.dataset, self.dataset)
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """`$NAME`: its values come with each input line. The name's case matters."""
+
+    name: str
+
+
+Variable = Placeholder | FieldRef  # stands for a value that comes with the line
+Operand = Literal | Variable
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A field against one value, or against a list of them with IN and NOT IN."""
+
+    field: FieldRef
+    operator: str
+    operands: tuple[Operand, ...]
+    in_parentheses: bool
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.operator}"
+
+
+@dataclass(frozen=True)
+class All:
+    """Conditions joined with AND."""
+
+    parts: tuple[Condition, ...]
+
+
+@dataclass(frozen=True)
+class Either:
+    """Conditions joined with OR."""
+
+    parts: tuple[Condition, ...]
+
+
+Condition = Comparison | All | Either
+
+
+@dataclass(frozen=True)
+class Expression:
+    """One of the expressions that `|` chains; it counts for users of whom all of `users` hold."""
+
+    include: bool
+    target: str
+    where: Condition
+    users: tuple[Comparison, ...]
+
+    @property
+    def on_interactions(self) -> bool:
+        """Whether it looks at interactions; then it looks at nothing else."""
+        return next(comparisons(self.where)).field.dataset == INTERACTIONS
+
+
+def comparisons(condition: Condition) -> Iterator[Comparison]:
+    """All comparisons of a condition, in order."""
+    waiting = [condition]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, Comparison):
+            yield found
+        else:
+            waiting.extend(reversed(found.parts))
+
+
+def fields(expressions: tuple[Expression, ...]) -> set[tuple[str, str]]:
+    """The distinct dataset fields, as (dataset type, column)."""
+    used = set()
+    for expression in expressions:
+        for comparison in (*comparisons(expression.where), *expression.users):
+            refs = [o for o in comparison.operands if isinstance(o, FieldRef)]
+            used |= {(ref.dataset_type, ref.column) for ref in (comparison.field, *refs)}
+    return used
+
+
+def string_value(text: str) -> str:
+    """What a quoted string says."""
+    return _ESCAPED.sub(r"\1", text[1:-1])
+
+
+def number_value(text: str) -> int | float:
+    """A whole number where it fits into a long, else the nearest double."""
+    if len(text) <= 20 and text.lstrip("+-").isdigit() and -(2**63) <= int(text) < 2**63:
+        return int(text)
+    return float(text)
+
+
+MAX_LENGTH = 2500
+
+_GRAMMAR = rf"""
+start: expression ("|" expression)*
+expression: ACTION TARGET _WHERE either [_IF users]
+users: comparison (_AND comparison)*
+?either: all (_OR all)*
+?all: term (_AND term)*
+?term: comparison | "(" either ")"
+comparison: subject operator operands
+operator: COMPARE | IN | NOT IN
+operands: operand | LPAR operand ("," operand)* ")"
+?operand: STRING | NUMBER | PLACEHOLDER | reference
+subject: NAME "." NAME
+reference: NAME "." NAME
+
+ACTION: /(?:INCLUDE|EXCLUDE)\b/i
+TARGET: /(?:ITEM|USER|ACTION)ID\b/i
+_WHERE: /WHERE\b/i
+_IF: /IF\b/i
+_AND: /AND\b/i
+_OR: /OR\b/i
+IN: /IN\b/i
+NOT: /NOT\b/i
+COMPARE: /[<>!]=|[<>=]/
+LPAR: "("
+NAME: /[A-Za-z_][A-Za-z0-9_]*/
+PLACEHOLDER: /\$[A-Za-z0-9_]+/
+STRING: /{STRING}/s
+NUMBER: /{NUMBER}/
+%ignore /\s+/
+"""
+
+_EXPECTED = {
+    "ACTION": "INCLUDE or EXCLUDE",
+    "TARGET": "ItemID or UserID",
+    "_WHERE": "WHERE",
+    "_IF": "IF",
+    "_AND": "AND",
+    "_OR": "OR",
+    "IN": "IN",
+    "NOT": "NOT IN",
+    "COMPARE": "=, !=, <, <=, >, >=",
+    "LPAR": '"("',
+    "RPAR": '")"',
+    "COMMA": '","',
+    "DOT": '"."',
+    "VBAR": '"|"',
+    "NAME": "a name",
+    "PLACEHOLDER": "a $PLACEHOLDER",
+    "STRING": "a quoted string",
+    "NUMBER": "a number",
+    "$END": "the end",
+}
+_WORD = re.compile(r"\w+|.", re.DOTALL)
+
+
+class _Builder(Transformer[Token, Any]):
+    """From matched rules to syntax; the parser calls it rule by rule, so nothing recurses."""
+
+    def start(self, children: list[Any]) -> tuple[Expression, ...]:
+        return tuple(children)
+
+    def expression(self, children: list[Any]) -> Expression:
+        action, target, where, *users = children
+        conditions = users[0] if users and users[0] else ()
+        return Expression(action.upper() == "INCLUDE", target.upper(), where, conditions)
+
+    def users(self, children: list[Any]) -> tuple[Comparison, ...]:
+        return tuple(children)
+
+    def either(self, children: list[Any]) -> Either:
+        return Either(tuple(children))
+
+    def all(self, children: list[Any]) -> All:
+        return All(tuple(children))
+
+    def comparison(self, children: list[Any]) -> Comparison:
+        field, operator, (operands, in_parentheses) = children
+        return Comparison(field, operator, operands, in_parentheses)
+
+    def operator(self, children: list[Token]) -> str:
+        return " ".join(child.upper() for child in children)
+
+    def operands(self, children: list[Any]) -> tuple[tuple[Any, ...], bool]:
+        in_parentheses = isinstance(children[0], Token)
+        return tuple(children[in_parentheses:]), in_parentheses
+
+    def subject(self, children: list[Token]) -> FieldRef:
+        dataset, name = children
+        return FieldRef(dataset.upper(), name.upper())
+
+    reference = subject
+
+    def PLACEHOLDER(self, token: Token) -> Placeholder:  # noqa: N802 - named after the terminal
+        return Placeholder(token[1:])
+
+    def STRING(self, token: Token) -> str:  # noqa: N802
+        return string_value(str(token))
+
+    def NUMBER(self, token: Token) -> int | float:  # noqa: N802
+        return number_value(token)
+
+
+_PARSER = Lark(_GRAMMAR, parser="lalr", transformer=_Builder(), maybe_placeholders=False)
+
+
+@lru_cache(maxsize=128)
+def parse(text: str) -> tuple[Expression, ...]:
+    """The expressions of a filter, as `|` chains them; whether they make sense is not checked.
+
+    Raises FilterError, with the place, for what is no expression.
+    """
+    if len(text) > MAX_LENGTH:
+        raise FilterError(
+            f"The expression has {len(text)} characters; {MAX_LENGTH} at most are allowed."
+        )
+    try:
+        expressions: tuple[Expression, ...] = _PARSER.parse(text)  # type: ignore[assignment]
+    except UnexpectedInput as error:
+        raise FilterError(_explained(error, text)) from None
+    return expressions
+
+
+def _explained(error: UnexpectedInput, text: str) -> str:
+    expected: set[str] = set()
+    if isinstance(error, UnexpectedCharacters):
+        expected = error.allowed or set()
+    elif isinstance(error, UnexpectedToken):
+        expected = error.expected
+    wanted = [words for name, words in _EXPECTED.items() if name in expected]
+    listed = f"; expected: {', '.join(wanted)}" if wanted else ""
+    at = error.pos_in_stream
+    if at is None or at >= len(text) or (isinstance(error, UnexpectedToken) and not error.token):
+        return f"Invalid Expression: it ends too early, after {text[-30:]!r}{listed}."
+    word = _WORD.match(text, at)
+    assert word is not None
+    return f"Invalid Expression: unexpected {word[0][:40]!r} at character {at + 1}{listed}."

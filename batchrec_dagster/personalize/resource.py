@@ -1,0 +1,130 @@
+"""Answers whose connection broke in the middle, asked for again.
+
+botocore takes what came for all there is: a list without its members, a creation without its ARN.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import dagster as dg
+from botocore.exceptions import ConnectionClosedError
+from pydantic import Field
+
+from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
+from batchrec_dagster.personalize.ensure import Ensure
+from batchrec_dagster.personalize.permissions import explain_refusals
+from batchrec_dagster.storage.object_store import CLIENT_CONFIG
+from batchrec_dagster.storage.resource import StorageResource
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+
+EMBEDDED = "embedded"
+AWS = "aws"
+
+# The embedded Personalize checks its form and otherwise needs none: it reads the storage itself.
+LOCAL_ROLE_ARN = "arn:aws:iam::000000000000:role/batchrec-local"
+
+
+class PersonalizeResource(dg.ConfigurableResource[Any]):
+    """Amazon Personalize, or the embedded one: the pipeline sees a boto3 client either way."""
+
+    endpoint: str = Field(
+        default=EMBEDDED,
+        description="`embedded` (on this machine, in this process), `aws`, or the URL of a"
+        " Personalize.",
+    )
+    home: str = Field(
+        default=".batchrec/personalize",
+        description="The folder of the embedded Personalize: its catalogue, data and models.",
+    )
+    role_arn: str = Field(
+        default=LOCAL_ROLE_ARN,
+        description="The role by which Personalize reads and writes the storage.",
+    )
+    region_name: str | None = Field(default=None, description="The AWS region.")
+    profile_name: str | None = Field(default=None, description="The AWS profile.")
+    poll_seconds: float = Field(
+        default=0.2, gt=0, description="How often the status of something running is looked up."
+    )
+    busy_seconds: float = Field(
+        default=300,
+        gt=0,
+        description="How long to wait before asking again when Personalize is busy (a resource in"
+        " use, too many jobs at once).",
+    )
+    heartbeat_seconds: float = Field(
+        default=60, gt=0, description="How often a long wait says in the log that it goes on."
+    )
+    deadline_hours: float = Field(
+        default=24,
+        gt=0,
+        description="How long one import, training or batch inference may take before the run"
+        " gives up. What was started goes on, and the next run waits for it.",
+    )
+    max_results: int = Field(
+        default=MAX_RESULTS,
+        ge=1,
+        description="How many results for each user a batch inference may be asked for.",
+    )
+    storage: StorageResource
+
+    @property
+    def on_aws(self) -> bool:
+        """Whether it is AWS's own, which costs money."""
+        return self.endpoint == AWS
+
+    @cached_property
+    def client(self) -> PersonalizeClient:
+        """The boto3 client."""
+        if self.endpoint == EMBEDDED:
+            return embedded_client(Path(self.home).absolute(), self.storage.store)
+        session = boto3.Session(region_name=self.region_name, profile_name=self.profile_name)
+        client: PersonalizeClient = session.client(
+            "personalize",
+            endpoint_url=None if self.endpoint == AWS else self.endpoint,
+            config=CLIENT_CONFIG,
+        )
+        explain_refusals(client)
+        ask_again_for_half_answers(client)
+        return client
+
+    def ensure(self, log: logging.Logger, tags: dict[str, str]) -> Ensure:
+        """Finds, adopts or creates, then waits; what it creates gets these tags."""
+        return Ensure(
+            client=self.client,
+            log=log,
+            tags=tags,
+            poll_seconds=self.poll_seconds,
+            busy_seconds=self.busy_seconds,
+            heartbeat_seconds=self.heartbeat_seconds,
+            deadline_seconds=self.deadline_hours * 3600,
+        )
+
+
+ATTEMPTS = 15
+LONGEST_PAUSE = 20.0
+
+
+def ask_again_for_half_answers(client: Any) -> None:
+    """Have the boto3 client send a request again whose answer is shorter than it announced; raise
+    ConnectionClosedError after the last attempt."""
+    client.meta.events.register("needs-retry", _pause_where_half)
+
+
+def _pause_where_half(response: Any, attempts: int, **_: Any) -> float | None:
+    """Seconds to wait before the next attempt; None for an answer that is whole, or none at all."""
+    announced = response and response[0].headers.get("Content-Length")
+    if announced is None or len(response[0].content) == int(announced):
+        return None
+    if attempts >= ATTEMPTS:
+        raise ConnectionClosedError(endpoint_url=response[0].url)
+    return random.uniform(0, min(LONGEST_PAUSE, 0.1 * 2**attempts))  # noqa: S311

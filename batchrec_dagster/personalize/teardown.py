@@ -1,0 +1,269 @@
+"""Find what a pipeline made in Personalize, and delete that and nothing else.
+
+A dataset group is the pipeline's if it has its name and its tag, and what lies in such a group if
+it has the tag. A schema has no tags: it goes by its name, unless another's data set uses it.
+Source of the order of deletion: developer guide, "Deleting Amazon Personalize resources".
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+from botocore.exceptions import ClientError
+
+from batchrec_dagster.personalize.ensure import (
+    ACTIVE,
+    BATCH_INFERENCE_JOB,
+    BATCH_SEGMENT_JOB,
+    CAMPAIGN,
+    DATASET,
+    DATASET_GROUP,
+    EVENT_TRACKER,
+    FAILED,
+    FILTER,
+    IMPORT_JOB,
+    METRIC_ATTRIBUTION,
+    RECOMMENDER,
+    SCHEMA,
+    SOLUTION,
+    SOLUTION_VERSION,
+    Description,
+    Ensure,
+    Kind,
+)
+
+# Deleting a solution deletes its versions. Jobs cannot be deleted, and cost nothing when done.
+ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
+WORK = {SOLUTION: (SOLUTION_VERSION,), DATASET: (IMPORT_JOB,)}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A resource by its kind, name and ARN, and its status when it was found."""
+
+    kind: Kind
+    name: str
+    arn: str
+    status: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind.label} {self.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a teardown would do: end `work`, then delete `pieces` in this order.
+
+    `in_the_way`: what was not made by the pipeline and lies in what is to be deleted, as sentences.
+    `left`: what looks like the pipeline's and is not.
+    """
+
+    pieces: list[Piece] = field(default_factory=list)
+    work: list[Piece] = field(default_factory=list)
+    in_the_way: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def find(ensure: Ensure, pipeline: str) -> Plan:
+    """Looks for all that the pipeline made, in whatever state an earlier teardown left it."""
+    plan = Plan()
+    named = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
+    for group in _pieces(DATASET_GROUP, ensure.list(DATASET_GROUP)):
+        if named.fullmatch(group.name):
+            with _may_be_gone():
+                if _is_ours(ensure, group, pipeline):
+                    _look_into(ensure, group, pipeline, plan)
+                else:
+                    plan.left.append(f"{group} has no tag batchrec:pipeline={pipeline}")
+    _find_schemas(ensure, named, plan)
+    _find_jobs(ensure, plan)
+    plan.pieces.sort(key=lambda piece: ORDER.index(piece.kind))
+    return plan
+
+
+def delete(ensure: Ensure, plan: Plan) -> None:
+    """Stops or waits for the work under way, then deletes, and waits until all is gone.
+
+    What is gone already is no error. Raises dg.Failure before anything is deleted if something is
+    in the way, and when the deadline has passed.
+    """
+    if plan.in_the_way:
+        raise dg.Failure(
+            f"nothing was deleted: {'; '.join(plan.in_the_way)}. Delete that first, then start this"
+            " again",
+            allow_retries=False,
+        )
+    deadline = time.monotonic() + ensure.deadline_seconds
+    for piece in plan.work:
+        _end(ensure, piece, deadline)
+    for kind in ORDER:
+        pieces = [piece for piece in plan.pieces if piece.kind is kind]
+        for piece in pieces:
+            _delete(ensure, piece, deadline)
+        for piece in pieces:
+            _wait_until_gone(ensure, piece, deadline)
+
+
+def _look_into(ensure: Ensure, group: Piece, pipeline: str, plan: Plan) -> None:
+    plan.pieces.append(group)
+    for kind in (FILTER, SOLUTION, DATASET):
+        for piece in _pieces(kind, ensure.list(kind, datasetGroupArn=group.arn)):
+            with _may_be_gone():
+                if not _is_ours(ensure, piece, pipeline):
+                    plan.in_the_way.append(
+                        f"{piece} in {group.name} was not made by the pipeline {pipeline}"
+                    )
+                    continue
+                plan.pieces.append(piece)
+                for work in WORK.get(kind, ()):
+                    found = ensure.list(work, **{kind.arn: piece.arn})
+                    plan.work.extend(_pieces(work, filter(_is_busy, found)))
+                if kind is SOLUTION:
+                    _report(ensure, CAMPAIGN, piece, plan)
+    for kind in (EVENT_TRACKER, METRIC_ATTRIBUTION, RECOMMENDER):
+        _report(ensure, kind, group, plan)
+
+
+def _report(ensure: Ensure, kind: Kind, parent: Piece, plan: Plan) -> None:
+    """Tells of what of this kind hangs on the parent: no pipeline makes such things."""
+    try:
+        found = ensure.list(kind, **{parent.kind.arn: parent.arn})
+    except ClientError as error:
+        # The local Personalize has no such kinds.
+        if "is not supported" not in error.response["Error"]["Message"]:
+            raise
+        return
+    plan.in_the_way.extend(f"{piece} belongs to {parent}" for piece in _pieces(kind, found))
+
+
+def _find_schemas(ensure: Ensure, named: re.Pattern[str], plan: Plan) -> None:
+    mine = re.compile(rf"{named.pattern}-(interactions|items)")
+    schemas = [s for s in _pieces(SCHEMA, ensure.list(SCHEMA)) if mine.fullmatch(s.name)]
+    if not schemas:
+        return
+    datasets = {piece.arn for piece in plan.pieces}
+    used = {
+        ensure.describe(DATASET, other.arn)["schemaArn"]: other
+        for other in _pieces(DATASET, ensure.list(DATASET))
+        if other.arn not in datasets
+    }
+    for schema in schemas:
+        if schema.arn in used:
+            plan.left.append(f"{schema} is used by {used[schema.arn].arn}")
+        else:
+            plan.pieces.append(schema)
+
+
+def _find_jobs(ensure: Ensure, plan: Plan) -> None:
+    solutions = [piece.arn for piece in plan.pieces if piece.kind is SOLUTION]
+    for kind in (BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB) if solutions else ():
+        jobs = [
+            job
+            for job in ensure.list(kind)
+            if job["solutionVersionArn"].rpartition("/")[0] in solutions and _is_busy(job)
+        ]
+        plan.work.extend(_pieces(kind, jobs))
+
+
+def _is_ours(ensure: Ensure, piece: Piece, pipeline: str) -> bool:
+    if piece.status.startswith("DELETE"):
+        # By an earlier teardown or by somebody else: it is waited for, and may tell no tags.
+        return True
+    answer = ensure.client.list_tags_for_resource(resourceArn=piece.arn)
+    return {"tagKey": "batchrec:pipeline", "tagValue": pipeline} in answer["tags"]
+
+
+def _is_busy(summary: Mapping[str, Any]) -> bool:
+    return summary["status"] not in (ACTIVE, *FAILED)
+
+
+def _pieces(kind: Kind, summaries: Iterable[Description]) -> list[Piece]:
+    return [
+        # The summary of a solution version has no name.
+        Piece(
+            kind,
+            s.get(kind.name) or s[kind.arn].partition("/")[2],
+            s[kind.arn],
+            s.get("status", ""),
+        )
+        for s in summaries
+    ]
+
+
+@contextmanager
+def _may_be_gone() -> Iterator[None]:
+    """An earlier teardown's deletions may end while this one looks."""
+    try:
+        yield
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ResourceNotFoundException":
+            raise
+
+
+def _end(ensure: Ensure, piece: Piece, deadline: float) -> None:
+    """Trainings are stopped; of other work Personalize knows no way to stop it."""
+    if piece.kind is SOLUTION_VERSION:
+        try:
+            ensure.client.stop_solution_version_creation(solutionVersionArn=piece.arn)
+            ensure.log.info(f"stopping {piece}")
+        except ClientError as error:
+            ensure.log.info(f"{piece} was not stopped: {error}")
+    while True:
+        description = _describe(ensure, piece)
+        if description is None or not _is_busy(description):
+            return
+        _sleep(ensure, piece, f"is {description['status']}", deadline)
+
+
+def _delete(ensure: Ensure, piece: Piece, deadline: float) -> None:
+    while True:
+        try:
+            getattr(ensure.client, f"delete_{piece.kind.snake}")(**{piece.kind.arn: piece.arn})
+        except ClientError as error:
+            code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+            if code == "ResourceNotFoundException":
+                return
+            if code != "ResourceInUseException":
+                raise dg.Failure(
+                    f"Personalize refused to delete {piece}: {message} ({code})",
+                    allow_retries=False,
+                ) from error
+            description = _describe(ensure, piece)
+            if description and str(description.get("status")).startswith("DELETE"):
+                return
+            _sleep(ensure, piece, f"cannot be deleted yet: {message}", deadline)
+        else:
+            ensure.log.info(f"deleting {piece}")
+            return
+
+
+def _wait_until_gone(ensure: Ensure, piece: Piece, deadline: float) -> None:
+    while (description := _describe(ensure, piece)) is not None:
+        status = description.get("status", ACTIVE)
+        if status == "DELETE FAILED":
+            raise dg.Failure(
+                f"{piece} was not deleted: {description.get('failureReason')}", allow_retries=False
+            )
+        _sleep(ensure, piece, f"is {status}", deadline)
+
+
+def _describe(ensure: Ensure, piece: Piece) -> Description | None:
+    with _may_be_gone():
+        return ensure.describe(piece.kind, piece.arn)
+    return None
+
+
+def _sleep(ensure: Ensure, piece: Piece, why: str, deadline: float) -> None:
+    if time.monotonic() + ensure.poll_seconds > deadline:
+        raise dg.Failure(
+            f"{piece} {why}, after {ensure.deadline_seconds / 3600:g} hours: start the teardown"
+            " again to go on",
+            allow_retries=False,
+        )
+    time.sleep(ensure.poll_seconds)

@@ -1,0 +1,192 @@
+"""raw_ratings: the files of ratings, copied into the storage as they are, or found in place."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.pipeline.assets.spark_interactions import first_at_hand
+from batchrec_dagster.pipeline.ui import RAW, code, described, preview, text
+from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.polars.prepare import BadRows, opened
+from batchrec_dagster.preparation.polars.prepare import Ratings as OpenedRatings
+from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.steps.checks import Checked, published, specs
+from batchrec_dagster.steps.raw_files import RawFiles, at_hand, bring, clear_away, without_secrets
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.paths import read_record
+from batchrec_dagster.storage.resource import StorageResource
+
+CODE_VERSION = "2"
+
+
+def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
+    """The asset; a relative path of the source starts at the project's folder."""
+    ratings, places, spark = pipeline.ratings, pipeline.places, pipeline.preparation.spark
+    source = without_secrets(ratings.source)
+    copied = "copied once into the storage as they are" if ratings.copy_to_storage else "in place"
+
+    @dg.asset(
+        **described(
+            pipeline,
+            description="Who rated, bought or watched what, and when: the files that everything"
+            f" else is made of, {copied}, so that a run can be repeated. Files that have not"
+            " changed are not copied again.",
+            kinds={"file"},
+            stage=RAW,
+            storage_key=places.record("raw_ratings"),
+            code_version=f"{CODE_VERSION}-{fingerprint(ratings)}",
+            io_manager="record_io",
+        ),
+        check_specs=specs(
+            "raw_ratings",
+            pipeline.name,
+            columns_parse="The declared columns are there, and their values can be read.",
+        ),
+    )
+    def raw_ratings(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
+        started = time.monotonic()
+        try:
+            before = read_record(storage, places.record("raw_ratings"))
+            raw = bring(
+                ratings.source,
+                storage,
+                project,
+                record=places.record("raw_ratings"),
+                place=places.raw if ratings.copy_to_storage else None,
+            )
+            context.log.info(f"{source}: {raw.outcome}")
+            remote = spark is not None and spark.on_aws
+            with (
+                # What Spark reads on AWS is not read here; the first rows tell how to.
+                first_at_hand(raw.record, storage)
+                if remote
+                else at_hand(raw.record, ratings, storage, project)
+            ) as files:
+                size = sum(file.path.stat().st_size for file in files)
+                try:
+                    with opened(files, ratings.reading, pipeline.rules) as read:
+                        rows, bad, unit = read.look()
+                        check = _columns_parse(rows, bad, ratings.on_bad_rows, read.layout)
+                        found = {
+                            **_told(read),
+                            "timestamp_unit": unit,
+                            "bad_rows": bad.total,
+                        }
+                        counted = f"{rows:,} rows{' looked at' if remote else ''}"
+                        shown = preview(
+                            f"**{counted}**, {_in_words(raw, read)}:", code(read.first_lines())
+                        )
+                        raw.record["columns"] = _columns(read)
+                except PreparationError as error:
+                    rows, found, shown = 0, {}, preview("The files cannot be read.")
+                    check = Checked("columns_parse", passed=False, found=str(error))
+            where = [storage.where(file["uri"]) for file in raw.record["files"] if file["uri"]]
+            yield from published(
+                [check],
+                dg.MaterializeResult(
+                    value=raw.record,
+                    data_version=dg.DataVersion(raw.record["version"]),
+                    metadata={
+                        "preview": shown,
+                        "outcome": raw.outcome,
+                        "source": source,
+                        "file": dg.MetadataValue.path(where[0])
+                        if len(where) == 1
+                        else f"{len(raw.record['files']):,} files",
+                        "files": len(raw.record["files"]),
+                        **(
+                            {"rows_looked_at": rows}
+                            if remote
+                            else {"bytes": size, "dagster/row_count": rows}
+                        ),
+                        **found,
+                        "seconds": time.monotonic() - started,
+                    },
+                ),
+            )
+            clear_away(before, raw.record, storage)
+        except (SourceError, StorageError) as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+    return raw_ratings
+
+
+def _told(read: OpenedRatings) -> dict[str, Any]:
+    """How the files are read, for the metadata: found out or declared."""
+    layout = read.layout
+    roles = {column: role for role, column in _columns(read).items()}
+    return {
+        "dagster/column_schema": dg.TableSchema(
+            columns=[
+                dg.TableColumn(
+                    name=name,
+                    type=kind,
+                    description=(
+                        f"The {roles[name].replace('_', ' ')}." if name in roles else None
+                    ),
+                )
+                for name, kind in read.found.types.items()
+            ]
+        ),
+        "format": layout.format,
+        "delimiter": layout.delimiter if layout.format == "csv" else "",
+        "encoding": ", ".join(read.encodings),
+        "recognised_columns": dict(read.found.recognised),
+        "empty_files": list(read.empty),
+    }
+
+
+def _columns(read: OpenedRatings) -> dict[str, str]:
+    """The name of the column of each role that the files have."""
+    layout, names = read.layout, list(read.found.types)
+    roles = {
+        "user": layout.user,
+        "item": layout.item,
+        "rating": layout.rating,
+        "timestamp": layout.timestamp,
+        "event_type": layout.event_type,
+        "event_value": layout.event_value,
+    }
+    return {
+        role: names[column - 1] if isinstance(column, int) else column
+        for role, column in roles.items()
+        if column is not None
+    }
+
+
+def _in_words(raw: RawFiles, read: OpenedRatings) -> str:
+    files = len(raw.record["files"])
+    return (
+        f"{f'{files:,} files' if files > 1 else 'one file'} of {read.layout.format} in"
+        f" {text(', '.join(read.encodings))}"
+    )
+
+
+def _columns_parse(rows: int, bad: BadRows, on_bad_rows: str, layout: Layout) -> Checked:
+    found = f"{bad.total:,} of {rows:,} rows cannot be read"
+    if bad.total:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in bad.counts.items())
+        found += f" ({reasons}); the first: {bad.examples[0]}"
+        found += (
+            "; they are left out (ratings.on_bad_rows: skip)"
+            if on_bad_rows == "skip"
+            else "; mend the file, or leave such rows out with ratings.on_bad_rows: skip"
+        )
+        if _may_have_commas(bad, layout):
+            found += "; or is ratings.decimal ','?"
+    passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
+    return Checked("columns_parse", passed, found, {"rows": rows, "bad_rows": bad.total})
+
+
+def _may_have_commas(bad: BadRows, layout: Layout) -> bool:
+    """Whether numbers may have one in place of the point; between fields it says nothing."""
+    return (
+        layout.format == "csv"
+        and "," not in (layout.delimiter, layout.decimal)
+        and any(re.search(r"is not a number.*[0-9],[0-9]", row) for row in bad.examples)
+    )

@@ -1,0 +1,1 @@
+"""Jobs, schedule, sensors and alerts of a pipeline."""

@@ -1,0 +1,47 @@
+"""The jobs that refresh a pipeline and delete what it made, and what runs the first: a schedule, a
+sensor of new ratings."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.pipeline.automation.alerts import alert_sensors
+from batchrec_dagster.pipeline.automation.new_files import fresh_data_sensor, watched
+from batchrec_dagster.pipeline.automation.teardown import teardown_job
+from batchrec_dagster.steps.rollback import rollback_job
+
+
+def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
+    """`NAME_refresh` materializes everything; `NAME_schedule` runs it at the declared times, and
+    `NAME_fresh_data` when ratings are new, where they lie at a place that can be watched.
+    `NAME_rollback` publishes older lists again.
+    `NAME_teardown` deletes what all this made. Sensors tell whom `alerts` names what went wrong."""
+    job = dg.define_asset_job(
+        name=f"{pipeline.name}_refresh",
+        selection=dg.AssetSelection.groups(pipeline.name),
+        # Dagster asks a deployment's own logger only where the run's config names it.
+        config={"loggers": {"console": {}}},
+        description="Reads the ratings and makes every user's recommendations anew. Data that"
+        " have not changed are neither imported nor trained on again.",
+    )
+    schedule = dg.ScheduleDefinition(
+        name=f"{pipeline.name}_schedule",
+        job=job,
+        cron_schedule=pipeline.schedule.cron,
+        execution_timezone=pipeline.schedule.timezone,
+        default_status=(
+            dg.DefaultScheduleStatus.RUNNING
+            if pipeline.schedule.enabled
+            else dg.DefaultScheduleStatus.STOPPED
+        ),
+        description=f"Refreshes {pipeline.name}.",
+    )
+    sensors = (
+        [fresh_data_sensor(pipeline, job, project)] if watched(pipeline.ratings.source) else []
+    )
+    return dg.Definitions(
+        jobs=[job, rollback_job(pipeline), teardown_job(pipeline)],
+        schedules=[schedule],
+        sensors=[*sensors, *alert_sensors(pipeline)],
+    )

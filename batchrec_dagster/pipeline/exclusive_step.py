@@ -1,0 +1,64 @@
+"""One run at a time works at a step in Personalize; another waits, and then finds it done."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import wraps
+from typing import Any, TypeVar
+
+import dagster as dg
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.personalize.resource import PersonalizeResource
+from batchrec_dagster.storage.lease import Lease
+
+Step = TypeVar("Step", bound=Callable[..., Any])
+
+
+def leased(
+    pipeline: Pipeline,
+    asset: str,
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    personalize: PersonalizeResource,
+) -> AbstractContextManager[None]:
+    """This run's hold on the asset's step."""
+    storage = personalize.storage
+    return Lease(
+        store=storage.store,
+        folder=storage.uri(pipeline.places.lease(asset)),
+        owner=context.run_id,
+        log=context.log,
+        deadline_seconds=personalize.deadline_hours * 3600,
+    ).held()
+
+
+def alone(pipeline: Pipeline) -> Callable[[Step], Step]:
+    """A decorator of an asset's function that takes `context` and `personalize`.
+
+    What the function yields reaches Dagster after the lease is given up: a generator that waits
+    there is not told of what fails, and would keep the lease as long as something refers to it.
+    What has to be stored while nobody else is at work, the function stores itself.
+    """
+
+    def decorate(step: Step) -> Step:
+        name = step.__name__
+
+        @wraps(step)
+        def returning(context: dg.AssetExecutionContext, **inputs: Any) -> Any:
+            with leased(pipeline, name, context, inputs["personalize"]):
+                return step(context, **inputs)
+
+        @wraps(step)
+        def yielding(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
+            results: list[Any] = []
+            try:
+                with leased(pipeline, name, context, inputs["personalize"]):
+                    for result in step(context, **inputs):
+                        results.append(result)
+            finally:
+                yield from results
+
+        chosen: Any = yielding if inspect.isgeneratorfunction(step) else returning
+        return chosen  # type: ignore[no-any-return]
+
+    return decorate

@@ -1,0 +1,180 @@
+"""What every asset of a pipeline has in common, said once."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypedDict
+from urllib.parse import quote
+
+import dagster as dg
+import polars as pl
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.personalize.resource import AWS, PersonalizeResource
+from batchrec_dagster.storage.io_managers import STORAGE_KEY
+from batchrec_dagster.storage.resource import StorageResource
+
+# Markdown's and HTML's own characters, and what makes links of plain text.
+SPECIAL = re.compile(r"[\\`*_\[\]<>|&~#$!@:]")
+# Longer cells make a table unreadable.
+ROOM = 60
+
+
+def preview(*paragraphs: str) -> dg.MetadataValue[Any]:
+    """The paragraphs, which are Markdown, one below the other."""
+    return dg.MetadataValue.md("\n\n".join(paragraphs))
+
+
+def text(value: object) -> str:
+    """A value as Markdown that says just this, in one line."""
+    if value is None:
+        return ""
+    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+    line = " ".join(shown.split())
+    cut = line if len(line) <= ROOM else f"{line[: ROOM - 1]}…"
+    return SPECIAL.sub(r"\\\g<0>", cut)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table of the rows."""
+    lines = [columns, *rows]
+    head, *body = (f"| {' | '.join(map(text, line))} |" for line in lines)
+    return "\n".join([head, f"|{' --- |' * len(columns)}", *body])
+
+
+def code(lines: str) -> str:
+    """Text as it is, in a block that nothing in it can end."""
+    longest = max((len(run) for run in re.findall("`+", lines)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{lines}\n{fence}"
+
+
+Links = dict[str, dg.MetadataValue[Any]]
+
+
+def stored(name: str, storage: StorageResource, uri: str) -> Links:
+    """Where the object lies, under this name, and its page in the S3 console."""
+    links: Links = {name: dg.MetadataValue.path(storage.where(uri))}
+    if storage.in_s3 and storage.s3.endpoint_url is None:
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        links[f"{name}_in_console"] = dg.MetadataValue.url(
+            f"https://console.aws.amazon.com/s3/object/{bucket}?prefix={quote(key)}"
+        )
+    return links
+
+
+def dataset_group(personalize: PersonalizeResource, arn: str) -> Links:
+    """The page of a dataset group, with all that belongs to it, in the Personalize console."""
+    if personalize.endpoint != AWS:
+        return {}
+    region = arn.split(":")[3]
+    place = arn.replace("dataset-group/", "dataset-group$", 1)
+    return {
+        "console": dg.MetadataValue.url(
+            f"https://console.aws.amazon.com/personalize/home?region={region}#{place}/setup"
+        )
+    }
+
+
+# What an asset's tag says it is, in the order of the way from ratings to results.
+RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
+
+# The metadata of a sink's definition that says where it writes, and by which setting.
+WRITES_TO = "batchrec/writes_to"
+
+
+class OwnArguments(TypedDict):
+    """Arguments of `@dg.asset` for what is kept elsewhere than in the storage."""
+
+    key_prefix: str
+    group_name: str
+    owners: list[str]
+    description: str
+    kinds: set[str]
+    tags: dict[str, str]
+    code_version: str
+
+
+class AssetArguments(OwnArguments):
+    """Arguments of `@dg.asset`."""
+
+    io_manager_key: str
+    metadata: dict[str, Any]
+
+
+def described_alone(
+    pipeline: Pipeline, *, description: str, kinds: set[str], code_version: str, stage: str = RESULT
+) -> OwnArguments:
+    """As `described`, for what is kept elsewhere."""
+    return {
+        "key_prefix": pipeline.name,
+        "group_name": pipeline.name,
+        "owners": pipeline.owners,
+        "description": description,
+        "kinds": kinds,
+        "tags": {"stage": stage},
+        "code_version": code_version,
+    }
+
+
+def described(
+    pipeline: Pipeline,
+    *,
+    description: str,
+    kinds: set[str],
+    storage_key: str,
+    code_version: str,
+    io_manager: str,
+    stage: str = RESULT,
+) -> AssetArguments:
+    """The arguments of `@dg.asset` that follow from the declaration.
+
+    The code version has to change whenever the same input would give another output, so that
+    Dagster calls the asset stale: it carries a fingerprint of the settings that the asset reads.
+    """
+    alone = described_alone(
+        pipeline, description=description, kinds=kinds, code_version=code_version, stage=stage
+    )
+    return {**alone, "io_manager_key": io_manager, "metadata": {STORAGE_KEY: storage_key}}
+
+
+def column_schema(
+    columns: Mapping[str, tuple[str, str]], present: Sequence[str] | None = None
+) -> dg.TableSchema:
+    """`{name: (type, description)}` as Dagster's column schema, for the columns present."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(name=name, type=columns[name][0], description=columns[name][1])
+            for name in (columns if present is None else present)
+        ]
+    )
+
+
+def column_lineage(
+    pipeline: Pipeline,
+    columns: Mapping[str, Sequence[tuple[str, str]]],
+    present: Sequence[str] | None = None,
+) -> dg.TableColumnLineage:
+    """`{column: [(asset, its column), ...]}` as Dagster's column lineage, for the columns present:
+    which columns of other assets each one is made of."""
+    return dg.TableColumnLineage(
+        deps_by_column={
+            name: [
+                dg.TableColumnDep(dg.AssetKey([pipeline.name, asset]), column)
+                for asset, column in columns[name]
+            ]
+            for name in (columns if present is None else present)
+        }
+    )
+
+
+def sample(frame: pl.DataFrame) -> dg.MetadataValue[Any]:
+    """A few rows as a table in the UI."""
+    return dg.MetadataValue.table(
+        records=[dg.TableRecord(row) for row in frame.iter_rows(named=True)],
+        schema=dg.TableSchema(
+            columns=[
+                dg.TableColumn(name=name, type=str(dtype).lower())
+                for name, dtype in frame.schema.items()
+            ]
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Preparation on this machine."""

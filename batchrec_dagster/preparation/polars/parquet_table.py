@@ -1,0 +1,79 @@
+"""Parquet, whose columns have types already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from batchrec_dagster.preparation.column_aliases import locate, setting
+from batchrec_dagster.preparation.layout import Column, PreparationError
+from batchrec_dagster.preparation.polars.decoding import Opened
+from batchrec_dagster.preparation.polars.table import FLAW, ROW, TEXT
+
+
+@dataclass(frozen=True)
+class ParquetTable:
+    opened: Opened
+
+    @cached_property
+    def schema(self) -> Mapping[str, pl.DataType]:
+        try:
+            return pl.scan_parquet(self.opened.path, glob=False).collect_schema()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise damaged(self.opened, error) from error
+
+    @property
+    def columns(self) -> Sequence[str]:
+        return list(self.schema)
+
+    def cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
+        places = locate(wanted, self.columns, self.opened.name)
+        names = {role: self.columns[place] for role, place in places.items()}
+        cells = {role: self._text(role, name) for role, name in names.items()}
+        return pl.scan_parquet(self.opened.path, row_index_name=ROW, glob=False).select(
+            pl.col(ROW).cast(pl.Int64),
+            pl.lit(None, dtype=pl.String).alias(FLAW),
+            pl.concat_str(cells.values(), separator=",", ignore_nulls=True).alias(TEXT),
+            **cells,
+        )
+
+    def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+        places = locate(wanted, self.columns, self.opened.name)
+        return pl.scan_parquet(self.opened.path, glob=False).select(
+            self._typed(role, self.columns[place], types.get(role, pl.String())).alias(role)
+            for role, place in places.items()
+        )
+
+    def _typed(self, role: str, name: str, wanted: pl.DataType) -> pl.Expr:
+        kind = self.schema[name]
+        # The others by way of their text, so that they mean the same as in a file of text.
+        if wanted.is_numeric() and (kind.is_integer() or kind == wanted):
+            return pl.col(name).cast(wanted)
+        return self._text(role, name).cast(wanted)
+
+    def place(self, row: int) -> str:
+        return f"row {row + 1}"
+
+    def _text(self, role: str, name: str) -> pl.Expr:
+        kind, column = self.schema[name], pl.col(name)
+        if kind.is_nested() or kind in (pl.Binary, pl.Object):
+            raise self._unfit(role, name, "a column of text or numbers")
+        if role in ("user", "item") and kind.is_float():
+            raise self._unfit(role, name, "ids as text or whole numbers")
+        if role == "timestamp" and kind in (pl.Datetime, pl.Date):
+            return column.dt.epoch("s").cast(pl.String)
+        return column.cast(pl.String)
+
+    def _unfit(self, role: str, name: str, wanted: str) -> PreparationError:
+        return PreparationError(
+            f"{self.opened.name}: {name!r} ({setting(role)}) is of type {self.schema[name]}; write"
+            f" the file with {wanted}"
+        )
+
+
+def damaged(opened: Opened, error: Exception) -> PreparationError:
+    reason = str(error).partition("\n")[0]
+    return PreparationError(f"{opened.name} is damaged or no Parquet ({reason}): get it again")

@@ -1,0 +1,245 @@
+"""Files of ratings -> interactions CSV, on this machine: Polars, streaming from file to file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import polars as pl
+
+from batchrec_dagster.personalize.datasets import (
+    EVENT_TYPE,
+    EVENT_VALUE,
+    ITEM_ID,
+    TIMESTAMP,
+    USER_ID,
+    interactions_columns,
+)
+from batchrec_dagster.preparation.layout import EPOCH_UNITS, Layout
+from batchrec_dagster.preparation.layout import PreparationError as PreparationError
+from batchrec_dagster.preparation.polars import times
+from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
+from batchrec_dagster.preparation.polars.row_filters import Keeping, looks_at_more_than_one_row
+from batchrec_dagster.preparation.polars.rows import FILE, PROBLEM, SECONDS, Looked, look, parsed
+from batchrec_dagster.preparation.polars.table import ROW, TEXT, Table
+from batchrec_dagster.preparation.polars.timestamp_units import first_unit, one_unit, unreadable
+from batchrec_dagster.preparation.polars.typed_scan import write_clean
+from batchrec_dagster.preparation.recognition import Found, Reading, find_out, open_table
+from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE, Rules
+
+SHOWN = 200
+LINES = 6
+
+
+@dataclass(frozen=True)
+class BadRows:
+    """Rows that could not be read: how many for each reason, and the first few of them."""
+
+    counts: Mapping[str, int]
+    examples: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+
+class Look(NamedTuple):
+    """How many rows there are, what cannot be read of them, and how their times are written."""
+
+    rows: int
+    bad: BadRows
+    timestamp_unit: str
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What became of the files. Counts are rows; blank lines count nowhere."""
+
+    rows_read: int
+    rows_kept: int
+    left_out: Mapping[str, int]
+    bad_row_examples: tuple[str, ...]
+    timestamp_unit: str
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """The files of a source, opened; `found` tells how they are read, `empty` names those without
+    a byte. All of it raises PreparationError where they cannot be used."""
+
+    tables: Sequence[Table]
+    found: Found
+    rules: Rules
+    empty: Sequence[str]
+    folder: Path
+
+    @property
+    def layout(self) -> Layout:
+        return self.found.layout
+
+    @property
+    def encodings(self) -> list[str]:
+        """What the files are in, each once."""
+        return sorted({table.opened.encoding for table in self.tables})
+
+    def first_lines(self) -> str:
+        """What a person sees who opens the first file: its first lines, or rows."""
+        table = self.tables[0]
+        if self.layout.format == "parquet":
+            return str(pl.scan_parquet(table.opened.path, glob=False).head(LINES).collect())
+        with table.opened.path.open(encoding="utf-8") as file:
+            return "\n".join(line.rstrip()[:SHOWN] for line in islice(file, LINES))
+
+    def look(self) -> Look:
+        """Read all of it."""
+        clean = write_clean(self.tables, self.layout, self.rules, None)
+        if clean is not None:
+            return Look(clean.rows, BadRows({}, ()), clean.unit)
+        looked, unit = self._carefully(None)
+        return Look(looked.rows, BadRows(looked.bad, self._examples(looked)), unit)
+
+    def write_interactions(self, destination: Path) -> Preparation:
+        """Write the kept rows as Personalize's interactions CSV, in the source's order.
+
+        `destination` is there when all is well, and only then: for `on_bad_rows` fail the first
+        row that cannot be read is an error.
+        """
+        part = destination.with_name(f"{destination.name}.part")
+        try:
+            if looks_at_more_than_one_row(self.rules):
+                done = self._write_some(part)
+            else:
+                done = self._write_rows(part)
+            part.replace(destination)
+        finally:
+            part.unlink(missing_ok=True)
+        return done
+
+    def _write_some(self, target: Path) -> Preparation:
+        """As all the rules have it."""
+        rows = self.folder / "rows.csv"
+        done = self._write_rows(rows)
+        keeping = Keeping(self.rules, self.folder)
+        types = {name: pl.Int64() if name == TIMESTAMP else pl.String() for name in self._columns}
+        keeping.apply(pl.scan_csv(rows, schema=types, glob=False)).sink_csv(target)
+        return replace(
+            done,
+            rows_kept=done.rows_kept - sum(keeping.left_out.values()),
+            left_out={**done.left_out, **keeping.left_out},
+        )
+
+    def _write_rows(self, target: Path) -> Preparation:
+        """As the rules on a single row have it."""
+        clean = write_clean(self.tables, self.layout, self.rules, target)
+        if clean is None and self.layout.timestamp_unit == times.AUTO:
+            # That way takes no text for a time unless it is told what it is.
+            unit = first_unit(self.tables, self.layout, self.rules)
+            if unit not in EPOCH_UNITS:
+                layout = replace(self.layout, timestamp_unit=unit)
+                clean = write_clean(self.tables, layout, self.rules, target)
+        if clean is not None:
+            kept = clean.rows - sum(clean.left_out.values())
+            return Preparation(clean.rows, kept, clean.left_out, (), clean.unit)
+        looked, unit = self._carefully(target)
+        examples = self._examples(looked)
+        bad = sum(looked.bad.values())
+        if bad and self.rules.on_bad_rows == "fail":
+            raise PreparationError(
+                f"{examples[0]} ({bad:,} such rows); mend the file, or leave such rows out with"
+                " ratings.on_bad_rows: skip"
+            )
+        if bad == looked.rows:
+            raise PreparationError(f"there is no row that can be read; {examples[0]}")
+        kept = looked.rows - sum(looked.left_out.values())
+        return Preparation(looked.rows, kept, looked.left_out, examples, unit)
+
+    def _carefully(self, target: Path | None) -> tuple[Looked, str]:
+        """Look at every row, and write those that are kept to the target if there is one; what was
+        found, and the timestamps' unit."""
+        first = unit = first_unit(self.tables, self.layout, self.rules)
+        looked = self._look(unit, target)
+        if self.layout.timestamp_unit == times.AUTO and self._may_be_mixed(looked, unit):
+            unit = one_unit(self.tables, self.layout, self.rules)
+            if unit != first:
+                looked = self._look(unit, target)
+        if not looked.rows:
+            raise PreparationError(f"{self.tables[0].opened.name} has a header and no rows")
+        return looked, unit
+
+    def _look(self, unit: str, target: Path | None) -> Looked:
+        rows = self._parsed(unit)
+        try:
+            if target is None:
+                return look(rows)
+            with target.open("wb") as file:
+                file.write((",".join(self._columns) + "\n").encode())
+                return look(rows, lambda kept: self._write_kept(kept, file))
+        except pl.exceptions.PolarsError as error:
+            raise unreadable(error, self.tables, self.rules) from error
+
+    def _may_be_mixed(self, looked: Looked, unit: str) -> bool:
+        """Whether there is any time that is not of the unit, as far as the look tells."""
+        if times.unreadable(unit) in looked.bad or times.BEFORE_1970 in looked.bad:
+            return True
+        factor = EPOCH_UNITS.get(unit)
+        found = [time for time in (looked.earliest, looked.latest) if time is not None]
+        return factor is not None and any(times.epoch_unit(time * factor) != unit for time in found)
+
+    @property
+    def _columns(self) -> list[str]:
+        return interactions_columns(
+            event_type=self.rules.event_type, event_value=self.layout.event_value is not None
+        )
+
+    def _write_kept(self, rows: pl.DataFrame, file: BinaryIO) -> None:
+        no_type = self.layout.event_type is None
+        written = {
+            USER_ID: pl.col("user"),
+            ITEM_ID: pl.col("item"),
+            TIMESTAMP: pl.col(SECONDS),
+            EVENT_TYPE: pl.lit(EVENT_TYPE_VALUE) if no_type else pl.col("event_type"),
+            EVENT_VALUE: pl.col("event_value"),
+        }
+        columns = [written[name].alias(name) for name in self._columns]
+        rows.select(columns).write_csv(file, include_header=False)
+
+    def _parsed(self, unit: str) -> pl.LazyFrame:
+        return pl.concat(
+            parsed(table, number, self.layout, self.rules, unit)
+            for number, table in enumerate(self.tables)
+        )
+
+    def _examples(self, looked: Looked) -> tuple[str, ...]:
+        told = []
+        for row in looked.examples:
+            table = self.tables[row[FILE]]
+            told.append(
+                f"{table.opened.name}, {table.place(row[ROW])}: {row[PROBLEM]}:"
+                f" {(row[TEXT] or '')[:SHOWN]!r}"
+            )
+        return tuple(told)
+
+
+@contextmanager
+def opened(files: Sequence[RawFile], reading: Reading | Layout, rules: Rules) -> Iterator[Ratings]:
+    """The files, in this order, ready to be read; what is unpacked for it goes at the end.
+
+    Raises PreparationError.
+    """
+    if isinstance(reading, Layout):
+        reading = Reading.of(reading)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        all_files = [open_file(file, reading.encoding, folder) for file in files]
+        filled = [file for file in all_files if file.size]
+        if not filled:
+            raise PreparationError(f"{all_files[0].name} is empty")
+        found = find_out(filled[0], reading, rules)
+        tables = [open_table(file, found.layout) for file in filled]
+        empty = [file.name for file in all_files if not file.size]
+        yield Ratings(tables, found, rules, empty, folder)

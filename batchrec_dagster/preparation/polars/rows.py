@@ -1,0 +1,237 @@
+"""The way that can tell where and what: every row is looked at as text, in one pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH
+from batchrec_dagster.preparation.layout import FILTER, Column, Layout
+from batchrec_dagster.preparation.polars import times
+from batchrec_dagster.preparation.polars.table import FLAW, ROW, TEXT, Table
+from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
+from batchrec_dagster.preparation.sql import TYPES, filter_columns, parse_filter
+
+# Columns of a parsed row beside the roles': which file, the time, what is wrong with it (null
+# where it is good), why it is not kept (null where it is), and what its time looks like.
+FILE, SECONDS, PROBLEM, REASON, FORM = "file", "seconds", "problem", "reason", "form"
+
+Told = tuple[pl.Expr, str]
+IN_FILTER = "in filter"
+# No name in a header begins with a space.
+_PACKED = " row"
+_BLANKS = " \t"
+
+
+def wanted(layout: Layout, rules: Rules) -> dict[str, Column]:
+    """The columns that are read, by role."""
+    roles: dict[str, Column | None] = {
+        "user": layout.user,
+        "item": layout.item,
+        "rating": layout.rating,
+        "timestamp": layout.timestamp,
+        "event_type": layout.event_type,
+        "event_value": layout.event_value,
+    }
+    named = {role: column for role, column in roles.items() if column is not None}
+    for name in filter_columns(rules.filter) if rules.filter else ():
+        named[FILTER + name] = named_column(name, layout)
+    return named
+
+
+def named_column(name: str, layout: Layout) -> Column:
+    """The column that a filter calls so."""
+    position = name.removeprefix("column_")
+    return int(position) if not layout.has_header and position.isdecimal() else name
+
+
+def parsed(table: Table, file: int, layout: Layout, rules: Rules, unit: str) -> pl.LazyFrame:
+    """FILE, ROW, TEXT, user, item, SECONDS, event_type, event_value (both as text, null where the
+    layout has none), PROBLEM and REASON of every row."""
+    none = pl.lit(None, dtype=pl.String)
+    problem = _first(
+        [
+            *_problems(layout, table),
+            *_type_problems(layout, rules),
+            (pl.col(SECONDS).is_null(), times.unreadable(unit)),
+            (pl.col(SECONDS) < 0, times.BEFORE_1970),
+        ]
+    )
+    typed_columns = {
+        name: typed(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
+    }
+    return (
+        filtered(table.cells(wanted(layout, rules)), typed_columns, rules)
+        .with_columns(times.seconds(pl.col("timestamp"), unit).alias(SECONDS))
+        .with_columns(pl.coalesce(FLAW, problem).alias(PROBLEM))
+        .select(
+            pl.lit(file, pl.UInt32).alias(FILE),
+            ROW,
+            TEXT,
+            "user",
+            "item",
+            SECONDS,
+            event_type=none if layout.event_type is None else pl.col("event_type"),
+            event_value=none if layout.event_value is None else _value("event_value"),
+            problem=PROBLEM,
+            reason=pl.coalesce(PROBLEM, _first(_left_out(rules))),
+        )
+    )
+
+
+def time_forms(table: Table, file: int, layout: Layout, rules: Rules) -> pl.LazyFrame:
+    """FILE, ROW, timestamp and FORM of the rows with nothing wrong, and a time in some form."""
+    problem = _first([*_problems(layout, table), *_type_problems(layout, rules)])
+    return (
+        table.cells(wanted(layout, rules))
+        .filter(pl.coalesce(FLAW, problem).is_null())
+        .select(
+            pl.lit(file, pl.UInt32).alias(FILE),
+            ROW,
+            "timestamp",
+            times.form(pl.col("timestamp")).alias(FORM),
+        )
+        .filter(pl.col(FORM).is_not_null())
+    )
+
+
+def filtered(cells: pl.LazyFrame, columns: Mapping[str, pl.Expr], rules: Rules) -> pl.LazyFrame:
+    """The cells, and in IN_FILTER whether the filter holds, where there is one; `columns` are the
+    filter's, by names that roles have too."""
+    if rules.filter is None:
+        return cells
+    named = [column.alias(name) for name, column in columns.items()]
+    holds = parse_filter(rules.filter).fill_null(value=False)
+    return cells.select(pl.struct(pl.all()).alias(_PACKED), *named).select(
+        pl.col(_PACKED).struct.unnest(), holds.alias(IN_FILTER)
+    )
+
+
+def typed(text: pl.Expr, kind: str) -> pl.Expr:
+    """The cell as the type of `Layout.types`; null where it is missing or does not fit."""
+    if kind == "string":
+        return text
+    trimmed = text.str.strip_chars(_BLANKS)
+    if kind == "boolean":
+        return trimmed.str.to_lowercase().replace_strict(
+            {"true": True, "false": False}, default=None, return_dtype=pl.Boolean
+        )
+    number = trimmed.cast(TYPES[kind], strict=False)
+    return number if kind == "long" else pl.when(number.is_finite()).then(number)
+
+
+def _problems(layout: Layout, table: Table) -> Iterator[Told]:
+    """What is wrong with a row, but for its time; the first that holds counts."""
+    user, item = pl.col("user"), pl.col("item")
+    yield _missing(user), "no user"
+    yield _missing(item), "no item"
+    too_long = [ids.str.len_chars() > MAX_ID_LENGTH for ids in (user, item)]
+    yield pl.any_horizontal(too_long), f"an id longer than {MAX_ID_LENGTH} characters"
+    if not table.opened.is_plain:
+        yield _broken(user) | _broken(item), "an id with a line break or a NUL in it"
+        yield _not_utf8(user) | _not_utf8(item), "an id that is not UTF-8 text"
+    if layout.rating is not None:
+        rating = pl.col("rating")
+        yield _missing(rating), "no rating"
+        yield typed(rating, "double").is_null(), "the rating is not a number"
+    if layout.event_type is not None:
+        event_type = pl.col("event_type")
+        yield _missing(event_type), "no event type"
+        yield _broken(event_type), "an event type with a line break or a NUL in it"
+    if layout.event_value is not None:
+        value = pl.col("event_value")
+        not_a_number = typed(value, "double").is_null()
+        yield ~_missing(value) & not_a_number, "the event value is not a number"
+    yield _missing(pl.col("timestamp")), "no timestamp"
+
+
+def _type_problems(layout: Layout, rules: Rules) -> Iterator[Told]:
+    for name in filter_columns(rules.filter) if rules.filter else ():
+        cell, kind = pl.col(FILTER + name), layout.types[name]
+        if kind != "string":
+            yield ~_missing(cell) & typed(cell, kind).is_null(), f"{name} is not of type {kind}"
+
+
+def _left_out(rules: Rules) -> Iterator[Told]:
+    if rules.min_rating is not None:
+        yield typed(pl.col("rating"), "double") < rules.min_rating, BELOW_MIN_RATING
+    if rules.filter is not None:
+        yield ~pl.col(IN_FILTER), NOT_IN_FILTER
+
+
+def _first(told: Iterable[Told]) -> pl.Expr:
+    """What is said of the first condition that holds; null where none does."""
+    said = [pl.when(condition).then(pl.lit(text)) for condition, text in told]
+    return pl.coalesce(*said, pl.lit(None, dtype=pl.String))
+
+
+def _missing(text: pl.Expr) -> pl.Expr:
+    return text.is_null() | (text.str.strip_chars(_BLANKS) == "")
+
+
+def _value(role: str) -> pl.Expr:
+    trimmed = pl.col(role).str.strip_chars(_BLANKS)
+    return pl.when(trimmed != "").then(trimmed)
+
+
+def _broken(text: pl.Expr) -> pl.Expr:
+    return text.str.contains(r"[\n\r\x00]")
+
+
+def _not_utf8(text: pl.Expr) -> pl.Expr:
+    return text.str.contains("\ufffd", literal=True)
+
+
+EXAMPLES = 5
+
+Write = Callable[[pl.DataFrame], None]
+
+
+@dataclass
+class Looked:
+    """What was found in the rows: how many, how many left out by reason (in order of the reason),
+    the first bad ones (FILE, ROW, TEXT and PROBLEM), the times of the good ones in seconds."""
+
+    rows: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    earliest: int | None = None
+    latest: int | None = None
+
+    @property
+    def bad(self) -> dict[str, int]:
+        """Of `left_out` what is wrong with rows, not what the rules say of them."""
+        rules = (BELOW_MIN_RATING, NOT_IN_FILTER)
+        return {reason: count for reason, count in self.left_out.items() if reason not in rules}
+
+
+def look(rows: pl.LazyFrame, write: Write | None = None) -> Looked:
+    """Look at the parsed rows, and hand those that are kept to `write`, in order.
+
+    Raises PolarsError where the file cannot be read.
+    """
+    looked = Looked()
+    left_out: Counter[str | None] = Counter()
+
+    def batch(part: pl.DataFrame) -> None:
+        looked.rows += part.height
+        left_out.update(dict(part.get_column(REASON).value_counts().iter_rows()))
+        bad = part.get_column(PROBLEM).is_not_null()
+        if bad.any() and len(looked.examples) < EXAMPLES:
+            first = part.filter(bad).head(EXAMPLES - len(looked.examples))
+            looked.examples += first.select(FILE, ROW, TEXT, PROBLEM).to_dicts()
+        times = part.filter(~bad).get_column(SECONDS)
+        found: list[Any] = [looked.earliest, looked.latest, times.min(), times.max()]
+        known = [time for time in found if time is not None]
+        looked.earliest, looked.latest = min(known, default=None), max(known, default=None)
+        if write is not None:
+            write(part.filter(pl.col(REASON).is_null()))
+
+    rows.sink_batches(batch, maintain_order=True)
+    left_out.pop(None, None)
+    looked.left_out = dict(sorted((str(reason), count) for reason, count in left_out.items()))
+    return looked

@@ -1,0 +1,168 @@
+"""The straight way for what most files are: every cell what it should be.
+
+One pass reads the cells as numbers at once, counts what is not plain, and writes. Where there is
+anything that is not, the other way in `local` is taken, which can tell where and what it is. Where
+all is plain, both write the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from batchrec_dagster.personalize.datasets import (
+    EVENT_TYPE,
+    EVENT_VALUE,
+    ITEM_ID,
+    MAX_ID_LENGTH,
+    TIMESTAMP,
+    USER_ID,
+    interactions_columns,
+)
+from batchrec_dagster.preparation.layout import EPOCH_UNITS, FILTER, Layout
+from batchrec_dagster.preparation.polars import times
+from batchrec_dagster.preparation.polars.rows import IN_FILTER, filtered, typed, wanted
+from batchrec_dagster.preparation.polars.table import Table
+from batchrec_dagster.preparation.rules import (
+    BELOW_MIN_RATING,
+    EVENT_TYPE_VALUE,
+    NOT_IN_FILTER,
+    Rules,
+)
+from batchrec_dagster.preparation.sql import TYPES
+
+_ODD = "odd"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was read and written: the timestamps' unit, and rows; those left out by reason."""
+
+    unit: str
+    rows: int
+    left_out: Mapping[str, int]
+
+
+def write_clean(
+    tables: Sequence[Table], layout: Layout, rules: Rules, target: Path | None
+) -> Written | None:
+    """Write the rows that the rules on a single row keep; nothing is written without a target.
+
+    None where this is not for these files, or there is something wrong with a row.
+    """
+    rows = _rows(tables, layout, rules)
+    if rows is None:
+        return None
+    below = pl.lit(value=False)
+    if rules.min_rating is not None:
+        below = pl.col("rating") < rules.min_rating
+    inside = pl.lit(value=True) if rules.filter is None else pl.col(IN_FILTER)
+    time = pl.col("timestamp")
+    counts = rows.select(
+        pl.len().alias("rows"),
+        pl.col(_ODD).any(),
+        time.min().alias("first"),
+        time.max().alias("last"),
+        below.sum().alias(BELOW_MIN_RATING),
+        (~below & ~inside).sum().alias(NOT_IN_FILTER),
+    )
+    plans = [counts]
+    if target is not None:
+        kept = rows.filter(~below & inside).select(_written(layout, rules))
+        plans.append(kept.sink_csv(target, lazy=True))
+    try:
+        # Of one plan: the files are read once.
+        found = pl.collect_all(plans, engine="streaming")[0].row(0, named=True)
+    except pl.exceptions.PolarsError:
+        return None
+    unit = _unit(layout, found["first"], found["last"])
+    if not found["rows"] or found[_ODD] or unit is None:
+        return None
+    left_out = {reason: found[reason] for reason in (BELOW_MIN_RATING, NOT_IN_FILTER)}
+    return Written(
+        unit, found["rows"], {reason: count for reason, count in left_out.items() if count}
+    )
+
+
+def _rows(tables: Sequence[Table], layout: Layout, rules: Rules) -> pl.LazyFrame | None:
+    """All rows: the wanted columns by role, _ODD, and IN_FILTER where there is a filter."""
+    types = _types(layout, rules)
+    if types is None:
+        return None
+    read = pl.concat(
+        table.typed(wanted(layout, rules), types).with_columns(
+            pl.any_horizontal(_odd(layout, table)).alias(_ODD)
+        )
+        for table in tables
+    )
+    columns = {name: pl.col(FILTER + name) for name in layout.types}
+    return filtered(read, columns, rules)
+
+
+def _types(layout: Layout, rules: Rules) -> dict[str, pl.DataType] | None:
+    """The types of the columns that are no text, by role; None when a column would have two."""
+    types: dict[str, pl.DataType] = {"rating": pl.Float64()}
+    if layout.timestamp_unit in (times.AUTO, times.DATETIME, *EPOCH_UNITS):
+        types["timestamp"] = pl.Int64()
+    types.update({FILTER + name: TYPES[kind] for name, kind in layout.types.items()})
+    by_column: dict[object, pl.DataType] = {}
+    for role, column in wanted(layout, rules).items():
+        kind = types.get(role, pl.String())
+        if by_column.setdefault(column, kind) != kind:
+            return None
+    return types
+
+
+def _odd(layout: Layout, table: Table) -> Iterator[pl.Expr]:
+    """Whether anything in a row is missing, or has to be looked at closely."""
+    yield (_seconds(layout) < 0).fill_null(value=True)
+    texts = ["user", "item", *(["event_type"] if layout.event_type is not None else [])]
+    for text in map(pl.col, texts):
+        # Blanks come before ! in ASCII, and so does nothing at all.
+        yield text.is_null() | (text < "!") | (text.str.len_bytes() > MAX_ID_LENGTH)
+        if not table.opened.is_plain:
+            yield text.str.contains("[\n\r\0\ufffd]")
+    if layout.rating is not None:
+        yield ~pl.col("rating").is_finite().fill_null(value=False)
+    if layout.event_value is not None:
+        value = pl.col("event_value")
+        yield value.is_not_null() & typed(value, "double").is_null()
+    for name, kind in layout.types.items():
+        if kind == "double":
+            yield ~pl.col(FILTER + name).is_finite()
+
+
+def _seconds(layout: Layout) -> pl.Expr:
+    time, unit = pl.col("timestamp"), layout.timestamp_unit
+    if unit == times.AUTO:
+        return times.seconds_by_size(time)
+    if unit == times.DATETIME:
+        return time
+    return time // EPOCH_UNITS[unit] if unit in EPOCH_UNITS else times.seconds(time, unit)
+
+
+def _unit(layout: Layout, first: int | None, last: int | None) -> str | None:
+    """How times are written; None where they are not all written so."""
+    if layout.timestamp_unit != times.AUTO:
+        return layout.timestamp_unit
+    if first is None or last is None:
+        return None
+    unit = times.epoch_unit(first)
+    return unit if unit == times.epoch_unit(last) else None
+
+
+def _written(layout: Layout, rules: Rules) -> list[pl.Expr]:
+    columns = {
+        USER_ID: pl.col("user"),
+        ITEM_ID: pl.col("item"),
+        TIMESTAMP: _seconds(layout),
+        EVENT_TYPE: pl.col("event_type") if layout.event_type else pl.lit(EVENT_TYPE_VALUE),
+        EVENT_VALUE: pl.col("event_value").str.strip_chars(" \t"),
+    }
+    names = interactions_columns(
+        event_type=rules.event_type, event_value=layout.event_value is not None
+    )
+    return [columns[name].alias(name) for name in names]

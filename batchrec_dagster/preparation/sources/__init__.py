@@ -1,0 +1,1 @@
+"""Where input files come from."""

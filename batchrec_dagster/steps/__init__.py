@@ -1,0 +1,1 @@
+"""The work behind the assets: typed records in, typed records out."""

@@ -1,0 +1,149 @@
+"""The filter of a batch job, in Personalize."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from batchrec_dagster.config import fingerprint
+from batchrec_dagster.local_personalize.jobs.progress import Progress
+from batchrec_dagster.local_personalize.learning.hyperparameters import FEATURES
+from batchrec_dagster.personalize.batch_inference import OUTPUT_SUFFIX
+from batchrec_dagster.personalize.ensure import FILTER, Description, Ensure, Ensured
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.resource import StorageResource
+
+
+def stem(name: str, version: str, context: dg.AssetExecutionContext, *, afresh: bool) -> str:
+    """What the name of a job starts with: the pipeline and the data it takes.
+
+    Told to work afresh, a run asks for a job of its own; started again after a failure, it finds
+    that one.
+    """
+    # A name of 32 characters, a number of three digits: the whole stays within Personalize's 63.
+    start = f"{name}-{version[:12]}"
+    if not afresh:
+        return start
+    return f"{start}-{(context.run.root_run_id or context.run.run_id)[:8]}"
+
+
+def lasted(ensured: Ensured) -> float:
+    """Seconds from when it was created to when it was done, whichever run that was in."""
+    told = ensured.description
+    seconds: float = (told["lastUpdatedDateTime"] - told["creationDateTime"]).total_seconds()
+    return seconds
+
+
+def solution_name(dataset_group: str, recipe: str, hyperparameters: Mapping[str, str]) -> str:
+    """A solution cannot be changed, so that other settings mean another solution."""
+    return f"{dataset_group}-{fingerprint(recipe, hyperparameters)[:8]}"
+
+
+def solution_config(hyperparameters: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """CreateSolution's `solutionConfig`, with each hyperparameter where Personalize wants it."""
+    features = {key: text for key, text in hyperparameters.items() if key in FEATURES}
+    algorithm = {key: text for key, text in hyperparameters.items() if key not in FEATURES}
+    config = {"algorithmHyperParameters": algorithm}
+    return {**config, "featureTransformationParameters": features} if features else config
+
+
+def outcome(ensured: Ensured, done: str) -> str:
+    """`imported` when this run had it done, else that it was done already."""
+    return done if ensured.created else f"unchanged: not {done} again"
+
+
+# Bytes of a file that are read at once: some tens of thousands of users' lines.
+PIECE = 16 * 1024 * 1024
+
+
+def output_folder(job: Description) -> str:
+    """Where it writes: the URI of a folder, with its final slash."""
+    folder: str = job["jobOutput"]["s3DataDestination"]["path"]
+    return folder
+
+
+def has_output(storage: StorageResource, job: Description) -> bool:
+    """Whether a finished job's files are still there; one under way will write them."""
+    return job["status"] != "ACTIVE" or bool(_files(storage, output_folder(job)))
+
+
+def output_files(storage: StorageResource, job: Description) -> list[str]:
+    """The URIs of the files that it wrote, in order. Raises dg.Failure when there are none."""
+    folder = output_folder(job)
+    files = _files(storage, folder)
+    if not files:
+        raise dg.Failure(
+            f"the batch job left no {OUTPUT_SUFFIX} file in {folder}: run it again",
+            allow_retries=False,
+        )
+    return files
+
+
+def output_pieces(
+    storage: StorageResource, job: Description, read: Callable[[bytes], pl.DataFrame]
+) -> Iterator[pl.DataFrame]:
+    """All lines that it wrote in order, in pieces as `read` reads some bytes of a file: at least
+    one, which may be empty. Raises dg.Failure when that cannot be done."""
+    for uri in output_files(storage, job):
+        try:
+            for piece in whole_lines(storage.store.chunks(uri)):
+                yield read(piece)
+        except StorageError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        except ValueError as error:
+            reason = str(error).partition("\n")[0]
+            raise dg.Failure(
+                f"{storage.where(uri)}: {reason}; delete it and start the run again",
+                allow_retries=False,
+            ) from error
+
+
+def counted(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator[pl.DataFrame]:
+    """The same pieces, a row of each counted when it has been dealt with."""
+    for piece in pieces:
+        yield piece
+        progress.add(piece.height)
+    progress.end()
+
+
+def whole_lines(chunks: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
+    """The same bytes cut anew at ends of lines, into pieces of about `size` bytes; one piece
+    without a byte when there are none."""
+    waiting, waiting_size, cut = [], 0, False
+    for chunk in chunks:
+        waiting.append(chunk)
+        waiting_size += len(chunk)
+        end = chunk.rfind(b"\n") + 1
+        if waiting_size >= size and end:
+            yield b"".join([*waiting[:-1], chunk[:end]])
+            waiting, waiting_size, cut = [chunk[end:]], len(chunk) - end, True
+    if waiting_size or not cut:
+        yield b"".join(waiting)
+
+
+def _files(storage: StorageResource, folder: str) -> list[str]:
+    return [file.uri for file in storage.store.list(folder) if file.uri.endswith(OUTPUT_SUFFIX)]
+
+
+def filter_arn(
+    ensure: Ensure, solution_version: Mapping[str, Any], name: str, expression: str, setting: str
+) -> str:
+    """The filter's ARN, made in the solution version's dataset group if there is none.
+
+    Raises dg.Failure, which names the setting, when Personalize refuses it.
+    """
+    group = solution_version["dataset_group_arn"]
+    try:
+        return ensure.named(
+            FILTER,
+            f"{solution_version['dataset_group_name']}-{name}",
+            {"datasetGroupArn": group, "filterExpression": expression},
+            datasetGroupArn=group,
+        ).arn
+    except dg.Failure as failure:
+        raise dg.Failure(
+            f"{setting}: {failure.description}",
+            metadata=failure.metadata,
+            allow_retries=False,
+        ) from failure

@@ -1,0 +1,207 @@
+"""What a run costs in Amazon Personalize: at the most, before it; and what it came to.
+
+On another Personalize than AWS's nothing is paid; what it would be on AWS stands beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.automation import Budget
+from batchrec_dagster.personalize.batch_input import UsersFiles
+from batchrec_dagster.personalize.datasets import USER_ID, scan_interactions
+from batchrec_dagster.personalize.ensure import Ensured
+from batchrec_dagster.personalize.prices import prices
+from batchrec_dagster.personalize.resource import PersonalizeResource
+from batchrec_dagster.steps.batch_jobs import solution_name
+from batchrec_dagster.steps.checks import Checked
+from batchrec_dagster.storage.paths import read_record
+from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.user_stats import UsersOfInteractions
+
+
+@dataclass(frozen=True)
+class Cost:
+    """USD on AWS, and what for."""
+
+    usd: float
+    what: str
+
+
+def import_cost(dataset: str, size: int) -> Cost:
+    """Of an import of so many bytes into a dataset."""
+    told = f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
+    return Cost(prices().import_per_gb * size / 1e9, f"importing {told} of {dataset}")
+
+
+def training_cost(recipe: str, hours: float, interactions: int) -> Cost:
+    """Of a training: by the interactions or, for recipes before v2, by the hour."""
+    if recipe.endswith("-v2"):
+        usd = prices().training_v2_per_1000_interactions * interactions / 1000
+        return Cost(usd, f"training {recipe} on {interactions:,} interactions")
+    return Cost(prices().training_per_hour * hours, f"training {recipe} for {hours:.2f} hours")
+
+
+def recommendations_cost(recipe: str, users: int) -> Cost:
+    """Of batch recommendations for so many users."""
+    price = (
+        prices().recommendations_v2_per_1000_users
+        if recipe.endswith("-v2")
+        else prices().recommendations_per_1000_users
+    )
+    return Cost(price * users / 1000, f"recommending to {users:,} users")
+
+
+def segments_cost(segments: int, users: int) -> Cost:
+    """Of a segment job for so many segments, of data with so many users."""
+    price = prices().segments_per_1000_users
+    what = f"{segments:,} segments of {users:,} users"
+    return Cost(price * segments * users / 1000, what)
+
+
+def trainings_cost(
+    pipeline: Pipeline, personalize: PersonalizeResource, trained: Mapping[str, Ensured]
+) -> list[Cost]:
+    """Of the versions that a run had trained, by recipe."""
+    if not trained:
+        return []
+    interactions = count_interactions(pipeline, personalize.storage)
+    assumed = None if personalize.on_aws else prices().assumed_training_hours
+    return [
+        training_cost(
+            recipe, assumed or version.description.get("trainingHours", 0.0), interactions
+        )
+        for recipe, version in trained.items()
+    ]
+
+
+def told(key: str, costs: Sequence[Cost], personalize: PersonalizeResource) -> dict[str, Any]:
+    """The metadata: `KEY` is what is paid, `KEY_on_aws` what is or would be on AWS."""
+    usd = sum(cost.usd for cost in costs)
+    return {key: usd if personalize.on_aws else 0.0, f"{key}_on_aws": usd}
+
+
+def estimate(
+    pipeline: Pipeline,
+    storage: StorageResource,
+    *,
+    imports: Mapping[str, int],
+    data_version: str,
+    dataset_group: str,
+    solutions: Collection[str],
+    afresh: Collection[str],
+) -> list[Cost]:
+    """What a run costs at the most: imports of so many bytes by dataset, then trainings on data of
+    this version that are not there yet, then recommendations and segments, which may be there too.
+
+    solutions: the names of those that are there; afresh: the assets that are told to train anyway.
+    """
+    costs = [import_cost(dataset, size) for dataset, size in imports.items()]
+    recipes = [
+        recipe
+        for asset, name, recipes in _solutions(pipeline, dataset_group)
+        if asset in afresh
+        or name not in solutions
+        or not _is_trained(pipeline, storage, asset, name, data_version)
+        for recipe in recipes
+    ]
+    if recipes:
+        interactions = count_interactions(pipeline, storage)
+        hours = _hours_before(pipeline, storage)
+        costs += [training_cost(recipe, hours, interactions) for recipe in recipes]
+    users = _count_batch_users(pipeline, storage)
+    costs.append(recommendations_cost(pipeline.solution.recipe, users))
+    if pipeline.segments:
+        all_users = count_users(pipeline, storage)
+        costs.append(segments_cost(len(pipeline.segments.queries), all_users))
+    return costs
+
+
+def summary(costs: Sequence[Cost]) -> str:
+    """The sum and its parts, in words."""
+    return (
+        f"about {sum(cost.usd for cost in costs):,.2f} USD at the most, by the prices of"
+        f" {prices().as_of}: " + ", ".join(f"{cost.what} {cost.usd:,.2f}" for cost in costs)
+    )
+
+
+def within_budget(
+    budget: Budget, costs: Sequence[Cost], personalize: PersonalizeResource
+) -> list[Checked]:
+    """The check, where a budget is declared: whether the estimate is within it."""
+    most = budget.max_usd_per_run
+    if most is None:
+        return []
+    usd = sum(cost.usd for cost in costs)
+    passed = usd <= most or not personalize.on_aws
+    found = f"{summary(costs)}; budget.max_usd_per_run allows {most:,.2f}"
+    if not personalize.on_aws:
+        found = f"nothing here; on AWS {found}"
+    if not passed:
+        found += (
+            ". Nothing was imported or trained: raise budget.max_usd_per_run, or ask for less"
+            " (interactions.window, batch_users, solution.compare_with_popularity)"
+        )
+    numbers = {"estimated_usd": usd if personalize.on_aws else 0.0}
+    return [Checked("within_budget", passed, found, numbers)]
+
+
+def count_interactions(pipeline: Pipeline, storage: StorageResource) -> int:
+    """The rows of the interactions' file."""
+    uri = storage.uri(pipeline.places.interactions)
+    known = UsersOfInteractions(storage.store, uri).table()
+    if known is not None:
+        return int(known.get_column("INTERACTIONS").sum())
+    return _lines(storage, uri) - 1
+
+
+def count_users(pipeline: Pipeline, storage: StorageResource) -> int:
+    """The users in the interactions' file."""
+    uri = storage.uri(pipeline.places.interactions)
+    known = UsersOfInteractions(storage.store, uri).table()
+    if known is not None:
+        return known.height
+    with storage.local_file(uri) as path:
+        users = scan_interactions(path)
+        return int(users.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item())
+
+
+def _solutions(pipeline: Pipeline, dataset_group: str) -> Iterator[tuple[str, str, list[str]]]:
+    """The assets that train, the name of each one's solution, and the recipes that it trains."""
+    trained = {"solution_version": pipeline.solution.recipes}
+    if pipeline.segments:
+        trained["segment_solution_version"] = {pipeline.segments.recipe: {}}
+    for asset, recipes in trained.items():
+        yield asset, solution_name(dataset_group, *next(iter(recipes.items()))), [*recipes]
+
+
+def _is_trained(
+    pipeline: Pipeline, storage: StorageResource, asset: str, solution: str, data_version: str
+) -> bool:
+    """Whether its last training was of this solution and these data."""
+    last = read_record(storage, pipeline.places.record(asset))
+    of_these_settings = f"/{solution}/" in last.get("solution_version_arn", "")
+    return of_these_settings and last["data_version"] == data_version
+
+
+def _hours_before(pipeline: Pipeline, storage: StorageResource) -> float:
+    """The training hours of the last version, if it was trained on AWS."""
+    record = read_record(storage, pipeline.places.record("solution_version"))
+    return float(record.get("training_hours", prices().assumed_training_hours))
+
+
+def _count_batch_users(pipeline: Pipeline, storage: StorageResource) -> int:
+    """Those of the last list of users; where there is none yet, those of the interactions."""
+    files = UsersFiles(storage.store, storage.uri(pipeline.places.batch_users)).files()
+    if all(storage.store.head(uri) for uri in files):
+        return sum(_lines(storage, uri) for uri in files)
+    return count_users(pipeline, storage)
+
+
+def _lines(storage: StorageResource, uri: str) -> int:
+    return sum(chunk.count(b"\n") for chunk in storage.store.chunks(uri))

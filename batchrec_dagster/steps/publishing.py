@@ -1,0 +1,160 @@
+"""What the lists go through on their way to readers: the gate, and what they say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.pipeline.assets.items import titles_versions
+from batchrec_dagster.steps.checks import Checked, published
+from batchrec_dagster.steps.quality_gate import quality_gate
+from batchrec_dagster.steps.rollback import (
+    publish_again,
+    published_table,
+    roll_back,
+    told,
+    was_rolled_back,
+)
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.resource import StorageResource
+
+
+class PublicationConfig(dg.Config):
+    """Told to one run, from the Launchpad or the command line."""
+
+    publish_anyway: bool = Field(
+        default=False, description="Publish lists that the quality gate would not let through."
+    )
+    roll_back_to: str = Field(
+        default="",
+        description="Publish no new lists but older ones once more: the number of their edition,"
+        " or previous.",
+    )
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """Lists that are about to be made. trained: the record of solution_version; users_version: of
+    the file of users."""
+
+    pipeline: Pipeline
+    storage: StorageResource
+    trained: Mapping[str, Any]
+    users_version: str
+
+    @property
+    def made_by(self) -> list[str]:
+        """What the lists are made by: the model and how it is asked; that, users and titles."""
+        asked = fingerprint(self.trained["solution_version_arn"], self.pipeline.recommendations)
+        titles = titles_versions(self.pipeline, self.storage)
+        return [asked, fingerprint(asked, self.users_version, *titles)]
+
+    @property
+    def measured_on(self) -> str:
+        """Which interactions the model was measured on, by the settings that choose them."""
+        return fingerprint(self.pipeline.interactions)
+
+    def gate(self, config: PublicationConfig) -> Checked:
+        """Whether they may be published. Raises dg.Failure."""
+        name, places = self.pipeline.name, self.pipeline.places
+        with storage_errors():
+            current = published_table(self.storage, places).current()
+            if config.publish_anyway:
+                publish_again(self.storage, places, self.made_by)
+            rolled_back = was_rolled_back(self.storage, places, self.made_by)
+        return quality_gate(
+            self.pipeline.gate,
+            self.trained,
+            current.about if current else None,
+            self.measured_on,
+            anyway=f"run {name}_refresh with ops: {{{name}__recommendations: {{config:"
+            " {publish_anyway: true}}}",
+            publish_anyway=config.publish_anyway,
+            rolled_back=rolled_back,
+        )
+
+    def about(
+        self, version: str, run: str, checks: Sequence[Checked], counts: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What the lists say of themselves. Raises dg.Failure."""
+        with storage_errors():
+            number = published_table(self.storage, self.pipeline.places).next_number()
+        return {
+            "pipeline": self.pipeline.name,
+            "edition": number,
+            "version": version,
+            "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "run_id": run,
+            **counts,
+            "data_version": self.trained["data_version"],
+            "solution_version_arn": self.trained["solution_version_arn"],
+            "recipe": self.pipeline.solution.recipe,
+            "metrics": self.trained["metrics"],
+            "popularity_metrics": self.trained["popularity_metrics"],
+            "checks": [asdict(check) for check in checks],
+            "measured_on": self.measured_on,
+            "made_by": self.made_by,
+        }
+
+    def publish(self, files: Sequence[Path]) -> Edition:
+        """Publish the files of `TableFiles`. Raises dg.Failure."""
+        with storage_errors():
+            table = published_table(self.storage, self.pipeline.places)
+            return table.publish(files, self.pipeline.publication.history)
+
+    def publish_stored(self, parts: Sequence[str], about: Mapping[str, Any]) -> Edition:
+        """Publish parts that lie in the storage already. Raises dg.Failure."""
+        with storage_errors():
+            table = published_table(self.storage, self.pipeline.places)
+            return table.publish_stored(parts, about, self.pipeline.publication.history)
+
+
+def rolled_back(
+    pipeline: Pipeline, storage: StorageResource, context: dg.AssetExecutionContext, to: str
+) -> Iterator[Any]:
+    """Publishes the lists of an older edition once more, with what their checks found then.
+    Raises dg.Failure."""
+    with storage_errors():
+        first_run = context.run.root_run_id or context.run.run_id
+        edition = roll_back(storage, pipeline.places, to, first_run)
+        context.log.info(f"publishing once more: {told(edition)}")
+        table = published_table(storage, pipeline.places)
+        table.put_back(edition, pipeline.publication.history)
+    about = edition.about
+    found = {check["name"]: Checked(**check) for check in about.get("checks", [])}
+    names = [spec.name for spec in context.assets_def.check_specs]
+    unknown = "not looked at when these lists were published"
+    checks = [found.get(name, Checked(name, passed=True, found=unknown)) for name in names]
+    result = dg.MaterializeResult(
+        value=edition,
+        data_version=dg.DataVersion(edition.version),
+        metadata={
+            "outcome": f"rolled back to {told(edition)}",
+            **({"dagster/row_count": about["rows"]} if "rows" in about else {}),
+            **{
+                key: about[key]
+                for key in ("users", "items", "made_at", "solution_version_arn")
+                if key in about
+            },
+            "table": storage.where(storage.uri(pipeline.places.recommendations)),
+        },
+    )
+    yield from published(checks, result)
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """What the storage says no to ends the step, with its words."""
+    try:
+        yield
+    except StorageError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error

@@ -1,0 +1,238 @@
+"""The table of recommendations, built from a batch inference's output, before it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from batchrec_dagster.local_personalize.jobs.progress import Progress
+from batchrec_dagster.personalize.batch_inference import read_output
+from batchrec_dagster.personalize.datasets import ITEM_ID, USER_ID, scan_interactions
+from batchrec_dagster.personalize.ensure import Description
+from batchrec_dagster.pipeline.assets.items import read_titles, with_titles
+from batchrec_dagster.steps.batch_jobs import counted, output_pieces
+from batchrec_dagster.steps.checks import (
+    Checked,
+    every_user_has_a_line,
+    lines_failed,
+    lists_full,
+    none_seen,
+    repeated,
+)
+from batchrec_dagster.steps.publishing import Publishing, storage_errors
+from batchrec_dagster.storage.published_table import Edition, TableFiles
+
+# A number that is no pair's: users and items are counted from 0, in fewer than 2**32 - 1.
+NO_PAIR = 2**64 - 1
+
+
+class SeenItems:
+    """The items that each of these users has interacted with: 8 bytes a pair, 16 in the making.
+
+    users: the ids of those who are asked about, each once.
+    """
+
+    def __init__(self, interactions: pl.LazyFrame, users: pl.Series) -> None:
+        items = interactions.select(ITEM_ID).unique().collect(engine="streaming")
+        self._users = pl.DataFrame({"user_id": users}).with_row_index("user")
+        self._items = items.select(item_id=ITEM_ID).with_row_index("item")
+        pairs = (
+            # The places in two lists, as joins find them too, in a third less memory.
+            interactions.select(
+                user=_place(USER_ID, self._users.get_column("user_id")),
+                item=_place(ITEM_ID, self._items.get_column("item_id")),
+            )
+            .select(_pair())
+            .drop_nulls()
+            .collect(engine="streaming")
+            .get_column("pair")
+            .to_numpy(writable=True)
+        )
+        # np.unique would hash them: ten times the time, five times the memory.
+        pairs.sort()
+        again = pairs[1:] == pairs[:-1]
+        self._pairs = pairs[np.append(True, ~again)] if again.any() else pairs
+
+    @property
+    def longest(self) -> int:
+        """How many items the user with the most has interacted with."""
+        if not len(self._pairs):
+            return 0
+        return int(np.bincount((self._pairs >> 32).astype(np.int64)).max())
+
+    def among(self, table: pl.DataFrame) -> pl.Series:
+        """Whether its user has interacted with the item, for each row of user_id and item_id."""
+        if not len(self._pairs):
+            return pl.repeat(value=False, n=table.height, eager=True)
+        # A part of the users in place of all makes the join of a small table a quick one.
+        users = self._users.join(table.select("user_id").unique(), on="user_id", how="semi")
+        asked = (
+            table.select("user_id", "item_id")
+            .join(users, on="user_id", how="left", maintain_order="left")
+            .join(self._items, on="item_id", how="left", maintain_order="left")
+            .select(_pair().fill_null(NO_PAIR))
+            .get_column("pair")
+            .to_numpy()
+        )
+        found = np.searchsorted(self._pairs, asked)
+        return pl.Series(self._pairs[np.minimum(found, len(self._pairs) - 1)] == asked)
+
+
+def _place(column: str, among: pl.Series) -> pl.Expr:
+    """Where in the list the value is; null where it is not."""
+    return pl.col(column).cast(pl.Enum(among), strict=False).to_physical()
+
+
+def _pair() -> pl.Expr:
+    user, item = pl.col("user").cast(pl.UInt64), pl.col("item").cast(pl.UInt64)
+    return (user * 2**32 + item).alias("pair")
+
+
+class Lists:
+    """Makes the table, and counts what its checks ask for.
+
+    The table has the best `num_results` items of each line as rows of user_id, rank, item_id and
+    score, users in the lines' order. Items that a user has seen are dropped; `seen` None drops
+    none. titles: item_id, title; None: the table has no titles.
+    """
+
+    def __init__(
+        self,
+        num_results: int,
+        seen: SeenItems | None = None,
+        titles: pl.DataFrame | None = None,
+    ) -> None:
+        self.num_results, self.seen, self.titles = num_results, seen, titles
+        self.rows = self.users = self.dropped = 0
+        self.items = pl.Series(dtype=pl.String)
+        self.sample = pl.DataFrame()
+        self._answered: list[pl.Series] = []
+        self._failed = self._repeated = self._seen = self._full = 0
+        self._first_failure: tuple[str, str] | None = None
+
+    def write(self, pieces: Iterable[pl.DataFrame], files: TableFiles) -> None:
+        """Write the table's rows. pieces: at least one, as `formats.batch_inference` reads them."""
+        for lines in pieces:
+            files.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
+
+    def add(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """The rows of these lines. lines: user_id, items and scores (best first), error."""
+        self._answered.append(lines.get_column("user_id"))
+        failed = lines.filter(pl.col("error").is_not_null())
+        if failed.height and self._first_failure is None:
+            self._first_failure = failed.select("user_id", "error").row(0)
+        self._failed += failed.height
+        table = with_titles(self._table(lines), self.titles)
+        self._count(table)
+        return table
+
+    def checks(self, users: pl.Series, *, filtered: bool) -> list[Checked]:
+        """What was found; users: who was asked for, filtered: whether by a filter of one's own."""
+        answered = pl.concat(self._answered)
+        return [
+            every_user_has_a_line(users, answered),
+            lines_failed(self._failed, len(answered), self._first_failure),
+            repeated(self._repeated),
+            *([] if self.seen is None else [none_seen(self._seen)]),
+            lists_full(self._full, len(users), self.num_results, filtered=filtered),
+        ]
+
+    def _table(self, lines: pl.DataFrame) -> pl.DataFrame:
+        # Popularity-Count gives no scores: a list of nulls as long as the items stands in for them.
+        scores = pl.coalesce("scores", pl.col("items").list.eval(pl.lit(None, dtype=pl.Float64)))
+        offered = (
+            lines.filter(pl.col("items").list.len() > 0)
+            .select("user_id", item_id="items", score=scores)
+            .explode("item_id", "score")
+        )
+        kept = offered if self.seen is None else offered.filter(~self.seen.among(offered))
+        self.dropped += offered.height - kept.height
+        return (
+            kept.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))
+            .filter(pl.col("rank") <= self.num_results)
+            .select("user_id", "rank", "item_id", "score")
+        )
+
+    def _count(self, table: pl.DataFrame) -> None:
+        first = table.head(5)
+        self.sample = first if not self.rows else pl.concat([self.sample, first]).head(5)
+        lengths = table.group_by("user_id").agg(
+            pl.len(), pl.col("item_id").n_unique().alias("items")
+        )
+        self.rows += table.height
+        self.users += lengths.height
+        self.items = pl.concat([self.items, table.get_column("item_id").unique()]).unique()
+        self._full += lengths.filter(pl.col("len") >= self.num_results).height
+        self._repeated += table.height - int(lengths.get_column("items").sum())
+        if self.seen is not None:
+            self._seen += int(self.seen.among(table).sum())
+
+
+@dataclass(frozen=True)
+class NewTable:
+    """Its numbers of rows, users and distinct items; its first rows; its check results; `dropped`
+    counts the offered items that their user had already seen.
+
+    `publish` publishes it, given the metadata to store in it.
+    """
+
+    rows: int
+    users: int
+    items: int
+    dropped: int
+    sample: pl.DataFrame
+    checks: list[Checked]
+    publish: Callable[[Mapping[str, Any]], Edition]
+
+
+@contextmanager
+def made_here(
+    publishing: Publishing,
+    job: Description,
+    users: pl.Series,
+    seen: SeenItems | None,
+    log: dg.DagsterLogManager,
+) -> Iterator[NewTable]:
+    """Make it of what the job answered; users: who was asked for. Raises dg.Failure."""
+    pipeline, storage = publishing.pipeline, publishing.storage
+    wanted = pipeline.recommendations
+    lists = Lists(wanted.num_results, seen, read_titles(pipeline, storage))
+    written = Progress("users' lists written", len(users), log.info)
+    with (
+        TemporaryDirectory() as folder,
+        TableFiles(Path(folder), pipeline.publication.max_file_bytes) as files,
+    ):
+        lists.write(counted(output_pieces(storage, job, read_output), written), files)
+
+        def publish(about: Mapping[str, Any]) -> Edition:
+            files.end(about)
+            return publishing.publish(files.paths)
+
+        yield NewTable(
+            lists.rows,
+            lists.users,
+            len(lists.items),
+            lists.dropped,
+            lists.sample,
+            lists.checks(users, filtered=wanted.filter is not None),
+            publish,
+        )
+
+
+@contextmanager
+def interactions_of(publishing: Publishing) -> Iterator[pl.LazyFrame]:
+    """The pipeline's interactions, in a file of this machine. Raises dg.Failure."""
+    storage = publishing.storage
+    with (
+        storage_errors(),
+        storage.local_file(storage.uri(publishing.pipeline.places.interactions)) as path,
+    ):
+        yield scan_interactions(path)

@@ -1,0 +1,67 @@
+"""What Spark runs, put where AWS finds it: under the hash of its content, so that it is uploaded
+once, and a run never gets another one's code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import dagster_pipes
+
+import batchrec_dagster
+from batchrec_dagster.preparation import spark
+from batchrec_dagster.storage.resource import StorageResource
+
+SCRIPT = Path(spark.__file__).with_name("job.py")
+# Of this project, beside the Spark package itself.
+MODULES = (
+    "__init__.py",
+    "preparation/__init__.py",
+    "preparation/column_aliases.py",
+    "preparation/json_lines.py",
+    "preparation/layout.py",
+    "preparation/rules.py",
+)
+
+
+class SparkCode(NamedTuple):
+    """URIs of the script, and of the zip with the modules that it imports."""
+
+    script: str
+    modules: str
+
+
+def upload_code(storage: StorageResource) -> SparkCode:
+    """Upload it, unless this very code is there. Raises StorageError."""
+    script, modules = SCRIPT.read_bytes(), zipped()
+    version = hashlib.sha256(script + modules).hexdigest()[:16]
+    code = SparkCode(
+        storage.uri(f"code/spark-{version}/preparation.py"),
+        storage.uri(f"code/spark-{version}/modules.zip"),
+    )
+    for uri, content in zip(code, (script, modules), strict=True):
+        if storage.store.head(uri) is None:
+            storage.store.put(uri, content)
+    return code
+
+
+def zipped() -> bytes:
+    """The modules as a zip, the same to the byte for the same modules."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, path in sorted(_modules()):
+            archive.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    root = Path(batchrec_dagster.__file__).parent
+    package = SCRIPT.parent
+    for path in [*(root / module for module in MODULES), *package.glob("*.py")]:
+        yield f"batchrec_dagster/{path.relative_to(root).as_posix()}", path
+    for path in Path(dagster_pipes.__file__).parent.glob("*.py"):
+        yield f"dagster_pipes/{path.name}", path

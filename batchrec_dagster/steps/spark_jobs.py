@@ -1,0 +1,283 @@
+"""Spark jobs by Dagster Pipes: in a process on this machine, on AWS Glue, on EMR Serverless.
+
+Each runs one task of `preparation.spark` and returns its result. A job that fails raises dg.Failure
+with the reason, in the job's own words where it gave any.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import dagster as dg
+from botocore.exceptions import BotoCoreError, ClientError
+from dagster_aws.pipes import (
+    PipesEMRServerlessClient,
+    PipesGlueClient,
+    PipesS3ContextInjector,
+    PipesS3MessageReader,
+)
+
+from batchrec_dagster.preparation.spark.task import Done, Task
+from batchrec_dagster.steps.spark_code import SparkCode, upload_code
+from batchrec_dagster.storage.object_store import StorageError, split_uri
+from batchrec_dagster.storage.resource import StorageResource
+
+# Seconds between two looks for messages in S3.
+INTERVAL = 3
+
+
+class Messages:
+    """Beside a Pipes message reader: keeps what the job says of its outcome, which the clients give
+    away only when it went well."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.outcome: dict[str, Any] = {}
+
+    @contextmanager
+    def read_messages(self, handler: Any) -> Iterator[Any]:
+        handle = handler.handle_message
+
+        def heard(message: Any) -> None:
+            if message["method"] == "report_custom_message":
+                self.outcome |= message["params"]["payload"]
+            handle(message)
+
+        handler.handle_message = heard
+        with super().read_messages(handler) as params:  # type: ignore[misc]
+            yield params
+
+    def done(self) -> Mapping[str, Any]:
+        if "done" not in self.outcome:
+            raise dg.Failure("the Spark job ended without telling what came out of it")
+        done: Mapping[str, Any] = self.outcome["done"]
+        return done
+
+
+class LocalMessages(Messages, dg.PipesTempFileMessageReader):
+    """Messages through a file of this machine."""
+
+
+class S3Messages(Messages, PipesS3MessageReader):
+    """Messages under a prefix of the storage's, which is empty again at the end."""
+
+    def __init__(self, storage: StorageResource, prefix: str) -> None:
+        bucket, self._key = split_uri(storage.uri(prefix))
+        super().__init__(interval=INTERVAL, bucket=bucket, client=storage.client("s3"))
+        self._storage, self._prefix = storage, prefix
+
+    @contextmanager
+    def get_params(self) -> Iterator[Any]:
+        with super().get_params() as params:
+            try:
+                yield {**params, "key_prefix": self._key}
+            finally:
+                for found in self._storage.store.list(f"{self._storage.uri(self._prefix)}/"):
+                    self._storage.store.delete(found.uri)
+
+
+@contextmanager
+def explained(reader: Messages, why: Callable[[], str]) -> Iterator[None]:
+    """Make a dg.Failure of what goes wrong: as the job told it, else with what `why` gives."""
+    try:
+        yield
+    except dg.Failure:
+        raise
+    except StorageError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    except (ClientError, BotoCoreError) as error:
+        raise dg.Failure(f"the Spark job was not run: {error}", allow_retries=False) from error
+    except Exception as error:
+        told = reader.outcome.get("error")
+        raise dg.Failure(told or f"the Spark job failed: {why()}", allow_retries=False) from error
+
+
+GLUE_VERSION = "5.0"
+# The task's result, and metadata of the job.
+Ran = tuple[Done, Mapping[str, Any]]
+
+
+class SparkEngine(Protocol):
+    """Where a task runs. `on_aws`: whether it is there, so that the data must be in S3."""
+
+    @property
+    def on_aws(self) -> bool: ...
+
+    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
+        """Run the task. Raises dg.Failure."""
+
+
+@dataclass(frozen=True)
+class LocalSpark:
+    """A Spark in a process of its own on this machine, with so much memory."""
+
+    memory: str = "2g"
+    cores: str = "*"
+    on_aws: bool = False
+
+    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
+        self._check()
+        reader = LocalMessages()
+        client = dg.PipesSubprocessClient(message_reader=reader)
+        with explained(reader, lambda: "look at its output, in the run's compute logs"):
+            client.run(
+                context=context,
+                command=[sys.executable, "-m", "batchrec_dagster.preparation.spark.job"],
+                env={"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable},
+                extras={
+                    "task": task.to_json(),
+                    "local": {"cores": self.cores, "memory": self.memory},
+                },
+            )
+        return Done.from_json(reader.done()), {}
+
+    @staticmethod
+    def _check() -> None:
+        if importlib.util.find_spec("pyspark") is None:
+            raise dg.Failure(
+                "preparation.engine spark needs pyspark: pip install 'pyspark==3.5.*'",
+                allow_retries=False,
+            )
+        if not os.environ.get("JAVA_HOME") and shutil.which("java") is None:
+            raise dg.Failure(
+                "preparation.engine spark needs a Java runtime, 17 or 21: apt-get install"
+                " default-jre-headless",
+                allow_retries=False,
+            )
+
+
+@dataclass(frozen=True)
+class GlueSpark:
+    """An AWS Glue job, which is created with `role` if there is none of this name.
+
+    Script and modules are handed over with each run, so that the job always runs this code. None:
+    as the job has it.
+    """
+
+    job_name: str
+    role: str | None = None
+    worker_type: str | None = None
+    workers: int | None = None
+    timeout_minutes: int | None = None
+    on_aws: bool = True
+
+    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
+        glue = storage.client("glue")
+        with _on_aws(context, storage, glue, "glue", "ErrorMessage") as (code, injector, reader):
+            self._ensure_job(glue, code)
+            completed = PipesGlueClient(injector, reader, glue).run(
+                context=context,
+                start_job_run_params={
+                    "JobName": self.job_name,
+                    "Arguments": {
+                        "--scriptLocation": code.script,
+                        "--extra-py-files": code.modules,
+                    },
+                    **self._size(),
+                },
+                extras={"task": task.to_json()},
+            )
+        return Done.from_json(reader.done()), completed.metadata
+
+    def _ensure_job(self, glue: Any, code: SparkCode) -> None:
+        try:
+            glue.get_job(JobName=self.job_name)
+        except glue.exceptions.EntityNotFoundException:
+            if self.role is None:
+                raise dg.Failure(
+                    f"there is no Glue job {self.job_name} (preparation.job_name): create one, or"
+                    " set preparation.role so that it is created",
+                    allow_retries=False,
+                ) from None
+            glue.create_job(
+                Name=self.job_name,
+                Role=self.role,
+                Description="Interactions for Amazon Personalize",
+                Command={"Name": "glueetl", "ScriptLocation": code.script, "PythonVersion": "3"},
+                GlueVersion=GLUE_VERSION,
+                ExecutionProperty={"MaxConcurrentRuns": 10},
+                **self._size(),
+            )
+
+    def _size(self) -> dict[str, Any]:
+        size = {
+            "WorkerType": self.worker_type,
+            "NumberOfWorkers": self.workers,
+            "Timeout": self.timeout_minutes,
+        }
+        return {name: value for name, value in size.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class EmrServerlessSpark:
+    """A job run of an EMR Serverless application, release 7, whose Python must be 3.11 or newer:
+    `spark_submit_parameters` can name another one than the release's own."""
+
+    application_id: str
+    role: str
+    timeout_minutes: int | None = None
+    spark_submit_parameters: str = ""
+    on_aws: bool = True
+
+    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
+        emr = storage.client("emr-serverless")
+        with _on_aws(context, storage, emr, "emr-serverless", "stateDetails") as (
+            code,
+            injector,
+            reader,
+        ):
+            submit = f"--py-files {code.modules} {self.spark_submit_parameters}".strip()
+            limit = self.timeout_minutes
+            completed = PipesEMRServerlessClient(emr, injector, reader).run(
+                context=context,
+                start_job_run_params={
+                    "applicationId": self.application_id,
+                    "executionRoleArn": self.role,
+                    "name": context.asset_key.to_python_identifier(),
+                    "jobDriver": {
+                        "sparkSubmit": {
+                            "entryPoint": code.script,
+                            "sparkSubmitParameters": submit,
+                        }
+                    },
+                    **({"executionTimeoutMinutes": limit} if limit is not None else {}),
+                },
+                extras={"task": task.to_json()},
+            )
+        return Done.from_json(reader.done()), completed.metadata
+
+
+@contextmanager
+def _on_aws(
+    context: dg.AssetExecutionContext,
+    storage: StorageResource,
+    client: Any,
+    service: str,
+    reason: str,
+) -> Iterator[tuple[SparkCode, PipesS3ContextInjector, S3Messages]]:
+    """What a job on AWS needs, and why it failed, by what the service last said of it."""
+    prefix = f"pipes/{context.run.run_id}-{context.retry_number}"
+    reader = S3Messages(storage, f"{prefix}/messages")
+    bucket, key = split_uri(storage.uri(prefix))
+    injector = PipesS3ContextInjector(
+        bucket=bucket, client=storage.client("s3"), key_prefix=f"{key}/context-"
+    )
+    last: dict[str, Any] = {}
+
+    def note(parsed: Mapping[str, Any], **_: Any) -> None:
+        last.update(parsed.get("JobRun") or parsed.get("jobRun") or {})
+
+    def why() -> str:
+        state = last.get("JobRunState") or last.get("state") or "not started"
+        return f"{service} says: {state}, {last.get(reason) or 'and no reason'}"
+
+    client.meta.events.register(f"after-call.{service}.GetJobRun", note)
+    with explained(reader, why):
+        yield upload_code(storage), injector, reader

@@ -1,0 +1,1 @@
+"""Objects, tables and records, in a folder or a bucket."""

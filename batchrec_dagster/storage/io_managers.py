@@ -1,0 +1,301 @@
+"""The IO manager of the interactions: what Spark prepared is published with its users."""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import tempfile
+import uuid
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dagster as dg
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+
+from batchrec_dagster.personalize.batch_input import UsersFiles
+from batchrec_dagster.personalize.datasets import ITEM_ID, scan_interactions
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.published_table import Edition, PublishedTable
+from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.user_stats import UsersOfInteractions
+
+# The metadata of an asset's definition that says where its value lies under the storage root.
+STORAGE_KEY = "batchrec/storage_key"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A value that its asset has written to the storage itself, there where it belongs."""
+
+    uri: str
+
+
+class StorageIOManager(dg.ConfigurableIOManager):
+    """Writes a value as one object, by an atomic put, and reads it again."""
+
+    suffix: ClassVar[str]
+    storage: StorageResource
+
+    @abstractmethod
+    def encode(self, value: Any) -> bytes | Path:
+        """The object's content, or a file that holds it."""
+
+    @abstractmethod
+    def decode(self, data: bytes, wanted: object) -> Any:
+        """The value, as the type that is asked for."""
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        uri = self.storage.uri(self._key(context))
+        try:
+            if not isinstance(obj, Stored):
+                self.storage.store.put(uri, self.encode(obj))
+        except StorageError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        context.add_output_metadata({"dagster/uri": uri})
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        if context.upstream_output is None:
+            raise dg.DagsterInvariantViolationError("there is no asset to load")
+        uri = self.storage.uri(self._key(context.upstream_output))
+        try:
+            return self.load(uri, context.dagster_type.typing_type)
+        except StorageError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+    def load(self, uri: str, wanted: object) -> Any:
+        """The value of the object, as the type that is asked for."""
+        return self.decode(self.storage.store.get(uri), wanted)
+
+    def file(self, uri: str) -> Path:
+        """The object on this machine: itself, or a copy that is there as long as this is."""
+        path = self.storage.store.local_path(uri)
+        if path is None or not path.exists():
+            path = Path(self._copies.name) / f"{uuid.uuid4().hex}{self.suffix}"
+            self.storage.store.download(uri, path)
+        return path
+
+    @cached_property
+    def _copies(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory()
+
+    def _key(self, context: dg.OutputContext) -> str:
+        key = (context.definition_metadata or {}).get(STORAGE_KEY)
+        return str(key or "/".join(context.asset_key.path) + self.suffix)
+
+
+class TableIOManager(StorageIOManager):
+    """Tables: a frame, or a file that holds it already; a LazyFrame reads from a file."""
+
+    @abstractmethod
+    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
+        """The table of a file, or of its content."""
+
+    @abstractmethod
+    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
+        """The file's content of a table."""
+
+    def encode(self, value: Any) -> bytes | Path:
+        if isinstance(value, Path):
+            return value
+        buffer = io.BytesIO()
+        self.write(_polars(value), buffer)
+        return buffer.getvalue()
+
+    def decode(self, data: bytes, wanted: object) -> Any:
+        return as_asked(self.scan(io.BytesIO(data)).collect(), wanted)
+
+    def load(self, uri: str, wanted: object) -> Any:
+        if wanted is not pl.LazyFrame:
+            return super().load(uri, wanted)
+        return self.scan(self.file(uri))
+
+
+class ParquetIOManager(TableIOManager):
+    """Tables as Parquet."""
+
+    suffix = ".parquet"
+
+    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
+        frame.write_parquet(buffer)
+
+    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
+        return pl.scan_parquet(source, glob=False)
+
+
+class InteractionsCsvIOManager(TableIOManager):
+    """Personalize's interactions CSV: ids are text, whatever they look like."""
+
+    suffix = ".csv"
+
+    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
+        frame.write_csv(buffer)
+
+    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
+        return scan_interactions(source)
+
+
+class ItemsCsvIOManager(TableIOManager):
+    """Personalize's items CSV: ids are text, other columns are numbers where all cells are."""
+
+    suffix = ".csv"
+
+    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
+        frame.write_csv(buffer)
+
+    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
+        types = {ITEM_ID: pl.String}
+        return pl.scan_csv(source, schema_overrides=types, infer_schema_length=None, glob=False)
+
+
+class JsonLinesIOManager(TableIOManager):
+    """Tables as JSON Lines, an object a row."""
+
+    suffix = ".json"
+
+    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
+        frame.write_ndjson(buffer)
+
+    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
+        # Polars takes brackets and stars in a path for a pattern here, and cannot be told not to.
+        return pl.scan_ndjson(glob.escape(str(source)) if isinstance(source, Path) else source)
+
+
+class JsonRecordIOManager(StorageIOManager):
+    """A record, such as the ARNs that a step made, as a JSON object."""
+
+    suffix = ".json"
+
+    def encode(self, value: Any) -> bytes:
+        return (json.dumps(value, indent=2) + "\n").encode()
+
+    def decode(self, data: bytes, wanted: object) -> Any:
+        if wanted not in (dict, Any) and getattr(wanted, "__origin__", None) is not dict:
+            raise dg.DagsterInvariantViolationError(f"a record is a dict, not {wanted}")
+        return json.loads(data)
+
+
+class HtmlIOManager(StorageIOManager):
+    """Pages for people, as HTML."""
+
+    suffix = ".html"
+
+    def encode(self, value: Any) -> bytes:
+        return str(value).encode()
+
+    def decode(self, data: bytes, wanted: object) -> Any:
+        return data.decode()
+
+
+def _polars(table: object) -> pl.DataFrame:
+    match table:
+        case pl.DataFrame():
+            return table
+        case pl.LazyFrame():
+            return table.collect(engine="streaming")
+        case pd.DataFrame():
+            return pl.from_pandas(table)
+        case pa.Table():
+            return pl.DataFrame(table)
+    raise dg.DagsterInvariantViolationError(
+        f"cannot store a {type(table).__name__}: return a pandas DataFrame, a polars frame or a"
+        " pyarrow Table"
+    )
+
+
+def as_asked(frame: pl.DataFrame, wanted: object) -> Any:
+    """The table as the type that is asked for; pandas where none is."""
+    if wanted is pl.DataFrame:
+        return frame
+    if wanted is pl.LazyFrame:
+        return frame.lazy()
+    if wanted is pa.Table:
+        return frame.to_arrow()
+    if wanted in (pd.DataFrame, Any, type(None)):
+        return frame.to_pandas()
+    raise dg.DagsterInvariantViolationError(
+        f"cannot load a table as {wanted}: ask for a pandas DataFrame, a polars DataFrame or"
+        " LazyFrame, or a pyarrow Table"
+    )
+
+
+class PublishedTableIOManager(ParquetIOManager):
+    """Whoever reads the table gets one whole edition, also of a table in parts. The asset publishes
+    it itself, while no other run is at work on it, and hands over the edition."""
+
+    storage: StorageResource
+
+    def handle_output(self, context: dg.OutputContext, obj: Edition) -> None:
+        table = PublishedTable(self.storage.store, self.storage.uri(self._key(context)))
+        context.add_output_metadata(
+            {"dagster/uri": table.manifest if obj.parts else table.uri, "edition": obj.number}
+        )
+
+    def load(self, uri: str, wanted: object) -> Any:
+        _, frame = PublishedTable(self.storage.store, uri).read()
+        return frame if wanted is pl.LazyFrame else as_asked(frame.collect(), wanted)
+
+
+class UsersIOManager(JsonLinesIOManager):
+    """The users as JSON Lines, in one file or in several."""
+
+    storage: StorageResource
+
+    def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame) -> None:
+        users = UsersFiles(self.storage.store, self.storage.uri(self._key(context)))
+        try:
+            users.publish(obj)
+            context.add_output_metadata({"dagster/uri": users.input()})
+        except StorageError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+    def load(self, uri: str, wanted: object) -> Any:
+        files = UsersFiles(self.storage.store, uri).files()
+        if wanted is pl.LazyFrame:
+            return pl.concat(self.scan(self.file(file)) for file in files)
+        return self.decode(b"".join(self.storage.store.get(file) for file in files), wanted)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The interactions' CSV and the Parquet of their users, to be published: files of this machine,
+    or the URIs of objects in the storage, which are moved. The version is that of the CSV, as
+    StorageResource.version gives it."""
+
+    interactions: Path | str
+    users: Path | str
+    version: str
+
+
+class InteractionsIOManager(InteractionsCsvIOManager):
+    """Personalize's interactions CSV, with the users beside it where they come with it."""
+
+    storage: StorageResource
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        if not isinstance(obj, Prepared):
+            super().handle_output(context, obj)
+            return
+        uri = self.storage.uri(self._key(context))
+        users = UsersOfInteractions(self.storage.store, uri)
+        try:
+            etag = self._move(obj.interactions, uri)
+            self._move(obj.users, users.place(etag, obj.version))
+            users.keep_only(etag)
+        except StorageError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        context.add_output_metadata({"dagster/uri": uri})
+
+    def _move(self, source: Path | str, uri: str) -> str:
+        """The ETag of what lies at the URI then."""
+        store = self.storage.store
+        if isinstance(source, Path):
+            return store.put(uri, source)
+        etag = store.copy(source, uri)
+        store.delete(source)
+        return etag

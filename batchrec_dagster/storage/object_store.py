@@ -1,0 +1,379 @@
+"""Objects by `s3://bucket/key` URI, in S3 buckets or in local folders that stand for buckets.
+
+Everything in this project names its data by such a URI, so that what runs on a folder runs
+unchanged on a bucket. Puts are atomic: a reader sees the old object or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+import boto3
+import obstore
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    GenericError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from obstore.store import LocalStore, S3Store
+
+from batchrec_dagster.personalize.permissions import credentials_trouble, is_denied, lacking
+
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
+
+CHUNK = 8 * 1024 * 1024
+HOUR = 3600
+# How a put into a folder calls its file until it is whole.
+_STAGED = re.compile(r".+#\d+")
+# A night outlasts throttling, errors of the server and broken connections of some minutes.
+# Each pause is chosen at random, up to `base` times the last: with the usual 2 they do not grow.
+RETRIES: RetryConfig = {
+    "max_retries": 100,
+    "retry_timeout": timedelta(minutes=5),
+    "backoff": {
+        "init_backoff": timedelta(seconds=0.1),
+        "max_backoff": timedelta(seconds=10),
+        "base": 4,
+    },
+}
+# What obstore says of a request whose connection broke.
+_UNANSWERED = "error sending request"
+# Seconds before a request is sent again here, as obstore does not.
+_PAUSE = 0.1
+CLIENT_CONFIG = Config(
+    retries={"mode": "adaptive", "total_max_attempts": 15}, connect_timeout=10, read_timeout=60
+)
+HTML = {"Content-Type": "text/html; charset=utf-8"}
+
+
+class StorageError(Exception):
+    """An object could not be read or written; the message names the URI and what to do."""
+
+
+class ObjectNotFoundError(StorageError):
+    """There is no object at this URI."""
+
+
+class ObjectInfo(NamedTuple):
+    """What a listing tells of an object: size in bytes, an ETag that changes with the content."""
+
+    uri: str
+    size: int
+    etag: str
+    last_modified: datetime
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """`s3://bucket/some/key` -> `("bucket", "some/key")`; the key may be empty or end in `/`.
+
+    Raises StorageError when it is no s3 URI, or its key could leave the bucket's folder.
+    """
+    scheme, separator, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    if scheme != "s3" or not separator or not bucket:
+        raise StorageError(f"{uri!r} is not a storage URI: write s3://bucket/key")
+    if {".", ".."} & {*key.split("/"), bucket} or "\\" in key or "\0" in key:
+        raise StorageError(f"{uri!r} has a part that is not allowed in a storage URI (., .. or \\)")
+    return bucket, key
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """Reads and writes objects.
+
+    `folders` maps bucket names to local folders; every other bucket is S3, reached with the
+    credentials of `session` (default: boto3's own chain) at `endpoint_url` (default: AWS).
+    """
+
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    session: boto3.Session | None = None
+    endpoint_url: str | None = None
+
+    def get(self, uri: str) -> bytes:
+        """The whole object. Raises ObjectNotFoundError, StorageError."""
+        store, key = self._locate(uri)
+        with _explained(uri, "read"):
+            return bytes(obstore.get(store, key).bytes())
+
+    def chunks(self, uri: str) -> Iterator[bytes]:
+        """The object piece by piece, in bounded memory."""
+        store, key = self._locate(uri)
+        with _explained(uri, "read"):
+            for chunk in obstore.get(store, key).stream(min_chunk_size=CHUNK):
+                yield bytes(chunk)
+
+    def download(self, uri: str, path: Path) -> None:
+        """Copy the object to a local file, which is overwritten."""
+        with path.open("wb") as file:
+            for chunk in self.chunks(uri):
+                file.write(chunk)
+
+    def opened(self, uri: str) -> BinaryIO:
+        """The object as an open file to read, which stays as it is whatever replaces the object."""
+        path = self.local_path(uri)
+        if path is not None:
+            with _explained(uri, "read"):
+                return path.open("rb")
+        file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
+        for chunk in self.chunks(uri):
+            file.write(chunk)
+        file.seek(0)
+        return file
+
+    def tail(self, uri: str, length: int) -> bytes:
+        """The last bytes of the object, at most so many, of one moment."""
+        store, key = self._locate(uri)
+        with _explained(uri, "read"):
+            return bytes(obstore.get(store, key, options={"range": {"suffix": length}}).bytes())
+
+    def put(self, uri: str, data: bytes | Path | Iterable[bytes]) -> str:
+        """Write an object from bytes, a local file or pieces; all of it or nothing. Returns its
+        ETag."""
+        store, key = self._locate(uri)
+        with _explained(uri, "write"):
+            if isinstance(data, bytes):
+                # A browser shows a page that S3 calls one, and saves all else; folders say nothing.
+                page = key.endswith(".html") and isinstance(store, S3Store)
+                told: dict[str, Any] = {"attributes": HTML} if page else {}
+                done = obstore.put(store, key, data, use_multipart=len(data) > CHUNK, **told)
+            elif isinstance(data, Path) and data.stat().st_size <= CHUNK:
+                done = obstore.put(store, key, data.read_bytes(), use_multipart=False)
+            else:
+                done = obstore.put(store, key, data, chunk_size=CHUNK)
+        return done["e_tag"] or ""
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Write an object if there is none; False where there is one.
+
+        `data` are this caller's alone: by them it knows an object that it wrote itself, although
+        the answer was lost.
+        """
+        store, key = self._locate(uri)
+        for _ in range(RETRIES["max_retries"]):
+            with _explained(uri, "write"):
+                try:
+                    _until_answered(
+                        lambda: obstore.put(store, key, data, mode="create", use_multipart=False)
+                    )
+                    return True
+                except AlreadyExistsError:
+                    # S3 says so too (409) where of two attempts at once neither came about.
+                    if (there := self._get_if_there(uri)) is not None:
+                        return there == data
+            time.sleep(_PAUSE)
+        raise StorageError(f"cannot write {uri}: S3 says that it is there, and that it is not")
+
+    def _get_if_there(self, uri: str) -> bytes | None:
+        with suppress(ObjectNotFoundError):
+            return self.get(uri)
+        return None
+
+    def copy(self, source: str, target: str) -> str:
+        """Copy an object; within S3 on its servers, whatever its size. Returns the copy's ETag."""
+        path = self.local_path(source)
+        if path is not None or self.local_path(target) is not None:
+            return self.put(target, path or self.chunks(source))
+        (bucket, key), (target_bucket, target_key) = split_uri(source), split_uri(target)
+        session: Any = self.session or boto3.Session()
+        done: dict[str, Any] = {}
+
+        def note(parsed: dict[str, Any], **_: Any) -> None:
+            done.update(parsed.get("CopyObjectResult", parsed))
+
+        with _explained(target, "write"):
+            try:
+                s3 = session.client("s3", endpoint_url=self.endpoint_url, config=CLIENT_CONFIG)
+                # It copies a large object in parts, and keeps to itself what it was told.
+                for last in ("CopyObject", "CompleteMultipartUpload"):
+                    s3.meta.events.register(f"after-call.s3.{last}", note)
+                s3.copy({"Bucket": bucket, "Key": key}, target_bucket, target_key)
+            except (ClientError, BotoCoreError) as error:
+                if isinstance(error, ClientError) and is_denied(error):
+                    read = f"s3:GetObject on arn:aws:s3:::{bucket}/{key} and s3:PutObject"
+                    mend = lacking(read, f"arn:aws:s3:::{target_bucket}/{target_key}", str(error))
+                    raise StorageError(f"cannot copy {source} to {target}: {mend}") from error
+                raise StorageError(f"cannot copy {source} to {target}: {error}") from error
+        # Some servers leave out its quotes here.
+        return '"{}"'.format(done.get("ETag", "").strip('"'))
+
+    def head(self, uri: str) -> ObjectInfo | None:
+        """What is known of the object without reading it; None where there is none."""
+        store, key = self._locate(uri)
+        try:
+            with _explained(uri, "read"):
+                meta = obstore.head(store, key)
+        except ObjectNotFoundError:
+            return None
+        return ObjectInfo(uri, meta["size"], meta["e_tag"] or "", meta["last_modified"])
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """The objects whose URI starts with `prefix`, to the letter, in order of URI.
+
+        As on S3, `s3://b/folder` also matches `s3://b/folder_test/x`: end a folder with `/`.
+        """
+        bucket, key = split_uri(prefix)
+        folder = key.rpartition("/")[0]
+        with _explained(prefix, "list"):
+            found = [
+                ObjectInfo(
+                    f"s3://{bucket}/{meta['path']}",
+                    meta["size"],
+                    meta["e_tag"] or "",
+                    meta["last_modified"],
+                )
+                for page in obstore.list(self._bucket(bucket), folder or None)
+                for meta in page
+                if meta["path"].startswith(key)
+            ]
+        return sorted(found)
+
+    def read_range(self, uri: str, start: int, length: int, etag: str) -> bytes:
+        """`length` bytes of the object, from the byte `start` on, counted from 0; of the object as
+        `head` told its `etag`, or StorageError where another has taken its place."""
+        store, key = self._locate(uri)
+        wanted: Any = {"range": (start, start + length), "if_match": etag}
+        with _explained(uri, "read"):
+            return bytes(obstore.get(store, key, options=wanted).bytes())
+
+    def subfolders(self, prefix: str) -> tuple[str, ...]:
+        """The names of the folders in the folder `prefix`, which ends in `/`."""
+        bucket, key = split_uri(prefix)
+        with _explained(prefix, "list"):
+            found = obstore.list_with_delimiter(self._bucket(bucket), key or None)
+        names = (path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+        return tuple(sorted(names))
+
+    def delete(self, uri: str) -> None:
+        """Remove the object; one that is not there is no error."""
+        store, key = self._locate(uri)
+        try:
+            with _explained(uri, "delete"):
+                _until_answered(lambda: obstore.delete(store, key))
+        except ObjectNotFoundError:
+            pass
+
+    def tidy(self, folder: str) -> None:
+        """Remove what puts into the folder left that were killed more than an hour ago. In S3 a
+        lifecycle rule does that."""
+        path = self.local_path(folder)
+        for left in path.rglob("*#*") if path else ():
+            if _STAGED.fullmatch(left.name) and time.time() - left.stat().st_mtime > HOUR:
+                left.unlink(missing_ok=True)
+
+    def local_path(self, uri: str) -> Path | None:
+        """Where the object lies on this machine, or None when it is in S3."""
+        bucket, key = split_uri(uri)
+        return self.folders[bucket] / key if bucket in self.folders else None
+
+    @cached_property
+    def _stores(self) -> dict[str, LocalStore | S3Store]:
+        return {}
+
+    def _bucket(self, bucket: str) -> LocalStore | S3Store:
+        if bucket not in self._stores:
+            self._stores[bucket] = self._open(bucket)
+        return self._stores[bucket]
+
+    def _open(self, bucket: str) -> LocalStore | S3Store:
+        if bucket in self.folders:
+            return LocalStore(self.folders[bucket], mkdir=True)
+        session = self.session or boto3.Session()
+        if session.get_credentials() is None:
+            raise StorageError(
+                f"no AWS credentials found for s3://{bucket}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID"
+                " and AWS_SECRET_ACCESS_KEY"
+            )
+        region = session.region_name or "us-east-1"
+        # Left out for AWS: obstore takes no None.
+        # By this name the environment does not overrule it.
+        name = "aws_endpoint_url_s3"
+        endpoint: dict[str, Any] = {name: self.endpoint_url} if self.endpoint_url else {}
+        return S3Store(
+            bucket,
+            region=region,
+            client_options={
+                "allow_http": bool(self.endpoint_url),
+                "connect_timeout": "10s",
+                # For each read: a long object, read slowly, takes as long as it takes.
+                "read_timeout": "60s",
+                "timeout": "24h",
+            },
+            retry_config=RETRIES,
+            # botocore renews them before they expire: it is asked each time.
+            credential_provider=Boto3CredentialProvider(session, ttl=timedelta(0)),
+            **endpoint,
+        )
+
+    def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
+        bucket, key = split_uri(uri)
+        if not key or key.endswith("/"):
+            raise StorageError(f"{uri!r} names a folder, not an object")
+        return self._bucket(bucket), key
+
+
+def _until_answered(attempt: Callable[[], object]) -> None:
+    """Try again whose connection broke: obstore does not, where that may do a thing twice."""
+    give_up = time.monotonic() + RETRIES["retry_timeout"].total_seconds()
+    while True:
+        try:
+            attempt()
+            return
+        except GenericError as error:
+            if _UNANSWERED not in str(error) or time.monotonic() > give_up:
+                raise
+        time.sleep(_PAUSE)
+
+
+@contextmanager
+def _explained(uri: str, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, BaseError) as error:
+        raise _explanation(uri, doing, error) from error
+
+
+def _explanation(uri: str, doing: str, error: OSError | BaseError) -> StorageError:
+    """The error in one line. obstore calls a refused listing a generic error, and tells a missing
+    bucket from a missing object only by what the server answered."""
+    told = str(error)
+    code = re.search(r"<Code>(\w+)</Code>", told)
+    if code and (trouble := credentials_trouble(code[1], told)):
+        return StorageError(f"cannot {doing} {uri}: permission denied; {trouble}")
+    missing = isinstance(error, (FileNotFoundError, NotFoundError)) or "404 Not Found" in told
+    if missing and (doing in ("write", "list") or "NoSuchBucket" in told):
+        bucket, _ = split_uri(uri)
+        return StorageError(
+            f"cannot {doing} {uri}: there is no bucket {bucket}: create it, or mend its name"
+        )
+    if missing:
+        return ObjectNotFoundError(f"cannot {doing} {uri}: there is no such object")
+    if (
+        isinstance(error, (PermissionError, PermissionDeniedError, UnauthenticatedError))
+        or "403 Forbidden" in told
+        or "AccessDenied" in told
+    ):
+        bucket, key = split_uri(uri)
+        action = {"read": "GetObject", "list": "ListBucket", "delete": "DeleteObject"}
+        place = f"arn:aws:s3:::{bucket}" + ("" if doing == "list" else f"/{key}")
+        mend = lacking(f"s3:{action.get(doing, 'PutObject')}", place, told)
+        if doing == "read":
+            mend += f" and s3:ListBucket on arn:aws:s3:::{bucket}"
+        return StorageError(f"cannot {doing} {uri}: {mend}")
+    return StorageError(f"cannot {doing} {uri}: {told.partition(chr(10))[0]}")

@@ -1,0 +1,102 @@
+"""Where a pipeline's data lie under the storage root, as a reader of the AWS walkthrough looks for
+them: raw/, transformed/, curated/; beside them the records of what each step made."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchrec_dagster.storage.io_managers import Stored
+from batchrec_dagster.storage.object_store import ObjectNotFoundError
+from batchrec_dagster.storage.resource import StorageResource
+
+
+@dataclass(frozen=True)
+class Places:
+    """Storage keys of one pipeline."""
+
+    pipeline: str
+
+    @property
+    def interactions(self) -> str:
+        return f"{self.pipeline}/transformed/interactions/interactions.csv"
+
+    def imported_interactions(self, version: str) -> str:
+        """A copy of the interactions of the last import, to see what is new since."""
+        return f"{self.pipeline}/transformed/interactions_imported/{version}.csv"
+
+    def new_interactions(self, version: str) -> str:
+        """Those that are new since the last import, for an import of these alone."""
+        return f"{self.pipeline}/transformed/interactions_new/{version}.csv"
+
+    @property
+    def batch_users(self) -> str:
+        return f"{self.pipeline}/transformed/batch_users_input/users.json"
+
+    @property
+    def items(self) -> str:
+        return f"{self.pipeline}/transformed/items/items.csv"
+
+    @property
+    def item_titles(self) -> str:
+        return f"{self.pipeline}/transformed/item_titles/item_titles.parquet"
+
+    @property
+    def segment_queries(self) -> str:
+        return f"{self.pipeline}/transformed/batch_segments_input/queries.json"
+
+    @property
+    def user_segments(self) -> str:
+        return f"{self.pipeline}/curated/user_segments/user_segments.parquet"
+
+    @property
+    def recommendations(self) -> str:
+        return f"{self.pipeline}/curated/recommendations/recommendations.parquet"
+
+    @property
+    def report(self) -> str:
+        return f"{self.pipeline}/curated/report/index.html"
+
+    def export(self, filename: str) -> str:
+        return f"{self.pipeline}/curated/exports/{filename}"
+
+    def users_in_dynamodb(self, table: str) -> str:
+        """The users whose lists were written to a table of DynamoDB."""
+        return f"{self.pipeline}/records/users_in_dynamodb/{table}.parquet"
+
+    def raw(self, filename: str) -> str:
+        return f"{self.pipeline}/raw/{filename}"
+
+    def raw_items(self, filename: str) -> str:
+        return f"{self.pipeline}/raw/items/{filename}"
+
+    def batch_inference(self, job: str) -> str:
+        """The folder of a batch inference job, with its final slash."""
+        return f"{self.pipeline}/curated/batch_inference/{job}/"
+
+    def batch_segments(self, job: str) -> str:
+        """The folder of a batch segment job, with its final slash."""
+        return f"{self.pipeline}/curated/batch_segments/{job}/"
+
+    def lease(self, asset: str) -> str:
+        """The folder, with its final slash, by which one run at a time works at the asset."""
+        return f"{self.pipeline}/leases/{asset}/"
+
+    def record(self, asset: str) -> str:
+        return f"{self.pipeline}/records/{asset}.json"
+
+
+def read_record(storage: StorageResource, key: str) -> dict[str, Any]:
+    """The record that an earlier run wrote; empty when there is none."""
+    try:
+        record: dict[str, Any] = json.loads(storage.store.get(storage.uri(key)))
+    except ObjectNotFoundError:
+        return {}
+    return record
+
+
+def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) -> Stored:
+    """Write what a later run reads; what an asset hands over that does so. Raises StorageError."""
+    uri = storage.uri(key)
+    storage.store.put(uri, (json.dumps(record, indent=2) + "\n").encode())
+    return Stored(uri)

@@ -1,0 +1,92 @@
+"""Where the pipeline's data lie: a folder that stands for a bucket, or a bucket."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import boto3
+import dagster as dg
+from dagster_aws.s3 import S3Resource
+from pydantic import Field
+
+from batchrec_dagster.personalize.permissions import explain_refusals
+from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore
+
+# A folder goes by this bucket's name, so that a pipeline names its data the same way everywhere.
+LOCAL_BUCKET = "batchrec-local"
+
+
+class StorageResource(dg.ConfigurableResource[Any]):
+    """The storage root. Credentials, profile, region and endpoint of S3 come from dagster-aws."""
+
+    root: str = Field(
+        description="The folder or the s3://bucket/prefix under which every pipeline's data lie."
+    )
+    cache: str = Field(
+        default=".batchrec/cache", description="The folder where downloads are kept for next time."
+    )
+    s3: S3Resource
+
+    @property
+    def in_s3(self) -> bool:
+        """Whether the root is in S3 rather than a folder."""
+        return self.root.startswith("s3://")
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """Reads and writes the objects under the root."""
+        folders = {} if self.in_s3 else {LOCAL_BUCKET: Path(self.root).absolute()}
+        return ObjectStore(folders, self._session, self.s3.endpoint_url)
+
+    def uri(self, key: str) -> str:
+        """The URI of what lies at `key` under the root."""
+        root = self.root.rstrip("/") if self.in_s3 else f"s3://{LOCAL_BUCKET}"
+        return f"{root}/{key}"
+
+    def where(self, uri: str) -> str:
+        """What a person opens: the file's path where it is on this machine, else the URI."""
+        return str(self.store.local_path(uri) or uri)
+
+    @contextmanager
+    def local_file(self, uri: str) -> Iterator[Path]:
+        """The object as a file on this machine: itself where it is one, else a passing copy."""
+        path = self.store.local_path(uri)
+        if path is not None:
+            yield path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / uri.rpartition("/")[2]
+            self.store.download(uri, path)
+            yield path
+
+    def version(self, uri: str) -> str:
+        """16 hex digits of the SHA-256 of the object's content."""
+        digest = hashlib.sha256()
+        for chunk in self.store.chunks(uri):
+            digest.update(chunk)
+        return digest.hexdigest()[:16]
+
+    def client(self, service: str) -> Any:
+        """A boto3 client of another service, or of S3, by the same credentials and region."""
+        endpoint = self.s3.endpoint_url if service == "s3" else None
+        session: Any = self._session  # Its types know no services by a name in a variable.
+        client = session.client(service, endpoint_url=endpoint, config=CLIENT_CONFIG)
+        if service != "s3":
+            explain_refusals(client)
+        return client
+
+    @cached_property
+    def _session(self) -> boto3.Session:
+        return boto3.Session(
+            aws_access_key_id=self.s3.aws_access_key_id,
+            aws_secret_access_key=self.s3.aws_secret_access_key,
+            aws_session_token=self.s3.aws_session_token,
+            region_name=self.s3.region_name,
+            profile_name=self.s3.profile_name,
+        )
