@@ -1,25 +1,21 @@
-"""Answers whose connection broke in the middle, asked for again.
-
-botocore takes what came for all there is: a list without its members, a creation without its ARN.
-"""
+"""A boto3 `personalize` client for this deployment, and how long to wait for what it starts."""
 
 from __future__ import annotations
 
 import logging
-import random
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import dagster as dg
-from botocore.exceptions import ConnectionClosedError
 from pydantic import Field
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.permissions import explain_refusals
+from batchrec_dagster.resources.truncated_responses import retry_truncated_responses
 from batchrec_dagster.storage.object_store import CLIENT_CONFIG
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -94,7 +90,7 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
             config=CLIENT_CONFIG,
         )
         explain_refusals(client)
-        ask_again_for_half_answers(client)
+        retry_truncated_responses(client)
         return client
 
     def ensure(self, log: logging.Logger, tags: dict[str, str]) -> Ensure:
@@ -108,23 +104,3 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
             heartbeat_seconds=self.heartbeat_seconds,
             deadline_seconds=self.deadline_hours * 3600,
         )
-
-
-ATTEMPTS = 15
-LONGEST_PAUSE = 20.0
-
-
-def ask_again_for_half_answers(client: Any) -> None:
-    """Have the boto3 client send a request again whose answer is shorter than it announced; raise
-    ConnectionClosedError after the last attempt."""
-    client.meta.events.register("needs-retry", _pause_where_half)
-
-
-def _pause_where_half(response: Any, attempts: int, **_: Any) -> float | None:
-    """Seconds to wait before the next attempt; None for an answer that is whole, or none at all."""
-    announced = response and response[0].headers.get("Content-Length")
-    if announced is None or len(response[0].content) == int(announced):
-        return None
-    if attempts >= ATTEMPTS:
-        raise ConnectionClosedError(endpoint_url=response[0].url)
-    return random.uniform(0, min(LONGEST_PAUSE, 0.1 * 2**attempts))  # noqa: S311

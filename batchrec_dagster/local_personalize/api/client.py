@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +17,7 @@ import botocore.session
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.config import Config
+from urllib3 import HTTPResponse
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.api.wire import CONTENT_TYPE, answer
@@ -65,7 +65,8 @@ def client_of(service: LocalPersonalize, *, region: str = "us-east-1") -> Person
         headers = HTTPHeaders()
         headers["Content-Type"] = CONTENT_TYPE
         headers["x-amzn-RequestId"] = str(uuid.uuid4())
-        return AWSResponse(request.url, status, headers, _Raw(body))
+        raw = HTTPResponse(BytesIO(body), preload_content=False)
+        return AWSResponse(request.url, status, headers, raw)
 
     session = boto3.Session(botocore_session=botocore.session.Session(session_vars=_SESSION))
     client: PersonalizeClient = session.client(
@@ -79,13 +80,6 @@ def client_of(service: LocalPersonalize, *, region: str = "us-east-1") -> Person
     )
     client.meta.events.register("before-send.personalize", cast(Any, respond))
     return client
-
-
-class _Raw(BytesIO):
-    """The body, read as botocore reads urllib3's."""
-
-    def stream(self, **_: Any) -> Iterator[bytes]:
-        yield self.read()
 
 
 def _bytes(body: Any) -> bytes:

@@ -12,8 +12,8 @@ import boto3
 import pytest
 from botocore.exceptions import ConnectionClosedError
 
-from batchrec_dagster.personalize import resource as whole_answers
-from batchrec_dagster.personalize.resource import ask_again_for_half_answers
+from batchrec_dagster.resources import truncated_responses
+from batchrec_dagster.resources.truncated_responses import retry_truncated_responses
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
@@ -44,7 +44,7 @@ def server(*answers: bytes) -> Iterator[PersonalizeClient]:
         client: PersonalizeClient = boto3.Session("any", "any", region_name="us-east-1").client(
             "personalize", endpoint_url=f"http://127.0.0.1:{listening.server_port}"
         )
-        ask_again_for_half_answers(client)
+        retry_truncated_responses(client)
         try:
             yield client
         finally:
@@ -58,6 +58,6 @@ def test_half_an_answer_is_asked_for_again() -> None:
 
 
 def test_one_that_never_comes_whole_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole_answers, "ATTEMPTS", 3)
+    monkeypatch.setattr(truncated_responses, "ATTEMPTS", 3)
     with server(WHOLE[:9]) as client, pytest.raises(ConnectionClosedError):
         client.list_schemas()
