@@ -84,7 +84,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
         ({"interactions": {"window": {"days": 0}}}, 13, "interactions.window.days", "from 1"),
         ({"gate": {"max_drop": 30}}, 14, "gate.max_drop", "from 0 to 1"),
         ({"publication": {"history": 0}}, 14, "publication.history", "1 or more"),
-        ({"publication": {"max_file_gb": 6}}, 14, "publication.max_file_gb", "at most 4.5"),
+        ({"publication": {"max_file_gb": 6}}, 14, "publication.max_file_gb", "no such setting"),
         (
             {"interactions": {"min_interactions_per_user": 0}},
             12,

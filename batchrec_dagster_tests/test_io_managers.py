@@ -21,7 +21,7 @@ from batchrec_dagster.storage.io_managers import (
     PublishedTableIOManager,
     StorageIOManager,
 )
-from batchrec_dagster.storage.published_table import MAX_BYTES, PublishedTable, TableFiles
+from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import StorageResource
 
 TABLE = pl.DataFrame({"USER_ID": ["007", "ü"], "ITEM_ID": ["1e5", "a,b"], "TIMESTAMP": [1, 2]})
@@ -87,19 +87,17 @@ def test_a_file_is_stored_as_it_is_and_read_lazily(
     assert (folder / file.name).read_bytes() == file.read_bytes()
 
 
-@pytest.mark.parametrize("max_bytes", [1, MAX_BYTES], ids=["in parts", "one file"])
 @pytest.mark.parametrize("wanted", FRAMES)
-def test_a_published_table_arrives_whole_whether_it_is_in_parts_or_not(
-    tmp_path: Path, max_bytes: int, wanted: Any
+def test_a_published_table_arrives_as_the_frame_that_is_asked_for(
+    tmp_path: Path, wanted: Any
 ) -> None:
-    with TableFiles(tmp_path, max_bytes) as files:
+    with TableWriter(tmp_path / "lists.parquet") as writer:
         for row in range(TABLE.height):
-            files.write(TABLE[row].to_arrow())
-        files.end({"edition": 1, "version": "a"})
-    assert len(files.paths) == (TABLE.height if max_bytes == 1 else 1)
+            writer.write(TABLE[row].to_arrow())
+        writer.finish({"edition": 1, "version": "a"})
     at, folder = "shop/lists/lists.parquet", tmp_path / "storage"
     storage = StorageResource(root=str(folder), s3=S3Resource())
-    edition = PublishedTable(storage.store, storage.uri(at)).publish(files.paths, keep=1)
+    edition = PublishedTable(storage.store, storage.uri(at)).publish(writer.path, keep=1)
     got = passed_on(folder, PublishedTableIOManager, edition, wanted, at=at)
     assert isinstance(got, wanted)
     assert pl.DataFrame(got.collect() if isinstance(got, pl.LazyFrame) else got).equals(TABLE)

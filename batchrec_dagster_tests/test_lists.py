@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from batchrec_dagster.personalize.batch_inference import output_line, read_output
 from batchrec_dagster.steps.batch_jobs import output_pieces, whole_lines
 from batchrec_dagster.steps.recommendation_table import Lists, SeenItems
-from batchrec_dagster.storage.published_table import TableFiles
+from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import StorageResource
 
 ITEMS = ["1", "2", "3", "é", "5"]
@@ -74,9 +74,9 @@ def test_a_piece_at_a_time_is_as_good_as_all_at_once(batch: Any) -> None:
     interactions = pl.LazyFrame(seen or [], schema=schema, orient="row")
     made = Lists(num_results, None if seen is None else SeenItems(interactions, everyone))
     with tempfile.TemporaryDirectory() as folder:
-        with TableFiles(Path(folder)) as files:
-            made.write(pieces, files)
-        table = pl.read_parquet(files.paths)
+        with TableWriter(Path(folder) / "lists.parquet") as writer:
+            made.write(pieces, writer)
+        table = pl.read_parquet(writer.path)
     expected = plainly(answers, None if seen is None else set(seen), num_results)
     assert table.rows() == expected
     assert table.schema == {

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from obstore.store import S3Store
 
 from batchrec_dagster.storage.object_store import (
+    MAX_PARTS,
     ObjectNotFoundError,
     ObjectStore,
     StorageError,
+    part_size,
     split_uri,
 )
 from batchrec_dagster_tests.support import assert_etags_are_told
@@ -47,6 +49,13 @@ def test_files_and_pieces_can_be_put_too(store: ObjectStore, tmp_path: Path) -> 
     store.put("s3://local/pieces", (b"0123456789" * 1000 for _ in range(1000)))
     assert b"".join(store.chunks("s3://local/file")) == file.read_bytes()
     assert store.get("s3://local/pieces") == file.read_bytes()
+
+
+@given(st.integers(0, 5 * 1024**4))
+def test_s3_takes_the_parts_of_an_object_of_any_size(size: int) -> None:
+    part = part_size(size)
+    assert 5 * 1024**2 <= part <= 5 * 1024**3
+    assert -(-size // part) <= MAX_PARTS
 
 
 def test_what_is_written_is_known_by_its_etag(store: ObjectStore, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 """A table is replaced 50 times and its publisher killed 20 times while somebody else reads it: what
-they read is always one whole edition, in a folder and in a bucket, in one file and in parts."""
+they read is always one whole edition, in a folder and in a bucket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -18,11 +18,10 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster.storage.published_table import PublishedTable, TableFiles
+from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster_tests.local_personalize.forks import FORKS
 from batchrec_dagster_tests.s3_server import OWNER, S3Server, s3_server
 
@@ -40,13 +39,11 @@ TABLE = "shop/curated/lists/lists.parquet"
 
 @dataclass(frozen=True)
 class Place:
-    """Where the table lies: what another process needs to find it. in_parts: whether every third
-    edition is more than one file."""
+    """Where the table is: what another process needs to find it."""
 
     root: Path | None
     endpoint: str
     bucket: str
-    in_parts: bool = False
 
     @property
     def table(self) -> PublishedTable:
@@ -63,9 +60,11 @@ def publish(place: Place, say: Connection | None = None) -> None:
     table = place.table
     number = table.next_number()
     width = LONG if number % 5 == 0 else SHORT
-    max_bytes = 1 if place.in_parts and number % 3 == 0 else 10**9
     rows = ROWS // PIECES
-    with tempfile.TemporaryDirectory() as folder, TableFiles(Path(folder), max_bytes) as files:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        TableWriter(Path(folder) / "lists.parquet") as writer,
+    ):
         for start in range(0, ROWS, rows):
             noise = pa.py_buffer(random.Random(start).randbytes(rows * width))
             columns = {
@@ -73,12 +72,12 @@ def publish(place: Place, say: Connection | None = None) -> None:
                 "row": np.arange(start, start + rows),
                 "noise": pa.Array.from_buffers(pa.binary(width), rows, [None, noise]),
             }
-            files.write(pa.table(columns))
-        files.end({"edition": number, "version": f"v{number}"})
+            writer.write(pa.table(columns))
+        writer.finish({"edition": number, "version": f"v{number}"})
         if say:
             say.send(None)
         started = time.monotonic()
-        table.publish(files.paths, KEEP)
+        table.publish(writer.path, KEEP)
         if say:
             say.send(time.monotonic() - started)
 
@@ -122,8 +121,8 @@ def one_whole(found: pl.DataFrame | pl.LazyFrame) -> int:
 
 
 def keep_reading(place: Place, say: Connection) -> None:
-    """Read until told to stop, as this project does, and as others do what is one file; then tell
-    how often that was, or what was wrong."""
+    """Read as this project does, and as others do, until told to stop; then report how often, or
+    what was wrong."""
     table, reads, last = place.table, 0, 0
     path = table.store.local_path(table.uri)
     try:
@@ -133,11 +132,10 @@ def keep_reading(place: Place, say: Connection) -> None:
             if found != edition.number or found < last:
                 raise AssertionError(f"{found} is called {edition.number} and came after {last}")
             last, reads = found, reads + 1
-            if not place.in_parts:
-                # By its path, pandas opens a file twice.
-                file = path.open("rb") if path else io.BytesIO(table.store.get(table.uri))
-                with file:
-                    one_whole(pl.from_pandas(pd.read_parquet(file)))
+            # By its path, pandas opens a file twice.
+            file = path.open("rb") if path else io.BytesIO(table.store.get(table.uri))
+            with file:
+                one_whole(pl.from_pandas(pd.read_parquet(file)))
         say.send(reads)
     except BaseException as error:
         say.send(f"after {reads} reads: {error!r}")
@@ -150,7 +148,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def somewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "folder":
         return Place(tmp_path, "", "lake")
     s3: S3Server = request.getfixturevalue("s3")
@@ -158,13 +156,9 @@ def somewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-@pytest.mark.parametrize(
-    ("somewhere", "in_parts"),
-    [("folder", False), ("bucket", False), ("folder", True)],
-    indirect=["somewhere"],
-)
-def test_whoever_reads_gets_one_whole_edition(somewhere: Place, in_parts: bool) -> None:
-    place, chance = replace(somewhere, in_parts=in_parts), random.Random(SEED)
+@pytest.mark.parametrize("place", ["folder", "bucket"], indirect=True)
+def test_readers_get_one_whole_edition(place: Place) -> None:
+    chance = random.Random(SEED)
     publish(place)
     ours, theirs = FORKS.Pipe()
     reader = FORKS.Process(target=keep_reading, args=(place, theirs))
@@ -184,23 +178,5 @@ def test_whoever_reads_gets_one_whole_edition(somewhere: Place, in_parts: bool) 
     for _ in range(KEEP + 1):
         publish(place)
     table = place.table
-    older = table.older()
-    assert len(older) == KEEP
-    files = [info.uri for info in table.store.list(f"s3://{place.bucket}/")]
-    current = table.current()
-    assert current is not None
-    named = [*(current.parts or [current.uri]), *(part for e in older for part in e.parts)]
-    assert {*named} <= {*files}
-    assert len(files) == len(named) + KEEP + bool(current.parts)
-
-
-def test_the_metadata_are_in_every_file(tmp_path: Path) -> None:
-    place = Place(tmp_path, "", "lake", in_parts=True)
-    for _ in range(3):
-        publish(place)
-    current = place.table.current()
-    assert current is not None
-    assert len(current.parts) == 4
-    for part in current.parts:
-        told = pq.read_metadata(io.BytesIO(place.table.store.get(part))).metadata
-        assert told[b"batchrec"] == b'{"edition": 3, "version": "v3"}'
+    assert len(table.older()) == KEEP
+    assert len(table.store.list(f"s3://{place.bucket}/")) == 1 + KEEP

@@ -14,23 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
-from batchrec_dagster.storage.published_table import (
-    MAX_BYTES,
-    Edition,
-    PublishedTable,
-    TableFiles,
-    told_by,
-    told_in,
-)
+from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster.storage.published_table import Edition, PublishedTable, TableWriter
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 
 TABLE = "shop/curated/lists/lists.parquet"
 MANIFEST = "shop/curated/lists/lists.manifest.json"
 HISTORY = "shop/curated/history/lists/"
 KEEP = 3
-IN_PARTS = 1
-"""Bytes that a file may have for each piece to become one."""
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +42,14 @@ def in_folder(folder: Path) -> PublishedTable:
     return PublishedTable(ObjectStore({"lake": folder / "lake"}), f"s3://lake/{TABLE}")
 
 
-def write(
-    table: PublishedTable, folder: Path, version: str, max_bytes: int = MAX_BYTES
-) -> list[Path]:
-    """The files of the next edition: 30 rows that say their version, in three pieces."""
-    folder = folder / f"{version}-{max_bytes}"
-    folder.mkdir(exist_ok=True)
-    with TableFiles(folder, max_bytes) as files:
+def publish(table: PublishedTable, folder: Path, version: str) -> Edition:
+    """Publish the next edition: 30 rows that say their version, written in three pieces."""
+    with TableWriter(folder / f"{version}.parquet") as writer:
         for start in (0, 10, 20):
             rows = {"version": [version] * 10, "row": list(range(start, start + 10))}
-            files.write(pa.table(rows))
-        files.end({"edition": table.next_number(), "version": version})
-    return files.paths
-
-
-def publish(
-    table: PublishedTable, folder: Path, version: str, max_bytes: int = MAX_BYTES
-) -> Edition:
-    return table.publish(write(table, folder, version, max_bytes), KEEP)
+            writer.write(pa.table(rows))
+        writer.finish({"edition": table.next_number(), "version": version})
+    return table.publish(writer.path, KEEP)
 
 
 def whole(table: PublishedTable) -> str:
@@ -137,61 +118,25 @@ def test_an_older_one_is_put_back_and_what_it_replaces_kept(
     assert older(table) == ["000008-h", "000007-g", "000006-f"]
 
 
-def test_what_is_too_large_for_one_file_is_in_parts(table: PublishedTable, tmp_path: Path) -> None:
-    publish(table, tmp_path, "a")
-    publish(table, tmp_path, "b", IN_PARTS)
+def test_a_table_of_several_files_is_refused_by_name(table: PublishedTable, tmp_path: Path) -> None:
+    """As an earlier version of this program wrote it."""
+    manifest = table.uri.replace(TABLE, MANIFEST)
+    table.store.put(manifest, b'{"batchrec": {"edition": 1}, "parts": ["000001-a/part-0.parquet"]}')
+    for ask in (table.current, table.older, table.read, lambda: publish(table, tmp_path, "b")):
+        with pytest.raises(StorageError, match=rf"{manifest}: .*several files.* Delete"):
+            ask()
+    table.store.delete(manifest)
+    publish(table, tmp_path, "b")
     assert whole(table) == "b"
-    parts = {f"{HISTORY}000002-b/part-0000{number}.parquet" for number in range(3)}
-    # Who reads the file alone is not left with what is no longer published.
-    assert keys(table) == {MANIFEST, *parts, f"{HISTORY}000001-a.parquet"}
-    for part in parts:
-        told = told_in(table.store, table.uri.replace(TABLE, part))
-        assert told == {"edition": 2, "version": "b"}
-
-    publish(table, tmp_path, "c", IN_PARTS)
-    publish(table, tmp_path, "d")
-    assert whole(table) == "d"
-    assert MANIFEST not in keys(table)
-    assert older(table) == ["000003-c", "000002-b", "000001-a"]
-    table.put_back(table.older()[1], KEEP)
-    assert whole(table) == "b"
-    assert TABLE not in keys(table)
-    assert older(table) == ["000004-d", "000003-c", "000001-a"]
-    table.put_back(table.older()[-1], KEEP)
-    assert whole(table) == "a"
-    assert MANIFEST not in keys(table)
-
-    for version in "efg":
-        publish(table, tmp_path, version)
-    assert not [key for key in keys(table) if "000002-b" in key]
-
-
-def test_parts_that_lie_in_the_storage_are_published_there(
-    table: PublishedTable, tmp_path: Path
-) -> None:
-    """By whoever wrote them, and under whatever names; a table of one too."""
-    for version, size in (("a", IN_PARTS), ("b", MAX_BYTES)):
-        written = write(table, tmp_path, version, size)
-        uris = [table.history.replace("curated", "work") + file.name for file in written]
-        for uri, file in zip(uris, written, strict=True):
-            table.store.put(uri, file)
-        edition = table.publish_stored(uris, told_by(written[0]), KEEP)
-        assert len(edition.parts) == len(written)
-        assert whole(table) == version
-        assert table.publish_stored([], edition.about, KEEP) == edition
-        assert whole(table) == version
-    assert older(table) == ["000001-a"]
-    assert table.store.head(table.uri) is None
 
 
 def test_what_is_being_read_stays_as_it_is(table: PublishedTable, tmp_path: Path) -> None:
-    for max_bytes in (MAX_BYTES, IN_PARTS):
-        publish(table, tmp_path, f"a{max_bytes}", max_bytes)
-        edition, frame = table.read()
-        for version in "bc":
-            publish(table, tmp_path, f"{version}{max_bytes}", max_bytes)
-        rows = frame.collect(engine="streaming")
-        assert rows.get_column("version").to_list() == [edition.version] * 30
+    publish(table, tmp_path, "a")
+    _, frame = table.read()
+    for version in "bc":
+        publish(table, tmp_path, version)
+    rows = frame.collect(engine="streaming")
+    assert rows.get_column("version").to_list() == ["a"] * 30
 
 
 def test_a_table_that_does_not_say_what_it_is_is_kept_too(
@@ -210,11 +155,11 @@ def test_a_table_that_does_not_say_what_it_is_is_kept_too(
 
 
 def test_a_long_footer_is_read_too(table: PublishedTable, tmp_path: Path) -> None:
-    with TableFiles(tmp_path) as files:
+    with TableWriter(tmp_path / "long.parquet") as writer:
         for row in range(500):
-            files.write(pa.table({"row": [row], "text": ["x" * 100]}))
-        files.end({"edition": 1, "version": "a", "long": "x" * 100_000})
-    table.publish(files.paths, KEEP)
+            writer.write(pa.table({"row": [row], "text": ["x" * 100]}))
+        writer.finish({"edition": 1, "version": "a", "long": "x" * 100_000})
+    table.publish(writer.path, KEEP)
     current = table.current()
     assert current is not None
     assert len(current.about["long"]) == 100_000
@@ -248,13 +193,9 @@ class Mortal(ObjectStore):
         super().delete(uri)
 
 
-CHANGES: dict[str, tuple[int, Callable[[PublishedTable, Path], object]]] = {
-    "file, then file": (MAX_BYTES, lambda table, folder: publish(table, folder, "new")),
-    "file, then parts": (MAX_BYTES, lambda table, folder: publish(table, folder, "new", IN_PARTS)),
-    "parts, then parts": (IN_PARTS, lambda table, folder: publish(table, folder, "new", IN_PARTS)),
-    "parts, then file": (IN_PARTS, lambda table, folder: publish(table, folder, "new")),
-    "back to a file": (IN_PARTS, lambda table, folder: table.put_back(named(table, "one"), KEEP)),
-    "back to parts": (MAX_BYTES, lambda table, folder: table.put_back(named(table, "more"), KEEP)),
+CHANGES: dict[str, Callable[[PublishedTable, Path], object]] = {
+    "a new one": lambda table, folder: publish(table, folder, "new"),
+    "back to an older one": lambda table, _: table.put_back(named(table, "one"), KEEP),
 }
 
 
@@ -267,33 +208,28 @@ def named(table: PublishedTable, version: str) -> Edition:
 def test_killed_before_any_change_it_is_the_old_or_the_new_and_goes_on(
     tmp_path: Path, case: str
 ) -> None:
-    max_bytes, change = CHANGES[case]
-    outcomes = []
+    change, outcomes = CHANGES[case], []
     for moment in itertools.count():
         folder = tmp_path / str(moment)
         folder.mkdir()
         table = in_folder(folder)
-        for version, size in [("a", IN_PARTS), ("one", MAX_BYTES), ("more", IN_PARTS)]:
-            publish(table, folder, version, size)
-        publish(table, folder, "old", max_bytes)
+        for version in ("a", "one", "two", "old"):
+            publish(table, folder, version)
         mortal = Mortal(table.store.folders, left=[moment])
         try:
             change(PublishedTable(mortal, table.uri), folder)
         except KilledError:
             outcomes.append(whole(table))
-            assert {"one", "more", "old"} <= {
-                named(table, v).version for v in ("one", "more", "old")
-            }
+            assert all(named(table, version) for version in ("one", "two", "old"))
         change(table, folder)
         new = whole(table)
         assert new != "old"
-        assert len({TABLE, MANIFEST} & keys(table)) == 1
         # What was left behind is gone with what is no longer kept.
         for version in "xyz":
             publish(table, folder, version)
-        assert len(keys(table)) == 1 + KEEP + 3 * sum(bool(e.parts) for e in table.older())
+        assert len(keys(table)) == 1 + KEEP
         if mortal.left[0]:
             break
-    assert len(outcomes) > 2
+    assert len(outcomes) > 1
     assert outcomes == sorted(outcomes, key=["old", new].index)
     assert outcomes[0] == "old"

@@ -25,7 +25,7 @@ from batchrec_dagster.steps.rollback import (
     was_rolled_back,
 )
 from batchrec_dagster.storage.paths import Places
-from batchrec_dagster.storage.published_table import TableFiles
+from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.support import (
     REPOSITORY,
@@ -54,11 +54,11 @@ def publish(
     """Lists made by this model for these users; the name of what made them is as the pipeline's."""
     table = published_table(storage, PLACES)
     number = table.next_number()
-    with TableFiles(folder) as files:
-        files.write(pa.table({"user_id": ["1"]}))
+    with TableWriter(folder / "lists.parquet") as writer:
+        writer.write(pa.table({"user_id": ["1"]}))
         made_by = [model, f"{model} for {users}"]
-        files.end({"edition": number, "version": version or f"v{number}", "made_by": made_by})
-    table.publish(files.paths, keep=9)
+        writer.finish({"edition": number, "version": version or f"v{number}", "made_by": made_by})
+    table.publish(writer.path, keep=9)
 
 
 def goes_back(storage: StorageResource, to: str, run: str) -> int:

@@ -260,6 +260,17 @@ def test_a_large_object_goes_in_parts(s3: S3Server, bucket: str, tmp_path: Path)
     assert "Uploads" not in s3.client().list_multipart_uploads(Bucket=bucket)
 
 
+def test_the_parts_of_a_large_file_grow_with_it(
+    s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchrec_dagster.storage.object_store.MAX_PARTS", 2)
+    file, data = tmp_path / "large", os.urandom(35_000_000)
+    file.write_bytes(data)
+    # S3 appends the number of parts to the ETag.
+    assert s3.store().put(f"s3://{bucket}/large", file).strip('"').endswith("-2")
+    assert s3.store().get(f"s3://{bucket}/large") == data
+
+
 def test_what_is_written_is_known_by_its_etag(s3: S3Server, bucket: str, tmp_path: Path) -> None:
     assert_etags_are_told(s3.store(), tmp_path, f"s3://{bucket}")
 

@@ -32,7 +32,7 @@ from batchrec_dagster.reporting.published import Published, Tables
 from batchrec_dagster.reporting.terminal import plain
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.paths import Places
-from batchrec_dagster.storage.published_table import PublishedTable, TableFiles
+from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.s3_server import OWNER, s3_server
 
@@ -252,17 +252,17 @@ def test_the_summary_needs_no_dagster_instance(home: Path, monkeypatch: pytest.M
     assert "nowhere" in said
 
 
-def test_a_published_table_in_parts_says_what_it_is(home: Path) -> None:
+def test_a_published_table_says_what_it_is(home: Path) -> None:
     storage = publish(home)
     frame = pl.read_parquet(home / "storage/shop/curated/recommendations/recommendations.parquet")
     name = "normalized_discounted_cumulative_gain_at_25"
     about = {"edition": 7, "version": "new", "made_at": "2026-05-01T03:00:00+00:00"}
-    with TableFiles(home, max_bytes=1) as files:
-        for part in (frame.head(100), frame.tail(-100)):
-            files.write(part.to_arrow(compat_level=pl.CompatLevel.oldest()))
-        files.end({**about, "metrics": {name: 0.3}, "popularity_metrics": {}})
+    with TableWriter(home / "lists.parquet") as writer:
+        for rows in (frame.head(100), frame.tail(-100)):
+            writer.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        writer.finish({**about, "metrics": {name: 0.3}, "popularity_metrics": {}})
     published = PublishedTable(storage.store, storage.uri(Places("shop").recommendations))
-    published.publish(files.paths, keep=0)
+    published.publish(writer.path, keep=0)
     (told,) = pipelines()
     assert (told["rows"], told["users"], told["edition"]) == (267, 40, 7)
     assert (told["made"], told["ndcg_at_25"]) == ("2026-05-01T03:00:00Z", 0.3)

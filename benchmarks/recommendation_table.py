@@ -91,7 +91,7 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.steps.batch_jobs import output_pieces
     from batchrec_dagster.steps.recommendation_table import Lists, SeenItems
     from batchrec_dagster.storage.io_managers import InteractionsCsvIOManager, JsonLinesIOManager
-    from batchrec_dagster.storage.published_table import PublishedTable, TableFiles
+    from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
     from batchrec_dagster.storage.resource import StorageResource
 
     started = time.perf_counter()
@@ -103,11 +103,11 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     lists = Lists(results, SeenItems(interactions, users))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     table = PublishedTable(storage.store, storage.uri(f"storage/lists/{TABLE}"))
-    with tempfile.TemporaryDirectory() as passing, TableFiles(Path(passing)) as files:
-        lists.write(output_pieces(storage, job, read_output), files)
+    with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / TABLE) as made:
+        lists.write(output_pieces(storage, job, read_output), made)
         checks = lists.checks(users, filtered=False)
-        files.end({"edition": table.next_number(), "version": str(time.time_ns())})
-        table.publish(files.paths, keep=1)
+        made.finish({"edition": table.next_number(), "version": str(time.time_ns())})
+        table.publish(made.path, keep=1)
     failed = [check.name for check in checks if not check.passed and check.name != "lists_full"]
     return {"seconds": time.perf_counter() - started, "rows": lists.rows, "failed": failed}
 

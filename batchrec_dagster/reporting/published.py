@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -80,24 +80,24 @@ class Published:
 
     def size(self) -> tuple[int, int]:
         """Rows and users of the table."""
-        rows = users = 0
-        for table in self._tables():
-            rows += table.metadata.num_rows
+        users = 0
+        with self._table() as table:
             for group in range(table.num_row_groups):
                 first = pc.equal(table.read_row_group(group, ["rank"]).column(0), 1)
                 users += pc.sum(first).as_py() or 0
-        return rows, users
+            return table.metadata.num_rows, users
 
     def example_user(self) -> str | None:
         """The user of the first row, if any."""
-        for table in self._tables():
+        with self._table() as table:
             for rows in table.iter_batches(1, columns=["user_id"]):
                 return str(rows.column(0)[0])
         return None
 
     def rows(self, column: str, value: str) -> pl.DataFrame:
         """The rows of the table where the column, user_id or item_id, is that."""
-        return pl.concat([_rows(table, column, value) for table in self._tables()])
+        with self._table() as table:
+            return _rows(table, column, value)
 
     def titles(self, items: Sequence[str]) -> dict[str, str | None]:
         """The items' titles, of those that have a line in the file of titles."""
@@ -124,12 +124,9 @@ class Published:
             )
             yield frame, path.stat().st_size
 
-    def _tables(self) -> Iterator[pq.ParquetFile]:
-        """The files of the table, each open as long as it is looked at."""
+    def _table(self) -> AbstractContextManager[pq.ParquetFile]:
         assert self.edition is not None
-        for uri in self.edition.parts or (self.edition.uri,):
-            with self._parquet(uri) as table:
-                yield table
+        return self._parquet(self.edition.uri)
 
     @contextmanager
     def _parquet(self, uri: str) -> Iterator[pq.ParquetFile]:

@@ -105,17 +105,11 @@ class Publishing:
             "made_by": self.made_by,
         }
 
-    def publish(self, files: Sequence[Path]) -> Edition:
-        """Publish the files of `TableFiles`. Raises dg.Failure."""
+    def publish(self, file: Path) -> Edition:
+        """Publish a file written by `TableWriter`. Raises dg.Failure."""
         with storage_errors():
             table = published_table(self.storage, self.pipeline.places)
-            return table.publish(files, self.pipeline.publication.history)
-
-    def publish_stored(self, parts: Sequence[str], about: Mapping[str, Any]) -> Edition:
-        """Publish parts that lie in the storage already. Raises dg.Failure."""
-        with storage_errors():
-            table = published_table(self.storage, self.pipeline.places)
-            return table.publish_stored(parts, about, self.pipeline.publication.history)
+            return table.publish(file, self.pipeline.publication.history)
 
 
 def rolled_back(

@@ -28,7 +28,7 @@ from batchrec_dagster.steps.checks import (
     repeated,
 )
 from batchrec_dagster.steps.publishing import Publishing, storage_errors
-from batchrec_dagster.storage.published_table import Edition, TableFiles
+from batchrec_dagster.storage.published_table import Edition, TableWriter
 
 # A number that is no pair's: users and items are counted from 0, in fewer than 2**32 - 1.
 NO_PAIR = 2**64 - 1
@@ -118,10 +118,10 @@ class Lists:
         self._failed = self._repeated = self._seen = self._full = 0
         self._first_failure: tuple[str, str] | None = None
 
-    def write(self, pieces: Iterable[pl.DataFrame], files: TableFiles) -> None:
+    def write(self, pieces: Iterable[pl.DataFrame], table: TableWriter) -> None:
         """Write the table's rows. pieces: at least one, as `formats.batch_inference` reads them."""
         for lines in pieces:
-            files.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
+            table.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
     def add(self, lines: pl.DataFrame) -> pl.DataFrame:
         """The rows of these lines. lines: user_id, items and scores (best first), error."""
@@ -208,13 +208,13 @@ def made_here(
     written = Progress("users' lists written", len(users), log.info)
     with (
         TemporaryDirectory() as folder,
-        TableFiles(Path(folder), pipeline.publication.max_file_bytes) as files,
+        TableWriter(Path(folder) / "recommendations.parquet") as table,
     ):
-        lists.write(counted(output_pieces(storage, job, read_output), written), files)
+        lists.write(counted(output_pieces(storage, job, read_output), written), table)
 
         def publish(about: Mapping[str, Any]) -> Edition:
-            files.end(about)
-            return publishing.publish(files.paths)
+            table.finish(about)
+            return publishing.publish(table.path)
 
         yield NewTable(
             lists.rows,

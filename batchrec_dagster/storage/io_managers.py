@@ -225,16 +225,14 @@ def as_asked(frame: pl.DataFrame, wanted: object) -> Any:
 
 
 class PublishedTableIOManager(ParquetIOManager):
-    """Whoever reads the table gets one whole edition, also of a table in parts. The asset publishes
-    it itself, while no other run is at work on it, and hands over the edition."""
+    """Readers of the table get one whole edition. The asset publishes it itself, while no other run
+    works on it, and returns the edition."""
 
     storage: StorageResource
 
     def handle_output(self, context: dg.OutputContext, obj: Edition) -> None:
-        table = PublishedTable(self.storage.store, self.storage.uri(self._key(context)))
-        context.add_output_metadata(
-            {"dagster/uri": table.manifest if obj.parts else table.uri, "edition": obj.number}
-        )
+        uri = self.storage.uri(self._key(context))
+        context.add_output_metadata({"dagster/uri": uri, "edition": obj.number})
 
     def load(self, uri: str, wanted: object) -> Any:
         _, frame = PublishedTable(self.storage.store, uri).read()

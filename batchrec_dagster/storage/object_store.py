@@ -38,7 +38,12 @@ if TYPE_CHECKING:
     from obstore.store import RetryConfig
 
 
-CHUNK = 8 * 1024 * 1024
+MB = 1024 * 1024
+CHUNK = 8 * MB
+# S3's limit for a multipart upload: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+MAX_PARTS = 10_000
+# Memory of an upload in bytes: the larger its parts, the fewer are sent at once, but at least one.
+BUFFER = 12 * CHUNK
 HOUR = 3600
 # How a put into a folder calls its file until it is whole.
 _STAGED = re.compile(r".+#\d+")
@@ -92,6 +97,11 @@ def split_uri(uri: str) -> tuple[str, str]:
     if {".", ".."} & {*key.split("/"), bucket} or "\\" in key or "\0" in key:
         raise StorageError(f"{uri!r} has a part that is not allowed in a storage URI (., .. or \\)")
     return bucket, key
+
+
+def part_size(size: int) -> int:
+    """Bytes of each part of a multipart put of so many bytes: whole MB, at most MAX_PARTS parts."""
+    return max(CHUNK, -(-size // (MAX_PARTS * MB)) * MB)
 
 
 @dataclass(frozen=True)
@@ -156,7 +166,9 @@ class ObjectStore:
             elif isinstance(data, Path) and data.stat().st_size <= CHUNK:
                 done = obstore.put(store, key, data.read_bytes(), use_multipart=False)
             else:
-                done = obstore.put(store, key, data, chunk_size=CHUNK)
+                part = part_size(data.stat().st_size) if isinstance(data, Path) else CHUNK
+                at_once = max(1, BUFFER // part)
+                done = obstore.put(store, key, data, chunk_size=part, max_concurrency=at_once)
         return done["e_tag"] or ""
 
     def create(self, uri: str, data: bytes) -> bool:

@@ -1,44 +1,45 @@
-"""Parquet files that say what they are: a table written piece by piece, and read from its end."""
+"""A table that people read while it is replaced: one Parquet file that changes by one atomic put.
+
+`FOLDER/history/NAME/` keeps the editions published before `FOLDER/NAME/NAME.parquet`, as
+`000012-VERSION.parquet`. If a process is killed at any moment, readers still get one whole edition.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Self
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
+from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
 
-# How often a reader looks again, when a table in one file becomes one in parts as it looks.
-LOOKS = 5
-
-Source = TypeVar("Source")
-_IN_HISTORY = re.compile(r"((\d{6,})-\w+)(\.parquet|\.json|/[^/]+)")
+# The key in Parquet's metadata whose value, a JSON object, describes the table.
+ABOUT = "batchrec"
+# A footer nearly always fits into so many bytes.
+FOOTER = 64 * 1024
+_IN_HISTORY = re.compile(r"((\d{6,})-\w+)\.parquet")
 
 
 @dataclass(frozen=True)
 class Edition:
-    """The table as it was published once. about: what it says of itself, `edition` (1 is the first)
-    and `version` (another for another content) among it; uri: where its file lies, or its manifest;
-    parts: the URIs of its parts, none where it is one file."""
+    """One publication of the table. about: its metadata, with `edition` (1 is the first) and
+    `version` (differs when the content differs); uri: where its file is."""
 
     about: Mapping[str, Any]
     uri: str = field(compare=False)
-    parts: tuple[str, ...] = ()
 
     @property
     def number(self) -> int:
-        """0 where the table does not say."""
+        """0 if the table's metadata has none."""
         return int(self.about.get("edition", 0))
 
     @property
@@ -47,21 +48,16 @@ class Edition:
 
     @property
     def name(self) -> str:
-        """What it is called in the history."""
+        """Its name in the history."""
         return f"{self.number:06}-{self.version}"
 
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """The table at `uri`, which ends in `.parquet`, and its history."""
+    """The table at `uri`, which ends in `.parquet`, and its history. Raises StorageError."""
 
     store: ObjectStore
     uri: str
-
-    @property
-    def manifest(self) -> str:
-        """Where its manifest lies while it is in parts."""
-        return self.uri.removesuffix(".parquet") + ".manifest.json"
 
     @property
     def history(self) -> str:
@@ -70,184 +66,113 @@ class PublishedTable:
         return f"{folder}/history/{name}/"
 
     def current(self) -> Edition | None:
-        """What is published; None where nothing is."""
-        for _ in range(LOOKS):
-            found = self._edition(self.manifest) or self._edition(self.uri)
-            if found is not None or self.store.head(self.manifest) is None:
-                return found
-        raise ObjectNotFoundError(f"{self.uri} changes too often to be read: try again")
+        """The published edition; None if nothing is published."""
+        edition = self._edition(self.uri)
+        if edition is None:
+            self._refuse_manifest()
+        return edition
 
     def older(self) -> list[Edition]:
-        """What was published before, the newest first."""
+        """The editions published before, newest first."""
         current = self.current()
         found = [self._edition(uri) for uri in self._entries().values()]
         return [edition for edition in found if edition is not None and edition != current]
 
     def read(self) -> tuple[Edition, pl.LazyFrame]:
-        """What is published, which stays as it is however long it is read and whatever replaces it.
+        """The published edition, which does not change when a newer one replaces it.
 
-        Raises ObjectNotFoundError where nothing is published.
+        Raises ObjectNotFoundError if nothing is published.
         """
-        looks = 0
-        while True:
-            looks += 1
-            edition = self._edition(self.manifest)
-            try:
-                with ExitStack() as stack:
-                    files: list[IO[bytes]] = [
-                        stack.enter_context(self.store.opened(uri))
-                        for uri in (edition.parts if edition else [self.uri])
-                    ]
-                    if edition is None:
-                        edition = Edition(told_by(files[0]), self.uri)
-                        files[0].seek(0)
-                    # Polars goes on with these very files when they are closed and replaced here;
-                    # of a path it would read the end of one edition and the rows of another.
-                    return edition, pl.scan_parquet(files)
-            except ObjectNotFoundError:
-                if looks == LOOKS or self.store.head(self.manifest) is None:
-                    raise
+        try:
+            with self.store.opened(self.uri) as file:
+                edition = Edition(read_about(file), self.uri)
+                file.seek(0)
+                # Polars keeps this very file when it is closed and replaced here; given a path, it
+                # could read the footer of one edition and the rows of another.
+                return edition, pl.scan_parquet(file)
+        except ObjectNotFoundError:
+            self._refuse_manifest()
+            raise
 
     def next_number(self) -> int:
-        """The number of an edition that is still to be published."""
+        """The number of the next edition."""
         current = self.current()
         return 1 + max([current.number if current else 0, *self._entries()])
 
-    def publish(self, files: Sequence[Path], keep: int) -> Edition:
-        """Publish an edition, whose files `TableFiles` wrote, and keep `keep` older ones, what it
-        replaces among them. What is published already, by its version, stays as it is."""
-        about = told_by(files[0])
-        if len(files) > 1:
-            return self._publish_parts(files, self._put, about, keep)
-        put = partial(self._put, files[0], self.uri)
-        return self._publish(Edition(about, self.uri), put, keep)
-
-    def publish_stored(self, parts: Sequence[str], about: Mapping[str, Any], keep: int) -> Edition:
-        """The same of parts that lie in the storage already, in this order, by their URIs: they are
-        copied there. Not they but the manifest says what the table is."""
-        return self._publish_parts(parts, self.store.copy, about, keep)
-
-    def _publish_parts(
-        self,
-        parts: Sequence[Source],
-        put: Callable[[Source, str], object],
-        about: Mapping[str, Any],
-        keep: int,
-    ) -> Edition:
-        names = [f"{Edition(about, '').name}/part-{n:05}.parquet" for n in range(len(parts))]
-        uris = tuple(self.history + name for name in names)
-
-        def put_all() -> None:
-            for part, uri in zip(parts, uris, strict=True):
-                put(part, uri)
-            manifest = json.dumps({ABOUT: about, "parts": names}, indent=2).encode()
-            self.store.put(self.manifest, manifest)
-
-        return self._publish(Edition(about, self.manifest, uris), put_all, keep)
-
-    def _publish(self, edition: Edition, put: Callable[[], object], keep: int) -> Edition:
+    def publish(self, file: Path, keep: int) -> Edition:
+        """Publish a file written by `TableWriter`, and keep `keep` older editions, the replaced one
+        among them. If this version is published already, nothing changes."""
+        edition = Edition(read_about(file), self.uri)
         before = self.current()
         if before is not None and before.version == edition.version:
-            self._end(None, before)
             return before
-        self._replace(before, edition, keep, put)
+        self._replace(before, edition, keep, lambda: self.store.put(self.uri, file))
         return edition
-
-    def _put(self, file: Path, uri: str) -> None:
-        self.store.put(uri, file)
 
     def put_back(self, edition: Edition, keep: int) -> None:
         """Publish an older edition again, and keep the one that it replaces."""
         before = self.current()
-        if before == edition:
-            self._end(None, edition)
-            return
-        place = self.manifest if edition.parts else self.uri
-        copy = self.store.copy
-        self._replace(before, edition, keep, lambda: copy(edition.uri, place))
+        if before != edition:
+            self._replace(before, edition, keep, lambda: self.store.copy(edition.uri, self.uri))
 
     def _replace(
         self, before: Edition | None, edition: Edition, keep: int, put: Callable[[], object]
     ) -> None:
         if before is not None:
-            self._keep(before)
+            kept = f"{self.history}{before.name}.parquet"
+            if self.store.head(kept) is None:
+                self.store.copy(before.uri, kept)
         put()
-        self._end(before, edition)
         self._prune(before, edition, keep)
         for folder in (self.uri.rpartition("/")[0] + "/", self.history):
             self.store.tidy(folder)
 
-    def _end(self, before: Edition | None, edition: Edition) -> None:
-        """Where there were parts before or are now: the manifest goes before the file, so that by
-        its put, or by its end, everyone has the new edition at once."""
-        if edition.parts:
-            self.store.delete(self.uri)
-        elif before is not None and before.parts:
-            self.store.delete(self.manifest)
-
-    def _keep(self, edition: Edition) -> None:
-        kept = self.history + edition.name + (".json" if edition.parts else ".parquet")
-        if self.store.head(kept) is None:
-            self.store.copy(edition.uri, kept)
-
     def _prune(self, before: Edition | None, edition: Edition, keep: int) -> None:
-        """Delete all but the newest older editions; what has just been replaced is the newest."""
-        needed = [edition.name, *([before.name] if before else [])]
-        others = [self._name(uri) for uri in self._entries().values()]
-        others = [name for name in others if name not in needed]
-        needed += others[: max(0, keep - (before is not None))]
-        objects = [info.uri for info in self.store.list(self.history)]
-        # What a manifest names has to be there as long as the manifest is.
-        for uri in sorted(objects, key=lambda uri: uri.count("/")):
-            if _IN_HISTORY.fullmatch(uri, len(self.history)) and self._name(uri) not in needed:
-                self.store.delete(uri)
-
-    def _entries(self) -> dict[int, str]:
-        """The URIs of the history's files and manifests by number, the newest first."""
-        found = {}
+        """Delete all but the newest older editions; the one just replaced counts as the newest."""
+        needed = {edition.name, *([before.name] if before else [])}
+        others = [name for name in map(self._name, self._entries().values()) if name not in needed]
+        needed.update(others[: max(0, keep - (before is not None))])
         for info in self.store.list(self.history):
             match = _IN_HISTORY.fullmatch(info.uri, len(self.history))
-            if match and not match[3].startswith("/"):
+            if match and match[1] not in needed:
+                self.store.delete(info.uri)
+
+    def _entries(self) -> dict[int, str]:
+        """The URIs of the history's files by edition number, newest first."""
+        found = {}
+        for info in self.store.list(self.history):
+            if match := _IN_HISTORY.fullmatch(info.uri, len(self.history)):
                 found[int(match[2])] = info.uri
         return dict(sorted(found.items(), reverse=True))
 
     def _name(self, uri: str) -> str:
-        match = _IN_HISTORY.fullmatch(uri, len(self.history))
-        return match[1] if match else ""
+        return uri.removeprefix(self.history).removesuffix(".parquet")
 
     def _edition(self, uri: str) -> Edition | None:
-        """What lies there; None where nothing does."""
+        """The edition at this URI; None if there is none."""
         try:
-            if not uri.endswith(".json"):
-                return Edition(told_in(self.store, uri), uri)
-            manifest = json.loads(self.store.get(uri))
+            return Edition(_about_in(self.store, uri), uri)
         except ObjectNotFoundError:
             return None
-        parts = tuple(self.history + name for name in manifest["parts"])
-        return Edition(manifest[ABOUT], uri, parts)
+
+    def _refuse_manifest(self) -> None:
+        """Raise StorageError for a table that an unreleased batchrec wrote as several files."""
+        manifest = self.uri.removesuffix(".parquet") + ".manifest.json"
+        if self.store.head(manifest) is not None:
+            raise StorageError(
+                f"{manifest}: this table was published as several files, which batchrec no longer"
+                f" reads. Delete this manifest, and in {self.history} the .json files and the"
+                " folders of parts; then run the refresh to publish one file"
+            )
 
 
-# The key of Parquet's own metadata under which a table says what it is, as a JSON object.
-ABOUT = "batchrec"
+class TableWriter:
+    """Writes a table piece by piece to a Parquet file, whose metadata may be known last."""
 
-# A put of S3's takes 5 GB. A larger table is several files of about this size.
-MAX_BYTES = 4_000_000_000
-
-# A footer is nearly always within so many bytes.
-FOOTER = 64 * 1024
-
-
-class TableFiles:
-    """Writes a table as one Parquet file in a folder, or past `max_bytes` as several of that size.
-
-    What the table says of itself may be known last: all files get it when they are ended.
-    """
-
-    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
-        self.paths: list[Path] = []
-        self._folder, self._max_bytes = folder, max_bytes
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._open = ExitStack()
-        self._writers: list[pq.ParquetWriter] = []
+        self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -262,31 +187,30 @@ class TableFiles:
 
     def write(self, rows: pa.Table) -> None:
         """Add rows; all have the same columns."""
-        if not self.paths or self.paths[-1].stat().st_size >= self._max_bytes:
-            self.paths.append(self._folder / f"part-{len(self.paths):05}.parquet")
-            writer = pq.ParquetWriter(self.paths[-1], rows.schema, compression="zstd")
-            self._writers.append(self._open.enter_context(writer))
-        self._writers[-1].write_table(rows)
+        if self._writer is None:
+            writer = pq.ParquetWriter(self.path, rows.schema, compression="zstd")
+            self._writer = self._open.enter_context(writer)
+        self._writer.write_table(rows)
 
-    def end(self, about: Mapping[str, Any]) -> None:
-        """No more rows; `about` is what the table says of itself."""
-        for writer in self._writers:
-            writer.add_key_value_metadata({ABOUT: json.dumps(about)})
+    def finish(self, about: Mapping[str, Any]) -> None:
+        """Close the file; `about` describes the table. Rows must have been written, even if none
+        of them has a row."""
+        assert self._writer is not None
+        self._writer.add_key_value_metadata({ABOUT: json.dumps(about)})
         self._open.close()
 
 
-def told_by(file: Path | IO[bytes]) -> dict[str, Any]:
-    """What a table says of itself; empty where it says nothing."""
-    told: dict[str, Any] = json.loads(
-        (pq.read_metadata(file).metadata or {}).get(ABOUT.encode(), "{}")
-    )
-    return told
+def read_about(file: Path | IO[bytes]) -> dict[str, Any]:
+    """The table's description of itself; empty if the file has none."""
+    metadata = pq.read_metadata(file).metadata or {}
+    about: dict[str, Any] = json.loads(metadata.get(ABOUT.encode(), "{}"))
+    return about
 
 
-def told_in(store: ObjectStore, uri: str) -> dict[str, Any]:
-    """The same, of a table in the storage, of which only the end is read, in one piece."""
+def _about_in(store: ObjectStore, uri: str) -> dict[str, Any]:
+    """`read_about` of a table in the storage; reads only its end, in one piece."""
     end = store.tail(uri, FOOTER)
     # A Parquet file ends in its footer, the footer's length and four letters.
     if (length := int.from_bytes(end[-8:-4], "little") + 8) > len(end):
         end = store.tail(uri, length)
-    return told_by(io.BytesIO(end))
+    return read_about(io.BytesIO(end))
