@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import hypothesis
 import pytest
 
 from batchrec_dagster_tests.support import Project, module_project
+
+# A busy machine is no bug: tests assert nothing about time.
+hypothesis.settings.register_profile("batchrec", deadline=None)
+hypothesis.settings.load_profile("batchrec")
 
 # Fixtures that start a server, a browser or Spark.
 SLOW_FIXTURES = frozenset({"browser", "postgres", "s3", "server", "site", "spark", "web"})
