@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
+import random
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import dagster as dg
+from botocore.exceptions import ConnectionClosedError
 from pydantic import Field
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.permissions import explain_refusals
-from batchrec_dagster.resources.truncated_responses import retry_truncated_responses
 from batchrec_dagster.storage.object_store import CLIENT_CONFIG
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -28,6 +29,10 @@ AWS = "aws"
 
 # The embedded Personalize checks its form and otherwise needs none: it reads the storage itself.
 LOCAL_ROLE_ARN = "arn:aws:iam::000000000000:role/batchrec-local"
+
+# Of responses that came incomplete.
+ATTEMPTS = 15
+LONGEST_PAUSE = 20.0  # seconds
 
 
 class PersonalizeResource(dg.ConfigurableResource[Any]):
@@ -104,3 +109,23 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
             heartbeat_seconds=self.heartbeat_seconds,
             deadline_seconds=self.deadline_hours * 3600,
         )
+
+
+def retry_truncated_responses(client: Any) -> None:
+    """Make the boto3 client retry a response that is shorter than its Content-Length, and raise
+    ConnectionClosedError after the last attempt.
+
+    botocore reads with `enforce_content_length=False` and takes what arrived for the whole: a list
+    without its members, a creation without its ARN.
+    """
+    client.meta.events.register("needs-retry", _pause_if_truncated)
+
+
+def _pause_if_truncated(response: Any, attempts: int, **_: Any) -> float | None:
+    """Seconds before the next attempt; None for a complete response, or none at all."""
+    announced = response and response[0].headers.get("Content-Length")
+    if announced is None or len(response[0].content) == int(announced):
+        return None
+    if attempts >= ATTEMPTS:
+        raise ConnectionClosedError(endpoint_url=response[0].url)
+    return random.uniform(0, min(LONGEST_PAUSE, 0.1 * 2**attempts))  # noqa: S311
