@@ -14,8 +14,8 @@ import pytest
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
 from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 from batchrec_dagster.samples import generator
-from batchrec_dagster.samples.items import KNOWN_ITEMS
 from batchrec_dagster.storage.io_managers import ItemsCsvIOManager
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (

@@ -11,9 +11,10 @@ import pytest
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources import download as downloads
+from batchrec_dagster.preparation.sources import movielens
 from batchrec_dagster.preparation.sources.download import DownloadError
 from batchrec_dagster.preparation.sources.source import known_layout
-from batchrec_dagster.samples import generator, movielens
+from batchrec_dagster.samples import generator
 from batchrec_dagster_tests.web_server import Page, serving
 
 MD5 = "0e33842e24a9c977be4e0107933c0723"
@@ -224,10 +225,10 @@ def test_an_archive_is_downloaded_once_and_verified(
         monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address + "/")
         web.pages[f"/{published.path}"] = Page(content)
         web.pages[f"/{published.path}.md5"] = Page(checksum)
-        archive = movielens.fetch(name, tmp_path)
+        archive = movielens.PUBLISHED[name].fetch(tmp_path)
         asked = len(web.asked)
         assert archive.read_bytes() == content
-        assert movielens.fetch(name, tmp_path) == archive
+        assert movielens.PUBLISHED[name].fetch(tmp_path) == archive
         assert len(web.asked) == asked == 2
 
 
@@ -240,10 +241,10 @@ def test_an_archive_with_a_wrong_checksum_is_deleted(
         web.pages["/movielens/ml-1m.zip"] = Page(b"damaged")
         web.pages["/movielens/ml-1m.zip.md5"] = Page(MD5.encode())
         with pytest.raises(DownloadError, match=r"ml-1m.zip arrived damaged and was deleted"):
-            movielens.fetch("ml-1m", tmp_path)
+            movielens.PUBLISHED["ml-1m"].fetch(tmp_path)
         web.pages["/movielens/ml-1m.zip.md5"] = Page(b"<html>a portal</html>")
         with pytest.raises(DownloadError, match=r"no MD5 checksum in .*ml-1m.zip.md5"):
-            movielens.fetch("ml-1m", tmp_path)
+            movielens.PUBLISHED["ml-1m"].fetch(tmp_path)
     assert not list(tmp_path.glob("*.zip"))
     assert not list(tmp_path.glob("*.part"))
 
@@ -255,10 +256,10 @@ def test_an_archive_without_a_checksum_is_accepted(
     with serving() as web:
         monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address)
         web.pages["/movielens/ml-100k.zip"] = Page(b"content")
-        assert movielens.fetch("ml-100k", tmp_path).read_bytes() == b"content"
+        assert movielens.PUBLISHED["ml-100k"].fetch(tmp_path).read_bytes() == b"content"
         assert "no published checksum" in caplog.text
         web.pages["/hetrec2011/hetrec2011-movielens-2k-v2.zip"] = Page(b"hetrec")
-        assert movielens.fetch("hetrec2011", tmp_path).read_bytes() == b"hetrec"
+        assert movielens.PUBLISHED["hetrec2011"].fetch(tmp_path).read_bytes() == b"hetrec"
         assert web.asked[-1][0].endswith(".zip")
 
 
@@ -268,5 +269,5 @@ def test_a_missing_archive_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Mo
     with serving() as web:
         monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address)
         with pytest.raises(DownloadError, match=r"there is no .*hetrec2011.*404"):
-            movielens.fetch("hetrec2011", tmp_path)
+            movielens.PUBLISHED["hetrec2011"].fetch(tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]

@@ -23,7 +23,7 @@ from batchrec_dagster.preparation.column_aliases import recognise
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
 from batchrec_dagster.preparation.layout import Column, Decimal, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
-from batchrec_dagster.samples.items import KNOWN_ITEMS
+from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 
 # Names of columns, in small letters without what joins words; the first that is there counts.
 _WORDS = {

@@ -14,7 +14,7 @@ from batchrec_dagster.personalize.datasets import VALUE_SEPARATOR
 from batchrec_dagster.personalize.schemas import SchemaError, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Decimal, Encoding
-from batchrec_dagster.samples.items import KNOWN_ITEMS
+from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 
 Column = str | int
 

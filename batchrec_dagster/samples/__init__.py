@@ -1,1 +1,1 @@
-"""The generated demo data and the published MovieLens data sets."""
+"""The generated demo data set."""

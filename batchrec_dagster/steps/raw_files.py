@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from batchrec_dagster.config.ratings import Ratings
 from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.sources.backends import Surroundings
 from batchrec_dagster.preparation.sources.source import (
     SourceFile,
     copy_one_of_many,
@@ -24,6 +25,7 @@ from batchrec_dagster.preparation.sources.source import (
     list_source,
     local_source,
 )
+from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -58,8 +60,8 @@ def bring(
     """Copy the files that the last run did not, or that have changed since; a relative path starts
     at the project's folder. `record` is the storage key of the last run's record, `place` makes one
     of a file's name; None leaves the files where they are. Raises SourceError, StorageError."""
-    folders = {"base": project, "cache": Path(storage.cache)}
-    found = list_source(source, storage.store, **folders)
+    around = _surroundings(storage, project)
+    found = list_source(source, around)
     before = {file["source"]: file for file in read_record(storage, record).get("files", [])}
     files, copied = [], 0
     for file in found:
@@ -69,7 +71,7 @@ def bring(
             known = _described(file, uri)
             if uri is not None:
                 copy = copy_source if len(found) == 1 else copy_one_of_many
-                done = copy(file.source, storage.store, uri, **folders)
+                done = copy(file.source, uri, around)
                 known |= {"size": done.size, "sha256": done.sha256}
                 copied += 1
         files.append(known)
@@ -78,8 +80,7 @@ def bring(
 
 def state_at(source: str, storage: StorageResource, project: Path) -> str:
     """What is there now, as state_of tells it. Raises SourceError."""
-    folders = {"base": project, "cache": Path(storage.cache)}
-    found = list_source(source, storage.store, **folders)
+    found = list_source(source, _surroundings(storage, project))
     return state_of([_described(file, None) for file in found])
 
 
@@ -119,14 +120,14 @@ def at_hand(
 @contextmanager
 def in_place(source: str, storage: StorageResource, project: Path) -> Iterator[list[RawFile]]:
     """The files of a source on this machine, in order. Raises SourceError."""
-    folders = {"base": project, "cache": Path(storage.cache)}
+    around = _surroundings(storage, project)
     with ExitStack() as stack:
         yield [
             RawFile(
-                stack.enter_context(local_source(file.source, storage.store, **folders)),
+                stack.enter_context(local_source(file.source, around)),
                 without_secrets(file.source),
             )
-            for file in list_source(source, storage.store, **folders)
+            for file in list_source(source, around)
         ]
 
 
@@ -139,6 +140,10 @@ def without_secrets(source: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}{separator}{member}"
+
+
+def _surroundings(storage: StorageResource, project: Path) -> Surroundings:
+    return Surroundings(storage.store, project, Path(storage.cache), generator)
 
 
 def _is_there(known: Record, file: SourceFile, uri: str, storage: StorageResource) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster.preparation.sources import download as downloads
-from batchrec_dagster.samples import movielens
+from batchrec_dagster.preparation.sources import movielens
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.sources.support import Place
 from batchrec_dagster_tests.web_server import Web, serving

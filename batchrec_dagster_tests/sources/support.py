@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from batchrec_dagster.preparation.sources.backends import Surroundings
 from batchrec_dagster.preparation.sources.source import (
     Copied,
     SourceError,
     copy_source,
     describe_source,
 )
+from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
 
 CONTENT = b"userId,movieId,rating,timestamp\n1,2,3.5,1162160236\n"
@@ -22,20 +24,24 @@ DESTINATION = "s3://lake/raw/ratings.csv"
 
 @dataclass(frozen=True)
 class Place:
-    """A project's folder, with a bucket `lake` and a cache beside it."""
+    """A project's folder, a bucket `lake` and a cache."""
 
     base: Path
     cache: Path
     store: ObjectStore
 
+    @property
+    def around(self) -> Surroundings:
+        return Surroundings(self.store, self.base, self.cache, generator)
+
     def fingerprint(self, source: str) -> str:
-        return describe_source(source, self.store, base=self.base, cache=self.cache).fingerprint
+        return describe_source(source, self.around).fingerprint
 
     def filename(self, source: str) -> str:
-        return describe_source(source, self.store, base=self.base, cache=self.cache).filename
+        return describe_source(source, self.around).filename
 
     def copy(self, source: str) -> Copied:
-        return copy_source(source, self.store, DESTINATION, base=self.base, cache=self.cache)
+        return copy_source(source, DESTINATION, self.around)
 
     def copied(self, source: str) -> bytes:
         copied = self.copy(source)

@@ -44,7 +44,7 @@ def filled(place: Place, kind: str) -> str:
 
 
 def listed(place: Place, source: str) -> list[SourceFile]:
-    return list_source(source, place.store, base=place.base, cache=place.cache)
+    return list_source(source, place.around)
 
 
 @pytest.mark.parametrize("kind", ["path", "bucket"])
@@ -133,11 +133,10 @@ def test_what_lies_here_is_read_in_place_and_what_does_not_as_a_passing_copy(
     (place.base / "a.csv").write_bytes(CONTENT)
     (place.base / "ml.zip").write_bytes(ARCHIVE)
     place.store.put("s3://lake/a.csv", CONTENT)
-    around = {"base": place.base, "cache": place.cache}
-    with local_source("a.csv", place.store, **around) as path:
+    with local_source("a.csv", place.around) as path:
         assert path == place.base / "a.csv"
-    with local_source("s3://lake/a.csv", place.store, **around) as path:
+    with local_source("s3://lake/a.csv", place.around) as path:
         assert path == tmp_path / "lake" / "a.csv"
-    with local_source("ml.zip!/ml/ratings.csv", place.store, **around) as path:
+    with local_source("ml.zip!/ml/ratings.csv", place.around) as path:
         assert path.read_bytes() == CONTENT
     assert not path.exists()

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrec_dagster.preparation.sources import movielens
 from batchrec_dagster.preparation.sources.source import (
     SourceError,
     check_source,
     known_layout,
     safe_filename,
 )
-from batchrec_dagster.samples import generator, movielens
+from batchrec_dagster.samples import generator
 from batchrec_dagster_tests.sources.support import (
     CONTENT,
     Place,

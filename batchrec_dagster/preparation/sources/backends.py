@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
@@ -17,7 +17,6 @@ from urllib.parse import unquote, urlsplit
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.archives import DamagedError, find_member, read_member
 from batchrec_dagster.preparation.sources.download import download, look_up
-from batchrec_dagster.samples import generator, movielens
 from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore
 
 CHUNK = 1024 * 1024
@@ -28,13 +27,21 @@ class OriginError(Exception):
     """A file cannot be used; the message says why, not which."""
 
 
+class SampleFiles(Protocol):
+    """The generated data set: each file's generator, and what changes when a byte of them does."""
+
+    FINGERPRINT: str
+    FILES: Mapping[str, Callable[[], bytes]]
+
+
 @dataclass(frozen=True)
 class Surroundings:
-    """Where buckets are, where relative paths start, and where downloads are kept."""
+    """Where buckets are, where relative paths start, where downloads are kept, and the sample."""
 
     store: ObjectStore
     base: Path
     cache: Path
+    sample: SampleFiles
 
 
 class Origin(Protocol):
@@ -199,19 +206,6 @@ class WebFile:
 
 
 @dataclass(frozen=True)
-class PublishedArchive:
-    """One of GroupLens's; what it publishes under a name does not change."""
-
-    set_name: str
-
-    def fingerprint(self, around: Surroundings) -> str:
-        return movielens.PUBLISHED[self.set_name].path
-
-    def file(self, around: Surroundings) -> Path:
-        return movielens.fetch(self.set_name, around.cache)
-
-
-@dataclass(frozen=True)
 class Member:
     archive: Archive
     name: str
@@ -234,26 +228,6 @@ class Member:
             if path.is_relative_to(around.cache):
                 path.unlink(missing_ok=True)
             raise
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A file of the generated data set."""
-
-    name: str
-
-    def local_path(self, around: Surroundings) -> None:
-        return None
-
-    @property
-    def layout(self) -> Layout | None:
-        return movielens.HETREC if self.name == movielens.HETREC_RATINGS else None
-
-    def fingerprint(self, around: Surroundings) -> str:
-        return generator.FINGERPRINT
-
-    def chunks(self, around: Surroundings) -> Iterator[bytes]:
-        yield generator.FILES[self.name]()
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:

@@ -20,23 +20,26 @@ from batchrec_dagster.preparation.sources.backends import (
     Member,
     Origin,
     OriginError,
-    PublishedArchive,
-    Sample,
     StoredObject,
     Surroundings,
     WebFile,
 )
 from batchrec_dagster.preparation.sources.download import DownloadError, shown
 from batchrec_dagster.preparation.sources.folders import Folder, is_folder, parse_folder
-from batchrec_dagster.samples import generator, movielens
-from batchrec_dagster.storage.object_store import ObjectStore, StorageError, split_uri
+from batchrec_dagster.preparation.sources.movielens import (
+    PUBLISHED,
+    RATINGS_FILE,
+    SAMPLE_FILES,
+    Sample,
+)
+from batchrec_dagster.storage.object_store import StorageError, split_uri
 
 LONGEST_FILENAME = 120
 
 ALLOWED = (
     "a path, s3://bucket/key, https://…, a file in a zip archive of any of these"
     " (ARCHIVE.zip!/path/in/it.csv), a folder or a pattern such as data/*.csv,"
-    " sample://hetrec, or movielens:// with one of " + ", ".join(movielens.PUBLISHED)
+    " sample://hetrec, or movielens:// with one of " + ", ".join(PUBLISHED)
 )
 
 
@@ -82,25 +85,24 @@ def known_layout(source: str) -> Layout | None:
     return None if _parse_many(source) else _parse(source).layout
 
 
-def describe_source(source: str, store: ObjectStore, *, base: Path, cache: Path) -> SourceFile:
+def describe_source(source: str, around: Surroundings) -> SourceFile:
     """Look at the source without reading it (a web server that tells no version: by reading it).
 
-    Relative paths start at `base`; downloads are kept in `cache`. Raises SourceError.
+    Raises SourceError.
     """
     parsed = _parse(source)
     with _naming(source):
-        fingerprint = parsed.fingerprint(Surroundings(store, base, cache))
+        fingerprint = parsed.fingerprint(around)
     return SourceFile(source, safe_filename(parsed.name), fingerprint)
 
 
-def list_source(source: str, store: ObjectStore, *, base: Path, cache: Path) -> list[SourceFile]:
+def list_source(source: str, around: Surroundings) -> list[SourceFile]:
     """Look at every file of the source, in the order of their paths; see describe_source."""
-    around = Surroundings(store, base, cache)
     folder = _parse_many(source)
     with _naming(source):
         folder = folder or is_folder(_parse(source), around)
         if folder is None:
-            return [describe_source(source, store, base=base, cache=cache)]
+            return [describe_source(source, around)]
         files = folder.files(around)
     found: dict[str, SourceFile] = {}
     for path, origin in files:
@@ -114,12 +116,12 @@ def list_source(source: str, store: ObjectStore, *, base: Path, cache: Path) -> 
 
 
 @contextmanager
-def local_source(source: str, store: ObjectStore, *, base: Path, cache: Path) -> Iterator[Path]:
+def local_source(source: str, around: Surroundings) -> Iterator[Path]:
     """The file on this machine, to be read in place: itself where it is one, else a passing copy.
 
     Raises SourceError.
     """
-    around, parsed = Surroundings(store, base, cache), _parse(source)
+    parsed = _parse(source)
     with _naming(source):
         path = parsed.local_path(around)
     if path is not None:
@@ -133,27 +135,21 @@ def local_source(source: str, store: ObjectStore, *, base: Path, cache: Path) ->
         yield path
 
 
-def copy_source(
-    source: str, store: ObjectStore, destination: str, *, base: Path, cache: Path
-) -> Copied:
+def copy_source(source: str, destination: str, around: Surroundings) -> Copied:
     """Copy the file to the s3:// URI `destination`: all of it, or nothing is changed there.
 
     Raises SourceError when the source cannot be read, or is empty, StorageError when it cannot be
     written.
     """
-    return _copy(source, store, destination, Surroundings(store, base, cache), may_be_empty=False)
+    return _copy(source, destination, around, may_be_empty=False)
 
 
-def copy_one_of_many(
-    source: str, store: ObjectStore, destination: str, *, base: Path, cache: Path
-) -> Copied:
+def copy_one_of_many(source: str, destination: str, around: Surroundings) -> Copied:
     """As `copy_source`, for a file that may be empty as long as others are not."""
-    return _copy(source, store, destination, Surroundings(store, base, cache), may_be_empty=True)
+    return _copy(source, destination, around, may_be_empty=True)
 
 
-def _copy(
-    source: str, store: ObjectStore, destination: str, around: Surroundings, *, may_be_empty: bool
-) -> Copied:
+def _copy(source: str, destination: str, around: Surroundings, *, may_be_empty: bool) -> Copied:
     parsed = _parse(source)
     digest, size = hashlib.sha256(), 0
 
@@ -169,7 +165,7 @@ def _copy(
                 raise OriginError(EMPTY)
 
     with closing(counted()) as chunks:
-        store.put(destination, _elsewhere(chunks))
+        around.store.put(destination, _elsewhere(chunks))
     return Copied(size, digest.hexdigest())
 
 
@@ -238,19 +234,19 @@ def _parse_sample(rest: str) -> Sample:
     name, _, file = rest.partition("/")
     if name != "hetrec":
         raise OriginError("the one sample is sample://hetrec")
-    if file and file not in generator.FILES:
-        raise OriginError(f"sample://hetrec has the files {', '.join(generator.FILES)}")
-    return Sample(file or movielens.HETREC_RATINGS)
+    if file and file not in SAMPLE_FILES:
+        raise OriginError(f"sample://hetrec has the files {', '.join(SAMPLE_FILES)}")
+    return Sample(file or RATINGS_FILE)
 
 
 def _parse_movielens(rest: str) -> Member:
     name, _, file = rest.partition("/")
-    if name not in movielens.PUBLISHED or file.endswith("/"):
-        raise OriginError(f"write movielens:// and one of {', '.join(movielens.PUBLISHED)}")
-    published = movielens.PUBLISHED[name]
+    if name not in PUBLISHED or file.endswith("/"):
+        raise OriginError(f"write movielens:// and one of {', '.join(PUBLISHED)}")
+    published = PUBLISHED[name]
     if file:
-        return Member(PublishedArchive(name), published.member(file))
-    return Member(PublishedArchive(name), published.ratings, published.layout)
+        return Member(published, published.member(file))
+    return Member(published, published.ratings, published.layout)
 
 
 def _parse_object(uri: str) -> StoredObject:

@@ -1,0 +1,135 @@
+"""`sample://hetrec` and `movielens://NAME`: their files, which column holds what, the downloads.
+
+GroupLens publishes the MovieLens sets. Most are for research and non-commercial use and may not be
+redistributed: they stay in this machine's cache, and never become part of the project.
+https://grouplens.org/datasets/movielens/
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from batchrec_dagster.preparation.items import ItemsLayout
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.sources.backends import Surroundings
+from batchrec_dagster.preparation.sources.download import (
+    DownloadError,
+    NotThereError,
+    download,
+    read_text,
+)
+
+log = logging.getLogger(__name__)
+
+BASE_URL = "https://files.grouplens.org/datasets"
+# A mirror with the same folders, for example within a company.
+BASE_URL_VARIABLE = "BATCHREC_MOVIELENS_URL"
+
+HETREC = Layout("\t", "userID", "movieID", "rating", "timestamp", "ms")
+_CSV = Layout(",", "userId", "movieId", "rating", "timestamp", "s")
+_DAT = Layout("::", 1, 2, 3, 4, "s")
+
+RATINGS_FILE = "user_ratedmovies-timestamps.dat"
+SAMPLE_FILES = (RATINGS_FILE, "movies.dat")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A generated file of `sample://hetrec`."""
+
+    name: str
+
+    def local_path(self, around: Surroundings) -> None:
+        return None
+
+    @property
+    def layout(self) -> Layout | None:
+        return HETREC if self.name == RATINGS_FILE else None
+
+    def fingerprint(self, around: Surroundings) -> str:
+        return around.sample.FINGERPRINT
+
+    def chunks(self, around: Surroundings) -> Iterator[bytes]:
+        yield around.sample.FILES[self.name]()
+
+
+@dataclass(frozen=True)
+class PublishedArchive:
+    """A zip archive: its path below the base URL, and the ratings in it. It never changes."""
+
+    path: str
+    ratings: str
+    layout: Layout
+    has_md5: bool = True
+
+    def member(self, name: str) -> str:
+        """The archive's name for another file in the folder of the ratings."""
+        folder, slash, _ = self.ratings.rpartition("/")
+        return folder + slash + name
+
+    def fingerprint(self, around: Surroundings) -> str:
+        return self.path
+
+    def file(self, around: Surroundings) -> Path:
+        return self.fetch(around.cache)
+
+    def fetch(self, cache: Path) -> Path:
+        """The archive in `cache`; downloaded and verified on first use. Raises DownloadError."""
+        base = os.environ.get(BASE_URL_VARIABLE, "").rstrip("/") or BASE_URL
+        url = f"{base}/{self.path}"
+        archive = cache / self.path.rpartition("/")[2]
+        if not archive.exists():
+            download(url, archive, md5=_published_md5(url) if self.has_md5 else None)
+        return archive
+
+
+PUBLISHED = {
+    "hetrec2011": PublishedArchive(
+        "hetrec2011/hetrec2011-movielens-2k-v2.zip", RATINGS_FILE, HETREC, has_md5=False
+    ),
+    **{
+        name: PublishedArchive(f"movielens/{name}.zip", f"{name}/{ratings}", layout)
+        for name, ratings, layout in (
+            ("ml-latest-small", "ratings.csv", _CSV),
+            ("ml-25m", "ratings.csv", _CSV),
+            ("ml-32m", "ratings.csv", _CSV),
+            ("ml-1m", "ratings.dat", _DAT),
+            ("ml-100k", "u.data", replace(_DAT, delimiter="\t")),
+        )
+    },
+}
+
+_GENRES = {"GENRES": "genres"}
+_CSV_ITEMS = ItemsLayout(",", "movieId", "title", categories=_GENRES)
+# Not the genres of ml-100k, which are 19 columns of flags, and of hetrec2011, in a separate file.
+KNOWN_ITEMS = {
+    "sample://hetrec/movies.dat": ItemsLayout(
+        "\t", "movieID", "title", categories=_GENRES, numbers={"YEAR": "year"}
+    ),
+    "movielens://hetrec2011/movies.dat": ItemsLayout(
+        "\t", "id", "title", numbers={"YEAR": "year"}, encoding="latin-1"
+    ),
+    "movielens://ml-latest-small/movies.csv": _CSV_ITEMS,
+    "movielens://ml-25m/movies.csv": _CSV_ITEMS,
+    "movielens://ml-32m/movies.csv": _CSV_ITEMS,
+    "movielens://ml-1m/movies.dat": ItemsLayout(
+        "::", 1, 2, categories={"GENRES": 3}, encoding="latin-1"
+    ),
+    "movielens://ml-100k/u.item": ItemsLayout("|", 1, 2, encoding="latin-1"),
+}
+
+
+def _published_md5(url: str) -> str | None:
+    try:
+        text = read_text(f"{url}.md5")
+    except NotThereError:
+        log.warning("%s has no published checksum: the archive is not verified", url)
+        return None
+    # Two formats are in use: "MD5 (ml-1m.zip) = c4d9…" and "0e33…  ml-100k.zip".
+    found = re.search(r"\b[0-9a-fA-F]{32}\b", text)
+    if not found:
+        raise DownloadError(f"no MD5 checksum in {url}.md5: it begins with {text[:40]!r}")
+    return found[0].lower()
