@@ -156,7 +156,7 @@ def test_a_training_that_the_run_is_told_to_do_afresh_counts(
     instance: dg.DagsterInstance,
     on_aws: None,
 ) -> None:
-    afresh = {"ops": {"shop__solution_version": {"config": {"train_afresh": True}}}}
+    afresh = {"ops": {"shop__solution_version": {"config": {"force_train": True}}}}
     project.declare({**declared, "budget": {"max_usd_per_run": 1}})
     assert refresh(project, "shop", instance).success
     project.declare({**declared, "budget": {"max_usd_per_run": 0.01}})

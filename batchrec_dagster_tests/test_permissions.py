@@ -152,9 +152,7 @@ def account(root: Path, s3: S3Server, bucket: str) -> Iterator[Account]:
             "ratings.csv",
             items=ITEMS,
             segments={"items": ["1", "2"]},
-            # Copies an object within the storage.
-            solution={"recipe": "aws-user-personalization"},
-            incremental={"enabled": True},
+            solution={"retrain": {"every_days": 7}},
         )
     )
     with ExitStack() as opened, pytest.MonkeyPatch.context() as patch:

@@ -148,8 +148,8 @@ def test_one_run_can_be_told_to_import_and_train_afresh(
         instance,
         {
             "ops": {
-                "shop__personalize_dataset": {"config": {"import_afresh": True}},
-                "shop__solution_version": {"config": {"train_afresh": True}},
+                "shop__personalize_dataset": {"config": {"force_import": True}},
+                "shop__solution_version": {"config": {"force_train": True}},
             }
         },
     )

@@ -90,7 +90,7 @@ def test_the_assets_are_materialized_by_command(project: Project) -> None:
 def test_the_job_is_executed_by_command_and_trains_again_only_when_told(project: Project) -> None:
     config = project.root / "config.yaml"
     config.write_text(
-        yaml.safe_dump({"ops": {"shop__solution_version": {"config": {"train_afresh": True}}}})
+        yaml.safe_dump({"ops": {"shop__solution_version": {"config": {"force_train": True}}}})
     )
     job = ("dagster", "job", "execute", *MODULE, "-j", "shop_refresh")
 

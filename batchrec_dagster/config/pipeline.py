@@ -9,7 +9,7 @@ from typing import Annotated, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.automation import Alerts, Budget, FreshData, Incremental, Schedule
+from batchrec_dagster.config.automation import Alerts, Budget, FreshData, Schedule
 from batchrec_dagster.config.expressions import attributes_problem, filter_problem
 from batchrec_dagster.config.fields import wrong
 from batchrec_dagster.config.interactions import BatchUsers, Interactions
@@ -21,7 +21,6 @@ from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.sinks import Sinks
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.personalize.datasets import interactions_schema
-from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, parse_schema
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.storage.paths import Places
@@ -97,9 +96,6 @@ class Pipeline(dg.Model):
     alerts: Annotated[Alerts, _part(Alerts, "Who is told when something goes wrong.")] = Field(
         default_factory=Alerts
     )
-    incremental: Annotated[
-        Incremental, _part(Incremental, "Whether only new interactions are imported.")
-    ] = Field(default_factory=Incremental)
     fresh_data: Annotated[
         FreshData, _part(FreshData, "Whether it runs by itself when there are new ratings.")
     ] = Field(default_factory=FreshData)
@@ -131,15 +127,6 @@ class Pipeline(dg.Model):
             raise ValueError(
                 "interactions.min_rating needs ratings.columns.rating: say which column it is, or"
                 " leave min_rating out"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _recipe_can_be_updated(self) -> Self:
-        if self.incremental.enabled and self.solution.recipe != USER_PERSONALIZATION:
-            raise ValueError(
-                f"incremental needs solution.recipe: {USER_PERSONALIZATION}; Personalize cannot"
-                f" update {self.solution.recipe}"
             )
         return self
 

@@ -13,6 +13,24 @@ from batchrec_dagster.local_personalize.learning.interactions import TrainingErr
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_RECIPES
 
 
+class Retrain(dg.Model):
+    """When a new model is trained."""
+
+    every_days: int | None = Field(
+        default=None,
+        description="Train at most every so many days. Between trainings new data are imported and"
+        " lists are inferred with the last model. Default: train whenever the data changed.",
+        examples=[7],
+    )
+
+    @field_validator("every_days")
+    @classmethod
+    def _at_least_a_day(cls, every_days: int | None) -> int | None:
+        if every_days is not None and every_days < 1:
+            raise ValueError("write 1 day or more")
+        return every_days
+
+
 class Solution(dg.Model):
     """How Personalize trains."""
 
@@ -30,6 +48,9 @@ class Solution(dg.Model):
         default=True,
         description="Also train aws-popularity-count, so that the metrics stand beside what a list"
         " of the most popular items would reach. On AWS it costs a short training more.",
+    )
+    retrain: Retrain = Field(
+        default_factory=Retrain, description="When a new model is trained, segments' models too."
     )
 
     @field_validator("recipe")

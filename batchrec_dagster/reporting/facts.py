@@ -22,8 +22,9 @@ DROP = 0.9
 @dataclass(frozen=True)
 class Run:
     """What is told of a run beside its tables. metrics, popularity: by Personalize's names;
-    trainings: the models so far, oldest first, this one last; earlier_data: whether its model
-    learned from other data than the tables' interactions, as after a rollback."""
+    trainings: the models so far, oldest first, this one last; earlier_data: whether the
+    lists are of other data than the tables' interactions, as after a rollback; trained: when the
+    model was trained, if on earlier data than the lists were inferred with."""
 
     pipeline: str
     description: str | None
@@ -36,6 +37,7 @@ class Run:
     trainings: Sequence[Training] = ()
     verdicts: Sequence[Verdict] = ()
     earlier_data: bool = False
+    trained: datetime | None = None
 
 
 @dataclass(frozen=True)

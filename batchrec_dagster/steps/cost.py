@@ -5,7 +5,7 @@ On another Personalize than AWS's nothing is paid; what it would be on AWS stand
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from batchrec_dagster.personalize.datasets import USER_ID, scan_interactions
 from batchrec_dagster.personalize.ensure import Ensured
 from batchrec_dagster.personalize.prices import prices
 from batchrec_dagster.personalize.resource import PersonalizeResource
-from batchrec_dagster.steps.batch_jobs import solution_name
 from batchrec_dagster.steps.checks import Checked
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
@@ -91,29 +90,15 @@ def estimate(
     storage: StorageResource,
     *,
     imports: Mapping[str, int],
-    data_version: str,
-    dataset_group: str,
-    solutions: Collection[str],
-    afresh: Collection[str],
+    trainings: Sequence[str],
 ) -> list[Cost]:
-    """What a run costs at the most: imports of so many bytes by dataset, then trainings on data of
-    this version that are not there yet, then recommendations and segments, which may be there too.
-
-    solutions: the names of those that are there; afresh: the assets that are told to train anyway.
-    """
+    """The most that a run costs: imports of so many bytes by dataset, trainings of these recipes,
+    then recommendations and segments, which may exist already."""
     costs = [import_cost(dataset, size) for dataset, size in imports.items()]
-    recipes = [
-        recipe
-        for asset, name, recipes in _solutions(pipeline, dataset_group)
-        if asset in afresh
-        or name not in solutions
-        or not _is_trained(pipeline, storage, asset, name, data_version)
-        for recipe in recipes
-    ]
-    if recipes:
+    if trainings:
         interactions = count_interactions(pipeline, storage)
         hours = _hours_before(pipeline, storage)
-        costs += [training_cost(recipe, hours, interactions) for recipe in recipes]
+        costs += [training_cost(recipe, hours, interactions) for recipe in trainings]
     users = _count_batch_users(pipeline, storage)
     costs.append(recommendations_cost(pipeline.solution.recipe, users))
     if pipeline.segments:
@@ -169,24 +154,6 @@ def count_users(pipeline: Pipeline, storage: StorageResource) -> int:
     with storage.local_file(uri) as path:
         users = scan_interactions(path)
         return int(users.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item())
-
-
-def _solutions(pipeline: Pipeline, dataset_group: str) -> Iterator[tuple[str, str, list[str]]]:
-    """The assets that train, the name of each one's solution, and the recipes that it trains."""
-    trained = {"solution_version": pipeline.solution.recipes}
-    if pipeline.segments:
-        trained["segment_solution_version"] = {pipeline.segments.recipe: {}}
-    for asset, recipes in trained.items():
-        yield asset, solution_name(dataset_group, *next(iter(recipes.items()))), [*recipes]
-
-
-def _is_trained(
-    pipeline: Pipeline, storage: StorageResource, asset: str, solution: str, data_version: str
-) -> bool:
-    """Whether its last training was of this solution and these data."""
-    last = read_record(storage, pipeline.places.record(asset))
-    of_these_settings = f"/{solution}/" in last.get("solution_version_arn", "")
-    return of_these_settings and last["data_version"] == data_version
 
 
 def _hours_before(pipeline: Pipeline, storage: StorageResource) -> float:

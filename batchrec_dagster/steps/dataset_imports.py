@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import (
@@ -16,7 +15,6 @@ from batchrec_dagster.personalize.ensure import (
     Ensured,
 )
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
-from batchrec_dagster.pipeline.assets.new_rows import Import
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
@@ -48,27 +46,12 @@ def version_of(storage: StorageResource, dataset: Imported) -> str:
     return storage.version(uri)
 
 
-def sizes_of(
-    storage: StorageResource, datasets: list[Imported], part: Import | None
-) -> dict[str, int]:
-    """The bytes that are imported of each dataset, if it is; interactions first."""
-    uris = [storage.uri(dataset.place) for dataset in datasets]
-    if part and part.uri:
-        uris[0] = part.uri
-    found = [storage.store.head(uri) for uri in uris]
+def sizes_of(storage: StorageResource, datasets: list[Imported]) -> dict[str, int]:
+    """The bytes of each dataset's file, interactions first."""
+    found = [storage.store.head(storage.uri(dataset.place)) for dataset in datasets]
     return {
         dataset.asset: one.size if one else 0 for dataset, one in zip(datasets, found, strict=True)
     }
-
-
-def goes_on(ensure: Ensure, before: dict[str, Any], dataset: Ensured, added: str) -> bool:
-    """Whether all that was imported is known: the newest import is the record's, or one of a run
-    that was killed before it had written its own."""
-    jobs = sorted(imports_into(ensure, dataset), key=lambda job: job["creationDateTime"])
-    if not jobs or before.get("dataset_arn") != dataset.arn:
-        return False
-    arn_of_newest, name = str(jobs[-1]["datasetImportJobArn"]), str(jobs[-1]["jobName"])
-    return arn_of_newest == before["dataset_import_job_arn"] or name.startswith(f"{added}-")
 
 
 def imports_into(ensure: Ensure, dataset: Ensured) -> list[Description]:

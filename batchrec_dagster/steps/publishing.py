@@ -41,6 +41,15 @@ class PublicationConfig(dg.Config):
     )
 
 
+# What the record of solution_version says of the training.
+TRAINED = ("trained_on", "trained_at")
+
+
+def lists_key(pipeline: Pipeline, solution_version_arn: str) -> str:
+    """What lists of a model, by the current settings, are remembered by when rolled back."""
+    return fingerprint(solution_version_arn, pipeline.recommendations)
+
+
 @dataclass(frozen=True)
 class Publishing:
     """Lists that are about to be made. trained: the record of solution_version; users_version: of
@@ -53,10 +62,11 @@ class Publishing:
 
     @property
     def made_by(self) -> list[str]:
-        """What the lists are made by: the model and how it is asked; that, users and titles."""
-        asked = fingerprint(self.trained["solution_version_arn"], self.pipeline.recommendations)
+        """What the lists are made from: the model and its request; these, data, users, titles."""
+        model = lists_key(self.pipeline, self.trained["solution_version_arn"])
         titles = titles_versions(self.pipeline, self.storage)
-        return [asked, fingerprint(asked, self.users_version, *titles)]
+        inputs = (self.trained["data_version"], self.users_version, *titles)
+        return [model, fingerprint(model, *inputs)]
 
     @property
     def measured_on(self) -> str:
@@ -97,6 +107,7 @@ class Publishing:
             **counts,
             "data_version": self.trained["data_version"],
             "solution_version_arn": self.trained["solution_version_arn"],
+            **{key: self.trained[key] for key in TRAINED if key in self.trained},
             "recipe": self.pipeline.solution.recipe,
             "metrics": self.trained["metrics"],
             "popularity_metrics": self.trained["popularity_metrics"],

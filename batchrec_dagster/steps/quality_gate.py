@@ -66,6 +66,8 @@ def quality_gate(
     found = f"NDCG@25 {ndcg:.4f}"
     found += f", beside {' and '.join(beside)}" if beside else ""
     found += f"; coverage {coverage:.4f}"
+    if not trained.get("data_version", "").startswith(trained.get("trained_on", "")):
+        found += f"; the model was trained on {trained['trained_at'][:10]}, on earlier data"
     if serves:
         found += "; its lists are published already"
     elif said and before is None:

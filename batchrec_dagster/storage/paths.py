@@ -21,14 +21,6 @@ class Places:
     def interactions(self) -> str:
         return f"{self.pipeline}/transformed/interactions/interactions.csv"
 
-    def imported_interactions(self, version: str) -> str:
-        """A copy of the interactions of the last import, to see what is new since."""
-        return f"{self.pipeline}/transformed/interactions_imported/{version}.csv"
-
-    def new_interactions(self, version: str) -> str:
-        """Those that are new since the last import, for an import of these alone."""
-        return f"{self.pipeline}/transformed/interactions_new/{version}.csv"
-
     @property
     def batch_users(self) -> str:
         return f"{self.pipeline}/transformed/batch_users_input/users.json"

@@ -11,37 +11,26 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.ensure import (
     DATASET_GROUP,
     IMPORT_JOB,
-    SOLUTION,
     Description,
     Started,
 )
 from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.personalize.schemas import INTERACTIONS
-from batchrec_dagster.pipeline.assets.new_rows import (
-    FULL,
-    INCREMENTAL,
-    UNCHANGED,
-    Import,
-    clear_away,
-    imported,
-    what_is_new,
-)
-from batchrec_dagster.pipeline.assets.solution_version import told_to_train_afresh
 from batchrec_dagster.pipeline.exclusive_step import alone
 from batchrec_dagster.pipeline.ui import MODEL, dataset_group, described, preview, table
 from batchrec_dagster.steps.batch_jobs import lasted, outcome, stem
 from batchrec_dagster.steps.checks import published, specs, stopped
-from batchrec_dagster.steps.cost import Cost, estimate, import_cost, summary, told, within_budget
+from batchrec_dagster.steps.cost import estimate, import_cost, summary, told, within_budget
 from batchrec_dagster.steps.dataset_imports import (
     Imported,
     datasets_of,
     ensure_dataset,
-    goes_on,
     imports_into,
     sizes_of,
     version_of,
 )
 from batchrec_dagster.steps.publishing import storage_errors
+from batchrec_dagster.steps.training import all_recipes, recipes_to_train
 from batchrec_dagster.storage.paths import read_record, write_record
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -51,7 +40,7 @@ CODE_VERSION = "1"
 class ImportConfig(dg.Config):
     """Told to one run, from the Launchpad or the command line."""
 
-    import_afresh: bool = Field(
+    force_import: bool = Field(
         default=False, description="Import the data even if they have not changed."
     )
 
@@ -93,53 +82,33 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     ) -> Iterator[Any]:
         started = time.monotonic()
         versions = [version_of(storage, dataset) for dataset in datasets]
+        version = versions[0] if len(versions) == 1 else fingerprint(*versions)
         ensure = personalize.ensure(
-            context.log, {**pipeline.tags, "batchrec:data-version": _together(versions)}
+            context.log, {**pipeline.tags, "batchrec:data-version": version}
         )
-
-        def estimated(imports: dict[str, int], version: str, solutions: list[str]) -> list[Cost]:
-            return estimate(
-                pipeline,
-                storage,
-                imports=imports,
-                data_version=version,
-                dataset_group=group_name,
-                solutions=solutions,
-                afresh=told_to_train_afresh(pipeline, context.run),
-            )
-
+        sizes = sizes_of(storage, datasets)
         if budgeted and not any(g["name"] == group_name for g in ensure.list(DATASET_GROUP)):
-            # Not even the group is made of what costs too much.
-            first = estimated(sizes_of(storage, datasets, None), _together(versions), [])
+            # Check the budget before anything is created.
+            first = estimate(pipeline, storage, imports=sizes, trainings=all_recipes(pipeline))
             yield from stopped(within_budget(pipeline.budget, first, personalize))
         group = ensure.named(DATASET_GROUP, group_name, {}).arn
+        record = {"dataset_group_arn": group, "dataset_group_name": group_name}
         there = [ensure_dataset(ensure, group, group_name, dataset) for dataset in datasets]
         arns = [dataset.arn for dataset in there]
         since = {each.arn: each.description["creationDateTime"] for each in there}
         place = pipeline.places.record("personalize_dataset")
-        before = read_record(storage, place)
-        part = None
-        if pipeline.incremental.enabled:
-            added = stem(f"{pipeline.name}-new", versions[0], context, afresh=False)
-            part = (
-                what_is_new(before, versions[0], storage, pipeline)
-                if not config.import_afresh and goes_on(ensure, before, there[0], added)
-                else Import(FULL, "there is no earlier import that is known to be all")
-            )
-            context.log.info(f"{part.mode}: {part.why}")
-            if part.mode == UNCHANGED:
-                # The same rows in another order are the same data.
-                versions[0] = before["interactions_version"]
-        version = _together(versions)
-        sizes = sizes_of(storage, datasets, part)
-        # What the record tells of may have been torn down since.
+        # The record may describe imports that a teardown has deleted since.
         new = (
-            config.import_afresh
-            or before.get("data_version") != version
+            config.force_import
+            or read_record(storage, place).get("data_version") != version
             or not all(imports_into(ensure, dataset) for dataset in there)
         )
-        solutions = [s["name"] for s in ensure.list(SOLUTION, datasetGroupArn=group)]
-        costs = estimated(sizes if new else {}, version, solutions)
+        costs = estimate(
+            pipeline,
+            storage,
+            imports=sizes if new else {},
+            trainings=recipes_to_train(pipeline, context, ensure, storage, record, version),
+        )
         context.log.info(
             f"{'' if personalize.on_aws else 'on AWS '}this run costs {summary(costs)}"
         )
@@ -151,31 +120,16 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             return bool(job["creationDateTime"] >= since[job["datasetArn"]])
 
         def start(dataset: Imported, arn: str, data_version: str) -> Started:
-            if dataset.dataset_type == INTERACTIONS and part and part.mode == UNCHANGED:
-                return Started(before["dataset_import_job_arn"], created=False)
-            if dataset.dataset_type == INTERACTIONS and part and part.mode == INCREMENTAL:
-                return ensure.start_numbered(
-                    IMPORT_JOB,
-                    added,
-                    lambda name: {
-                        "datasetArn": arn,
-                        "dataSource": {"dataLocation": part.uri},
-                        "roleArn": personalize.role_arn,
-                        "importMode": INCREMENTAL,
-                    },
-                    usable=of_this,
-                    datasetArn=arn,
-                )
             # Import jobs of all data sets share their names.
             infix = "" if dataset.dataset_type == INTERACTIONS else f"-{dataset.asset}"
             return ensure.start_numbered(
                 IMPORT_JOB,
-                stem(f"{pipeline.name}{infix}", data_version, context, afresh=config.import_afresh),
+                stem(f"{pipeline.name}{infix}", data_version, context, afresh=config.force_import),
                 lambda name: {
                     "datasetArn": arn,
                     "dataSource": {"dataLocation": storage.uri(dataset.place)},
                     "roleArn": personalize.role_arn,
-                    "importMode": FULL,
+                    "importMode": "FULL",
                 },
                 usable=of_this,
                 datasetArn=arn,
@@ -185,11 +139,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             IMPORT_JOB,
             [start(*each) for each in zip(datasets, arns, versions, strict=True)],
         )
-        record = {
-            "dataset_group_arn": group,
-            "dataset_group_name": group_name,
-            "data_version": version,
-        }
+        record["data_version"] = version
         outcomes: dict[str, Any] = {}
         for dataset, arn, job in zip(datasets, arns, jobs, strict=True):
             prefix = "" if dataset.dataset_type == INTERACTIONS else f"{dataset.asset}_"
@@ -197,10 +147,6 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             record[f"{prefix}dataset_import_job_arn"] = job.arn
             outcomes[f"{prefix}outcome"] = outcome(job, "imported")
             context.log.info(f"{dataset.asset}: {outcome(job, 'imported')}, {lasted(job):.1f} s")
-        if part is not None:
-            outcomes |= {"import_mode": part.mode, "why": part.why, "new_rows": part.rows}
-            record |= imported(before, part, versions[0], version, storage, pipeline.places)
-            clear_away(storage, pipeline.places, before, record)
         with storage_errors():
             recorded = write_record(storage, place, record)
         paid = [
@@ -235,7 +181,3 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         yield from published(checks, result)
 
     return personalize_dataset
-
-
-def _together(versions: list[str]) -> str:
-    return versions[0] if len(versions) == 1 else fingerprint(*versions)

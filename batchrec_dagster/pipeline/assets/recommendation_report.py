@@ -2,7 +2,7 @@
 
 import glob
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -73,6 +73,7 @@ def recommendation_report(
                 trainings=trainings(context.instance, pipeline.name),
                 verdicts=verdicts(context.instance, checks),
                 earlier_data=trained["data_version"] != solution_version["data_version"],
+                trained=_trained_before(trained),
             )
             with _tables(pipeline, storage, lists) as tables:
                 found = facts(run, tables)
@@ -103,6 +104,13 @@ def recommendation_report(
         )
 
     return recommendation_report
+
+
+def _trained_before(trained: Mapping[str, Any]) -> datetime | None:
+    """When the model was trained, if its data were older than those of the lists."""
+    if "trained_on" not in trained or trained["data_version"].startswith(trained["trained_on"]):
+        return None
+    return datetime.fromisoformat(trained["trained_at"])
 
 
 def _key(pipeline: Pipeline, asset: str) -> dg.AssetKey:

@@ -116,11 +116,12 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         publishing = Publishing(pipeline, storage, solution_version, users_version)
         gate = publishing.gate(config)
         yield from stopped([gate])
-        version_arn = solution_version["solution_version_arn"]
+        version_arn, data_version = (
+            solution_version[key] for key in ("solution_version_arn", "data_version")
+        )
         users = batch_users.select("userId").collect(engine="streaming").get_column("userId")
         ensure = personalize.ensure(
-            context.log,
-            {**pipeline.tags, "batchrec:data-version": solution_version["data_version"]},
+            context.log, {**pipeline.tags, "batchrec:data-version": data_version}
         )
         request: dict[str, Any] = {
             "solutionVersionArn": version_arn,
@@ -156,7 +157,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             BATCH_INFERENCE_JOB,
             ensure.start_numbered(
                 BATCH_INFERENCE_JOB,
-                f"{pipeline.name}-{fingerprint(request, users_version)[:12]}",
+                f"{pipeline.name}-{fingerprint(request, users_version, data_version)[:12]}",
                 lambda name: {
                     **request,
                     "jobOutput": {"s3DataDestination": {"path": output(name)}},

@@ -1,6 +1,7 @@
 """solution_version and segment_solution_version: models of what was imported, with metrics."""
 
 import time
+from datetime import UTC
 from typing import Any
 
 import dagster as dg
@@ -8,34 +9,23 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.personalize.ensure import ACTIVE, SOLUTION, SOLUTION_VERSION, Ensure, Started
-from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, recipe_arn
+from batchrec_dagster.personalize.ensure import SOLUTION_VERSION
 from batchrec_dagster.personalize.resource import PersonalizeResource
-from batchrec_dagster.pipeline.assets.new_rows import FULL, UPDATE
 from batchrec_dagster.pipeline.exclusive_step import alone
 from batchrec_dagster.pipeline.ui import MODEL, dataset_group, described, preview, table
-from batchrec_dagster.steps.batch_jobs import lasted, outcome, solution_config, solution_name, stem
+from batchrec_dagster.steps.batch_jobs import lasted, outcome, stem
 from batchrec_dagster.steps.cost import told, trainings_cost
+from batchrec_dagster.steps.training import Trainer, trained_by, trained_on
 
 CODE_VERSION = "1"
 
 
 class TrainingConfig(dg.Config):
-    """Told to one run, from the Launchpad or the command line."""
+    """Options of one run, from the Launchpad or the command line."""
 
-    train_afresh: bool = Field(
+    force_train: bool = Field(
         default=False, description="Train a new solution version even if nothing has changed."
     )
-
-
-def told_to_train_afresh(pipeline: Pipeline, run: dg.DagsterRun) -> list[str]:
-    """The assets that the run is told to train afresh."""
-    ops: Any = run.run_config.get("ops") or {}
-    told = {
-        asset: (ops.get(f"{pipeline.name}__{asset}") or {}).get("config") or {}
-        for asset in ("solution_version", "segment_solution_version")
-    }
-    return [asset for asset, config in told.items() if config.get("train_afresh")]
 
 
 def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
@@ -47,7 +37,7 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
             pipeline,
             description="The trained model, and how well it does: it has learnt by the recipe"
             f" {solution.recipe} from what was imported, and was tested on a part that it had not"
-            " seen. What has not changed is not trained on again.",
+            f" seen. {_when(pipeline)}",
             kinds={"personalize"},
             stage=MODEL,
             storage_key=pipeline.places.record("solution_version"),
@@ -62,9 +52,7 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
         personalize_dataset: dict[str, Any],
         personalize: PersonalizeResource,
     ) -> dg.MaterializeResult[dict[str, Any]]:
-        return _trained(
-            pipeline, context, config, personalize_dataset, personalize, solution.recipes
-        )
+        return _trained(pipeline, context, config, personalize_dataset, personalize)
 
     return solution_version
 
@@ -91,10 +79,16 @@ def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.Asset
         personalize_dataset: dict[str, Any],
         personalize: PersonalizeResource,
     ) -> dg.MaterializeResult[dict[str, Any]]:
-        recipes: dict[str, dict[str, str]] = {segments.recipe: {}}
-        return _trained(pipeline, context, config, personalize_dataset, personalize, recipes)
+        return _trained(pipeline, context, config, personalize_dataset, personalize)
 
     return segment_solution_version
+
+
+def _when(pipeline: Pipeline) -> str:
+    days = pipeline.solution.retrain.every_days
+    if days is None:
+        return "It is trained again when the data have changed."
+    return f"It is trained again when the data have changed and it is {days} days old."
 
 
 def _trained(
@@ -103,27 +97,25 @@ def _trained(
     config: TrainingConfig,
     dataset: dict[str, Any],
     personalize: PersonalizeResource,
-    recipes: dict[str, dict[str, str]],
 ) -> dg.MaterializeResult[dict[str, Any]]:
-    """Trains the first recipe, with its hyperparameters, and beside it popularity to compare with
-    where that is the second."""
+    """Train what the asset is for, or reuse the last model; the record and what the UI shows."""
     started = time.monotonic()
+    asset, version = context.asset_key.path[-1], dataset["data_version"]
+    recipes = trained_by(pipeline)[asset]
     recipe, hyperparameters = next(iter(recipes.items()))
-    version = dataset["data_version"]
     ensure = personalize.ensure(context.log, {**pipeline.tags, "batchrec:data-version": version})
-    name = stem(pipeline.name, version, context, afresh=config.train_afresh)
-    # Where not every row is of a full import, what is new is learnt by the recipe that can.
-    update = dataset.get("training_mode") == UPDATE and not config.train_afresh
-    updated = stem(f"{pipeline.name}-new", version, context, afresh=False) if update else None
-    versions = ensure.all_ready(
-        SOLUTION_VERSION,
-        [
-            _start(ensure, dataset, name, updated if of == USER_PERSONALIZATION else None, of, by)
-            for of, by in recipes.items()
-        ],
+    name = stem(pipeline.name, version, context, afresh=config.force_train)
+    trainer = Trainer(
+        pipeline, asset, recipes, name, config.force_train, ensure, personalize.storage
     )
+    versions = ensure.all_ready(SOLUTION_VERSION, trainer.start(dataset))
     trained, *popularity = versions
+    created_at = trained.description["creationDateTime"].astimezone(UTC)
+    data = trained_on(pipeline, trained.description)
     done = outcome(trained, "trained")
+    if not version.startswith(data):
+        days = pipeline.solution.retrain.every_days
+        done = f"kept: trained {created_at:%Y-%m-%d} on earlier data; solution.retrain: {days} days"
     context.log.info(f"{recipe} on data {version}: {done}")
     context.log.info(f"{trained.arn}: trained in {lasted(trained):.1f} s")
     metrics = _metrics(personalize, trained.arn)
@@ -133,6 +125,9 @@ def _trained(
         "dataset_group_arn": dataset["dataset_group_arn"],
         "dataset_group_name": dataset["dataset_group_name"],
         "data_version": version,
+        "trained_on": data,
+        "trained_at": created_at.isoformat(timespec="seconds"),
+        "trained_with": fingerprint(pipeline.interactions),
     }
     if personalize.on_aws:
         # What the next run's estimate goes by.
@@ -141,7 +136,8 @@ def _trained(
     costs = trainings_cost(pipeline, personalize, created)
     return dg.MaterializeResult(
         value={**record, "metrics": metrics, "popularity_metrics": baseline},
-        data_version=dg.DataVersion(trained.arn.rpartition("/")[2]),
+        # Lists are inferred with what was imported, so that they follow the data too.
+        data_version=dg.DataVersion(f"{trained.arn.rpartition('/')[2]}-{version}"),
         metadata={
             "preview": preview(
                 f"The recipe `{recipe}`: {done}. Metrics go from 0 to 1, more is better.",
@@ -152,9 +148,11 @@ def _trained(
             **dataset_group(personalize, dataset["dataset_group_arn"]),
             "recipe": recipe,
             "hyperparameters": hyperparameters,
-            "training_mode": trained.description.get("trainingMode", FULL),
             "status": trained.description["status"],
             "outcome": done,
+            "data_version": version,
+            "trained_on": data,
+            "trained_at": record["trained_at"],
             "training_hours": trained.description.get("trainingHours", 0.0),
             "training_seconds": lasted(trained),
             **told("cost_usd", costs, personalize),
@@ -162,40 +160,6 @@ def _trained(
             **_short(metrics),
             **{f"popularity_{key}": value for key, value in _short(baseline).items()},
         },
-    )
-
-
-def _start(
-    ensure: Ensure,
-    dataset: dict[str, Any],
-    name_stem: str,
-    updated_stem: str | None,
-    recipe: str,
-    hyperparameters: dict[str, str],
-) -> Started:
-    """Start, or find, a solution version of the recipe on the imported data: one that goes on from
-    the last, where `updated_stem` names it and there is one."""
-    group = dataset["dataset_group_arn"]
-    solution = ensure.named(
-        SOLUTION,
-        solution_name(dataset["dataset_group_name"], recipe, hyperparameters),
-        {
-            "datasetGroupArn": group,
-            "recipeArn": recipe_arn(recipe),
-            # Left to itself Personalize trains, and bills, every seven days.
-            "performAutoTraining": False,
-            "solutionConfig": solution_config(hyperparameters),
-        },
-        datasetGroupArn=group,
-    ).arn
-    create = {"solutionArn": solution}
-    if updated_stem is not None and any(
-        version["status"] == ACTIVE
-        for version in ensure.list(SOLUTION_VERSION, solutionArn=solution)
-    ):
-        name_stem, create = updated_stem, {**create, "trainingMode": UPDATE}
-    return ensure.start_numbered(
-        SOLUTION_VERSION, name_stem, lambda name: create, solutionArn=solution
     )
 
 

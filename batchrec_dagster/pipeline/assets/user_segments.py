@@ -121,6 +121,9 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
                 "segments.filter",
             )
 
+        # Personalize's segments are of the model's data; only a filter looks at newer ones.
+        filtered = [segment_solution_version["data_version"]] if segments.filter else []
+
         def output(job: str) -> str:
             return storage.uri(places.batch_segments(job))
 
@@ -128,7 +131,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
             BATCH_SEGMENT_JOB,
             ensure.start_numbered(
                 BATCH_SEGMENT_JOB,
-                f"{pipeline.name}-{fingerprint(request, queries)[:12]}",
+                f"{pipeline.name}-{fingerprint(request, queries, *filtered)[:12]}",
                 lambda name: {
                     **request,
                     "jobOutput": {"s3DataDestination": {"path": output(name)}},

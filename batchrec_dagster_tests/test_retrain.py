@@ -1,0 +1,276 @@
+"""solution.retrain: between trainings, new data get lists by the last model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.personalize.resource import PersonalizeResource
+from batchrec_dagster.pipeline.loading import DeclarationError
+from batchrec_dagster.steps import training
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    definitions,
+    metadata,
+    refresh,
+    table,
+    why,
+    write_ratings,
+)
+
+pytestmark = pytest.mark.slow
+
+TRAINED = "trained"
+UNCHANGED = "unchanged: not trained again"
+INFERRED = "inferred"
+LISTED = "unchanged: not inferred again"
+KEPT = "kept"
+
+
+@dataclass
+class Shop:
+    """A pipeline that is refreshed night by night, on a clock that the tests move."""
+
+    project: Project
+    instance: dg.DagsterInstance
+    patch: pytest.MonkeyPatch
+
+    def declare(self, **settings: Any) -> None:
+        solution = {"retrain": {"every_days": 7}, **settings.pop("solution", {})}
+        source = self.project.root / "ratings.csv"
+        self.project.declare(declaration("shop", source, solution=solution, **settings))
+
+    def rate(self, **settings: int) -> None:
+        write_ratings(self.project.root / "ratings.csv", **settings)
+
+    def later(self, **time: float) -> None:
+        now = datetime.now(UTC) + timedelta(**time)
+        self.patch.setattr(training, "now", lambda: now)
+
+    def night(self, config: dict[str, Any] | None = None) -> tuple[str, str]:
+        """What the run did about the model, and about the lists."""
+        self.result = refresh(self.project, "shop", self.instance, config)
+        assert self.result.success, why(self.result)
+        trained = str(metadata(self.result, "solution_version")["outcome"])
+        lists = str(metadata(self.result, "recommendations")["outcome"])
+        return trained.partition(":")[0] if trained.startswith(KEPT) else trained, lists
+
+    @property
+    def record(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.record_file.read_text())
+        return found
+
+    @property
+    def record_file(self) -> Any:
+        return self.project.storage / "shop/records/solution_version.json"
+
+    def versions(self) -> int:
+        client = embedded_client(self.project.root / ".batchrec" / "personalize", ObjectStore())
+        return len(client.list_solution_versions()["solutionVersions"])
+
+
+@pytest.fixture
+def shop(project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    made = Shop(project, instance, monkeypatch)
+    made.rate()
+    made.declare()
+    assert made.night() == (TRAINED, INFERRED)
+    return made
+
+
+def test_between_trainings_new_data_get_lists_by_the_last_model(shop: Shop) -> None:
+    first, lists = shop.record, table(shop.project, "shop")
+    shop.rate(users=61)
+    shop.later(days=6)
+    assert shop.night() == (KEPT, INFERRED)
+    assert shop.record["solution_version_arn"] == first["solution_version_arn"]
+    # It says what it was trained on, and which data there are.
+    assert shop.record["trained_on"] == first["trained_on"] == first["data_version"][:12]
+    assert shop.record["data_version"] != first["data_version"]
+    assert {*table(shop.project, "shop")["user_id"]} - {*lists["user_id"]} == {"61"}
+    assert shop.night() == (KEPT, LISTED)
+    assert shop.versions() == 2  # The model's, and popularity's.
+    shop.later(days=7)
+    assert shop.night() == (TRAINED, INFERRED)
+    assert shop.record["trained_on"] == shop.record["data_version"][:12]
+    assert shop.versions() == 4
+    # Without new data there is nothing to learn, however old the model is.
+    shop.later(days=30)
+    assert shop.night() == (UNCHANGED, LISTED)
+
+
+def test_a_training_may_run_hours_early_so_that_a_weekly_schedule_trains_each_week(
+    shop: Shop,
+) -> None:
+    shop.rate(seed=1)
+    shop.later(days=7, hours=-5)
+    assert shop.night() == (TRAINED, INFERRED)
+
+
+def test_without_the_setting_every_change_of_the_data_is_trained_on(shop: Shop) -> None:
+    shop.declare(solution={"retrain": {}})
+    shop.rate(seed=1)
+    assert shop.night() == (TRAINED, INFERRED)
+
+
+def test_a_run_may_force_a_training(shop: Shop) -> None:
+    shop.rate(users=61)
+    force = {"ops": {"shop__solution_version": {"config": {"force_train": True}}}}
+    assert shop.night(force) == (TRAINED, INFERRED)
+    assert shop.versions() == 4
+    assert shop.night() == (UNCHANGED, LISTED)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"solution": {"recipe": "aws-user-personalization"}},
+        {"interactions": {"min_rating": 4}},
+    ],
+)
+def test_other_settings_need_a_training(shop: Shop, settings: dict[str, Any]) -> None:
+    shop.rate(users=61)
+    shop.declare(**settings)
+    assert shop.night() == (TRAINED, INFERRED)
+
+
+def test_a_run_that_was_killed_after_the_training_trains_nothing_twice(shop: Shop) -> None:
+    before = shop.record_file.read_text()
+    shop.rate(users=61)
+    shop.later(days=8)
+    assert shop.night() == (TRAINED, INFERRED)
+    shop.later(days=0)
+    # As if it had been killed before it wrote its record: started again, on the same data ...
+    shop.record_file.write_text(before)
+    assert shop.night() == (UNCHANGED, LISTED)
+    # ... and on other ones.
+    trained_on = shop.record["trained_on"]
+    shop.record_file.write_text(before)
+    shop.rate(users=62)
+    assert shop.night() == (KEPT, INFERRED)
+    assert shop.record["trained_on"] == trained_on
+    assert shop.versions() == 4
+
+
+def test_popularity_that_a_killed_run_did_not_reach_is_trained_on_the_models_data(
+    shop: Shop,
+) -> None:
+    shop.declare(solution={"compare_with_popularity": False})
+    shop.rate(users=61)
+    shop.later(days=8)
+    assert shop.night() == (TRAINED, INFERRED)
+    shop.declare()
+    shop.later(days=0)
+    assert shop.night() == (UNCHANGED, LISTED)
+    assert shop.versions() == 4
+
+
+def test_a_model_that_the_gate_refuses_is_replaced_with_the_next_data(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(project, instance, monkeypatch)
+    shop.rate()
+    shop.declare(gate={"min_ndcg_at_25": 1.0})
+    assert "gate.min_ndcg_at_25 is 1" in why(refresh(project, "shop", instance))
+    shop.rate(users=61)
+    assert not refresh(project, "shop", instance).success
+    assert shop.versions() == 4
+    # One that may be published again is kept.
+    shop.declare()
+    shop.rate(users=62)
+    assert shop.night() == (KEPT, INFERRED)
+    check = quality_gate(shop)
+    assert f"the model was trained on {datetime.now(UTC):%Y-%m-%d}, on earlier data" in check
+
+
+def quality_gate(shop: Shop) -> str:
+    (verdict,) = [
+        check
+        for check in shop.result.get_asset_check_evaluations()
+        if check.check_name == "quality_gate"
+    ]
+    return verdict.description or ""
+
+
+def test_lists_of_a_kept_model_that_were_rolled_back_do_not_stop_those_of_newer_data(
+    shop: Shop,
+) -> None:
+    def roll_back() -> None:
+        with definitions(shop.project) as defs:
+            job = defs.resolve_job_def("shop_rollback")
+            assert job.execute_in_process(instance=shop.instance).success
+
+    shop.rate(users=61)
+    assert shop.night() == (KEPT, INFERRED)
+    roll_back()
+    assert "its lists were rolled back" in why(refresh(shop.project, "shop", shop.instance))
+    shop.rate(users=62)
+    assert shop.night() == (KEPT, INFERRED)
+    # Of another model than the one before: that model is not kept.
+    shop.rate(users=63)
+    shop.later(days=8)
+    assert shop.night() == (TRAINED, INFERRED)
+    roll_back()
+    shop.later(days=0)
+    shop.rate(users=64)
+    assert shop.night() == (TRAINED, INFERRED)
+
+
+def test_no_training_is_estimated_where_none_will_run(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PersonalizeResource, "on_aws", property(lambda self: True))
+    shop.declare(budget={"max_usd_per_run": 0.01})
+    shop.rate(users=61)
+    assert shop.night() == (KEPT, INFERRED)
+    assert metadata(shop.result, "solution_version")["cost_usd"] == 0
+    estimated = metadata(shop.result, "personalize_dataset")["estimated_usd"]
+    paid = [
+        metadata(shop.result, asset)["cost_usd"]
+        for asset in ("personalize_dataset", "recommendations")
+    ]
+    assert estimated == pytest.approx(sum(paid))
+    shop.rate(users=62)
+    shop.later(days=8)
+    refused = why(refresh(shop.project, "shop", shop.instance))
+    assert "training aws-user-personalization-v2 on" in refused
+    assert "training aws-popularity-count" in refused
+
+
+def test_the_report_says_when_the_model_is_older_than_the_data(shop: Shop) -> None:
+    report = shop.project.storage / "shop/curated/report/index.html"
+    said = f"The model was trained on {datetime.now(UTC):%Y-%m-%d}, on earlier data"
+    assert said not in report.read_text()
+    shop.rate(users=61)
+    shop.night()
+    assert said in report.read_text()
+
+
+def test_segments_follow_it_too(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(project, instance, monkeypatch)
+    shop.rate()
+    shop.declare(segments={"items": ["1"]})
+    shop.night()
+    shop.rate(users=61)
+    shop.night()
+    assert str(metadata(shop.result, "segment_solution_version")["outcome"]).startswith(KEPT)
+    assert metadata(shop.result, "user_segments")["outcome"].startswith("unchanged")
+
+
+@pytest.mark.parametrize("days", [0, -1, "weekly"])
+def test_what_is_no_number_of_days_is_refused(project: Project, days: object) -> None:
+    write_ratings(project.root / "ratings.csv")
+    solution = {"retrain": {"every_days": days}}
+    project.declare(declaration("shop", project.root / "ratings.csv", solution=solution))
+    with pytest.raises(DeclarationError, match="every_days"), definitions(project):
+        pass
