@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.cli import declare, main
+from batchrec_dagster.cli import main
+from batchrec_dagster.pipeline import scaffolding
 from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
 from batchrec_dagster_tests.support import (
     Project,
@@ -109,12 +110,12 @@ def test_what_is_there_is_not_overwritten(here: Project) -> None:
     file.write_text(file.read_text() + "# mine\n")
     code, said = new("shop", "--ratings", "ratings.csv")
     assert code == 1
-    assert "defs/shop/defs.yaml is there already" in said
+    assert "defs/shop/defs.yaml already exists" in said
     assert file.read_text().endswith("# mine\n")
     file.parent.rename(file.parent.parent / "elsewhere")
     code, said = new("shop", "--ratings", "ratings.csv")
     assert code == 1
-    assert "defs/elsewhere/defs.yaml is there already" in said
+    assert "defs/elsewhere/defs.yaml already exists" in said
     (here.package / "defs" / "club").mkdir()
     (here.package / "defs" / "club" / "notes.txt").touch()
     assert new("club", "--ratings", "ratings.csv")[0] == 1
@@ -136,11 +137,11 @@ def test_columns_that_are_not_known_are_asked_for_by_name(here: Project) -> None
     (here.root / "workspace.yaml").write_text("load_from: []\n")
     code, said = new("shop", "--ratings", "orders.csv")
     assert code == 2
-    assert "orders.csv: which column is the user and item is not known" in said
-    assert "it has: who, what, stars, when; say it: --user COL --item COL" in said
+    assert "orders.csv: couldn't recognise the user and item columns" in said
+    assert "Found: who, what, stars, when. Try: --user who --item what" in said
     code, said = new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "whatt")
     assert code == 2
-    assert "has no column 'whatt' (item); it has: who, what, stars, when" in said
+    assert "has no column 'whatt' (item). Found: who, what, stars, when" in said
     assert left(here) == []
     code, said = new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "what")
     assert code == 0, said
@@ -153,7 +154,7 @@ def test_columns_that_are_not_known_are_asked_for_by_name(here: Project) -> None
 @pytest.mark.parametrize(
     ("cell", "said_of_it"),
     [
-        ("good", "the rating in column stars has no numbers, such as 4.5 or 4,5"),
+        ("good", "the rating in column stars has no numbers such as 4.5 or 4,5"),
         ("88", "the rating in column stars goes from 88 to 88, which is no usual scale"),
     ],
 )
@@ -164,7 +165,7 @@ def test_a_rating_that_was_told_and_cannot_count_is_told_of(
     columns = ("--user", "who", "--item", "what", "--rating", "stars")
     code, said = new("shop", "--ratings", "orders.csv", *columns)
     assert code == 0, said
-    assert f"Warning: {said_of_it}: all rows count" in said
+    assert f"Warning: {said_of_it}. All rows count" in said
     assert "rating" not in declared(here)["ratings"]["columns"]
 
 
@@ -176,7 +177,7 @@ def test_a_comma_for_a_point_is_seen(here: Project) -> None:
     code, said = new("shop", "--ratings", "a.csv")
     assert code == 0, said
     assert f"ratings  {len(ROWS) - len(ROWS[2::3]):,} are 3.5 or more in column rating" in said
-    assert "cannot be read" not in said
+    assert "cannot read" not in said
     assert declared(here)["ratings"]["decimal"] == ","
 
 
@@ -184,7 +185,7 @@ def test_a_file_without_a_header_goes_by_position(here: Project) -> None:
     written(here.root / "ratings.dat", "", by="::")
     code, said = new("shop", "--ratings", "ratings.dat")
     assert code == 2
-    assert "has no names in line 1 (1, 1, 2, 1500000000)" in said
+    assert "has no header; line 1 is: 1, 1, 2, 1500000000" in said
     positions = ("--user", "1", "--item", "2", "--rating", "3", "--time", "4")
     assert new("shop", "--ratings", "ratings.dat", *positions[:-1], "when")[0] == 2
     code, said = new("shop", "--ratings", "ratings.dat", *positions)
@@ -209,7 +210,7 @@ def test_another_delimiter_and_times_as_people_write_them(here: Project) -> None
     written(here.root / "b.csv", "user_id,item_id,n,m,date", {"date": lambda _: "01/02/2024"})
     code, said = new("club", "--ratings", "b.csv")
     assert code == 1
-    assert "such as '01/02/2024' (%d/%m/%Y or %m/%d/%Y): say it as for strptime" in said
+    assert "such as '01/02/2024' (%d/%m/%Y or %m/%d/%Y?)" in said
     code, said = new("club", "--ratings", "b.csv", "--time-format", "%d/%m/%Y")
     assert code == 0, said
     assert "2024-02-01 to 2024-02-01" in said
@@ -281,11 +282,11 @@ def test_items_are_looked_at_too(here: Project) -> None:
     (here.root / "other.csv").write_text("id,name\nx,y\n")
     code, said = new("club", "--ratings", "ratings.csv", "--items", "other.csv")
     assert code == 0
-    assert "Warning: other.csv has only 0 of the 32 items of the ratings" in said
+    assert "Warning: other.csv has only 0 of the 32 rated items" in said
     (here.root / "odd.csv").write_text("a,b\nx,y\n")
     code, said = new("pub", "--ratings", "ratings.csv", "--items", "odd.csv")
     assert code == 2
-    assert "no column is known as the item's id; it has: a, b" in said
+    assert "couldn't recognise the column with the item's id. Found: a, b" in said
 
 
 def test_columns_of_the_items_can_be_told_as_those_of_the_ratings(here: Project) -> None:
@@ -295,8 +296,11 @@ def test_columns_of_the_items_can_be_told_as_those_of_the_ratings(here: Project)
     ask = ("--ratings", "ratings.csv", "--items", "products.csv")
     code, said = new("shop", *ask, "--items-delimiter", "#")
     assert code == 2
-    assert "no column is known as the item's id; it has: what, key, called, cost, year" in said
-    assert "say it by name, or by position, from 1, where there is no header: --items-id" in said
+    assert (
+        "couldn't recognise the column with the item's id. Found: what, key, called, cost, year"
+        in said
+    )
+    assert "by name, or by position, from 1, if there is no header: --items-id" in said
     told = ("--items-id", "key", "--items-title", "called", "--items-number", "cost")
     code, said = new("shop", *ask, "--items-delimiter", "#", *told, "--items-category", "KIND=what")
     assert code == 0, said
@@ -311,7 +315,7 @@ def test_columns_of_the_items_can_be_told_as_those_of_the_ratings(here: Project)
             "numbers": {"YEAR": "year", "COST": "cost"},
         },
     }
-    assert "cannot be read" not in said
+    assert "cannot read" not in said
     # Without a header.
     (here.root / "products.csv").write_text("\n".join(line.replace("#", ";") for line in lines))
     places = ("--items-id", "2", "--items-title", "3", "--items-category")
@@ -323,9 +327,12 @@ def test_columns_of_the_items_can_be_told_as_those_of_the_ratings(here: Project)
     assert items["columns"] == {"item": 2, "title": 3, "categories": {"KIND": 1}}
     for wrong, why in (
         (("--items-id", "keys"), "has no column 'keys' (item)"),
-        (("--items-id", "9", "--items-title", "3"), "has 5 columns, and so no column 9 (item)"),
+        (("--items-id", "9", "--items-title", "3"), "has 5 columns, so no column 9 (item)"),
         (("--items-id", "2", "--items-title", "called"), "all by name, or all by position"),
-        (("--items-id", "2"), "say it by name, or by position, from 1, where there is no header:"),
+        (
+            ("--items-id", "2"),
+            "by name, or by position, from 1, if there is no header: --items-title",
+        ),
     ):
         code, said = new("pub", *ask, *wrong)
         assert (code, why in said) == (2, True), said
@@ -333,7 +340,7 @@ def test_columns_of_the_items_can_be_told_as_those_of_the_ratings(here: Project)
     assert code == 2
     assert "but not their file: --items FILE" in said
     pl.DataFrame({"id": [1]}).write_parquet(here.root / "products.csv")
-    assert "products.csv is parquet: items are read from CSV" in new("pub", *ask)[1]
+    assert "products.csv is parquet. Items are read from CSV" in new("pub", *ask)[1]
     assert left(here) == ["club", "shop"]
 
 
@@ -343,7 +350,7 @@ def test_what_is_too_little_or_bad_is_told(here: Project) -> None:
     assert code == 0
     assert "Warning: 1 interactions of 1 users" in said
     assert "Personalize needs 1,000 interactions" in said
-    assert "1 of 2 rows cannot be read; the first: few.csv, line 3: no user" in said
+    assert "cannot read 1 of 2 rows; the first is few.csv, line 3: no user" in said
     for source, code_wanted, wanted in (
         ("none.csv", 1, "there is no such file"),
         ("ftp://x/y.csv", 1, "there is nothing under ftp://"),
@@ -360,12 +367,8 @@ def test_what_does_not_load_is_not_left_behind(
     here: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_ratings(here.root / "ratings.csv")
-    good = declare.declaration
-    monkeypatch.setattr(
-        declare,
-        "declaration",
-        lambda *told: good(*told).replace("num_results: 25", "num_results: 0"),
-    )
+    text = scaffolding._DECLARATION
+    monkeypatch.setattr(scaffolding, "_DECLARATION", text.replace("results: 25", "results: 0"))
     code, said = new("shop", "--ratings", "ratings.csv")
     assert code == 1
     assert f"{here.package}/defs/shop/defs.yaml, line" in said
@@ -388,7 +391,7 @@ def test_columns_of_any_name_are_named_so(here: Project) -> None:
 @given(st.text())
 @settings(deadline=None)
 def test_any_text_is_written_as_itself(text: str) -> None:
-    assert yaml.safe_load(f"a: {declare.scalar(text)}  # comment") == {"a": text}
+    assert yaml.safe_load(f"a: {scaffolding.scalar(text)}  # comment") == {"a": text}
 
 
 def test_without_a_project_it_says_what_to_do(
@@ -400,7 +403,7 @@ def test_without_a_project_it_says_what_to_do(
     monkeypatch.setattr(module, "__file__", str(tmp_path / "project.py"))
     code, said = new("shop", "--ratings", "ratings.csv")
     assert code == 1
-    assert "work in a clone of batchrec" in said
+    assert "Work in a clone of batchrec" in said
 
 
 def test_a_pipeline_of_another_project_is_no_matter(here: Project) -> None:

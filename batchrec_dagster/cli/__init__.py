@@ -2,11 +2,10 @@
 
 import click
 
-from batchrec_dagster.cli.completion import completion
+from batchrec_dagster.cli.completion import completion, schema
 from batchrec_dagster.cli.doctor import doctor
 from batchrec_dagster.cli.new import new
 from batchrec_dagster.cli.rollback import rollback
-from batchrec_dagster.cli.schema import schema
 from batchrec_dagster.cli.show import show
 from batchrec_dagster.local_personalize.api.command import local_personalize
 

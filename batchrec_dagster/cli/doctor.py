@@ -41,7 +41,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     from dataclasses import asdict
     from itertools import chain
 
-    from batchrec_dagster.cli.deployed import environment
+    from batchrec_dagster.cli.project import environment
     from batchrec_dagster.doctor import examine
 
     found = []

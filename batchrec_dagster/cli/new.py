@@ -2,31 +2,66 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import shutil
 import sys
+import tempfile
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrec_dagster.cli.completion import files as files_that_begin
-from batchrec_dagster.cli.deployed import storage
-from batchrec_dagster.cli.items_options import asked, column, items_options
+from batchrec_dagster.cli.completion import files as complete_files
 from batchrec_dagster.cli.project import (
     Project,
-    ProjectError,
     declared_pipelines,
     find_project,
+    storage,
 )
 
 if TYPE_CHECKING:
-    from batchrec_dagster.cli.items_found import FoundItems
-    from batchrec_dagster.cli.ratings_found import Found
+    from batchrec_dagster.cli.recognise import Recognised
+    from batchrec_dagster.storage.resource import StorageResource
 
-# A folder of many files is judged by the first of them.
+# A folder of many files is judged by the first ones.
 MOST_FILES = 20
+ROLES = ("user", "item", "timestamp", "rating", "event_type")
+
+
+class ColumnType(click.ParamType[str | int]):
+    """A column by its name, or by its position from 1."""
+
+    name = "column"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | int:
+        return int(value) if value.isascii() and value.isdecimal() else str(value)
+
+
+class FieldType(click.ParamType[tuple[str, str | int]]):
+    """[NAME=]COLUMN: a column and the name of its field in Personalize."""
+
+    name = "field"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str | int]:
+        from batchrec_dagster.personalize.datasets import field_name
+
+        name, equals, rest = value.partition("=")
+        column = ColumnType().convert(rest if equals else value, param, ctx)
+        if not equals and isinstance(column, int):
+            option = param.opts[0] if param else ""
+            self.fail(f"a column by position needs a name: write {option} NAME={value}", param, ctx)
+        return name if equals else field_name(str(column)), column
+
+
+COLUMN, FIELD = ColumnType(), FieldType()
 
 
 @click.command(short_help="Declare a pipeline for your own ratings.")
@@ -35,41 +70,52 @@ MOST_FILES = 20
     "--ratings",
     metavar="FILE",
     required=True,
-    shell_complete=files_that_begin,
-    help="The ratings, orders or events: a file, a folder, a pattern, s3://… or https://…",
+    shell_complete=complete_files,
+    help="Ratings, orders or events: a file, a folder, a pattern, s3://… or https://…",
 )
 @click.option(
     "--items",
     metavar="FILE",
-    shell_complete=files_that_begin,
+    shell_complete=complete_files,
     help="Titles, categories and numbers of the items.",
 )
-@click.option("--user", metavar="COL", help="The column with the user's id.")
-@click.option("--item", metavar="COL", help="The column with the item's id.")
-@click.option("--time", metavar="COL", help="The column with the time.")
-@click.option("--rating", metavar="COL", help="The column with the rating, if there is one.")
-@click.option("--event-type", metavar="COL", help="The column with the kind of event, if any.")
-@click.option("--delimiter", metavar="CHAR", help="What separates the fields of a CSV file.")
-@click.option("--time-format", metavar="FORMAT", help="How times are written, as for strptime.")
-@items_options
-def new(
-    name: str,
-    ratings: str,
-    items: str | None,
-    user: str | None,
-    item: str | None,
-    time: str | None,
-    rating: str | None,
-    event_type: str | None,
-    delimiter: str | None,
-    time_format: str | None,
-    **of_items: Any,
-) -> None:
-    """Look at a file of ratings, and declare the pipeline NAME for it.
+@click.option("--user", type=COLUMN, metavar="COL", help="Column with the user's id.")
+@click.option("--item", type=COLUMN, metavar="COL", help="Column with the item's id.")
+@click.option("--time", "timestamp", type=COLUMN, metavar="COL", help="Column with the time.")
+@click.option("--rating", type=COLUMN, metavar="COL", help="Column with the rating, if any.")
+@click.option(
+    "--event-type", type=COLUMN, metavar="COL", help="Column with the event type, if any."
+)
+@click.option("--delimiter", metavar="CHAR", help="Delimiter of the CSV file.")
+@click.option("--time-format", metavar="FORMAT", help="Format of the times, as for strptime.")
+@click.option(
+    "--items-id", "items_item", type=COLUMN, metavar="COL", help="Items: column of the id."
+)
+@click.option("--items-title", type=COLUMN, metavar="COL", help="Items: column of the title.")
+@click.option(
+    "--items-created", type=COLUMN, metavar="COL", help="Items: column of the release time."
+)
+@click.option(
+    "--items-category",
+    type=FIELD,
+    metavar="[NAME=]COL",
+    multiple=True,
+    help="Items: column of text for Personalize, and the field's name there; repeatable.",
+)
+@click.option(
+    "--items-number",
+    type=FIELD,
+    metavar="[NAME=]COL",
+    multiple=True,
+    help="Items: column of numbers for Personalize; repeatable.",
+)
+@click.option("--items-delimiter", metavar="CHAR", help="Items: delimiter of the file.")
+def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
+    """Declare the pipeline NAME for a file of ratings.
 
-    What can be seen in the file is not asked for. Columns go by name; those of a file without a
-    header by position, from 1. Writes defs/NAME/defs.yaml in the project around this folder, with
-    comments, once it loads; what is there already is never overwritten.
+    Recognises format, columns and times by themselves; the options override it. Give columns by
+    name, or by position, from 1, if the file has no header. Writes defs/NAME/defs.yaml, with
+    comments, into the project around this folder, once it loads. Never overwrites a file.
 
     \b
     Examples:
@@ -80,82 +126,50 @@ def new(
       batchrec new shop --ratings 's3://shop/orders/*.parquet' --time ordered_at
       batchrec new films --ratings ratings.dat --user 1 --item 2 --rating 3 --time 4
     """
-    told = {
-        "user": user, "item": item, "timestamp": time, "rating": rating, "event_type": event_type,
-    }  # fmt: skip
-    columns = {role: column(text) for role, text in told.items() if text is not None}
-    if len({type(each) for each in columns.values()}) > 1:
-        raise click.UsageError("give the columns all by name, or all by position")
-    items_asked = asked(items, **of_items)
-    try:
-        project = find_project()
-    except ProjectError as error:
-        raise click.ClickException(str(error)) from error
+    columns = _given({role: options[role] for role in ROLES})
+    item_columns = _given(
+        {
+            **{role: options[f"items_{role}"] for role in ("item", "title", "created")},
+            **{f"categories.{field}": column for field, column in options["items_category"]},
+            **{f"numbers.{field}": column for field, column in options["items_number"]},
+        }
+    )
+    if items is None and (item_columns or options["items_delimiter"]):
+        raise click.UsageError("columns of the items are given, but not their file: --items FILE")
+    project = find_project()
     _check_name(name, project)
 
-    from batchrec_dagster.cli import declare
-    from batchrec_dagster.cli.items_found import find_items
-    from batchrec_dagster.cli.ratings_columns import UnknownColumnsError
-    from batchrec_dagster.cli.ratings_found import find_out
+    from batchrec_dagster.cli.sample import UnknownColumnsError
     from batchrec_dagster.pipeline.loading import DeclarationError
     from batchrec_dagster.preparation.layout import PreparationError
     from batchrec_dagster.preparation.sources.source import SourceError
     from batchrec_dagster.reporting.terminal import plain
-    from batchrec_dagster.steps.raw_files import in_place, without_secrets
     from batchrec_dagster.storage.object_store import StorageError
 
-    deployed = storage()
-    source = _source(ratings, project)
+    sources = [_source(ratings, project), _source(items, project) if items else None]
     try:
-        with in_place(source, deployed, project.root) as files:
-            found = find_out(
-                source,
-                files[:MOST_FILES],
-                columns,
-                delimiter=delimiter,
-                time_format=time_format,
-            )
-            more = len(files) - MOST_FILES
-        with_items = None
-        if items is not None:
-            items_source = _source(items, project)
-            with in_place(items_source, deployed, project.root) as files:
-                ids = [str(found.columns["item"])] if found.columns else []
-                with_items = (
-                    items_source,
-                    find_items(items_source, files[0], items_asked, ids, found.items),
-                )
-        text = declare.declaration(name, source, found, with_items, project.defs / name)
-        declare.check(project, name, text)
-        written = declare.put(project, name, text)
+        found, more = _recognised(sources, project, columns, item_columns, options)
+        written = _write(project, name, _text(project.defs / name, name, *found))
     except UnknownColumnsError as error:
         raise click.UsageError(plain(str(error))) from error
-    except (
-        PreparationError,
-        SourceError,
-        StorageError,
-        DeclarationError,
-        declare.AlreadyThereError,
-    ) as error:
+    except (PreparationError, SourceError, StorageError, DeclarationError) as error:
         raise click.ClickException(plain(str(error))) from error
-    click.echo(plain(f"{without_secrets(source)}: {found.rows:,} rows, {found.format}"))
-    for line in _told(found):
-        click.echo(f"  {plain(line)}")
-    if with_items is not None:
-        click.echo(plain(f"{with_items[0]}: {with_items[1].rows:,} rows"))
-        for line in _told_of_items(with_items[1]):
-            click.echo(f"  {plain(line)}")
-    if more > 0:
-        click.echo(f"  and {more:,} files more, which were not looked at")
-    for warning in [*found.warnings, *(with_items[1].warnings if with_items else [])]:
-        click.echo(f"Warning: {plain(warning)}", err=True)
-    click.echo(f"\nWrote {_near(written)}, which loads. Next:")
+    _report(found, more)
+    click.echo(f"\nWrote {_near(written)}; it loads. Next:")
     for command in _next(name, project):
         click.echo(f"  {command}")
 
 
+def _given(columns: Mapping[str, str | int | None]) -> dict[str, str | int]:
+    """The columns that are given. Raises click.UsageError for a mix of names and positions."""
+    given = {role: column for role, column in columns.items() if column is not None}
+    if len({type(column) for column in given.values()}) > 1:
+        raise click.UsageError("give the columns all by name, or all by position")
+    return given
+
+
 def _check_name(name: str, project: Project) -> None:
-    """Raises click.UsageError for what can be no name, ClickException for one that is taken."""
+    """Raise click.UsageError for an invalid name, ClickException for one that is taken."""
     from pydantic import ValidationError
 
     from batchrec_dagster.config import Pipeline
@@ -164,19 +178,18 @@ def _check_name(name: str, project: Project) -> None:
     try:
         Pipeline.model_validate({"name": name, "ratings": {"source": "sample://hetrec"}})
     except ValidationError as error:
-        said = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise click.UsageError(f"{plain(name)!r} can be no name: {said}") from error
-    taken = declared_pipelines(project).get(name)
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise click.UsageError(f"{plain(name)!r} is not a valid name: {reason}") from error
     folder = project.defs / name
-    if taken or folder.exists():
+    taken = declared_pipelines(project).get(name) or folder
+    if taken.exists():
         raise click.ClickException(
-            f"{_near(taken or folder)} is there already, and stays as it is: take another name, or"
-            " delete it first"
+            f"{_near(taken)} already exists. Choose another name, or delete it first"
         )
 
 
 def _source(source: str, project: Project) -> str:
-    """The source as the declaration has it: a path from the project's folder, where it is in it."""
+    """The source as declared: a path in the project is relative to the project's folder."""
     archive, inside, member = source.partition("!/")
     if "://" in archive:
         return source
@@ -187,41 +200,124 @@ def _source(source: str, project: Project) -> str:
     return f"{path.as_posix()}{folder}{inside}{member}"
 
 
-def _told(found: Found) -> list[str]:
-    of = {role: f" in column {column}" for role, column in found.columns.items()}
-    time = found.timestamp_format or {"s": "seconds", "ms": "milliseconds"}.get(
-        found.timestamp_unit, found.timestamp_unit
-    )
-    lines = [
-        f"users    {found.users:,}{of.get('user', '')}",
-        f"items    {len(found.items):,}{of.get('item', '')}",
-    ]
-    if found.min_rating is not None:
-        lines.append(
-            f"ratings  {found.kept:,} are {found.min_rating:g} or more{of.get('rating', '')}"
+def _recognised(
+    sources: list[str | None],
+    project: Project,
+    columns: Mapping[str, str | int],
+    item_columns: Mapping[str, str | int],
+    options: Mapping[str, Any],
+) -> tuple[list[Recognised], int]:
+    """What the files of ratings, and of items if any, are; how many files were not looked at."""
+    from batchrec_dagster.cli.recognise import recognise_items, recognise_ratings
+    from batchrec_dagster.steps.raw_files import in_place
+
+    deployed: StorageResource = storage()
+    ratings, items = sources
+    with in_place(str(ratings), deployed, project.root) as files:
+        found = recognise_ratings(
+            str(ratings),
+            files[:MOST_FILES],
+            columns,
+            delimiter=options["delimiter"],
+            time_format=options["time_format"],
         )
-    if found.kinds:
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in found.kinds.items())
-        lines.append(f"events   {kinds}{of['event_type']}")
-    span = f"{found.first:%Y-%m-%d} to {found.last:%Y-%m-%d}" if found.first else "unknown"
-    return [*lines, f"times    {span}, as {time}{of.get('timestamp', '')}"]
+        more = len(files) - MOST_FILES
+    if items is None:
+        return [found], more
+    declared = found.settings.get("columns", {})
+    ids = [str(declared["item"])] if isinstance(declared, dict) and declared else []
+    with in_place(items, deployed, project.root) as files:
+        of_items = recognise_items(
+            items,
+            files[0],
+            item_columns,
+            delimiter=options["items_delimiter"],
+            ids=ids,
+            rated=found.items,
+        )
+    return [found, of_items], more
 
 
-def _told_of_items(found: FoundItems) -> list[str]:
-    roles = {
-        "ids": found.item,
-        "titles": found.title,
-        "categories": ", ".join(map(str, found.categories.values())),
-        "numbers": ", ".join(map(str, found.numbers.values())),
-        "created": found.created,
-    }
-    return [f"{role:<11}{column}" for role, column in roles.items() if column]
+def _text(folder: Path, name: str, ratings: Recognised, items: Recognised | None = None) -> str:
+    """The text of the defs.yaml for what was recognised."""
+    from batchrec_dagster.pipeline.scaffolding import block, declaration
+
+    more = [
+        "  interactions:                 # which rows count",
+        *(f"    {line}" for line in ratings.rules),
+        "    duplicates: keep            # or drop",
+        "    # window: {days: 365}       # only the newest days",
+        "",
+    ]
+    if items is not None:
+        more += ["  items:                        # titles for people, metadata for Personalize"]
+        more += [*block(items.settings), ""]
+    bad_rows = "    on_bad_rows: fail           # or skip: leave out and count unreadable rows"
+    return declaration(
+        folder, name, [*block(ratings.settings), bad_rows], ratings.notes, "\n" + "\n".join(more)
+    )
+
+
+def _write(project: Project, name: str, text: str) -> Path:
+    """Write defs/NAME/defs.yaml in one step, after it was loaded in a project of its own.
+
+    Raises DeclarationError, click.ClickException.
+    """
+    import dagster as dg
+
+    from batchrec_dagster.deployment import Deployment
+    from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
+
+    target = project.defs / name
+    with tempfile.TemporaryDirectory(prefix=".batchrec-new-", dir=project.root) as root:
+        module = f"batchrec_new_{uuid.uuid4().hex}"
+        folder = Path(root, module, "defs", name)
+        folder.mkdir(parents=True)
+        (folder / "defs.yaml").write_text(text, encoding="utf-8")
+        Path(root, module, "__init__.py").touch()
+        Path(root, "pyproject.toml").write_text(
+            f'[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{module}"\n'
+        )
+        sys.path.insert(0, root)
+        try:
+            importlib.invalidate_caches()
+            resources = dg.Definitions(resources=Deployment.from_environment({}).resources())
+            pipelines = load_pipelines(Path(root, module))
+            dg.Definitions.validate_loadable(dg.Definitions.merge(pipelines, resources))
+        except DeclarationError as error:
+            raise DeclarationError(str(error).replace(str(folder), str(target))) from None
+        finally:
+            sys.path.remove(root)
+        project.defs.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.rename(target)
+        except OSError as error:
+            raise click.ClickException(f"cannot write {target}: {error.strerror}") from error
+    return target / "defs.yaml"
+
+
+def _report(found: list[Recognised], more: int) -> None:
+    """Print what was recognised."""
+    from batchrec_dagster.reporting.terminal import plain
+    from batchrec_dagster.steps.raw_files import without_secrets
+
+    for each in found:
+        source = without_secrets(str(each.settings["source"]))
+        click.echo(plain(f"{source}: {each.rows:,} rows, {each.format}"))
+        for line in each.summary:
+            click.echo(f"  {plain(line)}")
+    if more > 0:
+        click.echo(f"  looked at the first {MOST_FILES} files only, not at {more:,} more")
+    for each in found:
+        for warning in each.warnings:
+            click.echo(f"Warning: {plain(warning)}", err=True)
 
 
 def _next(name: str, project: Project) -> list[str]:
+    """The commands to run next."""
     module = f"{project.module}.definitions"
     dagster, batchrec = _program("dagster"), _program("batchrec")
-    # Told the module alone, Dagster warns of its name once for each pipeline.
+    # Given the module alone, Dagster warns of its name once for each pipeline.
     workspace = project.root / "workspace.yaml"
     where = f"-w {shlex.quote(str(_near(workspace)))}" if workspace.is_file() else f"-m {module}"
     return [
@@ -234,12 +330,9 @@ def _next(name: str, project: Project) -> list[str]:
 def _program(name: str) -> str:
     """How to call a program of this environment from here."""
     path = Path(sys.executable).parent / name
-    found = shutil.which(name)
-    if found is not None and Path(found) == path:
-        return name
-    return shlex.quote(str(_near(path)))
+    return name if shutil.which(name) == str(path) else shlex.quote(str(_near(path)))
 
 
 def _near(path: Path) -> Path:
-    """The path from here, where it lies below."""
+    """The path relative to the working folder, if it is below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,24 +1,36 @@
-"""The project that a command works on: where its pipelines are declared, without loading them."""
+"""What a command works on: the project, found without loading its pipelines, and the deployment."""
 
 from __future__ import annotations
 
+import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import click
 import yaml
 
 from batchrec_dagster.pipeline import COMPONENT_TYPE
 
+if TYPE_CHECKING:
+    from batchrec_dagster.storage.resource import StorageResource
 
-class ProjectError(Exception):
-    """There is no project, or it cannot be read; one line that says what to do."""
+
+class ProjectError(click.ClickException):
+    """There is no project, or its pyproject.toml cannot be read."""
+
+
+class NotFoundError(click.ClickException):
+    """There is no such pipeline, user or item."""
+
+    exit_code = 3
 
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with a pyproject.toml that says [tool.dg.project], as Dagster looks for it."""
+    """A folder whose pyproject.toml has [tool.dg.project], as Dagster looks for it."""
 
     root: Path
     module: str
@@ -26,20 +38,20 @@ class Project:
 
 
 def find_project() -> Project:
-    """The project around the working folder; else that of this package. Raises ProjectError."""
+    """The project around the working folder, else that of this package. Raises ProjectError."""
     for start in (Path.cwd(), Path(__file__).parent):
         for folder in (start, *start.parents):
             file = folder / "pyproject.toml"
             if file.is_file() and (project := _read(file)) is not None:
                 return project
     raise ProjectError(
-        "there is no project here: work in a clone of batchrec, or in a folder whose pyproject.toml"
-        " has [tool.dg.project]"
+        "no project here. Work in a clone of batchrec, or in a folder whose pyproject.toml has"
+        " [tool.dg.project]"
     )
 
 
 def declared_pipelines(project: Project) -> dict[str, Path]:
-    """The declared names, and the file of each; files that cannot be read have none."""
+    """The names of the declared pipelines, and the file of each; skips unreadable files."""
     found: dict[str, Path] = {}
     for file in sorted(project.defs.rglob("defs.yaml")):
         try:
@@ -54,13 +66,34 @@ def declared_pipelines(project: Project) -> dict[str, Path]:
     return found
 
 
-def _read(file: Path) -> Project | None:
-    """The project that the file tells of; None where it tells of none."""
+def environment() -> Mapping[str, str]:
+    """The environment, with .env of this folder added, as Dagster does."""
+    from dotenv import dotenv_values
+
+    values = dotenv_values(Path(".env"))
+    os.environ.update({name: value for name, value in values.items() if value is not None})
+    return os.environ
+
+
+def storage() -> StorageResource:
+    """The deployment's storage. Raises click.ClickException."""
+    from batchrec_dagster.deployment import Deployment, DeploymentError
+
     try:
-        told: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        resources = Deployment.from_environment(environment()).resources()
+    except DeploymentError as error:
+        raise click.ClickException(str(error)) from error
+    found: StorageResource = resources["storage"]
+    return found
+
+
+def _read(file: Path) -> Project | None:
+    """The file's project; None if it declares none."""
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ProjectError(f"{file} cannot be read: {error}") from error
-    project = told.get("tool", {}).get("dg", {}).get("project")
+        raise ProjectError(f"cannot read {file}: {error}") from error
+    project = content.get("tool", {}).get("dg", {}).get("project")
     if not isinstance(project, dict) or "root_module" not in project:
         return None
     module = str(project["root_module"])

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchrec_dagster.cli.completion import pipelines as pipelines_that_begin
-from batchrec_dagster.cli.deployed import storage
-from batchrec_dagster.cli.errors import NotThereError
-from batchrec_dagster.cli.project import ProjectError, find_project
+from batchrec_dagster.cli.project import NotFoundError, ProjectError, find_project, storage
 
 if TYPE_CHECKING:
     from batchrec_dagster.storage.published_table import Edition, PublishedTable
@@ -60,12 +58,12 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     try:
         current, bad = table.current(), rolled_back_keys(deployed, places)
         if current is None:
-            raise NotThereError(f"{deployed.where(table.uri)} is not there: nothing is published")
+            raise NotFoundError(f"{deployed.where(table.uri)} is not there: nothing is published")
         edition = chosen(table, to or PREVIOUS, bad)
     except StorageError as error:
         raise click.ClickException(str(error)) from error
     except Failure as error:
-        raise NotThereError(error.description or "") from error
+        raise NotFoundError(error.description or "") from error
     click.echo(_shown(table, current, edition, bad))
     if edition == current:
         raise click.ClickException(f"edition {edition.number} is what is published already")

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrec_dagster.cli.completion import pipelines as pipelines_that_begin
-from batchrec_dagster.cli.deployed import storage
-from batchrec_dagster.cli.errors import NotThereError
+from batchrec_dagster.cli.project import NotFoundError, storage
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -66,7 +65,7 @@ def show(user: str | None, pipeline: str | None, item: str | None, as_json: bool
     if not found:
         what = f"user {plain(user)}" if user is not None else f"item {plain(item or '')}"
         where = " and ".join(plain(one.pipeline) for one in published)
-        raise NotThereError(f"there is no {what} in {where}: ids are compared to the letter")
+        raise NotFoundError(f"there is no {what} in {where}: ids are compared to the letter")
     if as_json:
         _print(_json([one if isinstance(one, dict) else asdict(one) for one in found]))
         return
@@ -75,19 +74,19 @@ def show(user: str | None, pipeline: str | None, item: str | None, as_json: bool
 
 
 def _published(pipeline: str | None) -> list[Published]:
-    """The pipelines to look at. Raises NotThereError, StorageError."""
+    """The pipelines to look at. Raises NotFoundError, StorageError."""
     from batchrec_dagster.reporting.published import Published, published_pipelines
     from batchrec_dagster.reporting.terminal import plain
 
     deployed = storage()
     names = published_pipelines(deployed)
     if not names:
-        raise NotThereError(
+        raise NotFoundError(
             f"there are no recommendations in {deployed.where(deployed.uri(''))} yet: start a"
             " refresh job first, or set BATCHREC_STORAGE to where they are"
         )
     if pipeline is not None and pipeline not in names:
-        raise NotThereError(
+        raise NotFoundError(
             f"no recommendations of {plain(pipeline)!r} yet; there are those of:"
             f" {plain(', '.join(names))}"
         )

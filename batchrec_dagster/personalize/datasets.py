@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,11 @@ CREATION_TIMESTAMP = "CREATION_TIMESTAMP"
 
 # What joins the values of a categorical cell that has several.
 VALUE_SEPARATOR = "|"
+
+
+def field_name(column: str) -> str:
+    """A column's name as Personalize takes it: upper-case letters, digits and _."""
+    return re.sub(r"\W+", "_", column, flags=re.ASCII).strip("_").upper()
 
 
 def items_columns(*, created: bool, categories: Sequence[str], numbers: Sequence[str]) -> list[str]:

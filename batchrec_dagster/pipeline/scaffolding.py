@@ -1,34 +1,35 @@
-"""What `dg scaffold defs batchrec_dagster.BatchRecommendations NAME` writes: a declaration
-that loads, and runs on the sample, to go on from."""
+"""Writes a defs.yaml for people to read and change, for `batchrec new` and `dg scaffold defs`."""
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
+import yaml
 from pydantic import BaseModel, Field
 
-# What editors complete and check a declaration by; see `schema`.
+from batchrec_dagster.pipeline import COMPONENT_TYPE
+
+# Editors complete and check a declaration with it; see `schema`.
 SCHEMA_FILE = Path(__file__).parents[1] / "config" / "defs.schema.json"
 
 _DECLARATION = """\
 # yaml-language-server: $schema={schema}
-# The README explains every setting; what is left out has its default.
+{notes}# The README explains every setting; omitted settings have their defaults.
 type: {type}
 
 attributes:
   name: {name}
 
   ratings:
-    # The sample, or a file of your own: a path, a folder, s3://bucket/key or https://…
-    source: {source}
-
-  recommendations:
+{ratings}
+{more}  recommendations:
     num_results: 25
-    exclude_seen: true          # leave out what the user already had
+    exclude_seen: true          # leave out items that the user already had
 
   schedule:
     cron: "0 3 * * *"
@@ -37,16 +38,53 @@ attributes:
 """
 
 
+def declaration(
+    folder: Path, name: str, ratings: Sequence[str], notes: Sequence[str] = (), more: str = ""
+) -> str:
+    """The text of a defs.yaml in this folder.
+
+    ratings: lines of its block, indented; notes: comment lines for the top; more: further blocks.
+    """
+    return _DECLARATION.format(
+        schema=Path(os.path.relpath(SCHEMA_FILE, folder)).as_posix(),
+        notes="".join(f"# {line}\n" for line in notes),
+        type=COMPONENT_TYPE,
+        name=name,
+        ratings="\n".join(ratings),
+        more=f"{more}\n",
+    )
+
+
+def block(settings: Mapping[str, object], indent: str = "    ") -> Iterator[str]:
+    """The settings as lines of YAML."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{scalar(key)}:"
+            yield from block(value, f"{indent}  ")
+        else:
+            yield f"{indent}{scalar(key)}: {scalar(value)}"
+
+
+def scalar(value: object) -> str:
+    """The value as YAML, quoted unless it is plainly a word or a path."""
+    if isinstance(value, int):
+        return str(value)
+    text = str(value)
+    if re.fullmatch(r"[A-Za-z_./][\w./:-]*", text) and yaml.safe_load(text) == text:
+        return text
+    return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf)).strip()
+
+
 class ScaffoldParams(BaseModel):
-    """What the command can be told."""
+    """The parameters of `dg scaffold defs`."""
 
     ratings: str = Field(
-        default="sample://hetrec", description="Where the ratings are, as ratings.source has it."
+        default="sample://hetrec", description="The ratings: any value of ratings.source."
     )
 
 
 class PipelineScaffolder(dg.Scaffolder[ScaffoldParams]):
-    """Writes defs.yaml, or component.py when Python is asked for."""
+    """Writes defs.yaml, or component.py when Python is requested."""
 
     @classmethod
     def get_scaffold_params(cls) -> type[ScaffoldParams]:
@@ -57,19 +95,18 @@ class PipelineScaffolder(dg.Scaffolder[ScaffoldParams]):
             dg.scaffold_component(request)
             return
         folder = request.target_path
-        text = _DECLARATION.format(
-            schema=Path(os.path.relpath(SCHEMA_FILE, folder)).as_posix(),
-            type=request.type_name,
-            name=_name(folder.name),
-            source=json.dumps(request.params.ratings, ensure_ascii=False),
+        source = (
+            "    # The sample, or your own data: a path, a folder, s3://bucket/key or https://…"
         )
+        ratings = [source, *block({"source": request.params.ratings})]
+        text = declaration(folder, _pipeline_name(folder.name), ratings)
         file = folder / "defs.yaml"
         if request.append:
             text = f"{file.read_text(encoding='utf-8')}---\n{text}"
         file.write_text(text, encoding="utf-8")
 
 
-def _name(folder: str) -> str:
-    """The folder's name as a pipeline may have it."""
+def _pipeline_name(folder: str) -> str:
+    """The folder's name, changed to a valid pipeline name."""
     name = re.sub(r"\W", "_", folder, flags=re.ASCII)[:32]
     return name if name[:1].isalpha() else f"p{name}"[:32]

@@ -23,14 +23,15 @@ NAMES = {role: words.split() for role, words in _WORDS.items()}
 
 
 def recognise(columns: Sequence[str]) -> dict[str, str]:
-    """Which of the columns has which role, as far as a name tells."""
+    """The column of each role, as far as the names tell."""
+    matches = {role: matching(columns, names) for role, names in NAMES.items()}
+    return {role: found[0] for role, found in matches.items() if found}
+
+
+def matching(columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The columns with these names (lower case, no separators), in the order of the names."""
     plain = {_plain(column): column for column in reversed(columns)}
-    found = {}
-    for role, names in NAMES.items():
-        name = next((name for name in names if name in plain), None)
-        if name is not None:
-            found[role] = plain[name]
-    return found
+    return [plain[name] for name in names if name in plain]
 
 
 def _plain(column: str) -> str:

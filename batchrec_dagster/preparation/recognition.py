@@ -82,7 +82,7 @@ class Found:
 
 def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
     """How to read files such as this one. Raises PreparationError."""
-    form = reading.format or _format(opened)
+    form = reading.format or file_format(opened)
     delimiter = _delimiter(opened, reading) if form == "csv" else ","
     columns, recognised = dict(reading.columns), {}
     has_header = form != "csv" or not any(isinstance(c, int) for c in columns.values())
@@ -143,7 +143,7 @@ def _table(
     return CsvTable(opened, delimiter, has_header, quoted)
 
 
-def _format(opened: Opened) -> Format:
+def file_format(opened: Opened) -> Format:
     if opened.is_parquet:
         return "parquet"
     with opened.path.open(encoding="utf-8-sig") as file:
