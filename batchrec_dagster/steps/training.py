@@ -106,7 +106,7 @@ class Trainer:
         ]
         if not there:
             return None
-        newest = max(there, key=lambda version: version["creationDateTime"])
+        newest = sorted(there, key=lambda version: version["creationDateTime"])[-1]
         return self.ensure.describe(SOLUTION_VERSION, newest[SOLUTION_VERSION.arn])
 
     def _is_young_enough(self, version: Description) -> bool:

@@ -1,8 +1,7 @@
-"""One home, used by many at once: clients, threads, processes, forks."""
+"""One home, used by many at once: clients, threads, processes."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -140,27 +139,6 @@ def test_a_process_that_ends_takes_nothing_from_those_that_stay(local: Local) ->
             local.active(arn)
             local.client.delete_dataset_group(datasetGroupArn=arn)
             local.gone(arn)
-
-
-def test_a_fork_uses_the_client_as_its_parent_does(local: Local) -> None:
-    local.group("before")
-    child = os.fork()
-    if child == 0:
-        try:
-            local.group("in-the-child")
-            os._exit(0)
-        finally:
-            os._exit(1)
-    for number in range(30):  # at the same time as the child
-        local.client.create_schema(
-            name=f"schema-{number}", schema=interactions_schema(event_type=False)
-        )
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    local.group("after")
-    groups = [group["name"] for group in local.client.list_dataset_groups()["datasetGroups"]]
-    assert groups == ["before", "in-the-child", "after"]
-    assert len(local.client.list_schemas()["schemas"]) == 30
 
 
 def test_jobs_of_one_name_in_two_regions_leave_each_other_alone(local: Local) -> None:

@@ -7,11 +7,9 @@ there is no second list that could disagree. WAL mode lets readers answer while 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,7 +27,12 @@ class _Connection(sqlite3.Connection):
 
 
 class Connections:
-    """The connections of this process's threads to one SQLite file."""
+    """The connections of this process's threads to one SQLite file.
+
+    Nothing else in this process may open the file, as closing it would drop SQLite's locks, and no
+    forked child may use it (sqlite.org, "How To Corrupt An SQLite Database File", 2.2 and 2.6).
+    Dagster's multiprocess executor spawns its processes.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -41,81 +44,39 @@ class Connections:
 
         Raises sqlite3.Error when SQLite cannot begin or commit it.
         """
-        with _forks.held_off():
-            connection = self._connection()
-            connection.execute(begin)
-            try:
-                yield connection
-            except BaseException:
+        connection = self.connection()
+        connection.execute(begin)
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            if connection.in_transaction:  # a full disk, say: the connection stays usable
                 connection.execute("ROLLBACK")
-                raise
-            try:
-                connection.execute("COMMIT")
-            except sqlite3.Error:
-                if connection.in_transaction:  # a full disk, say: the connection stays usable
-                    connection.execute("ROLLBACK")
-                raise
+            raise
 
-    @contextmanager
-    def outside_transactions(self) -> Iterator[sqlite3.Connection]:
-        """This thread's connection, for what SQLite does not do in a transaction."""
-        with _forks.held_off():
-            yield self._connection()
-
-    def _connection(self) -> sqlite3.Connection:
-        known: tuple[int, sqlite3.Connection] | None = getattr(self._local, "connection", None)
-        if known is None or known[0] != _forks.count:
-            known = (_forks.count, self._open())
-            self._local.connection = known
-        return known[1]
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        known: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if known is None:
+            known = self._local.connection = self._open()
+        return known
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self._path,
             timeout=_BUSY_SECONDS,
             isolation_level=None,
-            check_same_thread=False,  # a fork closes the connections of all threads
+            check_same_thread=False,  # another thread may collect, and so close it
             factory=_Connection,
         )
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
-        _forks.opened.add(connection)
         return connection
-
-
-class _Forks:
-    def __init__(self) -> None:
-        self.count = 0
-        self.opened: weakref.WeakSet[_Connection] = weakref.WeakSet()
-        self._changed = threading.Condition()
-        self._transactions = 0
-        os.register_at_fork(
-            before=self._before,
-            after_in_parent=self._changed.release,
-            after_in_child=self._changed.release,
-        )
-
-    @contextmanager
-    def held_off(self) -> Iterator[None]:
-        with self._changed:
-            self._transactions += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._transactions -= 1
-                self._changed.notify_all()
-
-    def _before(self) -> None:
-        self._changed.acquire()  # let go of once the fork is done: nothing begins meanwhile
-        self._changed.wait_for(lambda: not self._transactions)
-        for connection in list(self.opened):
-            connection.close()
-        self.count += 1
-
-
-_forks = _Forks()
 
 
 ACTIVE = "ACTIVE"
@@ -302,18 +263,18 @@ class Records:
 
 
 class Catalog:
-    """The SQLite file; safe to use from many threads, processes and forks at once."""
+    """The SQLite file; safe to use from many threads and processes at once."""
 
     def __init__(self, path: Path) -> None:
         # Turning WAL on does not wait for others who do the same, hence the lock. Once SQLite has
-        # the file open, nobody else may open it (see connections).
+        # the file open, nobody else may open it (see Connections).
         with exclusive(path.with_suffix(".lock")):
             if not path.exists():
                 path.touch(mode=0o600)  # SQLite gives its WAL files the mode of the database
             self._connections = Connections(path)
-            with self._connections.outside_transactions() as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(_SCHEMA)
+            connection = self._connections.connection()
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_SCHEMA)
 
     @contextmanager
     def reading(self) -> Iterator[Records]:

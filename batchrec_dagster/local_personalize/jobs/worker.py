@@ -66,11 +66,6 @@ class Worker:
     ) -> None:
         self._catalog, self._home, self._store, self._kinds = catalog, home, store, kinds
         self._pace = pace
-        self._reset()
-        tidy(catalog, home, kinds)
-        atexit.register(_close, weakref.ref(self))
-
-    def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._threads: dict[Lane, threading.Thread] = {}
@@ -78,11 +73,11 @@ class Worker:
         self._held: set[str] = set()
         self._owner: Owner | None = None
         self._closing = False
+        tidy(catalog, home, kinds)
+        atexit.register(_close, weakref.ref(self))
 
     def wake(self) -> None:
         """See that somebody works on what there is to do; returns at once."""
-        if self._pid != os.getpid():
-            self._reset()  # threads and locks do not live on in a forked child
         if self._closing:
             return
         with self._catalog.reading() as records:
@@ -93,7 +88,7 @@ class Worker:
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Take no more work; jobs in hand are left to others at their next checkpoint."""
         if self._pid != os.getpid():
-            return
+            return  # A forked child that exits must not give up its parent's work.
         self._closing = True
         until = time.monotonic() + seconds
         for thread in list(self._threads.values()):
