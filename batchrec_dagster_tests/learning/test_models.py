@@ -363,13 +363,8 @@ def test_a_saved_model_recommends_the_same(recipe: str, tmp_path: Path) -> None:
     again = load_model(tmp_path / "model")
     users = [*data.user_ids, "nobody"]
     assert type(again) is type(model)
-    assert again.has_scores == model.has_scores
     assert lists(again, users, data, 10) == lists(model, users, data, 10)
     assert (scores(again, users, data, 10) == scores(model, users, data, 10)).all()
-
-
-def test_only_popularity_counts_output_is_without_scores() -> None:
-    assert [trained(tastes(), recipe).has_scores for recipe in RECIPES] == [True, True, False]
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:

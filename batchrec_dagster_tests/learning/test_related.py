@@ -203,7 +203,6 @@ def test_a_saved_model_finds_the_same_and_damage_is_named(
     model.save(tmp_path)
     again = load_model(tmp_path)
     assert isinstance(again, RelatedItemsModel)
-    assert not again.has_scores
     items = [*model.item_ids, "new"]
     before = similar(model, items, 12)
     monkeypatch.setattr(serving, "CHUNK_SCORES", 3 * 40)

@@ -42,8 +42,6 @@ def _ids(*ids: str) -> npt.NDArray[np.object_]:
 class Fixed:
     """What the models here share."""
 
-    has_scores = True
-
     def save(self, folder: Path) -> None:
         raise NotImplementedError
 

@@ -82,7 +82,6 @@ class PersonalizationModel:
     """Scores every item for every user from the user's history; the popular without one."""
 
     kind: ClassVar[str] = "personalization"
-    has_scores: ClassVar[bool] = True
 
     item_ids: Ids
     popularity: Float32  # (n_items,) log of the counts

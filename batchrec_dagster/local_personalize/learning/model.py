@@ -48,10 +48,6 @@ class Known(Protocol):
     def item_ids(self) -> Ids:
         """(n_items,) distinct str, the most popular first."""
 
-    @property
-    def has_scores(self) -> bool:
-        """Whether the recipe's batch output carries scores."""
-
     def save(self, folder: Path) -> None:
         """Write the model into the folder: plain arrays and a manifest."""
 

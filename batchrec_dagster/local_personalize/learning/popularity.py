@@ -38,7 +38,6 @@ class PopularityModel:
     """Recommends the same to all: the items with the most interactions."""
 
     kind: ClassVar[str] = "popularity"
-    has_scores: ClassVar[bool] = False  # Popularity-Count's batch output has none
 
     item_ids: Ids
     popularity: Float32  # (n_items,) log of the counts

@@ -35,7 +35,6 @@ class RelatedItemsModel:
     """Recommends for an item what the same users met; the popular where that runs out."""
 
     kind: ClassVar[str] = "related-items"
-    has_scores: ClassVar[bool] = False
 
     item_ids: Ids
     weights: csr_matrix  # (n_items, n_items) float32, row = the item asked for, all above 0

@@ -91,7 +91,6 @@ class SegmentationModel:
     """Ranks users by their affinity to items."""
 
     kind: ClassVar[str] = "segmentation"
-    has_scores: ClassVar[bool] = False
 
     scorer: PersonalizationModel
     again: float = 1.0  # what the share of an item counts for those who have met it
