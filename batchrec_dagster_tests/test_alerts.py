@@ -30,6 +30,8 @@ from batchrec_dagster.storage.redaction import redacted
 from batchrec_dagster_tests.s3_server import OWNER, S3Server, s3_server
 from batchrec_dagster_tests.support import Project, declaration, definitions, write_ratings
 
+pytestmark = pytest.mark.slow
+
 REGION = "eu-west-1"
 PATH = "/services/T000/B000/planted-webhook-path"
 
@@ -441,7 +443,6 @@ def s3(tmp_path: Path) -> Iterator[S3Server]:
         yield server
 
 
-@pytest.mark.slow
 def test_no_planted_secret_is_in_logs_metadata_run_config_or_storage(
     project: Project,
     s3: S3Server,

@@ -25,6 +25,8 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
+pytestmark = pytest.mark.slow
+
 SHOP = Pipeline.model_validate(declaration("shop", "ratings.csv"))
 
 
@@ -86,7 +88,6 @@ def test_the_lease_is_given_up_however_the_step_ends(
     assert len(result.get_asset_check_evaluations()) == (ends in ("well", "fails a check"))
 
 
-@pytest.mark.slow
 def test_the_run_after_a_publication_that_failed_does_not_wait_for_it(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

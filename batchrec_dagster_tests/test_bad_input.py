@@ -23,6 +23,8 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def edited(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
     def edit(path: Path) -> None:
@@ -105,7 +107,6 @@ def test_bad_input_is_told_in_one_line_and_loses_nothing(
     assert written <= {"ratings.csv", "raw_ratings.json"}
 
 
-@pytest.mark.slow
 def test_the_last_good_table_outlives_bad_input(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -152,7 +153,6 @@ def test_skip_keeps_the_good_rows_and_reports_the_others(
     )
 
 
-@pytest.mark.slow
 def test_the_command_shows_the_line_and_fails(tmp_path: Path) -> None:
     project = copied_project(tmp_path)
     file = project.declare(declaration("shop", "nowhere.csv"))

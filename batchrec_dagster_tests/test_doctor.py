@@ -31,6 +31,8 @@ from batchrec_dagster_tests.s3_server import OWNER, READER, STRANGER, S3Server, 
 from batchrec_dagster_tests.support import declaration, module_project
 from batchrec_dagster_tests.template import ACCOUNT, BUCKET, REGION, stack
 
+pytestmark = pytest.mark.slow
+
 SERVICE = "personalize.amazonaws.com"
 LACKS: set[str] = set()
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/Personalize"

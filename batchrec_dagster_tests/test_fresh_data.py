@@ -30,6 +30,8 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
+pytestmark = pytest.mark.slow
+
 ON = {"enabled": True, "every_seconds": 5}
 HEADER = "userId,movieId,rating,timestamp\n"
 
@@ -136,7 +138,6 @@ def evenings(
         yield Evenings(defs, instance)
 
 
-@pytest.mark.slow
 def test_a_new_file_and_a_changed_one_are_refreshed_on_once(
     evenings: Evenings, place: tuple[str, Put]
 ) -> None:
@@ -157,7 +158,6 @@ def test_a_new_file_and_a_changed_one_are_refreshed_on_once(
     assert len(evenings.looks()) == 1
 
 
-@pytest.mark.slow
 def test_a_thousand_files_are_one_refresh_and_a_small_cursor(
     evenings: Evenings, place: tuple[str, Put]
 ) -> None:
@@ -280,7 +280,6 @@ def test_it_is_off_unless_declared_and_not_there_where_nothing_can_be_seen(
         sensors("https://example.com/ratings.csv", fresh_data=ON)
 
 
-@pytest.mark.slow
 def test_the_daemon_killed_in_between_asks_once_for_each_file(tmp_path: Path) -> None:
     project = copied_project(tmp_path)
     folder = project.root / "orders"

@@ -57,6 +57,7 @@ def batches(draw: st.DrawFn) -> Any:
     return asked, answers, seen, draw(st.integers(1, 4)), draw(st.integers(1, 5))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(batch=batches())
 def test_a_piece_at_a_time_is_as_good_as_all_at_once(batch: Any) -> None:

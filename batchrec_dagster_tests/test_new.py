@@ -30,6 +30,8 @@ from batchrec_dagster_tests.support import (
 )
 from batchrec_dagster_tests.test_schema import errors
 
+pytestmark = pytest.mark.slow
+
 START = 1_500_000_000
 ROWS = [(user, item) for user in range(1, 61) for item in range(user % 7, 80, 3)]
 
@@ -78,7 +80,6 @@ def written(path: Path, header: str, rows: Mapping[str, Any] | None = None, by: 
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_from_a_file_to_lists_in_the_commands_that_it_names(
     here: Project, instance: dg.DagsterInstance
 ) -> None:

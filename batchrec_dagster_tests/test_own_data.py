@@ -24,6 +24,8 @@ from batchrec_dagster_tests.support import (
     why,
 )
 
+pytestmark = pytest.mark.slow
+
 START = 1_700_000_000
 EVENTS = [(user, item) for user in range(1, 61) for item in range(user % 7, 80, 3)]
 
@@ -153,7 +155,6 @@ def write_parts(project: Project, *names: str) -> None:
         (project.root / "parts" / name).write_text(f"user_id,item_id,timestamp\n{rows}")
 
 
-@pytest.mark.slow
 def test_of_a_folder_only_what_has_changed_is_copied_again(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

@@ -209,6 +209,7 @@ IDS = st.text(
 ).filter(str.strip)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.lists(
@@ -234,6 +235,7 @@ def test_any_ids_come_through_as_they_are(rows: list[tuple[str, str, float, int]
 COMMA_HEADER = HEADER.strip().split(",")
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:

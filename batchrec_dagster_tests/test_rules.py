@@ -127,6 +127,7 @@ RULES = st.builds(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["straight", "the other", "in parts"])
 @settings(deadline=None, max_examples=60)
 @given(rows=st.lists(ROWS, min_size=1, max_size=30), rules=RULES)

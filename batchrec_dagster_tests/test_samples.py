@@ -35,6 +35,7 @@ def movies() -> pl.DataFrame:
     return pl.read_csv(generator.FILES["movies.dat"](), separator="\t")
 
 
+@pytest.mark.slow
 def test_the_file_has_hetrecs_format(file: bytes) -> None:
     header, first = file.split(b"\n", 2)[:2]
     assert header == b"userID\tmovieID\trating\ttimestamp"
@@ -107,6 +108,7 @@ def test_a_few_movies_have_most_ratings(ratings: pl.DataFrame) -> None:
     assert counts.median() < 0.6 * counts.mean()  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_a_collaborative_model_beats_popularity(
     ratings: pl.DataFrame,
 ) -> None:
@@ -147,12 +149,14 @@ def test_people_like_what_they_choose(ratings: pl.DataFrame) -> None:
     assert 0.55 < (ratings["rating"] >= 3.5).mean() < 0.65  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(file: bytes) -> None:
     again = generator.FILES["user_ratedmovies-timestamps.dat"]()
     assert hashlib.sha256(again).digest() == hashlib.sha256(file).digest()
     assert generator.FILES["movies.dat"]() == generator.FILES["movies.dat"]()
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_ratings_of_the_same_shape(ratings: pl.DataFrame) -> None:
     other = generator.ratings(seed=7)
     assert other.height == ratings.height

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ def made(
         return table, pl.read_parquet(path)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(asked=segments, size=st.sampled_from([1, 100, 10_000]), with_titles=st.booleans())
 def test_by_pieces_of_any_size(

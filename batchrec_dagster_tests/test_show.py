@@ -36,6 +36,8 @@ from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.s3_server import OWNER, s3_server
 
+pytestmark = pytest.mark.slow
+
 START = 1_500_000_000
 USERS = [f"u{number}" for number in range(40)]
 ITEMS = [f"i{number:02}" for number in range(20)]
@@ -386,7 +388,6 @@ def test_of_a_large_table_in_s3_only_a_part_is_read_for_one_user(
         fetch(storage.store, uri, 0, 3, found_there.etag)
 
 
-@pytest.mark.slow
 def test_a_terminal_gets_colours_and_lines_as_wide_as_it_is(home: Path) -> None:
     publish(home, titles=["A title that is too long for so narrow a terminal"] * 20)
     controller, terminal = pty.openpty()

@@ -164,6 +164,7 @@ def test_the_whole_job_goes_by_the_folder(
     assert set(table(project, "shop").get_column("user_id")) == {"1", "2"}
 
 
+@pytest.mark.slow
 def test_a_job_that_would_be_too_large_is_refused(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,6 +232,7 @@ def test_factors_solve_the_papers_equations() -> None:
         assert (found[-1] == 0).all()
 
 
+@pytest.mark.slow
 def test_a_blend_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     rows = tastes()
     data = interactions_of(rows)

@@ -44,6 +44,7 @@ orders = st.lists(st.lists(st.integers(0, 7), unique=True, max_size=8), max_size
 ways = pytest.mark.parametrize("cells", [0, 10_000], ids=["sparse", "dense"])
 
 
+@pytest.mark.slow
 @ways
 @pytest.mark.parametrize("either_way", [False, True])
 @given(orders, st.integers(1, 9), st.sampled_from([1, 20, 10_000]))
@@ -68,6 +69,7 @@ def test_the_way_back_is_not_the_way_there() -> None:
     assert weights[1, 0] == 0
 
 
+@pytest.mark.slow
 @ways
 @given(orders, st.integers(1, 4))
 @settings(deadline=None)

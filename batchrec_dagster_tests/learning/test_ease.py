@@ -125,6 +125,7 @@ def test_without_two_items_there_are_no_weights(items: int) -> None:
     assert weights.nnz == 0
 
 
+@pytest.mark.slow
 @given(
     users=st.integers(1, 25),
     items=st.integers(2, 15),

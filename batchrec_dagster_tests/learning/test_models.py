@@ -271,6 +271,7 @@ def test_items_of_one_second_share_their_rank() -> None:
     assert histories.of(histories.users(["u"])).ranks.tolist() == [0, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_users_outside_the_percentiles_are_not_learned_from() -> None:
     quiet = [(f"q{n}", item, 0) for n in range(20) for item in ("a", "b")]
     loud = [("loud", f"i{n}", 0) for n in range(500)]

@@ -22,6 +22,8 @@ from batchrec_dagster.local_personalize.learning.training import (
 )
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
 
+pytestmark = pytest.mark.slow
+
 RECIPE, SIMS = "aws-user-personalization", "aws-sims"
 
 

@@ -26,6 +26,7 @@ def assert_same(found: Interactions, wanted: Interactions) -> None:
         assert one.tolist() == other.tolist()
 
 
+@pytest.mark.slow
 def test_the_numbers_stay_in_their_files(tmp_path: Path) -> None:
     data = interactions_of(tastes())
     store.save(data, tmp_path)
@@ -45,6 +46,7 @@ def test_nothing_is_nothing_again(tmp_path: Path) -> None:
     assert_same(store.load(tmp_path), interactions_of([]))
 
 
+@pytest.mark.slow
 @given(st.lists(rows, min_size=1, max_size=4))
 @settings(deadline=None)
 def test_parts_joined_are_what_all_rows_together_are(parts: list[list[Row]]) -> None:

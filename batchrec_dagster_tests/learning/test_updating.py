@@ -26,6 +26,8 @@ from batchrec_dagster.local_personalize.learning.split import split
 from batchrec_dagster.local_personalize.learning.training import Search, Trained, train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, lists, tastes
 
+pytestmark = pytest.mark.slow
+
 RECIPE = "aws-user-personalization"
 NDCG = "normalized_discounted_cumulative_gain_at_25"
 

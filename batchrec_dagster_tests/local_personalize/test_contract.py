@@ -26,6 +26,8 @@ from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.contract_walk import Exchange, Walk, walk_through
 
+pytestmark = pytest.mark.slow
+
 WAYS = ("embedded", "HTTP")
 TIMES = {"creationDateTime", "lastUpdatedDateTime"}
 NAMED = {"name", "status", *TIMES}

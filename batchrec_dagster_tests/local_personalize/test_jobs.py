@@ -25,6 +25,8 @@ from batchrec_dagster.local_personalize.operations import (
 )
 from batchrec_dagster_tests.local_personalize.support import ROLE, Local, taste_rows, user_lines
 
+pytestmark = pytest.mark.slow
+
 OPERATIONS = "batchrec_dagster.local_personalize.operations"
 
 # A process whose work comes to a function, says so with a file, and then hangs there for good.
@@ -261,7 +263,6 @@ def test_a_killed_batch_inference_leaves_no_half_of_an_output(local: Local, hang
     assert not list((local.root / "home" / "batches").iterdir())
 
 
-@pytest.mark.slow
 def test_work_left_behind_is_taken_up_when_the_next_process_starts(
     local: Local, hanging: Start
 ) -> None:

@@ -19,6 +19,8 @@ from batchrec_dagster_tests.local_personalize.support import (
     taste_rows,
 )
 
+pytestmark = pytest.mark.slow
+
 ITEM_AFFINITY = "aws-item-affinity"
 ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
 NO_FULL_IMPORT = "no data of an import with importMode FULL"

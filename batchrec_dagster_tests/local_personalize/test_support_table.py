@@ -19,6 +19,8 @@ from batchrec_dagster.local_personalize.recipes import RECIPES
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster_tests.local_personalize.support import RECIPE, ROLE, Local, taste_rows
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "local-personalize.md"
 BETWEEN = r"<!-- made by: batchrec local-personalize --support -->\n(.*?)<!-- end -->"
 EXISTS, MISSING, IN_USE, LIMIT, INVALID, TAGS = (

@@ -14,6 +14,8 @@ from batchrec_dagster.local_personalize.operations import solution_versions
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
+pytestmark = pytest.mark.slow
+
 PERSONALIZATION = "aws-user-personalization"
 
 

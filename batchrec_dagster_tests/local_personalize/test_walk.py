@@ -8,6 +8,8 @@ import pytest
 
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
+pytestmark = pytest.mark.slow
+
 IN_ORDER = ["CREATE PENDING", "CREATE IN_PROGRESS", "ACTIVE"]
 
 

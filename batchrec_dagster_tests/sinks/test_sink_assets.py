@@ -37,6 +37,8 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
+pytestmark = pytest.mark.slow
+
 URL_ENV = "SHOP_DATABASE_URL"
 QUICK = {"recipe": "aws-popularity-count", "compare_with_popularity": False}
 
@@ -63,7 +65,6 @@ def said_by(instance: dg.DagsterInstance, run_id: str) -> str:
     return repr(run) + "".join(repr(entry) for entry in instance.all_logs(run_id))
 
 
-@pytest.mark.slow
 def test_a_refresh_writes_them_and_one_that_fails_stops_no_other(
     project: Project,
     instance: dg.DagsterInstance,
