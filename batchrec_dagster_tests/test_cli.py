@@ -43,7 +43,7 @@ def test_show_tells_what_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert show("--pipeline", "shop") == (code, said)
     assert show("--pipeline", "club") == (
         3,
-        "Error: no recommendations of 'club' yet; there are those of: shop\n",
+        "Error: no recommendations of 'club' yet. Published pipelines: shop\n",
     )
     code, said = show("7")
     assert code == 0

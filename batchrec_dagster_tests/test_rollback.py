@@ -204,7 +204,7 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert " 61 users (rolled back) <-\n" in refused.output
     done = CliRunner().invoke(main, ["rollback", "shop", "--to", "2", "--yes"])
     assert (done.exit_code, published(project)[0]["edition"]) == (0, 2)
-    assert done.output.endswith("shop: published is edition 2\n")
+    assert done.output.endswith("shop: edition 2 is published\n")
     (shown,) = json.loads(CliRunner().invoke(main, ["show", "--json"]).output)["pipelines"]
     assert shown["earlier_data"]
     assert CliRunner().invoke(main, ["rollback", "shop", "--to", "9"]).exit_code == 3

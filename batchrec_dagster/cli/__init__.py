@@ -18,16 +18,16 @@ def main() -> None:
     \b
     Examples:
       batchrec new shop --ratings orders.csv   # declare a pipeline for your own data
-      batchrec show                            # how good the newest lists are, where they lie
-      batchrec show 10028                      # what a user had, and what they get
-      batchrec COMMAND --help                  # each command has examples of its own
+      batchrec show                            # quality and location of the newest lists
+      batchrec show 10028                      # a user's history and recommendations
+      batchrec COMMAND --help                  # more examples
 
     \b
     Exit codes:
-      0  it is done
-      1  it could not be done; the message says why, and what to do
-      2  it was asked for in a wrong way: an option or argument that cannot be
-      3  what was asked for is not there: no such pipeline, user or item
+      0  success
+      1  failure; the message says why, and what to do
+      2  wrong usage: an invalid option or argument
+      3  not found: no such pipeline, user or item
     """
 
 

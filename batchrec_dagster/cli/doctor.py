@@ -15,17 +15,16 @@ MARKS = {"ok": "ok", "warning": "warning", "unknown": "unknown", "failed": "FAIL
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Tell it as JSON, for another program.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
-    """Check this deployment, one thing after the other, and say what to fix.
+    """Check this deployment, and say what to fix.
 
-    Settings, Dagster's home, the storage, the disks and clock; on AWS also the credentials, the
-    role, the bucket's policy and the quotas; what the pipelines' YAML declares, and whether its
-    sinks can be written. Nothing is changed, but for small objects that are written to the storage,
-    and beside exports, and deleted again.
+    Checks settings, Dagster's home, storage, disks and clock; on AWS also credentials, role, bucket
+    policy and quotas; the pipelines' YAML and their sinks. Changes nothing, except that it writes
+    small test objects to the storage, and next to exports, and deletes them.
 
-    What may not be looked at for want of a permission is `unknown`, and does not fail.
+    A check that lacks a permission is `unknown`, and does not fail.
 
     \b
     Examples:
@@ -58,7 +57,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 
 def _pipelines() -> Iterator[Finding]:
-    """Whether the project's declarations can be loaded, as Dagster does in its folder."""
+    """Whether the project's declarations load, as Dagster loads them in its folder."""
     import sys
 
     from batchrec_dagster.cli.project import ProjectError, find_project
@@ -68,7 +67,7 @@ def _pipelines() -> Iterator[Finding]:
     try:
         project = find_project()
     except ProjectError as error:
-        yield unknown("pipelines", str(error), "ask again there")
+        yield unknown("pipelines", error.message, "run batchrec doctor there")
         return
     sys.path.insert(0, str(project.root))
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrec_dagster.cli.completion import pipelines as pipelines_that_begin
+from batchrec_dagster.cli.completion import pipelines as complete_pipelines
 from batchrec_dagster.cli.project import NotFoundError, storage
 
 if TYPE_CHECKING:
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from batchrec_dagster.reporting.published import Published
 
 
-@click.command(short_help="Show a user, an item, or how good the lists are.")
+@click.command(short_help="Show a user, an item, or the quality of the recommendations.")
 @click.argument("user", required=False)
 @click.option(
-    "--pipeline", metavar="NAME", help="Only this pipeline.", shell_complete=pipelines_that_begin
+    "--pipeline", metavar="NAME", help="Show only this pipeline.", shell_complete=complete_pipelines
 )
-@click.option("--item", metavar="ITEM", help="Who gets this item, and what goes with it.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+@click.option("--item", metavar="ITEM", help="Who gets this item, and similar items.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(user: str | None, pipeline: str | None, item: str | None, as_json: bool) -> None:
     """Show the newest recommendations.
 
-    Of a USER: what they had, what they get, and which of what they had speaks most for it. Of an
-    item: who gets it, and what goes with it. Without either: what the lists were made from, how
-    good they are and where they lie. All is looked for in every pipeline, unless you name one.
+    For a USER: their history, their recommendations, and the item in the history that best explains
+    each. For an item: who gets it, and similar items. For neither: the data, quality and location
+    of the recommendations. Looks in every pipeline, unless you name one.
 
     \b
     Examples:
@@ -42,7 +42,7 @@ def show(user: str | None, pipeline: str | None, item: str | None, as_json: bool
       batchrec show 10028
       batchrec show 10028 --pipeline movielens --json
       batchrec show --item 3189
-      batchrec show -- -7                     # an id that begins with a dash
+      batchrec show -- -7                     # an id that starts with a dash
     """
     if user is not None and item is not None:
         raise click.UsageError("give a user or --item, not both")
@@ -63,9 +63,7 @@ def show(user: str | None, pipeline: str | None, item: str | None, as_json: bool
         raise click.ClickException(plain(str(error))) from error
     found = [one for one in shown if one is not None]
     if not found:
-        what = f"user {plain(user)}" if user is not None else f"item {plain(item or '')}"
-        where = " and ".join(plain(one.pipeline) for one in published)
-        raise NotFoundError(f"there is no {what} in {where}: ids are compared to the letter")
+        raise _not_found(published, "item" if user is None else "user", user or item or "")
     if as_json:
         _print(_json([one if isinstance(one, dict) else asdict(one) for one in found]))
         return
@@ -74,7 +72,7 @@ def show(user: str | None, pipeline: str | None, item: str | None, as_json: bool
 
 
 def _published(pipeline: str | None) -> list[Published]:
-    """The pipelines to look at. Raises NotFoundError, StorageError."""
+    """The published pipelines, or the one of this name. Raises NotFoundError, StorageError."""
     from batchrec_dagster.reporting.published import Published, published_pipelines
     from batchrec_dagster.reporting.terminal import plain
 
@@ -82,15 +80,25 @@ def _published(pipeline: str | None) -> list[Published]:
     names = published_pipelines(deployed)
     if not names:
         raise NotFoundError(
-            f"there are no recommendations in {deployed.where(deployed.uri(''))} yet: start a"
-            " refresh job first, or set BATCHREC_STORAGE to where they are"
+            f"no recommendations in {deployed.where(deployed.uri(''))} yet. Run a refresh job"
+            " first, or set BATCHREC_STORAGE to where they are"
         )
     if pipeline is not None and pipeline not in names:
         raise NotFoundError(
-            f"no recommendations of {plain(pipeline)!r} yet; there are those of:"
+            f"no recommendations of {plain(pipeline)!r} yet. Published pipelines:"
             f" {plain(', '.join(names))}"
         )
     return [Published(deployed, name) for name in names if pipeline in (None, name)]
+
+
+def _not_found(published: list[Published], what: str, name: str) -> NotFoundError:
+    from batchrec_dagster.reporting.lookup import nearest
+    from batchrec_dagster.reporting.terminal import plain
+
+    where = " and ".join(one.pipeline for one in published)
+    near = sorted({near for one in published for near in nearest(one, what, name)})
+    hint = f". Nearest: {', '.join(near)}" if near else ""
+    return NotFoundError(plain(f"no {what} {name} in {where} (ids are case-sensitive){hint}"))
 
 
 def _summaries(published: list[Published]) -> list[dict[str, Any]]:
@@ -102,7 +110,7 @@ def _summaries(published: list[Published]) -> list[dict[str, Any]]:
 
 @contextmanager
 def _instance() -> Iterator[dg.DagsterInstance | None]:
-    """The Dagster instance that remembers the runs; None where nothing says which."""
+    """The Dagster instance with the runs; None without DAGSTER_HOME."""
     if not os.environ.get("DAGSTER_HOME"):
         yield None
         return
@@ -130,11 +138,11 @@ def _json(found: list[dict[str, Any]]) -> str:
         assert isinstance(value, datetime)
         return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
-    # DEL is the one character that JSON lets through and a terminal does not show.
+    # DEL is the one invisible character that json.dumps does not escape.
     return json.dumps({"pipelines": found}, indent=2, default=written).replace("\x7f", "\\u007f")
 
 
 def _print(text: str) -> None:
-    # A terminal of few letters gets the others written out, not an error.
+    # Escape characters that the terminal cannot show.
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     click.echo(text.rstrip("\n").encode(encoding, "backslashreplace").decode(encoding))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -157,6 +158,21 @@ def item(published: Published, item: str) -> Item | None:
         neighbours=[Neighbour(other, titles.get(other), both) for other, both in beside],
         titles=bool(titles),
     )
+
+
+def nearest(published: Published, what: str, name: str) -> list[str]:
+    """Up to three ids in the interactions that are spelled like this user or item.
+
+    Only ids with the same two first letters are compared. Raises StorageError.
+    """
+    column = USER_ID if what == "user" else ITEM_ID
+    text = pl.col(column)
+    alike = text.str.to_lowercase().str.starts_with(name[:2].lower())
+    length = text.str.len_chars().cast(pl.Int64)
+    with published.interactions() as (interactions, _):
+        found = interactions.filter(alike & ((length - len(name)).abs() <= 2)).select(text.unique())
+        ids = {each.lower(): each for each in found.collect(engine="streaming").to_series()}
+    return [ids[near] for near in difflib.get_close_matches(name.lower(), ids, n=3)]
 
 
 def _some_users(interactions: pl.LazyFrame, size: int) -> pl.LazyFrame:
