@@ -363,7 +363,7 @@ def test_nobody_is_told_where_nobody_is_declared(project: Project) -> None:
     project.declare(declaration("shop", "ratings.csv"))
     with definitions(project) as defs:
         names = {sensor.name for sensor in defs.get_repository_def().sensor_defs}
-    assert names == {"shop_fresh_data"}
+    assert names == {"shop_new_files"}
 
 
 def test_a_way_that_stumbles_is_tried_again_and_one_that_fails_keeps_back_no_other(

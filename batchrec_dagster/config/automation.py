@@ -49,7 +49,7 @@ class Schedule(dg.Model):
 LEAST = 5
 
 
-class FreshData(dg.Model):
+class OnNewFiles(dg.Model):
     """Whether the pipeline runs by itself when there are new ratings."""
 
     enabled: bool = Field(

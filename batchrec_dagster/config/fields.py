@@ -17,7 +17,7 @@ def fingerprint(*parts: BaseModel | object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def wrong(messages: Mapping[tuple[str, ...], str]) -> ValidationError:
+def field_errors(messages: Mapping[tuple[str, ...], str]) -> ValidationError:
     """An error for a validator to raise: what is wrong, by the keys within what it validates."""
     return ValidationError.from_exception_data(
         "declaration",

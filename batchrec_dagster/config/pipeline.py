@@ -9,9 +9,9 @@ from typing import Annotated, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.automation import Alerts, Budget, FreshData, Schedule
+from batchrec_dagster.config.automation import Alerts, Budget, OnNewFiles, Schedule
 from batchrec_dagster.config.expressions import attributes_problem, filter_problem
-from batchrec_dagster.config.fields import wrong
+from batchrec_dagster.config.fields import field_errors
 from batchrec_dagster.config.interactions import BatchUsers, Interactions
 from batchrec_dagster.config.items import Items
 from batchrec_dagster.config.preparation import Preparation
@@ -96,9 +96,9 @@ class Pipeline(dg.Model):
     alerts: Annotated[Alerts, _part(Alerts, "Who is told when something goes wrong.")] = Field(
         default_factory=Alerts
     )
-    fresh_data: Annotated[
-        FreshData, _part(FreshData, "Whether it runs by itself when there are new ratings.")
-    ] = Field(default_factory=FreshData)
+    on_new_files: Annotated[
+        OnNewFiles, _part(OnNewFiles, "Whether it runs by itself when there are new ratings.")
+    ] = Field(default_factory=OnNewFiles)
 
     @field_validator("name")
     @classmethod
@@ -131,11 +131,11 @@ class Pipeline(dg.Model):
         return self
 
     @model_validator(mode="after")
-    def _fresh_data_can_be_seen(self) -> Self:
+    def _new_files_are_visible(self) -> Self:
         source = self.ratings.source
-        if self.fresh_data.enabled and "://" in source and not source.startswith("s3://"):
+        if self.on_new_files.enabled and "://" in source and not source.startswith("s3://"):
             raise ValueError(
-                f"fresh_data sees new files at a path or in s3://, not at {source}: copy them"
+                f"on_new_files sees new files at a path or in s3://, not at {source}: copy them"
                 " there, or refresh by schedule"
             )
         return self
@@ -165,7 +165,7 @@ class Pipeline(dg.Model):
             keys: "; ".join(filter(None, told)) for keys, told in found.items() if any(told)
         }
         if problems:
-            raise wrong(problems)
+            raise field_errors(problems)
         return self
 
     @property

@@ -101,10 +101,10 @@ class AssetArguments(OwnArguments):
     metadata: dict[str, Any]
 
 
-def described_alone(
+def own_asset_args(
     pipeline: Pipeline, *, description: str, kinds: set[str], code_version: str, stage: str = RESULT
 ) -> OwnArguments:
-    """As `described`, for what is kept elsewhere."""
+    """As `asset_args`, for what is kept elsewhere."""
     return {
         "key_prefix": pipeline.name,
         "group_name": pipeline.name,
@@ -116,7 +116,7 @@ def described_alone(
     }
 
 
-def described(
+def asset_args(
     pipeline: Pipeline,
     *,
     description: str,
@@ -131,7 +131,7 @@ def described(
     The code version has to change whenever the same input would give another output, so that
     Dagster calls the asset stale: it carries a fingerprint of the settings that the asset reads.
     """
-    alone = described_alone(
+    alone = own_asset_args(
         pipeline, description=description, kinds=kinds, code_version=code_version, stage=stage
     )
     return {**alone, "io_manager_key": io_manager, "metadata": {STORAGE_KEY: storage_key}}

@@ -126,12 +126,12 @@ def plausible(first: int | None, last: int | None, unit: str, now: datetime) -> 
     return Checked("timestamps_plausible", passed, found, {"days": (last - first) / 86_400})
 
 
-def items_parse(read: Callable[[], ItemsRead], on_bad_rows: str) -> Checked:
+def items_readable(read: Callable[[], ItemsRead], on_bad_rows: str) -> Checked:
     """That the rows of the items file can be read, or may be left out."""
     try:
         items = read()
     except PreparationError as error:
-        return Checked("items_parse", passed=False, found=str(error))
+        return Checked("items_readable", passed=False, found=str(error))
     rows, bad = items.rows, items.bad
     found = f"{bad.total:,} of {rows:,} rows cannot be read"
     if bad.total:
@@ -143,7 +143,7 @@ def items_parse(read: Callable[[], ItemsRead], on_bad_rows: str) -> Checked:
             else "; mend the file, or leave such rows out with items.on_bad_rows: skip"
         )
     passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
-    return Checked("items_parse", passed, found, {"rows": rows, "bad_rows": bad.total})
+    return Checked("items_readable", passed, found, {"rows": rows, "bad_rows": bad.total})
 
 
 def every_user_has_a_line(users: pl.Series, answered: pl.Series) -> Checked:

@@ -182,7 +182,7 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
             declaration(
                 "shop",
                 f"s3://{bucket}/orders/*.csv",
-                fresh_data={"enabled": True, "every_seconds": 30},
+                on_new_files={"enabled": True, "every_seconds": 30},
                 # Switched on in the second night.
                 schedule={"cron": "* * * * *"},
                 sinks={"postgres": {"url_env": "SHOP_DATABASE_URL"}},
@@ -219,9 +219,9 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
         lists = []
         for night in (1, 2):
             if night == 1:
-                wait_for("shop_refresh", sensor_name="shop_fresh_data")
+                wait_for("shop_refresh", sensor_name="shop_new_files")
             else:
-                server.dagster("sensor", "stop", "shop_fresh_data")
+                server.dagster("sensor", "stop", "shop_new_files")
                 upload(s3, bucket, tmp_path, night)
                 server.dagster("schedule", "start", "shop_schedule")
                 wait_for("shop_refresh", ended=False, schedule_name="shop_schedule")

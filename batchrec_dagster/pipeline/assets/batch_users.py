@@ -14,9 +14,9 @@ from batchrec_dagster.personalize.batch_input import measured
 from batchrec_dagster.personalize.datasets import USER_ID, scan_interactions
 from batchrec_dagster.pipeline.ui import (
     PREPARED,
+    asset_args,
     column_lineage,
     column_schema,
-    described,
     preview,
     sample,
 )
@@ -46,7 +46,7 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
     made_of = {"userId": of_interactions, "filterValues": []}
 
     @dg.asset(
-        **described(
+        **asset_args(
             pipeline,
             description=f"Whom to make a list for. {_whom(wanted)}, once, as the JSON Lines that a"
             " batch inference job takes.",

@@ -30,9 +30,9 @@ from batchrec_dagster.pipeline.assets.spark_interactions import (
 )
 from batchrec_dagster.pipeline.ui import (
     PREPARED,
+    asset_args,
     column_lineage,
     column_schema,
-    described,
     preview,
     sample,
     table,
@@ -77,7 +77,7 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
     columns = interactions_columns(event_type=rules.event_type, event_value=pipeline.event_value)
 
     @dg.asset(
-        **described(
+        **asset_args(
             pipeline,
             description="What each user did with which item, and when: the ratings that count, as"
             f" the CSV file that Personalize imports and learns from. {_rule(rules)}",

@@ -14,9 +14,9 @@ from batchrec_dagster.personalize.datasets import CREATION_TIMESTAMP, ITEM_ID
 from batchrec_dagster.pipeline.ui import (
     PREPARED,
     RAW,
+    asset_args,
     column_lineage,
     column_schema,
-    described,
     preview,
     sample,
     text,
@@ -25,7 +25,7 @@ from batchrec_dagster.pipeline.ui import table as markdown_table
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.sources.source import SourceError
-from batchrec_dagster.steps.checks import items_parse, published, specs
+from batchrec_dagster.steps.checks import items_readable, published, specs
 from batchrec_dagster.steps.raw_files import bring, clear_away
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import read_record
@@ -57,7 +57,7 @@ def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDe
     places = pipeline.places
 
     @dg.asset(
-        **described(
+        **asset_args(
             pipeline,
             description="What is known of the items, such as titles and genres: the file, copied"
             " once into the storage as it is.",
@@ -70,7 +70,7 @@ def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDe
         check_specs=specs(
             "raw_items",
             pipeline.name,
-            items_parse="The declared columns are there, and their values can be read.",
+            items_readable="The declared columns are there, and their values can be read.",
         ),
     )
     def raw_items(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
@@ -79,7 +79,7 @@ def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDe
         try:
             before = read_record(storage, record)
             raw = bring(declared.source, storage, project, record=record, place=places.raw_items)
-            check = items_parse(
+            check = items_readable(
                 lambda: _read(storage, raw.record, declared.layout), declared.on_bad_rows
             )
             clear_away(before, raw.record, storage)
@@ -114,7 +114,7 @@ def items(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
     layout = declared.layout
 
     @dg.asset(
-        **described(
+        **asset_args(
             pipeline,
             description="What Personalize is told of each item, such as its genres and when it came"
             " out, as the CSV file that it imports: models and filters go by it.",
@@ -158,7 +158,7 @@ def item_titles(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
     layout = declared.layout
 
     @dg.asset(
-        **described(
+        **asset_args(
             pipeline,
             description="Each item's title: for the people who look at the tables and the report."
             " Personalize does not get them.",

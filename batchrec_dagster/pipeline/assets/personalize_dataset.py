@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.ensure import (
 from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.personalize.schemas import INTERACTIONS
 from batchrec_dagster.pipeline.exclusive_step import alone
-from batchrec_dagster.pipeline.ui import MODEL, dataset_group, described, preview, table
+from batchrec_dagster.pipeline.ui import MODEL, asset_args, dataset_group, preview, table
 from batchrec_dagster.steps.batch_jobs import lasted, outcome, stem
 from batchrec_dagster.steps.checks import published, specs, stopped
 from batchrec_dagster.steps.cost import estimate, import_cost, summary, told, within_budget
@@ -58,7 +58,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     )
 
     @dg.asset(
-        **described(
+        **asset_args(
             pipeline,
             description=f"The {' and '.join(dataset.asset for dataset in datasets)} where a model"
             " can learn from them: imported into Amazon Personalize. It takes a dataset group, a"

@@ -10,7 +10,7 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.pipeline.assets.spark_interactions import first_at_hand
-from batchrec_dagster.pipeline.ui import RAW, code, described, preview, text
+from batchrec_dagster.pipeline.ui import RAW, asset_args, code, preview, text
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.prepare import BadRows, opened
 from batchrec_dagster.preparation.polars.prepare import Ratings as OpenedRatings
@@ -31,7 +31,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     copied = "copied once into the storage as they are" if ratings.copy_to_storage else "in place"
 
     @dg.asset(
-        **described(
+        **asset_args(
             pipeline,
             description="Who rated, bought or watched what, and when: the files that everything"
             f" else is made of, {copied}, so that a run can be repeated. Files that have not"
@@ -45,7 +45,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
         check_specs=specs(
             "raw_ratings",
             pipeline.name,
-            columns_parse="The declared columns are there, and their values can be read.",
+            rows_readable="The declared columns are there, and their values can be read.",
         ),
     )
     def raw_ratings(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
@@ -71,7 +71,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                 try:
                     with opened(files, ratings.reading, pipeline.rules) as read:
                         rows, bad, unit = read.look()
-                        check = _columns_parse(rows, bad, ratings.on_bad_rows, read.layout)
+                        check = _rows_readable(rows, bad, ratings.on_bad_rows, read.layout)
                         found = {
                             **_told(read),
                             "timestamp_unit": unit,
@@ -84,7 +84,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                         raw.record["columns"] = _columns(read)
                 except PreparationError as error:
                     rows, found, shown = 0, {}, preview("The files cannot be read.")
-                    check = Checked("columns_parse", passed=False, found=str(error))
+                    check = Checked("rows_readable", passed=False, found=str(error))
             where = [storage.where(file["uri"]) for file in raw.record["files"] if file["uri"]]
             yield from published(
                 [check],
@@ -167,7 +167,7 @@ def _in_words(raw: RawFiles, read: OpenedRatings) -> str:
     )
 
 
-def _columns_parse(rows: int, bad: BadRows, on_bad_rows: str, layout: Layout) -> Checked:
+def _rows_readable(rows: int, bad: BadRows, on_bad_rows: str, layout: Layout) -> Checked:
     found = f"{bad.total:,} of {rows:,} rows cannot be read"
     if bad.total:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in bad.counts.items())
@@ -180,7 +180,7 @@ def _columns_parse(rows: int, bad: BadRows, on_bad_rows: str, layout: Layout) ->
         if _may_have_commas(bad, layout):
             found += "; or is ratings.decimal ','?"
     passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
-    return Checked("columns_parse", passed, found, {"rows": rows, "bad_rows": bad.total})
+    return Checked("rows_readable", passed, found, {"rows": rows, "bad_rows": bad.total})
 
 
 def _may_have_commas(bad: BadRows, layout: Layout) -> bool:

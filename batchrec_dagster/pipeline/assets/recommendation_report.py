@@ -14,7 +14,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.assets.items import titles_of
-from batchrec_dagster.pipeline.ui import described, preview, stored, text
+from batchrec_dagster.pipeline.ui import asset_args, preview, stored, text
 from batchrec_dagster.reporting.facts import Run, facts
 from batchrec_dagster.reporting.history import trainings, verdicts
 from batchrec_dagster.reporting.page import page
@@ -37,7 +37,7 @@ def recommendation_report(
     )
 
     @dg.asset(
-        **described(
+        **asset_args(
             pipeline,
             description="A page for people, in one file that any browser opens: how good the lists"
             " are, whom they serve, what they show, and each user's history beside their list.",

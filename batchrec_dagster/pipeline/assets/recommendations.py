@@ -17,10 +17,10 @@ from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.pipeline.assets.items import titles_of, titles_versions
 from batchrec_dagster.pipeline.exclusive_step import alone
 from batchrec_dagster.pipeline.ui import (
+    asset_args,
     column_lineage,
     column_schema,
     dataset_group,
-    described,
     preview,
     sample,
     stored,
@@ -74,7 +74,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     )
 
     @dg.asset(
-        **described(
+        **asset_args(
             pipeline,
             description=f"What all this is for: the {wanted.num_results} items that suit each user"
             " best, as one table of user_id, rank, item_id and score"

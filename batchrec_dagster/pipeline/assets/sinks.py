@@ -11,7 +11,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint, sinks
-from batchrec_dagster.pipeline.ui import WRITES_TO, OwnArguments, described_alone, preview
+from batchrec_dagster.pipeline.ui import WRITES_TO, OwnArguments, own_asset_args, preview
 from batchrec_dagster.sinks import Counts, SinkError, SinkUnavailableError, dynamodb, postgres
 from batchrec_dagster.sinks.export import Export, export
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -173,7 +173,7 @@ def export_file(path: str, storage: StorageResource) -> tuple[ObjectStore, str]:
 
 def _described(pipeline: Pipeline, sink: dg.Model, description: str, kind: str) -> OwnArguments:
     """The arguments of `@dg.asset`."""
-    return described_alone(
+    return own_asset_args(
         pipeline,
         description=description,
         kinds={kind},

@@ -12,7 +12,7 @@ from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.personalize.ensure import SOLUTION_VERSION
 from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.pipeline.exclusive_step import alone
-from batchrec_dagster.pipeline.ui import MODEL, dataset_group, described, preview, table
+from batchrec_dagster.pipeline.ui import MODEL, asset_args, dataset_group, preview, table
 from batchrec_dagster.steps.batch_jobs import lasted, outcome, stem
 from batchrec_dagster.steps.cost import told, trainings_cost
 from batchrec_dagster.steps.training import Trainer, trained_by, trained_on
@@ -33,7 +33,7 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
     solution = pipeline.solution
 
     @dg.asset(
-        **described(
+        **asset_args(
             pipeline,
             description="The trained model, and how well it does: it has learnt by the recipe"
             f" {solution.recipe} from what was imported, and was tested on a part that it had not"
@@ -61,7 +61,7 @@ def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.Asset
     """The asset."""
 
     @dg.asset(
-        **described(
+        **asset_args(
             pipeline,
             description="The trained model that tells which users belong to an item, and its"
             f" metrics: it has learnt by the recipe {segments.recipe} from what was imported.",

@@ -23,10 +23,10 @@ from batchrec_dagster.pipeline.assets.items import (
 )
 from batchrec_dagster.pipeline.exclusive_step import alone
 from batchrec_dagster.pipeline.ui import (
+    asset_args,
     column_lineage,
     column_schema,
     dataset_group,
-    described,
     preview,
     sample,
     stored,
@@ -70,7 +70,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
     setting = "items" if segments.items else "attributes"
 
     @dg.asset(
-        **described(
+        **asset_args(
             pipeline,
             description="Whom to tell of an item: the"
             f" {segments.users_per_segment:,} users who belong most to each of"

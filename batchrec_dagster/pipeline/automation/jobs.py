@@ -7,14 +7,14 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
-from batchrec_dagster.pipeline.automation.new_files import fresh_data_sensor, watched
+from batchrec_dagster.pipeline.automation.new_files import new_files_sensor, watched
 from batchrec_dagster.pipeline.automation.teardown import teardown_job
 from batchrec_dagster.steps.rollback import rollback_job
 
 
 def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
     """`NAME_refresh` materializes everything; `NAME_schedule` runs it at the declared times, and
-    `NAME_fresh_data` when ratings are new, where they lie at a place that can be watched.
+    `NAME_new_files` when ratings are new, where they lie at a place that can be watched.
     `NAME_rollback` publishes older lists again.
     `NAME_teardown` deletes what all this made. Sensors tell whom `alerts` names what went wrong."""
     job = dg.define_asset_job(
@@ -37,9 +37,7 @@ def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
         ),
         description=f"Refreshes {pipeline.name}.",
     )
-    sensors = (
-        [fresh_data_sensor(pipeline, job, project)] if watched(pipeline.ratings.source) else []
-    )
+    sensors = [new_files_sensor(pipeline, job, project)] if watched(pipeline.ratings.source) else []
     return dg.Definitions(
         jobs=[job, rollback_job(pipeline), teardown_job(pipeline)],
         schedules=[schedule],

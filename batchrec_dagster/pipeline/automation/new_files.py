@@ -62,14 +62,14 @@ def watched(source: str) -> bool:
     return "://" not in source or source.startswith("s3://")
 
 
-def fresh_data_sensor(
+def new_files_sensor(
     pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition, project: Path = Path()
 ) -> dg.SensorDefinition:
     """The sensor; a relative path of the source starts at the project's folder."""
-    declared, source = pipeline.fresh_data, pipeline.ratings.source
+    declared, source = pipeline.on_new_files, pipeline.ratings.source
 
     @dg.sensor(
-        name=f"{pipeline.name}_fresh_data",
+        name=f"{pipeline.name}_new_files",
         job=job,
         minimum_interval_seconds=declared.every_seconds,
         default_status=(

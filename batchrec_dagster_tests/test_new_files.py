@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.pipeline.automation import new_files as fresh_data
+from batchrec_dagster.pipeline.automation import new_files as on_new_files
 from batchrec_dagster.pipeline.automation.new_files import PATIENCE, Cursor, look
 from batchrec_dagster.pipeline.loading import DeclarationError
 from batchrec_dagster_tests.processes import started
@@ -54,7 +54,7 @@ class Evenings:
             cursor=self.cursor,
             resources={"storage": (self.defs.resources or {})["storage"]},
         ) as context:
-            result = self.defs.resolve_sensor_def("shop_fresh_data")(context)
+            result = self.defs.resolve_sensor_def("shop_new_files")(context)
         assert isinstance(result, dg.SensorResult)
         skipped = result.skip_reason
         self.said = (
@@ -133,7 +133,7 @@ def place(
 def evenings(
     project: Project, place: tuple[str, Put], instance: dg.DagsterInstance
 ) -> Iterator[Evenings]:
-    project.declare(declaration("shop", place[0], fresh_data=ON))
+    project.declare(declaration("shop", place[0], on_new_files=ON))
     with definitions(project) as defs:
         yield Evenings(defs, instance)
 
@@ -190,7 +190,7 @@ def test_a_run_that_died_and_was_left_as_started_is_not_waited_for_for_ever(
 ) -> None:
     _, put = place
     put("1.csv", ratings(1))
-    monkeypatch.setattr(fresh_data, "DEAD_AFTER", timedelta(seconds=-60))
+    monkeypatch.setattr(on_new_files, "DEAD_AFTER", timedelta(seconds=-60))
     with evenings.under_way():
         assert evenings.looks() == [["1.csv"]]
 
@@ -271,25 +271,25 @@ def test_it_is_off_unless_declared_and_not_there_where_nothing_can_be_seen(
             return [*(defs.sensors or [])]
 
     (off,) = sensors("ratings.csv")
-    (on,) = sensors("s3://shop/orders/", fresh_data=ON)
+    (on,) = sensors("s3://shop/orders/", on_new_files=ON)
     assert off.default_status is dg.DefaultSensorStatus.STOPPED
     assert on.default_status is dg.DefaultSensorStatus.RUNNING
     assert on.minimum_interval_seconds == 5
     assert sensors("https://example.com/ratings.csv") == []
-    with pytest.raises(DeclarationError, match="fresh_data sees new files at a path or in s3"):
-        sensors("https://example.com/ratings.csv", fresh_data=ON)
+    with pytest.raises(DeclarationError, match="on_new_files sees new files at a path or in s3"):
+        sensors("https://example.com/ratings.csv", on_new_files=ON)
 
 
 def test_the_daemon_killed_in_between_asks_once_for_each_file(tmp_path: Path) -> None:
     project = copied_project(tmp_path)
     folder = project.root / "orders"
-    project.declare(declaration("shop", "orders/", fresh_data=ON))
+    project.declare(declaration("shop", "orders/", on_new_files=ON))
     environment = project.process_environment()
     program = str(Path(sys.executable).parent / "dagster-daemon")
     command = [program, "run", "-w", "workspace.yaml"]
 
     with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
-        asked = dg.RunsFilter(tags={"dagster/sensor_name": "shop_fresh_data"})
+        asked = dg.RunsFilter(tags={"dagster/sensor_name": "shop_new_files"})
 
         def finished(count: int) -> Callable[[], list[dg.DagsterRun] | None]:
             def look() -> list[dg.DagsterRun] | None:
