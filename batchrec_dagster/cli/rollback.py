@@ -85,11 +85,11 @@ def _shown(
     table: PublishedTable, current: Edition, edition: Edition, rolled_back: list[str]
 ) -> str:
     """The published edition and the kept ones, a line each."""
-    from batchrec_dagster.steps.rollback import told
+    from batchrec_dagster.steps.rollback import edition_summary
 
-    lines = [f"published: {told(current)}"]
+    lines = [f"published: {edition_summary(current)}"]
     for older in table.older():
-        line = f"kept:      {told(older)}"
+        line = f"kept:      {edition_summary(older)}"
         if not {*rolled_back}.isdisjoint(older.about.get("made_by", [])):
             line += " (rolled back)"
         lines.append(f"{line} <-" if older == edition else line)

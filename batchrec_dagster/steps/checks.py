@@ -1,17 +1,14 @@
-"""What must hold before the next step may spend money, or before a table is published.
+"""Verdicts on the data: what must hold before the next step spends money or a table is published.
 
-A check looks at plain values and says in words what it found. The asset runs its checks before it
-hands over its value, so that what fails them is never stored, let alone used.
+A check looks at plain values and says what it found. pipeline/checks.py reports it to Dagster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-import dagster as dg
 import polars as pl
 
 from batchrec_dagster.personalize.datasets import (
@@ -26,10 +23,10 @@ from batchrec_dagster.preparation.layout import PreparationError
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
 CLOCK_SLACK = timedelta(days=1)
 
-# Worth saying, but no reason to stop; every other check blocks what comes after it.
+# These checks only warn; every other check blocks what comes after it.
 WARNINGS = ("lists_full",)
 
-# So many of those that are missing are named.
+# How many missing ids a message names.
 SOME = 3
 
 
@@ -42,54 +39,10 @@ class Checked:
     found: str
     numbers: dict[str, int | float] = field(default_factory=dict)
 
-
-def specs(asset: str, prefix: str, **checks: str) -> list[dg.AssetCheckSpec]:
-    """`name="what it checks"` for each check of an asset; all but warnings are blocking."""
-    return [
-        dg.AssetCheckSpec(
-            name=name,
-            asset=dg.AssetKey([prefix, asset]),
-            description=description,
-            blocking=name not in WARNINGS,
-        )
-        for name, description in checks.items()
-    ]
-
-
-def published(
-    checks: Sequence[Checked], result: dg.MaterializeResult[Any]
-) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
-    """The asset's result with its checks; when a check blocks, the checks alone and dg.Failure, so
-    that the value is not stored."""
-    yield from stopped(checks)
-    yield result._replace(check_results=_results(checks))
-
-
-def stopped(checks: Sequence[Checked]) -> Iterator[dg.AssetCheckResult]:
-    """The checks and dg.Failure when one of them blocks, else nothing."""
-    failed = [check for check in checks if not check.passed and check.name not in WARNINGS]
-    if failed:
-        yield from _results(checks)
-        raise dg.Failure(
-            "; ".join(f"{check.name}: {check.found}" for check in failed), allow_retries=False
-        )
-
-
-def _results(checks: Sequence[Checked]) -> list[dg.AssetCheckResult]:
-    return [
-        dg.AssetCheckResult(
-            check_name=check.name,
-            passed=check.passed,
-            severity=(
-                dg.AssetCheckSeverity.WARN
-                if check.name in WARNINGS
-                else dg.AssetCheckSeverity.ERROR
-            ),
-            description=check.found,
-            metadata=check.numbers,
-        )
-        for check in checks
-    ]
+    @property
+    def blocks(self) -> bool:
+        """Whether it failed and stops what comes after it."""
+        return not self.passed and self.name not in WARNINGS
 
 
 def enough(rows: int, users: int, with_two: int) -> Checked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,13 +15,13 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.pipeline.assets.items import titles_versions
-from batchrec_dagster.steps.checks import Checked, published
+from batchrec_dagster.steps.checks import Checked
 from batchrec_dagster.steps.quality_gate import quality_gate
 from batchrec_dagster.steps.rollback import (
+    edition_summary,
     publish_again,
     published_table,
     roll_back,
-    told,
     was_rolled_back,
 )
 from batchrec_dagster.storage.object_store import StorageError
@@ -123,37 +124,23 @@ class Publishing:
             return table.publish(file, self.pipeline.publication.history)
 
 
-def rolled_back(
-    pipeline: Pipeline, storage: StorageResource, context: dg.AssetExecutionContext, to: str
-) -> Iterator[Any]:
-    """Publishes the lists of an older edition once more, with what their checks found then.
-    Raises dg.Failure."""
+def republish(
+    pipeline: Pipeline, storage: StorageResource, to: str, run: str, log: logging.Logger
+) -> Edition:
+    """Publish the lists of an older edition again; see `roll_back`. Raises dg.Failure."""
     with storage_errors():
-        first_run = context.run.root_run_id or context.run.run_id
-        edition = roll_back(storage, pipeline.places, to, first_run)
-        context.log.info(f"publishing once more: {told(edition)}")
+        edition = roll_back(storage, pipeline.places, to, run)
+        log.info(f"publishing again: {edition_summary(edition)}")
         table = published_table(storage, pipeline.places)
         table.put_back(edition, pipeline.publication.history)
-    about = edition.about
-    found = {check["name"]: Checked(**check) for check in about.get("checks", [])}
-    names = [spec.name for spec in context.assets_def.check_specs]
-    unknown = "not looked at when these lists were published"
-    checks = [found.get(name, Checked(name, passed=True, found=unknown)) for name in names]
-    result = dg.MaterializeResult(
-        value=edition,
-        data_version=dg.DataVersion(edition.version),
-        metadata={
-            "outcome": f"rolled back to {told(edition)}",
-            **({"dagster/row_count": about["rows"]} if "rows" in about else {}),
-            **{
-                key: about[key]
-                for key in ("users", "items", "made_at", "solution_version_arn")
-                if key in about
-            },
-            "table": storage.where(storage.uri(pipeline.places.recommendations)),
-        },
-    )
-    yield from published(checks, result)
+    return edition
+
+
+def checks_of(edition: Edition, names: Sequence[str]) -> list[Checked]:
+    """The verdicts that an edition carries, for checks of these names."""
+    found = {check["name"]: Checked(**check) for check in edition.about.get("checks", [])}
+    unknown = "not checked when these lists were published"
+    return [found.get(name, Checked(name, passed=True, found=unknown)) for name in names]
 
 
 @contextmanager

@@ -11,25 +11,12 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.config import Pipeline
 from batchrec_dagster.steps.quality_gate import NDCG
 from batchrec_dagster.storage.paths import Places, read_record, write_record
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
 
 PREVIOUS = "previous"
-
-
-def rollback_job(pipeline: Pipeline) -> dg.UnresolvedAssetJobDefinition:
-    """`NAME_rollback` publishes older lists again, and brings up to date what is made of them."""
-    lists = dg.AssetKey([pipeline.name, "recommendations"])
-    return dg.define_asset_job(
-        name=f"{pipeline.name}_rollback",
-        selection=dg.AssetSelection.assets(lists).downstream(),
-        config=run_config(pipeline.name, PREVIOUS),
-        description="Publishes the lists before these once more, or those of the edition that"
-        " roll_back_to names, and what is made of them: the report, the sinks.",
-    )
 
 
 def run_config(pipeline: str, to: str) -> dict[str, Any]:
@@ -42,7 +29,7 @@ def published_table(storage: StorageResource, places: Places) -> PublishedTable:
     return PublishedTable(storage.store, storage.uri(places.recommendations))
 
 
-def told(edition: Edition) -> str:
+def edition_summary(edition: Edition) -> str:
     """An edition in a line: when it was made, how good it is, for how many users."""
     about = edition.about
     facts = [f"edition {edition.number}"]
@@ -113,7 +100,7 @@ def chosen(table: PublishedTable, to: str, rolled_back: Sequence[str] = ()) -> E
             if str(edition.number) == to:
                 return edition
         missing = f"there is no edition {to!r}"
-    listed = "; ".join(told(edition) for edition in older) or "nothing"
+    listed = "; ".join(edition_summary(edition) for edition in older) or "nothing"
     raise dg.Failure(f"{missing} to roll back to; kept is: {listed}", allow_retries=False)
 
 

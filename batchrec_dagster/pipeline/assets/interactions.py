@@ -28,6 +28,7 @@ from batchrec_dagster.pipeline.assets.spark_interactions import (
     prepare_here,
     prepare_on_aws,
 )
+from batchrec_dagster.pipeline.checks import published, specs, stopped
 from batchrec_dagster.pipeline.ui import (
     PREPARED,
     asset_args,
@@ -43,7 +44,7 @@ from batchrec_dagster.preparation.polars.prepare import Preparation, opened
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.spark.task import Done
-from batchrec_dagster.steps.checks import enough, plausible, published, specs, stopped
+from batchrec_dagster.steps.checks import enough, plausible
 from batchrec_dagster.steps.raw_files import at_hand
 from batchrec_dagster.steps.spark_jobs import SparkEngine
 from batchrec_dagster.storage.io_managers import Prepared

@@ -11,6 +11,7 @@ import polars as pl
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.items import Items
 from batchrec_dagster.personalize.datasets import CREATION_TIMESTAMP, ITEM_ID
+from batchrec_dagster.pipeline.checks import published, specs
 from batchrec_dagster.pipeline.ui import (
     PREPARED,
     RAW,
@@ -25,7 +26,7 @@ from batchrec_dagster.pipeline.ui import table as markdown_table
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.sources.source import SourceError
-from batchrec_dagster.steps.checks import items_readable, published, specs
+from batchrec_dagster.steps.checks import items_readable
 from batchrec_dagster.steps.raw_files import bring, clear_away
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import read_record

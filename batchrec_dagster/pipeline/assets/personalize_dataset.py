@@ -16,10 +16,10 @@ from batchrec_dagster.personalize.ensure import (
 )
 from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.personalize.schemas import INTERACTIONS
+from batchrec_dagster.pipeline.checks import published, specs, stopped
 from batchrec_dagster.pipeline.exclusive_step import alone
 from batchrec_dagster.pipeline.ui import MODEL, asset_args, dataset_group, preview, table
 from batchrec_dagster.steps.batch_jobs import lasted, outcome, stem
-from batchrec_dagster.steps.checks import published, specs, stopped
 from batchrec_dagster.steps.cost import estimate, import_cost, summary, told, within_budget
 from batchrec_dagster.steps.dataset_imports import (
     Imported,

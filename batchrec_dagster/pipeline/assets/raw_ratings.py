@@ -10,12 +10,13 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.pipeline.assets.spark_interactions import first_at_hand
+from batchrec_dagster.pipeline.checks import published, specs
 from batchrec_dagster.pipeline.ui import RAW, asset_args, code, preview, text
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.prepare import BadRows, opened
 from batchrec_dagster.preparation.polars.prepare import Ratings as OpenedRatings
 from batchrec_dagster.preparation.sources.source import SourceError
-from batchrec_dagster.steps.checks import Checked, published, specs
+from batchrec_dagster.steps.checks import Checked
 from batchrec_dagster.steps.raw_files import RawFiles, at_hand, bring, clear_away, without_secrets
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import read_record

@@ -15,6 +15,7 @@ from batchrec_dagster.personalize.datasets import FILTER_HISTORY, ITEM_ID, TIMES
 from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB
 from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.pipeline.assets.items import titles_of, titles_versions
+from batchrec_dagster.pipeline.checks import published, specs, stopped
 from batchrec_dagster.pipeline.exclusive_step import alone
 from batchrec_dagster.pipeline.ui import (
     asset_args,
@@ -27,15 +28,20 @@ from batchrec_dagster.pipeline.ui import (
     text,
 )
 from batchrec_dagster.steps.batch_jobs import filter_arn, has_output, lasted, output_folder
-from batchrec_dagster.steps.checks import published, specs, stopped
 from batchrec_dagster.steps.cost import recommendations_cost, told
-from batchrec_dagster.steps.publishing import PublicationConfig, Publishing, rolled_back
+from batchrec_dagster.steps.publishing import (
+    PublicationConfig,
+    Publishing,
+    checks_of,
+    republish,
+)
 from batchrec_dagster.steps.recommendation_table import (
     NewTable,
     SeenItems,
     interactions_of,
     made_here,
 )
+from batchrec_dagster.steps.rollback import edition_summary
 from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "1"
@@ -109,7 +115,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         started = time.monotonic()
         places = pipeline.places
         if config.roll_back_to:
-            yield from rolled_back(pipeline, storage, context, config.roll_back_to)
+            yield from _rolled_back(pipeline, storage, context, config.roll_back_to)
             return
         users_files = UsersFiles(storage.store, storage.uri(places.batch_users))
         users_version = users_files.version()
@@ -243,3 +249,29 @@ def _preview(lists: NewTable) -> dg.MetadataValue[Any]:
             for row in first.iter_rows(named=True)
         ),
     )
+
+
+def _rolled_back(
+    pipeline: Pipeline, storage: StorageResource, context: dg.AssetExecutionContext, to: str
+) -> Iterator[Any]:
+    """Publish the lists of an older edition again, with its checks. Raises dg.Failure."""
+    edition = republish(
+        pipeline, storage, to, context.run.root_run_id or context.run_id, context.log
+    )
+    about = edition.about
+    result = dg.MaterializeResult(
+        value=edition,
+        data_version=dg.DataVersion(edition.version),
+        metadata={
+            "outcome": f"rolled back to {edition_summary(edition)}",
+            **({"dagster/row_count": about["rows"]} if "rows" in about else {}),
+            **{
+                key: about[key]
+                for key in ("users", "items", "made_at", "solution_version_arn")
+                if key in about
+            },
+            "table": storage.where(storage.uri(pipeline.places.recommendations)),
+        },
+    )
+    names = [spec.name for spec in context.assets_def.check_specs]
+    yield from published(checks_of(edition, names), result)

@@ -21,6 +21,7 @@ from batchrec_dagster.pipeline.assets.items import (
     titles_of,
     titles_versions,
 )
+from batchrec_dagster.pipeline.checks import published, specs, stopped
 from batchrec_dagster.pipeline.exclusive_step import alone
 from batchrec_dagster.pipeline.ui import (
     asset_args,
@@ -39,7 +40,6 @@ from batchrec_dagster.steps.batch_jobs import (
     output_folder,
     output_pieces,
 )
-from batchrec_dagster.steps.checks import published, specs, stopped
 from batchrec_dagster.steps.cost import count_users, segments_cost, told
 from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.steps.segment_table import SegmentTable

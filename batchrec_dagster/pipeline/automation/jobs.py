@@ -1,6 +1,8 @@
 """The jobs that refresh a pipeline and delete what it made, and what runs the first: a schedule, a
 sensor of new ratings."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import dagster as dg
@@ -9,7 +11,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.new_files import new_files_sensor, watched
 from batchrec_dagster.pipeline.automation.teardown import teardown_job
-from batchrec_dagster.steps.rollback import rollback_job
+from batchrec_dagster.steps.rollback import PREVIOUS, run_config
 
 
 def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
@@ -42,4 +44,16 @@ def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
         jobs=[job, rollback_job(pipeline), teardown_job(pipeline)],
         schedules=[schedule],
         sensors=[*sensors, *alert_sensors(pipeline)],
+    )
+
+
+def rollback_job(pipeline: Pipeline) -> dg.UnresolvedAssetJobDefinition:
+    """`NAME_rollback` publishes older lists again and updates everything made from them."""
+    lists = dg.AssetKey([pipeline.name, "recommendations"])
+    return dg.define_asset_job(
+        name=f"{pipeline.name}_rollback",
+        selection=dg.AssetSelection.assets(lists).downstream(),
+        config=run_config(pipeline.name, PREVIOUS),
+        description="Publishes the previous lists again, or those of the edition that roll_back_to"
+        " names, and updates what is made from them: the report, the sinks.",
     )
