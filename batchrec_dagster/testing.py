@@ -24,9 +24,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchrec_dagster.local_personalize.api.client import client_of
-from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+from batchrec_dagster.local_personalize.api.client import LocalPersonalize, Quotas, client_for
 from batchrec_dagster.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
@@ -52,7 +50,7 @@ class StartedPersonalize:
         self.bucket = bucket
         self.store = ObjectStore(folders={bucket: folder / "storage"})
         self._service = LocalPersonalize(folder / "home", self.store, region=_REGION, quotas=quotas)
-        self.client: PersonalizeClient = client_of(self._service, region=_REGION)
+        self.client: PersonalizeClient = client_for(self._service, region=_REGION)
         self._server: tuple[uvicorn.Server, threading.Thread] | None = None
 
     def uri(self, key: str) -> str:

@@ -14,8 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.local_personalize.api.wire import answer
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
 
 
 class Permission(NamedTuple):

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.local_personalize.jobs.progress import Pace
+from batchrec_dagster.local_personalize.jobs.worker import Pace
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.personalize.ensure import (
     DATASET,
@@ -61,7 +61,7 @@ def told(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     return {key: value.value for key, value in found.items()}
 
 
-def client_of(project: Project, **options: Any) -> PersonalizeClient:
+def client_for(project: Project, **options: Any) -> PersonalizeClient:
     return embedded_client(
         project.root / ".batchrec" / "personalize",
         ObjectStore({LOCAL_BUCKET: project.storage}),
@@ -107,7 +107,7 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
     for name in ("shop", "shop_2"):
         project.declare({**quick, "name": name})
         assert refresh(project, name, instance).success
-    client = client_of(project)
+    client = client_for(project)
     others = {arn for arn in there(client) if "shop_2-" in arn}
     # Another schema: another dataset group. Other settings: another solution and filter.
     project.declare({**quick, "recommendations": {"exclude_seen": False}})
@@ -202,7 +202,7 @@ def test_a_teardown_that_was_killed_anywhere_goes_on(
 ) -> None:
     project.declare(quick)
     assert refresh(project, "shop", instance).success
-    client, killed = client_of(project), []
+    client, killed = client_for(project), []
 
     def kill(model: Any, **_: Any) -> None:
         # After each deletion was asked for once.
@@ -224,7 +224,7 @@ def test_a_teardown_that_was_killed_anywhere_goes_on(
 @pytest.fixture
 def made(project: Project) -> dict[str, str]:
     """A dataset group with data, as the pipeline shop makes it; work takes long."""
-    client = client_of(project)
+    client = client_for(project)
     shop = ensure(client)
     group = shop.named(DATASET_GROUP, "shop-0123abcd", {}).arn
     schema = shop.named(
@@ -252,7 +252,7 @@ def solution(client: PersonalizeClient, group: str, tags: dict[str, str]) -> str
 def test_what_somebody_else_made_in_the_group_stops_it(
     project: Project, made: dict[str, str], tags: dict[str, str]
 ) -> None:
-    client = client_of(project)
+    client = client_for(project)
     solution(client, made["group"], tags)
     before = there(client)
     with pytest.raises(
@@ -265,7 +265,7 @@ def test_what_somebody_else_made_in_the_group_stops_it(
 def test_what_is_being_deleted_already_is_waited_for(
     project: Project, made: dict[str, str]
 ) -> None:
-    slow = client_of(project, pace=Pace(0.01))
+    slow = client_for(project, pace=Pace(0.01))
     arn = solution(slow, made["group"], {})
     while slow.describe_solution(solutionArn=arn)["solution"]["status"] != "ACTIVE":
         time.sleep(0.01)
@@ -293,7 +293,7 @@ class WithRealTime:
 
 
 def test_what_serves_in_real_time_stops_it(project: Project, made: dict[str, str]) -> None:
-    client = client_of(project)
+    client = client_for(project)
     solution(client, made["group"], {"batchrec:pipeline": "shop"})
     with_real_time = cast("PersonalizeClient", WithRealTime(client))
     with pytest.raises(
@@ -307,7 +307,7 @@ def test_what_serves_in_real_time_stops_it(project: Project, made: dict[str, str
 def test_a_group_of_the_name_without_the_tag_is_left_alone(
     project: Project, made: dict[str, str]
 ) -> None:
-    client = client_of(project)
+    client = client_for(project)
     client.untag_resource(resourceArn=made["group"], tagKeys=["batchrec:pipeline"])
     plan = find(ensure(client), "shop")
     assert plan.pieces == []
@@ -326,7 +326,7 @@ def test_imports_are_waited_for_and_trainings_stopped(
     text = "\n".join(["USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE", *rows, ""])
     project.storage.mkdir(parents=True, exist_ok=True)
     (project.storage / "interactions.csv").write_text(text)
-    slow = client_of(project, pace=Pace(0.005))
+    slow = client_for(project, pace=Pace(0.005))
     arn = solution(slow, made["group"], {"batchrec:pipeline": "shop"})
 
     def start_import(name: str) -> str:
@@ -360,7 +360,7 @@ def test_imports_are_waited_for_and_trainings_stopped(
 def test_a_deletion_that_never_ends_meets_the_deadline(
     project: Project, made: dict[str, str]
 ) -> None:
-    slow = client_of(project, pace=Pace(1))
+    slow = client_for(project, pace=Pace(1))
     arn = solution(slow, made["group"], {"batchrec:pipeline": "shop"})
     assert arn
     with pytest.raises(dg.Failure, match=r"solution by-popularity .*start the teardown again"):

@@ -25,7 +25,7 @@ from generated import Size, blocks
 from report import RESULTS, table, write
 
 from batchrec_dagster.local_personalize.data.inference import Recommender
-from batchrec_dagster.local_personalize.filters import JobFilter
+from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.training import train
 from batchrec_dagster.local_personalize.recipes import RECIPES

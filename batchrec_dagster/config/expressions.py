@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from batchrec_dagster.local_personalize.data.item_attributes import ItemAttributesError, conditions
-from batchrec_dagster.local_personalize.filters import (
-    FilterError,
+from batchrec_dagster.personalize.datasets import EVENT_TYPE
+from batchrec_dagster.personalize.filter_check import (
     check_expression,
     check_values,
     event_types_of,
     fields_of,
     traits,
 )
-from batchrec_dagster.personalize.datasets import EVENT_TYPE
+from batchrec_dagster.personalize.filter_grammar import FilterError
+from batchrec_dagster.personalize.item_attributes import ItemAttributesError, typed_conditions
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS, Schema
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 
@@ -53,7 +53,7 @@ def attributes_problem(expression: str, schemas: Schemas) -> str | None:
     if ITEMS not in schemas:
         return f"{expression!r} is not answered: no items with metadata are declared"
     try:
-        conditions(expression, schemas[ITEMS])
+        typed_conditions(expression, schemas[ITEMS])
     except ItemAttributesError as error:
         return str(error)
     return None

@@ -14,7 +14,7 @@ import dagster as dg
 
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
-from batchrec_dagster.local_personalize.jobs.ownership import exclusive
+from batchrec_dagster.storage.file_lock import exclusive
 
 GB = 10**9
 # Below the first nothing of size can be written; the second is a few nights of a large pipeline.

@@ -21,6 +21,7 @@ from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
 ITEM_TARGET, USER_TARGET, ACTION_TARGET = "ITEMID", "USERID", "ACTIONID"
 CURRENT_USER, CURRENT_ITEM = "CURRENTUSER", "CURRENTITEM"
 ANY_EVENT = "*"
+LISTS = ("IN", "NOT IN")  # the operators that take a list of values
 
 # How each dataset is spelt in the guide; any case is taken.
 DATASETS = {

@@ -13,7 +13,6 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.local_personalize.jobs.progress import Progress
 from batchrec_dagster.personalize.batch_inference import read_output
 from batchrec_dagster.personalize.datasets import ITEM_ID, USER_ID, scan_interactions
 from batchrec_dagster.personalize.ensure import Description
@@ -28,6 +27,7 @@ from batchrec_dagster.steps.checks import (
     repeated,
 )
 from batchrec_dagster.steps.publishing import Publishing, storage_errors
+from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 
 # A number that is no pair's: users and items are counted from 0, in fewer than 2**32 - 1.

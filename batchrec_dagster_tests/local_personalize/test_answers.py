@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.local_personalize.data import batch_lines
-from batchrec_dagster.local_personalize.jobs import progress
 from batchrec_dagster.local_personalize.operations import batch_jobs
+from batchrec_dagster.storage import progress
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
 RANKING = "aws-personalized-ranking-v2"

@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.local_personalize.api.server import MAX_REQUEST_BYTES
-from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
 from batchrec_dagster.local_personalize.api.validation import input_shape, service_model
-from batchrec_dagster.local_personalize.api.wire import answer
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.personalize.schemas import SchemaError, parse_schema
 from batchrec_dagster.storage.object_store import ObjectStore

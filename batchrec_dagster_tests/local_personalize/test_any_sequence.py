@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.errors import NotFoundError, ServiceError
-from batchrec_dagster.local_personalize.jobs.progress import Pace
+from batchrec_dagster.local_personalize.jobs.worker import Pace
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS

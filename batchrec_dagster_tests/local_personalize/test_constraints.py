@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import pytest
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
-from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
 from batchrec_dagster.local_personalize.api.validation import input_shape
-from batchrec_dagster.local_personalize.api.wire import answer
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.storage.object_store import ObjectStore
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.filters import (
-    FilterError,
+from batchrec_dagster.personalize.filter_check import (
     Traits,
     check_expression,
-    check_fields_of_group,
+    check_group_fields,
     traits,
 )
+from batchrec_dagster.personalize.filter_grammar import FilterError
 from batchrec_dagster.personalize.schemas import Field, Schema
 
 
@@ -191,9 +191,9 @@ def test_a_filter_has_ten_fields_at_most_and_a_group_twenty() -> None:
     ):
         with pytest.raises(FilterError, match="11 distinct dataset fields; 10 at most"):
             check_expression(many, schemas)
-    check_fields_of_group([expression(range(10)), expression(range(5, 20)), expression(range(3))])
+    check_group_fields([expression(range(10)), expression(range(5, 20)), expression(range(3))])
     with pytest.raises(FilterError, match="21 distinct dataset fields; 20 at most"):
-        check_fields_of_group([expression(range(10)), expression(range(9, 21))])
+        check_group_fields([expression(range(10)), expression(range(9, 21))])
 
 
 def test_what_a_filter_is_for_is_told() -> None:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.filters import JobFilter, events
+from batchrec_dagster.local_personalize.filters import tables
+from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster_tests.local_personalize.plain_filters import (
     HISTORY,
     ITEMS,
@@ -36,7 +37,7 @@ def test_items_are_forbidden_as_the_plain_evaluator_says(
     chain: list[Part], world: World, lines: list[dict[str, Any]], dice: random.Random
 ) -> None:
     writer = Writer(dice)
-    with mock.patch.object(events, "FILTER_HISTORY", HISTORY):
+    with mock.patch.object(tables, "FILTER_HISTORY", HISTORY):
         found = JobFilter(writer.chain(chain), world.read, ITEMS)
     texts = [{name: writer.given(value) for name, value in line.items()} for line in lines]
     for line, text in zip(lines, texts, strict=True):

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize.errors import JobFailedError
-from batchrec_dagster.local_personalize.filters import JobFilter
+from batchrec_dagster.local_personalize.filters.job import JobFilter
 
 DATA = {
     "ITEMS": pl.DataFrame(

@@ -15,8 +15,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize.data.inference import Recommender
-from batchrec_dagster.local_personalize.data.item_attributes import ItemAttributes
-from batchrec_dagster.local_personalize.data.segmentation import Segmenter
+from batchrec_dagster.local_personalize.data.segmentation import ItemAttributes, Segmenter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.model import AnyModel, Recommended
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe

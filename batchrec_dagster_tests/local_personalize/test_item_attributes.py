@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.data.item_attributes import (
+from batchrec_dagster.local_personalize.data.segmentation import ItemAttributes
+from batchrec_dagster.personalize.item_attributes import (
     Condition,
-    ItemAttributes,
     ItemAttributesError,
     parse_conditions,
 )
@@ -52,7 +52,7 @@ def _found(expression: str) -> list[str]:
         assert dataset_type == ITEMS
         return ROWS.select(columns)
 
-    return [str(item) for item in ids[ItemAttributes(SCHEMA, read, ids).find(expression)]]
+    return [str(item) for item in ids[ItemAttributes(SCHEMA, read, ids).matching_items(expression)]]
 
 
 @pytest.mark.parametrize(

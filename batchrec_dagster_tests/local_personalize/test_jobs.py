@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from batchrec_dagster.local_personalize.jobs.ownership import Owner, is_alive
+from batchrec_dagster.local_personalize.catalog.home import Owner, is_alive
 from batchrec_dagster.local_personalize.learning import training
 from batchrec_dagster.local_personalize.operations import (
     batch_jobs,

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batchrec_dagster.local_personalize.api.client import client_of
+from batchrec_dagster.local_personalize.api.client import client_for
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.catalog.home import Home
-from batchrec_dagster.local_personalize.jobs.progress import Pace
+from batchrec_dagster.local_personalize.jobs.worker import Pace
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS
@@ -58,7 +58,7 @@ class Chain:
         self._tell = tell
         self._store = ObjectStore(folders={"data": root / "storage"})
         self._service = LocalPersonalize(root / "home", self._store)
-        self._client = client_of(self._service)
+        self._client = client_for(self._service)
 
     def run(self, batches: list[str]) -> None:
         """Everything that there is not yet, and then these batches of every recipe."""
@@ -209,7 +209,7 @@ def _left(root: Path) -> Left:
     home, store = root / "home", ObjectStore(folders={"data": root / "storage"})
     service = LocalPersonalize(home, store)
     try:
-        told = _told(client_of(service))
+        told = _told(client_for(service))
     finally:
         service.close()
     assert not list((home / "batches").iterdir())

@@ -9,7 +9,7 @@ import pytest
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.catalog.kinds import Lane
-from batchrec_dagster.local_personalize.jobs.progress import Pace
+from batchrec_dagster.local_personalize.jobs.worker import Pace
 from batchrec_dagster_tests.local_personalize.support import Local, describe, taste_rows
 
 

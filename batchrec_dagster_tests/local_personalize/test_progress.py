@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrec_dagster.local_personalize.jobs.progress import EVERY_SECONDS, Progress
+from batchrec_dagster.storage.progress import EVERY_SECONDS, Progress
 
 
 def test_the_rate_and_the_time_left_are_told_now_and_then() -> None:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
 from batchrec_dagster.local_personalize.api.validation import service_model
-from batchrec_dagster.local_personalize.api.wire import answer
 from batchrec_dagster.local_personalize.catalog.kinds import Quotas
 from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.local_personalize.operations import registry

@@ -19,15 +19,15 @@ from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from urllib3 import HTTPResponse
 
-from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.local_personalize.api.wire import CONTENT_TYPE, answer
+from batchrec_dagster.local_personalize.api.service import CONTENT_TYPE, LocalPersonalize, answer
 from batchrec_dagster.local_personalize.catalog.kinds import Quotas
-from batchrec_dagster.local_personalize.jobs.progress import Pace
+from batchrec_dagster.local_personalize.jobs.worker import Pace
 from batchrec_dagster.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
+__all__ = ["LocalPersonalize", "Pace", "Quotas", "client_for", "embedded_client"]
 
 # The client must not depend on, or fail for, what this machine's AWS configuration says.
 _SESSION = {
@@ -52,10 +52,10 @@ def embedded_client(
     it leaves unfinished, the next client on this home takes up.
     """
     service = LocalPersonalize(home, store, region=region, quotas=quotas, pace=pace)
-    return client_of(service, region=region)
+    return client_for(service, region=region)
 
 
-def client_of(service: LocalPersonalize, *, region: str = "us-east-1") -> PersonalizeClient:
+def client_for(service: LocalPersonalize, *, region: str = "us-east-1") -> PersonalizeClient:
     """A `personalize` client on a local Personalize that is there already."""
 
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:

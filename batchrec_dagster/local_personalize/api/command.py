@@ -104,7 +104,7 @@ def local_personalize(
     from batchrec_dagster.local_personalize.api.server import serve
     from batchrec_dagster.local_personalize.api.service import LocalPersonalize
     from batchrec_dagster.local_personalize.api.signatures import AccessKey
-    from batchrec_dagster.local_personalize.jobs.progress import Pace
+    from batchrec_dagster.local_personalize.jobs.worker import Pace
     from batchrec_dagster.storage.object_store import ObjectStore
 
     if bool(access_key_id) != bool(secret_access_key):

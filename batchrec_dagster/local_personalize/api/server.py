@@ -20,13 +20,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.api.service import CONTENT_TYPE, LocalPersonalize, answer
 from batchrec_dagster.local_personalize.api.signatures import (
     AccessKey,
     SignatureError,
     check_signature,
 )
-from batchrec_dagster.local_personalize.api.wire import CONTENT_TYPE, answer
 from batchrec_dagster.local_personalize.jobs.job import logger
 
 MAX_REQUEST_BYTES = 1 << 20  # no request of the service model comes near

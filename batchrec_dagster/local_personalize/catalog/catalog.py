@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from batchrec_dagster.local_personalize.jobs.ownership import exclusive
+from batchrec_dagster.storage.file_lock import exclusive
 
 _BUSY_SECONDS = 60
 

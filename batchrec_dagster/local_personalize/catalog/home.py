@@ -1,11 +1,20 @@
-"""The folder that one local Personalize lives in; everything in it is private to the user."""
+"""The folder of one local Personalize, and which processes work in it. Private to the user.
+
+A worker locks an owner file for as long as its process lives. The kernel releases the lock when
+the process ends, so a dead owner is noticed at once: no lease has to expire, and a reused process
+id is never mistaken for the owner.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+
+from batchrec_dagster.storage.file_lock import exclusive
 
 
 @dataclass(frozen=True)
@@ -64,3 +73,46 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+_SUFFIX = ".owner"
+
+
+class Owner:
+    """This process, as one that takes on work. Only what a fork leaves behind must not use it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.name = f"{os.getpid()}-{uuid.uuid4().hex}"
+        self._path = folder / f"{self.name}{_SUFFIX}"
+        with exclusive(folder):  # who looks for dead owners does not find it before it is locked
+            self._file = self._path.open("w")
+            # A forked child shares the lock; it must not keep it when this process is gone.
+            os.register_at_fork(after_in_child=self._file.close)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        """Give everything up: what is still in hand is there for others to take."""
+        self._path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def bury(folder: Path) -> None:
+    """Remove the files of owners whose process is gone."""
+    with exclusive(folder):
+        for path in folder.glob(f"*{_SUFFIX}"):
+            is_alive(folder, path.name.removesuffix(_SUFFIX))
+
+
+def is_alive(folder: Path, name: str) -> bool:
+    """Whether the owner's process still runs. A dead owner's file is removed."""
+    path = folder / f"{name}{_SUFFIX}"
+    try:
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False

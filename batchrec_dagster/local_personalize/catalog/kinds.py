@@ -144,8 +144,8 @@ class Kind:
     total: str | None = None
     check_delete: Callable[[Call, Resource], None] = always_deletable
     files: Callable[[Records, Resource], list[str]] = no_files
-    delete_beside: Callable[[Records, Resource], None] = nothing_beside
-    describe_beside: Callable[[Records, Resource], dict[str, Any]] = as_stored
+    delete_children: Callable[[Records, Resource], None] = nothing_beside
+    describe_extra: Callable[[Records, Resource], dict[str, Any]] = as_stored
 
     @cached_property
     def operations(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from batchrec_dagster.local_personalize.data.batch_lines import Request, Step, answer_lines
-from batchrec_dagster.local_personalize.filters import JobFilter
+from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, positions
 from batchrec_dagster.local_personalize.learning.model import (
     AnyModel,

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from batchrec_dagster.local_personalize.data.batch_lines import Request, Step, answer_lines
-from batchrec_dagster.local_personalize.data.item_attributes import (
-    ItemAttributes,
-    ItemAttributesError,
-)
-from batchrec_dagster.local_personalize.filters import JobFilter
-from batchrec_dagster.local_personalize.jobs.progress import Progress
-from batchrec_dagster.local_personalize.learning.interactions import Interactions, positions
+from batchrec_dagster.local_personalize.filters.job import JobFilter
+from batchrec_dagster.local_personalize.filters.tables import Read
+from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
 from batchrec_dagster.local_personalize.learning.model import SegmentModel
 from batchrec_dagster.local_personalize.recipes import ITEM_ATTRIBUTES, ITEM_ID, Recipe
+from batchrec_dagster.personalize import datasets
 from batchrec_dagster.personalize.batch_segment import output_line
+from batchrec_dagster.personalize.item_attributes import (
+    ItemAttributesError,
+    Value,
+    typed_conditions,
+)
+from batchrec_dagster.personalize.schemas import ITEMS, Field, Schema
+from batchrec_dagster.storage.progress import Progress
 
 Query = npt.NDArray[np.int32]  # positions in the model's items
 Users = npt.NDArray[np.int32]  # indexes into the users of the interactions
@@ -27,6 +33,45 @@ Mask = npt.NDArray[np.bool_]  # over the users of the interactions
 
 # So many users are held at once for the segments of several lines: 128 MiB of numbers.
 USERS_AT_ONCE = 32 << 20
+
+
+class ItemAttributes:
+    """The Items dataset, over the items that a model knows."""
+
+    def __init__(self, schema: Schema, read: Read, item_ids: Ids) -> None:
+        """`item_ids` are the model's, in its order."""
+        self._schema, self._read, self._item_ids = schema, read, item_ids
+        self._items = cache(self._load)
+
+    def matching_items(self, expression: str) -> npt.NDArray[np.int32]:
+        """Positions in `item_ids` of the items that match. Raises ItemAttributesError."""
+        matching = np.ones(len(self._item_ids), dtype=bool)
+        for field, value in typed_conditions(expression, self._schema):
+            positions_with_cell, cells = self._items(field.name)
+            equal = cells.select(_equals(field, value)).to_series().to_numpy()
+            with_value = np.zeros(len(self._item_ids), dtype=bool)
+            with_value[positions_with_cell[equal]] = True
+            matching &= with_value
+        return np.flatnonzero(matching).astype(np.int32)
+
+    def _load(self, name: str) -> tuple[npt.NDArray[np.int32], pl.DataFrame]:
+        """The position in the model of each item of the dataset, and its cell of this field."""
+        rows = self._read(ITEMS, list(dict.fromkeys([datasets.ITEM_ID, name])))
+        rows = rows.unique(datasets.ITEM_ID, keep="last", maintain_order=True)  # a later row counts
+        at = positions(self._item_ids, rows[datasets.ITEM_ID].to_list())
+        known = at >= 0
+        return at[known], rows.filter(pl.Series(known)).select(name)
+
+
+def _equals(field: Field, value: Value) -> pl.Expr:
+    cell = pl.col(field.name)
+    if field.type == "string":
+        equal = cell.str.split("|").list.contains(value)
+    elif field.type == "float":
+        equal = cell == pl.lit(value, dtype=pl.Float32)
+    else:
+        equal = cell == value
+    return equal.fill_null(value=False)
 
 
 @dataclass(frozen=True)
@@ -70,7 +115,7 @@ class Segmenter:
             return found if found[0] >= 0 else f"the solution version knows no item {item}"
         expression = request.echo[ITEM_ATTRIBUTES]
         try:
-            found = self.attributes.find(expression)
+            found = self.attributes.matching_items(expression)
         except ItemAttributesError as error:
             return str(error)
         return found if len(found) else f"no item that is known has {expression}"

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from batchrec_dagster.local_personalize.filters.columns import Column, Given, Mask, Rows, holds
-from batchrec_dagster.local_personalize.filters.events import Int32, UserItems
+from batchrec_dagster.local_personalize.filters.tables import Int32, UserItems
 from batchrec_dagster.local_personalize.learning.serving import Float32, Forbid
 from batchrec_dagster.personalize.filter_grammar import (
     Expression,

@@ -14,12 +14,18 @@ import numpy.typing as npt
 import polars as pl
 
 from batchrec_dagster.local_personalize.filters.columns import Given, Mask, Rows, Table, column_of
-from batchrec_dagster.local_personalize.filters.events import UserItems, types_of_users
 from batchrec_dagster.local_personalize.filters.exclusion_mask import Forbidding, cases, coded
-from batchrec_dagster.local_personalize.filters.tables import CurrentItems, Read, load, placed
-from batchrec_dagster.local_personalize.filters.values import read_values, uses
+from batchrec_dagster.local_personalize.filters.tables import (
+    CurrentItems,
+    Read,
+    UserItems,
+    load,
+    placed,
+    types_of_users,
+)
 from batchrec_dagster.local_personalize.learning.serving import Forbid
 from batchrec_dagster.personalize.datasets import USER_ID
+from batchrec_dagster.personalize.filter_expressions import read_values, uses
 from batchrec_dagster.personalize.filter_grammar import (
     USER_TARGET,
     All,

@@ -1,9 +1,9 @@
-"""Imports, trainings, inferences, and the quick work of all kinds, in the background.
+"""Runs imports, trainings, inference and the quick work of every kind in the background.
 
-The catalog is the queue. A worker takes a piece of work by writing its name on it, in one
-transaction, so nobody else does it; when the worker's process is gone, whoever comes next takes
-the work over and does it again from its start. What an attempt writes has a name of its own that
-nobody reads until the transaction that makes the resource ACTIVE names it.
+The catalog is the queue. A worker claims a resource by writing its name on it in one transaction,
+so nobody else works on it; when the worker's process is gone, another claims the work and starts
+it again. Each attempt writes under its own name, which nobody reads until the transaction that
+makes the resource ACTIVE names it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,35 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from batchrec_dagster.local_personalize.catalog import lifecycle
 from batchrec_dagster.local_personalize.catalog.catalog import Catalog, Records, Resource
-from batchrec_dagster.local_personalize.catalog.home import Home, remove
+from batchrec_dagster.local_personalize.catalog.home import Home, Owner, bury, is_alive, remove
 from batchrec_dagster.local_personalize.catalog.kinds import Kind, Lane, no_files
+from batchrec_dagster.local_personalize.jobs import lifecycle
 from batchrec_dagster.local_personalize.jobs.job import ClosingError, Job, logger
-from batchrec_dagster.local_personalize.jobs.ownership import Owner, bury, is_alive
-from batchrec_dagster.local_personalize.jobs.progress import Pace
 from batchrec_dagster.storage.object_store import ObjectStore
+
+_MINUTES = {Lane.QUICK: 1.0, Lane.IMPORT: 8.0, Lane.TRAINING: 20.0, Lane.INFERENCE: 30.0}
+_SHARE_PENDING = 0.25  # of the time until it is ACTIVE, a job is CREATE PENDING
+
+
+@dataclass(frozen=True)
+class Pace:
+    """`of_aws` is the share of the time on AWS that work takes at least: 0 none, 1 all of it."""
+
+    of_aws: float = 0.0
+
+    def pending_seconds(self, lane: Lane) -> float:
+        """How long work waits at least before it begins."""
+        return self._seconds(lane) * _SHARE_PENDING
+
+    def in_progress_seconds(self, lane: Lane) -> float:
+        """How long work goes on at least once it has begun."""
+        return self._seconds(lane) * (1 - _SHARE_PENDING)
+
+    def _seconds(self, lane: Lane) -> float:
+        return 60 * _MINUTES[lane] * self.of_aws
 
 
 def tidy(catalog: Catalog, home: Home, kinds: Mapping[str, Kind]) -> None:
@@ -184,7 +203,7 @@ class Worker:
             remove(self._home.root / path)
         with self._catalog.writing() as records:
             if self._mine(records, resource):
-                kind.delete_beside(records, resource)
+                kind.delete_children(records, resource)
                 records.remove(resource.arn)
 
     def _mine(self, records: Records, resource: Resource) -> Resource | None:

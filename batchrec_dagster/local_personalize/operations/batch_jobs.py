@@ -1,33 +1,47 @@
-"""What batch inference jobs and batch segment jobs have in common."""
+"""Batch inference jobs and batch segment jobs: items, or users, for every input line."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Finished
-from batchrec_dagster.local_personalize.catalog.locations import (
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Finished, Kind, Lane
+from batchrec_dagster.local_personalize.data.batch_lines import Step, count_requests
+from batchrec_dagster.local_personalize.data.datasets import (
+    dataset_in,
+    group_reader,
+    take_interactions,
+)
+from batchrec_dagster.local_personalize.data.inference import Recommender
+from batchrec_dagster.local_personalize.data.segmentation import ItemAttributes, Segmenter
+from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
+from batchrec_dagster.local_personalize.filters.job import JobFilter
+from batchrec_dagster.local_personalize.jobs.job import (
+    Job,
     check_location,
     folder_of,
     objects_at,
 )
-from batchrec_dagster.local_personalize.data.batch_lines import Step, count_requests
-from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
-from batchrec_dagster.local_personalize.filters import Traits, traits
-from batchrec_dagster.local_personalize.jobs.job import Job
-from batchrec_dagster.local_personalize.jobs.progress import Progress
 from batchrec_dagster.local_personalize.learning.interactions import ModelFileError
-from batchrec_dagster.local_personalize.learning.model import AnyModel, load_model
-from batchrec_dagster.local_personalize.recipes import Recipe
+from batchrec_dagster.local_personalize.learning.model import AnyModel, SegmentModel, load_model
+from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
+from batchrec_dagster.local_personalize.operations.solution_versions import active_version
+from batchrec_dagster.local_personalize.recipes import RECIPES, RELATED_ITEMS, Recipe
 from batchrec_dagster.personalize.batch_inference import (
     MAX_INPUT_BYTES,
     MAX_INPUT_RECORDS,
     OUTPUT_SUFFIX,
 )
+from batchrec_dagster.personalize.batch_segment import MAX_RESULTS
+from batchrec_dagster.personalize.filter_check import Traits, traits
+from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, SIMILAR_ITEMS
+from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, Schema
 from batchrec_dagster.storage.object_store import ObjectInfo
+from batchrec_dagster.storage.progress import Progress
 
 DEFAULT_RESULTS = 25
 MAX_FILES = 1000
@@ -43,7 +57,7 @@ class Answerer(Protocol):
     def answer(self, source: Path, target: Path, step: Step) -> None: ...
 
 
-def draft(call: Call, folder: str, version: Resource, members: Mapping[str, Any]) -> Draft:
+def _draft(call: Call, folder: str, version: Resource, members: Mapping[str, Any]) -> Draft:
     """The job that a request asks for, its locations checked; absent (None) members left out."""
     params = call.params
     source = check_location(params["jobInput"]["s3DataSource"]["path"])
@@ -64,7 +78,7 @@ def draft(call: Call, folder: str, version: Resource, members: Mapping[str, Any]
     return Draft(f"{folder}/{params['jobName']}", version.arn, given)
 
 
-def check_filter(call: Call, version: Resource, *, of_users: bool) -> Traits | None:
+def _check_filter(call: Call, version: Resource, *, of_users: bool) -> Traits | None:
     """What the filter is for that a request names, if it names one; it must be of items or users.
 
     Raises ServiceErrors.
@@ -81,7 +95,7 @@ def check_filter(call: Call, version: Resource, *, of_users: bool) -> Traits | N
     return found
 
 
-def used_filter(records: Records, job: Resource) -> str | None:
+def _used_filter(records: Records, job: Resource) -> str | None:
     """The same, for a job that runs."""
     if "filterArn" not in job.body:
         return None
@@ -90,7 +104,7 @@ def used_filter(records: Records, job: Resource) -> str | None:
     return str(found.body["filterExpression"])
 
 
-def used_model(job: Job, version: Resource) -> AnyModel:
+def _used_model(job: Job, version: Resource) -> AnyModel:
     """The version's model. Raises JobFailedError when its files are damaged."""
     try:
         return load_model(job.home.root / version.state["model"])
@@ -98,7 +112,7 @@ def used_model(job: Job, version: Resource) -> AnyModel:
         raise JobFailedError(f"The model of {version.arn} cannot be used: {error}") from error
 
 
-def perform(job: Job, prepare: Callable[[Job], Answerer]) -> Finished:
+def _run(job: Job, prepare: Callable[[Job], Answerer]) -> Finished:
     """Answers all input files, then puts the outputs, whole, and the marker last."""
     home, arn = job.home, job.resource.arn
     source = job.resource.body["jobInput"]["s3DataSource"]["path"]
@@ -163,3 +177,167 @@ def _answer(job: Job, answerer: Answerer, uri: str, output: Path) -> Path:
     source.unlink()
     progress.end()
     return output
+
+
+_EXPLORATION = {
+    "explorationWeight": (1.0, "from 0 to 1"),
+    "explorationItemAgeCutOff": (1e9, "of days"),
+}
+
+
+def _create_inference(call: Call) -> Draft:
+    params = call.params
+    version = call.active("SolutionVersion", params["solutionVersionArn"])
+    recipe = RECIPES[version.body["recipeArn"]]
+    if recipe.makes_segments:
+        raise InvalidInputError(
+            f"{recipe.arn} makes user segments: use CreateBatchSegmentJob for {version.arn}."
+        )
+    _check_mode(params)
+    config = params.get("batchInferenceJobConfig", {})
+    _check_exploration(config.get("itemExplorationConfig", {}))
+    used = _check_filter(call, version, of_users=False)
+    if used and used.current_item and recipe.name != SIMILAR_ITEMS:
+        raise InvalidInputError(
+            f"A filter with CurrentItem can be used with {SIMILAR_ITEMS} only, not with"
+            f" {recipe.name}."
+        )
+    members = {
+        "batchInferenceJobMode": "BATCH_INFERENCE",
+        "batchInferenceJobConfig": config or None,
+    }
+    return _draft(call, "batch-inference-job", version, members)
+
+
+def _check_mode(params: Mapping[str, Any]) -> None:
+    if params.get("batchInferenceJobMode") == "THEME_GENERATION":
+        raise InvalidInputError("Themes (THEME_GENERATION) are not to be had locally.")
+    if "themeGenerationConfig" in params:
+        raise InvalidInputError("themeGenerationConfig is valid only in mode THEME_GENERATION.")
+
+
+def _check_exploration(config: Mapping[str, str]) -> None:
+    """An `itemExplorationConfig`; the service model has checked `rankingInfluence`."""
+    for name, text in config.items():
+        if name not in _EXPLORATION:
+            raise InvalidInputError(
+                f"itemExplorationConfig has no {name}; it has: {', '.join(_EXPLORATION)}."
+            )
+        most, allowed = _EXPLORATION[name]
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= most:
+            raise InvalidInputError(f"{name} must be a number {allowed}, but it is {text!r}.")
+
+
+def _recommender(job: Job) -> Recommender:
+    body = job.resource.body
+    with job.catalog.reading() as records:
+        version = active_version(records, body["solutionVersionArn"])
+        expression = _used_filter(records, job.resource)
+    recipe = RECIPES[version.body["recipeArn"]]
+    read = group_reader(job.catalog, job.home, version.body["datasetGroupArn"])
+    model = _used_model(job, version)
+    job.progress(f"{recipe.name}: {len(model.item_ids):,} items")
+    interactions = None
+    if recipe.type != RELATED_ITEMS:
+        dataset = dataset_in(job.catalog, version.body["datasetGroupArn"], INTERACTIONS)
+        interactions = take_interactions(job.catalog, job.home, dataset)
+        job.progress(f"{len(interactions):,} interactions")
+    if given := [name for name, value in body.get("batchInferenceJobConfig", {}).items() if value]:
+        job.progress(f"{' and '.join(given)}: kept, and without effect locally")
+    return Recommender(
+        recipe=recipe,
+        model=model,
+        interactions=interactions,
+        num_results=body["numResults"],
+        filter=JobFilter(expression, read, model.item_ids.tolist()) if expression else None,
+    )
+
+
+def _perform_inference(job: Job) -> Finished:
+    return _run(job, _recommender)
+
+
+BATCH_INFERENCE_JOB = Kind(
+    "BatchInferenceJob",
+    _create_inference,
+    parent="solutionVersionArn",
+    perform=_perform_inference,
+    lane=Lane.INFERENCE,
+    running="running_batch_inference_jobs",
+)
+
+
+def _create_segments(call: Call) -> Draft:
+    params = call.params
+    version = call.active("SolutionVersion", params["solutionVersionArn"])
+    recipe = RECIPES[version.body["recipeArn"]]
+    if not recipe.makes_segments:
+        raise InvalidInputError(
+            f"{recipe.arn} makes no user segments: use CreateBatchInferenceJob for {version.arn}."
+        )
+    if params.get("numResults", 1) > MAX_RESULTS:
+        raise InvalidInputError(f"numResults must be at most {MAX_RESULTS}: users in a segment.")
+    used = _check_filter(call, version, of_users=True)
+    if used and used.interactions and recipe.name == ITEM_ATTRIBUTE_AFFINITY:
+        raise InvalidInputError(
+            f"A filter on interactions cannot be used with {ITEM_ATTRIBUTE_AFFINITY}."
+        )
+    return _draft(call, "batch-segment-job", version, {})
+
+
+def _segmenter(job: Job) -> Segmenter:
+    body = job.resource.body
+    with job.catalog.reading() as records:
+        version = active_version(records, body["solutionVersionArn"])
+        expression = _used_filter(records, job.resource)
+        items = _items_schema(records, version)
+    recipe = RECIPES[version.body["recipeArn"]]
+    read = group_reader(
+        job.catalog, job.home, version.body["datasetGroupArn"], full_imports_only=True
+    )
+    model = _used_model(job, version)
+    assert isinstance(model, SegmentModel)
+    dataset = dataset_in(job.catalog, version.body["datasetGroupArn"], INTERACTIONS)
+    interactions = take_interactions(job.catalog, job.home, dataset, full_imports_only=True)
+    job.progress(f"{len(interactions.user_ids):,} users, {len(model.item_ids):,} items")
+    attributes = None
+    if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
+        if items is None:
+            raise JobFailedError(
+                f"{version.body['datasetGroupArn']} has no Items dataset, which"
+                f" {ITEM_ATTRIBUTE_AFFINITY} needs."
+            )
+        attributes = ItemAttributes(items, read, model.item_ids)
+    return Segmenter(
+        recipe=recipe,
+        model=model,
+        interactions=interactions,
+        num_results=body["numResults"],
+        attributes=attributes,
+        filter=JobFilter(expression, read, model.item_ids.tolist()) if expression else None,
+        log=job.progress,
+        checkpoint=job.checkpoint,
+    )
+
+
+def _items_schema(records: Records, version: Resource) -> Schema | None:
+    dataset = dataset_of(records, version.body["datasetGroupArn"], ITEMS)
+    return schema_of(records, dataset) if dataset else None
+
+
+def _perform_segments(job: Job) -> Finished:
+    return _run(job, _segmenter)
+
+
+BATCH_SEGMENT_JOB = Kind(
+    "BatchSegmentJob",
+    _create_segments,
+    parent="solutionVersionArn",
+    perform=_perform_segments,
+    lane=Lane.INFERENCE,
+    running="running_batch_segment_jobs",
+)

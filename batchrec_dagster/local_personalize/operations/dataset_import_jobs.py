@@ -9,11 +9,10 @@ from pathlib import Path
 from batchrec_dagster.local_personalize.catalog.catalog import Records
 from batchrec_dagster.local_personalize.catalog.home import remove
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Finished, Kind, Lane
-from batchrec_dagster.local_personalize.catalog.locations import check_location, objects_at
 from batchrec_dagster.local_personalize.data.datasets import FULL, INCREMENTAL, ROWS, keep_numbers
 from batchrec_dagster.local_personalize.data.importing import Source, import_files
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
-from batchrec_dagster.local_personalize.jobs.job import Job
+from batchrec_dagster.local_personalize.jobs.job import Job, check_location, objects_at
 from batchrec_dagster.local_personalize.operations.datasets import schema_of
 from batchrec_dagster.personalize.schemas import INTERACTIONS
 

@@ -1,4 +1,4 @@
-"""Datasets: one of each type in a group, with the data that was imported into it."""
+"""Schemas, dataset groups, and the datasets and filters of a group."""
 
 from __future__ import annotations
 
@@ -6,25 +6,82 @@ from typing import Any
 
 from batchrec_dagster.local_personalize.catalog.catalog import CREATING, Records, Resource
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Kind
-from batchrec_dagster.local_personalize.catalog.lifecycle import with_update
-from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
-from batchrec_dagster.personalize.schemas import DATASET_TYPES, INTERACTIONS, Schema, parse_schema
+from batchrec_dagster.local_personalize.errors import (
+    InUseError,
+    InvalidInputError,
+    LimitExceededError,
+)
+from batchrec_dagster.local_personalize.jobs.lifecycle import with_update
+from batchrec_dagster.personalize.filter_check import check_expression, check_group_fields
+from batchrec_dagster.personalize.filter_grammar import FilterError
+from batchrec_dagster.personalize.schemas import (
+    DATASET_TYPES,
+    INTERACTIONS,
+    Schema,
+    SchemaError,
+    parse_schema,
+)
 
 
 def schema_of(records: Records, dataset: Resource) -> Schema:
-    """The schema that a dataset has now."""
+    """The dataset's current schema."""
     schema = records.find(dataset.body["schemaArn"])
     assert schema is not None  # a schema outlives its datasets
     return parse_schema(schema.body["schema"])
 
 
 def dataset_of(records: Records, group_arn: str, dataset_type: str) -> Resource | None:
-    """The group's dataset of that type, if it has one."""
+    """The group's dataset of that type, if any."""
     datasets = records.children("Dataset", group_arn)
     return next((d for d in datasets if d.body["datasetType"] == dataset_type), None)
 
 
-def _create(call: Call) -> Draft:
+def _create_schema(call: Call) -> Draft:
+    if "domain" in call.params:
+        raise InvalidInputError(
+            "Domain dataset groups have no batch recommendations, which are all that this local"
+            " Personalize offers: leave domain out."
+        )
+    try:
+        parse_schema(call.params["schema"])
+    except SchemaError as error:
+        raise InvalidInputError(str(error)) from None
+    body = {"name": call.params["name"], "schema": call.params["schema"]}
+    return Draft(f"schema/{body['name']}", None, body)
+
+
+def _check_delete_schema(call: Call, schema: Resource) -> None:
+    for dataset in call.records.of_kind("Dataset", call.region):
+        if dataset.body["schemaArn"] == schema.arn:
+            raise InUseError(f"{schema.arn} is the schema of {dataset.arn}: delete that first.")
+
+
+def _create_group(call: Call) -> Draft:
+    params = call.params
+    if "domain" in params:
+        raise InvalidInputError(
+            "Domain dataset groups have no batch recommendations, which are all that this local"
+            " Personalize offers: leave domain out."
+        )
+    if "roleArn" in params and "kmsKeyArn" not in params:
+        raise InvalidInputError("A roleArn is valid only together with a kmsKeyArn.")
+    members = ("name", "roleArn", "kmsKeyArn")
+    body = {member: params[member] for member in members if member in params}
+    return Draft(f"dataset-group/{params['name']}", None, body)
+
+
+def _check_delete_group(call: Call, group: Resource) -> None:
+    for kind, plural in (("Solution", "solutions"), ("Dataset", "datasets")):
+        if call.records.children(kind, group.arn):
+            raise InUseError(f"{group.arn} still has {plural}: delete them first.")
+
+
+def _delete_filters(records: Records, group: Resource) -> None:
+    for group_filter in records.children("Filter", group.arn):
+        records.remove(group_filter.arn)
+
+
+def _create_dataset(call: Call) -> Draft:
     params = call.params
     dataset_type = params["datasetType"].upper()
     if dataset_type not in DATASET_TYPES:
@@ -33,7 +90,7 @@ def _create(call: Call) -> Draft:
             " which are what batch recommendations use."
         )
     group = call.active("DatasetGroup", params["datasetGroupArn"])
-    _check_schema(call, params["schemaArn"], dataset_type)
+    _check_schema_type(call, params["schemaArn"], dataset_type)
     body = {
         "name": params["name"],
         "datasetGroupArn": group.arn,
@@ -44,13 +101,13 @@ def _create(call: Call) -> Draft:
     return Draft(resource, group.arn, body, {"files": []})
 
 
-def _check_schema(call: Call, arn: str, dataset_type: str) -> None:
-    found = parse_schema(call.existing("Schema", arn).body["schema"]).dataset_type
-    if found != dataset_type:
-        raise InvalidInputError(f"{arn} is a schema for {found}, not for {dataset_type}.")
+def _check_schema_type(call: Call, arn: str, dataset_type: str) -> None:
+    schema = parse_schema(call.existing("Schema", arn).body["schema"])
+    if schema.dataset_type != dataset_type:
+        raise InvalidInputError(f"{arn} is a schema for {schema.dataset_type}, not {dataset_type}.")
 
 
-def _check_delete(call: Call, dataset: Resource) -> None:
+def _check_delete_dataset(call: Call, dataset: Resource) -> None:
     records = call.records
     if any(job.unfinished for job in records.children("DatasetImportJob", dataset.arn)):
         raise InUseError(f"{dataset.arn} has an import job that is not finished.")
@@ -60,12 +117,12 @@ def _check_delete(call: Call, dataset: Resource) -> None:
             raise InUseError(f"A version of {solution.arn} is being trained on {dataset.arn}.")
 
 
-def _files(records: Records, dataset: Resource) -> list[str]:
+def _dataset_files(records: Records, dataset: Resource) -> list[str]:
     return [file["path"] for file in dataset.state["files"]]
 
 
-def update(call: Call) -> dict[str, Any]:
-    """UpdateDataset: another schema, which keeps all fields and may add some that can be null.
+def update_dataset(call: Call) -> dict[str, Any]:
+    """UpdateDataset: a new schema, which keeps all fields and may add nullable ones.
 
     Source: developer guide, "Replacing a dataset's schema to add new columns".
     """
@@ -75,20 +132,20 @@ def update(call: Call) -> dict[str, Any]:
     if dataset.body["datasetType"] == INTERACTIONS:
         raise InvalidInputError("The schema of an Interactions dataset cannot be replaced.")
     schema_arn = call.params["schemaArn"]
-    _check_schema(call, schema_arn, dataset.body["datasetType"])
+    _check_schema_type(call, schema_arn, dataset.body["datasetType"])
     new = parse_schema(call.existing("Schema", schema_arn).body["schema"])
     old = schema_of(call.records, dataset)
     for field in old.fields:
         if field not in new.fields:
             raise InvalidInputError(
-                f"{schema_arn} lacks the field {field.name} of type {field.type}, as it was: a new"
-                " schema must keep the fields of the one it replaces."
+                f"{schema_arn} must keep the field {field.name}, unchanged, of type {field.type}:"
+                " a new schema can only add fields to the one it replaces."
             )
     for field in new.fields:
         if field not in old.fields and not field.nullable:
             raise InvalidInputError(
-                f"The new field {field.name} of {schema_arn} must allow null: rows that are there"
-                " already do not have it."
+                f"The new field {field.name} of {schema_arn} must allow null: rows imported"
+                " before do not have it."
             )
     changed = with_update(dataset, "latestDatasetUpdate", {"schemaArn": schema_arn})
     changed.body["schemaArn"] = schema_arn
@@ -96,6 +153,59 @@ def update(call: Call) -> dict[str, Any]:
     return {"datasetArn": dataset.arn}
 
 
+def _create_filter(call: Call) -> Draft:
+    params = call.params
+    group = call.existing("DatasetGroup", params["datasetGroupArn"])
+    expression = params["filterExpression"]
+    datasets = {kind: dataset_of(call.records, group.arn, kind) for kind in DATASET_TYPES}
+    schemas = {
+        kind: schema_of(call.records, dataset) for kind, dataset in datasets.items() if dataset
+    }
+    try:
+        check_expression(expression, schemas)
+    except FilterError as error:
+        raise InvalidInputError(str(error)) from None
+    others = call.records.children("Filter", group.arn)
+    try:
+        check_group_fields([*(other.body["filterExpression"] for other in others), expression])
+    except FilterError as error:
+        raise LimitExceededError(str(error)) from None
+    members = ("name", "datasetGroupArn", "filterExpression")
+    body = {member: params[member] for member in members}
+    return Draft(f"filter/{params['name']}", group.arn, body)
+
+
+def _check_delete_filter(call: Call, resource: Resource) -> None:
+    for kind in ("BatchInferenceJob", "BatchSegmentJob"):
+        for job in call.records.of_kind(kind, call.region):
+            if job.unfinished and job.body.get("filterArn") == resource.arn:
+                raise InUseError(f"{job.arn} uses {resource.arn} and is not finished.")
+
+
+SCHEMA = Kind(
+    "Schema", _create_schema, perform=None, total="schemas", check_delete=_check_delete_schema
+)
+
+DATASET_GROUP = Kind(
+    "DatasetGroup",
+    _create_group,
+    total="dataset_groups",
+    check_delete=_check_delete_group,
+    delete_children=_delete_filters,
+)
+
 DATASET = Kind(
-    "Dataset", _create, parent="datasetGroupArn", check_delete=_check_delete, files=_files
+    "Dataset",
+    _create_dataset,
+    parent="datasetGroupArn",
+    check_delete=_check_delete_dataset,
+    files=_dataset_files,
+)
+
+FILTER = Kind(
+    "Filter",
+    _create_filter,
+    parent="datasetGroupArn",
+    total="filters_per_group",
+    check_delete=_check_delete_filter,
 )

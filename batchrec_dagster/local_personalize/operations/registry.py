@@ -1,4 +1,4 @@
-"""Every batch operation by name: the table that the wire looks requests up in."""
+"""Every batch operation by name; requests are looked up here."""
 
 from __future__ import annotations
 
@@ -6,24 +6,72 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from batchrec_dagster.local_personalize.api.validation import output_members, pruned
+from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Kind
 from batchrec_dagster.local_personalize.operations import (
     datasets,
-    recipes,
     resources,
     solution_versions,
     solutions,
-    tags,
 )
-from batchrec_dagster.local_personalize.operations.batch_inference_jobs import BATCH_INFERENCE_JOB
-from batchrec_dagster.local_personalize.operations.batch_segment_jobs import BATCH_SEGMENT_JOB
-from batchrec_dagster.local_personalize.operations.dataset_groups import DATASET_GROUP
+from batchrec_dagster.local_personalize.operations.batch_jobs import (
+    BATCH_INFERENCE_JOB,
+    BATCH_SEGMENT_JOB,
+)
 from batchrec_dagster.local_personalize.operations.dataset_import_jobs import DATASET_IMPORT_JOB
-from batchrec_dagster.local_personalize.operations.datasets import DATASET
-from batchrec_dagster.local_personalize.operations.filters import FILTER
-from batchrec_dagster.local_personalize.operations.schemas import SCHEMA
+from batchrec_dagster.local_personalize.operations.datasets import (
+    DATASET,
+    DATASET_GROUP,
+    FILTER,
+    SCHEMA,
+)
+from batchrec_dagster.local_personalize.operations.resources import (
+    DEFAULT_PAGE,
+    read_token,
+    write_token,
+)
 from batchrec_dagster.local_personalize.operations.solution_versions import SOLUTION_VERSION
 from batchrec_dagster.local_personalize.operations.solutions import SOLUTION
+from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, recipe_of
+
+_PUBLISHED = 1_559_779_200.0  # when Personalize became generally available
+
+
+def list_recipes(call: Call) -> dict[str, Any]:
+    """ListRecipes: one page; none for a domain, as domains have no batch recommendations."""
+    domain = call.params.get("domain")
+    limit = call.params.get("maxResults", DEFAULT_PAGE)
+    after = read_token(call.params.get("nextToken"), "Recipe", domain)
+    recipes = [] if domain else list(RECIPES.values())
+    shape = output_members("ListRecipes")["recipes"]
+    page = [_described(recipe) for recipe in recipes[after : after + limit]]
+    answer: dict[str, Any] = {"recipes": pruned(page, shape)}
+    if after + limit < len(recipes):
+        answer["nextToken"] = write_token(after + limit, "Recipe", domain)
+    return answer
+
+
+def describe_recipe(call: Call) -> dict[str, Any]:
+    """DescribeRecipe. Raises NotFoundError, InvalidInputError for a recipe without batch."""
+    return {"recipe": _described(recipe_of(call.params["recipeArn"]))}
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "recipeArn": recipe.arn,
+        "algorithmArn": f"arn:aws:personalize:::algorithm/{recipe.name}",
+        "featureTransformationArn": (
+            "arn:aws:personalize:::feature-transformation/JSON-percentile-filtering"
+        ),
+        "status": ACTIVE,
+        "description": recipe.description,
+        "recipeType": recipe.type,
+        "creationDateTime": _PUBLISHED,
+        "lastUpdatedDateTime": _PUBLISHED,
+    }
+
 
 Operation = Callable[[Call], dict[str, Any]]
 
@@ -55,15 +103,15 @@ OPERATIONS: dict[str, Operation] = {
         for kind in KINDS.values()
         for verb, operation in kind.operations.items()
     },
-    "UpdateDataset": datasets.update,
+    "UpdateDataset": datasets.update_dataset,
     "UpdateSolution": solutions.update,
     "StopSolutionVersionCreation": solution_versions.stop,
     "GetSolutionMetrics": solution_versions.metrics,
-    "ListRecipes": recipes.list_recipes,
-    "DescribeRecipe": recipes.describe_recipe,
-    "TagResource": tags.tag_resource,
-    "UntagResource": tags.untag_resource,
-    "ListTagsForResource": tags.list_tags,
+    "ListRecipes": list_recipes,
+    "DescribeRecipe": describe_recipe,
+    "TagResource": resources.tag_resource,
+    "UntagResource": resources.untag_resource,
+    "ListTagsForResource": resources.list_tags,
 }
 
 READS = frozenset(name for name in OPERATIONS if name.startswith(("Describe", "List", "Get")))

@@ -7,9 +7,9 @@ from typing import Any
 from batchrec_dagster.local_personalize.api.validation import member_shape, pruned
 from batchrec_dagster.local_personalize.catalog.catalog import BUSY, Records, Resource
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Finished, Kind
-from batchrec_dagster.local_personalize.catalog.lifecycle import with_update
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
 from batchrec_dagster.local_personalize.jobs.job import Job, logger
+from batchrec_dagster.local_personalize.jobs.lifecycle import with_update
 from batchrec_dagster.local_personalize.operations.solution_config import (
     check_incremental,
     check_solution,
@@ -117,6 +117,6 @@ SOLUTION = Kind(
     total="solutions_per_group",
     check_delete=_check_delete,
     files=_files,
-    delete_beside=_delete_versions,
-    describe_beside=_latest_version,
+    delete_children=_delete_versions,
+    describe_extra=_latest_version,
 )

@@ -1,34 +1,10 @@
-"""How far a long job is, told now and then: how much is done, how fast, and the time left."""
+"""Progress of a long job, logged every few seconds: how much is done, how fast, the time left."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-from batchrec_dagster.local_personalize.catalog.kinds import Lane
-
-_MINUTES = {Lane.QUICK: 1.0, Lane.IMPORT: 8.0, Lane.TRAINING: 20.0, Lane.INFERENCE: 30.0}
-_SHARE_PENDING = 0.25  # of the time until it is ACTIVE, a job is CREATE PENDING
-
-
-@dataclass(frozen=True)
-class Pace:
-    """`of_aws` is the share of the time on AWS that work takes at least: 0 none, 1 all of it."""
-
-    of_aws: float = 0.0
-
-    def pending_seconds(self, lane: Lane) -> float:
-        """How long work waits at least before it begins."""
-        return self._seconds(lane) * _SHARE_PENDING
-
-    def in_progress_seconds(self, lane: Lane) -> float:
-        """How long work goes on at least once it has begun."""
-        return self._seconds(lane) * (1 - _SHARE_PENDING)
-
-    def _seconds(self, lane: Lane) -> float:
-        return 60 * _MINUTES[lane] * self.of_aws
-
 
 EVERY_SECONDS = 10.0
 

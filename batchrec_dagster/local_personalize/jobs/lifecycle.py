@@ -25,9 +25,14 @@ from batchrec_dagster.local_personalize.catalog.catalog import (
     Resource,
 )
 from batchrec_dagster.local_personalize.catalog.kinds import Finished, Kind
-from batchrec_dagster.local_personalize.catalog.locations import storage_failure
 from batchrec_dagster.local_personalize.errors import JobFailedError
-from batchrec_dagster.local_personalize.jobs.job import ClosingError, Job, StoppedError, logger
+from batchrec_dagster.local_personalize.jobs.job import (
+    ClosingError,
+    Job,
+    StoppedError,
+    logger,
+    storage_failure,
+)
 from batchrec_dagster.storage.object_store import StorageError
 
 # Members of Describe that tell of a change to a resource that stays ACTIVE meanwhile.
