@@ -135,7 +135,7 @@ def test_a_segment_for_attributes(local: Local) -> None:
     assert all(int(user[1:]) % 2 == 0 for user in _users(even))
     assert all(int(user[1:]) % 2 == 1 for user in _users(odd))
     assert none["error"].startswith("User error: no item that is known has ")
-    assert "itemAttributes cannot be read" in bad["error"]
+    assert "itemAttributes has an error at character 1" in bad["error"]
     assert bad["output"] == none["output"] == {"usersList": []}
 
 
