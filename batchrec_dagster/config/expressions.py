@@ -9,9 +9,9 @@ from batchrec_dagster.personalize.datasets import EVENT_TYPE
 from batchrec_dagster.personalize.filter_check import (
     check_expression,
     check_values,
-    event_types_of,
-    fields_of,
+    event_types,
     traits,
+    used_fields,
 )
 from batchrec_dagster.personalize.filter_grammar import FilterError
 from batchrec_dagster.personalize.item_attributes import ItemAttributesError, typed_conditions
@@ -33,12 +33,12 @@ def filter_problem(
     """Why Personalize would refuse the filter with these values, as an input line has them, or find
     nothing by it, as there are no `events`: then the type of every interaction is the same."""
     try:
-        for dataset, field in sorted(fields_of(expression)):
+        for dataset, field in sorted(used_fields(expression)):
             if problem := _missing(dataset, field, schemas):
                 return problem
         check_expression(expression, schemas)
         check_values(expression, schemas, values)
-        if not events and event_types_of(expression) - {"*", EVENT_TYPE_VALUE}:
+        if not events and event_types(expression) - {"*", EVENT_TYPE_VALUE}:
             return (
                 f"Interactions.{EVENT_TYPE} is {EVENT_TYPE_VALUE!r} for all: declare"
                 " ratings.columns.event_type"

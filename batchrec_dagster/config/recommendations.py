@@ -13,8 +13,8 @@ from batchrec_dagster.personalize.filter_expressions import (
     EXCLUDE_SEEN,
     MAX_LENGTH,
     MAX_VALUE_LENGTH,
-    filter_value,
-    joined,
+    chain,
+    format_values,
     placeholders,
     targets,
 )
@@ -54,7 +54,7 @@ class Recommendations(dg.Model):
     @field_validator("filter")
     @classmethod
     def _filter_is_possible(cls, expression: str | None) -> str | None:
-        if expression is not None and not 1 <= len(joined(EXCLUDE_SEEN, expression)) <= MAX_LENGTH:
+        if expression is not None and not 1 <= len(chain(EXCLUDE_SEEN, expression)) <= MAX_LENGTH:
             raise ValueError(
                 f"Personalize takes {MAX_LENGTH} characters at most, exclude_seen's among them"
             )
@@ -74,7 +74,7 @@ class Recommendations(dg.Model):
                 raise ValueError(f"{name} has no value")
             if any('"' in str(value) for value in _listed(values)):
                 raise ValueError(f"{name} has a value with a quote in it, which no filter can hold")
-            if len(filter_value(_listed(values))) > MAX_VALUE_LENGTH:
+            if len(format_values(_listed(values))) > MAX_VALUE_LENGTH:
                 raise ValueError(
                     f"{name} is too long: Personalize takes {MAX_VALUE_LENGTH} characters, quotes"
                     " and commas among them"
@@ -104,12 +104,12 @@ class Recommendations(dg.Model):
         expressions = [EXCLUDE_SEEN] if self.exclude_seen else []
         if self.filter:
             expressions.append(self.filter)
-        return joined(*expressions) if expressions else None
+        return chain(*expressions) if expressions else None
 
     @property
     def line_filter_values(self) -> dict[str, str]:
         """`filterValues` as every line of the batch input has them."""
-        return {name: filter_value(_listed(values)) for name, values in self.filter_values.items()}
+        return {name: format_values(_listed(values)) for name, values in self.filter_values.items()}
 
 
 def _listed(values: FilterValue | list[FilterValue]) -> list[FilterValue]:

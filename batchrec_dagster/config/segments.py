@@ -12,9 +12,9 @@ from batchrec_dagster.config.expressions import check_syntax
 from batchrec_dagster.personalize.batch_segment import MAX_RESULTS
 from batchrec_dagster.personalize.filter_expressions import (
     MAX_LENGTH,
-    looks_at_interactions,
     placeholders,
     targets,
+    uses_interactions,
 )
 from batchrec_dagster.personalize.recipes import ITEM_AFFINITY, ITEM_ATTRIBUTE_AFFINITY
 
@@ -92,7 +92,7 @@ class Segments(dg.Model):
     def _items_or_attributes(self) -> Self:
         if bool(self.items) is bool(self.attributes):
             raise ValueError("write either items (their ids) or attributes (expressions on them)")
-        if self.attributes and looks_at_interactions(self.filter or ""):
+        if self.attributes and uses_interactions(self.filter or ""):
             raise ValueError("segments by attributes take no filter on interactions")
         return self
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """An answer that refuses a request; `code` is the exception's name in the service model."""
+    """A refused request; `code` is the exception's name in the service model."""
 
     code = "InternalFailure"
 
 
 class InvalidInputError(ServiceError):
-    """A value is not valid, or a rule of the service forbids it."""
+    """A value is not valid or breaks a rule of the service."""
 
     code = "InvalidInputException"
 
@@ -28,7 +28,7 @@ class UnknownOperationError(ServiceError):
 
 
 class AlreadyExistsError(ServiceError):
-    """There is a resource of this name."""
+    """A resource of this name exists."""
 
     code = "ResourceAlreadyExistsException"
 
@@ -37,7 +37,7 @@ class AlreadyExistsError(ServiceError):
 
 
 class NotFoundError(ServiceError):
-    """There is no resource of this ARN."""
+    """No resource has this ARN."""
 
     code = "ResourceNotFoundException"
 
@@ -46,7 +46,7 @@ class NotFoundError(ServiceError):
 
 
 class InUseError(ServiceError):
-    """The resource is not ready yet, or something else needs it."""
+    """The resource is not ready, or another resource needs it."""
 
     code = "ResourceInUseException"
 
@@ -58,12 +58,12 @@ class LimitExceededError(ServiceError):
 
 
 class InvalidNextTokenError(ServiceError):
-    """The token is not one that this operation gave."""
+    """The token is not from the previous page of the same list."""
 
     code = "InvalidNextTokenException"
 
     def __init__(self) -> None:
-        super().__init__("The next token is not valid: send the one of the page before, unchanged.")
+        super().__init__("The next token is not valid: send the previous page's token, unchanged.")
 
 
 class TooManyTagsError(ServiceError):
@@ -79,4 +79,4 @@ class TooManyTagKeysError(ServiceError):
 
 
 class JobFailedError(Exception):
-    """A job ends as CREATE FAILED; the text is its `failureReason`."""
+    """The job ends as CREATE FAILED, with this message as its `failureReason`."""

@@ -1,4 +1,4 @@
-"""The recipes that this local Personalize trains: all that can do their work in batch.
+"""The recipes that this local Personalize trains: all those with batch jobs.
 
 Source: developer guide, "Choosing a recipe" and "Batch inference job input and output".
 """
@@ -34,7 +34,7 @@ class Recipe:
     input_fields: tuple[str, ...] = (USER_ID,)
     scores: bool = False  # whether its batch output has scores
     updates: bool = False  # whether trainingMode UPDATE is allowed
-    most_queries: int | None = None  # how many lines an input file may have
+    max_lines: int | None = None  # how many lines an input file may have
 
     @property
     def arn(self) -> str:
@@ -99,14 +99,14 @@ RECIPES = {
             USER_SEGMENTATION,
             "Finds the users who are most likely to interact with an item.",
             (ITEM_ID,),
-            most_queries=500,
+            max_lines=500,
         ),
         Recipe(
             names.ITEM_ATTRIBUTE_AFFINITY,
             USER_SEGMENTATION,
             "Finds the users who are most likely to interact with items of some attributes.",
             (ITEM_ATTRIBUTES,),
-            most_queries=10,
+            max_lines=10,
         ),
     )
 }
@@ -115,7 +115,7 @@ RECIPES = {
 _NOT_IN_BATCH = ("aws-trending-now", "aws-next-best-action")
 
 
-def recipe_of(arn: str) -> Recipe:
+def get_recipe(arn: str) -> Recipe:
     """The recipe of an ARN. Raises NotFoundError, or InvalidInputError for one without batch.
 
     Refused before anything is trained: nothing could be done here with such a solution.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from batchrec_dagster.personalize.datasets import EVENT_TYPE
-from batchrec_dagster.personalize.filter_expressions import uses
+from batchrec_dagster.personalize.filter_expressions import placeholder_uses
 from batchrec_dagster.personalize.filter_grammar import (
     ACTION_TARGET,
     ANY_EVENT,
@@ -33,7 +33,7 @@ from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS, Fie
 
 MAX_FIELDS = 10
 MAX_FIELDS_OF_GROUP = 20
-# What filterValues can hold, in the service model.
+# Limits of filterValues in the service model.
 MAX_PLACEHOLDERS = 25
 MAX_PLACEHOLDER_LENGTH = 50
 
@@ -44,11 +44,11 @@ Schemas = Mapping[str, Schema]  # by dataset type
 
 
 def check(expressions: tuple[Expression, ...], schemas: Schemas) -> None:
-    """Raises FilterError for the first rule that is broken, naming the part and what is allowed."""
+    """Raise FilterError for the first broken rule; it names the part and what is allowed."""
     targets = {expression.target for expression in expressions}
     if ACTION_TARGET in targets:
         raise FilterError(
-            "ActionID is for action recommendations, which are not to be had in batch: use ItemID"
+            "ActionID is for action recommendations, which batch jobs do not support: use ItemID"
             " or UserID."
         )
     if len(targets) > 1:
@@ -87,7 +87,7 @@ def _check_expression(expression: Expression, schemas: Schemas) -> None:
 
 
 def _check_place(field: FieldRef, target: str) -> None:
-    """Whether the field may stand on the left after WHERE."""
+    """Check that the field may be compared after WHERE."""
     if field.dataset not in DATASETS:
         allowed = " and ".join(DATASETS[dataset] for dataset in _DATASETS_OF[target])
         raise FilterError(f"{field} is of no known dataset: allowed are {allowed}.")
@@ -218,15 +218,15 @@ def _check_placeholders(expressions: Sequence[Expression]) -> None:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a filter is for, and what it needs to know."""
+    """What a filter filters, and which data it needs."""
 
-    users: bool  # it filters users, for segments (UserID); else items (ItemID)
-    interactions: bool  # it looks at interactions
-    current_item: bool  # it needs the item that is asked for: CurrentItem
+    users: bool  # filters users, for segments (UserID), not items (ItemID)
+    interactions: bool  # uses interactions
+    current_item: bool  # uses CurrentItem: the item of the input line
 
 
 def traits(expression: str) -> Traits:
-    """What the expression is for. Raises FilterError for what is no expression."""
+    """What the expression filters and needs. Raises FilterError."""
     expressions = parse(expression)
     operands = [o for e in expressions for c in comparisons(e.where) for o in c.operands]
     return Traits(
@@ -237,32 +237,32 @@ def traits(expression: str) -> Traits:
 
 
 def check_expression(expression: str, schemas: Schemas) -> None:
-    """Raises FilterError for what is no expression, or what these schemas of the group, by dataset
-    type, do not allow."""
+    """Check the expression against a group's schemas, by dataset type. Raises FilterError."""
     check(parse(expression), schemas)
 
 
 def check_values(expression: str, schemas: Schemas, values: Mapping[str, str]) -> None:
-    """Raises FilterError for `filterValues` that do not do for the placeholders of an expression
-    that has been checked against the schemas."""
+    """Check the `filterValues` of an expression that passes `check_expression`.
+
+    Raises FilterError for the first missing or invalid value.
+    """
     is_string = {
         (kind, field.name.upper()): field.type == "string"
         for kind, schema in schemas.items()
         for field in schema.fields
     }
-    for use in uses(parse(expression), is_string):
+    for use in placeholder_uses(parse(expression), is_string):
         if problem := use.problem(values.get(use.placeholder.name)):
             raise FilterError(problem)
 
 
-def fields_of(expression: str) -> set[tuple[str, str]]:
-    """The fields that it looks at, as (dataset type, name in upper case). Raises FilterError."""
+def used_fields(expression: str) -> set[tuple[str, str]]:
+    """The fields it uses, as (dataset type, name in upper case). Raises FilterError."""
     return fields(parse(expression))
 
 
-def event_types_of(expression: str) -> set[str]:
-    """The event types that it speaks of, in lower case, for their case does not matter; `*` is any.
-    Raises FilterError."""
+def event_types(expression: str) -> set[str]:
+    """The event types it names, in lower case; `*` is any type. Raises FilterError."""
     return {
         str(operand).lower()
         for part in parse(expression)
@@ -273,7 +273,7 @@ def event_types_of(expression: str) -> set[str]:
 
 
 def check_group_fields(expressions: Sequence[str]) -> None:
-    """Raises FilterError when all filters of a group together use too many dataset fields."""
+    """Raise FilterError when a group's filters together use too many dataset fields."""
     used = set().union(*(fields(parse(expression)) for expression in expressions))
     if len(used) > MAX_FIELDS_OF_GROUP:
         raise FilterError(

@@ -26,7 +26,7 @@ from batchrec_dagster.personalize.filter_grammar import (
 )
 from batchrec_dagster.personalize.schemas import INTERACTIONS
 
-# "*" stands for every event type. Only the latest FILTER_HISTORY interactions of a user and event
+# "*" is every event type. Only the latest FILTER_HISTORY interactions of a user and event
 # type count, see formats.interactions.
 EXCLUDE_SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
 
@@ -35,34 +35,36 @@ MAX_LENGTH = 2500
 MAX_VALUE_LENGTH = 1000
 
 
-def joined(*expressions: str) -> str:
-    """One filter of several: a batch job takes no more than one."""
+def chain(*expressions: str) -> str:
+    """One filter from several: a batch job takes only one."""
     return " | ".join(expressions)
 
 
 def placeholders(expression: str) -> set[str]:
-    """The names of the values that input lines have to bring: GENRES for $GENRES."""
-    return set(re.findall(r"\$(\w+)", _without_texts(expression)))
+    """The placeholders that input lines must give values for: GENRES for $GENRES."""
+    return set(re.findall(r"\$(\w+)", _without_strings(expression)))
 
 
 def targets(expression: str) -> set[str]:
-    """What it includes or excludes, in lower case: itemid, userid."""
-    found = re.findall(r"\b(?:INCLUDE|EXCLUDE)\s+(\w+)", _without_texts(expression), re.IGNORECASE)
+    """What the filter includes or excludes, in lower case: itemid, userid."""
+    found = re.findall(
+        r"\b(?:INCLUDE|EXCLUDE)\s+(\w+)", _without_strings(expression), re.IGNORECASE
+    )
     return {target.lower() for target in found}
 
 
-def looks_at_interactions(expression: str) -> bool:
-    """Whether it speaks of a field of the Interactions dataset."""
-    text = _without_texts(expression)
+def uses_interactions(expression: str) -> bool:
+    """Whether the filter uses a field of the Interactions dataset."""
+    text = _without_strings(expression)
     return re.search(r"\bInteractions\s*\.", text, re.IGNORECASE) is not None
 
 
-def filter_value(values: Iterable[str | float]) -> str:
-    """A placeholder's values as an input line holds them: texts quoted, parted by commas."""
+def format_values(values: Iterable[str | float]) -> str:
+    """A placeholder's values as an input line gives them: strings quoted, comma-separated."""
     return ",".join(f'"{value}"' if isinstance(value, str) else f"{value}" for value in values)
 
 
-def _without_texts(expression: str) -> str:
+def _without_strings(expression: str) -> str:
     return re.sub(r'"[^"]*"', '""', expression)
 
 
@@ -70,8 +72,8 @@ _VALUE = re.compile(rf"\s*(?:(?P<string>{STRING})|(?P<number>{NUMBER}))\s*", re.
 
 
 @dataclass(frozen=True)
-class Use:
-    """Where a placeholder stands, and what its values must be like there."""
+class PlaceholderUse:
+    """A placeholder in a comparison, and what its values must be there."""
 
     placeholder: Placeholder
     comparison: Comparison
@@ -79,35 +81,35 @@ class Use:
     required: bool  # in an INCLUDE expression
 
     def problem(self, raw: object) -> str | None:
-        """Why the value, as it is in `filterValues`, does not do; None when it does."""
+        """Why the value from `filterValues` is not valid; None if it is."""
         name = self.placeholder.name
         if raw is None:
-            wanted = f"The filter needs a value for the parameter {name} in filterValues"
-            return wanted if self.required else None
+            problem = f"The filter needs a value for the parameter {name} in filterValues"
+            return problem if self.required else None
         if not isinstance(raw, str):
             return f"The value of the filter parameter {name} must be a string"
-        found = read_values(raw)
-        if found is None:
+        values = parse_values(raw)
+        if values is None:
             return (
                 f"The value of the filter parameter {name} is not valid: it must be quoted strings"
                 f" or numbers, separated by commas, but it is {raw[:80]!r}"
             )
-        if any(isinstance(value, str) != self.is_string for value in found):
+        if any(isinstance(value, str) != self.is_string for value in values):
             kind = "quoted strings" if self.is_string else "a number without quotes"
             return f"The value of the filter parameter {name} must be {kind}, for {self.comparison}"
-        if len(found) > 1 and self.comparison.operator not in LISTS:
+        if len(values) > 1 and self.comparison.operator not in LISTS:
             return f"The filter parameter {name} takes one value, for {self.comparison}"
-        if ANY_EVENT in found and self.comparison.field.dataset != INTERACTIONS:
+        if ANY_EVENT in values and self.comparison.field.dataset != INTERACTIONS:
             return f'The value of the filter parameter {name} cannot be "*", for {self.comparison}'
         return None
 
 
-def uses(
+def placeholder_uses(
     expressions: tuple[Expression, ...], is_string: Mapping[tuple[str, str], bool]
-) -> list[Use]:
-    """Where all placeholders stand; `is_string` by (dataset type, column)."""
+) -> list[PlaceholderUse]:
+    """Every use of a placeholder; `is_string` by (dataset type, column)."""
     return [
-        Use(
+        PlaceholderUse(
             operand,
             comparison,
             is_string[comparison.field.dataset_type, comparison.field.column],
@@ -120,17 +122,17 @@ def uses(
     ]
 
 
-def read_values(text: str) -> tuple[Literal, ...] | None:
-    """The values, or None when the text is not a list of strings and numbers."""
+def parse_values(text: str) -> tuple[Literal, ...] | None:
+    """The values of a comma-separated list, or None when it is not one."""
     values: list[Literal] = []
     at = 0
     while True:
-        found = _VALUE.match(text, at)
-        if found is None:
+        match = _VALUE.match(text, at)
+        if match is None:
             return None
-        quoted, number = found.group("string", "number")
+        quoted, number = match.group("string", "number")
         values.append(string_value(quoted) if quoted else number_value(number))
-        at = found.end()
+        at = match.end()
         if at == len(text):
             return tuple(values)
         if text[at] != ",":

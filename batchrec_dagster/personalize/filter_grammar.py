@@ -1,8 +1,7 @@
-"""The grammar of filter expressions, and how one is read.
+"""The grammar of filter expressions, and their parser.
 
-Source: developer guide, "Filter expression structure and elements". The guide does not say which
-of AND and OR binds tighter, nor whether conditions may stand in parentheses: as in SQL, AND does,
-and they may.
+Source: developer guide, "Filter expression structure and elements". Where the guide is silent,
+SQL's rules apply: AND binds tighter than OR, and parentheses group conditions.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ CURRENT_USER, CURRENT_ITEM = "CURRENTUSER", "CURRENTITEM"
 ANY_EVENT = "*"
 LISTS = ("IN", "NOT IN")  # the operators that take a list of values
 
-# How each dataset is spelt in the guide; any case is taken.
+# As the guide spells the datasets; any case is accepted.
 DATASETS = {
     ITEMS: "Items",
     USERS: "Users",
@@ -31,7 +30,7 @@ DATASETS = {
     CURRENT_USER: "CurrentUser",
     CURRENT_ITEM: "CurrentItem",
 }
-# AWS's own samples quote with either mark.
+# AWS's own samples use both kinds of quotes.
 STRING = r""""[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*'"""
 NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _ESCAPED = re.compile(r"""\\(["'\\])""")
@@ -45,7 +44,7 @@ class FilterError(ValueError):
 
 @dataclass(frozen=True)
 class FieldRef:
-    """A field of a dataset; both names in upper case, for case does not matter."""
+    """A field of a dataset; both names in upper case, as case does not matter."""
 
     dataset: str
     column: str
@@ -55,24 +54,24 @@ class FieldRef:
 
     @property
     def dataset_type(self) -> str:
-        """The type of the dataset that has the values."""
+        """The type of the dataset that holds the field."""
         return {CURRENT_USER: USERS, CURRENT_ITEM: ITEMS}.get(self.dataset, self.dataset)
 
 
 @dataclass(frozen=True)
 class Placeholder:
-    """`$NAME`: its values come with each input line. The name's case matters."""
+    """`$NAME`: each input line gives its values. The name is case-sensitive."""
 
     name: str
 
 
-Variable = Placeholder | FieldRef  # stands for a value that comes with the line
+Variable = Placeholder | FieldRef  # its value depends on the input line
 Operand = Literal | Variable
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A field against one value, or against a list of them with IN and NOT IN."""
+    """A field compared with one value or, with IN and NOT IN, with a list of values."""
 
     field: FieldRef
     operator: str
@@ -84,25 +83,25 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class All:
+class And:
     """Conditions joined with AND."""
 
     parts: tuple[Condition, ...]
 
 
 @dataclass(frozen=True)
-class Either:
+class Or:
     """Conditions joined with OR."""
 
     parts: tuple[Condition, ...]
 
 
-Condition = Comparison | All | Either
+Condition = Comparison | And | Or
 
 
 @dataclass(frozen=True)
 class Expression:
-    """One of the expressions that `|` chains; it counts for users of whom all of `users` hold."""
+    """One of the expressions that `|` chains; `users` are its IF conditions, all required."""
 
     include: bool
     target: str
@@ -111,19 +110,19 @@ class Expression:
 
     @property
     def on_interactions(self) -> bool:
-        """Whether it looks at interactions; then it looks at nothing else."""
+        """Whether it uses interactions; then it uses no other dataset."""
         return next(comparisons(self.where)).field.dataset == INTERACTIONS
 
 
 def comparisons(condition: Condition) -> Iterator[Comparison]:
     """All comparisons of a condition, in order."""
-    waiting = [condition]
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, Comparison):
-            yield found
+    stack = [condition]
+    while stack:
+        current = stack.pop()
+        if isinstance(current, Comparison):
+            yield current
         else:
-            waiting.extend(reversed(found.parts))
+            stack.extend(reversed(current.parts))
 
 
 def fields(expressions: tuple[Expression, ...]) -> set[tuple[str, str]]:
@@ -137,12 +136,12 @@ def fields(expressions: tuple[Expression, ...]) -> set[tuple[str, str]]:
 
 
 def string_value(text: str) -> str:
-    """What a quoted string says."""
+    """The content of a quoted string."""
     return _ESCAPED.sub(r"\1", text[1:-1])
 
 
 def number_value(text: str) -> int | float:
-    """A whole number where it fits into a long, else the nearest double."""
+    """An int if it fits into a long, else the nearest float."""
     if len(text) <= 20 and text.lstrip("+-").isdigit() and -(2**63) <= int(text) < 2**63:
         return int(text)
     return float(text)
@@ -206,7 +205,7 @@ _WORD = re.compile(r"\w+|.", re.DOTALL)
 
 
 class _Builder(Transformer[Token, Any]):
-    """From matched rules to syntax; the parser calls it rule by rule, so nothing recurses."""
+    """Builds the syntax tree; the parser calls it rule by rule, so nothing recurses."""
 
     def start(self, children: list[Any]) -> tuple[Expression, ...]:
         return tuple(children)
@@ -219,11 +218,11 @@ class _Builder(Transformer[Token, Any]):
     def users(self, children: list[Any]) -> tuple[Comparison, ...]:
         return tuple(children)
 
-    def either(self, children: list[Any]) -> Either:
-        return Either(tuple(children))
+    def either(self, children: list[Any]) -> Or:
+        return Or(tuple(children))
 
-    def all(self, children: list[Any]) -> All:
-        return All(tuple(children))
+    def all(self, children: list[Any]) -> And:
+        return And(tuple(children))
 
     def comparison(self, children: list[Any]) -> Comparison:
         field, operator, (operands, in_parentheses) = children
@@ -257,9 +256,9 @@ _PARSER = Lark(_GRAMMAR, parser="lalr", transformer=_Builder(), maybe_placeholde
 
 @lru_cache(maxsize=128)
 def parse(text: str) -> tuple[Expression, ...]:
-    """The expressions of a filter, as `|` chains them; whether they make sense is not checked.
+    """The expressions of a filter, as `|` chains them; not checked against any schema.
 
-    Raises FilterError, with the place, for what is no expression.
+    Raises FilterError, with the place of the syntax error.
     """
     if len(text) > MAX_LENGTH:
         raise FilterError(
@@ -268,11 +267,11 @@ def parse(text: str) -> tuple[Expression, ...]:
     try:
         expressions: tuple[Expression, ...] = _PARSER.parse(text)  # type: ignore[assignment]
     except UnexpectedInput as error:
-        raise FilterError(_explained(error, text)) from None
+        raise FilterError(_explain(error, text)) from None
     return expressions
 
 
-def _explained(error: UnexpectedInput, text: str) -> str:
+def _explain(error: UnexpectedInput, text: str) -> str:
     expected: set[str] = set()
     if isinstance(error, UnexpectedCharacters):
         expected = error.allowed or set()

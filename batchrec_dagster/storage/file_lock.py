@@ -11,13 +11,13 @@ from pathlib import Path
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Waits until no other process or thread is inside a block on this file or folder."""
+    """Hold an exclusive lock on the file or folder; waits for other processes and threads."""
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     opened = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(opened, fcntl.LOCK_EX)
         yield
     finally:
-        # Closing is not enough: a child that was forked meanwhile has the file open too.
+        # Closing is not enough: a child forked in the meantime has the file open too.
         fcntl.flock(opened, fcntl.LOCK_UN)
         os.close(opened)

@@ -11,7 +11,7 @@ EVERY_SECONDS = 10.0
 
 @dataclass
 class Progress:
-    """Counts what is done of `total` things named `what`, such as "lines of s3://b/users.json"."""
+    """Logs progress over `total` things named `what`, such as "lines of s3://b/users.json"."""
 
     what: str
     total: int
@@ -19,18 +19,18 @@ class Progress:
     clock: Callable[[], float] = time.monotonic
     done: int = 0
     _began: float = field(init=False)
-    _told: float = field(init=False)
+    _last_logged: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._began = self._told = self.clock()
+        self._began = self._last_logged = self.clock()
 
     def add(self, count: int) -> None:
-        """So many more are done."""
+        """Count more as done; logs at most every EVERY_SECONDS."""
         self.done += count
         now = self.clock()
-        if now - self._told < EVERY_SECONDS:
+        if now - self._last_logged < EVERY_SECONDS:
             return
-        self._told = now
+        self._last_logged = now
         rate = self.done / (now - self._began)
         left = (self.total - self.done) / rate if rate else 0.0
         self.log(
@@ -39,7 +39,7 @@ class Progress:
         )
 
     def end(self) -> None:
-        """All is done."""
+        """Log the total and the rate."""
         seconds = self.clock() - self._began
         rate = f", {self.done / seconds:,.0f} a second" if seconds > 0 else ""
         self.log(f"{self.done:,} {self.what} in {seconds:.1f} s{rate}")

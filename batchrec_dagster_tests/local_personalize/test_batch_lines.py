@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.local_personalize.data import batch_lines
-from batchrec_dagster.local_personalize.data.batch_lines import Request, blocks, parse, raw_lines
+from batchrec_dagster.local_personalize.data.batch_lines import (
+    Request,
+    blocks,
+    parse,
+    read_raw_lines,
+)
 from batchrec_dagster.local_personalize.recipes import RECIPES
 from batchrec_dagster.personalize.recipes import (
     PERSONALIZED_RANKING,
@@ -101,7 +106,7 @@ def test_blocks_are_bounded_by_lines_and_by_bytes(monkeypatch: pytest.MonkeyPatc
 def test_any_bytes_are_as_many_requests_as_lines(data: bytes) -> None:
     marked = data.removeprefix(b"\xef\xbb\xbf")
     lines = [line for line in marked.split(b"\n") if line.strip()]
-    assert [line.rstrip(b"\n") for line in raw_lines(io.BytesIO(data)) if line] == lines
+    assert [line.rstrip(b"\n") for line in read_raw_lines(io.BytesIO(data)) if line] == lines
     requests = _requests(data)
     assert len(requests) == len(lines)
     for request in requests:

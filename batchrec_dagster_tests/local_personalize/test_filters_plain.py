@@ -48,8 +48,8 @@ def test_items_are_forbidden_as_the_plain_evaluator_says(
     currents = [dice.choice([*ITEMS, "other", "none"]) for _ in lines]
     types = world.types()
     for of_items, forbid in (
-        (False, found.forbid(users, texts)),
-        (True, found.forbid_for_items(currents, texts)),
+        (False, found.mask_for_users(users, texts)),
+        (True, found.mask_for_items(currents, texts)),
     ):
         scores = np.random.default_rng(0).random((len(lines), len(ITEMS)), dtype=np.float32)
         expected = scores.copy()

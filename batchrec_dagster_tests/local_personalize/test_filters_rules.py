@@ -50,7 +50,7 @@ def left(
 ) -> list[list[str]]:
     """The items that lines with these users, or current items, may be answered with."""
     found = JobFilter(expression, reader(data), items)
-    of_lines = found.forbid_for_items if current else found.forbid
+    of_lines = found.mask_for_items if current else found.mask_for_users
     forbid = of_lines(asked, [values or {}] * len(asked))
     scores = np.zeros((len(asked), len(items)), dtype=np.float32)
     forbid(slice(0, len(asked)), scores)
@@ -213,7 +213,7 @@ def test_users_that_may_be_in_a_segment(
 
 def test_data_that_have_changed_since_fail_the_job_and_say_why() -> None:
     changed = {"ITEMS": pl.DataFrame({"ITEM_ID": ["a"], "YEAR": ["1970"]})}
-    with pytest.raises(JobFailedError, match=r"does not fit the data.*YEAR is of type string"):
+    with pytest.raises(JobFailedError, match=r"does not fit.*YEAR is of type string"):
         JobFilter("INCLUDE ItemID WHERE Items.YEAR > 1969", reader(changed), ["a"])
 
 

@@ -80,7 +80,7 @@ def test_automatic_training_is_accepted_and_said_not_to_happen(
 def test_automl_is_refused(local: Local) -> None:
     invalid = local.client.exceptions.InvalidInputException
     group = local.group()
-    with pytest.raises(invalid, match="does no AutoML"):
+    with pytest.raises(invalid, match="AutoML is not supported locally"):
         local.solution(group, performAutoML=True)
     with pytest.raises(invalid, match="recipeArn is required"):
         local.client.create_solution(name="films", datasetGroupArn=group)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 ITEM_AFFINITY = "aws-item-affinity"
 ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
-NO_FULL_IMPORT = "no data of an import with importMode FULL"
+NO_FULL_IMPORT = "no data imported with importMode FULL"
 
 
 def _schema(local: Local, kind: str, *fields: dict[str, Any]) -> str:
@@ -106,7 +106,7 @@ def test_a_segment_holds_the_users_of_that_taste(local: Local) -> None:
     assert len(_users(even)) == 10
     assert again == even
     assert (unknown["error"], unknown["output"]) == (
-        "User error: the solution version knows no item none",
+        "User error: the solution version does not know item none",
         {"usersList": []},
     )
     assert bad == {
@@ -134,7 +134,7 @@ def test_a_segment_for_attributes(local: Local) -> None:
     even, odd, none, bad = _segments(local, version, queries, numResults=20)
     assert all(int(user[1:]) % 2 == 0 for user in _users(even))
     assert all(int(user[1:]) % 2 == 1 for user in _users(odd))
-    assert none["error"].startswith("User error: no item that is known has ")
+    assert none["error"].startswith("User error: no known item matches ")
     assert "itemAttributes has an error at character 1" in bad["error"]
     assert bad["output"] == none["output"] == {"usersList": []}
 

@@ -44,19 +44,19 @@ def test_the_documentation_has_the_tables_that_the_code_makes() -> None:
 
 
 def test_every_operation_and_recipe_is_told_of_once() -> None:
-    operations = {row.what: row for row in supported.operations()}
+    operations = {row.name: row for row in supported.operations()}
     assert len(operations) == 71
     assert set(operations) == set(service_model().operation_names)
     assert {name for name, row in operations.items() if row.supported} == set(OPERATIONS)
-    assert all(row.why for row in operations.values() if not row.supported)
+    assert all(row.note for row in operations.values() if not row.supported)
     recipes = list(supported.recipes())
-    assert len({row.what for row in recipes}) == len(recipes)
-    assert {row.what for row in recipes if row.supported} == {r.name for r in RECIPES.values()}
+    assert len({row.name for row in recipes}) == len(recipes)
+    assert {row.name for row in recipes if row.supported} == {r.name for r in RECIPES.values()}
 
 
-@pytest.mark.parametrize("name", [row.what for row in supported.recipes() if "…" not in row.what])
+@pytest.mark.parametrize("name", [row.name for row in supported.recipes() if "…" not in row.name])
 def test_the_service_takes_the_recipes_that_are_supported(local: Local, name: str) -> None:
-    (row,) = (row for row in supported.recipes() if row.what == name)
+    (row,) = (row for row in supported.recipes() if row.name == name)
     group = local.group()
     refused = _refusal(
         local,
@@ -260,11 +260,11 @@ ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
 
 
 def test_every_rule_is_asked_for() -> None:
-    assert set(ASKED) == {row.what for row in supported.RULES}
+    assert set(ASKED) == {row.name for row in supported.RULES}
 
 
-@pytest.mark.parametrize("rule", supported.RULES, ids=lambda rule: rule.what)
+@pytest.mark.parametrize("rule", supported.RULES, ids=lambda rule: rule.name)
 def test_the_service_keeps_the_rule(local: Local, rule: supported.Row) -> None:
-    ask, expected = ASKED[rule.what]
+    ask, expected = ASKED[rule.name]
     assert ask(local) == expected
     assert rule.supported or expected == INVALID

@@ -1,7 +1,7 @@
-"""A boto3 client whose Personalize is in this process.
+"""A boto3 client for a local Personalize in this process. All that other packages import from here.
 
-Requests are serialised, and answers parsed, by boto3 itself, as on AWS; between the two, botocore's
-`before-send` event takes the place of the network.
+boto3 serialises requests and parses responses as on AWS; botocore's `before-send` event replaces
+the network.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalPersonalize", "Pace", "Quotas", "client_for", "embedded_client"]
 
-# The client must not depend on, or fail for, what this machine's AWS configuration says.
+# The client ignores this machine's AWS configuration, which may be missing or broken.
 _SESSION = {
     "profile": (None, None, None, None),
     "config_file": (None, None, os.devnull, None),
@@ -46,17 +46,17 @@ def embedded_client(
     quotas: Quotas | None = None,
     pace: Pace | None = None,
 ) -> PersonalizeClient:
-    """A `personalize` client on the local Personalize that lives in `home`.
+    """A `personalize` client for the local Personalize in the folder `home`.
 
-    Data is read and written through `store`. Background work runs in threads of this process; what
-    it leaves unfinished, the next client on this home takes up.
+    Data is read and written through `store`. Jobs run in threads of this process; the next client
+    on this home resumes unfinished ones.
     """
     service = LocalPersonalize(home, store, region=region, quotas=quotas, pace=pace)
     return client_for(service, region=region)
 
 
 def client_for(service: LocalPersonalize, *, region: str = "us-east-1") -> PersonalizeClient:
-    """A `personalize` client on a local Personalize that is there already."""
+    """A `personalize` client for a running local Personalize."""
 
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         target = request.headers.get("X-Amz-Target", b"")
@@ -74,8 +74,8 @@ def client_for(service: LocalPersonalize, *, region: str = "us-east-1") -> Perso
         region_name=region,
         endpoint_url=_ENDPOINT,
         aws_access_key_id="local",
-        aws_secret_access_key="local",  # noqa: S106 (nothing is signed for anybody)
-        # A refusal is a refusal: nothing gets better by asking this process again.
+        aws_secret_access_key="local",  # noqa: S106 (nobody checks the signature)
+        # A retry would get the same answer from this process.
         config=Config(retries={"mode": "legacy", "total_max_attempts": 1}, proxies={}),
     )
     client.meta.events.register("before-send.personalize", cast(Any, respond))

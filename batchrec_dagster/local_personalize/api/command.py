@@ -17,13 +17,13 @@ def _folder_bucket(
     for value in values:
         bucket, separator, folder = value.partition("=")
         if not (bucket and separator and folder):
-            raise click.BadParameter(f"{value!r} is not like BUCKET=FOLDER")
+            raise click.BadParameter(f"{value!r} is not of the form BUCKET=FOLDER")
         buckets[bucket] = Path(folder).absolute()
     return buckets
 
 
-def _show_support(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
-    if asked:
+def _show_support(context: click.Context, parameter: click.Parameter, requested: bool) -> None:
+    if requested:
         from batchrec_dagster.local_personalize.api.supported import markdown
 
         click.echo(markdown(), nl=False)
@@ -37,7 +37,7 @@ def _show_support(context: click.Context, parameter: click.Parameter, asked: boo
     is_eager=True,
     expose_value=False,
     callback=_show_support,
-    help="Tell which operations, recipes and rules are supported, as Markdown, and exit.",
+    help="List the supported operations, recipes and rules as Markdown, and exit.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=9500, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
@@ -46,36 +46,36 @@ def _show_support(context: click.Context, parameter: click.Parameter, asked: boo
     type=click.Path(file_okay=False, path_type=Path),
     default=DEFAULT_HOME,
     show_default=True,
-    help="The folder of its catalogue, data and models.",
+    help="The folder for its catalog, data and models.",
 )
 @click.option("--region", default="us-east-1", show_default=True, help="The region in ARNs.")
-@click.option("--s3-endpoint", metavar="URL", help="Where S3 is, if not on AWS.")
+@click.option("--s3-endpoint", metavar="URL", help="The URL of S3, if not AWS's.")
 @click.option(
     "--bucket",
     "buckets",
     multiple=True,
     metavar="BUCKET=FOLDER",
     callback=_folder_bucket,
-    help="A folder that stands for the bucket s3://BUCKET. May be given more than once.",
+    help="Use a folder as the bucket s3://BUCKET. Repeat for more buckets.",
 )
 @click.option(
     "--pace",
     type=click.FloatRange(0),
     default=0.0,
     show_default=True,
-    help="Let work take this share of the time that it takes on AWS: 1 to rehearse waiting.",
+    help="The least share of the time on AWS that jobs take: 1 to rehearse waiting.",
 )
 @click.option(
     "--access-key-id",
     envvar="BATCHREC_LOCAL_PERSONALIZE_ACCESS_KEY_ID",
     show_envvar=True,
-    help="Take only requests signed with this key.",
+    help="Accept only requests signed with this key.",
 )
 @click.option(
     "--secret-access-key",
     envvar="BATCHREC_LOCAL_PERSONALIZE_SECRET_ACCESS_KEY",
     show_envvar=True,
-    help="The key's secret; better given by the environment than here.",
+    help="The key's secret. Prefer the environment variable.",
 )
 def local_personalize(
     port: int,
@@ -98,7 +98,7 @@ def local_personalize(
       batchrec local-personalize --port 0 --s3-endpoint http://127.0.0.1:8333
       batchrec local-personalize --support > support.md
     """
-    # These take a quarter of a second to import, which --help does not have to wait for.
+    # Imported here so that --help need not wait for them.
     import boto3
 
     from batchrec_dagster.local_personalize.api.server import serve
@@ -108,7 +108,7 @@ def local_personalize(
     from batchrec_dagster.storage.object_store import ObjectStore
 
     if bool(access_key_id) != bool(secret_access_key):
-        raise click.UsageError("an access key needs both its id and its secret")
+        raise click.UsageError("an access key needs both --access-key-id and --secret-access-key")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     key = (
         AccessKey(access_key_id, secret_access_key) if access_key_id and secret_access_key else None

@@ -1,7 +1,6 @@
 """The local Personalize over HTTP: for any AWS SDK, or the `aws` command.
 
-Point a client at it with AWS_ENDPOINT_URL_PERSONALIZE. It answers from the same dispatch as the
-embedded client.
+Point a client at it with AWS_ENDPOINT_URL_PERSONALIZE. It answers as the embedded client does.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from batchrec_dagster.local_personalize.api.signatures import (
 )
 from batchrec_dagster.local_personalize.jobs.job import logger
 
-MAX_REQUEST_BYTES = 1 << 20  # no request of the service model comes near
+MAX_REQUEST_BYTES = 1 << 20  # far more than any request of the service model needs
 REQUEST_SECONDS = 30.0  # how long a client may take to send one
-STOP_SECONDS = 10  # how long answers under way may take when the server is told to stop
+STOP_SECONDS = 10  # how long a stopping server waits for open requests
 
 
 def application(
@@ -39,17 +38,17 @@ def application(
     key: AccessKey | None = None,
     request_seconds: float = REQUEST_SECONDS,
 ) -> Starlette:
-    """The ASGI application. With a key, requests must be signed with it (Signature Version 4)."""
+    """The ASGI application. If `key` is given, requests must be signed with it."""
 
     async def personalize(request: Request) -> Response:
         try:
             body = await asyncio.wait_for(_read(request), request_seconds)
         except TimeoutError:
-            return _refused(408, "RequestTimeoutException", "The request came too slowly.")
+            return _error_response(408, "RequestTimeoutException", "The request came too slowly.")
         except ClientDisconnect:
             return Response(status_code=400)
         if body is None:
-            return _refused(
+            return _error_response(
                 413,
                 "RequestEntityTooLargeException",
                 f"A request may have at most {MAX_REQUEST_BYTES} bytes.",
@@ -58,7 +57,7 @@ def application(
             try:
                 check_signature(key, request.headers, body)
             except SignatureError as error:
-                return _refused(403, error.code, str(error))
+                return _error_response(403, error.code, str(error))
         target = request.headers.get("x-amz-target", "")
         status, content = await run_in_threadpool(answer, service.call, target, body)
         return _response(status, content)
@@ -79,12 +78,12 @@ def application(
 
 
 def serve(service: LocalPersonalize, host: str, port: int, *, key: AccessKey | None = None) -> None:
-    """Answers until it is told to stop (SIGINT, SIGTERM); logs each request."""
+    """Serve until SIGINT or SIGTERM; logs each request."""
     if not is_loopback(host):
         logger.warning(
-            "listening on %s: whoever reaches this address can use this Personalize%s",
+            "listening on %s: anyone who can reach this address can use this Personalize%s",
             host,
-            "" if key else ", for no access key is set",
+            "" if key else ", as no access key is set",
         )
     uvicorn.run(
         application(service, key=key),
@@ -97,7 +96,7 @@ def serve(service: LocalPersonalize, host: str, port: int, *, key: AccessKey | N
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
+    """Whether only this machine can reach the address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -105,7 +104,7 @@ def is_loopback(host: str) -> bool:
 
 
 async def _read(request: Request) -> bytes | None:
-    """The body, or None when it is too large; no more of it than allowed is ever kept."""
+    """The body, or None if it is too large; never holds more than the limit in memory."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -114,7 +113,7 @@ async def _read(request: Request) -> bytes | None:
     return bytes(body)
 
 
-def _refused(status: int, code: str, message: str) -> Response:
+def _error_response(status: int, code: str, message: str) -> Response:
     return _response(status, json.dumps({"__type": code, "message": message}).encode())
 
 

@@ -14,7 +14,7 @@ from batchrec_dagster.local_personalize.api.supported import refusal
 from batchrec_dagster.local_personalize.api.validation import (
     check_request,
     input_shape,
-    pruned,
+    prune,
     service_model,
 )
 from batchrec_dagster.local_personalize.catalog.catalog import Catalog
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 
 
 def answer(service: Service, target: str, body: bytes) -> Answer:
-    """Hands a request to the service. Whatever happens, the answer is one of the protocol's."""
+    """Call the service; any exception becomes an error response of the protocol."""
     try:
         return Answer(200, json.dumps(service(_operation(target), _params(body))).encode())
     except ServiceError as error:
@@ -85,7 +85,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 class LocalPersonalize:
-    """The service on one home. Many of them, in one process or several, may share a home."""
+    """The service on one home; several, in one process or many, may share it."""
 
     def __init__(
         self,
@@ -101,17 +101,17 @@ class LocalPersonalize:
         self._quotas = quotas or Quotas()
         self._catalog = Catalog(folders.catalog)
         self._worker = Worker(self._catalog, folders, store, KINDS, pace or Pace())
-        self._worker.wake()  # what an earlier process has left is taken up at once
+        self._worker.wake()  # resume the jobs of earlier processes
 
     def call(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Answers one request. Raises ServiceError."""
+        """Answer one request. Raises ServiceError."""
         if operation not in service_model().operation_names:
             raise UnknownOperationError(f"Amazon Personalize has no operation {operation!r}.")
         if operation not in OPERATIONS:
             raise InvalidInputError(refusal(operation))
         shape = input_shape(operation)
         check_request(params, shape)
-        given = pruned(params, shape)
+        given = prune(params, shape)
         transaction = self._catalog.reading if operation in READS else self._catalog.writing
         with transaction() as records:
             call = Call(given, records, self._region, self._quotas)
@@ -120,5 +120,5 @@ class LocalPersonalize:
         return answer
 
     def close(self) -> None:
-        """Leave what is in hand to others; the service takes no more work."""
+        """Stop running jobs, for another process to resume."""
         self._worker.close()

@@ -1,6 +1,6 @@
-"""AWS Signature Version 4: checks that a request was signed with the key of this service.
+"""AWS Signature Version 4: checks that a request is signed with this service's key.
 
-botocore computes the signature (`botocore.auth.SigV4Auth`); it has no check of one.
+botocore computes signatures (`botocore.auth.SigV4Auth`) but does not verify them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SignatureError(Exception):
 
 @dataclass(frozen=True)
 class AccessKey:
-    """The one key that may use the service."""
+    """The only key that may use the service."""
 
     key_id: str
     secret: str = field(repr=False)
@@ -72,7 +72,7 @@ def check_signature(
         raise SignatureError(
             "InvalidSignatureException", f"Sign at least {', '.join(sorted(_MUST_BE_SIGNED))}."
         )
-    # botocore signs the hash that this header names, whatever the body is.
+    # botocore signs the hash in this header, even if the body does not match it.
     body_hash = hashlib.sha256(body).hexdigest()
     expected = _signature(key, parts["region"], {name: headers[name] for name in signed}, body)
     if headers.get(_BODY_HASH, body_hash) != body_hash or not hmac.compare_digest(
@@ -85,7 +85,7 @@ def check_signature(
 
 
 class _Signer(SigV4Auth):
-    """Signs every header of the request: other SDKs sign some that botocore leaves out."""
+    """Signs every header: other SDKs sign some that botocore leaves out."""
 
     def headers_to_sign(self, request: AWSRequest) -> HTTPHeaders:
         return request.headers

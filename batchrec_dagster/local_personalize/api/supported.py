@@ -1,6 +1,6 @@
-"""What this local Personalize supports, and what it refuses and why: for refusals and for the docs.
+"""What this local Personalize supports, and why it refuses the rest.
 
-`python -m batchrec_dagster.local_personalize --support` prints it as Markdown.
+`batchrec local-personalize --support` prints it as Markdown; refused requests quote it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from batchrec_dagster.local_personalize.recipes import RECIPES
 
 _REAL_TIME = "serve recommendations in real time"
 
-# What the operations that are no part of batch recommendations work on -> why they are none.
+# Part of the operation's name -> why it is refused.
 _NO_BATCH = {
     "Campaign": f"campaigns {_REAL_TIME}",
     "Recommender": f"recommenders {_REAL_TIME}",
-    "EventTracker": "event trackers take events in real time: import them instead",
-    "MetricAttribution": "metric attributions count events that come in real time",
-    "DataDeletionJob": "data are deleted by a FULL import of those that stay",
-    "DatasetExportJob": "what was imported lies in your own storage already",
-    "Algorithm": "there are no algorithms of Amazon's here",
-    "FeatureTransformation": "there are no feature transformations of Amazon's here",
+    "EventTracker": "event trackers record events in real time: import events instead",
+    "MetricAttribution": "metric attributions count real-time events",
+    "DataDeletionJob": "import the data to keep with importMode FULL instead",
+    "DatasetExportJob": "the imported files are in your own storage already",
+    "Algorithm": "Amazon's algorithms are not available locally",
+    "FeatureTransformation": "Amazon's feature transformations are not available locally",
 }
 _DOMAIN = "a recipe of domain recommenders, which serve in real time"
 _SUCCESSOR = "an old recipe that Amazon replaced by aws-user-personalization"
@@ -39,14 +39,14 @@ _OTHER_RECIPES = {
 
 
 class Row(NamedTuple):
-    """A line of a table: `why` is what supporting it means here, or why it is refused."""
+    """A row of a table: `note` says how it is supported, or why it is refused."""
 
-    what: str
+    name: str
     supported: bool
-    why: str
+    note: str
 
 
-# Rules beyond the service model. The tests ask the service for each, under its name here.
+# Rules beyond the service model. The tests check each on the service, by its name here.
 RULES = (
     Row("constraints of the service model", True, "required, type, length, range, pattern, enum"),
     Row("unique names, one dataset of a type in a group", True, "ResourceAlreadyExistsException"),
@@ -57,32 +57,32 @@ RULES = (
     Row("fewer than 1000 interactions", True, "the import ends as CREATE FAILED"),
     Row("importMode INCREMENTAL", True, "rows are added; FULL replaces them"),
     Row("UpdateDataset", True, "Items and Users only, as on AWS; new fields must allow null"),
-    Row("filters", True, "the whole documented language, checked against the group's schemas"),
+    Row("filters", True, "all documented syntax, checked against the group's schemas"),
     Row(
         "trainingMode UPDATE",
         True,
-        "by recipes that Amazon updates too; new data without a full training",
+        "for the recipes that Amazon updates too; new data without a full training",
     ),
-    Row("performHPO", True, "searches the hyperparameters that act here"),
-    Row("unknown hyperparameters", False, "the recipe's own are taken, or refused by name"),
-    Row("itemExplorationConfig, rankingInfluence", True, "accepted and kept; nothing is explored"),
-    Row("optimizationObjective, trainingDataConfig", True, "accepted and kept, without effect"),
-    Row("performIncrementalUpdate", False, "needs a recipe that Amazon alone has"),
-    Row("trainingMode AUTOTRAIN", False, "Amazon sets it itself, when it trains automatically"),
-    Row("performAutoTraining", True, "accepted and kept; nothing is trained without a request"),
-    Row("performAutoML", False, "an old option: name a recipe"),
-    Row("roleArn", True, "accepted and kept; storage is reached with the server's own credentials"),
-    Row("kmsKeyArn", True, "accepted and kept; nothing is encrypted"),
+    Row("performHPO", True, "searches the hyperparameters that have an effect here"),
+    Row("unknown hyperparameters", False, "refused with the list of the recipe's own"),
+    Row("itemExplorationConfig, rankingInfluence", True, "stored; nothing is explored"),
+    Row("optimizationObjective, trainingDataConfig", True, "stored, without effect"),
+    Row("performIncrementalUpdate", False, "needs a recipe that only Amazon has"),
+    Row("trainingMode AUTOTRAIN", False, "set only by Amazon's automatic training"),
+    Row("performAutoTraining", True, "stored; training starts on request only"),
+    Row("performAutoML", False, "deprecated: choose a recipe"),
+    Row("roleArn", True, "stored; storage is read with the server's own credentials"),
+    Row("kmsKeyArn", True, "stored; nothing is encrypted"),
     Row("domain dataset groups and schemas", False, "domains have no batch recommendations"),
     Row("batchInferenceJobMode THEME_GENERATION", False, "themes need Amazon's language models"),
 )
 
 
 def refusal(operation: str) -> str:
-    """Why an operation of the service model is not answered here; a sentence."""
+    """The message for an unsupported operation of the service model."""
     return (
-        f"{operation} is not supported: this local Personalize does batch recommendations only,"
-        f" and {_why_not(operation)}."
+        f"{operation} is not supported locally: only batch recommendations are,"
+        f" and {_refusal_reason(operation)}."
     )
 
 
@@ -90,15 +90,15 @@ def operations() -> Iterator[Row]:
     """A row for every operation of the service model."""
     for name in sorted(service_model().operation_names):
         known = name in OPERATIONS
-        yield Row(name, known, "" if known else _why_not(name))
+        yield Row(name, known, "" if known else _refusal_reason(name))
 
 
 def recipes() -> Iterator[Row]:
-    """A row for every recipe of Amazon's, or family of them."""
+    """A row for each of Amazon's recipes, or family of recipes."""
     for recipe in RECIPES.values():
         fields = " and ".join(f"`{field}`" for field in recipe.input_fields)
-        made = "users" if recipe.makes_segments else "items"
-        yield Row(recipe.name, True, f"batches of {made}, for input lines with {fields}")
+        output = "users" if recipe.makes_segments else "items"
+        yield Row(recipe.name, True, f"{output} for input lines with {fields}")
     for name, why in _OTHER_RECIPES.items():
         yield Row(name, False, why)
 
@@ -109,14 +109,17 @@ def markdown() -> str:
     return "\n\n".join(_table(title, rows) for title, rows in parts) + "\n"
 
 
-def _why_not(operation: str) -> str:
-    return next((why for kind, why in _NO_BATCH.items() if kind in operation), "it is none of that")
+def _refusal_reason(operation: str) -> str:
+    return next(
+        (why for kind, why in _NO_BATCH.items() if kind in operation),
+        "this operation does not belong to them",
+    )
 
 
 def _table(title: str, rows: Iterable[Row]) -> str:
     lines = [f"| {title} | Here | |", "|---|---|---|"]
     lines += [
-        f"| {row.what} | {'supported' if row.supported else 'refused'} | {row.why} |"
+        f"| {row.name} | {'supported' if row.supported else 'refused'} | {row.note} |"
         for row in rows
     ]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""Checks a request against botocore's model of the service: the constraints AWS checks first.
+"""Validates a request against botocore's service model, as AWS does first.
 
-botocore's client itself checks only types, required members and minimum sizes; a service has to
-check maximum, pattern and enumeration too.
+botocore's client checks only types, required members and minimum sizes; a service must also check
+maximum sizes, patterns and enumerations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SERVICE = "personalize"
 
 @cache
 def service_model() -> ServiceModel:
-    """The model that comes with botocore; one in the user's ~/.aws/models is not looked at."""
+    """botocore's own model; ignores one in the user's ~/.aws/models."""
     loader = Loader(
         extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False
     )
@@ -41,7 +41,7 @@ def input_shape(operation: str) -> StructureShape:
 
 @cache
 def member_shape(operation: str, *path: str) -> Shape:
-    """The shape of a member of an operation's answer, down a path of structures."""
+    """The shape of a member of an operation's response, down a path of structures."""
     members = output_members(operation)
     shape = members[path[0]]
     for name in path[1:]:
@@ -53,31 +53,31 @@ def member_shape(operation: str, *path: str) -> Shape:
 
 @cache
 def output_members(operation: str) -> Mapping[str, Shape]:
-    """The members of an operation's answer; empty when it answers with nothing."""
+    """The members of an operation's response; empty if it has none."""
     shape = service_model().operation_model(operation).output_shape
     return shape.members if isinstance(shape, StructureShape) else {}
 
 
-def pruned(value: Any, shape: Shape) -> Any:
-    """`value` with the members that `shape` has and no others; absent (None) members left out."""
+def prune(value: Any, shape: Shape) -> Any:
+    """`value` with only the members of `shape`, without those that are None."""
     if isinstance(shape, StructureShape) and isinstance(value, Mapping):
         return {
-            name: pruned(value[name], member)
+            name: prune(value[name], member)
             for name, member in shape.members.items()
             if value.get(name) is not None
         }
     if isinstance(shape, ListShape) and isinstance(value, list):
-        return [pruned(entry, shape.member) for entry in value]
+        return [prune(entry, shape.member) for entry in value]
     if shape.type_name == "integer":
-        return int(value)  # JSON does not tell 5.0 from 5
+        return int(value)  # JSON clients may send 5.0 for 5
     return value
 
 
-_NAMED = 50  # a message names no more problems than this
-_SHOWN = 200  # a message quotes no more of a value than this
+_MAX_PROBLEMS = 50  # named in one message
+_MAX_VALUE_CHARS = 200  # quoted in one message
 
-# What the model's patterns use of Java's regular expressions and Python's `re` lacks. \w without
-# the underscore is letters and digits; Python has no class for separators, so they are listed.
+# Character classes of the model's Java patterns that Python's `re` lacks: letters and digits, and a
+# list of the separators.
 _CLASSES = {
     r"\p{ASCII}": r"[\x00-\x7f]",
     r"\p{L}\p{Z}\p{N}": r"\w \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000",
@@ -85,14 +85,14 @@ _CLASSES = {
 
 
 def check_request(params: dict[str, Any], shape: Shape) -> None:
-    """Raises InvalidInputError that names every member that breaks a constraint, and which.
+    """Raise InvalidInputError that names each broken constraint and its member.
 
-    Of very many it names the first: an answer must not be many times as large as its request.
+    Names at most the first _MAX_PROBLEMS, so that the answer stays small.
     """
-    problems = list(islice(_problems(params, shape, ""), _NAMED + 1))
+    problems = list(islice(_problems(params, shape, ""), _MAX_PROBLEMS + 1))
     if problems:
-        more = "More than " if len(problems) > _NAMED else ""
-        named = problems[:_NAMED]
+        more = "More than " if len(problems) > _MAX_PROBLEMS else ""
+        named = problems[:_MAX_PROBLEMS]
         count = f"{more}{len(named)} validation error{'s' if len(named) > 1 else ''} detected"
         raise InvalidInputError(f"{count}: {'; '.join(named)}")
 
@@ -100,15 +100,15 @@ def check_request(params: dict[str, Any], shape: Shape) -> None:
 def _problems(value: Any, shape: Shape, path: str) -> Iterator[str]:
     kind = shape.type_name
     if not _has_type(value, kind):
-        yield _broken(value, shape, path, f"Member must be a {kind}")
+        yield _violation(value, shape, path, f"Member must be a {kind}")
         return
-    constraint = _broken_constraint(value, shape)
+    constraint = _violated_constraint(value, shape)
     if constraint:
-        yield _broken(value, shape, path, constraint)
+        yield _violation(value, shape, path, constraint)
     if isinstance(shape, StructureShape):
         for name in shape.required_members:
             if value.get(name) is None:
-                yield _broken(None, shape, _join(path, name), "Member must not be null")
+                yield _violation(None, shape, _join(path, name), "Member must not be null")
         for name, member in shape.members.items():
             if value.get(name) is not None:
                 yield from _problems(value[name], member, _join(path, name))
@@ -121,16 +121,16 @@ def _problems(value: Any, shape: Shape, path: str) -> Iterator[str]:
             yield from _problems(entry, shape.value, _join(path, f"{key}.value"))
 
 
-def _broken(value: Any, shape: Shape, path: str, constraint: str) -> str:
-    shown = "null" if value is None else f"'{_shown(value, shape)}'"
+def _violation(value: Any, shape: Shape, path: str, constraint: str) -> str:
+    shown = "null" if value is None else f"'{_excerpt(value, shape)}'"
     return f"Value {shown} at '{path}' failed to satisfy constraint: {constraint}"
 
 
-def _shown(value: Any, shape: Shape) -> str:
+def _excerpt(value: Any, shape: Shape) -> str:
     if shape.metadata.get("sensitive"):
         return "***"
     text = value if isinstance(value, str) else str(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    return text if len(text) <= _MAX_VALUE_CHARS else text[:_MAX_VALUE_CHARS] + "…"
 
 
 def _join(path: str, name: str) -> str:
@@ -158,7 +158,7 @@ def _is_text(value: Any) -> bool:
         return False
     try:
         value.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair is no character
+    except UnicodeEncodeError:  # a lone surrogate
         return False
     return True
 
@@ -171,7 +171,7 @@ def _is_number(value: Any) -> bool:
     )
 
 
-def _broken_constraint(value: Any, shape: Shape) -> str | None:
+def _violated_constraint(value: Any, shape: Shape) -> str | None:
     metadata = shape.metadata
     least, most = metadata.get("min"), metadata.get("max")
     if shape.type_name in ("string", "list", "map"):
@@ -185,7 +185,7 @@ def _broken_constraint(value: Any, shape: Shape) -> str | None:
     if least is not None and size < least:
         return f"Member must have {what} greater than or equal to {least}"
     pattern = metadata.get("pattern")
-    if pattern and not _compiled(pattern).fullmatch(value):
+    if pattern and not _compile(pattern).fullmatch(value):
         return f"Member must satisfy regular expression pattern: {pattern}"
     allowed = getattr(shape, "enum", None)
     if allowed and value not in allowed:
@@ -194,7 +194,7 @@ def _broken_constraint(value: Any, shape: Shape) -> str | None:
 
 
 @cache
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compile(pattern: str) -> re.Pattern[str]:
     flags = re.RegexFlag(0) if r"\p{L}" in pattern else re.ASCII
     for java, python in _CLASSES.items():
         pattern = pattern.replace(java, python)

@@ -1,7 +1,7 @@
-"""What there is: resources, their statuses and tags, in one SQLite file.
+"""The catalog of resources, their statuses and tags, in one SQLite file.
 
-A resource whose status says that work is to be done on it *is* the work's place in the queue:
-there is no second list that could disagree. WAL mode lets readers answer while others write.
+The catalog is also the job queue: an unfinished resource is a queued job, so no second list can
+disagree with it. WAL mode lets readers answer while others write.
 """
 
 from __future__ import annotations
@@ -121,10 +121,10 @@ CREATE TABLE IF NOT EXISTS tags (
 
 @dataclass(frozen=True)
 class Resource:
-    """One resource. `body` is what Describe tells, `state` what only this service knows.
+    """One resource. `body` holds the members of Describe, `state` the service's own data.
 
-    `unfinished`: work is to be done on it, as its status or an update under way says.
-    `owner` names the worker that has the work in hand; times are epoch seconds.
+    `unfinished`: a job is queued or running, for the resource or an update of it. `owner` names
+    the worker that runs it. Times are epoch seconds.
     """
 
     arn: str
@@ -140,8 +140,8 @@ class Resource:
     updated: float = 0.0
     seq: int = 0
 
-    def now(self, status: str | None, **body: Any) -> Resource:
-        """This resource in a new status, with those members of its body set."""
+    def with_status(self, status: str | None, **body: Any) -> Resource:
+        """A copy with a new status and these members of the body set."""
         return replace(
             self,
             status=status,
@@ -158,13 +158,13 @@ class Records:
         self._db = connection
 
     def find(self, arn: str) -> Resource | None:
-        """The resource of this ARN, whatever its kind."""
+        """The resource of this ARN, of any kind."""
         return self._one("SELECT * FROM resources WHERE arn = ?", (arn,))
 
     def add(self, resource: Resource) -> None:
-        """Insert; `seq` and both times are set here. The ARN must be free.
+        """Insert; sets `seq` and both times. The ARN must be free.
 
-        Clients tell by the time what is newest, so that a clock set back does not count.
+        Clients sort by creation time, so it never decreases, even when the clock is set back.
         """
         newest = self._db.execute("SELECT created FROM resources ORDER BY seq DESC LIMIT 1")
         now = max([time.time(), *(created for (created,) in newest)])
@@ -218,7 +218,7 @@ class Records:
             "SELECT * FROM resources WHERE kind = ? AND region = ? ORDER BY seq", (kind, region)
         )
 
-    def everywhere(self, kind: str) -> list[Resource]:
+    def in_all_regions(self, kind: str) -> list[Resource]:
         """All resources of a kind, in every region."""
         return self._all("SELECT * FROM resources WHERE kind = ? ORDER BY seq", (kind,))
 
@@ -233,7 +233,7 @@ class Records:
         )
 
     def unfinished(self) -> list[Resource]:
-        """The resources that work is to be done on, oldest first."""
+        """The resources with a queued or running job, oldest first."""
         return self._all("SELECT * FROM resources WHERE unfinished = 1 ORDER BY seq", ())
 
     def tags(self, arn: str) -> dict[str, str]:
@@ -250,7 +250,7 @@ class Records:
         )
 
     def remove_tags(self, arn: str, keys: Iterable[str]) -> None:
-        """Take tags away; keys that are not there are no error."""
+        """Remove tags; unknown keys are ignored."""
         self._db.executemany(
             "DELETE FROM tags WHERE arn = ? AND key = ?", [(arn, key) for key in keys]
         )
@@ -266,8 +266,8 @@ class Catalog:
     """The SQLite file; safe to use from many threads and processes at once."""
 
     def __init__(self, path: Path) -> None:
-        # Turning WAL on does not wait for others who do the same, hence the lock. Once SQLite has
-        # the file open, nobody else may open it (see Connections).
+        # SQLite does not wait for another process that turns on WAL, hence the lock. Once SQLite
+        # has the file open, this process must not open it elsewhere (see Connections).
         with exclusive(path.with_suffix(".lock")):
             if not path.exists():
                 path.touch(mode=0o600)  # SQLite gives its WAL files the mode of the database
@@ -278,13 +278,13 @@ class Catalog:
 
     @contextmanager
     def reading(self) -> Iterator[Records]:
-        """One consistent look; never waits for a writer."""
+        """A read transaction; never waits for a writer."""
         with self._connections.transaction("BEGIN") as connection:
             yield Records(connection)
 
     @contextmanager
     def writing(self) -> Iterator[Records]:
-        """A transaction that is alone in writing: all of it or, on an exception, nothing."""
+        """The only write transaction at a time; rolled back on an exception."""
         with self._connections.transaction("BEGIN IMMEDIATE") as connection:
             yield Records(connection)
 

@@ -19,7 +19,7 @@ from batchrec_dagster.storage.file_lock import exclusive
 
 @dataclass(frozen=True)
 class Home:
-    """Paths under the folder. What the catalog does not name does not exist for a reader."""
+    """Paths under the folder. Readers ignore files that the catalog does not name."""
 
     root: Path
 
@@ -48,27 +48,27 @@ class Home:
         return self.root / "owners"
 
     def new_path(self, folder: Path, arn: str) -> Path:
-        """A path that nothing has used: an attempt that dies leaves nothing that another reads."""
+        """A unique path, so that nobody reads the files of an attempt that died."""
         return folder / f"{self.attempts_prefix(arn)}{uuid.uuid4().hex}"
 
     def attempts_prefix(self, arn: str) -> str:
-        """How the names begin of all that attempts at this resource write."""
+        """The prefix of every file name that jobs on this resource write."""
         _, _, _, region, _, resource = arn.split(":", 5)
         return f"{region}.{resource.replace('/', '.')}."
 
     def discard_attempts(self, folder: Path, arn: str, *, keep: Path | None = None) -> None:
-        """Remove what attempts at this resource have left, except what is kept."""
+        """Remove the files of earlier attempts at this resource, except `keep`."""
         for path in folder.glob(f"{self.attempts_prefix(arn)}*"):
             if path != keep:
                 remove(path)
 
     def relative(self, path: Path) -> str:
-        """How the catalog names the path, so that the folder can be moved."""
+        """The path as the catalog stores it, relative so that the home can be moved."""
         return path.relative_to(self.root).as_posix()
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder, or nothing when it is gone."""
+    """Remove a file or folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -79,26 +79,26 @@ _SUFFIX = ".owner"
 
 
 class Owner:
-    """This process, as one that takes on work. Only what a fork leaves behind must not use it."""
+    """The lock that shows that this process is alive. Do not use it in a forked child."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.name = f"{os.getpid()}-{uuid.uuid4().hex}"
         self._path = folder / f"{self.name}{_SUFFIX}"
-        with exclusive(folder):  # who looks for dead owners does not find it before it is locked
+        with exclusive(folder):  # nobody may see the file before it is locked
             self._file = self._path.open("w")
             # A forked child shares the lock; it must not keep it when this process is gone.
             os.register_at_fork(after_in_child=self._file.close)
             fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def close(self) -> None:
-        """Give everything up: what is still in hand is there for others to take."""
+        """Release the lock: other workers may claim this owner's unfinished jobs."""
         self._path.unlink(missing_ok=True)
         self._file.close()
 
 
-def bury(folder: Path) -> None:
-    """Remove the files of owners whose process is gone."""
+def remove_dead_owners(folder: Path) -> None:
+    """Remove the lock files of processes that have ended."""
     with exclusive(folder):
         for path in folder.glob(f"*{_SUFFIX}"):
             is_alive(folder, path.name.removesuffix(_SUFFIX))

@@ -1,7 +1,6 @@
-"""What a kind of resource is: the few things in which solutions, datasets, jobs … differ.
+"""The kinds of resources: in what solutions, datasets, jobs … differ.
 
-The operations that all kinds share (Create, Describe, List, Delete) are written once, in
-`operations/resources.py`, over a table of these.
+`operations/resources.py` implements Create, Describe, List and Delete once, for every Kind.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quotas:
-    """How many there may be; lower them to test how a pipeline bears it."""
+    """How many resources and running jobs are allowed; lower them to test a pipeline."""
 
     running_dataset_import_jobs: int = 5
     running_solution_versions: int = 20
@@ -42,7 +41,7 @@ ACCOUNT_ID = "000000000000"
 
 
 class Lane(StrEnum):
-    """Work waits in line only for work of its own lane: a filter does not wait for a training."""
+    """Jobs queue only within their lane, so that a filter does not wait for a training."""
 
     QUICK = "quick"
     IMPORT = "import"
@@ -52,7 +51,7 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True)
 class Call:
-    """One request: its parameters, checked against the model, and the catalog to answer from."""
+    """One request: its parameters, already validated, and the catalog."""
 
     params: Mapping[str, Any]
     records: Records
@@ -63,27 +62,29 @@ class Call:
         """The ARN of this account's `resource`, such as `schema/films`."""
         return f"arn:aws:personalize:{self.region}:{ACCOUNT_ID}:{resource}"
 
-    def existing(self, kind: str, arn: str) -> Resource:
+    def get(self, kind: str, arn: str) -> Resource:
         """The resource of that kind. Raises NotFoundError."""
         found = self.records.find(arn)
         if found is None or found.kind != kind:
             raise NotFoundError(arn)
         return found
 
-    def active(self, kind: str, arn: str) -> Resource:
-        """The same, when it is ready to be used. Raises NotFoundError, InUseError."""
-        found = self.existing(kind, arn)
+    def get_active(self, kind: str, arn: str) -> Resource:
+        """The same, but only if ACTIVE. Raises NotFoundError, InUseError."""
+        found = self.get(kind, arn)
         if found.status not in (ACTIVE, None):
             raise InUseError(f"{arn} is not ACTIVE: its status is {found.status}.")
         parent = self.records.find(found.parent) if found.parent else None
         if parent and parent.status in DELETING:
-            raise InUseError(f"{arn} goes with {parent.arn}: its status is {parent.status}.")
+            raise InUseError(
+                f"{arn} is deleted together with {parent.arn}, whose status is {parent.status}."
+            )
         return found
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What a Create makes: the ARN's last part, the parent's ARN, and the members to describe."""
+    """A resource to create: the ARN's last part, the parent's ARN and the members of Describe."""
 
     resource: str
     parent: str | None
@@ -92,29 +93,29 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What a job leaves: new members for Describe, new state, and what else changes with them.
+class JobResult:
+    """The result of a job: new members for Describe, new state and further changes.
 
-    `along` runs in the transaction that makes the resource ACTIVE, `after` when it is done.
+    `in_transaction` runs in the transaction that makes the resource ACTIVE, `after` follows it.
     """
 
     body: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
-    along: Callable[[Records], None] = lambda records: None
+    in_transaction: Callable[[Records], None] = lambda records: None
     after: Callable[[], None] = lambda: None
 
 
-def nothing_to_do(job: Job) -> Finished:
-    """The work of a kind that is ready as soon as it is looked at."""
-    return Finished()
+def nothing_to_do(job: Job) -> JobResult:
+    """For kinds whose resources need no work to become ACTIVE."""
+    return JobResult()
 
 
 def always_deletable(call: Call, resource: Resource) -> None:
     """For kinds that nothing depends on."""
 
 
-def nothing_beside(records: Records, resource: Resource) -> None:
-    """For kinds that take no other resource with them when they go."""
+def no_children(records: Records, resource: Resource) -> None:
+    """For kinds whose deletion deletes no other resource."""
 
 
 def no_files(records: Records, resource: Resource) -> list[str]:
@@ -122,34 +123,34 @@ def no_files(records: Records, resource: Resource) -> list[str]:
     return []
 
 
-def as_stored(records: Records, resource: Resource) -> dict[str, Any]:
-    """For kinds whose description is what they were created with."""
+def no_extra_members(records: Records, resource: Resource) -> dict[str, Any]:
+    """For kinds that Describe as they were created."""
     return {}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One row of the table.
+    """One kind of resource.
 
-    `running` and `total` name the quotas (fields of Quotas) that a Create counts against. `files`
-    are relative to the home; they go with the resource.
+    `running` and `total` name the quotas (fields of Quotas) that Create checks. `files` are
+    relative to the home and are deleted with the resource.
     """
 
     name: str
     create: Callable[[Call], Draft]
     parent: str | None = None
-    perform: Callable[[Job], Finished] | None = nothing_to_do
+    perform: Callable[[Job], JobResult] | None = nothing_to_do
     lane: Lane = Lane.QUICK
     running: str | None = None
     total: str | None = None
     check_delete: Callable[[Call, Resource], None] = always_deletable
     files: Callable[[Records, Resource], list[str]] = no_files
-    delete_children: Callable[[Records, Resource], None] = nothing_beside
-    describe_extra: Callable[[Records, Resource], dict[str, Any]] = as_stored
+    delete_children: Callable[[Records, Resource], None] = no_children
+    describe_extra: Callable[[Records, Resource], dict[str, Any]] = no_extra_members
 
     @cached_property
     def operations(self) -> dict[str, str]:
-        """Which operations the model has for this kind: verb -> operation name."""
+        """The service model's operations for this kind: verb -> operation name."""
         verbs = {
             "Create": f"Create{self.name}",
             "Describe": f"Describe{self.name}",
@@ -161,16 +162,16 @@ class Kind:
 
     @cached_property
     def arn_member(self) -> str:
-        """Such as `datasetGroupArn`: the only member of the Describe request."""
+        """The only member of the Describe request, such as `datasetGroupArn`."""
         return next(iter(input_shape(f"Describe{self.name}").members))
 
     @cached_property
-    def described_as(self) -> str:
-        """Such as `datasetGroup`: the only member of the Describe answer."""
+    def describe_member(self) -> str:
+        """The only member of the Describe response, such as `datasetGroup`."""
         return next(iter(output_members(f"Describe{self.name}")))
 
     @cached_property
-    def listed_as(self) -> str:
-        """Such as `datasetGroups`: the member of the List answer that is a list."""
+    def list_member(self) -> str:
+        """The member of the List response that is a list, such as `datasetGroups`."""
         members = output_members(self.operations["List"])
         return next(name for name, shape in members.items() if shape.type_name == "list")

@@ -1,1 +1,1 @@
-"""Imported datasets, and the files of batch jobs."""
+"""Imported datasets, and the input and output lines of batch jobs."""

@@ -1,4 +1,4 @@
-"""The input lines of batch jobs: whatever they hold, each becomes one request, in bounded memory.
+"""The input lines of batch jobs: each becomes one request, even a bad one, in bounded memory.
 
 Source: developer guide, "Preparing input data for batch recommendations".
 """
@@ -19,13 +19,13 @@ LINES_AT_ONCE = 200_000
 BYTES_AT_ONCE = 64 << 20
 _PROGRESS_LINES = 1000
 
-# Told how many more lines have been answered; the place where a job is stopped.
+# Called with the number of newly answered lines; may raise to stop the job.
 Step = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Request:
-    """One input line: what the output repeats of it, and why it cannot be answered, if so."""
+    """One input line: what the output echoes, and why it cannot be answered, if so."""
 
     echo: dict[str, Any]
     problem: str | None = None
@@ -39,7 +39,7 @@ def answer_lines(
     answer: Callable[[list[Request]], Iterator[str]],
     step: Step,
 ) -> None:
-    """Writes an output line for each line of `source` to `target`; `answer` gets them in blocks."""
+    """Write one output line to `target` for each line of `source`; `answer` takes blocks."""
     with source.open("rb") as lines, target.open("w", encoding="utf-8", newline="\n") as out:
         for block in blocks(lines, recipe):
             written = 0
@@ -53,10 +53,10 @@ def answer_lines(
 
 
 def blocks(file: BinaryIO, recipe: Recipe) -> Iterator[list[Request]]:
-    """The requests of a file, so many at a time as fit comfortably into memory."""
+    """The requests of a file, in blocks that fit into memory."""
     block: list[Request] = []
     size = 0
-    for line in raw_lines(file):
+    for line in read_raw_lines(file):
         block.append(parse(line, recipe))
         size += len(line or b"")
         if len(block) >= LINES_AT_ONCE or size >= BYTES_AT_ONCE:
@@ -66,11 +66,8 @@ def blocks(file: BinaryIO, recipe: Recipe) -> Iterator[list[Request]]:
         yield block
 
 
-def raw_lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """The lines that are not blank; None stands for one that is too long to be read.
-
-    A byte order mark at the start of the file is no part of the first line.
-    """
+def read_raw_lines(file: BinaryIO) -> Iterator[bytes | None]:
+    """The lines that are not blank; None for one that is too long. Skips a byte order mark."""
     if file.read(3) != codecs.BOM_UTF8:
         file.seek(0)
     while line := file.readline(MAX_LINE_BYTES + 1):
@@ -83,9 +80,9 @@ def raw_lines(file: BinaryIO) -> Iterator[bytes | None]:
 
 
 def count_requests(path: Path) -> int:
-    """How many lines of the file ask for something."""
+    """The number of lines that are not blank."""
     with path.open("rb") as file:
-        return sum(1 for _ in raw_lines(file))
+        return sum(1 for _ in read_raw_lines(file))
 
 
 def parse(line: bytes | None, recipe: Recipe) -> Request:
@@ -93,16 +90,18 @@ def parse(line: bytes | None, recipe: Recipe) -> Request:
     if line is None:
         return Request({}, f"User error: The line is longer than {MAX_LINE_BYTES} bytes")
     echo = _echo(line)
-    if echo is None or not all(_filled(name, echo.get(name)) for name in recipe.input_fields):
-        return Request(echo or {}, required_fields(recipe))
+    if echo is None or not all(
+        _is_valid_field(name, echo.get(name)) for name in recipe.input_fields
+    ):
+        return Request(echo or {}, missing_fields_error(recipe))
     values = echo.get("filterValues", {})
     if not _is_map_of_texts(values):
         return Request(echo, "User error: filterValues must be an object whose values are strings")
     return Request(echo, values=values)
 
 
-def required_fields(recipe: Recipe) -> str:
-    """Personalize's words for a line that lacks what the recipe needs."""
+def missing_fields_error(recipe: Recipe) -> str:
+    """Personalize's message for a line without the recipe's input fields."""
     fields = ", ".join(recipe.input_fields)
     return f"User error: Required fields for the provided recipe are {fields}"
 
@@ -110,14 +109,14 @@ def required_fields(recipe: Recipe) -> str:
 def _echo(line: bytes) -> dict[str, Any] | None:
     try:
         echo = json.loads(line.decode())
-        # What the output could not repeat is no JSON either: NaN, half of a surrogate pair.
+        # Refuse what the output could not echo: NaN, lone surrogates.
         json.dumps(echo, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return None
     return echo if isinstance(echo, dict) else None
 
 
-def _filled(name: str, value: Any) -> bool:
+def _is_valid_field(name: str, value: Any) -> bool:
     if name == ITEM_LIST:
         return isinstance(value, list) and bool(value) and all(map(_is_text, value))
     return _is_text(value)

@@ -1,4 +1,4 @@
-"""What was imported into a dataset, in the home: all rows, and the numbers to learn from."""
+"""The imported data of a dataset: all rows, and interactions ready to train on."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from batchrec_dagster.local_personalize.learning import store
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
 from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
 
-FULL, INCREMENTAL = "FULL", "INCREMENTAL"  # what importMode may be
+FULL, INCREMENTAL = "FULL", "INCREMENTAL"  # values of importMode
 
-# What is in the folder of an import.
-ROWS, NUMBERS = "rows.parquet", "interactions"
+# The files in the folder of an import.
+ROWS, INTERACTIONS = "rows.parquet", "interactions"
 
-_NUMBERED = (USER_ID, ITEM_ID, TIMESTAMP)
+_COLUMNS = (USER_ID, ITEM_ID, TIMESTAMP)
 _ATTEMPTS = 10
 
 T = TypeVar("T")
 
 
-def keep_numbers(folder: Path) -> None:
-    """Write the numbers of the interactions that were imported into the folder beside the rows."""
-    store.save(Interactions.from_frame(_rows([folder], _NUMBERED)), folder / NUMBERS)
+def save_interactions(folder: Path) -> None:
+    """Write the interactions of an import as arrays, next to its rows."""
+    store.save(Interactions.from_frame(_rows([folder], _COLUMNS)), folder / INTERACTIONS)
 
 
-def take_rows(
+def read_rows(
     catalog: Catalog,
     home: Home,
     dataset_arn: str,
@@ -40,12 +40,11 @@ def take_rows(
     *,
     full_imports_only: bool = False,
 ) -> T:
-    """What `take` makes of these columns of all rows of the dataset, as it is now.
+    """The result of `take` on these columns of all current rows of the dataset.
 
-    Names are taken in any case; the columns are called as they were asked for. `take` is asked
-    again when an import replaces the files meanwhile. `full_imports_only` leaves out what was
-    imported with importMode INCREMENTAL. Raises JobFailedError when the dataset is gone, has no
-    data or damaged ones.
+    Names match in any case; the frame has them as given. `take` is called again if an import
+    replaces the files in the meantime. `full_imports_only` leaves out imports with importMode
+    INCREMENTAL. Raises JobFailedError if the dataset is gone, empty or damaged.
     """
 
     def read(folders: list[Path]) -> T:
@@ -54,12 +53,12 @@ def take_rows(
     return _read(catalog, home, dataset_arn, read, full_imports_only)
 
 
-def take_interactions(
+def read_interactions(
     catalog: Catalog, home: Home, dataset_arn: str, *, full_imports_only: bool = False
 ) -> Interactions:
-    """All interactions of the dataset, as it is now; of a single import they stay on the disk.
+    """All current interactions of the dataset; memory-mapped if there is a single import.
 
-    Raises as `take_rows` does.
+    Raises as `read_rows` does.
     """
 
     def read(folders: list[Path]) -> Interactions:
@@ -81,20 +80,20 @@ def _read(
             return read(folders)
         except (FileNotFoundError, ModelFileError) as error:
             before, folders = folders, _folders(catalog, home, dataset_arn, full_imports_only)
-            if folders == before:  # no FULL import has replaced the files meanwhile
+            if folders == before:  # no FULL import has replaced the files
                 raise JobFailedError(
-                    f"Create failed. The data of {dataset_arn} cannot be read: {error}. Import them"
+                    f"Create failed. The data of {dataset_arn} cannot be read: {error}. Import it"
                     " again."
                 ) from error
     raise JobFailedError(f"Create failed. {dataset_arn} changes faster than it can be read.")
 
 
 def _folders(catalog: Catalog, home: Home, dataset_arn: str, full_imports_only: bool) -> list[Path]:
-    """Where the imports are whose data the dataset has now."""
+    """The folders of the imports that make up the dataset."""
     with catalog.reading() as records:
         dataset = records.find(dataset_arn)
     if dataset is None:
-        raise JobFailedError(f"{dataset_arn} does not exist any more.")
+        raise JobFailedError(f"{dataset_arn} no longer exists.")
     files = dataset.state["files"]
     if not files:
         raise JobFailedError(f"Create failed. {dataset_arn} has no data: import some first.")
@@ -102,14 +101,14 @@ def _folders(catalog: Catalog, home: Home, dataset_arn: str, full_imports_only: 
         files = [file for file in files if file["mode"] == FULL]
     if not files:
         raise JobFailedError(
-            f"Create failed. {dataset_arn} has no data of an import with importMode {FULL}:"
-            " user segments are made of such data only."
+            f"Create failed. {dataset_arn} has no data imported with importMode {FULL},"
+            " which user segments need."
         )
     return [home.root / file["path"] for file in files]
 
 
-def dataset_in(catalog: Catalog, group_arn: str, dataset_type: str) -> str:
-    """The ARN of the group's dataset of that type. Raises JobFailedError when it has none."""
+def find_dataset(catalog: Catalog, group_arn: str, dataset_type: str) -> str:
+    """The ARN of the group's dataset of that type. Raises JobFailedError if it has none."""
     with catalog.reading() as records:
         datasets = records.children("Dataset", group_arn)
     of_type = [d.arn for d in datasets if d.body["datasetType"] == dataset_type]
@@ -121,15 +120,15 @@ def dataset_in(catalog: Catalog, group_arn: str, dataset_type: str) -> str:
 def group_reader(
     catalog: Catalog, home: Home, group_arn: str, *, full_imports_only: bool = False
 ) -> Callable[[str, Sequence[str]], pl.DataFrame]:
-    """A function that reads these columns of the group's dataset of that type into memory.
+    """A function (dataset type, columns) -> those columns of the group's dataset.
 
-    It raises JobFailedError when there is no such dataset, column or data.
+    It raises JobFailedError if there is no such dataset, column or data.
     """
 
     def read(dataset_type: str, columns: Sequence[str]) -> pl.DataFrame:
-        dataset = dataset_in(catalog, group_arn, dataset_type)
+        dataset = find_dataset(catalog, group_arn, dataset_type)
         try:
-            return take_rows(
+            return read_rows(
                 catalog,
                 home,
                 dataset,
@@ -138,25 +137,27 @@ def group_reader(
                 full_imports_only=full_imports_only,
             )
         except pl.exceptions.ColumnNotFoundError:
-            missing = f"The {dataset_type} data lack one of {', '.join(columns)}: import them again"
-            raise JobFailedError(f"{missing} with a schema that has it.") from None
+            raise JobFailedError(
+                f"The {dataset_type} data lacks one of the columns {', '.join(columns)}: import it"
+                " again with a schema that has them."
+            ) from None
 
     return read
 
 
 def _interactions(folder: Path) -> Interactions:
-    if folder.is_file():  # an import of an earlier version: the rows alone
-        return Interactions.from_frame(_rows([folder], _NUMBERED))
-    return store.load(folder / NUMBERS)
+    if folder.is_file():  # imported by an earlier version: rows only
+        return Interactions.from_frame(_rows([folder], _COLUMNS))
+    return store.load(folder / INTERACTIONS)
 
 
 def _rows(folders: Sequence[Path], columns: Sequence[str]) -> pl.LazyFrame:
-    # An import of an earlier version is the file itself.
+    # Earlier versions imported into a single file.
     files = [folder if folder.is_file() else folder / ROWS for folder in folders]
-    # Files that were imported before a schema update lack the columns that it has added.
+    # Files imported before a schema update lack the columns that it added.
     frames = [pl.scan_parquet(str(file), glob=False) for file in files]
     rows = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
-    spelt = {name.upper(): name for name in rows.collect_schema().names()}
+    actual = {name.upper(): name for name in rows.collect_schema().names()}
     return rows.select(
-        pl.col(spelt.get(column.upper(), column)).alias(column) for column in columns
+        pl.col(actual.get(column.upper(), column)).alias(column) for column in columns
     )

@@ -1,6 +1,6 @@
-"""From CSV files to a data set's Parquet file, checked against the schema to the cell.
+"""Imports CSV files into a dataset's Parquet file and checks every cell against the schema.
 
-Cells are read as text first, so that what is wrong can be told with its file and line.
+Cells are read as text first, so that an error can name the file and line.
 Source of the rules: developer guide, "Preparing training data" and "Bulk import".
 """
 
@@ -30,18 +30,18 @@ _HEADER_BYTES = 1 << 20
 
 
 class Source(NamedTuple):
-    """A CSV file on this disk, and the name that messages call it by."""
+    """A local CSV file, and its name in messages."""
 
     path: Path
     name: str
 
 
 def import_files(sources: Sequence[Source], schema: Schema, target: Path) -> int:
-    """Writes the rows of all files to the Parquet file `target`; returns how many there are.
+    """Write the rows of all files to the Parquet file `target`; returns their number.
 
-    Raises JobFailedError that names the file and the line, or what the data lacks.
+    Raises JobFailedError, which names the file and line, or what is missing.
     """
-    frames = [_checked(source, schema) for source in sources]
+    frames = [_check(source, schema) for source in sources]
     rows = sum(count for _, count in frames)
     if schema.dataset_type == schemas.INTERACTIONS and rows < MIN_INTERACTIONS:
         raise JobFailedError(
@@ -62,7 +62,7 @@ def _has_event_type(target: Path) -> bool:
     return bool(found.item())
 
 
-def _checked(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
+def _check(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
     _check_header(source, schema)
     text = pl.scan_csv(
         source.path,
@@ -70,7 +70,9 @@ def _checked(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
         glob=False,
     )
     wrong = [
-        check.alias(field.name) for field in schema.fields if (check := _wrong(field)) is not None
+        check.alias(field.name)
+        for field in schema.fields
+        if (check := _invalid_rows(field)) is not None
     ]
     try:
         found = text.select(pl.len().alias(" rows"), *(w.any() for w in wrong)).collect(
@@ -79,11 +81,11 @@ def _checked(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
     except pl.exceptions.NoDataError:
         raise JobFailedError(f"{source.name} is empty.") from None
     except pl.exceptions.PolarsError as error:
-        raise JobFailedError(_unreadable(source, schema, str(error))) from None
+        raise JobFailedError(_explain_unreadable(source, schema, str(error))) from None
     rows, *broken = found.row(0)
     if any(broken):
         raise JobFailedError(_first_wrong_cell(source, schema, text))
-    return text.select(_parsed(field) for field in schema.fields), rows
+    return text.select(_parse(field) for field in schema.fields), rows
 
 
 def _check_header(source: Source, schema: Schema) -> None:
@@ -102,12 +104,12 @@ def _check_header(source: Source, schema: Schema) -> None:
         )
     if header != schema.columns:
         raise JobFailedError(
-            f"{source.name}, line 1: the columns must be those of the schema, in its order:"
-            f" {', '.join(schema.columns)}; they are {', '.join(header)}"
+            f"{source.name}, line 1: the columns must be the schema's, in its order:"
+            f" {', '.join(schema.columns)}. They are: {', '.join(header)}"
         )
 
 
-def _parsed(field: Field) -> pl.Expr:
+def _parse(field: Field) -> pl.Expr:
     cell = pl.col(field.name)
     if field.type == "boolean":
         lower = cell.str.to_lowercase()
@@ -116,13 +118,16 @@ def _parsed(field: Field) -> pl.Expr:
     return cell.cast(_TYPES[field.type], strict=False)
 
 
-def _reasons(field: Field) -> Iterator[tuple[str, pl.Expr]]:
-    """What can be wrong with a cell of this field, and where it is."""
+def _cell_checks(field: Field) -> Iterator[tuple[str, pl.Expr]]:
+    """Error messages for a cell of this field, and an expression for the rows of each."""
     cell, name = pl.col(field.name), field.name
     if not field.nullable:
-        yield f"{name} is empty", cell.is_null() | (cell == "")  # a quoted "" is no null
+        yield (
+            f"{name} is empty",
+            cell.is_null() | (cell == ""),
+        )  # Polars reads a quoted "" as an empty string, not as null
     if field.type != "string":
-        parsed = _parsed(field)
+        parsed = _parse(field)
         good = parsed.is_not_null()
         if field.type in ("float", "double"):
             good &= parsed.is_finite()
@@ -137,19 +142,19 @@ def _reasons(field: Field) -> Iterator[tuple[str, pl.Expr]]:
         yield too_long, values.list.eval(pl.element().str.len_chars() > most).list.any()
 
 
-def _wrong(field: Field) -> pl.Expr | None:
-    checks = [check.fill_null(value=False) for _, check in _reasons(field)]
+def _invalid_rows(field: Field) -> pl.Expr | None:
+    checks = [check.fill_null(value=False) for _, check in _cell_checks(field)]
     return pl.any_horizontal(checks) if checks else None
 
 
 def _first_wrong_cell(source: Source, schema: Schema, text: pl.LazyFrame) -> str:
-    wrong = [check for field in schema.fields if (check := _wrong(field)) is not None]
+    wrong = [check for field in schema.fields if (check := _invalid_rows(field)) is not None]
     row = text.with_row_index(" row").filter(pl.any_horizontal(wrong)).head(1).collect()
     index: int = row.item(0, " row")
     breaks = pl.sum_horizontal(pl.all().str.count_matches("\n", literal=True).fill_null(0).sum())
     line = 2 + index + int(text.head(index).select(breaks).collect().item())
     for field in schema.fields:
-        for reason, check in _reasons(field):
+        for reason, check in _cell_checks(field):
             if row.select(check.fill_null(value=False)).item():
                 value = row.item(0, field.name)
                 found = "" if not value else f", but it is {value[:80]!r}"
@@ -157,8 +162,8 @@ def _first_wrong_cell(source: Source, schema: Schema, text: pl.LazyFrame) -> str
     raise AssertionError("a row that failed its checks passes them")
 
 
-def _unreadable(source: Source, schema: Schema, reason: str) -> str:
-    """Why Polars cannot read the file: slow and exact, for this happens once."""
+def _explain_unreadable(source: Source, schema: Schema, reason: str) -> str:
+    """Why Polars cannot read the file: a slow but exact search for the bad line."""
     with source.path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -177,4 +182,4 @@ def _unreadable(source: Source, schema: Schema, reason: str) -> str:
                     )
         except csv.Error as error:
             return f"{source.name}, line {rows.line_num}: {error}."
-    return f"{source.name} is not readable as CSV: {reason.partition(chr(10))[0]}"
+    return f"{source.name} cannot be read as CSV: {reason.partition(chr(10))[0]}"

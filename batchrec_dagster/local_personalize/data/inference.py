@@ -1,4 +1,4 @@
-"""The lines of a batch inference job: each answered in its place, the bad ones too."""
+"""Answers the lines of a batch inference job in order; a bad line gets an error."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from batchrec_dagster.local_personalize.recipes import (
 )
 from batchrec_dagster.personalize.batch_inference import output_line
 
-# The items of one answer, best first, and their scores if the recipe gives any.
+# The items of one answer, best first, and their scores if the recipe has any.
 Answer = tuple[list[str], list[float] | None]
 
 
 @dataclass(frozen=True)
 class Recommender:
-    """A trained model with the data set of now, and what a job asks of it."""
+    """A model with the current interactions and the job's options."""
 
     recipe: Recipe
     model: AnyModel
-    interactions: Interactions | None  # related items are found without
+    interactions: Interactions | None  # None for related items
     num_results: int
     filter: JobFilter | None
 
     def answer(self, source: Path, target: Path, step: Step) -> None:
-        """Writes an output line for each line of `source` to `target`."""
+        """Write one output line to `target` for each line of `source`."""
         answer_lines(source, target, self.recipe, self._lines, step)
 
     def _lines(self, requests: Sequence[Request]) -> Iterator[str]:
         problems = [request.problem or self._filter_problem(request) for request in requests]
-        good = [r for r, problem in zip(requests, problems, strict=True) if problem is None]
-        answers = self._answers(good)
+        valid = [r for r, problem in zip(requests, problems, strict=True) if problem is None]
+        answers = self._answers(valid)
         for request, problem in zip(requests, problems, strict=True):
             if problem is not None:
                 yield output_line(request.echo, [], error=problem)
@@ -61,32 +61,32 @@ class Recommender:
 
     def _answers(self, requests: Sequence[Request]) -> Iterator[Answer]:
         if self.recipe.type == PERSONALIZED_RANKING:
-            return self._ranked(requests)
+            return self._rank(requests)
         if self.recipe.type == RELATED_ITEMS:
-            return self._similar(requests)
-        return self._recommended(requests)
+            return self._similar_items(requests)
+        return self._recommend(requests)
 
-    def _recommended(self, requests: Sequence[Request]) -> Iterator[Answer]:
+    def _recommend(self, requests: Sequence[Request]) -> Iterator[Answer]:
         assert isinstance(self.model, UserModel)
         assert self.interactions is not None
         users = [request.echo[USER_ID] for request in requests]
         values = [request.values for request in requests]
-        forbid = self.filter.forbid(users, values) if self.filter else None
+        forbid = self.filter.mask_for_users(users, values) if self.filter else None
         most = min(self.num_results, len(self.model.item_ids))
-        return self._unpacked(
+        return self._unpack(
             self.model.recommend(users, self.interactions, most, forbid=forbid),
         )
 
-    def _similar(self, requests: Sequence[Request]) -> Iterator[Answer]:
+    def _similar_items(self, requests: Sequence[Request]) -> Iterator[Answer]:
         assert isinstance(self.model, ItemModel)
         items = [request.echo[ITEM_ID] for request in requests]
         values = [request.values for request in requests]
-        forbid = self.filter.forbid_for_items(items, values) if self.filter else None
+        forbid = self.filter.mask_for_items(items, values) if self.filter else None
         most = min(self.num_results, len(self.model.item_ids))
-        return self._unpacked(self.model.similar(items, most, forbid=forbid))
+        return self._unpack(self.model.similar(items, most, forbid=forbid))
 
-    def _ranked(self, requests: Sequence[Request]) -> Iterator[Answer]:
-        """Each list whole, whatever `num_results`; unknown items last, in their order, with 0.
+    def _rank(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        """Each line's list, complete; unknown items last, in input order, with score 0.
 
         An item that is listed twice is ranked once.
         """
@@ -96,19 +96,21 @@ class Recommender:
         values = [request.values for request in requests]
         lists = [list(dict.fromkeys(request.echo[ITEM_LIST])) for request in requests]
         flat = positions(self.model.item_ids, [item for items in lists for item in items])
-        placed = np.split(flat, np.cumsum([len(items) for items in lists])[:-1])
-        forbid = self.filter.forbid(users, values) if self.filter else None
-        ranked = self._unpacked(
-            self.model.rank(users, [at[at >= 0] for at in placed], self.interactions, forbid=forbid)
+        at_by_line = np.split(flat, np.cumsum([len(items) for items in lists])[:-1])
+        forbid = self.filter.mask_for_users(users, values) if self.filter else None
+        ranked = self._unpack(
+            self.model.rank(
+                users, [at[at >= 0] for at in at_by_line], self.interactions, forbid=forbid
+            )
         )
-        for items, at, (found, scores) in zip(lists, placed, ranked, strict=True):
+        for items, at, (found, scores) in zip(lists, at_by_line, ranked, strict=True):
             unknown = [item for item, place in zip(items, at, strict=True) if place < 0]
             yield found + unknown, (scores or []) + [0.0] * len(unknown)
 
-    def _unpacked(self, chunks: Iterator[Recommended]) -> Iterator[Answer]:
+    def _unpack(self, chunks: Iterator[Recommended]) -> Iterator[Answer]:
         item_ids = self.model.item_ids
         for chunk in chunks:
-            counts = (chunk.items >= 0).sum(axis=1)  # a list that ran out of items is padded
+            counts = (chunk.items >= 0).sum(axis=1)  # short lists are padded
             for row, scores, count in zip(chunk.items, chunk.scores, counts, strict=True):
                 items = item_ids[row[:count]].tolist()
                 yield items, scores[:count].tolist() if self.recipe.scores else None

@@ -1,4 +1,4 @@
-"""The lines of a batch segment job: a segment of users for each, the best first."""
+"""Answers the lines of a batch segment job: a segment of users for each, best first."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Query = npt.NDArray[np.int32]  # positions in the model's items
 Users = npt.NDArray[np.int32]  # indexes into the users of the interactions
 Mask = npt.NDArray[np.bool_]  # over the users of the interactions
 
-# So many users are held at once for the segments of several lines: 128 MiB of numbers.
+# Users held in memory for the segments of several lines: 128 MiB.
 USERS_AT_ONCE = 32 << 20
 
 
@@ -76,19 +76,19 @@ def _equals(field: Field, value: Value) -> pl.Expr:
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A trained model with the interactions that segments are made of, and what a job asks."""
+    """A model with the current interactions and the job's options."""
 
     recipe: Recipe
     model: SegmentModel
     interactions: Interactions
     num_results: int
-    attributes: ItemAttributes | None  # for the recipe that is asked by attributes
+    attributes: ItemAttributes | None  # for aws-item-attribute-affinity
     filter: JobFilter | None
     log: Callable[[str], None]
     checkpoint: Callable[[], None]
 
     def answer(self, source: Path, target: Path, step: Step) -> None:
-        """Writes an output line for each line of `source` to `target`."""
+        """Write one output line to `target` for each line of `source`."""
         answer_lines(source, target, self.recipe, self._lines, step)
 
     def _lines(self, requests: Sequence[Request]) -> Iterator[str]:
@@ -103,7 +103,7 @@ class Segmenter:
                 yield output_line(request.echo, next(segments))
 
     def _query(self, request: Request) -> Query | str:
-        """The items that a line asks for, or why it cannot be answered."""
+        """The items of a line, or why it cannot be answered."""
         if request.problem is not None:
             return request.problem.removeprefix("User error: ")
         problem = self.filter.problem(request.values) if self.filter else None
@@ -112,42 +112,42 @@ class Segmenter:
         if self.attributes is None:
             item = request.echo[ITEM_ID]
             found = positions(self.model.item_ids, [item])
-            return found if found[0] >= 0 else f"the solution version knows no item {item}"
+            return found if found[0] >= 0 else f"the solution version does not know item {item}"
         expression = request.echo[ITEM_ATTRIBUTES]
         try:
             found = self.attributes.matching_items(expression)
         except ItemAttributesError as error:
             return str(error)
-        return found if len(found) else f"no item that is known has {expression}"
+        return found if len(found) else f"no known item matches {expression}"
 
-    def _segments(self, asked: Sequence[tuple[Query, Request]]) -> Iterator[list[str]]:
+    def _segments(self, lines: Sequence[tuple[Query, Request]]) -> Iterator[list[str]]:
         size = min(self.num_results, len(self.interactions.user_ids))
         at_once = max(1, USERS_AT_ONCE // max(1, size))
-        for start in range(0, len(asked), at_once):
-            some = asked[start : start + at_once]
-            for users in self._best(some, size):
+        for start in range(0, len(lines), at_once):
+            some = lines[start : start + at_once]
+            for users in self._top_users(some, size):
                 yield self.interactions.user_ids[users].tolist()
 
-    def _best(self, asked: Sequence[tuple[Query, Request]], size: int) -> list[Users]:
-        """The segment of each; lines that the filter treats alike are answered together."""
+    def _top_users(self, lines: Sequence[tuple[Query, Request]], size: int) -> list[Users]:
+        """The segment of each line; lines with the same filter values are answered together."""
         groups: dict[frozenset[tuple[str, str]], list[int]] = {}
-        for number, (_, request) in enumerate(asked):
-            values = request.values if self.filter else {}
-            groups.setdefault(frozenset(values.items()), []).append(number)
+        for number, (_, request) in enumerate(lines):
+            line_values = request.values if self.filter else {}
+            groups.setdefault(frozenset(line_values.items()), []).append(number)
         best: dict[int, Users] = {}
-        for alike, numbers in groups.items():
-            allowed = self._allowed(dict(alike))
+        for values, numbers in groups.items():
+            allowed = self._user_mask(dict(values))
             found = self.model.segment(
-                [asked[number][0] for number in numbers],
+                [lines[number][0] for number in numbers],
                 self.interactions,
                 size,
                 users=allowed,
                 checkpoint=self._step(len(numbers), int(allowed.sum())),
             )
             best.update(zip(numbers, found, strict=True))
-        return [best[number] for number in range(len(asked))]
+        return [best[number] for number in range(len(lines))]
 
-    def _allowed(self, values: dict[str, str]) -> Mask:
+    def _user_mask(self, values: dict[str, str]) -> Mask:
         if self.filter is None:
             return np.ones(len(self.interactions.user_ids), dtype=bool)
         return self.filter.user_mask(self.interactions.user_ids, values)

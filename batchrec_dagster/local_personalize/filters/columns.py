@@ -1,7 +1,7 @@
-"""Columns to test conditions on: many rows at once, or some rows of many.
+"""Columns to evaluate filter conditions on, for all rows or for some.
 
-A null never matches, not even != or NOT IN. A string matches when it or one of the values that `|`
-separates in it does.
+A null never matches, not even != or NOT IN. A string with `|` matches as a whole and by each of the
+values that `|` separates.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import polars as pl
 
 from batchrec_dagster.personalize.filter_grammar import (
     ANY_EVENT,
-    All,
+    And,
     Comparison,
     Condition,
-    Either,
     Literal,
+    Or,
     Variable,
 )
 
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
-# What placeholders and fields of CurrentItem stand for; those that are missing match nothing.
-Given = Mapping[Variable, tuple[Literal, ...]]
+# The values of placeholders and of CurrentItem's fields; a missing one matches nothing.
+Bindings = Mapping[Variable, tuple[Literal, ...]]
 
 _OPERATORS: dict[str, Callable[[Any, Any], Mask]] = {
     "=": operator.eq,
@@ -51,10 +51,10 @@ class Numbers:
         self._values = cells.cast(wide).fill_null(0).to_numpy()
 
     def compare(self, sign: str, values: tuple[Literal, ...], rows: Rows | None) -> Mask:
-        """Where the comparison holds: of these rows, or of all."""
+        """Which of these rows, or of all rows, match."""
         (value,) = values
         if self._single:
-            # A float is what 0.1 was rounded to when it was imported.
+            # The import rounded 0.1 to the nearest float, so round the value too.
             with np.errstate(over="ignore"):
                 value = float(np.float32(value))
         if rows is None:
@@ -63,7 +63,7 @@ class Numbers:
 
 
 class Strings:
-    """A column of strings: for each value the rows that have it, ascending."""
+    """A column of strings, indexed by value: the ascending rows that have it."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Strings:
         *,
         ignore_case: bool = False,
     ) -> None:
-        """Row `rows[i]` has `values[codes[i]]`; with `ignore_case` all values are in lower case."""
+        """Row `rows[i]` has `values[codes[i]]`; with `ignore_case`, values are in lower case."""
         self.size = size
         self._ignore_case = ignore_case
         self._code = {value: code for code, value in enumerate(values)}
@@ -85,8 +85,8 @@ class Strings:
         self._present[rows] = True
 
     @classmethod
-    def of_cells(cls, cells: pl.Series) -> Strings:
-        """A column as it was imported."""
+    def from_cells(cls, cells: pl.Series) -> Strings:
+        """The column of these imported cells."""
         frame = pl.DataFrame({"row": np.arange(len(cells)), "value": cells}).drop_nulls("value")
         several = frame.filter(pl.col("value").str.contains("|", literal=True))
         parts = several.with_columns(pl.col("value").str.split("|")).explode("value")
@@ -96,13 +96,15 @@ class Strings:
         return cls(len(cells), frame["row"].to_numpy(), codes, values.to_list())
 
     def compare(self, sign: str, values: tuple[Literal, ...], rows: Rows | None) -> Mask:
-        """Where the comparison holds: of these rows, or of all."""
+        """Which of these rows, or of all rows, match."""
         present = self._present if rows is None else self._present[rows]
-        hit = present if self._ignore_case and ANY_EVENT in values else self._having(values, rows)
+        hit = (
+            present if self._ignore_case and ANY_EVENT in values else self._rows_with(values, rows)
+        )
         return hit if sign in ("IN", "=") else present & ~hit
 
-    def _having(self, values: tuple[Literal, ...], rows: Rows | None) -> Mask:
-        """Which rows have any of the values."""
+    def _rows_with(self, values: tuple[Literal, ...], rows: Rows | None) -> Mask:
+        """Which rows have one of the values."""
         hit = np.zeros(self.size if rows is None else len(rows), dtype=bool)
         for value in values:
             code = self._code.get(str(value).lower() if self._ignore_case else str(value))
@@ -120,43 +122,48 @@ class Strings:
 Column = Numbers | Strings
 
 
-def column_of(cells: pl.Series) -> Column:
-    """The column to compare these cells with values."""
-    return Strings.of_cells(cells) if cells.dtype == pl.String else Numbers(cells)
+def make_column(cells: pl.Series) -> Column:
+    """The column of these cells, of strings or numbers."""
+    return Strings.from_cells(cells) if cells.dtype == pl.String else Numbers(cells)
 
 
-def holds(
-    condition: Condition, columns: Mapping[str, Column], given: Given, rows: Rows | None = None
+def matches(
+    condition: Condition,
+    columns: Mapping[str, Column],
+    bindings: Bindings,
+    rows: Rows | None = None,
 ) -> Mask:
-    """Where a condition holds: of these rows, or of all."""
+    """Which of these rows, or of all rows, meet the condition."""
     match condition:
         case Comparison():
             column = columns[condition.field.column]
-            values = resolved(condition, given)
+            values = resolve(condition, bindings)
             if values is None:
                 return np.zeros(column.size if rows is None else len(rows), dtype=bool)
             return column.compare(condition.operator, values, rows)
-        case All(parts):
-            return reduce(np.logical_and, [holds(part, columns, given, rows) for part in parts])
-        case Either(parts):
-            return reduce(np.logical_or, [holds(part, columns, given, rows) for part in parts])
+        case And(parts):
+            return reduce(
+                np.logical_and, [matches(part, columns, bindings, rows) for part in parts]
+            )
+        case Or(parts):
+            return reduce(np.logical_or, [matches(part, columns, bindings, rows) for part in parts])
 
 
-def resolved(comparison: Comparison, given: Given) -> tuple[Literal, ...] | None:
-    """The values to compare with; None when one of them is missing."""
+def resolve(comparison: Comparison, bindings: Bindings) -> tuple[Literal, ...] | None:
+    """The values to compare with, or None when one is missing."""
     values: list[Literal] = []
     for operand in comparison.operands:
         if isinstance(operand, Variable):
-            if operand not in given:
+            if operand not in bindings:
                 return None
-            values.extend(given[operand])
+            values.extend(bindings[operand])
         else:
             values.append(operand)
     return tuple(values)
 
 
 def lookup(ids: pl.Series, wanted: Sequence[str] | npt.NDArray[np.object_]) -> Rows:
-    """Where each wanted id stands in the distinct `ids`, -1 when it does not."""
+    """The position of each wanted id in the distinct `ids`, -1 for an unknown one."""
     known = pl.DataFrame({"id": ids, "row": np.arange(len(ids))})
     asked = pl.DataFrame({"id": pl.Series(list(wanted), dtype=pl.String)})
     found = asked.join(known, on="id", how="left", maintain_order="left")
@@ -164,7 +171,7 @@ def lookup(ids: pl.Series, wanted: Sequence[str] | npt.NDArray[np.object_]) -> R
 
 
 class Table:
-    """Columns whose rows have ids."""
+    """Columns with an id for each row."""
 
     def __init__(self, ids: pl.Series, columns: Mapping[str, Column]) -> None:
         """`ids` are distinct."""
@@ -172,12 +179,12 @@ class Table:
         self._columns = columns
 
     def rows(self, ids: Sequence[str] | npt.NDArray[np.object_]) -> Rows:
-        """The row of each id, -1 for one that is not there."""
+        """The row of each id, -1 for an unknown one."""
         return lookup(self._ids, ids)
 
-    def holds(self, condition: Condition, given: Given, rows: Rows) -> Mask:
-        """Of which of these rows the condition holds: never of -1."""
-        found = np.zeros(len(rows), dtype=bool)
-        there = np.flatnonzero(rows >= 0)
-        found[there] = holds(condition, self._columns, given, rows[there])
-        return found
+    def matches(self, condition: Condition, bindings: Bindings, rows: Rows) -> Mask:
+        """Which of these rows meet the condition; row -1 never does."""
+        mask = np.zeros(len(rows), dtype=bool)
+        known = np.flatnonzero(rows >= 0)
+        mask[known] = matches(condition, self._columns, bindings, rows[known])
+        return mask

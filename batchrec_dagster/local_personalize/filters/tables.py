@@ -18,8 +18,8 @@ from batchrec_dagster.local_personalize.filters.columns import (
     Rows,
     Strings,
     Table,
-    column_of,
     lookup,
+    make_column,
 )
 from batchrec_dagster.personalize.datasets import (
     EVENT_TYPE,
@@ -45,30 +45,30 @@ Int32 = npt.NDArray[np.int32]
 
 
 class UserItems:
-    """The distinct pairs of a user and an item; a pair has the event types that it came about by.
+    """The distinct pairs of a user and an item, with the event types of each.
 
-    `columns` holds EVENT_TYPE, a row a pair.
+    `columns` holds EVENT_TYPE, one row for each pair.
     """
 
     def __init__(self, rows: pl.DataFrame, item_ids: Sequence[str]) -> None:
-        """`rows` has USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE; other items are left out."""
-        coded, self._user_ids, types = _coded(rows)
+        """`rows` has USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE; unknown items are dropped."""
+        coded, self._user_ids, types = _encode(rows)
         item = pl.col(ITEM_ID).cast(pl.Enum(list(item_ids)), strict=False).to_physical()
         pair = pl.col("user") * len(item_ids) + item.cast(pl.Int64)
-        # One number tells a user, an item and a type; sorting it puts the pairs of a user together.
-        numbers = _latest(coded).select(pair * len(types) + pl.col("type")).to_series()
+        # One number encodes user, item and type; sorting it puts a user's pairs together.
+        numbers = _latest_per_type(coded).select(pair * len(types) + pl.col("type")).to_series()
         known = numbers.drop_nulls().unique().sort().to_numpy()
         pairs, kinds = np.divmod(known, max(1, len(types)))
-        opens = np.ones(len(pairs), dtype=bool)
-        opens[1:] = np.diff(pairs) != 0
-        owners, items = np.divmod(pairs[opens], max(1, len(item_ids)))
+        starts_pair = np.ones(len(pairs), dtype=bool)
+        starts_pair[1:] = np.diff(pairs) != 0
+        owners, items = np.divmod(pairs[starts_pair], max(1, len(item_ids)))
         self._items = items.astype(np.int32)
         self._starts = np.searchsorted(owners, np.arange(len(self._user_ids) + 1))
-        column = Strings(len(items), np.cumsum(opens) - 1, kinds, types, ignore_case=True)
+        column = Strings(len(items), np.cumsum(starts_pair) - 1, kinds, types, ignore_case=True)
         self.columns = {EVENT_TYPE: column}
 
     def users(self, user_ids: Sequence[str]) -> Rows:
-        """Each user's index for `pairs`, -1 for one without interactions."""
+        """Each user's index for `pairs`, -1 for a user without interactions."""
         return lookup(self._user_ids, user_ids)
 
     def pairs(self, users: Rows) -> tuple[Rows, Int32, Rows]:
@@ -81,27 +81,27 @@ class UserItems:
         return np.repeat(at, lengths), self._items[rows], rows
 
 
-def types_of_users(rows: pl.DataFrame) -> Table:
-    """The event types that each user of `rows` (USER_ID, EVENT_TYPE) has."""
-    coded, ids, types = _coded(rows.select(USER_ID, EVENT_TYPE))
+def user_event_types(rows: pl.DataFrame) -> Table:
+    """The event types of each user in `rows` (USER_ID, EVENT_TYPE)."""
+    coded, ids, types = _encode(rows.select(USER_ID, EVENT_TYPE))
     coded = coded.unique()
     user, kind = coded["user"].to_numpy(), coded["type"].to_numpy()
     return Table(ids, {EVENT_TYPE: Strings(len(ids), user, kind, types, ignore_case=True)})
 
 
-def _coded(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:
-    """The rows that have an event type, with numbers for `user` and `type`; what these stand for.
+def _encode(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:
+    """The rows with an event type, with codes `user` and `type`; and the decoded users and types.
 
-    Types that differ in case only are one.
+    Types that differ only in case are the same type.
     """
     rows = rows.drop_nulls(EVENT_TYPE)
     ids = rows[USER_ID].unique().sort()
-    spelt = rows[EVENT_TYPE].unique()
-    lower = [text.lower() for text in spelt.to_list()]
+    spellings = rows[EVENT_TYPE].unique()
+    lower = [text.lower() for text in spellings.to_list()]
     types = list(dict.fromkeys(lower))
     code = {text: at for at, text in enumerate(types)}
     number = np.array([code[text] for text in lower], dtype=np.int64)
-    kinds = rows[EVENT_TYPE].cast(pl.Enum(spelt)).to_physical().to_numpy()
+    kinds = rows[EVENT_TYPE].cast(pl.Enum(spellings)).to_physical().to_numpy()
     coded = rows.with_columns(
         pl.Series("type", number[kinds] if len(kinds) else [], dtype=pl.Int64),
         user=pl.col(USER_ID).cast(pl.Enum(ids)).to_physical().cast(pl.Int64),
@@ -109,8 +109,8 @@ def _coded(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:
     return coded.drop(USER_ID, EVENT_TYPE), ids, types
 
 
-def _latest(rows: pl.DataFrame) -> pl.DataFrame:
-    """The latest FILTER_HISTORY of each user and event type; the first given wins a tie."""
+def _latest_per_type(rows: pl.DataFrame) -> pl.DataFrame:
+    """The latest FILTER_HISTORY rows of each user and event type; the first row wins a tie."""
     rows = rows.with_columns(many=pl.len().over("user", "type") > FILTER_HISTORY)
     few = rows.filter(~pl.col("many"))
     latest = (
@@ -122,7 +122,7 @@ def _latest(rows: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([few, latest.select(few.columns)])
 
 
-# Reads these columns of the group's data set of that type; names are taken in any case.
+# (dataset type, columns) -> those columns of the group's dataset; names match in any case.
 Read = Callable[[str, Sequence[str]], pl.DataFrame]
 
 _KEYS = {ITEMS: [ITEM_ID], USERS: [USER_ID], INTERACTIONS: [USER_ID, ITEM_ID, TIMESTAMP]}
@@ -136,10 +136,10 @@ _TYPES = {
 }
 
 
-def load(expressions: tuple[Expression, ...], read: Read) -> dict[str, pl.DataFrame]:
-    """The data sets that the filter looks at: the keys and the fields that it names.
+def load_datasets(expressions: tuple[Expression, ...], read: Read) -> dict[str, pl.DataFrame]:
+    """The datasets that the filter uses: their ids and the fields it names.
 
-    Raises JobFailedError when one is not there, or no longer is as it was for CreateFilter.
+    Raises JobFailedError when one is missing, or has changed so that the filter no longer fits.
     """
     columns: dict[str, list[str]] = {}
     for dataset_type, column in sorted(fields(expressions)):
@@ -158,28 +158,28 @@ def load(expressions: tuple[Expression, ...], read: Read) -> dict[str, pl.DataFr
     try:
         check(expressions, schemas)
     except FilterError as error:
-        raise JobFailedError(
-            f"The filter does not fit the data that there are now: {error}"
-        ) from None
+        raise JobFailedError(f"The filter does not fit the current data: {error}") from None
     return {
-        dataset_type: frame if dataset_type == INTERACTIONS else by_id(frame, *_KEYS[dataset_type])
+        dataset_type: frame
+        if dataset_type == INTERACTIONS
+        else last_row_per_id(frame, *_KEYS[dataset_type])
         for dataset_type, frame in frames.items()
     }
 
 
-def by_id(frame: pl.DataFrame, key: str) -> pl.DataFrame:
-    """One row for each id: the last, for a later import replaces what an earlier one said."""
+def last_row_per_id(frame: pl.DataFrame, key: str) -> pl.DataFrame:
+    """The last row of each id, as a later import replaces earlier rows."""
     return frame.unique(key, keep="last", maintain_order=True)
 
 
-def placed(items: pl.DataFrame, item_ids: Sequence[str]) -> dict[str, Column]:
-    """The columns of Items, a row for each of `item_ids`: null for one that is not there."""
+def align_items(items: pl.DataFrame, item_ids: Sequence[str]) -> dict[str, Column]:
+    """The columns of Items, one row for each of `item_ids`; null for an unknown id."""
     at = pl.Series(lookup(items[ITEM_ID], item_ids)).replace(-1, None)
-    return {name: column_of(cells.gather(at)) for name, cells in items.to_dict().items()}
+    return {name: make_column(cells.gather(at)) for name, cells in items.to_dict().items()}
 
 
 class CurrentItems:
-    """What the fields of CurrentItem stand for, item by item."""
+    """The values of CurrentItem's fields, for each item."""
 
     def __init__(self, expressions: Iterable[Expression], items: pl.DataFrame) -> None:
         self.fields = sorted(
@@ -195,16 +195,16 @@ class CurrentItems:
         columns = list(dict.fromkeys([ITEM_ID, *(field.column for field in self.fields)]))
         self._frame = items.select(columns)
 
-    def given(self, item_ids: Sequence[str]) -> list[dict[Variable, tuple[Literal, ...]]]:
-        """For each item the values of its fields; fields that are null are left out."""
+    def bindings(self, item_ids: Sequence[str]) -> list[dict[Variable, tuple[Literal, ...]]]:
+        """The values of each item's fields, without those that are null."""
         rows = lookup(self._frame[ITEM_ID], item_ids).tolist()
-        found: list[dict[Variable, tuple[Literal, ...]]] = [{} for _ in rows]
+        bindings: list[dict[Variable, tuple[Literal, ...]]] = [{} for _ in rows]
         for field in self.fields:
             cells = self._frame[field.column]
             for number, row in enumerate(rows):
                 cell = cells[row] if row >= 0 else None
                 if isinstance(cell, str):
-                    found[number][field] = tuple(cell.split("|"))
+                    bindings[number][field] = tuple(cell.split("|"))
                 elif cell is not None:
-                    found[number][field] = (cell,)
-        return found
+                    bindings[number][field] = (cell,)
+        return bindings

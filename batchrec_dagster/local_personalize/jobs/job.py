@@ -14,52 +14,49 @@ from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore, Stora
 
 logger = logging.getLogger("batchrec_dagster.local_personalize")
 
-_LOOK_SECONDS = 0.2  # how often a job looks whether it was told to stop
+_CHECK_SECONDS = 0.2  # between looks at whether the job must stop
 
 
 class StoppedError(Exception):
-    """StopSolutionVersionCreation has asked for it."""
+    """StopSolutionVersionCreation stopped the job."""
 
 
 class ClosingError(Exception):
-    """The process goes; the job is left for whoever comes next."""
+    """The process is ending; another worker will run the job again."""
 
 
 @dataclass
 class Job:
-    """The resource to make ready, and what it takes."""
+    """A resource under work, with the tools that the work needs."""
 
     resource: Resource
     catalog: Catalog
     home: Home
     store: ObjectStore
     closing: Callable[[], bool]
-    _looked: float = field(default=0.0, init=False)
+    _last_checked: float = field(default=0.0, init=False)
 
     def progress(self, message: str) -> None:
-        """Tell in the log where the job is; a good place to be stopped.
-
-        Raises StoppedError, ClosingError.
-        """
+        """Log a message, then stop here if asked to. Raises StoppedError, ClosingError."""
         logger.info("%s: %s", self.resource.arn, message)
         self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Come here often. Raises StoppedError, ClosingError."""
+        """Stop here if asked to; call it often. Raises StoppedError, ClosingError."""
         if self.closing():
             raise ClosingError
         now = time.monotonic()
-        if now - self._looked < _LOOK_SECONDS:
+        if now - self._last_checked < _CHECK_SECONDS:
             return
-        self._looked = now
+        self._last_checked = now
         with self.catalog.reading() as records:
-            found = records.find(self.resource.arn)
-        if found is None or found.status == CREATE_STOPPING:
+            current = records.find(self.resource.arn)
+        if current is None or current.status == CREATE_STOPPING:
             raise StoppedError
 
 
 def check_location(path: str) -> str:
-    """The path as it is. Raises InvalidInputError when it names no place in S3."""
+    """Return the path unchanged. Raises InvalidInputError when it is not an S3 path."""
     try:
         split_uri(path)
     except StorageError as error:
@@ -67,28 +64,28 @@ def check_location(path: str) -> str:
     return path
 
 
-def folder_of(path: str) -> str:
+def as_folder(path: str) -> str:
     """The path as a folder, ending in `/`."""
     return path if path.endswith("/") else path + "/"
 
 
 def objects_at(store: ObjectStore, path: str) -> list[ObjectInfo]:
-    """The one object of that key or, where there is none, all whose key starts with it.
+    """The object of that key or, if there is none, all objects under that prefix.
 
     Raises JobFailedError in Personalize's words.
     """
     try:
         exact = None if path.endswith("/") or not split_uri(path)[1] else store.head(path)
-        found = [exact] if exact else store.list(path)
+        objects = [exact] if exact else store.list(path)
     except StorageError as error:
         raise storage_failure(error) from error
-    if not found:
+    if not objects:
         raise JobFailedError(f"Invalid Data location. There is no object at {path}")
-    return found
+    return objects
 
 
 def storage_failure(error: StorageError) -> JobFailedError:
-    """The failure of a job that could not read or write its objects."""
+    """The failure of a job that cannot read or write its S3 objects."""
     if "permission denied" in str(error) or "credentials" in str(error):
         return JobFailedError(f"Insufficient privileges for accessing data in Amazon S3. {error}")
     return JobFailedError(f"Invalid Data location. {error}")

@@ -1,4 +1,4 @@
-"""From one status to the next: what beginning, finishing, failing and stopping make of a resource.
+"""A resource's status when its job starts, finishes, fails or is stopped.
 
 Source: the statuses that the service model documents for each kind.
 """
@@ -24,7 +24,7 @@ from batchrec_dagster.local_personalize.catalog.catalog import (
     Records,
     Resource,
 )
-from batchrec_dagster.local_personalize.catalog.kinds import Finished, Kind
+from batchrec_dagster.local_personalize.catalog.kinds import JobResult, Kind
 from batchrec_dagster.local_personalize.errors import JobFailedError
 from batchrec_dagster.local_personalize.jobs.job import (
     ClosingError,
@@ -35,7 +35,7 @@ from batchrec_dagster.local_personalize.jobs.job import (
 )
 from batchrec_dagster.storage.object_store import StorageError
 
-# Members of Describe that tell of a change to a resource that stays ACTIVE meanwhile.
+# Members of Describe for an update to a resource that stays ACTIVE in the meantime.
 _UPDATES = ("latestSolutionUpdate", "latestDatasetUpdate")
 
 _NAP_SECONDS = 0.1
@@ -43,51 +43,51 @@ _NAP_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Outcome:
-    """What becomes of a resource: `apply` in the transaction that ends the work, then `after`."""
+    """How a job ends: `apply` runs in the transaction that ends it, then `after`."""
 
     apply: Callable[[Records, Resource], Resource]
     after: Callable[[], None] = lambda: None
 
 
 def is_creating(resource: Resource) -> bool:
-    """Whether the work is to make the resource."""
+    """Whether the job creates the resource."""
     return resource.status in (*CREATING, CREATE_STOPPING)
 
 
 def is_deleting(resource: Resource) -> bool:
-    """Whether the work is to delete it."""
+    """Whether the job deletes it."""
     return resource.status in DELETING
 
 
-def with_update(resource: Resource, member: str, change: dict[str, object]) -> Resource:
-    """An ACTIVE resource with a change that is to be made to it, told of under `member`."""
+def start_update(resource: Resource, member: str, change: dict[str, object]) -> Resource:
+    """An ACTIVE resource with a pending update, which Describe shows under `member`."""
     now = time.time()
     update = change | {
         "status": CREATE_PENDING,
         "creationDateTime": now,
         "lastUpdatedDateTime": now,
     }
-    return replace(resource.now(resource.status, **{member: update}), unfinished=True)
+    return replace(resource.with_status(resource.status, **{member: update}), unfinished=True)
 
 
-def begun(resource: Resource) -> Resource:
-    """The resource as a worker takes it in hand."""
+def start(resource: Resource) -> Resource:
+    """The resource as its job starts."""
     if resource.status in CREATING:
-        return resource.now(CREATE_IN_PROGRESS)
+        return resource.with_status(CREATE_IN_PROGRESS)
     if resource.status == DELETE_PENDING and resource.kind != "DatasetGroup":
-        return resource.now(DELETE_IN_PROGRESS)
+        return resource.with_status(DELETE_IN_PROGRESS)
     if resource.status == ACTIVE:
-        return replace(_update_now(resource, CREATE_IN_PROGRESS), unfinished=True)
+        return replace(_set_update_status(resource, CREATE_IN_PROGRESS), unfinished=True)
     return resource
 
 
 def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
-    """Does the work, which takes `least_seconds` at least; returns what is to become of it.
+    """Run the job, for at least `least_seconds`, and return how it ended.
 
-    Never raises for what is wrong with the data; ClosingError goes through.
+    Bad data gives a failed outcome, not an exception. Raises ClosingError.
     """
     if job.resource.status == ACTIVE:
-        return Outcome(_updated)
+        return Outcome(_finish_update)
     try:
         if job.resource.status == CREATE_STOPPING:
             raise StoppedError
@@ -97,27 +97,27 @@ def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
         while (left := until - time.monotonic()) > 0:
             job.checkpoint()
             time.sleep(min(left, _NAP_SECONDS))
-        return _active(finished)
+        return _succeed(finished)
     except StoppedError:
-        return Outcome(_stopped)
+        return Outcome(_stop)
     except JobFailedError as error:
-        return _failed(str(error))
+        return _fail(str(error))
     except StorageError as error:
-        return _failed(str(storage_failure(error)))
+        return _fail(str(storage_failure(error)))
     except ClosingError:
         raise
     except Exception:
-        if job.closing() or _interpreter_ends():
+        if job.closing() or _interpreter_is_closing():
             raise ClosingError from None
-        # A flaw of this service: the log has the whole story, the client a failed job.
+        # A bug in this service: the log gets the traceback, the client a failed job.
         logger.exception("%s failed", job.resource.arn)
-        return _failed("Create failed. An internal error occurred; the service's log tells more.")
+        return _fail("Create failed. An internal error occurred: see the service's log.")
 
 
-def _interpreter_ends() -> bool:
-    """Whether no thread can be started any more, which makes learning fail that uses a pool.
+def _interpreter_is_closing() -> bool:
+    """Whether the interpreter starts no more threads, so that training in a pool fails.
 
-    The pools of concurrent.futures close before `atexit` tells the worker.
+    The pools of concurrent.futures close before `atexit` calls the worker.
     """
     try:
         with ThreadPoolExecutor(1) as pool:
@@ -127,33 +127,33 @@ def _interpreter_ends() -> bool:
     return False
 
 
-def _active(finished: Finished) -> Outcome:
+def _succeed(finished: JobResult) -> Outcome:
     def apply(records: Records, resource: Resource) -> Resource:
         if resource.status == CREATE_STOPPING:
-            return _stopped(records, resource)
-        finished.along(records)
-        ready = resource.now(ACTIVE, **finished.body)
+            return _stop(records, resource)
+        finished.in_transaction(records)
+        ready = resource.with_status(ACTIVE, **finished.body)
         return replace(ready, state={**resource.state, **finished.state})
 
     return Outcome(apply, finished.after)
 
 
-def _stopped(records: Records, resource: Resource) -> Resource:
-    return resource.now(CREATE_STOPPED)
+def _stop(records: Records, resource: Resource) -> Resource:
+    return resource.with_status(CREATE_STOPPED)
 
 
-def _failed(reason: str) -> Outcome:
+def _fail(reason: str) -> Outcome:
     def apply(records: Records, resource: Resource) -> Resource:
-        return resource.now(CREATE_FAILED, failureReason=reason)
+        return resource.with_status(CREATE_FAILED, failureReason=reason)
 
     return Outcome(apply)
 
 
-def _updated(records: Records, resource: Resource) -> Resource:
-    return _update_now(resource, ACTIVE)
+def _finish_update(records: Records, resource: Resource) -> Resource:
+    return _set_update_status(resource, ACTIVE)
 
 
-def _update_now(resource: Resource, status: str) -> Resource:
+def _set_update_status(resource: Resource, status: str) -> Resource:
     member = next(name for name in _UPDATES if name in resource.body)
     update = resource.body[member] | {"status": status, "lastUpdatedDateTime": time.time()}
-    return resource.now(resource.status, **{member: update})
+    return resource.with_status(resource.status, **{member: update})

@@ -17,63 +17,69 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from batchrec_dagster.local_personalize.catalog.catalog import Catalog, Records, Resource
-from batchrec_dagster.local_personalize.catalog.home import Home, Owner, bury, is_alive, remove
+from batchrec_dagster.local_personalize.catalog.home import (
+    Home,
+    Owner,
+    is_alive,
+    remove,
+    remove_dead_owners,
+)
 from batchrec_dagster.local_personalize.catalog.kinds import Kind, Lane, no_files
 from batchrec_dagster.local_personalize.jobs import lifecycle
 from batchrec_dagster.local_personalize.jobs.job import ClosingError, Job, logger
 from batchrec_dagster.storage.object_store import ObjectStore
 
 _MINUTES = {Lane.QUICK: 1.0, Lane.IMPORT: 8.0, Lane.TRAINING: 20.0, Lane.INFERENCE: 30.0}
-_SHARE_PENDING = 0.25  # of the time until it is ACTIVE, a job is CREATE PENDING
+_SHARE_PENDING = 0.25  # of the time from the request to ACTIVE
 
 
 @dataclass(frozen=True)
 class Pace:
-    """`of_aws` is the share of the time on AWS that work takes at least: 0 none, 1 all of it."""
+    """The least share of the time on AWS that jobs take here: 0 for no delay, 1 for all of it."""
 
-    of_aws: float = 0.0
+    aws_time_share: float = 0.0
 
     def pending_seconds(self, lane: Lane) -> float:
-        """How long work waits at least before it begins."""
+        """The least time between the request and the start of the job."""
         return self._seconds(lane) * _SHARE_PENDING
 
     def in_progress_seconds(self, lane: Lane) -> float:
-        """How long work goes on at least once it has begun."""
+        """The least time that a job runs."""
         return self._seconds(lane) * (1 - _SHARE_PENDING)
 
     def _seconds(self, lane: Lane) -> float:
-        return 60 * _MINUTES[lane] * self.of_aws
+        return 60 * _MINUTES[lane] * self.aws_time_share
 
 
-def tidy(catalog: Catalog, home: Home, kinds: Mapping[str, Kind]) -> None:
-    """Keeps the files that a resource has, and those of work that is not finished."""
-    bury(home.owners)
-    # Listed before the catalog is read: what is finished in between has its name there by then.
-    found = [
+def remove_orphans(catalog: Catalog, home: Home, kinds: Mapping[str, Kind]) -> None:
+    """Remove files that belong to no resource and to no unfinished job."""
+    remove_dead_owners(home.owners)
+    # Listed before the catalog is read, which then names every file finished in between.
+    paths = [
         path for folder in (home.datasets, home.models, home.batches) for path in folder.iterdir()
     ]
-    if not found:
+    if not paths:
         return
     with catalog.reading() as records:
         named = {
             home.root / path
             for kind in kinds.values()
             if kind.files is not no_files
-            for resource in records.everywhere(kind.name)
+            for resource in records.in_all_regions(kind.name)
             for path in kind.files(records, resource)
         }
-        at_work = tuple(home.attempts_prefix(resource.arn) for resource in records.unfinished())
-    for path in found:
-        if path not in named and not path.name.startswith(at_work):
+        unfinished = tuple(home.attempts_prefix(resource.arn) for resource in records.unfinished())
+    for path in paths:
+        if path not in named and not path.name.startswith(unfinished):
             remove(path)
 
 
-# An interpreter that ends waits this long for jobs to reach a place where they can be left.
+# How long an ending interpreter waits for jobs to reach a checkpoint.
 CLOSE_SECONDS = 3.0
 
 
 class Worker:
-    """A thread for each lane that has work, in this process; they come and go with the work."""
+    """Runs jobs in this process: one thread for each lane that has some."""
 
     def __init__(
         self,
@@ -88,24 +94,26 @@ class Worker:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._threads: dict[Lane, threading.Thread] = {}
-        self._called: set[Lane] = set()
-        self._held: set[str] = set()
+        self._requested: set[Lane] = set()
+        self._claimed: set[str] = set()
         self._owner: Owner | None = None
         self._closing = False
-        tidy(catalog, home, kinds)
+        remove_orphans(catalog, home, kinds)
         atexit.register(_close, weakref.ref(self))
 
     def wake(self) -> None:
-        """See that somebody works on what there is to do; returns at once."""
+        """Start threads for the lanes with claimable jobs; returns at once."""
         if self._closing:
             return
         with self._catalog.reading() as records:
             unfinished = records.unfinished()
-        for lane in {self._lane(resource) for resource in unfinished if self._free(resource)}:
-            self._call(lane)
+        for lane in {
+            self._lane(resource) for resource in unfinished if self._is_claimable(resource)
+        }:
+            self._start_lane(lane)
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Take no more work; jobs in hand are left to others at their next checkpoint."""
+        """Claim no more jobs; running ones stop at their next checkpoint, for other workers."""
         if self._pid != os.getpid():
             return  # A forked child that exits must not give up its parent's work.
         self._closing = True
@@ -115,9 +123,9 @@ class Worker:
         if self._owner and not self._threads:
             self._owner.close()
 
-    def _call(self, lane: Lane) -> None:
+    def _start_lane(self, lane: Lane) -> None:
         with self._lock:
-            self._called.add(lane)
+            self._requested.add(lane)
             if lane not in self._threads:
                 thread = threading.Thread(
                     target=self._work, args=(lane,), name=f"personalize-{lane}", daemon=True
@@ -128,19 +136,19 @@ class Worker:
     def _work(self, lane: Lane) -> None:
         while True:
             with self._lock:
-                if lane not in self._called or self._closing:
+                if lane not in self._requested or self._closing:
                     del self._threads[lane]
                     return
-                self._called.discard(lane)
+                self._requested.discard(lane)
             try:
                 while not self._closing and (resource := self._claim(lane)):
                     try:
-                        self._do(resource)
+                        self._run(resource)
                     finally:
-                        self._held.discard(resource.arn)
+                        self._claimed.discard(resource.arn)
             except Exception:
-                # The catalog itself failed (a full disk, say). The work stays; the next request
-                # calls this lane again.
+                # The catalog itself failed, for example on a full disk. The jobs stay queued, and
+                # the next request starts this lane again.
                 logger.exception("the %s lane of the local Personalize failed", lane)
 
     def _claim(self, lane: Lane) -> Resource | None:
@@ -151,14 +159,16 @@ class Worker:
         with self._catalog.writing() as records:
             unfinished = records.unfinished()
             for resource in unfinished:
-                if self._lane(resource) == lane and self._free(resource):
-                    if lane == Lane.IMPORT and _older(resource, unfinished):
-                        continue  # imports into one data set take effect in their order
+                if self._lane(resource) == lane and self._is_claimable(resource):
+                    if lane == Lane.IMPORT and _waits_for_older_import(resource, unfinished):
+                        continue  # imports into one dataset take effect in order
                     if resource.owner:
-                        logger.warning("%s: its worker is gone; begun again", resource.arn)
-                    taken = replace(lifecycle.begun(resource), owner=name)
+                        logger.warning(
+                            "%s: its worker has ended; starting the job again", resource.arn
+                        )
+                    taken = replace(lifecycle.start(resource), owner=name)
                     records.save(taken)
-                    self._held.add(taken.arn)
+                    self._claimed.add(taken.arn)
                     logger.info("%s: %s", taken.arn, taken.status)
                     return taken
         return None
@@ -166,16 +176,16 @@ class Worker:
     def _lane(self, resource: Resource) -> Lane:
         return self._kinds[resource.kind].lane if lifecycle.is_creating(resource) else Lane.QUICK
 
-    def _free(self, resource: Resource) -> bool:
+    def _is_claimable(self, resource: Resource) -> bool:
         if resource.owner is None:
             waited = time.time() - resource.updated
-            # From a time to come: the clock was set back, which is no reason to wait until then.
+            # Negative when the clock was set back, which is no reason to wait.
             return not 0 <= waited < self._pace.pending_seconds(self._lane(resource))
         if self._owner and resource.owner == self._owner.name:
-            return resource.arn not in self._held
+            return resource.arn not in self._claimed
         return not is_alive(self._home.owners, resource.owner)
 
-    def _do(self, resource: Resource) -> None:
+    def _run(self, resource: Resource) -> None:
         kind = self._kinds[resource.kind]
         job = Job(resource, self._catalog, self._home, self._store, lambda: self._closing)
         try:
@@ -186,7 +196,7 @@ class Worker:
         except ClosingError:
             return
         with self._catalog.writing() as records:
-            current = self._mine(records, resource)
+            current = self._if_owned(records, resource)
             if current is None:
                 return
             saved = outcome.apply(records, current)
@@ -196,29 +206,29 @@ class Worker:
         outcome.after()
 
     def _delete(self, kind: Kind, resource: Resource) -> None:
-        # Files first: should this process die in between, the deletion is done again.
+        # Files first: if this process dies in between, another deletes again.
         with self._catalog.reading() as records:
             paths = kind.files(records, resource)
         for path in paths:
             remove(self._home.root / path)
         with self._catalog.writing() as records:
-            if self._mine(records, resource):
+            if self._if_owned(records, resource):
                 kind.delete_children(records, resource)
                 records.remove(resource.arn)
 
-    def _mine(self, records: Records, resource: Resource) -> Resource | None:
+    def _if_owned(self, records: Records, resource: Resource) -> Resource | None:
         current = records.find(resource.arn)
         owned = current is not None and self._owner and current.owner == self._owner.name
         return current if owned else None
 
 
-def _older(resource: Resource, unfinished: list[Resource]) -> bool:
+def _waits_for_older_import(resource: Resource, unfinished: list[Resource]) -> bool:
     return any(
         other.kind == resource.kind and other.parent == resource.parent and other.seq < resource.seq
         for other in unfinished
     )
 
 
-def _close(worker: weakref.ref[Worker]) -> None:
-    if found := worker():
-        found.close()
+def _close(reference: weakref.ref[Worker]) -> None:
+    if worker := reference():
+        worker.close()

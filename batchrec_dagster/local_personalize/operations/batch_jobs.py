@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Finished, Kind, Lane
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
 from batchrec_dagster.local_personalize.data.batch_lines import Step, count_requests
 from batchrec_dagster.local_personalize.data.datasets import (
-    dataset_in,
+    find_dataset,
     group_reader,
-    take_interactions,
+    read_interactions,
 )
 from batchrec_dagster.local_personalize.data.inference import Recommender
 from batchrec_dagster.local_personalize.data.segmentation import ItemAttributes, Segmenter
@@ -22,14 +22,14 @@ from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFail
 from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.jobs.job import (
     Job,
+    as_folder,
     check_location,
-    folder_of,
     objects_at,
 )
 from batchrec_dagster.local_personalize.learning.interactions import ModelFileError
 from batchrec_dagster.local_personalize.learning.model import AnyModel, SegmentModel, load_model
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
-from batchrec_dagster.local_personalize.operations.solution_versions import active_version
+from batchrec_dagster.local_personalize.operations.solution_versions import find_version
 from batchrec_dagster.local_personalize.recipes import RECIPES, RELATED_ITEMS, Recipe
 from batchrec_dagster.personalize.batch_inference import (
     MAX_INPUT_BYTES,
@@ -45,11 +45,11 @@ from batchrec_dagster.storage.progress import Progress
 
 DEFAULT_RESULTS = 25
 MAX_FILES = 1000
-CHECK_MARKER = "_CHECK"  # written last: the job's output is whole
+CHECK_MARKER = "_CHECK"  # written last, when the output is complete
 
 
 class Answerer(Protocol):
-    """Writes an output line for each line of `source` to `target`."""
+    """Writes one output line to `target` for each line of `source`."""
 
     @property
     def recipe(self) -> Recipe: ...
@@ -58,65 +58,64 @@ class Answerer(Protocol):
 
 
 def _draft(call: Call, folder: str, version: Resource, members: Mapping[str, Any]) -> Draft:
-    """The job that a request asks for, its locations checked; absent (None) members left out."""
+    """The job of a request, with checked locations; members that are None are left out."""
     params = call.params
     source = check_location(params["jobInput"]["s3DataSource"]["path"])
     target = check_location(params["jobOutput"]["s3DataDestination"]["path"])
-    if folder_of(source) == folder_of(target):
+    if as_folder(source) == as_folder(target):
         raise InvalidInputError("The output location must differ from the input's.")
     body = {
         "jobName": params["jobName"],
         "solutionVersionArn": version.arn,
-        "numResults": _results(params),
+        "numResults": _num_results(params),
         "jobInput": params["jobInput"],
         "jobOutput": params["jobOutput"],
         "roleArn": params["roleArn"],
         "filterArn": params.get("filterArn"),
         **members,
     }
-    given = {member: value for member, value in body.items() if value is not None}
-    return Draft(f"{folder}/{params['jobName']}", version.arn, given)
+    present = {member: value for member, value in body.items() if value is not None}
+    return Draft(f"{folder}/{params['jobName']}", version.arn, present)
 
 
-def _check_filter(call: Call, version: Resource, *, of_users: bool) -> Traits | None:
-    """What the filter is for that a request names, if it names one; it must be of items or users.
-
-    Raises ServiceErrors.
-    """
+def _check_filter(call: Call, version: Resource, *, on_users: bool) -> Traits | None:
+    """The traits of the request's filter, if any. Raises ServiceError for the wrong kind."""
     if "filterArn" not in call.params:
         return None
-    used = call.active("Filter", call.params["filterArn"])
-    if used.parent != version.body["datasetGroupArn"]:
-        raise InvalidInputError(f"{used.arn} belongs to another dataset group.")
-    found = traits(used.body["filterExpression"])
-    if found.users != of_users:
-        wanted = "UserID" if of_users else "ItemID"
-        raise InvalidInputError(f"This job needs a filter on {wanted}, which {used.arn} is not.")
-    return found
+    resource = call.get_active("Filter", call.params["filterArn"])
+    if resource.parent != version.body["datasetGroupArn"]:
+        raise InvalidInputError(f"{resource.arn} belongs to another dataset group.")
+    filter_traits = traits(resource.body["filterExpression"])
+    if filter_traits.users != on_users:
+        wanted = "UserID" if on_users else "ItemID"
+        raise InvalidInputError(
+            f"This job needs a filter on {wanted}, which {resource.arn} is not."
+        )
+    return filter_traits
 
 
-def _used_filter(records: Records, job: Resource) -> str | None:
-    """The same, for a job that runs."""
+def _filter_expression(records: Records, job: Resource) -> str | None:
+    """The filter expression of a running job, if any."""
     if "filterArn" not in job.body:
         return None
-    found = records.find(job.body["filterArn"])
-    assert found is not None  # a filter that an unfinished job uses cannot be deleted
-    return str(found.body["filterExpression"])
+    resource = records.find(job.body["filterArn"])
+    assert resource is not None  # a filter that an unfinished job uses cannot be deleted
+    return str(resource.body["filterExpression"])
 
 
-def _used_model(job: Job, version: Resource) -> AnyModel:
-    """The version's model. Raises JobFailedError when its files are damaged."""
+def _load_version_model(job: Job, version: Resource) -> AnyModel:
+    """The version's model. Raises JobFailedError if its files are damaged."""
     try:
         return load_model(job.home.root / version.state["model"])
     except ModelFileError as error:
         raise JobFailedError(f"The model of {version.arn} cannot be used: {error}") from error
 
 
-def _run(job: Job, prepare: Callable[[Job], Answerer]) -> Finished:
-    """Answers all input files, then puts the outputs, whole, and the marker last."""
+def _run(job: Job, prepare: Callable[[Job], Answerer]) -> JobResult:
+    """Answer all input files, then upload the outputs, the marker last."""
     home, arn = job.home, job.resource.arn
     source = job.resource.body["jobInput"]["s3DataSource"]["path"]
-    target = folder_of(job.resource.body["jobOutput"]["s3DataDestination"]["path"])
+    target = as_folder(job.resource.body["jobOutput"]["s3DataDestination"]["path"])
     found = _input_files(job, source, target)
     answerer = prepare(job)
     home.discard_attempts(home.batches, arn)
@@ -133,10 +132,10 @@ def _run(job: Job, prepare: Callable[[Job], Answerer]) -> Finished:
         job.store.put(target + CHECK_MARKER, b"")
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Finished()
+    return JobResult()
 
 
-def _results(params: Mapping[str, Any]) -> int:
+def _num_results(params: Mapping[str, Any]) -> int:
     results = int(params.get("numResults", DEFAULT_RESULTS))
     if results < 1:
         raise InvalidInputError("numResults must be at least 1.")
@@ -146,7 +145,7 @@ def _results(params: Mapping[str, Any]) -> int:
 def _input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
     found = objects_at(job.store, source)
     if target.startswith(source):
-        # Under the input's prefix: what an attempt that died has written is no input.
+        # The output is under the input's prefix: do not read what an earlier attempt wrote.
         found = [info for info in found if not info.uri.startswith(target)]
         if not found:
             raise JobFailedError(f"Invalid Data location. There is no input at {source}")
@@ -162,7 +161,7 @@ def _answer(job: Job, answerer: Answerer, uri: str, output: Path) -> Path:
     source = output.with_suffix(".input")
     job.store.download(uri, source)
     lines = count_requests(source)
-    most = answerer.recipe.most_queries or MAX_INPUT_RECORDS
+    most = answerer.recipe.max_lines or MAX_INPUT_RECORDS
     if lines > most:
         raise JobFailedError(
             f"{uri} has {lines} lines; with {answerer.recipe.name}, a file may have {most} at most."
@@ -187,7 +186,7 @@ _EXPLORATION = {
 
 def _create_inference(call: Call) -> Draft:
     params = call.params
-    version = call.active("SolutionVersion", params["solutionVersionArn"])
+    version = call.get_active("SolutionVersion", params["solutionVersionArn"])
     recipe = RECIPES[version.body["recipeArn"]]
     if recipe.makes_segments:
         raise InvalidInputError(
@@ -196,7 +195,7 @@ def _create_inference(call: Call) -> Draft:
     _check_mode(params)
     config = params.get("batchInferenceJobConfig", {})
     _check_exploration(config.get("itemExplorationConfig", {}))
-    used = _check_filter(call, version, of_users=False)
+    used = _check_filter(call, version, on_users=False)
     if used and used.current_item and recipe.name != SIMILAR_ITEMS:
         raise InvalidInputError(
             f"A filter with CurrentItem can be used with {SIMILAR_ITEMS} only, not with"
@@ -211,13 +210,13 @@ def _create_inference(call: Call) -> Draft:
 
 def _check_mode(params: Mapping[str, Any]) -> None:
     if params.get("batchInferenceJobMode") == "THEME_GENERATION":
-        raise InvalidInputError("Themes (THEME_GENERATION) are not to be had locally.")
+        raise InvalidInputError("Themes (THEME_GENERATION) are not supported locally.")
     if "themeGenerationConfig" in params:
         raise InvalidInputError("themeGenerationConfig is valid only in mode THEME_GENERATION.")
 
 
 def _check_exploration(config: Mapping[str, str]) -> None:
-    """An `itemExplorationConfig`; the service model has checked `rankingInfluence`."""
+    """Check an `itemExplorationConfig`; the service model checks `rankingInfluence`."""
     for name, text in config.items():
         if name not in _EXPLORATION:
             raise InvalidInputError(
@@ -235,19 +234,21 @@ def _check_exploration(config: Mapping[str, str]) -> None:
 def _recommender(job: Job) -> Recommender:
     body = job.resource.body
     with job.catalog.reading() as records:
-        version = active_version(records, body["solutionVersionArn"])
-        expression = _used_filter(records, job.resource)
+        version = find_version(records, body["solutionVersionArn"])
+        expression = _filter_expression(records, job.resource)
     recipe = RECIPES[version.body["recipeArn"]]
     read = group_reader(job.catalog, job.home, version.body["datasetGroupArn"])
-    model = _used_model(job, version)
+    model = _load_version_model(job, version)
     job.progress(f"{recipe.name}: {len(model.item_ids):,} items")
     interactions = None
     if recipe.type != RELATED_ITEMS:
-        dataset = dataset_in(job.catalog, version.body["datasetGroupArn"], INTERACTIONS)
-        interactions = take_interactions(job.catalog, job.home, dataset)
+        dataset = find_dataset(job.catalog, version.body["datasetGroupArn"], INTERACTIONS)
+        interactions = read_interactions(job.catalog, job.home, dataset)
         job.progress(f"{len(interactions):,} interactions")
-    if given := [name for name, value in body.get("batchInferenceJobConfig", {}).items() if value]:
-        job.progress(f"{' and '.join(given)}: kept, and without effect locally")
+    if ignored := [
+        name for name, value in body.get("batchInferenceJobConfig", {}).items() if value
+    ]:
+        job.progress(f"{' and '.join(ignored)}: stored, without effect locally")
     return Recommender(
         recipe=recipe,
         model=model,
@@ -257,7 +258,7 @@ def _recommender(job: Job) -> Recommender:
     )
 
 
-def _perform_inference(job: Job) -> Finished:
+def _perform_inference(job: Job) -> JobResult:
     return _run(job, _recommender)
 
 
@@ -273,7 +274,7 @@ BATCH_INFERENCE_JOB = Kind(
 
 def _create_segments(call: Call) -> Draft:
     params = call.params
-    version = call.active("SolutionVersion", params["solutionVersionArn"])
+    version = call.get_active("SolutionVersion", params["solutionVersionArn"])
     recipe = RECIPES[version.body["recipeArn"]]
     if not recipe.makes_segments:
         raise InvalidInputError(
@@ -281,7 +282,7 @@ def _create_segments(call: Call) -> Draft:
         )
     if params.get("numResults", 1) > MAX_RESULTS:
         raise InvalidInputError(f"numResults must be at most {MAX_RESULTS}: users in a segment.")
-    used = _check_filter(call, version, of_users=True)
+    used = _check_filter(call, version, on_users=True)
     if used and used.interactions and recipe.name == ITEM_ATTRIBUTE_AFFINITY:
         raise InvalidInputError(
             f"A filter on interactions cannot be used with {ITEM_ATTRIBUTE_AFFINITY}."
@@ -292,17 +293,17 @@ def _create_segments(call: Call) -> Draft:
 def _segmenter(job: Job) -> Segmenter:
     body = job.resource.body
     with job.catalog.reading() as records:
-        version = active_version(records, body["solutionVersionArn"])
-        expression = _used_filter(records, job.resource)
+        version = find_version(records, body["solutionVersionArn"])
+        expression = _filter_expression(records, job.resource)
         items = _items_schema(records, version)
     recipe = RECIPES[version.body["recipeArn"]]
     read = group_reader(
         job.catalog, job.home, version.body["datasetGroupArn"], full_imports_only=True
     )
-    model = _used_model(job, version)
+    model = _load_version_model(job, version)
     assert isinstance(model, SegmentModel)
-    dataset = dataset_in(job.catalog, version.body["datasetGroupArn"], INTERACTIONS)
-    interactions = take_interactions(job.catalog, job.home, dataset, full_imports_only=True)
+    dataset = find_dataset(job.catalog, version.body["datasetGroupArn"], INTERACTIONS)
+    interactions = read_interactions(job.catalog, job.home, dataset, full_imports_only=True)
     job.progress(f"{len(interactions.user_ids):,} users, {len(model.item_ids):,} items")
     attributes = None
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
@@ -329,7 +330,7 @@ def _items_schema(records: Records, version: Resource) -> Schema | None:
     return schema_of(records, dataset) if dataset else None
 
 
-def _perform_segments(job: Job) -> Finished:
+def _perform_segments(job: Job) -> JobResult:
     return _run(job, _segmenter)
 
 

@@ -8,8 +8,13 @@ from pathlib import Path
 
 from batchrec_dagster.local_personalize.catalog.catalog import Records
 from batchrec_dagster.local_personalize.catalog.home import remove
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Finished, Kind, Lane
-from batchrec_dagster.local_personalize.data.datasets import FULL, INCREMENTAL, ROWS, keep_numbers
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
+from batchrec_dagster.local_personalize.data.datasets import (
+    FULL,
+    INCREMENTAL,
+    ROWS,
+    save_interactions,
+)
 from batchrec_dagster.local_personalize.data.importing import Source, import_files
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
 from batchrec_dagster.local_personalize.jobs.job import Job, check_location, objects_at
@@ -22,7 +27,7 @@ MAX_BYTES = {FULL: 100 * _GIB, INCREMENTAL: _GIB}
 
 def _create(call: Call) -> Draft:
     params = call.params
-    dataset = call.active("Dataset", params["datasetArn"])
+    dataset = call.get_active("Dataset", params["datasetArn"])
     location = params["dataSource"].get("dataLocation")
     if location is None:
         raise InvalidInputError("dataSource.dataLocation is required.")
@@ -38,14 +43,14 @@ def _create(call: Call) -> Draft:
     return Draft(f"dataset-import-job/{params['jobName']}", dataset.arn, body)
 
 
-def _perform(job: Job) -> Finished:
+def _perform(job: Job) -> JobResult:
     body, home = job.resource.body, job.home
     mode = body["importMode"]
     dataset_arn = body["datasetArn"]
     with job.catalog.reading() as records:
         dataset = records.find(dataset_arn)
         if dataset is None:
-            raise JobFailedError(f"{dataset_arn} does not exist any more.")
+            raise JobFailedError(f"{dataset_arn} no longer exists.")
         schema = schema_of(records, dataset)
     home.discard_attempts(home.datasets, job.resource.arn)
     published = home.new_path(home.datasets, job.resource.arn)
@@ -57,7 +62,7 @@ def _perform(job: Job) -> Finished:
         imported.mkdir()
         rows = import_files(sources, schema, imported / ROWS)
         if schema.dataset_type == INTERACTIONS:
-            keep_numbers(imported)
+            save_interactions(imported)
         imported.rename(published)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -65,7 +70,7 @@ def _perform(job: Job) -> Finished:
     file = {"path": home.relative(published), "rows": rows, "mode": mode}
     replaced: list[Path] = []
 
-    def enter(records: Records) -> None:
+    def add_file(records: Records) -> None:
         current = records.find(dataset_arn)
         if current is None:
             raise LookupError(dataset_arn)
@@ -75,11 +80,11 @@ def _perform(job: Job) -> Finished:
             old = []
         records.save(replace(current, state={**current.state, "files": [*old, file]}))
 
-    def clean() -> None:
+    def remove_replaced() -> None:
         for path in replaced:
             remove(path)
 
-    return Finished(along=enter, after=clean)
+    return JobResult(in_transaction=add_file, after=remove_replaced)
 
 
 def _download(job: Job, location: str, mode: str, folder: Path) -> list[Source]:
@@ -87,8 +92,8 @@ def _download(job: Job, location: str, mode: str, folder: Path) -> list[Source]:
     total = sum(info.size for info in found)
     if total > MAX_BYTES[mode]:
         raise JobFailedError(
-            f"Create failed. The data has {total} bytes, more than the {MAX_BYTES[mode]} that a"
-            f" {mode} import may have."
+            f"Create failed. The data has {total} bytes; a {mode} import may have"
+            f" {MAX_BYTES[mode]} at most."
         )
     sources = []
     for number, info in enumerate(found):

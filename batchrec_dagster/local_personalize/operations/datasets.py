@@ -11,7 +11,7 @@ from batchrec_dagster.local_personalize.errors import (
     InvalidInputError,
     LimitExceededError,
 )
-from batchrec_dagster.local_personalize.jobs.lifecycle import with_update
+from batchrec_dagster.local_personalize.jobs.lifecycle import start_update
 from batchrec_dagster.personalize.filter_check import check_expression, check_group_fields
 from batchrec_dagster.personalize.filter_grammar import FilterError
 from batchrec_dagster.personalize.schemas import (
@@ -89,7 +89,7 @@ def _create_dataset(call: Call) -> Draft:
             f"Dataset type {params['datasetType']!r} is not one of Interactions, Items and Users,"
             " which are what batch recommendations use."
         )
-    group = call.active("DatasetGroup", params["datasetGroupArn"])
+    group = call.get_active("DatasetGroup", params["datasetGroupArn"])
     _check_schema_type(call, params["schemaArn"], dataset_type)
     body = {
         "name": params["name"],
@@ -102,7 +102,7 @@ def _create_dataset(call: Call) -> Draft:
 
 
 def _check_schema_type(call: Call, arn: str, dataset_type: str) -> None:
-    schema = parse_schema(call.existing("Schema", arn).body["schema"])
+    schema = parse_schema(call.get("Schema", arn).body["schema"])
     if schema.dataset_type != dataset_type:
         raise InvalidInputError(f"{arn} is a schema for {schema.dataset_type}, not {dataset_type}.")
 
@@ -126,14 +126,14 @@ def update_dataset(call: Call) -> dict[str, Any]:
 
     Source: developer guide, "Replacing a dataset's schema to add new columns".
     """
-    dataset = call.active("Dataset", call.params["datasetArn"])
+    dataset = call.get_active("Dataset", call.params["datasetArn"])
     if dataset.unfinished:
         raise InUseError(f"{dataset.arn} is being updated.")
     if dataset.body["datasetType"] == INTERACTIONS:
         raise InvalidInputError("The schema of an Interactions dataset cannot be replaced.")
     schema_arn = call.params["schemaArn"]
     _check_schema_type(call, schema_arn, dataset.body["datasetType"])
-    new = parse_schema(call.existing("Schema", schema_arn).body["schema"])
+    new = parse_schema(call.get("Schema", schema_arn).body["schema"])
     old = schema_of(call.records, dataset)
     for field in old.fields:
         if field not in new.fields:
@@ -147,7 +147,7 @@ def update_dataset(call: Call) -> dict[str, Any]:
                 f"The new field {field.name} of {schema_arn} must allow null: rows imported"
                 " before do not have it."
             )
-    changed = with_update(dataset, "latestDatasetUpdate", {"schemaArn": schema_arn})
+    changed = start_update(dataset, "latestDatasetUpdate", {"schemaArn": schema_arn})
     changed.body["schemaArn"] = schema_arn
     call.records.save(changed)
     return {"datasetArn": dataset.arn}
@@ -155,7 +155,7 @@ def update_dataset(call: Call) -> dict[str, Any]:
 
 def _create_filter(call: Call) -> Draft:
     params = call.params
-    group = call.existing("DatasetGroup", params["datasetGroupArn"])
+    group = call.get("DatasetGroup", params["datasetGroupArn"])
     expression = params["filterExpression"]
     datasets = {kind: dataset_of(call.records, group.arn, kind) for kind in DATASET_TYPES}
     schemas = {

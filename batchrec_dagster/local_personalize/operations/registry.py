@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from batchrec_dagster.local_personalize.api.validation import output_members, pruned
+from batchrec_dagster.local_personalize.api.validation import output_members, prune
 from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Kind
 from batchrec_dagster.local_personalize.operations import (
@@ -33,7 +33,7 @@ from batchrec_dagster.local_personalize.operations.resources import (
 )
 from batchrec_dagster.local_personalize.operations.solution_versions import SOLUTION_VERSION
 from batchrec_dagster.local_personalize.operations.solutions import SOLUTION
-from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, recipe_of
+from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, get_recipe
 
 _PUBLISHED = 1_559_779_200.0  # when Personalize became generally available
 
@@ -45,8 +45,8 @@ def list_recipes(call: Call) -> dict[str, Any]:
     after = read_token(call.params.get("nextToken"), "Recipe", domain)
     recipes = [] if domain else list(RECIPES.values())
     shape = output_members("ListRecipes")["recipes"]
-    page = [_described(recipe) for recipe in recipes[after : after + limit]]
-    answer: dict[str, Any] = {"recipes": pruned(page, shape)}
+    page = [_recipe_description(recipe) for recipe in recipes[after : after + limit]]
+    answer: dict[str, Any] = {"recipes": prune(page, shape)}
     if after + limit < len(recipes):
         answer["nextToken"] = write_token(after + limit, "Recipe", domain)
     return answer
@@ -54,10 +54,10 @@ def list_recipes(call: Call) -> dict[str, Any]:
 
 def describe_recipe(call: Call) -> dict[str, Any]:
     """DescribeRecipe. Raises NotFoundError, InvalidInputError for a recipe without batch."""
-    return {"recipe": _described(recipe_of(call.params["recipeArn"]))}
+    return {"recipe": _recipe_description(get_recipe(call.params["recipeArn"]))}
 
 
-def _described(recipe: Recipe) -> dict[str, Any]:
+def _recipe_description(recipe: Recipe) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "recipeArn": recipe.arn,

@@ -7,7 +7,7 @@ import binascii
 import json
 from typing import Any
 
-from batchrec_dagster.local_personalize.api.validation import output_members, pruned
+from batchrec_dagster.local_personalize.api.validation import output_members, prune
 from batchrec_dagster.local_personalize.catalog.catalog import (
     BUSY,
     CREATE_PENDING,
@@ -30,7 +30,7 @@ MAX_TAGS = 50
 
 
 def check_tags(tags: list[dict[str, str]]) -> dict[str, str]:
-    """Tags by key. Raises TooManyTagsError, InvalidInputError for a key that is named twice."""
+    """The tags by key. Raises TooManyTagsError, InvalidInputError for a bad or repeated key."""
     by_key = {tag["tagKey"]: tag["tagValue"] for tag in tags}
     if len(by_key) < len(tags):
         raise InvalidInputError("A tag key is given more than once.")
@@ -43,7 +43,7 @@ def check_tags(tags: list[dict[str, str]]) -> dict[str, str]:
 
 
 def tag_resource(call: Call) -> dict[str, Any]:
-    """Adds tags, or changes the values of those that are there."""
+    """TagResource: add tags, or change the values of existing ones."""
     tags = check_tags(call.params["tags"])
     resource = _taggable(call)
     if len(call.records.tags(resource.arn) | tags) > MAX_TAGS:
@@ -53,7 +53,7 @@ def tag_resource(call: Call) -> dict[str, Any]:
 
 
 def untag_resource(call: Call) -> dict[str, Any]:
-    """Removes tags; a key that is not there is no error."""
+    """UntagResource: remove tags; unknown keys are ignored."""
     keys = call.params["tagKeys"]
     resource = _taggable(call)
     if len(set(keys)) > MAX_TAGS:
@@ -63,7 +63,7 @@ def untag_resource(call: Call) -> dict[str, Any]:
 
 
 def list_tags(call: Call) -> dict[str, Any]:
-    """The tags of a resource, in order of key."""
+    """ListTagsForResource: sorted by key."""
     tags = call.records.tags(_taggable(call).arn)
     return {"tags": [{"tagKey": key, "tagValue": value} for key, value in tags.items()]}
 
@@ -78,11 +78,11 @@ def _taggable(call: Call) -> Resource:
     return resource
 
 
-DEFAULT_PAGE = 100  # the most that maxResults may ask for
+DEFAULT_PAGE = 100  # the maximum of maxResults, too
 
 
 def create(kind: Kind, call: Call) -> dict[str, Any]:
-    """Checks the request by the kind's rules, enters the resource, leaves the work to a worker.
+    """Check the request by the kind's rules and add the resource; a worker runs its job.
 
     Raises the ServiceErrors of the kind's rules, AlreadyExistsError, LimitExceededError,
     TooManyTagsError.
@@ -115,22 +115,22 @@ def create(kind: Kind, call: Call) -> dict[str, Any]:
 
 
 def describe(kind: Kind, call: Call) -> dict[str, Any]:
-    """All there is to tell. Raises NotFoundError."""
-    resource = call.existing(kind.name, call.params[kind.arn_member])
-    shape = output_members(kind.operations["Describe"])[kind.described_as]
+    """All members of the resource. Raises NotFoundError."""
+    resource = call.get(kind.name, call.params[kind.arn_member])
+    shape = output_members(kind.operations["Describe"])[kind.describe_member]
     members = _members(kind, resource) | kind.describe_extra(call.records, resource)
-    return {kind.described_as: pruned(members, shape)}
+    return {kind.describe_member: prune(members, shape)}
 
 
 def list_page(kind: Kind, call: Call) -> dict[str, Any]:
-    """One page, oldest first, and the token of the next. Raises InvalidNextTokenError."""
-    shape = output_members(kind.operations["List"])[kind.listed_as]
+    """One page, oldest first, and the next page's token. Raises InvalidNextTokenError."""
+    shape = output_members(kind.operations["List"])[kind.list_member]
     parent = call.params.get(kind.parent) if kind.parent else None
     limit = call.params.get("maxResults", DEFAULT_PAGE)
     after = read_token(call.params.get("nextToken"), kind.name, parent)
     found = call.records.page(kind.name, call.region, parent, after, limit + 1)
     answer: dict[str, Any] = {
-        kind.listed_as: pruned([_members(kind, resource) for resource in found[:limit]], shape)
+        kind.list_member: prune([_members(kind, resource) for resource in found[:limit]], shape)
     }
     if len(found) > limit:
         answer["nextToken"] = write_token(found[limit - 1].seq, kind.name, parent)
@@ -138,35 +138,35 @@ def list_page(kind: Kind, call: Call) -> dict[str, Any]:
 
 
 def delete(kind: Kind, call: Call) -> dict[str, Any]:
-    """Marks the resource as to be deleted, or deletes it when there is no work to it.
+    """Queue the deletion, or delete at once if the kind has no jobs.
 
     Raises NotFoundError, InUseError.
     """
-    resource = call.existing(kind.name, call.params[kind.arn_member])
+    resource = call.get(kind.name, call.params[kind.arn_member])
     if resource.status in BUSY:
         raise InUseError(f"{resource.arn} cannot be deleted: its status is {resource.status}.")
     kind.check_delete(call, resource)
     if kind.perform is None:
         call.records.remove(resource.arn)
     else:
-        call.records.save(resource.now(DELETE_PENDING))
+        call.records.save(resource.with_status(DELETE_PENDING))
     return {}
 
 
 def write_token(after: int, *scope: str | None) -> str:
-    """A page's token: opaque to clients, bound to the list it was given for."""
+    """A page token, valid only for the same list (scope)."""
     return base64.urlsafe_b64encode(json.dumps([after, *scope]).encode()).decode()
 
 
 def read_token(token: str | None, *scope: str | None) -> int:
-    """Where the page starts. Raises InvalidNextTokenError for any token not given for it."""
+    """The sequence number before the page. Raises InvalidNextTokenError for a foreign token."""
     if token is None:
         return 0
     try:
-        after, *given = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+        after, *token_scope = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError, TypeError, RecursionError):
         raise InvalidNextTokenError from None
-    if type(after) is not int or not 0 < after < 2**62 or given != list(scope):
+    if type(after) is not int or not 0 < after < 2**62 or token_scope != list(scope):
         raise InvalidNextTokenError
     return after
 
@@ -195,4 +195,4 @@ def _check_quotas(kind: Kind, call: Call, parent: str | None) -> None:
         most = getattr(call.quotas, kind.total)
         if sum(parent is None or resource.parent == parent for resource in same) >= most:
             where = f"in {parent}" if parent else "in this region"
-            raise LimitExceededError(f"There are already {most} {kind.listed_as} {where}.")
+            raise LimitExceededError(f"There are already {most} {kind.list_member} {where}.")

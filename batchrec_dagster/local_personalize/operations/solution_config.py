@@ -1,4 +1,4 @@
-"""What a solution may ask of its training, checked when it is made."""
+"""Checks a solution's configuration when it is created."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from batchrec_dagster.local_personalize.learning.training import (
 from batchrec_dagster.local_personalize.recipes import Recipe, training_parameters
 from batchrec_dagster.personalize.recipes import PERSONALIZED_RANKING_V2, USER_PERSONALIZATION_V2
 
-MOST_AT_ONCE = 10  # HPOResourceConfig.maxParallelTrainingJobs
+MAX_PARALLEL_JOBS = 10  # HPOResourceConfig.maxParallelTrainingJobs
 
 
 def check_hpo(recipe: Recipe, config: Mapping[str, Any]) -> None:
-    """Raises InvalidInputError for an `hpoConfig` that performHPO cannot work with."""
-    resources = _hpo(config).get("hpoResourceConfig", {})
-    _count(resources, "maxParallelTrainingJobs", MOST_AT_ONCE, MOST_AT_ONCE)
+    """Raise InvalidInputError for an `hpoConfig` that performHPO cannot use."""
+    resources = _hpo_config(config).get("hpoResourceConfig", {})
+    _parse_count(resources, "maxParallelTrainingJobs", MAX_PARALLEL_JOBS, MAX_PARALLEL_JOBS)
     try:
-        check_search(recipe.name, training_parameters(config), search_of(config))
+        check_search(recipe.name, training_parameters(config), hpo_search(config))
     except TrainingError as error:
         raise InvalidInputError(f"performHPO: {error}") from None
 
 
-def search_of(config: Mapping[str, Any]) -> Search:
-    """What performHPO is to try. Raises InvalidInputError for what cannot be a range."""
-    hpo = _hpo(config)
+def hpo_search(config: Mapping[str, Any]) -> Search:
+    """The search that performHPO runs. Raises InvalidInputError for a bad range."""
+    hpo = _hpo_config(config)
     ranges = hpo.get("algorithmHyperParameterRanges", {})
     return Search(
-        _count(
+        _parse_count(
             hpo.get("hpoResourceConfig", {}), "maxNumberOfTrainingJobs", DEFAULT_JOBS, MOST_JOBS
         ),
         integers=_bounds(ranges.get("integerHyperParameterRanges", [])),
@@ -46,12 +46,12 @@ def search_of(config: Mapping[str, Any]) -> Search:
     )
 
 
-def _hpo(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = config.get("hpoConfig", {})
-    return found
+def _hpo_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    hpo: Mapping[str, Any] = config.get("hpoConfig", {})
+    return hpo
 
 
-def _count(resources: Mapping[str, str], name: str, default: int, most: int) -> int:
+def _parse_count(resources: Mapping[str, str], name: str, default: int, most: int) -> int:
     text = resources.get(name, str(default))
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
         raise InvalidInputError(f"{name} must be a whole number from 1 to {most}, not {text!r}.")
@@ -73,13 +73,13 @@ def _name(entry: Mapping[str, Any]) -> str:
     return str(entry["name"])
 
 
-# Members that are kept and told, and change nothing in a training on this machine.
+# Members that are stored and described, but have no effect locally.
 _WITHOUT_EFFECT = ("optimizationObjective", "trainingDataConfig", "autoMLConfig")
 _WITH_EVENTS_CONFIG = (USER_PERSONALIZATION_V2, PERSONALIZED_RANKING_V2)
 
 
 def check_solution(recipe: Recipe, params: Mapping[str, Any]) -> None:
-    """Raises InvalidInputError for what the recipe cannot do, or what cannot be."""
+    """Raise InvalidInputError for options that the recipe does not have, or bad values."""
     config = params.get("solutionConfig", {})
     try:
         check_hyperparameters(recipe.name, training_parameters(config))
@@ -96,19 +96,19 @@ def check_solution(recipe: Recipe, params: Mapping[str, Any]) -> None:
 
 
 def check_incremental(params: Mapping[str, Any]) -> None:
-    """Raises InvalidInputError for updates that no recipe here makes."""
+    """Raise InvalidInputError for incremental updates, which no recipe here supports."""
     if params.get("performIncrementalUpdate"):
         raise InvalidInputError(
             "performIncrementalUpdate is supported with the semantic-similarity recipe only."
         )
 
 
-def without_effect(body: Mapping[str, Any]) -> list[str]:
-    """Which parts of a solution are kept but change nothing locally."""
+def ignored_options(body: Mapping[str, Any]) -> list[str]:
+    """The options of a solution that have no effect locally."""
     config = body.get("solutionConfig", {})
     events = config.get("eventsConfig", {}).get("eventParametersList", [])
-    found = [name for name in _WITHOUT_EFFECT if config.get(name)]
-    return found + ["the weights of eventsConfig"] * any(e.get("weight", 0) > 0 for e in events)
+    ignored = [name for name in _WITHOUT_EFFECT if config.get(name)]
+    return ignored + ["the weights of eventsConfig"] * any(e.get("weight", 0) > 0 for e in events)
 
 
 def _check_events(recipe: Recipe, params: Mapping[str, Any]) -> None:
@@ -124,7 +124,7 @@ def _check_events(recipe: Recipe, params: Mapping[str, Any]) -> None:
     if any("eventType" not in event for event in events):
         raise InvalidInputError("Each entry of eventParametersList needs an eventType.")
     if events and all(event.get("weight") == 0 for event in events):
-        raise InvalidInputError("One entry of eventParametersList at least needs a weight above 0.")
+        raise InvalidInputError("At least one entry of eventParametersList needs a weight above 0.")
 
 
 def _is_number(text: str) -> bool:

@@ -19,8 +19,8 @@ from batchrec_dagster.local_personalize.catalog.catalog import (
     Records,
     Resource,
 )
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Finished, Kind, Lane
-from batchrec_dagster.local_personalize.data.datasets import take_interactions, take_rows
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
+from batchrec_dagster.local_personalize.data.datasets import read_interactions, read_rows
 from batchrec_dagster.local_personalize.errors import (
     AlreadyExistsError,
     InUseError,
@@ -31,7 +31,7 @@ from batchrec_dagster.local_personalize.jobs.job import Job
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
 from batchrec_dagster.local_personalize.learning.training import TrainingError, train
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of
-from batchrec_dagster.local_personalize.operations.solution_config import search_of
+from batchrec_dagster.local_personalize.operations.solution_config import hpo_search
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, training_parameters
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.datasets import (
@@ -49,31 +49,31 @@ _EVENT_VALUE = "EVENT_VALUE"
 
 
 def training_data(job: Job) -> Interactions:
-    """The interactions of the events that count. Raises JobFailedError when they are too few."""
+    """The interactions that match the solution's events. Raises JobFailedError if too few."""
     version = job.resource
-    wanted = _wanted(version.body)
+    events = _event_conditions(version.body)
     full_imports_only = RECIPES[version.body["recipeArn"]].makes_segments
-    if {} in wanted:
-        interactions = take_interactions(
+    if {} in events:
+        interactions = read_interactions(
             job.catalog, job.home, version.state["dataset"], full_imports_only=full_imports_only
         )
     else:
-        interactions = _of_events(job, wanted, full_imports_only)
+        interactions = _select_events(job, events, full_imports_only)
     job.progress(f"{len(interactions):,} interactions")
     _check_minimums(interactions)
     return interactions
 
 
-def _of_events(job: Job, wanted: list[dict[str, Any]], full_imports_only: bool) -> Interactions:
+def _select_events(job: Job, events: list[dict[str, Any]], full_imports_only: bool) -> Interactions:
     columns = [USER_ID, ITEM_ID, TIMESTAMP]
-    needed = dict.fromkeys([*columns, *(name for event in wanted for name in event)])
+    needed = dict.fromkeys([*columns, *(name for event in events for name in event)])
 
     def take(rows: pl.LazyFrame) -> Interactions:
-        events = rows.filter(pl.any_horizontal(_matches(event) for event in wanted))
-        return Interactions.from_frame(events.select(columns))
+        matching = rows.filter(pl.any_horizontal(_matches(event) for event in events))
+        return Interactions.from_frame(matching.select(columns))
 
     try:
-        return take_rows(
+        return read_rows(
             job.catalog,
             job.home,
             job.resource.state["dataset"],
@@ -85,19 +85,21 @@ def _of_events(job: Job, wanted: list[dict[str, Any]], full_imports_only: bool) 
         raise JobFailedError(f"Create failed. The interactions lack a column: {error}") from None
 
 
-def _wanted(version: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The events that count: of each its EVENT_TYPE and least EVENT_VALUE, where they matter."""
+def _event_conditions(version: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The events to train on: required EVENT_TYPE and least EVENT_VALUE, where given."""
     config = version.get("solutionConfig", {})
     events = config.get("eventsConfig", {}).get("eventParametersList")
     if not events:
         threshold = config.get("eventValueThreshold")
         events = [{"eventType": version.get("eventType"), "eventValueThreshold": threshold}]
-    asked = [
+    conditions = [
         {EVENT_TYPE: event.get("eventType"), _EVENT_VALUE: event.get("eventValueThreshold")}
         for event in events
         if event.get("weight") != 0
     ]
-    return [{name: value for name, value in event.items() if value is not None} for event in asked]
+    return [
+        {name: value for name, value in event.items() if value is not None} for event in conditions
+    ]
 
 
 def _matches(event: Mapping[str, Any]) -> pl.Expr:
@@ -125,7 +127,7 @@ def _check_minimums(interactions: Interactions) -> None:
         )
 
 
-FULL, UPDATE = "FULL", "UPDATE"  # what trainingMode may be
+FULL, UPDATE = "FULL", "UPDATE"  # values of trainingMode
 _INHERITED = (
     "performHPO",
     "performAutoML",
@@ -137,17 +139,17 @@ _INHERITED = (
 
 
 def version_files(version: Resource) -> list[str]:
-    """The model, when the version has one."""
+    """The model's folder, if there is one."""
     return [version.state["model"]] if "model" in version.state else []
 
 
 def _create(call: Call) -> Draft:
     params = call.params
-    solution = call.active("Solution", params["solutionArn"])
+    solution = call.get_active("Solution", params["solutionArn"])
     recipe = RECIPES[solution.body["recipeArn"]]
     mode = params.get("trainingMode", FULL)
     earlier = call.records.children("SolutionVersion", solution.arn)
-    previous = _updated_version(recipe, earlier) if mode == UPDATE else None
+    previous = _latest_active(recipe, earlier) if mode == UPDATE else None
     if mode == "AUTOTRAIN":
         raise InvalidInputError("Training mode AUTOTRAIN is set by automatic training only.")
     if "name" in params and any(v.body.get("name") == params["name"] for v in earlier):
@@ -170,15 +172,15 @@ def _create(call: Call) -> Draft:
     return Draft(version, solution.arn, body, state)
 
 
-def _updated_version(recipe: Recipe, earlier: Sequence[Resource]) -> Resource:
+def _latest_active(recipe: Recipe, earlier: Sequence[Resource]) -> Resource:
     """The version that trainingMode UPDATE starts from: the latest ACTIVE one."""
     if not recipe.updates:
         raise InvalidInputError(f"Training mode UPDATE is not supported by {recipe.arn}.")
     active = [version for version in earlier if version.status == ACTIVE]
     if not active:
         raise InvalidInputError(
-            "Training mode UPDATE needs an ACTIVE version of the solution, trained in mode FULL,"
-            " to start from."
+            "Training mode UPDATE starts from an ACTIVE version of the solution: create one in"
+            " mode FULL first."
         )
     return active[-1]
 
@@ -191,7 +193,7 @@ def _active_dataset(records: Records, group_arn: str, dataset_type: str) -> Reso
     return dataset
 
 
-def _perform(job: Job) -> Finished:
+def _perform(job: Job) -> JobResult:
     began = time.monotonic()
     version, home = job.resource, job.home
     interactions = training_data(job)
@@ -206,7 +208,7 @@ def _perform(job: Job) -> Finished:
             training_parameters(config),
             log=job.progress,
             previous=home.root / previous if previous else None,
-            search=search_of(config) if version.body["performHPO"] else None,
+            search=hpo_search(config) if version.body["performHPO"] else None,
         )
     except (TrainingError, ModelFileError) as error:
         raise JobFailedError(f"Create failed. {error}") from None
@@ -217,19 +219,19 @@ def _perform(job: Job) -> Finished:
     trained.model.save(work)
     work.rename(published)
     tuned = {"tunedHPOParams": {"algorithmHyperParameters": trained.tuned}} if trained.tuned else {}
-    return Finished(
+    return JobResult(
         body={"trainingHours": (time.monotonic() - began) / 3600, **tuned},
         state={"model": home.relative(published), "metrics": trained.metrics},
     )
 
 
 def stop(call: Call) -> dict[str, Any]:
-    """StopSolutionVersionCreation: at once while pending, else as soon as the training looks."""
-    version = call.existing("SolutionVersion", call.params["solutionVersionArn"])
+    """StopSolutionVersionCreation: at once if pending, else at the training's next checkpoint."""
+    version = call.get("SolutionVersion", call.params["solutionVersionArn"])
     if version.status == CREATE_PENDING:
-        call.records.save(version.now(CREATE_STOPPED))
+        call.records.save(version.with_status(CREATE_STOPPED))
     elif version.status == CREATE_IN_PROGRESS:
-        call.records.save(version.now(CREATE_STOPPING))
+        call.records.save(version.with_status(CREATE_STOPPING))
     else:
         raise InUseError(f"{version.arn} cannot be stopped: its status is {version.status}.")
     return {}
@@ -237,15 +239,15 @@ def stop(call: Call) -> dict[str, Any]:
 
 def metrics(call: Call) -> dict[str, Any]:
     """GetSolutionMetrics. Raises NotFoundError, InUseError until the version is ACTIVE."""
-    version = call.active("SolutionVersion", call.params["solutionVersionArn"])
+    version = call.get_active("SolutionVersion", call.params["solutionVersionArn"])
     return {"solutionVersionArn": version.arn, "metrics": version.state["metrics"]}
 
 
-def active_version(records: Records, arn: str) -> Resource:
-    """The version that a job uses. Raises JobFailedError when it was deleted meanwhile."""
+def find_version(records: Records, arn: str) -> Resource:
+    """The version that a job uses. Raises JobFailedError if it has been deleted."""
     version = records.find(arn)
     if version is None:
-        raise JobFailedError(f"{arn} does not exist any more.")
+        raise JobFailedError(f"{arn} no longer exists.")
     return version
 
 

@@ -1,22 +1,22 @@
-"""Solutions: a recipe and how to train it."""
+"""Solutions: a recipe and its configuration."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from batchrec_dagster.local_personalize.api.validation import member_shape, pruned
+from batchrec_dagster.local_personalize.api.validation import member_shape, prune
 from batchrec_dagster.local_personalize.catalog.catalog import BUSY, Records, Resource
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Finished, Kind
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
 from batchrec_dagster.local_personalize.jobs.job import Job, logger
-from batchrec_dagster.local_personalize.jobs.lifecycle import with_update
+from batchrec_dagster.local_personalize.jobs.lifecycle import start_update
 from batchrec_dagster.local_personalize.operations.solution_config import (
     check_incremental,
     check_solution,
-    without_effect,
+    ignored_options,
 )
 from batchrec_dagster.local_personalize.operations.solution_versions import version_files
-from batchrec_dagster.local_personalize.recipes import recipe_of
+from batchrec_dagster.local_personalize.recipes import get_recipe
 
 _OPTIONS = ("performIncrementalUpdate", "eventType", "solutionConfig")
 
@@ -24,11 +24,11 @@ _OPTIONS = ("performIncrementalUpdate", "eventType", "solutionConfig")
 def _create(call: Call) -> Draft:
     params = call.params
     if params.get("performAutoML"):
-        raise InvalidInputError("This local Personalize does no AutoML: give a recipeArn.")
+        raise InvalidInputError("AutoML is not supported locally: give a recipeArn.")
     if "recipeArn" not in params:
         raise InvalidInputError("recipeArn is required when performAutoML is false.")
-    recipe = recipe_of(params["recipeArn"])
-    group = call.active("DatasetGroup", params["datasetGroupArn"])
+    recipe = get_recipe(params["recipeArn"])
+    group = call.get_active("DatasetGroup", params["datasetGroupArn"])
     check_solution(recipe, params)
     body = {
         "name": params["name"],
@@ -42,17 +42,17 @@ def _create(call: Call) -> Draft:
     return Draft(f"solution/{params['name']}", group.arn, body)
 
 
-def _perform(job: Job) -> Finished:
+def _perform(job: Job) -> JobResult:
     body = job.resource.body
     if body["performAutoTraining"]:
         logger.warning(
-            "%s: performAutoTraining is true. On AWS this trains, and costs, every 7 days; this"
-            " local Personalize trains only when CreateSolutionVersion asks for it.",
+            "%s: performAutoTraining is true. On AWS, this trains (and costs) every 7 days; this"
+            " local Personalize trains only on CreateSolutionVersion.",
             job.resource.arn,
         )
-    if kept := without_effect(body):
-        logger.warning("%s: %s: kept, without effect locally", job.resource.arn, ", ".join(kept))
-    return Finished()
+    if ignored := ignored_options(body):
+        logger.warning("%s: no effect locally: %s", job.resource.arn, ", ".join(ignored))
+    return JobResult()
 
 
 def _check_delete(call: Call, solution: Resource) -> None:
@@ -87,12 +87,12 @@ def _latest_version(records: Records, solution: Resource) -> dict[str, Any]:
         "creationDateTime": latest.created,
         "lastUpdatedDateTime": latest.updated,
     }
-    return {"latestSolutionVersion": pruned(members, shape)}
+    return {"latestSolutionVersion": prune(members, shape)}
 
 
 def update(call: Call) -> dict[str, Any]:
-    """UpdateSolution: automatic training on or off, which is recorded and does not happen here."""
-    solution = call.active("Solution", call.params["solutionArn"])
+    """UpdateSolution: store whether to train automatically, which has no effect locally."""
+    solution = call.get_active("Solution", call.params["solutionArn"])
     if solution.unfinished:
         raise InUseError(f"{solution.arn} is being updated.")
     check_incremental(call.params)
@@ -100,7 +100,7 @@ def update(call: Call) -> dict[str, Any]:
     change = {member: call.params[member] for member in members if member in call.params}
     if not change:
         raise InvalidInputError("There is nothing to update.")
-    changed = with_update(solution, "latestSolutionUpdate", change)
+    changed = start_update(solution, "latestSolutionUpdate", change)
     changed.body.update((name, change[name]) for name in members[:2] if name in change)
     config = {**changed.body.get("solutionConfig", {}), **change.get("solutionUpdateConfig", {})}
     if config:
