@@ -163,7 +163,7 @@ def test_every_operation_of_the_model_is_answered_or_refused_by_name(
         if operation not in registry.OPERATIONS:
             assert status == 400
             assert body["__type"] == "InvalidInputException"
-            assert f"{operation} is not supported: this local Personalize does" in body["message"]
+            assert f"{operation} is not supported locally" in body["message"]
         elif status == 200:
             assert operation.startswith("List")
         else:
