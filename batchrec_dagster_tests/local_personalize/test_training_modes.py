@@ -208,9 +208,7 @@ def test_an_events_config_chooses_what_is_trained_on(
         )
         version = local.active(local.version(solution))
     assert f"{version}: {2 * len(rows):,} interactions" in caplog.messages
-    assert f"{solution}: no effect locally: the weights of eventsConfig" in (
-        caplog.messages
-    )
+    assert f"{solution}: no effect locally: the weights of eventsConfig" in (caplog.messages)
     items = local.recommended(version, ["u1"], numResults=500)["u1"]
     assert {item.split("-")[0] for item in items} == {"buy", "rate"}
 
