@@ -18,11 +18,11 @@ from batchrec_dagster.config.preparation import Preparation
 from batchrec_dagster.config.ratings import Ratings
 from batchrec_dagster.config.recommendations import Gate, Publication, Recommendations
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.config.sinks import Sinks
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, parse_schema
 from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.paths import Places
 
 

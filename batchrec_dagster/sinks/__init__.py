@@ -1,13 +1,38 @@
-"""Where people use the lists: a PostgreSQL table, a DynamoDB table, a file for a mailing tool.
+"""Where people use the lists: one module and one class for each kind of sink.
 
-Each takes the table of recommendations as a LazyFrame of user_id, rank (1 is the best), item_id,
-title (where there are titles) and score, every user's rows together and in order of rank. It reads
-it in batches, so that its memory does not grow with the table, writes what is there, removes what
-is gone, and compares what it wrote with what it was given. What goes wrong is a SinkError; what may
-pass is a SinkUnavailableError. This floor knows no Dagster, and of the rest `object_store` only.
+To add a sink, write its class in a module here and give it a field, and so a YAML key, in `Sinks`.
 """
 
-from batchrec_dagster.sinks.errors import SinkError, SinkUnavailableError
-from batchrec_dagster.sinks.lists import Counts
+from __future__ import annotations
 
-__all__ = ["Counts", "SinkError", "SinkUnavailableError"]
+from typing import cast
+
+import dagster as dg
+from pydantic import Field
+
+from batchrec_dagster.sinks.dynamodb import DynamoDbSink
+from batchrec_dagster.sinks.export import ExportSink
+from batchrec_dagster.sinks.postgres import PostgresSink
+from batchrec_dagster.sinks.sink import Sink, SinkContext, SinkError, SinkUnavailableError
+
+
+class Sinks(dg.Model):
+    """Where people use the lists: each sink is written after every refresh."""
+
+    postgres: PostgresSink | None = Field(
+        default=None, description="A PostgreSQL table, replaced whole with each refresh."
+    )
+    dynamodb: DynamoDbSink | None = Field(
+        default=None, description="A DynamoDB table with an item for each user."
+    )
+    export: ExportSink | None = Field(
+        default=None, description="A CSV or JSON Lines file, for example for a mailing tool."
+    )
+
+    @property
+    def declared(self) -> dict[str, Sink]:
+        """The declared sinks by their YAML keys."""
+        return {key: cast(Sink, sink) for key, sink in self if sink is not None}
+
+
+__all__ = ["Sink", "SinkContext", "SinkError", "SinkUnavailableError", "Sinks"]

@@ -25,14 +25,28 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
+import dagster as dg
 import polars as pl
 from botocore import exceptions
+from pydantic import Field, field_validator
 
-from batchrec_dagster.sinks.errors import SinkError, SinkUnavailableError
-from batchrec_dagster.sinks.lists import Counts, compare, counts, lists
+from batchrec_dagster.sinks.sink import (
+    Checked,
+    Counts,
+    Description,
+    SinkContext,
+    SinkError,
+    SinkUnavailableError,
+    Written,
+    compare,
+    counts,
+    lists,
+)
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster.storage.paths import Places
 
 KEY, EXPIRES = "user_id", "expires_at"
 OWNER = "batchrec:lists-of"
@@ -44,7 +58,7 @@ CONNECTIONS = 8
 
 # What a table that scales up does not process, waits: half a minute at most between attempts.
 ATTEMPTS, LONGEST_WAIT = 12, 30.0
-PASSING = {
+TRANSIENT = {
     "InternalServerError",
     "ProvisionedThroughputExceededException",
     "RequestLimitExceeded",
@@ -53,8 +67,80 @@ PASSING = {
 }
 
 
+class DynamoDbSink(dg.Model):
+    """A DynamoDB table with an item for each user."""
+
+    asset: ClassVar[str] = "recommendations_in_dynamodb"
+
+    table: str = Field(
+        description="The table: its partition key is user_id of type S, and it has no sort key.",
+        examples=["shop-recommendations"],
+    )
+    ttl_days: int = Field(
+        default=30,
+        description="Days until a list that no refresh renews expires, by expires_at and the"
+        " table's time to live.",
+    )
+
+    @field_validator("table")
+    @classmethod
+    def _table_is_possible(cls, table: str) -> str:
+        if "{{" not in table and not re.fullmatch(r"[\w.-]{3,255}", table, re.ASCII):
+            raise ValueError("write 3 to 255 letters, digits, _, - and .")
+        return table
+
+    @field_validator("ttl_days")
+    @classmethod
+    def _ttl_is_possible(cls, ttl_days: int) -> int:
+        if not 1 <= ttl_days <= 3650:
+            raise ValueError("write a whole number from 1 to 3650")
+        return ttl_days
+
+    def describe(self, project: Path) -> Description:
+        return Description(
+            text=f"The lists in the DynamoDB table {self.table}, one item for each user; users who"
+            " are gone are removed.",
+            kind="dynamodb",
+            place=f"sinks.dynamodb.table: {self.table}",
+            removal=f"the DynamoDB table {self.table}:"
+            f" aws dynamodb delete-table --table-name {self.table}",
+        )
+
+    def check(self, context: SinkContext) -> Checked:
+        with explained(self.table):
+            table = self._lists(context)
+            arn, expires = table.check()
+            table.owned_by(arn)
+        if not expires:
+            return Checked(f"the time to live of {self.table} is off", switch_on(self.table))
+        return Checked(f"the table {self.table} is there")
+
+    def write(self, lists: pl.LazyFrame, context: SinkContext) -> Written:
+        with explained(self.table):
+            written = self._lists(context).write(lists, context.run_id)
+        return Written(
+            written.counts,
+            {"table": self.table, "users_removed": written.removed},
+            warning=None
+            if written.expires
+            else f"the time to live of {self.table} is off: {switch_on(self.table)}",
+        )
+
+    def _lists(self, context: SinkContext) -> UserLists:
+        storage = context.storage
+        users = Places(context.pipeline).users_in_dynamodb(self.table)
+        return UserLists(
+            storage.client("dynamodb"),
+            self.table,
+            self.ttl_days,
+            storage.store,
+            storage.uri(users),
+            owner=f"{context.pipeline} in {storage.uri('')}",
+        )
+
+
 @dataclass(frozen=True)
-class Written:
+class Replaced:
     """What was written: users who are gone were removed; expires: whether time to live is on."""
 
     counts: Counts
@@ -63,7 +149,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Lists:
+class UserLists:
     """The lists in a table. client: boto3's; record: where the users written last are kept; owner:
     whose lists they are."""
 
@@ -74,7 +160,7 @@ class Lists:
     record: str
     owner: str
 
-    def write(self, frame: pl.LazyFrame, run_id: str) -> Written:
+    def write(self, frame: pl.LazyFrame, run_id: str) -> Replaced:
         """Make the table hold these lists and, of those written before, nothing else.
 
         Raises SinkError.
@@ -92,7 +178,7 @@ class Lists:
             self._read_again(users, run_id)
             self._delete(gone)
             self._remember(users)
-        return Written(wanted, gone.height, expires)
+        return Replaced(wanted, gone.height, expires)
 
     def check(self) -> tuple[str, bool]:
         """That the table is one for users; its ARN, and whether its time to live is on. Raises
@@ -261,14 +347,14 @@ def explained(table: str) -> Iterator[None]:
     try:
         yield
     except exceptions.ClientError as error:
-        told = error.response["Error"]
-        said = f"cannot write the DynamoDB table {table}: {told['Message'] or told['Code']}"
-        if told["Code"] in PASSING or told["Code"].startswith("ExpiredToken"):
-            raise SinkUnavailableError(said) from error
-        raise SinkError(said) from error
+        answer = error.response["Error"]
+        message = f"cannot write the DynamoDB table {table}: {answer['Message'] or answer['Code']}"
+        if answer["Code"] in TRANSIENT or answer["Code"].startswith("ExpiredToken"):
+            raise SinkUnavailableError(message) from error
+        raise SinkError(message) from error
     except exceptions.BotoCoreError as error:
-        said = f"cannot write the DynamoDB table {table}: {error}"
-        passing = isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError))
-        raise (SinkUnavailableError if passing else SinkError)(said) from error
+        message = f"cannot write the DynamoDB table {table}: {error}"
+        transient = isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError))
+        raise (SinkUnavailableError if transient else SinkError)(message) from error
     except StorageError as error:
         raise SinkError(str(error)) from error

@@ -14,17 +14,118 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
+import dagster as dg
 import polars as pl
+from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.sinks.errors import SinkError, SinkUnavailableError
-from batchrec_dagster.sinks.lists import Counts, batches, compare, counts, lists
-from batchrec_dagster.storage.object_store import ObjectStore, StorageError
+from batchrec_dagster.sinks.sink import (
+    Checked,
+    Counts,
+    Description,
+    SinkContext,
+    SinkError,
+    SinkUnavailableError,
+    Written,
+    batches,
+    compare,
+    counts,
+    lists,
+)
+from batchrec_dagster.storage.object_store import ObjectStore, StorageError, split_uri
+from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.resource import StorageResource
 
 # The last four are the full-width forms, the same to spreadsheets in East Asian settings.
 FORMULA = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
 BOM = "\ufeff".encode()
+
+
+class ExportSink(dg.Model):
+    """A file, for example for a mailing tool."""
+
+    asset: ClassVar[str] = "recommendations_export"
+
+    format: Literal["csv", "jsonl"] = Field(
+        default="csv", description="csv, or jsonl (JSON Lines: an object a line)."
+    )
+    rows: Literal["per_user", "per_item"] = Field(
+        default="per_user",
+        description="per_user: a row for each user, with item_1, title_1, item_2 … (csv) or a list"
+        " of items (jsonl); per_item: a row for each user and item, as in the table.",
+    )
+    bom: bool = Field(
+        default=False,
+        description="csv: start with a byte order mark, which tells Excel that it is UTF-8.",
+    )
+    path: str | None = Field(
+        default=None,
+        description="A path or s3://bucket/key; a relative path starts at the project's folder."
+        " Default: NAME/curated/exports/recommendations.csv (or .jsonl) in the storage.",
+        examples=["s3://mailing/lists.csv"],
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_possible(cls, path: str | None) -> str | None:
+        if path is None or "{{" in path:
+            return path
+        if path.startswith("s3://"):
+            try:
+                _, key = split_uri(path)
+            except StorageError as error:
+                raise ValueError(str(error)) from error
+        elif "://" in path:
+            raise ValueError(f"{path}: write a path or s3://bucket/key")
+        else:
+            key = path
+        if not key or key.endswith("/"):
+            raise ValueError(f"{path} is a folder: add the file's name")
+        return path
+
+    @model_validator(mode="after")
+    def _bom_goes_with_csv(self) -> Self:
+        if self.bom and self.format != "csv":
+            raise ValueError("bom goes with csv only: leave it out")
+        return self
+
+    def describe(self, project: Path) -> Description:
+        path = self._absolute(project)
+        return Description(
+            text=f"The lists in one file ({self.format}, {self.rows.replace('_', ' ')}), for"
+            " example for a mailing tool.",
+            kind="csv" if self.format == "csv" else "json",
+            place=path and f"sinks.export.path: {path}",
+            removal=path and f"the export {self.path}: delete the file",
+        )
+
+    def check(self, context: SinkContext) -> Checked:
+        path = self._absolute(context.project)
+        if path is None:
+            return Checked("it is written into the pipeline's storage")
+        store, uri = _open(_nearest(path), context.storage)
+        look(store, uri)
+        return Checked(f"{path} can be written")
+
+    def write(self, lists: pl.LazyFrame, context: SinkContext) -> Written:
+        storage, how = context.storage, Export(self.format, self.rows, self.bom)
+        default = storage.uri(Places(context.pipeline).export(how.filename))
+        store, uri = _open(self._absolute(context.project) or default, storage)
+        done = export(lists, how, store, uri)
+        facts: dict[str, str | int] = {
+            "file": str(store.local_path(uri) or uri),
+            "lines": done.lines,
+            "bytes": done.size,
+            "formulas_escaped": done.formulas_escaped,
+        }
+        return Written(done.counts, facts)
+
+    def _absolute(self, project: Path) -> str | None:
+        """The absolute path or URI; None where the file goes into the pipeline's storage."""
+        if self.path is None or self.path.startswith("s3://"):
+            return self.path
+        return str((project / Path(self.path).expanduser()).resolve())
 
 
 @dataclass(frozen=True)
@@ -44,12 +145,12 @@ class Export:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: lines without the header, bytes, cells that got an apostrophe."""
+    """What was written: lines without the header, bytes, cells whose formula was escaped."""
 
     counts: Counts
     lines: int
     size: int
-    cells_made_harmless: int
+    formulas_escaped: int
 
 
 def export(frame: pl.LazyFrame, how: Export, store: ObjectStore, uri: str) -> Exported:
@@ -57,7 +158,7 @@ def export(frame: pl.LazyFrame, how: Export, store: ObjectStore, uri: str) -> Ex
     wanted = counts(frame)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / how.filename
-        harmless = _write(frame, how, wanted.longest, path)
+        escaped = _write(frame, how, wanted.longest, path)
         lines = _lines(path, how)
         if how.rows == "per_user":
             compare(wanted, users=lines, where=how.filename)
@@ -70,15 +171,15 @@ def export(frame: pl.LazyFrame, how: Export, store: ObjectStore, uri: str) -> Ex
     if put is None or put.size != size:
         found = "nothing is" if put is None else f"{put.size:,} bytes are"
         raise SinkUnavailableError(f"{size:,} bytes were written to {uri}, but {found} there")
-    return Exported(wanted, lines, size, harmless)
+    return Exported(wanted, lines, size, escaped)
 
 
 def look(store: ObjectStore, uri: str) -> None:
-    """That a file can be put there: one beside it is, and deleted again. Raises SinkError."""
-    beside = f"{uri}.doctor-{uuid.uuid4().hex}"
+    """Put a file next to it and delete that again. Raises SinkError if that fails."""
+    probe = f"{uri}.doctor-{uuid.uuid4().hex}"
     with _explained(uri):
-        store.put(beside, b"x")
-        store.delete(beside)
+        store.put(probe, b"x")
+        store.delete(probe)
 
 
 @contextmanager
@@ -92,9 +193,26 @@ def _explained(uri: str) -> Iterator[None]:
         raise SinkError(f"cannot write {uri}: the folder: {error}") from error
 
 
+def _open(path: str, storage: StorageResource) -> tuple[ObjectStore, str]:
+    """The store of an absolute path or URI, and the file's URI there."""
+    if path.startswith("s3://"):
+        return storage.store, path
+    return ObjectStore({"local": Path(path).parent}), f"s3://local/{Path(path).name}"
+
+
+def _nearest(path: str) -> str:
+    """The file in the innermost of its folders that exists: a check makes no folder."""
+    if path.startswith("s3://"):
+        return path
+    folder = Path(path).parent
+    while not folder.exists():
+        folder = folder.parent
+    return str(folder / Path(path).name)
+
+
 def _write(frame: pl.LazyFrame, how: Export, longest: int, path: Path) -> int:
-    """The file; how many cells were made harmless."""
-    harmless = 0
+    """The file; how many cells were made escaped."""
+    escaped = 0
     with path.open("wb") as file:
         if how.bom:
             file.write(BOM)
@@ -104,12 +222,12 @@ def _write(frame: pl.LazyFrame, how: Export, longest: int, path: Path) -> int:
                 file.write(rows.write_ndjson().encode())
                 continue
             texts = pl.col(pl.String)
-            harmless += sum(rows.select(texts.str.contains(FORMULA).sum()).row(0))
+            escaped += sum(rows.select(texts.str.contains(FORMULA).sum()).row(0))
             rows.with_columns(texts.str.replace(FORMULA, "'$0")).write_csv(
                 file, include_header=header, quote_style="non_numeric"
             )
             header = False
-    return harmless
+    return escaped
 
 
 def _rows(frame: pl.LazyFrame, how: Export, longest: int) -> Iterator[pl.DataFrame]:

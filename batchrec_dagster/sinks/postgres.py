@@ -13,21 +13,35 @@ dies leaves nothing: PostgreSQL undoes the transaction. It needs PostgreSQL 11 o
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
 
+import dagster as dg
 import polars as pl
 import psycopg2
 from psycopg2 import errors, sql
 from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extensions import parse_dsn
+from pydantic import ConfigDict, Field, field_validator
 
-from batchrec_dagster.sinks.errors import SinkError, SinkUnavailableError
-from batchrec_dagster.sinks.lists import Counts, compare, counts
 from batchrec_dagster.sinks.postgres_copy import copy
+from batchrec_dagster.sinks.sink import (
+    Checked,
+    Counts,
+    Description,
+    SinkContext,
+    SinkError,
+    SinkUnavailableError,
+    Written,
+    compare,
+    counts,
+)
 
 # In the names of partitions, by which this sink knows its own.
 MARK = "_batchrec_"
@@ -55,6 +69,81 @@ LASTING = (
     "no password",
     "no pg_hba.conf entry",
 )
+
+
+class PostgresSink(dg.Model):
+    """A PostgreSQL table, replaced whole with each refresh."""
+
+    asset: ClassVar[str] = "recommendations_in_postgres"
+    # Somebody may write the URL itself, password and all, in place of the variable's name.
+    model_config = ConfigDict(hide_input_in_errors=True, populate_by_name=True)
+
+    url_env: str = Field(
+        description="The name of the environment variable that holds the connection's URL,"
+        " postgresql://USER:PASSWORD@HOST:PORT/DATABASE; never the URL itself.",
+        examples=["SHOP_DATABASE_URL"],
+    )
+    table: str = Field(
+        default="recommendations",
+        description="The table, which is made where there is none: user_id, rank, item_id, title,"
+        " score; letters, digits and _, at most 40.",
+    )
+    schema_name: str | None = Field(
+        default=None,
+        alias="schema",
+        description="The schema, which must be there. Default: the connection's own.",
+    )
+
+    @field_validator("url_env")
+    @classmethod
+    def _url_env_is_a_name(cls, url_env: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_]\w*", url_env, re.ASCII):
+            raise ValueError(
+                "write the name of an environment variable, such as SHOP_DATABASE_URL: the URL"
+                " itself, which holds the password, has no place here"
+            )
+        return url_env
+
+    @field_validator("table", "schema_name")
+    @classmethod
+    def _names_are_possible(cls, name: str | None) -> str | None:
+        if name is None or "{{" in name:
+            return name
+        if not re.fullmatch(r"[A-Za-z_]\w{0,39}", name, re.ASCII):
+            raise ValueError("write letters, digits and _, at most 40; no dot, no quotes")
+        return name
+
+    @property
+    def _table(self) -> str:
+        return f"{self.schema_name}.{self.table}" if self.schema_name else self.table
+
+    def describe(self, project: Path) -> Description:
+        return Description(
+            text=f"The lists in the PostgreSQL table {self.table}, replaced in one transaction:"
+            " readers see either the old lists or the new ones.",
+            kind="postgres",
+            place=f"sinks.postgres.table: {self._table} at {self.url_env}",
+            removal=f"the PostgreSQL table {self._table} at {self.url_env}:"
+            f" DROP TABLE {self._table}",
+            secret=self.url_env,
+        )
+
+    def check(self, context: SinkContext) -> Checked:
+        return Checked(f"{look(self._target(context))} can be written")
+
+    def write(self, lists: pl.LazyFrame, context: SinkContext) -> Written:
+        replaced = replace(lists, self._target(context))
+        table = f"{replaced.schema}.{self.table}"
+        return Written(replaced.counts, {"table": table, "database": replaced.database})
+
+    def _target(self, context: SinkContext) -> Target:
+        url = context.environment.get(self.url_env)
+        if not url:
+            raise SinkError(
+                f"the environment variable {self.url_env} is not set: set it to"
+                " postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+            )
+        return Target(url, self.table, self.schema_name, context.pipeline)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
-from batchrec_dagster.sinks.lists import batches
+from batchrec_dagster.sinks.sink import batches
 
 READ_SIZE = 2**20
 

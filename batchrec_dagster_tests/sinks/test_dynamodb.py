@@ -14,8 +14,9 @@ import pytest
 from botocore.config import Config
 from moto import mock_aws
 
-from batchrec_dagster.sinks import SinkError, SinkUnavailableError, dynamodb, lists
-from batchrec_dagster.sinks.dynamodb import Lists, Written
+from batchrec_dagster.sinks import SinkError, SinkUnavailableError, dynamodb
+from batchrec_dagster.sinks import sink as lists
+from batchrec_dagster.sinks.dynamodb import Replaced, UserLists
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.sinks.support import many, recommendations
 
@@ -45,14 +46,14 @@ def create(client: Any, key: str = "user_id", kind: str = "S", *, ttl: bool = Tr
 
 
 @pytest.fixture
-def table(client: Any, tmp_path: Path) -> Lists:
+def table(client: Any, tmp_path: Path) -> UserLists:
     """The sink of a table that is there."""
     create(client)
     store = ObjectStore({"records": tmp_path})
-    return Lists(client, TABLE, 30, store, "s3://records/users.parquet", "shop")
+    return UserLists(client, TABLE, 30, store, "s3://records/users.parquet", "shop")
 
 
-def write(table: Lists, frame: pl.DataFrame, run_id: str = "run") -> Written:
+def write(table: UserLists, frame: pl.DataFrame, run_id: str = "run") -> Replaced:
     return table.write(frame.lazy(), run_id)
 
 
@@ -61,10 +62,10 @@ def stored(client: Any) -> dict[str, Any]:
     return {item["user_id"]["S"]: item for page in pages for item in page["Items"]}
 
 
-def test_each_user_has_an_item_and_who_is_gone_is_removed(client: Any, table: Lists) -> None:
+def test_each_user_has_an_item_and_who_is_gone_is_removed(client: Any, table: UserLists) -> None:
     before = int(time.time())
     written = write(table, recommendations({"1": [("a", "A = 1"), "b"], "2": ["c"]}), "first")
-    assert written == Written(lists.Counts(3, 2, 2), 0, expires=True)
+    assert written == Replaced(lists.Counts(3, 2, 2), 0, expires=True)
     items = stored(client)
     assert set(items) == {"1", "2"}
     assert items["1"]["items"] == {
@@ -76,7 +77,7 @@ def test_each_user_has_an_item_and_who_is_gone_is_removed(client: Any, table: Li
     assert items["1"]["run_id"] == {"S": "first"}
     assert 0 <= int(items["1"]["expires_at"]["N"]) - before - 30 * 24 * 3600 <= 60
     second = recommendations({"2": ["d"], "3": ["e"]}, titles=False, score=None)
-    assert write(table, second, "second") == Written(lists.Counts(2, 2, 1), 1, expires=True)
+    assert write(table, second, "second") == Replaced(lists.Counts(2, 2, 1), 1, expires=True)
     items = stored(client)
     assert set(items) == {"2", "3"}
     assert items["2"]["items"] == {"L": [{"M": {"item_id": {"S": "d"}}}]}
@@ -85,7 +86,7 @@ def test_each_user_has_an_item_and_who_is_gone_is_removed(client: Any, table: Li
 
 
 def test_users_are_whole_over_the_ends_of_batches(
-    client: Any, table: Lists, monkeypatch: pytest.MonkeyPatch
+    client: Any, table: UserLists, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lists, "BATCH_ROWS", 7)
     assert write(table, many(60)).counts == (300, 60, 5)
@@ -94,7 +95,7 @@ def test_users_are_whole_over_the_ends_of_batches(
     assert {len(item["items"]["L"]) for item in items.values()} == {5}
 
 
-def test_what_is_not_processed_is_sent_again(client: Any, table: Lists) -> None:
+def test_what_is_not_processed_is_sent_again(client: Any, table: UserLists) -> None:
     held: list[Any] = []
 
     def hold_back(params: dict[str, Any], **_: Any) -> None:
@@ -114,7 +115,7 @@ def test_what_is_not_processed_is_sent_again(client: Any, table: Lists) -> None:
     assert held == []
 
 
-def test_what_is_not_read_again_at_once_is_asked_for_again(client: Any, table: Lists) -> None:
+def test_what_is_not_read_again_at_once_is_asked_for_again(client: Any, table: UserLists) -> None:
     held: list[Any] = []
 
     def hold_back(params: dict[str, Any], **_: Any) -> None:
@@ -132,7 +133,7 @@ def test_what_is_not_read_again_at_once_is_asked_for_again(client: Any, table: L
     assert write(table, many(10)).counts.users == 10
 
 
-def test_a_table_that_takes_nothing_is_told_of(client: Any, table: Lists) -> None:
+def test_a_table_that_takes_nothing_is_told_of(client: Any, table: UserLists) -> None:
     users = [{"user_id": {"S": user}} for user in "012"]
 
     def refuse(parsed: dict[str, Any], **_: Any) -> None:
@@ -144,11 +145,11 @@ def test_a_table_that_takes_nothing_is_told_of(client: Any, table: Lists) -> Non
 
 
 def test_a_write_that_was_killed_forgets_nobody(
-    client: Any, table: Lists, monkeypatch: pytest.MonkeyPatch
+    client: Any, table: UserLists, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(table, many(3))
     with monkeypatch.context() as patched:
-        patched.setattr(Lists, "_delete", lambda *_: 1 / 0)
+        patched.setattr(UserLists, "_delete", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write(table, recommendations({"2": ["a"], "7": ["a"]}))
     assert set(stored(client)) == {"0", "1", "2", "7"}
@@ -157,7 +158,7 @@ def test_a_write_that_was_killed_forgets_nobody(
 
 
 def test_a_table_that_cannot_be_is_told_of(client: Any, tmp_path: Path) -> None:
-    lists = Lists(
+    lists = UserLists(
         client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet", "shop"
     )
     with pytest.raises(SinkError, match=f"there is no DynamoDB table {TABLE}: create it with aws"):
@@ -174,22 +175,24 @@ def test_a_table_that_cannot_be_is_told_of(client: Any, tmp_path: Path) -> None:
 
 def test_without_a_time_to_live_it_says_so(client: Any, tmp_path: Path) -> None:
     create(client, ttl=False)
-    lists = Lists(
+    lists = UserLists(
         client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet", "shop"
     )
     assert write(lists, many(1)).expires is False
 
 
-def test_another_run_that_writes_is_noticed(table: Lists, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Lists._put
-    monkeypatch.setattr(Lists, "_put", lambda self, frame, _: other(self, frame, "another"))
+def test_another_run_that_writes_is_noticed(
+    table: UserLists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = UserLists._put
+    monkeypatch.setattr(UserLists, "_put", lambda self, frame, _: other(self, frame, "another"))
     with pytest.raises(
         SinkUnavailableError, match=r"of 4 users written .*, 0 have this run's list"
     ):
         write(table, many(4))
 
 
-def test_a_table_of_somebody_elses_lists_is_left_alone(client: Any, table: Lists) -> None:
+def test_a_table_of_somebody_elses_lists_is_left_alone(client: Any, table: UserLists) -> None:
     write(table, many(3))
     before = stored(client)
     with pytest.raises(SinkError) as refused:
@@ -220,7 +223,7 @@ def test_a_table_of_somebody_elses_lists_is_left_alone(client: Any, table: Lists
     ],
 )
 def test_what_may_pass_is_told_from_what_lasts(
-    client: Any, table: Lists, code: str, passing: bool
+    client: Any, table: UserLists, code: str, passing: bool
 ) -> None:
     def answer(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
         http_response.status_code = 400
@@ -239,7 +242,7 @@ def test_nobody_there_may_pass(tmp_path: Path) -> None:
         endpoint_url="http://127.0.0.1:1",
         config=Config(retries={"total_max_attempts": 1}),
     )
-    lists = Lists(
+    lists = UserLists(
         client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet", "shop"
     )
     with pytest.raises(SinkUnavailableError, match="Could not connect"):

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.sinks import Counts, SinkError, SinkUnavailableError, export, lists
+from batchrec_dagster.sinks import SinkError, SinkUnavailableError, export
+from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster.sinks.export import Export, Exported
+from batchrec_dagster.sinks.sink import Counts
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster_tests.sinks.support import many, recommendations
 
@@ -105,7 +107,7 @@ def test_cells_that_begin_like_formulas_are_text(tmp_path: Path) -> None:
     assert list(titles) == [*(f"'{title}" for title in FORMULAS), "a = 1"]
     assert set(users) == {"'-7"}
     assert items == ("'+a",) * len(FORMULAS) + ("x",)
-    assert written.cells_made_harmless == 3 * len(FORMULAS) + 1
+    assert written.formulas_escaped == 3 * len(FORMULAS) + 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.sinks import SinkError, SinkUnavailableError, lists
+from batchrec_dagster.sinks import SinkError, SinkUnavailableError
 from batchrec_dagster.sinks import postgres as sink
+from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_folder, serving
 from batchrec_dagster_tests.processes import free_ports
 from batchrec_dagster_tests.sinks.support import many, recommendations

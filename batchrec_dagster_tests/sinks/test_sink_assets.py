@@ -20,8 +20,9 @@ from moto import mock_aws
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.assets import sinks
 from batchrec_dagster.pipeline.loading import DeclarationError
-from batchrec_dagster.sinks import Counts, SinkError, SinkUnavailableError
+from batchrec_dagster.sinks import SinkError, SinkUnavailableError
 from batchrec_dagster.sinks import postgres as postgres_sink
+from batchrec_dagster.sinks.sink import Counts
 from batchrec_dagster.storage.io_managers import ParquetIOManager
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.postgres_server import PostgresServer
@@ -243,7 +244,7 @@ def test_a_secret_in_the_yaml_is_refused_and_not_repeated(
         ({"export": {"path": "ftp://x/y"}}, "sinks.export.path: ftp://x/y: write a path or s3"),
         ({"export": {"path": "s3://mailing"}}, "s3://mailing is a folder: add the file's name"),
         ({"export": {"path": "out/"}}, "out/ is a folder"),
-        ({"export": {"format": "jsonl", "bom": True}}, "sinks.export: bom is of csv"),
+        ({"export": {"format": "jsonl", "bom": True}}, "sinks.export: bom goes with csv"),
         ({"dynamodb": {"table": "a b"}}, "sinks.dynamodb.table: write 3 to 255"),
         ({"dynamodb": {"table": "abc", "ttl_days": 0}}, "sinks.dynamodb.ttl_days: write a whole"),
         ({"redis": {}}, "sinks.redis: there is no such setting"),

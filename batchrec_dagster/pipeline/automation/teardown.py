@@ -127,18 +127,9 @@ def _told(
 
 
 def _in_sinks(pipeline: Pipeline) -> list[str]:
-    """The lists where people use them, who delete them when they need them no more."""
-    sinks = pipeline.sinks
-    found = []
-    if sink := sinks.postgres:
-        table = f"{sink.schema_name}.{sink.table}" if sink.schema_name else sink.table
-        found.append(f"the PostgreSQL table {table} at {sink.url_env}: DROP TABLE {table}")
-    if sinks.dynamodb:
-        delete_table = f"aws dynamodb delete-table --table-name {sinks.dynamodb.table}"
-        found.append(f"the DynamoDB table {sinks.dynamodb.table}: {delete_table}")
-    if sinks.export and sinks.export.path:
-        found.append(f"the export {sinks.export.path}: delete the file")
-    return [f"left alone, for those who use it: {one}" for one in found]
+    """The lists in the sinks; their owners delete them."""
+    described = [sink.describe(Path()) for sink in pipeline.sinks.declared.values()]
+    return [f"left alone, for those who use it: {one.removal}" for one in described if one.removal]
 
 
 def _files(storage: StorageResource, pipeline: Pipeline) -> list[ObjectInfo]:

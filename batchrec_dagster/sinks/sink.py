@@ -1,0 +1,140 @@
+"""What a sink is, and the table of recommendations as sinks read it.
+
+The table comes as a LazyFrame of user_id, rank (1 is the best), item_id, title (where there are
+titles) and score, with every user's rows together in order of rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, NamedTuple, Protocol
+
+import polars as pl
+
+from batchrec_dagster.storage.resource import StorageResource
+
+BATCH_ROWS = 100_000
+
+
+class SinkError(Exception):
+    """The lists cannot be written as declared; the message says why and what to do."""
+
+
+class SinkUnavailableError(SinkError):
+    """The lists cannot be written now; a retry may work."""
+
+
+@dataclass(frozen=True)
+class SinkContext:
+    """What a sink knows of the deployment; relative paths start at `project`."""
+
+    pipeline: str
+    storage: StorageResource
+    project: Path
+    environment: Mapping[str, str]
+    run_id: str = ""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A sink in words.
+
+    `place` is the setting that says where it writes, with its value: no two pipelines may share it.
+    None where it writes into the pipeline's own storage. `removal` says how its owner removes what
+    it wrote. `secret` is the environment variable that no message may repeat.
+    """
+
+    text: str
+    kind: str
+    place: str | None = None
+    removal: str | None = None
+    secret: str | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a sink can be written to, or a warning with its fix."""
+
+    message: str
+    fix: str | None = None
+
+
+class Counts(NamedTuple):
+    """Rows, users, and the length of the longest list."""
+
+    rows: int
+    users: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written, facts for the metadata, and a warning if there is one."""
+
+    counts: Counts
+    facts: Mapping[str, str | int] = field(default_factory=dict)
+    warning: str | None = None
+
+
+class Sink(Protocol):
+    """One place that people read the lists from. It reads the table in batches, so that its memory
+    does not grow with it, leaves the old lists in place until the new ones are whole, removes users
+    who are gone, and counts afterwards."""
+
+    asset: ClassVar[str]
+    """The name of its asset."""
+
+    def describe(self, project: Path) -> Description: ...
+
+    def check(self, context: SinkContext) -> Checked:
+        """Try what writing takes, and leave nothing behind. Raises SinkError."""
+
+    def write(self, lists: pl.LazyFrame, context: SinkContext) -> Written:
+        """Replace what is there by these lists. Raises SinkError, SinkUnavailableError."""
+
+
+def counts(frame: pl.LazyFrame) -> Counts:
+    """Counts of the whole table; each user has one item of rank 1."""
+    rank = pl.col("rank")
+    found = frame.select(pl.len(), first=(rank == 1).sum(), longest=rank.max().fill_null(0))
+    return Counts(*found.collect(engine="streaming").row(0))
+
+
+def compare(wanted: Counts, *, rows: int | None = None, users: int, where: str) -> None:
+    """Raise SinkUnavailableError when what was written is not what was given: most likely new lists
+    were published meanwhile."""
+    if users != wanted.users or (rows is not None and rows != wanted.rows):
+        written = f"{users:,} users" + ("" if rows is None else f" and {rows:,} rows")
+        raise SinkUnavailableError(
+            f"{written} were written to {where}, but there are {wanted.users:,} users and"
+            f" {wanted.rows:,} rows: run it again"
+        )
+
+
+def batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """The rows in order, BATCH_ROWS at a time."""
+    for batch in frame.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
+        if batch.height:
+            yield batch
+
+
+def lists(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """A row for each user: user_id, items (a list of structs of the other columns, best first).
+
+    At least one frame, so that the columns are known even of an empty table.
+    """
+    open_user: pl.DataFrame | None = None  # The last user's rows may continue in the next batch.
+    for batch in batches(frame):
+        rows = batch if open_user is None else pl.concat([open_user, batch])
+        last = pl.col("user_id") == rows.get_column("user_id")[-1]
+        open_user = rows.filter(last)
+        yield _by_user(rows.filter(~last))
+    yield _by_user(frame.head(0).collect() if open_user is None else open_user)
+
+
+def _by_user(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.group_by("user_id", maintain_order=True).agg(
+        items=pl.struct(pl.all().exclude("user_id"))
+    )
