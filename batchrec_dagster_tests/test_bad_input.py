@@ -66,7 +66,7 @@ MILLISECONDS = edited(
         (
             MILLISECONDS,
             {"timestamp_unit": "s"},
-            ["timestamps_plausible: from the year 49,", "is ratings.timestamp_unit ms"],
+            ["timestamps_plausible: from the year 49,", "ratings.timestamp_unit: ms"],
         ),
         (
             edited(lambda lines: lines[:900]),

@@ -64,9 +64,9 @@ def test_no_interactions_at_all_fail_both_checks() -> None:
     ("time", "unit", "passed", "found"),
     [
         (1_500_000_000, "s", True, "from 2017-07-14 to 2017-07-14, read as s"),
-        (1_500_000_000_000, "s", False, "is ratings.timestamp_unit ms"),
-        (1_500_000, "ms", False, "is ratings.timestamp_unit s"),
-        (int(NOW.timestamp()) + 7 * 86400, "s", False, "lie between 1980 and now"),
+        (1_500_000_000_000, "s", False, "ratings.timestamp_unit: ms"),
+        (1_500_000, "ms", False, "ratings.timestamp_unit: s"),
+        (int(NOW.timestamp()) + 7 * 86400, "s", False, "between 1980 and now"),
         (9_000_000_000_000_000_000, "s", False, "the year 285,"),
     ],
     ids=["seconds", "milliseconds", "seconds as milliseconds", "next week", "nonsense"],
@@ -80,44 +80,45 @@ def test_timestamps_plausible(time: int, unit: str, passed: bool, found: str) ->
 USERS = pl.Series(["a", "b", "c"])
 
 
-def test_every_user_has_a_line() -> None:
-    assert checks.every_user_has_a_line(USERS, pl.Series(["c", "a", "b"])).passed
-    missing = checks.every_user_has_a_line(USERS, pl.Series(["a"]))
+def test_every_user_answered() -> None:
+    assert checks.every_user_answered(USERS, pl.Series(["c", "a", "b"])).passed
+    missing = checks.every_user_answered(USERS, pl.Series(["a"]))
     assert not missing.passed
-    assert "1 of 3 users have a line; missing are 'b', 'c'" in missing.found
-    assert not checks.every_user_has_a_line(USERS, pl.Series(["a", "b", "c", "a"])).passed
+    assert "1 of 3 users have a result; missing: 'b', 'c'" in missing.found
+    assert not checks.every_user_answered(USERS, pl.Series(["a", "b", "c", "a"])).passed
 
 
-def test_no_line_failed() -> None:
-    assert checks.lines_failed(0, 2, None).passed
-    failed = checks.lines_failed(1, 2, ("b", "User error"), "user_id")
+def test_no_failed_lines() -> None:
+    assert checks.no_failed_lines(0, 2, None).passed
+    failed = checks.no_failed_lines(1, 2, ("b", "User error"))
     assert not failed.passed
-    assert failed.found == "1 of 2 lines failed; the first, of user 'b': User error"
+    assert failed.found == "1 of 2 users failed; the first, user 'b': User error"
 
 
-def test_every_segment_has_a_line() -> None:
+def test_every_segment_answered() -> None:
     def answered(*segments: str) -> checks.Checked:
-        return checks.every_segment_has_a_line(["1", "2"], pl.DataFrame({"segment": segments}))
+        return checks.every_segment_answered(["1", "2"], pl.Series(segments))
 
     assert answered("2", "1").passed
     assert not answered("2", "1", "1").passed
     missing = answered("2")
     assert not missing.passed
-    assert missing.found.startswith("1 of 2 segments have a line; missing are '1': run the batch")
+    assert "1 of 2 segments have a result; missing: '1'" in missing.found
+    assert "Run the batch segment job again" in missing.found
 
 
 def test_no_duplicates() -> None:
-    assert checks.repeated(0).passed
-    twice = checks.repeated(1, "user_id")
+    assert checks.no_duplicates(0).passed
+    twice = checks.no_duplicates(1, "user")
     assert not twice.passed
     assert twice.found.startswith("1 users")
 
 
-def test_none_seen() -> None:
-    assert checks.none_seen(0).passed
-    check = checks.none_seen(1)
+def test_no_seen_items() -> None:
+    assert checks.no_seen_items(0).passed
+    check = checks.no_seen_items(1)
     assert not check.passed
-    assert check.found.startswith("1 items")
+    assert check.found.startswith("1 recommended items")
 
 
 def test_lists_full_is_a_warning() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.batch_inference import output_line, read_output
 from batchrec_dagster.steps.batch_jobs import output_pieces, whole_lines
-from batchrec_dagster.steps.recommendation_table import Lists, SeenItems
+from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -73,7 +73,7 @@ def test_a_piece_at_a_time_is_as_good_as_all_at_once(batch: Any) -> None:
     everyone = pl.Series(asked, dtype=pl.String)
     schema = {"USER_ID": pl.String, "ITEM_ID": pl.String}
     interactions = pl.LazyFrame(seen or [], schema=schema, orient="row")
-    made = Lists(num_results, None if seen is None else SeenItems(interactions, everyone))
+    made = ListBuilder(num_results, None if seen is None else SeenItems(interactions, everyone))
     with tempfile.TemporaryDirectory() as folder:
         with TableWriter(Path(folder) / "lists.parquet") as writer:
             made.write(pieces, writer)
@@ -94,12 +94,12 @@ def test_a_piece_at_a_time_is_as_good_as_all_at_once(batch: Any) -> None:
     assert sorted(made.items) == sorted({row[2] for row in expected})
     assert made.sample.equals(table.head(5))
     found = {check.name: check for check in made.checks(everyone, filtered=False)}
-    assert found["every_user_has_a_line"].passed
-    assert found["no_line_failed"].passed
+    assert found["every_user_answered"].passed
+    assert found["no_failed_users"].passed
     twice = len(expected) - len({(row[0], row[2]) for row in expected})
     assert found["no_duplicates"].found.startswith(f"{twice:,} items")
-    assert ("none_seen" in found) is (seen is not None)
-    assert seen is None or found["none_seen"].passed
+    assert ("no_seen_items" in found) is (seen is not None)
+    assert seen is None or found["no_seen_items"].passed
     full = sum(rank == num_results for _, rank, _, _ in expected)
     assert found["lists_full"].found.startswith(f"{full:,} of {len(asked):,}")
     assert offered or not expected
@@ -117,14 +117,14 @@ def test_what_is_seen_is_told_of_those_who_are_asked_about(pairs: list[tuple[str
 
 
 def test_a_line_that_failed_is_told_from_whichever_piece_it_is_in() -> None:
-    made = Lists(2)
+    made = ListBuilder(2)
     for user, error in [("a", None), ("b", "User error"), ("c", "other"), ("a", None)]:
         line = output_line({"userId": user}, [] if error else ["1"], error=error)
         made.add(read_output(line.encode()))
     everyone, failed, *_ = made.checks(pl.Series(["a", "b", "c", "d"]), filtered=False)
-    assert everyone.found.startswith("3 of 4 users have a line; missing are 'd'")
+    assert everyone.found.startswith("3 of 4 users have a result; missing: 'd'")
     assert everyone.found.endswith("1 lines are repeated")
-    assert failed.found == "2 of 4 lines failed; the first, of user 'b': User error"
+    assert failed.found == "2 of 4 users failed; the first, user 'b': User error"
 
 
 @pytest.fixture

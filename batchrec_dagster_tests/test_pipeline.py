@@ -120,7 +120,7 @@ def test_other_settings_change_what_they_concern_and_no_more(
     assert outcomes(refresh(project, "shop", instance)) == [*UNCHANGED[:3], "inferred"]
     assert table(project, "shop").get_column("rank").max() == 5
     project.declare({**declared, "solution": {"recipe": "aws-popularity-count"}})
-    anyway = {"ops": {"shop__recommendations": {"config": {"publish_anyway": True}}}}
+    anyway = {"ops": {"shop__recommendations": {"config": {"skip_quality_gate": True}}}}
     popular = refresh(project, "shop", instance, anyway)
     assert popular.success
     # Popularity was trained already, to compare with.
@@ -130,7 +130,7 @@ def test_other_settings_change_what_they_concern_and_no_more(
     seen_too = refresh(project, "shop", instance)
     assert seen_too.success
     assert interactions(project, "shop").columns == ["USER_ID", "ITEM_ID", "TIMESTAMP"]
-    assert "none_seen" not in {e.check_name for e in seen_too.get_asset_check_evaluations()}
+    assert "no_seen_items" not in {e.check_name for e in seen_too.get_asset_check_evaluations()}
     # And back again: the first import and training are still there.
     project.declare(declared)
     assert outcomes(refresh(project, "shop", instance))[1:3] == UNCHANGED[1:3]
@@ -230,10 +230,10 @@ def test_a_bad_batch_result_is_not_published(
     failed = '{"input":{"userId":"1"},"output":{"recommendedItems":[]},"error":"User error"}\n'
     users = [json.loads(line)["input"]["userId"] for line in whole]
     for broken, check in [
-        (whole[1:], "every_user_has_a_line"),
-        ([*whole, whole[0]], "every_user_has_a_line"),
+        (whole[1:], "every_user_answered"),
+        ([*whole, whole[0]], "every_user_answered"),
         ([failed if user == "1" else line for user, line in zip(users, whole, strict=True)],
-         "no_line_failed"),
+         "no_failed_users"),
     ]:  # fmt: skip
         output.write_text("".join(broken))
         result = refresh(project, "shop", instance)

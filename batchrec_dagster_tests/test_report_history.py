@@ -47,9 +47,9 @@ def test_each_model_counts_once_from_when_it_was_first_there(instance: dg.Dagste
 def test_the_newest_finding_of_each_check_is_told(instance: dg.DagsterInstance) -> None:
     checked(instance, "lists_full", False, "1 of 2 users")
     checked(instance, "lists_full", True, "2 of 2 users")
-    checked(instance, "none_seen", False, "3 items")
-    keys = [dg.AssetCheckKey(ASSET, name) for name in ("lists_full", "none_seen", "never_run")]
+    checked(instance, "no_seen_items", False, "3 items")
+    keys = [dg.AssetCheckKey(ASSET, name) for name in ("lists_full", "no_seen_items", "never_run")]
     assert verdicts(instance, keys) == [
         Verdict("solution_version", "lists_full", True, "2 of 2 users"),
-        Verdict("solution_version", "none_seen", False, "3 items"),
+        Verdict("solution_version", "no_seen_items", False, "3 items"),
     ]

@@ -61,7 +61,7 @@ def test_by_pieces_of_any_size(
     assert twice.passed == all(len(users) == len(set(users)) for _, users in asked)
 
 
-def test_what_failed_is_told() -> None:
+def test_failed_segments_are_reported() -> None:
     lines = [
         output_line({"itemId": "10"}, ["1"]),
         output_line({"itemId": "11"}, [], "User error: no such item"),
@@ -70,9 +70,7 @@ def test_what_failed_is_told() -> None:
     table, _ = made(lines, 1, None)
     whole, failed, twice = table.checks(["10", "11", "12"], "segments.items")
     assert not whole.passed
-    assert "missing are '12'" in whole.found
-    assert failed.found == (
-        "1 of 3 lines failed; the first, of segment '11': User error: no such item; mend"
-        " segments.items"
-    )
+    assert "missing: '12'" in whole.found
+    assert "1 of 3 segments failed" in failed.found
+    assert "'11': User error: no such item; fix segments.items" in failed.found
     assert twice.passed

@@ -128,8 +128,8 @@ def test_what_cannot_be_answered_is_told_and_not_published(
     settings["segments"] = {"items": [*ITEMS, "no item"]}
     project.declare(settings)
     unknown = why(refresh(project, "shop", instance))
-    assert unknown.startswith("no_line_failed: 1 of 4 lines failed; the first, of segment 'no item")
-    assert unknown.endswith("; mend segments.items")
+    assert unknown.startswith("no_failed_segments: 1 of 4 segments failed")
+    assert unknown.endswith("; fix segments.items")
 
     monkeypatch.setattr("batchrec_dagster.config.pipeline.filter_problem", allowed)
     settings["segments"] = {"items": ITEMS, "filter": "EXCLUDE UserID WHERE Users.AGE < 18"}

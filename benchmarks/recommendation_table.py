@@ -89,7 +89,7 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
 
     from batchrec_dagster.personalize.batch_inference import read_output
     from batchrec_dagster.steps.batch_jobs import output_pieces
-    from batchrec_dagster.steps.recommendation_table import Lists, SeenItems
+    from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
     from batchrec_dagster.storage.io_managers import InteractionsCsvIOManager, JsonLinesIOManager
     from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
     from batchrec_dagster.storage.resource import StorageResource
@@ -100,7 +100,7 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     users = asked.select("userId").collect(engine="streaming").get_column("userId")
     csv = InteractionsCsvIOManager(storage=storage)
     interactions = csv.load(storage.uri("interactions.csv"), pl.LazyFrame)
-    lists = Lists(results, SeenItems(interactions, users))
+    lists = ListBuilder(results, SeenItems(interactions, users))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     table = PublishedTable(storage.store, storage.uri(f"storage/lists/{TABLE}"))
     with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / TABLE) as made:

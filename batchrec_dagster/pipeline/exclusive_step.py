@@ -1,4 +1,4 @@
-"""One run at a time works at a step in Personalize; another waits, and then finds it done."""
+"""One run at a time works on an asset's step in Personalize; others wait, then reuse its result."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ def leased(
     context: dg.AssetExecutionContext | dg.OpExecutionContext,
     personalize: PersonalizeResource,
 ) -> AbstractContextManager[None]:
-    """This run's hold on the asset's step."""
+    """Hold the lease on the asset's step for this run."""
     storage = personalize.storage
     return Lease(
         store=storage.store,
@@ -32,12 +32,12 @@ def leased(
     ).held()
 
 
-def alone(pipeline: Pipeline) -> Callable[[Step], Step]:
-    """A decorator of an asset's function that takes `context` and `personalize`.
+def exclusive_step(pipeline: Pipeline) -> Callable[[Step], Step]:
+    """Decorate an asset's function that takes `context` and `personalize`: it runs under a lease.
 
-    What the function yields reaches Dagster after the lease is given up: a generator that waits
-    there is not told of what fails, and would keep the lease as long as something refers to it.
-    What has to be stored while nobody else is at work, the function stores itself.
+    What the function yields reaches Dagster after the lease is released: Dagster does not close a
+    suspended generator when a later step fails, and it would keep the lease. The function itself
+    must store what has to be stored under the lease.
     """
 
     def decorate(step: Step) -> Step:

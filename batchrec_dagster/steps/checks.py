@@ -19,7 +19,7 @@ from batchrec_dagster.personalize.datasets import (
 from batchrec_dagster.preparation.items import ItemsRead
 from batchrec_dagster.preparation.layout import PreparationError
 
-# Nothing that is recommended today was rated before it; later than now is a clock that is off.
+# Earlier times mean the wrong unit. Up to a day in the future may be a clock that is wrong.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
 CLOCK_SLACK = timedelta(days=1)
 
@@ -46,15 +46,15 @@ class Checked:
 
 
 def enough(rows: int, users: int, with_two: int) -> Checked:
-    """Personalize's minimums for training."""
+    """Whether there are as many interactions and users as Personalize requires for training."""
     least = max(MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users)
     passed = rows >= MIN_INTERACTIONS and with_two >= least
     found = f"{rows:,} interactions of {users:,} users, {with_two:,} of them with two or more"
     if not passed:
         found += (
             f"; Personalize needs {MIN_INTERACTIONS:,} interactions, and"
-            f" {MIN_USERS_WITH_TWO_INTERACTIONS} users (and 1 % of them) with two or more: bring"
-            " more data, or lower interactions.min_rating"
+            f" {MIN_USERS_WITH_TWO_INTERACTIONS} users (and 1 % of them) with two or more."
+            " Provide more data, or lower interactions.min_rating"
         )
     return Checked(
         "enough_interactions",
@@ -65,7 +65,7 @@ def enough(rows: int, users: int, with_two: int) -> Checked:
 
 
 def plausible(first: int | None, last: int | None, unit: str, now: datetime) -> Checked:
-    """That the times are in seconds, between 1980 and now, by the first and the last."""
+    """Whether the first and the last timestamp (epoch seconds) lie between 1980 and now."""
     if first is None or last is None:
         return Checked("timestamps_plausible", passed=False, found="there are no interactions")
     passed = EARLIEST.timestamp() <= first and last <= (now + CLOCK_SLACK).timestamp()
@@ -73,14 +73,14 @@ def plausible(first: int | None, last: int | None, unit: str, now: datetime) -> 
     if not passed:
         other = "s" if unit == "ms" else "ms"
         found += (
-            f"; times of ratings lie between {EARLIEST:%Y} and now: is ratings.timestamp_unit"
-            f" {other}, or ratings.columns.timestamp another column?"
+            f"; expected times between {EARLIEST:%Y} and now. Try ratings.timestamp_unit: {other},"
+            " or another column as ratings.columns.timestamp"
         )
     return Checked("timestamps_plausible", passed, found, {"days": (last - first) / 86_400})
 
 
 def items_readable(read: Callable[[], ItemsRead], on_bad_rows: str) -> Checked:
-    """That the rows of the items file can be read, or may be left out."""
+    """Whether the rows of the items file can be read, or may be dropped."""
     try:
         items = read()
     except PreparationError as error:
@@ -91,88 +91,71 @@ def items_readable(read: Callable[[], ItemsRead], on_bad_rows: str) -> Checked:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in bad.counts.items())
         found += f" ({reasons}); the first: {bad.examples[0]}"
         found += (
-            "; they are left out (items.on_bad_rows: skip)"
+            "; they are dropped (items.on_bad_rows: skip)"
             if on_bad_rows == "skip"
-            else "; mend the file, or leave such rows out with items.on_bad_rows: skip"
+            else "; fix the file, or drop these rows with items.on_bad_rows: skip"
         )
     passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
     return Checked("items_readable", passed, found, {"rows": rows, "bad_rows": bad.total})
 
 
-def every_user_has_a_line(users: pl.Series, answered: pl.Series) -> Checked:
-    """That each user who was asked for was answered, once."""
-    missing = users.filter(~users.is_in(answered.implode()))
-    twice = answered.len() - answered.n_unique()
-    found = f"{answered.n_unique():,} of {len(users):,} users have a line"
+def every_user_answered(users: pl.Series, answered: pl.Series) -> Checked:
+    """Whether every requested user has exactly one result."""
+    return _every_answered("user", users, answered, "batch inference")
+
+
+def every_segment_answered(queries: Sequence[str], answered: pl.Series) -> Checked:
+    """Whether every requested segment has exactly one result."""
+    return _every_answered("segment", pl.Series(queries), answered, "batch segment job")
+
+
+def _every_answered(of: str, requested: pl.Series, answered: pl.Series, job: str) -> Checked:
+    missing = requested.filter(~requested.is_in(answered.implode()))
+    repeated = answered.len() - answered.n_unique()
+    found = f"{answered.n_unique():,} of {len(requested):,} {of}s have a result"
     if len(missing):
-        some = _some(missing.head(SOME), len(missing))
-        found += f"; missing are {some}: run the batch inference again"
-    if twice:
-        found += f"; {twice:,} lines are repeated"
+        found += f"; missing: {_some(missing.head(SOME), len(missing))}. Run the {job} again"
+    if repeated:
+        found += f"; {repeated:,} results are repeated"
     return Checked(
-        "every_user_has_a_line",
-        not len(missing) and not twice,
+        f"every_{of}_answered",
+        not len(missing) and not repeated,
         found,
-        {"users": len(users), "missing": len(missing), "repeated_lines": twice},
+        {f"{of}s": len(requested), "missing": len(missing), "repeated_lines": repeated},
     )
 
 
-def every_segment_has_a_line(queries: Sequence[str], lines: pl.DataFrame) -> Checked:
-    """That each segment that was asked for was answered, once. lines: segment."""
-    answered = lines.get_column("segment")
-    asked = pl.Series(queries)
-    missing = asked.filter(~asked.is_in(answered.implode()))
-    twice = answered.len() - answered.n_unique()
-    found = f"{answered.n_unique():,} of {len(queries):,} segments have a line"
-    if len(missing):
-        some = _some(missing.head(SOME), len(missing))
-        found += f"; missing are {some}: run the batch segment job again"
-    if twice:
-        found += f"; {twice:,} lines are repeated"
-    return Checked(
-        "every_segment_has_a_line",
-        not len(missing) and not twice,
-        found,
-        {"segments": len(queries), "missing": len(missing), "repeated_lines": twice},
-    )
-
-
-def lines_failed(
-    failed: int,
-    lines: int,
-    first: tuple[str, str] | None,
-    of: str = "user_id",
-    mend: str = "",
+def no_failed_lines(
+    failed: int, lines: int, first: tuple[str, str] | None, of: str = "user", fix: str = ""
 ) -> Checked:
-    """That no line has an error in place of what was asked for; `of` is whose line it is, `first`
-    whose failed first, and why."""
-    found = f"{failed:,} of {lines:,} lines failed"
+    """Whether no line of a job's output has an error. of: user or segment; first: the id and the
+    error of the first failed line."""
+    found = f"{failed:,} of {lines:,} {of}s failed"
     if first is not None:
         whose, error = first
-        found += f"; the first, of {of.removesuffix('_id')} {whose!r}: {error}{mend}"
-    return Checked("no_line_failed", not failed, found, {"lines": lines, "failed": failed})
+        found += f"; the first, {of} {whose!r}: {error}{fix}"
+    return Checked(f"no_failed_{of}s", not failed, found, {"lines": lines, "failed": failed})
 
 
-def repeated(count: int, member: str = "item_id") -> Checked:
-    """That no list holds an item twice, or no segment a user."""
-    found = f"{count:,} {member.removesuffix('_id')}s stand twice in a list"
+def no_duplicates(count: int, member: str = "item") -> Checked:
+    """Whether no list holds an item twice, or no segment a user."""
+    found = f"{count:,} {member}s are repeated within a list"
     return Checked("no_duplicates", not count, found, {"repeated": count})
 
 
-def none_seen(seen: int) -> Checked:
-    """That no list holds what its user already interacted with."""
-    return Checked(
-        "none_seen", not seen, f"{seen:,} items of the lists were seen before", {"seen": seen}
-    )
+def no_seen_items(seen: int) -> Checked:
+    """Whether no list holds an item that its user already interacted with."""
+    found = f"{seen:,} recommended items were seen before"
+    return Checked("no_seen_items", not seen, found, {"seen": seen})
 
 
 def lists_full(full: int, users: int, num_results: int, *, filtered: bool = False) -> Checked:
-    """Whether every user has as many items as asked for: worth a warning, not a halt."""
+    """Whether every user has as many items as requested; a warning only."""
     found = f"{full:,} of {users:,} users have all {num_results} items"
     if full < users:
-        found += "; the others have seen nearly everything that Personalize offered for them"
+        found += "; the others have seen nearly everything that Personalize returned for them"
         if filtered:
-            found += ", or recommendations.filter leaves them little"
+            found += ", or recommendations.filter excludes most of it"
     return Checked("lists_full", full == users, found, {"users": users, "full": full})
 
 
@@ -183,7 +166,7 @@ def _day(seconds: int) -> str:
         return f"the year {1970 + seconds // 31_556_952:,}"
 
 
-def _some(first: Iterable[str], count: int) -> str:
-    """The first few of so many."""
+def _some(first: Iterable[object], count: int) -> str:
+    """The first few ids, and how many more there are."""
     listed = ", ".join(map(repr, first))
     return listed if count <= SOME else f"{listed} and {count - SOME:,} more"

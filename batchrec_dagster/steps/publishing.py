@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,15 @@ from batchrec_dagster.storage.resource import StorageResource
 
 
 class PublicationConfig(dg.Config):
-    """Told to one run, from the Launchpad or the command line."""
+    """Options of one run, from the Launchpad or the command line."""
 
-    publish_anyway: bool = Field(
-        default=False, description="Publish lists that the quality gate would not let through."
+    skip_quality_gate: bool = Field(
+        default=False, description="Publish even if the quality gate fails."
     )
     roll_back_to: str = Field(
         default="",
-        description="Publish no new lists but older ones once more: the number of their edition,"
-        " or previous.",
+        description="Publish older lists again instead of new ones: an edition's number, or"
+        " previous.",
     )
 
 
@@ -79,7 +79,7 @@ class Publishing:
         name, places = self.pipeline.name, self.pipeline.places
         with storage_errors():
             current = published_table(self.storage, places).current()
-            if config.publish_anyway:
+            if config.skip_quality_gate:
                 publish_again(self.storage, places, self.made_by)
             rolled_back = was_rolled_back(self.storage, places, self.made_by)
         return quality_gate(
@@ -87,9 +87,9 @@ class Publishing:
             self.trained,
             current.about if current else None,
             self.measured_on,
-            anyway=f"run {name}_refresh with ops: {{{name}__recommendations: {{config:"
-            " {publish_anyway: true}}}",
-            publish_anyway=config.publish_anyway,
+            how_to_skip=f"run {name}_refresh with ops: {{{name}__recommendations: {{config:"
+            " {skip_quality_gate: true}}}",
+            skip_quality_gate=config.skip_quality_gate,
             rolled_back=rolled_back,
         )
 
@@ -136,9 +136,22 @@ def republish(
     return edition
 
 
+# Names of checks in editions that batchrec 0.1 published.
+OLD_CHECKS = {
+    "every_user_has_a_line": "every_user_answered",
+    "no_line_failed": "no_failed_users",
+    "none_seen": "no_seen_items",
+}
+
+
 def checks_of(edition: Edition, names: Sequence[str]) -> list[Checked]:
     """The verdicts that an edition carries, for checks of these names."""
-    found = {check["name"]: Checked(**check) for check in edition.about.get("checks", [])}
+    there = [Checked(**check) for check in edition.about.get("checks", [])]
+    found = {
+        name: replace(check, name=name)
+        for check in there
+        for name in [OLD_CHECKS.get(check.name, check.name)]
+    }
     unknown = "not checked when these lists were published"
     return [found.get(name, Checked(name, passed=True, found=unknown)) for name in names]
 

@@ -1,4 +1,4 @@
-"""The gate: whether a solution version may serve, looked at before batch inference is paid for."""
+"""The quality gate: may a solution version's lists be published? Checked before batch inference."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ def quality_gate(
     published: Mapping[str, Any] | None,
     measured_on: str,
     *,
-    anyway: str,
-    publish_anyway: bool = False,
+    how_to_skip: str,
+    skip_quality_gate: bool = False,
     rolled_back: bool = False,
 ) -> Checked:
-    """The verdict, with the numbers, and what to do if it is no.
+    """The verdict, with the numbers, and what to do if it fails.
 
-    trained: the record of solution_version. published: what the published lists say of themselves,
-    None where there are none. measured_on: a name of which interactions count; metrics are
-    compared with those of the same only. rolled_back: whether somebody took back the lists of this
-    version. anyway: how a run is told to publish anyway; publish_anyway: whether this one was.
+    published: the metadata of the published lists, if any. measured_on: fingerprint of the
+    interaction settings; only metrics measured on the same interactions are compared.
+    rolled_back: whether this version's lists were rolled back. how_to_skip: how to start a run
+    that publishes anyway; skip_quality_gate: whether this run does.
     """
     metrics, popular = trained["metrics"], trained["popularity_metrics"].get(NDCG)
     ndcg, coverage = metrics.get(NDCG, 0.0), metrics.get(COVERAGE, 0.0)
-    said = published or {}
-    serves = said.get("solution_version_arn") == trained["solution_version_arn"]
+    about = published or {}
+    serves = about.get("solution_version_arn") == trained["solution_version_arn"]
     before = None
-    if not serves and said.get("measured_on") == measured_on:
-        before = said["metrics"].get(NDCG)
+    if not serves and about.get("measured_on") == measured_on:
+        before = about["metrics"].get(NDCG)
 
     reasons = []
     if rolled_back:
         reasons.append("its lists were rolled back")
     if not serves:
         if popular is not None and ndcg < popular:
-            reasons.append("it is worse than showing everyone the most popular items")
+            reasons.append("it is worse than recommending the most popular items to everyone")
         if before is not None and ndcg < (1 - gate.max_drop) * before:
             reasons.append(
-                f"its NDCG@25 is {1 - ndcg / before:.0%} less than that of the published lists,"
-                f" where gate.max_drop allows {gate.max_drop:.0%}"
+                f"its NDCG@25 is {1 - ndcg / before:.0%} below the published lists'; gate.max_drop"
+                f" allows {gate.max_drop:.0%}"
             )
         if ndcg < gate.min_ndcg_at_25:
             reasons.append(f"gate.min_ndcg_at_25 is {gate.min_ndcg_at_25:g}")
@@ -56,31 +56,28 @@ def quality_gate(
             reasons.append(f"gate.min_coverage is {gate.min_coverage:g}")
 
     numbers = {"ndcg_at_25": ndcg, "coverage": coverage}
-    beside = []
+    compared = []
     if popular is not None:
         numbers["popularity_ndcg_at_25"] = popular
-        beside.append(f"{popular:.4f} of the most popular items")
+        compared.append(f"{popular:.4f} for the most popular items")
     if before is not None:
         numbers["published_ndcg_at_25"] = before
-        beside.append(f"{before:.4f} of the published lists")
+        compared.append(f"{before:.4f} for the published lists")
     found = f"NDCG@25 {ndcg:.4f}"
-    found += f", beside {' and '.join(beside)}" if beside else ""
+    found += f", compared with {' and '.join(compared)}" if compared else ""
     found += f"; coverage {coverage:.4f}"
     if not trained.get("data_version", "").startswith(trained.get("trained_on", "")):
         found += f"; the model was trained on {trained['trained_at'][:10]}, on earlier data"
     if serves:
-        found += "; its lists are published already"
-    elif said and before is None:
-        found += "; the published lists' metrics are of other interactions, so not compared"
-    remains = (
-        "nothing was published" if published is None else "the published lists stay as they are"
-    )
-    if reasons and publish_anyway:
-        found += f"; published anyway, as this run was told to, although {', and '.join(reasons)}"
+        found += "; its lists are already published"
+    elif about and before is None:
+        found += "; not comparable with the published lists: the interactions settings changed"
+    remains = "nothing was published" if published is None else "the published lists stay"
+    if reasons and skip_quality_gate:
+        found += f"; published anyway (skip_quality_gate), although {', and '.join(reasons)}"
     elif reasons:
         found += (
             f": {', and '.join(reasons)}. Nothing was inferred and {remains}."
-            " Look whether the data are what they should be, and start the run again, or publish"
-            f" anyway: {anyway}"
+            f" Check the data and run again, or publish anyway: {how_to_skip}"
         )
-    return Checked(CHECK, not reasons or publish_anyway, found, numbers)
+    return Checked(CHECK, not reasons or skip_quality_gate, found, numbers)

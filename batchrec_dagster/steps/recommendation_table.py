@@ -20,11 +20,11 @@ from batchrec_dagster.pipeline.assets.items import read_titles, with_titles
 from batchrec_dagster.steps.batch_jobs import counted, output_pieces
 from batchrec_dagster.steps.checks import (
     Checked,
-    every_user_has_a_line,
-    lines_failed,
+    every_user_answered,
     lists_full,
-    none_seen,
-    repeated,
+    no_duplicates,
+    no_failed_lines,
+    no_seen_items,
 )
 from batchrec_dagster.steps.publishing import Publishing, storage_errors
 from batchrec_dagster.storage.progress import Progress
@@ -96,7 +96,7 @@ def _pair() -> pl.Expr:
     return (user * 2**32 + item).alias("pair")
 
 
-class Lists:
+class ListBuilder:
     """Makes the table, and counts what its checks ask for.
 
     The table has the best `num_results` items of each line as rows of user_id, rank, item_id and
@@ -138,10 +138,10 @@ class Lists:
         """What was found; users: who was asked for, filtered: whether by a filter of one's own."""
         answered = pl.concat(self._answered)
         return [
-            every_user_has_a_line(users, answered),
-            lines_failed(self._failed, len(answered), self._first_failure),
-            repeated(self._repeated),
-            *([] if self.seen is None else [none_seen(self._seen)]),
+            every_user_answered(users, answered),
+            no_failed_lines(self._failed, len(answered), self._first_failure),
+            no_duplicates(self._repeated),
+            *([] if self.seen is None else [no_seen_items(self._seen)]),
             lists_full(self._full, len(users), self.num_results, filtered=filtered),
         ]
 
@@ -177,7 +177,7 @@ class Lists:
 
 
 @dataclass(frozen=True)
-class NewTable:
+class RecommendationTable:
     """Its numbers of rows, users and distinct items; its first rows; its check results; `dropped`
     counts the offered items that their user had already seen.
 
@@ -194,17 +194,17 @@ class NewTable:
 
 
 @contextmanager
-def made_here(
+def build_locally(
     publishing: Publishing,
     job: Description,
     users: pl.Series,
     seen: SeenItems | None,
     log: dg.DagsterLogManager,
-) -> Iterator[NewTable]:
+) -> Iterator[RecommendationTable]:
     """Make it of what the job answered; users: who was asked for. Raises dg.Failure."""
     pipeline, storage = publishing.pipeline, publishing.storage
     wanted = pipeline.recommendations
-    lists = Lists(wanted.num_results, seen, read_titles(pipeline, storage))
+    lists = ListBuilder(wanted.num_results, seen, read_titles(pipeline, storage))
     written = Progress("users' lists written", len(users), log.info)
     with (
         TemporaryDirectory() as folder,
@@ -216,7 +216,7 @@ def made_here(
             table.finish(about)
             return publishing.publish(table.path)
 
-        yield NewTable(
+        yield RecommendationTable(
             lists.rows,
             lists.users,
             len(lists.items),

@@ -9,7 +9,12 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from batchrec_dagster.pipeline.assets.items import with_titles
-from batchrec_dagster.steps.checks import Checked, every_segment_has_a_line, lines_failed, repeated
+from batchrec_dagster.steps.checks import (
+    Checked,
+    every_segment_answered,
+    no_duplicates,
+    no_failed_lines,
+)
 
 
 class SegmentTable:
@@ -71,11 +76,11 @@ class SegmentTable:
         """What was found; queries: what was asked for, by which setting."""
         answered = pl.concat(self._answered)
         return [
-            every_segment_has_a_line(queries, answered),
-            lines_failed(
-                self._failed, answered.height, self._first_failure, "segment", f"; mend {setting}"
+            every_segment_answered(queries, answered.get_column("segment")),
+            no_failed_lines(
+                self._failed, answered.height, self._first_failure, "segment", f"; fix {setting}"
             ),
-            repeated(self._repeated, "user_id"),
+            no_duplicates(self._repeated, "user"),
         ]
 
     def _count(self, table: pl.DataFrame) -> None:

@@ -136,7 +136,7 @@ class Trainer:
             record,
             current.about if current else None,
             record["trained_with"],
-            anyway="",
+            how_to_skip="",
             rolled_back=rolled_back,
         ).passed
 

@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.ensure import (
 from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.personalize.schemas import INTERACTIONS
 from batchrec_dagster.pipeline.checks import published, specs, stopped
-from batchrec_dagster.pipeline.exclusive_step import alone
+from batchrec_dagster.pipeline.exclusive_step import exclusive_step
 from batchrec_dagster.pipeline.ui import MODEL, asset_args, dataset_group, preview, table
 from batchrec_dagster.steps.batch_jobs import lasted, outcome, stem
 from batchrec_dagster.steps.cost import estimate, import_cost, summary, told, within_budget
@@ -73,7 +73,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         deps=[dg.AssetKey([pipeline.name, dataset.asset]) for dataset in datasets],
         check_specs=specs("personalize_dataset", pipeline.name, **budgeted),
     )
-    @alone(pipeline)
+    @exclusive_step(pipeline)
     def personalize_dataset(
         context: dg.AssetExecutionContext,
         config: ImportConfig,

@@ -16,7 +16,7 @@ from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB
 from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.pipeline.assets.items import titles_of, titles_versions
 from batchrec_dagster.pipeline.checks import published, specs, stopped
-from batchrec_dagster.pipeline.exclusive_step import alone
+from batchrec_dagster.pipeline.exclusive_step import exclusive_step
 from batchrec_dagster.pipeline.ui import (
     asset_args,
     column_lineage,
@@ -36,10 +36,10 @@ from batchrec_dagster.steps.publishing import (
     republish,
 )
 from batchrec_dagster.steps.recommendation_table import (
-    NewTable,
+    RecommendationTable,
     SeenItems,
+    build_locally,
     interactions_of,
-    made_here,
 )
 from batchrec_dagster.steps.rollback import edition_summary
 from batchrec_dagster.storage.resource import StorageResource
@@ -74,7 +74,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset."""
     wanted = pipeline.recommendations
     seen_checks = (
-        {"none_seen": "No list holds what its user already interacted with."}
+        {"no_seen_items": "No list contains an item that its user already interacted with."}
         if wanted.exclude_seen
         else {}
     )
@@ -95,15 +95,15 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         check_specs=specs(
             "recommendations",
             pipeline.name,
-            quality_gate="The model is good enough for its lists to be published.",
-            every_user_has_a_line="Each user was answered, once.",
-            no_line_failed="No user's line has an error in place of items.",
-            no_duplicates="No list holds an item twice.",
+            quality_gate="The model is good enough to publish its lists.",
+            every_user_answered="Every requested user has exactly one result.",
+            no_failed_users="No user has an error instead of items.",
+            no_duplicates="No list contains an item twice.",
             **seen_checks,
             lists_full=f"Every user has all {wanted.num_results} items.",
         ),
     )
-    @alone(pipeline)
+    @exclusive_step(pipeline)
     def recommendations(
         context: dg.AssetExecutionContext,
         config: PublicationConfig,
@@ -179,7 +179,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
         recipe = pipeline.solution.recipe
         paid = [recommendations_cost(recipe, len(users))] if job.created else []
-        with made_here(publishing, job.description, users, seen, context.log) as lists:
+        with build_locally(publishing, job.description, users, seen, context.log) as lists:
             version = fingerprint(
                 job.arn,
                 users_version,
@@ -232,7 +232,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     return recommendations
 
 
-def _preview(lists: NewTable) -> dg.MetadataValue[Any]:
+def _preview(lists: RecommendationTable) -> dg.MetadataValue[Any]:
     """How many there are, and how the first begins."""
     told = (
         f"**{lists.users:,} users** have a list.",

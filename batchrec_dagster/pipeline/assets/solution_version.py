@@ -11,7 +11,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.personalize.ensure import SOLUTION_VERSION
 from batchrec_dagster.personalize.resource import PersonalizeResource
-from batchrec_dagster.pipeline.exclusive_step import alone
+from batchrec_dagster.pipeline.exclusive_step import exclusive_step
 from batchrec_dagster.pipeline.ui import MODEL, asset_args, dataset_group, preview, table
 from batchrec_dagster.steps.batch_jobs import lasted, outcome, stem
 from batchrec_dagster.steps.cost import told, trainings_cost
@@ -45,7 +45,7 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
             io_manager="record_io",
         ),
     )
-    @alone(pipeline)
+    @exclusive_step(pipeline)
     def solution_version(
         context: dg.AssetExecutionContext,
         config: TrainingConfig,
@@ -72,7 +72,7 @@ def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.Asset
             io_manager="record_io",
         ),
     )
-    @alone(pipeline)
+    @exclusive_step(pipeline)
     def segment_solution_version(
         context: dg.AssetExecutionContext,
         config: TrainingConfig,

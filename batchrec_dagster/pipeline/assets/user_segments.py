@@ -22,7 +22,7 @@ from batchrec_dagster.pipeline.assets.items import (
     titles_versions,
 )
 from batchrec_dagster.pipeline.checks import published, specs, stopped
-from batchrec_dagster.pipeline.exclusive_step import alone
+from batchrec_dagster.pipeline.exclusive_step import exclusive_step
 from batchrec_dagster.pipeline.ui import (
     asset_args,
     column_lineage,
@@ -84,12 +84,12 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
         check_specs=specs(
             "user_segments",
             pipeline.name,
-            every_segment_has_a_line="Each segment was answered, once.",
-            no_line_failed="No segment's line has an error in place of users.",
-            no_duplicates="No segment holds a user twice.",
+            every_segment_answered="Every requested segment has exactly one result.",
+            no_failed_segments="No segment has an error instead of users.",
+            no_duplicates="No segment contains a user twice.",
         ),
     )
-    @alone(pipeline)
+    @exclusive_step(pipeline)
     def user_segments(
         context: dg.AssetExecutionContext,
         segment_solution_version: dict[str, Any],

@@ -12,7 +12,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.pipeline.checks import published, specs
-from batchrec_dagster.pipeline.exclusive_step import alone
+from batchrec_dagster.pipeline.exclusive_step import exclusive_step
 from batchrec_dagster.steps.checks import Checked
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import PublishedTable
@@ -66,7 +66,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
     leases, during = tmp_path / "storage/shop/leases", []
 
     @dg.asset(key_prefix="shop", check_specs=specs("step", "shop", small="It is small."))
-    @alone(SHOP)
+    @exclusive_step(SHOP)
     def step(context: dg.AssetExecutionContext, personalize: PersonalizeResource) -> Iterator[Any]:
         during.extend(files(leases))
         if ends == "raises":
