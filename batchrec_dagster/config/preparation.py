@@ -8,8 +8,6 @@ from typing import Literal, Self
 import dagster as dg
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from batchrec_dagster.steps.spark_jobs import EmrServerlessSpark, GlueSpark, LocalSpark, SparkEngine
-
 # Which settings belong to which engine; the first ones are needed.
 _NEEDED = {"glue": ["job_name"], "emr_serverless": ["application_id", "role"]}
 _ALLOWED = {
@@ -99,26 +97,3 @@ class Preparation(dg.Model):
         if missing := [name for name in _NEEDED.get(self.engine, []) if name not in given]:
             raise ValueError(f"engine {self.engine} needs {' and '.join(missing)}")
         return self
-
-    @property
-    def spark(self) -> SparkEngine | None:
-        """The Spark that does it; None for the local engine."""
-        match self.engine:
-            case "spark":
-                return LocalSpark(self.memory or LocalSpark.memory)
-            case "glue":
-                return GlueSpark(
-                    self.job_name or "",
-                    self.role,
-                    self.worker_type,
-                    self.workers,
-                    self.timeout_minutes,
-                )
-            case "emr_serverless":
-                return EmrServerlessSpark(
-                    self.application_id or "",
-                    self.role or "",
-                    self.timeout_minutes,
-                    self.spark_submit_parameters or "",
-                )
-        return None

@@ -14,8 +14,8 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.pipeline.assets.items import titles_versions
 from batchrec_dagster.steps.checks import Checked
+from batchrec_dagster.steps.items import titles_versions
 from batchrec_dagster.steps.quality_gate import quality_gate
 from batchrec_dagster.steps.rollback import (
     edition_summary,

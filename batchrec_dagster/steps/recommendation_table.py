@@ -16,7 +16,6 @@ import polars as pl
 from batchrec_dagster.personalize.batch_inference import read_output
 from batchrec_dagster.personalize.datasets import ITEM_ID, USER_ID, scan_interactions
 from batchrec_dagster.personalize.ensure import Description
-from batchrec_dagster.pipeline.assets.items import read_titles, with_titles
 from batchrec_dagster.steps.batch_jobs import counted, output_pieces
 from batchrec_dagster.steps.checks import (
     Checked,
@@ -26,6 +25,7 @@ from batchrec_dagster.steps.checks import (
     no_failed_lines,
     no_seen_items,
 )
+from batchrec_dagster.steps.items import read_titles, with_titles
 from batchrec_dagster.steps.publishing import Publishing, storage_errors
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.published_table import Edition, TableWriter

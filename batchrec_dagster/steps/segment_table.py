@@ -8,13 +8,13 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 
-from batchrec_dagster.pipeline.assets.items import with_titles
 from batchrec_dagster.steps.checks import (
     Checked,
     every_segment_answered,
     no_duplicates,
     no_failed_lines,
 )
+from batchrec_dagster.steps.items import with_titles
 
 
 class SegmentTable:

@@ -24,6 +24,7 @@ from dagster_aws.pipes import (
     PipesS3MessageReader,
 )
 
+from batchrec_dagster.config.preparation import Preparation
 from batchrec_dagster.preparation.spark.task import Done, Task
 from batchrec_dagster.steps.spark_code import SparkCode, upload_code
 from batchrec_dagster.storage.object_store import StorageError, split_uri
@@ -252,6 +253,29 @@ class EmrServerlessSpark:
                 extras={"task": task.to_json()},
             )
         return Done.from_json(reader.done()), completed.metadata
+
+
+def spark_engine(declared: Preparation) -> SparkEngine | None:
+    """The Spark that prepares the interactions; None for the local engine."""
+    match declared.engine:
+        case "spark":
+            return LocalSpark(declared.memory or LocalSpark.memory)
+        case "glue":
+            return GlueSpark(
+                declared.job_name or "",
+                declared.role,
+                declared.worker_type,
+                declared.workers,
+                declared.timeout_minutes,
+            )
+        case "emr_serverless":
+            return EmrServerlessSpark(
+                declared.application_id or "",
+                declared.role or "",
+                declared.timeout_minutes,
+                declared.spark_submit_parameters or "",
+            )
+    return None
 
 
 @contextmanager

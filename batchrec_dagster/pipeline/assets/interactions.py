@@ -46,7 +46,7 @@ from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.spark.task import Done
 from batchrec_dagster.steps.checks import enough, plausible
 from batchrec_dagster.steps.raw_files import at_hand
-from batchrec_dagster.steps.spark_jobs import SparkEngine
+from batchrec_dagster.steps.spark_jobs import SparkEngine, spark_engine
 from batchrec_dagster.storage.io_managers import Prepared
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
@@ -74,7 +74,7 @@ ROLES = {
 
 def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinition:
     """The asset; the relative path of a source read in place starts at the project's folder."""
-    ratings, rules, spark = pipeline.ratings, pipeline.rules, pipeline.preparation.spark
+    ratings, rules, spark = pipeline.ratings, pipeline.rules, spark_engine(pipeline.preparation)
     columns = interactions_columns(event_type=rules.event_type, event_value=pipeline.event_value)
 
     @dg.asset(

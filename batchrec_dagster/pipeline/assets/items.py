@@ -195,40 +195,6 @@ def item_titles(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
     return item_titles
 
 
-def titles_of(pipeline: Pipeline) -> list[dg.AssetKey]:
-    """The asset that has the titles, for `deps`: none when none are declared."""
-    if pipeline.items is None or pipeline.items.layout.title is None:
-        return []
-    return [dg.AssetKey([pipeline.name, "item_titles"])]
-
-
-def titles_versions(pipeline: Pipeline, storage: StorageResource) -> list[str]:
-    """What changes when the titles do: nothing when none are declared."""
-    uri = storage.uri(pipeline.places.item_titles)
-    return [storage.version(uri) for _ in titles_of(pipeline)]
-
-
-def read_titles(pipeline: Pipeline, storage: StorageResource) -> pl.DataFrame | None:
-    """item_id and title; None where no titles are declared."""
-    if not titles_of(pipeline):
-        return None
-    try:
-        return pl.read_parquet(storage.store.get(storage.uri(pipeline.places.item_titles)))
-    except StorageError as error:
-        raise dg.Failure(f"item_titles: {error}", allow_retries=False) from error
-
-
-def with_titles(
-    table: pl.DataFrame, titles: pl.DataFrame | None, of: str = "item_id"
-) -> pl.DataFrame:
-    """The table with the title after the column of item ids, where there are titles."""
-    if titles is None:
-        return table
-    joined = table.join(titles.rename({"item_id": of}), on=of, how="left", maintain_order="left")
-    after = table.columns.index(of) + 1
-    return joined.select([*table.columns[:after], "title", *table.columns[after:]])
-
-
 def _read(storage: StorageResource, raw: dict[str, Any], layout: ItemsLayout) -> ItemsRead:
     """What is in the copied file. Raises PreparationError, unless it has passed its check."""
     uri = raw["files"][0]["uri"]

@@ -18,6 +18,7 @@ from batchrec_dagster.preparation.polars.prepare import Ratings as OpenedRatings
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.steps.checks import Checked
 from batchrec_dagster.steps.raw_files import RawFiles, at_hand, bring, clear_away, without_secrets
+from batchrec_dagster.steps.spark_jobs import spark_engine
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
@@ -27,7 +28,7 @@ CODE_VERSION = "2"
 
 def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     """The asset; a relative path of the source starts at the project's folder."""
-    ratings, places, spark = pipeline.ratings, pipeline.places, pipeline.preparation.spark
+    ratings, places, spark = pipeline.ratings, pipeline.places, spark_engine(pipeline.preparation)
     source = without_secrets(ratings.source)
     copied = "copied once into the storage as they are" if ratings.copy_to_storage else "in place"
 

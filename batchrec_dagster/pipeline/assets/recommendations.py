@@ -14,7 +14,6 @@ from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import FILTER_HISTORY, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB
 from batchrec_dagster.personalize.resource import PersonalizeResource
-from batchrec_dagster.pipeline.assets.items import titles_of, titles_versions
 from batchrec_dagster.pipeline.checks import published, specs, stopped
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
 from batchrec_dagster.pipeline.ui import (
@@ -29,6 +28,7 @@ from batchrec_dagster.pipeline.ui import (
 )
 from batchrec_dagster.steps.batch_jobs import filter_arn, has_output, lasted, output_folder
 from batchrec_dagster.steps.cost import recommendations_cost, told
+from batchrec_dagster.steps.items import titles_of, titles_versions
 from batchrec_dagster.steps.publishing import (
     PublicationConfig,
     Publishing,

@@ -16,11 +16,6 @@ from batchrec_dagster.personalize.batch_segment import read_output
 from batchrec_dagster.personalize.datasets import ITEM_ID, USER_ID
 from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB
 from batchrec_dagster.personalize.resource import PersonalizeResource
-from batchrec_dagster.pipeline.assets.items import (
-    read_titles,
-    titles_of,
-    titles_versions,
-)
 from batchrec_dagster.pipeline.checks import published, specs, stopped
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
 from batchrec_dagster.pipeline.ui import (
@@ -41,6 +36,11 @@ from batchrec_dagster.steps.batch_jobs import (
     output_pieces,
 )
 from batchrec_dagster.steps.cost import count_users, segments_cost, told
+from batchrec_dagster.steps.items import (
+    read_titles,
+    titles_of,
+    titles_versions,
+)
 from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.steps.segment_table import SegmentTable
 from batchrec_dagster.storage.io_managers import Stored
