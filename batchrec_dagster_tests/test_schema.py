@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from dagster.components.component_scaffolding import scaffold_object
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.pipeline.json_schema import declaration_schema, declaration_schema_text
+from batchrec_dagster.config.json_schema import declaration_schema, declaration_schema_text
 from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
 from batchrec_dagster_tests.support import REPOSITORY, Project, declaration, definitions
 

@@ -11,9 +11,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.config.json_schema import declaration_schema
 from batchrec_dagster.deployment import SETTINGS
 from batchrec_dagster.local_personalize.learning.hyperparameters import RECIPES
-from batchrec_dagster.pipeline.json_schema import declaration_schema
 
 INTRODUCTION = """# Reference
 

@@ -42,7 +42,7 @@ def schema() -> None:
     An editor with the YAML language server finds it by this line in the file:
       # yaml-language-server: $schema=PATH
     """
-    from batchrec_dagster.pipeline.json_schema import declaration_schema_text
+    from batchrec_dagster.config.json_schema import declaration_schema_text
 
     click.echo(declaration_schema_text(), nl=False)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
-from batchrec_dagster.pipeline import COMPONENT_TYPE
+from batchrec_dagster.config import COMPONENT_TYPE
 
 if TYPE_CHECKING:
     from batchrec_dagster.storage.resource import StorageResource

@@ -1,10 +1,14 @@
-"""The typed parts of a pipeline's declaration.
+"""The declaration of a pipeline: one pydantic model for each block of the YAML.
 
-Every value is checked when the YAML is loaded, so that what is impossible fails with the file and
-line before anything runs. Strings may hold Dagster's templates, such as `{{ env.RATINGS }}`.
+Invalid settings fail at load time, with file and line. Strings may hold Dagster's templates,
+such as `{{ env.RATINGS }}`.
 """
 
-from batchrec_dagster.config.fields import fingerprint
 from batchrec_dagster.config.pipeline import Pipeline
+from batchrec_dagster.config.validation import fingerprint
 
-__all__ = ["Pipeline", "fingerprint"]
+# The `type` of a pipeline in a defs.yaml, and its name before version 0.2.
+COMPONENT_TYPE = "batchrec_dagster.BatchRecommendations"
+OLD_COMPONENT_TYPE = "batchrec_dagster.pipeline.BatchRecommendations"
+
+__all__ = ["COMPONENT_TYPE", "OLD_COMPONENT_TYPE", "Pipeline", "fingerprint"]

@@ -10,15 +10,13 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.automation import Alerts, Budget, OnNewFiles, Schedule
-from batchrec_dagster.config.expressions import attributes_problem, filter_problem
-from batchrec_dagster.config.fields import field_errors
-from batchrec_dagster.config.interactions import BatchUsers, Interactions
+from batchrec_dagster.config.interactions import BatchUsers, Interactions, Preparation
 from batchrec_dagster.config.items import Items
-from batchrec_dagster.config.preparation import Preparation
 from batchrec_dagster.config.ratings import Ratings
 from batchrec_dagster.config.recommendations import Gate, Publication, Recommendations
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.solution import Solution
+from batchrec_dagster.config.validation import attributes_problem, field_errors, filter_problem
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, parse_schema
 from batchrec_dagster.preparation.rules import Rules

@@ -8,7 +8,7 @@ from typing import Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.expressions import check_syntax
+from batchrec_dagster.config.validation import check_syntax
 from batchrec_dagster.personalize.batch_segment import MAX_RESULTS
 from batchrec_dagster.personalize.filter_expressions import (
     MAX_LENGTH,

@@ -7,7 +7,7 @@ from typing import Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.fields import field_errors
+from batchrec_dagster.config.validation import field_errors
 from batchrec_dagster.local_personalize.learning.hyperparameters import parse_hyperparameters
 from batchrec_dagster.local_personalize.learning.interactions import TrainingError
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_RECIPES

@@ -10,8 +10,7 @@ import dagster as dg
 import yaml
 from pydantic import ValidationError
 
-from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline import COMPONENT_TYPE, OLD_COMPONENT_TYPE
+from batchrec_dagster.config import COMPONENT_TYPE, OLD_COMPONENT_TYPE, Pipeline
 from batchrec_dagster.pipeline.ui import WRITES_TO
 
 # How Dagster names the place of an error: in a validation error, in a failed template.

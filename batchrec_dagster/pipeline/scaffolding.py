@@ -12,7 +12,7 @@ import dagster as dg
 import yaml
 from pydantic import BaseModel, Field
 
-from batchrec_dagster.pipeline import COMPONENT_TYPE
+from batchrec_dagster.config import COMPONENT_TYPE
 
 # Editors complete and check a declaration with it; see `schema`.
 SCHEMA_FILE = Path(__file__).parents[1] / "config" / "defs.schema.json"

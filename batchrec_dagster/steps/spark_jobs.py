@@ -24,7 +24,7 @@ from dagster_aws.pipes import (
     PipesS3MessageReader,
 )
 
-from batchrec_dagster.config.preparation import Preparation
+from batchrec_dagster.config.interactions import Preparation
 from batchrec_dagster.preparation.spark.task import Done, Task
 from batchrec_dagster.steps.spark_code import SparkCode, upload_code
 from batchrec_dagster.storage.object_store import StorageError, split_uri

@@ -1,7 +1,6 @@
-"""The JSON schema of a defs.yaml, by which editors complete and check it: made from the model.
+"""The JSON schema of a defs.yaml, for completion and checks in editors.
 
-It is kept in `defs.schema.json` beside this module, where editors find it; a test holds it against
-what is made here.
+Editors read its copy in `defs.schema.json` in this folder; a test compares the two.
 """
 
 from __future__ import annotations
@@ -9,10 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from batchrec_dagster.pipeline import COMPONENT_TYPE
-from batchrec_dagster.pipeline.component import BatchRecommendations
+import dagster as dg
 
-# What Dagster takes beside the attributes.
+from batchrec_dagster.config import COMPONENT_TYPE, Pipeline
+
+# Dagster's own keys next to the attributes.
 _DAGSTERS_OWN = {
     "template_vars_module": {
         "type": "string",
@@ -20,22 +20,24 @@ _DAGSTERS_OWN = {
     },
     "requirements": {
         "type": "object",
-        "description": "What has to be there, such as env: the names of environment variables.",
+        "description": "What must be set, such as env: the names of environment variables.",
     },
     "post_processing": {
         "type": "object",
-        "description": "What Dagster does to the assets afterwards, such as giving them tags.",
+        "description": "Changes to the assets afterwards, such as tags.",
     },
 }
-# What Dagster's model has for a default that is another field's own.
+# Dagster's placeholder for a default that the model itself computes.
 _UNSET = "__DAGSTER_UNSET_DEFAULT__"
 
 
+class _Declaration(Pipeline, dg.Resolvable):
+    """The attributes of the component, with templates allowed."""
+
+
 def declaration_schema() -> dict[str, Any]:
-    """The schema, as JSON has it."""
-    model = BatchRecommendations.get_model_cls()
-    assert model is not None
-    attributes = _plain(model.model_json_schema())
+    """The schema as parsed JSON."""
+    attributes = _plain(_Declaration.model().model_json_schema())
     defs = attributes.pop("$defs")
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -46,7 +48,7 @@ def declaration_schema() -> dict[str, Any]:
         "properties": {
             "type": {
                 "const": COMPONENT_TYPE,
-                "description": "What is declared here.",
+                "description": "The component.",
             },
             "attributes": {**attributes, "description": "The pipeline's settings."},
             **_DAGSTERS_OWN,
@@ -56,13 +58,13 @@ def declaration_schema() -> dict[str, Any]:
 
 
 def declaration_schema_text() -> str:
-    """The schema, as its file has it."""
+    """The schema as the file's text."""
     return json.dumps(declaration_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def _plain(schema: Any) -> Any:
-    """Without titles that repeat the names, and without what the loader refuses anyway: a text in
-    place of a part of the declaration."""
+    """Without titles that repeat names, and without strings in place of a block, which the loader
+    refuses anyway."""
     if isinstance(schema, list):
         return [_plain(one) for one in schema]
     if not isinstance(schema, dict):
@@ -77,7 +79,7 @@ def _plain(schema: Any) -> Any:
     parts = [one for one in made.get("anyOf", []) if "$ref" in one]
     if parts and {"type": "string"} in made["anyOf"]:
         others = [one for one in made["anyOf"] if one != {"type": "string"}]
-        # Beside a $ref of its own a description would not count.
+        # A description next to a bare $ref would be ignored.
         made["allOf" if len(others) == 1 else "anyOf"] = others
         if len(others) == 1:
             del made["anyOf"]

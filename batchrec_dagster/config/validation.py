@@ -1,9 +1,15 @@
-"""Filters and item attributes, held against the datasets that a declaration makes: what Personalize
-would refuse after the import is told before it."""
+"""Errors by key, fingerprints, and filters checked against the declared datasets.
+
+Filters and item attributes that Personalize would refuse fail at load time.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails
 
 from batchrec_dagster.personalize.datasets import EVENT_TYPE
 from batchrec_dagster.personalize.filter_check import (
@@ -17,6 +23,29 @@ from batchrec_dagster.personalize.filter_grammar import FilterError
 from batchrec_dagster.personalize.item_attributes import ItemAttributesError, typed_conditions
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS, Schema
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
+
+
+def fingerprint(*parts: BaseModel | object) -> str:
+    """16 hex digits that change when any of the settings does."""
+    text = "\n".join(
+        part.model_dump_json() if isinstance(part, BaseModel) else repr(part) for part in parts
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def field_errors(messages: Mapping[tuple[str, ...], str]) -> ValidationError:
+    """An error for a validator to raise: what is wrong, by the keys within what it validates."""
+    return ValidationError.from_exception_data(
+        "declaration",
+        [
+            # Of pydantic's own types, for Dagster makes each detail into an error once more.
+            InitErrorDetails(
+                type="value_error", loc=keys, input=None, ctx={"error": ValueError(message)}
+            )
+            for keys, message in messages.items()
+        ],
+    )
+
 
 Schemas = Mapping[str, Schema]  # by dataset type
 
