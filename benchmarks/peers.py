@@ -17,8 +17,11 @@ from scipy.sparse import csr_matrix, diags, vstack
 
 from batchrec_dagster.local_personalize.learning import ease
 from batchrec_dagster.local_personalize.learning.histories import Histories, History
-from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
-from batchrec_dagster.local_personalize.learning.popularity import popular_first
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Ids,
+    Interactions,
+    popular_first,
+)
 from batchrec_dagster.local_personalize.learning.serving import Recommended, recommend
 from batchrec_dagster.local_personalize.learning.threads import (
     cores,
@@ -70,7 +73,7 @@ class Peer:
 def fitted(family: Family, data: Interactions, options: Options) -> Callable[[float], Peer]:
     """The family's model of the data, for any recency."""
     item_ids = data.item_ids[popular_first(data)]
-    matrix = Histories(data, item_ids).of(np.unique(data.users)).weights(0.0)
+    matrix = Histories(data, item_ids).of_users(np.unique(data.users)).recency_weights(0.0)
     score = family.fit(matrix, options)
     return lambda recency: Peer(item_ids, score, recency)
 
@@ -84,7 +87,7 @@ def fit_ials(matrix: csr_matrix, options: Options) -> Score:
         model.fit(matrix, show_progress=False)
 
     def score(history: History, recency: float) -> Float32:
-        met = history.weights(recency)
+        met = history.recency_weights(recency)
         factors = model.recalculate_user(np.arange(met.shape[0]), met)
         return np.asarray(factors @ model.item_factors.T, dtype=np.float32)
 
@@ -100,7 +103,9 @@ def fit_irspack(matrix: csr_matrix, options: Options) -> Score:
         model.learn()
 
     def score(history: History, recency: float) -> Float32:
-        return np.asarray(model.get_score_cold_user(history.weights(recency)), dtype=np.float32)
+        return np.asarray(
+            model.get_score_cold_user(history.recency_weights(recency)), dtype=np.float32
+        )
 
     return score
 
@@ -108,7 +113,7 @@ def fit_irspack(matrix: csr_matrix, options: Options) -> Score:
 def fit_ease(matrix: csr_matrix, options: Options) -> Score:
     """EASE (Steck 2019) with all of its weights."""
     n = matrix.shape[1]
-    return by_item(ease.fit(matrix, core=n, regularization=options["regularization"], kept=n))
+    return by_item(ease.fit(matrix, core=n, regularization=options["regularization"], neighbors=n))
 
 
 def fit_knn(matrix: csr_matrix, options: Options) -> Score:
@@ -163,7 +168,7 @@ def _nearest(matrix: csr_matrix, neighbours: int) -> csr_matrix:
 
 def by_item(weights: csr_matrix) -> Score:
     """Scores of item-item weights over histories weighted by (1 + rank)^-recency."""
-    return lambda history, recency: (history.weights(recency) @ weights).toarray()
+    return lambda history, recency: (history.recency_weights(recency) @ weights).toarray()
 
 
 REGULARIZATION = (20.0, 50.0, 100.0, 200.0, 400.0, 800.0)

@@ -19,8 +19,8 @@ from implicit.cpu.topk import topk
 from report import RESULTS, table, write
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning.ranking import top
-from batchrec_dagster.local_personalize.learning.serving import CHUNK_SCORES, forbidding
+from batchrec_dagster.local_personalize.learning.ranking import top_k
+from batchrec_dagster.local_personalize.learning.serving import CHUNK_SCORES, forbid_entries
 from batchrec_dagster.local_personalize.learning.threads import (
     cores,
     ordered_map,
@@ -49,14 +49,14 @@ def made(count: int, n_items: int, factors: int) -> tuple[Float32, Float32, csr_
 
 def ours(users: Float32, items: Float32, seen: csr_matrix) -> Int32:
     """Scores of a chunk that stays in the cache, what was seen masked, the best found."""
-    forbid = forbidding(seen)
+    forbid = forbid_entries(seen)
     size = max(1, CHUNK_SCORES // len(items))
 
     def chunk(start: int) -> Int32:
         part = slice(start, start + size)
         scores = users[part] @ items.T
         forbid(part, scores)
-        return top(scores, K)
+        return top_k(scores, K)
 
     return np.concatenate(list(ordered_map(chunk, range(0, len(users), size))))
 

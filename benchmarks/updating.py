@@ -35,7 +35,7 @@ GENERATED = Size(855_000, 2_113, 10_000)
 
 def only(data: Interactions, rows: np.ndarray) -> Interactions:
     """The interactions of a mask, without ids that have none."""
-    kept = data.of(rows)
+    kept = data.filter(rows)
     return Interactions.from_frame(
         pl.DataFrame(
             {
@@ -78,7 +78,7 @@ def over_folds(data: Interactions, count: int, growth: float) -> dict[str, Any]:
     difference = np.concatenate(users[UPDATED]) - np.concatenate(users[FULL])
     return {
         "seconds": {name: float(np.mean(spent)) for name, spent in seconds.items()},
-        "ndcg": {name: float(np.concatenate(parts).mean()) for name, parts in users.items()},
+        "ndcg": {name: float(np.concatenate(scorers).mean()) for name, scorers in users.items()},
         "update_over_full": float(np.sum(seconds[UPDATED]) / np.sum(seconds[FULL])),
         "update_less_full": float(difference.mean()),
         "standard_error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5, choices=range(1, 11), metavar="1-10")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--only", help="one data set, by name")
-    parser.add_argument("--growth", type=float, default=0.1, help="share that is new")
+    parser.add_argument("--growth", type=float, default=0.1, help="weight that is new")
     parser.add_argument("--out", type=Path, default=RESULTS / "updating.json")
     asked = parser.parse_args()
     results = {}

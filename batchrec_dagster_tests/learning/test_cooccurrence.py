@@ -22,7 +22,7 @@ def history_of(orders: list[list[int]], n_items: int) -> History:
     ]
     data = interactions_of(rows)
     items = np.array([f"i{item:03}" for item in range(n_items)], dtype=object)
-    return Histories(data, items).of(np.arange(len(data.user_ids), dtype=np.int32))
+    return Histories(data, items).of_users(np.arange(len(data.user_ids), dtype=np.int32))
 
 
 def plainly(orders: list[list[int]], n_items: int, window: int) -> npt.NDArray[np.float64]:
@@ -46,25 +46,25 @@ ways = pytest.mark.parametrize("cells", [0, 10_000], ids=["sparse", "dense"])
 
 @pytest.mark.slow
 @ways
-@pytest.mark.parametrize("either_way", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
 @given(orders, st.integers(1, 9), st.sampled_from([1, 20, 10_000]))
 @settings(deadline=None)
 def test_it_is_what_counting_pairs_gives(
-    cells: int, either_way: bool, found: list[list[int]], window: int, pairs: int
+    cells: int, symmetric: bool, found: list[list[int]], window: int, pairs: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cooccurrence, "CELLS", cells)
         patch.setattr(cooccurrence, "PAIRS", pairs)
         patch.setattr(cooccurrence, "SUMS", pairs)
         history = history_of(found, 8)
-        weights = cooccurrence.fit(history, window=window, kept=8, either_way=either_way)
+        weights = cooccurrence.fit(history, window=window, neighbors=8, symmetric=symmetric)
     there = plainly(found, 8, window)
-    wanted = there + there.T if either_way else there
+    wanted = there + there.T if symmetric else there
     assert weights.toarray() == pytest.approx(wanted, abs=1e-6)
 
 
 def test_the_way_back_is_not_the_way_there() -> None:
-    weights = cooccurrence.fit(history_of([[0, 1]], 2), kept=2).toarray()
+    weights = cooccurrence.fit(history_of([[0, 1]], 2), neighbors=2).toarray()
     assert weights[0, 1] > 0
     assert weights[1, 0] == 0
 
@@ -79,8 +79,8 @@ def test_the_largest_of_each_row_stay_and_ties_go_to_the_first(
     history = history_of(found, 8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cooccurrence, "CELLS", cells)
-        whole = cooccurrence.fit(history, kept=8).toarray()
-        few = cooccurrence.fit(history, kept=kept).toarray()
+        whole = cooccurrence.fit(history, neighbors=8).toarray()
+        few = cooccurrence.fit(history, neighbors=kept).toarray()
     for row, all_of_it in zip(few, whole, strict=True):
         stay = sorted(np.flatnonzero(all_of_it), key=lambda j: (-all_of_it[j], j))[:kept]
         assert np.flatnonzero(row).tolist() == sorted(stay)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import ease
-from batchrec_dagster.local_personalize.learning import ease as inverse
 
 Float64 = npt.NDArray[np.float64]
 
@@ -19,14 +18,14 @@ def lower_blocks(matrix: Float64) -> list[npt.NDArray[np.float32]]:
     """A symmetric matrix as `invert` takes it."""
     return [
         np.ascontiguousarray(matrix[part, : part.stop], dtype=np.float32)
-        for part in inverse.blocks(len(matrix))
+        for part in ease.blocks(len(matrix))
     ]
 
 
 def whole(lower: list[npt.NDArray[np.float32]], n: int) -> Float64:
     """The symmetric matrix of such blocks, put together."""
-    parts = inverse.blocks(n)
-    return np.hstack([inverse.column_block(lower, parts, k) for k in range(len(parts))]).astype(
+    parts = ease.blocks(n)
+    return np.hstack([ease.column_block(lower, parts, k) for k in range(len(parts))]).astype(
         np.float64
     )
 
@@ -54,20 +53,20 @@ def test_the_inverse_is_the_inverse(block: int, n: int, seed: int) -> None:
     half = np.random.default_rng(seed).normal(size=(n, n))
     matrix = half @ half.T + np.eye(n)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inverse, "BLOCK", block)
+        patch.setattr(ease, "BLOCK", block)
         lower = lower_blocks(matrix)
-        inverse.invert(lower)
+        ease.invert(lower)
         assert whole(lower, n) == pytest.approx(np.linalg.inv(matrix), abs=1e-4)
 
 
 def test_the_inverse_of_many_blocks_and_stripes() -> None:
-    n = 3 * inverse.BLOCK + 7
+    n = 3 * ease.BLOCK + 7
     half = np.random.default_rng(0).normal(size=(n, 50))
     matrix = half @ half.T + 20 * np.eye(n)
     lower = lower_blocks(matrix)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inverse, "STRIPE", 700)
-        inverse.invert(lower)
+        patch.setattr(ease, "STRIPE", 700)
+        ease.invert(lower)
     assert np.abs(whole(lower, n) @ matrix - np.eye(n)).max() < 1e-3
 
 
@@ -83,10 +82,10 @@ def test_the_inverse_of_many_blocks_and_stripes() -> None:
 @pytest.mark.parametrize("block", [1, 2])
 def test_what_is_not_positive_definite_is_refused(matrix: list[list[float]], block: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inverse, "BLOCK", block)
+        patch.setattr(ease, "BLOCK", block)
         lower = lower_blocks(np.array(matrix))
         with pytest.raises(np.linalg.LinAlgError):
-            inverse.invert(lower)
+            ease.invert(lower)
 
 
 @given(
@@ -98,17 +97,17 @@ def test_what_is_not_positive_definite_is_refused(matrix: list[list[float]], blo
 )
 @settings(max_examples=60, deadline=None)
 def test_ease_is_the_papers(users: int, items: int, density: float, seed: int, block: int) -> None:
-    """Fewer users than items and more: both ways to the inverse."""
+    """Fewer users than items and more: both ways to the ease."""
     matrix = random_matrix(users, items, density, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inverse, "BLOCK", block)
-        weights = ease.fit(matrix, core=items, regularization=3.0, kept=items)
+        patch.setattr(ease, "BLOCK", block)
+        weights = ease.fit(matrix, core=items, regularization=3.0, neighbors=items)
     assert weights.toarray() == pytest.approx(plain_ease(matrix, 3.0), abs=1e-4)
 
 
 def test_only_the_largest_weights_of_each_item_are_kept() -> None:
     matrix = random_matrix(60, 20, 0.3, 0)
-    weights = ease.fit(matrix, core=20, regularization=3.0, kept=4).toarray()
+    weights = ease.fit(matrix, core=20, regularization=3.0, neighbors=4).toarray()
     plain = plain_ease(matrix, 3.0)
     for target in range(20):
         kept = np.flatnonzero(weights[:, target])
@@ -119,7 +118,7 @@ def test_only_the_largest_weights_of_each_item_are_kept() -> None:
 @pytest.mark.parametrize("items", [0, 1])
 def test_without_two_items_there_are_no_weights(items: int) -> None:
     weights = ease.fit(
-        csr_matrix((3, items), dtype=np.float32), core=10, regularization=1.0, kept=5
+        csr_matrix((3, items), dtype=np.float32), core=10, regularization=1.0, neighbors=5
     )
     assert weights.shape == (items, items)
     assert weights.nnz == 0
@@ -130,12 +129,12 @@ def test_without_two_items_there_are_no_weights(items: int) -> None:
     users=st.integers(1, 25),
     items=st.integers(2, 15),
     core=st.integers(0, 15),
-    kept=st.integers(1, 15),
+    neighbors=st.integers(1, 15),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=80, deadline=None)
 def test_outside_the_core_items_are_regressed_one_on_one(
-    users: int, items: int, core: int, kept: int, seed: int
+    users: int, items: int, core: int, neighbors: int, seed: int
 ) -> None:
     matrix = random_matrix(users, items, 0.3, seed)
     dense = matrix.toarray().astype(np.float64)
@@ -144,11 +143,11 @@ def test_outside_the_core_items_are_regressed_one_on_one(
     core = min(core, items)
     plain[:core, :core] = plain_ease(matrix[:, :core], 3.0) if core else 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inverse, "BLOCK", 4)
-        found = ease.fit(matrix, core=core, regularization=3.0, kept=kept).toarray()
+        patch.setattr(ease, "BLOCK", 4)
+        found = ease.fit(matrix, core=core, regularization=3.0, neighbors=neighbors).toarray()
     for target in range(items):
         size = np.abs(plain[:, target])
-        least = np.sort(size)[::-1][min(kept, items) - 1]
+        least = np.sort(size)[::-1][min(neighbors, items) - 1]
         stays = found[:, target] != 0
         assert found[stays, target] == pytest.approx(plain[stays, target], abs=1e-4)
         assert (size[stays] >= least - 1e-4).all()
@@ -167,7 +166,7 @@ def test_thirty_thousand_items() -> None:
     matrix.sum_duplicates()
     matrix.data[:] = 1
     matrix = matrix[:, np.argsort(-np.diff(matrix.tocsc().indptr), kind="stable")].tocsr()
-    weights = ease.fit(matrix, core=1_500, regularization=20.0, kept=50)
+    weights = ease.fit(matrix, core=1_500, regularization=20.0, neighbors=50)
     assert weights.shape == (items, items)
     two = matrix[:, [0, 29_999]].toarray().astype(np.float64)
     assert np.isfinite(weights.data).all()

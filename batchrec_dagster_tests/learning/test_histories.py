@@ -43,7 +43,7 @@ def test_a_history_is_what_was_met_newest_first(
     lookup = Histories(interactions_of(found), np.array(KNOWN, dtype=object))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(histories, "AT_ONCE", at_once)
-        history = lookup.of(lookup.users(asked))
+        history = lookup.of_users(lookup.users(asked))
     assert len(history.lengths) == len(asked)
     for place, user in enumerate(asked):
         own = history.slice(place, place + 1)

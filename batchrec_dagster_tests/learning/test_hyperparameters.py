@@ -62,7 +62,7 @@ def test_the_unknown_is_refused_with_what_there_is() -> None:
 
 
 def test_percentiles_that_leave_nobody_are_refused() -> None:
-    with pytest.raises(TrainingError, match="is not below"):
+    with pytest.raises(TrainingError, match="must be below"):
         check_hyperparameters(
             RECIPE,
             {
@@ -73,7 +73,7 @@ def test_percentiles_that_leave_nobody_are_refused() -> None:
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
-    with pytest.raises(TrainingError, match=r"aws-hrnn cannot be trained here; .*aws-popularity"):
+    with pytest.raises(TrainingError, match=r"aws-hrnn is not supported locally; .*aws-popularity"):
         check_hyperparameters("aws-hrnn", {})
 
 

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, serving, threads
-from batchrec_dagster.local_personalize.learning import fit_components as fitting
-from batchrec_dagster.local_personalize.learning.blend_model import HeldOut
+from batchrec_dagster.local_personalize.learning import ease, fit_components, serving, threads
+from batchrec_dagster.local_personalize.learning.blend_model import HeldOut, PopularityModel
 from batchrec_dagster.local_personalize.learning.histories import Histories
 from batchrec_dagster.local_personalize.learning.interactions import ModelFileError
 from batchrec_dagster.local_personalize.learning.model import AnyModel, UserModel, load_model
-from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
-from batchrec_dagster.local_personalize.learning.serving import forbidding
+from batchrec_dagster.local_personalize.learning.serving import forbid_entries
 from batchrec_dagster.local_personalize.learning.training import TrainingError, train
 from batchrec_dagster_tests.learning.support import (
     Row,
@@ -35,7 +33,7 @@ RECIPES = [PERSONALIZATION, "aws-user-personalization-v2", POPULARITY]
 @pytest.fixture(autouse=True)
 def _light_regularization(monkeypatch: pytest.MonkeyPatch) -> None:
     """Data of a few hundred rows would be smoothed flat by what suits hundreds of thousands."""
-    monkeypatch.setattr(fitting, "REGULARIZATION", 5.0)
+    monkeypatch.setattr(fit_components, "REGULARIZATION", 5.0)
 
 
 def trained(rows: list[Row], recipe: str = PERSONALIZATION, **hyperparameters: str) -> UserModel:
@@ -51,10 +49,10 @@ def test_users_get_what_those_alike_met() -> None:
     model = trained(rows)
     users = [f"u{user}" for user in range(100)]
     seen = Histories(data, model.item_ids)
-    excluded = seen.of(seen.users(users)).weights(0.0)
+    excluded = seen.of_users(seen.users(users)).recency_weights(0.0)
     right = sum(
         int(model.item_ids[item][1:]) % 2 == user % 2
-        for chunk in model.recommend(users, data, 3, forbid=forbidding(excluded))
+        for chunk in model.recommend(users, data, 3, forbid=forbid_entries(excluded))
         for user, row in enumerate(chunk.items)
         for item in row
     )
@@ -145,7 +143,9 @@ def test_masks_take_items_out_and_leave_scores_and_order_alone(recipe: str) -> N
     forbidden[1, everything[1, 0]] = 1
     for user in range(2):
         keep = [k for k, i in enumerate(everything[user]) if not forbidden[user, i]][:10]
-        [chunk] = model.recommend(["u0", "u1"], data, 10, forbid=forbidding(csr_matrix(forbidden)))
+        [chunk] = model.recommend(
+            ["u0", "u1"], data, 10, forbid=forbid_entries(csr_matrix(forbidden))
+        )
         assert chunk.items[user].tolist() == everything[user, keep].tolist()
         assert chunk.scores[user].tolist() == all_scores[user, keep].tolist()
 
@@ -163,7 +163,7 @@ def test_lists_longer_than_the_catalogue_are_padded(recipe: str) -> None:
 def test_a_user_who_has_seen_everything_gets_nothing_new(recipe: str) -> None:
     rows = [("u", "a", 1), ("u", "b", 2), ("v", "a", 1)]
     [chunk] = trained(rows, recipe).recommend(
-        ["u"], interactions_of(rows), 2, forbid=forbidding(csr_matrix(np.ones((1, 2))))
+        ["u"], interactions_of(rows), 2, forbid=forbid_entries(csr_matrix(np.ones((1, 2))))
     )
     assert chunk.items.tolist() == [[-1, -1]]
     assert chunk.scores.tolist() == [[0, 0]]
@@ -182,7 +182,7 @@ def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None
     excluded = csr_matrix(np.random.default_rng(0).random((len(users), 40)) < 0.2)
 
     def found() -> list[list[int]]:
-        chunks = model.recommend(users, data, 7, forbid=forbidding(excluded))
+        chunks = model.recommend(users, data, 7, forbid=forbid_entries(excluded))
         return [row for chunk in chunks for row in chunk.items.tolist()]
 
     whole = found()
@@ -260,7 +260,7 @@ def test_repeats_count_once_in_a_history_and_each_time_in_popularity() -> None:
     model = trained(rows, POPULARITY)
     assert lists(model, ["u"], data, 2) == [["a", "b"]]
     histories = Histories(data, model.item_ids)
-    history = histories.of(histories.users(["nobody", "u"]))
+    history = histories.of_users(histories.users(["nobody", "u"]))
     assert history.lengths.tolist() == [0, 2]
     assert [model.item_ids[item] for item in history.items] == ["a", "b"]  # newest first
 
@@ -268,7 +268,7 @@ def test_repeats_count_once_in_a_history_and_each_time_in_popularity() -> None:
 def test_items_of_one_second_share_their_rank() -> None:
     data = interactions_of([("u", "a", 5), ("u", "b", 5), ("u", "c", 5), ("u", "d", 9)])
     histories = Histories(data, data.item_ids)
-    assert histories.of(histories.users(["u"])).ranks.tolist() == [0, 2, 2, 2]
+    assert histories.of_users(histories.users(["u"])).ranks.tolist() == [0, 2, 2, 2]
 
 
 @pytest.mark.slow
@@ -289,7 +289,7 @@ def test_users_outside_the_percentiles_are_not_learned_from() -> None:
 def test_above_the_dense_limit_every_item_can_still_be_reached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fitting, "DENSE_LIMIT", 10)
+    monkeypatch.setattr(fit_components, "DENSE_LIMIT", 10)
     rows = tastes()
     model = trained(rows)
     rare = str(model.item_ids[-1])
@@ -302,10 +302,10 @@ def test_above_the_dense_limit_every_item_can_still_be_reached(
     core = {str(item) for item in model.item_ids[:10]}
     users = [f"u{n}" for n in range(60)]
     histories = Histories(data, model.item_ids)
-    excluded = histories.of(histories.users(users)).weights(0.0)
+    excluded = histories.of_users(histories.users(users)).recency_weights(0.0)
     found = [
         model.item_ids[item]
-        for chunk in model.recommend(users, data, 3, forbid=forbidding(excluded))
+        for chunk in model.recommend(users, data, 3, forbid=forbid_entries(excluded))
         for item in chunk.items.ravel()
     ]
     assert set(found) - core
@@ -314,13 +314,13 @@ def test_above_the_dense_limit_every_item_can_still_be_reached(
 def test_weights_outside_the_core_are_single_ridge_regressions() -> None:
     met = np.random.default_rng(0).random((30, 8)) < 0.4
     matrix = csr_matrix(met.astype(np.float32))
-    weights = ease.fit(matrix, core=5, regularization=3.0, kept=8).toarray()
+    weights = ease.fit(matrix, core=5, regularization=3.0, neighbors=8).toarray()
     counts = matrix.toarray().T @ matrix.toarray()
     plain = counts / (np.diagonal(counts)[:, None] + 3.0)
     np.fill_diagonal(plain, 0)
     assert weights[:, 5:] == pytest.approx(plain[:, 5:])
     assert weights[5:, :] == pytest.approx(plain[5:, :])
-    core = ease.fit(matrix[:, :5], core=5, regularization=3.0, kept=8).toarray()
+    core = ease.fit(matrix[:, :5], core=5, regularization=3.0, neighbors=8).toarray()
     assert weights[:5, :5] == pytest.approx(core)
 
 
@@ -376,7 +376,7 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"nothing whole in .*nowhere"):
+    with pytest.raises(ModelFileError, match="nowhere is incomplete"):
         load_model(tmp_path / "nowhere")
 
 
@@ -410,10 +410,10 @@ def test_any_damage_is_named(recipe: str, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"format": 2}, "has format 2; this version reads 1"),
-        ({"kind": "oracle"}, "unknown kind, 'oracle'"),
-        ({"files": {}}, "is not whole"),
+        ({"kind": "oracle"}, "unknown kind 'oracle'"),
+        ({"files": {}}, "is incomplete"),
         ({"files": ["a"]}, "cannot be read"),
-        ({"facts": {}}, "is not whole"),
+        ({"facts": {}}, "is incomplete"),
         ({"facts": 3}, "cannot be read"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from batchrec_dagster.local_personalize.learning.ranking import top
+from batchrec_dagster.local_personalize.learning.ranking import top_k
 
 Float32 = npt.NDArray[np.float32]
 
@@ -34,7 +34,7 @@ tied = arrays(
 
 @given(tied, st.integers(0, 15))
 def test_top_is_a_plain_sort(scores: Float32, k: int) -> None:
-    assert top(scores, k).tolist() == plainly(scores, k)
+    assert top_k(scores, k).tolist() == plainly(scores, k)
 
 
 def drawn(kind: str, rows: int, n: int, seed: int) -> Float32:
@@ -67,23 +67,23 @@ def drawn(kind: str, rows: int, n: int, seed: int) -> Float32:
 @settings(deadline=None, max_examples=40)
 def test_long_rows_are_a_plain_sort_too(kind: str, rows: int, n: int, k: int, seed: int) -> None:
     scores = drawn(kind, rows, n, seed)
-    assert top(scores, k).tolist() == plainly(scores, k)
+    assert top_k(scores, k).tolist() == plainly(scores, k)
 
 
 def test_minus_zero_is_zero() -> None:
     scores = np.full((1, 2_000), -1, np.float32)
     scores[0, [3, 1_500]] = [-0.0, 0.0]
-    assert top(scores, 2).tolist() == [[3, 1_500]]
-    assert top(scores[:, :4], 1).tolist() == [[3]]
+    assert top_k(scores, 2).tolist() == [[3, 1_500]]
+    assert top_k(scores[:, :4], 1).tolist() == [[3]]
 
 
 @pytest.mark.parametrize("k", [1, 25, 500, 6_000])
 def test_a_large_row_of_distinct_scores(k: int) -> None:
     scores = np.random.default_rng(0).permutation(5_000).astype(np.float32)[None]
     best = np.argsort(-scores[0])[:k].tolist()
-    assert top(scores, k).tolist() == [best + [-1] * (k - len(best))]
+    assert top_k(scores, k).tolist() == [best + [-1] * (k - len(best))]
 
 
 def test_rows_that_are_a_part_of_a_wider_array() -> None:
     wide = np.random.default_rng(0).normal(size=(6, 4_000)).astype(np.float32)
-    assert top(wide[::2, 100:3_000], 9).tolist() == plainly(wide[::2, 100:3_000], 9)
+    assert top_k(wide[::2, 100:3_000], 9).tolist() == plainly(wide[::2, 100:3_000], 9)

@@ -15,7 +15,7 @@ from batchrec_dagster.local_personalize.learning import related, serving, thread
 from batchrec_dagster.local_personalize.learning.interactions import ModelFileError, TrainingError
 from batchrec_dagster.local_personalize.learning.model import ItemModel, load_model
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
-from batchrec_dagster.local_personalize.learning.serving import forbidding
+from batchrec_dagster.local_personalize.learning.serving import forbid_entries
 from batchrec_dagster.local_personalize.learning.training import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
 
@@ -33,7 +33,7 @@ def similar(
     model: RelatedItemsModel, items: list[str], num_results: int, forbidden: object = None
 ) -> list[list[str]]:
     """The similar items' ids, without padding."""
-    forbid = forbidding(forbidden) if isinstance(forbidden, csr_matrix) else None
+    forbid = forbid_entries(forbidden) if isinstance(forbidden, csr_matrix) else None
     return [
         [str(model.item_ids[item]) for item in row if item >= 0]
         for chunk in model.similar(items, num_results, forbid=forbid)
@@ -126,8 +126,8 @@ def test_weights_are_those_of_a_plain_count(
     for user, items in users.items():
         matrix[user, list(items)] = 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(related, "COUNTS", 14)
-        found = related.fit(matrix.tocsr(), discount=discount, least_shared=least).toarray()
+        patch.setattr(related, "BLOCK_COUNTS", 14)
+        found = related.fit(matrix.tocsr(), discount=discount, min_cointeractions=least).toarray()
     for a in range(7):
         for b in range(7):
             shared = together[a, b]
@@ -138,7 +138,7 @@ def test_weights_are_those_of_a_plain_count(
 def test_the_most_similar_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = tastes()
     whole = model_of(rows, SIMILAR).weights.toarray()
-    monkeypatch.setattr(related, "KEPT", 5)
+    monkeypatch.setattr(related, "NEIGHBORS", 5)
     kept = model_of(rows, SIMILAR).weights
     assert (np.diff(kept.indptr) <= 5).all()
     for row, best in zip(kept.toarray(), whole, strict=True):
@@ -190,7 +190,7 @@ def test_same_bytes_on_any_number_of_cores_and_in_any_order(
     files = []
     for run, cores in enumerate((1, 2)):
         monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
-        monkeypatch.setattr(related, "COUNTS", 120 * 7)
+        monkeypatch.setattr(related, "BLOCK_COUNTS", 120 * 7)
         model_of(rows if run else rows[::-1]).save(tmp_path / str(run))
         files.append({p.name: p.read_bytes() for p in (tmp_path / str(run)).iterdir()})
     assert files[0] == files[1]

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import reranking, serving
+from batchrec_dagster.local_personalize.learning import serving
 from batchrec_dagster.local_personalize.learning.histories import History
 from batchrec_dagster.local_personalize.learning.model import UserModel
-from batchrec_dagster.local_personalize.learning.serving import forbidding
+from batchrec_dagster.local_personalize.learning.serving import forbid_entries
 from batchrec_dagster.local_personalize.learning.training import train
 from batchrec_dagster_tests.learning.support import for_users, interactions_of, tastes
 
@@ -60,7 +60,7 @@ def test_what_is_forbidden_is_left_out_and_the_rest_still_sums_to_one() -> None:
     forbidden[0, [1, 4]] = 1
     forbidden[1] = 1
     rows, scores = ranked(
-        model, ["u0", "u1", "u2"], [[3, 1, 4], [5, 6], []], forbidding(csr_matrix(forbidden))
+        model, ["u0", "u1", "u2"], [[3, 1, 4], [5, 6], []], forbid_entries(csr_matrix(forbidden))
     )
     assert rows == [[3], [], []]
     assert [row.tolist() for row in scores] == [[1.0], [], []]
@@ -95,7 +95,7 @@ def test_ties_go_to_the_item_that_stands_first(data: st.DataObject) -> None:
     def score(history: History) -> npt.NDArray[np.float32]:
         return table[: len(history.lengths)].copy()
 
-    found = reranking.rank(
+    found = serving.rank(
         score,
         np.array(list("abcdef"), dtype=object),
         ["x"] * len(table),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from batchrec_dagster.local_personalize.learning.split import (
-    asked_earlier,
-    matrix_rows,
+    earlier_cutoff,
     split,
     split_users,
 )
@@ -79,8 +78,8 @@ def test_rows_follow_the_held_out_users_order() -> None:
     data = interactions_of([("a", "x", 1), ("b", "x", 1), ("c", "x", 1), ("c", "y", 2)])
     users = np.array([0, 2], np.int32)
     held = split_users(data, users)
-    assert matrix_rows(held.inputs, users).tolist() == [1]
-    assert matrix_rows(held.truth, users).tolist() == [0, 1]
+    assert held.inputs.users.tolist() == [2]
+    assert held.truth.users.tolist() == [0, 2]
 
 
 def test_users_are_asked_earlier_about_the_tenth_that_followed() -> None:
@@ -88,7 +87,7 @@ def test_users_are_asked_earlier_about_the_tenth_that_followed() -> None:
     data = interactions_of([*rows, ("w", "i0", 1)])
     held = split_users(data, np.array([0, 1], np.int32))
     for share in (0.8, 0.7, 0.6, 0.5):
-        earlier = asked_earlier(held, share)
+        earlier = earlier_cutoff(held, share)
         mine = earlier.inputs.users == 0
         assert earlier.inputs.timestamps[mine].tolist() == list(range(round(20 * share)))
         begin = round(20 * share)

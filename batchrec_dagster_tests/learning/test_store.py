@@ -50,7 +50,7 @@ def test_nothing_is_nothing_again(tmp_path: Path) -> None:
 @given(st.lists(rows, min_size=1, max_size=4))
 @settings(deadline=None)
 def test_parts_joined_are_what_all_rows_together_are(parts: list[list[Row]]) -> None:
-    joined = store.joined([interactions_of(part) for part in parts])
+    joined = store.concat([interactions_of(part) for part in parts])
     assert_same(joined, interactions_of([row for part in parts for row in part]))
 
 
@@ -74,7 +74,7 @@ def test_any_damage_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"kind": "popularity"}, "holds 'popularity', not"), ({"files": {}}, "is not whole")],
+    [({"kind": "popularity"}, "contains 'popularity', expected"), ({"files": {}}, "is incomplete")],
 )
 def test_what_is_not_a_store_is_refused(
     change: dict[str, object], message: str, tmp_path: Path

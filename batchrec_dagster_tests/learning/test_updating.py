@@ -10,18 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, threads
-from batchrec_dagster.local_personalize.learning import fit_components as fitting
-from batchrec_dagster.local_personalize.learning import train_blend as personalizing
+from batchrec_dagster.local_personalize.learning import ease, fit_components, threads, train_blend
 from batchrec_dagster.local_personalize.learning.blend_model import (
     HELD_OUT,
+    BlendModel,
     HeldOut,
-    PersonalizationModel,
 )
-from batchrec_dagster.local_personalize.learning.components import Popular
+from batchrec_dagster.local_personalize.learning.components import (
+    EASE_HIGH_REG,
+    POPULARITY,
+    PopularityScorer,
+)
 from batchrec_dagster.local_personalize.learning.evaluation import evaluate
 from batchrec_dagster.local_personalize.learning.interactions import ModelFileError, TrainingError
-from batchrec_dagster.local_personalize.learning.model_selection import POPULARITY, SHRUNK, Choice
+from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.split import split
 from batchrec_dagster.local_personalize.learning.training import Search, Trained, train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, lists, tastes
@@ -34,7 +36,7 @@ NDCG = "normalized_discounted_cumulative_gain_at_25"
 
 @pytest.fixture(autouse=True)
 def _light_regularization(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "REGULARIZATION", 5.0)
+    monkeypatch.setattr(fit_components, "REGULARIZATION", 5.0)
 
 
 def saved(done: Trained, folder: Path) -> Path:
@@ -56,7 +58,7 @@ def test_new_items_are_recommended_and_new_users_served(tmp_path: Path) -> None:
     now = interactions_of([*old, *grown()])
     before = saved(train(RECIPE, interactions_of(old), {}), tmp_path / "m")
     done = train(RECIPE, now, {}, previous=before)
-    assert isinstance(done.model, PersonalizationModel)
+    assert isinstance(done.model, BlendModel)
     assert sorted(done.model.item_ids) == sorted(now.item_ids)
     asked = interactions_of(
         [("even", "i0", 1), ("even", "i2", 2), ("odd", "i1", 1), ("odd", "i3", 2)]
@@ -85,7 +87,7 @@ def test_an_update_is_nearly_as_good_as_a_full_training(tmp_path: Path) -> None:
     updated = train(RECIPE, interactions_of(learn), {}, previous=saved(before, tmp_path / "m"))
     full = train(RECIPE, interactions_of(learn), {})
     for done in (updated, full):
-        assert isinstance(done.model, PersonalizationModel)
+        assert isinstance(done.model, BlendModel)
     quality = [
         evaluate(done.model, held).ndcg().mean()  # type: ignore[arg-type]
         for done in (updated, full)
@@ -120,32 +122,36 @@ def test_updates_follow_updates_and_keep_what_was_chosen(
 ) -> None:
     old = tastes()
     before = train(RECIPE, interactions_of(old), {}, search=Search(3))
-    assert isinstance(before.model, PersonalizationModel)
+    assert isinstance(before.model, BlendModel)
     folder = saved(before, tmp_path / "0")
-    monkeypatch.setattr(personalizing, "personalize", None)  # no choosing
+    monkeypatch.setattr(train_blend, "train_blend", None)  # no choosing
     for step in range(1, 4):
         old += [(f"more{step}-{n}", f"i{n % 40}", n) for n in range(60)]
         done = train(RECIPE, interactions_of(old), {}, previous=folder, search=Search(3))
-        assert isinstance(done.model, PersonalizationModel)
-        assert done.model.powers == before.model.powers
-        assert done.model.shares == before.model.shares
+        assert isinstance(done.model, BlendModel)
+        assert done.model.recency_exponents == before.model.recency_exponents
+        assert done.model.weights == before.model.weights
         assert done.tuned == before.tuned
         folder = saved(done, tmp_path / str(step))
 
 
 def test_what_is_popular_is_counted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choice = Choice({SHRUNK: 0.6, POPULARITY: 0.0}, {SHRUNK: 1.0, POPULARITY: 0.1}, 0.0)
-    monkeypatch.setattr(personalizing, "ENOUGH_USERS", 1)  # so that SHRUNK is among the parts
-    monkeypatch.setattr(personalizing, "choose", lambda trials, recency: choice)
+    choice = Blend(
+        {EASE_HIGH_REG: 0.6, POPULARITY: 0.0}, {EASE_HIGH_REG: 1.0, POPULARITY: 0.1}, 0.0
+    )
+    monkeypatch.setattr(
+        train_blend, "MIN_VALIDATION_USERS", 1
+    )  # so that EASE_HIGH_REG is among the scorers
+    monkeypatch.setattr(train_blend, "select_blend", lambda trials, recency: choice)
     before = saved(train(RECIPE, interactions_of(tastes()), {}), tmp_path / "m")
     now = interactions_of([*tastes(), *grown()])
     model = train(RECIPE, now, {}, previous=before).model
-    assert isinstance(model, PersonalizationModel)
-    popular = model.parts[POPULARITY]
-    assert isinstance(popular, Popular)
+    assert isinstance(model, BlendModel)
+    popular = model.scorers[POPULARITY]
+    assert isinstance(popular, PopularityScorer)
     assert popular.counts == pytest.approx(np.exp(model.popularity))
     assert popular.counts.sum() == len(now)
-    assert list(model.parts) == [SHRUNK, POPULARITY]
+    assert list(model.scorers) == [EASE_HIGH_REG, POPULARITY]
 
 
 def test_data_may_shrink(tmp_path: Path) -> None:
@@ -156,7 +162,7 @@ def test_data_may_shrink(tmp_path: Path) -> None:
     left = interactions_of([row for row in old if row[0] not in set(remembered.users)][:200])
     done = train(RECIPE, left, {}, previous=folder)
     assert done.metrics == {}
-    assert isinstance(done.model, PersonalizationModel)
+    assert isinstance(done.model, BlendModel)
     assert sorted(done.model.item_ids) == sorted(left.item_ids)
     assert all(lists(done.model, list(left.user_ids), left, 5))
     other = train(RECIPE, interactions_of([("x", "y", 1)]), {}, previous=folder)
@@ -169,9 +175,9 @@ def test_what_cannot_be_updated_is_refused(tmp_path: Path) -> None:
         folder = saved(train(recipe, data, {}), tmp_path / recipe)
         with pytest.raises(TrainingError, match=f"{recipe} cannot be updated"):
             train(recipe, data, {}, previous=folder)
-        with pytest.raises(TrainingError, match="not one that can be updated"):
+        with pytest.raises(TrainingError, match="cannot be updated; train it in full"):
             train(RECIPE, data, {}, previous=folder)
-    with pytest.raises(ModelFileError, match="nothing whole"):
+    with pytest.raises(ModelFileError, match="is incomplete"):
         train(RECIPE, data, {}, previous=tmp_path / "nowhere")
 
 
@@ -218,7 +224,7 @@ def test_new_items_are_regressed_alone_and_the_old_weights_stay(
     np.fill_diagonal(old, 0)
     was = rng.permutation([*rng.permutation(known + 1)[:known], *[-1] * fresh])
     found = ease.extend(
-        csr_matrix(old), was.astype(np.int32), met, regularization=3.0, kept=kept
+        csr_matrix(old), was.astype(np.int32), met, regularization=3.0, neighbors=kept
     ).toarray()
     counts = met.toarray().T @ met.toarray()
     plain = counts * (1 / (np.diagonal(counts)[:, None] + 3.0)).astype(np.float32)

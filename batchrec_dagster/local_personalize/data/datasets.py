@@ -62,7 +62,7 @@ def read_interactions(
     """
 
     def read(folders: list[Path]) -> Interactions:
-        return store.joined([_interactions(folder) for folder in folders])
+        return store.concat([_interactions(folder) for folder in folders])
 
     return _read(catalog, home, dataset_arn, read, full_imports_only)
 

@@ -1,4 +1,4 @@
-"""Recommending from interactions: data, models, evaluation, batch scoring.
+"""Recommenders trained on interactions: data, models, model selection, evaluation, serving.
 
-Numbers only: nothing here knows of an API, of Dagster or of files other than a model's own.
+It works on arrays and files of its own. It knows nothing of Personalize's API or of Dagster.
 """

@@ -1,9 +1,9 @@
-"""The model behind aws-user-personalization: a blend of parts over a history with recency."""
+"""The models that score items for users: a blend of components over a history, and popularity."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,16 +11,16 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from batchrec_dagster.local_personalize.learning.components import KINDS, Part
-from batchrec_dagster.local_personalize.learning.histories import History
-from batchrec_dagster.local_personalize.learning.hyperparameters import Value
-from batchrec_dagster.local_personalize.learning.interactions import (
-    Ids,
-    Interactions,
-    ModelFileError,
+from batchrec_dagster.local_personalize.learning.components import (
+    EASE_HIGH_REG,
+    SCORER_TYPES,
+    SYMMETRIC_COOC,
+    Scorer,
 )
-from batchrec_dagster.local_personalize.learning.reranking import rank
-from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended, recommend
+from batchrec_dagster.local_personalize.learning.histories import History
+from batchrec_dagster.local_personalize.learning.hyperparameters import Values
+from batchrec_dagster.local_personalize.learning.interactions import Ids, ModelFileError
+from batchrec_dagster.local_personalize.learning.serving import UserScoringModel
 from batchrec_dagster.local_personalize.learning.store import (
     Arrays,
     load_arrays,
@@ -31,20 +31,132 @@ from batchrec_dagster.local_personalize.learning.store import (
 
 Float32 = npt.NDArray[np.float32]
 
+HELD_OUT = "held-out"  # a subfolder of the model's folder, and the kind in its manifest
 
-HELD_OUT = "held-out"  # kind, and folder in the model's
+
+@dataclass(frozen=True)
+class PopularityModel(UserScoringModel):
+    """Recommends the items with the most interactions, the same to all users."""
+
+    kind: ClassVar[str] = "popularity"
+
+    item_ids: Ids
+    popularity: Float32  # (n_items,) log of the counts
+
+    def score(self, history: History) -> Float32:
+        """(users, n_items) logits."""
+        return np.tile(self.popularity, (len(history.lengths), 1))
+
+    def save(self, folder: Path) -> None:
+        """See TrainedModel."""
+        arrays = {**pack_ids(self.item_ids), "popularity": self.popularity}
+        save_arrays(folder, self.kind, arrays, {})
+
+    @classmethod
+    def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> PopularityModel:
+        """The model that was saved."""
+        return cls(item_ids, arrays["popularity"])
+
+
+@dataclass(frozen=True)
+class BlendModel(UserScoringModel):
+    """The model of aws-user-personalization: a weighted sum of components.
+
+    Users without a history get popular items. An update also needs `held_out`, which `save`
+    writes and `load` ignores.
+    """
+
+    kind: ClassVar[str] = "personalization"
+
+    item_ids: Ids
+    popularity: Float32  # (n_items,) log of the counts
+    scorers: Mapping[str, Scorer]  # by name of the component
+    recency_exponents: Mapping[str, float]  # of each component, see History.recency_weights
+    weights: Mapping[str, float]  # of each component's scores in the logits
+    held_out: HeldOut | None = None
+
+    def score(self, history: History) -> Float32:
+        """(users, n_items) logits."""
+        logits = np.zeros((len(history.lengths), len(self.item_ids)), dtype=np.float32)
+        for name, scorer in self.scorers.items():
+            scores = scorer.score(history, self.recency_exponents[name])
+            scores *= np.float32(self.weights[name])
+            logits += scores
+        logits[history.lengths == 0] = self.popularity
+        return logits
+
+    def save(self, folder: Path) -> None:
+        """See TrainedModel."""
+        arrays, facts = self.contents()
+        shutil.rmtree(folder / HELD_OUT, ignore_errors=True)
+        if self.held_out is not None:
+            self.held_out.save(folder / HELD_OUT)
+        save_arrays(folder, self.kind, {**pack_ids(self.item_ids), **arrays}, facts)
+
+    def contents(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """What `load` needs besides the item ids: arrays, and facts for the manifest."""
+        arrays: dict[str, npt.NDArray[Any]] = {"popularity": self.popularity}
+        facts = {}
+        for name, scorer in self.scorers.items():
+            facts[name] = {
+                "kind": scorer.kind,
+                "recency_exponent": self.recency_exponents[name],
+                "weight": self.weights[name],
+            }
+            arrays |= {f"{name}.{key}": value for key, value in scorer.arrays().items()}
+        return arrays, {"components": facts}
+
+    @classmethod
+    def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> BlendModel:
+        """The model that gave `contents`. Raises KeyError when something is missing."""
+        if "parts" in facts:
+            arrays, facts = _from_old_names(arrays, facts)
+        components = facts["components"]
+        scorers: dict[str, Scorer] = {}
+        for name, fact in components.items():
+            own = {
+                key.removeprefix(f"{name}."): value
+                for key, value in arrays.items()
+                if key.startswith(f"{name}.")
+            }
+            scorers[name] = SCORER_TYPES[fact["kind"]].from_arrays(own)
+        return cls(
+            item_ids,
+            arrays["popularity"],
+            scorers,
+            {name: fact["recency_exponent"] for name, fact in components.items()},
+            {name: fact["weight"] for name, fact in components.items()},
+        )
+
+
+def _from_old_names(arrays: Arrays, facts: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
+    """What `contents` gives now, from a model saved when its names were others."""
+    new = {"ease-shrunk": EASE_HIGH_REG, "either-way": SYMMETRIC_COOC}
+    components = {
+        new.get(name, name): {
+            "kind": fact["kind"],
+            "recency_exponent": fact["power"],
+            "weight": fact["share"],
+        }
+        for name, fact in facts["parts"].items()
+    }
+    renamed = {}
+    for key, array in arrays.items():
+        name, dot, rest = key.partition(".")
+        renamed[new.get(name, name) + dot + rest] = array
+    return renamed, {"components": components}
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What an update needs of the training before: how the metrics were measured, and on whom."""
+    """What an update needs to measure itself like the training before it."""
 
-    model: PersonalizationModel  # trained without these users
+    model: BlendModel  # trained without the held-out users
     users: Ids  # (held out,) distinct str
-    hyperparameters: Mapping[str, Value]
+    hyperparameters: Values
 
     def save(self, folder: Path) -> None:
-        """Write all of it into the folder."""
+        """Write everything into the folder."""
         arrays, facts = self.model.contents()
         users = {f"user_{name}": array for name, array in pack_ids(self.users).items()}
         save_arrays(
@@ -56,7 +168,7 @@ class HeldOut:
 
     @classmethod
     def load(cls, model: Path) -> HeldOut | None:
-        """What was saved beside the model in the folder, if anything was.
+        """What was saved with the model in the folder, None if nothing was.
 
         Raises ModelFileError when a file is missing or damaged.
         """
@@ -65,106 +177,13 @@ class HeldOut:
             return None
         kind, arrays, facts = load_arrays(folder)
         if kind != HELD_OUT:
-            raise ModelFileError(f"{folder} holds {kind!r}, not {HELD_OUT!r}")
+            raise ModelFileError(f"{folder} contains {kind!r}, expected {HELD_OUT!r}")
         try:
             users = {name: arrays[f"user_{name}"] for name in ("id_bytes", "id_ends")}
             return cls(
-                PersonalizationModel.load(unpack_ids(arrays), arrays, facts),
+                BlendModel.load(unpack_ids(arrays), arrays, facts),
                 unpack_ids(users),
                 facts["hyperparameters"],
             )
         except (KeyError, ValueError) as error:
-            raise ModelFileError(f"what {folder} holds is not whole: {error}") from error
-
-
-@dataclass(frozen=True)
-class PersonalizationModel:
-    """Scores every item for every user from the user's history; the popular without one."""
-
-    kind: ClassVar[str] = "personalization"
-
-    item_ids: Ids
-    popularity: Float32  # (n_items,) log of the counts
-    parts: Mapping[str, Part]
-    powers: Mapping[str, float]  # how much more each part makes of the recent (History.weights)
-    shares: Mapping[str, float]  # what the scores of each part count in the logits
-    held_out: HeldOut | None = None  # written beside the model; not read back with it
-
-    def score(self, history: History) -> Float32:
-        """(users, n_items) logits."""
-        scores = np.zeros((len(history.lengths), len(self.item_ids)), dtype=np.float32)
-        for name, part in self.parts.items():
-            found = part.score(history, self.powers[name])
-            found *= np.float32(self.shares[name])
-            scores += found
-        scores[history.lengths == 0] = self.popularity
-        return scores
-
-    def recommend(
-        self,
-        user_ids: Sequence[str],
-        interactions: Interactions,
-        num_results: int,
-        *,
-        forbid: Forbid | None = None,
-    ) -> Iterator[Recommended]:
-        """See UserModel."""
-        return recommend(
-            self.score,
-            self.item_ids,
-            user_ids,
-            interactions,
-            num_results,
-            forbid=forbid,
-        )
-
-    def rank(
-        self,
-        user_ids: Sequence[str],
-        lists: Sequence[npt.NDArray[np.int32]],
-        interactions: Interactions,
-        *,
-        forbid: Forbid | None = None,
-    ) -> Iterator[Recommended]:
-        """See UserModel."""
-        return rank(self.score, self.item_ids, user_ids, lists, interactions, forbid=forbid)
-
-    def save(self, folder: Path) -> None:
-        """See Known."""
-        arrays, facts = self.contents()
-        shutil.rmtree(folder / HELD_OUT, ignore_errors=True)
-        if self.held_out is not None:
-            self.held_out.save(folder / HELD_OUT)
-        save_arrays(folder, self.kind, {**pack_ids(self.item_ids), **arrays}, facts)
-
-    def contents(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-        """What to save beside the ids: arrays and facts."""
-        arrays: dict[str, npt.NDArray[Any]] = {"popularity": self.popularity}
-        facts = {}
-        for name, part in self.parts.items():
-            facts[name] = {
-                "kind": part.kind,
-                "power": self.powers[name],
-                "share": self.shares[name],
-            }
-            arrays |= {f"{name}.{key}": value for key, value in part.arrays().items()}
-        return arrays, {"parts": facts}
-
-    @classmethod
-    def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> PersonalizationModel:
-        """The model whose arrays were saved."""
-        parts: dict[str, Part] = {}
-        for name, fact in facts["parts"].items():
-            own = {
-                key.removeprefix(f"{name}."): value
-                for key, value in arrays.items()
-                if key.startswith(f"{name}.")
-            }
-            parts[name] = KINDS[fact["kind"]].of(own)
-        return cls(
-            item_ids,
-            arrays["popularity"],
-            parts,
-            {name: fact["power"] for name, fact in facts["parts"].items()},
-            {name: fact["share"] for name, fact in facts["parts"].items()},
-        )
+            raise ModelFileError(f"{folder} is incomplete: {error}") from error

@@ -1,4 +1,4 @@
-"""The parts a personalization model is blended from: each scores all items from a history."""
+"""The components that a model blends: each scores all items from a user's history."""
 
 from __future__ import annotations
 
@@ -13,74 +13,63 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from batchrec_dagster.local_personalize.learning.histories import History
 from batchrec_dagster.local_personalize.learning.store import Arrays
-from batchrec_dagster.local_personalize.learning.threads import pieces
+from batchrec_dagster.local_personalize.learning.threads import cores, pieces, single_threaded_blas
 
 Float32 = npt.NDArray[np.float32]
 
-# Added at once: 4 MiB of them, so that they stay in the cache.
-ENTRIES = 1 << 19
+# Names of components, as in saved models and logs.
+EASE, SEQUENCE, FACTORS, POPULARITY = "ease", "sequence", "factors", "popularity"
+EASE_HIGH_REG = "ease-high-reg"  # EASE with more regularization
+SYMMETRIC_COOC = "cooccurrence-symmetric"  # co-occurrence of items in either order
+
+ENTRIES = 1 << 19  # summed at once: 4 MiB, so that they stay in the cache
+
+ALS_FACTORS = 64
+ALS_REGULARIZATION = 5.0
+ALS_ITERATIONS = 12
+ALS_UPDATE_ITERATIONS = 2
 
 
-def weighted_sums(weights: csr_matrix, rows: csr_matrix) -> Float32:
-    """(users, n) float32: `weights` (users, m) @ `rows` (m, n), both float32."""
-    users, n = weights.shape[0], rows.shape[1]
-    out = np.empty((users, n), dtype=np.float32)
-    lengths = np.diff(rows.indptr)[weights.indices]
-    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[weights.indptr]
-    for part in pieces(ends, ENTRIES):
-        met = slice(weights.indptr[part.start], weights.indptr[part.stop])
-        added = rows[weights.indices[met]]
-        # Each user's sums have a stretch of one long vector.
-        offsets = np.arange(part.stop - part.start, dtype=np.int32) * np.int32(n)
-        places = added.indices + np.repeat(offsets, np.diff(ends[part.start : part.stop + 1]))
-        by_entry = csc_matrix(
-            (added.data, places, added.indptr),
-            shape=((part.stop - part.start) * n, met.stop - met.start),
-        )
-        out[part] = (by_entry @ weights.data[met]).reshape(-1, n)
-    return out
-
-
-class Part(Protocol):
-    """Anything that scores all items from a history weighted by recency."""
+class Scorer(Protocol):
+    """Scores all items from histories that are weighted by recency."""
 
     @property
     def kind(self) -> str:
-        """Which class reads the part back."""
+        """The key of the class in SCORER_TYPES."""
 
-    def score(self, history: History, power: float) -> Float32:
-        """(users, n_items): the higher the better; `power` is History.weights'."""
+    def score(self, history: History, exponent: float) -> Float32:
+        """(users, n_items), higher is better; see History.recency_weights for `exponent`."""
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What to save."""
+        """What `from_arrays` needs to restore the scorer."""
 
 
 @dataclass(frozen=True)
-class ItemWeights:
-    """Adds up weights from each item met to each item: EASE, co-occurrence."""
+class ItemItemScorer:
+    """Adds up the weights from each item of a history to all items: EASE, co-occurrence."""
 
     kind: ClassVar[str] = "item-weights"
 
-    weights: csr_matrix  # (n_items, n_items) float32, row = an item met, column = an item to score
+    weights: csr_matrix  # (n_items, n_items) float32, row = item of a history, column = item scored
 
-    def score(self, history: History, power: float) -> Float32:
-        """See Part."""
-        return weighted_sums(history.weights(power), self.weights)
+    def score(self, history: History, exponent: float) -> Float32:
+        """See Scorer."""
+        return sparse_matmul(history.recency_weights(exponent), self.weights)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """See Part."""
+        """See Scorer."""
         return {name: getattr(self.weights, name) for name in ("data", "indices", "indptr")}
 
     @classmethod
-    def of(cls, arrays: Arrays) -> ItemWeights:
-        """The part whose arrays were saved."""
+    def from_arrays(cls, arrays: Arrays) -> ItemItemScorer:
+        """The scorer that gave the arrays."""
         n = len(arrays["indptr"]) - 1
         return cls(csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(n, n)))
 
 
 @dataclass(frozen=True)
-class Factors:
-    """A user's factors solved from the history against fixed item factors, then their products.
+class FactorScorer:
+    """Implicit ALS: solves a user's factors from the history, then multiplies by the items'.
 
     Source: Hu, Koren, Volinsky, "Collaborative filtering for implicit feedback datasets" (ICDM
     2008), with the least squares of the library `implicit`.
@@ -91,10 +80,10 @@ class Factors:
     item_factors: Float32  # (n_items, k)
     regularization: float
 
-    def score(self, history: History, power: float) -> Float32:
-        """See Part."""
-        weights = history.weights(power)
-        # implicit wants at least one row with an entry; an empty history has no factors.
+    def score(self, history: History, exponent: float) -> Float32:
+        """See Scorer."""
+        weights = history.recency_weights(exponent)
+        # implicit needs at least one row with an entry; it leaves empty rows undefined.
         users = self._solver.recalculate_user(np.arange(weights.shape[0]), weights)
         users[history.lengths == 0] = 0
         return np.asarray(users @ self.item_factors.T)
@@ -109,40 +98,85 @@ class Factors:
         return solver
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """See Part."""
+        """See Scorer."""
         return {
             "item_factors": self.item_factors,
             "regularization": np.array(self.regularization),
         }
 
     @classmethod
-    def of(cls, arrays: Arrays) -> Factors:
-        """The part whose arrays were saved."""
+    def from_arrays(cls, arrays: Arrays) -> FactorScorer:
+        """The scorer that gave the arrays."""
         return cls(arrays["item_factors"], float(arrays["regularization"]))
 
 
 @dataclass(frozen=True)
-class Popular:
-    """How often each item was met, whatever the history."""
+class PopularityScorer:
+    """The number of interactions of each item, for every history."""
 
     kind: ClassVar[str] = "popular"
 
     counts: Float32  # (n_items,)
 
-    def score(self, history: History, power: float) -> Float32:
-        """See Part."""
+    def score(self, history: History, exponent: float) -> Float32:
+        """See Scorer."""
         return np.tile(self.counts, (len(history.lengths), 1))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """See Part."""
+        """See Scorer."""
         return {"counts": self.counts}
 
     @classmethod
-    def of(cls, arrays: Arrays) -> Popular:
-        """The part whose arrays were saved."""
+    def from_arrays(cls, arrays: Arrays) -> PopularityScorer:
+        """The scorer that gave the arrays."""
         return cls(arrays["counts"])
 
 
-KINDS: dict[str, type[ItemWeights] | type[Factors] | type[Popular]] = {
-    kind.kind: kind for kind in (ItemWeights, Factors, Popular)
+SCORER_TYPES: dict[str, type[ItemItemScorer] | type[FactorScorer] | type[PopularityScorer]] = {
+    scorer.kind: scorer for scorer in (ItemItemScorer, FactorScorer, PopularityScorer)
 }
+
+
+def fit_factors(
+    matrix: csr_matrix, *, factors: int = ALS_FACTORS, seed: int, start: Float32 | None = None
+) -> FactorScorer:
+    """Item factors of a (users, n_items) matrix of ones, by alternating least squares.
+
+    `start` (n_items, factors) are the factors of an earlier fit, zeros for new items: from there a
+    few iterations with an exact solver are enough. Otherwise the solver is conjugate gradient:
+    Takács, Pilászy, Tikk, "Applications of the conjugate gradient method for implicit feedback
+    collaborative filtering" (RecSys 2011).
+    """
+    # implicit solves each row in one thread; BLAS would round differently with more threads.
+    with single_threaded_blas():
+        model = AlternatingLeastSquares(
+            factors=factors,
+            regularization=ALS_REGULARIZATION,
+            iterations=ALS_ITERATIONS if start is None else ALS_UPDATE_ITERATIONS,
+            use_cg=start is None,
+            num_threads=cores(),
+            random_state=seed,
+        )
+        model.item_factors = start
+        model.fit(matrix.astype(np.float32), show_progress=False)
+    return FactorScorer(np.ascontiguousarray(model.item_factors), ALS_REGULARIZATION)
+
+
+def sparse_matmul(weights: csr_matrix, rows: csr_matrix) -> Float32:
+    """The dense product (users, n) of `weights` (users, m) and `rows` (m, n), all float32."""
+    users, n = weights.shape[0], rows.shape[1]
+    out = np.empty((users, n), dtype=np.float32)
+    lengths = np.diff(rows.indptr)[weights.indices]
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[weights.indptr]
+    for block in pieces(ends, ENTRIES):
+        entries = slice(weights.indptr[block.start], weights.indptr[block.stop])
+        added = rows[weights.indices[entries]]
+        # The rows of the product are one long vector.
+        offsets = np.arange(block.stop - block.start, dtype=np.int32) * np.int32(n)
+        places = added.indices + np.repeat(offsets, np.diff(ends[block.start : block.stop + 1]))
+        by_entry = csc_matrix(
+            (added.data, places, added.indptr),
+            shape=((block.stop - block.start) * n, entries.stop - entries.start),
+        )
+        out[block] = (by_entry @ weights.data[entries]).reshape(-1, n)
+    return out

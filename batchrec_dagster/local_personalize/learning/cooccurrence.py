@@ -1,108 +1,124 @@
-"""Item-item weights from what followed what: directional co-occurrence in a window.
+"""Item-item weights from which item followed which: directional co-occurrence in a window.
 
-An item met soon after another, by many users, is a good next item after it. The pair counts
-distance^-0.5, so near pairs more than far ones, and both items' popularity is discounted, as in
-cosine similarity. Related: Sarwar et al., "Item-based collaborative filtering" (WWW 2001); Garg et
-al., "Sequence and time aware neighborhood for session-based recommendations" (SIGIR 2019).
+A pair of items in one history counts distance^-0.5, so near pairs count more, and the popularity
+of both items is discounted, as in cosine similarity. Related: Sarwar et al., "Item-based
+collaborative filtering" (WWW 2001); Garg et al., "Sequence and time aware neighborhood for
+session-based recommendations" (SIGIR 2019).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix, vstack
 
 from batchrec_dagster.local_personalize.learning.histories import History
-from batchrec_dagster.local_personalize.learning.pruning import largest
-from batchrec_dagster.local_personalize.learning.ranking import top
+from batchrec_dagster.local_personalize.learning.pruning import top_k_per_row
+from batchrec_dagster.local_personalize.learning.ranking import top_k
 from batchrec_dagster.local_personalize.learning.threads import ordered_map, pieces
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 
 WINDOW = 32
-DISTANCE_POWER = 0.5
-POPULARITY_POWER = 0.5
+DISTANCE_EXPONENT = 0.5
+POPULARITY_EXPONENT = 0.5
 POPULARITY_SHIFT = 5.0
 
 # Pairs counted at once, and sums kept meanwhile: a few MiB of each.
 PAIRS = 1 << 20
 SUMS = 1 << 20
 
-# To add up a pair where it is sparse costs about as much as so many cells of dense sums.
+# Adding a pair to a sparse matrix costs about as much as clearing this many cells of a dense one.
 CELLS = 64
 
 
 def fit(
-    history: History, *, window: int = WINDOW, kept: int, either_way: bool = False
+    history: History, *, window: int = WINDOW, neighbors: int, symmetric: bool = False
 ) -> csr_matrix:
-    """Weights (n_items, n_items) float32: row = an item met, column = an item that may follow.
+    """Weights (n_items, n_items) float32: row = an item of a history, column = a later item.
 
-    `window` is how many of the next items count for each item of a history, and as many of those
-    before it with `either_way`; the `kept` largest weights stay in each row, ties by column.
+    `window` is how many of the next items pair with each item of a history; `symmetric` pairs as
+    many of the items before it too. Each row keeps its `neighbors` largest weights, ties to the
+    lower column.
     """
     n = history.n_items
-    counts = np.bincount(history.items, minlength=n)
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    discount = ((counts + POPULARITY_SHIFT) ** -POPULARITY_POWER).astype(np.float32)
-    line, places = _spaced(history, window)
-    windows = np.lib.stride_tricks.sliding_window_view(line, window)
-    at_once = max(1, PAIRS // window)
-    near = (np.arange(1, window + 1) ** -DISTANCE_POWER).astype(np.float32)
-    # Histories run from new to old, so what followed stands before.
-    sides = [(-window, np.tile(near[::-1], at_once))]
-    if either_way:
-        sides.append((1, np.tile(near, at_once)))
+    pairs = _Pairs.of(history, window, symmetric)
+    discount = ((pairs.counts + POPULARITY_SHIFT) ** -POPULARITY_EXPONENT).astype(np.float32)
 
-    def near_pairs(part: slice) -> Iterator[tuple[Int32, Int32, Float32]]:
-        """Some of a part's pairs: (k,) rows, (k, window) columns, what each of these counts."""
-        met = places[starts[part.start] : starts[part.stop]]
-        row = np.repeat(np.arange(part.stop - part.start, dtype=np.int32), counts[part])
-        for first in range(0, len(met), at_once):
-            some = slice(first, first + at_once)
-            for shift, nearness in sides:
-                columns = windows[met[some] + shift].astype(np.int32, copy=False)
-                yield row[some], columns, nearness[: columns.size]
-
-    def dense_rows(part: slice) -> csr_matrix:
-        # Each item's sums have a stretch of one long vector, with a place for what is no item.
-        sums = np.zeros((part.stop - part.start) * (n + 1), dtype=np.float32)
-        for row, pairs, nearness in near_pairs(part):
-            pairs += (row * np.int32(n + 1))[:, None]
-            by_met = csc_matrix(
-                (nearness, pairs.ravel(), np.arange(0, pairs.size + 1, window)),
-                shape=(len(sums), len(pairs)),
-            )
-            sums += by_met @ np.ones(len(pairs), dtype=np.float32)
-        weights = sums.reshape(-1, n + 1)[:, :n]
-        weights *= discount[part, None]
+    def dense_rows(block: slice) -> csr_matrix:
+        weights = _dense_sums(pairs, block, n)
+        weights *= discount[block, None]
         weights *= discount
-        return _largest(weights, kept)
+        return _top_k_positive(weights, neighbors)
 
-    def sparse_rows(part: slice) -> csr_matrix:
-        sums = csr_matrix((part.stop - part.start, n + 1), dtype=np.float32)
-        for row, pairs, nearness in near_pairs(part):
-            places = np.repeat(row, window), pairs.ravel()
-            sums = sums + csr_matrix((nearness, places), shape=sums.shape)
-        weights = sums[:, :n].tocsr()
-        weights.data *= np.repeat(discount[part], np.diff(weights.indptr))
+    def sparse_rows(block: slice) -> csr_matrix:
+        weights = _sparse_sums(pairs, block, n)
+        weights.data *= np.repeat(discount[block], np.diff(weights.indptr))
         weights.data *= discount[weights.indices]
-        return largest(weights, kept)
+        return top_k_per_row(weights, neighbors)
 
-    if len(history.items) * window * len(sides) * CELLS < n * n:
-        made = ordered_map(sparse_rows, pieces(starts, at_once))
+    if len(history.items) * window * len(pairs.sides) * CELLS < n * n:
+        rows = ordered_map(sparse_rows, pieces(pairs.starts, pairs.at_once))
     else:
-        made = ordered_map(dense_rows, pieces(starts, at_once, max(1, SUMS // (n + 1))))
-    out: csr_matrix = vstack([csr_matrix((0, n), dtype=np.float32), *made], format="csr")
+        blocks = pieces(pairs.starts, pairs.at_once, max(1, SUMS // (n + 1)))
+        rows = ordered_map(dense_rows, blocks)
+    out: csr_matrix = vstack([csr_matrix((0, n), dtype=np.float32), *rows], format="csr")
     out.sort_indices()
     return out
 
 
-def _spaced(history: History, window: int) -> tuple[Int32, npt.NDArray[np.signedinteger]]:
-    """All histories in one line, `window` places of no item (n_items) before each, so that no
-    window reaches into another user's; and where in it each item was met, item by item."""
+@dataclass(frozen=True)
+class _Pairs:
+    """The pairs of items within a window, item by item.
+
+    All histories are laid out in one line, with `window` padding entries (n_items) between users,
+    so that no window reaches into another user's history.
+    """
+
+    counts: npt.NDArray[np.intp]  # (n_items,) entries of each item
+    starts: npt.NDArray[np.intp]  # (n_items + 1,) where the entries of each item begin
+    places: npt.NDArray[np.signedinteger]  # (entries,) places in the line, item by item
+    windows: Int32  # (places, window) sliding windows over the line
+    sides: list[tuple[int, Float32]]  # shift of the window, what each pair in it counts
+    at_once: int
+
+    @classmethod
+    def of(cls, history: History, window: int, symmetric: bool) -> _Pairs:
+        """The pairs of all histories."""
+        counts = np.bincount(history.items, minlength=history.n_items)
+        line, places = _padded_line(history, window)
+        at_once = max(1, PAIRS // window)
+        near = (np.arange(1, window + 1) ** -DISTANCE_EXPONENT).astype(np.float32)
+        # Histories run from new to old, so later items come before.
+        sides = [(-window, np.tile(near[::-1], at_once))]
+        if symmetric:
+            sides.append((1, np.tile(near, at_once)))
+        return cls(
+            counts,
+            np.concatenate([[0], np.cumsum(counts)]),
+            places,
+            np.lib.stride_tricks.sliding_window_view(line, window),
+            sides,
+            at_once,
+        )
+
+    def batches(self, block: slice) -> Iterator[tuple[Int32, Int32, Float32]]:
+        """Batches of a block's pairs: (k,) rows, (k, window) columns, (k * window,) counts."""
+        places = self.places[self.starts[block.start] : self.starts[block.stop]]
+        row = np.repeat(np.arange(block.stop - block.start, dtype=np.int32), self.counts[block])
+        for first in range(0, len(places), self.at_once):
+            some = slice(first, first + self.at_once)
+            for shift, nearness in self.sides:
+                columns = self.windows[places[some] + shift].astype(np.int32, copy=False)
+                yield row[some], columns, nearness[: columns.size]
+
+
+def _padded_line(history: History, window: int) -> tuple[Int32, npt.NDArray[np.signedinteger]]:
+    """The line of `_Pairs`, and the places of all entries in it, item by item."""
     users, entries, n = len(history.lengths), len(history.items), history.n_items
     line = np.full(entries + window * (users + 1), n, dtype=np.int32)
     whole: npt.DTypeLike = np.int32 if len(line) <= np.iinfo(np.int32).max else np.int64
@@ -114,10 +130,33 @@ def _spaced(history: History, window: int) -> tuple[Int32, npt.NDArray[np.signed
     return line, by_item.data
 
 
-def _largest(weights: Float32, kept: int) -> csr_matrix:
-    """The `kept` largest positive weights of each row, ties by column; columns in rising order."""
+def _dense_sums(pairs: _Pairs, block: slice, n: int) -> Float32:
+    """(rows of the block, n) sums of the pairs."""
+    # All rows are one long vector, with a column n for padding.
+    sums = np.zeros((block.stop - block.start) * (n + 1), dtype=np.float32)
+    for row, columns, nearness in pairs.batches(block):
+        columns += (row * np.int32(n + 1))[:, None]
+        by_entry = csc_matrix(
+            (nearness, columns.ravel(), np.arange(0, columns.size + 1, columns.shape[1])),
+            shape=(len(sums), len(columns)),
+        )
+        sums += by_entry @ np.ones(len(columns), dtype=np.float32)
+    return sums.reshape(-1, n + 1)[:, :n]
+
+
+def _sparse_sums(pairs: _Pairs, block: slice, n: int) -> csr_matrix:
+    """(rows of the block, n) sums of the pairs."""
+    sums = csr_matrix((block.stop - block.start, n + 1), dtype=np.float32)
+    for row, columns, nearness in pairs.batches(block):
+        cells = np.repeat(row, columns.shape[1]), columns.ravel()
+        sums = sums + csr_matrix((nearness, cells), shape=sums.shape)
+    return sums[:, :n].tocsr()
+
+
+def _top_k_positive(weights: Float32, k: int) -> csr_matrix:
+    """The k largest positive weights of each row, ties to the lower column; sorted columns."""
     weights[weights == 0] = -np.inf
-    chosen = np.sort(top(weights, min(kept, weights.shape[1])), axis=1)
+    chosen = np.sort(top_k(weights, min(k, weights.shape[1])), axis=1)
     real = chosen >= 0
     data = np.take_along_axis(weights, np.maximum(chosen, 0), axis=1)[real]
     ends = np.concatenate([[0], np.cumsum(real.sum(axis=1))])

@@ -1,4 +1,4 @@
-"""Interactions made ready to fit parts on, and the parts put together."""
+"""Fits the components of a blend on interactions, and builds the blend from them."""
 
 from __future__ import annotations
 
@@ -10,130 +10,135 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import cooccurrence, ease, factorization
-from batchrec_dagster.local_personalize.learning.blend_model import PersonalizationModel
-from batchrec_dagster.local_personalize.learning.components import ItemWeights, Part, Popular
-from batchrec_dagster.local_personalize.learning.histories import Histories
-from batchrec_dagster.local_personalize.learning.hyperparameters import Value
-from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
-from batchrec_dagster.local_personalize.learning.model_selection import (
+from batchrec_dagster.local_personalize.learning import cooccurrence, ease
+from batchrec_dagster.local_personalize.learning.blend_model import BlendModel
+from batchrec_dagster.local_personalize.learning.components import (
+    ALS_FACTORS,
     EASE,
-    EITHER,
+    EASE_HIGH_REG,
     FACTORS,
     POPULARITY,
     SEQUENCE,
-    SHRUNK,
-    Choice,
+    SYMMETRIC_COOC,
+    ItemItemScorer,
+    PopularityScorer,
+    Scorer,
+    fit_factors,
 )
-from batchrec_dagster.local_personalize.learning.popularity import log_popularity, popular_first
+from batchrec_dagster.local_personalize.learning.histories import Histories
+from batchrec_dagster.local_personalize.learning.hyperparameters import Values
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Ids,
+    Interactions,
+    log_popularity,
+    popular_first,
+)
+from batchrec_dagster.local_personalize.learning.model_selection import Blend
 
-DENSE_LIMIT = 12_000  # EASE takes n^2 memory and n^3 time of items or users, the fewer
-WIDE_LIMIT = 30_000  # and n^2 time of the items even where users are few
+Log = Callable[[str], None]
+
+DENSE_LIMIT = 12_000  # EASE takes n^2 memory and n^3 time, n the smaller of items and users
+WIDE_LIMIT = 30_000  # items, with fewer users than DENSE_LIMIT: EASE still takes items^2 time
 REGULARIZATION = 300.0
-MORE_REGULARIZATION = 1_000.0
-KEPT_WEIGHTS = 200  # of EASE, for each item scored
-KEPT_FOLLOWERS = 500  # of the co-occurrence, for each item met
-
-Values = Mapping[str, Value]
+HIGH_REGULARIZATION = 1_000.0
+EASE_NEIGHBORS = 200  # weights kept for each item to score
+COOC_NEIGHBORS = 500  # weights kept for each item of a history
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """Parts fitted on the same interactions."""
+class FittedComponents:
+    """Components that were fitted on the same interactions."""
 
     item_ids: Ids
     popularity: npt.NDArray[np.float32]
-    parts: Mapping[str, Part]
+    scorers: Mapping[str, Scorer]
 
-    def blend(self, choice: Choice, heat: float) -> PersonalizationModel:
-        """The model of what was chosen; its logits are the scores over `heat`."""
-        return PersonalizationModel(
+    def blend(self, blend: Blend, temperature: float) -> BlendModel:
+        """The model of a blend; `temperature` divides its logits."""
+        return BlendModel(
             self.item_ids,
             self.popularity,
-            {name: self.parts[name] for name in choice.shares},
-            choice.powers,
-            {name: share / heat for name, share in choice.shares.items()},
+            {name: self.scorers[name] for name in blend.weights},
+            blend.recency_exponents,
+            {name: weight / temperature for name, weight in blend.weights.items()},
         )
 
 
-class Fitting:
-    """Interactions to fit parts on; what two sets of hyperparameters share is fitted once."""
+class ComponentFitter:
+    """Fits components on interactions; keeps those that other hyperparameters would not change."""
 
-    def __init__(
-        self, interactions: Interactions, values: Values, seed: int, log: Callable[[str], None]
-    ) -> None:
+    def __init__(self, interactions: Interactions, values: Values, seed: int, log: Log) -> None:
         order = popular_first(interactions)
         self.item_ids = interactions.item_ids[order]
         self.popularity = log_popularity(interactions, order)
-        learned_from = without_extreme_users(interactions, values)
-        users = np.unique(learned_from.users)
-        self.history = Histories(learned_from, self.item_ids).of(users)
-        self.matrix: csr_matrix = self.history.weights(0.0)
+        selected = without_extreme_users(interactions, values)
+        users = np.unique(selected.users)
+        self.history = Histories(selected, self.item_ids).of_users(users)
+        self.matrix: csr_matrix = self.history.recency_weights(0.0)
         self._counts = interactions.item_counts[order].astype(np.float32)
-        self._rows = len(learned_from)
+        self._rows = len(selected)
         self._seed = seed
         self._log = log
-        self._made: dict[tuple[str, int], Part] = {}
+        self._fitted: dict[tuple[str, int], Scorer] = {}
 
-    def parts(self, names: Sequence[str], values: Values) -> Fitted:
-        """The parts of those names."""
-        parts = {name: self._part(name, values) for name in names}
-        return Fitted(self.item_ids, self.popularity, parts)
+    def fit(self, names: Sequence[str], values: Values) -> FittedComponents:
+        """The components of these names."""
+        scorers = {name: self._scorer(name, values) for name in names}
+        return FittedComponents(self.item_ids, self.popularity, scorers)
 
-    def _part(self, name: str, values: Values) -> Part:
+    def _scorer(self, name: str, values: Values) -> Scorer:
         window = int(values.get("bptt", cooccurrence.WINDOW))
-        dimension = int(values.get("hidden_dimension", factorization.DIMENSION))
-        key = name, {SEQUENCE: window, EITHER: window, FACTORS: dimension}.get(name, 0)
-        if key in self._made:
-            return self._made[key]
-        began = time.monotonic()
-        part: Part
+        factors = int(values.get("hidden_dimension", ALS_FACTORS))
+        key = name, {SEQUENCE: window, SYMMETRIC_COOC: window, FACTORS: factors}.get(name, 0)
+        if key not in self._fitted:
+            began = time.monotonic()
+            self._fitted[key] = self._fit(name, window, factors)
+            self._log(f"{name}: {self._rows:,} interactions in {time.monotonic() - began:.1f} s")
+        return self._fitted[key]
+
+    def _fit(self, name: str, window: int, factors: int) -> Scorer:
         if name == POPULARITY:
-            part = Popular(self._counts)
-        elif name in (EASE, SHRUNK):
-            part = ItemWeights(
-                ease.fit(
-                    self.matrix,
-                    core=core(len(self.history.lengths)),
-                    regularization=regularization(name),
-                    kept=KEPT_WEIGHTS,
-                    log=self._log,
-                )
+            return PopularityScorer(self._counts)
+        if name in (EASE, EASE_HIGH_REG):
+            weights = ease.fit(
+                self.matrix,
+                core=max_core(len(self.history.lengths)),
+                regularization=regularization(name),
+                neighbors=EASE_NEIGHBORS,
+                log=self._log,
             )
-        elif name in (SEQUENCE, EITHER):
-            either_way = name == EITHER
-            part = ItemWeights(
-                cooccurrence.fit(
-                    self.history, window=window, kept=KEPT_FOLLOWERS, either_way=either_way
-                )
+            return ItemItemScorer(weights)
+        if name in (SEQUENCE, SYMMETRIC_COOC):
+            weights = cooccurrence.fit(
+                self.history,
+                window=window,
+                neighbors=COOC_NEIGHBORS,
+                symmetric=name == SYMMETRIC_COOC,
             )
-        else:
-            part = factorization.fit(self.matrix, dimension=dimension, seed=self._seed)
-        self._log(f"{name}: {self._rows:,} interactions in {time.monotonic() - began:.1f} s")
-        self._made[key] = part
-        return part
+            return ItemItemScorer(weights)
+        return fit_factors(self.matrix, factors=factors, seed=self._seed)
 
 
 def regularization(name: str) -> float:
-    """That of the item-item regression of this name."""
-    return MORE_REGULARIZATION if name == SHRUNK else REGULARIZATION
+    """The L2 regularization of the EASE component of this name."""
+    return HIGH_REGULARIZATION if name == EASE_HIGH_REG else REGULARIZATION
 
 
-def core(users: int) -> int:
-    """How many of the most popular items at most are regressed on each other together."""
+def max_core(users: int) -> int:
+    """How many of the most popular items EASE may regress jointly."""
     return WIDE_LIMIT if users <= DENSE_LIMIT else DENSE_LIMIT
 
 
 def without_extreme_users(interactions: Interactions, values: Values) -> Interactions:
-    """Leave out users with shorter or longer histories than the percentiles asked for."""
-    fit = within_percentiles(np.diff(interactions.starts), "user_history_length", values)
-    return interactions.of(fit[interactions.users])
+    """Leave out users whose history length is outside of the percentiles."""
+    fits = within_percentiles(np.diff(interactions.starts), "user_history_length", values)
+    return interactions.filter(fits[interactions.users])
 
 
 def within_percentiles(
     counts: npt.NDArray[np.int64], what: str, values: Values
 ) -> npt.NDArray[np.bool_]:
-    """Which counts lie within `min_<what>_percentile` and `max_...` of those above 0."""
+    """Which counts are between `min_<what>_percentile` and `max_<what>_percentile` of those > 0."""
     low, high = np.quantile(
         counts[counts > 0],
         [values.get(f"min_{what}_percentile", 0.0), values.get(f"max_{what}_percentile", 1.0)],

@@ -1,4 +1,4 @@
-"""What hyperparameter optimization (performHPO) tries: chosen at random, within ranges, seeded.
+"""Hyperparameter optimization (performHPO): a seeded random search within ranges.
 
 Source: Bergstra, Bengio, "Random search for hyper-parameter optimization" (JMLR 2012).
 """
@@ -12,20 +12,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from batchrec_dagster.local_personalize.learning.hyperparameters import (
+    Boolean,
     Number,
-    Truth,
     Value,
+    Values,
     hyperparameters_of,
     parse_hyperparameters,
 )
 from batchrec_dagster.local_personalize.learning.interactions import TrainingError
 
 DEFAULT_JOBS = 10
-MOST_JOBS = 40  # HPOResourceConfig.maxNumberOfTrainingJobs
-PATIENCE = 20  # draws of what was tried before, until the ranges count as tried out
+MAX_JOBS = 40  # HPOResourceConfig.maxNumberOfTrainingJobs
+MAX_REDRAWS = 20  # repeated draws in a row after which the ranges count as exhausted
 
-# Where a search begins when nothing else was given.
-DEFAULTS: Mapping[str, Value] = {
+# Where a search begins.
+DEFAULTS: Values = {
     "hidden_dimension": 64,
     "bptt": 32,
     "recency_mask": True,
@@ -36,9 +37,9 @@ DEFAULTS: Mapping[str, Value] = {
 
 @dataclass(frozen=True)
 class Search:
-    """Ranges by hyperparameter name, both ends allowed; without any, the recipe's own serve.
+    """Ranges by hyperparameter name, ends included; without any, all of the recipe's are searched.
 
-    `max_jobs` trainings are tried at most, the first with the values that were given.
+    At most `max_jobs` trainings are tried, the first with the solution's own values.
     """
 
     max_jobs: int = DEFAULT_JOBS
@@ -49,51 +50,55 @@ class Search:
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a hyperparameter may take: a list, or all between the two of `ends`."""
+    """The values that a search may try: a list, or all numbers between two ends."""
 
     values: Sequence[Value] = ()
     ends: tuple[float, float] = (0.0, 0.0)
 
-    def holds(self, value: Value) -> bool:
-        """Whether the value is one of them."""
+    def contains(self, value: Value) -> bool:
+        """Whether the search may try this value."""
         return value in self.values if self.values else self.ends[0] <= value <= self.ends[1]
 
-    def draw(self, rng: np.random.Generator) -> Value:
-        """One at random, all alike."""
+    def sample(self, rng: np.random.Generator) -> Value:
+        """One value, uniformly at random."""
         if self.values:
             return self.values[int(rng.integers(len(self.values)))]
         return round(float(rng.uniform(*self.ends)), 4)
 
 
 def check_search(recipe: str, hyperparameters: Mapping[str, str], search: Search) -> None:
-    """Raise TrainingError naming the range that is impossible, or that nothing can be tuned."""
-    ranges_of(recipe, hyperparameters, search)
+    """Raise TrainingError for an impossible range, or when there is nothing to tune."""
+    search_ranges(recipe, hyperparameters, search)
 
 
-def ranges_of(recipe: str, hyperparameters: Mapping[str, str], search: Search) -> dict[str, Range]:
-    """What may be tried for each hyperparameter that is searched for. Raises TrainingError."""
+def search_ranges(
+    recipe: str, hyperparameters: Mapping[str, str], search: Search
+) -> dict[str, Range]:
+    """The range of each hyperparameter that is searched. Raises TrainingError."""
     parse_hyperparameters(recipe, hyperparameters)
     allowed = hyperparameters_of(recipe)
     tunable = [name for name, kind in allowed.items() if kind.tunable]
-    if not 1 <= search.max_jobs <= MOST_JOBS:
+    if not 1 <= search.max_jobs <= MAX_JOBS:
         raise TrainingError(
-            f"maxNumberOfTrainingJobs is {search.max_jobs}; allowed: 1 to {MOST_JOBS}"
+            f"maxNumberOfTrainingJobs is {search.max_jobs}; allowed: 1 to {MAX_JOBS}"
         )
     if not tunable:
         raise TrainingError(f"{recipe} has no hyperparameter that performHPO can tune")
-    asked = [*search.integers, *search.continuous, *search.categories]
-    for name in asked:
-        if asked.count(name) > 1:
+    searched = [*search.integers, *search.continuous, *search.categories]
+    for name in searched:
+        if searched.count(name) > 1:
             raise TrainingError(f"hyperparameter {name} has more than one range")
         if name not in tunable:
             raise TrainingError(
                 f"{recipe} has no tunable hyperparameter {name}; tunable: {', '.join(tunable)}"
             )
-    if not asked:
+    if not searched:
         names = [name for name in tunable if name not in hyperparameters]
         if not names:
-            raise TrainingError(f"performHPO has nothing to tune: {recipe} was given all of it")
-        return {name: _whole(allowed[name]) for name in names}
+            raise TrainingError(
+                f"performHPO has nothing to tune: all hyperparameters of {recipe} are fixed"
+            )
+        return {name: _full_range(allowed[name]) for name in names}
     return (
         {name: _integers(name, allowed[name], ends) for name, ends in search.integers.items()}
         | {name: _continuous(name, allowed[name], ends) for name, ends in search.continuous.items()}
@@ -102,49 +107,51 @@ def ranges_of(recipe: str, hyperparameters: Mapping[str, str], search: Search) -
 
 
 def candidates(
-    ranges: Mapping[str, Range], given: Mapping[str, Value], jobs: int, seed: int
+    ranges: Mapping[str, Range], given: Values, jobs: int, seed: int
 ) -> Iterator[dict[str, Value]]:
-    """What to try, no two alike: first what was given, where it is in range, then at random."""
+    """Distinct values to try: first the given ones that are in range, then random ones."""
     rng = np.random.default_rng(seed)
     base = {**DEFAULTS, **given}
     tried: list[dict[str, Value]] = []
-    patience = PATIENCE
+    patience = MAX_REDRAWS
     while len(tried) < jobs and patience:
-        one = {name: of.draw(rng) for name, of in ranges.items()}
+        one = {name: of.sample(rng) for name, of in ranges.items()}
         if not tried:
-            one |= {name: base[name] for name, of in ranges.items() if of.holds(base[name])}
+            one |= {name: base[name] for name, of in ranges.items() if of.contains(base[name])}
         if one in tried:
             patience -= 1
             continue
-        patience = PATIENCE
+        patience = MAX_REDRAWS
         tried.append(one)
         yield one
 
 
-def as_text(value: Value) -> str:
-    """The value as Personalize writes it."""
+def format_value(value: Value) -> str:
+    """The value as Personalize writes it, as text."""
     return str(value).lower()
 
 
-def _whole(kind: Number | Truth) -> Range:
-    if isinstance(kind, Truth):
+def _full_range(kind: Number | Boolean) -> Range:
+    if isinstance(kind, Boolean):
         return Range(values=(True, False))
     if kind.whole:
         return Range(values=range(int(kind.low), int(kind.high) + 1))
     return Range(ends=(kind.low, kind.high))
 
 
-def _integers(name: str, kind: Number | Truth, ends: tuple[int, int]) -> Range:
+def _integers(name: str, kind: Number | Boolean, ends: tuple[int, int]) -> Range:
     _check_ends(name, kind, ends, whole=True)
     return Range(values=range(ends[0], ends[1] + 1))
 
 
-def _continuous(name: str, kind: Number | Truth, ends: tuple[float, float]) -> Range:
+def _continuous(name: str, kind: Number | Boolean, ends: tuple[float, float]) -> Range:
     _check_ends(name, kind, ends, whole=False)
     return Range(ends=ends)
 
 
-def _check_ends(name: str, kind: Number | Truth, ends: tuple[float, float], *, whole: bool) -> None:
+def _check_ends(
+    name: str, kind: Number | Boolean, ends: tuple[float, float], *, whole: bool
+) -> None:
     low, high = ends
     fits = isinstance(kind, Number) and kind.whole == whole
     if not fits:
@@ -156,11 +163,11 @@ def _check_ends(name: str, kind: Number | Truth, ends: tuple[float, float], *, w
     if not (math.isfinite(low) and math.isfinite(high) and kind.low <= low <= high <= kind.high):
         raise TrainingError(
             f"the range of hyperparameter {name} is {low:g} to {high:g}; allowed: {kind}, "
-            "the least first"
+            "in rising order"
         )
 
 
-def _categories(name: str, kind: Number | Truth, texts: Sequence[str]) -> Range:
+def _categories(name: str, kind: Number | Boolean, texts: Sequence[str]) -> Range:
     try:
         values = [kind.parse(text) for text in texts]
     except ValueError:

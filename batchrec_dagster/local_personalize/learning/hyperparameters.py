@@ -1,8 +1,8 @@
-"""Amazon Personalize's hyperparameters: which a recipe takes, and what they may be.
+"""The hyperparameters of Amazon Personalize's recipes, with their bounds.
 
-Source: the recipes' pages in the developer guide, "Properties and hyperparameters". Values come as
-text, as in CreateSolution's `algorithmHyperParameters` and `featureTransformationParameters`. A
-percentile that is not given leaves nobody out, whatever the guide's default is.
+Source: the recipes' pages in the developer guide, "Properties and hyperparameters". Values are
+text, as in CreateSolution's `algorithmHyperParameters` and `featureTransformationParameters`.
+Without a percentile, all users or items are trained on, whatever the guide's default is.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from batchrec_dagster.local_personalize.learning.interactions import TrainingError
 
 Value = int | float | bool
+Values = Mapping[str, Value]
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number between two bounds, both allowed; tunable when performHPO may choose it."""
+    """A number from `low` to `high`; `tunable` if performHPO may choose it."""
 
     low: float
     high: float
@@ -26,7 +27,7 @@ class Number:
     tunable: bool = False
 
     def parse(self, text: str) -> Value:
-        """The value of the text; raises ValueError."""
+        """Convert text to a value; raises ValueError."""
         value = int(text) if self.whole else float(text)
         if not self.low <= value <= self.high or not math.isfinite(value):
             raise ValueError(text)
@@ -39,13 +40,13 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """`true` or `false`, in any case; tunable when performHPO may choose it."""
+class Boolean:
+    """`true` or `false`, in any case; `tunable` if performHPO may choose it."""
 
     tunable: bool = False
 
     def parse(self, text: str) -> Value:
-        """The value of the text; raises ValueError."""
+        """Convert text to a value; raises ValueError."""
         try:
             return {"true": True, "false": False}[text.strip().lower()]
         except KeyError:
@@ -55,7 +56,7 @@ class Truth:
         return "true or false"
 
 
-Hyperparameters = Mapping[str, Number | Truth]
+Hyperparameters = Mapping[str, Number | Boolean]
 
 HISTORY_LENGTHS: Hyperparameters = {
     "min_user_history_length_percentile": Number(0, 1),
@@ -65,22 +66,22 @@ ITEM_COUNTS: Hyperparameters = {
     "min_item_interaction_count_percentile": Number(0, 1),
     "max_item_interaction_count_percentile": Number(0, 1),
 }
-# What stands in featureTransformationParameters; all others do in algorithmHyperParameters.
+# These belong in featureTransformationParameters, all others in algorithmHyperParameters.
 FEATURES: Hyperparameters = {**HISTORY_LENGTHS, **ITEM_COUNTS}
-PERSONAL: Hyperparameters = {
+USER_PERSONALIZATION: Hyperparameters = {
     "hidden_dimension": Number(32, 256, whole=True, tunable=True),
     "bptt": Number(2, 32, whole=True, tunable=True),
-    "recency_mask": Truth(tunable=True),
+    "recency_mask": Boolean(tunable=True),
     **HISTORY_LENGTHS,
 }
-SECOND_GENERATION: Hyperparameters = {"apply_recency_bias": Truth()}
-AFFINITY: Hyperparameters = {"hidden_dimension": Number(32, 256, whole=True)}
+USER_PERSONALIZATION_V2: Hyperparameters = {"apply_recency_bias": Boolean()}
+SEGMENTATION: Hyperparameters = {"hidden_dimension": Number(32, 256, whole=True)}
 
 RECIPES: Mapping[str, Hyperparameters] = {
-    "aws-user-personalization": PERSONAL,
-    "aws-user-personalization-v2": SECOND_GENERATION,
-    "aws-personalized-ranking": PERSONAL,
-    "aws-personalized-ranking-v2": SECOND_GENERATION,
+    "aws-user-personalization": USER_PERSONALIZATION,
+    "aws-user-personalization-v2": USER_PERSONALIZATION_V2,
+    "aws-personalized-ranking": USER_PERSONALIZATION,
+    "aws-personalized-ranking-v2": USER_PERSONALIZATION_V2,
     "aws-popularity-count": {},
     "aws-sims": {
         "popularity_discount_factor": Number(0, 1, tunable=True),
@@ -88,24 +89,26 @@ RECIPES: Mapping[str, Hyperparameters] = {
         **HISTORY_LENGTHS,
         **ITEM_COUNTS,
     },
-    # The guide's item_id_hidden_dimension and item_metadata_hidden_dimension are of embeddings;
-    # here similarity is co-occurrence, so they are refused.
+    # The guide's item_id_hidden_dimension and item_metadata_hidden_dimension belong to embeddings;
+    # the local model counts co-occurrences, so it refuses them.
     "aws-similar-items": {},
-    "aws-item-affinity": AFFINITY,
-    "aws-item-attribute-affinity": AFFINITY,
+    "aws-item-affinity": SEGMENTATION,
+    "aws-item-attribute-affinity": SEGMENTATION,
 }
 
 
 def hyperparameters_of(recipe: str) -> Hyperparameters:
-    """Those that a recipe takes. Raises TrainingError for a recipe that is not trained here."""
+    """The hyperparameters of a recipe. Raises TrainingError if it cannot be trained locally."""
     allowed = RECIPES.get(recipe)
     if allowed is None:
-        raise TrainingError(f"recipe {recipe} cannot be trained here; these can: {_names(RECIPES)}")
+        raise TrainingError(
+            f"recipe {recipe} is not supported locally; supported: {_names(RECIPES)}"
+        )
     return allowed
 
 
 def parse_hyperparameters(recipe: str, texts: Mapping[str, str]) -> dict[str, Value]:
-    """The values given, typed. Raises TrainingError naming the key and what is allowed."""
+    """The values as numbers and booleans. Raises TrainingError with the key and what is allowed."""
     allowed = hyperparameters_of(recipe)
     values = {}
     for key, text in texts.items():
@@ -123,10 +126,10 @@ def parse_hyperparameters(recipe: str, texts: Mapping[str, str]) -> dict[str, Va
         high = values.get(f"max_{what}_percentile", 1.0)
         if low >= high:
             raise TrainingError(
-                f"min_{what}_percentile ({low}) is not below max_{what}_percentile ({high})"
+                f"min_{what}_percentile ({low}) must be below max_{what}_percentile ({high})"
             )
     return values
 
 
-def _names(of: Mapping[str, object]) -> str:
-    return ", ".join(of)
+def _names(table: Mapping[str, object]) -> str:
+    return ", ".join(table)

@@ -1,4 +1,4 @@
-"""The interactions that everything learns from: ids kept apart from the numbers."""
+"""Interactions as sorted arrays of numbers, with the ids kept apart."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from batchrec_dagster.local_personalize.learning.threads import pieces
 
 
 class TrainingError(ValueError):
-    """The data or the hyperparameters cannot be trained; the message is fit for a user to read."""
+    """The data or hyperparameters cannot be trained on; the message is for the user."""
 
 
 class ModelFileError(Exception):
-    """A saved model or saved interactions, missing, incomplete or damaged; names the file."""
+    """A file of a saved model or of saved interactions is missing or damaged; names the file."""
 
 
 Ids = npt.NDArray[np.object_]
@@ -31,9 +31,9 @@ SORTED_AT_ONCE = 4 << 20
 
 @dataclass(frozen=True)
 class Interactions:
-    """Who met what, and when: one row an interaction, sorted by user, then time, then item id.
+    """One row per interaction, sorted by user, time and item id.
 
-    The order is a function of the data alone, so shuffled input gives the same object.
+    The order depends on the data alone, so shuffled input gives the same object.
     """
 
     user_ids: Ids  # (n_users,) distinct str, sorted by code point
@@ -44,19 +44,19 @@ class Interactions:
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame | pl.LazyFrame) -> Interactions:
-        """Take a frame with USER_ID and ITEM_ID (String) and TIMESTAMP (Int64), in any order.
+        """From a frame with USER_ID and ITEM_ID (String) and TIMESTAMP (Int64), in any order.
 
-        Of a lazy frame the strings are never in memory all at once: 32 bytes an interaction are.
+        Of a lazy frame, the strings are never in memory all at once; memory is 32 bytes a row.
         """
         rows = frame.lazy()
-        # Enum turns strings into codes by hash; sorted categories make code order id order.
+        # With sorted categories, the order of an Enum's codes is the order of the ids.
         user_ids, item_ids = _distinct(rows, "USER_ID"), _distinct(rows, "ITEM_ID")
         coded = rows.select(
             users=pl.col("USER_ID").cast(pl.Enum(user_ids)).to_physical().cast(pl.Int32),
             timestamps=pl.col("TIMESTAMP").cast(pl.Int64),
             items=pl.col("ITEM_ID").cast(pl.Enum(item_ids)).to_physical().cast(pl.Int32),
         ).collect(engine="streaming")
-        return cls(_objects(user_ids), _objects(item_ids), *in_order(coded, len(user_ids)))
+        return cls(_objects(user_ids), _objects(item_ids), *sort_rows(coded, len(user_ids)))
 
     def __len__(self) -> int:
         return len(self.users)
@@ -69,11 +69,11 @@ class Interactions:
 
     @cached_property
     def item_counts(self) -> Int64:
-        """(n_items,): how many interactions each item has."""
+        """(n_items,): the number of interactions of each item."""
         return np.bincount(self.items, minlength=len(self.item_ids)).astype(np.int64)
 
-    def of(self, rows: npt.NDArray[np.bool_]) -> Interactions:
-        """Keep the rows of a (n,) mask; ids and indices stay as they are."""
+    def filter(self, rows: npt.NDArray[np.bool_]) -> Interactions:
+        """The rows of a (n,) mask, over the same ids."""
         return Interactions(
             self.user_ids,
             self.item_ids,
@@ -83,8 +83,26 @@ class Interactions:
         )
 
 
+def popular_first(interactions: Interactions) -> npt.NDArray[np.intp]:
+    """(n_items,) item indices by falling count, then rising id: the order of every model's items.
+
+    Ties between scores go to the lower index, so to the more popular item.
+    """
+    return np.argsort(-interactions.item_counts, kind="stable")
+
+
+def log_popularity(
+    interactions: Interactions, order: npt.NDArray[np.intp]
+) -> npt.NDArray[np.float32]:
+    """(n_items,): log of each item's count, so that a softmax gives its share of all interactions.
+
+    Items without interactions count 0.5.
+    """
+    return np.log(np.maximum(interactions.item_counts[order], 0.5)).astype(np.float32)
+
+
 def positions(ids: Ids, wanted: Sequence[str] | Ids) -> Int32:
-    """Where each wanted id stands in `ids`, -1 when it does not; `ids` are distinct."""
+    """(len(wanted),): the index of each wanted id in the distinct `ids`, -1 if it is not there."""
     known = pl.DataFrame({"id": _strings(ids), "at": np.arange(len(ids), dtype=np.int32)})
     found = pl.DataFrame({"id": _strings(wanted)}).join(
         known, on="id", how="left", maintain_order="left"
@@ -96,19 +114,20 @@ def _distinct(rows: pl.LazyFrame, column: str) -> pl.Series:
     return rows.select(pl.col(column).unique()).collect(engine="streaming")[column].sort()
 
 
-def in_order(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64]:
-    """The columns users, items and timestamps by user, time and item.
+def sort_rows(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64]:
+    """The columns users, items and timestamps, sorted by user, time and item.
 
-    To sort all rows at once would take twice the memory that they take.
+    Block by block: sorting all rows at once would take twice their memory.
     """
     counts = np.bincount(coded["users"].to_numpy(), minlength=n_users)
     starts = np.concatenate([[0], np.cumsum(counts)])
     users = np.repeat(np.arange(n_users, dtype=np.int32), counts)
     items, timestamps = np.empty(len(users), np.int32), np.empty(len(users), np.int64)
-    for part in pieces(starts, SORTED_AT_ONCE):
-        rows = slice(starts[part.start], starts[part.stop])
-        of_part = pl.col("users").is_between(part.start, part.stop, closed="left")
-        block = coded.filter(of_part).sort("users", "timestamps", "items")
+    for users_block in pieces(starts, SORTED_AT_ONCE):
+        first, last = users_block.start, users_block.stop
+        rows = slice(starts[first], starts[last])
+        in_block = pl.col("users").is_between(first, last, closed="left")
+        block = coded.filter(in_block).sort("users", "timestamps", "items")
         items[rows], timestamps[rows] = block["items"].to_numpy(), block["timestamps"].to_numpy()
     return users, items, timestamps
 
@@ -118,8 +137,8 @@ def _strings(values: Sequence[str] | Ids) -> pl.Series:
 
 
 def _objects(ids: pl.Series) -> npt.NDArray[Any]:
-    # Python strings, not numpy's fixed width: that drops trailing NULs and pads every id to the
-    # longest (256 characters are allowed, 1 KiB each).
+    # Not numpy's fixed-width strings: they drop trailing NULs and pad every id to the longest
+    # (256 characters are allowed, 1 KiB each).
     out = np.empty(len(ids), dtype=object)
     out[:] = ids.to_list()
     return out

@@ -1,4 +1,4 @@
-"""What trained models can do, and how one is read back from its files."""
+"""What trained models can do, and loading one from its files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from batchrec_dagster.local_personalize.learning.blend_model import PersonalizationModel
+from batchrec_dagster.local_personalize.learning.blend_model import BlendModel, PopularityModel
 from batchrec_dagster.local_personalize.learning.interactions import (
     Ids,
     Interactions,
     ModelFileError,
 )
-from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
 from batchrec_dagster.local_personalize.learning.segmentation import SegmentationModel
 from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended
@@ -32,17 +31,14 @@ __all__ = [
 ]
 
 MODELS: tuple[
-    type[PersonalizationModel]
-    | type[PopularityModel]
-    | type[RelatedItemsModel]
-    | type[SegmentationModel],
+    type[BlendModel] | type[PopularityModel] | type[RelatedItemsModel] | type[SegmentationModel],
     ...,
-] = (PersonalizationModel, PopularityModel, RelatedItemsModel, SegmentationModel)
+] = (BlendModel, PopularityModel, RelatedItemsModel, SegmentationModel)
 
 
 @runtime_checkable
-class Known(Protocol):
-    """A trained model: knows its items by id, and has files."""
+class TrainedModel(Protocol):
+    """A trained model: has item ids and can be saved."""
 
     @property
     def item_ids(self) -> Ids:
@@ -53,7 +49,7 @@ class Known(Protocol):
 
 
 @runtime_checkable
-class UserModel(Known, Protocol):
+class UserModel(TrainedModel, Protocol):
     """Scores items for users: user personalization, personalized ranking, popularity count."""
 
     def recommend(
@@ -64,12 +60,12 @@ class UserModel(Known, Protocol):
         *,
         forbid: Forbid | None = None,
     ) -> Iterator[Recommended]:
-        """Yield lists of `num_results` for all users, in chunks, in the order given.
+        """Yield lists of `num_results` items for all users, in chunks, in the given order.
 
-        `interactions` are the data set's of now: histories come from there, also of users that
-        the training did not see. Users without any get the popular items. `forbid` takes items
-        out of the lists, not out of the softmax. Lists that run out of items are padded: item
-        -1, score 0.
+        Histories come from `interactions`, the current data set, also for users that the model
+        was not trained on. Users without a history get the popular items. `forbid` removes items
+        from the lists, not from the softmax. Lists that run out of items are padded with item -1
+        and score 0.
         """
 
     def rank(
@@ -80,30 +76,30 @@ class UserModel(Known, Protocol):
         *,
         forbid: Forbid | None = None,
     ) -> Iterator[Recommended]:
-        """Yield each user's own list, best first, in chunks, in the order given.
+        """Yield each user's own list, best first, in chunks, in the given order.
 
-        `lists` has distinct positions in `item_ids` for each user. The scores are a softmax over
-        what `forbid` leaves of the list, so they sum to 1. A chunk is as wide as its longest
-        list; shorter ones are padded: item -1, score 0.
+        `lists` has distinct indices into `item_ids` for each user. The scores are a softmax over
+        the items that `forbid` leaves, so they sum to 1. A chunk is as wide as its longest list;
+        shorter lists are padded with item -1 and score 0.
         """
 
 
 @runtime_checkable
-class ItemModel(Known, Protocol):
+class ItemModel(TrainedModel, Protocol):
     """Finds similar items: aws-sims, aws-similar-items."""
 
     def similar(
         self, item_ids: Sequence[str], num_results: int, *, forbid: Forbid | None = None
     ) -> Iterator[Recommended]:
-        """Yield `num_results` similar items for each item, in chunks, in the order given.
+        """Yield `num_results` similar items for each item, in chunks, in the given order.
 
-        Never the item itself. Where too few are similar, and for an unknown item, the popular
-        follow. Scores are 0. Lists that run out of items are padded with item -1.
+        Never the item itself. Popular items follow when too few are similar, and for an unknown
+        item. Scores are 0. Lists that run out of items are padded with item -1.
         """
 
 
 @runtime_checkable
-class SegmentModel(Known, Protocol):
+class SegmentModel(TrainedModel, Protocol):
     """Finds users for items: aws-item-affinity, aws-item-attribute-affinity."""
 
     def segment(
@@ -115,11 +111,12 @@ class SegmentModel(Known, Protocol):
         users: npt.NDArray[np.bool_] | None = None,
         checkpoint: Callable[[int], None] = lambda _: None,
     ) -> list[npt.NDArray[np.int32]]:
-        """For each query the `size` users who like its items best, as indices, best first.
+        """For each query the indices of the `size` users with the highest affinity, best first.
 
-        A query is positions in `item_ids`: of one item, or of all with an attribute. `users` is
-        a mask over `interactions.user_ids`, which leaves out users. `checkpoint` is called after
-        every chunk with the number of its users. Memory is bounded by queries x size and a chunk.
+        A query has indices into `item_ids`: of one item, or of all items with an attribute.
+        `users` is a mask over `interactions.user_ids` of the users to consider. `checkpoint` is
+        called after every chunk with its number of users. Memory is proportional to queries x
+        size, and one chunk.
         """
 
 
@@ -127,12 +124,12 @@ AnyModel = UserModel | ItemModel | SegmentModel
 
 
 def load_model(folder: Path) -> AnyModel:
-    """The model that `save` wrote. Raises ModelFileError when a file is missing or damaged."""
+    """Load a saved model. Raises ModelFileError when a file is missing or damaged."""
     kind, arrays, facts = load_arrays(folder)
     for model in MODELS:
         if model.kind == kind:
             try:
                 return model.load(unpack_ids(arrays), arrays, facts)
             except (KeyError, ValueError) as error:
-                raise ModelFileError(f"the model in {folder} is not whole: {error}") from error
-    raise ModelFileError(f"the model in {folder} is of an unknown kind, {kind!r}")
+                raise ModelFileError(f"the model in {folder} is incomplete: {error}") from error
+    raise ModelFileError(f"the model in {folder} has the unknown kind {kind!r}")

@@ -1,12 +1,12 @@
-"""How the parts of a model are put together: measured on users held out, careful with chance.
+"""Selects which components a model blends, from their NDCG on held-out users.
 
-A held-out tenth of a small data set is a few dozen users, and the best of many choices on them is
-mostly luck. So there are few choices, each has a default, and another is taken only when it beats
-the default by more than half a standard error of the users' paired differences. A blend must beat
-its best part by a whole one, else that part serves alone. Where users are few, each is asked at
-several times of the history, which tells models apart as well as more users would; the error is
-still of the users, by their means. What is popular is added last, to what was chosen: where
-histories tell little, what everybody meets is the better guess.
+A held-out tenth of a small data set is a few dozen users, where the best of many options wins by
+luck. So the options are few, each choice has a default, and another option is taken only if it
+beats the default by more than half a standard error of the users' paired differences. A blend must
+beat its best component by a whole standard error. With few users, each is also evaluated at
+earlier cutoffs of the history, which separates models about as well as more users would; standard
+errors remain those of the users' means. Popularity is added last: it helps where histories say
+little.
 """
 
 from __future__ import annotations
@@ -18,38 +18,37 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import metrics
-from batchrec_dagster.local_personalize.learning.components import Part
+from batchrec_dagster.local_personalize.learning.components import (
+    EASE,
+    EASE_HIGH_REG,
+    FACTORS,
+    POPULARITY,
+    SEQUENCE,
+    SYMMETRIC_COOC,
+    Scorer,
+)
+from batchrec_dagster.local_personalize.learning.evaluation import MAX_DEPTH, ndcg
 from batchrec_dagster.local_personalize.learning.histories import Histories, History
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Int32
-from batchrec_dagster.local_personalize.learning.ranking import top
-from batchrec_dagster.local_personalize.learning.split import Split, asked_often
+from batchrec_dagster.local_personalize.learning.ranking import top_k
+from batchrec_dagster.local_personalize.learning.split import Split, with_earlier_cutoffs
 from batchrec_dagster.local_personalize.learning.threads import ordered_map
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+Weights = Mapping[str, float]  # by name of the component
 
-EASE, SEQUENCE, FACTORS, POPULARITY = "ease", "sequence", "factors", "popularity"
-
-# The regression with more regularization: where users are many enough to tell, it stands for the
-# other unless that is the better one.
-SHRUNK = "ease-shrunk"
-
-# Co-occurrence either way may stand for the sequence: where histories are short, or many moments
-# alike, what went before tells as much as what followed, and half the pairs are too few.
-EITHER = "either-way"
-
-# Powers of recency, the default first.
-POWERS: Mapping[str, Sequence[float]] = {
+# The options for each component, the default first.
+RECENCY_EXPONENTS: Mapping[str, Sequence[float]] = {
     EASE: (0.6, 0.3, 0.9, 1.2),
-    SHRUNK: (0.6, 0.3, 0.9, 1.2),
+    EASE_HIGH_REG: (0.6, 0.3, 0.9, 1.2),
     SEQUENCE: (0.9, 0.3, 0.6, 1.2),
-    EITHER: (0.9, 0.3, 0.6, 1.2),
+    SYMMETRIC_COOC: (0.9, 0.3, 0.6, 1.2),
     FACTORS: (0.6, 0.0, 0.3, 0.9),
 }
 
-# Shares of the parts, each scaled to the same spread; the default first.
-MIXES: Sequence[Mapping[str, float]] = (
+# The options for a blend's weights, the default first; scores are scaled to the same spread.
+BLEND_WEIGHTS: Sequence[Weights] = (
     {EASE: 0.35, SEQUENCE: 0.55, FACTORS: 0.1},
     {EASE: 0.4, SEQUENCE: 0.6},
     {EASE: 0.6, SEQUENCE: 0.4},
@@ -61,188 +60,130 @@ MIXES: Sequence[Mapping[str, float]] = (
     {SEQUENCE: 0.3, FACTORS: 0.7},
 )
 
-# The share of what is popular, where it helps; smaller ones did harm where they seemed to help.
-POPULAR = 0.6
+POPULARITY_WEIGHT = 0.6  # smaller weights did harm on data sets where they seemed to help
 
-# Enough to tell two models apart, and little work beside a training.
-MOST_USERS = 2_000
-CHUNK = 64
+MAX_USERS = 2_000  # enough to tell two models apart, and cheap compared with training
+CHUNK = 64  # users
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What to blend: for each part that serves, its recency power and what its scores count."""
+class Blend:
+    """Which components a model uses: the recency exponent of each, and the weight of its scores."""
 
-    powers: Mapping[str, float]
-    shares: Mapping[str, float]
-    ndcg: float  # at 25, mean over the users it was chosen on
+    recency_exponents: Weights
+    weights: Weights
+    ndcg: float  # at 25, mean over the users that it was selected on
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Parts trained without some users, and those users: what they met, and what they met next."""
+class ValidationSet:
+    """Scorers that were trained without some users, with these users' histories and next items."""
 
-    parts: Mapping[str, Part]
+    scorers: Mapping[str, Scorer]
     inputs: History
-    truth: csr_matrix  # (users, n_items), nonzero where there is something to find
-    users: Int32  # (users,) who they are: the same user in two trials is one
+    truth: csr_matrix  # (users, n_items), nonzero for relevant items
+    users: Int32  # (users,) user indices, to recognize a user in several sets
 
     def chunks(self) -> Iterator[tuple[History, csr_matrix]]:
-        """The users, a few at a time."""
+        """The histories and relevant items of a few users at a time."""
         for start in range(0, len(self.inputs.lengths), CHUNK):
             stop = start + CHUNK
             yield self.inputs.slice(start, stop), self.truth[start:stop]
 
 
-def trial(
-    parts: Mapping[str, Part], held_out: Split, item_ids: Ids, *, again: bool = False
-) -> Trial:
-    """The trial of parts on the users of a split, as many as are needed.
+def validation_set(
+    scorers: Mapping[str, Scorer], held_out: Split, item_ids: Ids, *, include_seen: bool = False
+) -> ValidationSet:
+    """Up to MAX_USERS users of a split who have a history and relevant items.
 
-    With `again`, what a user has met before may be something to find too.
+    With `include_seen`, items of the history may be relevant too.
     """
     users = held_out.users
-    if len(users) > MOST_USERS:
-        users = users[np.linspace(0, len(users) - 1, MOST_USERS).astype(np.int64)]
-    inputs = Histories(held_out.inputs, item_ids).of(users)
-    truth = Histories(held_out.truth, item_ids).of(users).weights(0.0)
-    if not again:
-        truth = (truth - truth.multiply(inputs.weights(0.0) > 0)).tocsr()
+    if len(users) > MAX_USERS:
+        users = users[np.linspace(0, len(users) - 1, MAX_USERS).astype(np.int64)]
+    inputs = Histories(held_out.inputs, item_ids).of_users(users)
+    truth = Histories(held_out.truth, item_ids).of_users(users).recency_weights(0.0)
+    if not include_seen:
+        truth = (truth - truth.multiply(inputs.recency_weights(0.0) > 0)).tocsr()
         truth.eliminate_zeros()
     some = (np.diff(truth.indptr) > 0) & (inputs.lengths > 0)
-    inputs = Histories(held_out.inputs, item_ids).of(users[some])
-    return Trial(parts, inputs, truth[some], users[some])
+    inputs = Histories(held_out.inputs, item_ids).of_users(users[some])
+    return ValidationSet(scorers, inputs, truth[some], users[some])
 
 
-def trials(parts: Mapping[str, Part], held_out: Split, item_ids: Ids) -> list[Trial]:
-    """The trial of parts on the users of a split, and on the same at earlier times if few."""
-    return [trial(parts, one, item_ids) for one in asked_often(held_out)]
+def validation_sets(
+    scorers: Mapping[str, Scorer], held_out: Split, item_ids: Ids
+) -> list[ValidationSet]:
+    """The validation set of a split; if its users are few, also those of earlier cutoffs."""
+    return [validation_set(scorers, one, item_ids) for one in with_earlier_cutoffs(held_out)]
 
 
-def choose(trials: Sequence[Trial], *, recency: bool) -> Choice:
-    """The powers and shares to serve with; without recency, all of a history weighs alike."""
-    names = [name for name in trials[0].parts if name != POPULARITY]
-    if not any(len(run.inputs.lengths) for run in trials):
-        power = POWERS[names[0]][0] if recency else 0.0
-        return Choice({names[0]: power}, {names[0]: 1.0}, 0.0)
-    options = {name: POWERS[name] if recency else (0.0,) for name in names}
-    singles = {
-        name: _ndcg(trials, [{(name, power): 1.0} for power in options[name]]) for name in names
-    }
-    at = {name: _pick(singles[name]) for name in names}
-    powers = {name: options[name][at[name]] for name in names}
-    alone = {name: singles[name][at[name]] for name in names}
-    if SHRUNK in names:
-        names.remove(SHRUNK if _better(alone[EASE], alone[SHRUNK], 0.5) else EASE)
-    stands = {EASE: SHRUNK} if SHRUNK in names else {}
-    best = max(names, key=lambda name: alone[name].mean())
-    if POPULARITY in trials[0].parts:
+def select_blend(sets: Sequence[ValidationSet], *, recency: bool) -> Blend:
+    """The exponents and weights to serve with; without `recency`, all exponents are 0."""
+    names = [name for name in sets[0].scorers if name != POPULARITY]
+    if not any(len(one.inputs.lengths) for one in sets):
+        exponent = RECENCY_EXPONENTS[names[0]][0] if recency else 0.0
+        return Blend({names[0]: exponent}, {names[0]: 1.0}, 0.0)
+    exponents, single = _select_exponents(sets, names, recency)
+    substitutes = {}
+    if EASE_HIGH_REG in names:
+        if _is_better(single[EASE], single[EASE_HIGH_REG], 0.5):
+            names.remove(EASE_HIGH_REG)
+        else:
+            names.remove(EASE)
+            substitutes = {EASE: EASE_HIGH_REG}
+    best = max(names, key=lambda name: single[name].mean())
+    if POPULARITY in sets[0].scorers:
         names.append(POPULARITY)
-        powers[POPULARITY] = 0.0
-    scales = {name: 1 / _spread(trials, name, powers[name]) for name in names}
+        exponents[POPULARITY] = 0.0
+    scales = {name: 1 / _spread(sets, name, exponents[name]) for name in names}
 
-    def blended(mixes: Sequence[Mapping[str, float]]) -> list[Float64]:
+    def evaluate(options: Sequence[Weights]) -> list[Float64]:
         return _ndcg(
-            trials,
+            sets,
             [
-                {(name, powers[name]): share * scales[name] for name, share in mix.items()}
-                for mix in mixes
+                {(name, exponents[name]): weight * scales[name] for name, weight in option.items()}
+                for option in options
             ],
         )
 
-    chosen: Mapping[str, float] = {best: 1.0}
-    ndcg = alone[best]
-    mixes = [mix for mix in (_renamed(mix, stands) for mix in MIXES) if set(mix) <= set(names)]
-    if mixes and EITHER in names:
-        others = [_renamed(mix, {SEQUENCE: EITHER}) for mix in mixes]
-        either, forward = blended([others[0], mixes[0]])
-        if _better(either, forward, 0.5):
-            mixes = others
-    if mixes:
-        blends = blended(mixes)
-        at_best = _pick(blends)
-        if _better(blends[at_best], ndcg):
-            chosen, ndcg = mixes[at_best], blends[at_best]
+    selected: Weights = {best: 1.0}
+    score = single[best]
+    options = [_substitute(option, substitutes) for option in BLEND_WEIGHTS]
+    options = [option for option in options if set(option) <= set(names)]
+    if options and SYMMETRIC_COOC in names:
+        others = [_substitute(option, {SEQUENCE: SYMMETRIC_COOC}) for option in options]
+        symmetric, forward = evaluate([others[0], options[0]])
+        if _is_better(symmetric, forward, 0.5):
+            options = others
+    if options:
+        scores = evaluate(options)
+        at = _select(scores)
+        if _is_better(scores[at], score):
+            selected, score = options[at], scores[at]
     if POPULARITY in names:
-        mix = {
-            **{name: (1 - POPULAR) * share for name, share in chosen.items()},
-            POPULARITY: POPULAR,
-        }
-        [popular] = blended([mix])
-        if _better(popular, ndcg, 0.5):
-            chosen, ndcg = mix, popular
-    return Choice(
-        {name: powers[name] for name in chosen},
-        {name: share * scales[name] for name, share in chosen.items()},
-        float(ndcg.mean()),
+        others_weight = 1 - POPULARITY_WEIGHT
+        option = {name: others_weight * weight for name, weight in selected.items()}
+        option[POPULARITY] = POPULARITY_WEIGHT
+        [with_popularity] = evaluate([option])
+        if _is_better(with_popularity, score, 0.5):
+            selected, score = option, with_popularity
+    return Blend(
+        {name: exponents[name] for name in selected},
+        {name: weight * scales[name] for name, weight in selected.items()},
+        float(score.mean()),
     )
 
 
-def _renamed(mix: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
-    return {names.get(name, name): share for name, share in mix.items()}
+def fit_temperature(score: Callable[[History], Float32], sets: Sequence[ValidationSet]) -> float:
+    """The divisor of scores that makes the relevant items likeliest under a softmax.
 
-
-def _pick(values: Sequence[Float64]) -> int:
-    """The best on average, if better than the first by more than half an error; else the first."""
-    best = max(range(len(values)), key=lambda i: values[i].mean())
-    return best if _better(values[best], values[0], 0.5) else 0
-
-
-def _better(ours: Float64, theirs: Float64, errors: float = 1.0) -> bool:
-    """Whether the mean difference is more than so many standard errors of the paired ones."""
-    difference = ours - theirs
-    if len(difference) < 2:
-        return False
-    error = difference.std(ddof=1) / np.sqrt(len(difference))
-    return bool(difference.mean() > errors * error)
-
-
-def _ndcg(
-    trials: Sequence[Trial], mixes: Sequence[Mapping[tuple[str, float], float]]
-) -> list[Float64]:
-    """For each mix {(part, power): factor} the NDCG at 25 of every user, mean over the trials."""
-    needed = sorted({key for mix in mixes for key in mix})
-
-    def measure(piece: tuple[Trial, History, csr_matrix]) -> Float64:
-        run, history, truth = piece
-        found = {key: run.parts[key[0]].score(history, key[1]) for key in needed}
-        seen = history.weights(0.0).nonzero()
-        sought = truth.toarray() > 0
-        relevant = sought.sum(axis=1)
-        out = np.empty((len(mixes), len(relevant)))
-        for i, mix in enumerate(mixes):
-            scores = np.zeros(sought.shape, dtype=np.float32)
-            for key, factor in mix.items():
-                scores += np.float32(factor) * found[key]
-            scores[seen] = -np.inf
-            items = top(scores, metrics.DEEPEST)
-            hits = np.take_along_axis(sought, np.maximum(items, 0), axis=1) & (items >= 0)
-            out[i] = metrics.ndcg(hits, relevant)
-        return out
-
-    pieces = ((run, *chunk) for run in trials for chunk in run.chunks())
-    measured = np.concatenate(list(ordered_map(measure, pieces)), axis=1)
-    _, user = np.unique(np.concatenate([run.users for run in trials]), return_inverse=True)
-    times = np.bincount(user)
-    return [np.bincount(user, weights=values) / times for values in measured]
-
-
-def _spread(trials: Sequence[Trial], name: str, power: float) -> float:
-    """The standard deviation of a part's scores over the items, mean over a trial's users."""
-    run = next(run for run in trials if len(run.inputs.lengths))
-    spreads = [run.parts[name].score(history, power).std(axis=1) for history, _ in run.chunks()]
-    return float(np.concatenate(spreads).mean()) or 1.0
-
-
-def temperature(score: Callable[[History], Float32], trials: Sequence[Trial]) -> float:
-    """What to divide scores by so that their softmax gives what was met next its likeliest share.
-
-    The shares are then about the chances that an item is met next; 1 when nobody can tell.
+    With it, softmax scores are about the probabilities that an item is next; 1 without users.
     """
     grid = np.geomspace(0.02, 5.0, 24)
     total = np.zeros(len(grid))
-    for run in trials:
-        for history, truth in run.chunks():
+    for one in sets:
+        for history, truth in one.chunks():
             scores = score(history)
             user, item = truth.nonzero()
             highest = scores.max(axis=1, keepdims=True)
@@ -251,3 +192,74 @@ def temperature(score: Callable[[History], Float32], trials: Sequence[Trial]) ->
                 sums = np.log(np.exp(logits).sum(axis=1, dtype=np.float64))
                 total[i] += (logits[user, item] - sums[user]).sum()
     return float(grid[total.argmax()]) if total.any() else 1.0
+
+
+def _select_exponents(
+    sets: Sequence[ValidationSet], names: Sequence[str], recency: bool
+) -> tuple[dict[str, float], dict[str, Float64]]:
+    """The recency exponent of each component, and the users' NDCG with it alone."""
+    exponents, single = {}, {}
+    for name in names:
+        options = RECENCY_EXPONENTS[name] if recency else (0.0,)
+        scores = _ndcg(sets, [{(name, exponent): 1.0} for exponent in options])
+        at = _select(scores)
+        exponents[name], single[name] = options[at], scores[at]
+    return exponents, single
+
+
+def _substitute(option: Weights, names: Mapping[str, str]) -> dict[str, float]:
+    return {names.get(name, name): weight for name, weight in option.items()}
+
+
+def _select(scores: Sequence[Float64]) -> int:
+    """The index with the best mean, if better than the first by half a standard error; else 0."""
+    best = max(range(len(scores)), key=lambda i: scores[i].mean())
+    return best if _is_better(scores[best], scores[0], 0.5) else 0
+
+
+def _is_better(ours: Float64, theirs: Float64, errors: float = 1.0) -> bool:
+    """Whether the mean paired difference exceeds so many of its standard errors."""
+    difference = ours - theirs
+    if len(difference) < 2:
+        return False
+    error = difference.std(ddof=1) / np.sqrt(len(difference))
+    return bool(difference.mean() > errors * error)
+
+
+def _ndcg(
+    sets: Sequence[ValidationSet], options: Sequence[Mapping[tuple[str, float], float]]
+) -> list[Float64]:
+    """For each option {(component, exponent): factor}, (users,) NDCG at 25, mean over the sets."""
+    needed = sorted({key for option in options for key in option})
+
+    def measure(chunk: tuple[ValidationSet, History, csr_matrix]) -> Float64:
+        one, history, truth = chunk
+        scored = {key: one.scorers[key[0]].score(history, key[1]) for key in needed}
+        seen = history.recency_weights(0.0).nonzero()
+        is_relevant = truth.toarray() > 0
+        relevant = is_relevant.sum(axis=1)
+        out = np.empty((len(options), len(relevant)))
+        for i, option in enumerate(options):
+            scores = np.zeros(is_relevant.shape, dtype=np.float32)
+            for key, factor in option.items():
+                scores += np.float32(factor) * scored[key]
+            scores[seen] = -np.inf
+            items = top_k(scores, MAX_DEPTH)
+            hits = np.take_along_axis(is_relevant, np.maximum(items, 0), axis=1) & (items >= 0)
+            out[i] = ndcg(hits, relevant)
+        return out
+
+    chunks = ((one, *chunk) for one in sets for chunk in one.chunks())
+    measured = np.concatenate(list(ordered_map(measure, chunks)), axis=1)
+    _, user = np.unique(np.concatenate([one.users for one in sets]), return_inverse=True)
+    times = np.bincount(user)
+    return [np.bincount(user, weights=values) / times for values in measured]
+
+
+def _spread(sets: Sequence[ValidationSet], name: str, exponent: float) -> float:
+    """The standard deviation of a component's scores over the items, mean over users."""
+    one = next(one for one in sets if len(one.inputs.lengths))
+    spreads = [
+        one.scorers[name].score(history, exponent).std(axis=1) for history, _ in one.chunks()
+    ]
+    return float(np.concatenate(spreads).mean()) or 1.0

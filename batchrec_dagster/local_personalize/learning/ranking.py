@@ -1,8 +1,8 @@
-"""The best k items of each row, exactly: ties go to the item that stands first.
+"""Exact top k of rows and of streams; ties go to the lower column, or to what came first.
 
-Reading a row once must do, so the row is cut into about sqrt(k n) groups and only the largest of
-each group is found, at the speed of memory. The k-th largest of these maxima is a bound that at
-least k scores reach, and only the few groups that reach it can hold one of the best.
+`top_k` reads each row once: it cuts the row into about sqrt(k n) groups and takes the maximum of
+each. The k-th largest maximum is a lower bound of the k-th largest score, so only the few groups
+that reach it are searched.
 """
 
 from __future__ import annotations
@@ -10,41 +10,46 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from batchrec_dagster.local_personalize.learning.threads import for_each
+
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 Index = npt.NDArray[np.intp]
 
-LANES = 16  # groups come in multiples of what one instruction compares
-LOWEST = np.iinfo(np.int64).min
-LEAST = np.finfo(np.float32).min
+LANES = 16  # the number of groups is a multiple, so that SIMD instructions are full
+MIN_KEY = np.iinfo(np.int64).min
+MIN_SCORE = np.finfo(np.float32).min
+
+MIN_BUFFER = 1024  # room of StreamingTopK for new values between two compactions, at least
+COMPACTED_AT_ONCE = 4 << 20  # values per core
 
 
-def top(scores: Float32, k: int) -> Int32:
-    """(rows, k) column indices by falling score, then rising column; -1 after a row's last.
+def top_k(scores: Float32, k: int) -> Int32:
+    """(rows, k) columns of the largest scores, sorted by score, then column; -1 pads.
 
-    `scores` is (rows, n) float32 without NaN; -inf marks what must not be chosen.
+    `scores` is (rows, n) float32 without NaN; -inf is never chosen.
     """
     rows, n = scores.shape
     groups = int(np.sqrt(k * n)) // LANES * LANES
     if not rows or not 0 < 2 * k < groups:
-        return _plainly(scores, k)
+        return _by_partition(scores, k)
     maxima = _group_maxima(scores, groups)
     bound = np.partition(maxima, groups - k, axis=1)[:, groups - k, None]
-    # Where a filter has left little, less than k maxima are finite; only their groups count.
-    bound = np.maximum(bound, LEAST)
+    # With a strict filter fewer than k maxima are finite; skip the groups of -inf.
+    bound = np.maximum(bound, MIN_SCORE)
     reached = maxima >= bound
-    # Of a row full of ties no group can be left out; _plainly drops ties before it sorts.
+    # In a row full of ties no group can be skipped; _by_partition drops ties before sorting.
     tied = reached.sum(axis=1) > 2 * k
     reached[tied] = False
     row, column = _candidates(scores, reached, bound)
-    out = _best(scores, row, column, k)
+    out = _sort_candidates(scores, row, column, k)
     if tied.any():
-        out[tied] = _plainly(scores[tied], k)
+        out[tied] = _by_partition(scores[tied], k)
     return out
 
 
 def _group_maxima(scores: Float32, groups: int) -> Float32:
-    """(rows, groups): group g holds the columns g, g + groups, g + 2 groups and so on."""
+    """(rows, groups) maxima; group g holds columns g, g + groups, g + 2 groups and so on."""
     rows, n = scores.shape
     whole = n // groups * groups
     maxima = scores[:, :whole].reshape(rows, -1, groups).max(axis=1)
@@ -56,14 +61,14 @@ def _group_maxima(scores: Float32, groups: int) -> Float32:
 def _candidates(
     scores: Float32, reached: npt.NDArray[np.bool_], bound: Float32
 ) -> tuple[Index, Index]:
-    """Row and column of the scores that reach the bound, row by row, in the groups that do."""
+    """Rows (sorted) and columns of the scores >= bound in the groups that reach it."""
     (rows, n), groups = scores.shape, reached.shape[1]
     whole = n // groups * groups
     row, group = np.nonzero(reached)
     found = scores[:, :whole].reshape(rows, -1, groups)[row, :, group]
     at = np.flatnonzero(found >= bound[row])  # much faster than nonzero of two dimensions
     which, step = np.divmod(at, found.shape[1])
-    # What is left of the columns: one more of the first groups.
+    # The columns after the last whole multiple of `groups`: one each of the first groups.
     rest = np.nonzero((scores[:, whole:] >= bound) & reached[:, : n - whole])
     row = np.concatenate([row[which], rest[0]])
     column = np.concatenate([group[which] + step * groups, rest[1] + whole])
@@ -71,8 +76,8 @@ def _candidates(
     return row[order], column[order]
 
 
-def _plainly(scores: Float32, k: int) -> Int32:
-    """What `top` gives, by a partition of whole rows."""
+def _by_partition(scores: Float32, k: int) -> Int32:
+    """The result of `top_k`, from a partition of whole rows."""
     rows, n = scores.shape
     size = min(k, n)
     if not rows or not size:
@@ -82,21 +87,75 @@ def _plainly(scores: Float32, k: int) -> Int32:
     room = size - above.sum(axis=1, keepdims=True)
     level &= np.cumsum(level, axis=1, dtype=np.int32) <= room
     row, column = np.nonzero((above | level) & (scores > -np.inf))
-    return _best(scores, row, column, k)
+    return _sort_candidates(scores, row, column, k)
 
 
-def _best(scores: Float32, row: Index, column: Index, k: int) -> Int32:
-    """The k best of the candidates, which come row by row.
+def _sort_candidates(scores: Float32, row: Index, column: Index, k: int) -> Int32:
+    """(rows, k): the best k candidates; `row` is sorted.
 
-    Score and column make one whole number that sorts as they do, which sorts fastest.
+    Score and column are packed into one int64 that sorts in the same order, which is fastest.
     """
     rows, n = scores.shape
     bits = (scores[row, column] + np.float32(0)).view(np.int32)  # -0 becomes 0, its equal
     rising = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
     lengths = np.bincount(row, minlength=rows)
     place = np.arange(len(row)) - (np.cumsum(lengths) - lengths)[row]
-    keys = np.full((rows, max(k, lengths.max(initial=0))), LOWEST)
+    keys = np.full((rows, max(k, lengths.max(initial=0))), MIN_KEY)
     keys[row, place] = (rising << 32) | (n - column)
     keys.sort(axis=1)
     best = keys[:, ::-1][:, :k]
-    return np.where(best == LOWEST, -1, n - (best & 0xFFFFFFFF)).astype(np.int32)
+    return np.where(best == MIN_KEY, -1, n - (best & 0xFFFFFFFF)).astype(np.int32)
+
+
+class StreamingTopK:
+    """Keeps the `size` largest values of each query from a stream of columns; first come wins ties.
+
+    Memory: 2 x queries x (size + the columns added at once) x 8 bytes. New columns are only copied
+    into a buffer, which is compacted when it is full.
+    """
+
+    def __init__(self, queries: int, size: int) -> None:
+        self._size = size
+        self._width = 2 * max(size, MIN_BUFFER)
+        self._filled = 0
+        self._values = np.empty((queries, 0), dtype=np.float32)
+        self._labels = np.empty((queries, 0), dtype=np.int32)
+
+    def add(self, labels: Int32, values: Float32) -> None:
+        """Add columns: their `labels` (n,) and (queries, n) finite `values`."""
+        last = self._filled + len(labels)
+        if last > max(self._width, self._size + len(labels)):
+            self._compact()
+            last = self._filled + len(labels)
+        if last > self._values.shape[1]:
+            self._grow(last)
+        self._values[:, self._filled : last] = values
+        self._labels[:, self._filled : last] = labels
+        self._filled = last
+
+    def ranked(self) -> list[Int32]:
+        """For each query the labels of its largest values, largest first."""
+        self._compact()
+        return [row.copy() for row in self._labels[:, : self._filled]]
+
+    def _grow(self, needed: int) -> None:
+        width = max(needed, min(self._width, 2 * self._values.shape[1]))
+        for name in ("_values", "_labels"):
+            old = getattr(self, name)
+            new = np.empty((len(old), width), dtype=old.dtype)
+            new[:, : self._filled] = old[:, : self._filled]
+            setattr(self, name, new)
+
+    def _compact(self) -> None:
+        k = min(self._size, self._filled)
+        if k:
+            step = max(1, COMPACTED_AT_ONCE // self._filled)
+            blocks = (slice(at, at + step) for at in range(0, len(self._values), step))
+            for_each(lambda block: self._compact_rows(block, k), blocks)
+        self._filled = k
+
+    def _compact_rows(self, block: slice, k: int) -> None:
+        values, labels = self._values[block], self._labels[block]
+        columns = top_k(values[:, : self._filled], k)
+        values[:, :k] = np.take_along_axis(values, columns, axis=1)
+        labels[:, :k] = np.take_along_axis(labels, columns, axis=1)

@@ -1,8 +1,8 @@
-"""The model behind aws-item-affinity and aws-item-attribute-affinity: users who like some items.
+"""The model of aws-item-affinity and aws-item-attribute-affinity: finds users for items.
 
-Users are ranked by how often they are likely to meet one of the items from now on: the items'
-share of a user's softmax, times how active the user is. People who had an item may come back for
-it or not, a bakery's do and a cinema's do not: how much its share counts then is measured.
+Users are ranked by how often they will probably interact with one of the items: the softmax
+probability of the items, times the user's activity. Customers of a bakery buy the same again,
+visitors of a cinema do not: what items of the history count is measured on held-out interactions.
 """
 
 from __future__ import annotations
@@ -16,74 +16,26 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import serving
-from batchrec_dagster.local_personalize.learning.blend_model import PersonalizationModel
+from batchrec_dagster.local_personalize.learning.blend_model import BlendModel
+from batchrec_dagster.local_personalize.learning.evaluation import mean
 from batchrec_dagster.local_personalize.learning.histories import Histories, History
-from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
-from batchrec_dagster.local_personalize.learning.model_selection import Trial
-from batchrec_dagster.local_personalize.learning.ranking import top
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Ids,
+    Int32,
+    Int64,
+    Interactions,
+    positions,
+)
+from batchrec_dagster.local_personalize.learning.model_selection import ValidationSet
+from batchrec_dagster.local_personalize.learning.ranking import StreamingTopK
+from batchrec_dagster.local_personalize.learning.serving import chunk_size
+from batchrec_dagster.local_personalize.learning.split import Split
 from batchrec_dagster.local_personalize.learning.store import Arrays, pack_ids, save_arrays
-from batchrec_dagster.local_personalize.learning.threads import each, ordered_map
+from batchrec_dagster.local_personalize.learning.threads import ordered_map
 
 Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
 
-ROOM = 1024  # at least, for those that have come since the last weeding out
-WEEDED = 4 << 20  # values weeded at once
-
-
-class Best:
-    """Keeps the `size` of largest value for each question; the one that came first wins a tie.
-
-    Memory: twice the questions x (size + what is added at once). A part of a stream costs no more
-    than a look, until as many have come as are kept and the worse half is weeded out.
-    """
-
-    def __init__(self, questions: int, size: int) -> None:
-        self._size = size
-        self._width = 2 * max(size, ROOM)
-        self._filled = 0
-        self._values = np.empty((questions, 0), dtype=np.float32)
-        self._who = np.empty((questions, 0), dtype=np.int32)
-
-    def add(self, who: Int32, values: Float32) -> None:
-        """Take in `who` (n,), later than all before, with their (questions, n) finite values."""
-        last = self._filled + len(who)
-        if last > max(self._width, self._size + len(who)):
-            self._weed()
-            last = self._filled + len(who)
-        if last > self._values.shape[1]:
-            self._grow(last)
-        self._values[:, self._filled : last] = values
-        self._who[:, self._filled : last] = who
-        self._filled = last
-
-    def ranked(self) -> list[Int32]:
-        """For each question those kept, the best first."""
-        self._weed()
-        return [row.copy() for row in self._who[:, : self._filled]]
-
-    def _grow(self, needed: int) -> None:
-        width = max(needed, min(self._width, 2 * self._values.shape[1]))
-        for name in ("_values", "_who"):
-            old = getattr(self, name)
-            new = np.empty((len(old), width), dtype=old.dtype)
-            new[:, : self._filled] = old[:, : self._filled]
-            setattr(self, name, new)
-
-    def _weed(self) -> None:
-        kept = min(self._size, self._filled)
-        if kept:
-            step = max(1, WEEDED // self._filled)
-            parts = (slice(at, at + step) for at in range(0, len(self._values), step))
-            each(lambda part: self._weed_rows(part, kept), parts)
-        self._filled = kept
-
-    def _weed_rows(self, part: slice, kept: int) -> None:
-        values, who = self._values[part], self._who[part]
-        columns = top(values[:, : self._filled], kept)
-        values[:, :kept] = np.take_along_axis(values, columns, axis=1)
-        who[:, :kept] = np.take_along_axis(who, columns, axis=1)
+MAX_SEGMENT_USERS = 10_000_000  # users in all segments of an evaluation
 
 
 @dataclass(frozen=True)
@@ -92,13 +44,13 @@ class SegmentationModel:
 
     kind: ClassVar[str] = "segmentation"
 
-    scorer: PersonalizationModel
-    again: float = 1.0  # what the share of an item counts for those who have met it
+    model: BlendModel
+    repeat_factor: float = 1.0  # factor of the probabilities of items in a user's history
 
     @property
     def item_ids(self) -> Ids:
-        """See Known."""
-        return self.scorer.item_ids
+        """See TrainedModel."""
+        return self.model.item_ids
 
     def segment(
         self,
@@ -109,78 +61,119 @@ class SegmentationModel:
         users: npt.NDArray[np.bool_] | None = None,
         checkpoint: Callable[[int], None] = lambda _: None,
     ) -> list[Int32]:
-        """See SegmentModel; between users alike the first in order of id comes first."""
+        """See SegmentModel; ties go to the user with the lower id."""
         count = len(interactions.user_ids)
-        asked = np.flatnonzero(np.ones(count, bool) if users is None else users).astype(np.int32)
-        wanted = _indicator(queries, len(self.item_ids))
+        selected = np.flatnonzero(np.ones(count, bool) if users is None else users)
+        selected = selected.astype(np.int32)
+        indicator = _indicator(queries, len(self.item_ids))
         histories = Histories(interactions, self.item_ids)
-        best = Best(len(queries), min(size, len(asked)))
-        step = max(1, min(1024, serving.CHUNK_SCORES // max(1, len(self.item_ids), len(queries))))
+        best = StreamingTopK(len(queries), min(size, len(selected)))
+        step = chunk_size(max(len(self.item_ids), len(queries)))
 
         def chunk(start: int) -> tuple[Int32, Float32]:
-            part = asked[start : start + step]
-            history = histories.of(part)
-            return part, np.asarray(wanted @ self._affinities(history).T)
+            block = selected[start : start + step]
+            history = histories.of_users(block)
+            return block, np.asarray(indicator @ self._affinities(history).T)
 
-        for part, shares in ordered_map(chunk, range(0, len(asked), step)):
-            best.add(part, shares)
-            checkpoint(len(part))
+        for block, affinities in ordered_map(chunk, range(0, len(selected), step)):
+            best.add(block, affinities)
+            checkpoint(len(block))
         return best.ranked()
 
     def _affinities(self, history: History) -> Float32:
-        """(users, n_items): about how often, up to one factor for all."""
-        affinities = shares(self.scorer, history)
-        affinities[history.weights(0.0).nonzero()] *= np.float32(self.again)
-        # Less than in proportion: the busiest were busy in the past.
+        """(users, n_items): expected numbers of interactions, up to a common factor."""
+        affinities = probabilities(self.model, history)
+        affinities[history.recency_weights(0.0).nonzero()] *= np.float32(self.repeat_factor)
+        # Less than in proportion: the most active users were active in the past.
         affinities *= np.sqrt(np.maximum(history.lengths, 1), dtype=np.float32)[:, None]
         return affinities
 
     def save(self, folder: Path) -> None:
-        """See Known."""
-        arrays, facts = self.scorer.contents()
+        """See TrainedModel."""
+        arrays, facts = self.model.contents()
         arrays = {**pack_ids(self.item_ids), **arrays}
-        save_arrays(folder, self.kind, arrays, {**facts, "again": self.again})
+        save_arrays(folder, self.kind, arrays, {**facts, "repeat_factor": self.repeat_factor})
 
     @classmethod
     def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> SegmentationModel:
-        """The model whose arrays were saved."""
-        return cls(PersonalizationModel.load(item_ids, arrays, facts), float(facts["again"]))
+        """The model that was saved; its factor was named `again` in old files."""
+        factor = facts["again"] if "again" in facts else facts["repeat_factor"]
+        return cls(BlendModel.load(item_ids, arrays, facts), float(factor))
+
+
+def measure_repeat_factor(model: BlendModel, held_out: ValidationSet) -> float:
+    """How many times likelier the items of a history are than the model says, compared with others.
+
+    Measured on users whose relevant items include seen ones; 1 when it cannot be measured.
+    """
+    seen_hits = new_hits = seen_expected = new_expected = 0.0
+    for history, truth in held_out.chunks():
+        seen = history.recency_weights(0.0) > 0
+        predicted = probabilities(model, history)
+        of_seen = float(predicted[seen.nonzero()].sum(dtype=np.float64))
+        seen_expected += of_seen
+        new_expected += len(predicted) - of_seen
+        hits = float(truth.multiply(seen).count_nonzero())
+        seen_hits += hits
+        new_hits += truth.count_nonzero() - hits
+    if not (seen_expected and new_expected):
+        return 1.0
+    # Smoothed by half a hit, so that the factor is neither 0 nor infinite.
+    return ((seen_hits + 0.5) / seen_expected) / ((new_hits + 0.5) / new_expected)
+
+
+def evaluate_segments(model: SegmentationModel, held_out: Split) -> dict[str, float]:
+    """The metrics of GetSolutionMetrics: each item's segment of the likeliest 1 % of users.
+
+    Every user with a held-out interaction with the item counts, also one who had it before: a
+    segment job would have answered the same. Of very many items, an even sample is measured.
+    """
+    data = held_out.truth
+    size = -(-len(data.user_ids) // 100)
+    columns = positions(model.item_ids, data.item_ids)
+    pairs = np.unique(columns[data.items].astype(np.int64) * len(data.user_ids) + data.users)
+    truth_items = pairs // len(data.user_ids)
+    items = np.unique(truth_items[truth_items >= 0])
+    most = max(1, MAX_SEGMENT_USERS // size)
+    if len(items) > most:
+        items = items[np.linspace(0, len(items) - 1, most).astype(np.int64)]
+    queries = list(items.astype(np.int32)[:, None])
+    segments = np.stack(model.segment(queries, held_out.inputs, size))
+    predicted = items[:, None] * len(data.user_ids) + segments
+    place = np.minimum(np.searchsorted(pairs, predicted), len(pairs) - 1)
+    hits = (pairs[place] == predicted).sum(axis=1)
+    actual = np.bincount(truth_items[truth_items >= 0], minlength=len(model.item_ids))[items]
+    known = int(np.count_nonzero(held_out.train.item_counts))
+    all_items = int(np.count_nonzero(held_out.train.item_counts + data.item_counts))
+    return segment_metrics(hits, actual, known, all_items)
+
+
+def segment_metrics(hits: Int64, actual: Int64, known: int, n_items: int) -> dict[str, float]:
+    """The metrics of GetSolutionMetrics; `coverage` is `known` of `n_items` items.
+
+    For each measured item, `hits` (items,) users of its segment have it in the truth, of `actual`
+    (items,) >= 1 users in all. The other metrics are means over the items.
+    """
+    return {
+        "coverage": known / n_items if n_items else 0.0,
+        "hits_at_1_percent": mean(hits.astype(np.float64)),
+        "recall_at_1_percent": mean(hits / actual),
+    }
+
+
+def probabilities(model: BlendModel, history: History) -> Float32:
+    """(users, n_items): the softmax of the scores over all items."""
+    out = model.score(history)
+    out -= out.max(axis=1, keepdims=True, initial=-np.inf)
+    np.exp(out, out=out)
+    out /= out.sum(axis=1, keepdims=True)
+    return out
 
 
 def _indicator(queries: Sequence[Int32], n_items: int) -> csr_matrix:
-    """(queries, n_items) float32: 1 for the items of each query, however often they stand in it."""
+    """(queries, n_items) float32: 1 for the distinct items of each query."""
     distinct = [np.unique(items) for items in queries]
     starts = np.cumsum([0, *(len(items) for items in distinct)])
     items = np.concatenate([*distinct, np.zeros(0, np.int32)]).astype(np.int32)
     ones = np.ones(len(items), np.float32)
     return csr_matrix((ones, items, starts), shape=(len(queries), n_items))
-
-
-def measured_again(scorer: PersonalizationModel, run: Trial) -> float:
-    """How much oftener than its share says what was met is met again, over the same of the new.
-
-    Measured on the users of a trial; 1 when that cannot be said.
-    """
-    known = expected = new = expected_new = 0.0
-    for history, truth in run.chunks():
-        seen = history.weights(0.0) > 0
-        predicted = shares(scorer, history)
-        of_seen = float(predicted[seen.nonzero()].sum(dtype=np.float64))
-        expected += of_seen
-        expected_new += len(predicted) - of_seen
-        hits = float(truth.multiply(seen).count_nonzero())
-        known += hits
-        new += truth.count_nonzero() - hits
-    if not (expected and expected_new):
-        return 1.0
-    # Half a case is added to both: an order is kept where one was never seen.
-    return ((known + 0.5) / expected) / ((new + 0.5) / expected_new)
-
-
-def shares(scorer: PersonalizationModel, history: History) -> Float32:
-    """(users, n_items): the softmax over all items."""
-    out = scorer.score(history)
-    out -= out.max(axis=1, keepdims=True, initial=-np.inf)
-    np.exp(out, out=out)
-    out /= out.sum(axis=1, keepdims=True)
-    return out

@@ -1,4 +1,4 @@
-"""From scores to lists: users in chunks over all cores, in bounded memory."""
+"""Recommendation lists from scores: chunks of users, on all cores, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,26 +10,61 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning.histories import Histories, History
-from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions
-from batchrec_dagster.local_personalize.learning.ranking import top
+from batchrec_dagster.local_personalize.learning.interactions import Ids, Int32, Interactions
+from batchrec_dagster.local_personalize.learning.ranking import top_k
 from batchrec_dagster.local_personalize.learning.threads import ordered_map
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
-# Given which of the users asked for a chunk holds and its (chunk, n_items) scores, sets those of
-# what must not be recommended to -inf.
+# Called with the slice of requests that a chunk answers and its (chunk, n_items) scores; sets the
+# scores of items that must not be recommended to -inf.
 Forbid = Callable[[slice, Float32], None]
 
-# Scores of a chunk: 4 MiB, so that they are read again before they leave the cache.
-CHUNK_SCORES = 1 << 20
+CHUNK_SCORES = 1 << 20  # 4 MiB of scores, which stay in the cache until they are ranked
+MAX_CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class Recommended:
-    """Lists of a chunk of users, in the order they were asked for."""
+    """Lists for a chunk of requests, in the order of the requests."""
 
     items: npt.NDArray[np.int32]  # (chunk, k) index into the model's items, best first; -1 pads
-    scores: npt.NDArray[np.float64]  # (chunk, k) share of a softmax over all items; 0 where padded
+    scores: npt.NDArray[np.float64]  # (chunk, k) softmax probabilities; 0 where padded
+
+
+class UserScoringModel:
+    """Base class of models that score all items for a user: turns scores into lists."""
+
+    item_ids: Ids
+
+    def score(self, history: History) -> Float32:
+        """(users, n_items) logits."""
+        raise NotImplementedError
+
+    def recommend(
+        self,
+        user_ids: Sequence[str],
+        interactions: Interactions,
+        num_results: int,
+        *,
+        forbid: Forbid | None = None,
+    ) -> Iterator[Recommended]:
+        """See UserModel."""
+        return recommend(
+            self.score, self.item_ids, user_ids, interactions, num_results, forbid=forbid
+        )
+
+    def rank(
+        self,
+        user_ids: Sequence[str],
+        lists: Sequence[Int32],
+        interactions: Interactions,
+        *,
+        forbid: Forbid | None = None,
+    ) -> Iterator[Recommended]:
+        """See UserModel."""
+        return rank(self.score, self.item_ids, user_ids, lists, interactions, forbid=forbid)
 
 
 def recommend(
@@ -41,41 +76,98 @@ def recommend(
     *,
     forbid: Forbid | None = None,
 ) -> Iterator[Recommended]:
-    """Yield the lists of all users, chunk by chunk; `score` gives (chunk, n_items) logits."""
+    """Yield the `num_results` best items of every user; `score` gives (chunk, n_items) logits.
+
+    Scores are a softmax over all items, forbidden ones among them.
+    """
     histories = Histories(interactions, item_ids)
     users = histories.users(user_ids)
-    size = max(1, min(1024, CHUNK_SCORES // max(1, len(item_ids))))
+    size = chunk_size(len(item_ids))
 
     def chunk(start: int) -> Recommended:
-        part = slice(start, start + size)
-        scores = score(histories.of(users[part]))
-        shares = _log_shares(scores)
+        block = slice(start, start + size)
+        scores = score(histories.of_users(users[block]))
+        normalizer = _logsumexp(scores)
         if forbid is not None:
-            forbid(part, scores)
-        items = top(scores, num_results)
+            forbid(block, scores)
+        items = top_k(scores, num_results)
         chosen = np.take_along_axis(scores, np.maximum(items, 0), axis=1).astype(np.float64)
-        return Recommended(items, np.where(items < 0, 0.0, np.exp(chosen - shares)))
+        return Recommended(items, np.where(items < 0, 0.0, np.exp(chosen - normalizer)))
 
     return ordered_map(chunk, range(0, len(users), size))
 
 
-def forbidding(excluded: csr_matrix) -> Forbid:
-    """Forbids each user what has an entry in the (users asked for, n_items) matrix."""
+def rank(
+    score: Callable[[History], Float32],
+    item_ids: Ids,
+    user_ids: Sequence[str],
+    lists: Sequence[Int32],
+    interactions: Interactions,
+    *,
+    forbid: Forbid | None = None,
+) -> Iterator[Recommended]:
+    """Yield each user's own list, best item first; ties go to the more popular item.
 
-    def forbid(part: slice, scores: Float32) -> None:
-        ends = excluded.indptr[part.start : part.stop + 1]
+    `score` gives (chunk, n_items) logits. Scores are a softmax over the list.
+    """
+    histories = Histories(interactions, item_ids)
+    users = histories.users(user_ids)
+    size = chunk_size(len(item_ids))
+
+    def chunk(start: int) -> Recommended:
+        block = slice(start, start + size)
+        scores = score(histories.of_users(users[block]))
+        if forbid is not None:
+            forbid(block, scores)
+        return _sort_lists(scores, lists[block])
+
+    return ordered_map(chunk, range(0, len(users), size))
+
+
+def chunk_size(columns: int) -> int:
+    """How many rows of so many scores fit into a chunk."""
+    return max(1, min(MAX_CHUNK, CHUNK_SCORES // max(1, columns)))
+
+
+def forbid_entries(excluded: csr_matrix) -> Forbid:
+    """A Forbid for the nonzero entries of a (requests, n_items) matrix."""
+
+    def forbid(block: slice, scores: Float32) -> None:
+        ends = excluded.indptr[block.start : block.stop + 1]
         rows = np.repeat(np.arange(len(scores)), np.diff(ends))
         scores[rows, excluded.indices[ends[0] : ends[-1]]] = -np.inf
 
     return forbid
 
 
-def _log_shares(logits: Float32) -> npt.NDArray[np.float64]:
-    """(rows, 1): the logarithm of the sum of exponentials of each row."""
+def _sort_lists(scores: Float32, lists: Sequence[Int32]) -> Recommended:
+    lengths = np.array([len(items) for items in lists], dtype=np.int64)
+    width = int(lengths.max(initial=0))
+    items = np.full((len(lists), width), -1, dtype=np.int32)
+    real = np.arange(width) < lengths[:, None]
+    items[real] = np.concatenate([*lists, np.zeros(0, np.int32)])
+    logits = np.full(items.shape, -np.inf)
+    rows, columns = np.nonzero(real)
+    logits[rows, columns] = scores[rows, items[rows, columns]]
+    items[logits == -np.inf] = -1
+    order = np.lexsort((items, -logits), axis=1)
+    items, logits = np.take_along_axis(items, order, 1), np.take_along_axis(logits, order, 1)
+    return Recommended(items, _softmax(logits))
+
+
+def _softmax(logits: Float64) -> Float64:
+    """The softmax of each row; 0 where -inf, and everywhere in a row of nothing else."""
+    highest = logits.max(axis=1, keepdims=True, initial=-np.inf)
+    out = np.exp(logits - np.where(np.isfinite(highest), highest, 0))
+    return np.asarray(out / np.maximum(out.sum(axis=1, keepdims=True), np.finfo(float).tiny))
+
+
+def _logsumexp(logits: Float32) -> Float64:
+    """(rows, 1): log of the sum of the exponentials of each row."""
     if not logits.shape[1]:
         return np.zeros((len(logits), 1))
     highest = logits.max(axis=1, keepdims=True)
-    shares = logits - highest
-    np.exp(shares, out=shares)
-    sums = shares.sum(axis=1, keepdims=True, dtype=np.float64)
+    exponentials = logits - highest
+    np.exp(exponentials, out=exponentials)
+    sums = exponentials.sum(axis=1, keepdims=True, dtype=np.float64)
     return np.asarray(highest + np.log(sums))

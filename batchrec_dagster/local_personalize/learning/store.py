@@ -1,4 +1,4 @@
-"""Interactions on disk: the ids apart from the numbers, and the numbers mapped into memory."""
+"""Models and interactions on disk: `.npy` files and a manifest with their checksums."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Int32,
     Interactions,
     ModelFileError,
-    in_order,
     positions,
+    sort_rows,
 )
 
 MANIFEST = "manifest.json"
@@ -29,9 +29,9 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def save_arrays(folder: Path, kind: str, arrays: Arrays, facts: Mapping[str, Any]) -> None:
-    """Write `<name>.npy` for each array, then `manifest.json`; `facts` is any JSON.
+    """Write `<name>.npy` for each array, then `manifest.json`; `facts` is any JSON object.
 
-    The manifest comes last: a folder without one is a save that did not finish.
+    The manifest is written last: a folder without one was not saved completely.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -49,8 +49,8 @@ def load_arrays(
 ) -> tuple[str, dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Read what `save_arrays` wrote: kind, arrays, facts.
 
-    `mapped` arrays stay in their files, read-only, and take memory only where they are looked at.
-    Raises ModelFileError when a file is missing, cut short or not the one that was saved.
+    `mapped` arrays are read-only memory maps. Raises ModelFileError when a file is missing,
+    truncated or changed.
     """
     path = folder / MANIFEST
     try:
@@ -58,7 +58,7 @@ def load_arrays(
         version, kind = manifest["format"], manifest["kind"]
         files, facts = dict(manifest["files"]), dict(manifest["facts"])
     except FileNotFoundError:
-        raise ModelFileError(f"there is nothing whole in {folder}: {MANIFEST} is missing") from None
+        raise ModelFileError(f"{folder} is incomplete: {MANIFEST} is missing") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from error
     if version != FORMAT:
@@ -73,9 +73,9 @@ def _checked_array(path: Path, expected: Mapping[str, Any], mapped: bool) -> npt
     try:
         size = path.stat().st_size
         if size != expected["bytes"]:
-            raise ModelFileError(f"{path} has {size} bytes, {expected['bytes']} were saved")
+            raise ModelFileError(f"{path} is damaged: {size} bytes instead of {expected['bytes']}")
         if _digest(path) != expected["sha256"]:
-            raise ModelFileError(f"{path} is damaged: its SHA-256 is not the one that was saved")
+            raise ModelFileError(f"{path} is damaged: its SHA-256 differs from the manifest's")
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise ModelFileError(f"{path} is missing") from None
@@ -93,7 +93,7 @@ def _digest(path: Path) -> str:
 
 
 def pack_ids(ids: npt.NDArray[np.object_]) -> dict[str, npt.NDArray[Any]]:
-    """Strings as two arrays: all their UTF-8 bytes, and where each ends."""
+    """Strings as two arrays: `id_bytes`, all as UTF-8, and `id_ends`, where each ends."""
     encoded = [text.encode() for text in ids]
     ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
     return {"id_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8), "id_ends": ends}
@@ -116,7 +116,7 @@ NUMBERS = ("users", "items", "timestamps")
 
 
 def save(interactions: Interactions, folder: Path) -> None:
-    """Write them into the folder: 16 bytes an interaction, and the ids."""
+    """Write the interactions into the folder: 16 bytes each, and the ids."""
     arrays = {name: getattr(interactions, name) for name in NUMBERS}
     for whose, ids in zip(IDS, (interactions.user_ids, interactions.item_ids), strict=True):
         arrays |= {f"{whose}_{name}": array for name, array in pack_ids(ids).items()}
@@ -124,13 +124,13 @@ def save(interactions: Interactions, folder: Path) -> None:
 
 
 def load(folder: Path) -> Interactions:
-    """What was saved; the numbers stay in their files.
+    """The saved interactions, memory-mapped.
 
     Raises ModelFileError when a file is missing or damaged.
     """
     kind, arrays, _ = load_arrays(folder, mapped=True)
     if kind != KIND:
-        raise ModelFileError(f"{folder} holds {kind!r}, not {KIND!r}")
+        raise ModelFileError(f"{folder} contains {kind!r}, expected {KIND!r}")
     try:
         user_ids, item_ids = (
             unpack_ids({name: arrays[f"{whose}_{name}"] for name in ("id_bytes", "id_ends")})
@@ -138,24 +138,24 @@ def load(folder: Path) -> Interactions:
         )
         users, items, timestamps = (arrays[name] for name in NUMBERS)
     except (KeyError, ValueError) as error:
-        raise ModelFileError(f"what {folder} holds is not whole: {error}") from error
+        raise ModelFileError(f"{folder} is incomplete: {error}") from error
     return Interactions(user_ids, item_ids, users, items, timestamps)
 
 
-def joined(parts: Sequence[Interactions]) -> Interactions:
-    """All rows of all parts, over the ids of all."""
-    if len(parts) == 1:
-        return parts[0]
-    user_ids, users = _over_all([part.user_ids for part in parts], [part.users for part in parts])
-    item_ids, items = _over_all([part.item_ids for part in parts], [part.items for part in parts])
-    timestamps = np.concatenate([part.timestamps for part in parts])
+def concat(several: Sequence[Interactions]) -> Interactions:
+    """The rows of several interactions, over the union of their ids."""
+    if len(several) == 1:
+        return several[0]
+    user_ids, users = _union([one.user_ids for one in several], [one.users for one in several])
+    item_ids, items = _union([one.item_ids for one in several], [one.items for one in several])
+    timestamps = np.concatenate([one.timestamps for one in several])
     coded = pl.DataFrame({"users": users, "timestamps": timestamps, "items": items})
-    return Interactions(user_ids, item_ids, *in_order(coded, len(user_ids)))
+    return Interactions(user_ids, item_ids, *sort_rows(coded, len(user_ids)))
 
 
-def _over_all(ids: Sequence[Ids], numbers: Sequence[Int32]) -> tuple[Ids, Int32]:
-    """The distinct ids of all, by code point, and all the numbers as indices into them."""
-    together = np.array(sorted(set().union(*ids)), dtype=object)
-    return together, np.concatenate(
-        [positions(together, own)[at] for own, at in zip(ids, numbers, strict=True)]
+def _union(ids: Sequence[Ids], numbers: Sequence[Int32]) -> tuple[Ids, Int32]:
+    """The distinct ids of all, sorted by code point, and all numbers as indices into them."""
+    union = np.array(sorted(set().union(*ids)), dtype=object)
+    return union, np.concatenate(
+        [positions(union, own)[at] for own, at in zip(ids, numbers, strict=True)]
     )

@@ -1,8 +1,7 @@
-"""All cores, one way: fixed pieces of work over a thread pool, each computed by one thread.
+"""Parallel maps over a thread pool whose results do not depend on the number of cores.
 
-BLAS rounds differently with one thread and with two. Here the pieces are cut by the size of the
-problem and BLAS is held to one thread, so the bytes do not depend on how many cores there are.
-numpy and scipy let go of the GIL in what the pieces do.
+BLAS rounds differently with one thread and with two. Here the size of the problem alone decides
+how the work is cut, and BLAS runs in one thread. numpy and scipy release the GIL meanwhile.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ R = TypeVar("R")
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class _SingleThreadedBlas:
-    """The limit is the process's, so overlapping users share it: first in sets, last out lifts."""
+    """The limit is per process: the first to enter sets it, the last to leave lifts it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -58,9 +57,9 @@ single_threaded_blas = _SingleThreadedBlas()
 
 
 def ordered_map(work: Callable[[T], R], pieces: Iterable[T]) -> Iterator[R]:
-    """`map` over all cores, results in order; at most one finished result a core waits to be read.
+    """`map` over all cores, results in order; about two pieces per core are in flight.
 
-    Takes pieces as results are read, so both may be streams larger than memory.
+    It takes pieces as results are read, so both may be streams larger than memory.
     """
     workers = cores()
     waiting: deque[Future[R]] = deque()
@@ -77,8 +76,8 @@ def ordered_map(work: Callable[[T], R], pieces: Iterable[T]) -> Iterator[R]:
                 future.cancel()
 
 
-def each(work: Callable[[T], object], pieces: Iterable[T]) -> None:
-    """Do the work on every piece, over all cores; raises what the work raised."""
+def for_each(work: Callable[[T], object], pieces: Iterable[T]) -> None:
+    """Do the work on every piece, over all cores; raises what the work raises."""
     for _ in ordered_map(work, pieces):
         pass
 
@@ -86,9 +85,9 @@ def each(work: Callable[[T], object], pieces: Iterable[T]) -> None:
 def pieces(
     starts: npt.NDArray[np.signedinteger], entries: int, most: int | None = None
 ) -> list[slice]:
-    """Ranges of rows with about `entries` entries each, and `most` rows; at least one row.
+    """Ranges of rows with about `entries` entries and at most `most` rows each, one row at least.
 
-    The entries of row r are starts[r] to before starts[r + 1].
+    Row r has the entries starts[r]:starts[r + 1].
     """
     found, first, rows = [], 0, len(starts) - 1
     while first < rows:

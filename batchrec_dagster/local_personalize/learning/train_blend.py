@@ -1,78 +1,108 @@
-"""How a personalization model is trained: choose and measure on nine tenths, then fit on all."""
+"""Trains, tunes and updates the blend model.
+
+A full training selects the blend and measures it on held-out users, then fits it on all data. An
+update (trainingMode UPDATE) keeps the blend and the weights of EASE, where new items are regressed
+on single items; it counts co-occurrences again, which is cheap, and resumes the factors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
-from batchrec_dagster.local_personalize.learning.blend_model import HeldOut, PersonalizationModel
-from batchrec_dagster.local_personalize.learning.evaluation import evaluate
-from batchrec_dagster.local_personalize.learning.fit_components import Fitting, Values
-from batchrec_dagster.local_personalize.learning.hpo import Range, candidates
-from batchrec_dagster.local_personalize.learning.hyperparameters import Value
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.model_selection import (
+import numpy as np
+import numpy.typing as npt
+
+from batchrec_dagster.local_personalize.learning import ease
+from batchrec_dagster.local_personalize.learning.blend_model import BlendModel, HeldOut
+from batchrec_dagster.local_personalize.learning.components import (
     EASE,
-    EITHER,
+    EASE_HIGH_REG,
     FACTORS,
     POPULARITY,
-    POWERS,
     SEQUENCE,
-    SHRUNK,
-    Choice,
-    choose,
-    temperature,
-    trials,
+    SYMMETRIC_COOC,
+    FactorScorer,
+    ItemItemScorer,
+    Scorer,
+    fit_factors,
 )
-from batchrec_dagster.local_personalize.learning.split import Split, split, split_histories
+from batchrec_dagster.local_personalize.learning.evaluation import evaluate
+from batchrec_dagster.local_personalize.learning.fit_components import (
+    EASE_NEIGHBORS,
+    ComponentFitter,
+    Log,
+    regularization,
+)
+from batchrec_dagster.local_personalize.learning.hpo import Range, candidates
+from batchrec_dagster.local_personalize.learning.hyperparameters import Value, Values
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Interactions,
+    TrainingError,
+    positions,
+)
+from batchrec_dagster.local_personalize.learning.model import load_model
+from batchrec_dagster.local_personalize.learning.model_selection import (
+    RECENCY_EXPONENTS,
+    Blend,
+    fit_temperature,
+    select_blend,
+    validation_sets,
+)
+from batchrec_dagster.local_personalize.learning.split import (
+    Split,
+    split,
+    split_histories,
+    split_users,
+)
 
-Log = Callable[[str], None]
+COMPONENTS = (EASE, SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
+HIGH_REG_MAX_ITEMS = 6_000  # a second EASE takes time with the square or cube of the items
+DEFAULT_WEIGHT = 10.0  # of EASE alone: about the spread of the softmax that a selection gives
 
-NAMES = (EASE, SEQUENCE, EITHER, FACTORS, POPULARITY)
-SHRUNK_LIMIT = 6_000  # items: a second regression takes time that grows with their square or cube
-DEFAULT_SHARE = 10.0  # of EASE alone: spreads the softmax about as choosing would
-
-# With fewer users held out, others are too, by a second fit: choosing on few is choosing by chance.
-ENOUGH_USERS = 200
-SECOND_SHARE = 0.3
+# With fewer users held out, a second split is fitted too: few users select noise.
+MIN_VALIDATION_USERS = 200
+SECOND_HELD_OUT_SHARE = 0.3
 
 
-def personalize(
+def train_blend(
     interactions: Interactions, values: Values, seed: int, log: Log
-) -> tuple[PersonalizationModel, dict[str, float]]:
-    """The model and its metrics; no metrics when nobody can be held out."""
+) -> tuple[BlendModel, dict[str, float]]:
+    """The model and its metrics; no metrics when no users can be held out."""
     held_out = split(interactions, seed)
     if held_out is None:
-        log("nobody can be held out: no metrics, and the defaults serve")
-        return by_default(interactions, values, seed, log), {}
+        log("too little data to hold out users: no metrics, default blend")
+        return _default_blend(interactions, values, seed, log), {}
     splits = [held_out]
-    if len(held_out.users) < ENOUGH_USERS:
-        again = split(interactions, seed, without=held_out.users, share=SECOND_SHARE)
-        splits += [again] if again else []
-    measured, choice, heat = _choose(splits, values, seed, log)
-    metrics = evaluate(measured, held_out).summary()
-    log("metrics: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
-    beside = HeldOut(measured, interactions.user_ids[held_out.users], values)
-    del splits, held_out  # a copy of the data, beside the largest of the fits
-    fitted = Fitting(interactions, values, seed, log).parts(list(choice.shares), values)
-    return replace(fitted.blend(choice, heat), held_out=beside), metrics
+    if len(held_out.users) < MIN_VALIDATION_USERS:
+        second = split(interactions, seed, without=held_out.users, share=SECOND_HELD_OUT_SHARE)
+        splits += [second] if second else []
+    measured, blend, temperature = _select(splits, values, seed, log)
+    metrics = _metrics(measured, held_out, log)
+    users = interactions.user_ids[held_out.users]
+    del splits, held_out  # copies of the data, before the largest fit
+    fitted = ComponentFitter(interactions, values, seed, log).fit(list(blend.weights), values)
+    model = fitted.blend(blend, temperature)
+    return replace(model, held_out=HeldOut(measured, users, values)), metrics
 
 
-def personalize_histories(
+def train_blend_on_histories(
     interactions: Interactions, values: Values, seed: int, log: Log
-) -> tuple[PersonalizationModel, PersonalizationModel | None, Split | None]:
-    """The model, and the one trained on each user's oldest part with the split it was."""
+) -> tuple[BlendModel, BlendModel | None, Split | None]:
+    """The model of all data; the one trained on the oldest part of each history, and that split."""
     held_out = split_histories(interactions)
     if held_out is None:
-        log("no user has enough interactions to hold some out: no metrics, and the defaults serve")
-        return by_default(interactions, values, seed, log), None, None
-    measured, choice, heat = _choose([held_out], values, seed, log)
-    fitted = Fitting(interactions, values, seed, log).parts(list(choice.shares), values)
-    return fitted.blend(choice, heat), measured, held_out
+        log("no user has enough interactions to hold some out: no metrics, default blend")
+        return _default_blend(interactions, values, seed, log), None, None
+    measured, blend, temperature = _select([held_out], values, seed, log)
+    fitted = ComponentFitter(interactions, values, seed, log).fit(list(blend.weights), values)
+    return fitted.blend(blend, temperature), measured, held_out
 
 
-def tune(
+def tune_blend(
     interactions: Interactions,
     values: Values,
     ranges: Mapping[str, Range],
@@ -80,63 +110,138 @@ def tune(
     seed: int,
     log: Log,
 ) -> dict[str, Value]:
-    """The hyperparameters of those tried whose best blend has the best NDCG at 25.
+    """The tried hyperparameters whose blend has the best NDCG at 25.
 
-    The users that the metrics will be measured on take no part in it: others are held out.
+    It holds out other users than those that the metrics are measured on.
     """
     outer = split(interactions, seed)
     held_out = split(outer.train, seed) if outer else None
     tries = candidates(ranges, values, jobs, seed)
     if held_out is None:
-        log("nobody can be held out to tune on: the first hyperparameters serve")
         return next(tries)
-    fitting = Fitting(held_out.train, values, seed, log)
+    fitter = ComponentFitter(held_out.train, values, seed, log)
     best: dict[str, Value] = {}
-    most = -1.0
+    best_ndcg = -1.0
     for tried in tries:
-        fitted = fitting.parts(_tried(held_out), {**values, **tried})
-        runs = trials(fitted.parts, held_out, fitted.item_ids)
-        ndcg = choose(runs, recency=recency({**values, **tried})).ndcg
+        fitted = fitter.fit(_components(held_out), {**values, **tried})
+        sets = validation_sets(fitted.scorers, held_out, fitted.item_ids)
+        ndcg = select_blend(sets, recency=_recency({**values, **tried})).ndcg
         log(f"tried {tried}: NDCG at 25 of {ndcg:.4f}")
-        if ndcg > most:
-            best, most = tried, ndcg
+        if ndcg > best_ndcg:
+            best, best_ndcg = tried, ndcg
     return best
 
 
-def recency(values: Values) -> bool:
-    """Whether the recent may weigh more than the old."""
+def update_blend(
+    previous: Path, interactions: Interactions, seed: int, log: Log
+) -> tuple[BlendModel, dict[str, float], Values] | None:
+    """The model in the folder `previous`, updated with `interactions`; metrics, hyperparameters.
+
+    The metrics are those of a model updated without the users who were held out before, on these
+    users. None when the model was saved without held-out users, so it cannot be updated.
+    """
+    old = load_model(previous)
+    if not isinstance(old, BlendModel):
+        raise TrainingError(f"the model in {previous} cannot be updated; train it in full")
+    before = HeldOut.load(previous)
+    if before is None:
+        log("the earlier version cannot be updated, so this is a full training")
+        return None
+    values = before.hyperparameters
+    held = np.sort(positions(interactions.user_ids, before.users))
+    held = held[held >= 0]
+    held = held[np.diff(interactions.starts)[held] >= 2]
+    metrics: dict[str, float] = {}
+    measured = before.model
+    if len(held) and len(held) < len(interactions.user_ids):
+        held_out = split_users(interactions, held)
+        measured = _updated(before.model, held_out.train, values, seed, log)
+        metrics = _metrics(measured, held_out, log)
+    model = _updated(old, interactions, values, seed, log)
+    return replace(model, held_out=HeldOut(measured, before.users, values)), metrics, values
+
+
+def _updated(
+    old: BlendModel, interactions: Interactions, values: Values, seed: int, log: Log
+) -> BlendModel:
+    began = time.monotonic()
+    fitter = ComponentFitter(interactions, values, seed, log)
+    old_index = positions(old.item_ids, fitter.item_ids).copy()  # -1: new
+    # Items without interactions, which have log(0.5), count as new.
+    old_index[(old_index >= 0) & (old.popularity[old_index] < 0)] = -1
+    scorers: dict[str, Scorer] = {}
+    for name, scorer in old.scorers.items():
+        if name in (SEQUENCE, SYMMETRIC_COOC, POPULARITY):
+            scorers[name] = fitter.fit([name], values).scorers[name]
+        elif isinstance(scorer, ItemItemScorer):
+            scorers[name] = ItemItemScorer(
+                ease.extend(
+                    scorer.weights,
+                    old_index,
+                    fitter.matrix,
+                    regularization=regularization(name),
+                    neighbors=EASE_NEIGHBORS,
+                )
+            )
+        elif isinstance(scorer, FactorScorer):
+            start = _reordered(scorer.item_factors, old_index)
+            scorers[name] = fit_factors(
+                fitter.matrix, factors=start.shape[1], seed=seed, start=start
+            )
+    log(f"updated: {len(interactions):,} interactions in {time.monotonic() - began:.1f} s")
+    return BlendModel(
+        fitter.item_ids, fitter.popularity, scorers, old.recency_exponents, old.weights
+    )
+
+
+def _reordered(
+    factors: npt.NDArray[np.float32], old_index: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float32]:
+    """The factors in the new order of items, zeros for new items."""
+    out = factors[old_index]
+    out[old_index < 0] = 0
+    return out
+
+
+def _select(
+    splits: list[Split], values: Values, seed: int, log: Log
+) -> tuple[BlendModel, Blend, float]:
+    """The blend selected on all splits, its model of the first split, and its temperature."""
+    names = _components(splits[0])
+    fits = [ComponentFitter(one.train, values, seed, log).fit(names, values) for one in splits]
+    sets = [
+        validation_sets(fitted.scorers, one, fitted.item_ids)
+        for fitted, one in zip(fits, splits, strict=True)
+    ]
+    blend = select_blend(list(chain(*sets)), recency=_recency(values))
+    temperature = fit_temperature(fits[0].blend(blend, 1.0).score, sets[0][:1])
+    components = ", ".join(
+        f"{name} (recency {blend.recency_exponents[name]})" for name in blend.weights
+    )
+    log(f"selected: {components}; NDCG at 25 of {blend.ndcg:.4f}")
+    return fits[0].blend(blend, temperature), blend, temperature
+
+
+def _components(held_out: Split) -> tuple[str, ...]:
+    """The components to select from: a second EASE only if one split has users enough."""
+    enough = len(held_out.users) >= MIN_VALIDATION_USERS
+    few_items = len(held_out.train.item_ids) <= HIGH_REG_MAX_ITEMS
+    return (*COMPONENTS, EASE_HIGH_REG) if enough and few_items else COMPONENTS
+
+
+def _default_blend(interactions: Interactions, values: Values, seed: int, log: Log) -> BlendModel:
+    """EASE alone, for data without users to select on."""
+    exponent = RECENCY_EXPONENTS[EASE][0] if _recency(values) else 0.0
+    fitted = ComponentFitter(interactions, values, seed, log).fit([EASE], values)
+    return fitted.blend(Blend({EASE: exponent}, {EASE: DEFAULT_WEIGHT}, 0.0), 1.0)
+
+
+def _recency(values: Values) -> bool:
+    """Whether recent interactions may weigh more than old ones."""
     return bool(values.get("recency_mask", values.get("apply_recency_bias", True)))
 
 
-def _tried(held_out: Split) -> tuple[str, ...]:
-    """The parts to choose from: a second regression only where one split serves to choose on."""
-    again = len(held_out.users) >= ENOUGH_USERS and len(held_out.train.item_ids) <= SHRUNK_LIMIT
-    return (*NAMES, SHRUNK) if again else NAMES
-
-
-def by_default(
-    interactions: Interactions, values: Values, seed: int, log: Log
-) -> PersonalizationModel:
-    """What serves when there is nobody to choose on: the regression alone."""
-    power = POWERS[EASE][0] if recency(values) else 0.0
-    fitted = Fitting(interactions, values, seed, log).parts([EASE], values)
-    return fitted.blend(Choice({EASE: power}, {EASE: DEFAULT_SHARE}, 0.0), 1.0)
-
-
-def _choose(
-    splits: list[Split], values: Values, seed: int, log: Log
-) -> tuple[PersonalizationModel, Choice, float]:
-    """What is chosen on all the splits: its model of the first, and the heat of its softmax."""
-    names = _tried(splits[0])
-    fits = [Fitting(one.train, values, seed, log).parts(names, values) for one in splits]
-    runs = [
-        trials(fitted.parts, one, fitted.item_ids) for fitted, one in zip(fits, splits, strict=True)
-    ]
-    choice = choose(list(chain(*runs)), recency=recency(values))
-    heat = temperature(fits[0].blend(choice, 1.0).score, runs[0][:1])
-    log(
-        "chosen: "
-        + ", ".join(f"{name} (recency {choice.powers[name]})" for name in choice.shares)
-        + f"; NDCG at 25 of {choice.ndcg:.4f}"
-    )
-    return fits[0].blend(choice, heat), choice, heat
+def _metrics(model: BlendModel, held_out: Split, log: Log) -> dict[str, float]:
+    metrics = evaluate(model, held_out).summary()
+    log("metrics: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
+    return metrics

@@ -1,4 +1,4 @@
-"""From a recipe and interactions to a model and its measured quality."""
+"""Trains the model of a recipe on interactions and measures it on held-out users."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from batchrec_dagster.local_personalize.learning import related
-from batchrec_dagster.local_personalize.learning.evaluation import (
-    AfterTheLast,
-    evaluate,
-    evaluate_segments,
-)
+from batchrec_dagster.local_personalize.learning.blend_model import PopularityModel
+from batchrec_dagster.local_personalize.learning.evaluation import evaluate
 from batchrec_dagster.local_personalize.learning.fit_components import (
-    Values,
+    Log,
     within_percentiles,
     without_extreme_users,
 )
@@ -23,60 +20,82 @@ from batchrec_dagster.local_personalize.learning.histories import Histories
 from batchrec_dagster.local_personalize.learning.hpo import (
     Range,
     Search,
-    as_text,
     candidates,
     check_search,
-    ranges_of,
+    format_value,
+    search_ranges,
 )
 from batchrec_dagster.local_personalize.learning.hyperparameters import (
     Value,
+    Values,
     parse_hyperparameters,
 )
-from batchrec_dagster.local_personalize.learning.interactions import Interactions, TrainingError
-from batchrec_dagster.local_personalize.learning.model import AnyModel
-from batchrec_dagster.local_personalize.learning.model_selection import trial
-from batchrec_dagster.local_personalize.learning.popularity import (
-    PopularityModel,
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Interactions,
+    TrainingError,
     log_popularity,
     popular_first,
 )
-from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
+from batchrec_dagster.local_personalize.learning.model import AnyModel
+from batchrec_dagster.local_personalize.learning.model_selection import validation_set
+from batchrec_dagster.local_personalize.learning.pruning import keep_columns
+from batchrec_dagster.local_personalize.learning.related import (
+    LastItemRecommender,
+    RelatedItemsModel,
+)
 from batchrec_dagster.local_personalize.learning.segmentation import (
     SegmentationModel,
-    measured_again,
+    evaluate_segments,
+    measure_repeat_factor,
 )
-from batchrec_dagster.local_personalize.learning.split import asked_often, split
+from batchrec_dagster.local_personalize.learning.split import split, with_earlier_cutoffs
 from batchrec_dagster.local_personalize.learning.train_blend import (
-    personalize,
-    personalize_histories,
-    tune,
+    train_blend,
+    train_blend_on_histories,
+    tune_blend,
+    update_blend,
 )
-from batchrec_dagster.local_personalize.learning.updating import update
 
-__all__ = ["Search", "Trained", "TrainingError", "check_hyperparameters", "check_search", "train"]
+__all__ = [
+    "TRAINERS",
+    "Search",
+    "Trained",
+    "Trainer",
+    "TrainingError",
+    "check_hyperparameters",
+    "check_search",
+    "train",
+]
 
-Log = Callable[[str], None]
+Metrics = dict[str, float]  # by the names of GetSolutionMetrics; empty if no user was held out
 
-PERSONAL = (
-    "aws-user-personalization",
-    "aws-user-personalization-v2",
-    "aws-personalized-ranking",
-    "aws-personalized-ranking-v2",
-)
-RELATED = ("aws-sims", "aws-similar-items")
+# The model of all interactions, and its metrics on users that the same training has not seen.
+Train = Callable[[Interactions, Values, int, Log], tuple[AnyModel, Metrics]]
+
+# The best of the hyperparameters tried: interactions, fixed values, ranges, jobs, seed, log.
+Tune = Callable[[Interactions, Values, Mapping[str, Range], int, int, Log], dict[str, Value]]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How a recipe is trained; `tune` serves performHPO, `updates` allows trainingMode UPDATE."""
+
+    train: Train
+    tune: Tune | None = None
+    updates: bool = False
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model trained on all data, and what the same training did for users it had not seen."""
+    """A model trained on all interactions, with its metrics."""
 
     model: AnyModel
-    metrics: dict[str, float]  # keys of GetSolutionMetrics; empty when nobody could be held out
-    tuned: dict[str, str] = field(default_factory=dict)  # what the search chose, if there was one
+    metrics: Metrics
+    tuned: dict[str, str] = field(default_factory=dict)  # hyperparameters that a search chose
 
 
 def check_hyperparameters(recipe: str, hyperparameters: Mapping[str, str]) -> None:
-    """Raise TrainingError naming the key that is unknown or out of range, and what is allowed."""
+    """Raise TrainingError with the key that is unknown or out of range, and what is allowed."""
     parse_hyperparameters(recipe, hyperparameters)
 
 
@@ -90,16 +109,16 @@ def train(
     previous: Path | None = None,
     search: Search | None = None,
 ) -> Trained:
-    """Train the recipe (its name, without the ARN) and measure it by Personalize's split.
+    """Train a recipe (its name, without the ARN) and measure it on Personalize's split.
 
-    `search` asks for the best hyperparameters within its ranges. `previous` is the folder of the
-    model that an update starts from, which keeps its hyperparameters: only user personalization
-    and personalized ranking can. Same data, hyperparameters and seed: same model, byte for byte,
-    on any number of cores. Raises TrainingError; ModelFileError when what is in `previous` is
-    damaged.
+    `search` looks for the best hyperparameters. `previous` is the folder of a model to update,
+    which keeps its hyperparameters. The same data, hyperparameters and seed give the same model,
+    byte for byte, on any number of cores. Raises TrainingError; ModelFileError when a file in
+    `previous` is damaged.
     """
     values = parse_hyperparameters(recipe, hyperparameters)
-    ranges = ranges_of(recipe, hyperparameters, search) if search else {}
+    ranges = search_ranges(recipe, hyperparameters, search) if search else {}
+    trainer = TRAINERS[recipe]
     if not len(interactions):
         raise TrainingError("there are no interactions to train on")
     log(
@@ -107,58 +126,25 @@ def train(
         f"with {len(interactions.item_ids):,} items"
     )
     if previous is not None:
-        if recipe not in PERSONAL:
+        if not trainer.updates:
             raise TrainingError(f"{recipe} cannot be updated, only trained in full")
-        updated = update(previous, interactions, seed, log)
+        updated = update_blend(previous, interactions, seed, log)
         if updated is not None:
-            renewed, metrics, kept = updated
-            tuned = {name: as_text(kept[name]) for name in ranges if name in kept}
-            return Trained(renewed, metrics, tuned)
-    tuned_values = _tuned(recipe, interactions, values, ranges, search, seed, log)
-    model, metrics = _trained(recipe, interactions, {**values, **tuned_values}, seed, log)
-    return Trained(model, metrics, {key: as_text(value) for key, value in tuned_values.items()})
+            model, metrics, kept = updated
+            tuned = {name: format_value(kept[name]) for name in ranges if name in kept}
+            return Trained(model, metrics, tuned)
+    best: dict[str, Value] = {}
+    if search is not None and trainer.tune is not None:
+        best = trainer.tune(interactions, values, ranges, search.max_jobs, seed, log)
+    trained, metrics = trainer.train(interactions, {**values, **best}, seed, log)
+    return Trained(trained, metrics, {key: format_value(value) for key, value in best.items()})
 
 
-def _trained(
-    recipe: str, interactions: Interactions, values: Values, seed: int, log: Log
-) -> tuple[AnyModel, dict[str, float]]:
-    if recipe in PERSONAL:
-        return personalize(interactions, values, seed, log)
-    if recipe in RELATED:
-        return _related(recipe, interactions, values, seed)
-    if recipe == "aws-popularity-count":
-        return _popularity(interactions, seed)
-    return _segmentation(interactions, values, seed, log)
+def train_popularity(
+    interactions: Interactions, values: Values, seed: int, log: Log
+) -> tuple[PopularityModel, Metrics]:
+    """The most popular items; no hyperparameters."""
 
-
-def _tuned(
-    recipe: str,
-    interactions: Interactions,
-    values: Values,
-    ranges: Mapping[str, Range],
-    search: Search | None,
-    seed: int,
-    log: Log,
-) -> dict[str, Value]:
-    if search is None:
-        return {}
-    if recipe in PERSONAL:
-        return tune(interactions, values, ranges, search.max_jobs, seed, log)
-    outer = split(interactions, seed)
-    held_out = split(outer.train, seed) if outer else None
-    tries = list(candidates(ranges, values, search.max_jobs, seed))
-    if held_out is None:
-        return tries[0]
-    found = []
-    for tried in tries:
-        model = AfterTheLast(_fit_related(recipe, held_out.train, {**values, **tried}))
-        asked = [evaluate(model, one).ndcg() for one in asked_often(held_out)]
-        found.append(float(np.concatenate(asked).mean()))
-        log(f"tried {tried}: NDCG at 25 of {found[-1]:.4f}")
-    return tries[int(np.argmax(found))]
-
-
-def _popularity(interactions: Interactions, seed: int) -> tuple[PopularityModel, dict[str, float]]:
     def fit(data: Interactions) -> PopularityModel:
         order = popular_first(data)
         return PopularityModel(data.item_ids[order], log_popularity(data, order))
@@ -168,40 +154,102 @@ def _popularity(interactions: Interactions, seed: int) -> tuple[PopularityModel,
     return fit(interactions), metrics
 
 
-def _segmentation(
+def train_segmentation(
     interactions: Interactions, values: Values, seed: int, log: Log
-) -> tuple[SegmentationModel, dict[str, float]]:
-    scorer, measured, held_out = personalize_histories(interactions, values, seed, log)
+) -> tuple[SegmentationModel, Metrics]:
+    """User segmentation: a blend, and a factor for items that users already have."""
+    model, measured, held_out = train_blend_on_histories(interactions, values, seed, log)
     if measured is None or held_out is None:
-        return SegmentationModel(scorer), {}
-    again = measured_again(measured, trial({}, held_out, measured.item_ids, again=True))
-    log(f"what was met is met again {again:.3g} times as often as the new, for the same score")
-    metrics = evaluate_segments(SegmentationModel(measured, again), held_out)
-    return SegmentationModel(scorer, again), metrics
+        return SegmentationModel(model), {}
+    users = validation_set({}, held_out, measured.item_ids, include_seen=True)
+    factor = measure_repeat_factor(measured, users)
+    log(f"for the same score, a known item is {factor:.3g} times as likely as a new one")
+    metrics = evaluate_segments(SegmentationModel(measured, factor), held_out)
+    return SegmentationModel(model, factor), metrics
 
 
-def _related(
-    recipe: str, interactions: Interactions, values: Values, seed: int
-) -> tuple[RelatedItemsModel, dict[str, float]]:
+def train_sims(
+    interactions: Interactions, values: Values, seed: int, log: Log
+) -> tuple[RelatedItemsModel, Metrics]:
+    """aws-sims: items with too few users in common are not related."""
+    return _train_related(interactions, _with_sims_defaults(values), seed)
+
+
+def train_similar_items(
+    interactions: Interactions, values: Values, seed: int, log: Log
+) -> tuple[RelatedItemsModel, Metrics]:
+    """aws-similar-items: answers for items with few interactions too."""
+    return _train_related(interactions, values, seed)
+
+
+def tune_sims(
+    interactions: Interactions,
+    values: Values,
+    ranges: Mapping[str, Range],
+    jobs: int,
+    seed: int,
+    log: Log,
+) -> dict[str, Value]:
+    """The tried hyperparameters of aws-sims with the best NDCG at 25.
+
+    It holds out other users than those that the metrics are measured on.
+    """
+    outer = split(interactions, seed)
+    held_out = split(outer.train, seed) if outer else None
+    tries = list(candidates(ranges, values, jobs, seed))
+    if held_out is None:
+        return tries[0]
+    scores = []
+    for tried in tries:
+        model = _fit_related(held_out.train, _with_sims_defaults({**values, **tried}))
+        ndcg = [
+            evaluate(LastItemRecommender(model), one).ndcg()
+            for one in with_earlier_cutoffs(held_out)
+        ]
+        scores.append(float(np.concatenate(ndcg).mean()))
+        log(f"tried {tried}: NDCG at 25 of {scores[-1]:.4f}")
+    return tries[int(np.argmax(scores))]
+
+
+def _with_sims_defaults(values: Values) -> Values:
+    return {"min_cointeraction_count": related.MIN_COINTERACTIONS, **values}
+
+
+def _train_related(
+    interactions: Interactions, values: Values, seed: int
+) -> tuple[RelatedItemsModel, Metrics]:
     held_out = split(interactions, seed)
     metrics = {}
     if held_out is not None:
-        measured = AfterTheLast(_fit_related(recipe, held_out.train, values))
+        measured = LastItemRecommender(_fit_related(held_out.train, values))
         metrics = evaluate(measured, held_out).summary()
-    return _fit_related(recipe, interactions, values), metrics
+    return _fit_related(interactions, values), metrics
 
 
-def _fit_related(recipe: str, interactions: Interactions, values: Values) -> RelatedItemsModel:
+def _fit_related(interactions: Interactions, values: Values) -> RelatedItemsModel:
     order = popular_first(interactions)
     item_ids = interactions.item_ids[order]
-    learned_from = without_extreme_users(interactions, values)
-    matrix = Histories(learned_from, item_ids).of(np.unique(learned_from.users)).weights(0.0)
+    selected = without_extreme_users(interactions, values)
+    history = Histories(selected, item_ids).of_users(np.unique(selected.users))
     kept = within_percentiles(interactions.item_counts[order], "item_interaction_count", values)
-    # Similar-Items answers for items with few interactions too.
-    least = related.LEAST_SHARED if recipe == "aws-sims" else 1
     weights = related.fit(
-        related.without_extreme_items(matrix, kept),
-        discount=float(values.get("popularity_discount_factor", related.DISCOUNT)),
-        least_shared=int(values.get("min_cointeraction_count", least)),
+        keep_columns(history.recency_weights(0.0), kept),
+        discount=float(values.get("popularity_discount_factor", related.POPULARITY_DISCOUNT)),
+        min_cointeractions=int(values.get("min_cointeraction_count", 1)),
     )
     return RelatedItemsModel(item_ids, weights)
+
+
+USER_PERSONALIZATION = Trainer(train_blend, tune_blend, updates=True)
+
+TRAINERS: Mapping[str, Trainer] = {
+    "aws-user-personalization": USER_PERSONALIZATION,
+    "aws-user-personalization-v2": USER_PERSONALIZATION,
+    "aws-personalized-ranking": USER_PERSONALIZATION,
+    "aws-personalized-ranking-v2": USER_PERSONALIZATION,
+    "aws-popularity-count": Trainer(train_popularity),
+    "aws-sims": Trainer(train_sims, tune_sims),
+    "aws-similar-items": Trainer(train_similar_items),
+    "aws-item-affinity": Trainer(train_segmentation),
+    "aws-item-attribute-affinity": Trainer(train_segmentation),
+}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchrec_dagster.local_personalize.errors import InvalidInputError
-from batchrec_dagster.local_personalize.learning.hpo import DEFAULT_JOBS, MOST_JOBS, Search
+from batchrec_dagster.local_personalize.learning.hpo import DEFAULT_JOBS, MAX_JOBS, Search
 from batchrec_dagster.local_personalize.learning.training import (
     TrainingError,
     check_hyperparameters,
@@ -35,7 +35,7 @@ def hpo_search(config: Mapping[str, Any]) -> Search:
     ranges = hpo.get("algorithmHyperParameterRanges", {})
     return Search(
         _parse_count(
-            hpo.get("hpoResourceConfig", {}), "maxNumberOfTrainingJobs", DEFAULT_JOBS, MOST_JOBS
+            hpo.get("hpoResourceConfig", {}), "maxNumberOfTrainingJobs", DEFAULT_JOBS, MAX_JOBS
         ),
         integers=_bounds(ranges.get("integerHyperParameterRanges", [])),
         continuous=_bounds(ranges.get("continuousHyperParameterRanges", [])),

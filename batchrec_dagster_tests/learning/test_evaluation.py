@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from batchrec_dagster.local_personalize.learning import metrics
-from batchrec_dagster.local_personalize.learning.evaluation import evaluate
-from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
+from batchrec_dagster.local_personalize.learning import evaluation
+from batchrec_dagster.local_personalize.learning.blend_model import PopularityModel
+from batchrec_dagster.local_personalize.learning.evaluation import Evaluation, evaluate
 from batchrec_dagster.local_personalize.learning.split import split_users
 from batchrec_dagster_tests.learning.support import interactions_of
 
@@ -16,20 +16,20 @@ HITS_AT_2_AND_5 = np.array([[False, True, False, False, True]])
 
 def test_the_guides_own_case() -> None:
     """Personalize's worked example: hits at 2 and 5 of five, two relevant items."""
-    assert metrics.reciprocal_rank(HITS_AT_2_AND_5).tolist() == [0.5]
-    assert metrics.ndcg(HITS_AT_2_AND_5, np.array([2])) == pytest.approx([0.6241], abs=5e-5)
-    assert metrics.precision(HITS_AT_2_AND_5).tolist() == [0.4]
+    assert evaluation.reciprocal_rank(HITS_AT_2_AND_5).tolist() == [0.5]
+    assert evaluation.ndcg(HITS_AT_2_AND_5, np.array([2])) == pytest.approx([0.6241], abs=5e-5)
+    assert evaluation.precision(HITS_AT_2_AND_5).tolist() == [0.4]
 
 
 def test_a_perfect_list_has_ndcg_one_however_many_were_relevant() -> None:
     hits = np.array([[True, True, False], [True, True, True], [True, True, True]])
-    assert metrics.ndcg(hits, np.array([2, 3, 100])).tolist() == [1.0, 1.0, 1.0]
+    assert evaluation.ndcg(hits, np.array([2, 3, 100])).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_no_hit_is_nought() -> None:
     hits = np.zeros((1, 5), dtype=bool)
-    assert metrics.reciprocal_rank(hits).tolist() == [0.0]
-    assert metrics.ndcg(hits, np.array([3])).tolist() == [0.0]
+    assert evaluation.reciprocal_rank(hits).tolist() == [0.0]
+    assert evaluation.ndcg(hits, np.array([3])).tolist() == [0.0]
 
 
 def test_the_summary_averages_over_users_and_has_personalizes_keys() -> None:
@@ -38,7 +38,7 @@ def test_the_summary_averages_over_users_and_has_personalizes_keys() -> None:
     hits[1, 9] = True  # the second's at position 10
     recommended = np.tile(np.arange(25, dtype=np.int32), (2, 1))
     recommended[1, 20:] = -1
-    found = metrics.summary(hits, np.array([1, 1]), recommended, n_items=50)
+    found = Evaluation(hits, np.array([1, 1]), recommended, n_items=50).summary()
     assert found == pytest.approx(
         {
             "coverage": 0.5,
@@ -54,9 +54,9 @@ def test_the_summary_averages_over_users_and_has_personalizes_keys() -> None:
 
 
 def test_the_summary_of_nobody_is_nought() -> None:
-    none = metrics.summary(
+    none = Evaluation(
         np.zeros((0, 25), bool), np.zeros(0, np.int64), np.zeros((0, 25), np.int32), 3
-    )
+    ).summary()
     assert set(none.values()) == {0.0}
 
 

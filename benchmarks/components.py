@@ -1,8 +1,8 @@
-"""What each part of the model takes to fit, among them EASE on ten thousand items.
+"""Time and memory to fit each component of the blend, on generated interactions.
 
-    python benchmarks/parts.py [--rows 17000000] [--users 120000] [--items 10000] [--out parts.json]
+    python benchmarks/components.py [--rows 17000000] [--users 120000] [--items 10000] [--out FILE]
 
-The interactions are generated. Peak memory is the process's so far, the interactions among it.
+Peak memory is that of the process so far, with the interactions.
 """
 
 from __future__ import annotations
@@ -19,39 +19,38 @@ import polars as pl
 from generated import Size, blocks
 from report import RESULTS, table, write
 
-from batchrec_dagster.local_personalize.learning import cooccurrence, ease, factorization
+from batchrec_dagster.local_personalize.learning import components, cooccurrence, ease
 from batchrec_dagster.local_personalize.learning.fit_components import (
-    KEPT_FOLLOWERS,
-    KEPT_WEIGHTS,
+    COOC_NEIGHBORS,
+    EASE_NEIGHBORS,
     REGULARIZATION,
 )
 from batchrec_dagster.local_personalize.learning.histories import Histories
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.popularity import popular_first
+from batchrec_dagster.local_personalize.learning.interactions import Interactions, popular_first
 
 
 def main() -> None:
-    """Fit each part once, print, write."""
+    """Fit each component once; print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=17_000_000)
     parser.add_argument("--users", type=int, default=120_000)
     parser.add_argument("--items", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, default=RESULTS / "parts.json")
-    asked = parser.parse_args()
-    data = Interactions.from_frame(pl.concat(blocks(Size(asked.rows, asked.users, asked.items))))
+    parser.add_argument("--out", type=Path, default=RESULTS / "components.json")
+    args = parser.parse_args()
+    data = Interactions.from_frame(pl.concat(blocks(Size(args.rows, args.users, args.items))))
     item_ids = data.item_ids[popular_first(data)]
-    history = Histories(data, item_ids).of(np.unique(data.users))
-    matrix = history.weights(0.0)
+    history = Histories(data, item_ids).of_users(np.unique(data.users))
+    matrix = history.recency_weights(0.0)
     n_items = matrix.shape[1]
-    parts: dict[str, Callable[[], object]] = {
+    fits: dict[str, Callable[[], object]] = {
         f"EASE, all {n_items:,} items": lambda: ease.fit(
-            matrix, core=n_items, regularization=REGULARIZATION, kept=KEPT_WEIGHTS
+            matrix, core=n_items, regularization=REGULARIZATION, neighbors=EASE_NEIGHBORS
         ),
-        "co-occurrence": lambda: cooccurrence.fit(history, kept=KEPT_FOLLOWERS),
-        f"iALS, {factorization.DIMENSION} factors": lambda: factorization.fit(matrix, seed=0),
+        "co-occurrence": lambda: cooccurrence.fit(history, neighbors=COOC_NEIGHBORS),
+        f"iALS, {components.ALS_FACTORS} factors": lambda: components.fit_factors(matrix, seed=0),
     }
     found = {}
-    for name, fit in parts.items():
+    for name, fit in fits.items():
         began, used = time.perf_counter(), time.process_time()
         fit()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -62,16 +61,16 @@ def main() -> None:
         }
     rows = [
         {
-            "part": name,
+            "component": name,
             "seconds": f"{facts['seconds']:.1f}",
             "core seconds": f"{facts['core_seconds']:.1f}",
             "peak GB": f"{facts['peak_gb']:.2f}",
         }
         for name, facts in found.items()
     ]
-    print(table(f"Fitting on {matrix.nnz:,} interactions", rows))
+    print(table(f"ComponentFitter on {matrix.nnz:,} interactions", rows))
     shape = {"interactions": int(matrix.nnz), "users": matrix.shape[0], "items": n_items}
-    write(asked.out, {**shape, "parts": found})
+    write(args.out, {**shape, "components": found})
 
 
 if __name__ == "__main__":

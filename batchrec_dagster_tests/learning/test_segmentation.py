@@ -10,17 +10,24 @@ import numpy.typing as npt
 import pytest
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import fit_components as fitting
-from batchrec_dagster.local_personalize.learning import metrics, serving, threads
-from batchrec_dagster.local_personalize.learning.blend_model import PersonalizationModel
-from batchrec_dagster.local_personalize.learning.components import ItemWeights
+from batchrec_dagster.local_personalize.learning import (
+    fit_components,
+    segmentation,
+    serving,
+    threads,
+)
+from batchrec_dagster.local_personalize.learning.blend_model import BlendModel
+from batchrec_dagster.local_personalize.learning.components import ItemItemScorer
 from batchrec_dagster.local_personalize.learning.histories import Histories, History
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
 from batchrec_dagster.local_personalize.learning.model import SegmentModel, load_model
-from batchrec_dagster.local_personalize.learning.model_selection import Trial, trial
+from batchrec_dagster.local_personalize.learning.model_selection import (
+    ValidationSet,
+    validation_set,
+)
 from batchrec_dagster.local_personalize.learning.segmentation import (
     SegmentationModel,
-    measured_again,
+    measure_repeat_factor,
 )
 from batchrec_dagster.local_personalize.learning.split import split_histories
 from batchrec_dagster.local_personalize.learning.training import train
@@ -31,7 +38,7 @@ RECIPES = ["aws-item-affinity", "aws-item-attribute-affinity"]
 
 @pytest.fixture(autouse=True)
 def _light_regularization(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "REGULARIZATION", 5.0)
+    monkeypatch.setattr(fit_components, "REGULARIZATION", 5.0)
 
 
 def model_of(
@@ -54,11 +61,11 @@ def plain_segment(
     histories = Histories(data, model.item_ids)
     found = []
     for user in range(len(data.user_ids)):
-        history = histories.of(np.array([user], np.int32))
-        logits = model.scorer.score(history)[0].astype(np.float64)
+        history = histories.of_users(np.array([user], np.int32))
+        logits = model.model.score(history)[0].astype(np.float64)
         share = np.exp(logits - logits.max())
         share /= share.sum()
-        share[history.items] *= model.again
+        share[history.items] *= model.repeat_factor
         found.append(share[sorted(set(items))].sum() * max(1, history.lengths[0]) ** 0.5)
     return sorted(range(len(found)), key=lambda user: -found[user])[:size]
 
@@ -124,27 +131,35 @@ def test_whether_people_come_back_for_an_item_is_measured() -> None:
     films = [(f"u{u}", f"i{(u + n) % 30}", n) for u in range(40) for n in range(12)]
     bread = [(f"u{u}", f"i{(u + n % 3) % 30}", n) for u in range(40) for n in range(12)]
     assert (
-        model_of(interactions_of(films)).again < 0.1 < 10 < model_of(interactions_of(bread)).again
+        model_of(interactions_of(films)).repeat_factor
+        < 0.1
+        < 10
+        < model_of(interactions_of(bread)).repeat_factor
     )
 
 
 def test_how_often_is_over_how_often_the_shares_say() -> None:
     # Two items, equally likely for all. Of 4 users who met one, 1 meets it again, 3 the other.
     rows = [(f"u{n}", "a", 0) for n in range(4)]
-    even = PersonalizationModel(
+    even = BlendModel(
         np.array(["a", "b"], dtype=object),
         np.zeros(2, np.float32),
-        {"none": ItemWeights(csr_matrix((2, 2), dtype=np.float32))},
+        {"none": ItemItemScorer(csr_matrix((2, 2), dtype=np.float32))},
         {"none": 0.0},
         {"none": 1.0},
     )
-    history = Histories(interactions_of(rows), even.item_ids).of(np.arange(4, dtype=np.int32))
+    history = Histories(interactions_of(rows), even.item_ids).of_users(np.arange(4, dtype=np.int32))
     truth = csr_matrix(np.array([[1, 0], [0, 1], [0, 1], [0, 1]], np.float32))
-    assert measured_again(
-        even, Trial({}, history, truth, np.arange(4, dtype=np.int32))
+    assert measure_repeat_factor(
+        even, ValidationSet({}, history, truth, np.arange(4, dtype=np.int32))
     ) == pytest.approx(1.5 / 3.5)
     nobody = History(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), 2)
-    assert measured_again(even, Trial({}, nobody, csr_matrix((0, 2)), np.zeros(0, np.int32))) == 1.0
+    assert (
+        measure_repeat_factor(
+            even, ValidationSet({}, nobody, csr_matrix((0, 2)), np.zeros(0, np.int32))
+        )
+        == 1.0
+    )
 
 
 def test_the_split_is_within_each_user() -> None:
@@ -157,13 +172,13 @@ def test_the_split_is_within_each_user() -> None:
     assert data.user_ids[held.users].tolist() == ["u", "v"]
     assert held.train.users.tolist().count(2) == 0  # w's only one is in the newest 20 %
     assert split_histories(interactions_of([("u", "a", 1), ("v", "a", 1)])) is None
-    again = trial({}, held, data.item_ids, again=True)
+    again = validation_set({}, held, data.item_ids, include_seen=True)
     assert again.truth.sum() == 3
 
 
 def test_segment_metrics_by_hand() -> None:
     # Item 1: 2 of its 4 users are in the segment; item 2: its only one; item 3: none of 2.
-    found = metrics.segment_summary(np.array([2, 1, 0]), np.array([4, 1, 2]), 9, 12)
+    found = segmentation.segment_metrics(np.array([2, 1, 0]), np.array([4, 1, 2]), 9, 12)
     assert found == {
         "coverage": 0.75,
         "hits_at_1_percent": 1.0,

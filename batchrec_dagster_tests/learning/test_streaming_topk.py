@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.learning import segmentation as best
-from batchrec_dagster.local_personalize.learning.segmentation import Best
+from batchrec_dagster.local_personalize.learning import ranking
+from batchrec_dagster.local_personalize.learning.ranking import StreamingTopK
 
 
 @given(
@@ -20,9 +20,9 @@ def test_a_stream_gives_what_a_sort_of_it_would(
     stream: list[list[int]], size: int, room: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(best, "ROOM", room)
-        patch.setattr(best, "WEEDED", 7)
-        found = Best(2, size)
+        patch.setattr(ranking, "MIN_BUFFER", room)
+        patch.setattr(ranking, "COMPACTED_AT_ONCE", 7)
+        found = StreamingTopK(2, size)
         whole = np.zeros((2, 0), np.float32)
         for values in stream:
             part = np.array([values, values[::-1]], np.float32).reshape(2, len(values))
@@ -34,7 +34,7 @@ def test_a_stream_gives_what_a_sort_of_it_would(
 
 
 def test_memory_does_not_grow_with_the_stream() -> None:
-    found = Best(3, 2000)
+    found = StreamingTopK(3, 2000)
     for start in range(0, 200_000, 1000):
         found.add(np.arange(start, start + 1000, dtype=np.int32), np.ones((3, 1000), np.float32))
         assert found._values.shape[1] <= 2 * 2000

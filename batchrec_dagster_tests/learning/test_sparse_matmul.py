@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import components as sums
+from batchrec_dagster.local_personalize.learning import components
 
 
 def drawn(rows: int, columns: int, density: float, rng: np.random.Generator) -> csr_matrix:
@@ -31,7 +31,7 @@ def test_it_is_the_product(users: int, items: int, density: float, entries: int,
     weights = drawn(users, items, density, rng)
     rows = drawn(items, items + 3, density, rng)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sums, "ENTRIES", entries)
-        found = sums.weighted_sums(weights, rows)
+        patch.setattr(components, "ENTRIES", entries)
+        found = components.sparse_matmul(weights, rows)
     assert found.dtype == np.float32
     assert found == pytest.approx(weights.toarray() @ rows.toarray(), abs=1e-5)

@@ -9,12 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, related
-from batchrec_dagster.local_personalize.learning import fit_components as fitting
-from batchrec_dagster.local_personalize.learning import pruning as cutting
-from batchrec_dagster.local_personalize.learning.blend_model import PersonalizationModel
-from batchrec_dagster.local_personalize.learning.components import ItemWeights
-from batchrec_dagster.local_personalize.learning.model_selection import EASE
+from batchrec_dagster.local_personalize.learning import ease, fit_components, pruning, related
+from batchrec_dagster.local_personalize.learning.blend_model import BlendModel
+from batchrec_dagster.local_personalize.learning.components import EASE, ItemItemScorer
 from batchrec_dagster.local_personalize.learning.training import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, lists
 
@@ -51,14 +48,14 @@ def giant() -> list[Row]:
 def test_huge_histories_give_lists_and_a_small_model(
     rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "WIDE_LIMIT", 1_500)
-    monkeypatch.setattr(cutting, "PAIRED", 1_000)
+    monkeypatch.setattr(fit_components, "WIDE_LIMIT", 1_500)
+    monkeypatch.setattr(pruning, "MAX_PAIRED", 1_000)
     data = interactions_of(rows)
     model = train(RECIPE, data, {}).model
-    assert isinstance(model, PersonalizationModel)
-    for name, part in model.parts.items():
-        if isinstance(part, ItemWeights):
-            kept = fitting.KEPT_WEIGHTS if name == EASE else fitting.KEPT_FOLLOWERS
+    assert isinstance(model, BlendModel)
+    for name, part in model.scorers.items():
+        if isinstance(part, ItemItemScorer):
+            kept = fit_components.EASE_NEIGHBORS if name == EASE else fit_components.COOC_NEIGHBORS
             assert part.weights.nnz <= kept * len(data.item_ids)
     found = lists(model, [*data.user_ids[:3], "nobody"], data, 25)
     assert [len(set(own)) for own in found] == [25] * len(found)
@@ -89,7 +86,10 @@ def test_exactly_the_largest_stay_and_ties_go_to_the_first(
         sparse.indices = (rows.shape[1] - 1 - sparse.indices).astype(np.int32)
         sparse.has_sorted_indices = False
     expected = [plainly(row, kept) for row in rows]
-    for cut in (cutting.largest(sparse, kept), cutting.largest_of_dense(rows.copy(), kept)):
+    for cut in (
+        pruning.top_k_per_row(sparse, kept),
+        pruning.top_k_per_dense_row(rows.copy(), kept),
+    ):
         out = cut.toarray()
         assert [np.flatnonzero(row).tolist() for row in out] == expected
         assert (out[out != 0] == rows[out != 0]).all()
@@ -98,7 +98,7 @@ def test_exactly_the_largest_stay_and_ties_go_to_the_first(
 @pytest.mark.parametrize("core", [0, 700, 1_500])
 def test_where_all_weights_are_alike_each_item_keeps_the_most_popular(core: int) -> None:
     alike = csr_matrix(np.ones((3, 1_500), dtype=np.float32))
-    weights = ease.fit(alike, core=core, regularization=5.0, kept=50).tocsc()
+    weights = ease.fit(alike, core=core, regularization=5.0, neighbors=50).tocsc()
     assert (np.diff(weights.indptr) == 50).all()
     if core != 700:  # else those inside weigh otherwise than those outside
         assert weights[:, [1_499]].indices.tolist() == list(range(50))
@@ -107,9 +107,9 @@ def test_where_all_weights_are_alike_each_item_keeps_the_most_popular(core: int)
 def test_outside_the_core_a_long_history_is_paired_by_its_newest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cutting, "PAIRED", 2)
+    monkeypatch.setattr(pruning, "MAX_PAIRED", 2)
     newest_first = csr_matrix((np.ones(5, np.float32), [3, 1, 0, 2, 0], [0, 4, 5]), shape=(2, 4))
-    weights = ease.fit(newest_first, core=0, regularization=1.0, kept=4).toarray()
+    weights = ease.fit(newest_first, core=0, regularization=1.0, neighbors=4).toarray()
     assert sorted(zip(*np.nonzero(weights), strict=True)) == [(1, 3), (3, 1)]
     assert weights[1, 3] == pytest.approx(1 / 2)
 
@@ -117,7 +117,7 @@ def test_outside_the_core_a_long_history_is_paired_by_its_newest(
 def test_similar_items_of_long_histories_are_of_their_newest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cutting, "PAIRED", 2)
+    monkeypatch.setattr(pruning, "MAX_PAIRED", 2)
     newest_first = csr_matrix((np.ones(5, np.float32), [3, 1, 0, 2, 0], [0, 4, 5]), shape=(2, 4))
-    weights = related.fit(newest_first, discount=0.5, least_shared=1).toarray()
+    weights = related.fit(newest_first, discount=0.5, min_cointeractions=1).toarray()
     assert sorted(zip(*np.nonzero(weights), strict=True)) == [(1, 3), (3, 1)]

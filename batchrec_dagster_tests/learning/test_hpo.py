@@ -10,11 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.learning import model_selection as choosing
-from batchrec_dagster.local_personalize.learning import train_blend as personalizing
-from batchrec_dagster.local_personalize.learning.hpo import Search, as_text, candidates, ranges_of
+from batchrec_dagster.local_personalize.learning import model_selection, train_blend
+from batchrec_dagster.local_personalize.learning.hpo import (
+    Search,
+    candidates,
+    format_value,
+    search_ranges,
+)
 from batchrec_dagster.local_personalize.learning.hyperparameters import Value
-from batchrec_dagster.local_personalize.learning.train_blend import tune
+from batchrec_dagster.local_personalize.learning.train_blend import tune_blend
 from batchrec_dagster.local_personalize.learning.training import (
     TrainingError,
     check_search,
@@ -36,13 +40,13 @@ RECIPE, SIMS = "aws-user-personalization", "aws-sims"
         ("aws-similar-items", {}, Search(), "no hyperparameter that performHPO can tune"),
         ("aws-item-affinity", {}, Search(), "no hyperparameter that performHPO can tune"),
         ("aws-user-personalization-v2", {}, Search(), "no hyperparameter that performHPO"),
-        ("aws-hrnn", {}, Search(), "cannot be trained here"),
+        ("aws-hrnn", {}, Search(), "is not supported locally"),
         (RECIPE, {}, Search(integers={"x": (1, 2)}), "no tunable hyperparameter x; tunable: "),
         (RECIPE, {}, Search(continuous={"max_user_history_length_percentile": (0, 1)}),
          "no tunable hyperparameter max_user"),
         (RECIPE, {}, Search(integers={"hidden_dimension": (16, 64)}),
          "range of hyperparameter hidden_dimension is 16 to 64; allowed: a whole number from 32"),
-        (RECIPE, {}, Search(integers={"bptt": (20, 10)}), "is 20 to 10; .* the least first"),
+        (RECIPE, {}, Search(integers={"bptt": (20, 10)}), "is 20 to 10; .* in rising order"),
         (RECIPE, {}, Search(continuous={"bptt": (2, 3)}), "cannot be a continuous one"),
         (RECIPE, {}, Search(integers={"recency_mask": (0, 1)}), "cannot be an integer one"),
         (RECIPE, {}, Search(categories={"recency_mask": ["perhaps"]}), "allowed: true or false"),
@@ -68,11 +72,16 @@ def test_impossible_searches_are_refused(
 
 
 def test_without_ranges_the_recipes_own_are_searched() -> None:
-    ranges = ranges_of(RECIPE, {"bptt": "8"}, Search())
+    ranges = search_ranges(RECIPE, {"bptt": "8"}, Search())
     assert set(ranges) == {"hidden_dimension", "recency_mask"}
-    assert [ranges["hidden_dimension"].holds(n) for n in (31, 32, 256, 257)] == [0, 1, 1, 0]
-    sims = ranges_of(SIMS, {}, Search())
-    assert [sims["popularity_discount_factor"].holds(x) for x in (-0.1, 0, 1, 1.1)] == [0, 1, 1, 0]
+    assert [ranges["hidden_dimension"].contains(n) for n in (31, 32, 256, 257)] == [0, 1, 1, 0]
+    discount = search_ranges(SIMS, {}, Search())["popularity_discount_factor"]
+    assert [discount.contains(x) for x in (-0.1, 0, 1, 1.1)] == [
+        0,
+        1,
+        1,
+        0,
+    ]
 
 
 @given(
@@ -85,19 +94,19 @@ def test_what_is_tried_is_in_range_never_twice_and_the_same_every_time(
     ends: tuple[int, int], truths: list[str], jobs: int, seed: int
 ) -> None:
     search = Search(jobs, integers={"bptt": ends}, categories={"recency_mask": truths})
-    ranges = ranges_of(RECIPE, {}, search)
+    ranges = search_ranges(RECIPE, {}, search)
     tried = list(candidates(ranges, {"bptt": 7}, jobs, seed))
     assert tried == list(candidates(ranges, {"bptt": 7}, jobs, seed))
     assert 1 <= len(tried) <= jobs
     assert len({tuple(one.items()) for one in tried}) == len(tried)
     assert all(ends[0] <= one["bptt"] <= ends[1] for one in tried)
-    assert {as_text(one["recency_mask"]) for one in tried} <= {text.lower() for text in truths}
+    assert {format_value(one["recency_mask"]) for one in tried} <= {text.lower() for text in truths}
     if ends[0] <= 7 <= ends[1]:
         assert tried[0]["bptt"] == 7
 
 
 def test_a_small_space_is_tried_out() -> None:
-    ranges = ranges_of(
+    ranges = search_ranges(
         RECIPE, {}, Search(categories={"bptt": ["4", "8"], "recency_mask": ["true", "false"]})
     )
     tried = list(candidates(ranges, {}, 40, 0))
@@ -149,15 +158,15 @@ def test_at_most_as_many_as_asked_and_what_is_shared_is_fitted_once(
 
     def counted(*args: object, **options: object) -> object:
         tries.append(options)  # type: ignore[arg-type]
-        return choosing.choose(*args, **options)  # type: ignore[arg-type]
+        return model_selection.select_blend(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(personalizing, "choose", counted)
+    monkeypatch.setattr(train_blend, "select_blend", counted)
     data = interactions_of(tastes())
-    ranges = ranges_of(RECIPE, {}, Search())
+    ranges = search_ranges(RECIPE, {}, Search())
     logged: list[str] = []
-    found = tune(data, {}, ranges, 5, 0, logged.append)
+    found = tune_blend(data, {}, ranges, 5, 0, logged.append)
     assert len(tries) == 5
-    assert all(ranges[name].holds(value) for name, value in found.items())
+    assert all(ranges[name].contains(value) for name, value in found.items())
     assert sum(line.startswith("ease") for line in logged) == 1
 
 
