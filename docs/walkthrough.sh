@@ -4,11 +4,11 @@
 #   batchrec local-personalize --bucket walkthrough=/tmp/walkthrough    # in one terminal
 #   docs/walkthrough.sh /tmp/walkthrough                                # in another
 #
-# The folder stands for the bucket s3://walkthrough. No account is needed, and nothing leaves this
-# machine: the keys are made up. On AWS the same commands do the same, in an hour or so.
+# The folder is the bucket s3://walkthrough. No account is needed, and nothing leaves this
+# machine: the keys are fake. On AWS the same commands do the same, in an hour or so.
 set -euo pipefail
 
-folder=${1:?"usage: $0 FOLDER (the one that the server has for its bucket walkthrough)"}
+folder=${1:?"usage: $0 FOLDER (the server's folder for the bucket walkthrough)"}
 bucket=s3://walkthrough
 role=arn:aws:iam::000000000000:role/personalize
 export AWS_ENDPOINT_URL_PERSONALIZE=${AWS_ENDPOINT_URL_PERSONALIZE:-http://127.0.0.1:9500}
@@ -30,14 +30,14 @@ wait_until_active() {
   done
 }
 
-# wait_until_gone KIND ARN: a resource that is deleted is there until nothing is left of it.
+# wait_until_gone KIND ARN: a resource exists until its deletion is complete.
 wait_until_gone() {
   while aws personalize "describe-$1" "--$1-arn" "$2" >/dev/null 2>&1; do
     sleep "${PAUSE:-1}"
   done
 }
 
-# A job's name can be used once only, so that what is run again needs a new one.
+# A job's name can be used only once, so each run needs a new one.
 now=$(date +%s)
 
 echo "== Data: 100 users who watch 20 of 60 films each, those of their own taste"
@@ -86,7 +86,7 @@ version=$(aws personalize create-solution-version --solution-arn "$solution" \
   --query solutionVersionArn)
 wait_until_active solution-version "$version"
 
-echo "== How good it is: the newest tenth of what some users watched, foretold from the rest"
+echo "== How good it is: the newest tenth of what some users watched, predicted from the rest"
 aws personalize get-solution-metrics --solution-version-arn "$version" --query metrics --output json
 
 echo "== Five films for every user, none that the user has watched"
