@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster_tests.support import REPOSITORY, WCAG
 
 PAGES = [
@@ -25,7 +26,7 @@ PAGES = [
     *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
 # What a block of code may hold. `sh` is what a reader types, and the tests here run.
-LANGUAGES = {"sh", "bash", "yaml", "json", "csv", "python", "sql", "text"}
+LANGUAGES = {"sh", "bash", "yaml", "json", "csv", "python", "sql", "text", "mermaid"}
 PROGRAMS = re.compile(r"^\s*\$? ?(make|batchrec|dagster|aws|pip|docker|export|cp|dg|python) ")
 # `bash` is what a reader types, and another test looks after.
 LOOKED_AFTER = {
@@ -84,7 +85,10 @@ def test_the_site_asks_nothing_of_others(site: Path) -> None:
         fetched = re.findall(r"<(?:script|img|iframe)[^>]+src=\"(.+?)\"", page.read_text())
         fetched += re.findall(r"<link[^>]+href=\"(.+?)\"", page.read_text())
         assert not [url for url in fetched if "//" in url], page.name
-    assert "BATCHREC_STORAGE" in (site / "reference.html").read_text()
+    reference = (site / "reference.html").read_text()
+    assert "BATCHREC_STORAGE" in reference
+    for setting in Pipeline.model_fields:
+        assert f"<code>{setting}</code>" in reference
 
 
 @pytest.mark.slow
