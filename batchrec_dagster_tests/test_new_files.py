@@ -143,7 +143,7 @@ def test_a_new_file_and_a_changed_one_are_refreshed_on_once(
 ) -> None:
     _, put = place
     assert evenings.looks() == []
-    assert "there is no file that it stands for" in evenings.said
+    assert "no file matches" in evenings.said
     put("1.csv", ratings(1))
     assert evenings.looks() == [["1.csv"]]
     assert evenings.said == "there is nothing new since a refresh was asked for"

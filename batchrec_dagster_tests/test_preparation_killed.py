@@ -15,8 +15,8 @@ from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.sources.backends import Surroundings
-from batchrec_dagster.preparation.sources.source import copy_source
+from batchrec_dagster.preparation.sources.parsing import parse_file
+from batchrec_dagster.preparation.sources.source import SourceContext
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS
@@ -34,7 +34,7 @@ RULES = (Rules(min_rating=3.5), Rules("skip", duplicates="drop", latest_per_pair
 def work(root: Path, name: str, rules: Rules) -> None:
     """As raw_ratings and interactions do: copy, prepare, put."""
     store = ObjectStore({"lake": root / "lake"})
-    copy_source(name, RAW, Surroundings(store, root, root / "cache", generator))
+    parse_file(name).copy(SourceContext(store, root, root / "cache", generator), RAW)
     path = store.local_path(RAW)
     assert path is not None
     with opened([RawFile(path, name)], Reading(), rules) as ratings:

@@ -13,7 +13,7 @@ from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources import download as downloads
 from batchrec_dagster.preparation.sources import movielens
 from batchrec_dagster.preparation.sources.download import DownloadError
-from batchrec_dagster.preparation.sources.source import known_layout
+from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.samples import generator
 from batchrec_dagster_tests.web_server import Page, serving
 
@@ -187,7 +187,7 @@ def test_every_movie_has_a_unique_title(ratings: pl.DataFrame, movies: pl.DataFr
     ],
 )
 def test_each_layout_fits_its_file(name: str, line: str) -> None:
-    layout = known_layout(f"movielens://{name}")
+    layout = parse_source(f"movielens://{name}").layout
     assert layout is not None
     fields = line.split(layout.delimiter)
     assert len(fields) == 4
@@ -198,11 +198,15 @@ def test_each_layout_fits_its_file(name: str, line: str) -> None:
 
 def test_layouts_name_the_columns_of_the_headers() -> None:
     csv = Layout(",", "userId", "movieId", "rating", "timestamp", "s")
-    assert known_layout("movielens://ml-latest-small") == csv
-    assert known_layout("movielens://ml-25m") == csv
-    assert known_layout("movielens://ml-32m") == csv
+    assert parse_source("movielens://ml-latest-small").layout == csv
+    assert parse_source("movielens://ml-25m").layout == csv
+    assert parse_source("movielens://ml-32m").layout == csv
     dat = Layout("\t", "userID", "movieID", "rating", "timestamp", "ms")
-    assert known_layout("movielens://hetrec2011") == known_layout("sample://hetrec") == dat
+    assert (
+        parse_source("movielens://hetrec2011").layout
+        == parse_source("sample://hetrec").layout
+        == dat
+    )
 
 
 def zipped(name: str, content: bytes) -> bytes:
@@ -227,8 +231,8 @@ def test_an_archive_is_downloaded_once_and_verified(
     monkeypatch.setenv("no_proxy", "*")
     with serving() as web:
         monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address + "/")
-        web.pages[f"/{published.path}"] = Page(content)
-        web.pages[f"/{published.path}.md5"] = Page(checksum)
+        web.pages[f"/{published.address}"] = Page(content)
+        web.pages[f"/{published.address}.md5"] = Page(checksum)
         archive = movielens.PUBLISHED[name].fetch(tmp_path)
         asked = len(web.asked)
         assert archive.read_bytes() == content

@@ -209,11 +209,12 @@ def _recognised(
 ) -> tuple[list[Recognised], int]:
     """What the files of ratings, and of items if any, are; how many files were not looked at."""
     from batchrec_dagster.cli.recognise import recognise_items, recognise_ratings
-    from batchrec_dagster.steps.raw_files import in_place
+    from batchrec_dagster.preparation.sources.parsing import parse_source
+    from batchrec_dagster.steps.raw_files import open_source
 
     deployed: StorageResource = storage()
     ratings, items = sources
-    with in_place(str(ratings), deployed, project.root) as files:
+    with open_source(parse_source(str(ratings)), deployed, project.root) as files:
         found = recognise_ratings(
             str(ratings),
             files[:MOST_FILES],
@@ -226,7 +227,7 @@ def _recognised(
         return [found], more
     declared = found.settings.get("columns", {})
     ids = [str(declared["item"])] if isinstance(declared, dict) and declared else []
-    with in_place(items, deployed, project.root) as files:
+    with open_source(parse_source(items), deployed, project.root) as files:
         of_items = recognise_items(
             items,
             files[0],
@@ -298,11 +299,11 @@ def _write(project: Project, name: str, text: str) -> Path:
 
 def _report(found: list[Recognised], more: int) -> None:
     """Print what was recognised."""
+    from batchrec_dagster.preparation.sources.source import hide_query
     from batchrec_dagster.reporting.terminal import plain
-    from batchrec_dagster.steps.raw_files import without_secrets
 
     for each in found:
-        source = without_secrets(str(each.settings["source"]))
+        source = hide_query(str(each.settings["source"]))
         click.echo(plain(f"{source}: {each.rows:,} rows, {each.format}"))
         for line in each.summary:
             click.echo(f"  {plain(line)}")

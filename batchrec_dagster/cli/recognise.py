@@ -30,7 +30,7 @@ from batchrec_dagster.preparation.polars.prepare import Preparation, opened
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
-from batchrec_dagster.preparation.sources.source import known_layout
+from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.reporting.terminal import plain
 from batchrec_dagster.steps.checks import enough, plausible
 
@@ -139,7 +139,7 @@ def _ratings(
     delimiter: str | None,
     time_format: str | None,
 ) -> _Ratings:
-    known = known_layout(source)
+    known = parse_source(source).layout
     if known is not None and not asked:
         return _Ratings(Reading.of(known), {}, LIKED[5] if known.rating else None)
     sample = read_sample(files, asked, delimiter)

@@ -10,17 +10,18 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from batchrec_dagster.preparation.layout import Decimal
 from batchrec_dagster.preparation.polars.times import check_format
 from batchrec_dagster.preparation.recognition import Reading
-from batchrec_dagster.preparation.sources.source import SourceError, check_source, known_layout
+from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
+from batchrec_dagster.preparation.sources.source import SourceError
 
 
 def known_source(source: str, *, many: bool = False) -> str:
-    """The source as it is; `many`: it may stand for many files. Templates are checked later.
+    """The source unchanged; `many`: a folder or pattern is allowed. Templates are checked later.
 
-    Raises ValueError for what can be no source.
+    Raises ValueError for what cannot be a source.
     """
     if "{{" not in source:
         try:
-            check_source(source, many=many)
+            (parse_source if many else parse_file)(source)
         except SourceError as error:
             raise ValueError(str(error)) from None
     return source
@@ -193,7 +194,7 @@ class Ratings(dg.Model):
     def reading(self) -> Reading:
         """How to read the files: what is declared here, else what is known of the source."""
         time = self.timestamp_format or self.timestamp_unit
-        known = known_layout(self.source)
+        known = parse_source(self.source).layout
         if known is not None and self.columns is None:
             return Reading.of(known.replaced(self.delimiter, time))
         return Reading(

@@ -1,174 +1,202 @@
-"""The files of a source, as runs keep them: copied to raw/, or read where they are.
+"""The files of a source, as runs keep them: copied to raw/, or read in place.
 
-A record tells of them from one run to the next. Its `files`, in order, have `source` (of that one
-file), `uri` of the copy (None when it is read in place), `fingerprint`, and of copies `size` in
-bytes and `sha256`.
+A record of them goes from one run to the next, so that unchanged files are not copied again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Self
 
-from batchrec_dagster.config.ratings import Ratings
+import dagster as dg
+
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.sources.backends import Surroundings
-from batchrec_dagster.preparation.sources.source import (
-    SourceFile,
-    copy_one_of_many,
-    copy_source,
-    list_source,
-    local_source,
-)
+from batchrec_dagster.preparation.sources.source import Source, SourceContext, SourceError
 from batchrec_dagster.samples import generator
+from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
 
-Record = dict[str, Any]
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file of the source, without the secrets of a signed URL, and its copy.
+
+    `uri`: of the copy, None when the file is read in place. `size` in bytes, SHA-256 in
+    hexadecimal, both of the copy.
+    """
+
+    source: str
+    uri: str | None
+    fingerprint: str
+    size: int | None = None
+    sha256: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        values = vars(self).items()
+        return {key: value for key, value in values if key == "uri" or value is not None}
+
+
+@dataclass(frozen=True)
+class RawRecord:
+    """The files in order, and the name of the column of each role, where they could be read."""
+
+    source: str
+    files: tuple[FileRecord, ...]
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """16 hexadecimal digits that change when any file does: of copies by their content."""
+        versions = [file.sha256 or f"{file.source} {file.fingerprint}" for file in self.files]
+        if len(versions) == 1 and self.files[0].sha256:
+            return versions[0][:16]
+        return _digest(versions)[:16]
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """From what an earlier run wrote; without files where none did."""
+        files = tuple(FileRecord(**file) for file in record.get("files", []))
+        return cls(record.get("source", ""), files, record.get("columns", {}))
+
+    def to_json(self) -> dict[str, Any]:
+        record = {
+            "source": self.source,
+            "version": self.version,
+            "files": [file.to_json() for file in self.files],
+        }
+        return record | ({"columns": dict(self.columns)} if self.columns else {})
 
 
 @dataclass(frozen=True)
 class RawFiles:
     """The record, and how many of its files this run copied."""
 
-    record: Record
+    record: RawRecord
     copied: int
 
     @property
     def outcome(self) -> str:
-        files = self.record["files"]
-        if any(file["uri"] is None for file in files):
+        files = self.record.files
+        if any(file.uri is None for file in files):
             return "read in place"
         if not self.copied:
             return "unchanged: not copied again"
         return "copied" if self.copied == len(files) else f"copied {self.copied} of {len(files)}"
 
 
-def bring(
-    source: str,
+@contextmanager
+def bring_raw_files(
+    source: Source,
     storage: StorageResource,
     project: Path,
     *,
     record: str,
     place: Callable[[str], str] | None,
+) -> Iterator[RawFiles]:
+    """Copy the files that are new or changed since the last run; a relative path starts at the
+    project's folder.
+
+    `record` is the storage key of the last run's record, `place` makes one of a filename; None
+    leaves the files where they are. On leaving the block, copies of files that are no longer in the
+    source are deleted; not when it raises, as the last run's record then stays in force. Raises
+    dg.Failure.
+    """
+    try:
+        before = RawRecord.from_json(read_record(storage, record))
+        raw = _copy_changed(source, storage, project, before, place)
+        yield raw
+        kept = {file.uri for file in raw.record.files}
+        for file in before.files:
+            if file.uri is not None and file.uri not in kept:
+                storage.store.delete(file.uri)
+    except (SourceError, StorageError) as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def _copy_changed(
+    source: Source,
+    storage: StorageResource,
+    project: Path,
+    before: RawRecord,
+    place: Callable[[str], str] | None,
 ) -> RawFiles:
-    """Copy the files that the last run did not, or that have changed since; a relative path starts
-    at the project's folder. `record` is the storage key of the last run's record, `place` makes one
-    of a file's name; None leaves the files where they are. Raises SourceError, StorageError."""
-    around = _surroundings(storage, project)
-    found = list_source(source, around)
-    before = {file["source"]: file for file in read_record(storage, record).get("files", [])}
+    context = source_context(storage, project)
+    found = source.files(context)
+    known = {file.source: file for file in before.files}
     files, copied = [], 0
     for file in found:
         uri = storage.uri(place(file.filename)) if place else None
-        known = before.get(without_secrets(file.source))
-        if uri is None or not (known and _is_there(known, file, uri, storage)):
-            known = _described(file, uri)
-            if uri is not None:
-                copy = copy_source if len(found) == 1 else copy_one_of_many
-                done = copy(file.source, uri, around)
-                known |= {"size": done.size, "sha256": done.sha256}
+        new = FileRecord(file.file.shown, uri, file.fingerprint)
+        old = known.get(new.source)
+        if uri is not None:
+            if old is not None and _is_copied(old, new, storage):
+                new = old
+            else:
+                done = file.file.copy(context, uri, may_be_empty=len(found) > 1)
+                new = replace(new, size=done.size, sha256=done.sha256)
                 copied += 1
-        files.append(known)
-    return RawFiles(_record(source, files), copied)
+        files.append(new)
+    return RawFiles(RawRecord(source.shown, tuple(files)), copied)
 
 
-def state_at(source: str, storage: StorageResource, project: Path) -> str:
-    """What is there now, as state_of tells it. Raises SourceError."""
-    found = list_source(source, _surroundings(storage, project))
-    return state_of([_described(file, None) for file in found])
-
-
-def state_of(files: Sequence[Record]) -> str:
-    """A digest that changes when a file of a record comes, goes or changes; empty of none."""
-    told = [f"{file['source']} {file['fingerprint']}" for file in files]
-    return _digest(told)[:32] if told else ""
-
-
-def clear_away(before: Record, now: Record, storage: StorageResource) -> None:
-    """Delete the copies of files that are no longer in the source."""
-    kept = {file["uri"] for file in now["files"]}
-    for file in before.get("files", []):
-        if file["uri"] is not None and file["uri"] not in kept:
-            storage.store.delete(file["uri"])
+def _is_copied(old: FileRecord, new: FileRecord, storage: StorageResource) -> bool:
+    return (
+        (old.fingerprint, old.uri) == (new.fingerprint, new.uri)
+        and old.uri is not None
+        and (info := storage.store.head(old.uri)) is not None
+        and info.size == old.size
+    )
 
 
 @contextmanager
-def at_hand(
-    record: Record, ratings: Ratings, storage: StorageResource, project: Path
+def open_raw_files(
+    record: RawRecord, source: Source, storage: StorageResource, project: Path
 ) -> Iterator[list[RawFile]]:
     """The files on this machine, in order. Raises SourceError, StorageError."""
-    if any(file["uri"] is None for file in record["files"]):
-        # What the record has is without the secrets of a signed URL.
-        with in_place(ratings.source, storage, project) as files:
+    if any(file.uri is None for file in record.files):
+        # The record is without the secrets of a signed URL.
+        with open_source(source, storage, project) as files:
             yield files
         return
     with ExitStack() as stack:
         yield [
-            RawFile(
-                stack.enter_context(storage.local_file(file["uri"])), storage.where(file["uri"])
-            )
-            for file in record["files"]
+            RawFile(stack.enter_context(storage.local_file(file.uri)), storage.where(file.uri))
+            for file in record.files
+            if file.uri is not None
         ]
 
 
 @contextmanager
-def in_place(source: str, storage: StorageResource, project: Path) -> Iterator[list[RawFile]]:
+def open_source(source: Source, storage: StorageResource, project: Path) -> Iterator[list[RawFile]]:
     """The files of a source on this machine, in order. Raises SourceError."""
-    around = _surroundings(storage, project)
+    context = source_context(storage, project)
     with ExitStack() as stack:
         yield [
-            RawFile(
-                stack.enter_context(local_source(file.source, around)),
-                without_secrets(file.source),
-            )
-            for file in list_source(source, around)
+            RawFile(stack.enter_context(found.file.open_locally(context)), found.file.shown)
+            for found in source.files(context)
         ]
 
 
-def without_secrets(source: str) -> str:
-    """The source as logs and metadata may show it: a signed URL's signature, or a password in a
-    URL, is a secret."""
-    if not source.startswith(("http://", "https://")):
-        return source
-    url, separator, member = source.partition("!/")
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}{separator}{member}"
+def source_digest(source: Source, storage: StorageResource, project: Path) -> str:
+    """`files_digest` of the source's files as they are now. Raises SourceError."""
+    found = source.files(source_context(storage, project))
+    return files_digest([FileRecord(file.file.shown, None, file.fingerprint) for file in found])
 
 
-def _surroundings(storage: StorageResource, project: Path) -> Surroundings:
-    return Surroundings(storage.store, project, Path(storage.cache), generator)
+def files_digest(files: Sequence[FileRecord]) -> str:
+    """A digest that changes when a file comes, goes or changes; empty for no files."""
+    lines = [f"{file.source} {file.fingerprint}" for file in files]
+    return _digest(lines)[:32] if lines else ""
 
 
-def _is_there(known: Record, file: SourceFile, uri: str, storage: StorageResource) -> bool:
-    return (
-        known["fingerprint"] == file.fingerprint
-        and known["uri"] == uri
-        and (there := storage.store.head(uri)) is not None
-        and there.size == known["size"]
-    )
+def source_context(storage: StorageResource, project: Path) -> SourceContext:
+    return SourceContext(storage.store, project, Path(storage.cache), generator)
 
 
-def _described(file: SourceFile, uri: str | None) -> Record:
-    return {
-        "source": without_secrets(file.source),
-        "uri": uri,
-        "fingerprint": file.fingerprint,
-    }
-
-
-def _record(source: str, files: list[Record]) -> Record:
-    """With a version that changes when any file does: of copies by their content."""
-    told = [file.get("sha256") or f"{file['source']} {file['fingerprint']}" for file in files]
-    version = told[0] if len(told) == 1 and "sha256" in files[0] else _digest(told)
-    return {"source": without_secrets(source), "version": version[:16], "files": files}
-
-
-def _digest(told: list[str]) -> str:
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

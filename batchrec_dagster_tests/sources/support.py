@@ -7,13 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.preparation.sources.backends import Surroundings
-from batchrec_dagster.preparation.sources.source import (
-    Copied,
-    SourceError,
-    copy_source,
-    describe_source,
-)
+from batchrec_dagster.preparation.sources.parsing import parse_file
+from batchrec_dagster.preparation.sources.source import Copied, SourceContext, SourceError
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
 
@@ -31,17 +26,18 @@ class Place:
     store: ObjectStore
 
     @property
-    def around(self) -> Surroundings:
-        return Surroundings(self.store, self.base, self.cache, generator)
+    def context(self) -> SourceContext:
+        return SourceContext(self.store, self.base, self.cache, generator)
 
     def fingerprint(self, source: str) -> str:
-        return describe_source(source, self.around).fingerprint
+        return parse_file(source).fingerprint(self.context)
 
     def filename(self, source: str) -> str:
-        return describe_source(source, self.around).filename
+        (found,) = parse_file(source).files(self.context)
+        return found.filename
 
     def copy(self, source: str) -> Copied:
-        return copy_source(source, DESTINATION, self.around)
+        return parse_file(source).copy(self.context, DESTINATION)
 
     def copied(self, source: str) -> bytes:
         copied = self.copy(source)

@@ -55,7 +55,7 @@ def test_a_folder_of_an_archive_is_no_file(place: Place) -> None:
 def test_an_archive_that_is_none_is_refused(place: Place) -> None:
     (place.base / "ml.zip").write_bytes(b"<html>Not Found</html>")
     message = place.refused("ml.zip!/ratings.csv")
-    assert message.startswith("ml.zip!/ratings.csv: the archive is no zip file, or damaged")
+    assert message.startswith("ml.zip!/ratings.csv: the archive is not a zip file, or is damaged")
     assert (place.base / "ml.zip").exists()
 
 
@@ -64,7 +64,7 @@ def test_a_damaged_member_is_not_published(place: Place) -> None:
         archive.writestr("ratings.csv", CONTENT)
     file = place.base / "ml.zip"
     file.write_bytes(file.read_bytes().replace(b"3.5,", b"4.5,"))
-    with pytest.raises(SourceError, match=r"ratings.csv: it is damaged .*CRC.*: get it again"):
+    with pytest.raises(SourceError, match=r"ratings.csv: it is damaged .*CRC.*: download or copy"):
         place.copy("ml.zip!/ratings.csv")
     assert place.store.head(DESTINATION) is None
     assert file.exists()
@@ -72,7 +72,7 @@ def test_a_damaged_member_is_not_published(place: Place) -> None:
 
 def test_a_damaged_download_is_not_kept(place: Place, web: Web) -> None:
     web.pages["/ml.zip"] = Page(b"no archive")
-    with pytest.raises(SourceError, match="the archive is no zip file"):
+    with pytest.raises(SourceError, match="the archive is not a zip file"):
         place.copy(web.url("/ml.zip!/ratings.csv"))
     assert [path.suffix for path in place.cache.iterdir()] == [".lock"]
 

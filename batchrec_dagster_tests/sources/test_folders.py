@@ -8,13 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation.sources.source import (
-    SourceError,
-    SourceFile,
-    check_source,
-    list_source,
-    local_source,
-)
+from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
+from batchrec_dagster.preparation.sources.source import FoundFile, SourceError
 from batchrec_dagster_tests.sources.support import ARCHIVE, CONTENT, Place
 
 FILES = (
@@ -43,8 +38,8 @@ def filled(place: Place, kind: str) -> str:
     return "data/" if kind == "path" else "s3://lake/data/"
 
 
-def listed(place: Place, source: str) -> list[SourceFile]:
-    return list_source(source, place.around)
+def listed(place: Place, source: str) -> list[FoundFile]:
+    return parse_source(source).files(place.context)
 
 
 @pytest.mark.parametrize("kind", ["path", "bucket"])
@@ -64,7 +59,6 @@ def test_a_folder_or_pattern_stands_for_its_files_in_order(
     place: Place, kind: str, pattern: str, names: list[str]
 ) -> None:
     source = filled(place, kind) + pattern
-    check_source(source, many=True)
     assert [file.filename for file in listed(place, source)] == names
 
 
@@ -77,15 +71,15 @@ def test_a_folder_needs_no_slash_on_a_disk(place: Place) -> None:
 def test_a_single_file_is_a_list_of_one(place: Place) -> None:
     filled(place, "path")
     (file,) = listed(place, "data/2026/a.csv")
-    assert file.source == "data/2026/a.csv"
+    assert file.file.text == "data/2026/a.csv"
     assert file.fingerprint == place.fingerprint("data/2026/a.csv")
 
 
 @pytest.mark.parametrize("kind", ["path", "bucket"])
 def test_each_file_is_a_source_of_its_own(place: Place, kind: str) -> None:
     for file in listed(place, filled(place, kind)):
-        assert place.copied(file.source) == CONTENT
-        assert place.fingerprint(file.source) == file.fingerprint
+        assert place.copied(file.file.text) == CONTENT
+        assert place.fingerprint(file.file.text) == file.fingerprint
 
 
 def test_names_that_become_the_same_are_kept_apart(place: Place) -> None:
@@ -96,7 +90,7 @@ def test_names_that_become_the_same_are_kept_apart(place: Place) -> None:
     assert len(set(names)) == 2
 
 
-def test_a_file_without_a_byte_is_listed_all_the_same(place: Place) -> None:
+def test_an_empty_file_still_counts(place: Place) -> None:
     (place.base / "a.csv").touch()
     (place.base / "b.csv").write_bytes(CONTENT)
     assert [file.filename for file in listed(place, "*.csv")] == ["a.csv", "b.csv"]
@@ -106,8 +100,8 @@ def test_a_file_without_a_byte_is_listed_all_the_same(place: Place) -> None:
     ("source", "said"),
     [
         ("nowhere/*.csv", "nowhere/*.csv: there is no such folder: looked at "),
-        ("*.tsv", "*.tsv: there is no file that it stands for"),
-        ("s3://lake/none/", "s3://lake/none/: there is no file that it stands for"),
+        ("*.tsv", "*.tsv: no file matches"),
+        ("s3://lake/none/", "s3://lake/none/: no file matches"),
         ("s3://*/a.csv", "write the bucket without a wildcard"),
     ],
 )
@@ -122,21 +116,21 @@ def test_a_folder_without_files_is_said_so(place: Place, source: str, said: str)
 @given(st.text("ab/*?[]. é", max_size=20))
 def test_every_pattern_is_a_source_or_refused_in_one_line(pattern: str) -> None:
     try:
-        check_source(pattern, many=True)
+        parse_source(pattern)
     except SourceError as error:
         assert len(str(error).splitlines()) == 1  # noqa: PT017 (either outcome is fine)
 
 
-def test_what_lies_here_is_read_in_place_and_what_does_not_as_a_passing_copy(
+def test_a_file_on_this_machine_is_opened_in_place_and_any_other_as_a_temporary_copy(
     place: Place, tmp_path: Path
 ) -> None:
     (place.base / "a.csv").write_bytes(CONTENT)
     (place.base / "ml.zip").write_bytes(ARCHIVE)
     place.store.put("s3://lake/a.csv", CONTENT)
-    with local_source("a.csv", place.around) as path:
+    with parse_file("a.csv").open_locally(place.context) as path:
         assert path == place.base / "a.csv"
-    with local_source("s3://lake/a.csv", place.around) as path:
+    with parse_file("s3://lake/a.csv").open_locally(place.context) as path:
         assert path == tmp_path / "lake" / "a.csv"
-    with local_source("ml.zip!/ml/ratings.csv", place.around) as path:
+    with parse_file("ml.zip!/ml/ratings.csv").open_locally(place.context) as path:
         assert path.read_bytes() == CONTENT
     assert not path.exists()

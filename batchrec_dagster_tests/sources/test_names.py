@@ -8,12 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrec_dagster.preparation.sources import movielens
-from batchrec_dagster.preparation.sources.source import (
-    SourceError,
-    check_source,
-    known_layout,
-    safe_filename,
-)
+from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
+from batchrec_dagster.preparation.sources.source import SourceError, safe_filename
 from batchrec_dagster.samples import generator
 from batchrec_dagster_tests.sources.support import (
     CONTENT,
@@ -28,7 +24,7 @@ def test_a_real_set_is_copied_whole_and_laid_out_as_known(place: Place) -> None:
     file = real_data("ml-latest-small/ratings.csv")
     copied = place.copied(str(file))
     assert hashlib.sha256(copied).digest() == hashlib.sha256(file.read_bytes()).digest()
-    layout = known_layout("movielens://ml-latest-small")
+    layout = parse_source("movielens://ml-latest-small").layout
     assert layout is not None
     columns = [layout.user, layout.item, layout.rating, layout.timestamp]
     assert copied.splitlines()[0].decode().split(layout.delimiter) == columns
@@ -38,11 +34,11 @@ def test_the_sample_is_a_source(place: Place) -> None:
     assert place.copied("sample://hetrec/movies.dat") == generator.FILES["movies.dat"]()
     assert place.filename("sample://hetrec") == "user_ratedmovies-timestamps.dat"
     assert place.fingerprint("sample://hetrec") == "version 1, seed 2011"
-    assert known_layout("sample://hetrec") == movielens.HETREC
-    assert known_layout("sample://hetrec/movies.dat") is None
+    assert parse_source("sample://hetrec").layout == movielens.HETREC
+    assert parse_source("sample://hetrec/movies.dat").layout is None
 
 
-def test_a_movielens_set_and_the_files_beside_it_are_sources(place: Place, web: Web) -> None:
+def test_a_movielens_set_and_its_other_files_are_sources(place: Place, web: Web) -> None:
     content = zipped({"ml-latest-small/ratings.csv": CONTENT, "ml-latest-small/movies.csv": b"m"})
     web.pages["/movielens/ml-latest-small.zip"] = Page(content)
     assert place.copied("movielens://ml-latest-small") == CONTENT
@@ -50,7 +46,7 @@ def test_a_movielens_set_and_the_files_beside_it_are_sources(place: Place, web: 
     assert [path for path, _ in web.asked if path.endswith(".zip")] == [
         "/movielens/ml-latest-small.zip"
     ]
-    assert known_layout("movielens://ml-latest-small/movies.csv") is None
+    assert parse_source("movielens://ml-latest-small/movies.csv").layout is None
 
 
 def test_a_look_at_a_movielens_set_fetches_nothing(place: Place, web: Web) -> None:
@@ -65,14 +61,14 @@ def test_a_look_at_a_movielens_set_fetches_nothing(place: Place, web: Web) -> No
         ("", "the source is empty: write a path, s3://"),
         (" ", "the source is empty"),
         ("a\nb.csv", "'a\\nb.csv' has an invisible character in it"),
-        ("ftp://host/a.csv", "there is nothing under ftp://; write a path, s3://"),
-        ("file:///a.csv", "there is nothing under file://"),
-        ("s3:/bucket/a.csv", "after the colon come two slashes"),
+        ("ftp://host/a.csv", "ftp:// is not supported; write a path, s3://"),
+        ("file:///a.csv", "file:// is not supported"),
+        ("s3:/bucket/a.csv", "two slashes after the colon"),
         ("s3://bucket", "it names a bucket or a folder"),
         ("s3://bucket/folder/", "it names a bucket or a folder"),
         ("s3://bucket/../a.csv", "is not allowed"),
         ("https:///a.csv", "there is no host"),
-        ("https://host:port/a.csv", "it is no web address"),
+        ("https://host:port/a.csv", "it is not a web address"),
         ("https://me:secret@host/a.csv", "it has a password in it"),
         ("https://host/my ratings.csv", "a space is %20"),
         ("ml.zip", "it is an archive: add !/"),
@@ -80,26 +76,26 @@ def test_a_look_at_a_movielens_set_fetches_nothing(place: Place, web: Web) -> No
         ("ml.zip!/", "after !/ comes the path"),
         ("movielens://ml-1m!/a.csv", "after a slash, without !"),
         ("movielens://ml-9m", "write movielens:// and one of hetrec2011, ml-latest-small"),
-        ("sample://movies", "the one sample is sample://hetrec"),
+        ("sample://movies", "the only sample is sample://hetrec"),
         ("sample://hetrec/tags.dat", "sample://hetrec has the files user_rated"),
     ],
 )
 def test_what_is_no_source_is_refused_before_a_look(source: str, reason: str) -> None:
     with pytest.raises(SourceError, match=re.escape(reason)) as caught:
-        check_source(source)
+        parse_file(source)
     assert "\n" not in str(caught.value)
 
 
 def test_a_query_is_not_shown_where_it_may_be_a_signature() -> None:
     with pytest.raises(SourceError) as caught:
-        check_source("https://host/ml.zip?signature=secret")
+        parse_file("https://host/ml.zip?signature=secret")
     assert str(caught.value).startswith("https://host/ml.zip: ")
     assert "secret" not in str(caught.value)
 
 
 def refusal(source: str) -> str | None:
     try:
-        check_source(source)
+        parse_file(source)
     except SourceError as error:
         return str(error)
     return None

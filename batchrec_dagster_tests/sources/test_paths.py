@@ -68,13 +68,13 @@ def test_a_folder_is_no_file(place: Place) -> None:
 
 def test_an_empty_file_is_refused(place: Place) -> None:
     (place.base / "a.csv").touch()
-    assert place.refused("a.csv") == "a.csv: it is empty: look at what was to write it"
+    assert place.refused("a.csv") == "a.csv: it is empty: check what writes it"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
 def test_a_pipe_is_not_waited_for(place: Place) -> None:
     os.mkfifo(place.base / "pipe")
-    assert "it is no regular file" in place.refused("pipe")
+    assert "it is not a regular file" in place.refused("pipe")
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_published(
@@ -83,9 +83,9 @@ def test_a_file_that_changes_while_it_is_read_is_not_published(
     file = place.base / "a.csv"
     file.write_bytes(CONTENT)
     stamps = iter(["before", "after"])
-    stamp = "batchrec_dagster.preparation.sources.backends._stamp"
+    stamp = "batchrec_dagster.preparation.sources.files._version"
     monkeypatch.setattr(stamp, lambda _: next(stamps))
-    with pytest.raises(SourceError, match=r"a.csv: it was changed while it was read"):
+    with pytest.raises(SourceError, match=r"a.csv: it changed while it was read"):
         place.copy("a.csv")
     assert place.store.head(DESTINATION) is None
 

@@ -21,9 +21,10 @@ from batchrec_dagster.pipeline.ui import (
     sample,
 )
 from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.sources.source import SourceError, hide_query
 from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
-from batchrec_dagster.steps.raw_files import in_place, without_secrets
+from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.user_stats import UsersOfInteractions
@@ -65,7 +66,7 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
                 with _times_of_users(storage, pipeline.places.interactions) as times:
                     users = distinct_users(times, wanted.since)
             else:
-                with in_place(wanted.source, storage, project) as files:
+                with open_source(parse_source(wanted.source), storage, project) as files:
                     users = listed_users(files, wanted.column)
             if values:
                 users = users.with_columns(filterValues=pl.struct(values))
@@ -114,7 +115,7 @@ def _times_of_users(storage: StorageResource, key: str) -> Iterator[pl.LazyFrame
 
 def _whom(wanted: BatchUsers) -> str:
     if wanted.source is not None:
-        return f"Every user of {without_secrets(wanted.source)}"
+        return f"Every user of {hide_query(wanted.source)}"
     since = "" if wanted.active_since is None else f" since {wanted.active_since}"
     return f"Every user of the interactions{since}"
 

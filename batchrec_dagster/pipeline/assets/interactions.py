@@ -42,10 +42,11 @@ from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.prepare import Preparation, opened
 from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.spark.task import Done
 from batchrec_dagster.steps.checks import enough, plausible
-from batchrec_dagster.steps.raw_files import at_hand
+from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.spark_jobs import SparkEngine, spark_engine
 from batchrec_dagster.storage.io_managers import Prepared
 from batchrec_dagster.storage.object_store import StorageError
@@ -75,6 +76,7 @@ ROLES = {
 def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinition:
     """The asset; the relative path of a source read in place starts at the project's folder."""
     ratings, rules, spark = pipeline.ratings, pipeline.rules, spark_engine(pipeline.preparation)
+    source = parse_source(ratings.source)
     columns = interactions_columns(event_type=rules.event_type, event_value=pipeline.event_value)
 
     @dg.asset(
@@ -99,14 +101,15 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
         context: dg.AssetExecutionContext, raw_ratings: dict[str, Any], storage: StorageResource
     ) -> Iterator[Any]:
         started = time.monotonic()
+        raw = RawRecord.from_json(raw_ratings)
         if spark is not None and spark.on_aws:
-            yield from _on_aws(context, spark, pipeline, storage, raw_ratings, started)
+            yield from _on_aws(context, spark, pipeline, storage, raw, started)
             return
         told: Mapping[str, Any] = {}
         with tempfile.TemporaryDirectory() as folder:
             written, users = Path(folder) / "interactions.csv", Path(folder) / "users.parquet"
             try:
-                with at_hand(raw_ratings, ratings, storage, project) as files:
+                with open_raw_files(raw, source, storage, project) as files:
                     done: Preparation | Done
                     if spark is not None:
                         done, told = prepare_here(
@@ -132,7 +135,7 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
                     value=written if spark is None else Prepared(written, users, version),
                     data_version=dg.DataVersion(version),
                     metadata={
-                        **_counted(pipeline, raw_ratings, done, columns),
+                        **_counted(pipeline, raw, done, columns),
                         "engine": pipeline.preparation.engine,
                         **told,
                         "users": counts.users,
@@ -151,14 +154,12 @@ def _on_aws(
     engine: SparkEngine,
     pipeline: Pipeline,
     storage: StorageResource,
-    raw_ratings: dict[str, Any],
+    raw: RawRecord,
     started: float,
 ) -> Iterator[Any]:
     """The asset's results, of data that never come to this machine."""
     try:
-        (done, told), stored, users = prepare_on_aws(
-            context, engine, pipeline, storage, raw_ratings
-        )
+        (done, told), stored, users = prepare_on_aws(context, engine, pipeline, storage, raw)
         first = first_rows(stored, storage)
     except (PreparationError, StorageError) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
@@ -179,7 +180,7 @@ def _on_aws(
             value=Prepared(stored, users, version),
             data_version=dg.DataVersion(version),
             metadata={
-                **_counted(pipeline, raw_ratings, done, first.columns),
+                **_counted(pipeline, raw, done, first.columns),
                 "engine": pipeline.preparation.engine,
                 **told,
                 "users": done.users,
@@ -204,10 +205,10 @@ def _log(context: dg.AssetExecutionContext, done: Preparation | Done, started: f
 
 
 def _counted(
-    pipeline: Pipeline, raw: dict[str, Any], done: Preparation | Done, columns: list[str]
+    pipeline: Pipeline, raw: RawRecord, done: Preparation | Done, columns: list[str]
 ) -> dict[str, Any]:
     made_of = {
-        column: [("raw_ratings", raw["columns"][role])] if role in raw.get("columns", {}) else []
+        column: [("raw_ratings", raw.columns[role])] if role in raw.columns else []
         for column, role in ROLES.items()
     }
     # The most first, whichever engine counted.

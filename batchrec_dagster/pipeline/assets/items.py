@@ -25,11 +25,9 @@ from batchrec_dagster.pipeline.ui import (
 from batchrec_dagster.pipeline.ui import table as markdown_table
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
 from batchrec_dagster.preparation.layout import Column
-from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.preparation.sources.parsing import parse_file
 from batchrec_dagster.steps.checks import items_readable
-from batchrec_dagster.steps.raw_files import bring, clear_away
-from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.paths import read_record
+from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files
 from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "1"
@@ -76,36 +74,35 @@ def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDe
     )
     def raw_items(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
         started = time.monotonic()
-        record = places.record("raw_items")
-        try:
-            before = read_record(storage, record)
-            raw = bring(declared.source, storage, project, record=record, place=places.raw_items)
-            check = items_readable(
-                lambda: _read(storage, raw.record, declared.layout), declared.on_bad_rows
+        with bring_raw_files(
+            parse_file(declared.source),
+            storage,
+            project,
+            record=places.record("raw_items"),
+            place=places.raw_items,
+        ) as raw:
+            record, layout = raw.record.to_json(), declared.layout
+            (file,) = raw.record.files
+            check = items_readable(lambda: _read(storage, record, layout), declared.on_bad_rows)
+            context.log.info(f"{raw.record.source}: {raw.outcome}")
+            yield from published(
+                [check],
+                dg.MaterializeResult(
+                    value=record,
+                    data_version=dg.DataVersion(raw.record.version),
+                    metadata={
+                        "preview": preview(f"{text(raw.record.source)}: {text(check.found)}."),
+                        "outcome": raw.outcome,
+                        "source": raw.record.source,
+                        "file": dg.MetadataValue.path(storage.where(file.uri or file.source)),
+                        "bytes": file.size,
+                        "dagster/row_count": check.numbers.get("rows", 0),
+                        "dagster/column_schema": _file_schema(layout),
+                        "bad_rows": check.numbers.get("bad_rows", 0),
+                        "seconds": time.monotonic() - started,
+                    },
+                ),
             )
-            clear_away(before, raw.record, storage)
-        except (SourceError, StorageError) as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
-        context.log.info(f"{raw.record['source']}: {raw.outcome}")
-        (file,) = raw.record["files"]
-        yield from published(
-            [check],
-            dg.MaterializeResult(
-                value=raw.record,
-                data_version=dg.DataVersion(raw.record["version"]),
-                metadata={
-                    "preview": preview(f"{text(raw.record['source'])}: {text(check.found)}."),
-                    "outcome": raw.outcome,
-                    "source": raw.record["source"],
-                    "file": dg.MetadataValue.path(storage.where(file["uri"])),
-                    "bytes": file["size"],
-                    "dagster/row_count": check.numbers.get("rows", 0),
-                    "dagster/column_schema": _file_schema(declared.layout),
-                    "bad_rows": check.numbers.get("bad_rows", 0),
-                    "seconds": time.monotonic() - started,
-                },
-            ),
-        )
 
     return raw_items
 
@@ -197,7 +194,8 @@ def item_titles(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
 
 def _read(storage: StorageResource, raw: dict[str, Any], layout: ItemsLayout) -> ItemsRead:
     """What is in the copied file. Raises PreparationError, unless it has passed its check."""
-    uri = raw["files"][0]["uri"]
+    (file,) = RawRecord.from_json(raw).files
+    uri = file.uri or file.source
     with storage.local_file(uri) as path:
         return ItemsFile(path, storage.where(uri), layout).read()
 

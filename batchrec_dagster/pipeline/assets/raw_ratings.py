@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,10 @@ from batchrec_dagster.pipeline.ui import RAW, asset_args, code, preview, text
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.prepare import BadRows, opened
 from batchrec_dagster.preparation.polars.prepare import Ratings as OpenedRatings
-from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.steps.checks import Checked
-from batchrec_dagster.steps.raw_files import RawFiles, at_hand, bring, clear_away, without_secrets
+from batchrec_dagster.steps.raw_files import RawFiles, bring_raw_files, open_raw_files
 from batchrec_dagster.steps.spark_jobs import spark_engine
-from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "2"
@@ -29,7 +28,7 @@ CODE_VERSION = "2"
 def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     """The asset; a relative path of the source starts at the project's folder."""
     ratings, places, spark = pipeline.ratings, pipeline.places, spark_engine(pipeline.preparation)
-    source = without_secrets(ratings.source)
+    source = parse_source(ratings.source)
     copied = "copied once into the storage as they are" if ratings.copy_to_storage else "in place"
 
     @dg.asset(
@@ -52,22 +51,21 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     )
     def raw_ratings(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
         started = time.monotonic()
-        try:
-            before = read_record(storage, places.record("raw_ratings"))
-            raw = bring(
-                ratings.source,
-                storage,
-                project,
-                record=places.record("raw_ratings"),
-                place=places.raw if ratings.copy_to_storage else None,
-            )
-            context.log.info(f"{source}: {raw.outcome}")
+        with bring_raw_files(
+            source,
+            storage,
+            project,
+            record=places.record("raw_ratings"),
+            place=places.raw if ratings.copy_to_storage else None,
+        ) as raw:
+            context.log.info(f"{source.shown}: {raw.outcome}")
+            record = raw.record
             remote = spark is not None and spark.on_aws
             with (
                 # What Spark reads on AWS is not read here; the first rows tell how to.
-                first_at_hand(raw.record, storage)
+                first_at_hand(record, storage)
                 if remote
-                else at_hand(raw.record, ratings, storage, project)
+                else open_raw_files(record, source, storage, project)
             ) as files:
                 size = sum(file.path.stat().st_size for file in files)
                 try:
@@ -83,24 +81,24 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                         shown = preview(
                             f"**{counted}**, {_in_words(raw, read)}:", code(read.first_lines())
                         )
-                        raw.record["columns"] = _columns(read)
+                        record = replace(record, columns=_columns(read))
                 except PreparationError as error:
                     rows, found, shown = 0, {}, preview("The files cannot be read.")
                     check = Checked("rows_readable", passed=False, found=str(error))
-            where = [storage.where(file["uri"]) for file in raw.record["files"] if file["uri"]]
+            where = [storage.where(file.uri) for file in record.files if file.uri]
             yield from published(
                 [check],
                 dg.MaterializeResult(
-                    value=raw.record,
-                    data_version=dg.DataVersion(raw.record["version"]),
+                    value=record.to_json(),
+                    data_version=dg.DataVersion(record.version),
                     metadata={
                         "preview": shown,
                         "outcome": raw.outcome,
-                        "source": source,
+                        "source": source.shown,
                         "file": dg.MetadataValue.path(where[0])
                         if len(where) == 1
-                        else f"{len(raw.record['files']):,} files",
-                        "files": len(raw.record["files"]),
+                        else f"{len(record.files):,} files",
+                        "files": len(record.files),
                         **(
                             {"rows_looked_at": rows}
                             if remote
@@ -111,9 +109,6 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                     },
                 ),
             )
-            clear_away(before, raw.record, storage)
-        except (SourceError, StorageError) as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
 
     return raw_ratings
 
@@ -162,7 +157,7 @@ def _columns(read: OpenedRatings) -> dict[str, str]:
 
 
 def _in_words(raw: RawFiles, read: OpenedRatings) -> str:
-    files = len(raw.record["files"])
+    files = len(raw.record.files)
     return (
         f"{f'{files:,} files' if files > 1 else 'one file'} of {read.layout.format} in"
         f" {text(', '.join(read.encodings))}"

@@ -14,12 +14,12 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.ui import asset_args, preview, stored, text
+from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.facts import Run, facts
 from batchrec_dagster.reporting.history import trainings, verdicts
 from batchrec_dagster.reporting.page import page
 from batchrec_dagster.reporting.published import Tables
 from batchrec_dagster.steps.items import titles_of
-from batchrec_dagster.steps.raw_files import without_secrets
 from batchrec_dagster.steps.rollback import published_table
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
@@ -64,7 +64,7 @@ def recommendation_report(
             run = Run(
                 pipeline=pipeline.name,
                 description=pipeline.description,
-                source=without_secrets(pipeline.ratings.source),
+                source=hide_query(pipeline.ratings.source),
                 recipe=trained["recipe"],
                 made=datetime.now(UTC),
                 solution_version=trained["solution_version_arn"],

@@ -16,6 +16,7 @@ from batchrec_dagster.preparation.polars.decoding import GZIP, PARQUET, ZSTD, Ra
 from batchrec_dagster.preparation.polars.prepare import opened
 from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
 from batchrec_dagster.steps.checks import Checked, enough, plausible
+from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.spark_jobs import Ran, SparkEngine
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -51,7 +52,7 @@ def prepare_on_aws(
     engine: SparkEngine,
     pipeline: Pipeline,
     storage: StorageResource,
-    record: dict[str, Any],
+    record: RawRecord,
 ) -> tuple[Ran, str, str]:
     """Prepare files in S3 by a Spark on AWS: the URIs of the interactions, and of their users,
     until they are published.
@@ -75,9 +76,9 @@ def prepare_on_aws(
     return engine.run(context, storage, task), task.destination, task.users
 
 
-def uris(record: dict[str, Any], storage: StorageResource) -> list[str]:
+def uris(record: RawRecord, storage: StorageResource) -> list[str]:
     """Where a Spark on AWS finds the files. Raises dg.Failure when they are not in S3."""
-    found = [file["uri"] or file["source"] for file in record["files"]]
+    found = [file.uri or file.source for file in record.files]
     if not storage.in_s3 or not all(uri.startswith("s3://") and "!/" not in uri for uri in found):
         raise dg.Failure(
             "preparation.engine glue and emr_serverless read from S3: set"
@@ -88,7 +89,7 @@ def uris(record: dict[str, Any], storage: StorageResource) -> list[str]:
 
 
 @contextmanager
-def first_at_hand(record: dict[str, Any], storage: StorageResource) -> Iterator[list[RawFile]]:
+def first_at_hand(record: RawRecord, storage: StorageResource) -> Iterator[list[RawFile]]:
     """The start of the first file that is not empty, on this machine: enough to see how the files
     are read. A compressed one, or Parquet, is there whole."""
     for uri in uris(record, storage):

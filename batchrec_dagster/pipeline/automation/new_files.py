@@ -15,8 +15,9 @@ from pathlib import Path
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import SourceError
-from batchrec_dagster.steps.raw_files import state_at, state_of
+from batchrec_dagster.steps.raw_files import RawRecord, files_digest, source_digest
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
@@ -66,7 +67,7 @@ def new_files_sensor(
     pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition, project: Path = Path()
 ) -> dg.SensorDefinition:
     """The sensor; a relative path of the source starts at the project's folder."""
-    declared, source = pipeline.on_new_files, pipeline.ratings.source
+    declared, source = pipeline.on_new_files, parse_source(pipeline.ratings.source)
 
     @dg.sensor(
         name=f"{pipeline.name}_new_files",
@@ -88,11 +89,13 @@ def new_files_sensor(
             )
         )
         try:
-            now = state_at(source, storage, project)
-            record = read_record(storage, pipeline.places.record("raw_ratings"))
+            now = source_digest(source, storage, project)
+            record = RawRecord.from_json(
+                read_record(storage, pipeline.places.record("raw_ratings"))
+            )
         except (SourceError, StorageError) as error:
             return _skip(str(error), before)
-        return look(before, now, state_of(record.get("files", [])), busy=running > 0)
+        return look(before, now, files_digest(record.files), busy=running > 0)
 
     return sensor
 

@@ -4,11 +4,17 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.sources.files import LocalFile
+from batchrec_dagster.preparation.sources.source import EMPTY, File, FileError, Look, SourceContext
 
 CHUNK = 1024 * 1024
 
-# Ratings shrink to a fifth or a tenth; what unpacks to far more than that is no data.
+# Ratings shrink to a fifth or a tenth; what unpacks to far more is not data.
 MOST_TIMES_LARGER = 200
 HARMLESS_SIZE = 100 * 1024 * 1024
 
@@ -17,22 +23,62 @@ DATA_SUFFIXES = {".csv", ".dat", ".data", ".inter", ".tab", ".tsv", ".txt"}
 MEMBERS_SHOWN = 10
 
 
-class ArchiveError(Exception):
-    """The archive, or the file in it, cannot be read; the message says why, not which."""
+class DamagedError(FileError):
+    """The archive is not a zip file, or does not match its checksums."""
 
 
-class DamagedError(ArchiveError):
-    """The archive is no zip file, or does not hold what its checksums say."""
+class Archive(Protocol):
+    """A whole archive, which reading a file of it takes."""
+
+    def look(self, context: SourceContext) -> Look: ...
+
+    def path(self, context: SourceContext) -> Path:
+        """The archive as a file on this machine."""
+
+
+@dataclass(frozen=True)
+class Member(File):
+    """`ARCHIVE.zip!/path/in/it.csv`, or a file of a published data set."""
+
+    archive: Archive
+    member: str
+    known_layout: Layout | None = None
+
+    @property
+    def name(self) -> str:
+        return self.member
+
+    @property
+    def layout(self) -> Layout | None:
+        return self.known_layout
+
+    def look(self, context: SourceContext) -> Look:
+        look = self.archive.look(context)
+        if look.size == 0:
+            raise FileError(EMPTY)
+        if isinstance(self.archive, LocalFile):
+            find_member(self.archive.path(context), self.member)
+        return Look(None, f"{look.version}!/{self.member}")
+
+    def chunks(self, context: SourceContext) -> Iterator[bytes]:
+        path = self.archive.path(context)
+        try:
+            yield from read_member(path, self.member)
+        except DamagedError:
+            # A damaged download is fetched again next time; the user's own file stays.
+            if path.is_relative_to(context.cache):
+                path.unlink(missing_ok=True)
+            raise
 
 
 def find_member(archive: Path, member: str) -> zipfile.ZipInfo:
-    """What the archive's directory says of the file. Raises ArchiveError, OSError."""
+    """The file's entry in the archive's directory. Raises FileError, OSError."""
     with _opened(archive) as opened:
         return _find(opened, member)
 
 
 def read_member(archive: Path, member: str) -> Iterator[bytes]:
-    """The file piece by piece, its checksum verified at the end. Raises ArchiveError, OSError."""
+    """The file piece by piece, its checksum verified at the end. Raises FileError, OSError."""
     with _opened(archive) as opened:
         info = _find(opened, member)
         try:
@@ -41,11 +87,9 @@ def read_member(archive: Path, member: str) -> Iterator[bytes]:
                 while chunk := file.read(CHUNK):
                     yield chunk
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-            raise DamagedError(f"it is damaged ({error}): get it again") from error
+            raise DamagedError(f"it is damaged ({error}): download or copy it again") from error
         except (NotImplementedError, RuntimeError) as error:
-            raise ArchiveError(
-                f"it cannot be unpacked ({error}): pack it as a plain zip"
-            ) from error
+            raise FileError(f"it cannot be unpacked ({error}): pack it as a plain zip") from error
 
 
 def _opened(archive: Path) -> zipfile.ZipFile:
@@ -53,7 +97,7 @@ def _opened(archive: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(archive)
     except zipfile.BadZipFile as error:
         raise DamagedError(
-            f"the archive is no zip file, or damaged ({error}): get it again"
+            f"the archive is not a zip file, or is damaged ({error}): download or copy it again"
         ) from error
 
 
@@ -61,15 +105,15 @@ def _find(archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
     try:
         info = archive.getinfo(member)
     except KeyError:
-        raise ArchiveError(f"there is no such file in it; {_contents(archive)}") from None
+        raise FileError(f"there is no such file in it; {_contents(archive)}") from None
     if info.is_dir():
-        raise ArchiveError(f"it is a folder of the archive; {_contents(archive)}")
+        raise FileError(f"it is a folder of the archive; {_contents(archive)}")
     if info.flag_bits & ENCRYPTED:
-        raise ArchiveError("it is encrypted: pack it without a password")
+        raise FileError("it is encrypted: pack it without a password")
     if info.file_size > max(HARMLESS_SIZE, MOST_TIMES_LARGER * info.compress_size):
-        raise ArchiveError(
+        raise FileError(
             f"it would unpack from {info.compress_size} to {info.file_size} bytes, more than"
-            f" {MOST_TIMES_LARGER} times: if it is data all the same, unpack it yourself"
+            f" {MOST_TIMES_LARGER} times: if it is real data, unpack it yourself"
         )
     return info
 
@@ -82,5 +126,5 @@ def _contents(archive: zipfile.ZipFile) -> str:
         return "it is empty"
     more = "" if len(shown) <= MEMBERS_SHOWN else f" and {len(shown) - MEMBERS_SHOWN} more"
     names = ", ".join(shown[:MEMBERS_SHOWN])
-    # They are the archive's word, and this is to be one line.
+    # Names come from outside, and this must be one line.
     return "it has " + "".join(c if c.isprintable() else "?" for c in names) + more

@@ -104,16 +104,16 @@ def download(url: str, path: Path, *, md5: str | None = None) -> None:
             if md5 is not None and (found := _md5(part)) != md5:
                 part.unlink()
                 raise DownloadError(
-                    f"{shown(url)} arrived damaged and was deleted: its MD5 is {found}, published"
-                    f" is {md5}. Try again, or check whether a proxy changes it"
+                    f"{safe_url(url)} arrived damaged and was deleted: its MD5 is {found},"
+                    f" published is {md5}. Try again, or check whether a proxy changes it"
                 )
             part.replace(path)
     except OSError as error:
-        raise DownloadError(f"cannot write {shown(url)} to {path.parent}: {error}") from error
-    log.info("downloaded %s, %d bytes", shown(url), path.stat().st_size)
+        raise DownloadError(f"cannot write {safe_url(url)} to {path.parent}: {error}") from error
+    log.info("downloaded %s, %d bytes", safe_url(url), path.stat().st_size)
 
 
-def shown(url: str) -> str:
+def safe_url(url: str) -> str:
     """The address without its query, which may be a signature and does not belong in a log."""
     return url.partition("?")[0]
 
@@ -135,10 +135,10 @@ def _persistently(url: str, attempt: Callable[[], T]) -> T:
                 retries = (fresh if error.received else retries).increment(error=error)
             except MaxRetryError:
                 raise DownloadError(
-                    f"cannot fetch {shown(url)}: {error} ({ATTEMPTS} attempts). Try again later,"
+                    f"cannot fetch {safe_url(url)}: {error} ({ATTEMPTS} attempts). Try again later,"
                     " or look at the network and its proxy"
                 ) from error
-            log.warning("%s: %s; trying again", shown(url), error)
+            log.warning("%s: %s; trying again", safe_url(url), error)
             try:
                 retries.sleep(error.response)
             except InvalidHeader:  # Retry-After is neither seconds nor a date.
@@ -174,7 +174,7 @@ def _receive(url: str, response: BaseHTTPResponse, part: Path, start: int) -> Pa
     have = start
     with (
         part.open("ab" if start else "wb") as file,
-        _progress(shown(url), start, total) as advance,
+        _progress(safe_url(url), start, total) as advance,
     ):
         try:
             while chunk := _read(response.read1, CHUNK):
@@ -238,15 +238,15 @@ def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPRe
             reason = _reason(error)
             if "CERTIFICATE_VERIFY_FAILED" in reason:
                 raise DownloadError(
-                    f"cannot trust the server of {shown(url)}: {reason}. If a proxy replaces its"
+                    f"cannot trust the server of {safe_url(url)}: {reason}. If a proxy replaces its"
                     " certificate, set SSL_CERT_FILE to the proxy's certificates"
                 ) from error
             raise _PassingError(f"no connection ({reason})") from error
         except requests.RequestException as error:
             # Its text may have the query.
             raise DownloadError(
-                f"cannot fetch {shown(url)} ({type(error).__name__}): check that the address, and"
-                " the proxy if one is set, are whole URLs of http or https"
+                f"cannot fetch {safe_url(url)} ({type(error).__name__}): check that the address,"
+                " and the proxy if one is set, are whole URLs of http or https"
             ) from error
         with answer:
             response: BaseHTTPResponse = answer.raw
@@ -254,7 +254,7 @@ def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPRe
                 raise _refusal(url, response)
             if encoding := response.headers.get("Content-Encoding"):
                 raise DownloadError(
-                    f"{shown(url)} is only sent compressed ({encoding}), although the request"
+                    f"{safe_url(url)} is only sent compressed ({encoding}), although the request"
                     " excluded that: serve it as it is, or as a .zip"
                 )
             yield response
@@ -265,8 +265,8 @@ def _stay_on_https(answer: requests.Response, **_: Any) -> None:
     target = urljoin(answer.url, answer.headers.get("Location", ""))
     if answer.is_redirect and answer.url.startswith("https:") and target.startswith("http:"):
         raise DownloadError(
-            f"{shown(answer.url)} redirects to {shown(target)}, which is not followed: give an"
-            " address that serves the file over https"
+            f"{safe_url(answer.url)} redirects to {safe_url(target)}, which is not followed: give"
+            " an address that serves the file over https"
         )
 
 
@@ -275,13 +275,13 @@ def _refusal(url: str, response: BaseHTTPResponse) -> Exception:
     if response.status in PASSING:
         return _PassingError(f"the server says {answer}", response)
     if response.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
-        return NotThereError(f"there is no {shown(url)} ({answer}): check the address")
+        return NotThereError(f"there is no {safe_url(url)} ({answer}): check the address")
     if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return DownloadError(
-            f"{shown(url)} is not public ({answer}): sign the address again, or put the file into"
-            " a bucket and write s3://bucket/key"
+            f"{safe_url(url)} is not public ({answer}): sign the address again, or put the file"
+            " into a bucket and write s3://bucket/key"
         )
-    return DownloadError(f"cannot fetch {shown(url)}: the server says {answer}")
+    return DownloadError(f"cannot fetch {safe_url(url)}: the server says {answer}")
 
 
 def _reason(error: Exception) -> str:

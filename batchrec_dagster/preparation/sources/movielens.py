@@ -11,16 +11,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.sources.backends import Surroundings
+from batchrec_dagster.preparation.sources.archives import Member
 from batchrec_dagster.preparation.sources.download import (
     DownloadError,
     NotThereError,
     download,
     read_text,
 )
+from batchrec_dagster.preparation.sources.source import File, FileError, Look, SourceContext
 
 log = logging.getLogger(__name__)
 
@@ -37,53 +39,69 @@ SAMPLE_FILES = (RATINGS_FILE, "movies.dat")
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A generated file of `sample://hetrec`."""
+class Sample(File):
+    """`sample://hetrec` or `sample://hetrec/FILE`: a generated file."""
 
-    name: str
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        name, _, file = text.removeprefix("sample://").partition("/")
+        if name != "hetrec":
+            raise FileError("the only sample is sample://hetrec")
+        if file and file not in SAMPLE_FILES:
+            raise FileError(f"sample://hetrec has the files {', '.join(SAMPLE_FILES)}")
+        return cls(text)
 
-    def local_path(self, around: Surroundings) -> None:
-        return None
+    @property
+    def name(self) -> str:
+        return self.text.removeprefix("sample://hetrec").removeprefix("/") or RATINGS_FILE
 
     @property
     def layout(self) -> Layout | None:
         return HETREC if self.name == RATINGS_FILE else None
 
-    def fingerprint(self, around: Surroundings) -> str:
-        return around.sample.FINGERPRINT
+    def look(self, context: SourceContext) -> Look:
+        return Look(None, context.sample.FINGERPRINT)
 
-    def chunks(self, around: Surroundings) -> Iterator[bytes]:
-        yield around.sample.FILES[self.name]()
+    def chunks(self, context: SourceContext) -> Iterator[bytes]:
+        yield context.sample.FILES[self.name]()
 
 
 @dataclass(frozen=True)
 class PublishedArchive:
-    """A zip archive: its path below the base URL, and the ratings in it. It never changes."""
+    """A zip archive: its address below the base URL, and the ratings in it. It never changes."""
 
-    path: str
+    address: str
     ratings: str
     layout: Layout
     has_md5: bool = True
 
-    def member(self, name: str) -> str:
-        """The archive's name for another file in the folder of the ratings."""
-        folder, slash, _ = self.ratings.rpartition("/")
-        return folder + slash + name
+    def look(self, context: SourceContext) -> Look:
+        del context
+        return Look(None, self.address)
 
-    def fingerprint(self, around: Surroundings) -> str:
-        return self.path
-
-    def file(self, around: Surroundings) -> Path:
-        return self.fetch(around.cache)
+    def path(self, context: SourceContext) -> Path:
+        return self.fetch(context.cache)
 
     def fetch(self, cache: Path) -> Path:
         """The archive in `cache`; downloaded and verified on first use. Raises DownloadError."""
         base = os.environ.get(BASE_URL_VARIABLE, "").rstrip("/") or BASE_URL
-        url = f"{base}/{self.path}"
-        archive = cache / self.path.rpartition("/")[2]
+        url = f"{base}/{self.address}"
+        archive = cache / self.address.rpartition("/")[2]
         if not archive.exists():
             download(url, archive, md5=_published_md5(url) if self.has_md5 else None)
         return archive
+
+
+def parse_movielens(text: str) -> Member:
+    """`movielens://NAME`, its ratings, or `movielens://NAME/FILE`. Raises FileError."""
+    name, _, file = text.removeprefix("movielens://").partition("/")
+    if name not in PUBLISHED or file.endswith("/"):
+        raise FileError(f"write movielens:// and one of {', '.join(PUBLISHED)}")
+    archive = PUBLISHED[name]
+    if not file:
+        return Member(text, archive, archive.ratings, archive.layout)
+    folder, slash, _ = archive.ratings.rpartition("/")
+    return Member(text, archive, folder + slash + file)
 
 
 PUBLISHED = {

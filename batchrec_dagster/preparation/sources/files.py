@@ -1,0 +1,269 @@
+"""Files on a disk, in a bucket and on the web, and folders of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Self
+from urllib.parse import unquote, urlsplit
+
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.sources.download import download, look_up
+from batchrec_dagster.preparation.sources.source import (
+    File,
+    FileError,
+    FoundFile,
+    Look,
+    SourceContext,
+    naming,
+    safe_filename,
+)
+from batchrec_dagster.storage.object_store import ObjectInfo, split_uri
+
+CHUNK = 1024 * 1024
+_WILD = re.compile(r"[*?]")
+
+
+@dataclass(frozen=True)
+class LocalFile(File):
+    """A path; one of a folder lists the folder's files."""
+
+    def look(self, context: SourceContext) -> Look:
+        with self.path(context).open("rb") as file:
+            status = os.fstat(file.fileno())
+            return Look(status.st_size, _version(file))
+
+    def chunks(self, context: SourceContext) -> Iterator[bytes]:
+        with self.path(context).open("rb") as file:
+            before = _version(file)
+            yield from _pieces(file)
+            if _version(file) != before:
+                raise FileError("it changed while it was read: try again when it is complete")
+
+    def local_path(self, context: SourceContext) -> Path:
+        return self.path(context)
+
+    def path(self, context: SourceContext) -> Path:
+        path = _expanded(self.text, context)
+        if path.is_dir():
+            raise FileError("it is a folder: name a file in it")
+        if not path.is_file():
+            found = "it is not a regular file" if path.exists() else "there is no such file"
+            raise FileError(f"{found}: looked at {path}")
+        return path
+
+    def files(self, context: SourceContext) -> list[FoundFile]:
+        with naming(self.shown):
+            is_folder = _expanded(self.text, context).is_dir()
+        if is_folder:
+            return Folder(self.text, f"{self.text}/", "**").files(context)
+        return super().files(context)
+
+
+@dataclass(frozen=True)
+class StoredObject(File):
+    """`s3://bucket/key`."""
+
+    listed: ObjectInfo | None = field(default=None, compare=False)
+    """What a listing says of it, which saves a request."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        _, key = split_uri(text)
+        if not key or key.endswith("/"):
+            raise FileError("it names a bucket or a folder: write s3://bucket/key of one object")
+        return cls(text)
+
+    def look(self, context: SourceContext) -> Look:
+        info = self.listed or self._info(context)
+        version = f"etag {info.etag}" if info.etag else f"{info.size} bytes, {info.last_modified}"
+        return Look(info.size, version)
+
+    def chunks(self, context: SourceContext) -> Iterator[bytes]:
+        return context.store.chunks(self.text)
+
+    def local_path(self, context: SourceContext) -> Path | None:
+        self._info(context)
+        return context.store.local_path(self.text)
+
+    def path(self, context: SourceContext) -> Path:
+        """The object as a file on this machine, downloaded where it is not one."""
+        local = self.local_path(context)
+        if local is not None:
+            return local
+        path = _cached(context.cache, self.text, self.look(context).version)
+        if not path.exists():
+            part = path.with_name(f"{path.name}.{os.getpid()}.part")
+            try:
+                context.store.download(self.text, part)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+        return path
+
+    def _info(self, context: SourceContext) -> ObjectInfo:
+        info = context.store.head(self.text)
+        if info is None:
+            raise FileError("there is no such object: check the bucket and the key")
+        return info
+
+
+@dataclass(frozen=True)
+class WebFile(File):
+    """`http://` or `https://`."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        try:
+            parts = urlsplit(text)
+            host, _ = parts.hostname, parts.port
+        except ValueError as error:
+            raise FileError(f"it is not a web address ({error})") from error
+        if not host:
+            raise FileError("it is not a web address: there is no host in it")
+        if parts.username is not None:
+            raise FileError("it has a password in it, which would get into logs: sign the address")
+        if not text.isascii() or " " in text:
+            raise FileError("write spaces and letters beyond ASCII with % (a space is %20)")
+        return cls(text)
+
+    @property
+    def name(self) -> str:
+        return unquote(urlsplit(self.text).path)
+
+    def look(self, context: SourceContext) -> Look:
+        remote = look_up(self.text)
+        if remote.version is not None or remote.size == 0:
+            return Look(remote.size, f"{remote.version}, {remote.size} bytes")
+        # A server that gives no version: only the content says whether it changed.
+        with self._download_again(context).open("rb") as file:
+            return Look(None, f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
+
+    def chunks(self, context: SourceContext) -> Iterator[bytes]:
+        path = self.path(context)
+        with path.open("rb") as file:
+            yield from _pieces(file)
+        # It is copied; only archives stay in the cache, for the other files in them.
+        path.unlink(missing_ok=True)
+
+    def path(self, context: SourceContext) -> Path:
+        remote = look_up(self.text)
+        if remote.version is None:
+            return self._download_again(context)
+        path = _cached(context.cache, self.text, f"{remote.version}, {remote.size} bytes")
+        download(self.text, path)
+        return path
+
+    def _download_again(self, context: SourceContext) -> Path:
+        path = _cached(context.cache, self.text, "unknown")
+        path.unlink(missing_ok=True)
+        download(self.text, path)
+        return path
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files below `root` whose path from there matches `pattern`: `*` and `?` match characters
+    of a name, `**/` any folders. Names that begin with `.` or `_` are skipped, as Spark does."""
+
+    text: str
+    root: str
+    pattern: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The folder or pattern of a path or `s3://` URI; None for what may be a single file.
+
+        A local path without a slash at its end may be either: LocalFile looks.
+        """
+        wild = _WILD.search(text)
+        if not wild and not text.endswith("/"):
+            return None
+        root = text if not wild else "".join(text[: wild.start()].rpartition("/")[:2])
+        if text.startswith("s3://"):
+            if not root.removeprefix("s3:/").strip("/"):
+                raise FileError("write the bucket without a wildcard")
+            split_uri(root)
+        return cls(text, root, text[len(root) :] or "**")
+
+    @property
+    def shown(self) -> str:
+        return self.text
+
+    @property
+    def layout(self) -> Layout | None:
+        return None
+
+    def files(self, context: SourceContext) -> list[FoundFile]:
+        """The files by path. Empty files still count. Raises SourceError."""
+        matches = re.compile(_expression(self.pattern)).fullmatch
+        with naming(self.shown):
+            files = sorted(
+                (
+                    (path, file)
+                    for path, file in self._all(context)
+                    if matches(path)
+                    and not any(part[0] in "._" for part in PurePosixPath(path).parts)
+                ),
+                key=lambda pair: pair[0],
+            )
+            if not files:
+                raise FileError("no file matches: check the folder and the names")
+        found: dict[str, FoundFile] = {}
+        for path, file in files:
+            filename = "/".join(safe_filename(part) for part in path.split("/"))
+            if filename in found:
+                filename += f"-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+            fingerprint = file.fingerprint(context, may_be_empty=True)
+            found[filename] = FoundFile(file, filename, fingerprint)
+        return list(found.values())
+
+    def _all(self, context: SourceContext) -> Iterator[tuple[str, File]]:
+        if self.root.startswith("s3://"):
+            for info in context.store.list(self.root):
+                yield info.uri.removeprefix(self.root), StoredObject(info.uri, info)
+            return
+        folder = _expanded(self.root, context)
+        if not folder.is_dir():
+            raise FileError(f"there is no such folder: looked at {folder}")
+        for path in folder.rglob("*"):
+            if path.is_file():
+                yield path.relative_to(folder).as_posix(), LocalFile(str(path))
+
+
+def _expression(pattern: str) -> str:
+    """The pattern as a regular expression."""
+    words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    return "".join(words.get(part, re.escape(part)) for part in parts)
+
+
+def _expanded(text: str, context: SourceContext) -> Path:
+    try:
+        return context.base / Path(text).expanduser()
+    except RuntimeError as error:
+        raise FileError("there is no such home folder: write the whole path") from error
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    return iter(lambda: file.read(CHUNK), b"")
+
+
+def _version(file: IO[bytes]) -> str:
+    status = os.fstat(file.fileno())
+    return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+
+
+def _cached(cache: Path, address: str, version: str) -> Path:
+    """Where this version of the address's content is kept; other versions of it are removed."""
+    cache.mkdir(parents=True, exist_ok=True)
+    stem, version = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (address, version))
+    path = cache / f"{stem}-{version}"
+    for other in cache.glob(f"{stem}-*"):
+        if not other.name.startswith(path.name):
+            other.unlink(missing_ok=True)
+    return path

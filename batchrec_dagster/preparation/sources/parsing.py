@@ -1,0 +1,73 @@
+"""The `source` setting: its text, parsed once into a Source."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from batchrec_dagster.preparation.sources.archives import Member
+from batchrec_dagster.preparation.sources.files import Folder, LocalFile, StoredObject, WebFile
+from batchrec_dagster.preparation.sources.movielens import PUBLISHED, Sample, parse_movielens
+from batchrec_dagster.preparation.sources.source import (
+    File,
+    FileError,
+    Source,
+    SourceError,
+    hide_query,
+    naming,
+)
+
+SCHEMES: dict[str, Callable[[str], File]] = {
+    "http": WebFile.parse,
+    "https": WebFile.parse,
+    "movielens": parse_movielens,
+    "s3": StoredObject.parse,
+    "sample": Sample.parse,
+}
+ALLOWED = (
+    "a path, s3://bucket/key, https://…, a file in a zip archive of any of these"
+    " (ARCHIVE.zip!/path/in/it.csv), a folder or a pattern such as data/*.csv,"
+    " sample://hetrec, or movielens:// with one of " + ", ".join(PUBLISHED)
+)
+
+
+def parse_source(text: str) -> Source:
+    """The file, folder or pattern. Raises SourceError for what cannot be one; opens nothing."""
+    may_be_many = "!/" not in text and not re.match(r"(?!s3:)\w+://", text)
+    if may_be_many and text.isprintable():
+        with naming(text):
+            folder = Folder.parse(text)
+        if folder is not None:
+            return folder
+    return parse_file(text)
+
+
+def parse_file(text: str) -> File:
+    """The source of a single file. Raises SourceError; opens nothing."""
+    if not text.strip():
+        raise SourceError(f"the source is empty: write {ALLOWED}")
+    if not text.isprintable():
+        raise SourceError(f"{text!r} has an invisible character in it: leave it out")
+    with naming(hide_query(text)):
+        archive, inside, member = text.partition("!/")
+        file = _parse_scheme(archive)
+        if not inside:
+            if file.name.lower().endswith(".zip"):
+                raise FileError("it is an archive: add !/ and the path of the file in it")
+            return file
+        if not member or member.endswith("/"):
+            raise FileError("after !/ comes the path of a file in the archive")
+        if not isinstance(file, LocalFile | StoredObject | WebFile):
+            raise FileError("write another file of the data set after a slash, without !")
+        return Member(text, file, member)
+
+
+def _parse_scheme(text: str) -> File:
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        if re.match(r"(s3|https?|sample|movielens):", text):
+            raise FileError("write two slashes after the colon")
+        return LocalFile(text)
+    if scheme not in SCHEMES:
+        raise FileError(f"{scheme}:// is not supported; write {ALLOWED}")
+    return SCHEMES[scheme](text)
