@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.prices import Prices, prices
-from batchrec_dagster.personalize.resource import PersonalizeResource
+from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.steps.cost import (
     import_cost,
     recommendations_cost,
@@ -77,7 +77,7 @@ def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
     (check,) = [e for e in first.get_asset_check_evaluations() if e.check_name == "within_budget"]
     assert check.passed
     assert check.description is not None
-    assert check.description.startswith("nothing here; on AWS about 0.25 USD at the most")
+    assert check.description.startswith("nothing locally; on AWS at most about 0.25 USD")
     told = {asset: metadata(first, asset) for asset in ASSETS}
     assert [told[asset]["cost_usd"] for asset in ASSETS] == [0.0] * 3
     on_aws = {asset: told[asset]["cost_usd_on_aws"] for asset in ASSETS}
@@ -136,7 +136,7 @@ def test_a_run_above_its_budget_starts_nothing_and_says_the_numbers(
     assert not check.passed
     assert check.metadata["estimated_usd"].value == pytest.approx(0.25, abs=0.01)
     said = why(result)
-    assert "within_budget: about 0.25 USD at the most" in said
+    assert "within_budget: at most about 0.25 USD" in said
     assert "budget.max_usd_per_run allows 0.10. Nothing was imported or trained" in said
     assert "training aws-popularity-count for 1.00 hours 0.24" in said
     assert "raise budget.max_usd_per_run" in said

@@ -10,9 +10,9 @@ import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.pipeline.checks import published, specs
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
+from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.steps.checks import Checked
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import PublishedTable

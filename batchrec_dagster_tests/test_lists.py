@@ -123,7 +123,7 @@ def test_a_line_that_failed_is_told_from_whichever_piece_it_is_in() -> None:
         made.add(read_output(line.encode()))
     everyone, failed, *_ = made.checks(pl.Series(["a", "b", "c", "d"]), filtered=False)
     assert everyone.found.startswith("3 of 4 users have a result; missing: 'd'")
-    assert everyone.found.endswith("1 lines are repeated")
+    assert everyone.found.endswith("1 results are repeated")
     assert failed.found == "2 of 4 users failed; the first, user 'b': User error"
 
 

@@ -12,8 +12,8 @@ import dagster as dg
 import pytest
 from dagster_aws.s3 import S3Resource
 
-from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.pipeline import ui as links
+from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.pipeline.ui import code, table, text
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.support import (

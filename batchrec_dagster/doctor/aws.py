@@ -14,7 +14,7 @@ from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor.findings import Finding, client, failed, ok, session, unknown
 from batchrec_dagster.doctor.quotas import quota_findings
 from batchrec_dagster.personalize.permissions import credentials_trouble, is_denied, lacking
-from batchrec_dagster.personalize.resource import AWS
+from batchrec_dagster.pipeline.resources import AWS
 from batchrec_dagster.storage.object_store import split_uri
 
 Document = Mapping[str, Any]

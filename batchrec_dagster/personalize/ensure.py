@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from botocore.exceptions import ClientError
 
+from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
 from batchrec_dagster.personalize.permissions import role_trouble
 
 if TYPE_CHECKING:
@@ -105,7 +106,11 @@ class Ensured:
 
 @dataclass(frozen=True)
 class Ensure:
-    """Finds, adopts or creates resources through a client, and waits for them."""
+    """Finds, adopts or creates resources through a client, and waits for them.
+
+    role_arn: the role with which jobs read and write the storage. max_results: how many results a
+    batch inference may request for each user. on_aws: whether jobs cost money.
+    """
 
     client: PersonalizeClient
     log: logging.Logger
@@ -114,6 +119,9 @@ class Ensure:
     busy_seconds: float
     heartbeat_seconds: float
     deadline_seconds: float
+    role_arn: str = ""
+    max_results: int = MAX_RESULTS
+    on_aws: bool = False
 
     def named(self, kind: Kind, name: str, create: Mapping[str, Any], **within: str) -> Ensured:
         """The resource of this name, created if there is none.

@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.resource import AWS, PersonalizeResource
+from batchrec_dagster.pipeline.resources import AWS, PersonalizeResource
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.resource import StorageResource
 

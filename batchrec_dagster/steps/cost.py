@@ -1,13 +1,12 @@
-"""What a run costs in Amazon Personalize: at the most, before it; and what it came to.
+"""What a run costs in Amazon Personalize: the maximum before it, and the cost after it.
 
-On another Personalize than AWS's nothing is paid; what it would be on AWS stands beside.
+The local Personalize costs nothing; metadata then also say what AWS would charge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
@@ -17,7 +16,6 @@ from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import USER_ID, scan_interactions
 from batchrec_dagster.personalize.ensure import Ensured
 from batchrec_dagster.personalize.prices import prices
-from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.steps.checks import Checked
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
@@ -26,16 +24,16 @@ from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
 @dataclass(frozen=True)
 class Cost:
-    """USD on AWS, and what for."""
+    """A cost on AWS in USD, and its reason."""
 
     usd: float
     what: str
 
 
 def import_cost(dataset: str, size: int) -> Cost:
-    """Of an import of so many bytes into a dataset."""
-    told = f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
-    return Cost(prices().import_per_gb * size / 1e9, f"importing {told} of {dataset}")
+    """Of importing `size` bytes into a dataset."""
+    amount = f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
+    return Cost(prices().import_per_gb * size / 1e9, f"importing {amount} of {dataset}")
 
 
 def training_cost(recipe: str, hours: float, interactions: int) -> Cost:
@@ -64,13 +62,13 @@ def segments_cost(segments: int, users: int) -> Cost:
 
 
 def trainings_cost(
-    pipeline: Pipeline, personalize: PersonalizeResource, trained: Mapping[str, Ensured]
+    pipeline: Pipeline, storage: StorageResource, trained: Mapping[str, Ensured], *, on_aws: bool
 ) -> list[Cost]:
-    """Of the versions that a run had trained, by recipe."""
+    """Of the solution versions that a run trained, by recipe."""
     if not trained:
         return []
-    interactions = count_interactions(pipeline, personalize.storage)
-    assumed = None if personalize.on_aws else prices().assumed_training_hours
+    interactions = count_interactions(pipeline, storage)
+    assumed = None if on_aws else prices().assumed_training_hours
     return [
         training_cost(
             recipe, assumed or version.description.get("trainingHours", 0.0), interactions
@@ -79,10 +77,10 @@ def trainings_cost(
     ]
 
 
-def told(key: str, costs: Sequence[Cost], personalize: PersonalizeResource) -> dict[str, Any]:
-    """The metadata: `KEY` is what is paid, `KEY_on_aws` what is or would be on AWS."""
+def cost_metadata(key: str, costs: Sequence[Cost], *, on_aws: bool) -> dict[str, float]:
+    """`KEY` is what is paid, `KEY_on_aws` what is or would be paid on AWS, in USD."""
     usd = sum(cost.usd for cost in costs)
-    return {key: usd if personalize.on_aws else 0.0, f"{key}_on_aws": usd}
+    return {key: usd if on_aws else 0.0, f"{key}_on_aws": usd}
 
 
 def estimate(
@@ -92,8 +90,8 @@ def estimate(
     imports: Mapping[str, int],
     trainings: Sequence[str],
 ) -> list[Cost]:
-    """The most that a run costs: imports of so many bytes by dataset, trainings of these recipes,
-    then recommendations and segments, which may exist already."""
+    """The most that a run costs. imports: bytes by dataset; trainings: recipes. Recommendations and
+    segments are included, though they may exist already."""
     costs = [import_cost(dataset, size) for dataset, size in imports.items()]
     if trainings:
         interactions = count_interactions(pipeline, storage)
@@ -110,29 +108,27 @@ def estimate(
 def summary(costs: Sequence[Cost]) -> str:
     """The sum and its parts, in words."""
     return (
-        f"about {sum(cost.usd for cost in costs):,.2f} USD at the most, by the prices of"
+        f"at most about {sum(cost.usd for cost in costs):,.2f} USD, at the prices of"
         f" {prices().as_of}: " + ", ".join(f"{cost.what} {cost.usd:,.2f}" for cost in costs)
     )
 
 
-def within_budget(
-    budget: Budget, costs: Sequence[Cost], personalize: PersonalizeResource
-) -> list[Checked]:
-    """The check, where a budget is declared: whether the estimate is within it."""
+def within_budget(budget: Budget, costs: Sequence[Cost], *, on_aws: bool) -> list[Checked]:
+    """Whether the estimate is within the budget; no check where none is declared."""
     most = budget.max_usd_per_run
     if most is None:
         return []
     usd = sum(cost.usd for cost in costs)
-    passed = usd <= most or not personalize.on_aws
+    passed = usd <= most or not on_aws
     found = f"{summary(costs)}; budget.max_usd_per_run allows {most:,.2f}"
-    if not personalize.on_aws:
-        found = f"nothing here; on AWS {found}"
+    if not on_aws:
+        found = f"nothing locally; on AWS {found}"
     if not passed:
         found += (
-            ". Nothing was imported or trained: raise budget.max_usd_per_run, or ask for less"
+            ". Nothing was imported or trained: raise budget.max_usd_per_run, or reduce the work"
             " (interactions.window, batch_users, solution.compare_with_popularity)"
         )
-    numbers = {"estimated_usd": usd if personalize.on_aws else 0.0}
+    numbers = {"estimated_usd": usd if on_aws else 0.0}
     return [Checked("within_budget", passed, found, numbers)]
 
 
@@ -163,7 +159,7 @@ def _hours_before(pipeline: Pipeline, storage: StorageResource) -> float:
 
 
 def _count_batch_users(pipeline: Pipeline, storage: StorageResource) -> int:
-    """Those of the last list of users; where there is none yet, those of the interactions."""
+    """The users of batch_users; before it exists, those of the interactions."""
     files = UsersFiles(storage.store, storage.uri(pipeline.places.batch_users)).files()
     if all(storage.store.head(uri) for uri in files):
         return sum(_lines(storage, uri) for uri in files)

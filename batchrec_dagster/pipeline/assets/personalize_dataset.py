@@ -14,13 +14,13 @@ from batchrec_dagster.personalize.ensure import (
     Description,
     Started,
 )
-from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.personalize.schemas import INTERACTIONS
 from batchrec_dagster.pipeline.checks import published, specs, stopped
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
+from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.pipeline.ui import MODEL, asset_args, dataset_group, preview, table
 from batchrec_dagster.steps.batch_jobs import lasted, outcome, stem
-from batchrec_dagster.steps.cost import estimate, import_cost, summary, told, within_budget
+from batchrec_dagster.steps.cost import cost_metadata, estimate, import_cost, summary, within_budget
 from batchrec_dagster.steps.dataset_imports import (
     Imported,
     datasets_of,
@@ -90,7 +90,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         if budgeted and not any(g["name"] == group_name for g in ensure.list(DATASET_GROUP)):
             # Check the budget before anything is created.
             first = estimate(pipeline, storage, imports=sizes, trainings=all_recipes(pipeline))
-            yield from stopped(within_budget(pipeline.budget, first, personalize))
+            yield from stopped(within_budget(pipeline.budget, first, on_aws=personalize.on_aws))
         group = ensure.named(DATASET_GROUP, group_name, {}).arn
         record = {"dataset_group_arn": group, "dataset_group_name": group_name}
         there = [ensure_dataset(ensure, group, group_name, dataset) for dataset in datasets]
@@ -112,7 +112,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         context.log.info(
             f"{'' if personalize.on_aws else 'on AWS '}this run costs {summary(costs)}"
         )
-        checks = within_budget(pipeline.budget, costs, personalize)
+        checks = within_budget(pipeline.budget, costs, on_aws=personalize.on_aws)
         yield from stopped(checks)
 
         def of_this(job: Description) -> bool:
@@ -173,8 +173,8 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "status": jobs[0].description["status"],
                 **outcomes,
                 "import_seconds": sum(lasted(job) for job in jobs),
-                **told("estimated_usd", costs, personalize),
-                **told("cost_usd", paid, personalize),
+                **cost_metadata("estimated_usd", costs, on_aws=personalize.on_aws),
+                **cost_metadata("cost_usd", paid, on_aws=personalize.on_aws),
                 "seconds": time.monotonic() - started,
             },
         )

@@ -13,9 +13,9 @@ from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import FILTER_HISTORY, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB
-from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.pipeline.checks import published, specs, stopped
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
+from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.pipeline.ui import (
     asset_args,
     column_lineage,
@@ -27,7 +27,7 @@ from batchrec_dagster.pipeline.ui import (
     text,
 )
 from batchrec_dagster.steps.batch_jobs import filter_arn, has_output, lasted, output_folder
-from batchrec_dagster.steps.cost import recommendations_cost, told
+from batchrec_dagster.steps.cost import cost_metadata, recommendations_cost
 from batchrec_dagster.steps.items import titles_of, titles_versions
 from batchrec_dagster.steps.publishing import (
     PublicationConfig,
@@ -219,7 +219,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                     "status": job.description["status"],
                     "outcome": "inferred" if job.created else "unchanged: not inferred again",
                     "inference_seconds": seconds,
-                    **told("cost_usd", paid, personalize),
+                    **cost_metadata("cost_usd", paid, on_aws=personalize.on_aws),
                     "sample": sample(lists.sample),
                     "seconds": time.monotonic() - started,
                 },

@@ -10,11 +10,11 @@ from pydantic import Field
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.personalize.ensure import SOLUTION_VERSION
-from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
+from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.pipeline.ui import MODEL, asset_args, dataset_group, preview, table
 from batchrec_dagster.steps.batch_jobs import lasted, outcome, stem
-from batchrec_dagster.steps.cost import told, trainings_cost
+from batchrec_dagster.steps.cost import cost_metadata, trainings_cost
 from batchrec_dagster.steps.training import Trainer, trained_by, trained_on
 
 CODE_VERSION = "1"
@@ -133,7 +133,7 @@ def _trained(
         # What the next run's estimate goes by.
         record["training_hours"] = trained.description.get("trainingHours", 0.0)
     created = {of: one for of, one in zip(recipes, versions, strict=True) if one.created}
-    costs = trainings_cost(pipeline, personalize, created)
+    costs = trainings_cost(pipeline, personalize.storage, created, on_aws=personalize.on_aws)
     return dg.MaterializeResult(
         value={**record, "metrics": metrics, "popularity_metrics": baseline},
         # Lists are inferred with what was imported, so that they follow the data too.
@@ -155,7 +155,7 @@ def _trained(
             "trained_at": record["trained_at"],
             "training_hours": trained.description.get("trainingHours", 0.0),
             "training_seconds": lasted(trained),
-            **told("cost_usd", costs, personalize),
+            **cost_metadata("cost_usd", costs, on_aws=personalize.on_aws),
             "seconds": time.monotonic() - started,
             **_short(metrics),
             **{f"popularity_{key}": value for key, value in _short(baseline).items()},

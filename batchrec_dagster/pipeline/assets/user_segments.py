@@ -15,9 +15,9 @@ from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.personalize.batch_segment import read_output
 from batchrec_dagster.personalize.datasets import ITEM_ID, USER_ID
 from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB
-from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.pipeline.checks import published, specs, stopped
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
+from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.pipeline.ui import (
     asset_args,
     column_lineage,
@@ -35,7 +35,7 @@ from batchrec_dagster.steps.batch_jobs import (
     output_folder,
     output_pieces,
 )
-from batchrec_dagster.steps.cost import count_users, segments_cost, told
+from batchrec_dagster.steps.cost import cost_metadata, count_users, segments_cost
 from batchrec_dagster.steps.items import (
     read_titles,
     titles_of,
@@ -187,7 +187,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
                     "status": job.description["status"],
                     "outcome": "segmented" if job.created else "unchanged: not segmented again",
                     "inference_seconds": lasted(job),
-                    **told("cost_usd", paid, personalize),
+                    **cost_metadata("cost_usd", paid, on_aws=personalize.on_aws),
                     "sample": sample(table.sample),
                     "seconds": time.monotonic() - started,
                 },

@@ -7,10 +7,10 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.resource import PersonalizeResource
 from batchrec_dagster.personalize.teardown import Plan, delete, find
 from batchrec_dagster.pipeline.automation import runs
 from batchrec_dagster.pipeline.exclusive_step import leased
+from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.resource import StorageResource
 

@@ -1,4 +1,4 @@
-"""A boto3 `personalize` client for this deployment, and how long to wait for what it starts."""
+"""The Dagster resource with the boto3 `personalize` client of this deployment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 AWS = "aws"
 
-# The embedded Personalize checks its form and otherwise needs none: it reads the storage itself.
+# The embedded Personalize checks only the form of the ARN: it reads the storage itself.
 LOCAL_ROLE_ARN = "arn:aws:iam::000000000000:role/batchrec-local"
 
 # Of responses that came incomplete.
@@ -36,7 +36,7 @@ LONGEST_PAUSE = 20.0  # seconds
 
 
 class PersonalizeResource(dg.ConfigurableResource[Any]):
-    """Amazon Personalize, or the embedded one: the pipeline sees a boto3 client either way."""
+    """Amazon Personalize, or the local one: the pipeline uses a boto3 client either way."""
 
     endpoint: str = Field(
         default=EMBEDDED,
@@ -49,32 +49,32 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     )
     role_arn: str = Field(
         default=LOCAL_ROLE_ARN,
-        description="The role by which Personalize reads and writes the storage.",
+        description="The role with which Personalize reads and writes the storage.",
     )
     region_name: str | None = Field(default=None, description="The AWS region.")
     profile_name: str | None = Field(default=None, description="The AWS profile.")
     poll_seconds: float = Field(
-        default=0.2, gt=0, description="How often the status of something running is looked up."
+        default=0.2, gt=0, description="Initial polling interval; backs off on long jobs."
     )
     busy_seconds: float = Field(
         default=300,
         gt=0,
-        description="How long to wait before asking again when Personalize is busy (a resource in"
-        " use, too many jobs at once).",
+        description="How long to wait before the next attempt when Personalize is busy (a resource"
+        " in use, too many jobs at once).",
     )
     heartbeat_seconds: float = Field(
-        default=60, gt=0, description="How often a long wait says in the log that it goes on."
+        default=60, gt=0, description="How often a long wait logs its status."
     )
     deadline_hours: float = Field(
         default=24,
         gt=0,
         description="How long one import, training or batch inference may take before the run"
-        " gives up. What was started goes on, and the next run waits for it.",
+        " fails. Personalize keeps working; re-run to resume waiting.",
     )
     max_results: int = Field(
         default=MAX_RESULTS,
         ge=1,
-        description="How many results for each user a batch inference may be asked for.",
+        description="How many results a batch inference may request for each user.",
     )
     storage: StorageResource
 
@@ -99,7 +99,7 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         return client
 
     def ensure(self, log: logging.Logger, tags: dict[str, str]) -> Ensure:
-        """Finds, adopts or creates, then waits; what it creates gets these tags."""
+        """What finds, adopts or creates resources and waits for them; new ones get these tags."""
         return Ensure(
             client=self.client,
             log=log,
@@ -108,6 +108,9 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
             busy_seconds=self.busy_seconds,
             heartbeat_seconds=self.heartbeat_seconds,
             deadline_seconds=self.deadline_hours * 3600,
+            role_arn=self.role_arn,
+            max_results=self.max_results,
+            on_aws=self.on_aws,
         )
 
 
