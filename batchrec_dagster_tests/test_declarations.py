@@ -150,7 +150,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             },
             15,
             "solution.hyperparameters",
-            "min_user_history_length_percentile (0.9) is not below",
+            "min_user_history_length_percentile (0.9)",
         ),
         ({"recommendations": {"num_results": 0}}, 14, "recommendations.num_results", "1 to 500"),
         ({"recommendations": {"num_results": "x"}}, 14, "recommendations.num_results", "integer"),
@@ -293,7 +293,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             },
             20,
             "segments.attributes",
-            "YEAR is double, 'new' is not; the Items schema has no field PLACE",
+            "the Items schema has no field PLACE",
         ),
         (
             {"recommendations": {"filter": "EXCLUDE UserID WHERE Users.AGE < 18"}},
