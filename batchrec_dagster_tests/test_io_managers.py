@@ -49,6 +49,7 @@ def passed_on(
     return got[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "manager", [ParquetIOManager, InteractionsCsvIOManager, JsonLinesIOManager]
 )

@@ -49,6 +49,7 @@ def test_the_file_has_hetrecs_format(file: bytes) -> None:
     assert b'"' not in file
 
 
+@pytest.mark.slow
 def test_it_has_hetrecs_size(ratings: pl.DataFrame) -> None:
     assert ratings.height == 855_598
     assert ratings["userID"].n_unique() == 2_113

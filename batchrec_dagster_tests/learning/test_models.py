@@ -193,6 +193,7 @@ def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None
 # --- edges ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize(
     "rows",
@@ -406,6 +407,7 @@ def test_any_damage_is_named(recipe: str, tmp_path: Path) -> None:
     assert load_whole(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

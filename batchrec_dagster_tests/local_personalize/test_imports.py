@@ -33,6 +33,7 @@ def _failure(local: Local, data: bytes, **options: str) -> str:
     return reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

@@ -9,6 +9,8 @@ import pytest
 
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
+pytestmark = pytest.mark.slow
+
 POPULARITY = "aws-popularity-count"
 
 

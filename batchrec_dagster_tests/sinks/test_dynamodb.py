@@ -20,6 +20,8 @@ from batchrec_dagster.sinks.dynamodb import Replaced, UserLists
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.sinks.support import many, recommendations
 
+pytestmark = pytest.mark.slow
+
 TABLE = "shop-recommendations"
 
 
