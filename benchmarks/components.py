@@ -68,7 +68,7 @@ def main() -> None:
         }
         for name, facts in found.items()
     ]
-    print(table(f"ComponentFitter on {matrix.nnz:,} interactions", rows))
+    print(table(f"Fitting on {matrix.nnz:,} interactions", rows))
     shape = {"interactions": int(matrix.nnz), "users": matrix.shape[0], "items": n_items}
     write(args.out, {**shape, "components": found})
 

@@ -1,11 +1,10 @@
-"""What filters cost: a batch job's lines with a filter, beside the same lines without.
+"""Cost of filters: a batch job's lines with a filter, compared with the same lines without.
 
     python benchmarks/filters.py [--users 10000] [--items 8000] [--out filters.json]
 
-Times are of a job's work from its datasets in memory to the file of answers: it puts interactions
-and the filter in order, reads the lines, scores, forbids, writes. The best of some rounds counts,
-in which all filters take turns. `ratio` is the time over that without a filter, `cpu ratio` the
-same of processor time, which other work on the machine disturbs less.
+Times are of a whole job, from datasets in memory to the output file. The filters take turns, and
+the best round of each counts. `ratio` is the time over that without a filter; `cpu ratio` is the
+same for processor time, which is less sensitive to other load.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ class Case:
 
 CASES = [
     Case("no filter", None),
-    Case("what the user had", SEEN),
-    Case("only what the user clicked", 'INCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("click")'),
+    Case("seen items", SEEN),
+    Case("only clicked items", 'INCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("click")'),
     Case("a genre and a price", 'INCLUDE ItemID WHERE Items.GENRES IN ("genre1") OR Items.PRICE<9'),
     Case(
         "by the user's age and plan",
@@ -56,17 +55,17 @@ CASES = [
         ' | EXCLUDE ItemID WHERE Items.PRICE > 50 IF CurrentUser.PLAN = "free"',
     ),
     Case(
-        "one of 24 genres, by line",
+        "one of 24 genres per line",
         "INCLUDE ItemID WHERE Items.GENRES IN ($GENRES)",
         lambda line: {"GENRES": f'"{GENRES[line % 24]}"'},
     ),
     Case(
-        "other values on each line",
+        "new values on every line",
         CHOSEN,
         lambda line: {"GENRES": f'"{GENRES[line % 24]}","genre0"', "PRICE": f"{line / 200 + 20}"},
     ),
     Case(
-        "all of it",
+        "all combined",
         f"{SEEN} | {CHOSEN} | EXCLUDE ItemID WHERE Items.PRICE > 90 IF CurrentUser.AGE < 30"
         ' | INCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("buy")',
         lambda line: {"GENRES": f'"{GENRES[line % 24]}"', "PRICE": f"{line / 200 + 20}"},
@@ -102,8 +101,8 @@ def data_sets(size: Size) -> dict[str, pl.DataFrame]:
     }
 
 
-def measured(recipe: str, data: dict[str, pl.DataFrame], rounds: int) -> list[dict[str, Any]]:
-    """Wall and processor seconds of each case, the best of so many rounds."""
+def measure(recipe: str, data: dict[str, pl.DataFrame], rounds: int) -> list[dict[str, Any]]:
+    """Wall and processor seconds of each case, best of `rounds`."""
     model = train(recipe, Interactions.from_frame(data["INTERACTIONS"]), {}).model
     item_ids = model.item_ids.tolist()
     users = data["USERS"]["USER_ID"].to_list()
@@ -148,17 +147,17 @@ def measured(recipe: str, data: dict[str, pl.DataFrame], rounds: int) -> list[di
 
 
 def main() -> None:
-    """Measure on a recipe whose scoring takes time, and on one whose scoring takes hardly any."""
+    """Measure on a recipe with costly scoring and on one with cheap scoring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--users", type=int, default=10_000)
     parser.add_argument("--items", type=int, default=8_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "filters.json")
-    asked = parser.parse_args()
-    data = data_sets(Size(asked.users * 100, asked.users, asked.items))
+    args = parser.parse_args()
+    data = data_sets(Size(args.users * 100, args.users, args.items))
     results = {}
     for recipe in (USER_PERSONALIZATION, POPULARITY_COUNT):
-        results[recipe] = measured(recipe, data, asked.rounds)
+        results[recipe] = measure(recipe, data, args.rounds)
         rows = [
             {
                 "filter": row["filter"],
@@ -172,7 +171,7 @@ def main() -> None:
         counts = f"{len(data['USERS']):,} users, {len(data['ITEMS']):,} items"
         print("\n" + table(f"{recipe}: {counts}, 25 results", rows), flush=True)
     size = {"users": len(data["USERS"]), "items": len(data["ITEMS"])}
-    write(asked.out, {**size, "rows": len(data["INTERACTIONS"]), "recipes": results})
+    write(args.out, {**size, "rows": len(data["INTERACTIONS"]), "recipes": results})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""The peers: what a good engineer gets from the open-source libraries, each with the grid it is
-tuned on. From (users, n_items) ones where a user met an item, the popular first, to scores."""
+"""Open-source models to compare with, and the grids they are tuned on.
+
+Each is fitted on a (users, n_items) matrix of ones, the most popular items first.
+"""
 
 from __future__ import annotations
 
@@ -31,26 +33,26 @@ from batchrec_dagster.local_personalize.learning.threads import (
 
 Float32 = npt.NDArray[np.float32]
 Options = Mapping[str, Any]
-Score = Callable[[History, float], Float32]  # with the recency of History.weights
+Score = Callable[[History, float], Float32]  # with the exponent of History.recency_weights
 
 PLAIN, RECENT = (0.0,), (0.3, 0.5, 0.7, 0.9, 1.2)
 IALS = "iALS (implicit)"
-NEAREST = 200  # items that SLIM may choose from for each item
+NEAREST = 200  # candidate items of SLIM for each item
 
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of model, and what may be chosen for it: every combination is tried."""
+    """A kind of model with its grid of options, all combinations of which are tried."""
 
     fit: Callable[[csr_matrix, Options], Score]
     grid: Mapping[str, Sequence[Any]]
     recency: Sequence[float] = PLAIN
-    needs: str | None = None  # a module that is not among this project's own dependencies
+    needs: str | None = None  # a module outside of this project's dependencies
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A fitted model, which can be evaluated as ours is."""
+    """A fitted model that `evaluate` accepts."""
 
     item_ids: Ids
     score: Score
@@ -59,7 +61,7 @@ class Peer:
     def recommend(
         self, user_ids: Sequence[str], interactions: Interactions, num_results: int, **masks: Any
     ) -> Iterator[Recommended]:
-        """See learning.model."""
+        """See UserModel."""
         return recommend(
             lambda history: self.score(history, self.recency),
             self.item_ids,
@@ -71,7 +73,7 @@ class Peer:
 
 
 def fitted(family: Family, data: Interactions, options: Options) -> Callable[[float], Peer]:
-    """The family's model of the data, for any recency."""
+    """The fitted model of a family, as a function of the recency exponent."""
     item_ids = data.item_ids[popular_first(data)]
     matrix = Histories(data, item_ids).of_users(np.unique(data.users)).recency_weights(0.0)
     score = family.fit(matrix, options)
@@ -80,26 +82,26 @@ def fitted(family: Family, data: Interactions, options: Options) -> Callable[[fl
 
 def fit_ials(matrix: csr_matrix, options: Options) -> Score:
     """Implicit-feedback matrix factorization (Hu, Koren, Volinsky 2008), by `implicit`."""
-    with single_threaded_blas():  # as implicit asks for: it has threads of its own
+    with single_threaded_blas():  # implicit has threads of its own and asks for it
         model = AlternatingLeastSquares(
             iterations=15, random_state=0, num_threads=cores(), use_gpu=False, **options
         )
         model.fit(matrix, show_progress=False)
 
     def score(history: History, recency: float) -> Float32:
-        met = history.recency_weights(recency)
-        factors = model.recalculate_user(np.arange(met.shape[0]), met)
+        weights = history.recency_weights(recency)
+        factors = model.recalculate_user(np.arange(weights.shape[0]), weights)
         return np.asarray(factors @ model.item_factors.T, dtype=np.float32)
 
     return score
 
 
 def fit_irspack(matrix: csr_matrix, options: Options) -> Score:
-    """The same with regularization in proportion to frequency (Rendle et al. 2022), by irspack."""
+    """iALS with regularization proportional to frequency (Rendle et al. 2022), by irspack."""
     from irspack import IALSRecommender
 
     model = IALSRecommender(matrix, n_threads=cores(), random_seed=0, **options)
-    with single_threaded_blas(), redirect_stdout(StringIO()):  # it draws a bar otherwise
+    with single_threaded_blas(), redirect_stdout(StringIO()):  # no progress bar
         model.learn()
 
     def score(history: History, recency: float) -> Float32:
@@ -117,7 +119,7 @@ def fit_ease(matrix: csr_matrix, options: Options) -> Score:
 
 
 def fit_knn(matrix: csr_matrix, options: Options) -> Score:
-    """Cosine between items, the nearest of each (Sarwar 2001; Deshpande and Karypis 2004)."""
+    """Item-kNN with cosine similarity (Sarwar 2001; Deshpande and Karypis 2004)."""
     return by_item(_nearest(matrix, options["neighbours"]).T.tocsr())
 
 
@@ -152,7 +154,7 @@ def fit_slim(matrix: csr_matrix, options: Options) -> Score:
 
 
 def _nearest(matrix: csr_matrix, neighbours: int) -> csr_matrix:
-    """(n_items, n_items): the cosines of each item's nearest others (and their ties), 0 else."""
+    """(n_items, n_items): cosines of the nearest neighbours of each item, with ties; else 0."""
     lengths = np.sqrt(np.maximum(np.diff(matrix.tocsc().indptr), 1))
     unit = (matrix @ diags(1 / lengths)).astype(np.float32).tocsr()
     near = (unit.T @ unit).tocsr()
@@ -201,11 +203,11 @@ FAMILIES: dict[str, Family] = {
 
 
 def available() -> dict[str, Family]:
-    """The families whose libraries are there; says what is missing."""
+    """The families whose libraries are installed; prints what is missing."""
     there = {}
     for name, family in FAMILIES.items():
         if family.needs and find_spec(family.needs) is None:
-            print(f"left out: {name}. Install it: pip install -r benchmarks/requirements.lock")
+            print(f"skipped: {name}. To include it: pip install -r benchmarks/requirements.lock")
         else:
             there[name] = family
     return there

@@ -1,13 +1,12 @@
-"""How good the recommendations are beside what others' models find, each tuned as fairly as ours.
+"""Quality of the recommendations, compared with open-source models that are tuned as fairly.
 
     python benchmarks/quality.py [--folds 5] [--data FOLDER] [--only SET] [--out quality.json]
 
 Amazon Personalize's split, several times: each fold holds out another tenth of the users, so no
-user counts twice. What a peer may choose (peers.py has the grids) it chooses by the mean NDCG at 25
-over the users of nine splits of the first fold's training part, while ours chooses in each
-training anew. Printed: NDCG at 25 over all held-out users, and ours less each peer's with the
-standard error of that difference, user by user. Two peers need more than this project installs:
-pip install -r benchmarks/requirements.lock
+user counts twice. Peers are tuned on the grids of peers.py, by mean NDCG at 25 over nine splits of
+the first fold's training data; ours selects its blend in every training. The output is NDCG at 25
+over all held-out users, and the paired difference to ours with its standard error. Two peers need
+more packages: pip install -r benchmarks/requirements.lock
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from batchrec_dagster.local_personalize.learning.training import train
 OURS = "ours (aws-user-personalization)"
 NDCG = "ndcg_at_25"
 TUNING_SPLITS = 9
-FIRST_SPLITS = 3  # on these the whole grid is tried; on the rest
-FINALISTS = 10  # the best of the grid
+FIRST_SPLITS = 3  # with the whole grid
+FINALISTS = 10  # the best of the grid, on the other splits
 
 # --- tuning ---
 
 
-def tuned(family: Family, data: Interactions) -> tuple[dict[str, Any], float]:
-    """The options of the grid, and the recency, with the best NDCG at 25 over all splits."""
+def tune(family: Family, data: Interactions) -> tuple[dict[str, Any], float]:
+    """The options and recency exponent with the best mean NDCG at 25 over all splits."""
     splits = folds(data, TUNING_SPLITS, seed=1)
     grid = family.grid
     choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -48,9 +47,9 @@ def tuned(family: Family, data: Interactions) -> tuple[dict[str, Any], float]:
 
     def try_on(one: Split, numbers: list[int]) -> None:
         for number in numbers:
-            made = fitted(family, one.train, choices[number])
+            fit = fitted(family, one.train, choices[number])
             for recency in family.recency:
-                users = evaluate(made(recency), one).ndcg()
+                users = evaluate(fit(recency), one).ndcg()
                 found.setdefault((number, recency), []).extend(users)
 
     for one in splits[:FIRST_SPLITS]:
@@ -72,12 +71,12 @@ def tuned(family: Family, data: Interactions) -> tuple[dict[str, Any], float]:
 
 
 def film_ratings(
-    path: Path, separator: str, columns: tuple[str, ...], least: float
+    path: Path, separator: str, columns: tuple[str, ...], min_rating: float
 ) -> pl.DataFrame:
-    """Ratings of at least `least`, as interactions."""
+    """Ratings of at least `min_rating`, as interactions."""
     user, item, rating, timestamp = columns
     frame = pl.read_csv(path, separator=separator, infer_schema=False)
-    return frame.filter(pl.col(rating).cast(pl.Float64) >= least).select(
+    return frame.filter(pl.col(rating).cast(pl.Float64) >= min_rating).select(
         USER_ID=user,
         ITEM_ID=item,
         TIMESTAMP=pl.col(timestamp).cast(pl.Float64).cast(pl.Int64),
@@ -85,7 +84,7 @@ def film_ratings(
 
 
 def data_sets(shared: Path) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Name and interactions of each set that is there."""
+    """Name and interactions of each data set that is present."""
     films = ROOT / ".batchrec" / "benchmarks" / "ml-100k"
     fetch = shared / "fetch-ml-100k"
     if not films.exists() and fetch.exists():
@@ -107,7 +106,7 @@ def data_sets(shared: Path) -> Iterator[tuple[str, pl.DataFrame]]:
 
 
 def folds(data: Interactions, count: int, seed: int = 0) -> list[Split]:
-    """Up to ten splits, each of which holds out another tenth of the users with a history."""
+    """Up to ten splits; each holds out another tenth of the users with a history."""
     candidates = np.flatnonzero(np.diff(data.starts) >= 2)
     shuffled = np.random.default_rng(seed).permutation(candidates).astype(np.int32)
     return [split_users(data, np.sort(part)) for part in np.array_split(shuffled, 10)[:count]]
@@ -117,14 +116,14 @@ def folds(data: Interactions, count: int, seed: int = 0) -> list[Split]:
 
 
 def compare(data: Interactions, count: int) -> dict[str, dict[str, Any]]:
-    """Every model over the folds: NDCG of each user, its options and seconds to train once."""
+    """For each model: NDCG of all held-out users, options, mean training seconds."""
     held = folds(data, count)
-    contenders: dict[str, tuple[Callable[[Interactions], Recommender], dict[str, Any]]] = {
+    models: dict[str, tuple[Callable[[Interactions], Recommender], dict[str, Any]]] = {
         OURS: (lambda on: train("aws-user-personalization", on, {}).model, {}),
         "popularity": (lambda on: train("aws-popularity-count", on, {}).model, {}),
     }
     for name, family in available().items():
-        options, recency = tuned(family, held[0].train)
+        options, recency = tune(family, held[0].train)
 
         def make(
             on: Interactions,
@@ -134,23 +133,23 @@ def compare(data: Interactions, count: int) -> dict[str, dict[str, Any]]:
         ) -> Peer:
             return fitted(family, on, options)(recency)
 
-        contenders[name] = make, {**options, **({"recency": recency} if recency else {})}
-        print(f"tuned: {name} {contenders[name][1]}", flush=True)
+        models[name] = make, {**options, **({"recency": recency} if recency else {})}
+        print(f"tuned: {name} {models[name][1]}", flush=True)
     found: dict[str, dict[str, Any]] = {}
-    for name, (make_model, options) in contenders.items():
-        seconds, parts = 0.0, []
+    for name, (make_model, options) in models.items():
+        seconds, ndcgs = 0.0, []
         for fold in held:
             start = time.perf_counter()
             model = make_model(fold.train)
             seconds += time.perf_counter() - start
-            parts.append(evaluate(model, fold).ndcg())
-        ndcg = np.concatenate(parts)
+            ndcgs.append(evaluate(model, fold).ndcg())
+        ndcg = np.concatenate(ndcgs)
         found[name] = {"options": options, "train_seconds": seconds / len(held), "users": ndcg}
     return found
 
 
-def summarised(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Means, ours over each peer's, and the paired difference with its standard error."""
+def summarize(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Means, ratios to ours, and paired differences with their standard errors."""
     ours = found[OURS]["users"]
     out = {}
     for name, facts in found.items():
@@ -168,7 +167,7 @@ def summarised(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def lines(rows: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
-    """One data set's numbers for reading, the best model first."""
+    """The table rows of one data set, the best model first."""
     return [
         {
             "model": name,
@@ -184,7 +183,7 @@ def lines(rows: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def verdict(results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Ours over the tuned iALS on each set and on their mean, and beside the best single peer."""
+    """Ours over tuned iALS per data set and on average, and the closest peer of each data set."""
     over = {name: rows[IALS]["ours_over_it"] for name, rows in results.items()}
     worst = {
         name: min(
@@ -196,10 +195,10 @@ def verdict(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     }
     return "\n".join(
         [
-            f"\nours over {IALS}: {np.mean(list(over.values())):.3f} in the mean of the sets",
+            f"\nours over {IALS}: {np.mean(list(over.values())):.3f} on average",
             *(
                 f"  {name}: {over[name]:.3f}; the closest peer is {peer},"
-                f" {errors:+.1f} standard errors from it"
+                f" {errors:+.1f} standard errors away"
                 for name, (errors, peer) in worst.items()
             ),
         ]
@@ -207,23 +206,23 @@ def verdict(results: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def main() -> None:
-    """Compare on every data set that is there."""
+    """Compare on every data set that is present."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--folds", type=int, default=5, choices=range(1, 11), metavar="1-10")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--only", help="one data set, by name")
     parser.add_argument("--out", type=Path, default=RESULTS / "quality.json")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     results = {}
-    for name, frame in data_sets(asked.data.resolve()):
-        if asked.only in (None, name):
-            results[name] = summarised(compare(Interactions.from_frame(frame), asked.folds))
+    for name, frame in data_sets(args.data.resolve()):
+        if args.only in (None, name):
+            results[name] = summarize(compare(Interactions.from_frame(frame), args.folds))
             users = results[name][OURS]["held_out_users"]
             print(table(f"\n{name}: {users} held-out users", lines(results[name])), flush=True)
     if not results:
-        raise SystemExit(f"no data set in {asked.data}")
+        raise SystemExit(f"no data set in {args.data}")
     print(verdict(results))
-    write(asked.out, {"folds": asked.folds, "data_sets": results})
+    write(args.out, {"folds": args.folds, "data_sets": results})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every benchmark leaves behind: a table on the screen, and the same numbers as JSON."""
+"""Output of the benchmarks: a table on the screen and the same numbers as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULTS = ROOT / ".batchrec" / "benchmarks"  # git-ignored
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The machine that the numbers were measured on."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return {
         "cores": cores(),
@@ -36,14 +36,14 @@ def _processor() -> str:
 
 
 def write(path: Path, facts: Mapping[str, Any]) -> None:
-    """The facts and the machine, as JSON."""
+    """Write the facts and the machine as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine(), **facts}, indent=1) + "\n")
     print(f"\nwritten: {path}")
 
 
 def table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
-    """Rows of cells under their columns' names; the first column is text, the rest are numbers."""
+    """A text table; the first column is left-aligned, the others right-aligned."""
     columns = list(rows[0])
     widths = [max(len(name), *(len(row[name]) for row in rows)) for name in columns]
     lines = [title]

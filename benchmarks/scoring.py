@@ -1,9 +1,9 @@
-"""How fast lists are found: users a second, beside `implicit`'s topk and the bare matrix product.
+"""Speed of top-25 lists in users per second, compared with implicit's topk and a matrix product.
 
     python benchmarks/scoring.py [--users 20000] [--items 27000] [--factors 64] [--rounds 5]
 
-The same factors for all, the same seen items kept out, 25 items for each user. The rounds go in
-turns, so that what else the machine does hits all alike; the best round of each counts.
+All use the same factors and leave out the same seen items. The rounds take turns, so that other
+load hits all alike; the best round of each counts.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from batchrec_dagster.local_personalize.learning.threads import (
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 
-OURS, IMPLICIT, PRODUCT = "ours", "implicit topk", "the matrix product alone"
+OURS, IMPLICIT, PRODUCT = "ours", "implicit topk", "matrix product only"
 K = 25
-SEEN = 144  # items a user has met, as in 20 million interactions of 138,000 users
+SEEN = 144  # items per user, as in 20 million interactions of 138,000 users
 
 
-def made(count: int, n_items: int, factors: int) -> tuple[Float32, Float32, csr_matrix]:
+def generate(count: int, n_items: int, factors: int) -> tuple[Float32, Float32, csr_matrix]:
     """Factors of users and items, and what each user has seen."""
     rng = np.random.default_rng(0)
     users = rng.normal(0, 0.1, (count, factors)).astype(np.float32)
@@ -48,7 +48,7 @@ def made(count: int, n_items: int, factors: int) -> tuple[Float32, Float32, csr_
 
 
 def ours(users: Float32, items: Float32, seen: csr_matrix) -> Int32:
-    """Scores of a chunk that stays in the cache, what was seen masked, the best found."""
+    """Score a chunk that stays in the cache, mask seen items, take the top k."""
     forbid = forbid_entries(seen)
     size = max(1, CHUNK_SCORES // len(items))
 
@@ -61,15 +61,15 @@ def ours(users: Float32, items: Float32, seen: csr_matrix) -> Int32:
     return np.concatenate(list(ordered_map(chunk, range(0, len(users), size))))
 
 
-def by_implicit(users: Float32, items: Float32, seen: csr_matrix) -> Int32:
-    """As its `recommend` does it."""
-    with single_threaded_blas():  # as implicit asks for: it has threads of its own
+def run_implicit(users: Float32, items: Float32, seen: csr_matrix) -> Int32:
+    """As in implicit's `recommend`."""
+    with single_threaded_blas():  # implicit has threads of its own and asks for it
         found, _ = topk(items, users, K, filter_query_items=seen, num_threads=cores())
     return np.asarray(found)
 
 
 def product(users: Float32, items: Float32, seen: csr_matrix) -> None:
-    """What no way through all items can beat."""
+    """The lower bound for scoring all items."""
     size = max(1, CHUNK_SCORES // len(items))
     for _ in ordered_map(
         lambda start: (users[start : start + size] @ items.T).shape, range(0, len(users), size)
@@ -85,42 +85,42 @@ def main() -> None:
     parser.add_argument("--factors", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS / "scoring.json")
-    asked = parser.parse_args()
-    data = made(asked.users, asked.items, asked.factors)
-    ways: dict[str, Callable[[Float32, Float32, csr_matrix], Int32 | None]] = {
+    args = parser.parse_args()
+    data = generate(args.users, args.items, args.factors)
+    methods: dict[str, Callable[[Float32, Float32, csr_matrix], Int32 | None]] = {
         OURS: ours,
-        IMPLICIT: by_implicit,
+        IMPLICIT: run_implicit,
         PRODUCT: product,
     }
-    seconds, cpu = dict.fromkeys(ways, np.inf), dict.fromkeys(ways, np.inf)
+    seconds, cpu = dict.fromkeys(methods, np.inf), dict.fromkeys(methods, np.inf)
     found = {}
-    for _ in range(asked.rounds):
-        for name, way in ways.items():
+    for _ in range(args.rounds):
+        for name, method in methods.items():
             began, used = time.perf_counter(), time.process_time()
-            found[name] = way(*data)
+            found[name] = method(*data)
             seconds[name] = min(seconds[name], time.perf_counter() - began)
             cpu[name] = min(cpu[name], time.process_time() - used)
-    rates = {name: asked.users / taken for name, taken in seconds.items()}
+    rates = {name: args.users / taken for name, taken in seconds.items()}
     same = float(np.mean(np.sort(found[OURS]) == np.sort(found[IMPLICIT])))
     rows = [
         {
             "": name,
-            "users a second": f"{rate:,.0f}",
-            "core µs a user": f"{cpu[name] / asked.users * 1e6:.0f}",
-            "of implicit's": f"{rate / rates[IMPLICIT]:.2f}",
-            "of the product's": f"{rate / rates[PRODUCT]:.2f}",
+            "users/s": f"{rate:,.0f}",
+            "core µs/user": f"{cpu[name] / args.users * 1e6:.0f}",
+            "vs implicit": f"{rate / rates[IMPLICIT]:.2f}",
+            "vs product": f"{rate / rates[PRODUCT]:.2f}",
         }
         for name, rate in rates.items()
     ]
-    shape = f"{asked.users:,} users, {asked.items:,} items, {asked.factors} factors"
-    print(table(f"Top {K} of all items but those seen: {shape}, {cores()} cores", rows))
-    print(f"the same items in {same:.4%} of the places (the rest are ties in the last bit)")
+    shape = f"{args.users:,} users, {args.items:,} items, {args.factors} factors"
+    print(table(f"Top {K} of all unseen items: {shape}, {cores()} cores", rows))
+    print(f"the same item in {same:.4%} of the positions (the rest are ties in the last bit)")
     write(
-        asked.out,
+        args.out,
         {
-            "users": asked.users,
-            "items": asked.items,
-            "factors": asked.factors,
+            "users": args.users,
+            "items": args.items,
+            "factors": args.factors,
             "k": K,
             "users_a_second": rates,
             "core_seconds": cpu,

@@ -1,10 +1,10 @@
-"""What trainingMode UPDATE saves, and what it loses: beside a full training on the same data.
+"""Time and quality of trainingMode UPDATE, compared with a full training on the same data.
 
     python benchmarks/updating.py [--folds 5] [--data FOLDER] [--only SET] [--growth 0.1]
 
-The newest of the interactions come after the first training. Of all users a tenth is kept from
-every training, another in each fold, and their newest are looked for: by the model before, updated,
-trained in full. The sets are those of quality.py, and a generated one of HetRec's shape.
+The newest interactions arrive after the first training. Each fold holds out another tenth of the
+users from every training and evaluates three models on them: before, updated, trained in full. The
+data sets are those of quality.py and a generated one, shaped like HetRec.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ UPDATED, FULL = "updated", "trained in full"
 GENERATED = Size(855_000, 2_113, 10_000)
 
 
-def only(data: Interactions, rows: np.ndarray) -> Interactions:
-    """The interactions of a mask, without ids that have none."""
+def select(data: Interactions, rows: np.ndarray) -> Interactions:
+    """The interactions of a mask, without ids that have no interactions left."""
     kept = data.filter(rows)
     return Interactions.from_frame(
         pl.DataFrame(
@@ -47,11 +47,11 @@ def only(data: Interactions, rows: np.ndarray) -> Interactions:
     )
 
 
-def compared(held_out: Split, growth: float) -> Iterator[tuple[str, float, np.ndarray]]:
-    """Each model's name, seconds of training and NDCG at 25 of the held-out users."""
+def compare(held_out: Split, growth: float) -> Iterator[tuple[str, float, np.ndarray]]:
+    """Each model's name, training seconds and (users,) NDCG at 25."""
     now = held_out.train
-    old = only(now, now.timestamps < np.quantile(now.timestamps, 1 - growth))
-    everything = only(now, np.ones(len(now), bool))
+    old = select(now, now.timestamps < np.quantile(now.timestamps, 1 - growth))
+    everything = select(now, np.ones(len(now), bool))
     with tempfile.TemporaryDirectory() as folder:
         for name, data, previous in (
             ("before", old, None),
@@ -68,11 +68,11 @@ def compared(held_out: Split, growth: float) -> Iterator[tuple[str, float, np.nd
 
 
 def over_folds(data: Interactions, count: int, growth: float) -> dict[str, Any]:
-    """Mean seconds and NDCG of each model, and what an update's is more than a full training's."""
+    """Mean seconds and NDCG of each model; the update relative to the full training."""
     seconds: dict[str, list[float]] = {}
     users: dict[str, list[np.ndarray]] = {}
     for held_out in folds(data, count):
-        for name, spent, ndcg in compared(held_out, growth):
+        for name, spent, ndcg in compare(held_out, growth):
             seconds.setdefault(name, []).append(spent)
             users.setdefault(name, []).append(ndcg)
     difference = np.concatenate(users[UPDATED]) - np.concatenate(users[FULL])
@@ -86,7 +86,7 @@ def over_folds(data: Interactions, count: int, growth: float) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> list[dict[str, str]]:
-    """One data set's numbers for reading."""
+    """The table rows of one data set."""
     return [
         {
             "model": name,
@@ -100,22 +100,22 @@ def lines(found: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    """Train, grow, update, train in full; print and write what each took and found."""
+    """Train, add data, update, train in full; print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--folds", type=int, default=5, choices=range(1, 11), metavar="1-10")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--only", help="one data set, by name")
     parser.add_argument("--growth", type=float, default=0.1, help="weight that is new")
     parser.add_argument("--out", type=Path, default=RESULTS / "updating.json")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     results = {}
-    for name, frame in [*data_sets(asked.data.resolve()), ("generated", None)]:
-        if asked.only in (None, name):
+    for name, frame in [*data_sets(args.data.resolve()), ("generated", None)]:
+        if args.only in (None, name):
             rows = pl.concat(blocks(GENERATED)) if frame is None else frame
-            found = over_folds(Interactions.from_frame(rows), asked.folds, asked.growth)
-            print(table(f"\n{name}: an update beside a full training", lines(found)), flush=True)
+            found = over_folds(Interactions.from_frame(rows), args.folds, args.growth)
+            print(table(f"\n{name}: update and full training", lines(found)), flush=True)
             results[name] = found
-    write(asked.out, {"folds": asked.folds, "growth": asked.growth, "data_sets": results})
+    write(args.out, {"folds": args.folds, "growth": args.growth, "data_sets": results})
 
 
 if __name__ == "__main__":

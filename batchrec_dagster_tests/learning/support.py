@@ -1,4 +1,4 @@
-"""Small interactions to learn from."""
+"""Small data sets and helpers for the tests of learning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows what, against counting it pair by pair."""
+"""Co-occurrence weights, compared with a plain pair count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchrec_dagster_tests.learning.support import interactions_of
 
 
 def history_of(orders: list[list[int]], n_items: int) -> History:
-    """Users who met items in these orders, oldest first."""
+    """Histories of users with items in these orders, oldest first."""
     rows = [
         (f"u{user:03}", f"i{item:03}", time)
         for user, order in enumerate(orders)
@@ -26,7 +26,7 @@ def history_of(orders: list[list[int]], n_items: int) -> History:
 
 
 def plainly(orders: list[list[int]], n_items: int, window: int) -> npt.NDArray[np.float64]:
-    """The definition: distance^-0.5 for each pair in the window, both counts discounted."""
+    """By definition: distance^-0.5 for each pair in the window, both counts discounted."""
     out = np.zeros((n_items, n_items))
     counts = np.zeros(n_items)
     for order in orders:
@@ -49,7 +49,7 @@ ways = pytest.mark.parametrize("cells", [0, 10_000], ids=["sparse", "dense"])
 @pytest.mark.parametrize("symmetric", [False, True])
 @given(orders, st.integers(1, 9), st.sampled_from([1, 20, 10_000]))
 @settings(deadline=None)
-def test_it_is_what_counting_pairs_gives(
+def test_matches_a_pair_count(
     cells: int, symmetric: bool, found: list[list[int]], window: int, pairs: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -63,7 +63,7 @@ def test_it_is_what_counting_pairs_gives(
     assert weights.toarray() == pytest.approx(wanted, abs=1e-6)
 
 
-def test_the_way_back_is_not_the_way_there() -> None:
+def test_weights_are_directional() -> None:
     weights = cooccurrence.fit(history_of([[0, 1]], 2), neighbors=2).toarray()
     assert weights[0, 1] > 0
     assert weights[1, 0] == 0
@@ -73,7 +73,7 @@ def test_the_way_back_is_not_the_way_there() -> None:
 @ways
 @given(orders, st.integers(1, 4))
 @settings(deadline=None)
-def test_the_largest_of_each_row_stay_and_ties_go_to_the_first(
+def test_each_row_keeps_its_largest_weights_and_the_first_of_ties(
     cells: int, found: list[list[int]], kept: int
 ) -> None:
     history = history_of(found, 8)

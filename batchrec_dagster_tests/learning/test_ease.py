@@ -1,4 +1,4 @@
-"""The fast inverse and EASE, against slow plain versions."""
+"""The blocked inverse and EASE, compared with plain versions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lower_blocks(matrix: Float64) -> list[npt.NDArray[np.float32]]:
 
 
 def whole(lower: list[npt.NDArray[np.float32]], n: int) -> Float64:
-    """The symmetric matrix of such blocks, put together."""
+    """The symmetric matrix of such blocks."""
     parts = ease.blocks(n)
     return np.hstack([ease.column_block(lower, parts, k) for k in range(len(parts))]).astype(
         np.float64
@@ -31,14 +31,14 @@ def whole(lower: list[npt.NDArray[np.float32]], n: int) -> Float64:
 
 
 def random_matrix(users: int, items: int, density: float, seed: int) -> csr_matrix:
-    """Who met what, at random, the most popular item first."""
+    """Random interactions, the most popular item first."""
     met = np.random.default_rng(seed).random((users, items)) < density
     met = met[:, np.argsort(-met.sum(axis=0), kind="stable")]
     return csr_matrix(met.astype(np.float32))
 
 
 def plain_ease(matrix: csr_matrix, regularization: float) -> Float64:
-    """EASE as its paper prints it."""
+    """EASE as in the paper."""
     dense = matrix.toarray().astype(np.float64)
     precision = np.linalg.inv(dense.T @ dense + regularization * np.eye(dense.shape[1]))
     weights = precision / -np.diagonal(precision)
@@ -49,7 +49,7 @@ def plain_ease(matrix: csr_matrix, regularization: float) -> Float64:
 @pytest.mark.parametrize("block", [1, 3, 8, 64])
 @given(n=st.integers(1, 20), seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
-def test_the_inverse_is_the_inverse(block: int, n: int, seed: int) -> None:
+def test_invert_matches_numpy(block: int, n: int, seed: int) -> None:
     half = np.random.default_rng(seed).normal(size=(n, n))
     matrix = half @ half.T + np.eye(n)
     with pytest.MonkeyPatch.context() as patch:
@@ -59,7 +59,7 @@ def test_the_inverse_is_the_inverse(block: int, n: int, seed: int) -> None:
         assert whole(lower, n) == pytest.approx(np.linalg.inv(matrix), abs=1e-4)
 
 
-def test_the_inverse_of_many_blocks_and_stripes() -> None:
+def test_invert_with_many_blocks_and_stripes() -> None:
     n = 3 * ease.BLOCK + 7
     half = np.random.default_rng(0).normal(size=(n, 50))
     matrix = half @ half.T + 20 * np.eye(n)
@@ -80,7 +80,9 @@ def test_the_inverse_of_many_blocks_and_stripes() -> None:
     ],
 )
 @pytest.mark.parametrize("block", [1, 2])
-def test_what_is_not_positive_definite_is_refused(matrix: list[list[float]], block: int) -> None:
+def test_a_matrix_that_is_not_positive_definite_raises(
+    matrix: list[list[float]], block: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ease, "BLOCK", block)
         lower = lower_blocks(np.array(matrix))
@@ -96,8 +98,10 @@ def test_what_is_not_positive_definite_is_refused(matrix: list[list[float]], blo
     block=st.sampled_from([2, 5, 64]),
 )
 @settings(max_examples=60, deadline=None)
-def test_ease_is_the_papers(users: int, items: int, density: float, seed: int, block: int) -> None:
-    """Fewer users than items and more: both ways to the ease."""
+def test_ease_matches_the_paper(
+    users: int, items: int, density: float, seed: int, block: int
+) -> None:
+    """With fewer users than items and with more: both ways to the inverse."""
     matrix = random_matrix(users, items, density, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ease, "BLOCK", block)
@@ -105,7 +109,7 @@ def test_ease_is_the_papers(users: int, items: int, density: float, seed: int, b
     assert weights.toarray() == pytest.approx(plain_ease(matrix, 3.0), abs=1e-4)
 
 
-def test_only_the_largest_weights_of_each_item_are_kept() -> None:
+def test_each_item_keeps_its_largest_weights() -> None:
     matrix = random_matrix(60, 20, 0.3, 0)
     weights = ease.fit(matrix, core=20, regularization=3.0, neighbors=4).toarray()
     plain = plain_ease(matrix, 3.0)
@@ -116,7 +120,7 @@ def test_only_the_largest_weights_of_each_item_are_kept() -> None:
 
 
 @pytest.mark.parametrize("items", [0, 1])
-def test_without_two_items_there_are_no_weights(items: int) -> None:
+def test_fewer_than_two_items_have_no_weights(items: int) -> None:
     weights = ease.fit(
         csr_matrix((3, items), dtype=np.float32), core=10, regularization=1.0, neighbors=5
     )
@@ -133,7 +137,7 @@ def test_without_two_items_there_are_no_weights(items: int) -> None:
     seed=st.integers(0, 99),
 )
 @settings(max_examples=80, deadline=None)
-def test_outside_the_core_items_are_regressed_one_on_one(
+def test_items_outside_the_core_are_regressed_pairwise(
     users: int, items: int, core: int, neighbors: int, seed: int
 ) -> None:
     matrix = random_matrix(users, items, 0.3, seed)

@@ -1,4 +1,4 @@
-"""The metrics, against cases worked by hand."""
+"""Metrics, compared with cases worked by hand."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from batchrec_dagster_tests.learning.support import interactions_of
 HITS_AT_2_AND_5 = np.array([[False, True, False, False, True]])
 
 
-def test_the_guides_own_case() -> None:
+def test_matches_the_developer_guides_example() -> None:
     """Personalize's worked example: hits at 2 and 5 of five, two relevant items."""
     assert evaluation.reciprocal_rank(HITS_AT_2_AND_5).tolist() == [0.5]
     assert evaluation.ndcg(HITS_AT_2_AND_5, np.array([2])) == pytest.approx([0.6241], abs=5e-5)
     assert evaluation.precision(HITS_AT_2_AND_5).tolist() == [0.4]
 
 
-def test_a_perfect_list_has_ndcg_one_however_many_were_relevant() -> None:
+def test_a_perfect_list_has_ndcg_1_for_any_number_of_relevant_items() -> None:
     hits = np.array([[True, True, False], [True, True, True], [True, True, True]])
     assert evaluation.ndcg(hits, np.array([2, 3, 100])).tolist() == [1.0, 1.0, 1.0]
 
 
-def test_no_hit_is_nought() -> None:
+def test_no_hit_scores_0() -> None:
     hits = np.zeros((1, 5), dtype=bool)
     assert evaluation.reciprocal_rank(hits).tolist() == [0.0]
     assert evaluation.ndcg(hits, np.array([3])).tolist() == [0.0]
 
 
-def test_the_summary_averages_over_users_and_has_personalizes_keys() -> None:
+def test_the_summary_averages_over_users_with_personalizes_keys() -> None:
     hits = np.zeros((2, 25), dtype=bool)
-    hits[0, 0] = True  # the first user's only relevant item, at once
+    hits[0, 0] = True  # the first user's only relevant item, at position 1
     hits[1, 9] = True  # the second's at position 10
     recommended = np.tile(np.arange(25, dtype=np.int32), (2, 1))
     recommended[1, 20:] = -1
@@ -53,15 +53,15 @@ def test_the_summary_averages_over_users_and_has_personalizes_keys() -> None:
     )
 
 
-def test_the_summary_of_nobody_is_nought() -> None:
+def test_the_summary_without_users_is_0() -> None:
     none = Evaluation(
         np.zeros((0, 25), bool), np.zeros(0, np.int64), np.zeros((0, 25), np.int32), 3
     ).summary()
     assert set(none.values()) == {0.0}
 
 
-def test_evaluating_looks_only_for_what_the_input_did_not_have() -> None:
-    """Ten interactions of the held-out user: nine as input, the tenth to be found."""
+def test_items_of_the_input_are_not_relevant() -> None:
+    """Of ten interactions of a held-out user, nine are the input and the tenth is relevant."""
     held = [("a", f"i{n}", n) for n in range(10)]
     repeating = [("b", f"i{min(n, 8)}", n) for n in range(10)]  # the tenth is the ninth again
     data = interactions_of([*held, *repeating, ("c", "other", 0)])

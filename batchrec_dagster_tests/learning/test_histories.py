@@ -1,4 +1,4 @@
-"""Histories, against reading them off row by row."""
+"""Histories, compared with reading them row by row."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plainly(found: list[Row], user: str) -> list[tuple[str, float]]:
 
 @given(rows, st.lists(st.sampled_from(["a", "b", "c", "nobody"]), max_size=6), st.integers(1, 30))
 @settings(deadline=None)
-def test_a_history_is_what_was_met_newest_first(
+def test_a_history_has_distinct_items_newest_first(
     found: list[Row], asked: list[str], at_once: int
 ) -> None:
     lookup = Histories(interactions_of(found), np.array(KNOWN, dtype=object))

@@ -1,4 +1,4 @@
-"""performHPO: what it may try, what it tries, and that it finds what is better."""
+"""performHPO: ranges, candidates, and that a search finds better values."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ RECIPE, SIMS = "aws-user-personalization", "aws-sims"
         (RECIPE, {"bptt": "99"}, Search(), "hyperparameter bptt is '99'"),
     ],
 )  # fmt: skip
-def test_impossible_searches_are_refused(
+def test_impossible_searches_raise(
     recipe: str, given: dict[str, str], search: Search, message: str
 ) -> None:
     with pytest.raises(TrainingError, match=message):
@@ -71,7 +71,7 @@ def test_impossible_searches_are_refused(
         train(recipe, interactions_of(tastes()), given, search=search)
 
 
-def test_without_ranges_the_recipes_own_are_searched() -> None:
+def test_without_ranges_the_recipes_bounds_are_searched() -> None:
     ranges = search_ranges(RECIPE, {"bptt": "8"}, Search())
     assert set(ranges) == {"hidden_dimension", "recency_mask"}
     assert [ranges["hidden_dimension"].contains(n) for n in (31, 32, 256, 257)] == [0, 1, 1, 0]
@@ -90,7 +90,7 @@ def test_without_ranges_the_recipes_own_are_searched() -> None:
     st.integers(1, 40),
     st.integers(0, 5),
 )
-def test_what_is_tried_is_in_range_never_twice_and_the_same_every_time(
+def test_candidates_are_in_range_distinct_and_reproducible(
     ends: tuple[int, int], truths: list[str], jobs: int, seed: int
 ) -> None:
     search = Search(jobs, integers={"bptt": ends}, categories={"recency_mask": truths})
@@ -105,7 +105,7 @@ def test_what_is_tried_is_in_range_never_twice_and_the_same_every_time(
         assert tried[0]["bptt"] == 7
 
 
-def test_a_small_space_is_tried_out() -> None:
+def test_a_small_space_is_searched_completely() -> None:
     ranges = search_ranges(
         RECIPE, {}, Search(categories={"bptt": ["4", "8"], "recency_mask": ["true", "false"]})
     )
@@ -116,7 +116,7 @@ def test_a_small_space_is_tried_out() -> None:
 
 
 def turning() -> list[Row]:
-    """Rows of users whose last few say what comes next and whose first many say nothing."""
+    """Rows of users whose last few items predict the next and whose first do not."""
     rows = []
     for user in range(150):
         old = [f"old{(user * 7 + n * 11) % 40}" for n in range(10)]
@@ -125,7 +125,7 @@ def turning() -> list[Row]:
     return rows
 
 
-def test_a_search_finds_what_is_better() -> None:
+def test_a_search_finds_the_better_value() -> None:
     data = interactions_of(turning())
     search = Search(4, categories={"recency_mask": ["true", "false"]})
     logged: list[str] = []
@@ -151,7 +151,7 @@ def test_similar_items_are_tuned_too() -> None:
     assert plain.metrics == done.metrics
 
 
-def test_at_most_as_many_as_asked_and_what_is_shared_is_fitted_once(
+def test_tries_at_most_max_jobs_and_fits_shared_components_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tries: list[Mapping[str, Value]] = []
@@ -171,7 +171,7 @@ def test_at_most_as_many_as_asked_and_what_is_shared_is_fitted_once(
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, SIMS])
-def test_nobody_to_tune_on_leaves_what_was_given(recipe: str) -> None:
+def test_without_users_to_tune_on_the_given_values_stay(recipe: str) -> None:
     rows = [("u", "a", 1), ("u", "b", 2), ("v", "a", 1), ("v", "b", 2)]
     name = {RECIPE: "bptt", SIMS: "min_cointeraction_count"}[recipe]
     assert train(recipe, interactions_of(rows[:2]), {}, search=Search()).tuned

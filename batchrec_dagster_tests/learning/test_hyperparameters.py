@@ -1,4 +1,4 @@
-"""Hyperparameters are refused with their name and what would do."""
+"""Errors of hyperparameters name the key and what is allowed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchrec_dagster_tests.learning.support import interactions_of
 RECIPE = "aws-user-personalization"
 
 
-def test_text_becomes_values() -> None:
+def test_text_is_parsed_into_values() -> None:
     assert parse_hyperparameters(
         RECIPE,
         {
@@ -47,21 +47,21 @@ def test_text_becomes_values() -> None:
         ("min_user_history_length_percentile", "-inf", "a number from 0 to 1"),
     ],
 )
-def test_the_impossible_is_refused_with_what_is_allowed(key: str, text: str, allowed: str) -> None:
+def test_an_invalid_value_raises_with_what_is_allowed(key: str, text: str, allowed: str) -> None:
     with pytest.raises(
         TrainingError, match=f"^hyperparameter {key} is '{text}'; allowed: {allowed}"
     ):
         check_hyperparameters(RECIPE, {key: text})
 
 
-def test_the_unknown_is_refused_with_what_there_is() -> None:
+def test_an_unknown_name_raises_with_the_known_ones() -> None:
     with pytest.raises(TrainingError, match="has no hyperparameter factors; it has: hidden_dim"):
         check_hyperparameters(RECIPE, {"factors": "3"})
     with pytest.raises(TrainingError, match="has no hyperparameter bptt; it has: none"):
         check_hyperparameters("aws-popularity-count", {"bptt": "3"})
 
 
-def test_percentiles_that_leave_nobody_are_refused() -> None:
+def test_percentiles_that_leave_no_user_raise() -> None:
     with pytest.raises(TrainingError, match="must be below"):
         check_hyperparameters(
             RECIPE,
@@ -72,11 +72,11 @@ def test_percentiles_that_leave_nobody_are_refused() -> None:
         )
 
 
-def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
+def test_an_unknown_recipe_raises_with_the_supported_ones() -> None:
     with pytest.raises(TrainingError, match=r"aws-hrnn is not supported locally; .*aws-popularity"):
         check_hyperparameters("aws-hrnn", {})
 
 
-def test_training_refuses_them_too() -> None:
+def test_training_checks_hyperparameters() -> None:
     with pytest.raises(TrainingError, match="no hyperparameter x"):
         train(RECIPE, interactions_of([("u", "a", 1)]), {"x": "1"})

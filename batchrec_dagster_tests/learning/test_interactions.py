@@ -1,4 +1,4 @@
-"""Interactions, against a plain sort of the rows."""
+"""Interactions, compared with a plain sort of the rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_rows_are_sorted_by_user_time_and_item(given_rows: list[Row], at_once: i
     assert found.item_ids.tolist() == sorted({item for _, item, _ in given_rows})
 
 
-def test_a_file_is_read_as_a_frame_is(tmp_path: Path) -> None:
+def test_a_lazy_frame_gives_the_same_interactions(tmp_path: Path) -> None:
     frame = pl.DataFrame(
         [("u2", "i1", 5), ("u1", "i2", 7), ("u1", "i1", 7)], schema=SCHEMA, orient="row"
     )

@@ -1,4 +1,4 @@
-"""What is blended, and that chance does not decide it."""
+"""Which components are blended, and that noise does not decide it."""
 
 from __future__ import annotations
 
@@ -51,29 +51,29 @@ USERS, ITEMS = 80, 60
 
 
 @dataclass(frozen=True)
-class Told:
-    """A part that knows each user's truth, blurred by noise that may depend on the exponent."""
+class NoisyScorer:
+    """Scores the truth plus noise, which may depend on the exponent."""
 
-    table: Float32  # (users, items); a user is known by the one item met
+    table: Float32  # (users, items); user u has the history [u]
     noise: Float32
-    best_power: float | None = None
-    kind: str = field(default="told", init=False)
+    best_exponent: float | None = None
+    kind: str = field(default="noisy", init=False)
 
     def score(self, history: History, exponent: float) -> Float32:
-        off = 0.0 if self.best_power is None else 3 * abs(exponent - self.best_power)
+        off = 0.0 if self.best_exponent is None else 3 * abs(exponent - self.best_exponent)
         return np.asarray((self.table + (1 + off) * self.noise)[history.items], dtype=np.float32)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {}
 
 
-def trial_of(**noises: Float32 | Told) -> ValidationSet:
-    """Users who met item u and will meet one other item; scorers know it up to their noise."""
+def validation_set_of(**noises: Float32 | NoisyScorer) -> ValidationSet:
+    """Users with the history [u] and one relevant item; scorers add noise to the truth."""
     starts = np.arange(USERS + 1, dtype=np.int64)
     inputs = History(starts, np.arange(USERS, dtype=np.int32), np.zeros(USERS, np.float32), 200)
     table = truth_table()
     scorers: dict[str, Scorer] = {
-        name: noise if isinstance(noise, Told) else Told(table, noise)
+        name: noise if isinstance(noise, NoisyScorer) else NoisyScorer(table, noise)
         for name, noise in noises.items()
     }
     return ValidationSet(scorers, inputs, csr_matrix(table), np.arange(USERS, dtype=np.int32))
@@ -89,100 +89,107 @@ def noise(seed: int, size: float) -> Float32:
     return (np.random.default_rng(seed).normal(size=(USERS, 200)) * size).astype(np.float32)
 
 
-def ndcg_alone(run: ValidationSet, name: str, exponent: float) -> float:
-    scores = run.scorers[name].score(run.inputs, exponent)
-    scores[run.inputs.recency_weights(0.0).nonzero()] = -np.inf
-    hits = np.take_along_axis(run.truth.toarray() > 0, top_k(scores, 25), axis=1)
+def single_ndcg(one: ValidationSet, name: str, exponent: float) -> float:
+    scores = one.scorers[name].score(one.inputs, exponent)
+    scores[one.inputs.recency_weights(0.0).nonzero()] = -np.inf
+    hits = np.take_along_axis(one.truth.toarray() > 0, top_k(scores, 25), axis=1)
     return float(evaluation.ndcg(hits, np.ones(USERS, np.int64)).mean())
 
 
-def test_parts_that_err_differently_are_blended() -> None:
-    run = trial_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
-    choice = select_blend([run], recency=True)
-    assert len(choice.weights) > 1
-    assert choice.ndcg > max(
-        ndcg_alone(run, name, RECENCY_EXPONENTS[name][0]) for name in (EASE, SEQUENCE, FACTORS)
+def test_components_with_different_errors_are_blended() -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    blend = select_blend([one], recency=True)
+    assert len(blend.weights) > 1
+    assert blend.ndcg > max(
+        single_ndcg(one, name, RECENCY_EXPONENTS[name][0]) for name in (EASE, SEQUENCE, FACTORS)
     )
 
 
 @pytest.mark.parametrize("good", [EASE, SEQUENCE, FACTORS])
-def test_a_part_that_others_only_spoil_serves_alone(good: str) -> None:
+def test_a_good_component_among_bad_ones_serves_alone(good: str) -> None:
     noises = {name: noise(i, 50.0) for i, name in enumerate((EASE, SEQUENCE, FACTORS))}
-    run = trial_of(**{**noises, good: noise(7, 0.01)})
-    choice = select_blend([run], recency=True)
-    assert list(choice.weights) == [good]
-    assert choice.ndcg == pytest.approx(ndcg_alone(run, good, choice.recency_exponents[good]))
+    one = validation_set_of(**{**noises, good: noise(7, 0.01)})
+    blend = select_blend([one], recency=True)
+    assert list(blend.weights) == [good]
+    assert blend.ndcg == pytest.approx(single_ndcg(one, good, blend.recency_exponents[good]))
 
 
-@pytest.mark.parametrize(("sequence", "either"), [(0.9, 0.4), (0.4, 0.9), (0.6, 0.6)])
-def test_either_way_stands_for_the_sequence_where_it_is_better(
-    sequence: float, either: float
+@pytest.mark.parametrize(("sequence", "symmetric"), [(0.9, 0.4), (0.4, 0.9), (0.6, 0.6)])
+def test_symmetric_cooccurrence_replaces_the_sequence_if_better(
+    sequence: float, symmetric: float
 ) -> None:
-    noises = {EASE: noise(1, 0.5), SEQUENCE: noise(2, sequence), SYMMETRIC_COOC: noise(2, either)}
-    choice = select_blend([trial_of(**noises, factors=noise(3, 0.6))], recency=True)
-    used, left = (SYMMETRIC_COOC, SEQUENCE) if either < sequence else (SEQUENCE, SYMMETRIC_COOC)
-    assert used in choice.weights
-    assert left not in choice.weights
+    noises = {
+        EASE: noise(1, 0.5),
+        SEQUENCE: noise(2, sequence),
+        SYMMETRIC_COOC: noise(2, symmetric),
+    }
+    blend = select_blend([validation_set_of(**noises, factors=noise(3, 0.6))], recency=True)
+    used, left = (SYMMETRIC_COOC, SEQUENCE) if symmetric < sequence else (SEQUENCE, SYMMETRIC_COOC)
+    assert used in blend.weights
+    assert left not in blend.weights
 
 
-@pytest.mark.parametrize(("usual", "shrunk"), [(0.9, 0.4), (0.4, 0.9), (0.6, 0.6)])
-def test_more_regularization_is_taken_unless_less_is_better(usual: float, shrunk: float) -> None:
-    noises = {EASE: noise(1, usual), EASE_HIGH_REG: noise(1, shrunk)}
-    choice = select_blend([trial_of(**noises, sequence=noise(2, 0.6))], recency=True)
-    used, left = (EASE, EASE_HIGH_REG) if usual < shrunk else (EASE_HIGH_REG, EASE)
-    assert used in choice.weights
-    assert left not in choice.weights
+@pytest.mark.parametrize(("low", "high"), [(0.9, 0.4), (0.4, 0.9), (0.6, 0.6)])
+def test_high_regularization_is_selected_unless_low_is_better(low: float, high: float) -> None:
+    noises = {EASE: noise(1, low), EASE_HIGH_REG: noise(1, high)}
+    blend = select_blend([validation_set_of(**noises, sequence=noise(2, 0.6))], recency=True)
+    used, left = (EASE, EASE_HIGH_REG) if low < high else (EASE_HIGH_REG, EASE)
+    assert used in blend.weights
+    assert left not in blend.weights
 
 
 @pytest.mark.parametrize(("size", "added"), [(50.0, True), (0.01, False)])
-def test_what_is_popular_is_added_where_histories_tell_little(size: float, added: bool) -> None:
-    counts = truth_table().sum(axis=0)  # the items sought, all alike
-    popular = Told(np.tile(counts, (USERS, 1)), np.zeros((USERS, 200), np.float32))
-    run = trial_of(ease=noise(1, size), factors=noise(2, 60.0), popularity=popular)
-    choice = select_blend([run], recency=True)
-    assert (POPULARITY in choice.weights) == added
+def test_popularity_is_added_if_histories_say_little(size: float, added: bool) -> None:
+    counts = truth_table().sum(axis=0)  # each relevant item as often as the others
+    popular = NoisyScorer(np.tile(counts, (USERS, 1)), np.zeros((USERS, 200), np.float32))
+    one = validation_set_of(ease=noise(1, size), factors=noise(2, 60.0), popularity=popular)
+    blend = select_blend([one], recency=True)
+    assert (POPULARITY in blend.weights) == added
     if added:
-        assert choice.ndcg > ndcg_alone(run, EASE, RECENCY_EXPONENTS[EASE][0])
+        assert blend.ndcg > single_ndcg(one, EASE, RECENCY_EXPONENTS[EASE][0])
 
 
-def test_parts_alike_keep_their_defaults_and_no_blend() -> None:
+def test_equal_components_keep_the_defaults_and_no_blend() -> None:
     same = noise(1, 0.5)
-    choice = select_blend([trial_of(ease=same, sequence=same, factors=same)], recency=True)
-    assert len(choice.weights) == 1
+    blend = select_blend([validation_set_of(ease=same, sequence=same, factors=same)], recency=True)
+    assert len(blend.weights) == 1
     assert all(
-        choice.recency_exponents[name] == RECENCY_EXPONENTS[name][0]
-        for name in choice.recency_exponents
+        blend.recency_exponents[name] == RECENCY_EXPONENTS[name][0]
+        for name in blend.recency_exponents
     )
 
 
-def test_a_power_is_taken_when_it_is_clearly_better() -> None:
-    told = Told(truth_table(), noise(1, 0.3), best_power=0.3)
-    choice = select_blend([trial_of(ease=told)], recency=True)
-    assert choice.recency_exponents == {EASE: 0.3}
+def test_an_exponent_is_selected_if_clearly_better() -> None:
+    scorer = NoisyScorer(truth_table(), noise(1, 0.3), best_exponent=0.3)
+    blend = select_blend([validation_set_of(ease=scorer)], recency=True)
+    assert blend.recency_exponents == {EASE: 0.3}
 
 
-def test_without_recency_there_is_no_power_to_choose() -> None:
-    run = trial_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
-    assert set(select_blend([run], recency=False).recency_exponents.values()) == {0.0}
+def test_without_recency_exponents_are_0() -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    assert set(select_blend([one], recency=False).recency_exponents.values()) == {0.0}
 
 
-def test_nobody_to_try_on_leaves_the_first_part_alone() -> None:
+def test_without_users_the_first_component_serves_alone() -> None:
     nobody = History(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), 200)
-    run = ValidationSet(
-        trial_of(ease=noise(1, 1.0)).scorers, nobody, csr_matrix((0, 200)), np.zeros(0, np.int32)
+    one = ValidationSet(
+        validation_set_of(ease=noise(1, 1.0)).scorers,
+        nobody,
+        csr_matrix((0, 200)),
+        np.zeros(0, np.int32),
     )
-    assert select_blend([run], recency=True).weights == {EASE: 1.0}
-    assert fit_temperature(lambda history: np.zeros((0, 200), np.float32), [run]) == 1.0
+    assert select_blend([one], recency=True).weights == {EASE: 1.0}
+    assert fit_temperature(lambda history: np.zeros((0, 200), np.float32), [one]) == 1.0
 
 
-def test_asking_the_same_users_again_is_no_surer_than_asking_once() -> None:
-    run = trial_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
-    once, again = select_blend([run], recency=True), select_blend([run] * 5, recency=True)
+def test_repeating_the_same_users_adds_no_confidence() -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    once, again = select_blend([one], recency=True), select_blend([one] * 5, recency=True)
     assert (again.recency_exponents, again.weights) == (once.recency_exponents, once.weights)
     assert again.ndcg == pytest.approx(once.ndcg)
 
 
-def test_few_users_are_asked_at_several_times_and_many_once() -> None:
+def test_few_users_get_earlier_cutoffs_and_many_do_not() -> None:
     held = split(interactions_of(tastes()), 0)
     assert held is not None
     few = validation_sets({}, held, held.inputs.item_ids)
@@ -196,7 +203,7 @@ def test_few_users_are_asked_at_several_times_and_many_once() -> None:
 
 
 @pytest.mark.parametrize(("users", "fits"), [(60, 3), (300, 2)])
-def test_choosing_costs_at_most_two_fits_beside_the_one_that_serves(
+def test_selection_costs_at_most_two_extra_fits(
     users: int, fits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_blend, "MIN_VALIDATION_USERS", 20)
@@ -210,38 +217,38 @@ def test_choosing_costs_at_most_two_fits_beside_the_one_that_serves(
     )
 
 
-def test_mixes_are_shares_of_known_parts() -> None:
-    for mix in BLEND_WEIGHTS:
-        assert sum(mix.values()) == pytest.approx(1)
-        assert set(mix) <= set(RECENCY_EXPONENTS)
+def test_blend_weights_sum_to_1_over_known_components() -> None:
+    for option in BLEND_WEIGHTS:
+        assert sum(option.values()) == pytest.approx(1)
+        assert set(option) <= set(RECENCY_EXPONENTS)
 
 
-def test_the_temperature_makes_the_truth_likeliest() -> None:
-    run = trial_of(ease=noise(1, 0.3))
+def test_the_temperature_maximizes_the_likelihood() -> None:
+    one = validation_set_of(ease=noise(1, 0.3))
 
     def likelihood(temperature: float) -> float:
-        logits = run.scorers[EASE].score(run.inputs, 0.6).astype(np.float64) / temperature
-        weights = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        return float(np.log(weights[run.truth.nonzero()]).sum())
+        logits = one.scorers[EASE].score(one.inputs, 0.6).astype(np.float64) / temperature
+        softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        return float(np.log(softmax[one.truth.nonzero()]).sum())
 
-    temperature = fit_temperature(lambda history: run.scorers[EASE].score(history, 0.6), [run])
+    temperature = fit_temperature(lambda history: one.scorers[EASE].score(history, 0.6), [one])
     assert likelihood(temperature) > max(
         likelihood(temperature / 1.5), likelihood(temperature * 1.5)
     )
 
 
-def test_factors_solve_the_papers_equations() -> None:
+def test_factors_solve_the_equations_of_the_paper() -> None:
     data = interactions_of(tastes())
     histories = Histories(data, data.item_ids[popular_first(data)])
     history = histories.of_users(histories.users([*data.user_ids, "nobody"]))
-    part = components.fit_factors(history.recency_weights(0.0)[:-1], factors=8, seed=0)
-    items = part.item_factors.astype(np.float64)
+    scorer = components.fit_factors(history.recency_weights(0.0)[:-1], factors=8, seed=0)
+    items = scorer.item_factors.astype(np.float64)
     for exponent in (0.0, 0.6):
         confidence = history.recency_weights(exponent).toarray().astype(np.float64)
-        found = part.score(history, exponent)
+        found = scorer.score(history, exponent)
         for user in (0, 7, 59):
             met = confidence[user] > 0
-            left = items.T @ items + part.regularization * np.eye(8)
+            left = items.T @ items + scorer.regularization * np.eye(8)
             left += (items[met].T * (confidence[user, met] - 1)) @ items[met]
             expected = items @ np.linalg.solve(left, items[met].T @ confidence[user, met])
             assert found[user] == pytest.approx(expected, abs=1e-3)
@@ -249,7 +256,7 @@ def test_factors_solve_the_papers_equations() -> None:
 
 
 @pytest.mark.slow
-def test_a_blend_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
+def test_a_saved_blend_recommends_the_same(tmp_path: Path) -> None:
     rows = tastes()
     data = interactions_of(rows)
     model = train("aws-user-personalization", data, {}).model
@@ -274,7 +281,7 @@ def test_a_blend_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     assert lists(again, users, data, 40) == lists(blend, users, data, 40)
 
 
-def test_a_model_saved_with_the_old_names_of_components_is_read(tmp_path: Path) -> None:
+def test_a_model_saved_with_old_names_loads(tmp_path: Path) -> None:
     data = interactions_of(tastes())
     fitter = fit_components.ComponentFitter(data, {}, 0, print)
     names = (EASE_HIGH_REG, SYMMETRIC_COOC, FACTORS)

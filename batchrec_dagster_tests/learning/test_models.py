@@ -1,4 +1,4 @@
-"""What a trained model recommends, at the edges too, and its way to disk and back."""
+"""What trained models recommend, also from unusual data and after saving."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RECIPES = [PERSONALIZATION, "aws-user-personalization-v2", POPULARITY]
 
 @pytest.fixture(autouse=True)
 def _light_regularization(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data of a few hundred rows would be smoothed flat by what suits hundreds of thousands."""
+    """The default regularization would flatten data of a few hundred rows."""
     monkeypatch.setattr(fit_components, "REGULARIZATION", 5.0)
 
 
@@ -43,7 +43,7 @@ def trained(rows: list[Row], recipe: str = PERSONALIZATION, **hyperparameters: s
 # --- what is recommended ---
 
 
-def test_users_get_what_those_alike_met() -> None:
+def test_users_get_items_of_similar_users() -> None:
     rows = tastes(users=100, each=8)
     data = interactions_of(rows)
     model = trained(rows)
@@ -56,10 +56,10 @@ def test_users_get_what_those_alike_met() -> None:
         for user, row in enumerate(chunk.items)
         for item in row
     )
-    assert right > 0.8 * 300  # popularity would have half
+    assert right > 0.8 * 300  # by popularity about half would be right
 
 
-def test_the_metrics_are_personalizes_and_better_than_popularity() -> None:
+def test_metrics_have_personalizes_keys_and_beat_popularity() -> None:
     data = interactions_of(tastes(users=200))
     ours, popular = train(PERSONALIZATION, data, {}).metrics, train(POPULARITY, data, {}).metrics
     assert set(ours) == {
@@ -74,7 +74,7 @@ def test_the_metrics_are_personalizes_and_better_than_popularity() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_unknown_users_get_the_popular_with_their_share(recipe: str) -> None:
+def test_unknown_users_get_popular_items_with_their_shares(recipe: str) -> None:
     rows = [(f"u{n}", item, n) for item, count in zip("dacb", (4, 3, 3, 1), strict=True)
             for n in range(count)]  # fmt: skip
     model, data = trained(rows, recipe), interactions_of(rows)
@@ -82,7 +82,7 @@ def test_unknown_users_get_the_popular_with_their_share(recipe: str) -> None:
     assert scores(model, ["nobody"], data, 4)[0] == pytest.approx(np.array([4, 3, 3, 1]) / 11)
 
 
-def test_users_unseen_in_training_get_lists_of_their_own() -> None:
+def test_users_not_trained_on_get_personal_lists() -> None:
     rows = tastes()
     model = trained(rows)
     now = interactions_of([*rows, ("new-even", "i0", 9), ("new-odd", "i1", 9)])
@@ -92,7 +92,7 @@ def test_users_unseen_in_training_get_lists_of_their_own() -> None:
     assert all(int(item[1:]) % 2 == 1 for item in odd)
 
 
-def test_interactions_newer_than_the_training_count_and_new_items_do_no_harm() -> None:
+def test_newer_interactions_count_and_new_items_are_ignored() -> None:
     rows = tastes()
     model = trained(rows)
     before = lists(model, ["u0"], interactions_of(rows), 10)
@@ -104,7 +104,7 @@ def test_interactions_newer_than_the_training_count_and_new_items_do_no_harm() -
     assert stranger == popular
 
 
-def test_recent_interactions_weigh_more_unless_that_is_turned_off() -> None:
+def test_recent_interactions_weigh_more_unless_turned_off() -> None:
     rows = tastes()
     turned = [("turned", f"i{2 * n}", n) for n in range(6)] + [
         ("turned", f"i{2 * n + 1}", 100 + n) for n in range(6)
@@ -132,7 +132,7 @@ def test_scores_are_a_softmax_over_the_catalogue(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_masks_take_items_out_and_leave_scores_and_order_alone(recipe: str) -> None:
+def test_forbid_removes_items_and_keeps_scores_and_order(recipe: str) -> None:
     rows = tastes()
     model, data = trained(rows, recipe), interactions_of(rows)
     n = len(model.item_ids)
@@ -160,7 +160,7 @@ def test_lists_longer_than_the_catalogue_are_padded(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_user_who_has_seen_everything_gets_nothing_new(recipe: str) -> None:
+def test_a_user_who_has_seen_everything_gets_an_empty_list(recipe: str) -> None:
     rows = [("u", "a", 1), ("u", "b", 2), ("v", "a", 1)]
     [chunk] = trained(rows, recipe).recommend(
         ["u"], interactions_of(rows), 2, forbid=forbid_entries(csr_matrix(np.ones((1, 2))))
@@ -170,7 +170,7 @@ def test_a_user_who_has_seen_everything_gets_nothing_new(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_an_empty_request_is_answered_with_nothing(recipe: str) -> None:
+def test_no_users_give_no_lists(recipe: str) -> None:
     rows = tastes()
     assert list(trained(rows, recipe).recommend([], interactions_of(rows), 5)) == []
 
@@ -218,7 +218,7 @@ def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None
         "times far apart",
     ],
 )
-def test_odd_data_gives_whole_lists_and_sane_scores(recipe: str, rows: list[Row]) -> None:
+def test_unusual_data_gives_full_lists_and_finite_scores(recipe: str, rows: list[Row]) -> None:
     data = interactions_of(rows)
     done = train(recipe, data, {})
     assert all(np.isfinite(value) for value in done.metrics.values())
@@ -229,19 +229,19 @@ def test_odd_data_gives_whole_lists_and_sane_scores(recipe: str, rows: list[Row]
         assert chunk.scores.sum(axis=1) == pytest.approx(1, abs=1e-4)
 
 
-def test_no_interactions_are_refused() -> None:
+def test_no_interactions_raise() -> None:
     with pytest.raises(TrainingError, match="no interactions"):
         train(PERSONALIZATION, interactions_of([]), {})
 
 
-def test_a_model_serves_when_the_interactions_are_gone() -> None:
+def test_without_interactions_everyone_gets_popular_items() -> None:
     rows = tastes()
     model = trained(rows)
     nobody = lists(model, ["nobody"], interactions_of(rows), 5)
     assert lists(model, ["u0"], interactions_of([]), 5) == nobody
 
 
-def test_ids_of_any_kind_stay_what_they_are(tmp_path: Path) -> None:
+def test_unusual_ids_are_kept(tmp_path: Path) -> None:
     ids = ["7", "07", "7.0", "1e3", " 7", "ñandú", "n\u0303andu\u0301", "映画", "🎬", "x" * 256,
            "é" * 256, 'a"b', "a,b", "a\nb", "null", "NaN", "a\x00"]  # fmt: skip
     rows = [(user, item, n) for n, user in enumerate(ids) for item in ids[: n + 1]]
@@ -255,7 +255,7 @@ def test_ids_of_any_kind_stay_what_they_are(tmp_path: Path) -> None:
     assert own != unknown == other
 
 
-def test_repeats_count_once_in_a_history_and_each_time_in_popularity() -> None:
+def test_repeats_count_once_in_a_history_and_every_time_in_popularity() -> None:
     rows = [("u", "a", n) for n in range(9)] + [("u", "b", 3), ("v", "b", 1), ("w", "b", 1)]
     data = interactions_of(rows)
     model = trained(rows, POPULARITY)
@@ -273,21 +273,21 @@ def test_items_of_one_second_share_their_rank() -> None:
 
 
 @pytest.mark.slow
-def test_users_outside_the_percentiles_are_not_learned_from() -> None:
+def test_users_outside_the_percentiles_are_not_trained_on() -> None:
     quiet = [(f"q{n}", item, 0) for n in range(20) for item in ("a", "b")]
     loud = [("loud", f"i{n}", 0) for n in range(500)]
     asked = interactions_of([*quiet, *loud, ("x", "i0", 0)])
     with_loud = trained([*quiet, *loud])
     without = trained([*quiet, *loud], max_user_history_length_percentile="0.9")
     assert scores(with_loud, ["x"], asked, 1)[0, 0] > scores(without, ["x"], asked, 1)[0, 0]
-    # Nothing was learned of i0, so the popular come first.
+    # i0 was not trained on, so popular items come first.
     assert lists(without, ["x"], asked, 2) == [["a", "b"]]
 
 
 # --- large catalogues ---
 
 
-def test_above_the_dense_limit_every_item_can_still_be_reached(
+def test_items_outside_the_core_are_recommended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fit_components, "DENSE_LIMIT", 10)
@@ -295,11 +295,11 @@ def test_above_the_dense_limit_every_item_can_still_be_reached(
     model = trained(rows)
     rare = str(model.item_ids[-1])
     data = interactions_of([*rows, ("fan", rare, 1)])
-    # A history of nothing but an item outside the core still says which half the user likes ...
+    # One item outside the core is enough to know which half the user likes ...
     [fan] = lists(model, ["fan"], data, 5)
     parity = int(rare[1:]) % 2
     assert sum(int(item[1:]) % 2 == parity for item in fan) >= 4
-    # ... and items outside the core are recommended to those who met their neighbours.
+    # ... and items outside the core are recommended to users of their neighbours.
     core = {str(item) for item in model.item_ids[:10]}
     users = [f"u{n}" for n in range(60)]
     histories = Histories(data, model.item_ids)
@@ -336,7 +336,7 @@ def saved(model: AnyModel, folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_same_data_same_bytes_in_any_order_on_any_number_of_cores(
+def test_same_data_same_bytes_for_any_row_order_and_number_of_cores(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = tastes(users=150, items=120, each=30)
@@ -376,7 +376,7 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
         assert np.load(path, allow_pickle=False).dtype != object
 
 
-def test_a_missing_model_is_named(tmp_path: Path) -> None:
+def test_a_missing_model_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="nowhere is incomplete"):
         load_model(tmp_path / "nowhere")
 
@@ -388,7 +388,7 @@ def load_whole(folder: Path) -> AnyModel:
 
 
 @pytest.mark.parametrize("recipe", [PERSONALIZATION, POPULARITY])
-def test_any_damage_is_named(recipe: str, tmp_path: Path) -> None:
+def test_damage_names_the_file(recipe: str, tmp_path: Path) -> None:
     whole = saved(trained(tastes(), recipe), tmp_path)
     for relative, good in whole.items():
         path = tmp_path / relative
@@ -419,9 +419,7 @@ def test_any_damage_is_named(recipe: str, tmp_path: Path) -> None:
         ({"facts": 3}, "cannot be read"),
     ],
 )
-def test_a_manifest_that_is_not_ours_is_named(
-    change: dict[str, object], message: str, tmp_path: Path
-) -> None:
+def test_a_foreign_manifest_raises(change: dict[str, object], message: str, tmp_path: Path) -> None:
     trained(tastes()).save(tmp_path)
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))

@@ -1,4 +1,4 @@
-"""Histories that are huge beside the rest, and weights all alike: what is kept is bounded."""
+"""Pruning of huge histories and of equal weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def met(user: str, items: range) -> list[Row]:
 
 
 def giant() -> list[Row]:
-    """300 users who met 30 items each of a few, and one who met 30,000."""
+    """300 users with 30 of 400 items each, and one user with 30,000."""
     some = np.random.default_rng(0).integers(0, 400, (300, 30))
     rows = [(f"u{user:03}", f"i{item:05}", n) for user, own in enumerate(some)
             for n, item in enumerate(own)]  # fmt: skip
@@ -45,7 +45,7 @@ def giant() -> list[Row]:
     ],
     ids=["one user", "three alike", "three who overlap", "a giant among small ones"],
 )
-def test_huge_histories_give_lists_and_a_small_model(
+def test_huge_histories_give_full_lists_and_a_small_model(
     rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit_components, "WIDE_LIMIT", 1_500)
@@ -76,7 +76,7 @@ def plainly(row: npt.NDArray[np.float32], kept: int) -> list[int]:
     backwards=st.booleans(),
 )
 @settings(deadline=None)
-def test_exactly_the_largest_stay_and_ties_go_to_the_first(
+def test_keeps_exactly_the_largest_and_the_first_of_ties(
     values: list[list[float]], kept: int, backwards: bool
 ) -> None:
     rows = np.array(values, dtype=np.float32)
@@ -96,15 +96,15 @@ def test_exactly_the_largest_stay_and_ties_go_to_the_first(
 
 
 @pytest.mark.parametrize("core", [0, 700, 1_500])
-def test_where_all_weights_are_alike_each_item_keeps_the_most_popular(core: int) -> None:
+def test_equal_weights_keep_the_most_popular_items(core: int) -> None:
     alike = csr_matrix(np.ones((3, 1_500), dtype=np.float32))
     weights = ease.fit(alike, core=core, regularization=5.0, neighbors=50).tocsc()
     assert (np.diff(weights.indptr) == 50).all()
-    if core != 700:  # else those inside weigh otherwise than those outside
+    if core != 700:  # weights inside of the core differ from those outside
         assert weights[:, [1_499]].indices.tolist() == list(range(50))
 
 
-def test_outside_the_core_a_long_history_is_paired_by_its_newest(
+def test_outside_the_core_only_the_newest_of_a_long_history_are_paired(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pruning, "MAX_PAIRED", 2)
@@ -114,7 +114,7 @@ def test_outside_the_core_a_long_history_is_paired_by_its_newest(
     assert weights[1, 3] == pytest.approx(1 / 2)
 
 
-def test_similar_items_of_long_histories_are_of_their_newest(
+def test_similar_items_pair_only_the_newest_of_a_long_history(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pruning, "MAX_PAIRED", 2)

@@ -1,4 +1,4 @@
-"""The best of each row, against a plain sort."""
+"""Top k of each row, compared with a sort."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 def plainly(scores: Float32, k: int) -> list[list[int]]:
-    """By falling score, then rising column; -1 for what is not there."""
+    """By falling score, then rising column; -1 pads."""
     out = []
     for row in scores:
         order = sorted(range(len(row)), key=lambda column: (-row[column], column))
@@ -33,12 +33,12 @@ tied = arrays(
 
 
 @given(tied, st.integers(0, 15))
-def test_top_is_a_plain_sort(scores: Float32, k: int) -> None:
+def test_top_k_matches_a_sort(scores: Float32, k: int) -> None:
     assert top_k(scores, k).tolist() == plainly(scores, k)
 
 
 def drawn(kind: str, rows: int, n: int, seed: int) -> Float32:
-    """Rows long enough to be cut into groups."""
+    """Rows that are long enough for groups."""
     rng = np.random.default_rng(seed)
     if kind == "distinct":
         scores = rng.permuted(np.tile(np.arange(n) - n / 2, (rows, 1)), axis=1)
@@ -65,12 +65,12 @@ def drawn(kind: str, rows: int, n: int, seed: int) -> Float32:
     seed=st.integers(0, 999),
 )
 @settings(deadline=None, max_examples=40)
-def test_long_rows_are_a_plain_sort_too(kind: str, rows: int, n: int, k: int, seed: int) -> None:
+def test_top_k_of_long_rows_matches_a_sort(kind: str, rows: int, n: int, k: int, seed: int) -> None:
     scores = drawn(kind, rows, n, seed)
     assert top_k(scores, k).tolist() == plainly(scores, k)
 
 
-def test_minus_zero_is_zero() -> None:
+def test_minus_zero_ties_with_zero() -> None:
     scores = np.full((1, 2_000), -1, np.float32)
     scores[0, [3, 1_500]] = [-0.0, 0.0]
     assert top_k(scores, 2).tolist() == [[3, 1_500]]
@@ -84,6 +84,6 @@ def test_a_large_row_of_distinct_scores(k: int) -> None:
     assert top_k(scores, k).tolist() == [best + [-1] * (k - len(best))]
 
 
-def test_rows_that_are_a_part_of_a_wider_array() -> None:
+def test_rows_may_be_a_view() -> None:
     wide = np.random.default_rng(0).normal(size=(6, 4_000)).astype(np.float32)
     assert top_k(wide[::2, 100:3_000], 9).tolist() == plainly(wide[::2, 100:3_000], 9)

@@ -1,4 +1,4 @@
-"""Real ratings: personalization finds more of what people took next than popularity does."""
+"""On real data, personalization beats popularity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NDCG = "normalized_discounted_cumulative_gain_at_25"
 
 
 def movielens() -> pl.DataFrame:
-    """The films that people liked."""
+    """MovieLens: the films that people liked."""
     ratings = pl.read_csv(real_data("ml-latest-small") / "ratings.csv")
     return ratings.filter(pl.col("rating") >= 3.5).select(
         USER_ID=pl.col("userId").cast(pl.String),
@@ -25,7 +25,7 @@ def movielens() -> pl.DataFrame:
 
 
 def events() -> pl.DataFrame:
-    """What people clicked and watched, in Personalize's columns."""
+    """Clicks and watches, in Personalize's columns."""
     frame = pl.read_csv(
         real_data("personalize-interactions") / "interactions.csv", infer_schema=False
     )

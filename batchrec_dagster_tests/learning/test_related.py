@@ -1,4 +1,4 @@
-"""Similar items: counted by hand, beside a plain version, and at the edges."""
+"""Similar items, compared with counts, and with unusual data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def similar(
 
 
 def pairs(**together: int) -> list[Row]:
-    """For each key the given number of users who met all of its letters."""
+    """For each key, so many users with all of its letters as items."""
     return [
         (f"{letters}-{n}", letter, place)
         for letters, users in together.items()
@@ -51,7 +51,7 @@ def pairs(**together: int) -> list[Row]:
     ]
 
 
-def test_popularity_is_discounted_as_much_as_is_asked() -> None:
+def test_popularity_is_discounted_by_the_hyperparameter() -> None:
     # With a: p 6 times, of 26; q 4 times, of 4.
     rows = pairs(ap=6, aq=4, p=20)
     factors = {"0": "pq", "0.1": "pq", "0.5": "qp", "1": "qp"}
@@ -66,7 +66,7 @@ def test_popularity_is_discounted_as_much_as_is_asked() -> None:
 
 def test_a_pair_needs_enough_users() -> None:
     rows = pairs(ab=2, ac=3, d=9)
-    assert similar(model_of(rows), ["a"], 9) == [["c", "d", "b"]]  # then the popular
+    assert similar(model_of(rows), ["a"], 9) == [["c", "d", "b"]]  # then popular items
     assert similar(model_of(rows, min_cointeraction_count="2"), ["a"], 9) == [["c", "b", "d"]]
     assert similar(model_of(rows, min_cointeraction_count="4"), ["a"], 9) == [["d", "c", "b"]]
     assert similar(model_of(rows, SIMILAR), ["a"], 9) == [["c", "b", "d"]]
@@ -78,7 +78,7 @@ def test_one_user_counts_once_for_a_pair() -> None:
 
 
 @pytest.mark.parametrize("recipe", [SIMS, SIMILAR])
-def test_unknown_items_get_the_popular_and_no_item_gets_itself(recipe: str) -> None:
+def test_unknown_items_get_popular_items_and_no_item_gets_itself(recipe: str) -> None:
     rows = tastes()
     model = model_of(rows, recipe)
     items = model.item_ids.tolist()
@@ -91,7 +91,7 @@ def test_unknown_items_get_the_popular_and_no_item_gets_itself(recipe: str) -> N
     assert sum(int(item[1:]) % 2 == 0 for item in top) >= 7  # the taste of i0
 
 
-def test_what_is_forbidden_is_left_out() -> None:
+def test_forbidden_items_are_left_out() -> None:
     model = model_of(tastes())
     [free] = similar(model, ["i0"], 39)
     forbidden = np.zeros((2, 40), np.float32)
@@ -101,7 +101,7 @@ def test_what_is_forbidden_is_left_out() -> None:
     assert found == [free[3:13], []]
 
 
-def test_popular_and_rare_items_can_be_left_out_of_the_training() -> None:
+def test_popular_and_rare_items_can_be_left_out_of_training() -> None:
     rows = pairs(ab=9, ac=4, d=1, b=9)
     model = model_of(rows, max_item_interaction_count_percentile="0.7")
     assert model.weights[:, [model.item_ids.tolist().index("b")]].nnz == 0
@@ -114,7 +114,7 @@ def test_popular_and_rare_items_can_be_left_out_of_the_training() -> None:
     st.integers(0, 3),
     st.sampled_from([0.0, 0.5, 1.0]),
 )
-def test_weights_are_those_of_a_plain_count(
+def test_similarities_match_a_count(
     met: list[tuple[int, int]], least: int, discount: float
 ) -> None:
     users: dict[int, set[int]] = {}
@@ -135,7 +135,7 @@ def test_weights_are_those_of_a_plain_count(
             assert found[a, b] == pytest.approx(plain)
 
 
-def test_the_most_similar_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_most_similar_items_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = tastes()
     whole = model_of(rows, SIMILAR).weights.toarray()
     monkeypatch.setattr(related, "NEIGHBORS", 5)
@@ -158,7 +158,7 @@ def test_the_most_similar_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["one row", "one item", "all alike", "nothing shared", "one huge user", "strange ids"],
 )
-def test_odd_data_gives_whole_lists(recipe: str, rows: list[Row]) -> None:
+def test_unusual_data_gives_full_lists(recipe: str, rows: list[Row]) -> None:
     data = interactions_of(rows)
     done = train(recipe, data, {})
     assert isinstance(done.model, RelatedItemsModel)
@@ -169,7 +169,7 @@ def test_odd_data_gives_whole_lists(recipe: str, rows: list[Row]) -> None:
     assert similar(done.model, [], 5) == []
 
 
-def test_the_metrics_are_of_what_follows_the_last_item() -> None:
+def test_the_metrics_are_of_the_item_after_the_last() -> None:
     data = interactions_of(tastes(users=200))
     ours, popular = train(SIMS, data, {}).metrics, train("aws-popularity-count", data, {}).metrics
     assert set(ours) == set(popular)
@@ -177,13 +177,13 @@ def test_the_metrics_are_of_what_follows_the_last_item() -> None:
     assert ours[key] > popular[key] > 0
 
 
-def test_embeddings_hyperparameters_are_refused() -> None:
+def test_hyperparameters_of_embeddings_raise() -> None:
     for name in ("item_id_hidden_dimension", "item_metadata_hidden_dimension"):
         with pytest.raises(TrainingError, match=f"no hyperparameter {name}; it has: none"):
             train(SIMILAR, interactions_of(tastes()), {name: "100"})
 
 
-def test_same_bytes_on_any_number_of_cores_and_in_any_order(
+def test_same_bytes_for_any_number_of_cores_and_row_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = tastes(users=150, items=120, each=30)
@@ -196,7 +196,7 @@ def test_same_bytes_on_any_number_of_cores_and_in_any_order(
     assert files[0] == files[1]
 
 
-def test_a_saved_model_finds_the_same_and_damage_is_named(
+def test_a_saved_model_answers_the_same_and_damage_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = model_of(tastes())

@@ -1,4 +1,4 @@
-"""A given list comes back in the order of the scores that recommend."""
+"""rank sorts given lists by the scores of recommend."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ranked(
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_order_and_the_odds_are_those_of_a_recommendation(recipe: str) -> None:
+def test_rank_orders_and_scores_like_recommend(recipe: str) -> None:
     data = interactions_of(tastes())
     model = for_users(train(recipe, data, {}).model)
     users = ["u0", "u1", "nobody"]
@@ -54,7 +54,7 @@ def test_the_order_and_the_odds_are_those_of_a_recommendation(recipe: str) -> No
         assert scores[user].sum() == pytest.approx(1)
 
 
-def test_what_is_forbidden_is_left_out_and_the_rest_still_sums_to_one() -> None:
+def test_forbidden_items_are_left_out_and_scores_sum_to_1() -> None:
     model = for_users(train(RECIPES[0], interactions_of(tastes()), {}).model)
     forbidden = np.zeros((3, 40), np.float32)
     forbidden[0, [1, 4]] = 1
@@ -66,7 +66,7 @@ def test_what_is_forbidden_is_left_out_and_the_rest_still_sums_to_one() -> None:
     assert [row.tolist() for row in scores] == [[1.0], [], []]
 
 
-def test_nobody_and_nothing_to_rank() -> None:
+def test_no_users_and_empty_lists() -> None:
     model = for_users(train(RECIPES[0], interactions_of(tastes()), {}).model)
     assert ranked(model, [], []) == ([], [])
     assert ranked(model, ["u0"], [[]])[0] == [[]]
@@ -85,7 +85,7 @@ def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @given(st.data())
-def test_ties_go_to_the_item_that_stands_first(data: st.DataObject) -> None:
+def test_ties_go_to_the_lower_index(data: st.DataObject) -> None:
     table = np.array(
         data.draw(st.lists(st.lists(st.integers(0, 2), min_size=6, max_size=6), max_size=4)),
         np.float32,

@@ -57,7 +57,7 @@ def queries_of(*items: Sequence[int]) -> list[npt.NDArray[np.int32]]:
 def plain_segment(
     model: SegmentationModel, data: Interactions, items: Sequence[int], size: int
 ) -> list[int]:
-    """What a segment is, user by user."""
+    """The segment, calculated user by user."""
     histories = Histories(data, model.item_ids)
     found = []
     for user in range(len(data.user_ids)):
@@ -70,7 +70,7 @@ def plain_segment(
     return sorted(range(len(found)), key=lambda user: -found[user])[:size]
 
 
-def test_segments_are_those_of_a_plain_count() -> None:
+def test_segments_match_a_calculation_user_by_user() -> None:
     data = interactions_of(tastes())
     model = model_of(data)
     items = [[0], [7], list(range(0, 40, 3)), [39, 39, 2], []]
@@ -127,7 +127,7 @@ def test_users_new_since_the_training_are_ranked_too() -> None:
     assert "fan" in now.user_ids[segment]
 
 
-def test_whether_people_come_back_for_an_item_is_measured() -> None:
+def test_the_repeat_factor_is_measured() -> None:
     films = [(f"u{u}", f"i{(u + n) % 30}", n) for u in range(40) for n in range(12)]
     bread = [(f"u{u}", f"i{(u + n % 3) % 30}", n) for u in range(40) for n in range(12)]
     assert (
@@ -162,7 +162,7 @@ def test_how_often_is_over_how_often_the_shares_say() -> None:
     )
 
 
-def test_the_split_is_within_each_user() -> None:
+def test_split_histories_splits_each_user() -> None:
     data = interactions_of([("u", f"i{n}", n) for n in range(10)] + [("v", "i0", 1), ("v", "i9", 2)]
                            + [("w", "i0", 1)])  # fmt: skip
     held = split_histories(data)
@@ -170,7 +170,7 @@ def test_the_split_is_within_each_user() -> None:
     assert held.train.timestamps[held.train.users == 0].tolist() == list(range(8))
     assert held.truth.timestamps[held.truth.users == 0].tolist() == [8, 9]
     assert data.user_ids[held.users].tolist() == ["u", "v"]
-    assert held.train.users.tolist().count(2) == 0  # w's only one is in the newest 20 %
+    assert held.train.users.tolist().count(2) == 0  # w's only interaction is in the newest 20 %
     assert split_histories(interactions_of([("u", "a", 1), ("v", "a", 1)])) is None
     again = validation_set({}, held, data.item_ids, include_seen=True)
     assert again.truth.sum() == 3
@@ -186,7 +186,7 @@ def test_segment_metrics_by_hand() -> None:
     }
 
 
-def test_the_metrics_are_of_the_plain_segments() -> None:
+def test_segment_metrics_are_better_than_chance() -> None:
     rows = tastes(users=150)
     data = interactions_of(rows)
     done = train(RECIPES[0], data, {})
@@ -194,7 +194,7 @@ def test_the_metrics_are_of_the_plain_segments() -> None:
     assert held is not None
     assert isinstance(done.model, SegmentationModel)
     assert set(done.metrics) == {"coverage", "hits_at_1_percent", "recall_at_1_percent"}
-    # 2 of 150 users an item: chance has 1.3 % of those who come.
+    # Segments have 2 of 150 users, so chance recalls 1.3 %.
     assert done.metrics["recall_at_1_percent"] > 0.03
     assert done.metrics["coverage"] == len(set(held.train.items)) / 40
 
@@ -212,7 +212,7 @@ def test_the_metrics_are_of_the_plain_segments() -> None:
     ],
     ids=["one row", "one item", "all alike", "nothing shared", "one huge user", "strange ids"],
 )
-def test_odd_data_gives_whole_segments(recipe: str, rows: list[Row]) -> None:
+def test_unusual_data_gives_full_segments(recipe: str, rows: list[Row]) -> None:
     data = interactions_of(rows)
     done = train(recipe, data, {})
     assert isinstance(done.model, SegmentationModel)
@@ -222,7 +222,7 @@ def test_odd_data_gives_whole_segments(recipe: str, rows: list[Row]) -> None:
         assert sorted(segment.tolist()) == list(range(len(data.user_ids)))
 
 
-def test_same_bytes_and_same_segments_on_any_number_of_cores(
+def test_same_bytes_and_segments_for_any_number_of_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = tastes(users=120, items=90, each=25)
@@ -238,7 +238,7 @@ def test_same_bytes_and_same_segments_on_any_number_of_cores(
     assert found[0] == found[1]
 
 
-def test_a_saved_model_finds_the_same_and_damage_is_named(tmp_path: Path) -> None:
+def test_a_saved_model_answers_the_same_and_damage_names_the_file(tmp_path: Path) -> None:
     data = interactions_of(tastes())
     model = model_of(data, hidden_dimension="32")
     model.save(tmp_path)

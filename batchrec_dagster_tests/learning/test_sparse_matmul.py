@@ -1,4 +1,4 @@
-"""Sums of sparse rows, against the plain product."""
+"""sparse_matmul, compared with the dense product."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchrec_dagster.local_personalize.learning import components
 
 
 def drawn(rows: int, columns: int, density: float, rng: np.random.Generator) -> csr_matrix:
-    """Some rows without an entry."""
+    """A random matrix, some rows of which are empty."""
     dense = rng.normal(size=(rows, columns)) * (rng.random((rows, columns)) < density)
     dense[rng.random(rows) < 0.2] = 0
     return csr_matrix(dense.astype(np.float32))
@@ -26,7 +26,9 @@ def drawn(rows: int, columns: int, density: float, rng: np.random.Generator) -> 
     seed=st.integers(0, 999),
 )
 @settings(deadline=None)
-def test_it_is_the_product(users: int, items: int, density: float, entries: int, seed: int) -> None:
+def test_matches_the_dense_product(
+    users: int, items: int, density: float, entries: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     weights = drawn(users, items, density, rng)
     rows = drawn(items, items + 3, density, rng)

@@ -1,4 +1,4 @@
-"""Personalize's split: a tenth of the users unseen, their newest tenth to be found."""
+"""Personalize's split into training, input and truth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchrec_dagster.local_personalize.learning.split import (
 from batchrec_dagster_tests.learning.support import interactions_of
 
 
-def test_a_tenth_of_the_users_is_unseen_in_training() -> None:
+def test_a_tenth_of_the_users_is_held_out() -> None:
     data = interactions_of((f"u{u}", f"i{i}", i) for u in range(50) for i in range(10))
     held = split(data, seed=1)
     assert held is not None
@@ -22,7 +22,7 @@ def test_a_tenth_of_the_users_is_unseen_in_training() -> None:
     assert len(held.train) + len(held.inputs) + len(held.truth) == len(data)
 
 
-def test_the_oldest_nine_tenths_are_input_and_the_newest_tenth_is_truth() -> None:
+def test_the_oldest_90_percent_are_input_and_the_newest_10_percent_truth() -> None:
     data = interactions_of([("u", f"i{i}", 100 - i) for i in range(20)] + [("v", "i0", 1)])
     held = split_users(data, np.array([0], np.int32))
     assert held.truth.timestamps.tolist() == [99, 100]
@@ -37,7 +37,7 @@ def test_the_newest_of_two_interactions_is_truth() -> None:
     assert held.truth.timestamps.tolist() == [2]
 
 
-def test_the_seed_decides_who_is_held_out_and_the_order_of_rows_does_not() -> None:
+def test_the_seed_decides_the_held_out_users_and_row_order_does_not() -> None:
     rows = [(f"u{u}", f"i{i}", 0) for u in range(100) for i in range(4)]
     one, same = split(interactions_of(rows), 3), split(interactions_of(rows[::-1]), 3)
     other = split(interactions_of(rows), 4)
@@ -49,7 +49,7 @@ def test_the_seed_decides_who_is_held_out_and_the_order_of_rows_does_not() -> No
     assert one.users.tolist() != other.users.tolist()
 
 
-def test_what_was_met_at_one_moment_is_held_out_without_regard_to_its_id() -> None:
+def test_items_of_one_second_are_held_out_regardless_of_their_ids() -> None:
     data = interactions_of([(f"u{u}", f"i{i:02}", 0) for u in range(50) for i in range(20)])
     held = split_users(data, np.arange(0, 50, dtype=np.int32))
     assert np.bincount(held.truth.users).tolist() == [2] * 50
@@ -69,12 +69,12 @@ def test_users_with_one_interaction_are_never_held_out() -> None:
         assert [data.user_ids[user] for user in held.users] == ["busy"]
 
 
-def test_nobody_can_be_held_out_of_one_user_or_of_single_interactions() -> None:
+def test_no_split_of_one_user_or_of_single_interactions() -> None:
     assert split(interactions_of([("u", "a", 1), ("u", "b", 2)]), 0) is None
     assert split(interactions_of([("u", "a", 1), ("v", "b", 2)]), 0) is None
 
 
-def test_rows_follow_the_held_out_users_order() -> None:
+def test_input_and_truth_have_only_held_out_users() -> None:
     data = interactions_of([("a", "x", 1), ("b", "x", 1), ("c", "x", 1), ("c", "y", 2)])
     users = np.array([0, 2], np.int32)
     held = split_users(data, users)
@@ -82,7 +82,7 @@ def test_rows_follow_the_held_out_users_order() -> None:
     assert held.truth.users.tolist() == [0, 2]
 
 
-def test_users_are_asked_earlier_about_the_tenth_that_followed() -> None:
+def test_an_earlier_cutoff_has_the_next_tenth_as_truth() -> None:
     rows = [("u", f"i{n}", n) for n in range(20)] + [("v", f"i{n}", n) for n in range(3)]
     data = interactions_of([*rows, ("w", "i0", 1)])
     held = split_users(data, np.array([0, 1], np.int32))
@@ -93,7 +93,7 @@ def test_users_are_asked_earlier_about_the_tenth_that_followed() -> None:
         begin = round(20 * share)
         mine = earlier.truth.users == 0
         assert earlier.truth.timestamps[mine].tolist() == [begin, begin + 1]
-        # Of three, two are the input at last; before, one is, and the second is to be found.
+        # Of three interactions, an earlier cutoff has one as input and the second as truth.
         assert earlier.inputs.timestamps[earlier.inputs.users == 1].tolist() in ([0, 1], [0])
         assert earlier.truth.timestamps[earlier.truth.users == 1].tolist() in ([], [1])
         assert earlier.train is held.train

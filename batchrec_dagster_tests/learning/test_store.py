@@ -1,4 +1,4 @@
-"""Interactions on disk: what is read back is what was saved, mapped, whole or refused."""
+"""Interactions round-trip through files; damaged files raise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def assert_same(found: Interactions, wanted: Interactions) -> None:
 
 
 @pytest.mark.slow
-def test_the_numbers_stay_in_their_files(tmp_path: Path) -> None:
+def test_loaded_arrays_are_memory_mapped(tmp_path: Path) -> None:
     data = interactions_of(tastes())
     store.save(data, tmp_path)
     found = store.load(tmp_path)
@@ -41,7 +41,7 @@ def test_the_numbers_stay_in_their_files(tmp_path: Path) -> None:
     )
 
 
-def test_nothing_is_nothing_again(tmp_path: Path) -> None:
+def test_no_interactions_round_trip(tmp_path: Path) -> None:
     store.save(interactions_of([]), tmp_path)
     assert_same(store.load(tmp_path), interactions_of([]))
 
@@ -49,12 +49,12 @@ def test_nothing_is_nothing_again(tmp_path: Path) -> None:
 @pytest.mark.slow
 @given(st.lists(rows, min_size=1, max_size=4))
 @settings(deadline=None)
-def test_parts_joined_are_what_all_rows_together_are(parts: list[list[Row]]) -> None:
+def test_concat_equals_all_rows_together(parts: list[list[Row]]) -> None:
     joined = store.concat([interactions_of(part) for part in parts])
     assert_same(joined, interactions_of([row for part in parts for row in part]))
 
 
-def test_any_damage_is_named(tmp_path: Path) -> None:
+def test_damage_names_the_file(tmp_path: Path) -> None:
     store.save(interactions_of(tastes()), tmp_path)
     for path in sorted(tmp_path.iterdir()):
         good = path.read_bytes()
@@ -76,7 +76,7 @@ def test_any_damage_is_named(tmp_path: Path) -> None:
     ("change", "message"),
     [({"kind": "popularity"}, "contains 'popularity', expected"), ({"files": {}}, "is incomplete")],
 )
-def test_what_is_not_a_store_is_refused(
+def test_a_folder_of_something_else_raises(
     change: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     store.save(interactions_of([("u", "a", 1)]), tmp_path)

@@ -1,4 +1,4 @@
-"""The best of a stream are those of a sort of all of it."""
+"""StreamingTopK, compared with a sort of the whole stream."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from batchrec_dagster.local_personalize.learning.ranking import StreamingTopK
     st.integers(0, 30),
     st.integers(1, 4),
 )
-def test_a_stream_gives_what_a_sort_of_it_would(
-    stream: list[list[int]], size: int, room: int
-) -> None:
+def test_matches_a_sort_of_the_whole_stream(stream: list[list[int]], size: int, room: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "MIN_BUFFER", room)
         patch.setattr(ranking, "COMPACTED_AT_ONCE", 7)
@@ -33,7 +31,7 @@ def test_a_stream_gives_what_a_sort_of_it_would(
     assert [row.tolist() for row in found.ranked()] == [row.tolist() for row in expected]
 
 
-def test_memory_does_not_grow_with_the_stream() -> None:
+def test_memory_is_bounded() -> None:
     found = StreamingTopK(3, 2000)
     for start in range(0, 200_000, 1000):
         found.add(np.arange(start, start + 1000, dtype=np.int32), np.ones((3, 1000), np.float32))

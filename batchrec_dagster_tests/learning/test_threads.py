@@ -1,4 +1,4 @@
-"""All cores, and no more threads than cores."""
+"""Parallel maps use no more threads than cores."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from batchrec_dagster_tests.learning.support import interactions_of, lists, tast
 
 
 def blas_threads() -> set[int]:
-    """How many threads each BLAS of this process may use."""
+    """The thread limits of the BLAS libraries in this process."""
     return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
 
 
-def test_pieces_run_with_one_thread_of_blas_each_on_no_more_threads_than_cores() -> None:
+def test_pieces_use_one_blas_thread_each_and_no_more_threads_than_cores() -> None:
     before = blas_threads()
     seen: set[int] = set()
     running: list[int] = []
@@ -43,10 +43,10 @@ def test_pieces_run_with_one_thread_of_blas_each_on_no_more_threads_than_cores()
     assert blas_threads() == before
 
 
-def test_training_and_scoring_start_no_more_threads_than_cores(
+def test_training_and_serving_use_no_more_threads_than_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a machine of three cores, whatever this one has."""
+    """As on a machine of three cores."""
     monkeypatch.setattr(threads, "cores", lambda: 3)
     monkeypatch.setattr(serving, "CHUNK_SCORES", 200)
     data = interactions_of(tastes())
@@ -72,7 +72,7 @@ def test_training_and_scoring_start_no_more_threads_than_cores(
     assert 0 < max(counts) <= 3
 
 
-def test_pieces_hold_the_entries_asked_for() -> None:
+def test_pieces_have_the_requested_number_of_entries() -> None:
     starts = np.array([0, 2, 2, 9, 10, 11])
     assert threads.pieces(starts, 3) == [slice(0, 2), slice(2, 3), slice(3, 5)]
     assert threads.pieces(starts, 100, most=2) == [slice(0, 2), slice(2, 4), slice(4, 5)]

@@ -1,4 +1,4 @@
-"""Updates take in what is new, near to what a full training makes of it."""
+"""Updates learn new data nearly as well as a full training."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def saved(done: Trained, folder: Path) -> Path:
 
 
 def grown() -> list[Row]:
-    """What came after `tastes()`: a new item of even taste and one of odd, and new users."""
+    """Rows after `tastes()`: a new item for even tastes, one for odd, and new users."""
     rows = tastes(users=90)[60 * 12 :]
     for user in range(90):
-        # Last of the users known before, first of the others.
+        # The last item of known users, the first of new ones.
         rows.append((f"u{user}", f"new-{user % 2}", 10**6 if user < 60 else 1_000 * user - 1))
     return rows
 
 
-def test_new_items_are_recommended_and_new_users_served(tmp_path: Path) -> None:
+def test_an_update_knows_new_items_and_new_users(tmp_path: Path) -> None:
     old = tastes()
     now = interactions_of([*old, *grown()])
     before = saved(train(RECIPE, interactions_of(old), {}), tmp_path / "m")
@@ -66,7 +66,7 @@ def test_new_items_are_recommended_and_new_users_served(tmp_path: Path) -> None:
     even, odd = lists(done.model, ["even", "odd"], asked, 42)
     assert even.index("new-0") < 12 < even.index("new-1")
     assert odd.index("new-1") < 12 < odd.index("new-0")
-    # A new item alone says what else its people like, and new users are unlike the unknown.
+    # A new item alone predicts its audience's taste; new users differ from unknown ones.
     fans = interactions_of([("fan", "new-0", 1)])
     [fan] = lists(done.model, ["fan"], fans, 10)
     assert sum(item == "new-0" or int(item[1:]) % 2 == 0 for item in fan if item[:3] != "new") >= 8
@@ -96,7 +96,7 @@ def test_an_update_is_nearly_as_good_as_a_full_training(tmp_path: Path) -> None:
     assert updated.metrics[NDCG] == pytest.approx(full.metrics[NDCG], rel=0.25)
 
 
-def test_the_metrics_are_of_users_that_neither_training_saw(tmp_path: Path) -> None:
+def test_metrics_are_measured_on_users_of_neither_training(tmp_path: Path) -> None:
     old = tastes(users=100)
     before = train(RECIPE, interactions_of(old), {})
     folder = saved(before, tmp_path / "m")
@@ -108,7 +108,7 @@ def test_the_metrics_are_of_users_that_neither_training_saw(tmp_path: Path) -> N
     assert again is not None
     assert set(done.metrics) == set(before.metrics)
     assert again.users.tolist() == first.users.tolist()
-    # An item that only users held out have met is not known to the model that is measured.
+    # The measured model does not know an item that only held-out users have.
     lonely = [(str(user), "theirs", 10**7) for user in first.users]
     apart = train(RECIPE, interactions_of([*old, *lonely]), {}, previous=folder)
     measured = HeldOut.load(saved(apart, tmp_path / "o"))
@@ -117,14 +117,14 @@ def test_the_metrics_are_of_users_that_neither_training_saw(tmp_path: Path) -> N
     assert measured.model.popularity[at] == pytest.approx(np.log(0.5))
 
 
-def test_updates_follow_updates_and_keep_what_was_chosen(
+def test_repeated_updates_keep_blend_and_hyperparameters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = tastes()
     before = train(RECIPE, interactions_of(old), {}, search=Search(3))
     assert isinstance(before.model, BlendModel)
     folder = saved(before, tmp_path / "0")
-    monkeypatch.setattr(train_blend, "train_blend", None)  # no choosing
+    monkeypatch.setattr(train_blend, "train_blend", None)  # an update does not train in full
     for step in range(1, 4):
         old += [(f"more{step}-{n}", f"i{n % 40}", n) for n in range(60)]
         done = train(RECIPE, interactions_of(old), {}, previous=folder, search=Search(3))
@@ -135,14 +135,14 @@ def test_updates_follow_updates_and_keep_what_was_chosen(
         folder = saved(done, tmp_path / str(step))
 
 
-def test_what_is_popular_is_counted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_counts_popularity_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choice = Blend(
         {EASE_HIGH_REG: 0.6, POPULARITY: 0.0}, {EASE_HIGH_REG: 1.0, POPULARITY: 0.1}, 0.0
     )
     monkeypatch.setattr(
         train_blend, "MIN_VALIDATION_USERS", 1
     )  # so that EASE_HIGH_REG is among the scorers
-    monkeypatch.setattr(train_blend, "select_blend", lambda trials, recency: choice)
+    monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency: choice)
     before = saved(train(RECIPE, interactions_of(tastes()), {}), tmp_path / "m")
     now = interactions_of([*tastes(), *grown()])
     model = train(RECIPE, now, {}, previous=before).model
@@ -154,7 +154,7 @@ def test_what_is_popular_is_counted_anew(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(model.scorers) == [EASE_HIGH_REG, POPULARITY]
 
 
-def test_data_may_shrink(tmp_path: Path) -> None:
+def test_an_update_with_less_data(tmp_path: Path) -> None:
     old = tastes()
     folder = saved(train(RECIPE, interactions_of(old), {}), tmp_path / "m")
     remembered = HeldOut.load(folder)
@@ -169,7 +169,7 @@ def test_data_may_shrink(tmp_path: Path) -> None:
     assert lists(other.model, ["x", "z"], interactions_of([("x", "y", 1)]), 3) == [["y"], ["y"]]
 
 
-def test_what_cannot_be_updated_is_refused(tmp_path: Path) -> None:
+def test_other_recipes_cannot_be_updated(tmp_path: Path) -> None:
     data = interactions_of(tastes())
     for recipe in ("aws-popularity-count", "aws-sims", "aws-item-affinity"):
         folder = saved(train(recipe, data, {}), tmp_path / recipe)
@@ -181,7 +181,7 @@ def test_what_cannot_be_updated_is_refused(tmp_path: Path) -> None:
         train(RECIPE, data, {}, previous=tmp_path / "nowhere")
 
 
-def test_without_what_was_held_out_the_training_is_full(tmp_path: Path) -> None:
+def test_without_held_out_users_the_training_is_full(tmp_path: Path) -> None:
     alone = [("u", "a", 1), ("u", "b", 2)]
     folder = saved(train(RECIPE, interactions_of(alone), {}), tmp_path / "m")
     assert not (folder / HELD_OUT).exists()
@@ -192,13 +192,15 @@ def test_without_what_was_held_out_the_training_is_full(tmp_path: Path) -> None:
     assert done.metrics == train(RECIPE, data, {}).metrics
 
 
-def test_saving_over_a_model_forgets_what_was_held_out(tmp_path: Path) -> None:
+def test_saving_over_a_model_removes_its_held_out_users(tmp_path: Path) -> None:
     saved(train(RECIPE, interactions_of(tastes()), {}), tmp_path)
     saved(train(RECIPE, interactions_of([("u", "a", 1)]), {}), tmp_path)
     assert HeldOut.load(tmp_path) is None
 
 
-def test_same_bytes_on_any_number_of_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_bytes_for_any_number_of_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = tastes(users=120, items=90, each=25)
     before = saved(train(RECIPE, interactions_of(old), {}), tmp_path / "m")
     files = []
@@ -214,7 +216,7 @@ def test_same_bytes_on_any_number_of_cores(tmp_path: Path, monkeypatch: pytest.M
 
 @settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(2, 9), st.integers(0, 4), st.sampled_from([2, 99]))
-def test_new_items_are_regressed_alone_and_the_old_weights_stay(
+def test_new_items_are_regressed_pairwise_and_old_weights_stay(
     seed: int, known: int, fresh: int, kept: int
 ) -> None:
     rng = np.random.default_rng(seed)
