@@ -199,6 +199,7 @@ def test_segment_metrics_are_better_than_chance() -> None:
     assert done.metrics["coverage"] == len(set(held.train.items)) / 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize(
     "rows",
