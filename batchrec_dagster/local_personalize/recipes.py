@@ -132,7 +132,7 @@ def get_recipe(arn: str) -> Recipe:
 
 
 def training_parameters(config: Mapping[str, Any]) -> dict[str, str]:
-    """What a `solutionConfig` says of the algorithm and of the features, as learning takes it."""
+    """A `solutionConfig`'s hyperparameters and feature transformation parameters together."""
     return {
         **config.get("featureTransformationParameters", {}),
         **config.get("algorithmHyperParameters", {}),

@@ -106,12 +106,12 @@ def _check_place(field: FieldRef, target: str) -> None:
 
 
 def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
-    found = _field(comparison.field, schemas)
-    is_string = found.type == "string"
+    field = _schema_field(comparison.field, schemas)
+    is_string = field.type == "string"
     operator = comparison.operator
     if operator in LISTS and not is_string:
         raise FilterError(
-            f"{comparison.field} is of type {found.type}: IN and NOT IN compare strings; use =, !=,"
+            f"{comparison.field} is of type {field.type}: IN and NOT IN compare strings; use =, !=,"
             " <, <=, > or >= with a number."
         )
     if is_string and operator not in (*LISTS, *_EQUALITY):
@@ -125,43 +125,43 @@ def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
     if operator in LISTS and not comparison.in_parentheses and not references:
         raise FilterError(f'{comparison} takes a list in parentheses, such as ("a", "b").')
     for reference in references:
-        _check_reference(comparison, found, reference, schemas)
+        _check_reference(comparison, field, reference, schemas)
     for operand in comparison.operands:
         if isinstance(operand, Placeholder):
             _check_placeholder(comparison, operand)
         elif not isinstance(operand, FieldRef):
-            _check_literal(comparison, found, operand)
+            _check_literal(comparison, field, operand)
 
 
-def _field(field: FieldRef, schemas: Schemas) -> Field:
-    dataset = DATASETS[field.dataset_type]
-    if field.dataset == INTERACTIONS and field.column != EVENT_TYPE:
-        raise FilterError(f"{field} cannot be used: of interactions, filters see EVENT_TYPE only.")
-    schema = schemas.get(field.dataset_type)
+def _schema_field(ref: FieldRef, schemas: Schemas) -> Field:
+    dataset = DATASETS[ref.dataset_type]
+    if ref.dataset == INTERACTIONS and ref.column != EVENT_TYPE:
+        raise FilterError(f"{ref} cannot be used: of interactions, filters see EVENT_TYPE only.")
+    schema = schemas.get(ref.dataset_type)
     if schema is None:
         raise FilterError(
-            f"{field} cannot be used: the dataset group has no {dataset} dataset. Create it, with"
-            f" the field {field.column} in its schema, before the filter."
+            f"{ref} cannot be used: the dataset group has no {dataset} dataset. Create it, with"
+            f" the field {ref.column} in its schema, before the filter."
         )
-    found = schema.field(field.column)
-    if found is None:
-        allowed = [EVENT_TYPE] if field.dataset == INTERACTIONS else schema.columns
+    field = schema.field(ref.column)
+    if field is None:
+        allowed = [EVENT_TYPE] if ref.dataset == INTERACTIONS else schema.columns
         raise FilterError(
-            f"{field} is not in the schema of the {dataset} dataset: it needs the field"
-            f" {field.column}; filters can use {', '.join(allowed)}."
+            f"{ref} is not in the schema of the {dataset} dataset: it needs the field"
+            f" {ref.column}; filters can use {', '.join(allowed)}."
         )
-    if found.type == "boolean":
+    if field.type == "boolean":
         raise FilterError(
-            f"Invalid Expression: {field} is of type boolean, which filters cannot use: import it"
+            f"Invalid Expression: {ref} is of type boolean, which filters cannot use: import it"
             ' as the strings "True" and "False", or as the numbers 0 and 1.'
         )
-    if found.textual:
-        raise FilterError(f"{field} is textual metadata, which filters cannot use.")
-    return found
+    if field.textual:
+        raise FilterError(f"{ref} is textual metadata, which filters cannot use.")
+    return field
 
 
 def _check_reference(
-    comparison: Comparison, found: Field, reference: FieldRef, schemas: Schemas
+    comparison: Comparison, field: Field, reference: FieldRef, schemas: Schemas
 ) -> None:
     if reference.dataset != CURRENT_ITEM or comparison.field.dataset != ITEMS:
         raise FilterError(
@@ -170,10 +170,10 @@ def _check_reference(
         )
     if len(comparison.operands) != 1:
         raise FilterError(f"{comparison} takes either {reference} alone or a list of values.")
-    other = _field(reference, schemas)
-    if (other.type == "string") != (found.type == "string"):
+    other = _schema_field(reference, schemas)
+    if (other.type == "string") != (field.type == "string"):
         raise FilterError(
-            f"{comparison} cannot take {reference}: {comparison.field} is of type {found.type},"
+            f"{comparison} cannot take {reference}: {comparison.field} is of type {field.type},"
             f" {reference} of type {other.type}."
         )
 
@@ -191,12 +191,12 @@ def _check_placeholder(comparison: Comparison, placeholder: Placeholder) -> None
         )
 
 
-def _check_literal(comparison: Comparison, found: Field, literal: object) -> None:
-    if isinstance(literal, str) != (found.type == "string"):
-        wanted = "quoted strings" if found.type == "string" else "a number without quotes"
+def _check_literal(comparison: Comparison, field: Field, literal: object) -> None:
+    if isinstance(literal, str) != (field.type == "string"):
+        required = "quoted strings" if field.type == "string" else "a number without quotes"
         raise FilterError(
-            f"{comparison} {literal!r}: {comparison.field} is of type {found.type}, compare it"
-            f" with {wanted}."
+            f"{comparison} {literal!r}: {comparison.field} is of type {field.type}, compare it"
+            f" with {required}."
         )
     if literal == ANY_EVENT and comparison.field.dataset != INTERACTIONS:
         raise FilterError(f'{comparison} cannot take "*", which is for Interactions.EVENT_TYPE.')

@@ -47,10 +47,10 @@ def placeholders(expression: str) -> set[str]:
 
 def targets(expression: str) -> set[str]:
     """What the filter includes or excludes, in lower case: itemid, userid."""
-    found = re.findall(
+    names = re.findall(
         r"\b(?:INCLUDE|EXCLUDE)\s+(\w+)", _without_strings(expression), re.IGNORECASE
     )
-    return {target.lower() for target in found}
+    return {target.lower() for target in names}
 
 
 def uses_interactions(expression: str) -> bool:

@@ -277,8 +277,8 @@ def _explain(error: UnexpectedInput, text: str) -> str:
         expected = error.allowed or set()
     elif isinstance(error, UnexpectedToken):
         expected = error.expected
-    wanted = [words for name, words in _EXPECTED.items() if name in expected]
-    listed = f"; expected: {', '.join(wanted)}" if wanted else ""
+    names = [words for name, words in _EXPECTED.items() if name in expected]
+    listed = f"; expected: {', '.join(names)}" if names else ""
     at = error.pos_in_stream
     if at is None or at >= len(text) or (isinstance(error, UnexpectedToken) and not error.token):
         return f"Invalid Expression: it ends too early, after {text[-30:]!r}{listed}."

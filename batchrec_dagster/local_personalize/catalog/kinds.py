@@ -64,22 +64,22 @@ class Call:
 
     def get(self, kind: str, arn: str) -> Resource:
         """The resource of that kind. Raises NotFoundError."""
-        found = self.records.find(arn)
-        if found is None or found.kind != kind:
+        resource = self.records.find(arn)
+        if resource is None or resource.kind != kind:
             raise NotFoundError(arn)
-        return found
+        return resource
 
     def get_active(self, kind: str, arn: str) -> Resource:
         """The same, but only if ACTIVE. Raises NotFoundError, InUseError."""
-        found = self.get(kind, arn)
-        if found.status not in (ACTIVE, None):
-            raise InUseError(f"{arn} is not ACTIVE: its status is {found.status}.")
-        parent = self.records.find(found.parent) if found.parent else None
+        resource = self.get(kind, arn)
+        if resource.status not in (ACTIVE, None):
+            raise InUseError(f"{arn} is not ACTIVE: its status is {resource.status}.")
+        parent = self.records.find(resource.parent) if resource.parent else None
         if parent and parent.status in DELETING:
             raise InUseError(
                 f"{arn} is deleted together with {parent.arn}, whose status is {parent.status}."
             )
-        return found
+        return resource
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ def import_files(sources: Sequence[Source], schema: Schema, target: Path) -> int
 
 def _has_event_type(target: Path) -> bool:
     event_type = pl.col(EVENT_TYPE)
-    found = pl.scan_parquet(target).select(event_type.is_not_null().any()).collect()
-    return bool(found.item())
+    any_type = pl.scan_parquet(target).select(event_type.is_not_null().any()).collect()
+    return bool(any_type.item())
 
 
 def _check(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
@@ -75,16 +75,16 @@ def _check(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
         if (check := _invalid_rows(field)) is not None
     ]
     try:
-        found = text.select(pl.len().alias(" rows"), *(w.any() for w in wrong)).collect(
+        counts = text.select(pl.len().alias(" rows"), *(w.any() for w in wrong)).collect(
             engine="streaming"
         )
     except pl.exceptions.NoDataError:
         raise JobFailedError(f"{source.name} is empty.") from None
     except pl.exceptions.PolarsError as error:
         raise JobFailedError(_explain_unreadable(source, schema, str(error))) from None
-    rows, *broken = found.row(0)
-    if any(broken):
-        raise JobFailedError(_first_wrong_cell(source, schema, text))
+    rows, *invalid = counts.row(0)
+    if any(invalid):
+        raise JobFailedError(_first_invalid_cell(source, schema, text))
     return text.select(_parse(field) for field in schema.fields), rows
 
 
@@ -122,10 +122,8 @@ def _cell_checks(field: Field) -> Iterator[tuple[str, pl.Expr]]:
     """Error messages for a cell of this field, and an expression for the rows of each."""
     cell, name = pl.col(field.name), field.name
     if not field.nullable:
-        yield (
-            f"{name} is empty",
-            cell.is_null() | (cell == ""),
-        )  # Polars reads a quoted "" as an empty string, not as null
+        # Polars reads a quoted "" as an empty string, not as null.
+        yield f"{name} is empty", cell.is_null() | (cell == "")
     if field.type != "string":
         parsed = _parse(field)
         good = parsed.is_not_null()
@@ -147,7 +145,7 @@ def _invalid_rows(field: Field) -> pl.Expr | None:
     return pl.any_horizontal(checks) if checks else None
 
 
-def _first_wrong_cell(source: Source, schema: Schema, text: pl.LazyFrame) -> str:
+def _first_invalid_cell(source: Source, schema: Schema, text: pl.LazyFrame) -> str:
     wrong = [check for field in schema.fields if (check := _invalid_rows(field)) is not None]
     row = text.with_row_index(" row").filter(pl.any_horizontal(wrong)).head(1).collect()
     index: int = row.item(0, " row")
@@ -157,8 +155,8 @@ def _first_wrong_cell(source: Source, schema: Schema, text: pl.LazyFrame) -> str
         for reason, check in _cell_checks(field):
             if row.select(check.fill_null(value=False)).item():
                 value = row.item(0, field.name)
-                found = "" if not value else f", but it is {value[:80]!r}"
-                return f"{source.name}, line {line}: {reason}{found}."
+                actual = "" if not value else f", but it is {value[:80]!r}"
+                return f"{source.name}, line {line}: {reason}{actual}."
     raise AssertionError("a row that failed its checks passes them")
 
 
@@ -170,15 +168,15 @@ def _explain_unreadable(source: Source, schema: Schema, reason: str) -> str:
                 line.decode()
             except UnicodeDecodeError:
                 return f"{source.name}, line {number}: the file is not encoded in UTF-8."
-    wanted = len(schema.columns)
+    width = len(schema.columns)
     with source.path.open(newline="", encoding="utf-8-sig") as text:
         rows = csv.reader(text, strict=True)
         try:
             for row in rows:
-                if len(row) > wanted:
+                if len(row) > width:
                     return (
                         f"{source.name}, line {rows.line_num}: {len(row)} fields, but the schema"
-                        f" has {wanted}."
+                        f" has {width}."
                     )
         except csv.Error as error:
             return f"{source.name}, line {rows.line_num}: {error}."

@@ -103,9 +103,9 @@ class Recommender:
                 users, [at[at >= 0] for at in at_by_line], self.interactions, forbid=forbid
             )
         )
-        for items, at, (found, scores) in zip(lists, at_by_line, ranked, strict=True):
+        for items, at, (known, scores) in zip(lists, at_by_line, ranked, strict=True):
             unknown = [item for item, place in zip(items, at, strict=True) if place < 0]
-            yield found + unknown, (scores or []) + [0.0] * len(unknown)
+            yield known + unknown, (scores or []) + [0.0] * len(unknown)
 
     def _unpack(self, chunks: Iterator[Recommended]) -> Iterator[Answer]:
         item_ids = self.model.item_ids

@@ -111,21 +111,20 @@ class Segmenter:
             return problem
         if self.attributes is None:
             item = request.echo[ITEM_ID]
-            found = positions(self.model.item_ids, [item])
-            return found if found[0] >= 0 else f"the solution version does not know item {item}"
+            query = positions(self.model.item_ids, [item])
+            return query if query[0] >= 0 else f"the solution version does not know item {item}"
         expression = request.echo[ITEM_ATTRIBUTES]
         try:
-            found = self.attributes.matching_items(expression)
+            query = self.attributes.matching_items(expression)
         except ItemAttributesError as error:
             return str(error)
-        return found if len(found) else f"no known item matches {expression}"
+        return query if len(query) else f"no known item matches {expression}"
 
     def _segments(self, lines: Sequence[tuple[Query, Request]]) -> Iterator[list[str]]:
         size = min(self.num_results, len(self.interactions.user_ids))
         at_once = max(1, USERS_AT_ONCE // max(1, size))
         for start in range(0, len(lines), at_once):
-            some = lines[start : start + at_once]
-            for users in self._top_users(some, size):
+            for users in self._top_users(lines[start : start + at_once], size):
                 yield self.interactions.user_ids[users].tolist()
 
     def _top_users(self, lines: Sequence[tuple[Query, Request]], size: int) -> list[Users]:
@@ -136,15 +135,15 @@ class Segmenter:
             groups.setdefault(frozenset(line_values.items()), []).append(number)
         best: dict[int, Users] = {}
         for values, numbers in groups.items():
-            allowed = self._user_mask(dict(values))
-            found = self.model.segment(
+            mask = self._user_mask(dict(values))
+            segments = self.model.segment(
                 [lines[number][0] for number in numbers],
                 self.interactions,
                 size,
-                users=allowed,
-                checkpoint=self._step(len(numbers), int(allowed.sum())),
+                users=mask,
+                checkpoint=self._step(len(numbers), int(mask.sum())),
             )
-            best.update(zip(numbers, found, strict=True))
+            best.update(zip(numbers, segments, strict=True))
         return [best[number] for number in range(len(lines))]
 
     def _user_mask(self, values: dict[str, str]) -> Mask:

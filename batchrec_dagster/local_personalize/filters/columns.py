@@ -162,12 +162,12 @@ def resolve(comparison: Comparison, bindings: Bindings) -> tuple[Literal, ...] |
     return tuple(values)
 
 
-def lookup(ids: pl.Series, wanted: Sequence[str] | npt.NDArray[np.object_]) -> Rows:
+def lookup(ids: pl.Series, wanted_ids: Sequence[str] | npt.NDArray[np.object_]) -> Rows:
     """The position of each wanted id in the distinct `ids`, -1 for an unknown one."""
     known = pl.DataFrame({"id": ids, "row": np.arange(len(ids))})
-    asked = pl.DataFrame({"id": pl.Series(list(wanted), dtype=pl.String)})
-    found = asked.join(known, on="id", how="left", maintain_order="left")
-    return found["row"].fill_null(-1).to_numpy().astype(np.int64)
+    requested = pl.DataFrame({"id": pl.Series(list(wanted_ids), dtype=pl.String)})
+    joined = requested.join(known, on="id", how="left", maintain_order="left")
+    return joined["row"].fill_null(-1).to_numpy().astype(np.int64)
 
 
 class Table:

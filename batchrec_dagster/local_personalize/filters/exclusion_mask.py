@@ -31,7 +31,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class LineGroup:
-    """Input lines that the filter treats alike: the same variables, the same expressions apply."""
+    """Input lines with the same bindings, to which the same expressions apply."""
 
     bindings: Bindings
     applies: tuple[bool, ...]  # one flag for each expression
@@ -60,8 +60,8 @@ def group_lines(
 ) -> tuple[Rows, list[LineGroup]]:
     """Each line's index in the distinct groups, and the groups.
 
-    Line i has the bindings `bindings[codes[i]]`; `if_matches` says for which of some lines the IF
-    condition of an expression holds.
+    Line i has the bindings `bindings[codes[i]]`; `if_matches` gives the lines that meet an
+    expression's IF condition.
     """
     conditional = [number for number, e in enumerate(expressions) if e.users]
     if not conditional:

@@ -145,8 +145,8 @@ def load_datasets(expressions: tuple[Expression, ...], read: Read) -> dict[str, 
     for dataset_type, column in sorted(fields(expressions)):
         columns.setdefault(dataset_type, list(_KEYS[dataset_type])).append(column)
     frames = {
-        dataset_type: read(dataset_type, list(dict.fromkeys(wanted)))
-        for dataset_type, wanted in columns.items()
+        dataset_type: read(dataset_type, list(dict.fromkeys(names)))
+        for dataset_type, names in columns.items()
     }
     schemas = {
         dataset_type: Schema(

@@ -166,11 +166,11 @@ class Worker:
                         logger.warning(
                             "%s: its worker has ended; starting the job again", resource.arn
                         )
-                    taken = replace(lifecycle.start(resource), owner=name)
-                    records.save(taken)
-                    self._claimed.add(taken.arn)
-                    logger.info("%s: %s", taken.arn, taken.status)
-                    return taken
+                    claimed = replace(lifecycle.start(resource), owner=name)
+                    records.save(claimed)
+                    self._claimed.add(claimed.arn)
+                    logger.info("%s: %s", claimed.arn, claimed.status)
+                    return claimed
         return None
 
     def _lane(self, resource: Resource) -> Lane:

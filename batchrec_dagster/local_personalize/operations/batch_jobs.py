@@ -87,9 +87,9 @@ def _check_filter(call: Call, version: Resource, *, on_users: bool) -> Traits | 
         raise InvalidInputError(f"{resource.arn} belongs to another dataset group.")
     filter_traits = traits(resource.body["filterExpression"])
     if filter_traits.users != on_users:
-        wanted = "UserID" if on_users else "ItemID"
+        target_id = "UserID" if on_users else "ItemID"
         raise InvalidInputError(
-            f"This job needs a filter on {wanted}, which {resource.arn} is not."
+            f"This job needs a filter on {target_id}, which {resource.arn} is not."
         )
     return filter_traits
 
@@ -116,7 +116,7 @@ def _run(job: Job, prepare: Callable[[Job], Answerer]) -> JobResult:
     home, arn = job.home, job.resource.arn
     source = job.resource.body["jobInput"]["s3DataSource"]["path"]
     target = as_folder(job.resource.body["jobOutput"]["s3DataDestination"]["path"])
-    found = _input_files(job, source, target)
+    files = _input_files(job, source, target)
     answerer = prepare(job)
     home.discard_attempts(home.batches, arn)
     work = home.new_path(home.batches, arn)
@@ -124,10 +124,10 @@ def _run(job: Job, prepare: Callable[[Job], Answerer]) -> JobResult:
     try:
         outputs = [
             _answer(job, answerer, info.uri, work / str(number))
-            for number, info in enumerate(found)
+            for number, info in enumerate(files)
         ]
         folder = source.rpartition("/")[0] + "/"
-        for info, output in zip(found, outputs, strict=True):
+        for info, output in zip(files, outputs, strict=True):
             job.store.put(target + info.uri.removeprefix(folder) + OUTPUT_SUFFIX, output)
         job.store.put(target + CHECK_MARKER, b"")
     finally:
@@ -143,18 +143,18 @@ def _num_results(params: Mapping[str, Any]) -> int:
 
 
 def _input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
-    found = objects_at(job.store, source)
+    files = objects_at(job.store, source)
     if target.startswith(source):
         # The output is under the input's prefix: do not read what an earlier attempt wrote.
-        found = [info for info in found if not info.uri.startswith(target)]
-        if not found:
+        files = [info for info in files if not info.uri.startswith(target)]
+        if not files:
             raise JobFailedError(f"Invalid Data location. There is no input at {source}")
-    if len(found) > MAX_FILES:
-        raise JobFailedError(f"The input has {len(found)} files; {MAX_FILES} at most are allowed.")
-    total = sum(info.size for info in found)
+    if len(files) > MAX_FILES:
+        raise JobFailedError(f"The input has {len(files)} files; {MAX_FILES} at most are allowed.")
+    total = sum(info.size for info in files)
     if total > MAX_INPUT_BYTES:
         raise JobFailedError(f"The input has {total} bytes; {MAX_INPUT_BYTES} at most are allowed.")
-    return found
+    return files
 
 
 def _answer(job: Job, answerer: Answerer, uri: str, output: Path) -> Path:

@@ -88,15 +88,15 @@ def _perform(job: Job) -> JobResult:
 
 
 def _download(job: Job, location: str, mode: str, folder: Path) -> list[Source]:
-    found = objects_at(job.store, location)
-    total = sum(info.size for info in found)
+    objects = objects_at(job.store, location)
+    total = sum(info.size for info in objects)
     if total > MAX_BYTES[mode]:
         raise JobFailedError(
             f"Create failed. The data has {total} bytes; a {mode} import may have"
             f" {MAX_BYTES[mode]} at most."
         )
     sources = []
-    for number, info in enumerate(found):
+    for number, info in enumerate(objects):
         job.progress(f"reading {info.uri} ({info.size} bytes)")
         path = folder / f"{number}.csv"
         job.store.download(info.uri, path)

@@ -128,12 +128,12 @@ def list_page(kind: Kind, call: Call) -> dict[str, Any]:
     parent = call.params.get(kind.parent) if kind.parent else None
     limit = call.params.get("maxResults", DEFAULT_PAGE)
     after = read_token(call.params.get("nextToken"), kind.name, parent)
-    found = call.records.page(kind.name, call.region, parent, after, limit + 1)
+    page = call.records.page(kind.name, call.region, parent, after, limit + 1)
     answer: dict[str, Any] = {
-        kind.list_member: prune([_members(kind, resource) for resource in found[:limit]], shape)
+        kind.list_member: prune([_members(kind, resource) for resource in page[:limit]], shape)
     }
-    if len(found) > limit:
-        answer["nextToken"] = write_token(found[limit - 1].seq, kind.name, parent)
+    if len(page) > limit:
+        answer["nextToken"] = write_token(page[limit - 1].seq, kind.name, parent)
     return answer
 
 
