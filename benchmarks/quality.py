@@ -27,7 +27,7 @@ from report import RESULTS, ROOT, table, write
 from batchrec_dagster.local_personalize.learning.evaluation import Recommender, evaluate
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.split import Split, split_users
-from batchrec_dagster.local_personalize.learning.training import train
+from batchrec_dagster.local_personalize.recipes import train
 
 OURS = "ours (aws-user-personalization)"
 NDCG = "ndcg_at_25"

@@ -26,7 +26,7 @@ from batchrec_dagster.local_personalize.learning.evaluation import evaluate
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.model import UserModel
 from batchrec_dagster.local_personalize.learning.split import Split
-from batchrec_dagster.local_personalize.learning.training import train
+from batchrec_dagster.local_personalize.recipes import train
 
 RECIPE = "aws-user-personalization"
 UPDATED, FULL = "updated", "trained in full"

@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 from batchrec_dagster.cli import main
 from batchrec_dagster.config.json_schema import declaration_schema
 from batchrec_dagster.deployment import SETTINGS
-from batchrec_dagster.local_personalize.learning.hyperparameters import RECIPES
+from batchrec_dagster.personalize.hyperparameters import HYPERPARAMETERS
 
 INTRODUCTION = """# Reference
 
@@ -51,7 +51,7 @@ def page() -> str:
             ("recipe", "hyperparameter", "what it may be"),
             [
                 (recipe, f"`{name}`", str(value))
-                for recipe, values in RECIPES.items()
+                for recipe, values in HYPERPARAMETERS.items()
                 for name, value in values.items()
             ],
         )

@@ -8,8 +8,7 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.validation import field_errors
-from batchrec_dagster.local_personalize.learning.hyperparameters import parse_hyperparameters
-from batchrec_dagster.local_personalize.learning.interactions import TrainingError
+from batchrec_dagster.personalize.hyperparameters import HyperparameterError, parse_hyperparameters
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_RECIPES
 
 
@@ -97,6 +96,6 @@ def _problem(recipe: str, hyperparameters: dict[str, str]) -> str | None:
     """What the recipe does not take of them, and what it takes."""
     try:
         parse_hyperparameters(recipe, hyperparameters)
-    except TrainingError as error:
+    except HyperparameterError as error:
         return str(error)
     return None

@@ -1,17 +1,37 @@
-"""The recipes that this local Personalize trains: all those with batch jobs.
+"""The recipes that this local Personalize trains: one row each, of all those with batch jobs.
 
 Source: developer guide, "Choosing a recipe" and "Batch inference job input and output".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.local_personalize.errors import InvalidInputError, NotFoundError
+from batchrec_dagster.local_personalize.learning import training
+from batchrec_dagster.local_personalize.learning.evaluation import METRICS
+from batchrec_dagster.local_personalize.learning.hpo import Search, format_value, search_ranges
+from batchrec_dagster.local_personalize.learning.interactions import Interactions, TrainingError
+from batchrec_dagster.local_personalize.learning.segmentation import SEGMENT_METRICS
+from batchrec_dagster.local_personalize.learning.training import Trained, Trainer
 from batchrec_dagster.personalize import recipes as names
-from batchrec_dagster.personalize.recipes import recipe_arn
+from batchrec_dagster.personalize.hyperparameters import (
+    HYPERPARAMETERS,
+    Hyperparameters,
+    Value,
+    parse_hyperparameters,
+)
+from batchrec_dagster.personalize.recipes import (
+    ITEM_ATTRIBUTES,
+    ITEM_ID,
+    ITEM_LIST,
+    USER_ID,
+    recipe_arn,
+)
 
 # Personalize's types of recipes.
 USER_PERSONALIZATION = "USER_PERSONALIZATION"
@@ -20,21 +40,29 @@ PERSONALIZED_RANKING = "PERSONALIZED_RANKING"
 RELATED_ITEMS = "RELATED_ITEMS"
 USER_SEGMENTATION = "USER_SEGMENTATION"
 
-USER_ID, ITEM_ID = "userId", "itemId"
-ITEM_LIST, ITEM_ATTRIBUTES = "itemList", "itemAttributes"
+
+class Output(StrEnum):
+    """What an output line has."""
+
+    ITEMS = "items"
+    SCORED_ITEMS = "items with scores"
+    USERS = "users"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe: its name, Personalize's type for it, and what an input line must have."""
+    """A recipe: Personalize's description, its input and output lines, and how it is trained."""
 
     name: str
     type: str
     description: str
-    input_fields: tuple[str, ...] = (USER_ID,)
-    scores: bool = False  # whether its batch output has scores
-    updates: bool = False  # whether trainingMode UPDATE is allowed
-    max_lines: int | None = None  # how many lines an input file may have
+    input_fields: tuple[str, ...]
+    output: Output
+    hyperparameters: Hyperparameters
+    trainer: Trainer
+    metrics: tuple[str, ...] = METRICS  # the names of GetSolutionMetrics
+    updates: bool = False  # whether Personalize allows trainingMode UPDATE
+    max_lines: int | None = None  # in an input file
 
     @property
     def arn(self) -> str:
@@ -42,91 +70,113 @@ class Recipe:
 
     @property
     def makes_segments(self) -> bool:
-        """Whether it works in batch segment jobs; all others do in batch inference jobs."""
-        return self.type == USER_SEGMENTATION
+        """Whether it serves batch segment jobs; all others serve batch inference jobs."""
+        return self.output == Output.USERS
 
 
-RECIPES = {
-    recipe.arn: recipe
-    for recipe in (
-        Recipe(
-            names.USER_PERSONALIZATION,
-            USER_PERSONALIZATION,
-            "Predicts the items that each user will interact with.",
-            scores=True,
-            updates=True,
-        ),
-        Recipe(
-            names.USER_PERSONALIZATION_V2,
-            USER_PERSONALIZATION,
-            "Predicts the items that each user will interact with; the newer generation.",
-            scores=True,
-        ),
-        Recipe(
-            names.POPULARITY_COUNT,
-            POPULAR_ITEMS,
-            "Recommends the items that most users have interacted with: a baseline.",
-        ),
-        Recipe(
-            names.PERSONALIZED_RANKING,
-            PERSONALIZED_RANKING,
-            "Puts a list of items into the order that a user is likely to want.",
-            (USER_ID, ITEM_LIST),
-            scores=True,
-        ),
-        Recipe(
-            names.PERSONALIZED_RANKING_V2,
-            PERSONALIZED_RANKING,
-            "Puts a list of items into the order that a user is likely to want; the newer"
-            " generation.",
-            (USER_ID, ITEM_LIST),
-            scores=True,
-        ),
-        Recipe(
-            names.SIMS,
-            RELATED_ITEMS,
-            "Finds the items that the same users have interacted with.",
-            (ITEM_ID,),
-        ),
-        Recipe(
-            names.SIMILAR_ITEMS,
-            RELATED_ITEMS,
-            "Finds the items that are like a given one.",
-            (ITEM_ID,),
-        ),
-        Recipe(
-            names.ITEM_AFFINITY,
-            USER_SEGMENTATION,
-            "Finds the users who are most likely to interact with an item.",
-            (ITEM_ID,),
-            max_lines=500,
-        ),
-        Recipe(
-            names.ITEM_ATTRIBUTE_AFFINITY,
-            USER_SEGMENTATION,
-            "Finds the users who are most likely to interact with items of some attributes.",
-            (ITEM_ATTRIBUTES,),
-            max_lines=10,
-        ),
-    )
-}
+_TABLE = (
+    Recipe(
+        names.USER_PERSONALIZATION,
+        USER_PERSONALIZATION,
+        "Predicts the items that each user will interact with.",
+        (USER_ID,),
+        Output.SCORED_ITEMS,
+        HYPERPARAMETERS[names.USER_PERSONALIZATION],
+        training.BLEND,
+        updates=True,
+    ),
+    Recipe(
+        names.USER_PERSONALIZATION_V2,
+        USER_PERSONALIZATION,
+        "Predicts the items that each user will interact with; the second generation.",
+        (USER_ID,),
+        Output.SCORED_ITEMS,
+        HYPERPARAMETERS[names.USER_PERSONALIZATION_V2],
+        training.BLEND,
+    ),
+    Recipe(
+        names.POPULARITY_COUNT,
+        POPULAR_ITEMS,
+        "Recommends the items that most users have interacted with: a baseline.",
+        (USER_ID,),
+        Output.ITEMS,
+        HYPERPARAMETERS[names.POPULARITY_COUNT],
+        training.POPULARITY,
+    ),
+    Recipe(
+        names.PERSONALIZED_RANKING,
+        PERSONALIZED_RANKING,
+        "Orders a list of items by how likely a user is to want them.",
+        (USER_ID, ITEM_LIST),
+        Output.SCORED_ITEMS,
+        HYPERPARAMETERS[names.PERSONALIZED_RANKING],
+        training.BLEND,
+    ),
+    Recipe(
+        names.PERSONALIZED_RANKING_V2,
+        PERSONALIZED_RANKING,
+        "Orders a list of items by how likely a user is to want them; the second generation.",
+        (USER_ID, ITEM_LIST),
+        Output.SCORED_ITEMS,
+        HYPERPARAMETERS[names.PERSONALIZED_RANKING_V2],
+        training.BLEND,
+    ),
+    Recipe(
+        names.SIMS,
+        RELATED_ITEMS,
+        "Finds the items that the same users have interacted with.",
+        (ITEM_ID,),
+        Output.ITEMS,
+        HYPERPARAMETERS[names.SIMS],
+        training.SIMS,
+    ),
+    Recipe(
+        names.SIMILAR_ITEMS,
+        RELATED_ITEMS,
+        "Finds the items that are similar to a given one.",
+        (ITEM_ID,),
+        Output.ITEMS,
+        HYPERPARAMETERS[names.SIMILAR_ITEMS],
+        training.SIMILAR_ITEMS,
+    ),
+    Recipe(
+        names.ITEM_AFFINITY,
+        USER_SEGMENTATION,
+        "Finds the users who are most likely to interact with an item.",
+        (ITEM_ID,),
+        Output.USERS,
+        HYPERPARAMETERS[names.ITEM_AFFINITY],
+        training.SEGMENTATION,
+        SEGMENT_METRICS,
+        max_lines=500,
+    ),
+    Recipe(
+        names.ITEM_ATTRIBUTE_AFFINITY,
+        USER_SEGMENTATION,
+        "Finds the users who are most likely to interact with items of some attributes.",
+        (ITEM_ATTRIBUTES,),
+        Output.USERS,
+        HYPERPARAMETERS[names.ITEM_ATTRIBUTE_AFFINITY],
+        training.SEGMENTATION,
+        SEGMENT_METRICS,
+        max_lines=10,
+    ),
+)
+RECIPES: Mapping[str, Recipe] = {recipe.arn: recipe for recipe in _TABLE}  # by ARN
 
 # Recipes that Personalize offers in real time only.
-_NOT_IN_BATCH = ("aws-trending-now", "aws-next-best-action")
+REAL_TIME_RECIPES = ("aws-trending-now", "aws-next-best-action")
 
 
 def get_recipe(arn: str) -> Recipe:
-    """The recipe of an ARN. Raises NotFoundError, or InvalidInputError for one without batch.
-
-    Refused before anything is trained: nothing could be done here with such a solution.
-    """
+    """The recipe of an ARN. Raises NotFoundError, or InvalidInputError for one without batch."""
     if arn in RECIPES:
         return RECIPES[arn]
-    for name in _NOT_IN_BATCH:
+    for name in REAL_TIME_RECIPES:
         if arn == recipe_arn(name):
             raise InvalidInputError(
-                f"{name} cannot be used in batch: you can't get batch recommendations with it,"
-                " and this local Personalize does batch only."
+                f"{name} gives recommendations in real time only, but this local Personalize has"
+                " batch jobs only."
             )
     raise NotFoundError(arn)
 
@@ -137,3 +187,44 @@ def training_parameters(config: Mapping[str, Any]) -> dict[str, str]:
         **config.get("featureTransformationParameters", {}),
         **config.get("algorithmHyperParameters", {}),
     }
+
+
+def train(
+    name: str,
+    interactions: Interactions,
+    hyperparameters: Mapping[str, str],
+    *,
+    seed: int = 0,
+    log: Callable[[str], None] = lambda _: None,
+    previous: Path | None = None,
+    search: Search | None = None,
+) -> Trained:
+    """Train a recipe (its name, without the ARN) and measure it on Personalize's split.
+
+    `search` looks for the best hyperparameters. `previous` is the folder of a model to update,
+    which keeps its hyperparameters. The same data, hyperparameters and seed give the same model,
+    byte for byte, on any number of cores. Raises HyperparameterError, TrainingError; and
+    ModelFileError when a file in `previous` is damaged.
+    """
+    values = parse_hyperparameters(name, hyperparameters)
+    ranges = search_ranges(name, hyperparameters, search) if search else {}
+    trainer = RECIPES[recipe_arn(name)].trainer
+    if not len(interactions):
+        raise TrainingError("there are no interactions to train on")
+    log(
+        f"{name}: {len(interactions):,} interactions of {len(interactions.user_ids):,} users "
+        f"with {len(interactions.item_ids):,} items"
+    )
+    if previous is not None:
+        if trainer.update is None:
+            raise TrainingError(f"{name} cannot be updated, only trained in full")
+        updated = trainer.update(previous, interactions, seed, log)
+        if updated is not None:
+            model, metrics, kept = updated
+            tuned = {key: format_value(kept[key]) for key in ranges if key in kept}
+            return Trained(model, metrics, tuned)
+    best: dict[str, Value] = {}
+    if search is not None and trainer.tune is not None:
+        best = trainer.tune(interactions, values, ranges, search.max_jobs, seed, log)
+    trained, metrics = trainer.train(interactions, {**values, **best}, seed, log)
+    return Trained(trained, metrics, {key: format_value(value) for key, value in best.items()})

@@ -13,6 +13,10 @@ SIMILAR_ITEMS = "aws-similar-items"
 ITEM_AFFINITY = "aws-item-affinity"
 ITEM_ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
 
+# The fields of an input line of a batch job.
+USER_ID, ITEM_ID = "userId", "itemId"
+ITEM_LIST, ITEM_ATTRIBUTES = "itemList", "itemAttributes"
+
 # Those that make a list of items for each user.
 USER_RECIPES = (USER_PERSONALIZATION_V2, USER_PERSONALIZATION, POPULARITY_COUNT)
 

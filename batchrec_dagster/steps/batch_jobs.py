@@ -7,9 +7,9 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import fingerprint
-from batchrec_dagster.local_personalize.learning.hyperparameters import FEATURES
 from batchrec_dagster.personalize.batch_inference import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.ensure import FILTER, Description, Ensure, Ensured
+from batchrec_dagster.personalize.hyperparameters import FEATURES
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.resource import StorageResource

@@ -17,13 +17,9 @@ from batchrec_dagster.local_personalize.learning.hpo import (
     format_value,
     search_ranges,
 )
-from batchrec_dagster.local_personalize.learning.hyperparameters import Value
 from batchrec_dagster.local_personalize.learning.train_blend import tune_blend
-from batchrec_dagster.local_personalize.learning.training import (
-    TrainingError,
-    check_search,
-    train,
-)
+from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster.personalize.hyperparameters import HyperparameterError, Value
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
 
 pytestmark = pytest.mark.slow
@@ -65,9 +61,9 @@ RECIPE, SIMS = "aws-user-personalization", "aws-sims"
 def test_impossible_searches_raise(
     recipe: str, given: dict[str, str], search: Search, message: str
 ) -> None:
-    with pytest.raises(TrainingError, match=message):
-        check_search(recipe, given, search)
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(HyperparameterError, match=message):
+        search_ranges(recipe, given, search)
+    with pytest.raises(HyperparameterError, match=message):
         train(recipe, interactions_of(tastes()), given, search=search)
 
 

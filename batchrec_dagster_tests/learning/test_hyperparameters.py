@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from batchrec_dagster.local_personalize.learning.hyperparameters import parse_hyperparameters
-from batchrec_dagster.local_personalize.learning.training import (
-    TrainingError,
-    check_hyperparameters,
-    train,
-)
+from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster.personalize.hyperparameters import HyperparameterError, parse_hyperparameters
 from batchrec_dagster_tests.learning.support import interactions_of
 
 RECIPE = "aws-user-personalization"
@@ -49,21 +45,21 @@ def test_text_is_parsed_into_values() -> None:
 )
 def test_an_invalid_value_raises_with_what_is_allowed(key: str, text: str, allowed: str) -> None:
     with pytest.raises(
-        TrainingError, match=f"^hyperparameter {key} is '{text}'; allowed: {allowed}"
+        HyperparameterError, match=f"^hyperparameter {key} is '{text}'; allowed: {allowed}"
     ):
-        check_hyperparameters(RECIPE, {key: text})
+        parse_hyperparameters(RECIPE, {key: text})
 
 
 def test_an_unknown_name_raises_with_the_known_ones() -> None:
-    with pytest.raises(TrainingError, match="has no hyperparameter factors; it has: hidden_dim"):
-        check_hyperparameters(RECIPE, {"factors": "3"})
-    with pytest.raises(TrainingError, match="has no hyperparameter bptt; it has: none"):
-        check_hyperparameters("aws-popularity-count", {"bptt": "3"})
+    with pytest.raises(HyperparameterError, match="no hyperparameter factors; it has: hidden"):
+        parse_hyperparameters(RECIPE, {"factors": "3"})
+    with pytest.raises(HyperparameterError, match="has no hyperparameter bptt; it has: none"):
+        parse_hyperparameters("aws-popularity-count", {"bptt": "3"})
 
 
 def test_percentiles_that_leave_no_user_raise() -> None:
-    with pytest.raises(TrainingError, match="must be below"):
-        check_hyperparameters(
+    with pytest.raises(HyperparameterError, match="must be below"):
+        parse_hyperparameters(
             RECIPE,
             {
                 "min_user_history_length_percentile": "0.5",
@@ -73,10 +69,10 @@ def test_percentiles_that_leave_no_user_raise() -> None:
 
 
 def test_an_unknown_recipe_raises_with_the_supported_ones() -> None:
-    with pytest.raises(TrainingError, match=r"aws-hrnn is not supported locally; .*aws-popularity"):
-        check_hyperparameters("aws-hrnn", {})
+    with pytest.raises(HyperparameterError, match=r"aws-hrnn is not supported.*aws-popularity"):
+        parse_hyperparameters("aws-hrnn", {})
 
 
 def test_training_checks_hyperparameters() -> None:
-    with pytest.raises(TrainingError, match="no hyperparameter x"):
+    with pytest.raises(HyperparameterError, match="no hyperparameter x"):
         train(RECIPE, interactions_of([("u", "a", 1)]), {"x": "1"})

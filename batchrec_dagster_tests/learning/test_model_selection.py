@@ -43,7 +43,7 @@ from batchrec_dagster.local_personalize.learning.model_selection import (
 )
 from batchrec_dagster.local_personalize.learning.ranking import top_k
 from batchrec_dagster.local_personalize.learning.split import EARLIER_CUTOFFS, split
-from batchrec_dagster.local_personalize.learning.training import train
+from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import interactions_of, lists, tastes
 
 Float32 = npt.NDArray[np.float32]

@@ -12,10 +12,10 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.local_personalize.learning import ease, fit_components, serving, threads
 from batchrec_dagster.local_personalize.learning.blend_model import HeldOut, PopularityModel
 from batchrec_dagster.local_personalize.learning.histories import Histories
-from batchrec_dagster.local_personalize.learning.interactions import ModelFileError
+from batchrec_dagster.local_personalize.learning.interactions import ModelFileError, TrainingError
 from batchrec_dagster.local_personalize.learning.model import AnyModel, UserModel, load_model
 from batchrec_dagster.local_personalize.learning.serving import forbid_entries
-from batchrec_dagster.local_personalize.learning.training import TrainingError, train
+from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import (
     Row,
     for_users,

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.local_personalize.learning import ease, fit_components, pruning, related
 from batchrec_dagster.local_personalize.learning.blend_model import BlendModel
 from batchrec_dagster.local_personalize.learning.components import EASE, ItemItemScorer
-from batchrec_dagster.local_personalize.learning.training import train
+from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, lists
 
 RECIPE = "aws-user-personalization"

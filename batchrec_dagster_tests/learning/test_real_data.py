@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.training import train
+from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.support import real_data
 
 NDCG = "normalized_discounted_cumulative_gain_at_25"

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import related, serving, threads
-from batchrec_dagster.local_personalize.learning.interactions import ModelFileError, TrainingError
+from batchrec_dagster.local_personalize.learning.interactions import ModelFileError
 from batchrec_dagster.local_personalize.learning.model import ItemModel, load_model
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
 from batchrec_dagster.local_personalize.learning.serving import forbid_entries
-from batchrec_dagster.local_personalize.learning.training import train
+from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster.personalize.hyperparameters import HyperparameterError
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
 
 SIMS, SIMILAR = "aws-sims", "aws-similar-items"
@@ -179,7 +180,7 @@ def test_the_metrics_are_of_the_item_after_the_last() -> None:
 
 def test_hyperparameters_of_embeddings_raise() -> None:
     for name in ("item_id_hidden_dimension", "item_metadata_hidden_dimension"):
-        with pytest.raises(TrainingError, match=f"no hyperparameter {name}; it has: none"):
+        with pytest.raises(HyperparameterError, match=f"no hyperparameter {name}; it has: none"):
             train(SIMILAR, interactions_of(tastes()), {name: "100"})
 
 

@@ -15,7 +15,7 @@ from batchrec_dagster.local_personalize.learning import serving
 from batchrec_dagster.local_personalize.learning.histories import History
 from batchrec_dagster.local_personalize.learning.model import UserModel
 from batchrec_dagster.local_personalize.learning.serving import forbid_entries
-from batchrec_dagster.local_personalize.learning.training import train
+from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import for_users, interactions_of, tastes
 
 RECIPES = ["aws-personalized-ranking", "aws-personalized-ranking-v2", "aws-popularity-count"]

@@ -30,7 +30,7 @@ from batchrec_dagster.local_personalize.learning.segmentation import (
     measure_repeat_factor,
 )
 from batchrec_dagster.local_personalize.learning.split import split_histories
-from batchrec_dagster.local_personalize.learning.training import train
+from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
 
 RECIPES = ["aws-item-affinity", "aws-item-attribute-affinity"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.local_personalize.learning import store
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
-from batchrec_dagster.local_personalize.learning.training import train
+from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
 
 ids = st.sampled_from(["a", "b", "ü", "10", "9", "a\x00", "🎬", "long " * 50])

@@ -10,7 +10,7 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from batchrec_dagster.local_personalize.learning import serving, threads
-from batchrec_dagster.local_personalize.learning.training import train
+from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import interactions_of, lists, tastes
 
 

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from batchrec_dagster.local_personalize import recipes
 from batchrec_dagster.local_personalize.catalog.home import Owner, is_alive
-from batchrec_dagster.local_personalize.learning import training
+from batchrec_dagster.local_personalize.learning.training import Trained
 from batchrec_dagster.local_personalize.operations import (
     batch_jobs,
     dataset_import_jobs,
@@ -74,12 +75,12 @@ class Gate:
         self.begun = threading.Semaphore(0)
         self.count = 0
 
-    def train(self, *args: Any, log: Callable[[str], None], **options: Any) -> training.Trained:
+    def train(self, *args: Any, log: Callable[[str], None], **options: Any) -> Trained:
         self.count += 1
         self.begun.release()
         while not self.opened.wait(0.01):
             log("waiting")
-        return training.train(*args, log=log, **options)
+        return recipes.train(*args, log=log, **options)
 
 
 @pytest.fixture
@@ -203,9 +204,9 @@ def test_a_killed_training_is_done_again_by_who_comes_next(
 
     trained = []
 
-    def counted(*args: Any, **options: Any) -> training.Trained:
+    def counted(*args: Any, **options: Any) -> Trained:
         trained.append(1)
-        return training.train(*args, **options)
+        return recipes.train(*args, **options)
 
     monkeypatch.setattr(solution_versions, "train", counted)
     # While its owner lives, nobody takes the work away.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, train
+from batchrec_dagster_tests.learning.support import interactions_of, tastes
 from batchrec_dagster_tests.local_personalize.support import RECIPE, Local
 
 BATCH_CAPABLE = {
@@ -74,7 +76,7 @@ def test_automatic_training_is_accepted_and_said_not_to_happen(
     assert local.describe(solution)["performAutoTraining"] is True
     told = [record for record in caplog.records if "performAutoTraining" in record.message]
     assert len(told) == 1
-    assert "trains only when CreateSolutionVersion asks for it" in told[0].message
+    assert "trains only on CreateSolutionVersion" in told[0].message
 
 
 def test_automl_is_refused(local: Local) -> None:
@@ -84,3 +86,8 @@ def test_automl_is_refused(local: Local) -> None:
         local.solution(group, performAutoML=True)
     with pytest.raises(invalid, match="recipeArn is required"):
         local.client.create_solution(name="films", datasetGroupArn=group)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_a_training_measures_the_recipes_metrics(recipe: Recipe) -> None:
+    assert set(train(recipe.name, interactions_of(tastes()), {}).metrics) == set(recipe.metrics)

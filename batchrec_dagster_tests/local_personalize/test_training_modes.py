@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.local_personalize.learning import training
+from batchrec_dagster.local_personalize import recipes
+from batchrec_dagster.local_personalize.learning.hpo import Search
+from batchrec_dagster.local_personalize.learning.training import Trained
 from batchrec_dagster.local_personalize.operations import solution_versions
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
@@ -24,11 +26,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What each training was told."""
     told: list[dict[str, Any]] = []
 
-    def train(
-        recipe: str, *args: Any, log: Callable[[str], None], **options: Any
-    ) -> training.Trained:
+    def train(recipe: str, *args: Any, log: Callable[[str], None], **options: Any) -> Trained:
         told.append({"recipe": recipe, **options})
-        return training.train(recipe, *args, log=log, **options)
+        return recipes.train(recipe, *args, log=log, **options)
 
     monkeypatch.setattr(solution_versions, "train", train)
     return told
@@ -74,7 +74,7 @@ def test_what_cannot_be_updated(local: Local) -> None:
     group, _ = local.imported(taste_rows())
     invalid = local.client.exceptions.InvalidInputException
     solution = local.solution(group, PERSONALIZATION)
-    with pytest.raises(invalid, match="needs an ACTIVE version"):
+    with pytest.raises(invalid, match="starts from an ACTIVE version"):
         local.version(solution, trainingMode="UPDATE")
     for recipe in ("aws-user-personalization-v2", "aws-sims", "aws-item-affinity"):
         other = local.solution(group, recipe, name=recipe)
@@ -121,7 +121,7 @@ def test_a_search_chooses_hyperparameters(local: Local, calls: list[dict[str, An
     assert tuned["recency_mask"] in ("true", "false")
     assert version["performHPO"] is True
     assert version["solutionConfig"] == config
-    assert calls[0]["search"] == training.Search(
+    assert calls[0]["search"] == Search(
         3, integers={"bptt": (2, 20)}, categories={"recency_mask": ["true", "false"]}
     )
 

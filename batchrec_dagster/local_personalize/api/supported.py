@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from batchrec_dagster.local_personalize.api.validation import service_model
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
-from batchrec_dagster.local_personalize.recipes import RECIPES
+from batchrec_dagster.local_personalize.recipes import REAL_TIME_RECIPES, RECIPES
 
 _REAL_TIME = "serve recommendations in real time"
 
@@ -28,8 +28,7 @@ _NO_BATCH = {
 _DOMAIN = "a recipe of domain recommenders, which serve in real time"
 _SUCCESSOR = "an old recipe that Amazon replaced by aws-user-personalization"
 _OTHER_RECIPES = {
-    "aws-trending-now": "Amazon offers it in real time only",
-    "aws-next-best-action": "Amazon offers it in real time only",
+    **dict.fromkeys(REAL_TIME_RECIPES, "Amazon offers it in real time only"),
     "aws-hrnn": _SUCCESSOR,
     "aws-hrnn-metadata": _SUCCESSOR,
     "aws-hrnn-coldstart": _SUCCESSOR,
@@ -97,8 +96,7 @@ def recipes() -> Iterator[Row]:
     """A row for each of Amazon's recipes, or family of recipes."""
     for recipe in RECIPES.values():
         fields = " and ".join(f"`{field}`" for field in recipe.input_fields)
-        output = "users" if recipe.makes_segments else "items"
-        yield Row(recipe.name, True, f"{output} for input lines with {fields}")
+        yield Row(recipe.name, True, f"{recipe.output} for input lines with {fields}")
     for name, why in _OTHER_RECIPES.items():
         yield Row(name, False, why)
 

@@ -15,7 +15,13 @@ import polars as pl
 
 from batchrec_dagster.local_personalize.errors import JobFailedError
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.personalize.datasets import EVENT_TYPE, MAX_ID_LENGTH, MIN_INTERACTIONS
+from batchrec_dagster.personalize.datasets import (
+    EVENT_TYPE,
+    ITEM_ID,
+    MAX_ID_LENGTH,
+    MIN_INTERACTIONS,
+    USER_ID,
+)
 from batchrec_dagster.personalize.schemas import Field, Schema
 
 _TYPES: dict[str, pl.DataType] = {
@@ -130,7 +136,7 @@ def _cell_checks(field: Field) -> Iterator[tuple[str, pl.Expr]]:
         if field.type in ("float", "double"):
             good &= parsed.is_finite()
         yield f"{name} must be of type {field.type}", cell.is_not_null() & ~good
-    elif name in ("USER_ID", "ITEM_ID"):
+    elif name in (USER_ID, ITEM_ID):
         too_long = f"{name} is longer than {MAX_ID_LENGTH} characters"
         yield too_long, cell.str.len_chars() > MAX_ID_LENGTH
     elif field.categorical:

@@ -18,14 +18,13 @@ from batchrec_dagster.local_personalize.learning.model import (
     UserModel,
 )
 from batchrec_dagster.local_personalize.recipes import (
-    ITEM_ID,
-    ITEM_LIST,
     PERSONALIZED_RANKING,
     RELATED_ITEMS,
-    USER_ID,
+    Output,
     Recipe,
 )
 from batchrec_dagster.personalize.batch_inference import output_line
+from batchrec_dagster.personalize.recipes import ITEM_ID, ITEM_LIST, USER_ID
 
 # The items of one answer, best first, and their scores if the recipe has any.
 Answer = tuple[list[str], list[float] | None]
@@ -108,9 +107,9 @@ class Recommender:
             yield known + unknown, (scores or []) + [0.0] * len(unknown)
 
     def _unpack(self, chunks: Iterator[Recommended]) -> Iterator[Answer]:
-        item_ids = self.model.item_ids
+        item_ids, scored = self.model.item_ids, self.recipe.output == Output.SCORED_ITEMS
         for chunk in chunks:
             counts = (chunk.items >= 0).sum(axis=1)  # short lists are padded
             for row, scores, count in zip(chunk.items, chunk.scores, counts, strict=True):
                 items = item_ids[row[:count]].tolist()
-                yield items, scores[:count].tolist() if self.recipe.scores else None
+                yield items, scores[:count].tolist() if scored else None

@@ -16,7 +16,7 @@ from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.filters.tables import Read
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
 from batchrec_dagster.local_personalize.learning.model import SegmentModel
-from batchrec_dagster.local_personalize.recipes import ITEM_ATTRIBUTES, ITEM_ID, Recipe
+from batchrec_dagster.local_personalize.recipes import Recipe
 from batchrec_dagster.personalize import datasets
 from batchrec_dagster.personalize.batch_segment import output_line
 from batchrec_dagster.personalize.item_attributes import (
@@ -24,6 +24,7 @@ from batchrec_dagster.personalize.item_attributes import (
     Value,
     typed_conditions,
 )
+from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTES, ITEM_ID
 from batchrec_dagster.personalize.schemas import ITEMS, Field, Schema
 from batchrec_dagster.storage.progress import Progress
 

@@ -18,7 +18,6 @@ from batchrec_dagster.local_personalize.learning.components import (
     Scorer,
 )
 from batchrec_dagster.local_personalize.learning.histories import History
-from batchrec_dagster.local_personalize.learning.hyperparameters import Values
 from batchrec_dagster.local_personalize.learning.interactions import Ids, ModelFileError
 from batchrec_dagster.local_personalize.learning.serving import UserScoringModel
 from batchrec_dagster.local_personalize.learning.store import (
@@ -28,6 +27,7 @@ from batchrec_dagster.local_personalize.learning.store import (
     save_arrays,
     unpack_ids,
 )
+from batchrec_dagster.personalize.hyperparameters import Values
 
 Float32 = npt.NDArray[np.float32]
 

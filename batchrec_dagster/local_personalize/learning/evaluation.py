@@ -33,6 +33,12 @@ Bool = npt.NDArray[np.bool_]
 
 DEPTHS = (5, 10, 25)
 MAX_DEPTH = max(DEPTHS)
+METRICS = (
+    "coverage",
+    f"mean_reciprocal_rank_at_{MAX_DEPTH}",
+    *(f"normalized_discounted_cumulative_gain_at_{depth}" for depth in DEPTHS),
+    *(f"precision_at_{depth}" for depth in DEPTHS),
+)
 
 
 class Recommender(Protocol):

@@ -26,7 +26,6 @@ from batchrec_dagster.local_personalize.learning.components import (
     fit_factors,
 )
 from batchrec_dagster.local_personalize.learning.histories import Histories
-from batchrec_dagster.local_personalize.learning.hyperparameters import Values
 from batchrec_dagster.local_personalize.learning.interactions import (
     Ids,
     Interactions,
@@ -34,6 +33,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     popular_first,
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
+from batchrec_dagster.personalize.hyperparameters import Values
 
 Log = Callable[[str], None]
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from batchrec_dagster.local_personalize.learning.hyperparameters import (
+from batchrec_dagster.personalize.hyperparameters import (
     Boolean,
+    HyperparameterError,
     Number,
     Value,
     Values,
     hyperparameters_of,
     parse_hyperparameters,
 )
-from batchrec_dagster.local_personalize.learning.interactions import TrainingError
 
 DEFAULT_JOBS = 10
 MAX_JOBS = 40  # HPOResourceConfig.maxNumberOfTrainingJobs
@@ -66,36 +66,34 @@ class Range:
         return round(float(rng.uniform(*self.ends)), 4)
 
 
-def check_search(recipe: str, hyperparameters: Mapping[str, str], search: Search) -> None:
-    """Raise TrainingError for an impossible range, or when there is nothing to tune."""
-    search_ranges(recipe, hyperparameters, search)
-
-
 def search_ranges(
     recipe: str, hyperparameters: Mapping[str, str], search: Search
 ) -> dict[str, Range]:
-    """The range of each hyperparameter that is searched. Raises TrainingError."""
+    """The range of each hyperparameter that is searched.
+
+    Raises HyperparameterError for an impossible range, or when there is nothing to tune.
+    """
     parse_hyperparameters(recipe, hyperparameters)
     allowed = hyperparameters_of(recipe)
     tunable = [name for name, kind in allowed.items() if kind.tunable]
     if not 1 <= search.max_jobs <= MAX_JOBS:
-        raise TrainingError(
+        raise HyperparameterError(
             f"maxNumberOfTrainingJobs is {search.max_jobs}; allowed: 1 to {MAX_JOBS}"
         )
     if not tunable:
-        raise TrainingError(f"{recipe} has no hyperparameter that performHPO can tune")
+        raise HyperparameterError(f"{recipe} has no hyperparameter that performHPO can tune")
     searched = [*search.integers, *search.continuous, *search.categories]
     for name in searched:
         if searched.count(name) > 1:
-            raise TrainingError(f"hyperparameter {name} has more than one range")
+            raise HyperparameterError(f"hyperparameter {name} has more than one range")
         if name not in tunable:
-            raise TrainingError(
+            raise HyperparameterError(
                 f"{recipe} has no tunable hyperparameter {name}; tunable: {', '.join(tunable)}"
             )
     if not searched:
         names = [name for name in tunable if name not in hyperparameters]
         if not names:
-            raise TrainingError(
+            raise HyperparameterError(
                 f"performHPO has nothing to tune: all hyperparameters of {recipe} are fixed"
             )
         return {name: _full_range(allowed[name]) for name in names}
@@ -155,13 +153,13 @@ def _check_ends(
     low, high = ends
     fits = isinstance(kind, Number) and kind.whole == whole
     if not fits:
-        raise TrainingError(
+        raise HyperparameterError(
             f"hyperparameter {name} takes {kind}, so its range cannot be "
             f"{'an integer' if whole else 'a continuous'} one"
         )
     assert isinstance(kind, Number)
     if not (math.isfinite(low) and math.isfinite(high) and kind.low <= low <= high <= kind.high):
-        raise TrainingError(
+        raise HyperparameterError(
             f"the range of hyperparameter {name} is {low:g} to {high:g}; allowed: {kind}, "
             "in rising order"
         )
@@ -173,7 +171,7 @@ def _categories(name: str, kind: Number | Boolean, texts: Sequence[str]) -> Rang
     except ValueError:
         values = []
     if not values:
-        raise TrainingError(
+        raise HyperparameterError(
             f"the categories of hyperparameter {name} are {list(texts)}; allowed: {kind}"
         )
     return Range(values=list(dict.fromkeys(values)))

@@ -15,7 +15,7 @@ from batchrec_dagster.local_personalize.learning.threads import pieces
 
 
 class TrainingError(ValueError):
-    """The data or hyperparameters cannot be trained on; the message is for the user."""
+    """The data cannot be trained on; the message is for the user."""
 
 
 class ModelFileError(Exception):

@@ -36,6 +36,7 @@ from batchrec_dagster.local_personalize.learning.threads import ordered_map
 Float32 = npt.NDArray[np.float32]
 
 MAX_SEGMENT_USERS = 10_000_000  # users in all segments of an evaluation
+SEGMENT_METRICS = ("coverage", "hits_at_1_percent", "recall_at_1_percent")
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,6 @@ from batchrec_dagster.local_personalize.learning.fit_components import (
     regularization,
 )
 from batchrec_dagster.local_personalize.learning.hpo import Range, candidates
-from batchrec_dagster.local_personalize.learning.hyperparameters import Value, Values
 from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     TrainingError,
@@ -58,6 +57,7 @@ from batchrec_dagster.local_personalize.learning.split import (
     split_histories,
     split_users,
 )
+from batchrec_dagster.personalize.hyperparameters import Value, Values
 
 COMPONENTS = (EASE, SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
 HIGH_REG_MAX_ITEMS = 6_000  # a second EASE takes time with the square or cube of the items

@@ -1,4 +1,4 @@
-"""Trains the model of a recipe on interactions and measures it on held-out users."""
+"""The trainers: functions from interactions to a model and its metrics on held-out users."""
 
 from __future__ import annotations
 
@@ -19,20 +19,10 @@ from batchrec_dagster.local_personalize.learning.fit_components import (
 from batchrec_dagster.local_personalize.learning.histories import Histories
 from batchrec_dagster.local_personalize.learning.hpo import (
     Range,
-    Search,
     candidates,
-    check_search,
-    format_value,
-    search_ranges,
-)
-from batchrec_dagster.local_personalize.learning.hyperparameters import (
-    Value,
-    Values,
-    parse_hyperparameters,
 )
 from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
-    TrainingError,
     log_popularity,
     popular_first,
 )
@@ -55,17 +45,10 @@ from batchrec_dagster.local_personalize.learning.train_blend import (
     tune_blend,
     update_blend,
 )
-
-__all__ = [
-    "TRAINERS",
-    "Search",
-    "Trained",
-    "Trainer",
-    "TrainingError",
-    "check_hyperparameters",
-    "check_search",
-    "train",
-]
+from batchrec_dagster.personalize.hyperparameters import (
+    Value,
+    Values,
+)
 
 Metrics = dict[str, float]  # by the names of GetSolutionMetrics; empty if no user was held out
 
@@ -76,13 +59,18 @@ Train = Callable[[Interactions, Values, int, Log], tuple[AnyModel, Metrics]]
 Tune = Callable[[Interactions, Values, Mapping[str, Range], int, int, Log], dict[str, Value]]
 
 
+# The model in a folder, with all interactions; its metrics and hyperparameters. None when it has
+# to be trained in full.
+Update = Callable[[Path, Interactions, int, Log], tuple[AnyModel, Metrics, Values] | None]
+
+
 @dataclass(frozen=True)
 class Trainer:
-    """How a recipe is trained; `tune` serves performHPO, `updates` allows trainingMode UPDATE."""
+    """How a recipe is trained; `tune` serves performHPO, `update` trainingMode UPDATE."""
 
     train: Train
     tune: Tune | None = None
-    updates: bool = False
+    update: Update | None = None
 
 
 @dataclass(frozen=True)
@@ -92,52 +80,6 @@ class Trained:
     model: AnyModel
     metrics: Metrics
     tuned: dict[str, str] = field(default_factory=dict)  # hyperparameters that a search chose
-
-
-def check_hyperparameters(recipe: str, hyperparameters: Mapping[str, str]) -> None:
-    """Raise TrainingError with the key that is unknown or out of range, and what is allowed."""
-    parse_hyperparameters(recipe, hyperparameters)
-
-
-def train(
-    recipe: str,
-    interactions: Interactions,
-    hyperparameters: Mapping[str, str],
-    *,
-    seed: int = 0,
-    log: Log = lambda _: None,
-    previous: Path | None = None,
-    search: Search | None = None,
-) -> Trained:
-    """Train a recipe (its name, without the ARN) and measure it on Personalize's split.
-
-    `search` looks for the best hyperparameters. `previous` is the folder of a model to update,
-    which keeps its hyperparameters. The same data, hyperparameters and seed give the same model,
-    byte for byte, on any number of cores. Raises TrainingError; ModelFileError when a file in
-    `previous` is damaged.
-    """
-    values = parse_hyperparameters(recipe, hyperparameters)
-    ranges = search_ranges(recipe, hyperparameters, search) if search else {}
-    trainer = TRAINERS[recipe]
-    if not len(interactions):
-        raise TrainingError("there are no interactions to train on")
-    log(
-        f"{recipe}: {len(interactions):,} interactions of {len(interactions.user_ids):,} users "
-        f"with {len(interactions.item_ids):,} items"
-    )
-    if previous is not None:
-        if not trainer.updates:
-            raise TrainingError(f"{recipe} cannot be updated, only trained in full")
-        updated = update_blend(previous, interactions, seed, log)
-        if updated is not None:
-            model, metrics, kept = updated
-            tuned = {name: format_value(kept[name]) for name in ranges if name in kept}
-            return Trained(model, metrics, tuned)
-    best: dict[str, Value] = {}
-    if search is not None and trainer.tune is not None:
-        best = trainer.tune(interactions, values, ranges, search.max_jobs, seed, log)
-    trained, metrics = trainer.train(interactions, {**values, **best}, seed, log)
-    return Trained(trained, metrics, {key: format_value(value) for key, value in best.items()})
 
 
 def train_popularity(
@@ -240,16 +182,8 @@ def _fit_related(interactions: Interactions, values: Values) -> RelatedItemsMode
     return RelatedItemsModel(item_ids, weights)
 
 
-USER_PERSONALIZATION = Trainer(train_blend, tune_blend, updates=True)
-
-TRAINERS: Mapping[str, Trainer] = {
-    "aws-user-personalization": USER_PERSONALIZATION,
-    "aws-user-personalization-v2": USER_PERSONALIZATION,
-    "aws-personalized-ranking": USER_PERSONALIZATION,
-    "aws-personalized-ranking-v2": USER_PERSONALIZATION,
-    "aws-popularity-count": Trainer(train_popularity),
-    "aws-sims": Trainer(train_sims, tune_sims),
-    "aws-similar-items": Trainer(train_similar_items),
-    "aws-item-affinity": Trainer(train_segmentation),
-    "aws-item-attribute-affinity": Trainer(train_segmentation),
-}
+BLEND = Trainer(train_blend, tune_blend, update_blend)
+POPULARITY = Trainer(train_popularity)
+SIMS = Trainer(train_sims, tune_sims)
+SIMILAR_ITEMS = Trainer(train_similar_items)
+SEGMENTATION = Trainer(train_segmentation)

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchrec_dagster.local_personalize.errors import InvalidInputError
-from batchrec_dagster.local_personalize.learning.hpo import DEFAULT_JOBS, MAX_JOBS, Search
-from batchrec_dagster.local_personalize.learning.training import (
-    TrainingError,
-    check_hyperparameters,
-    check_search,
+from batchrec_dagster.local_personalize.learning.hpo import (
+    DEFAULT_JOBS,
+    MAX_JOBS,
+    Search,
+    search_ranges,
 )
 from batchrec_dagster.local_personalize.recipes import Recipe, training_parameters
+from batchrec_dagster.personalize.hyperparameters import HyperparameterError, parse_hyperparameters
 from batchrec_dagster.personalize.recipes import PERSONALIZED_RANKING_V2, USER_PERSONALIZATION_V2
 
 MAX_PARALLEL_JOBS = 10  # HPOResourceConfig.maxParallelTrainingJobs
@@ -24,8 +25,8 @@ def check_hpo(recipe: Recipe, config: Mapping[str, Any]) -> None:
     resources = _hpo_config(config).get("hpoResourceConfig", {})
     _parse_count(resources, "maxParallelTrainingJobs", MAX_PARALLEL_JOBS, MAX_PARALLEL_JOBS)
     try:
-        check_search(recipe.name, training_parameters(config), hpo_search(config))
-    except TrainingError as error:
+        search_ranges(recipe.name, training_parameters(config), hpo_search(config))
+    except HyperparameterError as error:
         raise InvalidInputError(f"performHPO: {error}") from None
 
 
@@ -82,8 +83,8 @@ def check_solution(recipe: Recipe, params: Mapping[str, Any]) -> None:
     """Raise InvalidInputError for options that the recipe does not have, or bad values."""
     config = params.get("solutionConfig", {})
     try:
-        check_hyperparameters(recipe.name, training_parameters(config))
-    except TrainingError as error:
+        parse_hyperparameters(recipe.name, training_parameters(config))
+    except HyperparameterError as error:
         raise InvalidInputError(str(error)) from None
     if params.get("performHPO"):
         check_hpo(recipe, config)

@@ -28,14 +28,18 @@ from batchrec_dagster.local_personalize.errors import (
     JobFailedError,
 )
 from batchrec_dagster.local_personalize.jobs.job import Job
-from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
-from batchrec_dagster.local_personalize.learning.training import TrainingError, train
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Interactions,
+    ModelFileError,
+    TrainingError,
+)
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of
 from batchrec_dagster.local_personalize.operations.solution_config import hpo_search
-from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, training_parameters
+from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, train, training_parameters
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.datasets import (
     EVENT_TYPE,
+    EVENT_VALUE,
     ITEM_ID,
     MIN_INTERACTIONS,
     MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
@@ -43,9 +47,8 @@ from batchrec_dagster.personalize.datasets import (
     TIMESTAMP,
     USER_ID,
 )
+from batchrec_dagster.personalize.hyperparameters import HyperparameterError
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
-
-_EVENT_VALUE = "EVENT_VALUE"
 
 
 def training_data(job: Job) -> Interactions:
@@ -93,7 +96,7 @@ def _event_conditions(version: Mapping[str, Any]) -> list[dict[str, Any]]:
         threshold = config.get("eventValueThreshold")
         events = [{"eventType": version.get("eventType"), "eventValueThreshold": threshold}]
     conditions = [
-        {EVENT_TYPE: event.get("eventType"), _EVENT_VALUE: event.get("eventValueThreshold")}
+        {EVENT_TYPE: event.get("eventType"), EVENT_VALUE: event.get("eventValueThreshold")}
         for event in events
         if event.get("weight") != 0
     ]
@@ -104,7 +107,7 @@ def _event_conditions(version: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _matches(event: Mapping[str, Any]) -> pl.Expr:
     return pl.all_horizontal(
-        pl.col(name) >= float(value) if name == _EVENT_VALUE else pl.col(name) == value
+        pl.col(name) >= float(value) if name == EVENT_VALUE else pl.col(name) == value
         for name, value in event.items()
     )
 
@@ -210,7 +213,7 @@ def _perform(job: Job) -> JobResult:
             previous=home.root / previous if previous else None,
             search=hpo_search(config) if version.body["performHPO"] else None,
         )
-    except (TrainingError, ModelFileError) as error:
+    except (HyperparameterError, TrainingError, ModelFileError) as error:
         raise JobFailedError(f"Create failed. {error}") from None
     job.checkpoint()
     published = home.new_path(home.models, version.arn)

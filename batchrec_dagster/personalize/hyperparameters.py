@@ -11,10 +11,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from batchrec_dagster.local_personalize.learning.interactions import TrainingError
+from batchrec_dagster.personalize import recipes
 
 Value = int | float | bool
 Values = Mapping[str, Value]
+
+
+class HyperparameterError(ValueError):
+    """A hyperparameter is unknown or out of range; the message says what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,13 @@ USER_PERSONALIZATION: Hyperparameters = {
 USER_PERSONALIZATION_V2: Hyperparameters = {"apply_recency_bias": Boolean()}
 SEGMENTATION: Hyperparameters = {"hidden_dimension": Number(32, 256, whole=True)}
 
-RECIPES: Mapping[str, Hyperparameters] = {
-    "aws-user-personalization": USER_PERSONALIZATION,
-    "aws-user-personalization-v2": USER_PERSONALIZATION_V2,
-    "aws-personalized-ranking": USER_PERSONALIZATION,
-    "aws-personalized-ranking-v2": USER_PERSONALIZATION_V2,
-    "aws-popularity-count": {},
-    "aws-sims": {
+HYPERPARAMETERS: Mapping[str, Hyperparameters] = {
+    recipes.USER_PERSONALIZATION: USER_PERSONALIZATION,
+    recipes.USER_PERSONALIZATION_V2: USER_PERSONALIZATION_V2,
+    recipes.PERSONALIZED_RANKING: USER_PERSONALIZATION,
+    recipes.PERSONALIZED_RANKING_V2: USER_PERSONALIZATION_V2,
+    recipes.POPULARITY_COUNT: {},
+    recipes.SIMS: {
         "popularity_discount_factor": Number(0, 1, tunable=True),
         "min_cointeraction_count": Number(0, 10, whole=True, tunable=True),
         **HISTORY_LENGTHS,
@@ -91,41 +95,43 @@ RECIPES: Mapping[str, Hyperparameters] = {
     },
     # The guide's item_id_hidden_dimension and item_metadata_hidden_dimension belong to embeddings;
     # the local model counts co-occurrences, so it refuses them.
-    "aws-similar-items": {},
-    "aws-item-affinity": SEGMENTATION,
-    "aws-item-attribute-affinity": SEGMENTATION,
+    recipes.SIMILAR_ITEMS: {},
+    recipes.ITEM_AFFINITY: SEGMENTATION,
+    recipes.ITEM_ATTRIBUTE_AFFINITY: SEGMENTATION,
 }
 
 
 def hyperparameters_of(recipe: str) -> Hyperparameters:
-    """The hyperparameters of a recipe. Raises TrainingError if it cannot be trained locally."""
-    allowed = RECIPES.get(recipe)
+    """The hyperparameters of a recipe, by its name. Raises HyperparameterError if unknown."""
+    allowed = HYPERPARAMETERS.get(recipe)
     if allowed is None:
-        raise TrainingError(
-            f"recipe {recipe} is not supported locally; supported: {_names(RECIPES)}"
+        raise HyperparameterError(
+            f"recipe {recipe} is not supported locally; supported: {_names(HYPERPARAMETERS)}"
         )
     return allowed
 
 
 def parse_hyperparameters(recipe: str, texts: Mapping[str, str]) -> dict[str, Value]:
-    """The values as numbers and booleans. Raises TrainingError with the key and what is allowed."""
+    """The values as numbers and booleans. Raises HyperparameterError."""
     allowed = hyperparameters_of(recipe)
     values = {}
     for key, text in texts.items():
         kind = allowed.get(key)
         if kind is None:
-            raise TrainingError(
+            raise HyperparameterError(
                 f"{recipe} has no hyperparameter {key}; it has: {_names(allowed) or 'none'}"
             )
         try:
             values[key] = kind.parse(text)
         except ValueError:
-            raise TrainingError(f"hyperparameter {key} is {text!r}; allowed: {kind}") from None
+            raise HyperparameterError(
+                f"hyperparameter {key} is {text!r}; allowed: {kind}"
+            ) from None
     for what in ("user_history_length", "item_interaction_count"):
         low = values.get(f"min_{what}_percentile", 0.0)
         high = values.get(f"max_{what}_percentile", 1.0)
         if low >= high:
-            raise TrainingError(
+            raise HyperparameterError(
                 f"min_{what}_percentile ({low}) must be below max_{what}_percentile ({high})"
             )
     return values
