@@ -175,8 +175,8 @@ def get_recipe(arn: str) -> Recipe:
     for name in REAL_TIME_RECIPES:
         if arn == recipe_arn(name):
             raise InvalidInputError(
-                f"{name} gives recommendations in real time only, but this local Personalize has"
-                " batch jobs only."
+                f"{name} cannot be used in batch: Personalize offers it in real time only, which is"
+                " not supported locally."
             )
     raise NotFoundError(arn)
 
