@@ -1,4 +1,4 @@
-"""The sensors that tell people that a run has failed, or that the schedule is late: once each."""
+"""Sensors that alert people once when a run has failed or the schedule is late."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.pipeline.automation.runs import is_of
 from batchrec_dagster.storage.redaction import redacted
 
-# All ways and tries together have to end within the minute that Dagster gives a sensor: of what it
-# cuts off, the ways that worked would have it again.
+# All channels and attempts must end within the minute that Dagster allows a sensor; otherwise the
+# next tick would repeat an alert on channels where it already arrived.
 TRIES = 2
 PAUSE_SECONDS = 2.0
 TIMEOUT_SECONDS = 5.0
 
 
 class AlertError(Exception):
-    """A message did not get through; the text names the way and what to do, and no URL."""
+    """An alert was not delivered; the message names the channel and the fix, never a URL."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """What happened, in a line, and more of it in lines below."""
+    """What happened in one line, and the details below."""
 
     title: str
     lines: list[str]
@@ -49,33 +49,33 @@ class Message:
 
 
 def send(alerts: Alerts, message: Message) -> list[str]:
-    """Sends the message by every way that is declared, without secrets.
+    """Send the message to every declared channel, without secrets.
 
-    Returns what failed while another way worked; raises AlertError when none did.
+    Returns the errors if at least one channel worked. Raises AlertError if every channel fails.
     """
-    # The webhook's URL is a secret, whatever the variable is called.
+    # The webhook's URL is a secret, whatever the variable's name.
     secrets = {**os.environ, "WEBHOOK": os.environ.get(alerts.slack_webhook_env or "", "")}
     text = redacted(message.text, secrets)
     failed: list[str] = []
-    ways: list[tuple[str, Callable[[], None]]] = []
+    channels: list[tuple[str, Callable[[], None]]] = []
     if alerts.sns_topic is not None:
         topic = alerts.sns_topic
-        ways.append(("Amazon SNS", lambda: _publish(topic, message.title, text)))
+        channels.append(("Amazon SNS", lambda: _publish(topic, message.title, text)))
     if alerts.slack_webhook_env is not None:
         variable = alerts.slack_webhook_env
-        ways.append((f"Slack ({variable})", lambda: _post(variable, text)))
-    for way, deliver in ways:
+        channels.append((f"Slack ({variable})", lambda: _post(variable, text)))
+    for channel, deliver in channels:
         try:
-            _tried(deliver)
+            _retry(deliver)
         except AlertError as error:
-            failed.append(f"{way}: {error}")
+            failed.append(f"{channel}: {error}")
     failed = [redacted(problem, secrets) for problem in failed]
-    if len(failed) == len(ways):
+    if len(failed) == len(channels):
         raise AlertError("; ".join(failed))
     return failed
 
 
-def _tried(deliver: Callable[[], None]) -> None:
+def _retry(deliver: Callable[[], None]) -> None:
     for tries_left in reversed(range(TRIES)):
         try:
             return deliver()
@@ -89,7 +89,7 @@ def _tried(deliver: Callable[[], None]) -> None:
 def _publish(topic: str, title: str, text: str) -> None:
     found = TOPIC.fullmatch(topic)
     if found is None:
-        raise AlertError("alerts.sns_topic is no ARN of a topic")
+        raise AlertError("alerts.sns_topic is not the ARN of a topic")
     once = Config(
         connect_timeout=TIMEOUT_SECONDS,
         read_timeout=TIMEOUT_SECONDS,
@@ -106,7 +106,7 @@ def _post(variable: str, text: str) -> None:
     url = os.environ.get(variable, "")
     if not url.startswith(("https://", "http://")):
         raise AlertError(f"set the environment variable {variable} to the webhook's URL")
-    request = urllib.request.Request(  # noqa: S310 (the scheme was looked at)
+    request = urllib.request.Request(  # noqa: S310 (the scheme was checked)
         url, json.dumps({"text": text}).encode(), {"Content-Type": "application/json"}
     )
     try:
@@ -117,43 +117,40 @@ def _post(variable: str, text: str) -> None:
             raise AlertError(f"the webhook answers {error.code} {error.reason}") from None
         raise
     except InvalidURL:
-        # It says which part of the URL is wrong.
-        raise AlertError(f"the environment variable {variable} has no URL of a webhook") from None
-
-
-# What the daemon itself goes by; there is no public way to ask for the last tick of a cron.
+        # Its message repeats part of the URL.
+        raise AlertError(f"the environment variable {variable} is not a webhook's URL") from None
 
 
 LONGEST_REASON = 3000
 RUN_FAILURE: Final = dg.DagsterEventType.RUN_FAILURE
-# Failures that a tick looks at: few, as all pipelines' are among them.
+# Failures a tick reads; those of all pipelines are among them.
 AT_ONCE = 100
-# For so long after a failure a message that nobody took is tried again.
+# How long an alert that no channel delivered is retried.
 GIVE_UP = timedelta(hours=24)
-# What Dagster tags a failed run with that its daemon is about to retry.
+# Dagster's tag on a failed run that its daemon will retry.
 WILL_RETRY = "dagster/will_retry"
 
 
 def alert_sensors(pipeline: Pipeline) -> list[dg.SensorDefinition]:
-    """`NAME_alert_on_failure` and `NAME_alert_when_late`, where anybody is to be told."""
+    """`NAME_alert_on_failure` and `NAME_alert_when_late`, if alerts are declared."""
     return [_on_failure(pipeline), _when_late(pipeline)] if pipeline.alerts.enabled else []
 
 
 def _on_failure(pipeline: Pipeline) -> dg.SensorDefinition:
-    # Dagster's own sensor of failed runs goes on to the next run whether the message got through or
-    # not. This one's cursor, a number of Dagster's log of runs, stays where it is when nobody took
-    # the message, and one run at a time: of what was sent before it nothing is sent again.
+    # Dagster's own run failure sensor moves on even if the alert was not delivered. This cursor (a
+    # storage id of the event log) stays until a channel delivers, one run a tick: nothing is sent
+    # twice.
     @dg.sensor(
         name=f"{pipeline.name}_alert_on_failure",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Tells when a run of {pipeline.name} has failed, and why.",
+        description=f"Alerts when a run of {pipeline.name} fails, with the reason.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         if not (context.cursor or "").isdigit():
             newest = context.instance.fetch_run_status_changes(RUN_FAILURE, limit=1).records
             cursor = newest[0].storage_id if newest else 0
-            return dg.SensorResult(skip_reason="what fails from now on is told", cursor=str(cursor))
+            return dg.SensorResult(skip_reason="alerts on failures from now on", cursor=str(cursor))
         cursor = int(context.cursor or 0)
         after = dg.RunStatusChangeRecordsFilter(event_type=RUN_FAILURE, after_storage_id=cursor)
         found = context.instance.fetch_run_status_changes(after, limit=AT_ONCE, ascending=True)
@@ -170,7 +167,7 @@ def _on_failure(pipeline: Pipeline) -> dg.SensorDefinition:
                 problems = [f"given up: {error}"]
             for problem in problems:
                 context.log.error(problem)
-            reason = f"run {run.run_id} has failed: {'; '.join(problems) or 'told'}"
+            reason = f"run {run.run_id} has failed: {'; '.join(problems) or 'alert sent'}"
             return dg.SensorResult(skip_reason=reason, cursor=str(cursor))
         return dg.SensorResult(skip_reason="no run has failed", cursor=str(cursor))
 
@@ -178,7 +175,7 @@ def _on_failure(pipeline: Pipeline) -> dg.SensorDefinition:
 
 
 def failure(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Message:
-    """What failed: the steps with their reasons, the checks with what they found, the link."""
+    """The failed steps with their reasons, the failed checks with what they found, and a link."""
 
     def events(kind: dg.DagsterEventType) -> list[dg.DagsterEvent]:
         found = (entry.dagster_event for entry in instance.all_logs(run.run_id, of_type=kind))
@@ -189,21 +186,21 @@ def failure(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun
         failed = event.step_failure_data
         reason = failed.user_failure_data.description if failed.user_failure_data else None
         if reason is None and failed.error is not None:
-            # Dagster's own error says no more than that there was one.
+            # The outer error only says that the step failed.
             reason = (failed.error.cause or failed.error).message
         lines.append(f"Step {event.step_key}: {(reason or '').strip()[:LONGEST_REASON]}")
     for event in events(dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         found = event.asset_check_evaluation_data
         if not found.passed and found.severity is dg.AssetCheckSeverity.ERROR:
-            told = f"{found.check_name}: {found.description}"
-            # A check that an asset does itself is its reason too.
-            if not any(told in line for line in lines):
-                lines.append(f"Check of {found.asset_key.to_user_string()}: {told}")
+            verdict = f"{found.check_name}: {found.description}"
+            # The failed step may already give this check as its reason.
+            if not any(verdict in line for line in lines):
+                lines.append(f"Check of {found.asset_key.to_user_string()}: {verdict}")
     if not lines:
         messages = [event.message for event in events(RUN_FAILURE)]
-        lines = [message for message in messages if message] or ["no step says why"]
+        lines = [message for message in messages if message] or ["no step gives a reason"]
     if run.tags.get(WILL_RETRY) == "true":
-        lines.append("Dagster starts it again by itself.")
+        lines.append("Dagster will retry it.")
     title = f"batchrec: {run.job_name} failed"
     if run.job_name.startswith("__"):
         title = f"batchrec: a run of some assets of {pipeline.name} failed"
@@ -217,8 +214,8 @@ def _when_late(pipeline: Pipeline) -> dg.SensorDefinition:
         name=f"{pipeline.name}_alert_when_late",
         minimum_interval_seconds=300,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Tells when {pipeline.name} has no new recommendations"
-        f" {pipeline.alerts.late_after_hours:g} hours after its schedule's time.",
+        description=f"Alerts when {pipeline.name} has no new recommendations"
+        f" {pipeline.alerts.late_after_hours:g} hours after the scheduled time.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         made = made_at(context.instance.get_latest_materialization_event(key))
@@ -235,8 +232,8 @@ def _when_late(pipeline: Pipeline) -> dg.SensorDefinition:
 
 
 def made_at(event: dg.EventLogEntry | None) -> datetime | None:
-    """When the published lists were made: by then at the latest, or earlier where a rollback says
-    so, whose lists are old ones."""
+    """When the published lists were made: the event's time, or the earlier one that a rollback
+    records."""
     if event is None:
         return None
     lists = event.asset_materialization
@@ -249,9 +246,9 @@ def made_at(event: dg.EventLogEntry | None) -> datetime | None:
 def look(
     pipeline: Pipeline, before: dict[str, str], now: datetime, made: datetime | None, *, on: bool
 ) -> tuple[dict[str, str], Message | None, str]:
-    """What follows from the last recommendations: the cursor, what to tell, and the tick's reason.
+    """The next cursor, the alert if any, and the tick's reason. `made`: the last recommendations.
 
-    The cursor has since when the schedule is known to be on, and for which time it was told last.
+    The cursor holds since when the schedule is on, and the last scheduled time alerted for.
     """
     if not on:
         return {}, None, "the schedule is off"
@@ -260,28 +257,32 @@ def look(
     schedule = pipeline.schedule
     due = get_latest_completed_cron_tick(schedule.cron, now - grace, schedule.timezone)
     if due < datetime.fromisoformat(since):
-        return {**before, "since": since}, None, "nothing was due since the schedule is on"
-    after = {"since": since, "told": due.isoformat()}
+        return (
+            {**before, "since": since},
+            None,
+            "nothing was due since the schedule is on",
+        )
+    after = {"since": since, "alerted": due.isoformat()}
     if made is not None and made >= due:
-        return {**before, "since": since}, None, f"what was due at {due:%Y-%m-%d %H:%M} is there"
-    if before.get("told") == due.isoformat():
-        return after, None, f"it was told that {due:%Y-%m-%d %H:%M} is late"
+        return {**before, "since": since}, None, f"the lists due at {due:%Y-%m-%d %H:%M} are there"
+    if before.get("alerted") == due.isoformat():
+        return after, None, f"already alerted that {due:%Y-%m-%d %H:%M} is late"
     last = f"{made.astimezone(due.tzinfo):%Y-%m-%d %H:%M}" if made else "never"
     message = Message(
         f"batchrec: {pipeline.name} is late",
         [
-            f"New recommendations were due at {due:%Y-%m-%d %H:%M %Z}. Those that are published"
-            f" were made: {last}.",
-            "Either no run was started (look whether Dagster's daemon runs), or it waits or has"
+            f"New recommendations were due at {due:%Y-%m-%d %H:%M %Z}. The published ones were"
+            f" made: {last}.",
+            "Either no run was started (check that Dagster's daemon runs), or the run is waiting or"
             " failed, or its lists were rolled back.",
             f"Runs: {pipeline.alerts.dagster_url}/runs",
         ],
     )
-    return after, message, f"{due:%Y-%m-%d %H:%M} is late: told"
+    return after, message, f"{due:%Y-%m-%d %H:%M} is late: alert sent"
 
 
 def _is_on(pipeline: Pipeline, instance: dg.DagsterInstance) -> bool:
-    """Whether the schedule is on: as somebody switched it in the UI, or as declared."""
+    """Whether the schedule is on: as switched in the UI, else as declared."""
     for state in instance.all_instigator_state():
         if state.instigator_name == f"{pipeline.name}_schedule":
             return state.status.value != "STOPPED"

@@ -1,5 +1,4 @@
-"""The jobs that refresh a pipeline and delete what it made, and what runs the first: a schedule, a
-sensor of new ratings."""
+"""A pipeline's jobs (refresh, rollback, teardown), its schedule and its sensors."""
 
 from __future__ import annotations
 
@@ -16,16 +15,15 @@ from batchrec_dagster.steps.rollback import PREVIOUS, run_config
 
 def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
     """`NAME_refresh` materializes everything; `NAME_schedule` runs it at the declared times, and
-    `NAME_new_files` when ratings are new, where they lie at a place that can be watched.
-    `NAME_rollback` publishes older lists again.
-    `NAME_teardown` deletes what all this made. Sensors tell whom `alerts` names what went wrong."""
+    `NAME_new_files` when a path or s3:// source has new files. `NAME_rollback` publishes older
+    lists again, `NAME_teardown` deletes everything. Sensors send the declared alerts."""
     job = dg.define_asset_job(
         name=f"{pipeline.name}_refresh",
         selection=dg.AssetSelection.groups(pipeline.name),
-        # Dagster asks a deployment's own logger only where the run's config names it.
+        # Dagster uses a deployment's own logger only if the run's config names it.
         config={"loggers": {"console": {}}},
-        description="Reads the ratings and makes every user's recommendations anew. Data that"
-        " have not changed are neither imported nor trained on again.",
+        description="Updates every user's recommendations from the ratings. Unchanged data are"
+        " neither imported nor trained on again.",
     )
     schedule = dg.ScheduleDefinition(
         name=f"{pipeline.name}_schedule",

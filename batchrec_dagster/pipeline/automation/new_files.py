@@ -1,7 +1,7 @@
-"""The sensor that sees new or changed files in the source, and asks for one refresh with them.
+"""The sensor that requests one refresh when files of the source are new or changed.
 
-Its cursor holds digests only, however many files there are. What raw_ratings has taken in, by
-whomever it was run, stands in its record, so that nothing is asked for that is there already.
+Its cursor holds only digests, however many files there are. The record of raw_ratings says which
+files any run has already used, so that these start no refresh.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.pipeline.automation.runs import UNDER_WAY
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.steps.raw_files import RawRecord, files_digest, source_digest
@@ -22,24 +23,17 @@ from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
 
-# Looks at a source that changes between any two of them, before a refresh takes what is there.
+# If the source changes at every look, the refresh starts after this many looks anyway.
 PATIENCE = 10
 
-# Not those that are not started: one that a killed daemon left so is launched by asking again.
-UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-# A run whose process was killed stays under way until somebody says that it is not.
+# A run whose process was killed stays "started" until someone terminates it.
 DEAD_AFTER = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """Digests: of the files last looked at, of those last asked for, and of all that were asked for
-    one after the other, by which Dagster knows a request that it has had; looks waited."""
+    """`seen`, `asked`: digests of the files at the last look, and in the last request. `run_key`:
+    of all requests so far, by which Dagster ignores repeats. `waited`: looks that found changes."""
 
     seen: str = ""
     asked: str = ""
@@ -48,7 +42,7 @@ class Cursor:
 
     @classmethod
     def read(cls, text: str | None) -> Cursor:
-        """An empty one for None and for what is none of ours."""
+        """Empty for None and for text that is no cursor."""
         try:
             return cls(**json.loads(text or "{}"))
         except (ValueError, TypeError):
@@ -59,7 +53,7 @@ class Cursor:
 
 
 def watched(source: str) -> bool:
-    """Whether a look is cheap, and what is there may change: a local path or s3://."""
+    """Whether the source may change and listing it is cheap: a local path or s3://."""
     return "://" not in source or source.startswith("s3://")
 
 
@@ -76,11 +70,11 @@ def new_files_sensor(
         default_status=(
             dg.DefaultSensorStatus.RUNNING if declared.enabled else dg.DefaultSensorStatus.STOPPED
         ),
-        description=f"Refreshes {pipeline.name} once when files of its ratings are new or changed.",
+        description=f"Refreshes {pipeline.name} when files of its ratings are new or changed.",
     )
     def sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> dg.SensorResult:
         before = Cursor.read(context.cursor)
-        # Before the record is read, which a refresh that ends now has written.
+        # Counted before the record is read, which a refresh that ends now writes.
         running = context.instance.get_runs_count(
             dg.RunsFilter(
                 job_name=job.name,
@@ -101,21 +95,21 @@ def new_files_sensor(
 
 
 def look(before: Cursor, now: str, taken: str, *, busy: bool) -> dg.SensorResult:
-    """What follows from a look at the source: `now` is there, `taken` was taken in last; `busy`:
-    a refresh is under way, which may or may not take in what is there now."""
+    """The tick's result. Digests of the files: `now` as they are, `taken` as last used. `busy`: a
+    refresh is running, which may or may not use the files as they are."""
     if now == before.asked:
-        return _skip("there is nothing new since a refresh was asked for", before)
+        return _skip("nothing is new since a refresh was requested", before)
     if now == taken:
         key = _digest(before.run_key, now)
         after = Cursor(seen=now, asked=now, run_key=key)
-        return _skip("what is there was taken in already", after)
+        return _skip("a run has already used these files", after)
     if busy:
-        return _skip("there is something new: waiting for the refresh under way to end", before)
+        return _skip("files are new: waiting for the running refresh to end", before)
     if now != before.seen and before.waited < PATIENCE:
         after = replace(before, seen=now, waited=before.waited + 1)
-        return _skip("there is something new: waiting until nothing more comes", after)
-    # The same request again, should this one be lost with the process; another one for the same
-    # files, should others have been there between.
+        return _skip("files are new: waiting until no more arrive", after)
+    # The same key if this request is lost with the process; another one for the same files if
+    # others were there in between.
     key = _digest(before.run_key, now)
     return dg.SensorResult(
         run_requests=[dg.RunRequest(run_key=key)],

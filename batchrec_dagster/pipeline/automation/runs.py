@@ -1,4 +1,4 @@
-"""Dagster's runs of a pipeline."""
+"""The Dagster runs of a pipeline."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 
+# Not NOT_STARTED: a killed daemon may leave such runs, and asking again launches them.
 UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.STARTING,
@@ -15,15 +16,19 @@ UNDER_WAY = [
 
 
 def is_of(pipeline: Pipeline, run: dg.DagsterRun) -> bool:
-    """Whether a run is of one of the pipeline's jobs, or of some of its assets."""
+    """Whether the run is one of the pipeline's jobs, or materializes some of its assets."""
     if run.job_name in {f"{pipeline.name}_{what}" for what in ("refresh", "rollback", "teardown")}:
         return True
     chosen = [*(run.asset_selection or ()), *(c.asset_key for c in run.asset_check_selection or ())]
     return any(key.path[0] == pipeline.name for key in chosen)
 
 
-def at_work(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """The runs that make or write something, or are about to."""
+def running(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[str]:
+    """`run ID of JOB is under way` for every run but teardowns that writes, or soon will."""
     runs = instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
     teardown = f"{pipeline.name}_teardown"
-    return [run for run in runs if is_of(pipeline, run) and run.job_name != teardown]
+    return [
+        f"run {run.run_id} of {run.job_name} is under way"
+        for run in runs
+        if is_of(pipeline, run) and run.job_name != teardown
+    ]

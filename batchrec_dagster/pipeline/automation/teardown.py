@@ -1,6 +1,7 @@
-"""`NAME_teardown`: the job that deletes what a pipeline made, and shows first what that is."""
+"""`NAME_teardown`: the job that lists, and then deletes, what a pipeline made."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -14,7 +15,7 @@ from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.resource import StorageResource
 
-# The assets that work in Personalize, in the order in which they do.
+# The assets that work in Personalize, in order.
 STEPS = (
     "personalize_dataset",
     "solution_version",
@@ -25,26 +26,26 @@ STEPS = (
 
 
 class TeardownConfig(dg.Config):
-    """Told to one run, from the Launchpad or the command line."""
+    """The configuration of one run, from the Launchpad or the command line."""
 
     delete: bool = Field(
-        default=False, description="Delete. Without it the run only tells what it would delete."
+        default=False, description="Delete. Without it the run only lists what it would delete."
     )
     storage: bool = Field(
         default=False,
-        description="Also what lies in the storage: the ratings' copy, the tables, the report.",
+        description="Also delete the files in the storage: copied ratings, tables, report.",
     )
 
 
 def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
     """The job."""
 
-    # Ops and jobs share their names, so that the op has that of an asset.
+    # Ops and jobs share one namespace, so the op is named like an asset.
     @dg.op(
         name=f"{pipeline.name}__teardown",
         out=dg.Out(dg.Nothing),
         description=f"Deletes the filters, solutions, datasets, schemas and dataset groups of"
-        f" {pipeline.name} in Amazon Personalize and, when asked to, its files.",
+        f" {pipeline.name} in Amazon Personalize and, if requested, its files.",
     )
     def teardown(
         context: dg.OpExecutionContext,
@@ -52,36 +53,25 @@ def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
         storage: StorageResource,
         personalize: PersonalizeResource,
     ) -> None:
-        ensure = personalize.ensure(context.log, pipeline.tags)
         root = storage.uri(f"{pipeline.name}/")
-        at_work = [
-            f"run {run.run_id} of {run.job_name} is under way"
-            for run in runs.at_work(pipeline, context.instance)
-        ]
-        if at_work and config.delete:
-            raise dg.Failure(
-                f"nothing was deleted: {'; '.join(at_work)}, and would write again what is deleted."
-                " Wait until it has ended or cancel it, and start the teardown again. One whose"
-                " process is dead ends by Terminate, Force termination immediately, in the UI",
-                allow_retries=False,
-            )
+        running = runs.running(pipeline, context.instance)
+        if config.delete:
+            _check_idle(running)
         try:
-            with ExitStack() as alone:
-                # A run that makes what is being deleted waits, and the other way round.
-                for step in STEPS if config.delete else ():
-                    alone.enter_context(leased(pipeline, step, context, personalize))
+            with _leases(pipeline, context, personalize, config):
+                ensure = personalize.ensure(context.log, pipeline.tags)
                 plan = find(ensure, pipeline.name)
                 files = _files(storage, pipeline) if config.storage else []
-                told = _told(plan, files, root, at_work, pipeline)
+                text = _text(pipeline, plan, files, running, root)
                 doing = "deleting" if config.delete else "this would be deleted"
-                context.log.info(f"{doing}:\n{told}")
+                context.log.info(f"{doing}:\n{text}")
                 if config.delete:
                     delete(ensure, plan)
                     for file in files:
                         storage.store.delete(file.uri)
-            path = storage.store.local_path(root)
-            if path is not None and config.delete and config.storage:
-                _delete_empty_folders(path)
+            # Only now are the leases' own files gone.
+            if config.delete and config.storage:
+                _delete_empty_folders(storage.store.local_path(root))
         except StorageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         if not config.delete:
@@ -92,7 +82,7 @@ def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
         context.add_output_metadata(
             {
                 "outcome": "deleted" if config.delete else "nothing was deleted: this is a plan",
-                "plan": dg.MetadataValue.md(told),
+                "plan": dg.MetadataValue.md(text),
                 "resources": len(plan.pieces),
                 "files": len(files),
             }
@@ -110,8 +100,32 @@ def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
     return job
 
 
-def _told(
-    plan: Plan, files: list[ObjectInfo], root: str, at_work: list[str], pipeline: Pipeline
+def _check_idle(running: list[str]) -> None:
+    if running:
+        raise dg.Failure(
+            f"nothing was deleted: {'; '.join(running)}, and would write again what is deleted."
+            " Wait until it ends or cancel it, then start the teardown again. If its process is"
+            " dead, use Terminate, Force termination immediately, in the UI",
+            allow_retries=False,
+        )
+
+
+@contextmanager
+def _leases(
+    pipeline: Pipeline,
+    context: dg.OpExecutionContext,
+    personalize: PersonalizeResource,
+    config: TeardownConfig,
+) -> Iterator[None]:
+    """Keep other runs from making what is being deleted: they wait, as this run waits for them."""
+    with ExitStack() as stack:
+        for step in STEPS if config.delete else ():
+            stack.enter_context(leased(pipeline, step, context, personalize))
+        yield
+
+
+def _text(
+    pipeline: Pipeline, plan: Plan, files: list[ObjectInfo], running: list[str], root: str
 ) -> str:
     """The plan as a Markdown list, in the order of deletion."""
     size = sum(file.size for file in files) / 1e6
@@ -119,7 +133,7 @@ def _told(
         *(f"end {work}" for work in plan.work),
         *(f"delete {piece}" for piece in plan.pieces),
         *([f"delete {len(files):,} files under {root} ({size:,.1f} MB)"] if files else []),
-        *(f"in the way: {what}" for what in [*at_work, *plan.in_the_way]),
+        *(f"in the way: {what}" for what in [*running, *plan.in_the_way]),
         *(f"left alone: {what}" for what in plan.left),
     ]
     lines = lines or ["there is nothing to delete"]
@@ -133,14 +147,16 @@ def _in_sinks(pipeline: Pipeline) -> list[str]:
 
 
 def _files(storage: StorageResource, pipeline: Pipeline) -> list[ObjectInfo]:
-    """All but this run's own leases."""
+    """Every file but the leases, which this run itself holds."""
     leases = tuple(storage.uri(pipeline.places.lease(step)) for step in STEPS)
     found = storage.store.list(storage.uri(f"{pipeline.name}/"))
     return [file for file in found if not file.uri.startswith(leases)]
 
 
-def _delete_empty_folders(path: Path) -> None:
-    """Folders stand for the slashes of S3's keys: without files there are none."""
+def _delete_empty_folders(path: Path | None) -> None:
+    """As in S3, where a prefix without objects does not exist."""
+    if path is None:
+        return
     for folder in sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True):
         if not any(folder.iterdir()):
             folder.rmdir()
