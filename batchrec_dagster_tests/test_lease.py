@@ -126,7 +126,7 @@ def test_another_waits_says_for_whom_and_has_it_next(
         order.append("first")
     second.join()
     assert order == ["first", "second"]
-    assert "is at work on this: waiting until it is done" in caplog.text
+    assert "is working on this: waiting" in caplog.text
     assert "dead" not in caplog.text
 
 
@@ -160,7 +160,7 @@ def test_the_lease_of_a_process_that_was_killed_is_taken_at_once(
     process.wait()
     with caplog.at_level(logging.INFO), lease(folder, expires_seconds=LONG).held():
         assert "run killed (process" in caplog.text
-        assert "is dead: taking over from it" in caplog.text
+        assert "is dead: taking over" in caplog.text
         # Of what is superseded nothing is left.
         assert len(folder[0].list(folder[1])) == 1
     assert folder[0].list(folder[1]) == []
@@ -172,7 +172,7 @@ def test_a_lease_of_another_machine_expires_when_nothing_is_heard(
     elsewhere(place)
     with caplog.at_level(logging.INFO), lease(place, expires_seconds=0.1).held():
         pass
-    assert "run them (process 1 on other) is dead: taking over from it" in caplog.text
+    assert "run them (process 1 on other) is dead: taking over" in caplog.text
 
 
 def test_a_lease_that_is_renewed_does_not_expire(
@@ -192,7 +192,7 @@ def test_a_lease_that_is_renewed_does_not_expire(
     other = threading.Thread(target=renew)
     other.start()
     waiting = lease(folder, expires_seconds=5, deadline_seconds=0.3)
-    with pytest.raises(dg.Failure, match=r"run them .* is still at work on this"):
+    with pytest.raises(dg.Failure, match=r"run them .* is still working on this"):
         waiting.held().__enter__()
     done.set()
     other.join()
@@ -204,7 +204,7 @@ def test_a_holder_that_was_thought_dead_is_told_and_takes_nothing_away(
 ) -> None:
     with lease(folder, renew_seconds=0.01).held():
         elsewhere(folder, number=2)
-        said(caplog, "another run has taken over from this one")
+        said(caplog, "another run has taken over")
     assert [found.uri for found in folder[0].list(folder[1])] == [f"{folder[1]}000002.json"]
 
 
@@ -238,7 +238,7 @@ def test_a_run_waits_for_the_one_that_trains_and_finds_it_done(
 
     def waits() -> bool:
         return any(
-            "is at work on this: waiting until it is done" in entry.user_message
+            "is working on this: waiting" in entry.user_message
             for record in instance.get_run_records()
             for entry in instance.all_logs(record.dagster_run.run_id)
         )

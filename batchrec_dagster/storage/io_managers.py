@@ -1,4 +1,4 @@
-"""The IO manager of the interactions: what Spark prepared is published with its users."""
+"""IO managers: how each kind of value becomes an object in the storage, and is read again."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
-# The metadata of an asset's definition that says where its value lies under the storage root.
+# The asset metadata with the storage key of its value.
 STORAGE_KEY = "batchrec/storage_key"
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A value that its asset has written to the storage itself, there where it belongs."""
+    """A value that its asset has already written to its place in the storage."""
 
     uri: str
 
 
 class StorageIOManager(dg.ConfigurableIOManager):
-    """Writes a value as one object, by an atomic put, and reads it again."""
+    """Writes a value as one object, atomically, and reads it again."""
 
     suffix: ClassVar[str]
     storage: StorageResource
@@ -48,7 +48,7 @@ class StorageIOManager(dg.ConfigurableIOManager):
 
     @abstractmethod
     def decode(self, data: bytes, wanted: object) -> Any:
-        """The value, as the type that is asked for."""
+        """The value as the `wanted` type."""
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         uri = self.storage.uri(self._key(context))
@@ -69,11 +69,11 @@ class StorageIOManager(dg.ConfigurableIOManager):
             raise dg.Failure(str(error), allow_retries=False) from error
 
     def load(self, uri: str, wanted: object) -> Any:
-        """The value of the object, as the type that is asked for."""
+        """The value of the object as the `wanted` type."""
         return self.decode(self.storage.store.get(uri), wanted)
 
     def file(self, uri: str) -> Path:
-        """The object on this machine: itself, or a copy that is there as long as this is."""
+        """The object on this machine: itself, or a copy that lives as long as this manager."""
         path = self.storage.store.local_path(uri)
         if path is None or not path.exists():
             path = Path(self._copies.name) / f"{uuid.uuid4().hex}{self.suffix}"
@@ -90,15 +90,15 @@ class StorageIOManager(dg.ConfigurableIOManager):
 
 
 class TableIOManager(StorageIOManager):
-    """Tables: a frame, or a file that holds it already; a LazyFrame reads from a file."""
+    """Tables, from a frame or a file that already holds it; a LazyFrame reads from a file."""
 
     @abstractmethod
     def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
-        """The table of a file, or of its content."""
+        """The table in a file, or in its content."""
 
     @abstractmethod
     def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
-        """The file's content of a table."""
+        """Write the table in the file's format."""
 
     def encode(self, value: Any) -> bytes | Path:
         if isinstance(value, Path):
@@ -108,7 +108,7 @@ class TableIOManager(StorageIOManager):
         return buffer.getvalue()
 
     def decode(self, data: bytes, wanted: object) -> Any:
-        return as_asked(self.scan(io.BytesIO(data)).collect(), wanted)
+        return convert(self.scan(io.BytesIO(data)).collect(), wanted)
 
     def load(self, uri: str, wanted: object) -> Any:
         if wanted is not pl.LazyFrame:
@@ -162,12 +162,12 @@ class JsonLinesIOManager(TableIOManager):
         frame.write_ndjson(buffer)
 
     def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
-        # Polars takes brackets and stars in a path for a pattern here, and cannot be told not to.
+        # Polars always reads brackets and stars in this path as a pattern.
         return pl.scan_ndjson(glob.escape(str(source)) if isinstance(source, Path) else source)
 
 
 class JsonRecordIOManager(StorageIOManager):
-    """A record, such as the ARNs that a step made, as a JSON object."""
+    """Records, such as the ARNs that a step created, as JSON objects."""
 
     suffix = ".json"
 
@@ -208,8 +208,8 @@ def _polars(table: object) -> pl.DataFrame:
     )
 
 
-def as_asked(frame: pl.DataFrame, wanted: object) -> Any:
-    """The table as the type that is asked for; pandas where none is."""
+def convert(frame: pl.DataFrame, wanted: object) -> Any:
+    """The table as the `wanted` type; pandas by default."""
     if wanted is pl.DataFrame:
         return frame
     if wanted is pl.LazyFrame:
@@ -225,8 +225,7 @@ def as_asked(frame: pl.DataFrame, wanted: object) -> Any:
 
 
 class PublishedTableIOManager(ParquetIOManager):
-    """Readers of the table get one whole edition. The asset publishes it itself, while no other run
-    works on it, and returns the edition."""
+    """Readers get one whole edition. The asset publishes it itself, under its lease."""
 
     storage: StorageResource
 
@@ -236,11 +235,11 @@ class PublishedTableIOManager(ParquetIOManager):
 
     def load(self, uri: str, wanted: object) -> Any:
         _, frame = PublishedTable(self.storage.store, uri).read()
-        return frame if wanted is pl.LazyFrame else as_asked(frame.collect(), wanted)
+        return frame if wanted is pl.LazyFrame else convert(frame.collect(), wanted)
 
 
 class UsersIOManager(JsonLinesIOManager):
-    """The users as JSON Lines, in one file or in several."""
+    """Users as JSON Lines, in one file or several."""
 
     storage: StorageResource
 
@@ -261,9 +260,8 @@ class UsersIOManager(JsonLinesIOManager):
 
 @dataclass(frozen=True)
 class Prepared:
-    """The interactions' CSV and the Parquet of their users, to be published: files of this machine,
-    or the URIs of objects in the storage, which are moved. The version is that of the CSV, as
-    StorageResource.version gives it."""
+    """The interactions' CSV and the Parquet of their users: local files, or URIs of objects in the
+    storage, which publication moves. `version`: of the CSV, as from StorageResource.version."""
 
     interactions: Path | str
     users: Path | str
@@ -271,7 +269,7 @@ class Prepared:
 
 
 class InteractionsIOManager(InteractionsCsvIOManager):
-    """Personalize's interactions CSV, with the users beside it where they come with it."""
+    """Personalize's interactions CSV, and the users file next to it if Spark wrote one."""
 
     storage: StorageResource
 
@@ -290,7 +288,7 @@ class InteractionsIOManager(InteractionsCsvIOManager):
         context.add_output_metadata({"dagster/uri": uri})
 
     def _move(self, source: Path | str, uri: str) -> str:
-        """The ETag of what lies at the URI then."""
+        """Move to `uri`; returns the new ETag."""
         store = self.storage.store
         if isinstance(source, Path):
             return store.put(uri, source)

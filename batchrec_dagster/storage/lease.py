@@ -1,9 +1,9 @@
-"""Who works at a step of a pipeline: one run at a time, by an object that only one can create.
+"""A lease on a pipeline's step: one run at a time works on it.
 
-The lease of a step is the object of the highest number in its folder. A lease that is given up is
-deleted; one whose owner is dead is superseded by the next number. To create an object that must not
-exist yet is the one thing that S3 (If-None-Match) and a folder (O_EXCL) do alike. Clocks are never
-compared: a waiting run sees by its own clock how long nothing has changed.
+The lease is the object with the highest number in the step's folder. Releasing deletes it; if its
+owner is dead, the next number supersedes it. Exclusive creation is what S3 (If-None-Match) and a
+folder (O_EXCL) have in common. Clocks are never compared: a waiting run measures with its own clock
+how long nothing has changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOOK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Lease:
-    """Whoever is within `held` has the folder, a URI with its final slash, for itself."""
+    """Exclusive use of a step within `held`. `folder`: its URI, with the final slash."""
 
     store: ObjectStore
     folder: str
@@ -45,9 +45,9 @@ class Lease:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Waits until nobody else who is alive has it; has it renewed until the block ends.
+        """Wait until no other living run holds it, then renew it until the block ends.
 
-        Raises dg.Failure when the deadline has passed, or the storage cannot be written to.
+        Raises dg.Failure after the deadline, or if the storage cannot be written.
         """
         try:
             number = self._acquire()
@@ -66,8 +66,8 @@ class Lease:
 
     def _acquire(self) -> int:
         deadline = time.monotonic() + self.deadline_seconds
-        # Nearly always there is no other, so that this is not asked for first.
-        number, seen, since, told = 1, None, 0.0, False
+        # Usually there is no other run, so try to create before listing.
+        number, seen, since, logged = 1, None, 0.0, False
         while not self._created(number):
             now = time.monotonic()
             number = self._highest()
@@ -78,28 +78,28 @@ class Lease:
             if (number, held) != seen:
                 seen, since = (number, held), now
             if now - since >= self.expires_seconds or _is_dead(held):
-                self.log.info(f"{_who(held)} is dead: taking over from it")
+                self.log.info(f"{_who(held)} is dead: taking over")
                 number += 1
                 continue
-            if not told:
-                told = True
-                self.log.info(f"{_who(held)} is at work on this: waiting until it is done")
+            if not logged:
+                logged = True
+                self.log.info(f"{_who(held)} is working on this: waiting until it is done")
             if now > deadline:
                 raise dg.Failure(
-                    f"{_who(held)} is still at work on this, after"
-                    f" {self.deadline_seconds / 3600:g} hours: wait until it is done, or end it",
+                    f"{_who(held)} is still working on this after"
+                    f" {self.deadline_seconds / 3600:g} hours: wait, or terminate it",
                     allow_retries=False,
                 )
             time.sleep(self.look_seconds)
         return number
 
     def _created(self, number: int) -> bool:
-        """Whether this has the lease now, by this number."""
+        """Whether this run now holds the lease, with this number."""
         if not self.store.create(self._uri(number), self._content(0)):
             return False
         numbers = self._numbers()
         if max(numbers, default=number) > number:
-            # Another took over, and cleared this number away, between the look and the creation.
+            # Another run took over and deleted this number before it was created again.
             self.store.delete(self._uri(number))
             return False
         for superseded in numbers:
@@ -113,8 +113,8 @@ class Lease:
             renewals += 1
             try:
                 if self._highest() != number:
-                    # It was thought dead. What it does is found by the other, and not done twice.
-                    self.log.warning("another run has taken over from this one, which was too slow")
+                    # The other run finds and reuses what this one creates.
+                    self.log.warning("another run has taken over: this one was too slow")
                     return
                 self.store.put(self._uri(number), self._content(renewals))
             except StorageError as error:
@@ -137,8 +137,8 @@ class Lease:
         return f"{self.folder}{number:06}.json"
 
     def _content(self, renewals: int) -> bytes:
-        told = {"owner": self.owner, "renewals": renewals, "pid": os.getpid()}
-        return json.dumps({**told, "machine": _machine(), "mark": self.mark}).encode()
+        content = {"owner": self.owner, "renewals": renewals, "pid": os.getpid()}
+        return json.dumps({**content, "machine": _machine(), "mark": self.mark}).encode()
 
 
 def _who(content: bytes) -> str:
@@ -147,7 +147,7 @@ def _who(content: bytes) -> str:
 
 
 def _is_dead(content: bytes) -> bool:
-    """Whether the owner is known to be dead: its process was one of this machine."""
+    """Whether the owner is known to be dead, as it ran on this machine."""
     held = json.loads(content)
     if held["machine"] != _machine():
         return False
@@ -161,7 +161,7 @@ def _is_dead(content: bytes) -> bool:
 
 
 def _machine() -> str:
-    """Where a process number counts: containers of one host name have numbers of their own."""
+    """Where a process id is valid: containers may share a host name but not the ids."""
     with suppress(OSError):
         return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
     return socket.gethostname()

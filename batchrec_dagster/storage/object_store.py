@@ -1,7 +1,7 @@
-"""Objects by `s3://bucket/key` URI, in S3 buckets or in local folders that stand for buckets.
+"""Objects by `s3://bucket/key` URI, in S3 buckets or in local folders that replace buckets.
 
-Everything in this project names its data by such a URI, so that what runs on a folder runs
-unchanged on a bucket. Puts are atomic: a reader sees the old object or the new one, never a part.
+Every module names its data by such a URI, so that the same code runs on a folder and on a bucket.
+Puts are atomic: a reader sees the old object or the new one, never a part.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ MB = 1024 * 1024
 CHUNK = 8 * MB
 # S3's limit for a multipart upload: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_PARTS = 10_000
-# Memory of an upload in bytes: the larger its parts, the fewer are sent at once, but at least one.
+# Bytes of memory an upload uses: the larger its parts, the fewer it sends at the same time.
 BUFFER = 12 * CHUNK
 HOUR = 3600
-# How a put into a folder calls its file until it is whole.
+# The name of a file that a put into a folder has not finished yet.
 _STAGED = re.compile(r".+#\d+")
-# A night outlasts throttling, errors of the server and broken connections of some minutes.
-# Each pause is chosen at random, up to `base` times the last: with the usual 2 they do not grow.
+# Outlasts minutes of throttling, server errors and broken connections. Each pause is random, up to
+# `base` times the last: with the usual 2 the pauses would not grow.
 RETRIES: RetryConfig = {
     "max_retries": 100,
     "retry_timeout": timedelta(minutes=5),
@@ -58,9 +58,9 @@ RETRIES: RetryConfig = {
         "base": 4,
     },
 }
-# What obstore says of a request whose connection broke.
+# obstore's message for a broken connection.
 _UNANSWERED = "error sending request"
-# Seconds before a request is sent again here, as obstore does not.
+# Seconds before this module repeats a request that obstore does not repeat.
 _PAUSE = 0.1
 CLIENT_CONFIG = Config(
     retries={"mode": "adaptive", "total_max_attempts": 15}, connect_timeout=10, read_timeout=60
@@ -77,7 +77,7 @@ class ObjectNotFoundError(StorageError):
 
 
 class ObjectInfo(NamedTuple):
-    """What a listing tells of an object: size in bytes, an ETag that changes with the content."""
+    """An object in a listing: size in bytes, and an ETag that changes with the content."""
 
     uri: str
     size: int
@@ -88,7 +88,7 @@ class ObjectInfo(NamedTuple):
 def split_uri(uri: str) -> tuple[str, str]:
     """`s3://bucket/some/key` -> `("bucket", "some/key")`; the key may be empty or end in `/`.
 
-    Raises StorageError when it is no s3 URI, or its key could leave the bucket's folder.
+    Raises StorageError if it is not an s3 URI, or its key could leave the bucket's folder.
     """
     scheme, separator, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
@@ -136,7 +136,7 @@ class ObjectStore:
                 file.write(chunk)
 
     def opened(self, uri: str) -> BinaryIO:
-        """The object as an open file to read, which stays as it is whatever replaces the object."""
+        """The object as an open file, which does not change when the object is replaced."""
         path = self.local_path(uri)
         if path is not None:
             with _explained(uri, "read"):
@@ -148,21 +148,20 @@ class ObjectStore:
         return file
 
     def tail(self, uri: str, length: int) -> bytes:
-        """The last bytes of the object, at most so many, of one moment."""
+        """The last bytes of the object, at most `length`, all of one version."""
         store, key = self._locate(uri)
         with _explained(uri, "read"):
             return bytes(obstore.get(store, key, options={"range": {"suffix": length}}).bytes())
 
     def put(self, uri: str, data: bytes | Path | Iterable[bytes]) -> str:
-        """Write an object from bytes, a local file or pieces; all of it or nothing. Returns its
-        ETag."""
+        """Write an object from bytes, a local file or chunks, atomically. Returns its ETag."""
         store, key = self._locate(uri)
         with _explained(uri, "write"):
             if isinstance(data, bytes):
-                # A browser shows a page that S3 calls one, and saves all else; folders say nothing.
+                # Browsers show an object with this type and download any other.
                 page = key.endswith(".html") and isinstance(store, S3Store)
-                told: dict[str, Any] = {"attributes": HTML} if page else {}
-                done = obstore.put(store, key, data, use_multipart=len(data) > CHUNK, **told)
+                options: dict[str, Any] = {"attributes": HTML} if page else {}
+                done = obstore.put(store, key, data, use_multipart=len(data) > CHUNK, **options)
             elif isinstance(data, Path) and data.stat().st_size <= CHUNK:
                 done = obstore.put(store, key, data.read_bytes(), use_multipart=False)
             else:
@@ -172,10 +171,9 @@ class ObjectStore:
         return done["e_tag"] or ""
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Write an object if there is none; False where there is one.
+        """Write an object unless it exists; returns whether it was written.
 
-        `data` are this caller's alone: by them it knows an object that it wrote itself, although
-        the answer was lost.
+        `data` must be unique to the caller: they identify its own write if the answer was lost.
         """
         store, key = self._locate(uri)
         for _ in range(RETRIES["max_retries"]):
@@ -186,11 +184,13 @@ class ObjectStore:
                     )
                     return True
                 except AlreadyExistsError:
-                    # S3 says so too (409) where of two attempts at once neither came about.
+                    # S3 also answers 409 if two concurrent attempts both failed.
                     if (there := self._get_if_there(uri)) is not None:
                         return there == data
             time.sleep(_PAUSE)
-        raise StorageError(f"cannot write {uri}: S3 says that it is there, and that it is not")
+        raise StorageError(
+            f"cannot write {uri}: S3 answered inconsistently (409 on create, 404 on read)"
+        )
 
     def _get_if_there(self, uri: str) -> bytes | None:
         with suppress(ObjectNotFoundError):
@@ -198,7 +198,7 @@ class ObjectStore:
         return None
 
     def copy(self, source: str, target: str) -> str:
-        """Copy an object; within S3 on its servers, whatever its size. Returns the copy's ETag."""
+        """Copy an object, within S3 on the server. Returns the copy's ETag."""
         path = self.local_path(source)
         if path is not None or self.local_path(target) is not None:
             return self.put(target, path or self.chunks(source))
@@ -212,21 +212,21 @@ class ObjectStore:
         with _explained(target, "write"):
             try:
                 s3 = session.client("s3", endpoint_url=self.endpoint_url, config=CLIENT_CONFIG)
-                # It copies a large object in parts, and keeps to itself what it was told.
+                # `copy` copies a large object in parts and does not return the response.
                 for last in ("CopyObject", "CompleteMultipartUpload"):
                     s3.meta.events.register(f"after-call.s3.{last}", note)
                 s3.copy({"Bucket": bucket, "Key": key}, target_bucket, target_key)
             except (ClientError, BotoCoreError) as error:
                 if isinstance(error, ClientError) and is_denied(error):
                     read = f"s3:GetObject on arn:aws:s3:::{bucket}/{key} and s3:PutObject"
-                    mend = lacking(read, f"arn:aws:s3:::{target_bucket}/{target_key}", str(error))
-                    raise StorageError(f"cannot copy {source} to {target}: {mend}") from error
+                    fix = lacking(read, f"arn:aws:s3:::{target_bucket}/{target_key}", str(error))
+                    raise StorageError(f"cannot copy {source} to {target}: {fix}") from error
                 raise StorageError(f"cannot copy {source} to {target}: {error}") from error
-        # Some servers leave out its quotes here.
+        # Some servers omit the quotes here.
         return '"{}"'.format(done.get("ETag", "").strip('"'))
 
     def head(self, uri: str) -> ObjectInfo | None:
-        """What is known of the object without reading it; None where there is none."""
+        """The object's size and ETag; None if it does not exist."""
         store, key = self._locate(uri)
         try:
             with _explained(uri, "read"):
@@ -236,7 +236,7 @@ class ObjectStore:
         return ObjectInfo(uri, meta["size"], meta["e_tag"] or "", meta["last_modified"])
 
     def list(self, prefix: str) -> list[ObjectInfo]:
-        """The objects whose URI starts with `prefix`, to the letter, in order of URI.
+        """The objects whose URI starts with exactly `prefix`, in order of URI.
 
         As on S3, `s3://b/folder` also matches `s3://b/folder_test/x`: end a folder with `/`.
         """
@@ -257,8 +257,8 @@ class ObjectStore:
         return sorted(found)
 
     def read_range(self, uri: str, start: int, length: int, etag: str) -> bytes:
-        """`length` bytes of the object, from the byte `start` on, counted from 0; of the object as
-        `head` told its `etag`, or StorageError where another has taken its place."""
+        """`length` bytes of the object from byte `start` on, counted from 0. Raises StorageError if
+        the object no longer has this `etag`."""
         store, key = self._locate(uri)
         wanted: Any = {"range": (start, start + length), "if_match": etag}
         with _explained(uri, "read"):
@@ -273,7 +273,7 @@ class ObjectStore:
         return tuple(sorted(names))
 
     def delete(self, uri: str) -> None:
-        """Remove the object; one that is not there is no error."""
+        """Delete the object, if it exists."""
         store, key = self._locate(uri)
         try:
             with _explained(uri, "delete"):
@@ -282,15 +282,15 @@ class ObjectStore:
             pass
 
     def tidy(self, folder: str) -> None:
-        """Remove what puts into the folder left that were killed more than an hour ago. In S3 a
-        lifecycle rule does that."""
+        """Delete unfinished files of puts into the folder that are more than an hour old. In S3 a
+        lifecycle rule does this."""
         path = self.local_path(folder)
         for left in path.rglob("*#*") if path else ():
             if _STAGED.fullmatch(left.name) and time.time() - left.stat().st_mtime > HOUR:
                 left.unlink(missing_ok=True)
 
     def local_path(self, uri: str) -> Path | None:
-        """Where the object lies on this machine, or None when it is in S3."""
+        """The object's path on this machine; None if it is in S3."""
         bucket, key = split_uri(uri)
         return self.folders[bucket] / key if bucket in self.folders else None
 
@@ -313,8 +313,7 @@ class ObjectStore:
                 " and AWS_SECRET_ACCESS_KEY"
             )
         region = session.region_name or "us-east-1"
-        # Left out for AWS: obstore takes no None.
-        # By this name the environment does not overrule it.
+        # Omitted for AWS, as obstore accepts no None. Under this name, no variable overrides it.
         name = "aws_endpoint_url_s3"
         endpoint: dict[str, Any] = {name: self.endpoint_url} if self.endpoint_url else {}
         return S3Store(
@@ -323,12 +322,12 @@ class ObjectStore:
             client_options={
                 "allow_http": bool(self.endpoint_url),
                 "connect_timeout": "10s",
-                # For each read: a long object, read slowly, takes as long as it takes.
+                # For each read, so that a large object may take hours.
                 "read_timeout": "60s",
                 "timeout": "24h",
             },
             retry_config=RETRIES,
-            # botocore renews them before they expire: it is asked each time.
+            # botocore renews credentials before they expire, so ask it each time.
             credential_provider=Boto3CredentialProvider(session, ttl=timedelta(0)),
             **endpoint,
         )
@@ -341,7 +340,7 @@ class ObjectStore:
 
 
 def _until_answered(attempt: Callable[[], object]) -> None:
-    """Try again whose connection broke: obstore does not, where that may do a thing twice."""
+    """Retry on broken connections; obstore does not if the request might run twice."""
     give_up = time.monotonic() + RETRIES["retry_timeout"].total_seconds()
     while True:
         try:
@@ -362,30 +361,30 @@ def _explained(uri: str, doing: str) -> Iterator[None]:
 
 
 def _explanation(uri: str, doing: str, error: OSError | BaseError) -> StorageError:
-    """The error in one line. obstore calls a refused listing a generic error, and tells a missing
-    bucket from a missing object only by what the server answered."""
-    told = str(error)
-    code = re.search(r"<Code>(\w+)</Code>", told)
-    if code and (trouble := credentials_trouble(code[1], told)):
+    """The error in one line. To obstore a refused listing is a generic error, and only the server's
+    answer distinguishes a missing bucket from a missing object."""
+    text = str(error)
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    if code and (trouble := credentials_trouble(code[1], text)):
         return StorageError(f"cannot {doing} {uri}: permission denied; {trouble}")
-    missing = isinstance(error, (FileNotFoundError, NotFoundError)) or "404 Not Found" in told
-    if missing and (doing in ("write", "list") or "NoSuchBucket" in told):
+    missing = isinstance(error, (FileNotFoundError, NotFoundError)) or "404 Not Found" in text
+    if missing and (doing in ("write", "list") or "NoSuchBucket" in text):
         bucket, _ = split_uri(uri)
         return StorageError(
-            f"cannot {doing} {uri}: there is no bucket {bucket}: create it, or mend its name"
+            f"cannot {doing} {uri}: there is no bucket {bucket}: create it, or fix its name"
         )
     if missing:
         return ObjectNotFoundError(f"cannot {doing} {uri}: there is no such object")
     if (
         isinstance(error, (PermissionError, PermissionDeniedError, UnauthenticatedError))
-        or "403 Forbidden" in told
-        or "AccessDenied" in told
+        or "403 Forbidden" in text
+        or "AccessDenied" in text
     ):
         bucket, key = split_uri(uri)
         action = {"read": "GetObject", "list": "ListBucket", "delete": "DeleteObject"}
         place = f"arn:aws:s3:::{bucket}" + ("" if doing == "list" else f"/{key}")
-        mend = lacking(f"s3:{action.get(doing, 'PutObject')}", place, told)
+        fix = lacking(f"s3:{action.get(doing, 'PutObject')}", place, text)
         if doing == "read":
-            mend += f" and s3:ListBucket on arn:aws:s3:::{bucket}"
-        return StorageError(f"cannot {doing} {uri}: {mend}")
-    return StorageError(f"cannot {doing} {uri}: {told.partition(chr(10))[0]}")
+            fix += f" and s3:ListBucket on arn:aws:s3:::{bucket}"
+        return StorageError(f"cannot {doing} {uri}: {fix}")
+    return StorageError(f"cannot {doing} {uri}: {text.partition(chr(10))[0]}")

@@ -1,5 +1,5 @@
-"""Where a pipeline's data lie under the storage root, as a reader of the AWS walkthrough looks for
-them: raw/, transformed/, curated/; beside them the records of what each step made."""
+"""A pipeline's storage keys, in the folders of the AWS walkthrough (raw/, transformed/, curated/),
+and the records that steps write for later runs."""
 
 import json
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class Places:
         return f"{self.pipeline}/curated/exports/{filename}"
 
     def users_in_dynamodb(self, table: str) -> str:
-        """The users whose lists were written to a table of DynamoDB."""
+        """The users whose lists were written to a DynamoDB table."""
         return f"{self.pipeline}/records/users_in_dynamodb/{table}.parquet"
 
     def raw(self, filename: str) -> str:
@@ -71,7 +71,7 @@ class Places:
         return f"{self.pipeline}/curated/batch_segments/{job}/"
 
     def lease(self, asset: str) -> str:
-        """The folder, with its final slash, by which one run at a time works at the asset."""
+        """The folder, with its final slash, of the lease on the asset's step."""
         return f"{self.pipeline}/leases/{asset}/"
 
     def record(self, asset: str) -> str:
@@ -79,7 +79,7 @@ class Places:
 
 
 def read_record(storage: StorageResource, key: str) -> dict[str, Any]:
-    """The record that an earlier run wrote; empty when there is none."""
+    """The record that an earlier run wrote; empty if there is none. Raises StorageError."""
     try:
         record: dict[str, Any] = json.loads(storage.store.get(storage.uri(key)))
     except ObjectNotFoundError:
@@ -88,7 +88,7 @@ def read_record(storage: StorageResource, key: str) -> dict[str, Any]:
 
 
 def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) -> Stored:
-    """Write what a later run reads; what an asset hands over that does so. Raises StorageError."""
+    """Write a record for later runs; returns the asset's value for it. Raises StorageError."""
     uri = storage.uri(key)
     storage.store.put(uri, (json.dumps(record, indent=2) + "\n").encode())
     return Stored(uri)

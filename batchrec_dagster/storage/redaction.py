@@ -1,4 +1,4 @@
-"""Take secrets out of a text before it leaves this deployment."""
+"""Removes secrets from text before it leaves this deployment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 HIDDEN = "***"
 
-# Whatever an environment variable of such a name holds is a secret.
+# The value of an environment variable with such a name is a secret.
 _NAMES = re.compile(r"SECRET|TOKEN|PASSW|KEY|WEBHOOK|CREDENTIAL|DATABASE_URL|DSN", re.IGNORECASE)
 # Shorter values would hide ordinary words.
 _LEAST = 6
@@ -23,11 +23,11 @@ _PATTERNS = (
 
 
 def redacted(text: str, environment: Mapping[str, str]) -> str:
-    """The text without what looks like a secret or is the value of a secret variable."""
+    """The text without secret variables' values and anything that looks like a secret."""
     values = [
         value for name, value in environment.items() if _NAMES.search(name) and len(value) >= _LEAST
     ]
-    # The longest first: one may be a part of another.
+    # Longest first, as one may contain another.
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
     for pattern, instead in _PATTERNS:

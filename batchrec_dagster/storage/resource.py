@@ -1,4 +1,4 @@
-"""Where the pipeline's data lie: a folder that stands for a bucket, or a bucket."""
+"""The Dagster resource for the storage: a folder or an S3 bucket."""
 
 from __future__ import annotations
 
@@ -18,19 +18,15 @@ from pydantic import Field
 from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore
 
-# A folder goes by this bucket's name, so that a pipeline names its data the same way everywhere.
+# The bucket name of a folder, so that a pipeline names its data the same way everywhere.
 LOCAL_BUCKET = "batchrec-local"
 
 
 class StorageResource(dg.ConfigurableResource[Any]):
     """The storage root. Credentials, profile, region and endpoint of S3 come from dagster-aws."""
 
-    root: str = Field(
-        description="The folder or the s3://bucket/prefix under which every pipeline's data lie."
-    )
-    cache: str = Field(
-        default=".batchrec/cache", description="The folder where downloads are kept for next time."
-    )
+    root: str = Field(description="The folder or s3://bucket/prefix of every pipeline's data.")
+    cache: str = Field(default=".batchrec/cache", description="The folder that caches downloads.")
     s3: S3Resource
 
     @property
@@ -45,17 +41,17 @@ class StorageResource(dg.ConfigurableResource[Any]):
         return ObjectStore(folders, self._session, self.s3.endpoint_url)
 
     def uri(self, key: str) -> str:
-        """The URI of what lies at `key` under the root."""
+        """The URI of `key` under the root."""
         root = self.root.rstrip("/") if self.in_s3 else f"s3://{LOCAL_BUCKET}"
         return f"{root}/{key}"
 
     def where(self, uri: str) -> str:
-        """What a person opens: the file's path where it is on this machine, else the URI."""
+        """The path to open on this machine, or the URI if the object is in S3."""
         return str(self.store.local_path(uri) or uri)
 
     @contextmanager
     def local_file(self, uri: str) -> Iterator[Path]:
-        """The object as a file on this machine: itself where it is one, else a passing copy."""
+        """The object as a file on this machine: itself, or a temporary copy if it is in S3."""
         path = self.store.local_path(uri)
         if path is not None:
             yield path
@@ -73,9 +69,9 @@ class StorageResource(dg.ConfigurableResource[Any]):
         return digest.hexdigest()[:16]
 
     def client(self, service: str) -> Any:
-        """A boto3 client of another service, or of S3, by the same credentials and region."""
+        """A boto3 client of any service, with the same credentials and region."""
         endpoint = self.s3.endpoint_url if service == "s3" else None
-        session: Any = self._session  # Its types know no services by a name in a variable.
+        session: Any = self._session  # The type stubs only know literal names.
         client = session.client(service, endpoint_url=endpoint, config=CLIENT_CONFIG)
         if service != "s3":
             explain_refusals(client)

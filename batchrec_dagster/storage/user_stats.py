@@ -1,9 +1,8 @@
-"""What Spark knows of the interactions that it wrote, for those who need not read them then: their
-version, and in a small file each user's last time and how many interactions they have.
+"""The small file that Spark writes with the interactions: each user's last time and count.
 
-The file lies in a folder named by the ETag of the interactions that it was written with, and has
-their version for a name. Who finds one for the interactions as they are knows these, whatever was
-killed or published meanwhile; who finds none reads the interactions.
+Its folder is named after the ETag of its interactions, the file after their version. So a file
+found for the current interactions always belongs to them, even after a kill; without one, the
+interactions themselves are read.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectSto
 
 @dataclass(frozen=True)
 class UsersOfInteractions:
-    """Those of the interactions at `uri`: Parquet with USER_ID, TIMESTAMP and INTERACTIONS."""
+    """The users of the interactions at `uri`: Parquet with USER_ID, TIMESTAMP, INTERACTIONS."""
 
     store: ObjectStore
     uri: str
 
     @property
     def folder(self) -> str:
-        """Where the files lie, with its final slash: not among what Personalize may import."""
+        """The folder of the files, with its final slash; outside what Personalize imports."""
         return f"{self.uri.rpartition('/')[0]}_users/"
 
     def table(self) -> pl.DataFrame | None:
-        """The file of the interactions as they are now; None where there is none."""
+        """The users of the current interactions; None without a file."""
         uri = self._found()
         if uri is None:
             return None
@@ -41,17 +40,16 @@ class UsersOfInteractions:
             return None
 
     def version(self) -> str | None:
-        """StorageResource.version of the interactions as they are now; None where there is no file
-        to tell it."""
+        """StorageResource.version of the current interactions; None without a file."""
         uri = self._found()
         return None if uri is None else PurePosixPath(uri).stem
 
     def place(self, etag: str, version: str) -> str:
-        """The URI of the file of the interactions that have this ETag, and this version."""
+        """The URI of the file for interactions with this ETag and version."""
         return f"{self._of(etag)}{version}.parquet"
 
     def keep_only(self, etag: str) -> None:
-        """Remove the files of other interactions than have this ETag."""
+        """Delete the files of interactions with any other ETag."""
         for found in self.store.list(self.folder):
             if not found.uri.startswith(self._of(etag)):
                 self.store.delete(found.uri)
@@ -63,5 +61,5 @@ class UsersOfInteractions:
         return next((found.uri for found in self.store.list(self._of(interactions.etag))), None)
 
     def _of(self, etag: str) -> str:
-        # It may have any characters.
+        # An ETag may contain any character.
         return f"{self.folder}{hashlib.sha256(etag.encode()).hexdigest()[:16]}/"
