@@ -60,7 +60,7 @@ MILLISECONDS = edited(
         (
             edited(lambda lines: [line.replace(",", ";").replace(".", ",") for line in lines]),
             {},
-            ["the rating is not a number: ", "or is ratings.decimal ','?"],
+            ["the rating is not a number: ", "ratings.decimal: ','"],
         ),
         (lambda path: path.write_text(""), {}, ["ratings.csv", "empty"]),
         (

@@ -13,8 +13,8 @@ import pytest
 from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.assets.interactions import file_version
 from batchrec_dagster.steps.cost import count_interactions, count_users
+from batchrec_dagster.steps.interactions import file_version
 from batchrec_dagster.storage.io_managers import STORAGE_KEY, InteractionsIOManager, Prepared
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.resource import StorageResource

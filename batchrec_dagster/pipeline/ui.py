@@ -10,6 +10,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.resources import AWS, PersonalizeResource
+from batchrec_dagster.steps.raw_files import RawFiles
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -72,6 +73,20 @@ def dataset_group(personalize: PersonalizeResource, arn: str) -> Links:
         "console": dg.MetadataValue.url(
             f"https://console.aws.amazon.com/personalize/home?region={region}#{place}/setup"
         )
+    }
+
+
+def raw_files(raw: RawFiles, storage: StorageResource) -> dict[str, Any]:
+    """The metadata of files that were brought from a source."""
+    uris = [file.uri for file in raw.record.files if file.uri]
+    count = len(raw.record.files)
+    return {
+        "outcome": raw.outcome,
+        "source": raw.record.source,
+        "file": (
+            dg.MetadataValue.path(storage.where(uris[0])) if len(uris) == 1 else f"{count:,} files"
+        ),
+        "files": count,
     }
 
 

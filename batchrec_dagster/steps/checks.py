@@ -5,7 +5,7 @@ A check looks at plain values and says what it found. pipeline/checks.py reports
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -16,8 +16,7 @@ from batchrec_dagster.personalize.datasets import (
     MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
     MIN_USERS_WITH_TWO_INTERACTIONS,
 )
-from batchrec_dagster.preparation.items import ItemsRead
-from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.polars.prepare import BadRows
 
 # Earlier times mean the wrong unit. Up to a day in the future may be a clock that is wrong.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
@@ -79,24 +78,19 @@ def plausible(first: int | None, last: int | None, unit: str, now: datetime) -> 
     return Checked("timestamps_plausible", passed, found, {"days": (last - first) / 86_400})
 
 
-def items_readable(read: Callable[[], ItemsRead], on_bad_rows: str) -> Checked:
-    """Whether the rows of the items file can be read, or may be dropped."""
-    try:
-        items = read()
-    except PreparationError as error:
-        return Checked("items_readable", passed=False, found=str(error))
-    rows, bad = items.rows, items.bad
+def readable(name: str, block: str, rows: int, bad: BadRows, on_bad_rows: str) -> Checked:
+    """Whether all rows can be read, or the unreadable ones may be dropped: `block`.on_bad_rows."""
     found = f"{bad.total:,} of {rows:,} rows cannot be read"
     if bad.total:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in bad.counts.items())
         found += f" ({reasons}); the first: {bad.examples[0]}"
         found += (
-            "; they are dropped (items.on_bad_rows: skip)"
+            f"; they are dropped ({block}.on_bad_rows: skip)"
             if on_bad_rows == "skip"
-            else "; fix the file, or drop these rows with items.on_bad_rows: skip"
+            else f"; fix the file, or drop these rows with {block}.on_bad_rows: skip"
         )
     passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
-    return Checked("items_readable", passed, found, {"rows": rows, "bad_rows": bad.total})
+    return Checked(name, passed, found, {"rows": rows, "bad_rows": bad.total})
 
 
 def every_user_answered(users: pl.Series, answered: pl.Series) -> Checked:

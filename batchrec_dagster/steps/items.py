@@ -1,4 +1,4 @@
-"""The titles of items, for the tables that people read."""
+"""Reads and checks the copied items file, and reads the titles that were made of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,31 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
+from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.steps.checks import Checked, readable
+from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
+
+
+def read_items(raw: RawRecord, storage: StorageResource, layout: ItemsLayout) -> ItemsRead:
+    """The rows of the copied file. Raises PreparationError (not after its check), StorageError."""
+    (file,) = raw.files
+    uri = file.uri or file.source
+    with storage.local_file(uri) as path:
+        return ItemsFile(path, storage.where(uri), layout).read()
+
+
+def check_items(
+    raw: RawRecord, storage: StorageResource, layout: ItemsLayout, on_bad_rows: str
+) -> Checked:
+    """The verdict on the copied file. Raises StorageError."""
+    try:
+        items = read_items(raw, storage, layout)
+    except PreparationError as error:
+        return Checked("items_readable", passed=False, found=str(error))
+    return readable("items_readable", "items", items.rows, items.bad, on_bad_rows)
 
 
 def titles_of(pipeline: Pipeline) -> list[dg.AssetKey]:

@@ -1,4 +1,4 @@
-"""raw_items, items and item_titles: what Personalize and people are told of the items."""
+"""raw_items, items and item_titles: what Personalize learns of the items, and what people read."""
 
 import time
 from collections.abc import Iterator
@@ -19,14 +19,15 @@ from batchrec_dagster.pipeline.ui import (
     column_lineage,
     column_schema,
     preview,
+    raw_files,
     sample,
     text,
 )
 from batchrec_dagster.pipeline.ui import table as markdown_table
-from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
+from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.sources.parsing import parse_file
-from batchrec_dagster.steps.checks import items_readable
+from batchrec_dagster.steps.items import check_items, read_items
 from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -39,27 +40,28 @@ TITLES = {
 
 
 def item_assets(pipeline: Pipeline, project: Path) -> list[dg.AssetsDefinition]:
-    """Those that are declared; a relative path of the source starts at the project's folder."""
+    """The declared ones; a relative path of the source starts at the project's folder."""
     declared = pipeline.items
     if declared is None:
         return []
     assets = [raw_items(pipeline, declared, project)]
     if declared.layout.schema is not None:
-        assets.append(items(pipeline, declared))
+        assets.append(items(pipeline, declared.layout))
     if declared.layout.title is not None:
-        assets.append(item_titles(pipeline, declared))
+        assets.append(item_titles(pipeline, declared.layout))
     return assets
 
 
 def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDefinition:
-    """The asset."""
-    places = pipeline.places
+    """The asset; a relative path of the source starts at the project's folder."""
+    places, layout = pipeline.places, declared.layout
+    source = parse_file(declared.source)
 
     @dg.asset(
         **asset_args(
             pipeline,
-            description="What is known of the items, such as titles and genres: the file, copied"
-            " once into the storage as it is.",
+            description="What is known about the items, such as titles and genres: the file, copied"
+            " to the storage unchanged.",
             kinds={"file"},
             stage=RAW,
             storage_key=places.record("raw_items"),
@@ -74,28 +76,19 @@ def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDe
     )
     def raw_items(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
         started = time.monotonic()
-        with bring_raw_files(
-            parse_file(declared.source),
-            storage,
-            project,
-            record=places.record("raw_items"),
-            place=places.raw_items,
-        ) as raw:
-            record, layout = raw.record.to_json(), declared.layout
-            (file,) = raw.record.files
-            check = items_readable(lambda: _read(storage, record, layout), declared.on_bad_rows)
-            context.log.info(f"{raw.record.source}: {raw.outcome}")
+        record_key, place = places.record("raw_items"), places.raw_items
+        with bring_raw_files(source, storage, project, record=record_key, place=place) as raw:
+            context.log.info(f"{source.shown}: {raw.outcome}")
+            check = check_items(raw.record, storage, layout, declared.on_bad_rows)
             yield from published(
                 [check],
                 dg.MaterializeResult(
-                    value=record,
+                    value=raw.record.to_json(),
                     data_version=dg.DataVersion(raw.record.version),
                     metadata={
-                        "preview": preview(f"{text(raw.record.source)}: {text(check.found)}."),
-                        "outcome": raw.outcome,
-                        "source": raw.record.source,
-                        "file": dg.MetadataValue.path(storage.where(file.uri or file.source)),
-                        "bytes": file.size,
+                        **raw_files(raw, storage),
+                        "preview": preview(f"{text(source.shown)}: {text(check.found)}."),
+                        "bytes": raw.record.files[0].size,
                         "dagster/row_count": check.numbers.get("rows", 0),
                         "dagster/column_schema": _file_schema(layout),
                         "bad_rows": check.numbers.get("bad_rows", 0),
@@ -107,15 +100,14 @@ def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDe
     return raw_items
 
 
-def items(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
+def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     """The asset."""
-    layout = declared.layout
 
     @dg.asset(
         **asset_args(
             pipeline,
-            description="What Personalize is told of each item, such as its genres and when it came"
-            " out, as the CSV file that it imports: models and filters go by it.",
+            description="What Personalize learns about each item, such as its genres and when it"
+            " came out: the CSV file that it imports, for models and filters.",
             kinds={"csv"},
             stage=PREPARED,
             storage_key=pipeline.places.items,
@@ -127,20 +119,20 @@ def items(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
         raw_items: dict[str, Any], storage: StorageResource
     ) -> dg.MaterializeResult[pl.DataFrame]:
         started = time.monotonic()
-        table = _read(storage, raw_items, layout).metadata
+        table = read_items(RawRecord.from_json(raw_items), storage, layout).metadata
         empty = {column: table.get_column(column).null_count() for column in layout.columns[1:]}
         return dg.MaterializeResult(
             value=table,
             data_version=dg.DataVersion(fingerprint(table.write_csv())),
             metadata={
                 "preview": preview(
-                    f"**{table.height:,} items**, and what is not known of them:",
+                    f"**{table.height:,} items**. Missing values:",
                     markdown_table(["column", "items without"], empty.items()),
                 ),
                 "dagster/row_count": table.height,
                 "dagster/column_schema": column_schema(_columns(layout), layout.columns),
                 "dagster/column_lineage": column_lineage(
-                    pipeline, _made_of(layout), layout.columns
+                    pipeline, _lineage(layout), layout.columns
                 ),
                 "empty": empty,
                 "sample": sample(table.head(5)),
@@ -151,14 +143,13 @@ def items(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
     return items
 
 
-def item_titles(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
+def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     """The asset."""
-    layout = declared.layout
 
     @dg.asset(
         **asset_args(
             pipeline,
-            description="Each item's title: for the people who look at the tables and the report."
+            description="Each item's title, for the people who read the tables and the report."
             " Personalize does not get them.",
             kinds={"parquet"},
             stage=PREPARED,
@@ -171,18 +162,16 @@ def item_titles(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
         raw_items: dict[str, Any], storage: StorageResource
     ) -> dg.MaterializeResult[pl.DataFrame]:
         started = time.monotonic()
-        titles = _read(storage, raw_items, layout).titles
+        titles = read_items(RawRecord.from_json(raw_items), storage, layout).titles
         without = titles.get_column("title").null_count()
         return dg.MaterializeResult(
             value=titles,
             data_version=dg.DataVersion(fingerprint(titles.write_csv())),
             metadata={
-                "preview": preview(
-                    f"**{titles.height:,} items**, {without:,} of them without a title."
-                ),
+                "preview": preview(f"**{titles.height:,} items**, {without:,} without a title."),
                 "dagster/row_count": titles.height,
                 "dagster/column_schema": column_schema(TITLES),
-                "dagster/column_lineage": column_lineage(pipeline, _made_of(layout), [*TITLES]),
+                "dagster/column_lineage": column_lineage(pipeline, _lineage(layout), [*TITLES]),
                 "without_title": without,
                 "sample": sample(titles.head(5)),
                 "seconds": time.monotonic() - started,
@@ -192,35 +181,27 @@ def item_titles(pipeline: Pipeline, declared: Items) -> dg.AssetsDefinition:
     return item_titles
 
 
-def _read(storage: StorageResource, raw: dict[str, Any], layout: ItemsLayout) -> ItemsRead:
-    """What is in the copied file. Raises PreparationError, unless it has passed its check."""
-    (file,) = RawRecord.from_json(raw).files
-    uri = file.uri or file.source
-    with storage.local_file(uri) as path:
-        return ItemsFile(path, storage.where(uri), layout).read()
-
-
 def _file_schema(layout: ItemsLayout) -> dg.TableSchema:
     """The columns of the file that are used."""
     return dg.TableSchema(
         columns=[
-            dg.TableColumn(_field(column), description=f"items.columns.{role}")
+            dg.TableColumn(_name(column), description=f"items.columns.{role}")
             for role, column in layout.roles.items()
         ]
     )
 
 
-def _made_of(layout: ItemsLayout) -> dict[str, list[tuple[str, str]]]:
-    """The column of the file that becomes each column of items and of item_titles."""
-    becomes = {"item": (ITEM_ID, "item_id"), "title": ("title",), "created": (CREATION_TIMESTAMP,)}
+def _lineage(layout: ItemsLayout) -> dict[str, list[tuple[str, str]]]:
+    """The column of the file that each column of items and of item_titles comes from."""
+    names = {"item": (ITEM_ID, "item_id"), "title": ("title",), "created": (CREATION_TIMESTAMP,)}
     return {
-        name: [("raw_items", _field(column))]
+        name: [("raw_items", _name(column))]
         for role, column in layout.roles.items()
-        for name in becomes.get(role, (role.partition(".")[2],))
+        for name in names.get(role, (role.partition(".")[2],))
     }
 
 
-def _field(column: Column) -> str:
+def _name(column: Column) -> str:
     return column if isinstance(column, str) else f"column {column}"
 
 

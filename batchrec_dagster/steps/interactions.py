@@ -1,0 +1,183 @@
+"""Raw ratings -> Personalize's interactions, by Polars or Spark, with counts and verdicts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.personalize.datasets import csv_types, interactions_columns
+from batchrec_dagster.preparation.counting import count_rows
+from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import Preparation, opened
+from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
+from batchrec_dagster.steps.checks import Checked, enough, plausible
+from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
+from batchrec_dagster.steps.raw_inspection import open_first_file, s3_uris
+from batchrec_dagster.steps.spark_jobs import SparkEngine, spark_engine
+from batchrec_dagster.storage.io_managers import Prepared
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.resource import StorageResource
+
+SAMPLE = 5
+
+
+@dataclass(frozen=True)
+class PreparedInteractions:
+    """The interactions before publication, and what is known of them.
+
+    `value`: what the IO manager publishes. `version`: 16 hexadecimal digits of the CSV's SHA-256.
+    `result`: rows read, kept and left out. `sample`: the first few interactions. `job`: metadata of
+    the Spark job.
+    """
+
+    value: Path | Prepared
+    version: str
+    result: Preparation | Done
+    users: int
+    items: int
+    sample: pl.DataFrame
+    checks: tuple[Checked, ...]
+    job: Mapping[str, Any]
+
+
+@contextmanager
+def prepare_interactions(
+    context: dg.AssetExecutionContext,
+    raw: RawRecord,
+    pipeline: Pipeline,
+    storage: StorageResource,
+    project: Path,
+) -> Iterator[PreparedInteractions]:
+    """Prepare the interactions with the declared engine. Local files exist until the block ends; a
+    relative path of the source starts at the project's folder. Raises dg.Failure."""
+    engine = spark_engine(pipeline.preparation)
+    with TemporaryDirectory() as folder:
+        try:
+            if engine is not None and engine.on_aws:
+                prepared = _prepare_on_aws(context, engine, raw, pipeline, storage)
+            else:
+                source = parse_source(pipeline.ratings.source)
+                with open_raw_files(raw, source, storage, project) as files:
+                    prepared = _prepare_here(context, files, pipeline, storage, Path(folder))
+        except (PreparationError, SourceError, StorageError) as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        yield prepared
+
+
+def _prepare_here(
+    context: dg.AssetExecutionContext,
+    files: list[RawFile],
+    pipeline: Pipeline,
+    storage: StorageResource,
+    folder: Path,
+) -> PreparedInteractions:
+    """With Polars, or with Spark on this machine."""
+    written, users = folder / "interactions.csv", folder / "users.parquet"
+    engine = spark_engine(pipeline.preparation)
+    result: Preparation | Done
+    job: Mapping[str, Any] = {}
+    if engine is None:
+        with opened(files, pipeline.ratings.reading, pipeline.rules) as ratings:
+            result = ratings.write_interactions(written)
+    else:
+        task = Task(
+            [SourceFile(f"file://{file.path.absolute()}", file.name) for file in files],
+            _layout(files, pipeline),
+            pipeline.rules,
+            destination=f"file://{written}",
+            users=f"file://{users}",
+            work=f"file://{folder}/work",
+        )
+        result, job = engine.run(context, storage, task)
+    columns = interactions_columns(
+        event_type=pipeline.rules.event_type, event_value=pipeline.event_value
+    )
+    kept = pl.scan_csv(written, schema=csv_types(columns), glob=False)
+    counts = count_rows(kept)
+    version = file_version(written)
+    return PreparedInteractions(
+        value=written if engine is None else Prepared(written, users, version),
+        version=version,
+        result=result,
+        users=counts.users,
+        items=counts.items,
+        sample=kept.head(SAMPLE).collect(),
+        checks=(
+            enough(counts.rows, counts.users, counts.users_with_two),
+            plausible(counts.earliest, counts.latest, result.timestamp_unit, datetime.now(UTC)),
+        ),
+        job=job,
+    )
+
+
+def _prepare_on_aws(
+    context: dg.AssetExecutionContext,
+    engine: SparkEngine,
+    raw: RawRecord,
+    pipeline: Pipeline,
+    storage: StorageResource,
+) -> PreparedInteractions:
+    """With Spark on AWS, from S3 to S3: only the first rows come to this machine."""
+    with open_first_file(raw, storage) as files:
+        layout = _layout(files, pipeline)
+    work = storage.uri(f"{pipeline.name}/work/{context.run.run_id}")
+    task = Task(
+        [SourceFile(uri, uri) for uri in s3_uris(raw, storage)],
+        layout,
+        pipeline.rules,
+        destination=f"{work}/interactions.csv",
+        users=f"{work}/users.parquet",
+        work=f"{work}/parts",
+    )
+    done, job = engine.run(context, storage, task)
+    checks = (
+        enough(done.rows_kept, done.users, done.users_with_two),
+        plausible(done.earliest, done.latest, done.timestamp_unit, datetime.now(UTC)),
+    )
+    sample = _first_rows(task.destination, storage)
+    if any(check.blocks for check in checks):
+        # They will not be published: keep no copy.
+        with suppress(StorageError):
+            for uri in (task.destination, task.users):
+                storage.store.delete(uri)
+    version = done.sha256[:16]
+    return PreparedInteractions(
+        value=Prepared(task.destination, task.users, version),
+        version=version,
+        result=done,
+        users=done.users,
+        items=done.items,
+        sample=sample,
+        checks=checks,
+        job=job,
+    )
+
+
+def _layout(files: list[RawFile], pipeline: Pipeline) -> Layout:
+    with opened(files, pipeline.ratings.reading, pipeline.rules) as ratings:
+        return ratings.layout
+
+
+def _first_rows(uri: str, storage: StorageResource) -> pl.DataFrame:
+    start = next(storage.store.chunks(uri), b"")
+    lines = start.split(b"\n")[: SAMPLE + 1]
+    return pl.read_csv(b"\n".join(lines), infer_schema=False)
+
+
+def file_version(path: Path) -> str:
+    """16 hexadecimal digits of the file's SHA-256, as StorageResource.version gives for objects."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

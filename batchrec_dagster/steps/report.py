@@ -1,0 +1,114 @@
+"""Builds the report of what is published: its tables, the model's metrics and the checks."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.personalize.batch_input import UsersFiles
+from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.preparation.sources.source import hide_query
+from batchrec_dagster.reporting.facts import Facts, Run, facts
+from batchrec_dagster.reporting.history import trainings, verdicts
+from batchrec_dagster.reporting.page import page
+from batchrec_dagster.reporting.published import Tables
+from batchrec_dagster.steps.items import titles_of
+from batchrec_dagster.steps.rollback import published_table
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.resource import StorageResource
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page, and what it says."""
+
+    html: str
+    facts: Facts
+
+
+def build_report(
+    pipeline: Pipeline,
+    solution_version: Mapping[str, Any],
+    checks: Sequence[dg.AssetCheckKey],
+    storage: StorageResource,
+    instance: dg.DagsterInstance,
+) -> Report:
+    """The report of the published table. `solution_version`: the newest one's record; the published
+    table may be of an older one. `checks`: whose warnings it shows. Raises dg.Failure."""
+    try:
+        edition, lists = published_table(storage, pipeline.places).read()
+        trained = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
+        run = Run(
+            pipeline=pipeline.name,
+            description=pipeline.description,
+            source=hide_query(pipeline.ratings.source),
+            recipe=trained["recipe"],
+            made=datetime.now(UTC),
+            solution_version=trained["solution_version_arn"],
+            metrics=trained["metrics"],
+            popularity=trained["popularity_metrics"],
+            trainings=trainings(instance, pipeline.name),
+            verdicts=verdicts(instance, checks),
+            earlier_data=trained["data_version"] != solution_version["data_version"],
+            trained=_trained_before(trained),
+        )
+        with _tables(pipeline, storage, lists) as tables:
+            found = facts(run, tables)
+    except StorageError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    return Report(page(found), found)
+
+
+def categories(pipeline: Pipeline) -> list[str]:
+    """The items' categories that the report counts."""
+    return [*pipeline.items.layout.categories] if pipeline.items else []
+
+
+def _trained_before(trained: Mapping[str, Any]) -> datetime | None:
+    """When the model was trained, if its data were older than those of the lists."""
+    if "trained_on" not in trained or trained["data_version"].startswith(trained["trained_on"]):
+        return None
+    return datetime.fromisoformat(trained["trained_at"])
+
+
+@contextmanager
+def _tables(
+    pipeline: Pipeline, storage: StorageResource, recommendations: pl.LazyFrame
+) -> Iterator[Tables]:
+    """The published tables; large ones are scanned, not loaded. Raises StorageError."""
+    places = pipeline.places
+    with ExitStack() as stack:
+
+        def path(uri: str) -> str:
+            return str(stack.enter_context(storage.local_file(uri)))
+
+        def parquet(key: str) -> pl.DataFrame:
+            return pl.read_parquet(path(storage.uri(key)), glob=False)
+
+        users = UsersFiles(storage.store, storage.uri(places.batch_users)).files()
+        yield Tables(
+            interactions=pl.scan_csv(
+                path(storage.uri(places.interactions)),
+                schema_overrides={TIMESTAMP: pl.Int64()},
+                infer_schema=False,  # Ids are text, even if they look like numbers.
+                glob=False,
+            ).select(USER_ID, ITEM_ID, TIMESTAMP),
+            recommendations=recommendations,
+            users=pl.scan_ndjson([glob.escape(path(uri)) for uri in users]).select("userId"),
+            titles=parquet(places.item_titles) if titles_of(pipeline) else None,
+            items=(
+                pl.read_csv(path(storage.uri(places.items)), infer_schema=False, glob=False)
+                if categories(pipeline)
+                else None
+            ),
+            categories=categories(pipeline),
+            segments=parquet(places.user_segments) if pipeline.segments else None,
+        )
