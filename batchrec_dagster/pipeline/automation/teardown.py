@@ -55,8 +55,7 @@ def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
     ) -> None:
         root = storage.uri(f"{pipeline.name}/")
         running = runs.running(pipeline, context.instance)
-        if config.delete:
-            _check_idle(running)
+        _check_idle(config, running)
         try:
             with _leases(pipeline, context, personalize, config):
                 ensure = personalize.ensure(context.log, pipeline.tags)
@@ -100,8 +99,8 @@ def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
     return job
 
 
-def _check_idle(running: list[str]) -> None:
-    if running:
+def _check_idle(config: TeardownConfig, running: list[str]) -> None:
+    if running and config.delete:
         raise dg.Failure(
             f"nothing was deleted: {'; '.join(running)}, and would write again what is deleted."
             " Wait until it ends or cancel it, then start the teardown again. If its process is"
