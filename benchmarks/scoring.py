@@ -20,7 +20,7 @@ from report import RESULTS, table, write
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning.ranking import top_k
-from batchrec_dagster.local_personalize.learning.serving import CHUNK_SCORES, forbid_entries
+from batchrec_dagster.local_personalize.learning.serving import CHUNK_SCORES, exclude_entries
 from batchrec_dagster.local_personalize.learning.threads import (
     cores,
     ordered_map,
@@ -49,13 +49,13 @@ def generate(count: int, n_items: int, factors: int) -> tuple[Float32, Float32, 
 
 def ours(users: Float32, items: Float32, seen: csr_matrix) -> Int32:
     """Score a chunk that stays in the cache, mask seen items, take the top k."""
-    forbid = forbid_entries(seen)
+    exclude = exclude_entries(seen)
     size = max(1, CHUNK_SCORES // len(items))
 
     def chunk(start: int) -> Int32:
         part = slice(start, start + size)
         scores = users[part] @ items.T
-        forbid(part, scores)
+        exclude(part, scores)
         return top_k(scores, K)
 
     return np.concatenate(list(ordered_map(chunk, range(0, len(users), size))))

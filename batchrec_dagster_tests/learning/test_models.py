@@ -14,7 +14,7 @@ from batchrec_dagster.local_personalize.learning.blend_model import HeldOut, Pop
 from batchrec_dagster.local_personalize.learning.histories import Histories
 from batchrec_dagster.local_personalize.learning.interactions import ModelFileError, TrainingError
 from batchrec_dagster.local_personalize.learning.model import AnyModel, UserModel, load_model
-from batchrec_dagster.local_personalize.learning.serving import forbid_entries
+from batchrec_dagster.local_personalize.learning.serving import exclude_entries
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import (
     Row,
@@ -52,7 +52,7 @@ def test_users_get_items_of_similar_users() -> None:
     excluded = seen.of_users(seen.users(users)).recency_weights(0.0)
     right = sum(
         int(model.item_ids[item][1:]) % 2 == user % 2
-        for chunk in model.recommend(users, data, 3, forbid=forbid_entries(excluded))
+        for chunk in model.recommend(users, data, 3, exclude=exclude_entries(excluded))
         for user, row in enumerate(chunk.items)
         for item in row
     )
@@ -144,7 +144,7 @@ def test_forbid_removes_items_and_keeps_scores_and_order(recipe: str) -> None:
     for user in range(2):
         keep = [k for k, i in enumerate(everything[user]) if not forbidden[user, i]][:10]
         [chunk] = model.recommend(
-            ["u0", "u1"], data, 10, forbid=forbid_entries(csr_matrix(forbidden))
+            ["u0", "u1"], data, 10, exclude=exclude_entries(csr_matrix(forbidden))
         )
         assert chunk.items[user].tolist() == everything[user, keep].tolist()
         assert chunk.scores[user].tolist() == all_scores[user, keep].tolist()
@@ -163,7 +163,7 @@ def test_lists_longer_than_the_catalogue_are_padded(recipe: str) -> None:
 def test_a_user_who_has_seen_everything_gets_an_empty_list(recipe: str) -> None:
     rows = [("u", "a", 1), ("u", "b", 2), ("v", "a", 1)]
     [chunk] = trained(rows, recipe).recommend(
-        ["u"], interactions_of(rows), 2, forbid=forbid_entries(csr_matrix(np.ones((1, 2))))
+        ["u"], interactions_of(rows), 2, exclude=exclude_entries(csr_matrix(np.ones((1, 2))))
     )
     assert chunk.items.tolist() == [[-1, -1]]
     assert chunk.scores.tolist() == [[0, 0]]
@@ -182,7 +182,7 @@ def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None
     excluded = csr_matrix(np.random.default_rng(0).random((len(users), 40)) < 0.2)
 
     def found() -> list[list[int]]:
-        chunks = model.recommend(users, data, 7, forbid=forbid_entries(excluded))
+        chunks = model.recommend(users, data, 7, exclude=exclude_entries(excluded))
         return [row for chunk in chunks for row in chunk.items.tolist()]
 
     whole = found()
@@ -306,7 +306,7 @@ def test_items_outside_the_core_are_recommended(
     excluded = histories.of_users(histories.users(users)).recency_weights(0.0)
     found = [
         model.item_ids[item]
-        for chunk in model.recommend(users, data, 3, forbid=forbid_entries(excluded))
+        for chunk in model.recommend(users, data, 3, exclude=exclude_entries(excluded))
         for item in chunk.items.ravel()
     ]
     assert set(found) - core

@@ -15,7 +15,7 @@ from batchrec_dagster.local_personalize.learning import related, serving, thread
 from batchrec_dagster.local_personalize.learning.interactions import ModelFileError
 from batchrec_dagster.local_personalize.learning.model import ItemModel, load_model
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
-from batchrec_dagster.local_personalize.learning.serving import forbid_entries
+from batchrec_dagster.local_personalize.learning.serving import exclude_entries
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster.personalize.hyperparameters import HyperparameterError
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
@@ -34,10 +34,10 @@ def similar(
     model: RelatedItemsModel, items: list[str], num_results: int, forbidden: object = None
 ) -> list[list[str]]:
     """The similar items' ids, without padding."""
-    forbid = forbid_entries(forbidden) if isinstance(forbidden, csr_matrix) else None
+    exclude = exclude_entries(forbidden) if isinstance(forbidden, csr_matrix) else None
     return [
         [str(model.item_ids[item]) for item in row if item >= 0]
-        for chunk in model.similar(items, num_results, forbid=forbid)
+        for chunk in model.similar(items, num_results, exclude=exclude)
         for row in chunk.items
     ]
 

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.local_personalize.learning import serving
 from batchrec_dagster.local_personalize.learning.histories import History
 from batchrec_dagster.local_personalize.learning.model import UserModel
-from batchrec_dagster.local_personalize.learning.serving import forbid_entries
+from batchrec_dagster.local_personalize.learning.serving import exclude_entries
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import for_users, interactions_of, tastes
 
@@ -22,7 +22,7 @@ RECIPES = ["aws-personalized-ranking", "aws-personalized-ranking-v2", "aws-popul
 
 
 def ranked(
-    model: UserModel, users: Sequence[str], wanted: Sequence[Sequence[int]], forbid: object = None
+    model: UserModel, users: Sequence[str], wanted: Sequence[Sequence[int]], exclude: object = None
 ) -> tuple[list[list[int]], list[npt.NDArray[np.float64]]]:
     """Each user's list and scores, without padding."""
     found = list(
@@ -30,7 +30,7 @@ def ranked(
             users,
             [np.array(items, np.int32) for items in wanted],
             interactions_of(tastes()),
-            forbid=forbid,  # type: ignore[arg-type]
+            exclude=exclude,  # type: ignore[arg-type]
         )
     )
     rows = [row[row >= 0].tolist() for chunk in found for row in chunk.items]
@@ -60,7 +60,7 @@ def test_forbidden_items_are_left_out_and_scores_sum_to_1() -> None:
     forbidden[0, [1, 4]] = 1
     forbidden[1] = 1
     rows, scores = ranked(
-        model, ["u0", "u1", "u2"], [[3, 1, 4], [5, 6], []], forbid_entries(csr_matrix(forbidden))
+        model, ["u0", "u1", "u2"], [[3, 1, 4], [5, 6], []], exclude_entries(csr_matrix(forbidden))
     )
     assert rows == [[3], [], []]
     assert [row.tolist() for row in scores] == [[1.0], [], []]

@@ -47,7 +47,7 @@ def test_items_are_forbidden_as_the_plain_evaluator_says(
     users = [dice.choice([*USERS, "stranger"]) for _ in lines]
     currents = [dice.choice([*ITEMS, "other", "none"]) for _ in lines]
     types = world.types()
-    for of_items, forbid in (
+    for of_items, exclude in (
         (False, found.mask_for_users(users, texts)),
         (True, found.mask_for_items(currents, texts)),
     ):
@@ -67,7 +67,7 @@ def test_items_are_forbidden_as_the_plain_evaluator_says(
         at = 0
         while at < len(lines):
             size = dice.randint(1, 3)
-            forbid(slice(at, at + size), scores[at : at + size])
+            exclude(slice(at, at + size), scores[at : at + size])
             at += size
         np.testing.assert_array_equal(scores, expected)
 

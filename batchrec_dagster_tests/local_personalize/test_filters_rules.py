@@ -51,9 +51,9 @@ def left(
     """The items that lines with these users, or current items, may be answered with."""
     found = JobFilter(expression, reader(data), items)
     of_lines = found.mask_for_items if current else found.mask_for_users
-    forbid = of_lines(asked, [values or {}] * len(asked))
+    exclude = of_lines(asked, [values or {}] * len(asked))
     scores = np.zeros((len(asked), len(items)), dtype=np.float32)
-    forbid(slice(0, len(asked)), scores)
+    exclude(slice(0, len(asked)), scores)
     return [[item for item, score in zip(items, row, strict=True) if score == 0] for row in scores]
 
 

@@ -70,19 +70,19 @@ class Recommender:
         assert self.interactions is not None
         users = [request.echo[USER_ID] for request in requests]
         values = [request.values for request in requests]
-        forbid = self.filter.mask_for_users(users, values) if self.filter else None
+        exclude = self.filter.mask_for_users(users, values) if self.filter else None
         most = min(self.num_results, len(self.model.item_ids))
         return self._unpack(
-            self.model.recommend(users, self.interactions, most, forbid=forbid),
+            self.model.recommend(users, self.interactions, most, exclude=exclude),
         )
 
     def _similar_items(self, requests: Sequence[Request]) -> Iterator[Answer]:
         assert isinstance(self.model, ItemModel)
         items = [request.echo[ITEM_ID] for request in requests]
         values = [request.values for request in requests]
-        forbid = self.filter.mask_for_items(items, values) if self.filter else None
+        exclude = self.filter.mask_for_items(items, values) if self.filter else None
         most = min(self.num_results, len(self.model.item_ids))
-        return self._unpack(self.model.similar(items, most, forbid=forbid))
+        return self._unpack(self.model.similar(items, most, exclude=exclude))
 
     def _rank(self, requests: Sequence[Request]) -> Iterator[Answer]:
         """Each line's list, complete; unknown items last, in input order, with score 0.
@@ -96,10 +96,10 @@ class Recommender:
         lists = [list(dict.fromkeys(request.echo[ITEM_LIST])) for request in requests]
         flat = positions(self.model.item_ids, [item for items in lists for item in items])
         at_by_line = np.split(flat, np.cumsum([len(items) for items in lists])[:-1])
-        forbid = self.filter.mask_for_users(users, values) if self.filter else None
+        exclude = self.filter.mask_for_users(users, values) if self.filter else None
         ranked = self._unpack(
             self.model.rank(
-                users, [at[at >= 0] for at in at_by_line], self.interactions, forbid=forbid
+                users, [at[at >= 0] for at in at_by_line], self.interactions, exclude=exclude
             )
         )
         for items, at, (known, scores) in zip(lists, at_by_line, ranked, strict=True):

@@ -17,7 +17,7 @@ from batchrec_dagster.local_personalize.filters.columns import (
     matches,
 )
 from batchrec_dagster.local_personalize.filters.tables import Int32, UserItems
-from batchrec_dagster.local_personalize.learning.serving import Float32, Forbid
+from batchrec_dagster.local_personalize.learning.serving import Exclude, Float32
 from batchrec_dagster.personalize.filter_grammar import (
     Expression,
     Literal,
@@ -121,7 +121,7 @@ class ExclusionMask:
 
     def for_lines(
         self, groups: Sequence[LineGroup], group_of_line: Rows, users: Rows | None
-    ) -> Forbid:
+    ) -> Exclude:
         """The mask for lines of these groups, of users with these indexes in `user_items`."""
 
         def exclude(chunk: slice, scores: Float32) -> None:

@@ -33,7 +33,7 @@ from batchrec_dagster.local_personalize.filters.tables import (
     load_datasets,
     user_event_types,
 )
-from batchrec_dagster.local_personalize.learning.serving import Forbid
+from batchrec_dagster.local_personalize.learning.serving import Exclude
 from batchrec_dagster.personalize.datasets import USER_ID
 from batchrec_dagster.personalize.filter_expressions import parse_values, placeholder_uses
 from batchrec_dagster.personalize.filter_grammar import (
@@ -97,7 +97,7 @@ class JobFilter:
 
     def mask_for_users(
         self, user_ids: Sequence[str], values: Sequence[Mapping[str, str]]
-    ) -> Forbid:
+    ) -> Exclude:
         """The mask for lines with these users and `filterValues`, for `UserModel.recommend`."""
         users = self._users.rows(user_ids) if self._users is not None else None
         codes, bindings = self._encode(values)
@@ -109,7 +109,7 @@ class JobFilter:
 
     def mask_for_items(
         self, current_item_ids: Sequence[str], values: Sequence[Mapping[str, str]]
-    ) -> Forbid:
+    ) -> Exclude:
         """The mask for lines that ask for similar items: no user, so no interactions and no IF."""
         codes, bindings = self._encode(values)
         if self._current is not None and self._current.fields:

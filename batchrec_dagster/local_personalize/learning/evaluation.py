@@ -22,10 +22,10 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     positions,
 )
 from batchrec_dagster.local_personalize.learning.serving import (
+    Exclude,
     Float64,
-    Forbid,
     Recommended,
-    forbid_entries,
+    exclude_entries,
 )
 from batchrec_dagster.local_personalize.learning.split import Split
 
@@ -54,7 +54,7 @@ class Recommender(Protocol):
         interactions: Interactions,
         num_results: int,
         *,
-        forbid: Forbid | None = None,
+        exclude: Exclude | None = None,
     ) -> Iterator[Recommended]:
         """See UserModel."""
 
@@ -100,7 +100,7 @@ def evaluate(model: Recommender, held_out: Split) -> Evaluation:
     truth = (truth - truth.multiply(seen)).tocsr()
     truth.eliminate_zeros()
     ids = held_out.inputs.user_ids[held_out.users]
-    lists = model.recommend(list(ids), held_out.inputs, MAX_DEPTH, forbid=forbid_entries(seen))
+    lists = model.recommend(list(ids), held_out.inputs, MAX_DEPTH, exclude=exclude_entries(seen))
     recommended = np.concatenate([chunk.items for chunk in lists])
     relevant = np.diff(truth.indptr).astype(np.int64)
     rows = np.arange(len(ids))[:, None]

@@ -17,7 +17,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
 )
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
 from batchrec_dagster.local_personalize.learning.segmentation import SegmentationModel
-from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended
+from batchrec_dagster.local_personalize.learning.serving import Exclude, Recommended
 from batchrec_dagster.local_personalize.learning.store import load_arrays, unpack_ids
 
 __all__ = [
@@ -58,12 +58,12 @@ class UserModel(TrainedModel, Protocol):
         interactions: Interactions,
         num_results: int,
         *,
-        forbid: Forbid | None = None,
+        exclude: Exclude | None = None,
     ) -> Iterator[Recommended]:
         """Yield lists of `num_results` items for all users, in chunks, in the given order.
 
         Histories come from `interactions`, the current data set, also for users that the model
-        was not trained on. Users without a history get the popular items. `forbid` removes items
+        was not trained on. Users without a history get the popular items. `exclude` removes items
         from the lists, not from the softmax. Lists that run out of items are padded with item -1
         and score 0.
         """
@@ -74,12 +74,12 @@ class UserModel(TrainedModel, Protocol):
         lists: Sequence[npt.NDArray[np.int32]],
         interactions: Interactions,
         *,
-        forbid: Forbid | None = None,
+        exclude: Exclude | None = None,
     ) -> Iterator[Recommended]:
         """Yield each user's own list, best first, in chunks, in the given order.
 
         `lists` has distinct indices into `item_ids` for each user. The scores are a softmax over
-        the items that `forbid` leaves, so they sum to 1. A chunk is as wide as its longest list;
+        the items that `exclude` leaves, so they sum to 1. A chunk is as wide as its longest list;
         shorter lists are padded with item -1 and score 0.
         """
 
@@ -89,7 +89,7 @@ class ItemModel(TrainedModel, Protocol):
     """Finds similar items: aws-sims, aws-similar-items."""
 
     def similar(
-        self, item_ids: Sequence[str], num_results: int, *, forbid: Forbid | None = None
+        self, item_ids: Sequence[str], num_results: int, *, exclude: Exclude | None = None
     ) -> Iterator[Recommended]:
         """Yield `num_results` similar items for each item, in chunks, in the given order.
 

@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix, vstack
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
 from batchrec_dagster.local_personalize.learning.pruning import most_recent, top_k_per_row
 from batchrec_dagster.local_personalize.learning.ranking import top_k
-from batchrec_dagster.local_personalize.learning.serving import Forbid, Recommended, chunk_size
+from batchrec_dagster.local_personalize.learning.serving import Exclude, Recommended, chunk_size
 from batchrec_dagster.local_personalize.learning.store import Arrays, pack_ids, save_arrays
 from batchrec_dagster.local_personalize.learning.threads import ordered_map
 
@@ -39,7 +39,7 @@ class RelatedItemsModel:
     weights: csr_matrix  # (n_items, n_items) float32 > 0, row = the item of the request
 
     def similar(
-        self, item_ids: Sequence[str], num_results: int, *, forbid: Forbid | None = None
+        self, item_ids: Sequence[str], num_results: int, *, exclude: Exclude | None = None
     ) -> Iterator[Recommended]:
         """See ItemModel."""
         queries = positions(self.item_ids, item_ids)
@@ -54,8 +54,8 @@ class RelatedItemsModel:
             scores = np.zeros((len(queries[block]), n), dtype=np.float32)
             scores[known] = self.weights[own].toarray()
             scores[known, own] = -np.inf
-            if forbid is not None:
-                forbid(block, scores)
+            if exclude is not None:
+                exclude(block, scores)
             items = top_k(scores, num_results)
             return Recommended(items, np.zeros(items.shape))
 
@@ -90,12 +90,14 @@ class LastItemRecommender:
         interactions: Interactions,
         num_results: int,
         *,
-        forbid: Forbid | None = None,
+        exclude: Exclude | None = None,
     ) -> Iterator[Recommended]:
         """See UserModel; every user must have an interaction."""
         users = positions(interactions.user_ids, user_ids)
         last = interactions.items[interactions.starts[users + 1] - 1]
-        return self.model.similar(interactions.item_ids[last].tolist(), num_results, forbid=forbid)
+        return self.model.similar(
+            interactions.item_ids[last].tolist(), num_results, exclude=exclude
+        )
 
 
 def fit(

@@ -19,7 +19,7 @@ Float64 = npt.NDArray[np.float64]
 
 # Called with the slice of requests that a chunk answers and its (chunk, n_items) scores; sets the
 # scores of items that must not be recommended to -inf.
-Forbid = Callable[[slice, Float32], None]
+Exclude = Callable[[slice, Float32], None]
 
 CHUNK_SCORES = 1 << 20  # 4 MiB of scores, which stay in the cache until they are ranked
 MAX_CHUNK = 1024
@@ -48,11 +48,11 @@ class UserScoringModel:
         interactions: Interactions,
         num_results: int,
         *,
-        forbid: Forbid | None = None,
+        exclude: Exclude | None = None,
     ) -> Iterator[Recommended]:
         """See UserModel."""
         return recommend(
-            self.score, self.item_ids, user_ids, interactions, num_results, forbid=forbid
+            self.score, self.item_ids, user_ids, interactions, num_results, exclude=exclude
         )
 
     def rank(
@@ -61,10 +61,10 @@ class UserScoringModel:
         lists: Sequence[Int32],
         interactions: Interactions,
         *,
-        forbid: Forbid | None = None,
+        exclude: Exclude | None = None,
     ) -> Iterator[Recommended]:
         """See UserModel."""
-        return rank(self.score, self.item_ids, user_ids, lists, interactions, forbid=forbid)
+        return rank(self.score, self.item_ids, user_ids, lists, interactions, exclude=exclude)
 
 
 def recommend(
@@ -74,11 +74,11 @@ def recommend(
     interactions: Interactions,
     num_results: int,
     *,
-    forbid: Forbid | None = None,
+    exclude: Exclude | None = None,
 ) -> Iterator[Recommended]:
     """Yield the `num_results` best items of every user; `score` gives (chunk, n_items) logits.
 
-    Scores are a softmax over all items, forbidden ones among them.
+    Scores are a softmax over all items, including excluded ones.
     """
     histories = Histories(interactions, item_ids)
     users = histories.users(user_ids)
@@ -88,8 +88,8 @@ def recommend(
         block = slice(start, start + size)
         scores = score(histories.of_users(users[block]))
         normalizer = _logsumexp(scores)
-        if forbid is not None:
-            forbid(block, scores)
+        if exclude is not None:
+            exclude(block, scores)
         items = top_k(scores, num_results)
         chosen = np.take_along_axis(scores, np.maximum(items, 0), axis=1).astype(np.float64)
         return Recommended(items, np.where(items < 0, 0.0, np.exp(chosen - normalizer)))
@@ -104,7 +104,7 @@ def rank(
     lists: Sequence[Int32],
     interactions: Interactions,
     *,
-    forbid: Forbid | None = None,
+    exclude: Exclude | None = None,
 ) -> Iterator[Recommended]:
     """Yield each user's own list, best item first; ties go to the more popular item.
 
@@ -117,8 +117,8 @@ def rank(
     def chunk(start: int) -> Recommended:
         block = slice(start, start + size)
         scores = score(histories.of_users(users[block]))
-        if forbid is not None:
-            forbid(block, scores)
+        if exclude is not None:
+            exclude(block, scores)
         return _sort_lists(scores, lists[block])
 
     return ordered_map(chunk, range(0, len(users), size))
@@ -129,15 +129,15 @@ def chunk_size(columns: int) -> int:
     return max(1, min(MAX_CHUNK, CHUNK_SCORES // max(1, columns)))
 
 
-def forbid_entries(excluded: csr_matrix) -> Forbid:
-    """A Forbid for the nonzero entries of a (requests, n_items) matrix."""
+def exclude_entries(excluded: csr_matrix) -> Exclude:
+    """An Exclude for the nonzero entries of a (requests, n_items) matrix."""
 
-    def forbid(block: slice, scores: Float32) -> None:
+    def exclude(block: slice, scores: Float32) -> None:
         ends = excluded.indptr[block.start : block.stop + 1]
         rows = np.repeat(np.arange(len(scores)), np.diff(ends))
         scores[rows, excluded.indices[ends[0] : ends[-1]]] = -np.inf
 
-    return forbid
+    return exclude
 
 
 def _sort_lists(scores: Float32, lists: Sequence[Int32]) -> Recommended:
