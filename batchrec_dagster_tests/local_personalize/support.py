@@ -53,7 +53,7 @@ def user_lines(user_ids: Iterable[str]) -> bytes:
 
 @dataclass
 class Local:
-    """A local Personalize in a folder, with storage beside it."""
+    """A local Personalize in a folder, with its storage."""
 
     root: Path
     quotas: Quotas = field(default_factory=Quotas)

@@ -86,7 +86,7 @@ def test_similar_items_are_those_of_the_same_users(local: Local, recipe: str) ->
     assert len(_items(every[0])) == 39  # all but itself; there is no user who had seen any
 
 
-def test_only_similar_items_know_a_current_item(local: Local) -> None:
+def test_only_similar_items_has_a_current_item(local: Local) -> None:
     group, _ = local.imported(taste_rows())
     schema = {
         "type": "record",
@@ -135,7 +135,7 @@ def test_interactions_imported_later_count_for_users_and_items_of_the_training(
 
 
 @pytest.mark.parametrize("lines_at_once", [3, 200_000])
-def test_lines_of_all_kinds_are_answered_in_their_order(
+def test_lines_of_all_kinds_are_answered_in_order(
     local: Local, monkeypatch: pytest.MonkeyPatch, lines_at_once: int
 ) -> None:
     """Byte order mark, CRLF, blank lines, latin-1, UTF-16, a line that is far too long."""
@@ -160,7 +160,7 @@ def test_lines_of_all_kinds_are_answered_in_their_order(
     assert all(answer["output"] == {"recommendedItems": []} for answer in answers[1::2])
 
 
-def test_a_line_without_the_values_that_the_filter_needs_fails_alone(local: Local) -> None:
+def test_a_line_without_filter_values_fails_alone(local: Local) -> None:
     group, version = _trained(local, "aws-user-personalization-v2")
     watched = local.filter(group, "INCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ($EVENT)", "one")
     lines = [
@@ -180,7 +180,7 @@ def test_a_line_without_the_values_that_the_filter_needs_fails_alone(local: Loca
     }
 
 
-def test_an_exploration_that_cannot_be_is_refused(local: Local) -> None:
+def test_invalid_exploration_options_are_refused(local: Local) -> None:
     _, version = _trained(local, "aws-popularity-count")
     for name, value, reason in (
         ("explorationWeight", "1.5", "must be a number from 0 to 1"),
@@ -196,7 +196,7 @@ def test_an_exploration_that_cannot_be_is_refused(local: Local) -> None:
             )
 
 
-def test_a_configuration_without_effect_is_kept_and_said_so_once(
+def test_options_without_effect_are_logged_once(
     local: Local, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, version = _trained(local, "aws-user-personalization-v2")
@@ -207,9 +207,9 @@ def test_a_configuration_without_effect_is_kept_and_said_so_once(
     lines = [{"userId": "u1"}, {"userId": "u2"}]
     with caplog.at_level("INFO"):
         with_it = _answers(local, version, lines, batchInferenceJobConfig=config)
-    told = [record.message for record in caplog.records if "without effect" in record.message]
-    assert len(told) == 1
-    assert "itemExplorationConfig and rankingInfluence" in told[0]
+    messages = [record.message for record in caplog.records if "without effect" in record.message]
+    assert len(messages) == 1
+    assert "itemExplorationConfig and rankingInfluence" in messages[0]
     assert with_it == _answers(local, version, lines, "without")
     job = local.client.list_batch_inference_jobs()["batchInferenceJobs"][0]
     described = local.describe(job["batchInferenceJobArn"])
@@ -217,17 +217,19 @@ def test_a_configuration_without_effect_is_kept_and_said_so_once(
     assert described["batchInferenceJobMode"] == "BATCH_INFERENCE"
 
 
-def test_a_long_job_says_how_far_it_is(
+def test_a_long_job_logs_its_progress(
     local: Local, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
     _, version = _trained(local, "aws-popularity-count")
     with caplog.at_level("INFO"):
         _answers(local, version, [{"userId": f"u{n}"} for n in range(2500)], numResults=1)
-    told = [record.message for record in caplog.records if "lines of s3://" in record.message]
-    counts = [line.partition("batch-inference-job/batch: ")[2].split(" lines")[0] for line in told]
+    messages = [record.message for record in caplog.records if "lines of s3://" in record.message]
+    counts = [
+        line.partition("batch-inference-job/batch: ")[2].split(" lines")[0] for line in messages
+    ]
     assert counts == ["1,000 of 2,500", "2,000 of 2,500", "2,500 of 2,500", "2,500"]
-    assert "a second, about" in told[0]
+    assert "a second, about" in messages[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whatever bytes come in, what goes out is an answer of the protocol."""
+"""Any bytes get a response of the protocol."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ REQUESTS = st.sampled_from(sorted(OPERATIONS)).flatmap(
 
 def _check(service: LocalPersonalize, target: str, body: bytes) -> None:
     status, text = answer(service.call, target, body)
-    told = json.loads(text)
-    assert status in (200, 400), told  # never 500: that is an error of this service
-    assert isinstance(told, dict)
+    response = json.loads(text)
+    assert status in (200, 400), response  # never 500: that is an error of this service
+    assert isinstance(response, dict)
     assert len(text) < 50_000  # however big the request was
     if status == 400:
-        assert told["__type"].endswith("Exception")
-        assert told["message"]
-        assert "Traceback" not in told["message"]
+        assert response["__type"].endswith("Exception")
+        assert response["message"]
+        assert "Traceback" not in response["message"]
 
 
 @SETTINGS

@@ -21,7 +21,7 @@ PAGE = ROOT / "docs" / "local-personalize.md"
 USERS, FILMS = 100, 5
 
 
-def test_the_walkthrough_is_run_as_it_stands(tmp_path: Path) -> None:
+def test_the_walkthrough_runs_unchanged(tmp_path: Path) -> None:
     started = StartedPersonalize(tmp_path, bucket="walkthrough")
     try:
         nobody = {name: value for name, value in os.environ.items() if "AWS" not in name}

@@ -39,7 +39,7 @@ def _requests(data: bytes) -> list[Request]:
     return [request for block in blocks(io.BytesIO(data), USERS) for request in block]
 
 
-def test_blank_lines_marks_and_line_ends_are_no_part_of_a_request() -> None:
+def test_blank_lines_marks_and_line_ends_are_ignored() -> None:
     data = b'\xef\xbb\xbf{"userId":"a"}\r\n\n \t\r\n{"userId":"b"}\n\n{"userId":"c"}'
     assert [request.echo["userId"] for request in _requests(data)] == ["a", "b", "c"]
     assert _requests(b"") == _requests(b"\n\n") == _requests(b"\xef\xbb\xbf") == []
@@ -61,12 +61,12 @@ def test_blank_lines_marks_and_line_ends_are_no_part_of_a_request() -> None:
         (b'{"USERID":"a"}', {"USERID": "a"}),
     ],
 )
-def test_what_is_no_request(line: bytes, echo: dict[str, Any]) -> None:
+def test_invalid_lines(line: bytes, echo: dict[str, Any]) -> None:
     assert parse(line, USERS) == Request(echo, REQUIRED)
 
 
 @pytest.mark.parametrize("values", [["a"], "a", {"GENRE": 5}, {"GENRE": ["a"]}, {"GENRE": None}])
-def test_filter_values_are_texts_by_name(values: object) -> None:
+def test_filter_values_must_be_strings_by_name(values: object) -> None:
     echo = {"userId": "a", "filterValues": values}
     request = parse(json.dumps(echo).encode(), USERS)
     assert request.problem == "User error: filterValues must be an object whose values are strings"
@@ -76,7 +76,7 @@ def test_filter_values_are_texts_by_name(values: object) -> None:
 
 
 @pytest.mark.parametrize("items", [[], "a", ["a", 5], ["a", ""], ["a", None], {"a": "b"}, None])
-def test_a_ranking_needs_a_list_of_texts(items: object) -> None:
+def test_a_ranking_needs_a_list_of_strings(items: object) -> None:
     request = parse(json.dumps({"userId": "a", "itemList": items}).encode(), RANKING)
     assert request.problem == f"{REQUIRED}, itemList"
 

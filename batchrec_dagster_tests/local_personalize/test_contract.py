@@ -151,7 +151,7 @@ def _same(parsed: Any, raw: Any) -> bool:
     return bool(parsed == raw)
 
 
-def _told(exchange: Exchange) -> list[dict[str, Any]]:
+def _structures(exchange: Exchange) -> list[dict[str, Any]]:
     """The structures that ALWAYS speaks of: the described one, a list's entries, or the answer."""
     raw: dict[str, Any] = exchange.raw
     if exchange.operation.startswith("Describe"):
@@ -161,7 +161,7 @@ def _told(exchange: Exchange) -> list[dict[str, Any]]:
     return [raw]
 
 
-def test_every_batch_operation_is_asked(walk: Walk) -> None:
+def test_the_walk_calls_every_batch_operation(walk: Walk) -> None:
     assert {exchange.operation for exchange in walk.said} == set(OPERATIONS)
 
 
@@ -185,7 +185,7 @@ def test_no_member_is_missing_that_is_always_there(walk: Walk) -> None:
     looked_at = set()
     for exchange in walk.said:
         always = ALWAYS[exchange.operation]
-        for structure in _told(exchange):
+        for structure in _structures(exchange):
             looked_at.add(exchange.operation)
             missing = always - structure.keys()
             if structure.get("status") in ("CREATE STOPPED", "CREATE FAILED"):
@@ -195,7 +195,7 @@ def test_no_member_is_missing_that_is_always_there(walk: Walk) -> None:
     assert looked_at == set(OPERATIONS)
 
 
-def test_describe_tells_every_member_that_create_took(walk: Walk) -> None:
+def test_describe_has_every_member_of_create(walk: Walk) -> None:
     checked = set()
     for before, after in zip(walk.said, walk.said[1:], strict=False):
         kind = before.operation.removeprefix("Create")
@@ -209,7 +209,7 @@ def test_describe_tells_every_member_that_create_took(walk: Walk) -> None:
     assert checked == {name.removeprefix("Create") for name in OPERATIONS if "Create" in name[:6]}
 
 
-def test_describe_tells_of_the_latest_version_and_updates(walk: Walk) -> None:
+def test_describe_has_the_latest_version_and_updates(walk: Walk) -> None:
     last = {exchange.operation: exchange.raw for exchange in walk.said}
     solution = last["DescribeSolution"]["solution"]
     assert {"solutionVersionArn", "status", *TIMES} <= solution["latestSolutionVersion"].keys()
@@ -219,12 +219,12 @@ def test_describe_tells_of_the_latest_version_and_updates(walk: Walk) -> None:
     assert {"schemaArn", "status", *TIMES} <= update.keys()
 
 
-def test_summaries_tell_what_describe_tells(walk: Walk) -> None:
+def test_summaries_agree_with_describe(walk: Walk) -> None:
     """A list's entry is a part of the description, as far as nothing has changed between."""
     last: dict[str, dict[str, Any]] = {}
     compared = 0
     for exchange in walk.said:
-        for structure in _told(exchange):
+        for structure in _structures(exchange):
             arn = next(
                 (v for n, v in structure.items() if n.endswith("Arn") and _names(exchange, n)), None
             )

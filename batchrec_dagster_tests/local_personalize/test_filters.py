@@ -1,4 +1,4 @@
-"""Filter expressions: what is taken, what is refused, and how that is told."""
+"""Filter expressions: which are accepted, which are refused, and the messages."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ SAMPLED = [
 
 
 @pytest.mark.parametrize("expression", [*DOCUMENTED, *SAMPLED])
-def test_what_the_guide_and_the_samples_write_is_taken(expression: str) -> None:
+def test_expressions_of_the_guide_and_samples_are_accepted(expression: str) -> None:
     check_expression(expression, SCHEMAS)
     spaced = expression.replace(" ", "\n\t ").replace(".", " . ")
     check_expression(spaced, SCHEMAS)
@@ -160,12 +160,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("expression", REFUSED)
-def test_what_is_refused_is_named(expression: str) -> None:
+def test_a_refusal_names_the_problem(expression: str) -> None:
     with pytest.raises(FilterError, match=REFUSED[expression]):
         check_expression(expression, SCHEMAS)
 
 
-def test_a_dataset_that_the_group_lacks_is_named() -> None:
+def test_a_missing_dataset_is_named() -> None:
     with pytest.raises(FilterError, match=r"no Users dataset\. Create it, with the field AGE"):
         check_expression(
             "EXCLUDE ItemID WHERE Items.YEAR = 1 IF CurrentUser.AGE = 1", {"ITEMS": ITEMS}
@@ -196,7 +196,7 @@ def test_a_filter_has_ten_fields_at_most_and_a_group_twenty() -> None:
         check_group_fields([expression(range(10)), expression(range(9, 21))])
 
 
-def test_what_a_filter_is_for_is_told() -> None:
+def test_the_traits_of_a_filter() -> None:
     plain = Traits(users=False, interactions=False, current_item=False)
     assert traits(DOCUMENTED[4]) == plain
     assert traits(DOCUMENTED[0]) == Traits(users=False, interactions=True, current_item=False)
@@ -224,7 +224,7 @@ TEXT = st.one_of(
 
 @settings(max_examples=400, deadline=None)
 @given(TEXT)
-def test_any_text_is_taken_or_refused(text: str) -> None:
+def test_any_text_is_accepted_or_refused(text: str) -> None:
     with contextlib.suppress(FilterError):
         check_expression(text, SCHEMAS)
 

@@ -86,7 +86,7 @@ def test_items_are_chosen_by_their_metadata(local: Local, group: str) -> None:
         assert numbers(answer) == of(lambda n: n % 4 in (1, 2) and n < 30)
 
 
-def test_the_user_decides_which_expressions_count(local: Local, group: str) -> None:
+def test_if_conditions_depend_on_the_user(local: Local, group: str) -> None:
     expression = (
         'EXCLUDE ItemID WHERE Items.genres IN ("horror") IF CurrentUser.AGE < 18'
         f" | {SEEN} IF CurrentUser.AGE >= 18"
@@ -134,7 +134,7 @@ def test_similar_items_are_compared_with_the_item_that_is_asked_for(
     assert numbers(answers[2]) == set()  # it has no genres, and a null matches nothing
 
 
-def test_segments_hold_users_that_the_filter_lets_in(local: Local, group: str) -> None:
+def test_segments_have_only_users_that_the_filter_includes(local: Local, group: str) -> None:
     version = local.active(local.version(local.solution(group, "aws-item-affinity")))
     lines = [{"itemId": "i1", "filterValues": {"AGE": age}} for age in ("30", "50", '"old"')]
     local.store.put("s3://data/queries.json", "\n".join(map(json.dumps, lines)).encode())
@@ -148,7 +148,7 @@ def test_segments_hold_users_that_the_filter_lets_in(local: Local, group: str) -
     assert "must be a number without quotes" in answers[2]["error"]
 
 
-def test_what_the_schemas_do_not_allow_is_refused_at_once(local: Local, group: str) -> None:
+def test_a_filter_that_does_not_fit_the_schemas_is_refused(local: Local, group: str) -> None:
     invalid = local.client.exceptions.InvalidInputException
     for expression, message in {
         "INCLUDE ItemID WHERE Items.GENRE = 1": "Items.GENRE is not in the schema.*genres, price",

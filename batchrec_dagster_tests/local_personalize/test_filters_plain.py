@@ -1,4 +1,4 @@
-"""Filters held against a plain, slow evaluator: random expressions over random data."""
+"""Filters compared with a plain, slow evaluator: random expressions over random data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 @settings(max_examples=100, deadline=None)
 @given(parts("ItemID"), worlds(), st.lists(values_of_line, min_size=1, max_size=6), st.randoms())
-def test_items_are_forbidden_as_the_plain_evaluator_says(
+def test_items_are_excluded_as_by_the_plain_evaluator(
     chain: list[Part], world: World, lines: list[dict[str, Any]], dice: random.Random
 ) -> None:
     writer = Writer(dice)
@@ -74,7 +74,7 @@ def test_items_are_forbidden_as_the_plain_evaluator_says(
 
 @settings(max_examples=100, deadline=None)
 @given(parts("UserID"), worlds(), values_of_line, st.randoms())
-def test_users_are_let_in_as_the_plain_evaluator_says(
+def test_users_are_included_as_by_the_plain_evaluator(
     chain: list[Part], world: World, values: dict[str, Any], dice: random.Random
 ) -> None:
     writer = Writer(dice)

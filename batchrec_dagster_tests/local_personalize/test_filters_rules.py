@@ -1,4 +1,4 @@
-"""What each rule of filters does to the items that are left, and to the users in a segment."""
+"""Each rule of filters: the items that are left, and the users in a segment."""
 
 from __future__ import annotations
 
@@ -118,11 +118,11 @@ HAD = "WHERE Interactions.EVENT_TYPE IN"
         ),
     ],
 )
-def test_items_that_are_left_for_ann_and_bob(expression: str, expected: list[list[str]]) -> None:
+def test_the_items_left_for_ann_and_bob(expression: str, expected: list[list[str]]) -> None:
     assert left(expression, DATA, ["ann", "bob"]) == expected
 
 
-def test_a_stranger_had_nothing_and_is_nobody_in_particular() -> None:
+def test_an_unknown_user_has_no_items_and_no_metadata() -> None:
     assert left(f'EXCLUDE ItemID {HAD} ("*")', DATA, ["who"]) == [MODEL]
     assert left(f'INCLUDE ItemID {HAD} ("*")', DATA, ["who"]) == [[]]
     expression = "EXCLUDE ItemID WHERE Items.PRICE > 0 IF CurrentUser.AGE >= 0"
@@ -171,7 +171,7 @@ def test_values_come_with_the_line() -> None:
         ({"KINDS": '"a"', "MOST": "1" + "," * 5000}, "is not valid"),
     ],
 )
-def test_a_line_whose_values_do_not_do_has_a_problem(
+def test_a_line_with_invalid_values_has_a_problem(
     values: dict[str, str], problem: str | None
 ) -> None:
     expression = (
@@ -211,7 +211,7 @@ def test_users_that_may_be_in_a_segment(
     assert found.user_mask(["ann", "bob", "who"], values).tolist() == expected
 
 
-def test_data_that_have_changed_since_fail_the_job_and_say_why() -> None:
+def test_changed_data_that_no_longer_fits_fails_the_job() -> None:
     changed = {"ITEMS": pl.DataFrame({"ITEM_ID": ["a"], "YEAR": ["1970"]})}
     with pytest.raises(JobFailedError, match=r"does not fit.*YEAR is of type string"):
         JobFilter("INCLUDE ItemID WHERE Items.YEAR > 1969", reader(changed), ["a"])

@@ -1,4 +1,4 @@
-"""Whatever lies in the files: a job ends, with a reason if it fails; a bad line has its place."""
+"""Random files: every job ends, with a reason if it fails, and every line is answered in order."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ ROWS = st.lists(st.tuples(TEXT, TEXT, st.integers(-(2**63), 2**63 - 1), TEXT), m
 
 @SETTINGS
 @given(rows=ROWS, how=st.sampled_from(DIALECTS), at=PLACES)
-def test_what_is_written_as_csv_is_read_as_it_is(
+def test_csv_files_round_trip(
     fuzzed: Fuzzed, rows: list[tuple[str, str, int, str]], how: dict[str, Any], at: float
 ) -> None:
     every: list[tuple[str, str, int, str]] = [(*row, "watch") for row in taste_rows(1000)]

@@ -1,4 +1,4 @@
-"""What is wrong with the data is told with the file and the line, in Personalize's words."""
+"""Errors in imported data name the file and the line."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _failure(local: Local, data: bytes, **options: str) -> str:
         ),
     ],
 )
-def test_what_is_wrong_with_a_file(local: Local, data: bytes, reason: str) -> None:
+def test_a_bad_file_is_refused_with_file_and_line(local: Local, data: bytes, reason: str) -> None:
     assert reason in _failure(local, data)
 
 
@@ -148,7 +148,7 @@ def test_the_second_of_two_files_is_named(local: Local) -> None:
 
 
 @pytest.mark.parametrize("where", ["s3://data/nothing.csv", "s3://data/nothing/"])
-def test_a_place_without_data(local: Local, where: str) -> None:
+def test_a_location_without_data(local: Local, where: str) -> None:
     dataset = local.dataset(local.group())
     failed = local.wait(local.import_job(dataset, where))
     assert failed["status"] == "CREATE FAILED"
@@ -160,7 +160,7 @@ class _Forbidden(ObjectStore):
         raise StorageError(f"cannot read {uri}: permission denied; allow s3:GetObject on it")
 
 
-def test_data_that_may_not_be_read(tmp_path: Path) -> None:
+def test_data_without_read_permission(tmp_path: Path) -> None:
     local = Local(tmp_path)
     local.store = _Forbidden()
     local.client = local.another_client()
@@ -171,7 +171,7 @@ def test_data_that_may_not_be_read(tmp_path: Path) -> None:
     assert FILE in failed["failureReason"]
 
 
-def test_what_spreadsheets_write_is_read(local: Local) -> None:
+def test_csv_from_spreadsheets_is_read(local: Local) -> None:
     """A byte order mark, CRLF, quoted cells, no newline at the end."""
     text = GOOD.replace(b"\n", b"\r\n").replace(b"u1,", b'"u1",').rstrip()
     local.store.put(FILE, b"\xef\xbb\xbf" + text)
@@ -196,14 +196,14 @@ def test_what_spreadsheets_write_is_read(local: Local) -> None:
         ),
     ],
 )
-def test_data_that_is_too_thin_to_train_on(local: Local, rows: list[Row], reason: str) -> None:
+def test_too_little_data_to_train_on(local: Local, rows: list[Row], reason: str) -> None:
     group, _ = local.imported(rows)
     failed = local.wait(local.version(local.solution(group)))
     assert failed["status"] == "CREATE FAILED"
     assert failed["failureReason"] == reason
 
 
-def test_what_there_is_after_the_choice_of_events_must_suffice(local: Local) -> None:
+def test_too_few_selected_events_to_train_on(local: Local) -> None:
     group, _ = local.imported(taste_rows())
     solution = local.solution(group, eventType="buy")
     failed = local.wait(local.version(solution))
@@ -315,7 +315,7 @@ def test_items_as_pandas_writes_them(local: Local) -> None:
         (f"{'i' * 257},Drama,x,1,1990,True,1", "ITEM_ID is longer than 256 characters"),
     ],
 )
-def test_what_is_wrong_with_an_item(local: Local, row: str, reason: str) -> None:
+def test_a_bad_item_is_refused_with_its_line(local: Local, row: str, reason: str) -> None:
     job = _items(local, f"i0,War,x,1,1990,True,1\n{row}\n")
     assert job["status"] == "CREATE FAILED"
     assert job["failureReason"].startswith(f"s3://data/items.csv, line 3: {reason}")

@@ -55,7 +55,7 @@ def test_blank_lines_and_empty_files_are_no_requests(local: Local) -> None:
     assert local.store.get("s3://data/out/empty.json.out") == b""
 
 
-def test_a_list_is_as_long_as_was_asked_for_and_no_longer_than_the_catalogue(
+def test_a_list_has_num_results_items_or_the_whole_catalog(
     local: Local,
 ) -> None:
     group, _ = local.imported(taste_rows())
@@ -79,7 +79,7 @@ def test_scores_fall_and_sum_to_one_over_the_catalogue(local: Local) -> None:
         assert sum(scores) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_filter_looks_at_the_latest_100_of_a_user_only(local: Local) -> None:
+def test_the_filter_uses_a_users_latest_100_interactions(local: Local) -> None:
     mine = [("reader", f"b{n:03}", 1_700_000_000 + n) for n in range(150)]
     group, _ = local.imported([*taste_rows(), *mine])
     version = local.active(local.version(local.solution(group)))
@@ -109,7 +109,7 @@ def test_a_group_without_event_types_has_no_filter(local: Local) -> None:
         local.filter(group)
 
 
-def test_a_user_is_offered_what_is_popular_when_nothing_is_known(local: Local) -> None:
+def test_a_user_without_history_gets_popular_items(local: Local) -> None:
     rows = taste_rows()
     group, _ = local.imported([*rows, *((f"u{n % 60}", "hit", n) for n in range(300))])
     version = local.active(local.version(local.solution(group)))
@@ -119,7 +119,7 @@ def test_a_user_is_offered_what_is_popular_when_nothing_is_known(local: Local) -
     assert counts[stranger[1]] == max(counts.values())
 
 
-def test_input_and_output_must_not_be_one_place(local: Local) -> None:
+def test_input_and_output_must_be_different_locations(local: Local) -> None:
     group, _ = local.imported(taste_rows())
     version = local.active(local.version(local.solution(group)))
     with pytest.raises(local.client.exceptions.InvalidInputException, match="must differ"):
@@ -129,7 +129,7 @@ def test_input_and_output_must_not_be_one_place(local: Local) -> None:
     assert local.lines("s3://data/in/users.json.out")  # the input's folder is allowed
 
 
-def test_an_input_that_is_not_there_fails_the_job(local: Local) -> None:
+def test_a_missing_input_fails_the_job(local: Local) -> None:
     group, _ = local.imported(taste_rows())
     version = local.active(local.version(local.solution(group)))
     failed = local.wait(local.batch_job(version, "s3://data/none.json"))

@@ -1,4 +1,4 @@
-"""Which items an itemAttributes expression means."""
+"""The items that an itemAttributes expression matches."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _found(expression: str) -> list[str]:
         ('ITEMS.GENRES = "comedy"', []),  # values are told apart by case
     ],
 )
-def test_the_items_that_fulfil_an_expression(expression: str, items: list[str]) -> None:
+def test_the_items_that_match_an_expression(expression: str, items: list[str]) -> None:
     assert _found(expression) == items
 
 
@@ -96,7 +96,7 @@ def test_the_items_that_fulfil_an_expression(expression: str, items: list[str]) 
         ("ITEMS.NEW = 2", "NEW is of type boolean"),
     ],
 )
-def test_what_cannot_be_asked(expression: str, reason: str) -> None:
+def test_invalid_expressions(expression: str, reason: str) -> None:
     with pytest.raises(ItemAttributesError) as refused:
         _found(expression)
     assert reason in str(refused.value)

@@ -1,4 +1,4 @@
-"""Work in the background: seen on its way, never lost, never done twice at once."""
+"""Background jobs: their status is visible, none is lost, none runs twice at once."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_stopping_a_pending_and_a_running_version(local: Local, gate: Gate) -> N
     assert not list((local.root / "home" / "models").iterdir())
 
 
-def test_a_killed_training_is_done_again_by_who_comes_next(
+def test_a_killed_training_is_run_again_by_the_next_process(
     local: Local,
     hanging: Start,
     monkeypatch: pytest.MonkeyPatch,
@@ -264,9 +264,7 @@ def test_a_killed_batch_inference_leaves_no_half_of_an_output(local: Local, hang
     assert not list((local.root / "home" / "batches").iterdir())
 
 
-def test_work_left_behind_is_taken_up_when_the_next_process_starts(
-    local: Local, hanging: Start
-) -> None:
+def test_unfinished_jobs_resume_when_the_next_process_starts(local: Local, hanging: Start) -> None:
     group, _ = local.imported(taste_rows())
     solution = local.solution(group)
     request = f"client.create_solution_version(solutionArn={solution!r})"
@@ -285,7 +283,7 @@ def test_work_left_behind_is_taken_up_when_the_next_process_starts(
     subprocess.run([sys.executable, "-c", code, str(local.root)], check=True, timeout=60)
 
 
-def test_a_running_job_does_not_keep_the_interpreter_from_ending(local: Local) -> None:
+def test_the_interpreter_ends_during_a_running_job(local: Local) -> None:
     group, _ = local.imported(taste_rows())
     solution = local.solution(group)
     code = textwrap.dedent("""
@@ -310,7 +308,7 @@ def test_a_running_job_does_not_keep_the_interpreter_from_ending(local: Local) -
 
 
 def test_a_training_on_all_cores_is_left_to_the_next_process(local: Local) -> None:
-    """Python closes thread pools before it tells anybody that it ends: that is no failure."""
+    """Python closes thread pools before it signals its end: that is no failure."""
     group, _ = local.imported(taste_rows())
     solution = local.solution(group)
     code = textwrap.dedent("""
@@ -345,26 +343,26 @@ def test_an_owner_is_alive_until_it_is_closed(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_fork_of_an_owner_does_not_keep_its_work(tmp_path: Path) -> None:
+def test_a_fork_of_an_owner_does_not_keep_its_lock(tmp_path: Path) -> None:
     owner = Owner(tmp_path)
-    heard, told = os.pipe()
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(told, b"!")
+        os.write(writer, b"!")
         time.sleep(600)
         os._exit(0)
     try:
-        assert os.read(heard, 1) == b"!"
+        assert os.read(reader, 1) == b"!"
         owner._file.close()  # as the kernel does when the owner is killed
         assert not is_alive(tmp_path, owner.name)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        os.close(heard)
-        os.close(told)
+        os.close(reader)
+        os.close(writer)
 
 
-def test_what_fails_inside_is_a_failed_job_without_a_stack_trace(
+def test_an_internal_error_fails_the_job_without_a_traceback(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group, _ = local.imported(taste_rows())

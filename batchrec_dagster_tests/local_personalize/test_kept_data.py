@@ -1,4 +1,4 @@
-"""What an import keeps in the home, and what follows when it is lost, damaged or of old."""
+"""The files of an import, and jobs on lost, damaged or old ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def imports(local: Local) -> Path:
     return local.root / "home" / "datasets"
 
 
-def test_the_numbers_lie_apart_from_the_ids(local: Local, imports: Path) -> None:
+def test_interactions_are_stored_as_arrays(local: Local, imports: Path) -> None:
     local.imported(taste_rows())
     [folder] = imports.iterdir()
     assert {path.name for path in folder.iterdir()} == {"rows.parquet", "interactions"}
@@ -34,7 +34,7 @@ def test_the_numbers_lie_apart_from_the_ids(local: Local, imports: Path) -> None
 
 @pytest.mark.parametrize("name", ["users.npy", "item_id_bytes.npy", "manifest.json"])
 @pytest.mark.parametrize("lost", [True, False], ids=["lost", "damaged"])
-def test_lost_or_damaged_numbers_fail_the_job(
+def test_lost_or_damaged_arrays_fail_the_job(
     local: Local, imports: Path, name: str, lost: bool
 ) -> None:
     group, dataset = local.imported(taste_rows())
@@ -68,9 +68,7 @@ def test_lost_data_fail_a_batch_job(local: Local, imports: Path) -> None:
     )
 
 
-def test_increments_and_what_an_earlier_version_has_imported_count_too(
-    local: Local, imports: Path
-) -> None:
+def test_increments_and_imports_of_an_earlier_version_are_read(local: Local, imports: Path) -> None:
     group, dataset = local.imported(taste_rows())
     [folder] = imports.iterdir()
     rows = (folder / "rows.parquet").read_bytes()

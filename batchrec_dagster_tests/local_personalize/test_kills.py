@@ -52,10 +52,10 @@ RECIPES = ("aws-user-personalization-v2", "aws-popularity-count", SEGMENTS)
 
 
 class Chain:
-    """The work, on the home and the storage under a folder; `tell` is told each step's name."""
+    """The work on a home and storage in a folder; `notify` gets each step's name."""
 
-    def __init__(self, root: Path, tell: Callable[[str], None] = lambda step: None) -> None:
-        self._tell = tell
+    def __init__(self, root: Path, notify: Callable[[str], None] = lambda step: None) -> None:
+        self._notify = notify
         self._store = ObjectStore(folders={"data": root / "storage"})
         self._service = LocalPersonalize(root / "home", self._store)
         self._client = client_for(self._service)
@@ -125,13 +125,13 @@ class Chain:
     def _ensure(self, create: Callable[..., Any], resource: str, **params: Any) -> str:
         """The ARN of an ACTIVE resource, made if it is not there."""
         arn = ACCOUNT + resource
-        self._tell(resource)
+        self._notify(resource)
         self._create(create, **params)
         return self._active(arn)
 
     def _version(self, solution: str) -> str:
         """The solution's one version; its ARN cannot be foretold."""
-        self._tell(f"training of {solution}")
+        self._notify(f"training of {solution}")
         self._create(self._client.create_solution_version, solutionArn=solution, name="one")
         found = self._client.list_solution_versions(solutionArn=solution)["solutionVersions"]
         return self._active(found[0]["solutionVersionArn"])
@@ -159,19 +159,19 @@ class Chain:
         raise AssertionError(f"{arn} never ends")
 
 
-def _child(root: Path, batches: list[str], told: Connection) -> None:
-    chain = Chain(root, told.send)
+def _child(root: Path, batches: list[str], writer: Connection) -> None:
+    chain = Chain(root, writer.send)
     chain.run(batches)
     chain.close()
 
 
 def _started(root: Path, batches: list[str]) -> tuple[ForkServerProcess, Connection]:
-    """A process that works on the chain, and where it tells the names of its steps."""
-    heard, told = FORKS.Pipe(duplex=False)
-    process = FORKS.Process(target=_child, args=(root, batches, told), daemon=True)
+    """A process that works on the chain, and a connection with the names of its steps."""
+    reader, writer = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_child, args=(root, batches, writer), daemon=True)
     process.start()
-    told.close()
-    return process, heard
+    writer.close()
+    return process, reader
 
 
 def _finished(root: Path, batches: list[str]) -> None:
@@ -196,12 +196,12 @@ def _new_root(folder: Path) -> Path:
 
 @dataclass
 class Left:
-    """What a chain leaves behind: files by name, and what the service tells."""
+    """What a chain leaves behind: files by name, and what the service describes."""
 
     outputs: dict[str, bytes]
     models: list[dict[str, bytes]]
     datasets: list[dict[str, bytes]]
-    told: list[Any]
+    described: list[Any]
 
 
 def _left(root: Path) -> Left:
@@ -209,7 +209,7 @@ def _left(root: Path) -> Left:
     home, store = root / "home", ObjectStore(folders={"data": root / "storage"})
     service = LocalPersonalize(home, store)
     try:
-        told = _told(client_for(service))
+        described = _described(client_for(service))
     finally:
         service.close()
     assert not list((home / "batches").iterdir())
@@ -221,7 +221,7 @@ def _left(root: Path) -> Left:
     outputs = {info.uri: store.get(info.uri) for info in store.list("s3://data/out/")}
     models = [_files(folder) for folder in sorted((home / "models").iterdir())]
     datasets = [_files(folder) for folder in (home / "datasets").iterdir()]
-    return Left(outputs, models, datasets, told)
+    return Left(outputs, models, datasets, described)
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -229,19 +229,19 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def _told(client: PersonalizeClient) -> list[Any]:
-    """All resources, by kind and order of name, as far as two chains are alike; and the metrics."""
-    told: list[Any] = []
+def _described(client: PersonalizeClient) -> list[Any]:
+    """All resources, by kind and order of name, as far as two chains agree; and the metrics."""
+    described: list[Any] = []
     for kind in ("dataset_groups", "schemas", "datasets", "dataset_import_jobs", "filters"):
-        told.append(_names(getattr(client, f"list_{kind}")()))
-    told.append(_names(client.list_batch_inference_jobs()))
-    told.append(_names(client.list_batch_segment_jobs()))
+        described.append(_names(getattr(client, f"list_{kind}")()))
+    described.append(_names(client.list_batch_inference_jobs()))
+    described.append(_names(client.list_batch_segment_jobs()))
     for solution in client.list_solutions()["solutions"]:
         versions = client.list_solution_versions(solutionArn=solution["solutionArn"])
         (version,) = versions["solutionVersions"]
         metrics = client.get_solution_metrics(solutionVersionArn=version["solutionVersionArn"])
-        told.append((solution["name"], version["status"], metrics["metrics"]))
-    return told
+        described.append((solution["name"], version["status"], metrics["metrics"]))
+    return described
 
 
 def _names(answer: Any) -> list[tuple[str, str]]:
@@ -257,11 +257,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """What a chain leaves that nobody disturbs, and how many seconds each of its steps takes."""
     roots = [_new_root(tmp_path_factory.mktemp("undisturbed")) for _ in range(2)]
     for root in roots:  # the first warms the machine up
-        process, heard = _started(root, ["batch"])
+        process, reader = _started(root, ["batch"])
         began: dict[str, float] = {}
         with contextlib.suppress(EOFError):
             while True:
-                began[heard.recv()] = time.monotonic()
+                began[reader.recv()] = time.monotonic()
         ends = [*began.values(), time.monotonic()][1:]
         process.join(120)
         assert process.exitcode == 0
@@ -271,7 +271,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     return left, {step: end - begin for (step, begin), end in pairs}
 
 
-def test_an_undisturbed_chain_leaves_what_it_should(undisturbed: Undisturbed) -> None:
+def test_an_undisturbed_chain_leaves_the_expected_files(undisturbed: Undisturbed) -> None:
     left, _ = undisturbed
     folders = [f"s3://data/out/batch-{recipe}/" for recipe in sorted(RECIPES)]
     files = ("0.json.out", "1.json.out", "_CHECK")
@@ -295,8 +295,8 @@ def test_killed_at_any_moment_every_job_ends_right(
     expected, seconds = undisturbed
     for number, (step, moment) in enumerate(_moments(seconds)):
         root = _new_root(tmp_path / str(number))
-        process, heard = _started(root, ["batch"])
-        while heard.recv() != step:
+        process, reader = _started(root, ["batch"])
+        while reader.recv() != step:
             pass
         time.sleep(moment)
         process.kill()
@@ -334,18 +334,18 @@ def test_eight_processes_do_the_same_and_other_work_on_one_home(
     }
     assert left.outputs == expected.outputs | own
     who = ["batch", *(f"own{n}" for n in range(PROCESSES))]
-    assert left.told == [_of_each(who, told) for told in expected.told]
+    assert left.described == [_of_each(who, described) for described in expected.described]
 
 
-def _of_each(who: list[str], told: Any) -> Any:
-    """What is told of batches, if it is, with those of everybody; else as it is."""
-    if "('batch-" not in str(told):
-        return told
-    names = [(name.removeprefix("batch"), status) for name, status in told]
+def _of_each(who: list[str], described: Any) -> Any:
+    """The description of batches, if it is, with those of everybody; else as it is."""
+    if "('batch-" not in str(described):
+        return described
+    names = [(name.removeprefix("batch"), status) for name, status in described]
     return sorted((one + name, status) for one in who for name, status in names)
 
 
-def test_what_the_killed_have_left_goes_when_the_home_is_opened_again(local: Local) -> None:
+def test_leftovers_of_killed_processes_are_removed(local: Local) -> None:
     """The moments are short in which a kill leaves files that no later attempt would remove."""
     _, dataset = local.imported(taste_rows())
     home = local.root / "home"

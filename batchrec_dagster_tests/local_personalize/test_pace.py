@@ -1,4 +1,4 @@
-"""Work that takes its time, as on AWS, for those who rehearse waiting."""
+"""Jobs that take as long as on AWS, to rehearse waiting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchrec_dagster.local_personalize.jobs.worker import Pace
 from batchrec_dagster_tests.local_personalize.support import Local, describe, taste_rows
 
 
-def test_by_default_nothing_is_stretched() -> None:
+def test_by_default_jobs_are_not_delayed() -> None:
     for lane in Lane:
         assert Pace().pending_seconds(lane) == Pace().in_progress_seconds(lane) == 0
 
@@ -28,7 +28,7 @@ def test_at_the_pace_of_aws_work_takes_minutes(lane: Lane, minutes: int) -> None
     assert pace.pending_seconds(lane) + pace.in_progress_seconds(lane) == 60 * minutes
 
 
-def test_a_stretched_group_is_seen_pending_and_in_progress(tmp_path: Path) -> None:
+def test_a_delayed_group_is_pending_then_in_progress(tmp_path: Path) -> None:
     local = Local(tmp_path)
     pace = Pace(0.01)
     client = embedded_client(tmp_path / "paced", local.store, pace=pace)
@@ -45,7 +45,7 @@ def test_a_stretched_group_is_seen_pending_and_in_progress(tmp_path: Path) -> No
     assert active - created >= 60 * 0.01
 
 
-def test_a_stretched_training_can_be_stopped(tmp_path: Path) -> None:
+def test_a_delayed_training_can_be_stopped(tmp_path: Path) -> None:
     local = Local(tmp_path)
     group, _ = local.imported(taste_rows())
     solution = local.solution(group)

@@ -1,21 +1,21 @@
-"""What the log says of a long job on its way."""
+"""The progress log of a long job."""
 
 from __future__ import annotations
 
 from batchrec_dagster.storage.progress import EVERY_SECONDS, Progress
 
 
-def test_the_rate_and_the_time_left_are_told_now_and_then() -> None:
-    told: list[str] = []
+def test_the_rate_and_the_time_left_are_logged_at_intervals() -> None:
+    messages: list[str] = []
     now = [0.0]
-    progress = Progress("lines", 3_000_000, told.append, clock=lambda: now[0])
+    progress = Progress("lines", 3_000_000, messages.append, clock=lambda: now[0])
     for seconds in (1.0, EVERY_SECONDS, EVERY_SECONDS + 1, 2 * EVERY_SECONDS):
         now[0] = seconds
         progress.add(250_000)
     now[0] = 25.0
     progress.add(2_000_000)
     progress.end()
-    assert told == [
+    assert messages == [
         "500,000 of 3,000,000 lines, 50,000 a second, about 50 s left",
         "1,000,000 of 3,000,000 lines, 50,000 a second, about 40 s left",
         "3,000,000 lines in 25.0 s, 120,000 a second",

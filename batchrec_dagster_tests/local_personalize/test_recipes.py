@@ -1,4 +1,4 @@
-"""The recipes: which there are, which operation each is fit for, which are refused and why."""
+"""The recipes: which are supported, and why others are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCH_CAPABLE = {
 }
 
 
-def test_all_recipes_that_can_do_batch_are_listed_and_described(local: Local) -> None:
+def test_all_recipes_with_batch_jobs_are_listed_and_described(local: Local) -> None:
     listed = local.client.list_recipes()["recipes"]
     assert {recipe["name"] for recipe in listed} == set(BATCH_CAPABLE)
     for summary in listed:
@@ -42,9 +42,7 @@ def test_all_recipes_that_can_do_batch_are_listed_and_described(local: Local) ->
 
 
 @pytest.mark.parametrize("recipe", ["aws-trending-now", "aws-next-best-action"])
-def test_what_works_in_real_time_only_is_refused_before_it_is_trained(
-    local: Local, recipe: str
-) -> None:
+def test_real_time_recipes_are_refused(local: Local, recipe: str) -> None:
     group = local.group()
     invalid = local.client.exceptions.InvalidInputException
     for refused in (
@@ -56,27 +54,27 @@ def test_what_works_in_real_time_only_is_refused_before_it_is_trained(
 
 
 @pytest.mark.parametrize("recipe", ["aws-hrnn", "aws-ecomm-popular-items-by-views", "aws-magic"])
-def test_other_recipes_are_not_known(local: Local, recipe: str) -> None:
+def test_unknown_recipes_are_refused(local: Local, recipe: str) -> None:
     with pytest.raises(local.client.exceptions.ResourceNotFoundException, match="does not exist"):
         local.solution(local.group(), recipe)
 
 
 @pytest.mark.parametrize("recipe", BATCH_CAPABLE)
-def test_a_solution_can_be_made_of_each(local: Local, recipe: str) -> None:
+def test_a_solution_can_be_created_with_each_recipe(local: Local, recipe: str) -> None:
     solution = local.solution(local.group(), recipe)
     assert local.describe(solution)["recipeArn"] == RECIPE + recipe
     assert local.describe(solution)["performAutoML"] is False
 
 
-def test_automatic_training_is_accepted_and_said_not_to_happen(
+def test_automatic_training_is_accepted_with_a_warning(
     local: Local, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("WARNING"):
         solution = local.solution(local.group(), performAutoTraining=True)
     assert local.describe(solution)["performAutoTraining"] is True
-    told = [record for record in caplog.records if "performAutoTraining" in record.message]
-    assert len(told) == 1
-    assert "trains only on CreateSolutionVersion" in told[0].message
+    messages = [record for record in caplog.records if "performAutoTraining" in record.message]
+    assert len(messages) == 1
+    assert "trains only on CreateSolutionVersion" in messages[0].message
 
 
 def test_automl_is_refused(local: Local) -> None:

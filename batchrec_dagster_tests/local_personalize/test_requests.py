@@ -135,7 +135,7 @@ def test_a_body_that_is_no_json_object(service: LocalPersonalize, body: bytes) -
     assert (status, refusal["__type"]) == (400, "SerializationException")
 
 
-def test_what_the_model_does_not_know_is_left_aside(service: LocalPersonalize) -> None:
+def test_unknown_members_are_ignored(service: LocalPersonalize) -> None:
     status, made = _raw(service, "CreateDatasetGroup", {"name": "films", "colour": "red"})
     assert (status, made) == (200, {"datasetGroupArn": GROUP})
 
@@ -149,7 +149,7 @@ def test_what_the_model_does_not_know_is_left_aside(service: LocalPersonalize) -
         ("AmazonPersonalize.CreateCampaign", "InvalidInputException"),
     ],
 )
-def test_an_operation_that_is_not_there(service: LocalPersonalize, target: str, code: str) -> None:
+def test_unknown_operations(service: LocalPersonalize, target: str, code: str) -> None:
     status, text = answer(service.call, target, b"{}")
     assert status == 400
     assert json.loads(text)["__type"] == code
@@ -175,7 +175,7 @@ def test_an_unsupported_operation_is_a_clear_refusal_to_boto3(local: Local) -> N
         local.client.create_campaign(name="films", solutionVersionArn=GROUP)
 
 
-def test_an_error_inside_tells_nothing_of_it(
+def test_an_internal_error_is_not_exposed(
     local: Local, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(call: object) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def test_an_error_inside_tells_nothing_of_it(
     assert local.client.list_recipes()["recipes"]
 
 
-def test_a_name_is_taken_once(local: Local) -> None:
+def test_names_are_unique(local: Local) -> None:
     local.imported(taste_rows())
     dataset = f"{GROUP.replace('dataset-group', 'dataset')}/INTERACTIONS"
     solution = local.solution(GROUP)
@@ -301,12 +301,12 @@ def test_lists_come_in_pages(local: Local) -> None:
 
 
 @pytest.mark.parametrize("token", ["x", "WzFd", "e30=", "bnVsbA=="])
-def test_a_token_that_was_not_given(local: Local, token: str) -> None:
+def test_an_invalid_token(local: Local, token: str) -> None:
     with pytest.raises(local.client.exceptions.InvalidNextTokenException):
         local.client.list_schemas(nextToken=token)
 
 
-def test_a_token_is_good_for_its_own_list_only(local: Local) -> None:
+def test_a_token_is_valid_only_for_its_list(local: Local) -> None:
     for name in ("one", "two"):
         local.group(name)
     token = local.client.list_dataset_groups(maxResults=1)["nextToken"]
@@ -360,7 +360,7 @@ def test_tags(local: Local) -> None:
     assert client.list_tags_for_resource(resourceArn=arn)["tags"] == []  # they went with it
 
 
-def test_what_depends_on_a_resource_is_deleted_first(local: Local) -> None:
+def test_a_resource_in_use_cannot_be_deleted(local: Local) -> None:
     client = local.client
     in_use = client.exceptions.ResourceInUseException
     group, dataset = local.imported(taste_rows())
@@ -388,7 +388,9 @@ def test_what_depends_on_a_resource_is_deleted_first(local: Local) -> None:
     local.gone(schema)
 
 
-def test_what_is_not_ready_cannot_be_used(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resource_that_is_not_active_cannot_be_used(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_use = local.client.exceptions.ResourceInUseException
     schema = local.client.create_schema(name="films", schema=interactions_schema(event_type=False))[
         "schemaArn"
@@ -409,7 +411,7 @@ def test_what_is_not_ready_cannot_be_used(local: Local, monkeypatch: pytest.Monk
     local.solution(group)
 
 
-def test_hyperparameters_are_checked_when_the_solution_is_made(local: Local) -> None:
+def test_hyperparameters_are_checked_on_create_solution(local: Local) -> None:
     group = local.group()
     invalid = local.client.exceptions.InvalidInputException
     for parameters, reason in (

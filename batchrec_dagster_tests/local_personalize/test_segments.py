@@ -146,7 +146,7 @@ def test_a_solution_for_attributes_needs_items(local: Local) -> None:
         local.version(solution)
 
 
-def test_a_segment_holds_as_many_as_asked_for_and_there_are(local: Local) -> None:
+def test_a_segment_has_num_results_users_or_all(local: Local) -> None:
     group, _ = local.imported(taste_rows())
     version = _trained(local, group)
     invalid = local.client.exceptions.InvalidInputException
@@ -170,7 +170,7 @@ def test_a_recipe_is_for_one_kind_of_job(local: Local) -> None:
         _job(local, items)
 
 
-def test_what_a_job_is_described_and_listed_by(local: Local) -> None:
+def test_a_job_is_described_and_listed(local: Local) -> None:
     group, _ = local.imported(taste_rows())
     _metadata(
         local,
@@ -297,7 +297,7 @@ def test_segments_are_made_of_full_imports_only(local: Local) -> None:
     assert "fresh" not in _users(answer)
 
 
-def test_data_that_was_only_added_makes_no_segments(local: Local) -> None:
+def test_incremental_imports_alone_make_no_segments(local: Local) -> None:
     group = local.group()
     dataset = local.dataset(group)
     local.store.put("s3://data/interactions.csv", csv_bytes(taste_rows()))
@@ -340,7 +340,7 @@ def test_an_empty_file_has_an_empty_answer(local: Local) -> None:
     assert local.store.get("s3://data/segment/out/queries.json.out") == b""
 
 
-def test_a_long_job_says_how_far_it_is(
+def test_a_long_job_logs_its_progress(
     local: Local, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
@@ -349,7 +349,9 @@ def test_a_long_job_says_how_far_it_is(
     version = _trained(local, group)
     with caplog.at_level("INFO"):
         _segments(local, version, [{"itemId": "i0"}, {"itemId": "i1"}])
-    told = [line.partition("segment: ")[2] for line in caplog.messages if "users scored" in line]
-    assert [line.partition(",")[0] for line in told] == [
+    messages = [
+        line.partition("segment: ")[2] for line in caplog.messages if "users scored" in line
+    ]
+    assert [line.partition(",")[0] for line in messages] == [
         f"{done} of 60 users scored for 2 segments" for done in (25, 50, 60)
     ]

@@ -165,7 +165,7 @@ def test_refusals_are_personalizes_exceptions(server: Server) -> None:
         client.create_event_tracker(name="x", datasetGroupArn=RECIPE + "x")
 
 
-def test_health_and_what_is_no_request(server: Server) -> None:
+def test_health_and_invalid_requests(server: Server) -> None:
     assert server.request("GET", "/health") == (200, b'{"status":"ok"}')
     assert server.request("GET", "/")[0] == 405
     assert server.request("POST", "/other")[0] == 404
@@ -187,7 +187,7 @@ def test_too_large_a_request_is_refused(server: Server) -> None:
     assert (status, json.loads(body)["__type"]) == (413, "RequestEntityTooLargeException")
 
 
-def test_it_stops_gracefully_and_keeps_what_it_has(tmp_path: Path) -> None:
+def test_it_stops_gracefully_and_keeps_its_resources(tmp_path: Path) -> None:
     with _started(tmp_path) as first:
         first.client().create_schema(name="kept", schema=interactions_schema(event_type=False))
         first.process.send_signal(signal.SIGTERM)
@@ -197,7 +197,7 @@ def test_it_stops_gracefully_and_keeps_what_it_has(tmp_path: Path) -> None:
         assert [s["name"] for s in second.client().list_schemas()["schemas"]] == ["kept"]
 
 
-def test_with_a_key_only_its_signatures_are_taken(tmp_path: Path) -> None:
+def test_with_a_key_only_its_signatures_are_accepted(tmp_path: Path) -> None:
     environment = {
         "BATCHREC_LOCAL_PERSONALIZE_ACCESS_KEY_ID": KEY_ID,
         "BATCHREC_LOCAL_PERSONALIZE_SECRET_ACCESS_KEY": SECRET,
@@ -220,7 +220,7 @@ def test_with_a_key_only_its_signatures_are_taken(tmp_path: Path) -> None:
     assert SECRET not in (tmp_path / "log").read_text()
 
 
-def test_a_request_that_does_not_come_is_given_up(tmp_path: Path) -> None:
+def test_a_slow_request_times_out(tmp_path: Path) -> None:
     service = LocalPersonalize(tmp_path, ObjectStore())
     app = application(service, request_seconds=0.05)
     sent: list[dict[str, Any]] = []
@@ -256,11 +256,11 @@ def test_a_request_that_does_not_come_is_given_up(tmp_path: Path) -> None:
         ("example.com", False),
     ],
 )
-def test_what_only_this_machine_reaches(host: str, only_here: bool) -> None:
+def test_loopback_addresses(host: str, only_here: bool) -> None:
     assert is_loopback(host) is only_here
 
 
-def test_a_wide_address_is_warned_of(tmp_path: Path) -> None:
+def test_a_public_address_is_logged_as_a_warning(tmp_path: Path) -> None:
     port = _free_port()
     command = [sys.executable, "-m", "batchrec_dagster.local_personalize", "--host", "0.0.0.0"]
     process = subprocess.Popen(

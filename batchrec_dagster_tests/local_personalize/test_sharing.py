@@ -120,7 +120,7 @@ def test_nothing_fails_when_many_processes_ask_at_once(local: Local) -> None:
     assert subprocess.check_output(command, text=True) == "('ok',)\n"
 
 
-def test_a_process_that_ends_takes_nothing_from_those_that_stay(local: Local) -> None:
+def test_an_ending_process_does_not_disturb_the_others(local: Local) -> None:
     code = textwrap.dedent("""
         import pathlib, sys
         from batchrec_dagster.local_personalize.api.client import embedded_client
@@ -141,7 +141,7 @@ def test_a_process_that_ends_takes_nothing_from_those_that_stay(local: Local) ->
             local.gone(arn)
 
 
-def test_jobs_of_one_name_in_two_regions_leave_each_other_alone(local: Local) -> None:
+def test_jobs_of_the_same_name_in_two_regions_are_independent(local: Local) -> None:
     here = Local(local.root)
     there = Local(local.root)
     there.client = local.another_client(region="eu-west-1")

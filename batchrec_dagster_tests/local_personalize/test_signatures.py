@@ -35,7 +35,7 @@ def _signed(body: bytes, *, secret: str = KEY.secret, token: str | None = None) 
 
 
 @given(st.binary(max_size=2000), st.sampled_from([None, "a token"]))
-def test_what_botocore_signs_is_taken(body: bytes, token: str | None) -> None:
+def test_botocores_signatures_are_accepted(body: bytes, token: str | None) -> None:
     check_signature(KEY, _signed(body, token=token), body)
 
 

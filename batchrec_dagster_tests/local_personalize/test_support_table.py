@@ -1,4 +1,4 @@
-"""The tables of what is supported: they stand in the documentation, and the service keeps them."""
+"""The tables of what is supported: the documentation has them, and the service obeys them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_documentation_has_the_tables_that_the_code_makes() -> None:
     assert shown == printed, "put what `batchrec local-personalize --support` prints into the page"
 
 
-def test_every_operation_and_recipe_is_told_of_once() -> None:
+def test_every_operation_and_recipe_is_listed_once() -> None:
     operations = {row.name: row for row in supported.operations()}
     assert len(operations) == 71
     assert set(operations) == set(service_model().operation_names)
@@ -55,7 +55,7 @@ def test_every_operation_and_recipe_is_told_of_once() -> None:
 
 
 @pytest.mark.parametrize("name", [row.name for row in supported.recipes() if "…" not in row.name])
-def test_the_service_takes_the_recipes_that_are_supported(local: Local, name: str) -> None:
+def test_the_service_accepts_exactly_the_supported_recipes(local: Local, name: str) -> None:
     (row,) = (row for row in supported.recipes() if row.name == name)
     group = local.group()
     refused = _refusal(
@@ -259,7 +259,7 @@ ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
 }
 
 
-def test_every_rule_is_asked_for() -> None:
+def test_every_rule_has_a_test() -> None:
     assert set(ASKED) == {row.name for row in supported.RULES}
 
 

@@ -23,15 +23,15 @@ PERSONALIZATION = "aws-user-personalization"
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What each training was told."""
-    told: list[dict[str, Any]] = []
+    """The arguments of each training."""
+    calls: list[dict[str, Any]] = []
 
     def train(recipe: str, *args: Any, log: Callable[[str], None], **options: Any) -> Trained:
-        told.append({"recipe": recipe, **options})
+        calls.append({"recipe": recipe, **options})
         return recipes.train(recipe, *args, log=log, **options)
 
     monkeypatch.setattr(solution_versions, "train", train)
-    return told
+    return calls
 
 
 def _model(local: Local, version: str) -> Path:
@@ -70,7 +70,7 @@ def test_an_update_starts_from_the_latest_version(
     )
 
 
-def test_what_cannot_be_updated(local: Local) -> None:
+def test_recipes_and_modes_that_cannot_update(local: Local) -> None:
     group, _ = local.imported(taste_rows())
     invalid = local.client.exceptions.InvalidInputException
     solution = local.solution(group, PERSONALIZATION)
@@ -84,7 +84,7 @@ def test_what_cannot_be_updated(local: Local) -> None:
         local.version(solution, trainingMode="AUTOTRAIN")
 
 
-def test_an_update_of_a_damaged_model_says_so(local: Local) -> None:
+def test_an_update_of_a_damaged_model_fails(local: Local) -> None:
     group, _ = local.imported(taste_rows())
     solution = local.solution(group, PERSONALIZATION)
     version = local.active(local.version(solution))
@@ -162,9 +162,7 @@ def _integer(**members: Any) -> dict[str, Any]:
         ({"hpoResourceConfig": {"maxParallelTrainingJobs": "0"}}, "from 1 to 10, not '0'"),
     ],
 )
-def test_a_search_that_cannot_be_made_is_refused(
-    local: Local, hpo: dict[str, Any], reason: str
-) -> None:
+def test_an_invalid_search_is_refused(local: Local, hpo: dict[str, Any], reason: str) -> None:
     group = local.group()
     invalid = local.client.exceptions.InvalidInputException
     with pytest.raises(invalid, match=reason):
@@ -213,7 +211,7 @@ def test_an_events_config_chooses_what_is_trained_on(
     assert {item.split("-")[0] for item in items} == {"buy", "rate"}
 
 
-def test_what_a_solution_cannot_ask_for(local: Local) -> None:
+def test_invalid_solution_options(local: Local) -> None:
     group = local.group()
     events = {"eventsConfig": {"eventParametersList": [{"eventType": "buy", "weight": 0.5}]}}
     none = {"eventsConfig": {"eventParametersList": [{"eventType": "buy", "weight": 0.0}]}}
