@@ -86,15 +86,16 @@ def test_from_a_file_to_lists_in_the_commands_that_it_names(
     write_ratings(here.root / "data" / "ratings.csv")
     code, said = new("shop", "--ratings", "data/ratings.csv")
     assert code == 0, said
-    assert "users    60 in column userId" in said
-    assert "ratings  1,598 are 3.5 or more in column rating" in said
+    assert "1,598 count, of 60 users and " in said
+    assert "user: userId" in said
+    assert "min_rating: 3.5" in said
     assert "Warning" not in said
     module = here.package.name
     assert f"dagster definitions validate -m {module}.definitions\n" in said
     assert re.search(f"dagster job execute -m {module}.definitions -j shop_refresh\n", said)
     assert said.endswith("batchrec show --pipeline shop\n")
     written_file = (here.package / "defs" / "shop" / "defs.yaml").read_text()
-    assert "rows, of which\n# 1,598 count, of 60 users and " in written_file
+    assert "rows, csv, of which\n# 1,598 count, of 60 users and " in written_file
     attributes = declared(here)
     assert attributes["ratings"]["source"] == "data/ratings.csv"
     assert attributes["interactions"]["min_rating"] == 3.5
@@ -177,7 +178,7 @@ def test_a_comma_for_a_point_is_seen(here: Project) -> None:
     )
     code, said = new("shop", "--ratings", "a.csv")
     assert code == 0, said
-    assert f"ratings  {len(ROWS) - len(ROWS[2::3]):,} are 3.5 or more in column rating" in said
+    assert f"{len(ROWS) - len(ROWS[2::3]):,} count, of 60 users" in said
     assert "cannot read" not in said
     assert declared(here)["ratings"]["decimal"] == ","
 
@@ -258,7 +259,7 @@ def test_events_get_their_kinds(here: Project) -> None:
     assert columns["event_type"] == "event"
     assert columns["timestamp"] == "at"
     buys = len(ROWS[::4])
-    assert f"events   view {len(ROWS) - buys:,}, buy {buys:,} in column event" in said
+    assert f"# Events: view ({len(ROWS) - buys:,}), buy ({buys:,})" in said
     text = (here.package / "defs" / "shop" / "defs.yaml").read_text()
     assert "# filter: event <> 'view'" in text
 
@@ -320,7 +321,7 @@ def test_columns_of_the_items_can_be_told_as_those_of_the_ratings(here: Project)
     # Without a header.
     (here.root / "products.csv").write_text("\n".join(line.replace("#", ";") for line in lines))
     places = ("--items-id", "2", "--items-title", "3", "--items-category")
-    assert "write --items-category NAME=1" in new("club", *ask, *places, "1")[1]
+    assert "needs a name: --items-category NAME=1" in new("club", *ask, *places, "1")[1]
     code, said = new("club", *ask, *places, "KIND=1")
     assert code == 0, said
     items = declared(here, "club")["items"]

@@ -9,59 +9,21 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchrec_dagster.cli.completion import files as complete_files
-from batchrec_dagster.cli.project import (
-    Project,
-    declared_pipelines,
-    find_project,
-    storage,
-)
+from batchrec_dagster.cli.project import Project, declared_pipelines, find_project, storage
 
 if TYPE_CHECKING:
     from batchrec_dagster.cli.recognise import Recognised
-    from batchrec_dagster.storage.resource import StorageResource
+    from batchrec_dagster.preparation.layout import Column
 
 # A folder of many files is judged by the first ones.
 MOST_FILES = 20
-ROLES = ("user", "item", "timestamp", "rating", "event_type")
-
-
-class ColumnType(click.ParamType[str | int]):
-    """A column by its name, or by its position from 1."""
-
-    name = "column"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | int:
-        return int(value) if value.isascii() and value.isdecimal() else str(value)
-
-
-class FieldType(click.ParamType[tuple[str, str | int]]):
-    """[NAME=]COLUMN: a column and the name of its field in Personalize."""
-
-    name = "field"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str | int]:
-        from batchrec_dagster.personalize.datasets import field_name
-
-        name, equals, rest = value.partition("=")
-        column = ColumnType().convert(rest if equals else value, param, ctx)
-        if not equals and isinstance(column, int):
-            option = param.opts[0] if param else ""
-            self.fail(f"a column by position needs a name: write {option} NAME={value}", param, ctx)
-        return name if equals else field_name(str(column)), column
-
-
-COLUMN, FIELD = ColumnType(), FieldType()
 
 
 @click.command(short_help="Declare a pipeline for your own ratings.")
@@ -79,32 +41,24 @@ COLUMN, FIELD = ColumnType(), FieldType()
     shell_complete=complete_files,
     help="Titles, categories and numbers of the items.",
 )
-@click.option("--user", type=COLUMN, metavar="COL", help="Column with the user's id.")
-@click.option("--item", type=COLUMN, metavar="COL", help="Column with the item's id.")
-@click.option("--time", "timestamp", type=COLUMN, metavar="COL", help="Column with the time.")
-@click.option("--rating", type=COLUMN, metavar="COL", help="Column with the rating, if any.")
-@click.option(
-    "--event-type", type=COLUMN, metavar="COL", help="Column with the event type, if any."
-)
+@click.option("--user", metavar="COL", help="Column with the user's id.")
+@click.option("--item", metavar="COL", help="Column with the item's id.")
+@click.option("--time", "timestamp", metavar="COL", help="Column with the time.")
+@click.option("--rating", metavar="COL", help="Column with the rating, if any.")
+@click.option("--event-type", metavar="COL", help="Column with the event type, if any.")
 @click.option("--delimiter", metavar="CHAR", help="Delimiter of the CSV file.")
 @click.option("--time-format", metavar="FORMAT", help="Format of the times, as for strptime.")
-@click.option(
-    "--items-id", "items_item", type=COLUMN, metavar="COL", help="Items: column of the id."
-)
-@click.option("--items-title", type=COLUMN, metavar="COL", help="Items: column of the title.")
-@click.option(
-    "--items-created", type=COLUMN, metavar="COL", help="Items: column of the release time."
-)
+@click.option("--items-id", "items_item", metavar="COL", help="Items: column of the id.")
+@click.option("--items-title", metavar="COL", help="Items: column of the title.")
+@click.option("--items-created", metavar="COL", help="Items: column of the release time.")
 @click.option(
     "--items-category",
-    type=FIELD,
     metavar="[NAME=]COL",
     multiple=True,
     help="Items: column of text for Personalize, and the field's name there; repeatable.",
 )
 @click.option(
     "--items-number",
-    type=FIELD,
     metavar="[NAME=]COL",
     multiple=True,
     help="Items: column of numbers for Personalize; repeatable.",
@@ -113,7 +67,7 @@ COLUMN, FIELD = ColumnType(), FieldType()
 def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     """Declare the pipeline NAME for a file of ratings.
 
-    Recognises format, columns and times by themselves; the options override it. Give columns by
+    Recognises format, columns and times; the options override what it recognises. Give columns by
     name, or by position, from 1, if the file has no header. Writes defs/NAME/defs.yaml, with
     comments, into the project around this folder, once it loads. Never overwrites a file.
 
@@ -126,12 +80,13 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
       batchrec new shop --ratings 's3://shop/orders/*.parquet' --time ordered_at
       batchrec new films --ratings ratings.dat --user 1 --item 2 --rating 3 --time 4
     """
-    columns = _given({role: options[role] for role in ROLES})
-    item_columns = _given(
+    roles = ("user", "item", "timestamp", "rating", "event_type")
+    columns = _columns({role: options[role] for role in roles})
+    item_columns = _columns(
         {
             **{role: options[f"items_{role}"] for role in ("item", "title", "created")},
-            **{f"categories.{field}": column for field, column in options["items_category"]},
-            **{f"numbers.{field}": column for field, column in options["items_number"]},
+            **dict(_fields("categories", "--items-category", options["items_category"])),
+            **dict(_fields("numbers", "--items-number", options["items_number"])),
         }
     )
     if items is None and (item_columns or options["items_delimiter"]):
@@ -141,31 +96,53 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
 
     from batchrec_dagster.cli.sample import UnknownColumnsError
     from batchrec_dagster.pipeline.loading import DeclarationError
+    from batchrec_dagster.pipeline.scaffolding import block
     from batchrec_dagster.preparation.layout import PreparationError
     from batchrec_dagster.preparation.sources.source import SourceError
     from batchrec_dagster.reporting.terminal import plain
     from batchrec_dagster.storage.object_store import StorageError
 
-    sources = [_source(ratings, project), _source(items, project) if items else None]
     try:
-        found, more = _recognised(sources, project, columns, item_columns, options)
+        found = [_ratings(_source(ratings, project), project, columns, options)]
+        if items is not None:
+            delimiter = options["items_delimiter"]
+            source = _source(items, project)
+            found.append(_items(source, project, item_columns, delimiter, found[0]))
         written = _write(project, name, _text(project.defs / name, name, *found))
     except UnknownColumnsError as error:
         raise click.UsageError(plain(str(error))) from error
     except (PreparationError, SourceError, StorageError, DeclarationError) as error:
         raise click.ClickException(plain(str(error))) from error
-    _report(found, more)
-    click.echo(f"\nWrote {_near(written)}; it loads. Next:")
-    for command in _next(name, project):
-        click.echo(f"  {command}")
+    for each in found:
+        settings = {key: value for key, value in each.settings.items() if key != "source"}
+        lines = [*each.summary, *block(settings, "  "), *(f"  {rule}" for rule in each.rules)]
+        click.echo("\n".join(map(plain, lines)))
+    for warning in [warning for each in found for warning in each.warnings]:
+        click.echo(f"Warning: {plain(warning)}", err=True)
+    click.echo("\n  ".join([f"\nWrote {_near(written)}; it loads. Next:", *_next(name, project)]))
 
 
-def _given(columns: Mapping[str, str | int | None]) -> dict[str, str | int]:
-    """The columns that are given. Raises click.UsageError for a mix of names and positions."""
-    given = {role: column for role, column in columns.items() if column is not None}
-    if len({type(column) for column in given.values()}) > 1:
+def _columns(given: Mapping[str, str | None]) -> dict[str, Column]:
+    """The given columns, by name or position. Raises click.UsageError for a mix of both."""
+    columns: dict[str, Column] = {
+        role: int(text) if text.isascii() and text.isdecimal() else text
+        for role, text in given.items()
+        if text is not None
+    }
+    if len({type(column) for column in columns.values()}) > 1:
         raise click.UsageError("give the columns all by name, or all by position")
-    return given
+    return columns
+
+
+def _fields(setting: str, option: str, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The setting of each [NAME=]COL, such as categories.GENRES, and the column."""
+    from batchrec_dagster.personalize.datasets import field_name
+
+    for text in texts:
+        name, equals, column = text.partition("=")
+        if not equals and text.isdecimal():
+            raise click.UsageError(f"a column by position needs a name: {option} NAME={text}")
+        yield (f"{setting}.{name}", column) if equals else (f"{setting}.{field_name(text)}", text)
 
 
 def _check_name(name: str, project: Project) -> None:
@@ -200,48 +177,41 @@ def _source(source: str, project: Project) -> str:
     return f"{path.as_posix()}{folder}{inside}{member}"
 
 
-def _recognised(
-    sources: list[str | None],
-    project: Project,
-    columns: Mapping[str, str | int],
-    item_columns: Mapping[str, str | int],
-    options: Mapping[str, Any],
-) -> tuple[list[Recognised], int]:
-    """What the files of ratings, and of items if any, are; how many files were not looked at."""
-    from batchrec_dagster.cli.recognise import recognise_items, recognise_ratings
+def _ratings(
+    source: str, project: Project, columns: Mapping[str, Column], options: Mapping[str, Any]
+) -> Recognised:
+    from batchrec_dagster.cli.recognise import recognise_ratings
     from batchrec_dagster.preparation.sources.parsing import parse_source
     from batchrec_dagster.steps.raw_files import open_source
 
-    deployed: StorageResource = storage()
-    ratings, items = sources
-    with open_source(parse_source(str(ratings)), deployed, project.root) as files:
+    with open_source(parse_source(source), storage(), project.root) as files:
         found = recognise_ratings(
-            str(ratings),
-            files[:MOST_FILES],
-            columns,
-            delimiter=options["delimiter"],
-            time_format=options["time_format"],
+            source, files[:MOST_FILES], columns, options["delimiter"], options["time_format"]
         )
-        more = len(files) - MOST_FILES
-    if items is None:
-        return [found], more
-    declared = found.settings.get("columns", {})
-    ids = [str(declared["item"])] if isinstance(declared, dict) and declared else []
-    with open_source(parse_source(items), deployed, project.root) as files:
-        of_items = recognise_items(
-            items,
-            files[0],
-            item_columns,
-            delimiter=options["items_delimiter"],
-            ids=ids,
-            rated=found.items,
-        )
-    return [found, of_items], more
+    if (more := len(files) - MOST_FILES) > 0:
+        found.warnings.append(f"{more:,} more files were not looked at")
+    return found
+
+
+def _items(
+    source: str,
+    project: Project,
+    columns: Mapping[str, Column],
+    delimiter: str | None,
+    ratings: Recognised,
+) -> Recognised:
+    from batchrec_dagster.cli.recognise import recognise_items
+    from batchrec_dagster.preparation.sources.parsing import parse_source
+    from batchrec_dagster.steps.raw_files import open_source
+
+    with open_source(parse_source(source), storage(), project.root) as files:
+        return recognise_items(source, files[0], columns, delimiter, ratings)
 
 
 def _text(folder: Path, name: str, ratings: Recognised, items: Recognised | None = None) -> str:
     """The text of the defs.yaml for what was recognised."""
     from batchrec_dagster.pipeline.scaffolding import block, declaration
+    from batchrec_dagster.reporting.terminal import plain
 
     more = [
         "  interactions:                 # which rows count",
@@ -254,8 +224,9 @@ def _text(folder: Path, name: str, ratings: Recognised, items: Recognised | None
         more += ["  items:                        # titles for people, metadata for Personalize"]
         more += [*block(items.settings), ""]
     bad_rows = "    on_bad_rows: fail           # or skip: leave out and count unreadable rows"
+    notes = ["Written by batchrec new, from", *map(plain, ratings.summary)]
     return declaration(
-        folder, name, [*block(ratings.settings), bad_rows], ratings.notes, "\n" + "\n".join(more)
+        folder, name, [*block(ratings.settings), bad_rows], notes, "\n" + "\n".join(more)
     )
 
 
@@ -295,23 +266,6 @@ def _write(project: Project, name: str, text: str) -> Path:
         except OSError as error:
             raise click.ClickException(f"cannot write {target}: {error.strerror}") from error
     return target / "defs.yaml"
-
-
-def _report(found: list[Recognised], more: int) -> None:
-    """Print what was recognised."""
-    from batchrec_dagster.preparation.sources.source import hide_query
-    from batchrec_dagster.reporting.terminal import plain
-
-    for each in found:
-        source = hide_query(str(each.settings["source"]))
-        click.echo(plain(f"{source}: {each.rows:,} rows, {each.format}"))
-        for line in each.summary:
-            click.echo(f"  {plain(line)}")
-    if more > 0:
-        click.echo(f"  looked at the first {MOST_FILES} files only, not at {more:,} more")
-    for each in found:
-        for warning in each.warnings:
-            click.echo(f"Warning: {plain(warning)}", err=True)
 
 
 def _next(name: str, project: Project) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from batchrec_dagster.personalize.datasets import (
     interactions_columns,
 )
 from batchrec_dagster.preparation.column_aliases import matching, recognise
-from batchrec_dagster.preparation.counting import Counts, count_rows
+from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
 from batchrec_dagster.preparation.layout import Column, PreparationError
 from batchrec_dagster.preparation.polars import times
@@ -31,6 +31,7 @@ from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.terminal import plain
 from batchrec_dagster.steps.checks import enough, plausible
 
@@ -48,43 +49,33 @@ ITEM_NAMES = {
     "created": "createdat created creationtimestamp added addedat releasedate published",
 }
 # Settings with these values are left out of the YAML.
-DEFAULTS = {"delimiter": ",", "decimal": ".", "separator": VALUE_SEPARATOR}
+DEFAULTS = {
+    "delimiter": ",",
+    "decimal": ".",
+    "separator": VALUE_SEPARATOR,
+    "timestamp_format": times.AUTO,
+}
 
 
 @dataclass(frozen=True)
 class Recognised:
     """What was recognised of a source.
 
-    settings: its block of the YAML; rules, notes: further lines of YAML, and comments for its top;
-    summary, warnings: lines for people; items: the distinct item ids.
+    settings: its block of the YAML; rules: lines of the block interactions; summary, warnings:
+    lines for people; items: the distinct item ids.
     """
 
     settings: Mapping[str, object]
-    format: str
-    rows: int
-    summary: Sequence[str]
-    warnings: Sequence[str]
+    summary: list[str]
+    warnings: list[str]
     items: pl.Series
     rules: Sequence[str] = ()
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class _Ratings:
-    """How to read ratings. columns: those to declare, none if the layout of the source is known;
-    scale: the lowest and highest rating of the first rows."""
-
-    reading: Reading
-    columns: Mapping[str, Column]
-    min_rating: float | None
-    scale: tuple[float, float] | None = None
 
 
 def recognise_ratings(
     source: str,
     files: Sequence[RawFile],
     asked: Mapping[str, Column],
-    *,
     delimiter: str | None = None,
     time_format: str | None = None,
 ) -> Recognised:
@@ -92,80 +83,88 @@ def recognise_ratings(
 
     Raises UnknownColumnsError, PreparationError.
     """
-    ratings = _ratings(source, files, asked, delimiter, time_format)
-    has_kinds = "event_type" in ratings.columns
-    rules = Rules(on_bad_rows="skip", min_rating=ratings.min_rating, event_type=has_kinds)
+    layout, scale = parse_source(source).layout, None
+    settings: dict[str, object] = {"source": source}
+    if layout is not None and not asked:
+        reading, low = Reading.of(layout), LIKED[5] if layout.rating else None
+    else:
+        sample = read_sample(files, asked, delimiter)
+        reading, scale, low = _reading(sample, asked, time_format)
+        settings = _settings(source, reading)
+    columns = reading.columns if "columns" in settings else {}
+    rules = Rules(on_bad_rows="skip", min_rating=low, event_type="event_type" in columns)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "interactions.csv"
-        with opened(files, ratings.reading, rules) as read:
+        with opened(files, reading, rules) as read:
             done = read.write_interactions(path)
             form = read.layout.format
-        types = csv_types(interactions_columns(event_type=has_kinds))
+        types = csv_types(interactions_columns(event_type=rules.event_type))
         rows = pl.scan_csv(path, schema=types, glob=False)
         counts = count_rows(rows)
         items = rows.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
-        kinds = rows.group_by(EVENT_TYPE).len().collect().rows() if has_kinds else []
-    kinds.sort(key=lambda kind: (-kind[1], kind[0]))
-    reading, columns = ratings.reading, ratings.columns
-    settings: dict[str, object] = {"source": source}
-    if columns:
-        settings |= {"format": form, "delimiter": reading.delimiter, "decimal": reading.decimal}
-        settings["columns"] = {role: columns[role] for role in RATING_ROLES if role in columns}
-        if reading.timestamp_unit != times.AUTO:
-            settings["timestamp_format"] = reading.timestamp_unit
-    span = _span(counts)
+        kinds = rows.group_by(EVENT_TYPE).len().collect().rows() if rules.event_type else []
+    enough_rows = enough(done.rows_kept, counts.users, counts.users_with_two)
+    span = plausible(counts.earliest, counts.latest, done.timestamp_unit, datetime.now(UTC))
+    warnings = [check.found for check in (enough_rows, span) if not check.passed]
+    if "rating" in asked and low is None:
+        why = "has no numbers such as 4.5 or 4,5"
+        if scale is not None:
+            why = f"goes from {scale[0]:g} to {scale[1]:g}, which is no usual scale"
+        warnings.append(
+            f"the rating in column {asked['rating']} {why}. All rows count, whatever their rating"
+        )
+    if bad := done.rows_read - done.rows_kept - done.left_out.get(BELOW_MIN_RATING, 0):
+        warnings.append(_unreadable("ratings", bad, done.rows_read, done.bad_row_examples[0]))
     return Recognised(
-        settings=_declared(settings),
-        rows=done.rows_read,
-        format=form,
-        summary=_summary(ratings, done, counts, kinds, span),
-        warnings=_warnings(ratings, asked, done, counts),
-        items=items,
-        rules=[*_min_rating(ratings, done), *_filter(columns, kinds)],
-        notes=[
-            f"Written by batchrec new, from"
-            f" {plain(files[0].name) if len(files) == 1 else f'{len(files):,} files'}:"
-            f" {done.rows_read:,} rows, of which",
-            f"{done.rows_kept:,} count, of {counts.users:,} users and {counts.items:,} items,"
-            f" {span or 'at no time'}.",
+        settings,
+        [
+            f"{hide_query(source)}: {done.rows_read:,} rows, {form}, of which",
+            f"{done.rows_kept:,} count, of {counts.users:,} users and {counts.items:,} items,",
+            span.found.partition(";")[0],
         ],
+        warnings,
+        items,
+        [*_rating_rules(scale, low, done), *_event_rules(columns, kinds)],
     )
 
 
-def _ratings(
-    source: str,
-    files: Sequence[RawFile],
-    asked: Mapping[str, Column],
-    delimiter: str | None,
-    time_format: str | None,
-) -> _Ratings:
-    known = parse_source(source).layout
-    if known is not None and not asked:
-        return _Ratings(Reading.of(known), {}, LIKED[5] if known.rating else None)
-    sample = read_sample(files, asked, delimiter)
+def _reading(
+    sample: Sample, asked: Mapping[str, Column], time_format: str | None
+) -> tuple[Reading, tuple[float, float] | None, float | None]:
+    """How to read the files; the scale of the ratings; the lowest that says someone liked it."""
     columns = _rating_columns(sample, asked)
-    decimal, scale, min_rating = sample.decimal([]), None, None
-    if rating := columns.pop("rating", None):
-        decimal = sample.decimal([rating])
-        numbers = sample.numbers(rating, decimal).drop_nulls().sort()
+    unit = time_format or sample.time_format(columns["timestamp"]) or times.AUTO
+    rating, scale, low, decimal = columns.pop("rating", None), None, None, sample.decimal([])
+    if rating is not None:
+        comma = sample.decimal([rating])
+        numbers = sample.numbers(rating, comma).drop_nulls().sort()
         if len(numbers):
             scale = (numbers.item(0), numbers.item(-1))
-            if scale[0] >= 0:
-                fits = (low for top, low in LIKED.items() if top - 1 <= scale[1] <= top)
-                min_rating = next(fits, None)
-    if rating and min_rating is not None:
-        # Otherwise ratings do not count, and missing ones do no harm.
-        columns["rating"] = rating
-    else:
-        decimal = "."
+            fits = (liked for top, liked in LIKED.items() if top - 1 <= scale[1] <= top)
+            low = next(fits, None) if scale[0] >= 0 else None
+        if low is not None:
+            # Without it ratings do not count, and missing ones do no harm.
+            columns["rating"], decimal = rating, comma
     reading = Reading(
         format=sample.format,
         delimiter=sample.delimiter,
-        columns=columns,
-        timestamp_unit=time_format or sample.time_format(columns["timestamp"]) or times.AUTO,
+        columns={role: columns[role] for role in RATING_ROLES if role in columns},
+        timestamp_unit=unit,
         decimal=decimal,
     )
-    return _Ratings(reading, columns, min_rating, scale)
+    return reading, scale, low
+
+
+def _settings(source: str, reading: Reading) -> dict[str, object]:
+    settings = {
+        "source": source,
+        "format": reading.format,
+        "delimiter": reading.delimiter,
+        "decimal": reading.decimal,
+        "columns": reading.columns,
+        "timestamp_format": reading.timestamp_unit,
+    }
+    return _declared(settings)
 
 
 def _rating_columns(sample: Sample, asked: Mapping[str, Column]) -> dict[str, Column]:
@@ -215,28 +214,27 @@ def _not_recognised(
     )
 
 
-def _min_rating(ratings: _Ratings, done: Preparation) -> list[str]:
+def _rating_rules(
+    scale: tuple[float, float] | None, low: float | None, done: Preparation
+) -> list[str]:
     """The lines of YAML that say which ratings count."""
-    low = ratings.min_rating
+    lines = []
     if low is not None:
-        scale = ratings.scale and f"# Ratings go from {ratings.scale[0]:g} to {ratings.scale[1]:g}."
-        return [
-            *([scale] if scale else []),
-            f"# {done.rows_kept:,} of {done.rows_read:,} rows are {low:g} or more.",
-            f"min_rating: {low:g}",
-        ]
-    if ratings.scale is None:
-        return []
-    return [
-        "# All ratings count. To drop low ones, set ratings.columns.rating, and:",
-        f"# min_rating: {ratings.scale[1]:g}",
-    ]
+        if scale is not None:
+            lines.append(f"# Ratings go from {scale[0]:g} to {scale[1]:g}.")
+        lines.append(f"# {done.rows_kept:,} of {done.rows_read:,} rows are {low:g} or more.")
+        lines.append(f"min_rating: {low:g}")
+    elif scale is not None:
+        lines.append("# All ratings count. To drop low ones, set ratings.columns.rating, and:")
+        lines.append(f"# min_rating: {scale[1]:g}")
+    return lines
 
 
-def _filter(columns: Mapping[str, Column], kinds: Sequence[tuple[str, int]]) -> list[str]:
+def _event_rules(columns: Mapping[str, Column], kinds: Sequence[tuple[str, int]]) -> list[str]:
     """Comments in the YAML that name the event types, and show how to filter them."""
     if not kinds:
         return []
+    kinds = sorted(kinds, key=lambda kind: (-kind[1], kind[0]))
     lines = ["# Events: " + ", ".join(f"{plain(kind)} ({count:,})" for kind, count in kinds)]
     column, first = str(columns["event_type"]), kinds[0][0]
     if column.isidentifier() and "'" not in first:
@@ -244,99 +242,30 @@ def _filter(columns: Mapping[str, Column], kinds: Sequence[tuple[str, int]]) -> 
     return lines
 
 
-def _summary(
-    ratings: _Ratings,
-    done: Preparation,
-    counts: Counts,
-    kinds: Sequence[tuple[str, int]],
-    span: str | None,
-) -> list[str]:
-    where = {role: f" in column {column}" for role, column in ratings.columns.items()}
-    units = {"s": "seconds", "ms": "milliseconds"}
-    unit = units.get(done.timestamp_unit, done.timestamp_unit)
-    lines = [
-        f"users    {counts.users:,}{where.get('user', '')}",
-        f"items    {counts.items:,}{where.get('item', '')}",
-    ]
-    if (low := ratings.min_rating) is not None:
-        lines.append(f"ratings  {done.rows_kept:,} are {low:g} or more{where.get('rating', '')}")
-    if kinds:
-        events = ", ".join(f"{kind} {count:,}" for kind, count in kinds)
-        lines.append(f"events   {events}{where['event_type']}")
-    return [*lines, f"times    {span or 'unknown'}, as {unit}{where.get('timestamp', '')}"]
-
-
-def _warnings(
-    ratings: _Ratings, asked: Mapping[str, Column], done: Preparation, counts: Counts
-) -> list[str]:
-    checks = [
-        enough(done.rows_kept, counts.users, counts.users_with_two),
-        plausible(counts.earliest, counts.latest, done.timestamp_unit, datetime.now(UTC)),
-    ]
-    warnings = [check.found for check in checks if not check.passed]
-    if "rating" in asked and "rating" not in ratings.columns:
-        why = "has no numbers such as 4.5 or 4,5"
-        if ratings.scale is not None:
-            low, high = ratings.scale
-            why = f"goes from {low:g} to {high:g}, which is no usual scale"
-        warnings.append(
-            f"the rating in column {asked['rating']} {why}. All rows count, whatever their rating"
-        )
-    bad = done.rows_read - done.rows_kept - done.left_out.get(BELOW_MIN_RATING, 0)
-    if bad:
-        warnings.append(_unreadable("ratings", bad, done.rows_read, done.bad_row_examples[0]))
-    return warnings
-
-
-def _span(counts: Counts) -> str | None:
-    """From the first day to the last; None if there are no rows, or no such days."""
-    if counts.earliest is None or counts.latest is None:
-        return None
-    try:
-        days = [datetime.fromtimestamp(time, UTC) for time in (counts.earliest, counts.latest)]
-    except (ValueError, OverflowError, OSError):
-        return None
-    return f"{days[0]:%Y-%m-%d} to {days[1]:%Y-%m-%d}"
-
-
 def recognise_items(
     source: str,
     file: RawFile,
     asked: Mapping[str, Column],
-    *,
     delimiter: str | None,
-    ids: Collection[str],
-    rated: pl.Series,
+    ratings: Recognised,
 ) -> Recognised:
     """Recognise and read the items in this file. asked: the columns given, by setting, such as
-    categories.GENRES; ids: further names of the id's column; rated: the ids of the rated items.
+    categories.GENRES.
 
     Raises UnknownColumnsError, PreparationError.
     """
     layout = KNOWN_ITEMS.get(source) if not asked and delimiter is None else None
     settings: dict[str, object] = {"source": source}
-    summary = []
     if layout is None:
-        layout = _items_layout(file, asked, delimiter, ids)
+        layout = _items_layout(file, asked, delimiter, ratings)
         columns = {
-            "item": layout.item,
-            "title": layout.title,
-            "created": layout.created,
-            "categories": layout.categories,
-            "numbers": layout.numbers,
+            role: getattr(layout, role)
+            for role in ("item", "title", "created", "categories", "numbers")
         }
         settings |= {"delimiter": layout.delimiter, "decimal": layout.decimal}
         settings |= {"columns": _declared(columns), "separator": layout.separator}
-        lines = {
-            "ids": layout.item,
-            "titles": layout.title,
-            "categories": ", ".join(map(str, layout.categories.values())),
-            "numbers": ", ".join(map(str, layout.numbers.values())),
-            "created": layout.created,
-        }
-        summary = [f"{role:<11}{column}" for role, column in lines.items() if column]
     read = ItemsFile(file.path, file.name, layout).read()
-    items = read.titles.get_column("item_id")
+    items, rated = read.titles.get_column("item_id"), ratings.items
     warnings = []
     if bad := read.bad.total:
         warnings.append(_unreadable("items", bad, read.rows, read.bad.examples[0]))
@@ -346,39 +275,38 @@ def recognise_items(
             f"{file.name} has only {there:,} of the {len(rated):,} rated items. Is {layout.item}"
             " the same id?"
         )
-    return Recognised(_declared(settings), "csv", read.rows, summary, warnings, items)
+    summary = [f"{hide_query(source)}: {read.rows:,} rows"]
+    return Recognised(_declared(settings), summary, warnings, items)
 
 
 def _items_layout(
-    file: RawFile, asked: Mapping[str, Column], delimiter: str | None, ids: Collection[str]
+    file: RawFile, asked: Mapping[str, Column], delimiter: str | None, ratings: Recognised
 ) -> ItemsLayout:
     sample = read_sample([file], asked, delimiter)
     if sample.format != "csv":
         raise PreparationError(f"{file.name} is {sample.format}. Items are read from CSV")
     sample.check_columns(asked)
-    called_id = [name for name in sample.columns if name in ids or matching([name], ["id"])]
-    names = [recognise(sample.columns).get("item"), *called_id]
-    item = asked.get("item") or next((name for name in names if name), None)
-    taken = {item, *asked.values()}
-    known = {
-        role: [name for name in matching(sample.columns, words.split()) if name not in taken]
-        for role, words in ITEM_NAMES.items()
-    }
-    title = asked.get("title") or next(iter(known["title"]), None)
-    created = asked.get("created") or next(iter(known["created"]), None)
-    given: dict[str, dict[str, Column]] = {"categories": {}, "numbers": {}}
+    of_ratings = ratings.settings.get("columns")
+    same_name = [of_ratings["item"]] if isinstance(of_ratings, dict) else []
+    ids = [
+        *([known] if (known := recognise(sample.columns).get("item")) else []),
+        *(name for name in sample.columns if name in same_name or matching([name], ["id"])),
+    ]
+    item = asked.get("item", ids[0] if ids else None)
+    free = [name for name in sample.columns if name not in (item, *asked.values())]
+    known_as = {role: matching(free, words.split()) for role, words in ITEM_NAMES.items()}
+    title, created = (
+        asked.get(role, next(iter(known_as[role]), None)) for role in ("title", "created")
+    )
+    fields: dict[str, dict[str, Column]] = {"categories": {}, "numbers": {}}
     for role, column in asked.items():
         kind, dot, field = role.partition(".")
         if dot:
-            given[kind][field] = column
-    decimal = sample.decimal([*known["numbers"], *given["numbers"].values()])
-    numeric = []
-    for name in known["numbers"]:
-        cells = sample.numbers(name, decimal)
-        if len(cells) and not cells.null_count():
-            numeric.append(name)
-    categories = {**{field_name(name): name for name in known["categories"]}, **given["categories"]}
-    numbers = {**{field_name(name): name for name in numeric}, **given["numbers"]}
+            fields[kind][field] = column
+    categories = {field_name(name): name for name in known_as["categories"]} | fields["categories"]
+    decimal = sample.decimal([*known_as["numbers"], *fields["numbers"].values()])
+    numeric = [name for name in known_as["numbers"] if sample.is_numeric(name, decimal)]
+    numbers = {field_name(name): name for name in numeric} | fields["numbers"]
     if item is None or not (title or created or categories or numbers):
         what, option = (
             "a title, category or number",

@@ -90,6 +90,11 @@ class Sample:
         text = pl.lit(self.column(column))
         return pl.select(typed(text if decimal == "." else pointed(text), "double")).to_series()
 
+    def is_numeric(self, column: Column, decimal: Decimal) -> bool:
+        """Whether all its cells are numbers, and there are any."""
+        numbers = self.numbers(column, decimal)
+        return len(numbers) > 0 and not numbers.null_count()
+
     def is_time(self, name: str) -> bool:
         """Whether every row has a time here, in ISO 8601 or as an epoch since 1980."""
         if name in self.temporal:
