@@ -355,7 +355,7 @@ def test_what_is_too_little_or_bad_is_told(here: Project) -> None:
     assert "cannot read 1 of 2 rows; the first is few.csv, line 3: no user" in said
     for source, code_wanted, wanted in (
         ("none.csv", 1, "there is no such file"),
-        ("ftp://x/y.csv", 1, "there is nothing under ftp://"),
+        ("ftp://x/y.csv", 1, "ftp:// is not supported"),
         (".", 1, ""),
     ):
         code, said = new("club", "--ratings", source)
