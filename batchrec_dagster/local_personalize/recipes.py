@@ -14,7 +14,12 @@ from typing import Any
 from batchrec_dagster.local_personalize.errors import InvalidInputError, NotFoundError
 from batchrec_dagster.local_personalize.learning import training
 from batchrec_dagster.local_personalize.learning.evaluation import METRICS
-from batchrec_dagster.local_personalize.learning.hpo import Search, format_value, search_ranges
+from batchrec_dagster.local_personalize.learning.hpo import (
+    Search,
+    format_value,
+    search_ranges,
+    tune,
+)
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, TrainingError
 from batchrec_dagster.local_personalize.learning.segmentation import SEGMENT_METRICS
 from batchrec_dagster.local_personalize.learning.training import Trained, Trainer
@@ -224,7 +229,8 @@ def train(
             tuned = {key: format_value(kept[key]) for key in ranges if key in kept}
             return Trained(model, metrics, tuned)
     best: dict[str, Value] = {}
-    if search is not None and trainer.tune is not None:
-        best = trainer.tune(interactions, values, ranges, search.max_jobs, seed, log)
+    if search is not None and trainer.measure is not None:
+        jobs = search.max_jobs
+        best = tune(trainer.measure, interactions, values, ranges, jobs, seed, log)
     trained, metrics = trainer.train(interactions, {**values, **best}, seed, log)
     return Trained(trained, metrics, {key: format_value(value) for key, value in best.items()})

@@ -16,8 +16,9 @@ from batchrec_dagster.local_personalize.learning.hpo import (
     candidates,
     format_value,
     search_ranges,
+    tune,
 )
-from batchrec_dagster.local_personalize.learning.train_blend import tune_blend
+from batchrec_dagster.local_personalize.learning.train_blend import measure_blend
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster.personalize.hyperparameters import HyperparameterError, Value
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
@@ -160,7 +161,7 @@ def test_tries_at_most_max_jobs_and_fits_shared_components_once(
     data = interactions_of(tastes())
     ranges = search_ranges(RECIPE, {}, Search())
     logged: list[str] = []
-    found = tune_blend(data, {}, ranges, 5, 0, logged.append)
+    found = tune(measure_blend, data, {}, ranges, 5, 0, logged.append)
     assert len(tries) == 5
     assert all(ranges[name].contains(value) for name, value in found.items())
     assert sum(line.startswith("ease") for line in logged) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from batchrec_dagster.local_personalize.learning.components import (
     fit_factors,
 )
 from batchrec_dagster.local_personalize.learning.histories import Histories
+from batchrec_dagster.local_personalize.learning.hpo import Log
 from batchrec_dagster.local_personalize.learning.interactions import (
     Ids,
     Interactions,
@@ -34,8 +35,6 @@ from batchrec_dagster.local_personalize.learning.interactions import (
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.personalize.hyperparameters import Values
-
-Log = Callable[[str], None]
 
 DENSE_LIMIT = 12_000  # EASE takes n^2 memory and n^3 time, n the smaller of items and users
 WIDE_LIMIT = 30_000  # items, with fewer users than DENSE_LIMIT: EASE still takes items^2 time

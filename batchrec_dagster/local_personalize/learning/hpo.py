@@ -6,11 +6,13 @@ Source: Bergstra, Bengio, "Random search for hyper-parameter optimization" (JMLR
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from batchrec_dagster.local_personalize.learning.interactions import Interactions
+from batchrec_dagster.local_personalize.learning.split import Split, split
 from batchrec_dagster.personalize.hyperparameters import (
     Boolean,
     HyperparameterError,
@@ -20,6 +22,11 @@ from batchrec_dagster.personalize.hyperparameters import (
     hyperparameters_of,
     parse_hyperparameters,
 )
+
+Log = Callable[[str], None]
+
+# From a split, fixed values, a seed and a log: a function from values to NDCG at 25.
+Measure = Callable[[Split, Values, int, Log], Callable[[Values], float]]
 
 DEFAULT_JOBS = 10
 MAX_JOBS = 40  # HPOResourceConfig.maxNumberOfTrainingJobs
@@ -122,6 +129,35 @@ def candidates(
         patience = MAX_REDRAWS
         tried.append(one)
         yield one
+
+
+def tune(
+    measure: Measure,
+    interactions: Interactions,
+    values: Values,
+    ranges: Mapping[str, Range],
+    jobs: int,
+    seed: int,
+    log: Log,
+) -> dict[str, Value]:
+    """The candidate with the best NDCG at 25, on other users than those of the metrics.
+
+    The first candidate when no users can be held out.
+    """
+    outer = split(interactions, seed)
+    held_out = split(outer.train, seed) if outer else None
+    tries = candidates(ranges, values, jobs, seed)
+    if held_out is None:
+        return next(tries)
+    ndcg_of = measure(held_out, values, seed, log)
+    best: dict[str, Value] = {}
+    best_ndcg = -1.0
+    for tried in tries:
+        ndcg = ndcg_of({**values, **tried})
+        log(f"tried {tried}: NDCG at 25 of {ndcg:.4f}")
+        if ndcg > best_ndcg:
+            best, best_ndcg = tried, ndcg
+    return best
 
 
 def format_value(value: Value) -> str:

@@ -8,7 +8,7 @@ on single items; it counts co-occurrences again, which is cheap, and resumes the
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -34,10 +34,9 @@ from batchrec_dagster.local_personalize.learning.evaluation import evaluate
 from batchrec_dagster.local_personalize.learning.fit_components import (
     EASE_NEIGHBORS,
     ComponentFitter,
-    Log,
     regularization,
 )
-from batchrec_dagster.local_personalize.learning.hpo import Range, candidates
+from batchrec_dagster.local_personalize.learning.hpo import Log
 from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     TrainingError,
@@ -57,7 +56,7 @@ from batchrec_dagster.local_personalize.learning.split import (
     split_histories,
     split_users,
 )
-from batchrec_dagster.personalize.hyperparameters import Value, Values
+from batchrec_dagster.personalize.hyperparameters import Values
 
 COMPONENTS = (EASE, SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
 HIGH_REG_MAX_ITEMS = 6_000  # a second EASE takes time with the square or cube of the items
@@ -102,34 +101,18 @@ def train_blend_on_histories(
     return fitted.blend(blend, temperature), measured, held_out
 
 
-def tune_blend(
-    interactions: Interactions,
-    values: Values,
-    ranges: Mapping[str, Range],
-    jobs: int,
-    seed: int,
-    log: Log,
-) -> dict[str, Value]:
-    """The tried hyperparameters whose blend has the best NDCG at 25.
-
-    It holds out other users than those that the metrics are measured on.
-    """
-    outer = split(interactions, seed)
-    held_out = split(outer.train, seed) if outer else None
-    tries = candidates(ranges, values, jobs, seed)
-    if held_out is None:
-        return next(tries)
+def measure_blend(
+    held_out: Split, values: Values, seed: int, log: Log
+) -> Callable[[Values], float]:
+    """For hpo.tune: a function from hyperparameters to the NDCG at 25 of their blend."""
     fitter = ComponentFitter(held_out.train, values, seed, log)
-    best: dict[str, Value] = {}
-    best_ndcg = -1.0
-    for tried in tries:
-        fitted = fitter.fit(_components(held_out), {**values, **tried})
+
+    def ndcg(tried: Values) -> float:
+        fitted = fitter.fit(_components(held_out), tried)
         sets = validation_sets(fitted.scorers, held_out, fitted.item_ids)
-        ndcg = select_blend(sets, recency=_recency({**values, **tried})).ndcg
-        log(f"tried {tried}: NDCG at 25 of {ndcg:.4f}")
-        if ndcg > best_ndcg:
-            best, best_ndcg = tried, ndcg
-    return best
+        return select_blend(sets, recency=_recency(tried)).ndcg
+
+    return ndcg
 
 
 def update_blend(

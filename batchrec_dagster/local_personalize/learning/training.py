@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,15 +12,11 @@ from batchrec_dagster.local_personalize.learning import related
 from batchrec_dagster.local_personalize.learning.blend_model import PopularityModel
 from batchrec_dagster.local_personalize.learning.evaluation import evaluate
 from batchrec_dagster.local_personalize.learning.fit_components import (
-    Log,
     within_percentiles,
     without_extreme_users,
 )
 from batchrec_dagster.local_personalize.learning.histories import Histories
-from batchrec_dagster.local_personalize.learning.hpo import (
-    Range,
-    candidates,
-)
+from batchrec_dagster.local_personalize.learning.hpo import Log, Measure
 from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     log_popularity,
@@ -38,38 +34,31 @@ from batchrec_dagster.local_personalize.learning.segmentation import (
     evaluate_segments,
     measure_repeat_factor,
 )
-from batchrec_dagster.local_personalize.learning.split import split, with_earlier_cutoffs
+from batchrec_dagster.local_personalize.learning.split import Split, split, with_earlier_cutoffs
 from batchrec_dagster.local_personalize.learning.train_blend import (
+    measure_blend,
     train_blend,
     train_blend_on_histories,
-    tune_blend,
     update_blend,
 )
-from batchrec_dagster.personalize.hyperparameters import (
-    Value,
-    Values,
-)
+from batchrec_dagster.personalize.hyperparameters import Values
 
 Metrics = dict[str, float]  # by the names of GetSolutionMetrics; empty if no user was held out
 
 # The model of all interactions, and its metrics on users that the same training has not seen.
 Train = Callable[[Interactions, Values, int, Log], tuple[AnyModel, Metrics]]
 
-# The best of the hyperparameters tried: interactions, fixed values, ranges, jobs, seed, log.
-Tune = Callable[[Interactions, Values, Mapping[str, Range], int, int, Log], dict[str, Value]]
-
-
-# The model in a folder, with all interactions; its metrics and hyperparameters. None when it has
-# to be trained in full.
+# The model in a folder, updated with all interactions; its metrics and hyperparameters. None when
+# it must be trained in full.
 Update = Callable[[Path, Interactions, int, Log], tuple[AnyModel, Metrics, Values] | None]
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """How a recipe is trained; `tune` serves performHPO, `update` trainingMode UPDATE."""
+    """How a recipe is trained; `measure` is for performHPO, `update` for trainingMode UPDATE."""
 
     train: Train
-    tune: Tune | None = None
+    measure: Measure | None = None
     update: Update | None = None
 
 
@@ -124,33 +113,15 @@ def train_similar_items(
     return _train_related(interactions, values, seed)
 
 
-def tune_sims(
-    interactions: Interactions,
-    values: Values,
-    ranges: Mapping[str, Range],
-    jobs: int,
-    seed: int,
-    log: Log,
-) -> dict[str, Value]:
-    """The tried hyperparameters of aws-sims with the best NDCG at 25.
+def measure_sims(held_out: Split, values: Values, seed: int, log: Log) -> Callable[[Values], float]:
+    """For hpo.tune: a function from hyperparameters of aws-sims to NDCG at 25."""
 
-    It holds out other users than those that the metrics are measured on.
-    """
-    outer = split(interactions, seed)
-    held_out = split(outer.train, seed) if outer else None
-    tries = list(candidates(ranges, values, jobs, seed))
-    if held_out is None:
-        return tries[0]
-    scores = []
-    for tried in tries:
-        model = _fit_related(held_out.train, _with_sims_defaults({**values, **tried}))
-        ndcg = [
-            evaluate(LastItemRecommender(model), one).ndcg()
-            for one in with_earlier_cutoffs(held_out)
-        ]
-        scores.append(float(np.concatenate(ndcg).mean()))
-        log(f"tried {tried}: NDCG at 25 of {scores[-1]:.4f}")
-    return tries[int(np.argmax(scores))]
+    def ndcg(tried: Values) -> float:
+        model = LastItemRecommender(_fit_related(held_out.train, _with_sims_defaults(tried)))
+        scores = [evaluate(model, one).ndcg() for one in with_earlier_cutoffs(held_out)]
+        return float(np.concatenate(scores).mean())
+
+    return ndcg
 
 
 def _with_sims_defaults(values: Values) -> Values:
@@ -182,8 +153,8 @@ def _fit_related(interactions: Interactions, values: Values) -> RelatedItemsMode
     return RelatedItemsModel(item_ids, weights)
 
 
-BLEND = Trainer(train_blend, tune_blend, update_blend)
+BLEND = Trainer(train_blend, measure_blend, update_blend)
 POPULARITY = Trainer(train_popularity)
-SIMS = Trainer(train_sims, tune_sims)
+SIMS = Trainer(train_sims, measure_sims)
 SIMILAR_ITEMS = Trainer(train_similar_items)
 SEGMENTATION = Trainer(train_segmentation)
