@@ -115,7 +115,7 @@ def test_the_package_itself_needs_no_pytest() -> None:
     code = (
         "import sys; sys.modules['pytest'] = None;"
         "import batchrec_dagster.definitions, batchrec_dagster.cli;"
-        "from batchrec_dagster.local_personalize import client, server"
+        "from batchrec_dagster.local_personalize.api import client, server"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120)
     assert done.returncode == 0
