@@ -46,7 +46,7 @@ def _show_support(context: click.Context, parameter: click.Parameter, requested:
     type=click.Path(file_okay=False, path_type=Path),
     default=DEFAULT_HOME,
     show_default=True,
-    help="The folder for its catalog, data and models.",
+    help="The folder for its catalogue, data and models.",
 )
 @click.option("--region", default="us-east-1", show_default=True, help="The region in ARNs.")
 @click.option("--s3-endpoint", metavar="URL", help="The URL of S3, if not AWS's.")
