@@ -1,4 +1,4 @@
-"""What Dagster loads: the pipelines declared under defs/, on this deployment."""
+"""This project's code location: the pipelines under defs/, the resources, the executor."""
 
 import os
 from pathlib import Path

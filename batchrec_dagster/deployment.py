@@ -1,4 +1,4 @@
-"""The one place that knows the environment: where this deployment's storage and Personalize are."""
+"""Environment variables -> resources. No other module reads the environment."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ URL = re.compile(r"https?://[^/\s]+\S*")
 
 @dataclass(frozen=True)
 class Setting:
-    """A variable of the environment, as README has it; `default` in words where it depends."""
+    """An environment variable for the reference; `default` in words if it depends."""
 
     name: str
     default: str
@@ -46,17 +46,17 @@ SETTINGS = (
     Setting("BATCHREC_STORAGE", ".batchrec/storage", "a folder, or s3://bucket/prefix"),
     Setting("BATCHREC_PERSONALIZE", "embedded", "embedded, aws, or the URL of a Personalize"),
     Setting(
-        "BATCHREC_ROLE_ARN", "", "the role by which Personalize reads and writes the bucket (aws)"
+        "BATCHREC_ROLE_ARN", "", "the role with which Personalize reads and writes the bucket (aws)"
     ),
     Setting(
         "BATCHREC_POLL_SECONDS",
         "30 on aws, else 0.2",
-        "how soon to look again at what is under way; the longer it takes, the less often",
+        "initial polling interval; backs off on long jobs",
     ),
     Setting(
         "BATCHREC_BUSY_SECONDS",
         "300 on aws, else 5",
-        "how long to wait before asking again when Personalize is busy",
+        "how long to wait before retrying when Personalize is busy",
     ),
     Setting(
         "BATCHREC_DEADLINE_HOURS",
@@ -67,12 +67,12 @@ SETTINGS = (
     Setting(
         "BATCHREC_MOVIELENS_URL", movielens.BASE_URL, "where movielens:// sources are downloaded"
     ),
-    Setting("DAGSTER_HOME", "", "where Dagster keeps its dagster.yaml, and its history"),
+    Setting("DAGSTER_HOME", "", "where Dagster keeps its dagster.yaml and its history"),
 )
 
 
 def misspelt(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that nothing reads, though their names are nearly a setting's: which one's."""
+    """The setting that each misspelt BATCHREC variable probably means."""
     names = [setting.name for setting in SETTINGS]
     found = {}
     for name in environment:
@@ -83,12 +83,12 @@ def misspelt(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class DeploymentError(ValueError):
-    """A setting of the environment is impossible; the message names it and what is allowed."""
+    """An invalid environment variable; the message names it and what is allowed."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """SETTINGS, checked; region, profile and S3 endpoint by AWS's own variables."""
+    """SETTINGS, validated; region, profile and S3 endpoint come from AWS's own variables."""
 
     home: Path
     storage: str
@@ -145,7 +145,7 @@ class Deployment:
         return self.personalize == EMBEDDED
 
     def check(self) -> None:
-        """Raises DeploymentError for what cannot work."""
+        """Raise DeploymentError for invalid settings."""
         if self.storage.startswith("s3://"):
             try:
                 bucket, _ = split_uri(self.storage)
@@ -166,7 +166,7 @@ class Deployment:
             raise DeploymentError(f"BATCHREC_HOME is {self.home}: a file; set a folder")
         if self.dagster_home and not self.dagster_home.is_absolute():
             raise DeploymentError(
-                f"DAGSTER_HOME is '{self.dagster_home}': Dagster wants the whole path, such as"
+                f"DAGSTER_HOME is '{self.dagster_home}': Dagster needs an absolute path, such as"
                 f" {self.dagster_home.absolute()}"
             )
         if not URL.fullmatch(self.movielens_url):
@@ -185,7 +185,7 @@ class Deployment:
                 )
             if self.role_arn == LOCAL_ROLE_ARN:
                 raise DeploymentError(
-                    "BATCHREC_PERSONALIZE=aws needs BATCHREC_ROLE_ARN: the role by which"
+                    "BATCHREC_PERSONALIZE=aws needs BATCHREC_ROLE_ARN: the role with which"
                     " Personalize reads and writes the bucket"
                 )
         if not ROLE.fullmatch(self.role_arn):
@@ -194,7 +194,7 @@ class Deployment:
             )
 
     def resources(self) -> dict[str, Any]:
-        """Dagster's resources, IO managers among them, by the keys that assets ask for."""
+        """Dagster's resources and IO managers by key."""
         s3 = S3Resource(
             region_name=self.region, profile_name=self.profile, endpoint_url=self.s3_endpoint
         )
@@ -208,7 +208,7 @@ class Deployment:
             poll_seconds=self.poll_seconds,
             busy_seconds=self.busy_seconds,
             deadline_hours=self.deadline_hours,
-            # The embedded one gives as many as there are items.
+            # The embedded one has no such limit.
             max_results=1_000_000 if self.embedded else MAX_RESULTS,
             storage=storage,
         )
@@ -227,6 +227,6 @@ class Deployment:
         }
 
     def executor(self) -> dg.ExecutorDefinition:
-        """In this process beside the embedded Personalize: a process a step would cost more than
-        the steps do."""
+        """In-process for the embedded Personalize, whose steps take less time than to start a
+        process."""
         return dg.in_process_executor if self.embedded else dg.multiprocess_executor

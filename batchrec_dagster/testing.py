@@ -8,9 +8,9 @@
         my_pipeline(local_personalize.client, bucket=local_personalize.bucket)
         assert local_personalize.get("out/users.json.out")
 
-Every test gets one of its own: empty, started, and gone after the test. It really imports, trains
-and recommends, as fast as it can. A program that cannot be given a client, such as the `aws`
-command, reaches the same one with `local_personalize.environment`.
+Every test gets a new, empty one, which is deleted after the test. It really imports, trains and
+recommends, without simulated waiting. A program that takes no client, such as the `aws` command,
+reaches it with `local_personalize.environment`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _NAP_SECONDS = 0.01
 
 
 class StartedPersonalize:
-    """A local Personalize in a folder, and the bucket that it reads from and writes to.
+    """A local Personalize in a folder, and its bucket.
 
-    `client` is a boto3 `personalize` client, `bucket` the bucket's name, `role_arn` a role that
-    requests may name, `store` the storage as batchrec's own code takes it.
+    `client` is a boto3 `personalize` client, `bucket` the bucket's name, `role_arn` a role for
+    requests, `store` the storage as an ObjectStore.
     """
 
     role_arn = "arn:aws:iam::000000000000:role/personalize"
@@ -72,8 +72,8 @@ class StartedPersonalize:
 
     @cached_property
     def endpoint_url(self) -> str:
-        """Where it answers over HTTP; the server starts when this is first asked for."""
-        import uvicorn  # half a second that a test with a client need not wait for
+        """Its URL; the server starts on first use."""
+        import uvicorn  # takes half a second, which tests with a client save
 
         from batchrec_dagster.local_personalize.api.server import application
 
@@ -91,7 +91,7 @@ class StartedPersonalize:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables by which any AWS SDK or the `aws` command reaches it, and no account."""
+        """The variables for AWS SDKs and the `aws` command to reach it without an account."""
         return {
             "AWS_ENDPOINT_URL_PERSONALIZE": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": "local",
@@ -100,7 +100,7 @@ class StartedPersonalize:
         }
 
     def close(self) -> None:
-        """Stop it; work in hand is left where it is."""
+        """Stop it; unfinished jobs stay unfinished."""
         if self._server:
             server, thread = self._server
             server.should_exit = True
@@ -110,7 +110,7 @@ class StartedPersonalize:
 
 @pytest.fixture
 def local_personalize(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartedPersonalize]:
-    """A fresh local Personalize with storage."""
+    """A new local Personalize with storage."""
     started = StartedPersonalize(tmp_path_factory.mktemp("personalize"))
     try:
         yield started

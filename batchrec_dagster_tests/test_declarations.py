@@ -64,7 +64,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             {"ratings": {**RATINGS, "timestamp_format": "%Y%m%d", "timestamp_unit": "s"}},
             4,
             "ratings",
-            "leave one out",
+            "omit one",
         ),
         ({"ratings": {**RATINGS, "types": {"a": "int"}}}, 12, "ratings.types.a", "'long'"),
         ({"interactions": {"filter": "rating >"}}, 12, "interactions.filter", "one row, such as"),
@@ -199,7 +199,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             {"recommendations": {"filter": 'EXCLUDE ItemID WHERE Items.GENRES IN ("War")'}},
             14,
             "recommendations.filter",
-            "Items.GENRES is not there: no items are declared",
+            "Items.GENRES does not exist: no items are declared",
         ),
         (
             {
@@ -208,7 +208,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             },
             20,
             "recommendations.filter",
-            "Items.YEAR is not there: items.columns declares only ITEM_ID, GENRES",
+            "Items.YEAR does not exist: items.columns declares only ITEM_ID, GENRES",
         ),
         (
             {"recommendations": {"filter": 'EXCLUDE ItemID WERE Items.GENRES IN ("War")'}},
@@ -278,7 +278,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             },
             20,
             "recommendations.filter",
-            "CurrentItem is what similar items are asked for",
+            "CurrentItem only works for similar items",
         ),
         (
             {"segments": {"items": [1], "filter": "EXCLUDE UserID WHERE Users.AGE < 18"}},
@@ -326,7 +326,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             "segments",
             "either items",
         ),
-        ({"segments": {"items": [1, "1"]}}, 14, "segments.items", "stands twice"),
+        ({"segments": {"items": [1, "1"]}}, 14, "segments.items", "is repeated"),
         ({"segments": {"items": [*range(501)]}}, 14, "segments.items", "500 at most"),
         (
             {"segments": {"attributes": ['ITEMS.A > "b"']}},
@@ -356,7 +356,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             {"segments": {"items": [1], "filter": "INCLUDE UserID WHERE Users.AGE = $AGE"}},
             16,
             "segments.filter",
-            "in place of the $PLACEHOLDERS",
+            "instead of $PLACEHOLDERS",
         ),
         ({"schedule": {"cron": "99 * * * *"}}, 14, "schedule.cron", "five fields"),
         (
@@ -418,7 +418,7 @@ def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("# later\n", "line 1: nothing is declared: declare a pipeline, or delete it"),
+        ("# later\n", "line 1: the file is empty: declare a pipeline, or delete it"),
         (
             "\ntype: batchrec_dagster.pipeline.BatchRecomendations\nattributes: {}\n",
             "line 2: type: batchrec_dagster.pipeline.BatchRecomendations does not exist;"

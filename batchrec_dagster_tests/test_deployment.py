@@ -58,7 +58,7 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
         ({"BATCHREC_STORAGE": "s3://My_Bucket/a"}, "My_Bucket/a': a bucket's name has 3 to 63"),
         ({"BATCHREC_STORAGE": __file__}, "BATCHREC_STORAGE is /.*: a file; set a folder"),
         ({"BATCHREC_HOME": __file__}, "BATCHREC_HOME is /.*: a file; set a folder"),
-        ({"DAGSTER_HOME": "dagster"}, "DAGSTER_HOME is 'dagster': Dagster wants the whole path"),
+        ({"DAGSTER_HOME": "dagster"}, "DAGSTER_HOME is 'dagster': Dagster needs an absolute path"),
         ({"BATCHREC_MOVIELENS_URL": "mirror"}, "BATCHREC_MOVIELENS_URL is 'mirror': set an http"),
         ({"BATCHREC_DEADLINE_HOURS": "0"}, "BATCHREC_DEADLINE_HOURS is '0': set a number above 0"),
     ],

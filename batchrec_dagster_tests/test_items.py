@@ -142,7 +142,7 @@ def test_titles_alone_are_no_data_set_of_personalizes(
     project.declare(settings)
     bad = why(refresh(project, "shop", instance))
     assert bad.startswith("items_readable: 1 of 41 rows cannot be read")
-    assert bad.endswith("leave such rows out with items.on_bad_rows: skip")
+    assert bad.endswith("items.on_bad_rows: skip")
     assert "\n" not in bad
     assert not (project.storage / "shop/transformed/item_titles").exists()
 

@@ -1,4 +1,4 @@
-"""What a run may cost."""
+"""When the pipeline runs by itself, who gets its alerts, and what a run may cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Schedule(dg.Model):
     )
     enabled: bool = Field(
         default=False,
-        description="Whether the schedule is on from the start. It can be switched in the UI too.",
+        description="Whether the schedule is on from the start. The UI can switch it too.",
     )
 
     @field_validator("cron")
@@ -50,23 +50,23 @@ LEAST = 5
 
 
 class OnNewFiles(dg.Model):
-    """Whether the pipeline runs by itself when there are new ratings."""
+    """Whether new files of ratings start a refresh."""
 
     enabled: bool = Field(
         default=False,
-        description="Whether the sensor is on from the start. It can be switched in the UI too.",
+        description="Whether the sensor is on from the start. The UI can switch it too.",
     )
     every_seconds: int = Field(
         default=60,
-        description="How often ratings.source is looked at. A refresh is asked for when it has not"
-        " changed from one look to the next, and none is under way.",
+        description="How often ratings.source is checked. A refresh starts once it is unchanged"
+        " from one check to the next and no other refresh is running.",
     )
 
     @field_validator("every_seconds")
     @classmethod
-    def _a_look_takes_some_seconds(cls, every_seconds: int) -> int:
+    def _check_takes_seconds(cls, every_seconds: int) -> int:
         if every_seconds < LEAST:
-            raise ValueError(f"write {LEAST} seconds or more: a look takes some itself")
+            raise ValueError(f"write {LEAST} seconds or more: a check itself takes some")
         return every_seconds
 
 
@@ -74,7 +74,7 @@ TOPIC = re.compile(r"arn:[a-z\d-]+:sns:([a-z\d-]+):\d{12}:[\w-]+")
 
 
 class Alerts(dg.Model):
-    """Whom the pipeline tells when a run fails, a check stops one, or the schedule is late."""
+    """Who gets an alert when a run or check fails, or the schedule is late."""
 
     sns_topic: str | None = Field(
         default=None,
@@ -83,16 +83,17 @@ class Alerts(dg.Model):
     )
     slack_webhook_env: str | None = Field(
         default=None,
-        description="The name of the environment variable that has the URL of a Slack webhook.",
+        description="The environment variable that holds the URL of a Slack webhook.",
         examples=["SLACK_WEBHOOK"],
     )
     late_after_hours: float = Field(
         default=6,
-        description="So many hours after the schedule's time there must be new recommendations.",
+        description="Alert if there are no new recommendations this many hours after the scheduled"
+        " time.",
     )
     dagster_url: str = Field(
         default="http://127.0.0.1:3000",
-        description="Where people open Dagster's UI, for the links in the messages.",
+        description="The URL of Dagster's UI, for links in alerts.",
     )
 
     @field_validator("sns_topic")
@@ -105,7 +106,7 @@ class Alerts(dg.Model):
     @field_validator("slack_webhook_env")
     @classmethod
     def _webhook_stays_secret(cls, name: str | None) -> str | None:
-        # Whoever has the URL may post. It is not repeated here.
+        # Anyone with the URL may post, so the error must not repeat it.
         if name is not None and not re.fullmatch(r"[A-Za-z_]\w*", name):
             raise ValueError(
                 "write the name of an environment variable, and put the webhook's URL into that"
@@ -114,7 +115,7 @@ class Alerts(dg.Model):
 
     @field_validator("late_after_hours")
     @classmethod
-    def _hours_are_some(cls, hours: float) -> float:
+    def _hours_are_positive(cls, hours: float) -> float:
         if not 0 < hours < float("inf"):
             raise ValueError("write a number of hours above 0")
         return hours
@@ -128,7 +129,7 @@ class Alerts(dg.Model):
 
     @property
     def enabled(self) -> bool:
-        """Whether anybody is told."""
+        """Whether there is a channel for alerts."""
         return self.sns_topic is not None or self.slack_webhook_env is not None
 
 
@@ -137,8 +138,8 @@ class Budget(dg.Model):
 
     max_usd_per_run: float | None = Field(
         default=None,
-        description="A run that is estimated to cost more imports and trains nothing, and says what"
-        " it would cost. The estimate goes by personalize/prices.yaml.",
+        description="A run whose estimate is higher imports and trains nothing, and reports the"
+        " estimate. Prices come from personalize/prices.yaml.",
         examples=[20],
     )
 
@@ -146,5 +147,5 @@ class Budget(dg.Model):
     @classmethod
     def _is_an_amount(cls, most: float | None) -> float | None:
         if most is not None and not 0 < most < float("inf"):
-            raise ValueError("write an amount of USD above 0, or leave it out")
+            raise ValueError("write an amount in USD above 0, or omit it")
         return most

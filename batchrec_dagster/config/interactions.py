@@ -22,53 +22,53 @@ def _positive(number: int) -> int:
 
 
 class Window(dg.Model):
-    """How far back interactions go."""
+    """How far back interactions go, from the newest one."""
 
     days: int = Field(
-        description="Interactions older than this many days before the newest one are left out.",
+        description="Drop interactions more than this many days older than the newest one.",
         examples=[365],
         json_schema_extra={"minimum": 1},
     )
 
     @field_validator("days")
     @classmethod
-    def _there_are_days(cls, days: int) -> int:
+    def _days_are_positive(cls, days: int) -> int:
         return _positive(days)
 
 
 class Interactions(dg.Model):
-    """Which ratings count as interactions; applied in this order."""
+    """Which ratings count as interactions; the rules apply in this order."""
 
     min_rating: float | None = Field(
         default=None,
-        description="Ratings below this are left out. Without it all are kept.",
+        description="Drop ratings below this. Default: keep all.",
         examples=[3.5],
     )
     filter: str | None = Field(
         default=None,
-        description="A SQL condition on the columns of the file; only rows for which it is true are"
-        " kept. Columns of a file without a header are column_1, column_2 and so on.",
+        description="A SQL condition on the columns of the file; only rows that match are kept."
+        " Columns of a file without a header are column_1, column_2 and so on.",
         examples=["event IN ('cart', 'purchase') AND price > 0"],
     )
     window: Window | None = Field(
-        default=None, description="Keep only interactions of the last days of the data."
+        default=None, description="Keep only the interactions of the last days of the data."
     )
     duplicates: Literal["keep", "drop"] = Field(
         default="keep",
-        description="Whether rows that are the same in all that Personalize gets count each time,"
-        " or once.",
+        description="Whether rows that are equal in every column Personalize gets count each time"
+        " (keep) or once (drop).",
     )
     latest_per_pair: bool = Field(
-        default=False, description="Of a user's interactions with an item keep only the latest."
+        default=False, description="Keep only the latest interaction of each user with each item."
     )
     min_interactions_per_user: int | None = Field(
         default=None,
-        description="Users with fewer interactions are left out, with all of theirs.",
+        description="Drop users with fewer interactions.",
         examples=[5],
     )
     min_interactions_per_item: int | None = Field(
         default=None,
-        description="Items with fewer interactions are left out, with all of theirs.",
+        description="Drop items with fewer interactions.",
         examples=[5],
     )
 
@@ -81,7 +81,7 @@ class Interactions(dg.Model):
 
     @field_validator("min_interactions_per_user", "min_interactions_per_item")
     @classmethod
-    def _least_is_possible(cls, least: int | None) -> int | None:
+    def _minimum_is_positive(cls, least: int | None) -> int | None:
         return None if least is None else _positive(least)
 
     @field_validator("filter")
@@ -107,18 +107,18 @@ class Interactions(dg.Model):
 
 
 class BatchUsers(dg.Model):
-    """Whom Personalize recommends to: every user of the interactions, or these."""
+    """The users who get recommendations: every user of the interactions, or these."""
 
     source: str | None = Field(
         default=None,
-        description="A list of users in place of those of the interactions: a file, a folder or a"
-        " pattern as in ratings.source; CSV, JSON Lines or Parquet.",
+        description="A list of users instead: a file, a folder or a pattern as in ratings.source;"
+        " CSV, JSON Lines or Parquet.",
         examples=["s3://shop/subscribers.csv"],
     )
     column: str | int | None = Field(
         default=None,
-        description="The column of the list with the user's id, by name or position. Default: the"
-        " only one, or one of a name such as user_id.",
+        description="The column with the user's id, by name or position. Default: the only column,"
+        " or one with a name such as user_id.",
     )
     active_since: str | None = Field(
         default=None,
@@ -146,9 +146,9 @@ class BatchUsers(dg.Model):
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:
         if self.source is not None and self.active_since is not None:
-            raise ValueError("users come from a source or are active_since a day: leave one out")
+            raise ValueError("users come from a source or are active_since a day: omit one")
         if self.column is not None and self.source is None:
-            raise ValueError("column is of a source: say where the list is, or leave it out")
+            raise ValueError("column belongs to a source: set source, or omit column")
         return self
 
     @property
@@ -160,7 +160,7 @@ class BatchUsers(dg.Model):
         return int(day.timestamp())
 
 
-# Which settings belong to which engine; the first ones are needed.
+# The settings of each engine, required and allowed.
 _NEEDED = {"glue": ["job_name"], "emr_serverless": ["application_id", "role"]}
 _ALLOWED = {
     "local": [],
@@ -171,17 +171,17 @@ _ALLOWED = {
 
 
 class Preparation(dg.Model):
-    """Where ratings become interactions. The rows are the same on every engine."""
+    """The engine that turns ratings into interactions; every engine gives the same rows."""
 
     engine: Literal["local", "spark", "glue", "emr_serverless"] = Field(
         default="local",
-        description="local: on this machine, the fastest up to some hundred million rows; spark: a"
-        " Spark on this machine, to try what runs on AWS; glue: an AWS Glue job; emr_serverless: an"
-        " EMR Serverless application. The last two need the storage in S3.",
+        description="local: Polars on this machine, the fastest up to some hundred million rows;"
+        " spark: Spark on this machine, to try what runs on AWS; glue: an AWS Glue job;"
+        " emr_serverless: an EMR Serverless application. The last two need storage in S3.",
     )
     job_name: str | None = Field(
         default=None,
-        description="glue: the name of the job. It is created when there is none, with role.",
+        description="glue: the name of the job. If it does not exist, it is created with role.",
         examples=["batchrec-preparation"],
     )
     application_id: str | None = Field(
@@ -191,22 +191,22 @@ class Preparation(dg.Model):
     )
     role: str | None = Field(
         default=None,
-        description="The ARN of the IAM role by which the job reads and writes the bucket.",
+        description="The ARN of the IAM role with which the job reads and writes the bucket.",
         examples=["arn:aws:iam::123456789012:role/batchrec-spark"],
     )
     worker_type: Literal["G.1X", "G.2X", "G.4X", "G.8X"] | None = Field(
-        default=None, description="glue: the size of a worker. Default: the job's own."
+        default=None, description="glue: the worker type. Default: the job's own."
     )
     workers: int | None = Field(
-        default=None, description="glue: how many workers. Default: the job's own."
+        default=None, description="glue: the number of workers. Default: the job's own."
     )
     timeout_minutes: int | None = Field(
         default=None,
-        description="glue, emr_serverless: how long it may take. Default: the job's own.",
+        description="glue, emr_serverless: the time limit. Default: the job's own.",
     )
     spark_submit_parameters: str | None = Field(
         default=None,
-        description="emr_serverless: more for spark-submit, such as the Python 3.11 to use.",
+        description="emr_serverless: more options for spark-submit, such as the Python to use.",
         examples=["--conf spark.emr-serverless.driverEnv.PYSPARK_PYTHON=/usr/bin/python3.11"],
     )
     memory: str | None = Field(
@@ -244,7 +244,7 @@ class Preparation(dg.Model):
                 owners = [engine for engine, allowed in _ALLOWED.items() if name in allowed]
                 raise ValueError(
                     f"{name} is a setting of engine {' and '.join(owners)}, not of {self.engine}:"
-                    " leave it out"
+                    " omit it"
                 )
         if missing := [name for name in _NEEDED.get(self.engine, []) if name not in given]:
             raise ValueError(f"engine {self.engine} needs {' and '.join(missing)}")

@@ -1,4 +1,4 @@
-"""The file of items: where it is, how to read it, and what Personalize is told of them."""
+"""The file of items: where it is, how to read it, and what goes to Personalize."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class ItemColumns(dg.Model):
     item: Column = Field(description="The column with the item's id.", examples=["movieId", 1])
     title: Column | None = Field(
         default=None,
-        description="The column with the title, for people: it stands in the tables, and is not"
-        " sent to Personalize.",
+        description="The column with the title, for the tables and the report; not sent to"
+        " Personalize.",
         examples=["title", 2],
     )
     categories: dict[str, Column] = Field(
         default_factory=dict,
-        description="Text that Personalize is told, such as genres: its name there and the column.",
+        description="Text for Personalize, such as genres: the field's name there, and the column.",
         examples=[{"GENRES": "genres"}],
     )
     numbers: dict[str, Column] = Field(
         default_factory=dict,
-        description="Numbers that Personalize is told: their name there, and the column.",
+        description="Numbers for Personalize: the field's name there, and the column.",
         examples=[{"YEAR": "year"}],
     )
     created: Column | None = Field(
         default=None,
-        description="The column with the time that the item came out (CREATION_TIMESTAMP): epoch"
+        description="The column with the time the item came out (CREATION_TIMESTAMP): epoch"
         " seconds, milliseconds, or ISO 8601.",
         examples=["released"],
     )
@@ -59,7 +59,7 @@ class ItemColumns(dg.Model):
         if any(isinstance(column, int) and column < 1 for column in columns):
             raise ValueError("positions count from 1")
         if len(columns) == 1:
-            raise ValueError("say which columns hold the title, categories or numbers")
+            raise ValueError("set the columns of the title, categories or numbers")
         try:
             schema = self.layout(delimiter=None).schema
             if schema is not None:
@@ -75,7 +75,7 @@ class ItemColumns(dg.Model):
         encoding: Encoding = "auto",
         decimal: Decimal = ".",
     ) -> ItemsLayout:
-        """How to read a file that has them."""
+        """How to read a file with these columns."""
         return ItemsLayout(
             delimiter=delimiter,
             item=self.item,
@@ -90,39 +90,37 @@ class ItemColumns(dg.Model):
 
 
 class Items(dg.Model):
-    """The file of items, how to read it, and what Personalize is told of them."""
+    """The file of items, how to read it, and what goes to Personalize."""
 
     source: str = Field(
-        description="Where the items are, written as ratings.source is; a file beside known"
-        " ratings after a slash.",
+        description="Where the items are, written like ratings.source; for a file of a known"
+        " source, its name after a slash.",
         examples=["sample://hetrec/movies.dat", "data/movies.csv"],
     )
     delimiter: str | None = Field(
         default=None,
-        description="What separates the fields: one character, or `::`. Default: a comma, or what"
-        " a known source has, or what makes the header hold the declared columns. With a comma or a"
-        " semicolon, fields may stand in double quotes.",
+        description="The field separator: one character, or `::`. Default: the known source's, or"
+        " the one with which the header has the declared columns, or a comma. With a comma or a"
+        " semicolon, fields may be in double quotes.",
         examples=[",", "\t", "::"],
     )
-    decimal: Decimal = Field(
-        default=".", description="What stands before the fraction of a number: `,` for 4,5."
-    )
+    decimal: Decimal = Field(default=".", description="The decimal separator: `,` for 4,5.")
     encoding: Encoding = Field(
         default="auto",
-        description="How the file's letters are written; auto finds out.",
+        description="The file's encoding; auto detects it.",
     )
     columns: ItemColumns | None = Field(
         default=None,
-        description="Which column holds what. Needed for files of your own; known sources have it.",
+        description="Which column holds what. Required for your own files, not for known sources.",
     )
     separator: str = Field(
         default=VALUE_SEPARATOR,
-        description="What stands between the values of a category that has several.",
+        description="The separator between several values of a category.",
     )
     on_bad_rows: Literal["fail", "skip"] = Field(
         default="fail",
-        description="What to do about rows that cannot be read: fail names the first of them,"
-        " skip leaves them out and counts them.",
+        description="What to do with unreadable rows: fail names the first one, skip drops and"
+        " counts them.",
     )
 
     @field_validator("source")
@@ -143,10 +141,10 @@ class Items(dg.Model):
         return separator
 
     @model_validator(mode="after")
-    def _columns_are_told(self) -> Self:
+    def _columns_are_declared(self) -> Self:
         if self.columns is None and "{{" not in self.source and self.source not in KNOWN_ITEMS:
             raise ValueError(
-                "columns is missing: say which columns hold the item, its title, its categories and"
+                "columns is missing: set the columns of the item, its title, its categories and"
                 " numbers, for example columns: {item: movieId, title: title, categories: {GENRES:"
                 " genres}}"
             )
@@ -154,7 +152,7 @@ class Items(dg.Model):
 
     @property
     def layout(self) -> ItemsLayout:
-        """How to read the file: what is declared here, else what is known of the source."""
+        """How to read the file: as declared here, else as known for the source."""
         known = KNOWN_ITEMS.get(self.source)
         if self.columns is None:
             if known is None:

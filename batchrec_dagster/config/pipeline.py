@@ -1,4 +1,4 @@
-"""The whole declaration: its parts, each filled in from the YAML, and what they say together."""
+"""The whole declaration: its blocks, and the rules between them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from batchrec_dagster.storage.paths import Places
 
 
 def _resolve(context: dg.ResolutionContext, part: dg.Model | str) -> dg.Model:
-    """Fill in the templates of a part, and check it again with what they stand for."""
+    """Fill in the templates of a block, and validate it again with the values."""
     if isinstance(part, str):
-        raise ValueError(f"write its settings on lines of their own below it, not {part!r}")
+        raise ValueError(f"write its settings on separate lines below it, not {part!r}")
     return type(part).model_validate(context.resolve_value(part.model_dump(exclude_unset=True)))
 
 
@@ -36,7 +36,7 @@ def _part(part: type[dg.Model], description: str) -> dg.Resolver:
 
 
 class Pipeline(dg.Model):
-    """A ratings file becomes recommendations for every user."""
+    """A pipeline from ratings to recommendations for every user."""
 
     name: str = Field(
         description="Prefix of the asset keys, of the storage paths and of the names in"
@@ -50,9 +50,7 @@ class Pipeline(dg.Model):
     ] = None
     owners: Annotated[
         list[str],
-        dg.Resolver.default(
-            description="Who looks after the assets: e-mail addresses or team:NAME."
-        ),
+        dg.Resolver.default(description="The owners of the assets: e-mail addresses or team:NAME."),
     ] = Field(default=["team:recommendations"])
     ratings: Annotated[Ratings, _part(Ratings, "The file of ratings, and how to read it.")]
     interactions: Annotated[
@@ -60,7 +58,7 @@ class Pipeline(dg.Model):
     ] = Field(default_factory=Interactions)
     preparation: Annotated[
         Preparation,
-        _part(Preparation, "Where ratings become interactions: on this machine, or on Spark."),
+        _part(Preparation, "Where interactions are prepared: on this machine, or on Spark."),
     ] = Field(default_factory=Preparation)
     items: Annotated[
         Items | None,
@@ -69,33 +67,34 @@ class Pipeline(dg.Model):
     solution: Annotated[Solution, _part(Solution, "How Personalize trains.")] = Field(
         default_factory=Solution
     )
-    batch_users: Annotated[BatchUsers, _part(BatchUsers, "Whom Personalize recommends to.")] = (
+    batch_users: Annotated[BatchUsers, _part(BatchUsers, "The users who get recommendations.")] = (
         Field(default_factory=BatchUsers)
     )
     recommendations: Annotated[Recommendations, _part(Recommendations, "What each user gets.")] = (
         Field(default_factory=Recommendations)
     )
     gate: Annotated[
-        Gate, _part(Gate, "How good a model has to be for its lists to be published.")
+        Gate, _part(Gate, "How good a model must be for its lists to be published.")
     ] = Field(default_factory=Gate)
     publication: Annotated[
         Publication, _part(Publication, "How the lists are published, and kept.")
     ] = Field(default_factory=Publication)
     segments: Annotated[
-        Segments | None, _part(Segments, "Which users belong to an item, or to items alike.")
+        Segments | None,
+        _part(Segments, "The users most likely to want certain items."),
     ] = None
-    sinks: Annotated[Sinks, _part(Sinks, "Where people use the lists.")] = Field(
+    sinks: Annotated[Sinks, _part(Sinks, "Where else the lists are written.")] = Field(
         default_factory=Sinks
     )
     budget: Annotated[Budget, _part(Budget, "What a run may cost.")] = Field(default_factory=Budget)
     schedule: Annotated[Schedule, _part(Schedule, "When the pipeline runs by itself.")] = Field(
         default_factory=Schedule
     )
-    alerts: Annotated[Alerts, _part(Alerts, "Who is told when something goes wrong.")] = Field(
+    alerts: Annotated[Alerts, _part(Alerts, "Who gets alerts when something fails.")] = Field(
         default_factory=Alerts
     )
     on_new_files: Annotated[
-        OnNewFiles, _part(OnNewFiles, "Whether it runs by itself when there are new ratings.")
+        OnNewFiles, _part(OnNewFiles, "Whether new files of ratings start a refresh.")
     ] = Field(default_factory=OnNewFiles)
 
     @field_validator("name")
@@ -110,7 +109,7 @@ class Pipeline(dg.Model):
     def _owners_can_be_reached(cls, owners: list[str]) -> list[str]:
         for owner in owners:
             if not re.fullmatch(r"team:[\w.-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
-                raise ValueError(f"{owner!r} is no owner: write an e-mail address or team:NAME")
+                raise ValueError(f"{owner!r} is not an owner: write an e-mail address or team:NAME")
         return owners
 
     @model_validator(mode="after")
@@ -123,8 +122,7 @@ class Pipeline(dg.Model):
             and columns.rating is None
         ):
             raise ValueError(
-                "interactions.min_rating needs ratings.columns.rating: say which column it is, or"
-                " leave min_rating out"
+                "interactions.min_rating needs ratings.columns.rating: set it, or omit min_rating"
             )
         return self
 
@@ -143,7 +141,7 @@ class Pipeline(dg.Model):
         schemas = {kind: parse_schema(schema) for kind, schema in self.schemas.items()}
         found: dict[tuple[str, ...], list[str | None]] = {}
         lists, columns = self.recommendations, self.ratings.columns
-        # Where no columns are declared, that of the event types may be found.
+        # Without declared columns, the one of event types may be recognised.
         problem = partial(
             filter_problem,
             schemas=schemas,
@@ -160,7 +158,9 @@ class Pipeline(dg.Model):
                 attributes_problem(expression, schemas) for expression in self.segments.attributes
             ]
         problems = {
-            keys: "; ".join(filter(None, told)) for keys, told in found.items() if any(told)
+            keys: "; ".join(filter(None, messages))
+            for keys, messages in found.items()
+            if any(messages)
         }
         if problems:
             raise field_errors(problems)
@@ -183,7 +183,7 @@ class Pipeline(dg.Model):
 
     @property
     def schemas(self) -> dict[str, str]:
-        """The datasets that Personalize gets: by type their Avro schemas, interactions first."""
+        """The Avro schema of each dataset type in Personalize, interactions first."""
         interactions = interactions_schema(
             event_type=self.rules.event_type, event_value=self.event_value
         )
@@ -192,10 +192,10 @@ class Pipeline(dg.Model):
 
     @property
     def places(self) -> Places:
-        """Where its data lie."""
+        """Its storage keys."""
         return Places(self.name)
 
     @property
     def tags(self) -> dict[str, str]:
-        """What marks its resources in Personalize."""
+        """The tags of its resources in Personalize."""
         return {"batchrec:pipeline": self.name}

@@ -50,7 +50,7 @@ class Columns(dg.Model):
     )
     rating: Column | None = Field(
         default=None,
-        description="The column with the rating, a number. Leave it out when there is none.",
+        description="The column with the rating, a number. Omit it if there is none.",
         examples=["rating", 3],
     )
     timestamp: Column | None = Field(
@@ -60,8 +60,8 @@ class Columns(dg.Model):
     )
     event_type: Column | None = Field(
         default=None,
-        description="The column that says what kind of interaction it was, such as view or buy;"
-        " it becomes Personalize's EVENT_TYPE.",
+        description="The column with the kind of interaction, such as view or buy; it becomes"
+        " Personalize's EVENT_TYPE.",
         examples=["event"],
     )
     event_value: Column | None = Field(
@@ -112,57 +112,56 @@ class Ratings(dg.Model):
     copy_to_storage: bool = Field(
         default=True,
         alias="copy",
-        description="Whether the files are copied to raw/ in the storage. Without it they are read"
-        " in place, each time: for what is too large to have twice.",
+        description="Whether the files are copied to raw/ in the storage. If false they are read in"
+        " place each time, for data too large to keep twice.",
     )
     format: Literal["csv", "json", "parquet"] | None = Field(
         default=None,
         description="csv (with any delimiter), json (JSON Lines: an object a line) or parquet."
-        " Default: what the first file looks like.",
+        " Default: detected from the first file.",
     )
     delimiter: str | None = Field(
         default=None,
-        description="What separates the fields: one character, or `::`. Default: a comma, or what"
-        " a known source has, or what makes the header hold the declared columns, or known ones.",
+        description="The field separator: one character, or `::`. Default: the known source's, or"
+        " the one with which the header has the declared or known columns, or a comma.",
         examples=[",", "\t", "::"],
     )
     quotes: bool = Field(
         default=True,
-        description='Whether " around a field of csv keeps it together; without it a quote is like'
-        " any other character.",
+        description='Whether " quotes fields of csv; if false it is like any other character.',
     )
     decimal: Decimal = Field(
         default=".",
-        description="What stands before the fraction of a number in csv: `,` for 4,5.",
+        description="The decimal separator in csv: `,` for 4,5.",
     )
     encoding: Literal["auto", "utf-8", "latin-1"] = Field(
         default="auto",
-        description="auto: UTF-8, or latin-1 when that cannot be; it says what it decided.",
+        description="auto: UTF-8, or latin-1 if the bytes are not UTF-8; the run reports which.",
     )
     columns: Columns | None = Field(
         default=None,
-        description="Which column holds what. What is left out goes by the names that public data"
-        " sets use, such as userId, item_id, rating, timestamp.",
+        description="Which column holds what. Omitted ones are recognised by the names that public"
+        " data sets use, such as userId, item_id, rating, timestamp.",
     )
     types: dict[str, Literal["string", "long", "double", "boolean"]] = Field(
         default_factory=dict,
-        description="The types of columns in interactions.filter, where the first rows mislead.",
+        description="The types of columns in interactions.filter, if the first rows mislead.",
         examples=[{"zip": "string"}],
     )
     timestamp_unit: Literal["auto", "s", "ms", "us", "ns"] = Field(
         default="auto",
-        description="Whether the timestamps are seconds, milliseconds, microseconds or nanoseconds"
-        " since 1970; auto decides by their size, reads ISO 8601 too, and says what it decided.",
+        description="The unit of timestamps since 1970: seconds to nanoseconds. auto decides by"
+        " their size, also reads ISO 8601, and the run reports which.",
     )
     timestamp_format: str | None = Field(
         default=None,
-        description="For timestamps that are texts: iso8601, or a strptime format.",
+        description="The format of timestamps that are text: iso8601, or a strptime format.",
         examples=["iso8601", "%d.%m.%Y %H:%M"],
     )
     on_bad_rows: Literal["fail", "skip"] = Field(
         default="fail",
-        description="What to do about rows that cannot be read: fail names the first of them,"
-        " skip leaves them out and counts them.",
+        description="What to do with unreadable rows: fail names the first one, skip drops and"
+        " counts them.",
     )
 
     @field_validator("source")
@@ -183,16 +182,14 @@ class Ratings(dg.Model):
         return timestamp_format
 
     @model_validator(mode="after")
-    def _timestamps_are_one_thing(self) -> Self:
+    def _timestamps_have_one_form(self) -> Self:
         if self.timestamp_format is not None and self.timestamp_unit != "auto":
-            raise ValueError(
-                "timestamps have a timestamp_unit or a timestamp_format: leave one out"
-            )
+            raise ValueError("timestamps have a timestamp_unit or a timestamp_format: omit one")
         return self
 
     @property
     def reading(self) -> Reading:
-        """How to read the files: what is declared here, else what is known of the source."""
+        """How to read the files: as declared here, else as known for the source."""
         time = self.timestamp_format or self.timestamp_unit
         known = parse_source(self.source).layout
         if known is not None and self.columns is None:

@@ -1,4 +1,4 @@
-"""`publication`: how many older tables of recommendations are kept."""
+"""What each user gets, how good the model must be, and how many older tables are kept."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Recommendations(dg.Model):
         json_schema_extra={"minimum": 1, "maximum": MAX_RESULTS},
     )
     exclude_seen: bool = Field(
-        default=True, description="Leave out the items that the user already interacted with."
+        default=True, description="Exclude items that the user already interacted with."
     )
     filter: str | None = Field(
         default=None,
-        description="A filter expression of Personalize's, beside exclude_seen.",
+        description="A Personalize filter expression, in addition to exclude_seen.",
         examples=["EXCLUDE ItemID WHERE Items.GENRES IN ($GENRES)"],
     )
     filter_values: dict[str, FilterValue | list[FilterValue]] = Field(
         default_factory=dict,
-        description="What stands for each $PLACEHOLDER of the filter.",
+        description="The value of each $PLACEHOLDER of the filter.",
         examples=[{"GENRES": ["Horror", "War"]}],
     )
 
@@ -56,10 +56,10 @@ class Recommendations(dg.Model):
     def _filter_is_possible(cls, expression: str | None) -> str | None:
         if expression is not None and not 1 <= len(chain(EXCLUDE_SEEN, expression)) <= MAX_LENGTH:
             raise ValueError(
-                f"Personalize takes {MAX_LENGTH} characters at most, exclude_seen's among them"
+                f"Personalize takes at most {MAX_LENGTH} characters, including exclude_seen's"
             )
         if "userid" in targets(expression or ""):
-            raise ValueError("lists are of items: write ItemID in place of UserID")
+            raise ValueError("recommendations are items: write ItemID instead of UserID")
         if expression is not None:
             check_syntax(expression)
         return expression
@@ -73,11 +73,11 @@ class Recommendations(dg.Model):
             if values in ("", []):
                 raise ValueError(f"{name} has no value")
             if any('"' in str(value) for value in _listed(values)):
-                raise ValueError(f"{name} has a value with a quote in it, which no filter can hold")
+                raise ValueError(f"{name} has a value with a quote, which filters do not allow")
             if len(format_values(_listed(values))) > MAX_VALUE_LENGTH:
                 raise ValueError(
-                    f"{name} is too long: Personalize takes {MAX_VALUE_LENGTH} characters, quotes"
-                    " and commas among them"
+                    f"{name} is too long: Personalize takes {MAX_VALUE_LENGTH} characters, with"
+                    " quotes and commas"
                 )
         return filter_values
 
@@ -100,7 +100,7 @@ class Recommendations(dg.Model):
 
     @property
     def filter_expression(self) -> str | None:
-        """The one filter that does what is declared."""
+        """The filter that combines exclude_seen and `filter`; None without both."""
         expressions = [EXCLUDE_SEEN] if self.exclude_seen else []
         if self.filter:
             expressions.append(self.filter)
@@ -108,7 +108,7 @@ class Recommendations(dg.Model):
 
     @property
     def line_filter_values(self) -> dict[str, str]:
-        """`filterValues` as every line of the batch input has them."""
+        """`filterValues` of every line of the batch input."""
         return {name: format_values(_listed(values)) for name, values in self.filter_values.items()}
 
 
@@ -121,23 +121,19 @@ def _dollars(names: set[str]) -> str:
 
 
 class Gate(dg.Model):
-    """What a new solution version has to be like before its lists are published. It also has to be
-    no worse than popularity, where solution.compare_with_popularity is on."""
+    """How good a new solution version must be before its lists are published. It must also be no
+    worse than popularity, if solution.compare_with_popularity is on."""
 
-    min_ndcg_at_25: float = Field(
-        default=0.0, description="Its NDCG@25 must not be less.", examples=[0.05]
-    )
+    min_ndcg_at_25: float = Field(default=0.0, description="The least NDCG@25.", examples=[0.05])
     max_drop: float = Field(
         default=0.3,
-        description="Its NDCG@25 may be less than that of the published lists by this share; 1"
-        " compares with nothing. Personalize measures a tenth of the users, so that of few users it"
-        " changes by chance too.",
+        description="By which share its NDCG@25 may be lower than that of the published lists; 1:"
+        " any. Personalize measures a tenth of the users, so with few users it varies by chance.",
         examples=[0.1],
     )
     min_coverage: float = Field(
         default=0.0,
-        description="Its coverage, the share of all items that anyone is recommended, must not be"
-        " less.",
+        description="The least coverage: the share of all items that is recommended to anyone.",
         examples=[0.02],
     )
 

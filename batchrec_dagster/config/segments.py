@@ -1,4 +1,4 @@
-"""Which users belong to an item, or to what items have in common."""
+"""Segments: the users most likely to want an item, or items with certain attributes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ ATTRIBUTES = re.compile(rf"\s*{ATTRIBUTE}(\s+AND\s+{ATTRIBUTE})*\s*", re.IGNOREC
 
 
 class Segments(dg.Model):
-    """Which users belong to each item, or to each expression on items."""
+    """The users most likely to want each item, or items that match each expression."""
 
     items: list[str | int] = Field(
         default_factory=list,
-        description=f"Items' ids, {MAX_ITEMS} at most: a segment of users for each.",
+        description=f"Item ids, {MAX_ITEMS} at most: a segment of users for each.",
         examples=[["1", "260"]],
     )
     attributes: list[str] = Field(
@@ -46,13 +46,13 @@ class Segments(dg.Model):
     )
     filter: str | None = Field(
         default=None,
-        description="A filter expression of Personalize's for the users, without placeholders.",
+        description="A Personalize filter expression for the users, without placeholders.",
         examples=['INCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("*")'],
     )
 
     @field_validator("items")
     @classmethod
-    def _items_are_few_and_told_apart(cls, items: list[str | int]) -> list[str | int]:
+    def _items_are_few_and_distinct(cls, items: list[str | int]) -> list[str | int]:
         _check("item", [str(item) for item in items], MAX_ITEMS)
         return items
 
@@ -63,8 +63,8 @@ class Segments(dg.Model):
         for expression in attributes:
             if "{{" not in expression and not ATTRIBUTES.fullmatch(expression):
                 raise ValueError(
-                    f'{expression!r} is no expression on items: write ITEMS.FIELD = "value", and'
-                    " AND between several"
+                    f'{expression!r} is not an expression on items: write ITEMS.FIELD = "value",'
+                    " with AND between several"
                 )
         return attributes
 
@@ -81,9 +81,9 @@ class Segments(dg.Model):
         if expression is not None and not 1 <= len(expression) <= MAX_LENGTH:
             raise ValueError(f"Personalize takes 1 to {MAX_LENGTH} characters")
         if expression and placeholders(expression):
-            raise ValueError("write the values themselves in place of the $PLACEHOLDERS")
+            raise ValueError("write the values themselves instead of $PLACEHOLDERS")
         if "itemid" in targets(expression or ""):
-            raise ValueError("segments are of users: write UserID in place of ItemID")
+            raise ValueError("segments are users: write UserID instead of ItemID")
         if expression is not None:
             check_syntax(expression)
         return expression
@@ -98,24 +98,24 @@ class Segments(dg.Model):
 
     @property
     def queries(self) -> list[str]:
-        """What the segments go by: items' ids, or expressions."""
+        """The item ids or expressions, one for each segment."""
         return [str(item) for item in self.items] or self.attributes
 
     @property
     def query_field(self) -> str:
-        """What the recipe's input lines call a query."""
+        """The field of a query in the recipe's input lines."""
         return "itemId" if self.items else "itemAttributes"
 
     @property
     def recipe(self) -> str:
-        """The recipe that answers such queries."""
+        """The recipe for these queries."""
         return ITEM_AFFINITY if self.items else ITEM_ATTRIBUTE_AFFINITY
 
 
 def _check(kind: str, values: list[str], most: int) -> None:
     if len(values) > most:
-        raise ValueError(f"Personalize takes {most} at most, not {len(values)}")
+        raise ValueError(f"Personalize takes at most {most}, not {len(values)}")
     if not all(value.strip() for value in values):
         raise ValueError(f"an {kind} is empty")
     if len(set(values)) < len(values):
-        raise ValueError(f"an {kind} stands twice")
+        raise ValueError(f"an {kind} is repeated")

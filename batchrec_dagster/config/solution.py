@@ -18,7 +18,7 @@ class Retrain(dg.Model):
     every_days: int | None = Field(
         default=None,
         description="Train at most every so many days. Between trainings new data are imported and"
-        " lists are inferred with the last model. Default: train whenever the data changed.",
+        " recommendations come from the last model. Default: train whenever the data changed.",
         examples=[7],
     )
 
@@ -45,11 +45,11 @@ class Solution(dg.Model):
     )
     compare_with_popularity: bool = Field(
         default=True,
-        description="Also train aws-popularity-count, so that the metrics stand beside what a list"
-        " of the most popular items would reach. On AWS it costs a short training more.",
+        description="Also train aws-popularity-count, to compare the metrics with a list of the"
+        " most popular items. On AWS this costs one more short training.",
     )
     retrain: Retrain = Field(
-        default_factory=Retrain, description="When a new model is trained, segments' models too."
+        default_factory=Retrain, description="When a new model is trained, for segments too."
     )
 
     @field_validator("recipe")
@@ -77,7 +77,7 @@ class Solution(dg.Model):
 
     @property
     def recipes(self) -> dict[str, dict[str, str]]:
-        """What is trained, by recipe its hyperparameters: first its own, then popularity."""
+        """The hyperparameters of each trained recipe: first its own, then popularity."""
         recipes = {self.recipe: self.algorithm_hyperparameters}
         if self.compare_with_popularity:
             recipes.setdefault(POPULARITY_COUNT, {})
@@ -93,7 +93,7 @@ class Solution(dg.Model):
 
 
 def _problem(recipe: str, hyperparameters: dict[str, str]) -> str | None:
-    """What the recipe does not take of them, and what it takes."""
+    """Why the recipe refuses them; None if it accepts them."""
     try:
         parse_hyperparameters(recipe, hyperparameters)
     except HyperparameterError as error:

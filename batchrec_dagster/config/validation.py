@@ -1,4 +1,4 @@
-"""Errors by key, fingerprints, and filters checked against the declared datasets.
+"""Errors by key, fingerprints, and checks of filters against the declared datasets.
 
 Filters and item attributes that Personalize would refuse fail at load time.
 """
@@ -34,11 +34,11 @@ def fingerprint(*parts: BaseModel | object) -> str:
 
 
 def field_errors(messages: Mapping[tuple[str, ...], str]) -> ValidationError:
-    """An error for a validator to raise: what is wrong, by the keys within what it validates."""
+    """The error for a validator to raise; `messages` by the keys within the validated model."""
     return ValidationError.from_exception_data(
         "declaration",
         [
-            # Of pydantic's own types, for Dagster makes each detail into an error once more.
+            # A type of pydantic's own, as Dagster rebuilds each error from its details.
             InitErrorDetails(
                 type="value_error", loc=keys, input=None, ctx={"error": ValueError(message)}
             )
@@ -51,16 +51,17 @@ Schemas = Mapping[str, Schema]  # by dataset type
 
 
 def check_syntax(expression: str) -> None:
-    """Raises ValueError, with the place, for what is no filter expression of users' lists."""
+    """Raise ValueError, with the position, unless it is a filter expression for users' lists."""
     if "{{" not in expression and traits(expression).current_item:
-        raise ValueError("CurrentItem is what similar items are asked for: here there is none")
+        raise ValueError("CurrentItem only works for similar items: here there is none")
 
 
 def filter_problem(
     expression: str, schemas: Schemas, values: Mapping[str, str], *, events: bool
 ) -> str | None:
-    """Why Personalize would refuse the filter with these values, as an input line has them, or find
-    nothing by it, as there are no `events`: then the type of every interaction is the same."""
+    """Why Personalize would refuse the filter, or why it matches nothing; None if it works.
+
+    `values`: as in an input line. `events`: whether interactions have different event types."""
     try:
         for dataset, field in sorted(used_fields(expression)):
             if problem := _missing(dataset, field, schemas):
@@ -78,9 +79,9 @@ def filter_problem(
 
 
 def attributes_problem(expression: str, schemas: Schemas) -> str | None:
-    """Why the expression would find no items."""
+    """Why the expression would match no items; None if it works."""
     if ITEMS not in schemas:
-        return f"{expression!r} is not answered: no items with metadata are declared"
+        return f"{expression!r} matches nothing: no items with metadata are declared"
     try:
         typed_conditions(expression, schemas[ITEMS])
     except ItemAttributesError as error:
@@ -89,15 +90,15 @@ def attributes_problem(expression: str, schemas: Schemas) -> str | None:
 
 
 def _missing(dataset: str, field: str, schemas: Schemas) -> str | None:
-    """What to declare for a field that is not there; what nobody can declare is told elsewhere."""
+    """What to declare for a missing field; None if it exists, or cannot be declared."""
     schema = schemas.get(dataset)
     if schema is not None and schema.field(field) is not None:
         return None
     if dataset == USERS:
-        return f"Users.{field} is not there: a pipeline has no dataset of users, only items"
+        return f"Users.{field} does not exist: pipelines have no users dataset, only items"
     if dataset == ITEMS:
         only = f"items.columns declares only {', '.join(schema.columns)}" if schema else ""
-        return f"Items.{field} is not there: {only or 'no items are declared'}"
+        return f"Items.{field} does not exist: {only or 'no items are declared'}"
     if (dataset, field) == (INTERACTIONS, EVENT_TYPE):
-        return f"Interactions.{EVENT_TYPE} is not there: declare ratings.columns.event_type"
+        return f"Interactions.{EVENT_TYPE} does not exist: declare ratings.columns.event_type"
     return None

@@ -1,4 +1,4 @@
-"""The YAML's face: a declared pipeline becomes Dagster's definitions. Nothing but wiring."""
+"""The component of the YAML: wires a declared pipeline to Dagster's definitions."""
 
 from pathlib import Path
 from typing import Self
@@ -27,13 +27,13 @@ from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 
 @dg.scaffold_with(PipelineScaffolder)
 class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
-    """Recommendations for every user, from a file of ratings, by Amazon Personalize."""
+    """Recommendations for every user from a file of ratings, with Amazon Personalize."""
 
     _file: Path | None = PrivateAttr(default=None)
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        """As Dagster does; what is impossible is told with the file and the line."""
+        """As Dagster does; errors name the file and the line."""
         file = context.path / "defs.yaml"
         try:
             loaded = super().load(attributes, context)

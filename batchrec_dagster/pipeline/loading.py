@@ -1,4 +1,4 @@
-"""Load the declared pipelines, and say in one line what is wrong with a declaration."""
+"""Loads the declared pipelines; each error is one line with file, line and key."""
 
 import difflib
 import re
@@ -13,18 +13,18 @@ from pydantic import ValidationError
 from batchrec_dagster.config import COMPONENT_TYPE, OLD_COMPONENT_TYPE, Pipeline
 from batchrec_dagster.pipeline.ui import WRITES_TO
 
-# How Dagster names the place of an error: in a validation error, in a failed template.
+# How Dagster gives an error's place: in a validation error, and in a failed template.
 AT = re.compile(r"(?P<path>attributes\S*.*) at (?P<file>.+):\d+$")
-TOLD = re.compile(r"\s+(?:Value error, )?(.+) \[type=\w+, input_value=")
+MESSAGE = re.compile(r"\s+(?:Value error, )?(.+) \[type=\w+, input_value=")
 RESOLVING = re.compile(r"(?P<file>.+):\d+ - (?P<path>attributes\S*)$")
 
-# What pydantic calls the alternatives of a setting that may have several types, but for the parts
-# of a declaration, whose names alone begin with a capital letter.
+# pydantic's names for the alternatives of a setting of several types. Those of blocks are class
+# names, which start with a capital letter.
 TYPES = ("str", "int", "float", "bool")
 
 
 class DeclarationError(dg.DagsterInvalidDefinitionError):
-    """A defs.yaml declares what is impossible: a line for each, with file, line, key and mend."""
+    """Invalid settings in a defs.yaml; one line each, with file, line, key and fix."""
 
 
 def load_pipelines(folder: Path) -> dg.Definitions:
@@ -45,7 +45,7 @@ def load_pipelines(folder: Path) -> dg.Definitions:
 
 
 def declaration_error(file: Path, error: ValidationError) -> DeclarationError:
-    """What a declaration's own validators found, with the line of each key in the file."""
+    """The error of a declaration's own validators, with the line of each key."""
     return DeclarationError(
         "\n".join(
             _lines(
@@ -57,36 +57,36 @@ def declaration_error(file: Path, error: ValidationError) -> DeclarationError:
 
 
 def _written_twice(loaded: dg.Definitions) -> list[str]:
-    """A line for each place that sinks of several pipelines write to: each would remove what the
-    other has written."""
+    """A line for each place that sinks of several pipelines write to: they would overwrite each
+    other."""
     places: dict[str, list[str]] = {}
     for asset in loaded.assets or []:
         for spec in asset.specs if isinstance(asset, dg.AssetsDefinition) else []:
             if place := spec.metadata.get(WRITES_TO):
                 places.setdefault(place, []).append(spec.key.path[0])
     return [
-        f"{' and '.join(pipelines)} write to the same place, {place}: give one of them another"
+        f"{' and '.join(pipelines)} write to the same place, {place}: change one of them"
         for place, pipelines in sorted(places.items())
         if len(pipelines) > 1
     ]
 
 
 def same_name_error(name: str, files: Sequence[Path]) -> DeclarationError:
-    """That the name is declared more than once, of which Dagster only tells an asset's key."""
+    """The error for a name declared twice; Dagster's own names only an asset key."""
     *others, last = sorted(files)
     there = " and ".join(map(str, others))
-    message = f"{name} is the name of another pipeline too, in {there}: give each its own"
+    message = f"{name} is also the name of the pipeline in {there}: rename one"
     return DeclarationError("\n".join(_lines([(last, ["attributes", "name"], message)])))
 
 
 def _of_no_type(folder: Path) -> list[str]:
-    """A line for each defs.yaml that declares nothing, or what there is not: of such a file Dagster
-    tells no name."""
+    """A line for each defs.yaml that is empty or has an unknown type; Dagster's own error does not
+    name the file."""
     lines = []
     for file in sorted(folder.rglob("defs.yaml")):
         documents = list(yaml.compose_all(file.read_text(encoding="utf-8")))
         if not documents:
-            lines.append(f"{file}, line 1: nothing is declared: declare a pipeline, or delete it")
+            lines.append(f"{file}, line 1: the file is empty: declare a pipeline, or delete it")
         for document in documents:
             for key, value in document.value if isinstance(document, yaml.MappingNode) else []:
                 if key.value == "type" and locate(value.value) is None:
@@ -106,7 +106,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _explain(cause: BaseException) -> list[str]:
-    """A line for each thing that is wrong; none when this exception does not tell the place."""
+    """A line for each error; empty if the exception does not give the place."""
     if isinstance(cause, DeclarationError):
         return str(cause).splitlines()
     if isinstance(cause, yaml.MarkedYAMLError) and (mark := cause.problem_mark):
@@ -121,28 +121,28 @@ def _explain(cause: BaseException) -> list[str]:
     first, *rest = str(cause).strip().splitlines() or [""]
     place = RESOLVING.match(first)
     if place and rest:
-        told = [match[1] for line in rest if (match := TOLD.match(line))] or rest[-1:]
-        return _lines([(Path(place["file"]), place["path"].split("."), told[0])])
+        messages = [match[1] for line in rest if (match := MESSAGE.match(line))] or rest[-1:]
+        return _lines([(Path(place["file"]), place["path"].split("."), messages[0])])
     return []
 
 
 def _lines(errors: Iterable[tuple[Path, Sequence[str], str]]) -> list[str]:
-    """`file, line N: key: what is wrong` for each place; the types it might have had in one."""
+    """`file, line N: key: message` for each place, with all alternatives of a type in one line."""
     places: dict[str, list[str]] = {}
     for file, keys, message in errors:
-        # Dagster allows a string, a template, wherever a part of the declaration may stand.
+        # Dagster allows a string (a template) for every block.
         if keys[-1] == "str" and any(place.startswith(f"{file}, ") for place in places):
             continue
         line, known = _locate(file, keys)
-        said = message.removeprefix("Value error, ")
+        plain = message.removeprefix("Value error, ")
         places.setdefault(f"{file}, line {line}: {'.'.join(known) or 'attributes'}: ", []).append(
-            _no_such(keys[-1]) if said == "Extra inputs are not permitted" else said
+            _no_such(keys[-1]) if plain == "Extra inputs are not permitted" else plain
         )
     return [place + ", or: ".join(messages) for place, messages in places.items()]
 
 
 def _no_such(setting: str) -> str:
-    """That there is none of this name, and which one is nearly called so."""
+    """The message for an unknown setting, with the nearest name."""
     schema = Pipeline.model_json_schema()
     parts = (schema, *schema["$defs"].values())
     names = {name for part in parts for name in part.get("properties", ())} - {setting}
@@ -151,7 +151,7 @@ def _no_such(setting: str) -> str:
 
 
 def _locate(file: Path, keys: Sequence[str]) -> tuple[int, list[str]]:
-    """The line of the key and its path. Validators' own names in the path are passed over."""
+    """The line of the key and its path, without validators' own names."""
     for document in yaml.compose_all(file.read_text(encoding="utf-8")):
         line, known, node = document.start_mark.line + 1, [], document
         for key in keys:
@@ -160,7 +160,7 @@ def _locate(file: Path, keys: Sequence[str]) -> tuple[int, list[str]]:
                     line, node = name.start_mark.line + 1, value
                     known.append(key)
         if known:
-            # What is missing has no line of its own.
+            # A missing key has no line.
             last = keys[-1]
             is_type = "[" in last or last in TYPES or last[:1].isupper()
             missing = last not in known and not is_type

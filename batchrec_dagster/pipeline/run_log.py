@@ -1,5 +1,5 @@
-"""What a run prints: why a step failed in a line, where it is known why. The stack traces stay in
-Dagster's log of events, which the UI shows."""
+"""The console log of a run: known failures in one line. Their stack traces stay in Dagster's event
+log, which the UI shows."""
 
 import logging
 
@@ -7,7 +7,7 @@ import dagster as dg
 
 
 class _Reasons(logging.Filter):
-    """Leaves of a dg.Failure what it says."""
+    """Reduces a dg.Failure to its message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         event = getattr(record, "dagster_meta", {}).get("dagster_event")

@@ -1,4 +1,4 @@
-"""What every asset of a pipeline has in common, said once."""
+"""Arguments and metadata that assets share: previews, links, column schemas, samples."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,19 +14,19 @@ from batchrec_dagster.steps.raw_files import RawFiles
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.resource import StorageResource
 
-# Markdown's and HTML's own characters, and what makes links of plain text.
+# Characters with a meaning in Markdown or HTML, or that turn text into links.
 SPECIAL = re.compile(r"[\\`*_\[\]<>|&~#$!@:]")
 # Longer cells make a table unreadable.
 ROOM = 60
 
 
 def preview(*paragraphs: str) -> dg.MetadataValue[Any]:
-    """The paragraphs, which are Markdown, one below the other."""
+    """Paragraphs of Markdown."""
     return dg.MetadataValue.md("\n\n".join(paragraphs))
 
 
 def text(value: object) -> str:
-    """A value as Markdown that says just this, in one line."""
+    """The value as escaped Markdown, in one line."""
     if value is None:
         return ""
     shown = f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -43,7 +43,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def code(lines: str) -> str:
-    """Text as it is, in a block that nothing in it can end."""
+    """A code block that nothing in the text can end."""
     longest = max((len(run) for run in re.findall("`+", lines)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{lines}\n{fence}"
@@ -53,7 +53,7 @@ Links = dict[str, dg.MetadataValue[Any]]
 
 
 def stored(name: str, storage: StorageResource, uri: str) -> Links:
-    """Where the object lies, under this name, and its page in the S3 console."""
+    """A link to the object, and to its page in the S3 console."""
     links: Links = {name: dg.MetadataValue.path(storage.where(uri))}
     if storage.in_s3 and storage.s3.endpoint_url is None:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
@@ -64,7 +64,7 @@ def stored(name: str, storage: StorageResource, uri: str) -> Links:
 
 
 def dataset_group(personalize: PersonalizeResource, arn: str) -> Links:
-    """The page of a dataset group, with all that belongs to it, in the Personalize console."""
+    """A link to the dataset group in the Personalize console."""
     if personalize.endpoint != AWS:
         return {}
     region = arn.split(":")[3]
@@ -90,15 +90,15 @@ def raw_files(raw: RawFiles, storage: StorageResource) -> dict[str, Any]:
     }
 
 
-# What an asset's tag says it is, in the order of the way from ratings to results.
+# The values of an asset's tag `stage`, from ratings to results.
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
 
-# The metadata of a sink's definition that says where it writes, and by which setting.
+# A sink's metadata: where it writes, and the setting that says so.
 WRITES_TO = "batchrec/writes_to"
 
 
 class OwnArguments(TypedDict):
-    """Arguments of `@dg.asset` for what is kept elsewhere than in the storage."""
+    """Arguments of `@dg.asset` for an asset outside the storage."""
 
     key_prefix: str
     group_name: str
@@ -119,7 +119,7 @@ class AssetArguments(OwnArguments):
 def own_asset_args(
     pipeline: Pipeline, *, description: str, kinds: set[str], code_version: str, stage: str = RESULT
 ) -> OwnArguments:
-    """As `asset_args`, for what is kept elsewhere."""
+    """As `asset_args`, for an asset outside the storage."""
     return {
         "key_prefix": pipeline.name,
         "group_name": pipeline.name,
@@ -143,13 +143,13 @@ def asset_args(
 ) -> AssetArguments:
     """The arguments of `@dg.asset` that follow from the declaration.
 
-    The code version has to change whenever the same input would give another output, so that
-    Dagster calls the asset stale: it carries a fingerprint of the settings that the asset reads.
+    `code_version` must change whenever the same input would give another output, so that Dagster
+    marks the asset as stale: include a fingerprint of the settings that the asset reads.
     """
-    alone = own_asset_args(
+    own = own_asset_args(
         pipeline, description=description, kinds=kinds, code_version=code_version, stage=stage
     )
-    return {**alone, "io_manager_key": io_manager, "metadata": {STORAGE_KEY: storage_key}}
+    return {**own, "io_manager_key": io_manager, "metadata": {STORAGE_KEY: storage_key}}
 
 
 def column_schema(
@@ -170,7 +170,7 @@ def column_lineage(
     present: Sequence[str] | None = None,
 ) -> dg.TableColumnLineage:
     """`{column: [(asset, its column), ...]}` as Dagster's column lineage, for the columns present:
-    which columns of other assets each one is made of."""
+    the columns of other assets that each one comes from."""
     return dg.TableColumnLineage(
         deps_by_column={
             name: [
