@@ -47,7 +47,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
         ({"ratings": {"source": "ftp://x/y.csv"}}, 5, "ratings.source", "https://"),
         ({"ratings": {"source": "sample://x"}}, 5, "ratings.source", "sample://hetrec"),
         ({"ratings": {"source": "movielens://x"}}, 5, "ratings.source", "ml-latest-small"),
-        ({"ratings": {"source": "ftp://x/*.csv"}}, 5, "ratings.source", "nothing under ftp://"),
+        ({"ratings": {"source": "ftp://x/*.csv"}}, 5, "ratings.source", "ftp://"),
         (
             {"ratings": {"source": "ratings.csv", "columns": {"user": 1}}},
             6,
@@ -267,7 +267,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             },
             14,
             "recommendations.filter",
-            "Items.A is not there",
+            "Items.A does not exist",
         ),
         (
             {
@@ -284,7 +284,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             {"segments": {"items": [1], "filter": "EXCLUDE UserID WHERE Users.AGE < 18"}},
             16,
             "segments.filter",
-            "no dataset of users",
+            "no users dataset",
         ),
         (
             {
@@ -327,7 +327,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             "either items",
         ),
         ({"segments": {"items": [1, "1"]}}, 14, "segments.items", "is repeated"),
-        ({"segments": {"items": [*range(501)]}}, 14, "segments.items", "500 at most"),
+        ({"segments": {"items": [*range(501)]}}, 14, "segments.items", "at most 500"),
         (
             {"segments": {"attributes": ['ITEMS.A > "b"']}},
             14,
@@ -398,10 +398,9 @@ def test_two_pipelines_of_one_name_are_told_with_both_files(tmp_path: Path) -> N
     shutil.copy(first, second)
     with pytest.raises(DeclarationError) as error, definitions(project):
         pass
-    assert str(error.value) == (
-        f"{second}, line 3: name: shop is the name of another pipeline too, in {first}: give each"
-        " its own"
-    )
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"{second}, line 3: name: shop ")
+    assert str(first) in line
 
 
 def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path) -> None:
@@ -481,7 +480,9 @@ def test_templates_stand_in_for_items_filters_and_segments(
         assert defs.resolve_job_def("shop_refresh")
     monkeypatch.setenv("ATTRIBUTES", "war films")
     with (
-        pytest.raises(DeclarationError, match=r"line 19: segments: 'war films' is no expression"),
+        pytest.raises(
+            DeclarationError, match=r"line 19: segments: 'war films' is not an expression"
+        ),
         definitions(project),
     ):
         pass
