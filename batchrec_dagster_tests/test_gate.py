@@ -12,6 +12,7 @@ import pytest
 from batchrec_dagster.config.recommendations import Gate
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.steps.quality_gate import quality_gate
+from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (
     Project,
@@ -28,12 +29,15 @@ NDCG = "normalized_discounted_cumulative_gain_at_25"
 ANYWAY = {"ops": {"shop__recommendations": {"config": {"skip_quality_gate": True}}}}
 
 
-def trained(ndcg: float, popular: float | None, coverage: float = 0.2) -> dict[str, Any]:
-    return {
-        "solution_version_arn": "arn:new",
-        "metrics": {NDCG: ndcg, "coverage": coverage},
-        "popularity_metrics": {} if popular is None else {NDCG: popular},
-    }
+def trained(ndcg: float, popular: float | None, coverage: float = 0.2) -> ModelRecord:
+    return ModelRecord(
+        "arn:new",
+        "arn:group",
+        "group",
+        "data",
+        metrics={NDCG: ndcg, "coverage": coverage},
+        popularity_metrics={} if popular is None else {NDCG: popular},
+    )
 
 
 def published(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -> dict[str, Any]:
@@ -69,7 +73,7 @@ def published(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -> di
     ],
 )
 def test_what_is_worse_is_not_let_through(
-    gate: dict[str, float], model: dict[str, Any], before: dict[str, Any] | None, said: str | None
+    gate: dict[str, float], model: ModelRecord, before: dict[str, Any] | None, said: str | None
 ) -> None:
     verdict = quality_gate(Gate(**gate), model, before, "all", how_to_skip="so")
     assert verdict.passed is (said is None)

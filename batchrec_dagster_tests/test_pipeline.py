@@ -254,7 +254,7 @@ def test_a_batch_result_that_cannot_be_read_is_told_and_made_again_without_it(
     output.write_text(output.read_text()[:1000])
     message = why(refresh(project, "shop", instance))
     assert message.startswith(f"{output}: not a batch inference output file")
-    assert message.endswith("delete it and start the run again")
+    assert message.endswith("Delete it and run again")
     assert "\n" not in message
     output.unlink()
     assert outcomes(refresh(project, "shop", instance)) == [*UNCHANGED[:3], "inferred"]

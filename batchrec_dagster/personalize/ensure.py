@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -122,6 +122,10 @@ class Ensure:
     role_arn: str = ""
     max_results: int = MAX_RESULTS
     on_aws: bool = False
+
+    def for_data(self, version: str) -> Ensure:
+        """The same, with the version of the data among the tags."""
+        return replace(self, tags={**self.tags, "batchrec:data-version": version})
 
     def named(self, kind: Kind, name: str, create: Mapping[str, Any], **within: str) -> Ensured:
         """The resource of this name, created if there is none.

@@ -4,12 +4,14 @@ An asset reports its checks before it hands over its value, so that a value that
 stored.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, TypeVar
 
 import dagster as dg
 
-from batchrec_dagster.steps.checks import WARNINGS, Checked
+from batchrec_dagster.steps.checks import WARNINGS, Checked, FailedChecksError
+
+Result = TypeVar("Result")
 
 
 def specs(asset: str, prefix: str, **checks: str) -> list[dg.AssetCheckSpec]:
@@ -23,6 +25,15 @@ def specs(asset: str, prefix: str, **checks: str) -> list[dg.AssetCheckSpec]:
         )
         for name, description in checks.items()
     ]
+
+
+def run_step(step: Callable[[], Result]) -> Generator[dg.AssetCheckResult, None, Result]:
+    """The step's result; if its checks fail, these checks and dg.Failure."""
+    try:
+        return step()
+    except FailedChecksError as failed:
+        yield from stopped(failed.checks)
+        raise
 
 
 def published(

@@ -1,7 +1,6 @@
-"""The filter of a batch job, in Personalize."""
+"""Names, configurations, filters and output files of the jobs in Personalize."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -10,33 +9,31 @@ from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.batch_inference import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.ensure import FILTER, Description, Ensure, Ensured
 from batchrec_dagster.personalize.hyperparameters import FEATURES
+from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.resource import StorageResource
 
 
-def stem(name: str, version: str, context: dg.AssetExecutionContext, *, afresh: bool) -> str:
-    """What the name of a job starts with: the pipeline and the data it takes.
+def stem(name: str, version: str, force_run: str | None = None) -> str:
+    """What the name of a job starts with: the pipeline and the version of its data.
 
-    Told to work afresh, a run asks for a job of its own; started again after a failure, it finds
-    that one.
+    force_run: id of a run that forces a job of its own; its retries find that job.
     """
     # A name of 32 characters, a number of three digits: the whole stays within Personalize's 63.
     start = f"{name}-{version[:12]}"
-    if not afresh:
-        return start
-    return f"{start}-{(context.run.root_run_id or context.run.run_id)[:8]}"
+    return f"{start}-{force_run[:8]}" if force_run else start
 
 
-def lasted(ensured: Ensured) -> float:
-    """Seconds from when it was created to when it was done, whichever run that was in."""
-    told = ensured.description
-    seconds: float = (told["lastUpdatedDateTime"] - told["creationDateTime"]).total_seconds()
+def job_seconds(ensured: Ensured) -> float:
+    """Seconds from its creation until it was done, in whichever run that was."""
+    times = ensured.description
+    seconds: float = (times["lastUpdatedDateTime"] - times["creationDateTime"]).total_seconds()
     return seconds
 
 
 def solution_name(dataset_group: str, recipe: str, hyperparameters: Mapping[str, str]) -> str:
-    """A solution cannot be changed, so that other settings mean another solution."""
+    """Other settings need another solution: a solution cannot be changed."""
     return f"{dataset_group}-{fingerprint(recipe, hyperparameters)[:8]}"
 
 
@@ -49,11 +46,11 @@ def solution_config(hyperparameters: Mapping[str, str]) -> dict[str, dict[str, s
 
 
 def outcome(ensured: Ensured, done: str) -> str:
-    """`imported` when this run had it done, else that it was done already."""
+    """`imported` if this run did it, else `unchanged: not imported again`."""
     return done if ensured.created else f"unchanged: not {done} again"
 
 
-# Bytes of a file that are read at once: some tens of thousands of users' lines.
+# Bytes of a file to read at once: tens of thousands of users' lines.
 PIECE = 16 * 1024 * 1024
 
 
@@ -69,12 +66,12 @@ def has_output(storage: StorageResource, job: Description) -> bool:
 
 
 def output_files(storage: StorageResource, job: Description) -> list[str]:
-    """The URIs of the files that it wrote, in order. Raises dg.Failure when there are none."""
+    """The URIs of the files that the job wrote, in order. Raises dg.Failure if there are none."""
     folder = output_folder(job)
     files = _files(storage, folder)
     if not files:
         raise dg.Failure(
-            f"the batch job left no {OUTPUT_SUFFIX} file in {folder}: run it again",
+            f"the batch job left no {OUTPUT_SUFFIX} file in {folder}. Run it again",
             allow_retries=False,
         )
     return files
@@ -83,8 +80,8 @@ def output_files(storage: StorageResource, job: Description) -> list[str]:
 def output_pieces(
     storage: StorageResource, job: Description, read: Callable[[bytes], pl.DataFrame]
 ) -> Iterator[pl.DataFrame]:
-    """All lines that it wrote in order, in pieces as `read` reads some bytes of a file: at least
-    one, which may be empty. Raises dg.Failure when that cannot be done."""
+    """All lines that the job wrote, in order, in pieces parsed by `read`: at least one, which may
+    be empty. Raises dg.Failure if a file cannot be read."""
     for uri in output_files(storage, job):
         try:
             for piece in whole_lines(storage.store.chunks(uri)):
@@ -94,13 +91,13 @@ def output_pieces(
         except ValueError as error:
             reason = str(error).partition("\n")[0]
             raise dg.Failure(
-                f"{storage.where(uri)}: {reason}; delete it and start the run again",
+                f"{storage.where(uri)}: {reason}. Delete it and run again",
                 allow_retries=False,
             ) from error
 
 
 def counted(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator[pl.DataFrame]:
-    """The same pieces, a row of each counted when it has been dealt with."""
+    """The same pieces; counts the rows of each one after its use."""
     for piece in pieces:
         yield piece
         progress.add(piece.height)
@@ -108,8 +105,8 @@ def counted(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator[pl.D
 
 
 def whole_lines(chunks: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
-    """The same bytes cut anew at ends of lines, into pieces of about `size` bytes; one piece
-    without a byte when there are none."""
+    """The same bytes in pieces of about `size` bytes that end with a line; one empty piece if
+    there are none."""
     waiting, waiting_size, cut = [], 0, False
     for chunk in chunks:
         waiting.append(chunk)
@@ -126,18 +123,16 @@ def _files(storage: StorageResource, folder: str) -> list[str]:
     return [file.uri for file in storage.store.list(folder) if file.uri.endswith(OUTPUT_SUFFIX)]
 
 
-def filter_arn(
-    ensure: Ensure, solution_version: Mapping[str, Any], name: str, expression: str, setting: str
-) -> str:
-    """The filter's ARN, made in the solution version's dataset group if there is none.
+def filter_arn(ensure: Ensure, model: ModelRecord, name: str, expression: str, setting: str) -> str:
+    """The filter's ARN, created in the model's dataset group if there is none.
 
-    Raises dg.Failure, which names the setting, when Personalize refuses it.
+    Raises dg.Failure, which names the setting, if Personalize rejects it.
     """
-    group = solution_version["dataset_group_arn"]
+    group = model.dataset_group_arn
     try:
         return ensure.named(
             FILTER,
-            f"{solution_version['dataset_group_name']}-{name}",
+            f"{model.dataset_group_name}-{name}",
             {"datasetGroupArn": group, "filterExpression": expression},
             datasetGroupArn=group,
         ).arn

@@ -44,6 +44,20 @@ class Checked:
         return not self.passed and self.name not in WARNINGS
 
 
+class FailedChecksError(Exception):
+    """A step stopped because one of these checks blocks."""
+
+    def __init__(self, checks: Sequence[Checked]) -> None:
+        super().__init__("; ".join(f"{check.name}: {check.found}" for check in checks))
+        self.checks = checks
+
+
+def require(checks: Sequence[Checked]) -> None:
+    """Raises FailedChecksError if one of the checks blocks."""
+    if any(check.blocks for check in checks):
+        raise FailedChecksError(checks)
+
+
 def enough(rows: int, users: int, with_two: int) -> Checked:
     """Whether there are as many interactions and users as Personalize requires for training."""
     least = max(MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users)

@@ -1,4 +1,4 @@
-"""What the lists go through on their way to readers: the gate, and what they say of themselves."""
+"""Publishing lists: the quality gate before it, and the metadata that is stored in the table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.steps.checks import Checked
 from batchrec_dagster.steps.items import titles_versions
 from batchrec_dagster.steps.quality_gate import quality_gate
+from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rollback import (
     edition_summary,
     publish_again,
@@ -29,74 +29,56 @@ from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.resource import StorageResource
 
 
-class PublicationConfig(dg.Config):
-    """Options of one run, from the Launchpad or the command line."""
-
-    skip_quality_gate: bool = Field(
-        default=False, description="Publish even if the quality gate fails."
-    )
-    roll_back_to: str = Field(
-        default="",
-        description="Publish older lists again instead of new ones: an edition's number, or"
-        " previous.",
-    )
-
-
-# What the record of solution_version says of the training.
-TRAINED = ("trained_on", "trained_at")
-
-
 def lists_key(pipeline: Pipeline, solution_version_arn: str) -> str:
-    """What lists of a model, by the current settings, are remembered by when rolled back."""
+    """The key by which lists of a model, with the current settings, are known when rolled back."""
     return fingerprint(solution_version_arn, pipeline.recommendations)
 
 
 @dataclass(frozen=True)
 class Publishing:
-    """Lists that are about to be made. trained: the record of solution_version; users_version: of
-    the file of users."""
+    """Publishes lists that the model makes for the users. users_version: of the users' file."""
 
     pipeline: Pipeline
     storage: StorageResource
-    trained: Mapping[str, Any]
+    model: ModelRecord
     users_version: str
 
     @property
     def made_by(self) -> list[str]:
-        """What the lists are made from: the model and its request; these, data, users, titles."""
-        model = lists_key(self.pipeline, self.trained["solution_version_arn"])
+        """Keys of what makes the lists: model and settings; these with data, users and titles."""
+        model = lists_key(self.pipeline, self.model.solution_version_arn)
         titles = titles_versions(self.pipeline, self.storage)
-        inputs = (self.trained["data_version"], self.users_version, *titles)
+        inputs = (self.model.data_version, self.users_version, *titles)
         return [model, fingerprint(model, *inputs)]
 
     @property
     def measured_on(self) -> str:
-        """Which interactions the model was measured on, by the settings that choose them."""
+        """A fingerprint of the settings that select the interactions."""
         return fingerprint(self.pipeline.interactions)
 
-    def gate(self, config: PublicationConfig) -> Checked:
-        """Whether they may be published. Raises dg.Failure."""
+    def gate(self, *, skip: bool) -> Checked:
+        """Whether the lists may be published. Raises dg.Failure."""
         name, places = self.pipeline.name, self.pipeline.places
         with storage_errors():
             current = published_table(self.storage, places).current()
-            if config.skip_quality_gate:
+            if skip:
                 publish_again(self.storage, places, self.made_by)
             rolled_back = was_rolled_back(self.storage, places, self.made_by)
         return quality_gate(
             self.pipeline.gate,
-            self.trained,
+            self.model,
             current.about if current else None,
             self.measured_on,
             how_to_skip=f"run {name}_refresh with ops: {{{name}__recommendations: {{config:"
             " {skip_quality_gate: true}}}",
-            skip_quality_gate=config.skip_quality_gate,
+            skip_quality_gate=skip,
             rolled_back=rolled_back,
         )
 
     def about(
         self, version: str, run: str, checks: Sequence[Checked], counts: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """What the lists say of themselves. Raises dg.Failure."""
+        """The metadata to store in the table. Raises dg.Failure."""
         with storage_errors():
             number = published_table(self.storage, self.pipeline.places).next_number()
         return {
@@ -106,12 +88,16 @@ class Publishing:
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "run_id": run,
             **counts,
-            "data_version": self.trained["data_version"],
-            "solution_version_arn": self.trained["solution_version_arn"],
-            **{key: self.trained[key] for key in TRAINED if key in self.trained},
+            "data_version": self.model.data_version,
+            "solution_version_arn": self.model.solution_version_arn,
+            **(
+                {"trained_on": self.model.trained_on, "trained_at": self.model.trained_at}
+                if self.model.trained_on
+                else {}
+            ),
             "recipe": self.pipeline.solution.recipe,
-            "metrics": self.trained["metrics"],
-            "popularity_metrics": self.trained["popularity_metrics"],
+            "metrics": dict(self.model.metrics),
+            "popularity_metrics": dict(self.model.popularity_metrics),
             "checks": [asdict(check) for check in checks],
             "measured_on": self.measured_on,
             "made_by": self.made_by,
@@ -158,7 +144,7 @@ def checks_of(edition: Edition, names: Sequence[str]) -> list[Checked]:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """What the storage says no to ends the step, with its words."""
+    """Raises dg.Failure with the message of a StorageError."""
     try:
         yield
     except StorageError as error:

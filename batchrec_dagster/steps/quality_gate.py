@@ -7,6 +7,7 @@ from typing import Any
 
 from batchrec_dagster.config.recommendations import Gate
 from batchrec_dagster.steps.checks import Checked
+from batchrec_dagster.steps.records import ModelRecord
 
 CHECK = "quality_gate"
 
@@ -16,7 +17,7 @@ COVERAGE = "coverage"
 
 def quality_gate(
     gate: Gate,
-    trained: Mapping[str, Any],
+    model: ModelRecord,
     published: Mapping[str, Any] | None,
     measured_on: str,
     *,
@@ -31,30 +32,17 @@ def quality_gate(
     rolled_back: whether this version's lists were rolled back. how_to_skip: how to start a run
     that publishes anyway; skip_quality_gate: whether this run does.
     """
-    metrics, popular = trained["metrics"], trained["popularity_metrics"].get(NDCG)
+    metrics, popular = model.metrics, model.popularity_metrics.get(NDCG)
     ndcg, coverage = metrics.get(NDCG, 0.0), metrics.get(COVERAGE, 0.0)
     about = published or {}
-    serves = about.get("solution_version_arn") == trained["solution_version_arn"]
+    serves = about.get("solution_version_arn") == model.solution_version_arn
     before = None
     if not serves and about.get("measured_on") == measured_on:
         before = about["metrics"].get(NDCG)
 
-    reasons = []
-    if rolled_back:
-        reasons.append("its lists were rolled back")
+    reasons = ["its lists were rolled back"] if rolled_back else []
     if not serves:
-        if popular is not None and ndcg < popular:
-            reasons.append("it is worse than recommending the most popular items to everyone")
-        if before is not None and ndcg < (1 - gate.max_drop) * before:
-            reasons.append(
-                f"its NDCG@25 is {1 - ndcg / before:.0%} below the published lists'; gate.max_drop"
-                f" allows {gate.max_drop:.0%}"
-            )
-        if ndcg < gate.min_ndcg_at_25:
-            reasons.append(f"gate.min_ndcg_at_25 is {gate.min_ndcg_at_25:g}")
-        if coverage < gate.min_coverage:
-            reasons.append(f"gate.min_coverage is {gate.min_coverage:g}")
-
+        reasons += _failures(gate, ndcg, coverage, popular, before)
     numbers = {"ndcg_at_25": ndcg, "coverage": coverage}
     compared = []
     if popular is not None:
@@ -66,8 +54,8 @@ def quality_gate(
     found = f"NDCG@25 {ndcg:.4f}"
     found += f", compared with {' and '.join(compared)}" if compared else ""
     found += f"; coverage {coverage:.4f}"
-    if not trained.get("data_version", "").startswith(trained.get("trained_on", "")):
-        found += f"; the model was trained on {trained['trained_at'][:10]}, on earlier data"
+    if model.on_earlier_data:
+        found += f"; the model was trained on {f'{model.trained_at}'[:10]}, on earlier data"
     if serves:
         found += "; its lists are already published"
     elif about and before is None:
@@ -81,3 +69,22 @@ def quality_gate(
             f" Check the data and run again, or publish anyway: {how_to_skip}"
         )
     return Checked(CHECK, not reasons or skip_quality_gate, found, numbers)
+
+
+def _failures(
+    gate: Gate, ndcg: float, coverage: float, popular: float | None, before: float | None
+) -> list[str]:
+    """What the model fails. popular, before: NDCG@25 of popularity and of the published lists."""
+    failures = []
+    if popular is not None and ndcg < popular:
+        failures.append("it is worse than recommending the most popular items to everyone")
+    if before is not None and ndcg < (1 - gate.max_drop) * before:
+        failures.append(
+            f"its NDCG@25 is {1 - ndcg / before:.0%} below the published lists'; gate.max_drop"
+            f" allows {gate.max_drop:.0%}"
+        )
+    if ndcg < gate.min_ndcg_at_25:
+        failures.append(f"gate.min_ndcg_at_25 is {gate.min_ndcg_at_25:g}")
+    if coverage < gate.min_coverage:
+        failures.append(f"gate.min_coverage is {gate.min_coverage:g}")
+    return failures

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-import dagster as dg
 import numpy as np
 import polars as pl
 
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.batch_inference import read_output
 from batchrec_dagster.personalize.datasets import ITEM_ID, USER_ID, scan_interactions
 from batchrec_dagster.personalize.ensure import Description
@@ -26,18 +23,19 @@ from batchrec_dagster.steps.checks import (
     no_seen_items,
 )
 from batchrec_dagster.steps.items import read_titles, with_titles
-from batchrec_dagster.steps.publishing import Publishing, storage_errors
+from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.storage.progress import Progress
-from batchrec_dagster.storage.published_table import Edition, TableWriter
+from batchrec_dagster.storage.published_table import TableWriter
+from batchrec_dagster.storage.resource import StorageResource
 
-# A number that is no pair's: users and items are counted from 0, in fewer than 2**32 - 1.
+# No pair has this number: users and items are numbered from 0, below 2**32 - 1.
 NO_PAIR = 2**64 - 1
 
 
 class SeenItems:
-    """The items that each of these users has interacted with: 8 bytes a pair, 16 in the making.
+    """The items that each of these users has interacted with: 8 bytes a pair, 16 while building.
 
-    users: the ids of those who are asked about, each once.
+    users: distinct ids.
     """
 
     def __init__(self, interactions: pl.LazyFrame, users: pl.Series) -> None:
@@ -45,7 +43,7 @@ class SeenItems:
         self._users = pl.DataFrame({"user_id": users}).with_row_index("user")
         self._items = items.select(item_id=ITEM_ID).with_row_index("item")
         pairs = (
-            # The places in two lists, as joins find them too, in a third less memory.
+            # The positions in two lists. Joins would find them too, with half more memory.
             interactions.select(
                 user=_place(USER_ID, self._users.get_column("user_id")),
                 item=_place(ITEM_ID, self._items.get_column("item_id")),
@@ -72,7 +70,7 @@ class SeenItems:
         """Whether its user has interacted with the item, for each row of user_id and item_id."""
         if not len(self._pairs):
             return pl.repeat(value=False, n=table.height, eager=True)
-        # A part of the users in place of all makes the join of a small table a quick one.
+        # Fewer users make the join of a small table fast.
         users = self._users.join(table.select("user_id").unique(), on="user_id", how="semi")
         asked = (
             table.select("user_id", "item_id")
@@ -87,7 +85,7 @@ class SeenItems:
 
 
 def _place(column: str, among: pl.Series) -> pl.Expr:
-    """Where in the list the value is; null where it is not."""
+    """The position of the value in the list; null if it is not there."""
     return pl.col(column).cast(pl.Enum(among), strict=False).to_physical()
 
 
@@ -97,7 +95,7 @@ def _pair() -> pl.Expr:
 
 
 class ListBuilder:
-    """Makes the table, and counts what its checks ask for.
+    """Builds the table, and counts what its checks need.
 
     The table has the best `num_results` items of each line as rows of user_id, rank, item_id and
     score, users in the lines' order. Items that a user has seen are dropped; `seen` None drops
@@ -119,7 +117,7 @@ class ListBuilder:
         self._first_failure: tuple[str, str] | None = None
 
     def write(self, pieces: Iterable[pl.DataFrame], table: TableWriter) -> None:
-        """Write the table's rows. pieces: at least one, as `formats.batch_inference` reads them."""
+        """Write the table's rows. pieces: at least one, read by `batch_inference.read_output`."""
         for lines in pieces:
             table.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
@@ -135,7 +133,7 @@ class ListBuilder:
         return table
 
     def checks(self, users: pl.Series, *, filtered: bool) -> list[Checked]:
-        """What was found; users: who was asked for, filtered: whether by a filter of one's own."""
+        """The verdicts. users: those requested; filtered: is recommendations.filter set."""
         answered = pl.concat(self._answered)
         return [
             every_user_answered(users, answered),
@@ -146,7 +144,7 @@ class ListBuilder:
         ]
 
     def _table(self, lines: pl.DataFrame) -> pl.DataFrame:
-        # Popularity-Count gives no scores: a list of nulls as long as the items stands in for them.
+        # Popularity-Count returns no scores: use a null for each item.
         scores = pl.coalesce("scores", pl.col("items").list.eval(pl.lit(None, dtype=pl.Float64)))
         offered = (
             lines.filter(pl.col("items").list.len() > 0)
@@ -178,11 +176,8 @@ class ListBuilder:
 
 @dataclass(frozen=True)
 class RecommendationTable:
-    """Its numbers of rows, users and distinct items; its first rows; its check results; `dropped`
-    counts the offered items that their user had already seen.
-
-    `publish` publishes it, given the metadata to store in it.
-    """
+    """A written table: its numbers of rows, users and distinct items, its first rows and checks;
+    `dropped` counts the returned items that their user had already seen."""
 
     rows: int
     users: int
@@ -190,49 +185,34 @@ class RecommendationTable:
     dropped: int
     sample: pl.DataFrame
     checks: list[Checked]
-    publish: Callable[[Mapping[str, Any]], Edition]
 
 
-@contextmanager
 def build_locally(
-    publishing: Publishing,
+    pipeline: Pipeline,
+    storage: StorageResource,
     job: Description,
     users: pl.Series,
     seen: SeenItems | None,
-    log: dg.DagsterLogManager,
-) -> Iterator[RecommendationTable]:
-    """Make it of what the job answered; users: who was asked for. Raises dg.Failure."""
-    pipeline, storage = publishing.pipeline, publishing.storage
+    log: logging.Logger,
+    table: TableWriter,
+) -> RecommendationTable:
+    """Write the table from the job's output. users: the requested ones. Raises dg.Failure."""
     wanted = pipeline.recommendations
     lists = ListBuilder(wanted.num_results, seen, read_titles(pipeline, storage))
-    written = Progress("users' lists written", len(users), log.info)
-    with (
-        TemporaryDirectory() as folder,
-        TableWriter(Path(folder) / "recommendations.parquet") as table,
-    ):
-        lists.write(counted(output_pieces(storage, job, read_output), written), table)
-
-        def publish(about: Mapping[str, Any]) -> Edition:
-            table.finish(about)
-            return publishing.publish(table.path)
-
-        yield RecommendationTable(
-            lists.rows,
-            lists.users,
-            len(lists.items),
-            lists.dropped,
-            lists.sample,
-            lists.checks(users, filtered=wanted.filter is not None),
-            publish,
-        )
+    progress = Progress("users' lists written", len(users), log.info)
+    lists.write(counted(output_pieces(storage, job, read_output), progress), table)
+    return RecommendationTable(
+        lists.rows,
+        lists.users,
+        len(lists.items),
+        lists.dropped,
+        lists.sample,
+        lists.checks(users, filtered=wanted.filter is not None),
+    )
 
 
-@contextmanager
-def interactions_of(publishing: Publishing) -> Iterator[pl.LazyFrame]:
-    """The pipeline's interactions, in a file of this machine. Raises dg.Failure."""
-    storage = publishing.storage
-    with (
-        storage_errors(),
-        storage.local_file(storage.uri(publishing.pipeline.places.interactions)) as path,
-    ):
-        yield scan_interactions(path)
+def read_seen_items(pipeline: Pipeline, storage: StorageResource, users: pl.Series) -> SeenItems:
+    """What these users have interacted with. Raises dg.Failure."""
+    uri = storage.uri(pipeline.places.interactions)
+    with storage_errors(), storage.local_file(uri) as path:
+        return SeenItems(scan_interactions(path), users)

@@ -1,13 +1,10 @@
-"""Which models a run trains, and which it reuses."""
+"""Trains solution versions, or reuses those that earlier runs trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
-
-import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.ensure import (
@@ -17,14 +14,22 @@ from batchrec_dagster.personalize.ensure import (
     SOLUTION_VERSION,
     Description,
     Ensure,
+    Ensured,
     Started,
 )
 from batchrec_dagster.personalize.recipes import recipe_arn
-from batchrec_dagster.steps.batch_jobs import solution_config, solution_name, stem
+from batchrec_dagster.steps.batch_jobs import (
+    job_seconds,
+    outcome,
+    solution_config,
+    solution_name,
+    stem,
+)
+from batchrec_dagster.steps.cost import Cost, trainings_cost
 from batchrec_dagster.steps.publishing import lists_key, storage_errors
 from batchrec_dagster.steps.quality_gate import quality_gate
+from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.rollback import published_table, was_rolled_back
-from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
@@ -57,13 +62,13 @@ class Trainer:
             return [one if one and self._is_current(one) else None for one in newest]
         return [one if one and self._compares(one, model) else None for one in newest]
 
-    def start(self, dataset: Mapping[str, str]) -> list[Started]:
+    def start(self, dataset: DatasetRecord) -> list[Started]:
         """For each recipe the solution version to reuse, or a new one on the imported data."""
-        group, ensure = dataset["dataset_group_arn"], self.ensure
+        group, ensure = dataset.dataset_group_arn, self.ensure
         solutions = [
             ensure.named(
                 SOLUTION,
-                solution_name(dataset["dataset_group_name"], recipe, hyperparameters),
+                solution_name(dataset.dataset_group_name, recipe, hyperparameters),
                 {
                     "datasetGroupArn": group,
                     "recipeArn": recipe_arn(recipe),
@@ -116,33 +121,106 @@ class Trainer:
             return False
         if now() - version["creationDateTime"] >= timedelta(days) - EARLY:
             return False
-        record = read_record(self.storage, self.pipeline.places.record(self.asset))
-        if record.get("solution_version_arn") != version[SOLUTION_VERSION.arn]:
+        model = read_model(self.storage, self.pipeline.places, self.asset)
+        if model is None or model.solution_version_arn != version[SOLUTION_VERSION.arn]:
             return True  # A run was killed after it had started this training.
-        if record.get("trained_with") != fingerprint(self.pipeline.interactions):
+        interactions = fingerprint(self.pipeline.interactions)
+        if model.trained_with != interactions:
             return False
-        return self.asset != "solution_version" or self._passes_gate(record)
+        return self.asset != "solution_version" or self._passes_gate(model, interactions)
 
-    def _passes_gate(self, record: Mapping[str, Any]) -> bool:
-        """Whether lists of the recorded model may be published: one that may not is replaced as
-        soon as there are other data."""
+    def _passes_gate(self, model: ModelRecord, measured_on: str) -> bool:
+        """Whether the model's lists may be published; if not, new data replace the model."""
         places = self.pipeline.places
         with storage_errors():
             current = published_table(self.storage, places).current()
-            key = lists_key(self.pipeline, record["solution_version_arn"])
+            key = lists_key(self.pipeline, model.solution_version_arn)
             rolled_back = was_rolled_back(self.storage, places, [key])
         return quality_gate(
             self.pipeline.gate,
-            record,
+            model,
             current.about if current else None,
-            record["trained_with"],
+            measured_on,
             how_to_skip="",
             rolled_back=rolled_back,
         ).passed
 
 
+@dataclass(frozen=True)
+class Training:
+    """A trained or reused model: its record, its solution version, and what this run did."""
+
+    record: ModelRecord
+    version: Ensured
+    recipe: str
+    hyperparameters: Mapping[str, str]
+    outcome: str
+    seconds: float
+    cost: list[Cost]
+
+
+def train(
+    pipeline: Pipeline,
+    storage: StorageResource,
+    ensure: Ensure,
+    asset: str,
+    dataset: DatasetRecord,
+    *,
+    run: str,
+    force: bool,
+) -> Training:
+    """Train the asset's model, or reuse the last one. run: id of the first of a run and its
+    retries. Raises dg.Failure."""
+    ensure = ensure.for_data(dataset.data_version)
+    recipes = trained_by(pipeline)[asset]
+    recipe, hyperparameters = next(iter(recipes.items()))
+    name = stem(pipeline.name, dataset.data_version, run if force else None)
+    trainer = Trainer(pipeline, asset, recipes, name, force, ensure, storage)
+    versions = ensure.all_ready(SOLUTION_VERSION, trainer.start(dataset))
+    version, *popularity = versions
+    record = _record(pipeline, ensure, dataset, version, popularity)
+    done = outcome(version, "trained")
+    if record.on_earlier_data:
+        days, day = pipeline.solution.retrain.every_days, f"{record.trained_at}"[:10]
+        done = f"kept: trained {day} on earlier data; solution.retrain: {days} days"
+    ensure.log.info(f"{recipe} on data {dataset.data_version}: {done}")
+    ensure.log.info(f"{version.arn}: trained in {job_seconds(version):.1f} s")
+    created = {of: one for of, one in zip(recipes, versions, strict=True) if one.created}
+    cost = trainings_cost(pipeline, storage, created, on_aws=ensure.on_aws)
+    return Training(record, version, recipe, hyperparameters, done, job_seconds(version), cost)
+
+
+def _record(
+    pipeline: Pipeline,
+    ensure: Ensure,
+    dataset: DatasetRecord,
+    version: Ensured,
+    popularity: Sequence[Ensured],
+) -> ModelRecord:
+    created_at = version.description["creationDateTime"].astimezone(UTC)
+    hours = version.description.get("trainingHours", 0.0)
+    return ModelRecord(
+        version.arn,
+        dataset.dataset_group_arn,
+        dataset.dataset_group_name,
+        dataset.data_version,
+        trained_on=trained_on(pipeline, version.description),
+        trained_at=created_at.isoformat(timespec="seconds"),
+        trained_with=fingerprint(pipeline.interactions),
+        # The next run's estimate uses it.
+        training_hours=hours if ensure.on_aws else None,
+        metrics=_metrics(ensure, version.arn),
+        popularity_metrics=_metrics(ensure, popularity[0].arn) if popularity else {},
+    )
+
+
+def _metrics(ensure: Ensure, solution_version_arn: str) -> dict[str, float]:
+    answer = ensure.client.get_solution_metrics(solutionVersionArn=solution_version_arn)
+    return dict(sorted(answer["metrics"].items()))
+
+
 def trained_on(pipeline: Pipeline, version: Description) -> str:
-    """The first 12 digits of the version of the data: they are part of its name."""
+    """The first 12 digits of the data's version: they are part of a solution version's name."""
     return str(version["name"]).removeprefix(f"{pipeline.name}-")[:12]
 
 
@@ -158,29 +236,28 @@ def all_recipes(pipeline: Pipeline) -> list[str]:
 
 def recipes_to_train(
     pipeline: Pipeline,
-    context: dg.AssetExecutionContext,
     ensure: Ensure,
     storage: StorageResource,
-    dataset_group: Mapping[str, str],
+    group_arn: str,
+    group_name: str,
     data_version: str,
+    *,
+    run: str,
+    forced: Collection[str],
 ) -> list[str]:
     """The recipes that this run will train on data of this version, by the same rules as the
-    assets that train them. dataset_group: its dataset_group_arn and dataset_group_name."""
-    there = {
+    assets that train them. forced: assets that train in any case."""
+    existing = {
         solution["name"]: str(solution[SOLUTION.arn])
-        for solution in ensure.list(SOLUTION, datasetGroupArn=dataset_group["dataset_group_arn"])
+        for solution in ensure.list(SOLUTION, datasetGroupArn=group_arn)
     }
-    ops: Any = context.run.run_config.get("ops") or {}
     due = []
     for asset, recipes in trained_by(pipeline).items():
-        config = (ops.get(f"{pipeline.name}__{asset}") or {}).get("config") or {}
-        force = bool(config.get("force_train"))
-        name = stem(pipeline.name, data_version, context, afresh=force)
+        force = asset in forced
+        name = stem(pipeline.name, data_version, run if force else None)
         trainer = Trainer(pipeline, asset, recipes, name, force, ensure, storage)
-        names = [
-            solution_name(dataset_group["dataset_group_name"], *each) for each in recipes.items()
-        ]
-        reused = trainer.reused([there.get(name) for name in names])
+        names = [solution_name(group_name, *each) for each in recipes.items()]
+        reused = trainer.reused([existing.get(name) for name in names])
         due += [recipe for recipe, one in zip(recipes, reused, strict=True) if one is None]
     return due
 

@@ -1,7 +1,7 @@
-"""solution_version and segment_solution_version: models of what was imported, with metrics."""
+"""solution_version and segment_solution_version: models of the imported data, with metrics."""
 
 import time
-from datetime import UTC
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -9,13 +9,12 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.personalize.ensure import SOLUTION_VERSION
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
 from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.pipeline.ui import MODEL, asset_args, dataset_group, preview, table
-from batchrec_dagster.steps.batch_jobs import lasted, outcome, stem
-from batchrec_dagster.steps.cost import cost_metadata, trainings_cost
-from batchrec_dagster.steps.training import Trainer, trained_by, trained_on
+from batchrec_dagster.steps.cost import cost_metadata
+from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.steps.training import Training, train
 
 CODE_VERSION = "1"
 
@@ -35,9 +34,8 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
     @dg.asset(
         **asset_args(
             pipeline,
-            description="The trained model, and how well it does: it has learnt by the recipe"
-            f" {solution.recipe} from what was imported, and was tested on a part that it had not"
-            f" seen. {_when(pipeline)}",
+            description=f"The model, trained with the recipe {solution.recipe} on the imported"
+            f" data, and its metrics on held-out interactions. {_when(pipeline)}",
             kinds={"personalize"},
             stage=MODEL,
             storage_key=pipeline.places.record("solution_version"),
@@ -63,8 +61,8 @@ def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.Asset
     @dg.asset(
         **asset_args(
             pipeline,
-            description="The trained model that tells which users belong to an item, and its"
-            f" metrics: it has learnt by the recipe {segments.recipe} from what was imported.",
+            description="The model that assigns users to items, trained with the recipe"
+            f" {segments.recipe} on the imported data, and its metrics.",
             kinds={"personalize"},
             stage=MODEL,
             storage_key=pipeline.places.record("segment_solution_version"),
@@ -98,78 +96,57 @@ def _trained(
     dataset: dict[str, Any],
     personalize: PersonalizeResource,
 ) -> dg.MaterializeResult[dict[str, Any]]:
-    """Train what the asset is for, or reuse the last model; the record and what the UI shows."""
     started = time.monotonic()
-    asset, version = context.asset_key.path[-1], dataset["data_version"]
-    recipes = trained_by(pipeline)[asset]
-    recipe, hyperparameters = next(iter(recipes.items()))
-    ensure = personalize.ensure(context.log, {**pipeline.tags, "batchrec:data-version": version})
-    name = stem(pipeline.name, version, context, afresh=config.force_train)
-    trainer = Trainer(
-        pipeline, asset, recipes, name, config.force_train, ensure, personalize.storage
+    training = train(
+        pipeline,
+        personalize.storage,
+        personalize.ensure(context.log, pipeline.tags),
+        context.asset_key.path[-1],
+        DatasetRecord.from_json(dataset),
+        run=context.run.root_run_id or context.run.run_id,
+        force=config.force_train,
     )
-    versions = ensure.all_ready(SOLUTION_VERSION, trainer.start(dataset))
-    trained, *popularity = versions
-    created_at = trained.description["creationDateTime"].astimezone(UTC)
-    data = trained_on(pipeline, trained.description)
-    done = outcome(trained, "trained")
-    if not version.startswith(data):
-        days = pipeline.solution.retrain.every_days
-        done = f"kept: trained {created_at:%Y-%m-%d} on earlier data; solution.retrain: {days} days"
-    context.log.info(f"{recipe} on data {version}: {done}")
-    context.log.info(f"{trained.arn}: trained in {lasted(trained):.1f} s")
-    metrics = _metrics(personalize, trained.arn)
-    baseline = _metrics(personalize, popularity[0].arn) if popularity else {}
-    record = {
-        "solution_version_arn": trained.arn,
-        "dataset_group_arn": dataset["dataset_group_arn"],
-        "dataset_group_name": dataset["dataset_group_name"],
-        "data_version": version,
-        "trained_on": data,
-        "trained_at": created_at.isoformat(timespec="seconds"),
-        "trained_with": fingerprint(pipeline.interactions),
-    }
-    if personalize.on_aws:
-        # What the next run's estimate goes by.
-        record["training_hours"] = trained.description.get("trainingHours", 0.0)
-    created = {of: one for of, one in zip(recipes, versions, strict=True) if one.created}
-    costs = trainings_cost(pipeline, personalize.storage, created, on_aws=personalize.on_aws)
+    version = training.record.solution_version_arn.rpartition("/")[2]
     return dg.MaterializeResult(
-        value={**record, "metrics": metrics, "popularity_metrics": baseline},
-        # Lists are inferred with what was imported, so that they follow the data too.
-        data_version=dg.DataVersion(f"{trained.arn.rpartition('/')[2]}-{version}"),
-        metadata={
-            "preview": preview(
-                f"The recipe `{recipe}`: {done}. Metrics go from 0 to 1, more is better.",
-                _compared(_short(metrics), _short(baseline)),
-            ),
-            "solution_version_arn": trained.arn,
-            "solution_arn": trained.description["solutionArn"],
-            **dataset_group(personalize, dataset["dataset_group_arn"]),
-            "recipe": recipe,
-            "hyperparameters": hyperparameters,
-            "status": trained.description["status"],
-            "outcome": done,
-            "data_version": version,
-            "trained_on": data,
-            "trained_at": record["trained_at"],
-            "training_hours": trained.description.get("trainingHours", 0.0),
-            "training_seconds": lasted(trained),
-            **cost_metadata("cost_usd", costs, on_aws=personalize.on_aws),
-            "seconds": time.monotonic() - started,
-            **_short(metrics),
-            **{f"popularity_{key}": value for key, value in _short(baseline).items()},
-        },
+        value=training.record.to_json(),
+        # Batch inference uses the imported data, so lists follow the data too.
+        data_version=dg.DataVersion(f"{version}-{training.record.data_version}"),
+        metadata=_metadata(training, personalize, started),
     )
 
 
-def _metrics(personalize: PersonalizeResource, solution_version_arn: str) -> dict[str, float]:
-    answer = personalize.client.get_solution_metrics(solutionVersionArn=solution_version_arn)
-    return dict(sorted(answer["metrics"].items()))
+def _metadata(
+    training: Training, personalize: PersonalizeResource, started: float
+) -> dict[str, Any]:
+    record, version = training.record, training.version.description
+    metrics, baseline = _short(record.metrics), _short(record.popularity_metrics)
+    return {
+        "preview": preview(
+            f"The recipe `{training.recipe}`: {training.outcome}. Metrics go from 0 to 1; higher is"
+            " better.",
+            _compared(metrics, baseline),
+        ),
+        "solution_version_arn": record.solution_version_arn,
+        "solution_arn": version["solutionArn"],
+        **dataset_group(personalize, record.dataset_group_arn),
+        "recipe": training.recipe,
+        "hyperparameters": dict(training.hyperparameters),
+        "status": version["status"],
+        "outcome": training.outcome,
+        "data_version": record.data_version,
+        "trained_on": record.trained_on,
+        "trained_at": record.trained_at,
+        "training_hours": version.get("trainingHours", 0.0),
+        "training_seconds": training.seconds,
+        **cost_metadata("cost_usd", training.cost, on_aws=personalize.on_aws),
+        "seconds": time.monotonic() - started,
+        **metrics,
+        **{f"popularity_{key}": value for key, value in baseline.items()},
+    }
 
 
 def _compared(metrics: dict[str, float], baseline: dict[str, float]) -> str:
-    """The metrics as a table, popularity's beside them where there are any."""
+    """The metrics as a table, next to popularity's where there are any."""
     if not baseline:
         return table(["metric", "value"], metrics.items())
     return table(
@@ -178,8 +155,8 @@ def _compared(metrics: dict[str, float], baseline: dict[str, float]) -> str:
     )
 
 
-def _short(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics by the short names that fit into the UI's table; the record has Personalize's."""
+def _short(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics by short names that fit into the UI's table."""
     short = {"normalized_discounted_cumulative_gain": "ndcg", "mean_reciprocal_rank": "mrr"}
     named = {}
     for key, value in metrics.items():

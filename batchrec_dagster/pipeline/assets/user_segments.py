@@ -1,21 +1,15 @@
-"""user_segments: the users who belong to an item, from a batch segment job to one table."""
+"""user_segments: the users of each segment, from a batch segment job to one table."""
 
-import tempfile
 import time
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.personalize.batch_segment import read_output
 from batchrec_dagster.personalize.datasets import ITEM_ID, USER_ID
-from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB
-from batchrec_dagster.pipeline.checks import published, specs, stopped
+from batchrec_dagster.pipeline.checks import published, run_step, specs
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
 from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.pipeline.ui import (
@@ -28,22 +22,11 @@ from batchrec_dagster.pipeline.ui import (
     stored,
 )
 from batchrec_dagster.pipeline.ui import table as markdown_table
-from batchrec_dagster.steps.batch_jobs import (
-    filter_arn,
-    has_output,
-    lasted,
-    output_folder,
-    output_pieces,
-)
-from batchrec_dagster.steps.cost import cost_metadata, count_users, segments_cost
-from batchrec_dagster.steps.items import (
-    read_titles,
-    titles_of,
-    titles_versions,
-)
-from batchrec_dagster.steps.publishing import storage_errors
-from batchrec_dagster.steps.segment_table import SegmentTable
-from batchrec_dagster.storage.io_managers import Stored
+from batchrec_dagster.steps.batch_jobs import job_seconds, outcome, output_folder
+from batchrec_dagster.steps.cost import cost_metadata
+from batchrec_dagster.steps.items import titles_of
+from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.segment_table import UserSegments, segment_users
 from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "1"
@@ -51,7 +34,7 @@ MOST_SHOWN = 10
 COLUMNS = {
     "segment": ("string", "What the users belong to: an item's id, or an expression on items."),
     "title": ("string", "The item's title; null where the items file has none."),
-    "rank": ("int", "1 is the user who belongs to it most."),
+    "rank": ("int", "1 is the user who belongs to the segment most."),
     "user_id": ("string", "The user's id."),
 }
 
@@ -67,13 +50,11 @@ MADE_OF: dict[str, list[tuple[str, str]]] = {
 def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
     """The asset."""
     titles = titles_of(pipeline) if segments.items else []
-    setting = "items" if segments.items else "attributes"
 
     @dg.asset(
         **asset_args(
             pipeline,
-            description="Whom to tell of an item: the"
-            f" {segments.users_per_segment:,} users who belong most to each of"
+            description=f"The {segments.users_per_segment:,} users who belong most to each of"
             f" {len(segments.queries):,} segments, as one table of {', '.join(_columns(titles))}.",
             kinds={"personalize", "parquet"},
             storage_key=pipeline.places.user_segments,
@@ -97,104 +78,48 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
         personalize: PersonalizeResource,
     ) -> Iterator[Any]:
         started = time.monotonic()
-        places = pipeline.places
-        version_arn = segment_solution_version["solution_version_arn"]
-        ensure = personalize.ensure(
-            context.log,
-            {**pipeline.tags, "batchrec:data-version": segment_solution_version["data_version"]},
+        model = ModelRecord.from_json(segment_solution_version)
+        ensure = personalize.ensure(context.log, pipeline.tags)
+        found = yield from run_step(
+            lambda: segment_users(pipeline, segments, storage, ensure, model)
         )
-        queries = pl.DataFrame({segments.query_field: segments.queries}).write_ndjson()
-        with storage_errors():
-            storage.store.put(storage.uri(places.segment_queries), queries.encode())
-        request: dict[str, Any] = {
-            "solutionVersionArn": version_arn,
-            "numResults": segments.users_per_segment,
-            "jobInput": {"s3DataSource": {"path": storage.uri(places.segment_queries)}},
-            "roleArn": personalize.role_arn,
-        }
-        if segments.filter:
-            request["filterArn"] = filter_arn(
-                ensure,
-                segment_solution_version,
-                fingerprint(segments.filter)[:8],
-                segments.filter,
-                "segments.filter",
-            )
-
-        # Personalize's segments are of the model's data; only a filter looks at newer ones.
-        filtered = [segment_solution_version["data_version"]] if segments.filter else []
-
-        def output(job: str) -> str:
-            return storage.uri(places.batch_segments(job))
-
-        job = ensure.ready(
-            BATCH_SEGMENT_JOB,
-            ensure.start_numbered(
-                BATCH_SEGMENT_JOB,
-                f"{pipeline.name}-{fingerprint(request, queries, *filtered)[:12]}",
-                lambda name: {
-                    **request,
-                    "jobOutput": {"s3DataDestination": {"path": output(name)}},
-                },
-                usable=partial(has_output, storage),
-                solutionVersionArn=version_arn,
-            ),
+        result = dg.MaterializeResult(
+            value=found.stored,
+            data_version=dg.DataVersion(found.version),
+            metadata={
+                **_metadata(pipeline, segments, found),
+                **stored("table", storage, found.stored.uri),
+                **dataset_group(personalize, model.dataset_group_arn),
+                **cost_metadata("cost_usd", found.cost, on_aws=personalize.on_aws),
+                "seconds": time.monotonic() - started,
+            },
         )
-        paid = (
-            [segments_cost(len(segments.queries), count_users(pipeline, storage))]
-            if job.created
-            else []
-        )
-        table = SegmentTable(read_titles(pipeline, storage) if titles else None)
-        with tempfile.TemporaryDirectory() as folder:
-            written = Path(folder) / "user_segments.parquet"
-            table.write(output_pieces(storage, job.description, read_output), written)
-            checks = table.checks(segments.queries, f"segments.{setting}")
-            yield from stopped(checks)
-            uri = storage.uri(places.user_segments)
-            with storage_errors():
-                storage.store.put(uri, written)
-            result = dg.MaterializeResult(
-                value=Stored(uri),
-                data_version=dg.DataVersion(
-                    fingerprint(
-                        job.arn,
-                        queries,
-                        segments,
-                        CODE_VERSION,
-                        *(titles_versions(pipeline, storage) if titles else []),
-                    )
-                ),
-                metadata={
-                    "preview": preview(
-                        f"**{len(table.sizes):,} segments** have users, the first of them:",
-                        markdown_table(
-                            ["segment", "users"], table.sizes.head(MOST_SHOWN).iter_rows()
-                        ),
-                    ),
-                    "dagster/row_count": table.rows,
-                    "dagster/column_schema": column_schema(COLUMNS, table.sample.columns),
-                    "dagster/column_lineage": column_lineage(
-                        pipeline, MADE_OF, table.sample.columns
-                    ),
-                    "segments": len(table.sizes),
-                    "empty_segments": len(segments.queries) - len(table.sizes),
-                    "users": len(table.users),
-                    **stored("table", storage, uri),
-                    **dataset_group(personalize, segment_solution_version["dataset_group_arn"]),
-                    "batch_segment_job_arn": job.arn,
-                    "batch_segment_output": output_folder(job.description),
-                    "status": job.description["status"],
-                    "outcome": "segmented" if job.created else "unchanged: not segmented again",
-                    "inference_seconds": lasted(job),
-                    **cost_metadata("cost_usd", paid, on_aws=personalize.on_aws),
-                    "sample": sample(table.sample),
-                    "seconds": time.monotonic() - started,
-                },
-            )
-            yield from published(checks, result)
+        yield from published(found.checks, result)
 
     return user_segments
+
+
+def _metadata(pipeline: Pipeline, segments: Segments, found: UserSegments) -> dict[str, Any]:
+    table, job = found.table, found.job
+    columns = table.sample.columns
+    return {
+        "preview": preview(
+            f"**{len(table.sizes):,} segments** have users. The first:",
+            markdown_table(["segment", "users"], table.sizes.head(MOST_SHOWN).iter_rows()),
+        ),
+        "dagster/row_count": table.rows,
+        "dagster/column_schema": column_schema(COLUMNS, columns),
+        "dagster/column_lineage": column_lineage(pipeline, MADE_OF, columns),
+        "segments": len(table.sizes),
+        "empty_segments": len(segments.queries) - len(table.sizes),
+        "users": len(table.users),
+        "batch_segment_job_arn": job.arn,
+        "batch_segment_output": output_folder(job.description),
+        "status": job.description["status"],
+        "outcome": outcome(job, "segmented"),
+        "inference_seconds": job_seconds(job),
+        "sample": sample(table.sample),
+    }
 
 
 def _columns(titles: list[dg.AssetKey]) -> list[str]:

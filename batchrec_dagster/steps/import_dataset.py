@@ -1,0 +1,224 @@
+"""Imports a pipeline's CSV files into Amazon Personalize, unless they have not changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.personalize.ensure import (
+    DATASET,
+    DATASET_GROUP,
+    FAILED,
+    IMPORT_JOB,
+    SCHEMA,
+    Description,
+    Ensure,
+    Ensured,
+    Started,
+)
+from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
+from batchrec_dagster.steps.batch_jobs import job_seconds, outcome, stem
+from batchrec_dagster.steps.checks import Checked, require
+from batchrec_dagster.steps.cost import Cost, estimate, import_cost, summary, within_budget
+from batchrec_dagster.steps.publishing import storage_errors
+from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.steps.training import all_recipes, recipes_to_train
+from batchrec_dagster.storage.io_managers import Stored
+from batchrec_dagster.storage.paths import read_record, write_record
+from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.user_stats import UsersOfInteractions
+
+ASSET = "personalize_dataset"
+
+
+@dataclass(frozen=True)
+class DatasetFile:
+    """A CSV file, by its key in the storage, and the dataset that it becomes."""
+
+    dataset_type: str
+    schema: str
+    key: str
+
+    @property
+    def asset(self) -> str:
+        """The asset that prepares it."""
+        return self.dataset_type.lower()
+
+    @property
+    def is_interactions(self) -> bool:
+        return self.dataset_type == INTERACTIONS
+
+
+@dataclass(frozen=True)
+class FileImport:
+    """The import job of one file, finished, and what this run did."""
+
+    file: DatasetFile
+    dataset: Ensured
+    job: Ensured
+
+    @property
+    def outcome(self) -> str:
+        return outcome(self.job, "imported")
+
+    @property
+    def seconds(self) -> float:
+        return job_seconds(self.job)
+
+
+@dataclass(frozen=True)
+class DatasetImport:
+    """The record, stored; the imports, interactions first; what the run costs at most, and what
+    these imports cost."""
+
+    record: DatasetRecord
+    stored: Stored
+    imports: list[FileImport]
+    estimate: list[Cost]
+    cost: list[Cost]
+    checks: list[Checked]
+
+
+def dataset_files(pipeline: Pipeline) -> list[DatasetFile]:
+    """The files to import, interactions first."""
+    keys = {INTERACTIONS: pipeline.places.interactions, ITEMS: pipeline.places.items}
+    return [DatasetFile(kind, schema, keys[kind]) for kind, schema in pipeline.schemas.items()]
+
+
+def schemas_version(files: Sequence[DatasetFile]) -> str:
+    """A fingerprint of the schemas. A dataset keeps its schema: others need another group."""
+    return fingerprint(*(file.schema for file in files))
+
+
+def import_dataset(
+    pipeline: Pipeline,
+    storage: StorageResource,
+    ensure: Ensure,
+    *,
+    run: str,
+    force: bool,
+    forced_trainings: Collection[str],
+) -> DatasetImport:
+    """Import what has changed. run: id of the first of a run and its retries; forced_trainings:
+    assets that this run will train in any case. Raises FailedChecksError, dg.Failure."""
+    files = dataset_files(pipeline)
+    versions = [_version(storage, file) for file in files]
+    version = versions[0] if len(versions) == 1 else fingerprint(*versions)
+    ensure = ensure.for_data(version)
+    sizes = _sizes(storage, files)
+    group_name = f"{pipeline.name}-{schemas_version(files)[:8]}"
+    if pipeline.budget.max_usd_per_run is not None and not any(
+        group["name"] == group_name for group in ensure.list(DATASET_GROUP)
+    ):
+        # Check the budget before anything is created.
+        first = estimate(pipeline, storage, imports=sizes, trainings=all_recipes(pipeline))
+        require(within_budget(pipeline.budget, first, on_aws=ensure.on_aws))
+    group_arn = ensure.named(DATASET_GROUP, group_name, {}).arn
+    datasets = [_ensure_dataset(ensure, group_arn, group_name, file) for file in files]
+    recorded = read_record(storage, pipeline.places.record(ASSET))
+    # The record may describe imports that a teardown has deleted since.
+    is_new = (
+        force
+        or recorded.get("data_version") != version
+        or not all(_has_import(ensure, dataset) for dataset in datasets)
+    )
+    trainings = recipes_to_train(
+        pipeline, ensure, storage, group_arn, group_name, version, run=run, forced=forced_trainings
+    )
+    costs = estimate(pipeline, storage, imports=sizes if is_new else {}, trainings=trainings)
+    ensure.log.info(f"{'' if ensure.on_aws else 'on AWS '}this run costs {summary(costs)}")
+    checks = within_budget(pipeline.budget, costs, on_aws=ensure.on_aws)
+    require(checks)
+    force_run = run if force else None
+    started = [
+        _start_import(pipeline, storage, ensure, *each, force_run=force_run)
+        for each in zip(files, datasets, versions, strict=True)
+    ]
+    jobs = ensure.all_ready(IMPORT_JOB, started)
+    imports = [FileImport(*each) for each in zip(files, datasets, jobs, strict=True)]
+    for one in imports:
+        ensure.log.info(f"{one.file.asset}: {one.outcome}, {one.seconds:.1f} s")
+    record = DatasetRecord(group_arn, group_name, version, **_arns(imports))
+    with storage_errors():
+        stored = write_record(storage, pipeline.places.record(ASSET), record.to_json())
+    paid = [
+        import_cost(one.file.asset, sizes[one.file.asset]) for one in imports if one.job.created
+    ]
+    return DatasetImport(record, stored, imports, costs, paid, checks)
+
+
+def _version(storage: StorageResource, file: DatasetFile) -> str:
+    """The version of the file, which is read for it unless Spark recorded it."""
+    uri = storage.uri(file.key)
+    if file.is_interactions:
+        return UsersOfInteractions(storage.store, uri).version() or storage.version(uri)
+    return storage.version(uri)
+
+
+def _sizes(storage: StorageResource, files: Sequence[DatasetFile]) -> dict[str, int]:
+    """The bytes of each file, by asset."""
+    heads = [storage.store.head(storage.uri(file.key)) for file in files]
+    return {file.asset: head.size if head else 0 for file, head in zip(files, heads, strict=True)}
+
+
+def _has_import(ensure: Ensure, dataset: Ensured) -> bool:
+    """Whether an import job into the dataset, as it is now, has not failed."""
+    since = dataset.description["creationDateTime"]
+    return any(
+        job["status"] not in FAILED and job["creationDateTime"] >= since
+        for job in ensure.list(IMPORT_JOB, datasetArn=dataset.arn)
+    )
+
+
+def _ensure_dataset(ensure: Ensure, group_arn: str, group_name: str, file: DatasetFile) -> Ensured:
+    """The dataset, created with its schema if there is none."""
+    name = f"{group_name}-{file.asset}"
+    schema = ensure.named(SCHEMA, name, {"schema": file.schema}).arn
+    return ensure.named(
+        DATASET,
+        name,
+        {"datasetGroupArn": group_arn, "datasetType": file.dataset_type, "schemaArn": schema},
+        datasetGroupArn=group_arn,
+    )
+
+
+def _start_import(
+    pipeline: Pipeline,
+    storage: StorageResource,
+    ensure: Ensure,
+    file: DatasetFile,
+    dataset: Ensured,
+    version: str,
+    *,
+    force_run: str | None,
+) -> Started:
+    since = dataset.description["creationDateTime"]
+
+    def create(name: str) -> Mapping[str, object]:
+        return {
+            "datasetArn": dataset.arn,
+            "dataSource": {"dataLocation": storage.uri(file.key)},
+            "roleArn": ensure.role_arn,
+            "importMode": "FULL",
+        }
+
+    def is_of_this(job: Description) -> bool:
+        """A dataset created again has the ARN, and so the jobs, of the deleted one."""
+        return bool(job["creationDateTime"] >= since)
+
+    # Import jobs of all datasets share their names.
+    infix = "" if file.is_interactions else f"-{file.asset}"
+    name = stem(f"{pipeline.name}{infix}", version, force_run)
+    return ensure.start_numbered(
+        IMPORT_JOB, name, create, usable=is_of_this, datasetArn=dataset.arn
+    )
+
+
+def _arns(imports: Sequence[FileImport]) -> dict[str, str]:
+    arns = {}
+    for one in imports:
+        prefix = "" if one.file.is_interactions else f"{one.file.asset}_"
+        arns[f"{prefix}dataset_arn"] = one.dataset.arn
+        arns[f"{prefix}dataset_import_job_arn"] = one.job.arn
+    return arns

@@ -1,0 +1,162 @@
+"""Infers every user's list with a batch inference job, and publishes the lists as one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
+from batchrec_dagster.personalize.batch_input import UsersFiles
+from batchrec_dagster.personalize.datasets import FILTER_HISTORY
+from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB, Ensure, Ensured
+from batchrec_dagster.steps.batch_jobs import filter_arn, has_output, job_seconds
+from batchrec_dagster.steps.checks import Checked, require
+from batchrec_dagster.steps.cost import Cost, recommendations_cost
+from batchrec_dagster.steps.items import titles_versions
+from batchrec_dagster.steps.publishing import Publishing
+from batchrec_dagster.steps.recommendation_table import (
+    RecommendationTable,
+    SeenItems,
+    build_locally,
+    read_seen_items,
+)
+from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.storage.published_table import Edition, TableWriter
+from batchrec_dagster.storage.resource import StorageResource
+
+# Part of the table's version: raise it when the same output would become another table.
+TABLE_VERSION = "1"
+
+# More results for the longest histories make every user's answer longer; this many rows in all
+# are read in seconds.
+MAX_ROWS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """The published edition, what is in it, and the job that inferred it."""
+
+    edition: Edition
+    table: RecommendationTable
+    job: Ensured
+    num_results: int
+    cost: list[Cost]
+    checks: list[Checked]
+
+
+def infer_and_publish(
+    pipeline: Pipeline,
+    storage: StorageResource,
+    ensure: Ensure,
+    model: ModelRecord,
+    batch_users: pl.LazyFrame,
+    *,
+    run: str,
+    skip_quality_gate: bool,
+) -> Recommendations:
+    """Infer lists for the users with the model and publish them, if all checks pass.
+
+    batch_users: userId. run: the run's id, for the metadata. Raises FailedChecksError, dg.Failure.
+    """
+    files = UsersFiles(storage.store, storage.uri(pipeline.places.batch_users))
+    publishing = Publishing(pipeline, storage, model, files.version())
+    gate = publishing.gate(skip=skip_quality_gate)
+    require([gate])
+    users = batch_users.select("userId").collect(engine="streaming").get_column("userId")
+    ensure = ensure.for_data(model.data_version)
+    request = _request(pipeline, ensure, model, files.input())
+    seen = (
+        read_seen_items(pipeline, storage, users) if pipeline.recommendations.exclude_seen else None
+    )
+    if seen is not None:
+        request["numResults"] = _num_results(pipeline, ensure, seen, len(users))
+    job = _run_job(pipeline, storage, ensure, request, publishing.users_version, model)
+    seconds = job_seconds(job)
+    ensure.log.info(
+        f"{len(users):,} users inferred in {seconds:.1f} s"
+        + (f", {len(users) / seconds:,.0f} a second" if seconds else "")
+    )
+    cost = [recommendations_cost(pipeline.solution.recipe, len(users))] if job.created else []
+    with (
+        TemporaryDirectory() as folder,
+        TableWriter(Path(folder) / "recommendations.parquet") as writer,
+    ):
+        table = build_locally(pipeline, storage, job.description, users, seen, ensure.log, writer)
+        checks = [gate, *table.checks]
+        version = fingerprint(
+            job.arn,
+            publishing.users_version,
+            pipeline.recommendations,
+            TABLE_VERSION,
+            *titles_versions(pipeline, storage),
+        )
+        counts = {"rows": table.rows, "users": table.users, "items": table.items}
+        about = publishing.about(
+            version, run, checks, {"batch_inference_job_arn": job.arn, **counts}
+        )
+        require(checks)
+        writer.finish(about)
+        edition = publishing.publish(writer.path)
+    return Recommendations(edition, table, job, request["numResults"], cost, checks)
+
+
+def _request(pipeline: Pipeline, ensure: Ensure, model: ModelRecord, users: str) -> dict[str, Any]:
+    """The job's request, without a name and an output. users: the URI of its input."""
+    wanted = pipeline.recommendations
+    request: dict[str, Any] = {
+        "solutionVersionArn": model.solution_version_arn,
+        "numResults": wanted.num_results,
+        "jobInput": {"s3DataSource": {"path": users}},
+        "roleArn": ensure.role_arn,
+    }
+    if wanted.filter_expression:
+        # A filter cannot be changed: another expression needs another filter.
+        own = fingerprint(wanted.filter_expression)[:8] if wanted.filter else None
+        request["filterArn"] = filter_arn(
+            ensure,
+            model,
+            own or "exclude-seen",
+            wanted.filter_expression,
+            f"recommendations.{'filter' if own else 'exclude_seen'}",
+        )
+    return request
+
+
+def _num_results(pipeline: Pipeline, ensure: Ensure, seen: SeenItems, users: int) -> int:
+    """Results per user, enough to drop the seen items: Personalize's filter considers only the
+    latest FILTER_HISTORY interactions."""
+    return min(
+        ensure.max_results,
+        max(MAX_RESULTS, MAX_ROWS // max(1, users)),
+        pipeline.recommendations.num_results + max(0, seen.longest - FILTER_HISTORY),
+    )
+
+
+def _run_job(
+    pipeline: Pipeline,
+    storage: StorageResource,
+    ensure: Ensure,
+    request: dict[str, Any],
+    users_version: str,
+    model: ModelRecord,
+) -> Ensured:
+    """The finished job for this request: a new one, or that of an earlier run."""
+
+    def create(name: str) -> dict[str, Any]:
+        output = storage.uri(pipeline.places.batch_inference(name))
+        return {**request, "jobOutput": {"s3DataDestination": {"path": output}}}
+
+    job = ensure.start_numbered(
+        BATCH_INFERENCE_JOB,
+        f"{pipeline.name}-{fingerprint(request, users_version, model.data_version)[:12]}",
+        create,
+        usable=partial(has_output, storage),
+        solutionVersionArn=model.solution_version_arn,
+    )
+    return ensure.ready(BATCH_INFERENCE_JOB, job)
