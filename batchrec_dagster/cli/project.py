@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
-from batchrec_dagster.config import COMPONENT_TYPE
-
 if TYPE_CHECKING:
     from batchrec_dagster.storage.resource import StorageResource
+
+# The end of the component's type: config has all of it, but to import it slows down completion.
+COMPONENT = ".BatchRecommendations"
 
 
 class ProjectError(click.ClickException):
@@ -59,7 +60,7 @@ def declared_pipelines(project: Project) -> dict[str, Path]:
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             continue
         for document in documents:
-            if isinstance(document, dict) and document.get("type") == COMPONENT_TYPE:
+            if isinstance(document, dict) and str(document.get("type")).endswith(COMPONENT):
                 attributes = document.get("attributes")
                 if isinstance(attributes, dict) and isinstance(attributes.get("name"), str):
                     found[attributes["name"]] = file
