@@ -16,8 +16,8 @@ from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
 from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.spark.job import local_session
 from batchrec_dagster.preparation.spark.prepare import prepare
-from batchrec_dagster.preparation.spark.session import local_session
 from batchrec_dagster.preparation.spark.task import SourceFile, Task
 from batchrec_dagster_tests.support import last_times
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import polars as pl
 import pytest
 
-from batchrec_dagster.preparation.counting import count_rows
+from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps import checks
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation import counting
-from batchrec_dagster.preparation.counting import Counts, count_rows
+from batchrec_dagster.preparation import users as module
+from batchrec_dagster.preparation.users import Counts, count_rows
 
 rows = st.tuples(st.sampled_from(["1", "2", "é", "4"]), st.sampled_from("abc"), st.integers(0, 99))
 
@@ -21,7 +21,7 @@ def test_counts(rows: list[tuple[str, str, int]], piece: int) -> None:
     schema = {"USER_ID": pl.String, "ITEM_ID": pl.String, "TIMESTAMP": pl.Int64}
     frame = pl.LazyFrame(rows, schema=schema, orient="row")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counting, "PIECE", piece)
+        patch.setattr(module, "PIECE", piece)
         found = count_rows(frame)
     users, times = Counter(user for user, _, _ in rows), [time for _, _, time in rows]
     assert found == Counts(

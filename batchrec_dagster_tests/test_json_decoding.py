@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation.json_lines import cell, parse
+from batchrec_dagster.preparation.layout import json_cell, parse_json
 from batchrec_dagster.preparation.polars import json_table as json_decoding
 from batchrec_dagster.preparation.polars.json_table import Decoding
-from batchrec_dagster.preparation.polars.table import FLAW
+from batchrec_dagster.preparation.polars.tables import FLAW
 
 NAMES = {"user": "userId", "item": "né", "rating": "stars", "event_value": "price"}
 NUMBERS = (
@@ -88,10 +88,10 @@ broken = st.one_of(
 
 
 def by_json(line: str) -> dict[str, str | None]:
-    found = parse(line)
+    found = parse_json(line)
     if found is None:
         return {FLAW: "not a JSON object", **dict.fromkeys(NAMES)}
-    return {FLAW: None, **{role: cell(found.get(name)) for role, name in NAMES.items()}}
+    return {FLAW: None, **{role: json_cell(found.get(name)) for role, name in NAMES.items()}}
 
 
 @pytest.mark.parametrize("value", [*NUMBERS, *TEXTS, *OTHERS])
@@ -157,10 +157,10 @@ def test_a_bad_line_among_many_costs_little() -> None:
 
     def counted(line: str) -> dict[str, object] | None:
         calls.append(line)
-        return parse(line)
+        return parse_json(line)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_decoding, "parse", counted)
+        patch.setattr(json_decoding, "parse_json", counted)
         found = Decoding(NAMES).decode(texts)
     assert len(calls) <= 2 * json_decoding.FEW
     assert found.struct.field(FLAW).is_not_null().arg_true().to_list() == [10_000]

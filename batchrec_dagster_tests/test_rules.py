@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars import prepare as local
-from batchrec_dagster.preparation.polars import row_filters as keeping
+from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Preparation, opened
 from batchrec_dagster.preparation.recognition import Reading
@@ -138,7 +138,7 @@ def test_every_row_is_kept_or_left_out_for_a_reason(
         if way == "the other":
             patch.setattr(local, "write_clean", lambda *_: None)
         if way == "in parts":
-            patch.setattr(keeping, "PART_ROWS", 4)
+            patch.setattr(row_filters, "PART_ROWS", 4)
         reading = replace(Reading.of(LAYOUT), types={"price": "long"})
         written, done = prepare(Path(folder), rows, rules, reading)
     kept, left_out = kept_by(rows, rules)

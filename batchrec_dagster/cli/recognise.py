@@ -20,10 +20,8 @@ from batchrec_dagster.personalize.datasets import (
     field_name,
     interactions_columns,
 )
-from batchrec_dagster.preparation.column_aliases import matching, recognise
-from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
-from batchrec_dagster.preparation.layout import Column, PreparationError
+from batchrec_dagster.preparation.layout import Column, PreparationError, matching, recognise
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Preparation, opened
@@ -32,6 +30,7 @@ from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import hide_query
+from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.reporting.terminal import plain
 from batchrec_dagster.steps.checks import enough, plausible
 

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.preparation.column_aliases import recognise
 from batchrec_dagster.preparation.layout import (
     EPOCH_UNITS,
     Column,
     Decimal,
     Format,
     PreparationError,
+    recognise,
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable, pointed, split_line
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
-from batchrec_dagster.preparation.polars.parquet_table import ParquetTable
 from batchrec_dagster.preparation.polars.rows import typed
+from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.recognition import file_format
 from batchrec_dagster.steps.checks import plausible
 

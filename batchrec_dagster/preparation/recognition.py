@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from batchrec_dagster.preparation.column_aliases import locate, recognise
 from batchrec_dagster.preparation.layout import (
     Column,
     Decimal,
@@ -20,14 +19,15 @@ from batchrec_dagster.preparation.layout import (
     Format,
     Layout,
     PreparationError,
+    locate,
+    recognise,
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable, pointed
 from batchrec_dagster.preparation.polars.decoding import Opened
 from batchrec_dagster.preparation.polars.json_table import JsonTable
-from batchrec_dagster.preparation.polars.parquet_table import ParquetTable
 from batchrec_dagster.preparation.polars.rows import named_column, typed
-from batchrec_dagster.preparation.polars.table import Table
+from batchrec_dagster.preparation.polars.tables import ParquetTable, Table
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sql import FilterError, check_types, filter_columns
 

@@ -1,22 +1,21 @@
-"""Whom Personalize recommends to: all users of the interactions, the active ones, or a list."""
+"""The users and items of the interactions: counted, and listed for Personalize."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from batchrec_dagster.personalize.batch_inference import MAX_INPUT_BYTES
-from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH, TIMESTAMP, USER_ID
-from batchrec_dagster.preparation.column_aliases import recognise
-from batchrec_dagster.preparation.layout import Column, PreparationError
+from batchrec_dagster.personalize.datasets import ITEM_ID, MAX_ID_LENGTH, TIMESTAMP, USER_ID
+from batchrec_dagster.preparation.layout import Column, PreparationError, recognise
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
-from batchrec_dagster.preparation.polars.parquet_table import ParquetTable
-from batchrec_dagster.preparation.polars.table import FLAW, ROW, Table
+from batchrec_dagster.preparation.polars.tables import FLAW, ROW, ParquetTable, Table
 
 # Rows of which Polars' streaming unique holds in a few hundred megabytes; rows of a piece.
 FEW, PIECE = 10_000_000, 1_000_000
@@ -69,19 +68,9 @@ def _ordered(users: pl.LazyFrame, rows: int | None = None) -> pl.DataFrame:
         rows = counted.collect(engine="streaming").item()
     if rows <= FEW:
         return users.unique().sort("userId").collect(engine="streaming")
-    found = pl.Series("userId", dtype=pl.String)
-    waiting: list[pl.Series] = []
-
-    def take(part: pl.DataFrame) -> None:
-        nonlocal found
-        waiting.append(part.get_column("userId").unique())
-        # Seldom enough that each user is looked at a few times only.
-        if sum(map(len, waiting)) > max(2 * len(found), 2 * PIECE):
-            found = pl.concat([found, *waiting]).unique()
-            waiting.clear()
-
-    users.sink_batches(take, chunk_size=PIECE)
-    return pl.concat([found, *waiting]).unique().sort().to_frame()
+    found = _Tally("userId")
+    users.sink_batches(found.add, chunk_size=PIECE)
+    return found.table().select("userId").sort("userId")
 
 
 def _table(opened: Opened, column: Column | None) -> Table:
@@ -129,3 +118,68 @@ def _check(table: Table, rows: pl.LazyFrame) -> None:
             f"{table.opened.name}, {table.place(row)}: {text!r} is no user's id of 1 to"
             f" {MAX_ID_LENGTH} characters; mend the file"
         )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows; users, those of them with two interactions or more, and items; the first and the last
+    time, in epoch seconds, None where there are no rows."""
+
+    rows: int
+    users: int
+    users_with_two: int
+    items: int
+    earliest: int | None
+    latest: int | None
+
+
+def count_rows(interactions: pl.LazyFrame) -> Counts:
+    """Polars' own streaming group_by, of as many users as there may be, takes three times the
+    memory."""
+    users, items, times = _Tally(USER_ID), _Tally(ITEM_ID), list[int]()
+
+    def take(part: pl.DataFrame) -> None:
+        users.add(part)
+        items.add(part)
+        if part.height:
+            time = pl.col(TIMESTAMP)
+            times.extend(part.select(time.min().alias("first"), time.max().alias("last")).row(0))
+
+    interactions.select(USER_ID, ITEM_ID, TIMESTAMP).sink_batches(take, chunk_size=PIECE)
+    lengths = users.lengths()
+    return Counts(
+        rows=int(lengths.sum()),
+        users=len(lengths),
+        users_with_two=int((lengths > 1).sum()),
+        items=len(items.lengths()),
+        earliest=min(times, default=None),
+        latest=max(times, default=None),
+    )
+
+
+class _Tally:
+    """How many rows there are of each value of a column."""
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self._found = pl.DataFrame(schema={column: pl.String, "len": pl.UInt32})
+        self._waiting: list[pl.DataFrame] = []
+
+    def add(self, rows: pl.DataFrame) -> None:
+        self._waiting.append(rows.group_by(self._column).len())
+        # Seldom enough that each value is looked at a few times only.
+        if sum(map(len, self._waiting)) > max(2 * len(self._found), 2 * PIECE):
+            self._merge()
+
+    def table(self) -> pl.DataFrame:
+        """The column, and `len`."""
+        self._merge()
+        return self._found
+
+    def lengths(self) -> pl.Series:
+        return self.table().get_column("len")
+
+    def _merge(self) -> None:
+        together = pl.concat([self._found, *self._waiting])
+        self._found = together.group_by(self._column).agg(pl.col("len").sum())
+        self._waiting.clear()

@@ -16,13 +16,13 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.datasets import csv_types, interactions_columns
-from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Preparation, opened
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
+from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps.checks import Checked, enough, plausible
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.raw_inspection import open_first_file, s3_uris

@@ -1,5 +1,4 @@
-"""What Spark runs, put where AWS finds it: under the hash of its content, so that it is uploaded
-once, and a run never gets another one's code."""
+"""Uploads the code that Spark runs on AWS, under the hash of its content."""
 
 from __future__ import annotations
 
@@ -12,17 +11,15 @@ from typing import NamedTuple
 
 import dagster_pipes
 
-import batchrec_dagster
 from batchrec_dagster.preparation import spark
 from batchrec_dagster.storage.resource import StorageResource
 
 SCRIPT = Path(spark.__file__).with_name("job.py")
-# Of this project, beside the Spark package itself.
+ROOT = SCRIPT.parents[2]
+# Those that the Spark package imports of this project.
 MODULES = (
     "__init__.py",
     "preparation/__init__.py",
-    "preparation/column_aliases.py",
-    "preparation/json_lines.py",
     "preparation/layout.py",
     "preparation/rules.py",
 )
@@ -36,7 +33,7 @@ class SparkCode(NamedTuple):
 
 
 def upload_code(storage: StorageResource) -> SparkCode:
-    """Upload it, unless this very code is there. Raises StorageError."""
+    """Upload the code unless it is there. Raises StorageError."""
     script, modules = SCRIPT.read_bytes(), zipped()
     version = hashlib.sha256(script + modules).hexdigest()[:16]
     code = SparkCode(
@@ -50,7 +47,7 @@ def upload_code(storage: StorageResource) -> SparkCode:
 
 
 def zipped() -> bytes:
-    """The modules as a zip, the same to the byte for the same modules."""
+    """The modules as a zip; the same bytes for the same modules."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, path in sorted(_modules()):
@@ -59,9 +56,8 @@ def zipped() -> bytes:
 
 
 def _modules() -> Iterator[tuple[str, Path]]:
-    root = Path(batchrec_dagster.__file__).parent
     package = SCRIPT.parent
-    for path in [*(root / module for module in MODULES), *package.glob("*.py")]:
-        yield f"batchrec_dagster/{path.relative_to(root).as_posix()}", path
+    for path in [*(ROOT / module for module in MODULES), *package.glob("*.py")]:
+        yield f"batchrec_dagster/{path.relative_to(ROOT).as_posix()}", path
     for path in Path(dagster_pipes.__file__).parent.glob("*.py"):
         yield f"dagster_pipes/{path.name}", path

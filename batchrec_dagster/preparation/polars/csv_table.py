@@ -10,10 +10,9 @@ from typing import TextIO
 
 import polars as pl
 
-from batchrec_dagster.preparation.column_aliases import locate
-from batchrec_dagster.preparation.layout import Column, PreparationError
+from batchrec_dagster.preparation.layout import Column, PreparationError, locate
 from batchrec_dagster.preparation.polars.decoding import Opened
-from batchrec_dagster.preparation.polars.table import FLAW, ROW, TEXT, typed_cells
+from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, typed_cells
 
 DELIMITERS = ("::", "\t", ",", ";", "|")
 _BEYOND = "beyond"

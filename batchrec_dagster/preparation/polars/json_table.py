@@ -10,11 +10,17 @@ from itertools import islice
 
 import polars as pl
 
-from batchrec_dagster.preparation.column_aliases import locate
-from batchrec_dagster.preparation.json_lines import LOOKED_AT, NOT_AN_OBJECT, cell, parse
-from batchrec_dagster.preparation.layout import Column, PreparationError
+from batchrec_dagster.preparation.layout import (
+    JSON_LINES_SAMPLED,
+    NOT_AN_OBJECT,
+    Column,
+    PreparationError,
+    json_cell,
+    locate,
+    parse_json,
+)
 from batchrec_dagster.preparation.polars.decoding import Opened
-from batchrec_dagster.preparation.polars.table import FLAW, ROW, TEXT, typed_cells
+from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, typed_cells
 
 # Lines that are not worth being parted in order to find the one that Polars refuses.
 FEW = 50
@@ -75,10 +81,13 @@ class Decoding:
         return pl.Series(lines.name, [self._cells(line) for line in lines], dtype=self.dtype)
 
     def _cells(self, line: str) -> dict[str, str | None]:
-        found = parse(line)
+        found = parse_json(line)
         if found is None:
             return {FLAW: NOT_AN_OBJECT}
-        return {FLAW: None, **{role: cell(found.get(name)) for role, name in self.names.items()}}
+        return {
+            FLAW: None,
+            **{role: json_cell(found.get(name)) for role, name in self.names.items()},
+        }
 
 
 def _pattern(names: Mapping[str, str]) -> str | None:
@@ -149,5 +158,5 @@ class JsonTable:
 
     def _first_lines(self) -> Iterator[dict[str, object]]:
         with self.opened.path.open(encoding="utf-8-sig") as file:
-            for line in islice(file, LOOKED_AT):
-                yield parse(line) or {}
+            for line in islice(file, JSON_LINES_SAMPLED):
+                yield parse_json(line) or {}

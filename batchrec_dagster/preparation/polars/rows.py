@@ -12,7 +12,7 @@ import polars as pl
 from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH
 from batchrec_dagster.preparation.layout import FILTER, Column, Layout
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.table import FLAW, ROW, TEXT, Table
+from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, Table
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 from batchrec_dagster.preparation.sql import TYPES, filter_columns, parse_filter
 

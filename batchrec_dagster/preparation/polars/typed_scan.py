@@ -25,7 +25,7 @@ from batchrec_dagster.personalize.datasets import (
 from batchrec_dagster.preparation.layout import EPOCH_UNITS, FILTER, Layout
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.rows import IN_FILTER, filtered, typed, wanted
-from batchrec_dagster.preparation.polars.table import Table
+from batchrec_dagster.preparation.polars.tables import Table
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
     EVENT_TYPE_VALUE,

@@ -1,5 +1,5 @@
-"""Ratings -> interactions on Spark: the same rows and counts as `preparation.local`.
+"""Ratings -> interactions on Spark: the same rows and counts as `preparation.polars`.
 
-This package runs where Spark does: it needs Python 3.11, pyspark and dagster-pipes, and of
-`preparation` only `errors`, `json_lines`, `layout`, `locating` and `rules`.
+It runs where Spark does, on Python 3.11, pyspark and dagster-pipes, and imports of this project
+only `steps.spark_code.MODULES`.
 """

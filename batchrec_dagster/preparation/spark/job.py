@@ -19,7 +19,6 @@ from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.spark.prepare import prepare
-from batchrec_dagster.preparation.spark.session import local_session
 from batchrec_dagster.preparation.spark.task import Task
 
 # Seconds between two messages' files in S3.
@@ -59,3 +58,20 @@ def _opened() -> PipesContext:
 
 if __name__ == "__main__":
     main()
+
+
+def local_session(cores: int | str = "*", memory: str = "2g", java: str = "") -> SparkSession:
+    """On so many cores, in one JVM with so much memory, started with the options `java`; it
+    listens on this machine alone."""
+    return (
+        SparkSession.builder.master(f"local[{cores}]")
+        .appName("batchrec preparation")
+        .config("spark.driver.memory", memory)
+        .config("spark.driver.extraJavaOptions", java)
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.sql.shuffle.partitions", "8")
+        .getOrCreate()
+    )

@@ -1,24 +1,91 @@
-"""The whole of a task, from the files to the written CSV, on a Spark session."""
+"""A task, from the files to the written CSV, on a Spark session."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812
 
 from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
+from batchrec_dagster.preparation.rules import (
+    BEFORE_WINDOW,
+    DUPLICATE,
+    EVENT_TYPE_VALUE,
+    FEW_OF_ITEM,
+    FEW_OF_USER,
+    NOT_LATEST,
+    Rules,
+)
 from batchrec_dagster.preparation.spark import rows, times
 from batchrec_dagster.preparation.spark.files import Files
 from batchrec_dagster.preparation.spark.lines import ROW, TEXT
-from batchrec_dagster.preparation.spark.row_filters import Keeping
 from batchrec_dagster.preparation.spark.rows import FORM, PROBLEM, REASON, SECONDS
 from batchrec_dagster.preparation.spark.tables import BROKEN_QUOTES, Table, read_table
 from batchrec_dagster.preparation.spark.task import Done, Task
+
+DAY = 86_400
+_PLACE = "place"
+
+
+class RowFilter:
+    """Applies the rules one after the other; `left_out` counts rows by reason.
+
+    `written` names the columns of a row that are written. What a rule leaves is kept on the
+    workers' disks, for it is counted, and read again by the next.
+    """
+
+    def __init__(self, rules: Rules, written: Sequence[str]) -> None:
+        self.rules = rules
+        self.written = written
+        self.left_out: dict[str, int] = {}
+
+    def apply(self, rows: DataFrame, count: int) -> tuple[DataFrame, int]:
+        """The rows that are kept, and how many there are."""
+        rules = self.rules
+        if rules.window_days is not None and count:
+            newest = rows.agg(F.max(SECONDS)).collect()[0][0]
+            in_window = F.col(SECONDS) >= newest - DAY * rules.window_days
+            rows, count = self._step(rows, count, rows.filter(in_window), BEFORE_WINDOW)
+        if rules.duplicates == "drop":
+            first = _first(rows, self.written, [F.col(ROW)])
+            rows, count = self._step(rows, count, first, DUPLICATE)
+        if rules.latest_per_pair:
+            order = [F.col(SECONDS).desc(), F.col(ROW).desc()]
+            rows, count = self._step(rows, count, _first(rows, ["user", "item"], order), NOT_LATEST)
+        least = {
+            "user": (rules.min_interactions_per_user or 0, FEW_OF_USER),
+            "item": (rules.min_interactions_per_item or 0, FEW_OF_ITEM),
+        }
+        before = -1
+        while before != (before := count):
+            for column, (enough, reason) in least.items():
+                if enough > 1:
+                    of_all = F.count(F.lit(1)).over(Window.partitionBy(column))
+                    kept = rows.withColumn(_PLACE, of_all).filter(F.col(_PLACE) >= enough)
+                    rows, count = self._step(rows, count, kept.drop(_PLACE), reason)
+        return rows, count
+
+    def _step(
+        self, before: DataFrame, count: int, kept: DataFrame, reason: str
+    ) -> tuple[DataFrame, int]:
+        kept = kept.persist(StorageLevel.DISK_ONLY)
+        left = kept.count()
+        before.unpersist()
+        if count > left:
+            self.left_out[reason] = self.left_out.get(reason, 0) + count - left
+        return kept, left
+
+
+def _first(rows: DataFrame, of: Sequence[str], order: Sequence[Column]) -> DataFrame:
+    """The first row of each group, in this order."""
+    place = F.row_number().over(Window.partitionBy(*of).orderBy(*order))
+    return rows.withColumn(_PLACE, place).filter(F.col(_PLACE) == 1).drop(_PLACE)
+
 
 EXAMPLES = 5
 SHOWN = 200
@@ -76,8 +143,8 @@ def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger)
     kept = timed.filter(F.col(REASON).isNull()).select(ROW, *written)
     if layout.event_type is None and rules.event_type:
         kept = kept.withColumn("event_type", F.lit(EVENT_TYPE_VALUE))
-    keeping = Keeping(rules, list(written))
-    kept, count = keeping.apply(kept, rows_read - sum(left_out.values()))
+    row_filter = RowFilter(rules, list(written))
+    kept, count = row_filter.apply(kept, rows_read - sum(left_out.values()))
     sha256 = _write(files, kept, count, written, task)
     log.info(f"wrote {count:,} interactions")
     each = _users_and_items(kept).persist(StorageLevel.DISK_ONLY)
@@ -85,7 +152,7 @@ def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger)
     return Done(
         rows_read=rows_read,
         rows_kept=count,
-        left_out=dict(Counter(left_out) + Counter(keeping.left_out)),
+        left_out=dict(Counter(left_out) + Counter(row_filter.left_out)),
         bad_row_examples=examples,
         timestamp_unit=unit,
         sha256=sha256,

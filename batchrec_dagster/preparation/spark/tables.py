@@ -11,14 +11,30 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 from pyspark.sql import types as T  # noqa: N812
 
-from batchrec_dagster.preparation.column_aliases import locate, setting
-from batchrec_dagster.preparation.json_lines import LOOKED_AT, NOT_AN_OBJECT, parse
+from batchrec_dagster.preparation.layout import (
+    JSON_LINES_SAMPLED,
+    NOT_AN_OBJECT,
+    Layout,
+    PreparationError,
+    locate,
+    parse_json,
+    setting,
+)
 from batchrec_dagster.preparation.layout import Column as LayoutColumn
-from batchrec_dagster.preparation.layout import Layout, PreparationError
-from batchrec_dagster.preparation.spark import cells as json_cells
-from batchrec_dagster.preparation.spark.cells import BEYOND, CELLS, MISQUOTED, Splitting
 from batchrec_dagster.preparation.spark.files import Files, Input
-from batchrec_dagster.preparation.spark.lines import FILE, LINE, ROW, TEXT, Lines, read_lines
+from batchrec_dagster.preparation.spark.lines import (
+    BEYOND,
+    CELLS,
+    FILE,
+    LINE,
+    MISQUOTED,
+    ROW,
+    TEXT,
+    Lines,
+    Splitting,
+    json_cells,
+    read_lines,
+)
 from batchrec_dagster.preparation.spark.times import DATETIME
 
 FLAW = " flaw"
@@ -117,16 +133,16 @@ def _json(lines: Lines, inputs: Sequence[Input], roles: Roles) -> Table:
     text = F.regexp_replace(TEXT, r"^[\ufeff \t\r]+|[\ufeff \t\r]+\z", "")
     frame = lines.frame.select(FILE, LINE, ROW, text.alias(TEXT)).filter(F.length(TEXT) > 0)
     for number, file in enumerate(inputs):
-        looked_at = frame.filter((F.col(FILE) == number) & (F.col(LINE) < LOOKED_AT))
+        looked_at = frame.filter((F.col(FILE) == number) & (F.col(LINE) < JSON_LINES_SAMPLED))
         names = dict.fromkeys(
-            name for row in looked_at.select(TEXT).collect() for name in parse(row[0]) or ()
+            name for row in looked_at.select(TEXT).collect() for name in parse_json(row[0]) or ()
         )
         if not names:
             raise PreparationError(
                 f"{file.name}, line 1: {NOT_AN_OBJECT}; ratings.format json wants one a line"
             )
         locate(roles, list(names), file.name)
-    cells = json_cells.cells(F.col(TEXT), [str(name) for name in roles.values()])
+    cells = json_cells(F.col(TEXT), [str(name) for name in roles.values()])
     read = frame.withColumn(CELLS, cells)
     return Table(
         read.select(
