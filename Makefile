@@ -23,7 +23,7 @@ ui: setup  ## Opens Dagster on http://127.0.0.1:3000.
 	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
 test: .venv/dev  ## Runs the whole test suite.
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: .venv/dev  ## Runs the tests that need no server, browser or Spark (a minute).
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"

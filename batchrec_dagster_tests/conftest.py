@@ -10,6 +10,7 @@ import dagster as dg
 import hypothesis
 import pytest
 
+from batchrec_dagster_tests.s3_server import S3Server, s3_server
 from batchrec_dagster_tests.support import Project, module_project
 
 # A busy machine is no bug: tests assert nothing about time.
@@ -18,6 +19,20 @@ hypothesis.settings.load_profile("batchrec")
 
 # Fixtures that start a server, a browser or Spark.
 SLOW_FIXTURES = frozenset({"browser", "postgres", "s3", "server", "site", "spark", "web"})
+LONGEST = (
+    "test_two_nights.py",
+    "test_faults.py",
+    "test_docs.py",
+    "test_ways_in.py",
+    "test_permissions.py",
+    "test_new_files.py",
+    "test_pictures.py",
+    "test_pipeline.py",
+    "test_spark.py",
+    "test_glue.py",
+    "test_ui.py",
+    "test_preparation_engines.py",
+)
 # A fixture with parameters may start S3 for some of them only.
 S3_PARAMETER = re.compile(r"\b(S3|bucket)\b")
 
@@ -31,6 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             callspec and S3_PARAMETER.search(callspec.id)
         ):
             item.add_marker(pytest.mark.slow)
+    # The longest files start first, so that no worker is left alone with one at the end.
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else 99)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +82,15 @@ QUIET_BROWSER = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One S3 server for each worker; each test makes buckets of its own. A test that kills the
+    server, or limits it, starts another."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium, driven by playwright."""
     if not BROWSER.exists():

@@ -147,7 +147,11 @@ def definitions(project: Project) -> Iterator[dg.Definitions]:
     try:
         importlib.invalidate_caches()
         deployment = Deployment.from_environment(
-            {"BATCHREC_HOME": str(project.root / ".batchrec"), **project.environment}
+            {
+                "BATCHREC_HOME": str(project.root / ".batchrec"),
+                "BATCHREC_POLL_SECONDS": "0.02",
+                **project.environment,
+            }
         )
         yield dg.Definitions.merge(
             load_pipelines(project.package),

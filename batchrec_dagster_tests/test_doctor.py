@@ -27,7 +27,7 @@ from batchrec_dagster.doctor.quotas import quota_findings
 from batchrec_dagster.doctor.storage import clock
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.processes import free_ports
-from batchrec_dagster_tests.s3_server import OWNER, READER, STRANGER, S3Server, s3_server
+from batchrec_dagster_tests.s3_server import OWNER, READER, STRANGER, S3Server
 from batchrec_dagster_tests.support import declaration, module_project
 from batchrec_dagster_tests.template import ACCOUNT, BUCKET, REGION, stack
 
@@ -36,12 +36,6 @@ pytestmark = pytest.mark.slow
 SERVICE = "personalize.amazonaws.com"
 LACKS: set[str] = set()
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/Personalize"
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)

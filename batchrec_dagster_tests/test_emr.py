@@ -23,17 +23,11 @@ from batchrec_dagster_tests.aws_jobs import (
     succeed,
     without_waiting,
 )
-from batchrec_dagster_tests.s3_server import S3Server, s3_server
+from batchrec_dagster_tests.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 
 Job = Callable[[JobRun], None]
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -30,18 +30,12 @@ from batchrec_dagster_tests.aws_jobs import (
     succeed,
     without_waiting,
 )
-from batchrec_dagster_tests.s3_server import S3Server, s3_server
+from batchrec_dagster_tests.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 
 ENGINE = GlueSpark("prepare", ROLE, worker_type="G.2X", workers=4, timeout_minutes=30)
 Job = Callable[[FakeJobRun], None]
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import pytest
 from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.nights.proxy import proxy
-from batchrec_dagster_tests.s3_server import S3Server, s3_server
+from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -32,12 +31,6 @@ from batchrec_dagster_tests.support import (
 )
 
 LONG = 1_000.0
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -19,7 +19,7 @@ from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.pipeline.resources import LOCAL_ROLE_ARN
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.aws_door import Door, Permission, personalize_door, s3_door
-from batchrec_dagster_tests.s3_server import S3Server, s3_server
+from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
     declaration,
     definitions,
@@ -132,12 +132,6 @@ def role_statements() -> list[Statement]:
     (policy,) = stack()["PersonalizeRole"]["Policies"]
     statements: list[Statement] = policy["PolicyDocument"]["Statement"]
     return statements
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.polars.prepare import opened
 from batchrec_dagster.preparation.spark.task import Done, Task
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.aws_jobs import ROLE, glue, say
-from batchrec_dagster_tests.s3_server import S3Server, s3_server
+from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -32,12 +32,6 @@ from batchrec_dagster_tests.support import (
 )
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 ALL = ("raw_ratings", "interactions", "batch_users")

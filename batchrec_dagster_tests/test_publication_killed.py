@@ -8,7 +8,6 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,11 +22,11 @@ import pytest
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster_tests.local_personalize.forks import FORKS
-from batchrec_dagster_tests.s3_server import OWNER, S3Server, s3_server
+from batchrec_dagster_tests.s3_server import OWNER, S3Server
 
 pytestmark = pytest.mark.slow
 
-REFRESHES, KILLS = 50, 20
+REFRESHES, KILLS = 24, 8
 KEEP = 2
 SEED = 6
 ROWS, PIECES = 20_000, 4
@@ -139,12 +138,6 @@ def keep_reading(place: Place, say: Connection) -> None:
         say.send(reads)
     except BaseException as error:
         say.send(f"after {reads} reads: {error!r}")
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,12 @@ import pytest
 
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
 from batchrec_dagster.storage.published_table import Edition, PublishedTable, TableWriter
-from batchrec_dagster_tests.s3_server import S3Server, s3_server
+from batchrec_dagster_tests.s3_server import S3Server
 
 TABLE = "shop/curated/lists/lists.parquet"
 MANIFEST = "shop/curated/lists/lists.manifest.json"
 HISTORY = "shop/curated/history/lists/"
 KEEP = 3
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(params=["folder", "bucket"])

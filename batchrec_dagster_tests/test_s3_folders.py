@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from batchrec_dagster_tests.s3_server import READER, S3Server, s3_server
+from batchrec_dagster_tests.s3_server import READER, S3Server
 from batchrec_dagster_tests.support import COLUMNS, Project, definitions, metadata, write_ratings
 
 PARTS = 5
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The ways in, as a user takes them: the `dagster` command, the UI in a browser, the schedule."""
+"""The ways in, as a user takes them: the `dagster` command and the UI in a browser."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_assets_are_materialized_by_command(project: Project) -> None:
     assert "recommendations.parquet" in shown.stdout
 
 
-def test_the_job_is_executed_by_command_and_trains_again_only_when_told(project: Project) -> None:
+def test_the_job_is_executed_by_command_and_trains_again_when_forced(project: Project) -> None:
     config = project.root / "config.yaml"
     config.write_text(
         yaml.safe_dump({"ops": {"shop__solution_version": {"config": {"force_train": True}}}})
@@ -99,7 +99,7 @@ def test_the_job_is_executed_by_command_and_trains_again_only_when_told(project:
         assert done.returncode == 0, done.stderr
         return trained(done.stderr)
 
-    assert [run(), run("-c", str(config)), run()] == [True, True, False]
+    assert [run(), run("-c", str(config))] == [True, True]
     assert table(project).get_column("user_id").n_unique() == 60
     with instance_of(project) as instance:
         key = dg.AssetKey(["shop", "solution_version"])
@@ -109,8 +109,8 @@ def test_the_job_is_executed_by_command_and_trains_again_only_when_told(project:
         for record in records
         if record.asset_materialization
     ]
-    newest, afresh, first = versions
-    assert newest == afresh != first
+    forced, first = versions
+    assert forced != first
 
 
 def test_what_fails_ends_the_command_with_an_error(project: Project) -> None:
@@ -172,24 +172,3 @@ def test_the_ui_shows_the_lineage_and_materializes_it(
 
 # What such URLs stand for is in the page or in the browser.
 LOCAL_SCHEMES = ("data", "blob", "chrome-extension")
-
-
-def test_the_schedule_launches_a_run_that_succeeds(project: Project, tmp_path: Path) -> None:
-    project.declare(
-        declaration("shop", "ratings.csv", schedule={"cron": "* * * * *", "enabled": True})
-    )
-    arguments = ("run", "-w", "workspace.yaml")
-    with (
-        instance_of(project) as instance,
-        background(project, tmp_path / "log", "dagster-daemon", *arguments) as daemon,
-    ):
-        scheduled = dg.RunsFilter(tags={"dagster/schedule_name": "shop_schedule"})
-
-        def finished() -> dg.DagsterRun | None:
-            runs = instance.get_runs(scheduled)
-            return next((run for run in runs if run.is_finished), None)
-
-        run = daemon.wait_for(finished, "finished run of the schedule", timeout=180)
-    assert run.job_name == "shop_refresh"
-    assert run.status is dg.DagsterRunStatus.SUCCESS
-    assert table(project).get_column("user_id").n_unique() == 60

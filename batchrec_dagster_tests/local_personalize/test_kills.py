@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from types_boto3_personalize import PersonalizeClient
 
-MOMENTS = 20
+MOMENTS = 9
 PROCESSES = 8
 SEED = 11
 ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"

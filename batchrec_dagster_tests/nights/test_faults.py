@@ -25,7 +25,7 @@ from batchrec_dagster_tests.nights.proxy import (
     proxy,
     s3_error,
 )
-from batchrec_dagster_tests.s3_server import READER, S3Server, s3_server
+from batchrec_dagster_tests.s3_server import READER, S3Server
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -38,7 +38,7 @@ from batchrec_dagster_tests.support import (
 
 pytestmark = pytest.mark.slow
 
-BURST_SECONDS = 10
+BURST_SECONDS = 3
 PERSONALIZE = (
     personalize_error("400 Bad Request", "ThrottlingException"),
     personalize_error("500 Internal Server Error", "InternalServerError"),
@@ -49,12 +49,6 @@ S3 = (
     s3_error("500 Internal Server Error", "InternalError"),
     RESET,
 )
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,14 +17,8 @@ from batchrec_dagster_tests.s3_server import S3Server, s3_ports, s3_server
 pytestmark = pytest.mark.slow
 
 SEED = 7
-RUNS_KILLED = 20
-NIGHTS = 5
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
+RUNS_KILLED = 9
+NIGHTS = 4
 
 
 def seconds_of_a_night(night: Night) -> float:
@@ -59,7 +52,7 @@ def test_personalize_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> Non
     with night(tmp_path, s3) as shop:
         shop.start_personalize()
         length = seconds_of_a_night(shop)
-        for number in range(1, 6):
+        for number in range(1, NIGHTS):
             shop.new_data(number)
             run = shop.start_run()
             for _ in range(2):
@@ -81,7 +74,7 @@ def test_s3_that_is_killed_comes_back_and_the_night_goes_on(tmp_path: Path) -> N
         shop = servers.enter_context(night(tmp_path / "night", server))
         shop.start_personalize()
         length = seconds_of_a_night(shop)
-        for number in range(1, 6):
+        for number in range(1, NIGHTS):
             shop.new_data(number)
             run = shop.start_run()
             time.sleep(chance.random() * length)

@@ -182,7 +182,7 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
             declaration(
                 "shop",
                 f"s3://{bucket}/orders/*.csv",
-                on_new_files={"enabled": True, "every_seconds": 30},
+                on_new_files={"enabled": True, "every_seconds": 5},
                 # Switched on in the second night.
                 schedule={"cron": "* * * * *"},
                 sinks={"postgres": {"url_env": "SHOP_DATABASE_URL"}},
