@@ -28,9 +28,9 @@ test: .venv/dev  ## Runs the whole test suite.
 test-fast: .venv/dev  ## Runs the tests that need no server, browser or Spark (a minute).
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
-bench: .venv/dev  ## Measures quality and speed beside others' (an hour; each alone: python benchmarks/NAME.py).
+bench: .venv/dev  ## Measures quality and speed, compared with other libraries (an hour; one: python benchmarks/NAME.py).
 	$(BIN)/pip install --quiet --require-hashes -r benchmarks/requirements.lock
-	for name in scoring parts updating filters preparation recommendation_table sinks reporting end_to_end local_personalize scale quality; do \
+	for name in scoring components updating filters preparation recommendation_table sinks reporting end_to_end local_personalize scale quality; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: .venv/dev  ## Builds the documentation, and checks its links.

@@ -1,12 +1,10 @@
-"""The whole movielens job through Dagster, from the ratings to the table, and where its time goes.
+"""Time of the whole movielens job in Dagster, from ratings to published table, by step.
 
     python benchmarks/end_to_end.py [--rounds 3] [--out end_to_end.json]
 
-It runs in this process on a folder of its own, so nothing is taken over from an earlier run. The
-work is what the steps of the data take, and what Personalize's jobs take from their creation to
-their last update; what runs at the same time counts once in the sum. The rest of the run is
-Dagster's part: events and assets, checks, tables, asking and waiting. The round with the median
-total is shown.
+It runs in this process in a new folder. Work is the time of the data steps and of Personalize's
+jobs, from creation to last update; overlapping work counts once. The rest is Dagster's: events,
+checks, tables, polling and waiting. The output is the round with the median total.
 """
 
 from __future__ import annotations
@@ -64,7 +62,7 @@ def run(home: Path) -> dict[str, float]:
 
 
 def jobs(client: Any) -> Iterator[tuple[str, list[Span]]]:
-    """What Personalize was asked for that takes time, and when it was at it."""
+    """Personalize's jobs with their start and end."""
     found = {
         "import": client.list_dataset_import_jobs()["datasetImportJobs"],
         "training": client.list_solution_versions()["solutionVersions"],

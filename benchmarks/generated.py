@@ -1,8 +1,8 @@
-"""Interactions of any size, shaped like those of real films: seeded, made block by block.
+"""Generated interactions of any size, shaped like MovieLens: seeded, block by block.
 
-A user's number of interactions is lognormal, an item's popularity Zipf's with Mandelbrot's shift,
-as fitted to MovieLens. Items belong to clusters of taste. Users come in sessions; a session keeps
-to one cluster, mostly the user's first, sometimes the second, or to none.
+The interactions per user are lognormal, item popularity is Zipf-Mandelbrot, both fitted to
+MovieLens. Items belong to clusters of taste. Users come in sessions; a session stays in one
+cluster, mostly the user's first, sometimes the second, or in none.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""How fast the local Personalize answers over HTTP while it trains, and how soon it is there.
+"""Latency of the local Personalize over HTTP, idle and while it trains, and its start time.
 
     python benchmarks/local_personalize.py [--millions 1] [--seconds 10] [--out FILE]
 
-A server in a process of its own, as `batchrec local-personalize` starts it. Clients in this process
-ask DescribeSolutionVersion on connections that they keep: first of an idle server, then of one that
-trains aws-user-personalization-v2 on generated interactions, one training after another. boto3's
-own work is measured beside bare requests: a client of Python spends more time than the server.
+The server runs in its own process, as `batchrec local-personalize` starts it. Clients in this
+process send DescribeSolutionVersion over kept connections, first to an idle server, then to one that
+trains aws-user-personalization-v2 on generated interactions again and again. boto3 is compared with
+bare requests, because a Python client spends more time than the server.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""How fast ratings become interactions and users, beside what one would write by hand.
+"""Time and memory to prepare ratings, compared with scripts one would write by hand.
 
     python benchmarks/preparation.py [--rows 10000000] [--rounds 5] [--out preparation.json]
 
-Everyone does the same with the same file: ids stay text, ratings of 3.5 and more are kept,
-interactions.csv is written as Amazon Personalize takes it, users.json with every user once in
-order, and the rows read and kept are counted. Ours also looks for whatever may be wrong in a row.
-Each runs in a process of its own; its time is that of the work without the imports (and without
-the start of Spark's session), the median of the rounds; its memory the peak of the process.
+All do the same with the same file: keep ids as text and ratings of at least 3.5, write
+interactions.csv for Amazon Personalize and users.json with every user once, sorted, and count the
+rows read and kept. Ours also checks every row for errors. Each runs in its own process. Time is the
+median of the rounds, without imports and without starting Spark; memory is the process's peak.
 """
 
 from __future__ import annotations

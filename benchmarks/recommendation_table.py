@@ -1,4 +1,4 @@
-"""How fast a batch inference's output becomes the table of recommendations, and in what memory.
+"""Time and memory from batch inference output to the published table of recommendations.
 
     python benchmarks/recommendation_table.py [--users 1000000] [--results 25] [--rounds 1]
                                               [--interactions 20000000] [--out FILE]

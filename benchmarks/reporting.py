@@ -1,10 +1,9 @@
-"""How long the report takes to make, how large it is, and in what memory.
+"""Time, memory and size of the recommendation report.
 
     python benchmarks/reporting.py [--size hetrec] [--size million] [--out reporting.json]
 
-Generated are the files that a run leaves: interactions, users, a list of 25 for each, titles and
-genres. Timed is what the asset recommendation_report does with them, in a process of its own: by
-the clock, and by what its threads take of the processor.
+The input is generated: interactions, users, a list of 25 items for each, titles and genres. Times
+are wall and CPU time of what the asset recommendation_report does, in its own process.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Time and memory from a file of interactions to everybody's list, at growing sizes.
+"""Time and memory from a file of interactions to a list for every user, at growing sizes.
 
     python benchmarks/scale.py [1 5 20 100] [--work FOLDER] [--out scale.json]
 
-The sizes are millions of interactions, generated. All goes through the local Personalize, as a
-pipeline asks it: an import job, a training of aws-user-personalization-v2, a batch inference job
-with 25 items for every user. Each of the three runs in a process of its own, whose peak memory is
-what the operating system says of it. 100 takes some hours of nobody's time, and 10 GB on the disk.
+The sizes are millions of generated interactions. Everything goes through the local Personalize, as
+in a pipeline: an import job, a training of aws-user-personalization-v2, a batch inference job with
+25 items for every user. Each runs in its own process; peak memory is the operating system's. 100
+takes some hours and 10 GB of disk.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How fast the lists get to where people use them, and in what memory.
+"""Time and memory to write the table of recommendations to PostgreSQL and to export files.
 
     python benchmarks/sinks.py [--users 1000000] [--results 25] [--url postgresql://…]
                                [--out sinks.json]
 
-Generated is a table of recommendations with titles. It is written to PostgreSQL twice: the first
-time the table is made, the second time it is replaced; then to the files of the export. Without
---url a PostgreSQL of this machine is started, with its defaults. Each runs in a process of its own:
-its time, that of its threads on the processor, and its peak memory, which are not the server's.
+The input is a generated table of recommendations with titles. It is written to PostgreSQL twice,
+which creates and then replaces the table, and to the export's files. Without --url a local
+PostgreSQL is started with its defaults. Each write runs in its own process; wall time, CPU time and
+peak memory are the client's.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ class SegmentationModel:
     ) -> list[Int32]:
         """See SegmentModel; ties go to the user with the lower id."""
         count = len(interactions.user_ids)
-        selected = np.flatnonzero(np.ones(count, bool) if users is None else users)
-        selected = selected.astype(np.int32)
+        mask = np.ones(count, bool) if users is None else users
+        selected = np.flatnonzero(mask).astype(np.int32)
         indicator = _indicator(queries, len(self.item_ids))
         histories = Histories(interactions, self.item_ids)
         best = StreamingTopK(len(queries), min(size, len(selected)))
