@@ -3,9 +3,9 @@
     python benchmarks/local_personalize.py [--millions 1] [--seconds 10] [--out FILE]
 
 The server runs in its own process, as `batchrec local-personalize` starts it. Clients in this
-process send DescribeSolutionVersion over kept connections, first to an idle server, then to one that
-trains aws-user-personalization-v2 on generated interactions again and again. boto3 is compared with
-bare requests, because a Python client spends more time than the server.
+process send DescribeSolutionVersion over kept connections, first to an idle server, then to one
+that trains aws-user-personalization-v2 on generated interactions again and again. boto3 is compared
+with bare requests, because a Python client spends more time than the server.
 """
 
 from __future__ import annotations
