@@ -211,7 +211,7 @@ def compare(source: Path, rounds: int, only: Sequence[str]) -> dict[str, dict[st
     middle = {
         name: {
             **rows[0],
-            **{told: median(took[told] for took in rows) for told in ("seconds", "cpu_seconds")},
+            **{key: median(took[key] for took in rows) for key in ("seconds", "cpu_seconds")},
             "peak_mb": max(took["peak_mb"] for took in rows),
         }
         for name, rows in found.items()

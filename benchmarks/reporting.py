@@ -116,8 +116,8 @@ def measured(size: Size) -> dict[str, Any]:
             text=True,
             check=True,
         )
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    facts: dict[str, Any] = json.loads(done.stdout)
+    return facts
 
 
 def main() -> None:
@@ -135,12 +135,12 @@ def main() -> None:
             "report": name,
             "users": f"{SIZES[name].users:,}",
             "interactions": f"{SIZES[name].rows:,}",
-            "seconds": f"{told['seconds']:.1f}",
-            "CPU seconds": f"{told['cpu_seconds']:.1f}",
-            "MB": f"{told['bytes'] / 1e6:.2f}",
-            "GB of memory": f"{told['gigabytes']:.2f}",
+            "seconds": f"{facts['seconds']:.1f}",
+            "CPU seconds": f"{facts['cpu_seconds']:.1f}",
+            "MB": f"{facts['bytes'] / 1e6:.2f}",
+            "GB of memory": f"{facts['gigabytes']:.2f}",
         }
-        for name, told in found.items()
+        for name, facts in found.items()
     ]
     print(table("The report, from the files of a run to its page", rows))
     write(RESULTS / asked.out, found)

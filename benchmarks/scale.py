@@ -51,7 +51,7 @@ class Measured:
 
 
 class Local:
-    """A local Personalize in a folder, and its storage beside it."""
+    """A local Personalize in a folder, with its storage next to it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -132,7 +132,7 @@ def test_scores_are_a_softmax_over_the_catalogue(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_forbid_removes_items_and_keeps_scores_and_order(recipe: str) -> None:
+def test_exclude_removes_items_and_keeps_scores_and_order(recipe: str) -> None:
     rows = tastes()
     model, data = trained(rows, recipe), interactions_of(rows)
     n = len(model.item_ids)
@@ -382,7 +382,7 @@ def test_a_missing_model_names_the_folder(tmp_path: Path) -> None:
 
 
 def load_whole(folder: Path) -> AnyModel:
-    """The model, and what an update would read beside it."""
+    """The model, after reading the held-out data that an update needs."""
     HeldOut.load(folder)
     return load_model(folder)
 

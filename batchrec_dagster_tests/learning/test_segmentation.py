@@ -1,4 +1,4 @@
-"""Segments of users: beside a plain version, by hand, and at the edges."""
+"""Segments of users, compared with plain calculations, and with unusual data."""
 
 from __future__ import annotations
 
