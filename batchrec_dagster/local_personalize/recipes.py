@@ -67,6 +67,7 @@ class Recipe:
     trainer: Trainer
     metrics: tuple[str, ...] = METRICS  # the names of GetSolutionMetrics
     updates: bool = False  # whether Personalize allows trainingMode UPDATE
+    events_config: bool = False  # whether solutionConfig.eventsConfig is allowed
     max_lines: int | None = None  # in an input file
 
     @property
@@ -98,6 +99,7 @@ _TABLE = (
         Output.SCORED_ITEMS,
         HYPERPARAMETERS[names.USER_PERSONALIZATION_V2],
         training.BLEND,
+        events_config=True,
     ),
     Recipe(
         names.POPULARITY_COUNT,
@@ -125,6 +127,7 @@ _TABLE = (
         Output.SCORED_ITEMS,
         HYPERPARAMETERS[names.PERSONALIZED_RANKING_V2],
         training.BLEND,
+        events_config=True,
     ),
     Recipe(
         names.SIMS,

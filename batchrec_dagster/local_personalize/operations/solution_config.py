@@ -13,9 +13,8 @@ from batchrec_dagster.local_personalize.learning.hpo import (
     Search,
     search_ranges,
 )
-from batchrec_dagster.local_personalize.recipes import Recipe, training_parameters
+from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, training_parameters
 from batchrec_dagster.personalize.hyperparameters import HyperparameterError, parse_hyperparameters
-from batchrec_dagster.personalize.recipes import PERSONALIZED_RANKING_V2, USER_PERSONALIZATION_V2
 
 MAX_PARALLEL_JOBS = 10  # HPOResourceConfig.maxParallelTrainingJobs
 
@@ -76,7 +75,6 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 # Members that are stored and described, but have no effect locally.
 _WITHOUT_EFFECT = ("optimizationObjective", "trainingDataConfig", "autoMLConfig")
-_WITH_EVENTS_CONFIG = (USER_PERSONALIZATION_V2, PERSONALIZED_RANKING_V2)
 
 
 def check_solution(recipe: Recipe, params: Mapping[str, Any]) -> None:
@@ -113,10 +111,9 @@ def ignored_options(body: Mapping[str, Any]) -> list[str]:
 
 
 def _check_events(recipe: Recipe, params: Mapping[str, Any]) -> None:
-    if recipe.name not in _WITH_EVENTS_CONFIG:
-        raise InvalidInputError(
-            f"eventsConfig is supported with {' and '.join(_WITH_EVENTS_CONFIG)} only."
-        )
+    if not recipe.events_config:
+        names = [other.name for other in RECIPES.values() if other.events_config]
+        raise InvalidInputError(f"eventsConfig is supported with {' and '.join(names)} only.")
     if "eventType" in params or "eventValueThreshold" in params["solutionConfig"]:
         raise InvalidInputError(
             "Give either eventsConfig or eventType with its eventValueThreshold, not both."
