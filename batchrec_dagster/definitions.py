@@ -6,8 +6,8 @@ from pathlib import Path
 import dagster as dg
 
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline.automation.runs import console_logger
 from batchrec_dagster.pipeline.loading import load_pipelines
-from batchrec_dagster.pipeline.run_log import console_logger
 
 
 @dg.definitions

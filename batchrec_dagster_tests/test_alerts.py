@@ -1,4 +1,4 @@
-"""Who is told what, once, when a run fails or the schedule is late; and no secret anywhere."""
+"""Alerts: one when a run fails or the schedule is late, and no secrets in them."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def tick(
 ALERTS = {"slack_webhook_env": "SHOP_HOOK", "dagster_url": "https://dagster.example.com/"}
 
 
-def test_a_run_that_fails_is_told_of_once_with_step_reason_and_link(
+def test_a_failed_run_is_alerted_once_with_step_reason_and_link(
     project: Project, instance: dg.DagsterInstance, slack: Hook, topic: str
 ) -> None:
     source = write_ratings(project.root / "ratings.csv", users=20)
@@ -139,7 +139,7 @@ def test_a_run_that_fails_is_told_of_once_with_step_reason_and_link(
     assert published(topic) == [(title, text)]
 
 
-def test_a_run_of_some_assets_is_told_of_too(
+def test_a_failed_run_of_some_assets_is_alerted_too(
     project: Project, instance: dg.DagsterInstance, slack: Hook
 ) -> None:
     project.declare(declaration("shop", "missing.csv", alerts=ALERTS))
@@ -249,7 +249,7 @@ def test_a_message_that_one_way_took_is_not_sent_again(
     assert len(published(topic)) == 1
 
 
-def test_an_error_that_nobody_foresaw_is_told_as_it_is_and_whether_it_is_tried_again(
+def test_an_unexpected_error_is_alerted_with_whether_it_is_retried(
     instance: dg.DagsterInstance, slack: Hook
 ) -> None:
     @dg.asset(key_prefix="shop")
@@ -359,7 +359,7 @@ def test_the_sensor_of_late_schedules_looks_at_the_last_lists(
     assert len(slack.posted) == 2
 
 
-def test_nobody_is_told_where_nobody_is_declared(project: Project) -> None:
+def test_without_declared_channels_there_are_no_alerts(project: Project) -> None:
     project.declare(declaration("shop", "ratings.csv"))
     with definitions(project) as defs:
         names = {sensor.name for sensor in defs.get_repository_def().sensor_defs}

@@ -1,4 +1,4 @@
-"""What a YAML declares: what is impossible fails at load, with the file, the line and the mend."""
+"""What a YAML declares: invalid settings fail at load time, with file, line and fix."""
 
 from __future__ import annotations
 
@@ -367,7 +367,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
         ),
     ],
 )
-def test_what_is_impossible_fails_with_file_line_key_and_mend(
+def test_invalid_settings_fail_with_file_line_key_and_fix(
     tmp_path: Path, attributes: dict[str, Any], line: int, key: str, said: str
 ) -> None:
     project = module_project(tmp_path)
@@ -379,7 +379,7 @@ def test_what_is_impossible_fails_with_file_line_key_and_mend(
     assert said in message
 
 
-def test_every_wrong_setting_is_told_at_once(tmp_path: Path) -> None:
+def test_all_invalid_settings_are_reported_at_once(tmp_path: Path) -> None:
     project = module_project(tmp_path)
     project.declare(
         declaration("shop", "ratings.csv", schedule={"cron": "x", "timezone": "y", "on": True})
@@ -390,7 +390,7 @@ def test_every_wrong_setting_is_told_at_once(tmp_path: Path) -> None:
     assert sorted(keys) == ["schedule.cron", "schedule.on", "schedule.timezone"]
 
 
-def test_two_pipelines_of_one_name_are_told_with_both_files(tmp_path: Path) -> None:
+def test_a_name_declared_twice_is_reported_with_both_files(tmp_path: Path) -> None:
     project = module_project(tmp_path)
     first = project.declare(declaration("shop", "ratings.csv"))
     second = first.parent.parent / "shop_copy" / "defs.yaml"
@@ -403,7 +403,7 @@ def test_two_pipelines_of_one_name_are_told_with_both_files(tmp_path: Path) -> N
     assert str(first) in line
 
 
-def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path) -> None:
+def test_invalid_yaml_is_reported_with_its_line(tmp_path: Path) -> None:
     project = module_project(tmp_path)
     file = project.declare(declaration("shop", "ratings.csv"))
     file.write_text(file.read_text().replace("  name: shop", "  name: shop: x"))
@@ -503,7 +503,7 @@ def test_hyperparameters_may_be_templates(tmp_path: Path, monkeypatch: pytest.Mo
         pass
 
 
-def test_each_hyperparameter_is_told_where_personalize_wants_it() -> None:
+def test_each_hyperparameter_goes_where_personalize_expects_it() -> None:
     solution = Solution.model_validate(
         {**UPDATABLE, "hyperparameters": {"bptt": 4, "max_user_history_length_percentile": 0.9}}
     )

@@ -63,7 +63,7 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
         ({"BATCHREC_DEADLINE_HOURS": "0"}, "BATCHREC_DEADLINE_HOURS is '0': set a number above 0"),
     ],
 )
-def test_what_cannot_work_is_told_at_load(environment: dict[str, str], said: str) -> None:
+def test_invalid_variables_fail_at_load_time(environment: dict[str, str], said: str) -> None:
     with pytest.raises(DeploymentError, match=said):
         Deployment.from_environment(environment)
 

@@ -171,7 +171,7 @@ def test_titles_alone_are_no_data_set_of_personalizes(
         ("90,ü\ufffd,B,1999,0", "line 82: the title is not UTF-8 text"),
     ],
 )
-def test_a_row_that_cannot_be_read_is_told_or_left_out(tmp_path: Path, row: str, said: str) -> None:
+def test_an_unreadable_row_is_reported_or_dropped(tmp_path: Path, row: str, said: str) -> None:
     path = write_items(tmp_path / "items.csv", row)
     read = ItemsFile(path, "items.csv", LAYOUT).read()
     assert read.rows == 81
@@ -255,7 +255,7 @@ def test_letters_of_either_encoding_are_read(tmp_path: Path) -> None:
         ('movieId,title,genres,year,added\n1,"' + "A" * 200_000, "items.csv, line "),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, text: str, said: str) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "items.csv"
     path.write_text(text)
     with pytest.raises(PreparationError) as error:

@@ -192,7 +192,7 @@ def test_a_lease_that_is_renewed_does_not_expire(
     assert "dead" not in caplog.text
 
 
-def test_a_holder_that_was_thought_dead_is_told_and_takes_nothing_away(
+def test_a_holder_that_was_superseded_is_warned_and_deletes_nothing(
     folder: tuple[ObjectStore, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with lease(folder, renew_seconds=0.01).held():

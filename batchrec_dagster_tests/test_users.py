@@ -1,4 +1,4 @@
-"""Whom Personalize recommends to: all, the active ones, or a list."""
+"""The users who get recommendations: all, the active ones, or a list."""
 
 from __future__ import annotations
 
