@@ -18,12 +18,12 @@ def interactions(users: int, each: int, *, time: int = 1_500_000_000) -> pl.Lazy
 
 def enough(interactions: pl.LazyFrame) -> checks.Checked:
     counts = count_rows(interactions)
-    return checks.enough(counts.rows, counts.users, counts.users_with_two)
+    return checks.enough_interactions(counts.rows, counts.users, counts.users_with_two)
 
 
 def plausible(interactions: pl.LazyFrame, unit: str) -> checks.Checked:
     counts = count_rows(interactions)
-    return checks.plausible(counts.earliest, counts.latest, unit, NOW)
+    return checks.timestamps_plausible(counts.earliest, counts.latest, unit, NOW)
 
 
 def test_enough_interactions() -> None:

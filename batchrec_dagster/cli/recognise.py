@@ -32,7 +32,7 @@ from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.reporting.terminal import plain
-from batchrec_dagster.steps.checks import enough, plausible
+from batchrec_dagster.steps.checks import enough_interactions, timestamps_plausible
 
 # The options that give the columns that every source of ratings must have.
 OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
@@ -102,8 +102,10 @@ def recognise_ratings(
         counts = count_rows(rows)
         items = rows.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
         kinds = rows.group_by(EVENT_TYPE).len().collect().rows() if rules.event_type else []
-    enough_rows = enough(done.rows_kept, counts.users, counts.users_with_two)
-    span = plausible(counts.earliest, counts.latest, done.timestamp_unit, datetime.now(UTC))
+    enough_rows = enough_interactions(done.rows_kept, counts.users, counts.users_with_two)
+    span = timestamps_plausible(
+        counts.earliest, counts.latest, done.timestamp_unit, datetime.now(UTC)
+    )
     warnings = [check.found for check in (enough_rows, span) if not check.passed]
     if "rating" in asked and low is None:
         why = "has no numbers such as 4.5 or 4,5"

@@ -27,7 +27,7 @@ from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.rows import typed
 from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.recognition import file_format
-from batchrec_dagster.steps.checks import plausible
+from batchrec_dagster.steps.checks import timestamps_plausible
 
 ROWS, LINES = 1_000, 20
 # Common formats that `times.form` does not know. One counts if it alone reads all the first rows.
@@ -105,7 +105,7 @@ class Sample:
             return forms == [times.ISO8601]
         seconds = pl.select(times.seconds(text, forms[0])).to_series().cast(pl.Int64)
         first, last = seconds.sort()[[0, -1]]
-        return plausible(first, last, forms[0], datetime.now(UTC)).passed
+        return timestamps_plausible(first, last, forms[0], datetime.now(UTC)).passed
 
     def time_formats(self, column: Column) -> list[str]:
         """The strptime formats that read all of the column's cells."""

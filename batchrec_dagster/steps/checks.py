@@ -58,7 +58,7 @@ def require(checks: Sequence[Checked]) -> None:
         raise FailedChecksError(checks)
 
 
-def enough(rows: int, users: int, with_two: int) -> Checked:
+def enough_interactions(rows: int, users: int, with_two: int) -> Checked:
     """Whether there are as many interactions and users as Personalize requires for training."""
     least = max(MIN_USERS_WITH_TWO_INTERACTIONS, MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * users)
     passed = rows >= MIN_INTERACTIONS and with_two >= least
@@ -77,7 +77,7 @@ def enough(rows: int, users: int, with_two: int) -> Checked:
     )
 
 
-def plausible(first: int | None, last: int | None, unit: str, now: datetime) -> Checked:
+def timestamps_plausible(first: int | None, last: int | None, unit: str, now: datetime) -> Checked:
     """Whether the first and the last timestamp (epoch seconds) lie between 1980 and now."""
     if first is None or last is None:
         return Checked("timestamps_plausible", passed=False, found="there are no interactions")
@@ -92,7 +92,7 @@ def plausible(first: int | None, last: int | None, unit: str, now: datetime) -> 
     return Checked("timestamps_plausible", passed, found, {"days": (last - first) / 86_400})
 
 
-def readable(name: str, block: str, rows: int, bad: BadRows, on_bad_rows: str) -> Checked:
+def rows_readable(name: str, block: str, rows: int, bad: BadRows, on_bad_rows: str) -> Checked:
     """Whether all rows can be read, or the unreadable ones may be dropped: `block`.on_bad_rows."""
     found = f"{bad.total:,} of {rows:,} rows cannot be read"
     if bad.total:

@@ -23,7 +23,7 @@ from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
 from batchrec_dagster.preparation.users import count_rows
-from batchrec_dagster.steps.checks import Checked, enough, plausible
+from batchrec_dagster.steps.checks import Checked, enough_interactions, timestamps_plausible
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.raw_inspection import open_first_file, s3_uris
 from batchrec_dagster.steps.spark_jobs import SparkEngine, spark_engine
@@ -116,8 +116,10 @@ def _prepare_here(
         items=counts.items,
         sample=kept.head(SAMPLE).collect(),
         checks=(
-            enough(counts.rows, counts.users, counts.users_with_two),
-            plausible(counts.earliest, counts.latest, result.timestamp_unit, datetime.now(UTC)),
+            enough_interactions(counts.rows, counts.users, counts.users_with_two),
+            timestamps_plausible(
+                counts.earliest, counts.latest, result.timestamp_unit, datetime.now(UTC)
+            ),
         ),
         job=job,
     )
@@ -144,8 +146,8 @@ def _prepare_on_aws(
     )
     done, job = engine.run(context, storage, task)
     checks = (
-        enough(done.rows_kept, done.users, done.users_with_two),
-        plausible(done.earliest, done.latest, done.timestamp_unit, datetime.now(UTC)),
+        enough_interactions(done.rows_kept, done.users, done.users_with_two),
+        timestamps_plausible(done.earliest, done.latest, done.timestamp_unit, datetime.now(UTC)),
     )
     sample = _first_rows(task.destination, storage)
     if any(check.blocks for check in checks):

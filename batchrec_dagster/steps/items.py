@@ -8,7 +8,7 @@ import polars as pl
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
 from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.steps.checks import Checked, readable
+from batchrec_dagster.steps.checks import Checked, rows_readable
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
@@ -30,7 +30,7 @@ def check_items(
         items = read_items(raw, storage, layout)
     except PreparationError as error:
         return Checked("items_readable", passed=False, found=str(error))
-    return readable("items_readable", "items", items.rows, items.bad, on_bad_rows)
+    return rows_readable("items_readable", "items", items.rows, items.bad, on_bad_rows)
 
 
 def titles_of(pipeline: Pipeline) -> list[dg.AssetKey]:

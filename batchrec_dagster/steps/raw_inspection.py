@@ -16,7 +16,7 @@ from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import GZIP, PARQUET, ZSTD, RawFile
 from batchrec_dagster.preparation.polars.prepare import BadRows, Ratings, opened
 from batchrec_dagster.preparation.sources.parsing import parse_source
-from batchrec_dagster.steps.checks import Checked, readable
+from batchrec_dagster.steps.checks import Checked, rows_readable
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.spark_jobs import spark_engine
 from batchrec_dagster.storage.resource import StorageResource
@@ -69,7 +69,7 @@ def inspect_ratings(
         try:
             with opened(files, ratings.reading, pipeline.rules) as read:
                 rows, bad, unit = read.look()
-                check = readable("rows_readable", "ratings", rows, bad, ratings.on_bad_rows)
+                check = rows_readable("rows_readable", "ratings", rows, bad, ratings.on_bad_rows)
                 if _has_comma_decimals(bad, read):
                     check = replace(check, found=f"{check.found}. Or set ratings.decimal: ','")
                 return RatingsInspection(check, size, whole, rows, bad.total, _format(read, unit))
