@@ -431,7 +431,7 @@ def test_what_looks_like_a_secret_is_hidden(text: str) -> None:
 
 
 def test_ordinary_words_are_left() -> None:
-    text = "cannot read s3://shop/ratings.csv: the secret does not belong to the access key"
+    text = "cannot read s3://shop/ratings.csv: the secret does not match the access key"
     assert redacted(text, {"SECRET_MODE": "on", "HOME": "/root"}) == text
 
 

@@ -157,7 +157,7 @@ def test_a_bucket_that_can_be_used_is_well(
     ("keys", "check", "said"),
     [
         (READER, "storage write", "allow these credentials s3:PutObject on arn:aws:s3:::"),
-        (STRANGER, "storage write", "the credentials are not known there"),
+        (STRANGER, "storage write", "AWS does not know the credentials"),
     ],
 )
 def test_a_bucket_that_refuses_is_named_with_its_fix(

@@ -167,7 +167,7 @@ def test_the_time_left_is_told_by_what_the_last_job_took(caplog: pytest.LogCaptu
         ensure(client).ready(IMPORT_JOB, started)
     said = [record.message for record in caplog.records if "still" in record.message]
     assert [text.partition("; ")[2] for text in said] == [
-        "the last one took 100 s, so that about 40 s are left",
+        "the last one took 100 s, about 40 s left",
         "the last one took 100 s",
     ]
 
@@ -234,13 +234,15 @@ def test_a_failure_has_personalizes_reason_the_arn_and_the_mend(status: str) -> 
     assert error.value.description is not None
     assert "Invalid Data location." in error.value.description
     assert ARN in error.value.description
-    assert "start the run again" in error.value.description
+    assert "run again" in error.value.description
     assert error.value.allow_retries is False
 
 
 def test_a_job_that_never_ends_meets_the_deadline() -> None:
     client = Scripted(statuses=["CREATE IN_PROGRESS"])
-    with pytest.raises(dg.Failure, match=r"is CREATE IN_PROGRESS, after 1 hours.*start the run"):
+    with pytest.raises(
+        dg.Failure, match=r"is CREATE IN_PROGRESS, after 1 hours.*re-run to resume waiting"
+    ):
         ensure(client, deadline=3600).ready(IMPORT_JOB, Started(ARN, created=True))
 
 
@@ -249,7 +251,7 @@ def test_a_busy_personalize_is_waited_out(code: str, caplog: pytest.LogCaptureFi
     client = Scripted(statuses=["ACTIVE"], refuse=[code, code])
     with caplog.at_level(logging.INFO):
         assert start(client).created
-    assert caplog.text.count("asking again for the dataset import job shop-abc-1 in 300 s") == 2
+    assert caplog.text.count("retrying the dataset import job shop-abc-1 in 300 s") == 2
 
 
 def test_a_personalize_that_stays_busy_meets_the_deadline() -> None:
@@ -260,12 +262,12 @@ def test_a_personalize_that_stays_busy_meets_the_deadline() -> None:
 
 def test_a_limit_that_no_waiting_changes_fails_at_once() -> None:
     client = Scripted(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
-    with pytest.raises(dg.Failure, match=r"refused .* not now \(LimitExceededException\)"):
+    with pytest.raises(dg.Failure, match=r"rejected .* not now \(LimitExceededException\)"):
         ensure(client).start_named(DATASET_GROUP, "shop", {})
 
 
 def test_what_is_refused_for_good_fails_at_once() -> None:
-    with pytest.raises(dg.Failure, match=r"refused .* not now \(InvalidInputException\)"):
+    with pytest.raises(dg.Failure, match=r"rejected .* not now \(InvalidInputException\)"):
         start(Scripted(statuses=["ACTIVE"], refuse=["InvalidInputException"]))
 
 

@@ -100,6 +100,6 @@ def test_a_filter_that_only_personalize_refuses_is_told_in_a_line(
     project.declare(declared(project, filter="EXCLUDE ItemID WHERE Items.GENRES < 3"))
     result = refresh(project, "shop", instance)
     assert not result.success
-    assert why(result).startswith("recommendations.filter: Personalize refused the filter shop-")
+    assert why(result).startswith("recommendations.filter: Personalize rejected the filter shop-")
     assert why(result).endswith("(InvalidInputException)")
     assert "\n" not in why(result)

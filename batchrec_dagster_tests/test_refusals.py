@@ -91,7 +91,7 @@ def test_what_aws_names_itself_goes_before_what_is_guessed() -> None:
     ("code", "told", "said"),
     [
         ("ExpiredTokenException", "expired", "the credentials have expired: log in again"),
-        ("UnrecognizedClientException", "invalid", "the credentials are not known there"),
+        ("UnrecognizedClientException", "invalid", "AWS does not know the credentials"),
         ("InvalidSignatureException", "Signature expired: 2026…", "this machine's clock is wrong"),
         ("InvalidSignatureException", "does not match", "the secret does not belong to"),
         ("InvalidInputException", "a name", "a name"),

@@ -43,7 +43,7 @@ SAME = (
 RECOMMENDATIONS = "curated/recommendations/recommendations.parquet"
 WRONG_SECRET = Keys(OWNER.access, "another-secret")
 REFUSED = [
-    pytest.param(STRANGER, "the credentials are not known there", id="unknown key"),
+    pytest.param(STRANGER, "AWS does not know the credentials", id="unknown key"),
     pytest.param(WRONG_SECRET, "the secret does not belong to the", id="wrong secret"),
 ]
 

@@ -135,5 +135,5 @@ def test_what_cannot_be_answered_is_told_and_not_published(
     settings["segments"] = {"items": ITEMS, "filter": "EXCLUDE UserID WHERE Users.AGE < 18"}
     project.declare(settings)
     refused = why(refresh(project, "shop", instance))
-    assert refused.startswith("segments.filter: Personalize refused the filter shop-")
+    assert refused.startswith("segments.filter: Personalize rejected the filter shop-")
     assert segments_of(project).equals(before)

@@ -20,7 +20,7 @@ import polars as pl
 from batchrec_dagster.personalize.batch_inference import MAX_INPUT_RECORDS
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
 
-# Rows that are turned into JSON at once.
+# Rows to encode as JSON at once.
 PIECE = 1_000_000
 
 

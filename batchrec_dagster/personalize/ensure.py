@@ -1,7 +1,7 @@
 """Find, adopt or create a Personalize resource, then wait until it is ready.
 
-Names carry what a resource was made from, so that a run finds what an earlier one made, or is
-still making, and starts nothing twice. Botocore has no waiters for Personalize.
+A resource's name says what it was made from, so that a run finds what an earlier run created or is
+still creating, and starts nothing twice. Botocore has no waiters for Personalize.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of resource and how the API spells it in its operations and members."""
+    """A kind of resource, and its spelling in the API's operations and members."""
 
     label: str
     plural: str = ""
     names_are_free: bool = False
-    """Whether the name may stand once more with another number: jobs and versions pile up."""
+    """Whether there may be several, numbered: jobs and versions."""
 
     @property
     def snake(self) -> str:
@@ -64,7 +64,7 @@ FILTER = Kind("filter", plural="Filters")
 BATCH_INFERENCE_JOB = Kind("batch inference job", names_are_free=True)
 BATCH_SEGMENT_JOB = Kind("batch segment job", names_are_free=True)
 
-# What this project never makes, but may find in its dataset groups.
+# This project never creates these, but may find them in its dataset groups.
 CAMPAIGN = Kind("campaign")
 EVENT_TRACKER = Kind("event tracker")
 METRIC_ATTRIBUTION = Kind("metric attribution")
@@ -75,18 +75,18 @@ ACTIVE = "ACTIVE"
 FAILED = ("CREATE FAILED", "CREATE STOPPED")
 Description = Mapping[str, Any]
 
-# Two runs may create the same name at the same moment; more often than this, it is something else.
+# Two runs may create the same name at the same moment; after more collisions, the cause is another.
 COLLISIONS = 3
 
-# Between two looks passes a twentieth of the time waited so far, from one poll to twenty.
+# The next poll comes after a twentieth of the time waited so far, between 1 and 20 intervals.
 EASING = 20
 INVALID = "InvalidInputException"
 
 
 @dataclass(frozen=True)
 class Started:
-    """A resource that exists, whatever its status, whether this call created it, and how many
-    seconds the last one like it took; None where that is not known."""
+    """A resource of any status, whether this call created it, and the seconds that the last one of
+    its kind took, if known."""
 
     arn: str
     created: bool
@@ -95,8 +95,8 @@ class Started:
 
 @dataclass(frozen=True)
 class Ensured:
-    """A resource that is ready: what Describe says of it, whether this call created it, and how
-    many seconds it was waited for."""
+    """A resource that is ready: Describe's answer, whether this call created it, and the seconds
+    waited for it."""
 
     arn: str
     description: Description
@@ -130,8 +130,8 @@ class Ensure:
     def named(self, kind: Kind, name: str, create: Mapping[str, Any], **within: str) -> Ensured:
         """The resource of this name, created if there is none.
 
-        `create` holds what Create takes beside name and tags; `within` narrows List, for example
-        to a dataset group. Raises dg.Failure when the resource failed or is not ready in time.
+        create: Create's arguments besides name and tags. within: List's filter, for example a
+        dataset group. Raises dg.Failure if the resource failed or is not ready in time.
         """
         started = self.start_named(kind, name, create, **within)
         return self.ready(kind, started)
@@ -139,7 +139,7 @@ class Ensure:
     def start_named(
         self, kind: Kind, name: str, create: Mapping[str, Any], **within: str
     ) -> Started:
-        """As `named`, without waiting for it to be ready."""
+        """As `named`, without waiting."""
         deadline = time.monotonic() + self.deadline_seconds
         collisions = 0
         while collisions < COLLISIONS:
@@ -168,12 +168,12 @@ class Ensure:
         """The newest job or version that has not failed, if its name starts with `stem`; else a new
         one, named `stem` and a number.
 
-        Only the newest counts: what was made from other data since has replaced the older ones.
-        `create` gets the name; `usable` may refuse one that is there, whose results are gone say.
+        Only the newest counts: one made from other data replaces the older ones. create: from the
+        name to Create's arguments. usable: False rejects one, for example if its results are gone.
         """
         deadline = time.monotonic() + self.deadline_seconds
         for _ in range(COLLISIONS):
-            # Everything there counts, failed ones too, so that a number is never used twice.
+            # Failed ones count too, so that a number is never used twice.
             existing = sorted(
                 self.list(kind, **within), key=lambda summary: summary["creationDateTime"]
             )
@@ -191,8 +191,8 @@ class Ensure:
     def ready(self, kind: Kind, started: Started) -> Ensured:
         """Wait until it is ACTIVE.
 
-        Raises dg.Failure with Personalize's own reason when it failed, and when the deadline has
-        passed. What was started goes on then, and a later run waits for it.
+        Raises dg.Failure with Personalize's reason if it failed, or if the deadline passed; a
+        later run then resumes waiting.
         """
         return self.all_ready(kind, [started])[0]
 
@@ -201,8 +201,8 @@ class Ensure:
         try:
             return [self._wait(kind, one) for one in started]
         except dg.DagsterExecutionInterruptedError:
-            # Whoever cancels a run does not want to go on paying for its training. Personalize has
-            # no way to stop the other kinds.
+            # Do not pay on for the training of a cancelled run. Personalize cannot stop the other
+            # kinds.
             if kind is SOLUTION_VERSION:
                 for one in started:
                     self._stop(one.arn)
@@ -212,7 +212,7 @@ class Ensure:
         try:
             self.client.stop_solution_version_creation(solutionVersionArn=solution_version_arn)
         except ClientError as error:
-            # It has ended by itself meanwhile, say: no reason to hide that the run was cancelled.
+            # For example, it has just ended. The run is cancelled all the same.
             self.log.info(f"{solution_version_arn} was not stopped: {error}")
         else:
             self.log.info(f"the run was interrupted: stopping {solution_version_arn}")
@@ -256,7 +256,7 @@ class Ensure:
             token = {"nextToken": page["nextToken"]}
 
     def describe(self, kind: Kind, arn: str) -> Description:
-        """What Describe says of it."""
+        """Describe's answer."""
         answer = getattr(self.client, f"describe_{kind.snake}")(**{kind.arn: arn})
         description: Description = answer[kind.member]
         return description
@@ -264,7 +264,7 @@ class Ensure:
     def _create(
         self, kind: Kind, name: str, create: Mapping[str, Any], deadline: float
     ) -> str | None:
-        """The new resource's ARN; None when someone else has created that name meanwhile."""
+        """The new resource's ARN; None if another run has just created that name."""
         tags = [{"tagKey": key, "tagValue": value} for key, value in self.tags.items()]
         arguments = {kind.name: name, **create}
         if kind is not SCHEMA:
@@ -277,14 +277,14 @@ class Ensure:
                 if code == "ResourceAlreadyExistsException":
                     return None
                 if not _passes(kind, code, message):
-                    mend = role_trouble(message, create) if code == INVALID else None
+                    fix = role_trouble(message, create) if code == INVALID else None
                     raise dg.Failure(
-                        f"Personalize refused the {kind.label} {name}: {message} ({code})"
-                        + (f"; {mend}" if mend else ""),
+                        f"Personalize rejected the {kind.label} {name}: {message} ({code})"
+                        + (f"; {fix}" if fix else ""),
                         allow_retries=False,
                     ) from error
                 self.log.info(
-                    f"Personalize is busy ({message}); asking again for the {kind.label} {name}"
+                    f"Personalize is busy ({message}); retrying the {kind.label} {name}"
                     f" in {self.busy_seconds:.0f} s"
                 )
                 self._sleep(self.busy_seconds, deadline, f"Personalize is still busy: {message}")
@@ -294,25 +294,25 @@ class Ensure:
                 return arn
 
     def _until_next_look(self, waited: float) -> float:
-        """The longer it has taken, the longer it takes: a twentieth of that is soon enough."""
+        """Seconds to the next poll; backs off on long jobs."""
         return min(max(self.poll_seconds, waited / EASING), EASING * self.poll_seconds)
 
     def _sleep(self, seconds: float, deadline: float, waiting_for: str) -> None:
-        # Pipelines that started together do not ask together for ever.
+        # Jitter: pipelines that start together do not poll together.
         seconds *= random.uniform(0.8, 1.2)  # noqa: S311
         if time.monotonic() + seconds > deadline:
             raise dg.Failure(
-                f"{waiting_for}, after {self.deadline_seconds / 3600:g} hours. It goes on without"
-                " this run: start the run again to go on waiting, or set a longer deadline",
+                f"{waiting_for}, after {self.deadline_seconds / 3600:g} hours. Personalize keeps"
+                " working; re-run to resume waiting, or set a longer deadline",
                 allow_retries=False,
             )
         time.sleep(seconds)
 
 
 def _passes(kind: Kind, code: str, message: str) -> bool:
-    """Whether a refusal is one that passes by itself: a parent that is not ready, too many at work.
+    """Whether waiting helps: a parent that is not ready, too many jobs at once.
 
-    How many filters or solutions a dataset group may have is a limit that no waiting changes.
+    It does not help against the limit of filters or solutions in a dataset group.
     """
     if code == "LimitExceededException":
         return kind.names_are_free or "IN_PROGRESS" in message
@@ -320,7 +320,7 @@ def _passes(kind: Kind, code: str, message: str) -> bool:
 
 
 def _usual_seconds(existing: Sequence[Description]) -> float | None:
-    """How long the newest that is done took."""
+    """Seconds that the newest finished one took."""
     for summary in reversed(existing):
         if summary["status"] == ACTIVE and "lastUpdatedDateTime" in summary:
             took = summary["lastUpdatedDateTime"] - summary["creationDateTime"]
@@ -331,15 +331,15 @@ def _usual_seconds(existing: Sequence[Description]) -> float | None:
 def _left(seconds: float, usual: float | None) -> str:
     if usual is None:
         return ""
-    left = f", so that about {usual - seconds:.0f} s are left" if seconds < usual else ""
+    left = f", about {usual - seconds:.0f} s left" if seconds < usual else ""
     return f"; the last one took {usual:.0f} s{left}"
 
 
 def _taken(kind: Kind, name: str) -> dg.Failure:
     return dg.Failure(
-        f"Personalize says that there is a {kind.label} named {name} already, but does not list it"
-        " where it belongs: another dataset group of this account may have it. Give the pipeline"
-        " another name, or delete that one",
+        f"Personalize already has a {kind.label} named {name}, but does not list it here: another"
+        " dataset group of this account may have it. Rename the pipeline, or delete that"
+        f" {kind.label}",
         allow_retries=False,
     )
 
@@ -347,14 +347,13 @@ def _taken(kind: Kind, name: str) -> dg.Failure:
 def _failure(kind: Kind, arn: str, description: Description) -> dg.Failure:
     reason = description.get("failureReason") or f"its status is {description['status']}"
     trouble = role_trouble(reason, description)
-    cause = f"{trouble}; then" if trouble else "mend the cause and"
-    mend = (
-        f"{cause} start the run again: it makes a new one"
+    fix = (
+        f"{trouble or 'Fix the cause'}; then run again: it creates a new one"
         if kind.names_are_free
-        else f"mend the cause, delete this {kind.label} and start the run again"
+        else f"Fix the cause, delete this {kind.label} and run again"
     )
     return dg.Failure(
-        f"{kind.label} failed: {reason} ({arn}); {mend}",
+        f"{kind.label} failed: {reason} ({arn}). {fix}",
         metadata={"arn": arn, "status": description["status"], "reason": reason},
         allow_retries=False,
     )

@@ -1,7 +1,7 @@
-"""What to do when AWS refuses a call: which permission lacks, on what; said alike everywhere.
+"""What to do when AWS denies a call: which permission is missing, on which resource.
 
-AWS mostly names both itself; where it does not (a HEAD request has no body), they follow from the
-call. Credentials that have expired or are unknown, and a wrong clock, are told apart from that.
+AWS mostly names both; where it does not (a HEAD request has no body), they follow from the call.
+Expired or unknown credentials and a wrong clock get their own messages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-_TOLD = re.compile(r"not authorized to perform: ([\w-]+:\w+)(?: on resource: \"?([^\s\"]+))?")
+_NAMED = re.compile(r"not authorized to perform: ([\w-]+:\w+)(?: on resource: \"?([^\s\"]+))?")
 _DENIED = {"AccessDenied", "AccessDeniedException", "AuthorizationErrorException", "Forbidden"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException"}
 _UNKNOWN = {"InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException"}
@@ -23,39 +23,39 @@ _KEY = "batchrec_params"
 _ROLE_READS = "s3:GetObject and s3:ListBucket"
 
 
-def lacking(action: str, resource: str, told: str = "") -> str:
-    """What to allow. `told` is AWS's own message, which knows better where it names something."""
-    found = _TOLD.search(told)
+def lacking(action: str, resource: str, message: str = "") -> str:
+    """What to allow. message: AWS's own, preferred where it names the permission."""
+    found = _NAMED.search(message)
     if found:
         action, resource = found[1], found[2] or resource
     return f"permission denied; allow these credentials {action} on {resource}"
 
 
 def is_denied(error: ClientError) -> bool:
-    """Whether a permission lacks, rather than anything else."""
+    """Whether a permission is missing."""
     code = error.response["Error"]["Code"]
     return code in _DENIED or code == "403"
 
 
-def credentials_trouble(code: str, told: str) -> str | None:
-    """What is wrong with the credentials or the clock, where an error's code says so; else None."""
+def credentials_trouble(code: str, message: str) -> str | None:
+    """How to fix the credentials or the clock, if the error code is about them; else None."""
     if code in _EXPIRED:
         return (
             "the credentials have expired: log in again, or give this machine a role, whose"
-            " credentials renew by themselves"
+            " credentials renew automatically"
         )
     if code in _UNKNOWN:
-        return "the credentials are not known there: look at AWS_PROFILE or AWS_ACCESS_KEY_ID"
+        return "AWS does not know the credentials: check AWS_PROFILE or AWS_ACCESS_KEY_ID"
     if code in _SIGNATURE:
-        if _CLOCK.search(code) or _CLOCK.search(told):
-            return "this machine's clock is wrong: set it by NTP"
-        return "the secret does not belong to the access key: look at AWS_SECRET_ACCESS_KEY"
+        if _CLOCK.search(code) or _CLOCK.search(message):
+            return "this machine's clock is wrong: set it with NTP"
+        return "the secret does not match the access key: check AWS_SECRET_ACCESS_KEY"
     return None
 
 
 def explain_refusals(client: Any) -> None:
-    """Have the errors of a boto3 client tell what to allow, on what. Not for S3, whose actions have
-    other names than its operations."""
+    """Make the errors of a boto3 client say what to allow, on which resource. Not for S3, whose
+    actions have other names than its operations."""
     service = client.meta.service_model.service_id.hyphenize()
     prefix = f"arn:{client.meta.partition}:{service}:{client.meta.region_name}"
 
@@ -66,24 +66,24 @@ def explain_refusals(client: Any) -> None:
         error = parsed.get("Error")
         if not error:
             return
-        code, told = error.get("Code", ""), error.get("Message", "")
-        mend: str | None
+        code, message = error.get("Code", ""), error.get("Message", "")
+        fix: str | None
         if code in _DENIED:
             resource = _resource(model.name, context.get(_KEY, {}), prefix)
-            mend = lacking(f"{service}:{model.name}", resource, told)
+            fix = lacking(f"{service}:{model.name}", resource, message)
         else:
-            mend = credentials_trouble(code, told)
-        if mend:
-            error["Message"] = f"{mend} (AWS says: {told or code})"
+            fix = credentials_trouble(code, message)
+        if fix:
+            error["Message"] = f"{fix} (AWS says: {message or code})"
 
     client.meta.events.register(f"before-parameter-build.{service}", remember)
     client.meta.events.register(f"after-call.{service}", explain)
 
 
 def role_trouble(reason: str, description: Mapping[str, Any]) -> str | None:
-    """The mend where Personalize may not do what a job asks of it in S3; None for other reasons.
+    """The fix if Personalize may not do in S3 what a job needs; None for other reasons.
 
-    `description` is what Describe says of the job, or what Create was given.
+    description: Describe's answer for the job, or Create's arguments.
     """
     if not re.search(r"privilege|assume|access.?denied", reason, re.IGNORECASE):
         return None
@@ -102,12 +102,12 @@ def role_trouble(reason: str, description: Mapping[str, Any]) -> str | None:
     ]
     return (
         f"allow {' and '.join(places)} to {role}, and to personalize.amazonaws.com in the bucket's"
-        f" policy, and let personalize.amazonaws.com assume the role: batchrec doctor looks at each"
+        f" policy, and let personalize.amazonaws.com assume the role: batchrec doctor checks each"
     )
 
 
 def _resource(operation: str, params: Mapping[str, Any], prefix: str) -> str:
-    """What a refused call was about, as policies name it; `*` for lists and what is not known."""
+    """The resource of a denied call, as policies name it; `*` for lists and if unknown."""
     verb, *words = re.findall("[A-Z][a-z]*", operation)
     kind = "-".join(words).lower()
     if verb == "List" or not words:

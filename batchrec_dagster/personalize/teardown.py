@@ -1,7 +1,7 @@
-"""Find what a pipeline made in Personalize, and delete that and nothing else.
+"""Finds what a pipeline created in Personalize, and deletes that and nothing else.
 
-A dataset group is the pipeline's if it has its name and its tag, and what lies in such a group if
-it has the tag. A schema has no tags: it goes by its name, unless another's data set uses it.
+A dataset group is the pipeline's if it has its name and its tag; what is in such a group, if it has
+the tag. Schemas have no tags: the name counts, unless a dataset of another pipeline uses it.
 Source of the order of deletion: developer guide, "Deleting Amazon Personalize resources".
 """
 
@@ -38,14 +38,14 @@ from batchrec_dagster.personalize.ensure import (
     Kind,
 )
 
-# Deleting a solution deletes its versions. Jobs cannot be deleted, and cost nothing when done.
+# Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
 ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
 WORK = {SOLUTION: (SOLUTION_VERSION,), DATASET: (IMPORT_JOB,)}
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A resource by its kind, name and ARN, and its status when it was found."""
+    """A resource: its kind, name and ARN, and its status when found."""
 
     kind: Kind
     name: str
@@ -58,10 +58,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a teardown would do: end `work`, then delete `pieces` in this order.
+    """What a teardown does: end `work`, then delete `pieces` in this order.
 
-    `in_the_way`: what was not made by the pipeline and lies in what is to be deleted, as sentences.
-    `left`: what looks like the pipeline's and is not.
+    `in_the_way`: sentences on what others created inside the pieces; it stops the teardown.
+    `left`: sentences on what looks like the pipeline's and is not.
     """
 
     pieces: list[Piece] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Plan:
 
 
 def find(ensure: Ensure, pipeline: str) -> Plan:
-    """Looks for all that the pipeline made, in whatever state an earlier teardown left it."""
+    """Everything that the pipeline created, in whatever state an earlier teardown left it."""
     plan = Plan()
     named = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
     for group in _pieces(DATASET_GROUP, ensure.list(DATASET_GROUP)):
@@ -88,15 +88,15 @@ def find(ensure: Ensure, pipeline: str) -> Plan:
 
 
 def delete(ensure: Ensure, plan: Plan) -> None:
-    """Stops or waits for the work under way, then deletes, and waits until all is gone.
+    """Stop running work or wait for it, then delete, and wait until everything is gone.
 
-    What is gone already is no error. Raises dg.Failure before anything is deleted if something is
-    in the way, and when the deadline has passed.
+    Raises dg.Failure before deleting anything if something is in the way, and if the deadline
+    passes.
     """
     if plan.in_the_way:
         raise dg.Failure(
-            f"nothing was deleted: {'; '.join(plan.in_the_way)}. Delete that first, then start this"
-            " again",
+            f"nothing was deleted: {'; '.join(plan.in_the_way)}. Delete that first, then run the"
+            " teardown again",
             allow_retries=False,
         )
     deadline = time.monotonic() + ensure.deadline_seconds
@@ -117,7 +117,7 @@ def _look_into(ensure: Ensure, group: Piece, pipeline: str, plan: Plan) -> None:
             with _may_be_gone():
                 if not _is_ours(ensure, piece, pipeline):
                     plan.in_the_way.append(
-                        f"{piece} in {group.name} was not made by the pipeline {pipeline}"
+                        f"{piece} in {group.name} was not created by the pipeline {pipeline}"
                     )
                     continue
                 plan.pieces.append(piece)
@@ -131,7 +131,7 @@ def _look_into(ensure: Ensure, group: Piece, pipeline: str, plan: Plan) -> None:
 
 
 def _report(ensure: Ensure, kind: Kind, parent: Piece, plan: Plan) -> None:
-    """Tells of what of this kind hangs on the parent: no pipeline makes such things."""
+    """Report resources of this kind in the parent: no pipeline creates them."""
     try:
         found = ensure.list(kind, **{parent.kind.arn: parent.arn})
     except ClientError as error:
@@ -173,7 +173,7 @@ def _find_jobs(ensure: Ensure, plan: Plan) -> None:
 
 def _is_ours(ensure: Ensure, piece: Piece, pipeline: str) -> bool:
     if piece.status.startswith("DELETE"):
-        # By an earlier teardown or by somebody else: it is waited for, and may tell no tags.
+        # An earlier teardown or somebody else deletes it: wait for it. It may have no tags.
         return True
     answer = ensure.client.list_tags_for_resource(resourceArn=piece.arn)
     return {"tagKey": "batchrec:pipeline", "tagValue": pipeline} in answer["tags"]
@@ -198,7 +198,7 @@ def _pieces(kind: Kind, summaries: Iterable[Description]) -> list[Piece]:
 
 @contextmanager
 def _may_be_gone() -> Iterator[None]:
-    """An earlier teardown's deletions may end while this one looks."""
+    """Ignore that a resource is gone: an earlier teardown may be deleting it."""
     try:
         yield
     except ClientError as error:
@@ -207,7 +207,7 @@ def _may_be_gone() -> Iterator[None]:
 
 
 def _end(ensure: Ensure, piece: Piece, deadline: float) -> None:
-    """Trainings are stopped; of other work Personalize knows no way to stop it."""
+    """Stop a training; wait for other work, which Personalize cannot stop."""
     if piece.kind is SOLUTION_VERSION:
         try:
             ensure.client.stop_solution_version_creation(solutionVersionArn=piece.arn)
@@ -262,8 +262,8 @@ def _describe(ensure: Ensure, piece: Piece) -> Description | None:
 def _sleep(ensure: Ensure, piece: Piece, why: str, deadline: float) -> None:
     if time.monotonic() + ensure.poll_seconds > deadline:
         raise dg.Failure(
-            f"{piece} {why}, after {ensure.deadline_seconds / 3600:g} hours: start the teardown"
-            " again to go on",
+            f"{piece} {why}, after {ensure.deadline_seconds / 3600:g} hours. Run the teardown"
+            " again to resume",
             allow_retries=False,
         )
     time.sleep(ensure.poll_seconds)

@@ -1,7 +1,7 @@
-"""Going back to lists that were published before, and what the next refresh has to know of it.
+"""Rolling back to lists that were published before.
 
-Lists that were rolled back are not published again by themselves, though the next refresh may find
-data and settings as they were: a record remembers how they were made.
+A record remembers what made the lists that were rolled back, so that the next refresh, with the
+same data and settings, does not publish them again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PREVIOUS = "previous"
 
 
 def run_config(pipeline: str, to: str) -> dict[str, Any]:
-    """What tells a run of the job how far to go back: an edition's number, or PREVIOUS."""
+    """The run config of the rollback job. to: an edition's number, or PREVIOUS."""
     return {"ops": {f"{pipeline}__recommendations": {"config": {"roll_back_to": to}}}}
 
 
@@ -30,7 +30,7 @@ def published_table(storage: StorageResource, places: Places) -> PublishedTable:
 
 
 def edition_summary(edition: Edition) -> str:
-    """An edition in a line: when it was made, how good it is, for how many users."""
+    """An edition in one line: its time, NDCG@25 and number of users."""
     about = edition.about
     facts = [f"edition {edition.number}"]
     if "made_at" in about:
@@ -48,7 +48,7 @@ def was_rolled_back(storage: StorageResource, places: Places, made_by: Sequence[
 
 
 def publish_again(storage: StorageResource, places: Places, made_by: Sequence[str]) -> None:
-    """Forget that lists made by one of these were rolled back: someone wants them."""
+    """Allow lists made by one of these to be published again."""
     before = rolled_back_keys(storage, places)
     after = [key for key in before if key not in made_by]
     if after != before:
@@ -57,11 +57,10 @@ def publish_again(storage: StorageResource, places: Places, made_by: Sequence[st
 
 
 def roll_back(storage: StorageResource, places: Places, to: str, run: str) -> Edition:
-    """The edition that is to be published again: `to` is its number, or PREVIOUS. The one that it
-    replaces is remembered as rolled back. A run that is started again goes back no further: `run`
-    is the id of the first of them.
+    """Choose the edition to publish again, and record the one that it replaces as rolled back.
 
-    Raises dg.Failure; StorageError.
+    to: an edition's number, or PREVIOUS. run: the id of the first of a run and its retries, which
+    all choose the same edition. Raises dg.Failure, StorageError.
     """
     table, record = published_table(storage, places), read_record(storage, _key(places))
     current, rolled_back = table.current(), rolled_back_keys(storage, places)
@@ -72,7 +71,7 @@ def roll_back(storage: StorageResource, places: Places, to: str, run: str) -> Ed
     made_by = edition.about.get("made_by", [])
     rolled_back = [key for key in rolled_back if key not in made_by]
     if current is not None and current != edition:
-        # The model and its settings where these differ, else the users and titles.
+        # The model and its settings if they differ, else the users and titles.
         differ = [key for key in current.about.get("made_by", []) if key not in made_by]
         rolled_back += [key for key in differ[:1] if key not in rolled_back]
     remembered = {"rolled_back": rolled_back, "run": run, "to": to, "edition": edition.number}
@@ -81,8 +80,8 @@ def roll_back(storage: StorageResource, places: Places, to: str, run: str) -> Ed
 
 
 def chosen(table: PublishedTable, to: str, rolled_back: Sequence[str] = ()) -> Edition:
-    """The edition of this number; of PREVIOUS the newest that was made before the published one and
-    was not rolled back itself. Raises dg.Failure."""
+    """The edition of this number; for PREVIOUS the newest one before the published one that was not
+    rolled back itself. Raises dg.Failure."""
     current, older = table.current(), table.older()
     if to == PREVIOUS:
         before = [
@@ -93,7 +92,7 @@ def chosen(table: PublishedTable, to: str, rolled_back: Sequence[str] = ()) -> E
         ]
         if before:
             return before[0]
-        missing = "there are no lists published before these"
+        missing = "there is no earlier edition"
     else:
         there = [edition for edition in [current, *older] if edition is not None]
         for edition in there:
@@ -101,11 +100,11 @@ def chosen(table: PublishedTable, to: str, rolled_back: Sequence[str] = ()) -> E
                 return edition
         missing = f"there is no edition {to!r}"
     listed = "; ".join(edition_summary(edition) for edition in older) or "nothing"
-    raise dg.Failure(f"{missing} to roll back to; kept is: {listed}", allow_retries=False)
+    raise dg.Failure(f"{missing} to roll back to. Kept: {listed}", allow_retries=False)
 
 
 def _is_before(edition: Edition, current: Edition) -> bool:
-    """Lists that were published twice are no older ones."""
+    """The same lists, published twice, do not count."""
     return edition.number < current.number and edition.version != current.version
 
 
@@ -114,5 +113,5 @@ def _key(places: Places) -> str:
 
 
 def rolled_back_keys(storage: StorageResource, places: Places) -> list[str]:
-    """How the lists that were rolled back were made."""
+    """The keys of what made the lists that were rolled back."""
     return list(read_record(storage, _key(places)).get("rolled_back", []))
