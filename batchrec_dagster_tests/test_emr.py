@@ -116,7 +116,7 @@ def test_a_job_run_is_started_with_this_code_and_heard(
     [
         (ends("FAILED", "OutOfMemoryError"), "emr-serverless says: FAILED, OutOfMemoryError"),
         (ends("CANCELLED", "Job exceeded its timeout"), "CANCELLED, Job exceeded its timeout"),
-        (ends("SUCCESS"), "ended without telling what came out of it"),
+        (ends("SUCCESS"), "ended without reporting a result"),
     ],
     ids=["failed", "timeout", "silent"],
 )

@@ -109,7 +109,7 @@ def test_a_job_is_created_run_with_this_code_and_heard(
         (ends("FAILED", "OutOfMemoryError"), "glue says: FAILED, OutOfMemoryError"),
         (ends("TIMEOUT", "Execution time exceeds 30 minutes"), "TIMEOUT, Execution time exceeds"),
         (ends("STOPPED"), "glue says: STOPPED, and no reason"),
-        (ends("SUCCEEDED"), "ended without telling what came out of it"),
+        (ends("SUCCEEDED"), "ended without reporting a result"),
     ],
     ids=["failed", "timeout", "stopped by somebody", "silent"],
 )

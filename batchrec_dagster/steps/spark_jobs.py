@@ -1,7 +1,7 @@
-"""Spark jobs by Dagster Pipes: in a process on this machine, on AWS Glue, on EMR Serverless.
+"""Runs Spark jobs with Dagster Pipes: in a local process, on AWS Glue, on EMR Serverless.
 
-Each runs one task of `preparation.spark` and returns its result. A job that fails raises dg.Failure
-with the reason, in the job's own words where it gave any.
+Each engine runs one task of `preparation.spark` and returns its result. A failed job raises
+dg.Failure with the job's own reason, if it gave one.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from batchrec_dagster.steps.spark_code import SparkCode, upload_code
 from batchrec_dagster.storage.object_store import StorageError, split_uri
 from batchrec_dagster.storage.resource import StorageResource
 
-# Seconds between two looks for messages in S3.
+# Seconds between polls for messages in S3.
 INTERVAL = 3
 
 
 class Messages:
-    """Beside a Pipes message reader: keeps what the job says of its outcome, which the clients give
-    away only when it went well."""
+    """Mixin for Pipes message readers that keeps the outcome, which the clients return only if
+    the job succeeded."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -46,28 +46,28 @@ class Messages:
     def read_messages(self, handler: Any) -> Iterator[Any]:
         handle = handler.handle_message
 
-        def heard(message: Any) -> None:
+        def keep_outcome(message: Any) -> None:
             if message["method"] == "report_custom_message":
                 self.outcome |= message["params"]["payload"]
             handle(message)
 
-        handler.handle_message = heard
+        handler.handle_message = keep_outcome
         with super().read_messages(handler) as params:  # type: ignore[misc]
             yield params
 
     def done(self) -> Mapping[str, Any]:
         if "done" not in self.outcome:
-            raise dg.Failure("the Spark job ended without telling what came out of it")
+            raise dg.Failure("the Spark job ended without reporting a result")
         done: Mapping[str, Any] = self.outcome["done"]
         return done
 
 
 class LocalMessages(Messages, dg.PipesTempFileMessageReader):
-    """Messages through a file of this machine."""
+    """Messages through a local file."""
 
 
 class S3Messages(Messages, PipesS3MessageReader):
-    """Messages under a prefix of the storage's, which is empty again at the end."""
+    """Messages under a prefix of the storage, which are deleted at the end."""
 
     def __init__(self, storage: StorageResource, prefix: str) -> None:
         bucket, self._key = split_uri(storage.uri(prefix))
@@ -86,7 +86,7 @@ class S3Messages(Messages, PipesS3MessageReader):
 
 @contextmanager
 def explained(reader: Messages, why: Callable[[], str]) -> Iterator[None]:
-    """Make a dg.Failure of what goes wrong: as the job told it, else with what `why` gives."""
+    """Turn errors into dg.Failure with the job's own reason, else with that of `why`."""
     try:
         yield
     except dg.Failure:
@@ -94,10 +94,10 @@ def explained(reader: Messages, why: Callable[[], str]) -> Iterator[None]:
     except StorageError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     except (ClientError, BotoCoreError) as error:
-        raise dg.Failure(f"the Spark job was not run: {error}", allow_retries=False) from error
+        raise dg.Failure(f"the Spark job did not run: {error}", allow_retries=False) from error
     except Exception as error:
-        told = reader.outcome.get("error")
-        raise dg.Failure(told or f"the Spark job failed: {why()}", allow_retries=False) from error
+        reason = reader.outcome.get("error")
+        raise dg.Failure(reason or f"the Spark job failed: {why()}", allow_retries=False) from error
 
 
 GLUE_VERSION = "5.0"
@@ -106,7 +106,7 @@ Ran = tuple[Done, Mapping[str, Any]]
 
 
 class SparkEngine(Protocol):
-    """Where a task runs. `on_aws`: whether it is there, so that the data must be in S3."""
+    """Where a task runs. `on_aws`: on AWS, where the data must be in S3."""
 
     @property
     def on_aws(self) -> bool: ...
@@ -117,7 +117,7 @@ class SparkEngine(Protocol):
 
 @dataclass(frozen=True)
 class LocalSpark:
-    """A Spark in a process of its own on this machine, with so much memory."""
+    """Spark in a separate process on this machine."""
 
     memory: str = "2g"
     cores: str = "*"
@@ -127,7 +127,7 @@ class LocalSpark:
         self._check()
         reader = LocalMessages()
         client = dg.PipesSubprocessClient(message_reader=reader)
-        with explained(reader, lambda: "look at its output, in the run's compute logs"):
+        with explained(reader, lambda: "see its output in the run's compute logs"):
             client.run(
                 context=context,
                 command=[sys.executable, "-m", "batchrec_dagster.preparation.spark.job"],
@@ -156,10 +156,10 @@ class LocalSpark:
 
 @dataclass(frozen=True)
 class GlueSpark:
-    """An AWS Glue job, which is created with `role` if there is none of this name.
+    """An AWS Glue job, created with `role` if it does not exist.
 
-    Script and modules are handed over with each run, so that the job always runs this code. None:
-    as the job has it.
+    Each run passes its script and modules, so that the job always runs this code. None: the job's
+    own setting.
     """
 
     job_name: str
@@ -193,8 +193,8 @@ class GlueSpark:
         except glue.exceptions.EntityNotFoundException:
             if self.role is None:
                 raise dg.Failure(
-                    f"there is no Glue job {self.job_name} (preparation.job_name): create one, or"
-                    " set preparation.role so that it is created",
+                    f"there is no Glue job {self.job_name} (preparation.job_name): create it, or"
+                    " set preparation.role so that batchrec creates it",
                     allow_retries=False,
                 ) from None
             glue.create_job(
@@ -218,8 +218,8 @@ class GlueSpark:
 
 @dataclass(frozen=True)
 class EmrServerlessSpark:
-    """A job run of an EMR Serverless application, release 7, whose Python must be 3.11 or newer:
-    `spark_submit_parameters` can name another one than the release's own."""
+    """A job run of an EMR Serverless application, release 7. Its Python must be 3.11 or newer:
+    `spark_submit_parameters` can select one."""
 
     application_id: str
     role: str
@@ -286,7 +286,8 @@ def _on_aws(
     service: str,
     reason: str,
 ) -> Iterator[tuple[SparkCode, PipesS3ContextInjector, S3Messages]]:
-    """What a job on AWS needs, and why it failed, by what the service last said of it."""
+    """The uploaded code, context injector and message reader of a job on AWS. Failures carry
+    the job state that the service last reported."""
     prefix = f"pipes/{context.run.run_id}-{context.retry_number}"
     reader = S3Messages(storage, f"{prefix}/messages")
     bucket, key = split_uri(storage.uri(prefix))
