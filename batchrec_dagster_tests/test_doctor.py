@@ -1,4 +1,4 @@
-"""`batchrec doctor`: on this machine, on a real S3 server, on an account that is moto."""
+"""`batchrec doctor` on this machine, a real S3 server, and an AWS account faked by moto."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor import Finding, aws, examine, machine
 from batchrec_dagster.doctor import findings as clients
-from batchrec_dagster.doctor.aws import lacks
-from batchrec_dagster.doctor.quotas import quota_findings
+from batchrec_dagster.doctor.aws import lacks, quota_findings
 from batchrec_dagster.doctor.storage import clock
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.processes import free_ports
@@ -39,7 +38,7 @@ ROLE = f"arn:aws:iam::{ACCOUNT}:role/Personalize"
 
 
 @pytest.fixture(autouse=True)
-def _nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in os.environ:
         if name.startswith(("AWS_", "BATCHREC_", "DAGSTER_")):
             monkeypatch.delenv(name)
@@ -58,7 +57,7 @@ def personalize(tmp_path: Path) -> Iterator[StartedPersonalize]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    """A machine on which all is well."""
+    """The settings of a healthy machine."""
     dagster = tmp_path / "dagster"
     dagster.mkdir()
     (dagster / "dagster.yaml").touch()
@@ -69,11 +68,11 @@ def by_check(findings: Iterator[Finding]) -> dict[str, Finding]:
     return {finding.check: finding for finding in findings}
 
 
-def test_all_is_well_on_this_machine(home: dict[str, str], tmp_path: Path) -> None:
-    told = CliRunner().invoke(main, ["doctor"], env=home)
-    assert told.exit_code == 0, told.output
-    assert "FAILED" not in told.output
-    assert "settings" in told.output
+def test_a_healthy_machine_passes(home: dict[str, str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["doctor"], env=home)
+    assert result.exit_code == 0, result.output
+    assert "FAILED" not in result.output
+    assert "settings" in result.output
     as_json = CliRunner().invoke(main, ["doctor", "--json"], env=home)
     found = {each["check"]: each for each in json.loads(as_json.output)}
     assert found.keys() >= {
@@ -85,45 +84,45 @@ def test_all_is_well_on_this_machine(home: dict[str, str], tmp_path: Path) -> No
     assert list((tmp_path / "home/storage").iterdir()) == []
 
 
-def test_a_setting_of_dot_env_counts(home: dict[str, str], tmp_path: Path) -> None:
+def test_settings_are_read_from_dot_env(home: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("BATCHREC_PERSONALIZE=moto\n")
-    told = CliRunner().invoke(main, ["doctor"], env=home)
-    assert told.exit_code == 1
-    assert "BATCHREC_PERSONALIZE is 'moto'" in told.output
+    result = CliRunner().invoke(main, ["doctor"], env=home)
+    assert result.exit_code == 1
+    assert "BATCHREC_PERSONALIZE is 'moto'" in result.output
 
 
-def test_what_is_declared_is_loaded(home: dict[str, str], tmp_path: Path) -> None:
+def test_invalid_declarations_fail(home: dict[str, str], tmp_path: Path) -> None:
     project = module_project(tmp_path)
     project.declare(declaration("shop", "ratings.csv"))
-    told = CliRunner().invoke(main, ["doctor"], env=home)
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(main, ["doctor"], env=home)
+    assert result.exit_code == 0, result.output
     file = project.declare(declaration("shop", "ratings.csv", solution={"recipe": "aws-x"}))
-    told = CliRunner().invoke(main, ["doctor"], env=home)
-    assert told.exit_code == 1
-    assert f"FAILED   pipelines              {file}, line 14: solution.recipe: " in told.output
+    result = CliRunner().invoke(main, ["doctor"], env=home)
+    assert result.exit_code == 1
+    assert f"FAILED   pipelines              {file}, line 14: solution.recipe: " in result.output
 
 
 def test_a_misspelt_setting_fails(home: dict[str, str]) -> None:
     found = by_check(examine({**home, "BATCHREC_STORGE": "s3://bucket/x"}))
-    assert found["settings"].message == "nothing reads BATCHREC_STORGE"
-    assert "BATCHREC_STORAGE is meant" in found["settings"].fix
+    assert "BATCHREC_STORGE" in found["settings"].message
+    assert "BATCHREC_STORAGE" in found["settings"].fix
 
 
-def test_without_dagsters_home_it_is_told(home: dict[str, str], tmp_path: Path) -> None:
+def test_a_missing_dagster_home_fails(home: dict[str, str], tmp_path: Path) -> None:
     found = by_check(examine({**home, "DAGSTER_HOME": ""}))
     assert found["dagster home"].status == "failed"
     found = by_check(examine({**home, "DAGSTER_HOME": str(tmp_path / "no")}))
     assert "is not writable: No such file" in found["dagster home"].message
 
 
-def test_a_dagster_storage_that_does_not_open_is_told(home: dict[str, str]) -> None:
+def test_a_dagster_storage_that_does_not_open_fails(home: dict[str, str]) -> None:
     (Path(home["DAGSTER_HOME"]) / "dagster.yaml").write_text("storage: {tape: {}}\n")
     found = by_check(examine(home))
     assert found["dagster storage"].status == "failed"
     assert "dagster.yaml" in found["dagster storage"].fix
 
 
-def test_a_home_without_locks_or_room_or_a_whole_catalogue_is_told(
+def test_missing_locks_a_full_disk_and_a_damaged_catalogue_fail(
     home: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "home/personalize").mkdir(parents=True)
@@ -134,17 +133,17 @@ def test_a_home_without_locks_or_room_or_a_whole_catalogue_is_told(
     found = by_check(examine(home))
     assert "is damaged" in found["embedded personalize"].message
     assert found["disk"].status == "failed"
-    assert "0.1 GB are free" in found["disk"].message
+    assert "0.1 GB free" in found["disk"].message
 
     def no_locks(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     found = by_check(examine(home))
-    assert "takes no locks: Operation not supported" in found["embedded personalize"].message
+    assert "file locks: Operation not supported" in found["embedded personalize"].message
 
 
-def test_a_bucket_that_can_be_used_is_well(
+def test_a_usable_bucket_passes(
     home: dict[str, str], s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = on_s3(home, s3, OWNER, s3.new_bucket(), monkeypatch)
@@ -174,15 +173,15 @@ def test_a_bucket_that_refuses_is_named_with_its_fix(
     assert "storage delete" not in found
 
 
-def test_a_bucket_that_is_not_there_or_not_reached_is_told(
+def test_a_missing_or_unreachable_bucket_fails(
     home: dict[str, str], s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = on_s3(home, s3, OWNER, "no-such-bucket", monkeypatch)
-    assert found["bucket"].message == "there is no bucket no-such-bucket"
+    assert "no-such-bucket" in found["bucket"].message
     assert "storage write" not in found
     nobody = replace(s3, endpoint=f"http://127.0.0.1:{free_ports(1)[0]}")
     found = on_s3(home, nobody, OWNER, "bucket", monkeypatch)
-    assert "was not reached" in found["bucket"].message
+    assert "cannot reach s3://bucket" in found["bucket"].message
 
 
 def on_s3(
@@ -198,7 +197,7 @@ def on_s3(
     ("off", "status", "said"),
     [(0, "ok", "agrees"), (-40, "warning", "40 s behind"), (900, "failed", "900 s ahead")],
 )
-def test_a_clock_that_is_off_is_told(off: int, status: str, said: str) -> None:
+def test_a_wrong_clock_is_reported(off: int, status: str, said: str) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     found = clock(format_datetime(now), now + timedelta(seconds=off))
     assert found.status == status
@@ -206,7 +205,7 @@ def test_a_clock_that_is_off_is_told(off: int, status: str, said: str) -> None:
     assert clock(None, now).status == "unknown"
 
 
-def test_a_personalize_at_a_url_is_asked(
+def test_a_personalize_at_a_url_is_checked(
     home: dict[str, str], personalize: StartedPersonalize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in personalize.environment.items():
@@ -245,8 +244,8 @@ def account(
                     made: Any = personalize.client
                 else:
                     made = real(deployment, service)
-                # moto works out no policies.
-                made.meta.events.register("before-call.iam.SimulatePrincipalPolicy", worked_out)
+                # moto has no policy simulator.
+                made.meta.events.register("before-call.iam.SimulatePrincipalPolicy", simulated)
                 for operation in ("ListServiceQuotas", *refuse):  # moto has no quotas
                     made.meta.events.register(f"before-call.*.{operation}", denied)
                 return made
@@ -264,8 +263,8 @@ def account(
         yield examined
 
 
-def worked_out(params: Any, **_: Any) -> Any:
-    """What IAM says of the role: it may do all but what is in LACKS."""
+def simulated(params: Any, **_: Any) -> Any:
+    """IAM's policy simulator: the role may do everything except what is in LACKS."""
     asked = [value for key, value in params["body"].items() if key.startswith("ActionNames")]
     results = [
         {"EvalActionName": each, "EvalDecision": "implicitDeny" if each in LACKS else "allowed"}
@@ -279,7 +278,7 @@ def denied(model: Any, **_: Any) -> None:
     raise ClientError({"Error": error}, model.name)  # type: ignore[typeddict-item]
 
 
-def test_an_account_made_by_the_template_is_well(
+def test_an_account_made_by_the_template_passes(
     account: Callable[..., dict[str, Finding]],
 ) -> None:
     found = account()
@@ -288,7 +287,7 @@ def test_an_account_made_by_the_template_is_well(
     assert found["quota of dataset groups"].message == "0 of 5 used"
 
 
-def test_what_may_not_be_looked_at_is_unknown_with_the_permission(
+def test_a_check_without_permission_is_unknown_and_names_it(
     account: Callable[..., dict[str, Finding]],
 ) -> None:
     role = account(refuse=("SimulatePrincipalPolicy",))["role in storage"]
@@ -312,13 +311,13 @@ def test_a_personalize_that_refuses_fails_with_the_permission(
     assert "personalize:ListDatasetGroups" in found.fix
 
 
-def test_a_role_that_is_not_there_or_is_another_account_s_fails(
+def test_a_missing_role_or_one_of_another_account_fails(
     account: Callable[..., dict[str, Finding]],
 ) -> None:
     found = account(BATCHREC_ROLE_ARN=f"arn:aws:iam::{ACCOUNT}:role/Nobody")
-    assert found["role"].message == "there is no role Nobody"
+    assert "Nobody" in found["role"].message
     found = account(BATCHREC_ROLE_ARN="arn:aws:iam::999999999999:role/Personalize")
-    assert "is of account 999999999999" in found["identity"].message
+    assert "999999999999" in found["identity"].message
 
 
 def test_a_role_or_a_bucket_that_does_not_trust_personalize_fails(
@@ -336,7 +335,9 @@ def test_a_role_or_a_bucket_that_does_not_trust_personalize_fails(
     )
     boto3.client("s3", REGION).delete_bucket_policy(Bucket=BUCKET)
     found = account()
-    assert found["role"].message == f"{SERVICE} may not assume {ROLE}"
+    assert found["role"].status == "failed"
+    assert ROLE in found["role"].message
+    assert "sts:AssumeRole" in found["role"].fix
     assert "s3:ListBucket, s3:GetObject, s3:PutObject" in found["bucket policy"].message
 
 
@@ -345,7 +346,8 @@ def test_a_role_that_may_not_write_fails(
 ) -> None:
     monkeypatch.setattr("batchrec_dagster_tests.test_doctor.LACKS", {"s3:PutObject"})
     found = account()["role in storage"]
-    assert found.message == f"{ROLE} may not s3:PutObject"
+    assert ROLE in found.message
+    assert "s3:PutObject" in found.message
     assert f"on arn:aws:s3:::{BUCKET}" in found.fix
 
 
@@ -362,30 +364,37 @@ def test_a_region_without_personalize_fails(
 
 
 def test_a_quota_that_is_used_up_warns() -> None:
-    def listed(member: str, status: str) -> Callable[..., dict[str, Any]]:
-        return lambda **_: {member: [{"status": status}] * 5}
-
-    personalize = SimpleNamespace(
-        list_dataset_groups=listed("datasetGroups", "ACTIVE"),
-        list_schemas=listed("schemas", "ACTIVE"),
-        list_dataset_import_jobs=listed("datasetImportJobs", "CREATE IN_PROGRESS"),
-        list_batch_inference_jobs=listed("batchInferenceJobs", "ACTIVE"),
+    personalize = boto3.client(
+        "personalize", REGION, aws_access_key_id="testing", aws_secret_access_key="testing"
     )
+    five = {
+        "ListDatasetGroups": ("datasetGroups", "ACTIVE"),
+        "ListSchemas": ("schemas", "ACTIVE"),
+        "ListDatasetImportJobs": ("datasetImportJobs", "CREATE IN_PROGRESS"),
+        "ListBatchInferenceJobs": ("batchInferenceJobs", "ACTIVE"),
+    }
+
+    def answer(model: Any, params: dict[str, Any], **_: Any) -> Any:
+        """Five of each, on two pages."""
+        member, status = five[model.name]
+        second = b"nextToken" in params["body"]
+        page = {member: [{"status": status}] * (2 if second else 3)}
+        return SimpleNamespace(status_code=200), page if second else {**page, "nextToken": "2"}
+
+    personalize.meta.events.register("before-call.personalize", answer)
     applied = [{"Quotas": [{"QuotaName": "Batch inference jobs", "Value": 7.0}]}]
     quotas = SimpleNamespace(
         get_paginator=lambda name: SimpleNamespace(paginate=lambda **_: applied)
     )
     found = by_check(quota_findings(personalize, quotas))
     assert {
-        check.removeprefix("quota of "): (one.status, one.message) for check, one in found.items()
+        check.removeprefix("quota of "): (one.status, one.message.partition(":")[0])
+        for check, one in found.items()
     } == {
-        "dataset groups": (
-            "warning",
-            "5 of 5 used: no new pipeline, or schema, can be made",
-        ),
+        "dataset groups": ("warning", "5 of 5 used"),
         "schemas": ("ok", "5 of 500 used"),
-        "imports": ("warning", "5 of 5 at work"),
-        "batch inferences": ("ok", "0 of 7 at work"),
+        "imports": ("warning", "5 of 5 in progress"),
+        "batch inferences": ("ok", "0 of 7 in progress"),
     }
 
 

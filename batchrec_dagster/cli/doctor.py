@@ -61,8 +61,8 @@ def _pipelines() -> Iterator[Finding]:
     import sys
 
     from batchrec_dagster.cli.project import ProjectError, find_project
+    from batchrec_dagster.doctor import pipelines_findings
     from batchrec_dagster.doctor.findings import unknown
-    from batchrec_dagster.doctor.pipelines import pipelines_findings
 
     try:
         project = find_project()

@@ -1,30 +1,93 @@
-"""Looks at a deployment before it has to work by night: each check alone, each with its fix."""
+"""`batchrec doctor`: checks a deployment before the first nightly run, and says what to fix."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
+import dagster as dg
+
+from batchrec_dagster import BatchRecommendations
 from batchrec_dagster.deployment import Deployment, DeploymentError, misspelt
 from batchrec_dagster.doctor.aws import aws_findings
-from batchrec_dagster.doctor.findings import Finding, failed, ok
+from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.doctor.machine import machine_findings
 from batchrec_dagster.doctor.storage import storage_findings
+from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
+from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
+from batchrec_dagster.sinks.sink import Description
+from batchrec_dagster.storage.redaction import redacted
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "examine", "pipelines_findings"]
+
+FIX = "fix what the message names, then run doctor again"
 
 
 def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """All that can be found out, cheapest first; what cannot be looked at is `unknown`."""
+    """Check the settings, this machine, the storage and AWS, the cheapest check first."""
     try:
         deployment = Deployment.from_environment(environment)
     except DeploymentError as error:
-        yield failed("settings", str(error), "set it as it says, then ask again")
+        yield failed("settings", str(error), FIX)
         return
-    wrong = misspelt(environment)
-    for name, meant in wrong.items():
-        yield failed("settings", f"nothing reads {name}", f"{meant} is meant, it seems: rename it")
-    if not wrong:
+    unknown_settings = misspelt(environment)
+    for name, meant in unknown_settings.items():
+        yield failed("settings", f"{name} is not a setting", f"rename it to {meant}")
+    if not unknown_settings:
         yield ok("settings", f"storage {deployment.storage}, Personalize {deployment.personalize}")
     yield from machine_findings(deployment)
     yield from storage_findings(deployment)
     yield from aws_findings(deployment)
+
+
+def pipelines_findings(package: Path) -> Iterator[Finding]:
+    """Check that Dagster can load the package's defs/, and that each sink can be written."""
+    check = "pipelines"
+    try:
+        loaded = load_pipelines(package)
+    except DeclarationError as error:
+        for line in str(error).splitlines():
+            yield failed(check, line, "fix this line")
+    except Exception as error:  # A Python file in defs/ can raise anything.
+        reason = str(error).strip().partition("\n")[0]
+        yield failed(
+            check,
+            f"Dagster cannot load {package / 'defs'}: {type(error).__name__}: {reason}",
+            "for details, run: dagster definitions validate -w workspace.yaml",
+        )
+    else:
+        yield ok(check, f"Dagster can load {package / 'defs'}")
+        yield from _sinks(loaded)
+
+
+def _sinks(loaded: dg.Definitions) -> Iterator[Finding]:
+    """A finding for each sink outside the storage; relative paths start at the project."""
+    tree = loaded.component_tree
+    try:
+        storage = Deployment.from_environment(os.environ).resources()["storage"]
+    except DeploymentError:  # examine() reports it.
+        return
+    assert tree is not None, "load_pipelines makes one"
+    project = tree.project_root
+    for pipeline in tree.get_all_components(BatchRecommendations):
+        context = SinkContext(pipeline.name, storage, project, os.environ)
+        for key, sink in pipeline.sinks.declared.items():
+            described = sink.describe(project)
+            if described.place:
+                yield _sink(f"{pipeline.name} {key}", sink, described, context)
+
+
+def _sink(check: str, sink: Sink, described: Description, context: SinkContext) -> Finding:
+    try:
+        checked = sink.check(context)
+    except SinkError as error:
+        # The sink's secret is redacted under any variable name.
+        secret = {"DATABASE_URL": os.environ.get(described.secret or "", "")}
+        message, _, fix = redacted(str(error), {**os.environ, **secret}).partition("; ")
+        unavailable = isinstance(error, SinkUnavailableError)
+        advice = "check that it runs and can be reached from here" if unavailable else FIX
+        return failed(check, message, fix or advice)
+    if checked.fix:
+        return warning(check, checked.message, checked.fix)
+    return ok(check, checked.message)

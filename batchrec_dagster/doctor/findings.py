@@ -1,4 +1,4 @@
-"""boto3 clients that give up soon: a doctor does not wait the night out."""
+"""What a check reports, and boto3 clients with short timeouts for the checks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ Status = Literal["ok", "warning", "unknown", "failed"]
 
 @dataclass(frozen=True)
 class Finding:
-    """`unknown`: it could not be looked at, for want of a permission say; `warning`: it works, but
-    not for long. `fix`: what to do, where there is something."""
+    """The result of one check, with the fix unless it is ok.
+
+    warning: works now, but not for long; unknown: could not be checked, for example for lack of a
+    permission.
+    """
 
     check: str
     status: Status
@@ -49,9 +52,9 @@ def session(deployment: Deployment) -> boto3.Session:
 
 
 def client(deployment: Deployment, service: str) -> Any:
-    """By the deployment's profile, region and endpoint. Raises BotoCoreError."""
+    """A client with the deployment's profile, region and endpoint. Raises BotoCoreError."""
     endpoints = {"s3": deployment.s3_endpoint}
     if deployment.personalize != AWS:
         endpoints["personalize"] = deployment.personalize
-    made: Any = session(deployment)  # Its types know no services by a name in a variable.
-    return made.client(service, endpoint_url=endpoints.get(service), config=_QUICK)
+    untyped: Any = session(deployment)  # Its types accept only literal service names.
+    return untyped.client(service, endpoint_url=endpoints.get(service), config=_QUICK)

@@ -1,4 +1,4 @@
-"""This machine: Dagster's home, the embedded Personalize's, room on the disks."""
+"""This machine: Dagster's home, the home of the embedded Personalize, free disk space."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.storage.file_lock import exclusive
 
 GB = 10**9
-# Below the first nothing of size can be written; the second is a few nights of a large pipeline.
+# FULL: too little for a run; NEARLY_FULL: a few nights of a large pipeline.
 FULL, NEARLY_FULL = 1 * GB, 5 * GB
 
 
@@ -26,7 +26,7 @@ def machine_findings(deployment: Deployment) -> Iterator[Finding]:
     yield _writable("home", deployment.home, "BATCHREC_HOME")
     if deployment.embedded:
         yield _embedded_home(deployment.home / "personalize")
-    yield from _room(deployment)
+    yield from _free_space(deployment)
 
 
 def _dagster_home(home: Path | None) -> Iterator[Finding]:
@@ -35,7 +35,7 @@ def _dagster_home(home: Path | None) -> Iterator[Finding]:
         yield failed(
             check,
             "DAGSTER_HOME is not set: Dagster forgets its runs when it stops",
-            "set it to a folder with a dagster.yaml in it (make uses .batchrec/dagster)",
+            "set it to a folder that contains a dagster.yaml (make uses .batchrec/dagster)",
         )
         return
     yield _writable(check, home, "DAGSTER_HOME", create=False)
@@ -44,21 +44,21 @@ def _dagster_home(home: Path | None) -> Iterator[Finding]:
     if not (home / "dagster.yaml").exists():
         yield warning(
             check,
-            f"there is no {home / 'dagster.yaml'}: Dagster's own defaults hold",
+            f"there is no {home / 'dagster.yaml'}: Dagster uses its defaults",
             "copy dagster.yaml there, or deploy/dagster.yaml for PostgreSQL",
         )
     try:
         with dg.DagsterInstance.from_config(str(home)) as instance:
-            runs, kept = instance.get_runs_count(), type(instance.run_storage).__name__
-    except Exception as error:  # whatever a database or a file does to it
+            runs, storage = instance.get_runs_count(), type(instance.run_storage).__name__
+    except Exception as error:  # Database drivers and broken files raise anything.
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         yield failed(
             "dagster storage",
             f"Dagster cannot open its storage: {reason}",
-            f"look at {home / 'dagster.yaml'}, and whether its database runs",
+            f"check {home / 'dagster.yaml'}, and that its database is running",
         )
     else:
-        yield ok("dagster storage", f"{runs} runs in {kept}")
+        yield ok("dagster storage", f"{runs} runs in {storage}")
 
 
 def _writable(check: str, folder: Path, setting: str, *, create: bool = True) -> Finding:
@@ -74,7 +74,7 @@ def _writable(check: str, folder: Path, setting: str, *, create: bool = True) ->
 
 
 def _embedded_home(home: Path) -> Finding:
-    """Several processes share it by locks, which some network file systems do not have."""
+    """Check the locks by which processes share it: some network file systems have none."""
     check = "embedded personalize"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -84,46 +84,46 @@ def _embedded_home(home: Path) -> Finding:
     except OSError as error:
         return failed(
             check,
-            f"{home} takes no locks: {error.strerror}",
-            "set BATCHREC_HOME to a folder on a disk of this machine",
+            f"{home} does not support file locks: {error.strerror}",
+            "set BATCHREC_HOME to a folder on a local disk",
         )
     catalog = home / "catalog.sqlite"
     if not catalog.exists():
-        return ok(check, f"{home} takes locks; nothing is in it yet")
+        return ok(check, f"{home} supports file locks and is still empty")
     try:
         with closing(sqlite3.connect(f"{catalog.as_uri()}?mode=ro", uri=True)) as connection:
-            ((said,),) = connection.execute("PRAGMA quick_check(1)")
+            ((result,),) = connection.execute("PRAGMA quick_check(1)")
     except sqlite3.Error as error:
-        said = str(error)
-    if said != "ok":
+        result = str(error)
+    if result != "ok":
         return failed(
             check,
-            f"the catalogue {catalog} is damaged: {said}",
-            f"move {home} away: the next run imports and trains anew",
+            f"the catalogue {catalog} is damaged: {result}",
+            f"move {home} away: the next run imports and trains again",
         )
-    return ok(check, f"{home} takes locks, and its catalogue is whole")
+    return ok(check, f"{home} supports file locks, and its catalogue is intact")
 
 
-def _room(deployment: Deployment) -> Iterator[Finding]:
-    """Of each disk once."""
+def _free_space(deployment: Deployment) -> Iterator[Finding]:
+    """One finding for each disk."""
     folders = {"BATCHREC_HOME": deployment.home, "temporary files": Path(tempfile.gettempdir())}
     if not deployment.storage.startswith("s3://"):
         folders["BATCHREC_STORAGE"] = Path(deployment.storage)
     if deployment.dagster_home:
         folders["DAGSTER_HOME"] = deployment.dagster_home
     seen = set()
-    for what, folder in folders.items():
-        there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
-        device = there.stat().st_dev
+    for purpose, folder in folders.items():
+        existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+        device = existing.stat().st_dev
         if device in seen:
             continue
         seen.add(device)
-        free = shutil.disk_usage(there).free
-        said = f"{free / GB:,.1f} GB are free for {what} ({there})"
-        fix = "make room there, or set it to a folder on a larger disk"
+        free = shutil.disk_usage(existing).free
+        message = f"{free / GB:,.1f} GB free for {purpose} ({existing})"
+        fix = "free some space, or use a folder on a larger disk"
         if free < FULL:
-            yield failed("disk", said, fix)
+            yield failed("disk", message, fix)
         elif free < NEARLY_FULL:
-            yield warning("disk", said, fix)
+            yield warning("disk", message, fix)
         else:
-            yield ok("disk", said)
+            yield ok("disk", message)

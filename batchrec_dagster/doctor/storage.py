@@ -1,4 +1,4 @@
-"""The storage: whether what the pipelines do to objects can be done there."""
+"""The storage: whether the pipelines can write, lock, list, read and delete objects there."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ from batchrec_dagster.personalize.permissions import credentials_trouble
 from batchrec_dagster.storage.object_store import StorageError, split_uri
 from batchrec_dagster.storage.resource import StorageResource
 
-# AWS refuses what is signed so many seconds off its own time; half a minute off is not by chance.
+# Seconds: AWS refuses requests from a clock this far off; 30 s is more than network delay.
 REFUSED, SUSPECT = 300, 30
 
 
 def storage_findings(deployment: Deployment) -> Iterator[Finding]:
     if deployment.storage.startswith("s3://"):
-        found = list(_bucket(deployment))
-        yield from found
-        if any(finding.status == "failed" for finding in found):
+        findings = list(_bucket(deployment))
+        yield from findings
+        if any(finding.status == "failed" for finding in findings):
             return
     storage: StorageResource = deployment.resources()["storage"]
     yield from _objects(storage)
 
 
 def _objects(storage: StorageResource) -> Iterator[Finding]:
-    """Writes a small object, looks at it and removes it, as a pipeline would."""
+    """Write, read and delete a small object, as a pipeline does."""
     uri = storage.uri(f"doctor-{uuid.uuid4().hex}")
 
     def lease() -> None:
-        """By an object that only one can create."""
         if storage.store.create(uri, b"another's"):
             raise StorageError(
-                f"{uri} was created though it was there; use a storage that knows If-None-Match:"
-                " without it two runs at once do the same work"
+                f"{uri} already existed, yet the storage created it again; use a storage that"
+                " supports If-None-Match: without it, two runs can do the same work at once"
             )
 
     steps: dict[str, Callable[[], object]] = {
@@ -54,7 +53,7 @@ def _objects(storage: StorageResource) -> Iterator[Finding]:
             step()
         except StorageError as error:
             message, _, fix = str(error).partition("; ")
-            yield failed(f"storage {name}", message, fix or "see what it says")
+            yield failed(f"storage {name}", message, fix or "fix what the message names")
             if name == "write":
                 return
         else:
@@ -71,8 +70,8 @@ def _bucket(deployment: Deployment) -> Iterator[Finding]:
     except BotoCoreError as error:
         yield failed(
             check,
-            f"s3://{bucket} was not reached: {error}",
-            "look at the network, AWS_ENDPOINT_URL_S3, AWS_PROFILE and the credentials",
+            f"cannot reach s3://{bucket}: {error}",
+            "check the network, AWS_ENDPOINT_URL_S3, AWS_PROFILE and the credentials",
         )
         return
     metadata = answer["ResponseMetadata"]
@@ -81,36 +80,40 @@ def _bucket(deployment: Deployment) -> Iterator[Finding]:
     region = headers.get("x-amz-bucket-region")
     trouble = credentials_trouble(answer.get("Error", {}).get("Code", ""), "")
     if trouble:
-        yield failed(check, f"s3://{bucket} refuses these credentials", trouble)
+        yield failed(check, f"s3://{bucket} rejects these credentials", trouble)
     elif status == 404:
         yield failed(check, f"there is no bucket {bucket}", "create it, or fix BATCHREC_STORAGE")
     elif region and deployment.region and region != deployment.region:
         yield failed(
             check,
-            f"{bucket} lies in {region}, this runs in {deployment.region}",
-            "use a bucket of the same region: Personalize reads no other",
+            f"{bucket} is in {region}, but AWS_REGION is {deployment.region}",
+            "use a bucket in the same region: Personalize reads no other",
         )
     elif status == 403:
         yield unknown(
             check,
-            f"{bucket} is not to be looked at",
+            f"no permission to check {bucket}",
             f"allow these credentials s3:ListBucket on arn:aws:s3:::{bucket}",
         )
     elif status >= 400:
-        yield failed(check, f"s3://{bucket} answers {status}", "look at the endpoint and the name")
+        yield failed(
+            check,
+            f"s3://{bucket} answers HTTP {status}",
+            "check the endpoint and the bucket's name",
+        )
     else:
-        yield ok(check, f"{bucket} is there{f', in {region}' if region else ''}")
+        yield ok(check, f"{bucket} exists{f', in {region}' if region else ''}")
 
 
 def clock(date: str | None, now: datetime) -> Finding:
-    """Beside a server's, by the Date of its answer."""
+    """Compare this machine's clock with the Date header of a server's answer."""
     if date is None:
-        return unknown("clock", "the server told no time", "compare it with `ntpdate -q`")
+        return unknown("clock", "the server sent no Date header", "compare it with `ntpdate -q`")
     off = (now - parsedate_to_datetime(date)).total_seconds()
-    said = f"this machine's clock is {abs(off):.0f} s {'ahead' if off > 0 else 'behind'}"
+    message = f"this machine's clock is {abs(off):.0f} s {'ahead' if off > 0 else 'behind'}"
     fix = "set it by NTP (chrony, systemd-timesyncd)"
     if abs(off) >= REFUSED:
-        return failed("clock", f"{said}: requests are refused", fix)
+        return failed("clock", f"{message}: AWS refuses its requests", fix)
     if abs(off) >= SUSPECT:
-        return warning("clock", said, fix)
-    return ok("clock", "it agrees with the server's")
+        return warning("clock", message, fix)
+    return ok("clock", "agrees with the server's")

@@ -1,4 +1,4 @@
-"""`batchrec doctor` looks at the sinks: real PostgreSQL and folders, a DynamoDB that is moto's."""
+"""`batchrec doctor` checks the sinks: real PostgreSQL and folders, and moto's DynamoDB."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from batchrec_dagster.doctor.findings import Finding
-from batchrec_dagster.doctor.pipelines import pipelines_findings
+from batchrec_dagster.doctor import Finding, pipelines_findings
 from batchrec_dagster.sinks import postgres as postgres_sink
 from batchrec_dagster_tests.postgres_server import PostgresServer
 from batchrec_dagster_tests.processes import free_ports
@@ -21,7 +20,7 @@ URL_ENV = "SHOP_DB"
 
 
 def found(project: Project, monkeypatch: pytest.MonkeyPatch, sink: str, **declared: Any) -> Finding:
-    """What is found of the one sink of a pipeline."""
+    """The finding about the pipeline's only sink."""
     project.declare(declaration("shop", "ratings.csv", sinks={sink: declared}))
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
     monkeypatch.syspath_prepend(project.root)
@@ -36,7 +35,7 @@ def in_postgres(project: Project, monkeypatch: pytest.MonkeyPatch, url: str) -> 
     return found(project, monkeypatch, "postgres", url_env=URL_ENV)
 
 
-def test_a_postgres_that_takes_lists_is_well_and_stays_as_it_was(
+def test_a_writable_postgres_passes_and_stays_unchanged(
     project: Project, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer, url: str
 ) -> None:
     finding = in_postgres(project, monkeypatch, url)
@@ -48,11 +47,11 @@ def test_a_postgres_that_takes_lists_is_well_and_stays_as_it_was(
     postgres_sink.replace(many(2).lazy(), target)
     assert in_postgres(project, monkeypatch, url).status == "ok"
     assert postgres.query("SELECT count(*) FROM recommendations", url=url) == [(10,)]
-    # Nothing is left of what was tried.
+    # The check's table is gone.
     assert postgres.query(tables, url=url) == [(2,)]
 
 
-def test_a_postgres_that_takes_no_lists_is_told_without_its_password(
+def test_a_postgres_that_refuses_fails_without_showing_the_password(
     project: Project, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer, url: str
 ) -> None:
     reader = f"reader_{url.rpartition('_')[2]}"
@@ -110,7 +109,7 @@ def test_a_dynamodb_table_is_described(project: Project, monkeypatch: pytest.Mon
         assert finding.fix.startswith("or, if these are to take their place")
 
 
-def test_the_folder_of_an_export_is_tried(
+def test_an_export_folder_is_checked_by_writing(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     there = tmp_path / "exports"
