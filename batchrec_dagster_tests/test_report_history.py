@@ -1,4 +1,4 @@
-"""What the report takes from Dagster: the models so far, and what the checks found."""
+"""What the report takes from Dagster: the models so far, and the results of the checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batchrec_dagster.reporting.history import Verdict, trainings, verdicts
+from batchrec_dagster.reporting.facts import CheckResult, check_results, trainings
 
 ASSET = dg.AssetKey(["shop", "solution_version"])
 
@@ -29,7 +29,7 @@ def checked(instance: dg.DagsterInstance, name: str, passed: bool, found: str) -
     )
 
 
-def test_each_model_counts_once_from_when_it_was_first_there(instance: dg.DagsterInstance) -> None:
+def test_each_model_appears_once_with_its_first_time(instance: dg.DagsterInstance) -> None:
     assert trainings(instance, "shop") == []
     for arn, ndcg in (("a", 0.1), ("a", 0.1), ("b", 0.2), ("b", 0.2), ("c", 0.3)):
         trained(instance, arn, ndcg)
@@ -44,12 +44,12 @@ def test_each_model_counts_once_from_when_it_was_first_there(instance: dg.Dagste
     assert trainings(instance, "other") == []
 
 
-def test_the_newest_finding_of_each_check_is_told(instance: dg.DagsterInstance) -> None:
+def test_the_newest_result_of_each_check_is_taken(instance: dg.DagsterInstance) -> None:
     checked(instance, "lists_full", False, "1 of 2 users")
     checked(instance, "lists_full", True, "2 of 2 users")
     checked(instance, "no_seen_items", False, "3 items")
     keys = [dg.AssetCheckKey(ASSET, name) for name in ("lists_full", "no_seen_items", "never_run")]
-    assert verdicts(instance, keys) == [
-        Verdict("solution_version", "lists_full", True, "2 of 2 users"),
-        Verdict("solution_version", "no_seen_items", False, "3 items"),
+    assert check_results(instance, keys) == [
+        CheckResult("solution_version", "lists_full", True, "2 of 2 users"),
+        CheckResult("solution_version", "no_seen_items", False, "3 items"),
     ]

@@ -1,4 +1,4 @@
-"""`batchrec show`: one user, one item, by what lies in the storage; hostile data shown as text."""
+"""`batchrec show`: a user, an item or a summary from the storage; hostile data shown as text."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from rich.cells import cell_len
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.reporting import layout, lookup
-from batchrec_dagster.reporting.counts import counts
+from batchrec_dagster.reporting import lookup
 from batchrec_dagster.reporting.people import people
 from batchrec_dagster.reporting.published import Published, Tables
+from batchrec_dagster.reporting.show import text as as_text
+from batchrec_dagster.reporting.statistics import counts
 from batchrec_dagster.reporting.terminal import plain
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.paths import Places
@@ -62,7 +63,7 @@ def publish(
     titles: Sequence[str | None] | None = None,
     rows_of_a_group: int = 100,
 ) -> StorageResource:
-    """What a run leaves in the storage: everyone has two items of three, and gets the others."""
+    """Write what a run leaves: everyone has two items of three, and gets the others."""
     folder = root / "storage" / pipeline
     for part in ("curated/recommendations", "transformed/interactions", "transformed/item_titles"):
         (folder / part).mkdir(parents=True)
@@ -106,7 +107,7 @@ def storage_of(root: Path) -> StorageResource:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where `show` looks; nothing says which Dagster instance remembers the runs."""
+    """The project's folder, without a Dagster instance."""
     monkeypatch.setenv("BATCHREC_HOME", str(tmp_path))
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -125,13 +126,13 @@ def pipelines(*arguments: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_users_history_stands_beside_their_list(home: Path) -> None:
+def test_a_users_history_and_list_are_shown(home: Path) -> None:
     publish(home, titles=[f"Item, no. {number}" for number in range(20)])
     code, said = show("u3")
     assert code == 0
     lines = said.splitlines()
-    assert lines[0] == "User u3 of shop"
-    assert "History: the latest 13 of 13 interactions" in lines
+    assert lines[0] == "User u3 in shop"
+    assert "History: latest 13 of 13 interactions" in lines
     assert "2017-07-14 03:02  i19   Item, no. 19" in lines
     assert "Recommended: 7 items" in lines
     assert "2  i03   Item, no. 3   Item, no. 19    13" in lines
@@ -139,7 +140,7 @@ def test_a_users_history_stands_beside_their_list(home: Path) -> None:
     assert not re.search("[│┃━─]", said)
 
 
-def test_what_speaks_for_an_item_is_what_the_report_says(home: Path) -> None:
+def test_explanations_are_those_of_the_report(home: Path) -> None:
     published = Published(publish(home), "shop")
     for user in ("u0", "u7"):
         found = lookup.person(published, user)
@@ -172,25 +173,25 @@ def test_programs_get_one_json_document(home: Path) -> None:
     assert all(0 < got["score"] < 1 for got in found["recommendations"])
 
 
-def test_an_items_lists_and_what_goes_with_it(home: Path) -> None:
+def test_an_item_shows_its_lists_and_similar_items(home: Path) -> None:
     publish(home)
     code, said = show("--item", "i04")
     assert code == 0
-    assert "in 13 of 40 lists (32.5%), at place 2.0 on average" in said
-    assert "27 interactions of 27 users, the last at 2017-07-14 03:23" in said
+    assert "in 13 of 40 lists (32.5%), mean rank 2.0" in said
+    assert "27 interactions from 27 users, latest 2017-07-14 03:23" in said
     (found,) = pipelines("--item", "i04")
     assert found["first_users"][0] == {"user_id": "u11", "rank": 2}
-    beside = [(other["item"], other["users_with_both"]) for other in found["neighbours"]]
-    assert beside[:6] == [(f"i{number:02}", 27) for number in (1, 7, 10, 13, 16, 19)]
-    assert len(beside) == 10
+    similar = [(other["item"], other["users_with_both"]) for other in found["neighbours"]]
+    assert similar[:6] == [(f"i{number:02}", 27) for number in (1, 7, 10, 13, 16, 19)]
+    assert len(similar) == 10
 
 
-def test_someone_without_a_list_and_someone_without_a_history(home: Path) -> None:
+def test_a_user_without_a_list_and_one_without_a_history(home: Path) -> None:
     publish(home)
     file = home / "storage/shop/transformed/interactions/interactions.csv"
     file.write_text(file.read_text().replace("u0,", "new,"))
-    assert "Recommended: 0 items\nnothing" in show("new")[1]
-    assert "History: the latest 0 of 0 interactions\nnone" in show("u0")[1]
+    assert "Recommended: 0 items\nnone" in show("new")[1]
+    assert "History: latest 0 of 0 interactions\nnone" in show("u0")[1]
 
 
 def test_kinds_of_events_are_shown_where_there_are_several(home: Path) -> None:
@@ -203,7 +204,7 @@ def test_kinds_of_events_are_shown_where_there_are_several(home: Path) -> None:
     assert "when              event  item" in show("u3")[1]
 
 
-def test_what_is_not_there_is_said_and_the_exit_code_tells(home: Path) -> None:
+def test_what_does_not_exist_is_an_error_with_its_exit_code(home: Path) -> None:
     assert show("u3") == (
         3,
         f"Error: no recommendations in {home}/storage yet. Run a refresh job first, or set"
@@ -226,7 +227,7 @@ def test_what_is_not_there_is_said_and_the_exit_code_tells(home: Path) -> None:
     assert "recommendations.parquet: " in said
 
 
-def test_several_pipelines_are_all_looked_at(home: Path) -> None:
+def test_all_pipelines_are_searched(home: Path) -> None:
     publish(home)
     publish(home, "club", users=["u3", "only"], items=["a", "b", "c"])
     assert [found["pipeline"] for found in pipelines("u3")] == ["club", "shop"]
@@ -240,13 +241,15 @@ def test_the_summary_needs_no_dagster_instance(home: Path, monkeypatch: pytest.M
     records = home / "storage/shop/records"
     records.mkdir()
     name = "normalized_discounted_cumulative_gain_at_25"
-    told = {"metrics": {name: 0.2}, "popularity_metrics": {name: 0.1}}
-    (records / "solution_version.json").write_text(json.dumps(told))
+    record = {"metrics": {name: 0.2}, "popularity_metrics": {name: 0.1}}
+    (records / "solution_version.json").write_text(json.dumps(record))
     code, said = show()
     assert code == 0
-    assert "NDCG@25       0.2000, beside 0.1000 for the most popular items (2.00 times)" in said
-    assert "lists         267 items for 40 users" in said
-    assert "a user        batchrec show u0\n" in said
+    assert (
+        "NDCG@25       0.2000, compared with 0.1000 for the most popular items (2.00 times)" in said
+    )
+    assert "lists         267 recommendations for 40 users" in said
+    assert "try           batchrec show u0\n" in said
     monkeypatch.setenv("DAGSTER_HOME", str(home / "nowhere"))
     code, said = show()
     assert code == 1
@@ -264,9 +267,9 @@ def test_a_published_table_says_what_it_is(home: Path) -> None:
         writer.finish({**about, "metrics": {name: 0.3}, "popularity_metrics": {}})
     published = PublishedTable(storage.store, storage.uri(Places("shop").recommendations))
     published.publish(writer.path, keep=0)
-    (told,) = pipelines()
-    assert (told["rows"], told["users"], told["edition"]) == (267, 40, 7)
-    assert (told["made"], told["ndcg_at_25"]) == ("2026-05-01T03:00:00Z", 0.3)
+    (summary,) = pipelines()
+    assert (summary["rows"], summary["users"], summary["edition"]) == (267, 40, 7)
+    assert (summary["made"], summary["ndcg_at_25"]) == ("2026-05-01T03:00:00Z", 0.3)
     assert "(edition 7)" in show()[1]
     for user in frame.get_column("user_id").unique():
         (found,) = pipelines(user)
@@ -295,11 +298,11 @@ def test_hostile_data_is_shown_as_text(home: Path, width: int | None) -> None:
     for user in ids:
         found = lookup.person(Published(storage, "shop"), user)
         assert found is not None
-        seen = layout.text(found, width, remembered=True)
+        seen = as_text(found, width, with_runs=True)
         assert_harmless(seen)
         widths = [cell_len(re.sub("\x1b\\[[0-9;]*m", "", line)) for line in seen.splitlines()]
         assert width is None or max(widths) <= width
-        shown += layout.text(found, 1_000, remembered=True)
+        shown += as_text(found, 1_000, with_runs=True)
     for text in (
         "\\x1b[31mred",
         "[red]markup[/red]",
@@ -311,7 +314,7 @@ def test_hostile_data_is_shown_as_text(home: Path, width: int | None) -> None:
         assert text in shown
     item = lookup.item(Published(storage, "shop"), ids[0])
     assert item is not None
-    assert_harmless(layout.text(item, width, remembered=True))
+    assert_harmless(as_text(item, width, with_runs=True))
     assert_harmless(show(ids[0], "--json")[1])
     assert_harmless(show()[1])
 
@@ -332,7 +335,7 @@ def test_no_text_reaches_the_terminal_raw(text: str) -> None:
     assert plain(seen) == seen
 
 
-def test_a_pipe_of_few_letters_is_no_error(home: Path) -> None:
+def test_an_ascii_pipe_is_no_error(home: Path) -> None:
     publish(home, titles=["Kraków 🎬"] * 20)
     result = CliRunner(charset="ascii").invoke(main, ["show", "u3"])
     assert result.exit_code == 0
@@ -403,7 +406,7 @@ def test_a_terminal_gets_colours_and_lines_as_wide_as_it_is(home: Path) -> None:
     os.close(controller)
     assert process.returncode == 0
     lines = seen.decode().replace("\r\n", "\n").splitlines()
-    assert lines[0] == "\x1b[1mUser u3 of shop\x1b[0m"
+    assert lines[0] == "\x1b[1mUser u3 in shop\x1b[0m"
     plain_lines = [re.sub("\x1b\\[[0-9;]*m", "", line) for line in lines]
     assert max(map(cell_len, plain_lines)) <= 60
     assert any(re.fullmatch("─+", line) for line in plain_lines)

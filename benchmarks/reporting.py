@@ -71,7 +71,7 @@ def make(folder: Path) -> dict[str, float]:
 
     from batchrec_dagster.reporting.facts import Run, facts
     from batchrec_dagster.reporting.page import page
-    from batchrec_dagster.reporting.published import Tables
+    from batchrec_dagster.reporting.published import Tables, scan_interactions
 
     metrics = {"normalized_discounted_cumulative_gain_at_25": 0.2, "coverage": 0.5}
     run = Run(
@@ -86,11 +86,7 @@ def make(folder: Path) -> dict[str, float]:
     )
     begin, begin_cpu = time.perf_counter(), time.process_time()
     tables = Tables(
-        interactions=pl.scan_csv(
-            folder / "interactions.csv",
-            schema_overrides={"TIMESTAMP": pl.Int64()},
-            infer_schema=False,
-        ),
+        interactions=scan_interactions(folder / "interactions.csv"),
         recommendations=pl.scan_parquet(folder / "recommendations.parquet"),
         users=pl.scan_ndjson(folder / "users.json"),
         titles=pl.read_parquet(folder / "titles.parquet"),

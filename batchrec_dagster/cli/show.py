@@ -102,7 +102,7 @@ def _not_found(published: list[Published], what: str, name: str) -> NotFoundErro
 
 
 def _summaries(published: list[Published]) -> list[dict[str, Any]]:
-    from batchrec_dagster.reporting.summary import summary
+    from batchrec_dagster.reporting.show import summary
 
     with _instance() as instance:
         return [summary(one, instance) for one in published]
@@ -127,10 +127,10 @@ def _instance() -> Iterator[dg.DagsterInstance | None]:
 def _text(found: Any) -> str:
     from shutil import get_terminal_size
 
-    from batchrec_dagster.reporting import layout
+    from batchrec_dagster.reporting.show import text
 
     width = get_terminal_size().columns if sys.stdout.isatty() else None
-    return layout.text(found, width, remembered=bool(os.environ.get("DAGSTER_HOME")))
+    return text(found, width, with_runs=bool(os.environ.get("DAGSTER_HOME")))
 
 
 def _json(found: list[dict[str, Any]]) -> str:

@@ -1,1 +1,1 @@
-"""What people read of a pipeline's results."""
+"""What people read about a pipeline's results: the report, and what `batchrec show` prints."""

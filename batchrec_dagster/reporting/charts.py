@@ -1,8 +1,8 @@
 """Charts as SVG, drawn by Vega-Lite when the report is made.
 
-vl-convert is one wheel without dependencies that holds Vega-Lite and all it takes to run it. It
-writes an SVG of plain attributes, in which CSS variables stand for the colours, so that one drawing
-serves light and dark pages, and a page may forbid inline styles.
+vl-convert is one wheel without dependencies that contains Vega-Lite and its runtime. Its SVG has
+attributes instead of inline styles, which the page forbids, and CSS variables as colours, so that
+one drawing serves light and dark pages.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 import vl_convert
 from markupsafe import Markup
 
-# So many Latin letters, or half as many of those that are twice as wide.
+# The longest label, in Latin letters; wide characters count for two.
 ROOM = 22
 
-# What XML 1.0 has no way to write: vl-convert ends the process when it meets one.
+# Characters that XML 1.0 cannot represent: vl-convert crashes the process on them.
 UNWRITABLE = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def readable(texts: Iterable[str]) -> dict[str, str]:
-    """Each text as a label: writable, of one line, short, and told apart from the others.
+    """A label for each text: one line, short, distinct, and valid in XML.
 
-    Vega would cut long ones too, but between the halves of an emoji, and fail.
+    Vega also cuts long labels, but between the halves of an emoji, and then fails.
     """
     labels: dict[str, str] = {}
     for text in dict.fromkeys(texts):
@@ -47,7 +47,7 @@ def _cut(text: str) -> str:
     return text
 
 
-# Chart pixels; on a page it is as wide as its column.
+# Pixels of the drawing; the page scales it to its column.
 WIDTH = 360
 ROW = 19
 PLOT_HEIGHT = 210
@@ -58,7 +58,7 @@ Point = tuple[str, str, float]
 def bars(
     points: Sequence[Point], *, across: str, up: str, series: Sequence[str], percent: bool = False
 ) -> Markup:
-    """Upright bars, side by side for each series. points: (label, series, value)."""
+    """Vertical bars, side by side for each series. points: (label, series, value)."""
     return _drawn(
         points,
         mark={"type": "bar", "cornerRadiusEnd": 2},
@@ -72,10 +72,10 @@ def bars(
     )
 
 
-def lying_bars(
+def horizontal_bars(
     points: Sequence[Point], *, up: str, across: str, series: Sequence[str], percent: bool = False
 ) -> Markup:
-    """Bars from left to right, which leave room for long labels. points: (label, series, value)."""
+    """Horizontal bars, with room for long labels. points: (label, series, value)."""
     rows = len({label for label, *_ in points})
     return _drawn(
         points,
@@ -105,7 +105,7 @@ def lines(points: Sequence[Point], *, across: str, up: str, series: Sequence[str
 
 
 def _angle(points: Sequence[Point]) -> int:
-    """Level labels where they are few enough to stand side by side."""
+    """Slanted labels, unless there are few enough to fit side by side."""
     return 0 if len({label for label, *_ in points}) <= 4 else -45
 
 
@@ -133,7 +133,7 @@ def _colour(series: Sequence[str]) -> dict[str, Any]:
         "field": "series",
         "type": "nominal",
         "scale": {"domain": list(series), "range": colours[: len(series)]},
-        "legend": None,  # The page has it, where it is never cut.
+        "legend": None,  # In the page instead, where it wraps.
     }
 
 
@@ -171,7 +171,7 @@ def _drawn(
         },
         allowed_base_urls=[],
     )
-    # The page says what the picture is, and how large; Vega has escaped what the data say.
+    # The page gives the size and the text alternative; Vega has escaped the data.
     return Markup(  # noqa: S704
         re.sub(
             r'^<svg [^>]*?(viewBox="[^"]*")>', r'<svg \1 aria-hidden="true" focusable="false">', svg

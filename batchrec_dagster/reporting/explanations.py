@@ -1,7 +1,7 @@
-"""Which item of a user's history speaks most for an item of their list: numbers only.
+"""Explains a recommendation by the item of the user's history whose audience overlaps most.
 
-Two items speak for one another when the same users have both. The measure is the cosine of their
-sets of users, discounted where few users have both, as chance plays a part there.
+The measure is the cosine of the two items' sets of users, discounted where few users have both,
+because few can be chance. It shows association, not the model's reasoning.
 """
 
 from __future__ import annotations
@@ -10,50 +10,87 @@ from collections import defaultdict
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from scipy import sparse
 
-# So many common users count half as much as any number of them.
+# The measure is halved at so many common users, and less discounted above.
 DISCOUNT = 10
-# Items at a time whose co-occurrences are counted: what they take stays small beside the data.
+# Items whose co-occurrences are counted at a time, to bound the memory.
 BLOCK = 256
 
 Indices = npt.NDArray[np.int64]
 
 
-def strongest(
-    counted: sparse.csr_array, histories: list[Indices], lists: list[Indices]
-) -> list[tuple[Indices, Indices]]:
-    """For each user and each item of their list, the item of their history that speaks most for
-    it and how many users have both; -1 and 0 where nothing does.
+def user_item_matrix(pairs: pl.LazyFrame, items: pl.Series) -> sparse.csr_array:
+    """A row for each user and a column for each of the items, in order: 1 where the user has it.
 
-    counted: a row for each user counted and a column for each item, 1 where the user has it;
-    histories, lists: for each user asked about, columns of `counted`.
+    pairs: user_id, item; duplicates and other items do not count.
+    """
+    numbers = items.alias("item").to_frame().with_row_index("column").lazy()
+    found = pairs.join(numbers, on="item").unique().collect(engine="streaming")
+    users = found.select(pl.col("user_id").unique()).with_row_index("row")
+    found = found.join(users, on="user_id")
+    places = (found.get_column("row").to_numpy(), found.get_column("column").to_numpy())
+    shape = (users.height, len(items))
+    return sparse.csr_array((np.ones(found.height, np.int32), places), shape=shape)
+
+
+def best_explanations(
+    matrix: sparse.csr_array, histories: list[Indices], lists: list[Indices]
+) -> list[tuple[Indices, Indices]]:
+    """For each user, two arrays as long as their list: the item of the history that explains each
+    recommendation best, and how many users have both; -1 and 0 where no item does.
+
+    matrix: of user_item_matrix; histories, lists: columns of the matrix for each user.
     """
     found = [(np.full(len(items), -1), np.zeros(len(items), np.int64)) for items in lists]
     wanted: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for user, items in enumerate(lists):
         for place, item in enumerate(items):
             wanted[int(item)].append((user, place))
-    users_of = np.maximum(1, np.asarray(counted.sum(axis=0)))
-    of_item = counted.T.tocsr()
-    both = np.zeros(counted.shape[1], np.int64)
+    users_of = np.maximum(1, np.asarray(matrix.sum(axis=0)))
+    by_item = matrix.T.tocsr()
+    both = np.zeros(matrix.shape[1], np.int64)
     listed = sorted(wanted)
     for start in range(0, len(listed), BLOCK):
         block = listed[start : start + BLOCK]
-        rows = of_item[block] @ counted
+        rows = by_item[block] @ matrix
         for place, item in enumerate(block):
             row = slice(*rows.indptr[place : place + 2])
             both[rows.indices[row]] = rows.data[row]
-            both[item] = 0  # An item says nothing of itself.
+            both[item] = 0  # An item does not explain itself.
             for user, at in wanted[item]:
                 history = histories[user]
                 if not len(history):
                     continue
                 shared = both[history]
-                # The size of the item's own set is the same for all of them.
+                # The recommended item's own audience scales all scores alike: left out.
                 scores = shared / np.sqrt(users_of[history]) * (shared / (shared + DISCOUNT))
                 best = scores.argmax()
                 if shared[best]:
                     found[user][0][at], found[user][1][at] = history[best], shared[best]
             both[rows.indices[row]] = 0
     return found
+
+
+def similar_items(pairs: pl.LazyFrame, item: str, most: int) -> list[tuple[str, int]]:
+    """The items whose audiences overlap most with the item's, and how many users have both.
+
+    pairs: user_id, item.
+    """
+    users = pl.col("user_id").n_unique()
+    audience = pairs.filter(pl.col("item") == item).select("user_id").unique()
+    both = pairs.join(audience, on="user_id", how="semi").group_by("item").agg(both=users)
+    shared = pl.col("both")
+    return (
+        pairs.group_by("item")
+        .agg(users=users)
+        .join(both, on="item")
+        .filter(pl.col("item") != item)
+        .with_columns(overlap=shared / pl.col("users").sqrt() * shared / (shared + DISCOUNT))
+        .sort("overlap", "item", descending=[True, False])
+        .head(most)
+        .select("item", "both")
+        .collect(engine="streaming")
+        .rows()
+    )

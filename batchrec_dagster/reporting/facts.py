@@ -1,30 +1,103 @@
-"""All that the report tells, as numbers and text; how it looks is the page's affair."""
+"""The content of the report as numbers and text; `page` lays it out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
+import dagster as dg
 import polars as pl
 
-from batchrec_dagster.reporting.catalogue import Offer, offer
-from batchrec_dagster.reporting.counts import Audience, Counts, audience, counts
-from batchrec_dagster.reporting.history import Training, Verdict
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
 from batchrec_dagster.reporting.published import Tables
+from batchrec_dagster.reporting.statistics import (
+    Audience,
+    Catalogue,
+    Counts,
+    audience,
+    catalogue,
+    counts,
+)
 
 NDCG = "normalized_discounted_cumulative_gain_at_25"
-# A drop of the NDCG by a tenth since the model before is worth a look.
+# Warn when the NDCG falls below this share of the previous model's.
 DROP = 0.9
+# The account in the ARNs of batchrec's own engine.
+LOCAL_ACCOUNT = "000000000000"
+
+MOST_TRAININGS = 20
+# Materializations to read: most of them reuse a model that an earlier one trained.
+MOST_MATERIALIZATIONS = 200
+
+
+@dataclass(frozen=True)
+class Training:
+    """A solution version, when it first appeared, and its metrics by their names in Dagster's UI:
+    ndcg_at_25, precision_at_10, mrr_at_25, coverage; with the prefix popularity_, those of
+    popularity."""
+
+    arn: str
+    made: datetime
+    recipe: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The newest result of an asset check."""
+
+    asset: str
+    check: str
+    passed: bool
+    message: str
+
+
+def trainings(instance: dg.DagsterInstance, pipeline: str) -> list[Training]:
+    """The newest solution versions, each once, oldest first."""
+    key = dg.AssetKey([pipeline, "solution_version"])
+    found: dict[str, Training] = {}
+    # Newest first, so that the oldest materialization of each remains.
+    for record in instance.fetch_materializations(key, limit=MOST_MATERIALIZATIONS).records:
+        if record.asset_materialization is None:
+            continue
+        metadata: dict[str, Any] = {
+            name: value.value for name, value in record.asset_materialization.metadata.items()
+        }
+        arn = str(metadata.get("solution_version_arn", ""))
+        numbers = {k: float(v) for k, v in metadata.items() if isinstance(v, (int, float))}
+        made = datetime.fromtimestamp(record.timestamp, UTC)
+        found[arn] = Training(arn, made, str(metadata.get("recipe", "")), numbers)
+    return sorted(found.values(), key=lambda training: training.made)[-MOST_TRAININGS:]
+
+
+def check_results(
+    instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]
+) -> list[CheckResult]:
+    """The newest result of each check that has run."""
+    found = []
+    for key in checks:
+        record = instance.get_latest_asset_check_evaluation_record(key)
+        evaluation = record.evaluation if record else None
+        # A check planned in a run under way has no evaluation yet.
+        if isinstance(evaluation, dg.AssetCheckEvaluation):
+            asset = key.asset_key.path[-1]
+            found.append(
+                CheckResult(asset, key.name, evaluation.passed, evaluation.description or "")
+            )
+    return found
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is told of a run beside its tables. metrics, popularity: by Personalize's names;
-    trainings: the models so far, oldest first, this one last; earlier_data: whether the
-    lists are of other data than the tables' interactions, as after a rollback; trained: when the
-    model was trained, if on earlier data than the lists were inferred with."""
+    """What the report says about a run, apart from its tables.
+
+    metrics, popularity: of the model and of recommending the most popular items, by Personalize's
+    names; trainings: the models so far, oldest first, this one last; checks: the newest results;
+    earlier_data: whether the lists were made from earlier data than the interactions, as after a
+    rollback; trained: when the model was trained, if on earlier data than the lists'.
+    """
 
     pipeline: str
     description: str | None
@@ -35,14 +108,20 @@ class Run:
     metrics: Mapping[str, float]
     popularity: Mapping[str, float]
     trainings: Sequence[Training] = ()
-    verdicts: Sequence[Verdict] = ()
+    checks: Sequence[CheckResult] = ()
     earlier_data: bool = False
     trained: datetime | None = None
+
+    @property
+    def engine(self) -> str:
+        """What trained and measured the model."""
+        account = self.solution_version.split(":")[4:5]
+        return "the embedded engine" if account == [LOCAL_ACCOUNT] else "Amazon Personalize"
 
 
 @dataclass(frozen=True)
 class Data:
-    """The interactions of the tables: how many, and the days of the first and the last."""
+    """The interactions: their numbers, and the days of the first and the last."""
 
     interactions: int
     users: int
@@ -53,9 +132,9 @@ class Data:
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment: what it is of, how many users are in it, and the ids of the first of them."""
+    """A user segment: the item or value it is for, its number of users, the ids of the best."""
 
-    of: str
+    name: str
     title: str | None
     users: int
     first: list[str]
@@ -68,45 +147,47 @@ class Facts:
     run: Run
     data: Data
     audience: Audience
-    offer: Offer
+    catalogue: Catalogue
     people: People
     segments: list[Segment] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
-        """What someone should look at, in words; empty when all is well."""
+        """What needs attention, in sentences; empty when nothing does."""
         run = self.run
-        told = [
-            f"The check {verdict.check} of {verdict.asset} warns: {verdict.found}."
-            for verdict in run.verdicts
-            if not verdict.passed
+        warnings = [
+            f"The check {check.check} of {check.asset} warns: {check.message.rstrip('.')}."
+            for check in run.checks
+            if not check.passed
         ]
         ndcg, popular = run.metrics.get(NDCG, 0.0), run.popularity.get(NDCG)
         if popular is not None and ndcg <= popular:
-            told.append(
-                f"The model is not better than showing everyone the most popular items: NDCG@25 is"
-                f" {ndcg:.4f}, beside {popular:.4f}."
+            warnings.append(
+                "The model is no better than recommending the most popular items to everyone:"
+                f" NDCG@25 is {ndcg:.4f} compared with {popular:.4f}."
             )
         before = run.trainings[-2].metrics.get("ndcg_at_25", 0.0) if len(run.trainings) > 1 else 0
         if ndcg < DROP * before:
-            told.append(
-                f"The model is worse than the one before: NDCG@25 was {before:.4f} and is"
-                f" {ndcg:.4f}."
+            warnings.append(
+                f"The model is worse than the previous one: NDCG@25 fell from {before:.4f} to"
+                f" {ndcg:.4f}. Not comparable if the interactions' settings changed."
             )
-        without = self.audience.asked - self.audience.served
+        without = self.audience.requested - self.audience.served
         if without > 0:
-            told.append(f"{without:,} of {self.audience.asked:,} users got no list.")
-        return told
+            warnings.append(
+                f"{without:,} of {self.audience.requested:,} requested users got no list."
+            )
+        return warnings
 
 
 def facts(run: Run, tables: Tables, most_people: int = MOST_PEOPLE) -> Facts:
-    """Count all that the report tells; at most `most_people` can be looked at one by one."""
+    """Count everything in the report, with at most `most_people` users to look up."""
     counted = counts(tables)
     return Facts(
         run=run,
         data=_data(counted),
         audience=audience(tables, counted),
-        offer=offer(tables, counted),
+        catalogue=catalogue(tables, counted),
         people=people(tables, counted, most_people),
         segments=_segments(tables.segments),
     )
@@ -134,10 +215,10 @@ def _segments(table: pl.DataFrame | None) -> list[Segment]:
         return []
     return [
         Segment(
-            of=str(of),
+            name=str(name),
             title=group.get_column("title").item(0) if "title" in group.columns else None,
             users=group.height,
             first=group.sort("rank").get_column("user_id").head(FIRST_USERS).to_list(),
         )
-        for (of,), group in table.group_by("segment", maintain_order=True)
+        for (name,), group in table.group_by("segment", maintain_order=True)
     ]

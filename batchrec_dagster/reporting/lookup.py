@@ -1,4 +1,4 @@
-"""One user, or one item: what the storage tells of it."""
+"""Looks up one user or one item in the published results."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import sparse
 
 from batchrec_dagster.personalize.datasets import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
-from batchrec_dagster.reporting.explanations import DISCOUNT, strongest
+from batchrec_dagster.reporting.explanations import (
+    best_explanations,
+    similar_items,
+    user_item_matrix,
+)
 from batchrec_dagster.reporting.published import Published
 
 HISTORY = 25
 FIRST_USERS = 10
 NEIGHBOURS = 10
-# As many bytes of interactions are counted with at most: a second's work or two. Of more, every
-# n-th user tells what goes with what.
+# Bytes of interactions to count for explanations, a second or two; beyond, a sample of the users.
 MOST_COUNTED = 256 * 1024 * 1024
-# As many of a user's latest items can speak for what they get.
-MOST_SPEAKING = 1_000
+# Only so many of a user's latest items can explain a recommendation.
+MOST_EXPLAINING = 1_000
 
 
 @dataclass(frozen=True)
 class Interaction:
-    """A user's interaction with an item. `time` is in UTC; `event` None where there is only one
-    kind."""
+    """A user's interaction with an item; time in UTC, event None if there is only one type."""
 
     time: datetime
     item: str
@@ -39,8 +40,8 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Recommended:
-    """An item of a user's list; the item of their history that speaks most for it, and how many of
-    the users counted have both. `score` is None where the recipe gives none."""
+    """An item of a user's list, the item of their history that explains it best, and how many of
+    the counted users have both; score None if the recipe has none."""
 
     rank: int
     item: str
@@ -53,8 +54,10 @@ class Recommended:
 
 @dataclass(frozen=True)
 class Person:
-    """A user's latest interactions, newest first, of how many in all, and their list, best
-    first. `titles`: whether the pipeline has any."""
+    """A user: number of interactions, the latest ones, newest first, and the list, best first.
+
+    titles: whether any item shown has a title.
+    """
 
     pipeline: str
     user: str
@@ -66,7 +69,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An item that users of another have too; of those counted, so many have both."""
+    """An item that shares users with another; how many of the counted users have both."""
 
     item: str
     title: str | None
@@ -75,8 +78,11 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Item:
-    """Who had an item, and who gets it: in how many of how many lists it stands, its mean rank
-    there, the users who get it first; what goes with it."""
+    """An item: its interactions and users, the lists with it, and similar items.
+
+    in_lists of `lists` contain it, at a mean rank; first_users: user_id and rank where it ranks
+    highest.
+    """
 
     pipeline: str
     item: str
@@ -93,7 +99,7 @@ class Item:
 
 
 def person(published: Published, user: str) -> Person | None:
-    """None where neither the table nor the interactions have the user. Raises StorageError."""
+    """None if neither the table nor the interactions have the user. Raises StorageError."""
     table = published.rows("user_id", user).sort("rank")
     listed = table.get_column("item_id").to_list()
     with published.interactions() as (interactions, size):
@@ -104,19 +110,19 @@ def person(published: Published, user: str) -> Person | None:
         )
         if not (had.height or listed):
             return None
-        latest = had.get_column(ITEM_ID).unique(maintain_order=True).head(MOST_SPEAKING).to_list()
-        reasons = _reasons(_some_users(interactions, size), latest, listed)
+        latest = had.get_column(ITEM_ID).unique(maintain_order=True).head(MOST_EXPLAINING).to_list()
+        reasons = _explanations(_sample(interactions, size), latest, listed)
     first = had.head(HISTORY)
     titles = published.titles([*first.get_column(ITEM_ID), *listed, *(item for item, _ in reasons)])
     events = first.get_column(EVENT_TYPE) if EVENT_TYPE in first.columns else pl.Series([""])
-    told = events.to_list() if set(events) - {EVENT_TYPE_VALUE, ""} else [None] * first.height
+    types = events.to_list() if set(events) - {EVENT_TYPE_VALUE, ""} else [None] * first.height
     return Person(
         pipeline=published.pipeline,
         user=user,
         interactions=had.height,
         history=[
             Interaction(_time(time), item, titles.get(item), event)
-            for time, item, event in zip(first[TIMESTAMP], first[ITEM_ID], told, strict=True)
+            for time, item, event in zip(first[TIMESTAMP], first[ITEM_ID], types, strict=True)
         ],
         recommendations=[
             Recommended(rank, item, titles.get(item), score, because or None,
@@ -130,7 +136,7 @@ def person(published: Published, user: str) -> Person | None:
 
 
 def item(published: Published, item: str) -> Item | None:
-    """None where neither the table nor the interactions have the item. Raises StorageError."""
+    """None if neither the table nor the interactions have the item. Raises StorageError."""
     shown = published.rows("item_id", item).sort("rank", "user_id")
     _, lists = published.size()
     with published.interactions() as (interactions, size):
@@ -142,8 +148,8 @@ def item(published: Published, item: str) -> Item | None:
         )
         if not (had["len"] or shown.height):
             return None
-        beside = _beside(_some_users(interactions, size), item)
-    titles = published.titles([item, *(other for other, _ in beside)])
+        similar = similar_items(_sample(interactions, size), item, NEIGHBOURS)
+    titles = published.titles([item, *(other for other, _ in similar)])
     return Item(
         pipeline=published.pipeline,
         item=item,
@@ -155,13 +161,13 @@ def item(published: Published, item: str) -> Item | None:
         lists=lists,
         mean_rank=shown.select(pl.col("rank").mean()).item(),
         first_users=shown.select("user_id", "rank").head(FIRST_USERS).to_dicts(),
-        neighbours=[Neighbour(other, titles.get(other), both) for other, both in beside],
+        neighbours=[Neighbour(other, titles.get(other), both) for other, both in similar],
         titles=bool(titles),
     )
 
 
 def nearest(published: Published, what: str, name: str) -> list[str]:
-    """Up to three ids in the interactions that are spelled like this user or item.
+    """Up to three ids in the interactions that are spelled like this user's or item's.
 
     Only ids with the same two first letters are compared. Raises StorageError.
     """
@@ -175,51 +181,26 @@ def nearest(published: Published, what: str, name: str) -> list[str]:
     return [ids[near] for near in difflib.get_close_matches(name.lower(), ids, n=3)]
 
 
-def _some_users(interactions: pl.LazyFrame, size: int) -> pl.LazyFrame:
-    """user, item of all users or, where there are too many, of every n-th."""
+def _sample(interactions: pl.LazyFrame, size: int) -> pl.LazyFrame:
+    """user_id, item of all users; of every n-th if the interactions have too many bytes."""
     every = -(-size // MOST_COUNTED)
     if every > 1:
         interactions = interactions.filter(pl.col(USER_ID).hash() % every == 0)
-    return interactions.select(user=USER_ID, item=ITEM_ID)
+    return interactions.select(user_id=USER_ID, item=ITEM_ID)
 
 
-def _reasons(pairs: pl.LazyFrame, had: list[str], listed: list[str]) -> list[tuple[str, int]]:
-    """For each item of a list the one that speaks most for it, and how many users have both; an
-    empty text and 0 where nothing does."""
+def _explanations(pairs: pl.LazyFrame, had: list[str], listed: list[str]) -> list[tuple[str, int]]:
+    """For each item of the list the one that explains it best, and how many users have both; an
+    empty text and 0 where none does."""
     items = list(dict.fromkeys([*had, *listed]))
-    numbers = pl.DataFrame({"item": items}, schema={"item": pl.String}).with_row_index("number")
-    found = pairs.join(numbers.lazy(), on="item").unique().collect(engine="streaming")
-    rows = found.get_column("user").rank("dense").cast(pl.Int64).to_numpy()
-    columns = found.get_column("number").to_numpy()
-    shape = (int(rows.max(initial=0)) + 1, len(items))
-    matrix = sparse.csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=shape)
-    places = {item: place for place, item in enumerate(items)}
-    asked = [np.array([places[item] for item in some], np.int64) for some in (had, listed)]
-    ((because, both),) = strongest(matrix, [asked[0]], [asked[1]])
+    matrix = user_item_matrix(pairs, pl.Series(items, dtype=pl.String))
+    columns = {item: column for column, item in enumerate(items)}
+    history, wanted = (np.array([columns[i] for i in ids], np.int64) for ids in (had, listed))
+    ((because, both),) = best_explanations(matrix, [history], [wanted])
     return [
-        (items[place] if place >= 0 else "", int(count))
-        for place, count in zip(because, both, strict=True)
+        (items[column] if column >= 0 else "", int(count))
+        for column, count in zip(because, both, strict=True)
     ]
-
-
-def _beside(pairs: pl.LazyFrame, item: str) -> list[tuple[str, int]]:
-    """What speaks most for the item, by the measure of `evidence`, and how many users have both."""
-    users = pl.col("user").n_unique()
-    owners = pairs.filter(pl.col("item") == item).select("user").unique()
-    both = pairs.join(owners, on="user", how="semi").group_by("item").agg(both=users)
-    counted = (
-        pairs.group_by("item")
-        .agg(users=users)
-        .join(both, on="item")
-        .filter(pl.col("item") != item)
-        .with_columns(
-            speaks=pl.col("both") / pl.col("users").sqrt() * pl.col("both")
-            / (pl.col("both") + DISCOUNT)
-        )
-        .sort("speaks", "item", descending=[True, False])
-        .head(NEIGHBOURS)
-    )  # fmt: skip
-    return counted.select("item", "both").collect(engine="streaming").rows()
 
 
 def _time(seconds: int) -> datetime:

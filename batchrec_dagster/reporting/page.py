@@ -1,7 +1,7 @@
-"""The report as one page of HTML that asks nothing of anyone.
+"""The report as one HTML page that loads nothing from elsewhere.
 
-All that comes from data is escaped by jinja2, or stands as JSON in a script element that is never
-run; the page's own script and styles are the only ones that its policy allows.
+jinja2 escapes all data, or it is JSON in a script element that never runs; the page's policy
+allows only its own script and styles.
 """
 
 from __future__ import annotations
@@ -9,22 +9,25 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from batchrec_dagster.reporting import figures
+from batchrec_dagster.reporting.charts import bars, horizontal_bars, lines
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.people import HISTORY, LIST, shortened
+from batchrec_dagster.reporting.statistics import Shares
 
 TEMPLATE = Path(__file__).parent / "template"
 MOST_SEGMENTS = 50
 
 
 def page(facts: Facts) -> str:
-    """The HTML of the report."""
+    """The HTML of the report, about 1 MB for 2,500 users."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE),
         autoescape=True,
@@ -33,9 +36,9 @@ def page(facts: Facts) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "count": figures.count,
-        "percent": figures.percent,
-        "score": figures.score,
+        "count": count,
+        "percent": percent,
+        "score": score,
         "shortened": shortened,
         "breakable": breakable,
     }
@@ -45,13 +48,14 @@ def page(facts: Facts) -> str:
     return environment.get_template("report.html").render(
         facts=facts,
         run=facts.run,
-        metrics=figures.METRICS,
-        quality=[f for f in (figures.quality(facts), figures.runs(facts)) if f],
-        audience=[figures.lengths(facts)],
-        offer=[figures.bands(facts), *figures.kinds(facts)],
+        metrics=METRICS,
+        quality=[figure for figure in (_quality(facts), _trainings(facts)) if figure],
+        lengths=_lengths(facts),
+        bands=_bands(facts),
+        categories=_categories(facts),
         segments=facts.segments[:MOST_SEGMENTS],
         history=HISTORY,
-        length=min(LIST, facts.offer.longest),
+        length=min(LIST, facts.catalogue.longest),
         policy="; ".join(
             [
                 "default-src 'none'",
@@ -69,12 +73,12 @@ def page(facts: Facts) -> str:
 
 
 def breakable(text: str) -> Markup:
-    """A heading that may go on in the next line before an @."""
+    """A heading that may wrap before an @."""
     return Markup("<wbr>@").join(text.split("@"))
 
 
 def json_for_html(value: Any) -> Markup:
-    """JSON that can stand in a script element: nothing in it ends the element or begins another."""
+    """JSON for a script element: no character in it can end the element or start another."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -84,3 +88,204 @@ def json_for_html(value: Any) -> Markup:
 def _digest(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+MODEL, POPULAR = "This model", "Most popular items"
+LISTS, HISTORIES = "In the lists", "In the histories"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: name, Personalize's key, key in Dagster's UI, meaning."""
+
+    name: str
+    key: str
+    short: str
+    meaning: str
+
+
+METRICS = (
+    Metric(
+        "NDCG@25",
+        "normalized_discounted_cumulative_gain_at_25",
+        "ndcg_at_25",
+        "How well the first 25 items match what people chose next. 1 is a perfect list; a hit near"
+        " the top counts for more.",
+    ),
+    Metric(
+        "Precision@10",
+        "precision_at_10",
+        "precision_at_10",
+        "Share of the first ten items that people chose next. 0.2 is two of ten.",
+    ),
+    Metric(
+        "MRR@25",
+        "mean_reciprocal_rank_at_25",
+        "mrr_at_25",
+        "How early the first hit comes: 1 in first place, 0.5 in second, 0.33 in third.",
+    ),
+    Metric(
+        "Coverage",
+        "coverage",
+        "coverage",
+        "Share of the catalogue recommended to at least one test user. More is not always better,"
+        " but very little means that everyone gets the same items.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart and the table with its numbers.
+
+    title: of both; caption: the chart in a sentence; series: in the order of their colours; rows:
+    formatted cells.
+    """
+
+    name: str
+    title: str
+    caption: str
+    svg: Markup
+    series: Sequence[str]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | Markup]]
+
+
+def count(value: float) -> Markup:
+    """A number, as text for people and as a value for programs."""
+    return _number(value, f"{value:,.0f}" if value == int(value) else f"{value:,.1f}")
+
+
+def percent(value: float) -> Markup:
+    """A share, in percent."""
+    return _number(value, f"{value:.1%}")
+
+
+def score(value: float) -> Markup:
+    """A metric, to four digits."""
+    return _number(value, f"{value:.4f}")
+
+
+def _number(value: float, text: str) -> Markup:
+    return Markup('<data value="{}">{}</data>').format(value, text)
+
+
+def _quality(facts: Facts) -> Figure | None:
+    """The metrics compared with popularity's; None without those."""
+    run = facts.run
+    if not run.popularity:
+        return None
+    pairs = [
+        (metric.name, run.metrics.get(metric.key, 0.0), run.popularity.get(metric.key, 0.0))
+        for metric in METRICS
+    ]
+    points = [
+        point
+        for name, model, popular in pairs
+        for point in ((name, MODEL, model), (name, POPULAR, popular))
+    ]
+    return Figure(
+        "quality",
+        "Quality compared with popularity",
+        "This model compared with recommending the most popular items to everyone.",
+        horizontal_bars(points, up="Metric", across="Value, 0 to 1", series=[MODEL, POPULAR]),
+        [MODEL, POPULAR],
+        ["Metric", MODEL, POPULAR],
+        [[name, score(model), score(popular)] for name, model, popular in pairs],
+    )
+
+
+def _trainings(facts: Facts) -> Figure | None:
+    """The NDCG of the latest models; None before there are two."""
+    trainings = facts.run.trainings
+    if len(trainings) < 2:
+        return None
+    points = []
+    for number, training in enumerate(trainings, 1):
+        label = f"{number}. {training.made:%Y-%m-%d}"
+        points.append((label, "Model", training.metrics.get("ndcg_at_25", 0.0)))
+        if (popular := training.metrics.get("popularity_ndcg_at_25")) is not None:
+            points.append((label, POPULAR, popular))
+    return Figure(
+        "runs",
+        "Quality over time",
+        f"NDCG@25 of the latest {len(trainings)} models, oldest first.",
+        lines(points, across="Model", up="NDCG@25", series=["Model", POPULAR]),
+        ["Model", POPULAR],
+        ["Trained", *(metric.name for metric in METRICS)],
+        [
+            [
+                f"{training.made:%Y-%m-%d %H:%M} UTC, {training.recipe}",
+                *(score(training.metrics.get(metric.short, 0.0)) for metric in METRICS),
+            ]
+            for training in reversed(trainings)
+        ],
+    )
+
+
+def _lengths(facts: Facts) -> Figure:
+    """Users by how many interactions they have."""
+    groups = facts.audience.lengths
+    return Figure(
+        "lengths",
+        "How much is known about each user",
+        "Requested users by their number of interactions.",
+        bars(
+            [(label, "Users", users) for label, users in groups],
+            across="Interactions",
+            up="Users",
+            series=["Users"],
+        ),
+        ["Users"],
+        ["Interactions", "Users"],
+        [[label, count(users)] for label, users in groups],
+    )
+
+
+def _bands(facts: Facts) -> Figure:
+    """Popular items and rare ones."""
+    return _shares(
+        "bands",
+        "Popularity of the recommended items",
+        "Items from the most to the least popular: their share of all recommendations compared with"
+        " their share of all interactions.",
+        "Items by popularity",
+        facts.catalogue.bands,
+    )
+
+
+def _categories(facts: Facts) -> Iterator[Figure]:
+    """For each category with values, their shares in histories and in lists."""
+    for number, (category, shares) in enumerate(facts.catalogue.values.items(), 1):
+        if shares:
+            yield _shares(
+                f"category{number}",
+                f"{category} in lists and histories",
+                f"For each value of {category}, its share of all recommendations compared with its"
+                " share of all interactions. An item with several values counts for each.",
+                category,
+                shares,
+            )
+
+
+def _shares(name: str, title: str, caption: str, of: str, shares: Sequence[Shares]) -> Figure:
+    points = [
+        point
+        for share in shares
+        for point in (
+            (share.label, LISTS, share.recommendations),
+            (share.label, HISTORIES, share.interactions),
+        )
+    ]
+    return Figure(
+        name,
+        title,
+        caption,
+        horizontal_bars(points, up=of, across="Share", series=[LISTS, HISTORIES], percent=True),
+        [LISTS, HISTORIES],
+        [of, LISTS, HISTORIES],
+        [
+            [share.label, percent(share.recommendations), percent(share.interactions)]
+            for share in shares
+        ],
+    )

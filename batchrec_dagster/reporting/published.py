@@ -1,4 +1,4 @@
-"""What a pipeline published, read from the storage as far as a question needs it."""
+"""Reads what a pipeline published; of a large table, only the parts that a question needs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -24,12 +25,12 @@ from batchrec_dagster.storage.resource import StorageResource
 
 @dataclass(frozen=True)
 class Tables:
-    """What a run left in the storage. Ids are text everywhere.
+    """The tables of a run. Ids are text everywhere.
 
     interactions: USER_ID, ITEM_ID, TIMESTAMP (epoch seconds); recommendations: user_id, rank,
-    item_id; users, who were asked for: userId; titles: item_id, title (may be null); items:
-    ITEM_ID, and the `categories`, whose cells join their values by |; segments: segment, rank,
-    user_id, perhaps title.
+    item_id; users, the requested ones: userId; titles: item_id, title (may be null); items:
+    ITEM_ID, and the `categories`, whose cells separate values by |; segments: segment, rank,
+    user_id, and title where there are titles.
     """
 
     interactions: pl.LazyFrame
@@ -40,20 +41,35 @@ class Tables:
     categories: Sequence[str] = ()
     segments: pl.DataFrame | None = None
 
+    def titles_of(self, items: pl.Series) -> list[str | None]:
+        """The title of each of the items, None for an item without one."""
+        if self.titles is None:
+            return [None] * len(items)
+        ids = items.to_frame("item_id")
+        titled = ids.join(self.titles, on="item_id", how="left", maintain_order="left")
+        return titled.get_column("title").to_list()
+
+
+def scan_interactions(path: str | Path) -> pl.LazyFrame:
+    """The interactions of a CSV file: every column as text, but TIMESTAMP in epoch seconds."""
+    return pl.scan_csv(
+        path, schema_overrides={TIMESTAMP: pl.Int64()}, infer_schema=False, glob=False
+    )
+
 
 def published_pipelines(storage: StorageResource) -> list[str]:
-    """The names of the pipelines that have published a table. Raises StorageError."""
+    """The names of the pipelines with a published table. Raises StorageError."""
     root = storage.uri("")
     path = storage.store.local_path(root)
     if path is not None and not path.exists():
-        return []  # Looking for its folders would make it.
+        return []  # Listing its folders would create it.
     names = storage.store.subfolders(root)
     return [name for name in names if Published(storage, name).edition is not None]
 
 
 @dataclass(frozen=True)
 class Published:
-    """What lies in the storage of a pipeline. All of it raises StorageError."""
+    """The published results of a pipeline. Every method raises StorageError."""
 
     storage: StorageResource
     pipeline: str
@@ -64,14 +80,14 @@ class Published:
 
     @cached_property
     def edition(self) -> Edition | None:
-        """The table that people read now; None where nothing is published."""
+        """The published table; None where there is none."""
         uri = self.storage.uri(self.places.recommendations)
         with _readable(self.storage, uri):
             return PublishedTable(self.storage.store, uri).current()
 
     @property
     def made(self) -> datetime:
-        """When the table was made; where it does not say, when it was written."""
+        """When the table was made; an old table without that date: when it was written."""
         assert self.edition is not None
         if "made_at" in self.edition.about:
             return datetime.fromisoformat(self.edition.about["made_at"])
@@ -79,7 +95,7 @@ class Published:
         return datetime.fromtimestamp(0, UTC) if found is None else found.last_modified
 
     def size(self) -> tuple[int, int]:
-        """Rows and users of the table."""
+        """The numbers of rows and users in the table."""
         users = 0
         with self._table() as table:
             for group in range(table.num_row_groups):
@@ -95,12 +111,12 @@ class Published:
         return None
 
     def rows(self, column: str, value: str) -> pl.DataFrame:
-        """The rows of the table where the column, user_id or item_id, is that."""
+        """The rows of the table with this value; column: user_id or item_id."""
         with self._table() as table:
             return _rows(table, column, value)
 
     def titles(self, items: Sequence[str]) -> dict[str, str | None]:
-        """The items' titles, of those that have a line in the file of titles."""
+        """The title of each item in the file of titles."""
         key = self.places.item_titles
         if not items or self.storage.store.head(self.storage.uri(key)) is None:
             return {}
@@ -112,17 +128,11 @@ class Published:
 
     @contextmanager
     def interactions(self) -> Iterator[tuple[pl.LazyFrame, int]]:
-        """The interactions, and how many bytes they have; text but for the time, epoch seconds."""
+        """The interactions (see scan_interactions), and the size of their file in bytes."""
         with self.storage.local_file(self.storage.uri(self.places.interactions)) as path:
             if not path.exists():
-                raise StorageError(f"{path} is not there: the pipeline's interactions are gone")
-            frame = pl.scan_csv(
-                path,
-                schema_overrides={TIMESTAMP: pl.Int64()},
-                infer_schema=False,  # Ids are text, whatever they look like.
-                glob=False,
-            )
-            yield frame, path.stat().st_size
+                raise StorageError(f"{path} does not exist; run the pipeline's refresh job again")
+            yield scan_interactions(path), path.stat().st_size
 
     def _table(self) -> AbstractContextManager[pq.ParquetFile]:
         assert self.edition is not None
@@ -148,13 +158,13 @@ def _readable(storage: StorageResource, uri: str) -> Iterator[None]:
 
 
 def _rows(table: pq.ParquetFile, column: str, value: str) -> pl.DataFrame:
-    """Row group by row group: those whose statistics rule the value out are not read, and of the
-    others the whole only where the column has it."""
+    """Read a row group only if its statistics allow the value, and all its columns only if the
+    column has it."""
     place = table.schema_arrow.get_field_index(column)
     found = []
     for group in range(table.num_row_groups):
-        known = table.metadata.row_group(group).column(place).statistics
-        if known is not None and known.has_min_max and not known.min <= value <= known.max:
+        range_ = table.metadata.row_group(group).column(place).statistics
+        if range_ is not None and range_.has_min_max and not range_.min <= value <= range_.max:
             continue
         same = pc.equal(table.read_row_group(group, [column]).column(0), value)
         if pc.any(same).as_py():
@@ -163,16 +173,16 @@ def _rows(table: pq.ParquetFile, column: str, value: str) -> pl.DataFrame:
 
 
 class _Ranges(io.RawIOBase):
-    """An S3 object as a file that fetches only the bytes read, all from one version of the object.
+    """An S3 object as a file that fetches only the bytes read, all of one version of the object.
 
-    obstore.open_reader has no ETag guard, and pyarrow does not take it (it has no `closed`).
+    Not obstore.open_reader: it has no ETag guard, and pyarrow rejects it (it has no `closed`).
     """
 
     def __init__(self, storage: StorageResource, uri: str) -> None:
         super().__init__()
         found = storage.store.head(uri)
         if found is None:
-            raise StorageError(f"there is no {uri}")
+            raise StorageError(f"{uri} does not exist")
         self._store, self._found, self._at = storage.store, found, 0
 
     def readable(self) -> bool:

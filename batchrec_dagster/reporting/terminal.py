@@ -1,7 +1,7 @@
-"""Text for a terminal, or for a pipe: whatever the data say, it is shown as text.
+"""Tables for a terminal or a pipe, safe for any data.
 
-Nothing of the data reaches the terminal as it is: what controls a terminal, or turns the order of
-what is beside it, is shown by its escape sequence, and markup means nothing.
+Characters that control a terminal or reorder the text around them are shown as escape sequences;
+markup is shown as it is.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-# From this width on, history and list fit next to each other.
+# From this width, two sections fit side by side.
 WIDE = 110
 # A table in a pipe is as wide as its cells.
 BOUNDLESS = 10_000
 BETWEEN = 2
 
-# Control, format, surrogate and private characters, separators of lines and of paragraphs; of
-# these a zero-width joiner holds emoji and Persian words together.
-_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+# Control, format, surrogate and private characters, line and paragraph separators; but zero-width
+# joiners, which emoji and Persian words need, are kept.
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
 class Column:
-    """`right`: of numbers, which are the last to be cut where there is no room."""
+    """right: aligned right, for numbers; cut last when the terminal is narrow."""
 
     name: str
     right: bool = False
@@ -38,7 +38,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """A table with a title above and perhaps a line below."""
+    """A table with a title above and an optional note below."""
 
     title: str
     columns: Sequence[Column]
@@ -47,10 +47,10 @@ class Section:
 
 
 def plain(text: str) -> str:
-    """The text with all that would not be seen as text written out, such as \\x1b."""
+    """The text with invisible characters written as escape sequences, such as \\x1b."""
     return "".join(
         character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in _UNSEEN and character not in _JOINERS
+        if unicodedata.category(character) in _INVISIBLE and character not in _JOINERS
         else character
         for character in text
     )
@@ -59,11 +59,9 @@ def plain(text: str) -> str:
 def render(
     heading: Sequence[str], sections: Sequence[Sequence[Section]], *, width: int | None
 ) -> str:
-    """The heading's lines and the sections, those of an inner sequence side by side where there is
-    room.
+    """The heading's lines and the sections, those of an inner sequence side by side if they fit.
 
-    `width` is that of the terminal, in characters; None is a pipe: no colours, no lines, nothing
-    cut off.
+    width: of the terminal in characters; None for a pipe: no colours, no lines, nothing cut.
     """
     file = io.StringIO()
     console = Console(

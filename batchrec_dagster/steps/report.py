@@ -16,10 +16,9 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.sources.source import hide_query
-from batchrec_dagster.reporting.facts import Facts, Run, facts
-from batchrec_dagster.reporting.history import trainings, verdicts
+from batchrec_dagster.reporting.facts import Facts, Run, check_results, facts, trainings
 from batchrec_dagster.reporting.page import page
-from batchrec_dagster.reporting.published import Tables
+from batchrec_dagster.reporting.published import Tables, scan_interactions
 from batchrec_dagster.steps.items import titles_of
 from batchrec_dagster.steps.rollback import published_table
 from batchrec_dagster.storage.object_store import StorageError
@@ -56,7 +55,7 @@ def build_report(
             metrics=trained["metrics"],
             popularity=trained["popularity_metrics"],
             trainings=trainings(instance, pipeline.name),
-            verdicts=verdicts(instance, checks),
+            checks=check_results(instance, checks),
             earlier_data=trained["data_version"] != solution_version["data_version"],
             trained=_trained_before(trained),
         )
@@ -95,12 +94,9 @@ def _tables(
 
         users = UsersFiles(storage.store, storage.uri(places.batch_users)).files()
         yield Tables(
-            interactions=pl.scan_csv(
-                path(storage.uri(places.interactions)),
-                schema_overrides={TIMESTAMP: pl.Int64()},
-                infer_schema=False,  # Ids are text, even if they look like numbers.
-                glob=False,
-            ).select(USER_ID, ITEM_ID, TIMESTAMP),
+            interactions=scan_interactions(path(storage.uri(places.interactions))).select(
+                USER_ID, ITEM_ID, TIMESTAMP
+            ),
             recommendations=recommendations,
             users=pl.scan_ndjson([glob.escape(path(uri)) for uri in users]).select("userId"),
             titles=parquet(places.item_titles) if titles_of(pipeline) else None,

@@ -3,16 +3,16 @@
 (() => {
   const MOST_MATCHES = 24;
   const element = (id) => document.getElementById(id);
-  const made = (name, text, kind) => {
+  const create = (name, text, kind) => {
     const node = document.createElement(name);
     if (text !== undefined) node.textContent = text;
     if (kind) node.className = kind;
     return node;
   };
-  // A title may be written from right to left: isolated, it leaves the words around it in order.
+  // Isolate the title: one written from right to left would reorder the words around it.
   const named = (number) => {
     const [id, title] = data.items[number];
-    const node = made("bdi", title === null ? id : title);
+    const node = create("bdi", title === null ? id : title);
     if (title !== null) node.title = `item ${id}`;
     return node;
   };
@@ -27,10 +27,10 @@
   let found = "";
 
   function entry(mark, item) {
-    const row = made("li");
-    const body = made("div");
+    const row = create("li");
+    const body = create("div");
     body.append(named(item));
-    row.append(made("span", mark, "mark"), body);
+    row.append(create("span", mark, "mark"), body);
     return [row, body];
   }
 
@@ -38,7 +38,7 @@
     const list = element("history");
     list.replaceChildren();
     for (let i = 0; i < flat.length; i += 2) list.append(entry(day(flat[i + 1]), flat[i])[0]);
-    if (!flat.length) list.append(made("li", "Nothing yet: what they get is what most people like."));
+    if (!flat.length) list.append(create("li", "No history yet: the list shows what most people like."));
   }
 
   function recommended(flat, known) {
@@ -47,15 +47,15 @@
     for (let i = 0; i < flat.length; i += 3) {
       const [row, body] = entry(String(i / 3 + 1), flat[i]);
       const because = flat[i + 1];
-      const why = made("span", undefined, "why");
+      const why = create("span", undefined, "why");
       if (because >= 0) {
         const of = data.items[because][2];
         why.append(
-          "with ", named(because),
-          `: ${number(flat[i + 2])} of its ${number(of)} users also have this`
+          `${number(flat[i + 2])} of ${number(of)} people who liked `, named(because),
+          " also liked this"
         );
       } else if (known) {
-        why.append("nothing in their history has been had together with this");
+        why.append("no item in their history shares an audience with this");
       }
       if (why.hasChildNodes()) body.append(why);
       list.append(row);
@@ -65,8 +65,8 @@
   function show(place) {
     chosen = place;
     const [user, known, had, list] = data.people[place];
-    element("person-name").replaceChildren("User ", made("bdi", user));
-    element("found").replaceChildren(`${found}; user `, made("bdi", user), " is shown below");
+    element("person-name").replaceChildren("User ", create("bdi", user));
+    element("found").replaceChildren(`${found}; user `, create("bdi", user), ", shown below");
     element("person-known").textContent = known === 1 ? "1 interaction" : `${number(known)} interactions`;
     history(had);
     recommended(list, known > 0);
@@ -86,24 +86,24 @@
     const matches = element("matches");
     matches.replaceChildren();
     for (const [, place] of places.slice(0, MOST_MATCHES)) {
-      const button = made("button");
+      const button = create("button");
       button.type = "button";
       button.value = String(place);
-      button.append(made("bdi", data.people[place][0]));
+      button.append(create("bdi", data.people[place][0]));
       button.addEventListener("click", () => show(place));
-      const item = made("li");
+      const item = create("li");
       item.append(button);
       matches.append(item);
     }
-    const more = places.length > MOST_MATCHES ? `, the first ${MOST_MATCHES} are listed` : "";
+    const more = places.length > MOST_MATCHES ? `, first ${MOST_MATCHES} listed` : "";
     found = places.length === 1 ? "1 user found" : `${number(places.length)} users found${more}`;
     element("person").hidden = !places.length;
     if (places.length) show(wanted ? places[0][1] : chosen);
     else {
       const sampled = "sampled" in element("browser").dataset;
       element("found").replaceChildren(
-        sampled ? "No user of this sample has " : "No user has ", made("bdi", wanted),
-        sampled ? " in their id; batchrec show finds all users" : " in their id"
+        sampled ? "No user id in this sample contains " : "No user id contains ", create("bdi", wanted),
+        sampled ? "; batchrec show finds all users" : ""
       );
     }
   }
@@ -122,20 +122,20 @@
 
   const theme = element("theme");
   let dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const tell = () => theme.setAttribute("aria-pressed", String(dark));
+  const update = () => theme.setAttribute("aria-pressed", String(dark));
   theme.hidden = false;
-  tell();
+  update();
   theme.addEventListener("click", () => {
     dark = !dark;
     document.documentElement.dataset.theme = dark ? "dark" : "light";
-    tell();
+    update();
   });
 
-  // On paper nothing can be unfolded.
-  let folded = [];
+  // Print the tables too.
+  let collapsed = [];
   addEventListener("beforeprint", () => {
-    folded = [...document.querySelectorAll("details:not([open])")];
-    folded.forEach((details) => (details.open = true));
+    collapsed = [...document.querySelectorAll("details:not([open])")];
+    collapsed.forEach((details) => (details.open = true));
   });
-  addEventListener("afterprint", () => folded.forEach((details) => (details.open = false)));
+  addEventListener("afterprint", () => collapsed.forEach((details) => (details.open = false)));
 })();

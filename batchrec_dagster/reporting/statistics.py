@@ -1,0 +1,230 @@
+"""Counts over the published tables: the users who get a list, and how it covers the catalogue."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import polars as pl
+
+from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID, VALUE_SEPARATOR
+from batchrec_dagster.reporting.published import Tables
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts that several sections of the report share.
+
+    users: user_id, interactions; items: item, interactions; first, last: times of the interactions
+    in epoch seconds; served: ids of the users with a list, sorted; lists: item, number of lists
+    that contain it; longest: items in the longest list.
+    """
+
+    users: pl.DataFrame
+    items: pl.DataFrame
+    first: int
+    last: int
+    served: pl.Series
+    lists: pl.DataFrame
+    longest: int
+
+
+def counts(tables: Tables) -> Counts:
+    """Count in one streaming pass over each table."""
+    interactions, recommendations = tables.interactions, tables.recommendations
+    users, items, times, served, lists, longest = pl.collect_all(
+        [
+            interactions.group_by(user_id=USER_ID).agg(interactions=pl.len().cast(pl.Int64)),
+            interactions.group_by(item=ITEM_ID).agg(interactions=pl.len().cast(pl.Int64)),
+            interactions.select(first=pl.col(TIMESTAMP).min(), last=pl.col(TIMESTAMP).max()),
+            recommendations.select(pl.col("user_id").unique()),
+            recommendations.group_by(item="item_id").agg(lists=pl.len().cast(pl.Int64)),
+            recommendations.select(pl.col("rank").max()),
+        ],
+        engine="streaming",
+    )
+    return Counts(
+        users=users.sort("user_id"),
+        items=items,
+        first=times.item(0, "first"),
+        last=times.item(0, "last"),
+        served=served.to_series().sort(),
+        lists=lists,
+        longest=longest.item() or 0,
+    )
+
+
+# Lower ends of the groups of users by interactions; the last group is open.
+STEPS = (0, 1, 5, 10, 20, 50, 100, 200, 500)
+# With fewer interactions, a recommender knows little about a user.
+FEW = 5
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Numbers of users: `requested` a list, `served` got one.
+
+    Of those requested: cold have no interaction, few have 1 to 4; median: interactions of the
+    median user; lengths: (label, users) by number of interactions.
+    """
+
+    requested: int
+    served: int
+    cold: int
+    few: int
+    median: float
+    lengths: list[tuple[str, int]]
+
+
+def audience(tables: Tables, counts: Counts) -> Audience:
+    """Counts of the requested users."""
+    lengths = (
+        tables.users.select(user_id=pl.col("userId").unique())
+        .collect(engine="streaming")
+        .join(counts.users, on="user_id", how="left")
+        .get_column("interactions")
+        .fill_null(0)
+    )
+    return Audience(
+        requested=lengths.len(),
+        served=counts.served.len(),
+        cold=int((lengths == 0).sum()),
+        few=int(lengths.is_between(1, FEW - 1).sum()),
+        median=float(lengths.median() or 0),  # type: ignore[arg-type]
+        lengths=[
+            (_label(low, high), int(lengths.is_between(low, high - 1).sum()))
+            for low, high in pairwise((*STEPS, 2**62))
+        ],
+    )
+
+
+def _label(low: int, high: int) -> str:
+    if high > STEPS[-1]:
+        return f"{low}+"
+    return str(low) if high == low + 1 else f"{low}-{high - 1}"
+
+
+# Items by popularity: the share of the catalogue where each band ends.
+BANDS = {
+    "Top 1%": 0.01,
+    "Next 4%": 0.05,
+    "Next 15%": 0.20,
+    "Next 30%": 0.50,
+    "Last 50%": 1.00,
+}
+# The long tail: all items but this most popular share.
+HEAD = 0.20
+MOST_RECOMMENDED = 15
+MAX_VALUES = 12
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The share of a group of items in all interactions, and in all recommendations."""
+
+    label: str
+    interactions: float
+    recommendations: float
+
+
+@dataclass(frozen=True)
+class ListedItem:
+    """An item, the number of lists with it, its interactions, and its popularity rank from 1."""
+
+    item: str
+    title: str | None
+    lists: int
+    interactions: int
+    popularity: int
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """How the lists cover the catalogue.
+
+    items: items in the interactions, metadata or lists; recommended: items in at least one list;
+    places: rows of the lists; longest: items in the longest list; tail: the long tail; bands: by
+    popularity; values: the most frequent values of each category; most: the items in most lists.
+    """
+
+    items: int
+    recommended: int
+    places: int
+    longest: int
+    tail: Shares
+    bands: list[Shares]
+    values: dict[str, list[Shares]]
+    most: list[ListedItem]
+
+
+def catalogue(tables: Tables, counts: Counts) -> Catalogue:
+    """Counts over all interactions and all lists."""
+    items = _items(tables, counts)
+    ends = [math.ceil(share * items.height) for share in BANDS.values()]
+    bands = [
+        _shares(items, label, pl.col("popularity").is_between(start + 1, end))
+        for label, (start, end) in zip(BANDS, pairwise([0, *ends]), strict=True)
+    ]
+    recommended = items.filter(pl.col("lists") > 0)
+    most = recommended.sort("lists", "item", descending=[True, False]).head(MOST_RECOMMENDED)
+    return Catalogue(
+        items=items.height,
+        recommended=recommended.height,
+        places=int(items.get_column("lists").sum()),
+        longest=counts.longest,
+        tail=_shares(items, "Long tail", pl.col("popularity") > math.ceil(HEAD * items.height)),
+        bands=bands,
+        values={category: _values(items, tables, category) for category in tables.categories},
+        most=[
+            ListedItem(**row)
+            for row in most.with_columns(
+                title=pl.Series(tables.titles_of(most["item"]), dtype=pl.String)
+            ).iter_rows(named=True)
+        ],
+    )
+
+
+def _items(tables: Tables, counts: Counts) -> pl.DataFrame:
+    """item, interactions, lists, popularity: a row for each item of the catalogue."""
+    items = counts.items.join(counts.lists, on="item", how="full", coalesce=True)
+    if tables.items is not None:
+        known = tables.items.select(item=ITEM_ID).unique()
+        items = items.join(known, on="item", how="full", coalesce=True)
+    return (
+        items.with_columns(pl.col("interactions", "lists").fill_null(0))
+        .sort("interactions", "item", descending=[True, False])
+        .with_columns(popularity=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
+    )
+
+
+def _shares(items: pl.DataFrame, label: str, group: pl.Expr) -> Shares:
+    shares = items.select(
+        pl.col(column).filter(group).sum() / pl.max_horizontal(pl.col(column).sum(), 1)
+        for column in ("interactions", "lists")
+    )
+    return Shares(label, *shares.row(0))
+
+
+def _values(items: pl.DataFrame, tables: Tables, category: str) -> list[Shares]:
+    """The most frequent values of a category; an item with several values counts for each."""
+    if tables.items is None:
+        return []
+    totals = [max(1, items.get_column(name).sum()) for name in ("interactions", "lists")]
+    values = (
+        tables.items.select(
+            item=ITEM_ID, value=pl.col(category).cast(pl.String).str.split(VALUE_SEPARATOR)
+        )
+        .explode("value")
+        .filter(pl.col("value") != "")
+        .unique()
+        .join(items, on="item")
+        .group_by("value")
+        .agg(
+            interactions=pl.col("interactions").sum() / totals[0],
+            lists=pl.col("lists").sum() / totals[1],
+        )
+        .sort(pl.col("interactions") + pl.col("lists"), "value", descending=[True, False])
+        .head(MAX_VALUES)
+    )
+    return [Shares(*row) for row in values.select("value", "interactions", "lists").iter_rows()]
