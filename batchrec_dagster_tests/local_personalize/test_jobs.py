@@ -314,7 +314,7 @@ def test_a_training_on_all_cores_is_left_to_the_next_process(local: Local) -> No
     code = textwrap.dedent("""
         import pathlib, sys, threading, time
         from batchrec_dagster.local_personalize.api.client import embedded_client
-        from batchrec_dagster.local_personalize.learning.threads import each
+        from batchrec_dagster.local_personalize.learning.threads import for_each
         from batchrec_dagster.local_personalize.operations import solution_versions
         from batchrec_dagster.storage.object_store import ObjectStore
         root, begun = pathlib.Path(sys.argv[1]), threading.Event()
@@ -323,7 +323,7 @@ def test_a_training_on_all_cores_is_left_to_the_next_process(local: Local) -> No
                 begun.set()
                 yield 0.01
         def endless(*args, **options):
-            each(time.sleep, pieces())
+            for_each(time.sleep, pieces())
         solution_versions.train = endless
         client = embedded_client(root / "home", ObjectStore(folders={"data": root / "storage"}))
         client.create_solution_version(solutionArn=sys.argv[2])
