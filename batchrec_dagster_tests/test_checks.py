@@ -2,11 +2,16 @@
 
 from datetime import UTC, datetime
 
+import dagster as dg
 import polars as pl
 import pytest
 
+from batchrec_dagster.pipeline.checks import run_step
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps import checks
+from batchrec_dagster.steps.publishing import checks_of
+from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
+from batchrec_dagster.storage.published_table import Edition
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
@@ -127,3 +132,32 @@ def test_lists_full_is_a_warning() -> None:
     assert not short.passed
     assert short.found.startswith("1 of 2 users have all 2 items")
     assert short.name in checks.WARNINGS
+
+
+def test_a_step_whose_checks_fail_reports_them_and_stops() -> None:
+    failed = checks.no_duplicates(1)
+    reported = run_step(lambda: checks.require([checks.no_seen_items(0), failed]))
+    results = [next(reported), next(reported)]
+    assert [result.passed for result in results] == [True, False]
+    with pytest.raises(dg.Failure, match="no_duplicates: 1 items"):
+        next(reported)
+
+
+def test_a_warning_does_not_stop_a_step() -> None:
+    checks.require([checks.lists_full(1, 2, 2)])
+
+
+def test_editions_of_earlier_versions_keep_their_verdicts() -> None:
+    old = {"name": "none_seen", "passed": True, "found": "0 items", "numbers": {}}
+    edition = Edition({"checks": [old]}, "s3://shop/lists.parquet")
+    seen, unknown = checks_of(edition, ["no_seen_items", "no_duplicates"])
+    assert seen.found == "0 items"
+    assert "not checked" in unknown.found
+
+
+def test_records_keep_their_keys_and_ignore_unknown_ones() -> None:
+    dataset = {"dataset_group_arn": "arn", "dataset_group_name": "shop", "data_version": "1"}
+    assert DatasetRecord.from_json({**dataset, "rows": 3}).to_json() == dataset
+    model = ModelRecord.from_json({**dataset, "solution_version_arn": "arn/1", "trained_on": "0"})
+    assert model.on_earlier_data
+    assert ModelRecord.from_json(model.to_json()) == model

@@ -150,19 +150,19 @@ def test_a_run_above_its_budget_starts_nothing_and_says_the_numbers(
     assert metadata(result, "solution_version")["cost_usd"] > 0
 
 
-def test_a_training_that_the_run_is_told_to_do_afresh_counts(
+def test_a_forced_training_counts(
     project: Project,
     declared: dict[str, object],
     instance: dg.DagsterInstance,
     on_aws: None,
 ) -> None:
-    afresh = {"ops": {"shop__solution_version": {"config": {"force_train": True}}}}
+    forced = {"ops": {"shop__solution_version": {"config": {"force_train": True}}}}
     project.declare({**declared, "budget": {"max_usd_per_run": 1}})
     assert refresh(project, "shop", instance).success
     project.declare({**declared, "budget": {"max_usd_per_run": 0.01}})
     assert refresh(project, "shop", instance).success  # Nothing is new.
     assert "training aws-user-personalization-v2 on" in why(
-        refresh(project, "shop", instance, afresh)
+        refresh(project, "shop", instance, forced)
     )
 
 

@@ -137,12 +137,12 @@ def test_other_settings_change_what_they_concern_and_no_more(
 
 
 @pytest.mark.slow
-def test_one_run_can_be_told_to_import_and_train_afresh(
+def test_one_run_can_force_import_and_training(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
     refresh(project, "shop", instance)
-    afresh = refresh(
+    forced = refresh(
         project,
         "shop",
         instance,
@@ -153,7 +153,7 @@ def test_one_run_can_be_told_to_import_and_train_afresh(
             }
         },
     )
-    assert outcomes(afresh)[1:3] == ["imported", "trained"]
+    assert outcomes(forced)[1:3] == ["imported", "trained"]
     assert outcomes(refresh(project, "shop", instance)) == UNCHANGED
 
 

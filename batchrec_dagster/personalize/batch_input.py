@@ -1,9 +1,9 @@
-"""The users of a batch inference job, as the job takes them: one file, or several where one would
-have more records than Personalize takes in a file.
+"""The users of a batch inference job: one file, or several if Personalize's limit of records in a
+file requires it.
 
-The one file is `FOLDER/users.json`. Several are `FOLDER/VERSION/users_0001.json` and so on, and
-`FOLDER/files.json` names them and takes the place of the one file. Whatever is killed at whatever
-moment, what is there is one whole list.
+The one file is `FOLDER/users.json`. Several are `FOLDER/VERSION/users_0001.json` and so on; then
+`FOLDER/files.json` names them and replaces the one file. A kill at any moment leaves one
+whole list.
 """
 
 from __future__ import annotations
