@@ -26,19 +26,19 @@ PIECE = 1_000_000
 
 @dataclass(frozen=True)
 class UsersFiles:
-    """The list whose one file lies, or would lie, at `uri`."""
+    """The list of users whose one file is, or would be, at `uri`."""
 
     store: ObjectStore
     uri: str
 
     @property
     def folder(self) -> str:
-        """The URI of the folder with all of this, with its final slash."""
+        """The URI of the list's folder, with its final slash."""
         return self.uri.rpartition("/")[0] + "/"
 
     @property
     def manifest(self) -> str:
-        """Where the names of several files lie."""
+        """The URI of the file with the names of several files."""
         return f"{self.folder}files.json"
 
     def files(self) -> list[str]:
@@ -50,7 +50,7 @@ class UsersFiles:
         return [self.folder + name for name in names]
 
     def input(self) -> str:
-        """What a job reads: the URI of the one file, or of a folder, with its final slash."""
+        """The job's input: the URI of the one file, or of a folder, with its final slash."""
         first, *others = self.files()
         return first.rpartition("/")[0] + "/" if others else first
 
@@ -82,7 +82,7 @@ class UsersFiles:
 
 
 def measured(users: pl.DataFrame) -> tuple[str, int]:
-    """The version that the users will have, see UsersFiles.version, and how many bytes they are."""
+    """The users' version, see UsersFiles.version, and their size in bytes."""
     size = 0
 
     def counted() -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""The Items dataset: its Avro schema and the columns of its CSV file.
+"""The Interactions and Items datasets: Avro schemas, and the columns of the CSV files.
 
 Source: Amazon Personalize developer guide, "Datasets and schemas" and "Items dataset".
 """
@@ -28,12 +28,12 @@ MIN_USERS_WITH_TWO_INTERACTIONS = 25
 MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS = 0.01
 MAX_ID_LENGTH = 256
 
-# A filter on interactions looks at this many of the latest, per user and event type.
+# A filter considers this many of the latest interactions, per user and event type.
 FILTER_HISTORY = 100
 
 
 def interactions_columns(*, event_type: bool, event_value: bool = False) -> list[str]:
-    """The CSV's header, in the schema's order, as Personalize wants it."""
+    """The CSV's header, in the schema's order, as Personalize requires."""
     return [
         USER_ID,
         ITEM_ID,
@@ -44,7 +44,7 @@ def interactions_columns(*, event_type: bool, event_value: bool = False) -> list
 
 
 def csv_types(columns: Iterable[str]) -> dict[str, pl.DataType]:
-    """How the CSV's columns are read: ids are text, whatever they look like."""
+    """The types of the CSV's columns: ids are text, whatever they look like."""
     types: dict[str, pl.DataType] = {TIMESTAMP: pl.Int64(), EVENT_VALUE: pl.Float64()}
     return {column: types.get(column, pl.String()) for column in columns}
 
@@ -75,7 +75,7 @@ def interactions_schema(*, event_type: bool, event_value: bool = False) -> str:
 
 CREATION_TIMESTAMP = "CREATION_TIMESTAMP"
 
-# What joins the values of a categorical cell that has several.
+# Separates several values of a categorical cell.
 VALUE_SEPARATOR = "|"
 
 
@@ -85,7 +85,7 @@ def field_name(column: str) -> str:
 
 
 def items_columns(*, created: bool, categories: Sequence[str], numbers: Sequence[str]) -> list[str]:
-    """The CSV's header, in the schema's order, as Personalize wants it."""
+    """The CSV's header, in the schema's order, as Personalize requires."""
     return [ITEM_ID, *([CREATION_TIMESTAMP] if created else []), *categories, *numbers]
 
 

@@ -1,4 +1,4 @@
-"""The prices in `prices.yaml`, by which costs are estimated."""
+"""The prices in `prices.yaml`, for estimates of costs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILE = Path(__file__).with_name("prices.yaml")
 
 
 class Prices(BaseModel):
-    """USD for each of what the name says, and the day from which they are (ISO 8601)."""
+    """Prices in USD, by unit of work, and the date they are from (ISO 8601)."""
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
@@ -28,7 +28,7 @@ class Prices(BaseModel):
 
 @cache
 def prices() -> Prices:
-    """Those of the file, read once. Raises pydantic's ValidationError for what is no price."""
+    """The prices, read once. Raises pydantic's ValidationError for an invalid file."""
     text = FILE.read_text(encoding="utf-8")
     # Dates stay as they are written.
     return Prices.model_validate(yaml.load(text, Loader=yaml.BaseLoader))  # noqa: S506

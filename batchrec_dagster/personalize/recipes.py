@@ -1,4 +1,4 @@
-"""The recipes that can do their work in batch.
+"""The recipes that support batch jobs.
 
 Source: Amazon Personalize developer guide, "Choosing a recipe" and "Batch recommendations".
 """
@@ -17,7 +17,7 @@ ITEM_ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
 USER_ID, ITEM_ID = "userId", "itemId"
 ITEM_LIST, ITEM_ATTRIBUTES = "itemList", "itemAttributes"
 
-# Those that make a list of items for each user.
+# These recommend items to each user.
 USER_RECIPES = (USER_PERSONALIZATION_V2, USER_PERSONALIZATION, POPULARITY_COUNT)
 
 

@@ -1,4 +1,4 @@
-"""The Avro schemas of the datasets: what CreateSchema accepts, and what they ask of a CSV file.
+"""The Avro schemas of the datasets: what CreateSchema accepts, and what a CSV file must have.
 
 Source: Amazon Personalize developer guide, "Datasets and schemas" and "Schema formatting
 requirements".
@@ -23,7 +23,7 @@ _REQUIRED: dict[str, dict[str, str]] = {
     ITEMS: {"ITEM_ID": "string"},
     USERS: {"USER_ID": "string"},
 }
-# Reserved words and the types that they may have.
+# Reserved words and the types they may have.
 _RESERVED: dict[str, dict[str, tuple[str, ...]]] = {
     INTERACTIONS: {
         "EVENT_TYPE": ("string",),
@@ -40,7 +40,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class SchemaError(ValueError):
-    """The text is not a schema that Personalize takes; the message says why."""
+    """Not a schema that Personalize accepts; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Schema:
 
 
 def parse_schema(text: str) -> Schema:
-    """Reads and checks the JSON text of a schema. Raises SchemaError."""
+    """Parse and check the JSON text of a schema. Raises SchemaError."""
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
