@@ -94,7 +94,7 @@ def test_what_is_packed_and_cut_is_refused(tmp_path: Path, pack: Callable[[bytes
     packed = pack((CSV * 1000).encode())
     message = refused(tmp_path, packed[:-5], reading=Reading(columns=BY_NAME))
     assert message.startswith("0-data.file is damaged (")
-    assert message.endswith("get it again")
+    assert message.endswith("copy it again")
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_parquet_columns_that_cannot_be_ids_are_refused(
 
 def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
     content = parquet(tmp_path, pl.DataFrame({"u": ["a"]}))
-    assert "is damaged or no Parquet" in refused(tmp_path, content[:-20])
+    assert "is damaged or not Parquet" in refused(tmp_path, content[:-20])
 
 
 # Encodings

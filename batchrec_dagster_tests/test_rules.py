@@ -186,7 +186,7 @@ def test_a_filter_is_sql_over_the_columns_of_the_file(
     ("condition", "said"),
     [
         ("cost > 2", "has no column 'cost' (interactions.filter); it has: user, item, rating"),
-        ("rating", "interactions.filter: it is no condition"),
+        ("rating", "interactions.filter: it is not a condition"),
         ("rating LIKE 'a%'", "interactions.filter: "),
     ],
 )

@@ -419,7 +419,7 @@ def test_what_cannot_be_used_says_why(spark: SparkSession, tmp_path: Path) -> No
         ("a,b,c,d\n1,2,3,4\n", COMMA, SKIP, "has no column 'userId' (ratings.columns.user)"),
         ("1,2,3\n", Layout(",", 1, 2, 3, 4), SKIP, "column 4, but line 1 has 3"),
         (HEADER + "1,2,x,4\n", COMMA, Rules(), "line 2: the rating is not a number"),
-        (HEADER + "1,2,x,4\n", COMMA, SKIP, "there is no row that can be read"),
+        (HEADER + "1,2,x,4\n", COMMA, SKIP, "no row can be read"),
         (b"\x1f\x8bbroken", COMMA, SKIP, "ratings.csv is damaged"),
         ("\ufeffx".encode("utf-16"), COMMA, SKIP, "ratings.csv is in UTF-16"),
         ("PK\x03\x04", COMMA, SKIP, "ratings.csv is a zip archive"),

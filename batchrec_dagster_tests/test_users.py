@@ -71,10 +71,10 @@ def test_a_list_may_be_parquet_and_have_many_files(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (b"", "1.list is empty"),
-        (b"a,b\n1,2\n", "no column is known as the user; it has: a, b; say in batch_users.column"),
+        (b"a,b\n1,2\n", "user column. Found: a, b. Set batch_users.column"),
         (b"user\nx\n" + b"y" * 300 + b"\n", "1.list, line 3: 'yyy"),
-        (b"user,name\nx,a\n,b\n", "1.list, line 3: None is no user's id"),
-        (b'{"user": 1}\n{"user": [1]}\n', "1.list, line 2: None is no user's id"),
+        (b"user,name\nx,a\n,b\n", "1.list, line 3: None is not a user id"),
+        (b'{"user": 1}\n{"user": [1]}\n', "1.list, line 2: None is not a user id"),
         (b'user\n"x\n', "1.list cannot be read: "),
     ],
 )

@@ -21,8 +21,7 @@ from batchrec_dagster.personalize.datasets import (
     interactions_columns,
 )
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
-from batchrec_dagster.preparation.layout import Column, PreparationError, matching, recognise
-from batchrec_dagster.preparation.polars import times
+from batchrec_dagster.preparation.layout import AUTO, Column, PreparationError, matching, recognise
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Preparation, opened
 from batchrec_dagster.preparation.recognition import Reading
@@ -52,7 +51,7 @@ DEFAULTS = {
     "delimiter": ",",
     "decimal": ".",
     "separator": VALUE_SEPARATOR,
-    "timestamp_format": times.AUTO,
+    "timestamp_format": AUTO,
 }
 
 
@@ -134,7 +133,7 @@ def _reading(
 ) -> tuple[Reading, tuple[float, float] | None, float | None]:
     """How to read the files; the scale of the ratings; the lowest that says someone liked it."""
     columns = _rating_columns(sample, asked)
-    unit = time_format or sample.time_format(columns["timestamp"]) or times.AUTO
+    unit = time_format or sample.time_format(columns["timestamp"]) or AUTO
     rating, scale, low, decimal = columns.pop("rating", None), None, None, sample.decimal([])
     if rating is not None:
         comma = sample.decimal([rating])

@@ -14,6 +14,7 @@ import polars as pl
 
 from batchrec_dagster.preparation.layout import (
     EPOCH_UNITS,
+    ISO8601,
     Column,
     Decimal,
     Format,
@@ -102,7 +103,7 @@ class Sample:
         text = pl.lit(self.column(name))
         forms = pl.select(times.form(text).alias("form")).to_series().unique().to_list()
         if len(forms) != 1 or forms[0] not in EPOCH_UNITS:
-            return forms == [times.ISO8601]
+            return forms == [ISO8601]
         seconds = pl.select(times.seconds(text, forms[0])).to_series().cast(pl.Int64)
         first, last = seconds.sort()[[0, -1]]
         return timestamps_plausible(first, last, forms[0], datetime.now(UTC)).passed

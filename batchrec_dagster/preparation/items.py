@@ -1,4 +1,4 @@
-"""Items file -> what Personalize is told of the items, and their titles.
+"""Items file -> the items' metadata for Personalize, and their titles.
 
 A catalogue is small beside its ratings: Python's own csv module reads it, row by row, and knows
 the line of each.
@@ -39,7 +39,7 @@ EXAMPLES = 5
 # As seconds this is the year 5138, as milliseconds 1973: see the timestamps of ratings.
 FIRST_MILLISECOND = 10**11
 
-# What stands for nothing: an empty field, and what databases write for NULL.
+# Missing values: an empty field, and what databases write for NULL.
 NOTHING = ("", "\\N")
 # In files of other delimiters a quote is a part of the text.
 QUOTED = (",", ";")
@@ -76,7 +76,7 @@ class ItemsLayout:
 
     @property
     def schema(self) -> str | None:
-        """The Avro schema of that CSV; None when there is nothing to tell but ids."""
+        """The Avro schema of that CSV; None when there are only ids."""
         if self.created is None and not self.categories and not self.numbers:
             return None
         return items_schema(created=self.created is not None, **self._metadata)
@@ -245,7 +245,7 @@ class ItemsFile:
             yield from ((reader.line_num, fields) for fields in reader if fields)
         except csv.Error as error:
             raise PreparationError(
-                f"{self.name}, line {reader.line_num}: {error}: mend the file"
+                f"{self.name}, line {reader.line_num}: {error}: fix the file"
             ) from error
 
     @cached_property

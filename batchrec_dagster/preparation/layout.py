@@ -17,7 +17,7 @@ A row is read in four steps, so that engines agree to the byte.
    are missing. Numbers and times lose the spaces and tabs around them. A number is
    `[+-]?(D+(.D*)?|.D+)([eE][+-]?D+)?` (D a digit 0-9) and finite as a 64-bit floating-point number,
    a whole number `[+-]?D+` from -2^63 to 2^63 - 1. An event value that is missing is no problem.
-   With the `decimal` `,` a comma stands where numbers have a point, and a point in one is none.
+   With the `decimal` `,` numbers have a comma for the point; one with a point is not a number.
 4. Problems. A row with one is bad; with several it counts under the first of `PROBLEMS`.
 """
 
@@ -31,7 +31,7 @@ from typing import Literal, Self
 
 
 class PreparationError(Exception):
-    """The files cannot be used; one line that names file, line or setting, and the mend."""
+    """The files cannot be used; one line that names the file, line or setting, and the fix."""
 
 
 Column = str | int
@@ -39,6 +39,9 @@ Format = Literal["csv", "json", "parquet"]
 Encoding = Literal["auto", "utf-8", "latin-1"]
 Decimal = Literal[".", ","]
 EPOCH_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+# Other values of `Layout.timestamp_unit`.
+AUTO, ISO8601, DATETIME = "auto", "iso8601", "datetime"
+_UNITS_IN_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
 # A column that the filter names has the role of its name after this.
 FILTER = "filter "
@@ -63,6 +66,8 @@ PROBLEMS = (
     "the timestamp cannot be read as {form}",
     "the timestamp is before 1970",
 )
+BEFORE_1970 = PROBLEMS[-1]
+QUOTES_FIX = 'Write "" for each quote inside a quoted field, or set ratings.quotes: false'
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Layout:
     10^14, `us` below 10^17, `ns` from there on. Rows that differ in it are an error for `auto`.
 
     `encoding` `auto`: UTF-8, unless bytes that are no UTF-8 occur and no letter beyond ASCII that
-    is; a BOM is passed over. `types` are those of the columns that `Rules.filter` names: string,
+    is; a BOM is skipped. `types` are those of the columns that `Rules.filter` names: string,
     long, double or boolean (true or false, in any case); a cell that does not fit is a problem.
     """
 
@@ -113,8 +118,27 @@ class Layout:
         of_filter = {FILTER + name for name, kind in self.types.items() if kind == "double"}
         return frozenset({"rating", "event_value", *of_filter})
 
+    @property
+    def roles(self) -> dict[str, Column]:
+        """The columns to read, by role; those of the filter too."""
+        columns = {
+            "user": self.user,
+            "item": self.item,
+            "rating": self.rating,
+            "timestamp": self.timestamp,
+            "event_type": self.event_type,
+            "event_value": self.event_value,
+            **{FILTER + name: self.named(name) for name in self.types},
+        }
+        return {role: column for role, column in columns.items() if column is not None}
+
+    def named(self, name: str) -> Column:
+        """The column that a filter calls by this name."""
+        position = name.removeprefix("column_")
+        return int(position) if not self.has_header and position.isdecimal() else name
+
     def replaced(self, delimiter: str | None, timestamp_unit: str) -> Self:
-        """This layout with what is declared in its place."""
+        """This layout, with what is declared instead of its own."""
         return replace(
             self,
             delimiter=delimiter or self.delimiter,
@@ -145,7 +169,7 @@ NAMES = {role: words.split() for role, words in _WORDS.items()}
 
 
 def recognise(columns: Sequence[str]) -> dict[str, str]:
-    """The column of each role, as far as the names tell."""
+    """The column of each role, as far as the names say."""
     matches = {role: matching(columns, names) for role, names in NAMES.items()}
     return {role: found[0] for role, found in matches.items() if found}
 
@@ -195,7 +219,7 @@ JSON_LINES_SAMPLED = 10_000
 
 
 def parse_json(line: str) -> dict[str, object] | None:
-    """The object with its numbers as they are written; None where there is none."""
+    """The object with its numbers as written; None where the line is not an object."""
     try:
         found = json.loads(line.lstrip("\ufeff"), parse_float=str, parse_int=str)
     except (ValueError, RecursionError):
@@ -214,3 +238,22 @@ def json_cell(value: object) -> str | None:
         case float():
             return str(value)
     return None
+
+
+def time_problem(unit: str) -> str:
+    """What is wrong with a time that is not in this form."""
+    if unit in EPOCH_UNITS:
+        return "the timestamp is not a whole number"
+    return f"the timestamp cannot be read as {unit}"
+
+
+def mixed_times(place: str, timestamp: str, unit: str, before: str) -> PreparationError:
+    """The error of a timestamp that is written in another form than those before it."""
+    return PreparationError(
+        f"{place}: the timestamp {timestamp!r} is {_in_words(unit)}, those before it are"
+        f" {_in_words(before)}. Fix the file, or set ratings.timestamp_unit to read all as one"
+    )
+
+
+def _in_words(unit: str) -> str:
+    return f"in {_UNITS_IN_WORDS[unit]}" if unit in _UNITS_IN_WORDS else f"as {unit}"

@@ -1,7 +1,6 @@
 """How the files are read, as far as it is not declared: found out from the first one that has rows.
 
-What is found is told, so that nobody has to guess it; what is not found is an error that lists the
-columns there are.
+What is found is reported; what is not found is an error that lists the columns.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from batchrec_dagster.preparation.layout import (
+    AUTO,
+    DATETIME,
     Column,
     Decimal,
     Encoding,
@@ -22,11 +23,10 @@ from batchrec_dagster.preparation.layout import (
     locate,
     recognise,
 )
-from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable, pointed
 from batchrec_dagster.preparation.polars.decoding import Opened
 from batchrec_dagster.preparation.polars.json_table import JsonTable
-from batchrec_dagster.preparation.polars.rows import named_column, typed
+from batchrec_dagster.preparation.polars.rows import typed
 from batchrec_dagster.preparation.polars.tables import ParquetTable, Table
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sql import FilterError, check_types, filter_columns
@@ -34,7 +34,7 @@ from batchrec_dagster.preparation.sql import FilterError, check_types, filter_co
 _AnyTable = CsvTable | JsonTable | ParquetTable
 
 REQUIRED = ("user", "item", "timestamp")
-# Rows that tell the columns' types.
+# Rows that the columns' types are inferred from.
 LOOKED_AT = 1000
 
 
@@ -50,7 +50,7 @@ class Reading:
     encoding: Encoding = "auto"
     quoted: bool = True
     columns: Mapping[str, Column] = field(default_factory=dict)
-    timestamp_unit: str = times.AUTO
+    timestamp_unit: str = AUTO
     types: Mapping[str, str] = field(default_factory=dict)
     decimal: Decimal = "."
 
@@ -171,7 +171,7 @@ def _unit(table: Table, column: Column, declared: str) -> str:
     if isinstance(table, ParquetTable) and isinstance(column, str):
         kind = table.schema.get(column)
         if kind is not None and kind.is_temporal():
-            return times.DATETIME
+            return DATETIME
     return declared
 
 
@@ -181,12 +181,12 @@ def _types(table: _AnyTable, layout: Layout) -> dict[str, str]:
     if isinstance(table, ParquetTable):
         return {name: str(kind).lower() for name, kind in table.schema.items()}
     names = list(table.columns)
-    keys = {str(place): named_column(name, layout) for place, name in enumerate(names)}
+    keys = {str(place): layout.named(name) for place, name in enumerate(names)}
     try:
         first = replace(table, most=LOOKED_AT)
         rows = first.cells(keys).select(*keys).collect()
     except pl.exceptions.PolarsError:
-        # A quote that does not end is told when the rows are read.
+        # The reading of the rows reports a quote that does not end.
         return dict.fromkeys(names, "string")
     return {
         name: _type(rows.get_column(str(place)), layout.decimal) for place, name in enumerate(names)
@@ -213,9 +213,7 @@ def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: T
         return layout
     names = filter_columns(rules.filter)
     name = table.opened.name
-    locate(
-        {f"filter {column}": named_column(column, layout) for column in names}, table.columns, name
-    )
+    locate({f"filter {column}": layout.named(column) for column in names}, table.columns, name)
     of_filter = {column: _simple(types[column]) for column in names}
     try:
         check_types(rules.filter, of_filter)

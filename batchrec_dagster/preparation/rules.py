@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
-# Why a row is left out, beside the problems that `layout` lists. In the order of application.
+from batchrec_dagster.preparation.layout import PreparationError
+
+# Why a row is left out, apart from the problems that `layout` lists; in the order of application.
 BELOW_MIN_RATING = "rating below min_rating"
 NOT_IN_FILTER = "not in the filter"
 BEFORE_WINDOW = "before the window"
@@ -30,8 +33,8 @@ class Rules:
     `on_bad_rows`: `fail` ends the work at the first bad row, `skip` leaves out and counts them.
     `min_rating`: ratings below it are left out, as 64-bit floating-point numbers.
     `filter`: a SQL expression over the columns of the file, one row at a time; only rows for which
-        it is true stay (not those for which it is false or NULL). A column has the type that
-        `Layout.types` tells; one of a file without a header is called `column_1` and so on.
+        it is true stay (not those for which it is false or NULL). A column has the type in
+        `Layout.types`; in a file without a header its name is `column_1` and so on.
     `window_days`: rows with TIMESTAMP < newest - 86,400 x days are left out. `newest` is the
         largest TIMESTAMP of the rows left by then: of the data and not of the clock, so that the
         same data gives the same interactions.
@@ -58,6 +61,16 @@ class Rules:
     min_interactions_per_user: int | None = None
     min_interactions_per_item: int | None = None
     event_type: bool = False
+
+    def refuse_bad_rows(self, bad: int, rows: int, examples: Sequence[str]) -> None:
+        """Raise PreparationError where rows may not be bad, or all are."""
+        if bad and self.on_bad_rows == "fail":
+            raise PreparationError(
+                f"{examples[0]} ({bad:,} such rows). Fix the file, or drop these rows with"
+                " ratings.on_bad_rows: skip"
+            )
+        if bad == rows:
+            raise PreparationError(f"no row can be read; {examples[0]}")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

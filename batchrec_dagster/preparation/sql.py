@@ -25,7 +25,7 @@ _BEYOND_THE_ROW = {
 
 
 class FilterError(ValueError):
-    """The text is no condition on a row; one line that says why."""
+    """The text is not a condition on a row; one line that says why."""
 
 
 def parse_filter(text: str) -> pl.Expr:
@@ -58,10 +58,12 @@ def check_types(text: str, types: Mapping[str, str]) -> None:
     try:
         found = pl.LazyFrame(schema=schema).select(kept=parse_filter(text)).collect_schema()
     except pl.exceptions.PolarsError as error:
-        told = ", ".join(f"{name} {kind}" for name, kind in types.items())
-        raise FilterError(f"{str(error).partition(chr(10))[0]}; the columns are {told}") from None
+        columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
+        raise FilterError(
+            f"{str(error).partition(chr(10))[0]}; the columns are {columns}"
+        ) from None
     if found["kept"] != pl.Boolean:
-        raise FilterError("it is no condition: write a comparison, such as rating >= 3.5")
+        raise FilterError("it is not a condition: write a comparison, such as rating >= 3.5")
 
 
 def _beyond_the_row(plan: Any) -> str | None:
@@ -71,7 +73,7 @@ def _beyond_the_row(plan: Any) -> str | None:
         return next((found for part in plan if (found := _beyond_the_row(part))), None)
     if isinstance(plan, dict):
         for key, part in plan.items():
-            # Names and values are the user's own words.
+            # Names and values are the user's.
             if key not in ("Column", "Literal") and (
                 found := _BEYOND_THE_ROW.get(key) or _beyond_the_row(part)
             ):

@@ -93,8 +93,8 @@ def _column(table: Table, column: Column | None) -> Column:
     if len(table.columns) == 1:
         return table.columns[0]
     raise PreparationError(
-        f"{table.opened.name}: no column is known as the user; it has:"
-        f" {', '.join(table.columns)}; say in batch_users.column which it is"
+        f"{table.opened.name}: could not recognise the user column. Found:"
+        f" {', '.join(table.columns)}. Set batch_users.column"
     )
 
 
@@ -115,8 +115,8 @@ def _check(table: Table, rows: pl.LazyFrame) -> None:
     if bad.height:
         row, text = bad.row(0)
         raise PreparationError(
-            f"{table.opened.name}, {table.place(row)}: {text!r} is no user's id of 1 to"
-            f" {MAX_ID_LENGTH} characters; mend the file"
+            f"{table.opened.name}, {table.place(row)}: {text!r} is not a user id of 1 to"
+            f" {MAX_ID_LENGTH} characters. Fix the file"
         )
 
 

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import Column, PreparationError, locate
+from batchrec_dagster.preparation.layout import QUOTES_FIX, Column, PreparationError, locate
 from batchrec_dagster.preparation.polars.decoding import Opened
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, typed_cells
 
@@ -107,10 +107,7 @@ class CsvTable:
                     return None
             except csv.Error:
                 pass
-        return (
-            f'{self.opened.name}, line {first}: {wrong}; write such a field in quotes, with "" for'
-            " each quote in it, or set ratings.quotes: false when quotes mean nothing in this file"
-        )
+        return f"{self.opened.name}, line {first}: {wrong}. {QUOTES_FIX}"
 
     def _cell(self, name: str, role: str) -> pl.Expr:
         cell = pl.col(name)
@@ -165,7 +162,7 @@ class CsvTable:
         )
 
     def _hint(self) -> str:
-        """When the line falls apart better at another delimiter, that is the likely mend."""
+        """The likely fix, where another delimiter splits the line better."""
         line = self.delimiter.join(self.first_line)
         best = max(DELIMITERS, key=line.count)
         if best != self.delimiter and line.count(best) >= len(self.first_line):

@@ -31,7 +31,7 @@ class Opened:
     """What can be read: `path` holds plain UTF-8 (or Parquet), `name` is what messages call it.
 
     `encoding` is what the file had. `quotes`: whether there is a `"` in it; `damaged`: bytes that
-    are no UTF-8, which U+FFFD stands for; `nul`, `returns`: a NUL, a carriage return.
+    are not UTF-8, replaced by U+FFFD; `nul`, `returns`: a NUL, a carriage return.
     """
 
     path: Path
@@ -100,7 +100,7 @@ def _unpacked(file: RawFile, folder: Path) -> Path:
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise PreparationError(f"{file.name} is damaged ({error}): get it again") from error
+        raise PreparationError(f"{file.name} is damaged ({error}): copy it again") from error
 
 
 def _gunzipped(path: Path) -> Iterator[bytes]:
@@ -119,14 +119,14 @@ def _at_most(chunks: Iterable[bytes], most: int, name: str) -> Iterator[bytes]:
         size += len(chunk)
         if size > most:
             raise PreparationError(
-                f"{name} unpacks to more than {MOST_TIMES_LARGER} times its size: if it is data"
-                " all the same, unpack it yourself"
+                f"{name} unpacks to more than {MOST_TIMES_LARGER} times its size: if it is real"
+                " data, unpack it yourself"
             )
         yield chunk
 
 
 def _with_bytes(opened: Opened) -> Opened:
-    """With what the bytes of the file tell, without a look at their meaning."""
+    """With what the bytes of the file show, without decoding them."""
     quotes, nul, returns, is_ascii = False, False, False, True
     for chunk in _pieces(opened.path):
         quotes = quotes or b'"' in chunk

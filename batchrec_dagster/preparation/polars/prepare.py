@@ -20,7 +20,15 @@ from batchrec_dagster.personalize.datasets import (
     USER_ID,
     interactions_columns,
 )
-from batchrec_dagster.preparation.layout import EPOCH_UNITS, Layout, PreparationError
+from batchrec_dagster.preparation.layout import (
+    AUTO,
+    BEFORE_1970,
+    EPOCH_UNITS,
+    Layout,
+    PreparationError,
+    mixed_times,
+    time_problem,
+)
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
@@ -45,7 +53,7 @@ _ROWS_OF_A_FILE = 1 << 40
 
 def first_unit(tables: Sequence[Table], layout: Layout, rules: Rules) -> str:
     """How times are written: declared, or the form of the first one that has a form."""
-    if layout.timestamp_unit != times.AUTO:
+    if layout.timestamp_unit != AUTO:
         return layout.timestamp_unit
     for number, table in enumerate(tables):
         forms = time_forms(table, number, layout, rules).select(FORM).head(1)
@@ -69,22 +77,19 @@ def one_unit(tables: Sequence[Table], layout: Layout, rules: Rules) -> str:
         file, row = divmod(position, _ROWS_OF_A_FILE)
         its_own = time_forms(tables[file], file, layout, rules).filter(pl.col(ROW) == row)
         text = _collect(its_own.select("timestamp"), tables, rules).item()
-        raise PreparationError(
-            f"{tables[file].opened.name}, {tables[file].place(row)}: the timestamp {text!r} is"
-            f" {times.spoken(other)}, those before it are {times.spoken(form)}; mend the file, or"
-            " set ratings.timestamp_unit when all of them are to be read as one"
-        )
+        place = f"{tables[file].opened.name}, {tables[file].place(row)}"
+        raise mixed_times(place, text, other, form)
     return found[0][0] if found else "s"
 
 
 def unreadable(error: Exception, tables: Sequence[Table], rules: Rules) -> PreparationError:
-    """What is to be said of files that Polars cannot read."""
+    """The error of files that Polars cannot read."""
     for table in tables:
-        if isinstance(table, CsvTable) and (told := table.misquoted()):
-            return PreparationError(told)
+        if isinstance(table, CsvTable) and (problem := table.misquoted()):
+            return PreparationError(problem)
     name, reason = tables[0].opened.name, str(error).partition("\n")[0]
     if rules.filter is not None:
-        return PreparationError(f"{name}: interactions.filter cannot be worked out: {reason}")
+        return PreparationError(f"{name}: interactions.filter fails: {reason}")
     return PreparationError(f"{name} cannot be read: {reason}")
 
 
@@ -132,8 +137,8 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Ratings:
-    """The files of a source, opened; `found` tells how they are read, `empty` names those without
-    a byte. All of it raises PreparationError where they cannot be used."""
+    """The files of a source, opened; `found` is how they are read, `empty` the names of the empty
+    ones. All methods raise PreparationError where the files cannot be used."""
 
     tables: Sequence[Table]
     found: Found
@@ -163,7 +168,7 @@ class Ratings:
         clean = write_clean(self.tables, self.layout, self.rules, None)
         if clean is not None:
             return Look(clean.rows, BadRows({}, ()), clean.unit)
-        looked, unit = self._carefully(None)
+        looked, unit = self._diagnose(None)
         return Look(looked.rows, BadRows(looked.bad, self._examples(looked)), unit)
 
     def write_interactions(self, destination: Path) -> Preparation:
@@ -199,8 +204,8 @@ class Ratings:
     def _write_rows(self, target: Path) -> Preparation:
         """As the rules on a single row have it."""
         clean = write_clean(self.tables, self.layout, self.rules, target)
-        if clean is None and self.layout.timestamp_unit == times.AUTO:
-            # That way takes no text for a time unless it is told what it is.
+        if clean is None and self.layout.timestamp_unit == AUTO:
+            # The typed scan reads times of text only in a known form.
             unit = first_unit(self.tables, self.layout, self.rules)
             if unit not in EPOCH_UNITS:
                 layout = replace(self.layout, timestamp_unit=unit)
@@ -208,25 +213,19 @@ class Ratings:
         if clean is not None:
             kept = clean.rows - sum(clean.left_out.values())
             return Preparation(clean.rows, kept, clean.left_out, (), clean.unit)
-        looked, unit = self._carefully(target)
+        looked, unit = self._diagnose(target)
         examples = self._examples(looked)
         bad = sum(looked.bad.values())
-        if bad and self.rules.on_bad_rows == "fail":
-            raise PreparationError(
-                f"{examples[0]} ({bad:,} such rows); mend the file, or leave such rows out with"
-                " ratings.on_bad_rows: skip"
-            )
-        if bad == looked.rows:
-            raise PreparationError(f"there is no row that can be read; {examples[0]}")
+        self.rules.refuse_bad_rows(bad, looked.rows, examples)
         kept = looked.rows - sum(looked.left_out.values())
         return Preparation(looked.rows, kept, looked.left_out, examples, unit)
 
-    def _carefully(self, target: Path | None) -> tuple[Looked, str]:
+    def _diagnose(self, target: Path | None) -> tuple[Looked, str]:
         """Look at every row, and write those that are kept to the target if there is one; what was
         found, and the timestamps' unit."""
         first = unit = first_unit(self.tables, self.layout, self.rules)
         looked = self._look(unit, target)
-        if self.layout.timestamp_unit == times.AUTO and self._may_be_mixed(looked, unit):
+        if self.layout.timestamp_unit == AUTO and self._may_be_mixed(looked, unit):
             unit = one_unit(self.tables, self.layout, self.rules)
             if unit != first:
                 looked = self._look(unit, target)
@@ -246,8 +245,8 @@ class Ratings:
             raise unreadable(error, self.tables, self.rules) from error
 
     def _may_be_mixed(self, looked: Looked, unit: str) -> bool:
-        """Whether there is any time that is not of the unit, as far as the look tells."""
-        if times.unreadable(unit) in looked.bad or times.BEFORE_1970 in looked.bad:
+        """Whether there is any time that is not of the unit, as far as the look shows."""
+        if time_problem(unit) in looked.bad or BEFORE_1970 in looked.bad:
             return True
         factor = EPOCH_UNITS.get(unit)
         found = [time for time in (looked.earliest, looked.latest) if time is not None]
@@ -278,14 +277,14 @@ class Ratings:
         )
 
     def _examples(self, looked: Looked) -> tuple[str, ...]:
-        told = []
+        examples = []
         for row in looked.examples:
             table = self.tables[row[FILE]]
-            told.append(
+            examples.append(
                 f"{table.opened.name}, {table.place(row[ROW])}: {row[PROBLEM]}:"
                 f" {(row[TEXT] or '')[:SHOWN]!r}"
             )
-        return tuple(told)
+        return tuple(examples)
 
 
 @contextmanager

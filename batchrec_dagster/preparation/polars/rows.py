@@ -1,4 +1,4 @@
-"""The way that can tell where and what: every row is looked at as text, in one pass."""
+"""Diagnoses of rows: every cell is read as text, in one pass, so that each error has its line."""
 
 from __future__ import annotations
 
@@ -10,43 +10,21 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH
-from batchrec_dagster.preparation.layout import FILTER, Column, Layout
+from batchrec_dagster.preparation.layout import BEFORE_1970, FILTER, Layout, time_problem
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, Table
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
-from batchrec_dagster.preparation.sql import TYPES, filter_columns, parse_filter
+from batchrec_dagster.preparation.sql import TYPES, parse_filter
 
-# Columns of a parsed row beside the roles': which file, the time, what is wrong with it (null
+# Columns of a parsed row, next to the roles': which file, the time, what is wrong with it (null
 # where it is good), why it is not kept (null where it is), and what its time looks like.
 FILE, SECONDS, PROBLEM, REASON, FORM = "file", "seconds", "problem", "reason", "form"
 
-Told = tuple[pl.Expr, str]
+Reason = tuple[pl.Expr, str]
 IN_FILTER = "in filter"
 # No name in a header begins with a space.
 _PACKED = " row"
 _BLANKS = " \t"
-
-
-def wanted(layout: Layout, rules: Rules) -> dict[str, Column]:
-    """The columns that are read, by role."""
-    roles: dict[str, Column | None] = {
-        "user": layout.user,
-        "item": layout.item,
-        "rating": layout.rating,
-        "timestamp": layout.timestamp,
-        "event_type": layout.event_type,
-        "event_value": layout.event_value,
-    }
-    named = {role: column for role, column in roles.items() if column is not None}
-    for name in filter_columns(rules.filter) if rules.filter else ():
-        named[FILTER + name] = named_column(name, layout)
-    return named
-
-
-def named_column(name: str, layout: Layout) -> Column:
-    """The column that a filter calls so."""
-    position = name.removeprefix("column_")
-    return int(position) if not layout.has_header and position.isdecimal() else name
 
 
 def parsed(table: Table, file: int, layout: Layout, rules: Rules, unit: str) -> pl.LazyFrame:
@@ -57,15 +35,15 @@ def parsed(table: Table, file: int, layout: Layout, rules: Rules, unit: str) -> 
         [
             *_problems(layout, table),
             *_type_problems(layout, rules),
-            (pl.col(SECONDS).is_null(), times.unreadable(unit)),
-            (pl.col(SECONDS) < 0, times.BEFORE_1970),
+            (pl.col(SECONDS).is_null(), time_problem(unit)),
+            (pl.col(SECONDS) < 0, BEFORE_1970),
         ]
     )
     typed_columns = {
         name: typed(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
     }
     return (
-        filtered(table.cells(wanted(layout, rules)), typed_columns, rules)
+        filtered(table.cells(layout.roles), typed_columns, rules)
         .with_columns(times.seconds(pl.col("timestamp"), unit).alias(SECONDS))
         .with_columns(pl.coalesce(FLAW, problem).alias(PROBLEM))
         .select(
@@ -87,7 +65,7 @@ def time_forms(table: Table, file: int, layout: Layout, rules: Rules) -> pl.Lazy
     """FILE, ROW, timestamp and FORM of the rows with nothing wrong, and a time in some form."""
     problem = _first([*_problems(layout, table), *_type_problems(layout, rules)])
     return (
-        table.cells(wanted(layout, rules))
+        table.cells(layout.roles)
         .filter(pl.coalesce(FLAW, problem).is_null())
         .select(
             pl.lit(file, pl.UInt32).alias(FILE),
@@ -124,7 +102,7 @@ def typed(text: pl.Expr, kind: str) -> pl.Expr:
     return number if kind == "long" else pl.when(number.is_finite()).then(number)
 
 
-def _problems(layout: Layout, table: Table) -> Iterator[Told]:
+def _problems(layout: Layout, table: Table) -> Iterator[Reason]:
     """What is wrong with a row, but for its time; the first that holds counts."""
     user, item = pl.col("user"), pl.col("item")
     yield _missing(user), "no user"
@@ -149,24 +127,24 @@ def _problems(layout: Layout, table: Table) -> Iterator[Told]:
     yield _missing(pl.col("timestamp")), "no timestamp"
 
 
-def _type_problems(layout: Layout, rules: Rules) -> Iterator[Told]:
-    for name in filter_columns(rules.filter) if rules.filter else ():
+def _type_problems(layout: Layout, rules: Rules) -> Iterator[Reason]:
+    for name in layout.types if rules.filter else ():
         cell, kind = pl.col(FILTER + name), layout.types[name]
         if kind != "string":
             yield ~_missing(cell) & typed(cell, kind).is_null(), f"{name} is not of type {kind}"
 
 
-def _left_out(rules: Rules) -> Iterator[Told]:
+def _left_out(rules: Rules) -> Iterator[Reason]:
     if rules.min_rating is not None:
         yield typed(pl.col("rating"), "double") < rules.min_rating, BELOW_MIN_RATING
     if rules.filter is not None:
         yield ~pl.col(IN_FILTER), NOT_IN_FILTER
 
 
-def _first(told: Iterable[Told]) -> pl.Expr:
-    """What is said of the first condition that holds; null where none does."""
-    said = [pl.when(condition).then(pl.lit(text)) for condition, text in told]
-    return pl.coalesce(*said, pl.lit(None, dtype=pl.String))
+def _first(reasons: Iterable[Reason]) -> pl.Expr:
+    """The text of the first condition that holds; null where none does."""
+    texts = [pl.when(condition).then(pl.lit(text)) for condition, text in reasons]
+    return pl.coalesce(*texts, pl.lit(None, dtype=pl.String))
 
 
 def _missing(text: pl.Expr) -> pl.Expr:

@@ -12,7 +12,7 @@ import polars as pl
 from batchrec_dagster.preparation.layout import Column, PreparationError, locate, setting
 from batchrec_dagster.preparation.polars.decoding import Opened
 
-# Columns of `Table.cells` beside the roles'.
+# Columns of `Table.cells`, next to the roles'.
 ROW, FLAW, TEXT = "row", "flaw", "text"
 
 
@@ -108,4 +108,4 @@ class ParquetTable:
 
 def damaged(opened: Opened, error: Exception) -> PreparationError:
     reason = str(error).partition("\n")[0]
-    return PreparationError(f"{opened.name} is damaged or no Parquet ({reason}): get it again")
+    return PreparationError(f"{opened.name} is damaged or not Parquet ({reason}): copy it again")

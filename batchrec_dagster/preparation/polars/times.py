@@ -1,4 +1,4 @@
-"""Timestamps: from the forms that `Layout.timestamp_unit` tells to whole seconds since 1970."""
+"""Timestamps: from the forms of `Layout.timestamp_unit` to whole seconds since 1970."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import EPOCH_UNITS
+from batchrec_dagster.preparation.layout import DATETIME, EPOCH_UNITS, ISO8601
 
-AUTO, ISO8601, DATETIME = "auto", "iso8601", "datetime"
 DIRECTIVES = "YymdbBHIMSpz%"
 
 # The first that is in milliseconds and so on, by size: as seconds 10^11 is the year 5138, as
@@ -20,9 +19,7 @@ _ISO = (
     r"(?: ?UTC|Z|[+-][0-9]{2}(?::?[0-9]{2})?)?)?$"
 )
 _OFFSET = r"[T ].*([+-])([0-9]{2}):?([0-9]{2})?$"
-BEFORE_1970 = "the timestamp is before 1970"
 _EXAMPLE_DAY = 981_158_400  # 3 February 2001
-_SPOKEN = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
 
 def check_format(text: str) -> None:
@@ -45,7 +42,7 @@ def check_format(text: str) -> None:
 
 
 def whole_number(text: pl.Expr) -> pl.Expr:
-    """The number; null where the text is none."""
+    """The number; null where the text is not one."""
     return text.str.strip_chars(" \t").cast(pl.Int64, strict=False)
 
 
@@ -83,7 +80,7 @@ def form(text: pl.Expr) -> pl.Expr:
 
 
 def seconds_by_size(number: pl.Expr) -> pl.Expr:
-    """The time in whole seconds since 1970, of a whole number in the unit that its size tells."""
+    """The time in whole seconds since 1970, of a whole number in the unit that its size implies."""
     return (
         pl.when(number < _FIRST["ms"])
         .then(number)
@@ -98,18 +95,6 @@ def seconds_by_size(number: pl.Expr) -> pl.Expr:
 def epoch_unit(number: int) -> str:
     """The unit of a whole number, by its size; see `form`."""
     return next((unit for unit, first in reversed(_FIRST.items()) if number >= first), "s")
-
-
-def unreadable(unit: str) -> str:
-    """What is wrong with a time that is not in this form."""
-    if unit in EPOCH_UNITS:
-        return "the timestamp is not a whole number"
-    return f"the timestamp cannot be read as {unit}"
-
-
-def spoken(unit: str) -> str:
-    """The form in words."""
-    return f"in {_SPOKEN[unit]}" if unit in _SPOKEN else f"as {unit}"
 
 
 def _iso_seconds(text: pl.Expr) -> pl.Expr:

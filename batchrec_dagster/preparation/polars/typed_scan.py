@@ -1,8 +1,6 @@
-"""The straight way for what most files are: every cell what it should be.
+"""The fast path for clean files: one pass reads the cells as numbers, counts oddities and writes.
 
-One pass reads the cells as numbers at once, counts what is not plain, and writes. Where there is
-anything that is not, the other way in `local` is taken, which can tell where and what it is. Where
-all is plain, both write the same.
+Any oddity, and `rows` diagnoses the rows instead. For clean files both write the same.
 """
 
 from __future__ import annotations
@@ -22,9 +20,9 @@ from batchrec_dagster.personalize.datasets import (
     USER_ID,
     interactions_columns,
 )
-from batchrec_dagster.preparation.layout import EPOCH_UNITS, FILTER, Layout
+from batchrec_dagster.preparation.layout import AUTO, DATETIME, EPOCH_UNITS, FILTER, Layout
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.rows import IN_FILTER, filtered, typed, wanted
+from batchrec_dagster.preparation.polars.rows import IN_FILTER, filtered, typed
 from batchrec_dagster.preparation.polars.tables import Table
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
@@ -93,7 +91,7 @@ def _rows(tables: Sequence[Table], layout: Layout, rules: Rules) -> pl.LazyFrame
     if types is None:
         return None
     read = pl.concat(
-        table.typed(wanted(layout, rules), types).with_columns(
+        table.typed(layout.roles, types).with_columns(
             pl.any_horizontal(_odd(layout, table)).alias(_ODD)
         )
         for table in tables
@@ -105,11 +103,11 @@ def _rows(tables: Sequence[Table], layout: Layout, rules: Rules) -> pl.LazyFrame
 def _types(layout: Layout, rules: Rules) -> dict[str, pl.DataType] | None:
     """The types of the columns that are no text, by role; None when a column would have two."""
     types: dict[str, pl.DataType] = {"rating": pl.Float64()}
-    if layout.timestamp_unit in (times.AUTO, times.DATETIME, *EPOCH_UNITS):
+    if layout.timestamp_unit in (AUTO, DATETIME, *EPOCH_UNITS):
         types["timestamp"] = pl.Int64()
     types.update({FILTER + name: TYPES[kind] for name, kind in layout.types.items()})
     by_column: dict[object, pl.DataType] = {}
-    for role, column in wanted(layout, rules).items():
+    for role, column in layout.roles.items():
         kind = types.get(role, pl.String())
         if by_column.setdefault(column, kind) != kind:
             return None
@@ -137,16 +135,16 @@ def _odd(layout: Layout, table: Table) -> Iterator[pl.Expr]:
 
 def _seconds(layout: Layout) -> pl.Expr:
     time, unit = pl.col("timestamp"), layout.timestamp_unit
-    if unit == times.AUTO:
+    if unit == AUTO:
         return times.seconds_by_size(time)
-    if unit == times.DATETIME:
+    if unit == DATETIME:
         return time
     return time // EPOCH_UNITS[unit] if unit in EPOCH_UNITS else times.seconds(time, unit)
 
 
 def _unit(layout: Layout, first: int | None, last: int | None) -> str | None:
     """How times are written; None where they are not all written so."""
-    if layout.timestamp_unit != times.AUTO:
+    if layout.timestamp_unit != AUTO:
         return layout.timestamp_unit
     if first is None or last is None:
         return None

@@ -106,7 +106,7 @@ class Files:
             self._unpack(file, uri, gzip=start[:2] == GZIP)
         elif status.getPath().getName().startswith(("_", ".")):
             raise PreparationError(
-                f"{file.name}: Spark passes over names that begin with _ or .: rename the file"
+                f"{file.name}: Spark skips names that begin with _ or .: rename the file"
             )
         system, path = self._locate(uri)
         status = system.getFileStatus(path)
@@ -131,7 +131,7 @@ class Files:
             stream.close()
         except Exception as error:
             raise PreparationError(
-                f"{file.name} is damaged ({_reason(error)}): get it again"
+                f"{file.name} is damaged ({_reason(error)}): copy it again"
             ) from error
 
     @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 (what everybody calls it)
 
 from batchrec_dagster.preparation.layout import json_cell, parse_json
@@ -27,6 +27,7 @@ LETTER = r"[^\x00-\x7F\uFFFD\uFEFF]"
 DAMAGED, LETTERS = 1, 2
 # Blocks of this many bytes; the count is to be the same in every pass.
 BLOCK = 64 * 1024 * 1024
+_SHIFTS = "path string, block long, file int, row_shift long, file_start long, charset string"
 
 
 @dataclass(frozen=True)
@@ -53,36 +54,11 @@ def read_lines(
 ) -> Lines:
     """The lines of the files, without what ends them; `mark` is a condition on the column `value`.
 
-    Bytes that are no UTF-8 are U+FFFD, unless the file is taken as latin-1.
+    Bytes that are not UTF-8 are U+FFFD, unless the file is read as latin-1.
     """
-    spark.conf.set("spark.sql.files.maxPartitionBytes", str(BLOCK))
-    spark.conf.set("spark.sql.files.minPartitionNum", "16")
-    raw = (
-        spark.read.option("lineSep", "\n")
-        .text([file.pattern for file in files])
-        .select(
-            "value",
-            F.col("_metadata.file_path").alias("path"),
-            F.col("_metadata.file_block_start").alias("block"),
-            F.monotonically_increasing_id().alias("id"),
-        )
-    )
-    value = F.col("value")
-    letters = F.when(
-        value.rlike(NOT_ASCII),
-        value.rlike("\ufffd").cast("int") + F.when(value.rlike(LETTER), LETTERS).otherwise(0),
-    ).otherwise(0)
-    blocks = (
-        raw.groupBy("path", "block")
-        .agg(
-            F.count(F.lit(1)).alias("lines"),
-            F.min("id").alias("first"),
-            F.bit_or(letters).alias("letters"),
-            F.max(F.lit(False) if mark is None else mark).alias("marked"),
-        )
-        .collect()
-    )
+    raw = _raw_lines(spark, files)
     numbers = {file.path: number for number, file in enumerate(files)}
+    blocks = _count(raw, mark)
     blocks.sort(key=lambda block: (numbers[block["path"]], block["block"]))
     seen = dict.fromkeys(range(len(files)), 0)
     counts = dict.fromkeys(range(len(files)), 0)
@@ -96,48 +72,72 @@ def read_lines(
         for number, flags in seen.items()
         if flags and (encoding == "latin-1" or (encoding == "auto" and flags == DAMAGED))
     }
-    row, told = 0, []
+    rows, shifts = 0, []
     for block in blocks:
         number = numbers[block["path"]]
-        told.append(
-            {
-                "path": block["path"],
-                "block": block["block"],
-                FILE: number,
-                "row_shift": row - block["first"],
-                "file_start": starts[number],
-                "charset": "ISO-8859-1" if number in latin else "UTF-8",
-            }
-        )
-        row += block["lines"]
-    schema = "path string, block long, file int, row_shift long, file_start long, charset string"
-    table = spark.range(1).select(
-        F.inline(F.from_json(F.lit(json.dumps(told)), f"array<struct<{_fields(schema)}>>"))
-    )
-    text = value
-    if any(flags & DAMAGED for flags in seen.values()) or latin:
-        binary = value.cast("binary")
-        text = F.when(F.col("charset") == "UTF-8", F.decode(binary, "UTF-8")).otherwise(
-            F.decode(binary, "ISO-8859-1")
-        )
-    frame = (
-        raw.join(F.broadcast(table), ["path", "block"])
-        .withColumn(ROW, F.col("id") + F.col("row_shift"))
-        .withColumn(LINE, F.col(ROW) - F.col("file_start"))
-        .select(
-            FILE,
-            LINE,
-            ROW,
-            F.when(F.col(LINE) == 0, F.regexp_replace(text, "^\ufeff", ""))
-            .otherwise(text)
-            .alias(TEXT),
-        )
-    )
+        charset = "ISO-8859-1" if number in latin else "UTF-8"
+        shift = rows - block["first"]
+        shifts.append((block["path"], block["block"], number, shift, starts[number], charset))
+        rows += block["lines"]
+    any_damaged = bool(latin) or any(flags & DAMAGED for flags in seen.values())
     return Lines(
-        frame,
+        _numbered(spark, raw, shifts, any_damaged=any_damaged),
         {file.name: "latin-1" if n in latin else "utf-8" for n, file in enumerate(files)},
         starts,
         any(block["marked"] for block in blocks),
+    )
+
+
+def _raw_lines(spark: SparkSession, files: Sequence[Input]) -> DataFrame:
+    """The lines as `value`, with their file's path, their block, and an ascending `id`."""
+    spark.conf.set("spark.sql.files.maxPartitionBytes", str(BLOCK))
+    spark.conf.set("spark.sql.files.minPartitionNum", "16")
+    text = spark.read.option("lineSep", "\n").text([file.pattern for file in files])
+    return text.select(
+        "value",
+        F.col("_metadata.file_path").alias("path"),
+        F.col("_metadata.file_block_start").alias("block"),
+        F.monotonically_increasing_id().alias("id"),
+    )
+
+
+def _count(raw: DataFrame, mark: Column | None) -> list[Row]:
+    """Of each block: its lines, its first id, the flags of its letters, whether any is marked."""
+    value = F.col("value")
+    letters = F.when(
+        value.rlike(NOT_ASCII),
+        value.rlike("\ufffd").cast("int") + F.when(value.rlike(LETTER), LETTERS).otherwise(0),
+    ).otherwise(0)
+    counted = raw.groupBy("path", "block").agg(
+        F.count(F.lit(1)).alias("lines"),
+        F.min("id").alias("first"),
+        F.bit_or(letters).alias("letters"),
+        F.max(F.lit(False) if mark is None else mark).alias("marked"),
+    )
+    return counted.collect()
+
+
+def _numbered(
+    spark: SparkSession, raw: DataFrame, shifts: Sequence[tuple[object, ...]], *, any_damaged: bool
+) -> DataFrame:
+    """FILE, LINE, ROW and TEXT; `shifts` has the columns of _SHIFTS for each block."""
+    names = [field.split()[0] for field in _SHIFTS.split(", ")]
+    rows = json.dumps([dict(zip(names, shift, strict=True)) for shift in shifts])
+    table = spark.range(1).select(
+        F.inline(F.from_json(F.lit(rows), f"array<struct<{_fields(_SHIFTS)}>>"))
+    )
+    text = F.col("value")
+    if any_damaged:
+        binary = text.cast("binary")
+        text = F.when(F.col("charset") == "UTF-8", F.decode(binary, "UTF-8")).otherwise(
+            F.decode(binary, "ISO-8859-1")
+        )
+    without_bom = F.regexp_replace(text, "^\ufeff", "")
+    return (
+        raw.join(F.broadcast(table), ["path", "block"])
+        .withColumn(ROW, F.col("id") + F.col("row_shift"))
+        .withColumn(LINE, F.col(ROW) - F.col("file_start"))
+        .select(FILE, LINE, ROW, F.when(F.col(LINE) == 0, without_bom).otherwise(text).alias(TEXT))
     )
 
 
@@ -202,12 +202,12 @@ class Splitting:
         return framed.withColumn(BEYOND, beyond)
 
     def text(self, cell: Column) -> Column:
-        """What the cell says; null where it is empty and not quoted."""
-        said = F.when(F.length(cell) > 0, cell)
+        """The cell's text; null where it is empty and not quoted."""
+        plain = F.when(F.length(cell) > 0, cell)
         if not self.understands_quotes:
-            return said
+            return plain
         inner = cell.substr(F.lit(2), F.length(cell) - 2)
-        return F.when(cell.startswith('"'), F.regexp_replace(inner, '""', '"')).otherwise(said)
+        return F.when(cell.startswith('"'), F.regexp_replace(inner, '""', '"')).otherwise(plain)
 
     def joined(self, lines: DataFrame) -> DataFrame:
         """FILE, LINE, ROW, TEXT with the lines of one quoted field in one, under the first's

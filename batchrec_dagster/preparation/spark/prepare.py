@@ -11,7 +11,7 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812
 
-from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.layout import AUTO, QUOTES_FIX, PreparationError, mixed_times
 from batchrec_dagster.preparation.rules import (
     BEFORE_WINDOW,
     DUPLICATE,
@@ -21,7 +21,7 @@ from batchrec_dagster.preparation.rules import (
     NOT_LATEST,
     Rules,
 )
-from batchrec_dagster.preparation.spark import rows, times
+from batchrec_dagster.preparation.spark import rows
 from batchrec_dagster.preparation.spark.files import Files
 from batchrec_dagster.preparation.spark.lines import ROW, TEXT
 from batchrec_dagster.preparation.spark.rows import FORM, PROBLEM, REASON, SECONDS
@@ -116,7 +116,7 @@ def prepare(spark: SparkSession, task: Task, log: logging.Logger) -> Done:
 def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger) -> Done:
     layout, rules = task.layout, task.rules
     inputs = files.inputs(task.files)
-    table = read_table(spark, files, inputs, layout, rows.roles(layout, rules))
+    table = read_table(spark, files, inputs, layout, layout.roles)
     # Parsed once, on the workers' disks: all that follows reads this.
     parsed = rows.parsed(table.frame, layout, rules).persist(StorageLevel.DISK_ONLY)
     unit = _timestamp_unit(table, parsed, layout.timestamp_unit)
@@ -215,7 +215,7 @@ def _write_users(files: Files, each: DataFrame, task: Task) -> None:
 
 def _timestamp_unit(table: Table, parsed: DataFrame, declared: str) -> str:
     """How times are written: declared, or the one form that all of them have."""
-    if declared != times.AUTO:
+    if declared != AUTO:
         return declared
     forms = rows.time_forms(parsed)
     first = F.min(F.struct(ROW, "timestamp")).alias("first")
@@ -225,17 +225,8 @@ def _timestamp_unit(table: Table, parsed: DataFrame, declared: str) -> str:
     )
     if len(found) > 1:
         (_, form, _), (row, other, timestamp) = found[:2]
-        raise PreparationError(
-            f"{table.place(row)}: the timestamp {timestamp!r} is {_spoken(other)}, those before it"
-            f" are {_spoken(form)}; mend the file, or set ratings.timestamp_unit when all of them"
-            " are to be read as one"
-        )
+        raise mixed_times(table.place(row), timestamp, other, form)
     return found[0][1] if found else "s"
-
-
-def _spoken(form: str) -> str:
-    units = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-    return f"in {units[form]}" if form in units else f"as {form}"
 
 
 def _look_at_bad(
@@ -247,8 +238,7 @@ def _look_at_bad(
     if BROKEN_QUOTES in bad:
         raise PreparationError(
             f'{table.place(bad[BROKEN_QUOTES][1])}: a field that starts with " does not end with'
-            ' one; write "" for a quote inside such a field, or set ratings.quotes: false when'
-            " quotes mean nothing in this file"
+            f" one. {QUOTES_FIX}"
         )
     if not bad:
         return []
@@ -265,13 +255,7 @@ def _look_at_bad(
         f"{table.place(row)}: {first[row]}: {text[:SHOWN]!r}" for row, text in sorted(texts)
     ]
     total = sum(count for count, _ in bad.values())
-    if task.rules.on_bad_rows == "fail":
-        raise PreparationError(
-            f"{examples[0]} ({total:,} such rows); mend the file, or leave such rows out with"
-            " ratings.on_bad_rows: skip"
-        )
-    if total == rows_read:
-        raise PreparationError(f"there is no row that can be read; {examples[0]}")
+    task.rules.refuse_bad_rows(total, rows_read, examples)
     return examples
 
 

@@ -1,4 +1,4 @@
-"""From cells of text to what a row says, and what is wrong with it: see `layout` and `rules`."""
+"""From cells of text to typed rows and their problems; see `layout` and `rules`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812
 
-from batchrec_dagster.preparation.layout import FILTER, Layout, PreparationError
-from batchrec_dagster.preparation.layout import Column as LayoutColumn
+from batchrec_dagster.preparation.layout import (
+    BEFORE_1970,
+    FILTER,
+    Layout,
+    PreparationError,
+    time_problem,
+)
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 from batchrec_dagster.preparation.spark import times
 from batchrec_dagster.preparation.spark.lines import ROW
@@ -22,39 +27,21 @@ _QUOTED = re.compile(r"""'((?:[^']|'')*)'|"((?:[^"]|"")*)\"""")
 def for_spark(condition: str) -> str:
     """The condition as Spark's parser reads it."""
 
-    def said(match: re.Match[str]) -> str:
+    def translated(match: re.Match[str]) -> str:
         text, name = match.groups()
         if name is not None:
             return "`" + name.replace('""', '"').replace("`", "``") + "`"
         escaped = text.replace("\\", "\\\\").replace("''", "\\'")
         return f"'{escaped}'"
 
-    return _QUOTED.sub(said, condition)
+    return _QUOTED.sub(translated, condition)
 
 
 SECONDS, PROBLEM, REASON, FORM = "seconds", "problem", "reason", "form"
 MAX_ID_LENGTH = 256
-Told = tuple[Column, str]
+Reason = tuple[Column, str]
 _PACKED, _IN_FILTER = " row", " in filter"
 _NUMBER = r"^[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\z"
-
-
-def roles(layout: Layout, rules: Rules) -> dict[str, LayoutColumn]:
-    """The columns that are read, by role."""
-    columns = {
-        "user": layout.user,
-        "item": layout.item,
-        "rating": layout.rating,
-        "timestamp": layout.timestamp,
-        "event_type": layout.event_type,
-        "event_value": layout.event_value,
-    }
-    found = {role: column for role, column in columns.items() if column is not None}
-    for name in layout.types if rules.filter else ():
-        position = name.removeprefix("column_")
-        unnamed = not layout.has_header and position.isdecimal()
-        found[FILTER + name] = int(position) if unnamed else name
-    return found
 
 
 def parsed(cells: DataFrame, layout: Layout, rules: Rules) -> DataFrame:
@@ -79,9 +66,7 @@ def timed(rows: DataFrame, unit: str) -> DataFrame:
     """The same rows with SECONDS in place of the timestamp, and PROBLEM and REASON complete."""
     problem = F.coalesce(
         F.col(PROBLEM),
-        F.when(F.col(SECONDS).isNull(), times.unreadable(unit)).when(
-            F.col(SECONDS) < 0, "the timestamp is before 1970"
-        ),
+        F.when(F.col(SECONDS).isNull(), time_problem(unit)).when(F.col(SECONDS) < 0, BEFORE_1970),
     )
     return (
         rows.withColumn(SECONDS, times.seconds(F.col("timestamp"), unit))
@@ -134,7 +119,7 @@ def _typed(text: Column, kind: str) -> Column:
     return F.when(plain.rlike(_NUMBER) & (F.abs(number) < float("inf")), number)
 
 
-def _problems(layout: Layout) -> Iterator[Told]:
+def _problems(layout: Layout) -> Iterator[Reason]:
     """What is wrong with a row, but for its time; the first that holds counts."""
     user, item = role("user"), role("item")
     yield _missing(user), "no user"
@@ -156,24 +141,24 @@ def _problems(layout: Layout) -> Iterator[Told]:
     yield _missing(role("timestamp")), "no timestamp"
 
 
-def _type_problems(layout: Layout, rules: Rules) -> Iterator[Told]:
+def _type_problems(layout: Layout, rules: Rules) -> Iterator[Reason]:
     for name, kind in layout.types.items() if rules.filter else ():
         cell = role(FILTER + name)
         if kind != "string":
             yield ~_missing(cell) & _typed(cell, kind).isNull(), f"{name} is not of type {kind}"
 
 
-def _left_out(rules: Rules) -> Iterator[Told]:
+def _left_out(rules: Rules) -> Iterator[Reason]:
     if rules.min_rating is not None:
         yield _typed(role("rating"), "double") < rules.min_rating, BELOW_MIN_RATING
     if rules.filter is not None:
         yield ~F.col(f"`{_IN_FILTER}`"), NOT_IN_FILTER
 
 
-def _first(told: Iterable[Told]) -> Column:
-    """What is said of the first condition that holds; null where none does."""
+def _first(reasons: Iterable[Reason]) -> Column:
+    """The text of the first condition that holds; null where none does."""
     found = F.when(F.lit(False), F.lit(""))
-    for condition, text in told:
+    for condition, text in reasons:
         found = found.when(condition, F.lit(text))
     return found
 

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F  # noqa: N812
 from pyspark.sql import types as T  # noqa: N812
 
 from batchrec_dagster.preparation.layout import (
+    DATETIME,
     JSON_LINES_SAMPLED,
     NOT_AN_OBJECT,
     Layout,
@@ -35,7 +36,6 @@ from batchrec_dagster.preparation.spark.lines import (
     json_cells,
     read_lines,
 )
-from batchrec_dagster.preparation.spark.times import DATETIME
 
 FLAW = " flaw"
 BROKEN_QUOTES = "broken quotes"
@@ -43,7 +43,7 @@ BROKEN_QUOTES = "broken quotes"
 
 @dataclass(frozen=True)
 class Table:
-    """All rows of all files, and how to tell where one of them stands."""
+    """All rows of all files, and the place of each."""
 
     frame: DataFrame
     files: Sequence[Input]

@@ -1,4 +1,4 @@
-"""Timestamps: from the forms that `Layout.timestamp_unit` tells to whole seconds since 1970."""
+"""Timestamps: from the forms of `Layout.timestamp_unit` to whole seconds since 1970."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import re
 from pyspark.sql import Column
 from pyspark.sql import functions as F  # noqa: N812
 
-from batchrec_dagster.preparation.layout import EPOCH_UNITS
+from batchrec_dagster.preparation.layout import DATETIME, EPOCH_UNITS, ISO8601
 
-AUTO, ISO8601, DATETIME = "auto", "iso8601", "datetime"
 # The first that is in milliseconds and so on, by size.
 _FIRST = {"ns": 10**17, "us": 10**14, "ms": 10**11, "s": 0}
 _OF_DAY = r"([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.[0-9]{1,9})?)?"
@@ -37,7 +36,7 @@ def trimmed(text: Column) -> Column:
 
 
 def whole_number(text: Column) -> Column:
-    """The number; null where the text is none, or beyond 64 bits."""
+    """The number; null where the text is not one, or beyond 64 bits."""
     number = trimmed(text)
     return F.when(number.rlike(r"^[+-]?[0-9]+\z"), number.cast("long"))
 
@@ -62,13 +61,6 @@ def form(text: Column) -> Column:
     for unit, first in _FIRST.items():
         found = found.when(number >= first, F.lit(unit))
     return found.when(trimmed(text).rlike(_ISO), F.lit(ISO8601))
-
-
-def unreadable(unit: str) -> str:
-    """What is wrong with a time that is not in this form."""
-    if unit in EPOCH_UNITS:
-        return "the timestamp is not a whole number"
-    return f"the timestamp cannot be read as {unit}"
 
 
 def _iso(text: Column) -> Column:
@@ -131,5 +123,5 @@ def _formatted(text: Column, form: str) -> Column:
 
 
 def _days(year: Column, month: Column, day: Column) -> Column:
-    """Days since 1970; null for a day that is none."""
+    """Days since 1970; null for a day that does not exist."""
     return F.unix_date(F.make_date(year, month, day)).cast("long")
