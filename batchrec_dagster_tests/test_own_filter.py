@@ -90,7 +90,7 @@ def test_a_filter_that_leaves_too_little_is_a_warning(
     (full,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "lists_full"]
     assert not full.passed
     assert full.severity is dg.AssetCheckSeverity.WARN
-    assert (full.description or "").endswith("or recommendations.filter leaves them little")
+    assert "recommendations.filter" in (full.description or "")
 
 
 def test_a_filter_that_only_personalize_refuses_is_told_in_a_line(
