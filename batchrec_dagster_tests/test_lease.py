@@ -206,7 +206,7 @@ def test_a_number_that_was_superseded_is_no_lease(
 ) -> None:
     # Number 1 is free to be created: the owner of number 2 has cleared it away.
     elsewhere(folder, number=2)
-    with pytest.raises(dg.Failure, match=r"run them .* is still at work"):
+    with pytest.raises(dg.Failure, match=r"run them .* is still working"):
         lease(folder, deadline_seconds=0.05).held().__enter__()
     assert [found.uri for found in folder[0].list(folder[1])] == [f"{folder[1]}000002.json"]
 
