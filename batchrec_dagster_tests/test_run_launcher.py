@@ -95,6 +95,6 @@ def test_a_run_is_lost_when_its_code_location_was_killed_and_is_back(home: Path)
         with serving("second"):
             found = launcher.check_run_worker_health(run)
         assert found.status == WorkerStatus.FAILED
-        assert found.msg == "its code location was started anew"
+        assert found.msg == "its code location was restarted"
         instance.report_run_failed(run)
         assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
