@@ -1,7 +1,7 @@
 """Items file -> the items' metadata for Personalize, and their titles.
 
-A catalogue is small beside its ratings: Python's own csv module reads it, row by row, and knows
-the line of each.
+A catalogue is small compared with its ratings: Python's csv module reads it row by row, with the
+line of each.
 """
 
 from __future__ import annotations

@@ -235,11 +235,11 @@ def _not_recognised(table: Table, missing: Sequence[str], form: Format) -> Prepa
     columns = table.columns
     if form == "csv" and all(re.fullmatch(r"[0-9.]+", name) for name in columns):
         return PreparationError(
-            f"{table.opened.name} has no names in line 1 ({', '.join(columns)}): say in"
-            " ratings.columns which column holds what by position, such as {user: 1, item: 2,"
+            f"{table.opened.name} has no names in line 1 ({', '.join(columns)}): set"
+            " ratings.columns by position, such as {user: 1, item: 2,"
             " rating: 3, timestamp: 4}"
         )
     return PreparationError(
-        f"{table.opened.name}: no column is known as {' or '.join(missing)}; it has:"
-        f" {', '.join(columns)}; say in ratings.columns which column holds what"
+        f"{table.opened.name}: could not recognise the {' and '.join(missing)} column. Found:"
+        f" {', '.join(columns)}. Set ratings.columns"
     )
