@@ -48,23 +48,21 @@ class Decoding:
         self._odd = _pattern(names)
 
     def decode(self, lines: pl.Series) -> pl.Series:
-        """lines: str, none of them blank. The same for every line as `json_lines` has it."""
+        """lines: str, none of them blank. The same for every line as `layout.parse_json`."""
         if self._odd is None:
-            return self._by_json_lines(lines)
+            return self._by_python(lines)
         odd = lines.str.contains(self._odd) | ~lines.str.starts_with("{")
         if not odd.any():
             return self._by_polars(lines)
         place = odd.arg_sort()  # Of those that are not odd, then of those that are.
         count = len(lines) - int(odd.sum())
         parts = lines.gather(place)
-        found = pl.concat(
-            [self._by_polars(parts.head(count)), self._by_json_lines(parts.slice(count))]
-        )
+        found = pl.concat([self._by_polars(parts.head(count)), self._by_python(parts.slice(count))])
         return found.gather(place.arg_sort())
 
     def _by_polars(self, lines: pl.Series) -> pl.Series:
         if len(lines) <= FEW:
-            return self._by_json_lines(lines)
+            return self._by_python(lines)
         try:
             found = lines.str.json_decode(self._columns).struct.unnest()
         except pl.exceptions.PolarsError:
@@ -77,7 +75,7 @@ class Decoding:
             *(pl.col(name).alias(role) for role, name in self.names.items()),
         ).to_struct(lines.name)
 
-    def _by_json_lines(self, lines: pl.Series) -> pl.Series:
+    def _by_python(self, lines: pl.Series) -> pl.Series:
         return pl.Series(lines.name, [self._cells(line) for line in lines], dtype=self.dtype)
 
     def _cells(self, line: str) -> dict[str, str | None]:
@@ -91,7 +89,7 @@ class Decoding:
 
 
 def _pattern(names: Mapping[str, str]) -> str | None:
-    """What a line that is left to `json_lines` has in it; None where every line is, for JSON may
+    """What a line that is left to `layout.parse_json` has in it; None where every line is: JSON may
     have such names in several ways."""
     if any(re.search(r'["\\/\x00-\x1f]', name) for name in names.values()):
         return None
