@@ -38,8 +38,8 @@ SHORT = {
 
 
 class Reader(HTMLParser):
-    """`facts`: the numbers of the prose, by name; `tables`: the rows of each table, by its id;
-    numbers are those that the page gives to programs. `data`: the JSON of the people."""
+    """Reads the page: `facts`, the numbers in the prose, by name; `tables`, the rows of each table,
+    by id; `data`, the JSON of the users. Numbers are the values meant for programs."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -105,14 +105,14 @@ def declared(project: Project, **attributes: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_each_number_agrees_with_the_tables(project: Project, instance: dg.DagsterInstance) -> None:
-    # Three of them have no history.
-    asked = project.root / "asked.csv"
-    asked.write_text("user_id\n" + "\n".join(str(user) for user in range(21, 64)))
+    # Three of these users have no history.
+    requested = project.root / "requested.csv"
+    requested.write_text("user_id\n" + "\n".join(str(user) for user in range(21, 64)))
     settings = declared(
         project,
         recommendations={"num_results": 5},
         segments={"items": ["1", "2"], "users_per_segment": 12},
-        batch_users={"source": str(asked)},
+        batch_users={"source": str(requested)},
     )
     project.declare(settings)
     result = refresh(project, "shop", instance)
@@ -209,7 +209,7 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
 
 
 def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, Any]]) -> None:
-    """Each person's history and list as in the tables; why, by trying out all there could be."""
+    """Compare each user with the tables, and each explanation with all other candidates."""
     payload = json.loads(data)
     users_of: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -218,7 +218,7 @@ def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, A
     for item, title, users in payload["items"]:
         assert (title, users) == (f"Film, no. {item}", len(users_of[item]))
 
-    def speaks(one: str, other: str) -> float:
+    def overlap(one: str, other: str) -> float:
         both = len(users_of[one] & users_of[other])
         return both / math.sqrt(len(users_of[one]) * len(users_of[other])) * both / (both + 10)
 
@@ -241,8 +241,8 @@ def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, A
                 assert (because, both) == (-1, 0)
                 continue
             assert both == len(users_of[ids[item]] & users_of[ids[because]])
-            best = max(speaks(ids[item], other) for other in others)
-            assert speaks(ids[item], ids[because]) == pytest.approx(best)
+            best = max(overlap(ids[item], other) for other in others)
+            assert overlap(ids[item], ids[because]) == pytest.approx(best)
     assert seen == {row["user_id"] for row in lists}
 
 

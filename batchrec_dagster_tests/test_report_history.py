@@ -17,6 +17,7 @@ def trained(instance: dg.DagsterInstance, arn: str, ndcg: float) -> None:
         "solution_version_arn": arn,
         "recipe": "aws-similar-items",
         "ndcg_at_25": ndcg,
+        "interactions": {"min_rating": 3.5},
     }
     instance.report_runless_asset_event(dg.AssetMaterialization(ASSET, metadata=metadata))
 
@@ -38,6 +39,7 @@ def test_each_model_appears_once_with_its_first_time(instance: dg.DagsterInstanc
         (arn, "aws-similar-items") for arn in "abc"
     ]
     assert [model.metrics["ndcg_at_25"] for model in found] == [0.1, 0.2, 0.3]
+    assert found[0].interactions == {"min_rating": 3.5}
     records = instance.fetch_materializations(ASSET, limit=5, ascending=True).records
     first = [records[n].timestamp for n in (0, 2, 4)]
     assert [model.made.timestamp() for model in found] == pytest.approx(first, abs=1e-3)

@@ -41,7 +41,7 @@ WIDTHS = (360, 1280)
 
 
 def tables() -> Tables:
-    """Twelve users, ten items with hostile titles; the users' ids are no better."""
+    """Twelve users and ten items, with hostile ids and titles."""
     items = [f"item {number}" for number in range(len(HOSTILE))]
     users = [SHOT, 'a"b', "user-1", "user-10", *(f"u{number}" for number in range(8))]
     had = [
@@ -101,7 +101,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The page, opened from disk with the network off; what it should not do fails the test."""
+    """The page, opened from disk without a network; a request, message or dialog fails the test."""
     options: dict[str, Any] = getattr(request, "param", {})
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     context.set_offline(True)
@@ -109,7 +109,7 @@ def opened(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterat
     tab.set_default_timeout(30_000)
     uri = report.as_uri()
     wrong: list[str] = []
-    tab.on("request", lambda asked: wrong.append(asked.url) if asked.url != uri else None)
+    tab.on("request", lambda request: wrong.append(request.url) if request.url != uri else None)
     tab.on("console", lambda message: wrong.append(message.text))
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.on("dialog", lambda dialog: wrong.append(dialog.message))
@@ -248,13 +248,25 @@ def test_warnings_name_the_numbers() -> None:
     assert "No warnings" in page(good)
     ndcg = "normalized_discounted_cumulative_gain_at_25"
     bad = replace(run(), checks=[], metrics={ndcg: 0.05}, trainings=run().trainings[:2])
-    asked = tables().users.collect().vstack(pl.DataFrame({"userId": ["new"]})).lazy()
-    worse = facts(bad, replace(tables(), users=asked))
+    requested = tables().users.collect().vstack(pl.DataFrame({"userId": ["new"]})).lazy()
+    worse = facts(bad, replace(tables(), users=requested))
     popular, previous, missing = worse.warnings
     assert "most popular items" in popular
     assert "0.0500 compared with 0.1000" in popular
     assert "from 0.2000 to 0.0500" in previous
     assert "1 of 13" in missing
+
+
+def test_a_changed_setting_makes_models_incomparable() -> None:
+    old, new = run().trainings[:2]
+    trainings = [
+        replace(old, interactions={"min_rating": 3.5, "filter": None}),
+        replace(new, interactions={"min_rating": 4.0, "filter": None}),
+    ]
+    ndcg = {"normalized_discounted_cumulative_gain_at_25": 0.15}
+    changed = replace(run(), checks=[], metrics=ndcg, trainings=trainings)
+    (warning,) = facts(changed, tables()).warnings
+    assert "interactions.min_rating changed from 3.5 to 4.0" in warning
 
 
 def test_the_latest_models_are_listed_newest_first() -> None:
@@ -301,8 +313,7 @@ def test_a_chart_accepts_any_labels(values: dict[str, float], draw: Any) -> None
 
 
 def _sticking_out(tab: Any) -> list[str]:
-    """What reaches beyond the window's right or left edge; what is hidden on purpose does not
-    count."""
+    """The elements that reach beyond the window's left or right edge, except hidden ones."""
     found: list[str] = tab.evaluate(
         """() => [...document.querySelectorAll('body *:not(.skip, .unseen)')]
           .filter((e) => !e.closest('svg, script, noscript'))

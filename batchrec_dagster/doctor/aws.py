@@ -78,7 +78,7 @@ def _identity(deployment: Deployment) -> Finding:
         return failed(
             check,
             f"these credentials are {found['Arn']}, but BATCHREC_ROLE_ARN is in account {account}",
-            "use a role in the same account: Personalize accepts no other",
+            "use a role in the same account: iam:PassRole does not cross accounts",
         )
     return ok(check, found["Arn"])
 

@@ -55,9 +55,7 @@ PLOT_HEIGHT = 210
 Point = tuple[str, str, float]
 
 
-def bars(
-    points: Sequence[Point], *, across: str, up: str, series: Sequence[str], percent: bool = False
-) -> Markup:
+def bars(points: Sequence[Point], *, across: str, up: str, series: Sequence[str]) -> Markup:
     """Vertical bars, side by side for each series. points: (label, series, value)."""
     return _drawn(
         points,
@@ -65,7 +63,7 @@ def bars(
         height=PLOT_HEIGHT,
         encoding={
             "x": _labels(across, angle=_angle(points)),
-            "y": _numbers(up, percent=percent),
+            "y": _numbers(up),
             "xOffset": {"field": "series", "sort": list(series)},
             "color": _colour(series),
         },
@@ -98,7 +96,7 @@ def lines(points: Sequence[Point], *, across: str, up: str, series: Sequence[str
         height=PLOT_HEIGHT,
         encoding={
             "x": _labels(across, angle=_angle(points)),
-            "y": _numbers(up, percent=False),
+            "y": _numbers(up),
             "color": _colour(series),
         },
     )
@@ -120,7 +118,7 @@ def _labels(title: str, *, angle: int) -> dict[str, Any]:
     return {"field": "label", "type": "nominal", "sort": None, "title": title, "axis": axis}
 
 
-def _numbers(title: str, *, percent: bool) -> dict[str, Any]:
+def _numbers(title: str, *, percent: bool = False) -> dict[str, Any]:
     axis: dict[str, Any] = {"tickCount": 5, "domain": False, "ticks": False, "labelFlush": False}
     if percent:
         axis["format"] = "%"

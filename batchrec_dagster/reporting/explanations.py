@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy import sparse
 
-# The measure is halved at so many common users, and less discounted above.
+# At this many common users, the discount is one half.
 DISCOUNT = 10
 # Items whose co-occurrences are counted at a time, to bound the memory.
 BLOCK = 256

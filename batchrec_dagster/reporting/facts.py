@@ -15,7 +15,6 @@ from batchrec_dagster.reporting.published import Tables
 from batchrec_dagster.reporting.statistics import (
     Audience,
     Catalogue,
-    Counts,
     audience,
     catalogue,
     counts,
@@ -34,14 +33,18 @@ MOST_MATERIALIZATIONS = 200
 
 @dataclass(frozen=True)
 class Training:
-    """A solution version, when it first appeared, and its metrics by their names in Dagster's UI:
-    ndcg_at_25, precision_at_10, mrr_at_25, coverage; with the prefix popularity_, those of
-    popularity."""
+    """A solution version as Dagster remembers it.
+
+    made: when it first appeared; metrics: by their names in the UI (ndcg_at_25, precision_at_10,
+    mrr_at_25, coverage; with the prefix popularity_, those of popularity); interactions: the
+    pipeline's settings of that name.
+    """
 
     arn: str
     made: datetime
     recipe: str
     metrics: dict[str, float]
+    interactions: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,13 @@ def trainings(instance: dg.DagsterInstance, pipeline: str) -> list[Training]:
         }
         arn = str(metadata.get("solution_version_arn", ""))
         numbers = {k: float(v) for k, v in metadata.items() if isinstance(v, (int, float))}
-        made = datetime.fromtimestamp(record.timestamp, UTC)
-        found[arn] = Training(arn, made, str(metadata.get("recipe", "")), numbers)
+        found[arn] = Training(
+            arn,
+            datetime.fromtimestamp(record.timestamp, UTC),
+            str(metadata.get("recipe", "")),
+            numbers,
+            metadata.get("interactions", {}),
+        )
     return sorted(found.values(), key=lambda training: training.made)[-MOST_TRAININGS:]
 
 
@@ -166,12 +174,8 @@ class Facts:
                 "The model is no better than recommending the most popular items to everyone:"
                 f" NDCG@25 is {ndcg:.4f} compared with {popular:.4f}."
             )
-        before = run.trainings[-2].metrics.get("ndcg_at_25", 0.0) if len(run.trainings) > 1 else 0
-        if ndcg < DROP * before:
-            warnings.append(
-                f"The model is worse than the previous one: NDCG@25 fell from {before:.4f} to"
-                f" {ndcg:.4f}. Not comparable if the interactions' settings changed."
-            )
+        if len(run.trainings) > 1:
+            warnings += _compared(ndcg, *run.trainings[-2:])
         without = self.audience.requested - self.audience.served
         if without > 0:
             warnings.append(
@@ -180,26 +184,39 @@ class Facts:
         return warnings
 
 
+def _compared(ndcg: float, previous: Training, newest: Training) -> list[str]:
+    """Warn of a worse model; if the interactions' settings changed, NDCGs are not comparable."""
+    before = previous.metrics.get("ndcg_at_25", 0.0)
+    if ndcg >= DROP * before:
+        return []
+    old, new = previous.interactions, newest.interactions
+    changed = [
+        f"interactions.{name} changed from {old[name]} to {new[name]}"
+        for name in old.keys() & new.keys()
+        if old[name] != new[name]
+    ]
+    if changed:
+        return [f"Not comparable with the previous model: {', '.join(sorted(changed))}."]
+    fell = f"NDCG@25 fell from {before:.4f} to {ndcg:.4f}"
+    return [f"The model is worse than the previous one: {fell}."]
+
+
 def facts(run: Run, tables: Tables, most_people: int = MOST_PEOPLE) -> Facts:
     """Count everything in the report, with at most `most_people` users to look up."""
     counted = counts(tables)
     return Facts(
         run=run,
-        data=_data(counted),
+        data=Data(
+            interactions=int(counted.users.get_column("interactions").sum()),
+            users=counted.users.height,
+            items=counted.items.height,
+            first=_day(counted.first),
+            last=_day(counted.last),
+        ),
         audience=audience(tables, counted),
         catalogue=catalogue(tables, counted),
         people=people(tables, counted, most_people),
         segments=_segments(tables.segments),
-    )
-
-
-def _data(counted: Counts) -> Data:
-    return Data(
-        interactions=int(counted.users.get_column("interactions").sum()),
-        users=counted.users.height,
-        items=counted.items.height,
-        first=_day(counted.first),
-        last=_day(counted.last),
     )
 
 

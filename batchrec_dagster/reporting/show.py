@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from batchrec_dagster.reporting.facts import NDCG as PERSONALIZE_NDCG
 from batchrec_dagster.reporting.lookup import Item, Person
 from batchrec_dagster.reporting.people import shortened
 from batchrec_dagster.reporting.published import Published
@@ -16,83 +17,85 @@ from batchrec_dagster.reporting.terminal import Column, Section, plain, render
 from batchrec_dagster.storage.paths import read_record
 
 
-def text(found: Person | Item | Mapping[str, Any], width: int | None, *, with_runs: bool) -> str:
+def text(shown: Person | Item | Mapping[str, Any], width: int | None, *, with_runs: bool) -> str:
     """The text for a terminal of this width, or for a pipe (None).
 
     with_runs: whether a summary includes what Dagster knows about the runs.
     """
-    match found:
+    match shown:
         case Person():
-            return _person(found, width)
+            return _person(shown, width)
         case Item():
-            return _item(found, width)
-    return _summary(found, with_runs=with_runs)
+            return _item(shown, width)
+    return _summary(shown, with_runs=with_runs)
 
 
-def _person(found: Person, width: int | None) -> str:
-    events = any(had.event is not None for had in found.history)
+def _person(person: Person, width: int | None) -> str:
+    events = any(entry.event is not None for entry in person.history)
     history = Section(
-        title=f"History: latest {len(found.history):,} of {found.interactions:,} interactions",
+        title=f"History: latest {len(person.history):,} of {person.interactions:,} interactions",
         columns=[
             Column("when"),
             *([Column("event")] if events else []),
-            *_item_columns(found.titles),
+            *_item_columns(person.titles),
         ],
         rows=[
-            [_time(had.time), *([had.event] if events else []), *_named(had, found.titles)]
-            for had in found.history
+            [_time(entry.time), *([entry.event] if events else []), *_named(entry, person.titles)]
+            for entry in person.history
         ],
-        note="" if found.history else "none: the list shows what most people like",
+        note="" if person.history else "none: the list shows what most people like",
     )
     recommended = Section(
-        title=f"Recommended: {len(found.recommendations):,} items",
+        title=f"Recommended: {len(person.recommendations):,} items",
         columns=[
             Column("#", right=True),
-            *_item_columns(found.titles),
+            *_item_columns(person.titles),
             Column("because of"),
             Column("both", right=True),
         ],
         rows=[
             [
-                got.rank,
-                *_named(got, found.titles),
-                shortened(got.because_title) or got.because,
-                got.users_with_both or None,
+                entry.rank,
+                *_named(entry, person.titles),
+                shortened(entry.because_title) or entry.because,
+                entry.users_with_both or None,
             ]
-            for got in found.recommendations
+            for entry in person.recommendations
         ],
         note="because of: the item in the history whose audience overlaps most; both: people who"
         " liked both. It shows association, not the model's reasoning."
-        if found.recommendations
+        if person.recommendations
         else "none: this user was not requested, or has already seen every item",
     )
-    return render([f"User {found.user} in {found.pipeline}"], [[history, recommended]], width=width)
+    return render(
+        [f"User {person.user} in {person.pipeline}"], [[history, recommended]], width=width
+    )
 
 
-def _item(found: Item, width: int | None) -> str:
-    share = f" ({found.in_lists / found.lists:.1%})" if found.lists else ""
-    rank = "" if found.mean_rank is None else f", mean rank {found.mean_rank:.1f}"
-    last = "" if found.last is None else f", latest {_time(found.last)}"
+def _item(item: Item, width: int | None) -> str:
+    share = f" ({item.in_lists / item.lists:.1%})" if item.lists else ""
+    rank = "" if item.mean_rank is None else f", mean rank {item.mean_rank:.1f}"
+    last = "" if item.last is None else f", latest {_time(item.last)}"
     facts = [
-        f"in {found.in_lists:,} of {found.lists:,} lists{share}{rank}",
-        f"{found.interactions:,} interactions from {found.users:,} users{last}",
+        f"in {item.in_lists:,} of {item.lists:,} lists{share}{rank}",
+        f"{item.interactions:,} interactions from {item.users:,} users{last}",
     ]
     users = Section(
         title="Users for whom it ranks highest",
         columns=[Column("#", right=True), Column("user")],
-        rows=[[user["rank"], user["user_id"]] for user in found.first_users],
-        note="" if found.first_users else "nobody",
+        rows=[[user["rank"], user["user_id"]] for user in item.first_users],
+        note="" if item.first_users else "nobody",
     )
     neighbours = Section(
         title="Similar items",
-        columns=[*_item_columns(found.titles), Column("both", right=True)],
-        rows=[[*_named(other, found.titles), other.users_with_both] for other in found.neighbours],
+        columns=[*_item_columns(item.titles), Column("both", right=True)],
+        rows=[[*_named(other, item.titles), other.users_with_both] for other in item.neighbours],
         note="both: people who liked both"
-        if found.neighbours
+        if item.neighbours
         else "none: its users have no other item",
     )
-    title = shortened(found.title)
-    heading = f"Item {found.item} in {found.pipeline}" + (f": {title}" if title else "")
+    title = shortened(item.title)
+    heading = f"Item {item.item} in {item.pipeline}" + (f": {title}" if title else "")
     return render([heading, *facts], [[users, neighbours]], width=width)
 
 
@@ -111,8 +114,8 @@ def _item_columns(titles: bool) -> list[Column]:
     return [Column("item"), *([Column("title")] if titles else [])]
 
 
-def _named(found: Any, titles: bool) -> list[str | None]:
-    return [found.item, shortened(found.title)] if titles else [found.item]
+def _named(row: Any, titles: bool) -> list[str | None]:
+    return [row.item, shortened(row.title)] if titles else [row.item]
 
 
 def _time(time: datetime) -> str:
@@ -120,7 +123,6 @@ def _time(time: datetime) -> str:
 
 
 NDCG = "ndcg_at_25"
-_PERSONALIZES_NDCG = "normalized_discounted_cumulative_gain_at_25"
 # What only Dagster knows: the asset, its metadata key, and the name in the summary.
 _METADATA = (
     ("raw_ratings", "source", "source"),
@@ -147,11 +149,11 @@ def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[s
     facts: dict[str, Any] = {"pipeline": published.pipeline}
     if instance is not None:
         assets = {asset for asset, _, _ in _METADATA}
-        found = {asset: _latest(instance, published.pipeline, asset) for asset in assets}
+        metadata = {asset: _latest(instance, published.pipeline, asset) for asset in assets}
         facts |= {
-            name: found[asset][key]
+            name: metadata[asset][key]
             for asset, key, name in _METADATA
-            if found[asset].get(key) is not None
+            if metadata[asset].get(key) is not None
         }
     edition = published.edition
     assert edition is not None
@@ -160,8 +162,8 @@ def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[s
     about = edition.about or newest
     facts["earlier_data"] = about.get("data_version") != newest.get("data_version")
     for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):
-        if _PERSONALIZES_NDCG in (about.get(metrics) or {}):
-            facts[prefix + NDCG] = about[metrics][_PERSONALIZES_NDCG]
+        if PERSONALIZE_NDCG in (about.get(metrics) or {}):
+            facts[prefix + NDCG] = about[metrics][PERSONALIZE_NDCG]
     rows, users = published.size()
     facts |= {
         "rows": rows,

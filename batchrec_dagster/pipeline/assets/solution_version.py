@@ -111,7 +111,10 @@ def _trained(
         value=training.record.to_json(),
         # Batch inference uses the imported data, so lists follow the data too.
         data_version=dg.DataVersion(f"{version}-{training.record.data_version}"),
-        metadata=_metadata(training, personalize, started),
+        metadata={
+            **_metadata(training, personalize, started),
+            "interactions": pipeline.interactions.model_dump(mode="json"),
+        },
     )
 
 
