@@ -31,9 +31,11 @@ def run_step(step: Callable[[], Result]) -> Generator[dg.AssetCheckResult, None,
     """The step's result; if its checks fail, these checks and dg.Failure."""
     try:
         return step()
-    except FailedChecksError as failed:
-        yield from stopped(failed.checks)
-        raise
+    except FailedChecksError as error:
+        failed = error
+    # Outside of the except block, so that the UI shows the failure alone.
+    yield from stopped(failed.checks)
+    raise failed
 
 
 def published(

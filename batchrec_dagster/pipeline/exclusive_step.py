@@ -26,7 +26,7 @@ def leased(
     return Lease(
         store=storage.store,
         folder=storage.uri(pipeline.places.lease(asset)),
-        owner=context.run_id,
+        owner=context.run.run_id,
         log=context.log,
         deadline_seconds=personalize.deadline_hours * 3600,
     ).held()

@@ -15,6 +15,7 @@ from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB, Ensure, Ensured
+from batchrec_dagster.personalize.recipes import USER_ID
 from batchrec_dagster.steps.batch_jobs import filter_arn, has_output, job_seconds
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.cost import Cost, recommendations_cost
@@ -68,7 +69,7 @@ def infer_and_publish(
     publishing = Publishing(pipeline, storage, model, files.version())
     gate = publishing.gate(skip=skip_quality_gate)
     require([gate])
-    users = batch_users.select("userId").collect(engine="streaming").get_column("userId")
+    users = batch_users.select(USER_ID).collect(engine="streaming").get_column(USER_ID)
     ensure = ensure.for_data(model.data_version)
     request = _request(pipeline, ensure, model, files.input())
     seen = (

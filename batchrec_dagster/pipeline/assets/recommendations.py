@@ -9,6 +9,7 @@ import polars as pl
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.personalize import recipes
 from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.checks import published, run_step, specs
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
@@ -61,7 +62,7 @@ COLUMNS = {
 # The upstream columns of each column. A score, and so a rank, depends on all training data.
 _TRAINED_ON = [("interactions", USER_ID), ("interactions", ITEM_ID), ("interactions", TIMESTAMP)]
 MADE_OF = {
-    "user_id": [("batch_users", "userId")],
+    "user_id": [("batch_users", recipes.USER_ID)],
     "rank": _TRAINED_ON,
     "item_id": [("interactions", ITEM_ID)],
     "title": [("item_titles", "title")],
