@@ -225,7 +225,7 @@ def test_glue_needs_the_storage_in_s3(project: Project, instance: dg.DagsterInst
         ({"engine": "flink"}, "'local', 'spark', 'glue' or 'emr_serverless'"),
     ],
 )
-def test_what_is_declared_wrongly_is_told(
+def test_invalid_engine_settings_fail_at_load_time(
     project: Project, preparation: dict[str, Any], said: str
 ) -> None:
     project.declare(declaration("shop", "sample://hetrec", preparation=preparation))
