@@ -56,10 +56,6 @@ def _opened() -> PipesContext:
     )
 
 
-if __name__ == "__main__":
-    main()
-
-
 def local_session(cores: int | str = "*", memory: str = "2g", java: str = "") -> SparkSession:
     """On so many cores, in one JVM with so much memory, started with the options `java`; it
     listens on this machine alone."""
@@ -75,3 +71,7 @@ def local_session(cores: int | str = "*", memory: str = "2g", java: str = "") ->
         .config("spark.sql.shuffle.partitions", "8")
         .getOrCreate()
     )
+
+
+if __name__ == "__main__":
+    main()
