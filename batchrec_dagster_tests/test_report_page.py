@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from xml.etree import ElementTree
 
 import polars as pl
@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.reporting import people
-from batchrec_dagster.reporting.charts import bars, horizontal_bars, lines, readable
+from batchrec_dagster.reporting.charts import Kind, chart, readable
 from batchrec_dagster.reporting.facts import CheckResult, Run, Training, facts
 from batchrec_dagster.reporting.page import json_for_html, page
 from batchrec_dagster.reporting.published import Tables
@@ -295,15 +295,14 @@ def test_json_cannot_leave_its_element(text: str) -> None:
 
 @given(
     st.dictionaries(st.text(max_size=60), st.floats(0, 1), min_size=1, max_size=100),
-    st.sampled_from([bars, horizontal_bars, lines]),
+    st.sampled_from(get_args(Kind)),
 )
 @settings(max_examples=10, deadline=None)
-def test_a_chart_accepts_any_labels(values: dict[str, float], draw: Any) -> None:
+def test_a_chart_accepts_any_labels(values: dict[str, float], kind: Kind) -> None:
     labels = readable(values)
     assert len({*labels.values()}) == len(values)
-    svg = draw(
-        [(text, "A", value) for text, value in values.items()], across="x", up="y", series=["A"]
-    )
+    points = [(text, "A", value) for text, value in values.items()]
+    svg = chart(kind, points, labels="x", values="y", series=["A"])
     drawn = ElementTree.fromstring(f"<div>{svg}</div>")
     texts = {text.text or "" for text in drawn.iter("text")}
     # Only white space around the text may differ.

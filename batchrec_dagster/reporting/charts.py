@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import vl_convert
 from markupsafe import Markup
@@ -52,96 +52,80 @@ WIDTH = 360
 ROW = 19
 PLOT_HEIGHT = 210
 
-Point = tuple[str, str, float]
+BAR = {"type": "bar", "cornerRadiusEnd": 2}
+LINE = {"type": "line", "point": {"size": 50}, "strokeWidth": 2}
+COLOURS = ("var(--accent)", "var(--quiet)")
+CONFIG = {
+    "aria": False,
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--ink)",
+        "titleColor": "var(--ink)",
+        "titleFontWeight": "normal",
+        "gridColor": "var(--line)",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titlePadding": 8,
+    },
+}
+
+Kind = Literal["bars", "horizontal bars", "lines"]
 
 
-def bars(points: Sequence[Point], *, across: str, up: str, series: Sequence[str]) -> Markup:
-    """Vertical bars, side by side for each series. points: (label, series, value)."""
-    return _drawn(
-        points,
-        mark={"type": "bar", "cornerRadiusEnd": 2},
-        height=PLOT_HEIGHT,
-        encoding={
-            "x": _labels(across, angle=_angle(points)),
-            "y": _numbers(up),
-            "xOffset": {"field": "series", "sort": list(series)},
-            "color": _colour(series),
-        },
-    )
-
-
-def horizontal_bars(
-    points: Sequence[Point], *, up: str, across: str, series: Sequence[str], percent: bool = False
+def chart(
+    kind: Kind,
+    points: Sequence[tuple[str, str, float]],
+    *,
+    labels: str,
+    values: str,
+    series: Sequence[str],
+    percent: bool = False,
 ) -> Markup:
-    """Horizontal bars, with room for long labels. points: (label, series, value)."""
-    rows = len({label for label, *_ in points})
-    return _drawn(
-        points,
-        mark={"type": "bar", "cornerRadiusEnd": 2},
-        height=80 + rows * ROW * len(series),
-        encoding={
-            "y": _labels(up, angle=0),
-            "x": _numbers(across, percent=percent),
-            "yOffset": {"field": "series", "sort": list(series)},
-            "color": _colour(series),
-        },
-    )
+    """The SVG of a chart; horizontal bars leave room for long labels.
 
-
-def lines(points: Sequence[Point], *, across: str, up: str, series: Sequence[str]) -> Markup:
-    """A line for each series, through points in their order. points: (label, series, value)."""
-    return _drawn(
-        points,
-        mark={"type": "line", "point": {"size": 50}, "strokeWidth": 2},
-        height=PLOT_HEIGHT,
-        encoding={
-            "x": _labels(across, angle=_angle(points)),
-            "y": _numbers(up),
-            "color": _colour(series),
-        },
-    )
-
-
-def _angle(points: Sequence[Point]) -> int:
-    """Slanted labels, unless there are few enough to fit side by side."""
-    return 0 if len({label for label, *_ in points}) <= 4 else -45
-
-
-def _labels(title: str, *, angle: int) -> dict[str, Any]:
-    axis = {
-        "labelAngle": angle,
+    points: (label, series, value) in order; labels, values: titles of the axes; series: in the
+    order of their colours; percent: whether values are shares.
+    """
+    names = readable(label for label, *_ in points)
+    horizontal = kind == "horizontal bars"
+    label_axis = {
+        "labelAngle": 0 if horizontal or len(names) <= 4 else -45,
         "labelLimit": 0,
         "titlePadding": 16,
         "ticks": False,
         "domain": False,
     }
-    return {"field": "label", "type": "nominal", "sort": None, "title": title, "axis": axis}
-
-
-def _numbers(title: str, *, percent: bool = False) -> dict[str, Any]:
-    axis: dict[str, Any] = {"tickCount": 5, "domain": False, "ticks": False, "labelFlush": False}
+    value_axis = {"tickCount": 5, "domain": False, "ticks": False, "labelFlush": False}
     if percent:
-        axis["format"] = "%"
-    return {"field": "value", "type": "quantitative", "title": title, "axis": axis}
-
-
-def _colour(series: Sequence[str]) -> dict[str, Any]:
-    colours = ["var(--accent)", "var(--quiet)"]
-    return {
-        "field": "series",
-        "type": "nominal",
-        "scale": {"domain": list(series), "range": colours[: len(series)]},
-        "legend": None,  # In the page instead, where it wraps.
+        value_axis["format"] = "%"
+    encoding: dict[str, Any] = {
+        "y" if horizontal else "x": {
+            **{"field": "label", "type": "nominal", "sort": None, "title": labels},
+            "axis": label_axis,
+        },
+        "x" if horizontal else "y": {
+            **{"field": "value", "type": "quantitative", "title": values},
+            "axis": value_axis,
+        },
+        "color": {
+            "field": "series",
+            "type": "nominal",
+            "scale": {"domain": list(series), "range": COLOURS[: len(series)]},
+            "legend": None,  # In the page instead, where it wraps.
+        },
     }
+    if kind != "lines":
+        offset = "yOffset" if horizontal else "xOffset"
+        encoding[offset] = {"field": "series", "sort": list(series)}
+    rows = [{"label": names[label], "series": name, "value": v} for label, name, v in points]
+    height = 80 + len(names) * ROW * len(series) if horizontal else PLOT_HEIGHT
+    return _drawn(rows, LINE if kind == "lines" else BAR, height, encoding)
 
 
 def _drawn(
-    points: Sequence[Point], *, mark: dict[str, Any], height: int, encoding: dict[str, Any]
+    rows: list[dict[str, Any]], mark: dict[str, Any], height: int, encoding: dict[str, Any]
 ) -> Markup:
-    labels = readable(label for label, *_ in points)
-    values = [
-        {"label": labels[label], "series": name, "value": value} for label, name, value in points
-    ]
     svg = vl_convert.vegalite_to_svg(
         {
             "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
@@ -149,23 +133,10 @@ def _drawn(
             "height": height,
             "autosize": {"type": "fit", "contains": "padding"},
             "background": None,
-            "data": {"values": values},
+            "data": {"values": rows},
             "mark": mark,
             "encoding": encoding,
-            "config": {
-                "aria": False,
-                "font": "system-ui, sans-serif",
-                "view": {"stroke": None},
-                "axis": {
-                    "labelColor": "var(--ink)",
-                    "titleColor": "var(--ink)",
-                    "titleFontWeight": "normal",
-                    "gridColor": "var(--line)",
-                    "labelFontSize": 12,
-                    "titleFontSize": 12,
-                    "titlePadding": 8,
-                },
-            },
+            "config": CONFIG,
         },
         allowed_base_urls=[],
     )

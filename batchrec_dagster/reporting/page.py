@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from batchrec_dagster.reporting.charts import bars, horizontal_bars, lines
+from batchrec_dagster.reporting.charts import chart
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.people import HISTORY, LIST, shortened
 from batchrec_dagster.reporting.statistics import Shares
@@ -170,28 +170,49 @@ def _number(value: float, text: str) -> Markup:
     return Markup('<data value="{}">{}</data>').format(value, text)
 
 
+def _comparison(
+    name: str,
+    texts: tuple[str, str],
+    axes: tuple[str, str],
+    series: tuple[str, str],
+    rows: Sequence[tuple[str, float, float]],
+    *,
+    shares: bool,
+) -> Figure:
+    """Horizontal bars of two series. texts: title, caption; axes: titles for labels and values;
+    rows: label, value of each series; shares: whether the values are shares."""
+    points = [
+        (label, which, value)
+        for label, *values in rows
+        for which, value in zip(series, values, strict=True)
+    ]
+    labels, unit = axes
+    svg = chart(
+        "horizontal bars", points, labels=labels, values=unit, series=series, percent=shares
+    )
+    cell = percent if shares else score
+    cells = [[label, *map(cell, values)] for label, *values in rows]
+    return Figure(name, *texts, svg, series, [labels, *series], cells)
+
+
 def _quality(facts: Facts) -> Figure | None:
     """The metrics compared with popularity's; None without those."""
     run = facts.run
     if not run.popularity:
         return None
-    pairs = [
-        (metric.name, run.metrics.get(metric.key, 0.0), run.popularity.get(metric.key, 0.0))
-        for metric in METRICS
-    ]
-    points = [
-        point
-        for name, model, popular in pairs
-        for point in ((name, MODEL, model), (name, POPULAR, popular))
-    ]
-    return Figure(
+    return _comparison(
         "quality",
-        "Quality compared with popularity",
-        "This model compared with recommending the most popular items to everyone.",
-        horizontal_bars(points, up="Metric", across="Value, 0 to 1", series=[MODEL, POPULAR]),
-        [MODEL, POPULAR],
-        ["Metric", MODEL, POPULAR],
-        [[name, score(model), score(popular)] for name, model, popular in pairs],
+        (
+            "Quality compared with popularity",
+            "This model compared with recommending the most popular items to everyone.",
+        ),
+        ("Metric", "Value, 0 to 1"),
+        (MODEL, POPULAR),
+        [
+            (metric.name, run.metrics.get(metric.key, 0.0), run.popularity.get(metric.key, 0.0))
+            for metric in METRICS
+        ],
+        shares=False,
     )
 
 
@@ -210,7 +231,7 @@ def _trainings(facts: Facts) -> Figure | None:
         "runs",
         "Quality over time",
         f"NDCG@25 of the latest {len(trainings)} models, oldest first.",
-        lines(points, across="Model", up="NDCG@25", series=["Model", POPULAR]),
+        chart("lines", points, labels="Model", values="NDCG@25", series=["Model", POPULAR]),
         ["Model", POPULAR],
         ["Trained", *(metric.name for metric in METRICS)],
         [
@@ -230,10 +251,11 @@ def _lengths(facts: Facts) -> Figure:
         "lengths",
         "How much is known about each user",
         "Requested users by their number of interactions.",
-        bars(
+        chart(
+            "bars",
             [(label, "Users", users) for label, users in groups],
-            across="Interactions",
-            up="Users",
+            labels="Interactions",
+            values="Users",
             series=["Users"],
         ),
         ["Users"],
@@ -269,23 +291,5 @@ def _categories(facts: Facts) -> Iterator[Figure]:
 
 
 def _shares(name: str, title: str, caption: str, of: str, shares: Sequence[Shares]) -> Figure:
-    points = [
-        point
-        for share in shares
-        for point in (
-            (share.label, LISTS, share.recommendations),
-            (share.label, HISTORIES, share.interactions),
-        )
-    ]
-    return Figure(
-        name,
-        title,
-        caption,
-        horizontal_bars(points, up=of, across="Share", series=[LISTS, HISTORIES], percent=True),
-        [LISTS, HISTORIES],
-        [of, LISTS, HISTORIES],
-        [
-            [share.label, percent(share.recommendations), percent(share.interactions)]
-            for share in shares
-        ],
-    )
+    rows = [(share.label, share.recommendations, share.interactions) for share in shares]
+    return _comparison(name, (title, caption), (of, "Share"), (LISTS, HISTORIES), rows, shares=True)
