@@ -96,7 +96,12 @@ def chart(
         "ticks": False,
         "domain": False,
     }
-    value_axis = {"tickCount": 5, "domain": False, "ticks": False, "labelFlush": False}
+    value_axis: dict[str, Any] = {
+        "tickCount": 5,
+        "domain": False,
+        "ticks": False,
+        "labelFlush": False,
+    }
     if percent:
         value_axis["format"] = "%"
     encoding: dict[str, Any] = {
