@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 from dagster_aws.s3 import S3Resource
 
-from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
+from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.pipeline.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.preparation.sources import movielens
 from batchrec_dagster.storage.io_managers import (

@@ -13,7 +13,7 @@ from dagster_aws.s3 import S3Resource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.personalize.batch_inference import output_line, read_output
+from batchrec_dagster.personalize.batch_files import inference_line, read_inference
 from batchrec_dagster.steps.batch_jobs import output_pieces, whole_lines
 from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
 from batchrec_dagster.storage.published_table import TableWriter
@@ -63,11 +63,11 @@ def batches(draw: st.DrawFn) -> Any:
 def test_a_piece_at_a_time_is_as_good_as_all_at_once(batch: Any) -> None:
     asked, answers, seen, num_results, at_once = batch
     lines = [
-        output_line({"userId": user}, items, [place / 8 for place in range(len(items))])
+        inference_line({"userId": user}, items, [place / 8 for place in range(len(items))])
         for user, items in answers
     ]
     pieces = [
-        read_output("\n".join(lines[start : start + at_once]).encode())
+        read_inference("\n".join(lines[start : start + at_once]).encode())
         for start in range(0, max(1, len(lines)), at_once)
     ]
     everyone = pl.Series(asked, dtype=pl.String)
@@ -119,8 +119,8 @@ def test_what_is_seen_is_told_of_those_who_are_asked_about(pairs: list[tuple[str
 def test_a_line_that_failed_is_told_from_whichever_piece_it_is_in() -> None:
     made = ListBuilder(2)
     for user, error in [("a", None), ("b", "User error"), ("c", "other"), ("a", None)]:
-        line = output_line({"userId": user}, [] if error else ["1"], error=error)
-        made.add(read_output(line.encode()))
+        line = inference_line({"userId": user}, [] if error else ["1"], error=error)
+        made.add(read_inference(line.encode()))
     everyone, failed, *_ = made.checks(pl.Series(["a", "b", "c", "d"]), filtered=False)
     assert everyone.found.startswith("3 of 4 users have a result; missing: 'd'")
     assert everyone.found.endswith("1 results are repeated")
@@ -137,9 +137,9 @@ def test_all_files_are_read_in_order_and_an_empty_one_too(storage: StorageResour
     job = {"jobOutput": {"s3DataDestination": {"path": folder}}}
     for name, content in [("b.out", b""), ("c.out", b""), ("ignored.txt", b"{")]:
         storage.store.put(folder + name, content)
-    assert [piece.height for piece in output_pieces(storage, job, read_output)] == [0, 0]
+    assert [piece.height for piece in output_pieces(storage, job, read_inference)] == [0, 0]
     for name, user in [("b.out", "1"), ("a.out", "2")]:
         line = json.dumps({"input": {"userId": user}, "output": None, "error": "no"}) + "\n"
         storage.store.put(folder + name, line.encode())
-    pieces = pl.concat(output_pieces(storage, job, read_output))
+    pieces = pl.concat(output_pieces(storage, job, read_inference))
     assert pieces.get_column("user_id").to_list() == ["2", "1"]

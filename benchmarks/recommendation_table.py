@@ -87,7 +87,7 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     import polars as pl
     from dagster_aws.s3 import S3Resource
 
-    from batchrec_dagster.personalize.batch_inference import read_output
+    from batchrec_dagster.personalize.batch_files import read_inference
     from batchrec_dagster.steps.batch_jobs import output_pieces
     from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
     from batchrec_dagster.storage.io_managers import InteractionsCsvIOManager, JsonLinesIOManager
@@ -104,7 +104,7 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     table = PublishedTable(storage.store, storage.uri(f"storage/lists/{TABLE}"))
     with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / TABLE) as made:
-        lists.write(output_pieces(storage, job, read_output), made)
+        lists.write(output_pieces(storage, job, read_inference), made)
         checks = lists.checks(users, filtered=False)
         made.finish({"edition": table.next_number(), "version": str(time.time_ns())})
         table.publish(made.path, keep=1)
@@ -116,7 +116,7 @@ def at_once(folder: Path, results: int) -> dict[str, Any]:
     """Everything in memory, without a check."""
     import polars as pl
 
-    from batchrec_dagster.personalize.batch_inference import read_output
+    from batchrec_dagster.personalize.batch_files import read_inference
 
     started = time.perf_counter()
     text = {"USER_ID": pl.String, "ITEM_ID": pl.String}
@@ -125,7 +125,7 @@ def at_once(folder: Path, results: int) -> dict[str, Any]:
     )
     files = sorted((folder / "out").iterdir())
     made = (
-        pl.concat(read_output(file.read_bytes()) for file in files)
+        pl.concat(read_inference(file.read_bytes()) for file in files)
         .select("user_id", item_id="items", score="scores")
         .explode("item_id", "score")
         .join(seen.unique(), on=["user_id", "item_id"], how="anti", maintain_order="left")

@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 from batchrec_dagster.cli import main
 from batchrec_dagster.config.json_schema import declaration_schema
 from batchrec_dagster.deployment import SETTINGS
-from batchrec_dagster.personalize.hyperparameters import HYPERPARAMETERS
+from batchrec_dagster.personalize.recipes import HYPERPARAMETERS
 
 INTRODUCTION = """# Reference
 

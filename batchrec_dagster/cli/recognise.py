@@ -13,13 +13,12 @@ import polars as pl
 
 from batchrec_dagster.cli.sample import Sample, UnknownColumnsError, read_sample
 from batchrec_dagster.personalize.datasets import (
-    EVENT_TYPE,
-    ITEM_ID,
     VALUE_SEPARATOR,
     csv_types,
     field_name,
     interactions_columns,
 )
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
 from batchrec_dagster.preparation.layout import AUTO, Column, PreparationError, matching, recognise
 from batchrec_dagster.preparation.polars.decoding import RawFile

@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.validation import check_syntax
-from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
+from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.filter_expressions import (
     EXCLUDE_SEEN,
     MAX_LENGTH,

@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.validation import check_syntax
-from batchrec_dagster.personalize.batch_segment import MAX_RESULTS
+from batchrec_dagster.personalize.batch_files import ITEM_ATTRIBUTES, ITEM_FIELD, MAX_SEGMENT_USERS
 from batchrec_dagster.personalize.filter_expressions import (
     MAX_LENGTH,
     placeholders,
@@ -42,7 +42,7 @@ class Segments(dg.Model):
         examples=[['ITEMS.GENRES = "Comedy" AND ITEMS.GENRES = "Crime"']],
     )
     users_per_segment: int = Field(
-        default=100, description=f"Users in each segment, 1 to {MAX_RESULTS:,}."
+        default=100, description=f"Users in each segment, 1 to {MAX_SEGMENT_USERS:,}."
     )
     filter: str | None = Field(
         default=None,
@@ -71,8 +71,8 @@ class Segments(dg.Model):
     @field_validator("users_per_segment")
     @classmethod
     def _users_per_segment_is_possible(cls, users_per_segment: int) -> int:
-        if not 1 <= users_per_segment <= MAX_RESULTS:
-            raise ValueError(f"write a whole number from 1 to {MAX_RESULTS}")
+        if not 1 <= users_per_segment <= MAX_SEGMENT_USERS:
+            raise ValueError(f"write a whole number from 1 to {MAX_SEGMENT_USERS}")
         return users_per_segment
 
     @field_validator("filter")
@@ -104,7 +104,7 @@ class Segments(dg.Model):
     @property
     def query_field(self) -> str:
         """The field of a query in the recipe's input lines."""
-        return "itemId" if self.items else "itemAttributes"
+        return ITEM_FIELD if self.items else ITEM_ATTRIBUTES
 
     @property
     def recipe(self) -> str:

@@ -8,8 +8,12 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.validation import field_errors
-from batchrec_dagster.personalize.hyperparameters import HyperparameterError, parse_hyperparameters
-from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_RECIPES
+from batchrec_dagster.personalize.recipes import (
+    POPULARITY_COUNT,
+    USER_RECIPES,
+    HyperparameterError,
+    parse_hyperparameters,
+)
 
 
 class Retrain(dg.Model):

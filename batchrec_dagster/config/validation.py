@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails
 
-from batchrec_dagster.personalize.datasets import EVENT_TYPE
 from batchrec_dagster.personalize.filter_check import (
     check_expression,
     check_values,
@@ -21,7 +20,7 @@ from batchrec_dagster.personalize.filter_check import (
 )
 from batchrec_dagster.personalize.filter_grammar import FilterError
 from batchrec_dagster.personalize.item_attributes import ItemAttributesError, typed_conditions
-from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS, Schema
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, INTERACTIONS, ITEMS, USERS, Schema
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 
 

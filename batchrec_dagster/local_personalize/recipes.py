@@ -24,17 +24,17 @@ from batchrec_dagster.local_personalize.learning.interactions import Interaction
 from batchrec_dagster.local_personalize.learning.segmentation import SEGMENT_METRICS
 from batchrec_dagster.local_personalize.learning.training import Trained, Trainer
 from batchrec_dagster.personalize import recipes as names
-from batchrec_dagster.personalize.hyperparameters import (
+from batchrec_dagster.personalize.batch_files import (
+    ITEM_ATTRIBUTES,
+    ITEM_FIELD,
+    ITEM_LIST,
+    USER_FIELD,
+)
+from batchrec_dagster.personalize.recipes import (
     HYPERPARAMETERS,
     Hyperparameters,
     Value,
     parse_hyperparameters,
-)
-from batchrec_dagster.personalize.recipes import (
-    ITEM_ATTRIBUTES,
-    ITEM_ID,
-    ITEM_LIST,
-    USER_ID,
     recipe_arn,
 )
 
@@ -85,7 +85,7 @@ _TABLE = (
         names.USER_PERSONALIZATION,
         USER_PERSONALIZATION,
         "Predicts the items that each user will interact with.",
-        (USER_ID,),
+        (USER_FIELD,),
         Output.SCORED_ITEMS,
         HYPERPARAMETERS[names.USER_PERSONALIZATION],
         training.BLEND,
@@ -95,7 +95,7 @@ _TABLE = (
         names.USER_PERSONALIZATION_V2,
         USER_PERSONALIZATION,
         "Predicts the items that each user will interact with; the second generation.",
-        (USER_ID,),
+        (USER_FIELD,),
         Output.SCORED_ITEMS,
         HYPERPARAMETERS[names.USER_PERSONALIZATION_V2],
         training.BLEND,
@@ -105,7 +105,7 @@ _TABLE = (
         names.POPULARITY_COUNT,
         POPULAR_ITEMS,
         "Recommends the items that most users have interacted with: a baseline.",
-        (USER_ID,),
+        (USER_FIELD,),
         Output.ITEMS,
         HYPERPARAMETERS[names.POPULARITY_COUNT],
         training.POPULARITY,
@@ -114,7 +114,7 @@ _TABLE = (
         names.PERSONALIZED_RANKING,
         PERSONALIZED_RANKING,
         "Orders a list of items by how likely a user is to want them.",
-        (USER_ID, ITEM_LIST),
+        (USER_FIELD, ITEM_LIST),
         Output.SCORED_ITEMS,
         HYPERPARAMETERS[names.PERSONALIZED_RANKING],
         training.BLEND,
@@ -123,7 +123,7 @@ _TABLE = (
         names.PERSONALIZED_RANKING_V2,
         PERSONALIZED_RANKING,
         "Orders a list of items by how likely a user is to want them; the second generation.",
-        (USER_ID, ITEM_LIST),
+        (USER_FIELD, ITEM_LIST),
         Output.SCORED_ITEMS,
         HYPERPARAMETERS[names.PERSONALIZED_RANKING_V2],
         training.BLEND,
@@ -133,7 +133,7 @@ _TABLE = (
         names.SIMS,
         RELATED_ITEMS,
         "Finds the items that the same users have interacted with.",
-        (ITEM_ID,),
+        (ITEM_FIELD,),
         Output.ITEMS,
         HYPERPARAMETERS[names.SIMS],
         training.SIMS,
@@ -142,7 +142,7 @@ _TABLE = (
         names.SIMILAR_ITEMS,
         RELATED_ITEMS,
         "Finds the items that are similar to a given one.",
-        (ITEM_ID,),
+        (ITEM_FIELD,),
         Output.ITEMS,
         HYPERPARAMETERS[names.SIMILAR_ITEMS],
         training.SIMILAR_ITEMS,
@@ -151,7 +151,7 @@ _TABLE = (
         names.ITEM_AFFINITY,
         USER_SEGMENTATION,
         "Finds the users who are most likely to interact with an item.",
-        (ITEM_ID,),
+        (ITEM_FIELD,),
         Output.USERS,
         HYPERPARAMETERS[names.ITEM_AFFINITY],
         training.SEGMENTATION,

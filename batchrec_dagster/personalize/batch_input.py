@@ -17,7 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.personalize.batch_inference import MAX_INPUT_RECORDS
+from batchrec_dagster.personalize.batch_files import MAX_INPUT_RECORDS
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
 
 # Rows to encode as JSON at once.

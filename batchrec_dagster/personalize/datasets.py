@@ -14,13 +14,15 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import NAMESPACE
-
-USER_ID = "USER_ID"
-ITEM_ID = "ITEM_ID"
-TIMESTAMP = "TIMESTAMP"
-EVENT_TYPE = "EVENT_TYPE"
-EVENT_VALUE = "EVENT_VALUE"
+from batchrec_dagster.personalize.schemas import (
+    CREATION_TIMESTAMP,
+    EVENT_TYPE,
+    EVENT_VALUE,
+    ITEM_ID,
+    NAMESPACE,
+    TIMESTAMP,
+    USER_ID,
+)
 
 # "Amazon Personalize endpoints and quotas", after May 2024.
 MIN_INTERACTIONS = 1000
@@ -63,7 +65,7 @@ def interactions_schema(*, event_type: bool, event_value: bool = False) -> str:
         {
             "type": "record",
             "name": "Interactions",
-            "namespace": "com.amazonaws.personalize.schema",
+            "namespace": NAMESPACE,
             "fields": [
                 {"name": column, "type": types.get(column, "string")}
                 for column in interactions_columns(event_type=event_type, event_value=event_value)
@@ -72,8 +74,6 @@ def interactions_schema(*, event_type: bool, event_value: bool = False) -> str:
         }
     )
 
-
-CREATION_TIMESTAMP = "CREATION_TIMESTAMP"
 
 # Separates several values of a categorical cell.
 VALUE_SEPARATOR = "|"

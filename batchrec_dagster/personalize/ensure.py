@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
+from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.permissions import role_trouble
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from batchrec_dagster.personalize.datasets import EVENT_TYPE
 from batchrec_dagster.personalize.filter_expressions import placeholder_uses
 from batchrec_dagster.personalize.filter_grammar import (
     ACTION_TARGET,
@@ -29,7 +28,14 @@ from batchrec_dagster.personalize.filter_grammar import (
     fields,
     parse,
 )
-from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS, Field, Schema
+from batchrec_dagster.personalize.schemas import (
+    EVENT_TYPE,
+    INTERACTIONS,
+    ITEMS,
+    USERS,
+    Field,
+    Schema,
+)
 
 MAX_FIELDS = 10
 MAX_FIELDS_OF_GROUP = 20

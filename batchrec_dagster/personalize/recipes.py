@@ -1,7 +1,16 @@
-"""The recipes that support batch jobs.
+"""The recipes of Amazon Personalize that support batch jobs, and their hyperparameters.
 
-Source: Amazon Personalize developer guide, "Choosing a recipe" and "Batch recommendations".
+Sources: developer guide, "Choosing a recipe", "Batch recommendations", and the recipes' pages,
+"Properties and hyperparameters". Values are text, as in CreateSolution's
+`algorithmHyperParameters` and `featureTransformationParameters`. Without a percentile, all users
+or items are trained on, whatever the guide's default is.
 """
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 USER_PERSONALIZATION = "aws-user-personalization"
 USER_PERSONALIZATION_V2 = "aws-user-personalization-v2"
@@ -13,10 +22,6 @@ SIMILAR_ITEMS = "aws-similar-items"
 ITEM_AFFINITY = "aws-item-affinity"
 ITEM_ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
 
-# The fields of an input line of a batch job.
-USER_ID, ITEM_ID = "userId", "itemId"
-ITEM_LIST, ITEM_ATTRIBUTES = "itemList", "itemAttributes"
-
 # These recommend items to each user.
 USER_RECIPES = (USER_PERSONALIZATION_V2, USER_PERSONALIZATION, POPULARITY_COUNT)
 
@@ -24,3 +29,131 @@ USER_RECIPES = (USER_PERSONALIZATION_V2, USER_PERSONALIZATION, POPULARITY_COUNT)
 def recipe_arn(recipe: str) -> str:
     """`aws-popularity-count` -> `arn:aws:personalize:::recipe/aws-popularity-count`."""
     return f"arn:aws:personalize:::recipe/{recipe}"
+
+
+Value = int | float | bool
+Values = Mapping[str, Value]
+
+
+class HyperparameterError(ValueError):
+    """A hyperparameter is unknown or out of range; the message says what is allowed."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number from `low` to `high`; `tunable` if performHPO may choose it."""
+
+    low: float
+    high: float
+    whole: bool = False
+    tunable: bool = False
+
+    def parse(self, text: str) -> Value:
+        """Convert text to a value; raises ValueError."""
+        value = int(text) if self.whole else float(text)
+        if not self.low <= value <= self.high or not math.isfinite(value):
+            raise ValueError(text)
+        return value
+
+    def __str__(self) -> str:
+        if self.whole:
+            return f"a whole number from {self.low:g} to {self.high:g}"
+        return f"a number from {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Boolean:
+    """`true` or `false`, in any case; `tunable` if performHPO may choose it."""
+
+    tunable: bool = False
+
+    def parse(self, text: str) -> Value:
+        """Convert text to a value; raises ValueError."""
+        try:
+            return {"true": True, "false": False}[text.strip().lower()]
+        except KeyError:
+            raise ValueError(text) from None
+
+    def __str__(self) -> str:
+        return "true or false"
+
+
+Hyperparameters = Mapping[str, Number | Boolean]
+
+_HISTORY_LENGTHS: Hyperparameters = {
+    "min_user_history_length_percentile": Number(0, 1),
+    "max_user_history_length_percentile": Number(0, 1),
+}
+_ITEM_COUNTS: Hyperparameters = {
+    "min_item_interaction_count_percentile": Number(0, 1),
+    "max_item_interaction_count_percentile": Number(0, 1),
+}
+# These belong in featureTransformationParameters, all others in algorithmHyperParameters.
+FEATURES: Hyperparameters = {**_HISTORY_LENGTHS, **_ITEM_COUNTS}
+_USER_PERSONALIZATION: Hyperparameters = {
+    "hidden_dimension": Number(32, 256, whole=True, tunable=True),
+    "bptt": Number(2, 32, whole=True, tunable=True),
+    "recency_mask": Boolean(tunable=True),
+    **_HISTORY_LENGTHS,
+}
+_USER_PERSONALIZATION_V2: Hyperparameters = {"apply_recency_bias": Boolean()}
+_SEGMENTATION: Hyperparameters = {"hidden_dimension": Number(32, 256, whole=True)}
+
+HYPERPARAMETERS: Mapping[str, Hyperparameters] = {
+    USER_PERSONALIZATION: _USER_PERSONALIZATION,
+    USER_PERSONALIZATION_V2: _USER_PERSONALIZATION_V2,
+    PERSONALIZED_RANKING: _USER_PERSONALIZATION,
+    PERSONALIZED_RANKING_V2: _USER_PERSONALIZATION_V2,
+    POPULARITY_COUNT: {},
+    SIMS: {
+        "popularity_discount_factor": Number(0, 1, tunable=True),
+        "min_cointeraction_count": Number(0, 10, whole=True, tunable=True),
+        **_HISTORY_LENGTHS,
+        **_ITEM_COUNTS,
+    },
+    # The guide's item_id_hidden_dimension and item_metadata_hidden_dimension belong to embeddings;
+    # the local model counts co-occurrences, so it refuses them.
+    SIMILAR_ITEMS: {},
+    ITEM_AFFINITY: _SEGMENTATION,
+    ITEM_ATTRIBUTE_AFFINITY: _SEGMENTATION,
+}
+
+
+def hyperparameters_of(recipe: str) -> Hyperparameters:
+    """The hyperparameters of a recipe, by its name. Raises HyperparameterError if unknown."""
+    allowed = HYPERPARAMETERS.get(recipe)
+    if allowed is None:
+        raise HyperparameterError(
+            f"recipe {recipe} is not supported locally; supported: {_names(HYPERPARAMETERS)}"
+        )
+    return allowed
+
+
+def parse_hyperparameters(recipe: str, texts: Mapping[str, str]) -> dict[str, Value]:
+    """The values as numbers and booleans. Raises HyperparameterError."""
+    allowed = hyperparameters_of(recipe)
+    values = {}
+    for key, text in texts.items():
+        kind = allowed.get(key)
+        if kind is None:
+            raise HyperparameterError(
+                f"{recipe} has no hyperparameter {key}; it has: {_names(allowed) or 'none'}"
+            )
+        try:
+            values[key] = kind.parse(text)
+        except ValueError:
+            raise HyperparameterError(
+                f"hyperparameter {key} is {text!r}; allowed: {kind}"
+            ) from None
+    for what in ("user_history_length", "item_interaction_count"):
+        low = values.get(f"min_{what}_percentile", 0.0)
+        high = values.get(f"max_{what}_percentile", 1.0)
+        if low >= high:
+            raise HyperparameterError(
+                f"min_{what}_percentile ({low}) must be below max_{what}_percentile ({high})"
+            )
+    return values
+
+
+def _names(table: Mapping[str, object]) -> str:
+    return ", ".join(table)

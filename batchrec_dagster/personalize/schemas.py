@@ -15,24 +15,31 @@ NAMESPACE = "com.amazonaws.personalize.schema"
 INTERACTIONS, ITEMS, USERS = "INTERACTIONS", "ITEMS", "USERS"
 DATASET_TYPES = (INTERACTIONS, ITEMS, USERS)
 
+USER_ID = "USER_ID"
+ITEM_ID = "ITEM_ID"
+TIMESTAMP = "TIMESTAMP"
+EVENT_TYPE = "EVENT_TYPE"
+EVENT_VALUE = "EVENT_VALUE"
+CREATION_TIMESTAMP = "CREATION_TIMESTAMP"
+
 TYPES = ("float", "double", "int", "long", "string", "boolean")
 MAX_CATEGORICAL_LENGTH = 1000
 
 _REQUIRED: dict[str, dict[str, str]] = {
-    INTERACTIONS: {"USER_ID": "string", "ITEM_ID": "string", "TIMESTAMP": "long"},
-    ITEMS: {"ITEM_ID": "string"},
-    USERS: {"USER_ID": "string"},
+    INTERACTIONS: {USER_ID: "string", ITEM_ID: "string", TIMESTAMP: "long"},
+    ITEMS: {ITEM_ID: "string"},
+    USERS: {USER_ID: "string"},
 }
 # Reserved words and the types they may have.
 _RESERVED: dict[str, dict[str, tuple[str, ...]]] = {
     INTERACTIONS: {
-        "EVENT_TYPE": ("string",),
-        "EVENT_VALUE": ("float", "double"),
+        EVENT_TYPE: ("string",),
+        EVENT_VALUE: ("float", "double"),
         "IMPRESSION": ("string",),
         "RECOMMENDATION_ID": ("string",),
         "EVENT_ATTRIBUTION_SOURCE": ("string",),
     },
-    ITEMS: {"CREATION_TIMESTAMP": ("long",)},
+    ITEMS: {CREATION_TIMESTAMP: ("long",)},
     USERS: {},
 }
 _MAX_METADATA = {INTERACTIONS: 5, ITEMS: 100, USERS: 25}
@@ -147,7 +154,7 @@ def _check_reserved(schema: Schema) -> None:
         field = next((field for field in schema.fields if field.name == name), None)
         if field and field.type not in kinds:
             raise SchemaError(f"The reserved field {name} must be of type {kinds[0]}.")
-        if field and field.categorical and name == "EVENT_TYPE":
+        if field and field.categorical and name == EVENT_TYPE:
             raise SchemaError("The reserved field EVENT_TYPE cannot be categorical.")
     metadata = set(schema.columns) - set(reserved) - set(_REQUIRED[schema.dataset_type])
     most = _MAX_METADATA[schema.dataset_type]

@@ -14,7 +14,7 @@ from botocore.exceptions import ConnectionClosedError
 from pydantic import Field
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
+from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.storage.object_store import CLIENT_CONFIG

@@ -21,14 +21,12 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.personalize.datasets import (
-    CREATION_TIMESTAMP,
-    ITEM_ID,
     MAX_ID_LENGTH,
     VALUE_SEPARATOR,
     items_columns,
     items_schema,
 )
-from batchrec_dagster.personalize.schemas import MAX_CATEGORICAL_LENGTH
+from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, MAX_CATEGORICAL_LENGTH
 from batchrec_dagster.preparation.layout import Column, Decimal, Encoding, PreparationError
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, split_line
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file

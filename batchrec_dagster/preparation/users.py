@@ -9,8 +9,9 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.personalize.batch_inference import MAX_INPUT_BYTES
-from batchrec_dagster.personalize.datasets import ITEM_ID, MAX_ID_LENGTH, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.batch_files import MAX_INPUT_BYTES, USER_FIELD
+from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.layout import Column, PreparationError, recognise
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
@@ -29,7 +30,7 @@ def distinct_users(
     `rows`: how many interactions there are, where that is known."""
     if since is not None:
         interactions = interactions.filter(pl.col(TIMESTAMP) >= since)
-    return _ordered(interactions.select(userId=pl.col(USER_ID)), rows)
+    return _ordered(interactions.select(pl.col(USER_ID).alias(USER_FIELD)), rows)
 
 
 def listed_users(files: Sequence[RawFile], column: Column | None) -> pl.DataFrame:
@@ -46,7 +47,7 @@ def listed_users(files: Sequence[RawFile], column: Column | None) -> pl.DataFram
         cells = [table.cells({"user": _column(table, column)}) for table in tables]
         for table, rows in zip(tables, cells, strict=True):
             _check(table, rows)
-        return _ordered(pl.concat(rows.select(userId="user") for rows in cells))
+        return _ordered(pl.concat(rows.select(pl.col("user").alias(USER_FIELD)) for rows in cells))
 
 
 def check_limits(users: int, size: int) -> None:
@@ -64,13 +65,13 @@ def _ordered(users: pl.LazyFrame, rows: int | None = None) -> pl.DataFrame:
     """Each once, in order; of many rows piece by piece, in half the memory and twice the time."""
     if rows is None:
         # Not pl.len(), which maps the whole file into memory.
-        counted = users.select(pl.col("userId").is_not_null().sum())
+        counted = users.select(pl.col(USER_FIELD).is_not_null().sum())
         rows = counted.collect(engine="streaming").item()
     if rows <= FEW:
-        return users.unique().sort("userId").collect(engine="streaming")
-    found = _Tally("userId")
+        return users.unique().sort(USER_FIELD).collect(engine="streaming")
+    found = _Tally(USER_FIELD)
     users.sink_batches(found.add, chunk_size=PIECE)
-    return found.table().select("userId").sort("userId")
+    return found.table().select(USER_FIELD).sort(USER_FIELD)
 
 
 def _table(opened: Opened, column: Column | None) -> Table:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.personalize.datasets import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.reporting.explanations import (
     best_explanations,

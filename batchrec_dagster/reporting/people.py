@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.explanations import (
     Indices,
     best_explanations,

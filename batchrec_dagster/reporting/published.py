@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchrec_dagster.personalize.datasets import TIMESTAMP
+from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.published_table import Edition, PublishedTable

@@ -8,7 +8,9 @@ from itertools import pairwise
 
 import polars as pl
 
-from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID, VALUE_SEPARATOR
+from batchrec_dagster.personalize.batch_files import USER_FIELD
+from batchrec_dagster.personalize.datasets import VALUE_SEPARATOR
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.published import Tables
 
 
@@ -80,7 +82,7 @@ class Audience:
 def audience(tables: Tables, counts: Counts) -> Audience:
     """Counts of the requested users."""
     lengths = (
-        tables.users.select(user_id=pl.col("userId").unique())
+        tables.users.select(user_id=pl.col(USER_FIELD).unique())
         .collect(engine="streaming")
         .join(counts.users, on="user_id", how="left")
         .get_column("interactions")

@@ -6,9 +6,9 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import fingerprint
-from batchrec_dagster.personalize.batch_inference import OUTPUT_SUFFIX
+from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.ensure import FILTER, Description, Ensure, Ensured
-from batchrec_dagster.personalize.hyperparameters import FEATURES
+from batchrec_dagster.personalize.recipes import FEATURES
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.progress import Progress

@@ -11,11 +11,10 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.personalize.batch_inference import MAX_RESULTS
+from batchrec_dagster.personalize.batch_files import MAX_RESULTS, USER_FIELD
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB, Ensure, Ensured
-from batchrec_dagster.personalize.recipes import USER_ID
 from batchrec_dagster.steps.batch_jobs import filter_arn, has_output, job_seconds
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.cost import Cost, recommendations_cost
@@ -69,7 +68,7 @@ def infer_and_publish(
     publishing = Publishing(pipeline, storage, model, files.version())
     gate = publishing.gate(skip=skip_quality_gate)
     require([gate])
-    users = batch_users.select(USER_ID).collect(engine="streaming").get_column(USER_ID)
+    users = batch_users.select(USER_FIELD).collect(engine="streaming").get_column(USER_FIELD)
     ensure = ensure.for_data(model.data_version)
     request = _request(pipeline, ensure, model, files.input())
     seen = (

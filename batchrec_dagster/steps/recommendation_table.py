@@ -10,9 +10,10 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.batch_inference import read_output
-from batchrec_dagster.personalize.datasets import ITEM_ID, USER_ID, scan_interactions
+from batchrec_dagster.personalize.batch_files import read_inference
+from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.ensure import Description
+from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.steps.batch_jobs import counted, output_pieces
 from batchrec_dagster.steps.checks import (
     Checked,
@@ -117,7 +118,7 @@ class ListBuilder:
         self._first_failure: tuple[str, str] | None = None
 
     def write(self, pieces: Iterable[pl.DataFrame], table: TableWriter) -> None:
-        """Write the table's rows. pieces: at least one, read by `batch_inference.read_output`."""
+        """Write the table's rows. pieces: at least one, read by `batch_files.read_inference`."""
         for lines in pieces:
             table.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
@@ -200,7 +201,7 @@ def build_locally(
     wanted = pipeline.recommendations
     lists = ListBuilder(wanted.num_results, seen, read_titles(pipeline, storage))
     progress = Progress("users' lists written", len(users), log.info)
-    lists.write(counted(output_pieces(storage, job, read_output), progress), table)
+    lists.write(counted(output_pieces(storage, job, read_inference), progress), table)
     return RecommendationTable(
         lists.rows,
         lists.users,

@@ -13,8 +13,9 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.batch_input import UsersFiles
-from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.facts import Facts, Run, check_results, facts, trainings
 from batchrec_dagster.reporting.page import page
@@ -98,7 +99,7 @@ def _tables(
                 USER_ID, ITEM_ID, TIMESTAMP
             ),
             recommendations=recommendations,
-            users=pl.scan_ndjson([glob.escape(path(uri)) for uri in users]).select("userId"),
+            users=pl.scan_ndjson([glob.escape(path(uri)) for uri in users]).select(USER_FIELD),
             titles=parquet(places.item_titles) if titles_of(pipeline) else None,
             items=(
                 pl.read_csv(path(storage.uri(places.items)), infer_schema=False, glob=False)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.personalize.batch_segment import read_output
+from batchrec_dagster.personalize.batch_files import read_segments
 from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, Ensure, Ensured
 from batchrec_dagster.steps.batch_jobs import filter_arn, has_output, output_pieces
 from batchrec_dagster.steps.checks import (
@@ -54,7 +54,7 @@ class SegmentTable:
         self._first_failure: tuple[str, str] | None = None
 
     def write(self, pieces: Iterable[pl.DataFrame], path: Path) -> None:
-        """Write the table as Parquet. pieces: at least one, as `batch_segment.read_output`
+        """Write the table as Parquet. pieces: at least one, as `batch_files.read_segments`
         reads them."""
         writer: pq.ParquetWriter | None = None
         try:
@@ -146,7 +146,7 @@ def segment_users(
     uri = storage.uri(pipeline.places.user_segments)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "user_segments.parquet"
-        table.write(output_pieces(storage, job.description, read_output), path)
+        table.write(output_pieces(storage, job.description, read_segments), path)
         setting = "items" if segments.items else "attributes"
         checks = table.checks(segments.queries, f"segments.{setting}")
         require(checks)

@@ -19,6 +19,8 @@ ROOT = SCRIPT.parents[2]
 # Those that the Spark package imports of this project.
 MODULES = (
     "__init__.py",
+    "personalize/__init__.py",
+    "personalize/schemas.py",
     "preparation/__init__.py",
     "preparation/layout.py",
     "preparation/rules.py",

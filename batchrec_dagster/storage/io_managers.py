@@ -19,7 +19,8 @@ import polars as pl
 import pyarrow as pa
 
 from batchrec_dagster.personalize.batch_input import UsersFiles
-from batchrec_dagster.personalize.datasets import ITEM_ID, scan_interactions
+from batchrec_dagster.personalize.datasets import scan_interactions
+from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.resource import StorageResource

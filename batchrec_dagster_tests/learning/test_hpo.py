@@ -20,7 +20,7 @@ from batchrec_dagster.local_personalize.learning.hpo import (
 )
 from batchrec_dagster.local_personalize.learning.train_blend import measure_blend
 from batchrec_dagster.local_personalize.recipes import train
-from batchrec_dagster.personalize.hyperparameters import HyperparameterError, Value
+from batchrec_dagster.personalize.recipes import HyperparameterError, Value
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
 
 pytestmark = pytest.mark.slow

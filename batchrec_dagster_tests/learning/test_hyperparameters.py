@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchrec_dagster.local_personalize.recipes import train
-from batchrec_dagster.personalize.hyperparameters import HyperparameterError, parse_hyperparameters
+from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hyperparameters
 from batchrec_dagster_tests.learning.support import interactions_of
 
 RECIPE = "aws-user-personalization"

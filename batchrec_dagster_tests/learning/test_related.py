@@ -17,7 +17,7 @@ from batchrec_dagster.local_personalize.learning.model import ItemModel, load_mo
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
 from batchrec_dagster.local_personalize.learning.serving import exclude_entries
 from batchrec_dagster.local_personalize.recipes import train
-from batchrec_dagster.personalize.hyperparameters import HyperparameterError
+from batchrec_dagster.personalize.recipes import HyperparameterError
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
 
 SIMS, SIMILAR = "aws-sims", "aws-similar-items"

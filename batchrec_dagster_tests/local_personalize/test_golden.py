@@ -19,7 +19,7 @@ from batchrec_dagster.local_personalize.data.segmentation import ItemAttributes,
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.model import AnyModel, Recommended
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
-from batchrec_dagster.personalize import batch_inference, batch_segment
+from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize.schemas import ITEMS, Field, Schema
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -149,12 +149,12 @@ def test_the_output_of_a_recipe_to_the_byte(recipe: Recipe, tmp_path: Path) -> N
     written = (tmp_path / "out").read_bytes()
     assert written == source.with_suffix(".json.out").read_bytes()
     assert sum(steps) == written.count(b"\n")
-    read = batch_segment.read_output if recipe.makes_segments else batch_inference.read_output
+    read = batch_files.read_segments if recipe.makes_segments else batch_files.read_inference
     assert len(read(written)) == sum(steps)
 
 
 def test_both_names_of_the_list_of_users_are_read() -> None:
-    read = batch_segment.read_output(
+    read = batch_files.read_segments(
         b'{"input": {"itemId": "1"}, "output": {"usersList": ["a", "b"]}, "error": null}\n'
         b'{"input": {"itemId": "2"}, "output": {"recommendedUsers": ["c"]}}\n'
         b'{"input": {"itemAttributes": "x"}, "output": {"usersList": []}, "error": "User error"}\n'
@@ -164,6 +164,6 @@ def test_both_names_of_the_list_of_users_are_read() -> None:
         {"item_id": "2", "item_attributes": None, "users": ["c"], "error": None},
         {"item_id": None, "item_attributes": "x", "users": [], "error": "User error"},
     ]
-    assert batch_segment.read_output(b"").is_empty()
+    assert batch_files.read_segments(b"").is_empty()
     with pytest.raises(ValueError, match="not a batch segment output file"):
-        batch_segment.read_output(b"{")
+        batch_files.read_segments(b"{")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from batchrec_dagster.local_personalize.recipes import Recipe
-from batchrec_dagster.personalize.recipes import ITEM_LIST
+from batchrec_dagster.personalize.batch_files import ITEM_LIST
 
 MAX_LINE_BYTES = 1 << 20
 LINES_AT_ONCE = 200_000

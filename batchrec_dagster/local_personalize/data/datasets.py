@@ -13,7 +13,7 @@ from batchrec_dagster.local_personalize.catalog.home import Home
 from batchrec_dagster.local_personalize.errors import JobFailedError
 from batchrec_dagster.local_personalize.learning import store
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
-from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 
 FULL, INCREMENTAL = "FULL", "INCREMENTAL"  # values of importMode
 

@@ -15,14 +15,8 @@ import polars as pl
 
 from batchrec_dagster.local_personalize.errors import JobFailedError
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.personalize.datasets import (
-    EVENT_TYPE,
-    ITEM_ID,
-    MAX_ID_LENGTH,
-    MIN_INTERACTIONS,
-    USER_ID,
-)
-from batchrec_dagster.personalize.schemas import Field, Schema
+from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH, MIN_INTERACTIONS
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, USER_ID, Field, Schema
 
 _TYPES: dict[str, pl.DataType] = {
     "string": pl.String(),

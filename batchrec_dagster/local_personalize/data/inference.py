@@ -23,8 +23,12 @@ from batchrec_dagster.local_personalize.recipes import (
     Output,
     Recipe,
 )
-from batchrec_dagster.personalize.batch_inference import output_line
-from batchrec_dagster.personalize.recipes import ITEM_ID, ITEM_LIST, USER_ID
+from batchrec_dagster.personalize.batch_files import (
+    ITEM_FIELD,
+    ITEM_LIST,
+    USER_FIELD,
+    inference_line,
+)
 
 # The items of one answer, best first, and their scores if the recipe has any.
 Answer = tuple[list[str], list[float] | None]
@@ -50,9 +54,9 @@ class Recommender:
         answers = self._answers(valid)
         for request, problem in zip(requests, problems, strict=True):
             if problem is not None:
-                yield output_line(request.echo, [], error=problem)
+                yield inference_line(request.echo, [], error=problem)
             else:
-                yield output_line(request.echo, *next(answers))
+                yield inference_line(request.echo, *next(answers))
 
     def _filter_problem(self, request: Request) -> str | None:
         problem = self.filter.problem(request.values) if self.filter else None
@@ -68,7 +72,7 @@ class Recommender:
     def _recommend(self, requests: Sequence[Request]) -> Iterator[Answer]:
         assert isinstance(self.model, UserModel)
         assert self.interactions is not None
-        users = [request.echo[USER_ID] for request in requests]
+        users = [request.echo[USER_FIELD] for request in requests]
         values = [request.values for request in requests]
         exclude = self.filter.mask_for_users(users, values) if self.filter else None
         most = min(self.num_results, len(self.model.item_ids))
@@ -78,7 +82,7 @@ class Recommender:
 
     def _similar_items(self, requests: Sequence[Request]) -> Iterator[Answer]:
         assert isinstance(self.model, ItemModel)
-        items = [request.echo[ITEM_ID] for request in requests]
+        items = [request.echo[ITEM_FIELD] for request in requests]
         values = [request.values for request in requests]
         exclude = self.filter.mask_for_items(items, values) if self.filter else None
         most = min(self.num_results, len(self.model.item_ids))
@@ -91,7 +95,7 @@ class Recommender:
         """
         assert isinstance(self.model, UserModel)
         assert self.interactions is not None
-        users = [request.echo[USER_ID] for request in requests]
+        users = [request.echo[USER_FIELD] for request in requests]
         values = [request.values for request in requests]
         lists = [list(dict.fromkeys(request.echo[ITEM_LIST])) for request in requests]
         flat = positions(self.model.item_ids, [item for items in lists for item in items])

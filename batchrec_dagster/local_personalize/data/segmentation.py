@@ -17,15 +17,13 @@ from batchrec_dagster.local_personalize.filters.tables import Read
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
 from batchrec_dagster.local_personalize.learning.model import SegmentModel
 from batchrec_dagster.local_personalize.recipes import Recipe
-from batchrec_dagster.personalize import datasets
-from batchrec_dagster.personalize.batch_segment import output_line
+from batchrec_dagster.personalize.batch_files import ITEM_ATTRIBUTES, ITEM_FIELD, segment_line
 from batchrec_dagster.personalize.item_attributes import (
     ItemAttributesError,
     Value,
     typed_conditions,
 )
-from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTES, ITEM_ID
-from batchrec_dagster.personalize.schemas import ITEMS, Field, Schema
+from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, Field, Schema
 from batchrec_dagster.storage.progress import Progress
 
 Query = npt.NDArray[np.int32]  # positions in the model's items
@@ -57,9 +55,9 @@ class ItemAttributes:
 
     def _load(self, name: str) -> tuple[npt.NDArray[np.int32], pl.DataFrame]:
         """The position in the model of each item of the dataset, and its cell of this field."""
-        rows = self._read(ITEMS, list(dict.fromkeys([datasets.ITEM_ID, name])))
-        rows = rows.unique(datasets.ITEM_ID, keep="last", maintain_order=True)  # a later row counts
-        at = positions(self._item_ids, rows[datasets.ITEM_ID].to_list())
+        rows = self._read(ITEMS, list(dict.fromkeys([ITEM_ID, name])))
+        rows = rows.unique(ITEM_ID, keep="last", maintain_order=True)  # a later row counts
+        at = positions(self._item_ids, rows[ITEM_ID].to_list())
         known = at >= 0
         return at[known], rows.filter(pl.Series(known)).select(name)
 
@@ -99,9 +97,9 @@ class Segmenter:
         )
         for request, query in zip(requests, queries, strict=True):
             if isinstance(query, str):
-                yield output_line(request.echo, [], error=f"User error: {query}")
+                yield segment_line(request.echo, [], error=f"User error: {query}")
             else:
-                yield output_line(request.echo, next(segments))
+                yield segment_line(request.echo, next(segments))
 
     def _query(self, request: Request) -> Query | str:
         """The items of a line, or why it cannot be answered."""
@@ -111,7 +109,7 @@ class Segmenter:
         if problem is not None:
             return problem
         if self.attributes is None:
-            item = request.echo[ITEM_ID]
+            item = request.echo[ITEM_FIELD]
             query = positions(self.model.item_ids, [item])
             return query if query[0] >= 0 else f"the solution version does not know item {item}"
         expression = request.echo[ITEM_ATTRIBUTES]

@@ -34,7 +34,6 @@ from batchrec_dagster.local_personalize.filters.tables import (
     user_event_types,
 )
 from batchrec_dagster.local_personalize.learning.serving import Exclude
-from batchrec_dagster.personalize.datasets import USER_ID
 from batchrec_dagster.personalize.filter_expressions import parse_values, placeholder_uses
 from batchrec_dagster.personalize.filter_grammar import (
     USER_TARGET,
@@ -44,7 +43,7 @@ from batchrec_dagster.personalize.filter_grammar import (
     Variable,
     parse,
 )
-from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
+from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USER_ID, USERS
 
 CACHED_VALUES = 4096
 

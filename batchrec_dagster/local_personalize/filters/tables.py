@@ -21,13 +21,7 @@ from batchrec_dagster.local_personalize.filters.columns import (
     lookup,
     make_column,
 )
-from batchrec_dagster.personalize.datasets import (
-    EVENT_TYPE,
-    FILTER_HISTORY,
-    ITEM_ID,
-    TIMESTAMP,
-    USER_ID,
-)
+from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.filter_check import check
 from batchrec_dagster.personalize.filter_grammar import (
     CURRENT_ITEM,
@@ -39,7 +33,17 @@ from batchrec_dagster.personalize.filter_grammar import (
     comparisons,
     fields,
 )
-from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS, Field, Schema
+from batchrec_dagster.personalize.schemas import (
+    EVENT_TYPE,
+    INTERACTIONS,
+    ITEM_ID,
+    ITEMS,
+    TIMESTAMP,
+    USER_ID,
+    USERS,
+    Field,
+    Schema,
+)
 
 Int32 = npt.NDArray[np.int32]
 

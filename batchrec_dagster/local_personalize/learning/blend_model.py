@@ -27,7 +27,7 @@ from batchrec_dagster.local_personalize.learning.store import (
     save_arrays,
     unpack_ids,
 )
-from batchrec_dagster.personalize.hyperparameters import Values
+from batchrec_dagster.personalize.recipes import Values
 
 Float32 = npt.NDArray[np.float32]
 

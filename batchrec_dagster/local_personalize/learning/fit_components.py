@@ -34,7 +34,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     popular_first,
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
-from batchrec_dagster.personalize.hyperparameters import Values
+from batchrec_dagster.personalize.recipes import Values
 
 DENSE_LIMIT = 12_000  # EASE takes n^2 memory and n^3 time, n the smaller of items and users
 WIDE_LIMIT = 30_000  # items, with fewer users than DENSE_LIMIT: EASE still takes items^2 time

@@ -13,7 +13,7 @@ import numpy as np
 
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.split import Split, split
-from batchrec_dagster.personalize.hyperparameters import (
+from batchrec_dagster.personalize.recipes import (
     Boolean,
     HyperparameterError,
     Number,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from batchrec_dagster.local_personalize.learning.threads import pieces
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 
 
 class TrainingError(ValueError):
@@ -50,11 +51,11 @@ class Interactions:
         """
         rows = frame.lazy()
         # With sorted categories, the order of an Enum's codes is the order of the ids.
-        user_ids, item_ids = _distinct(rows, "USER_ID"), _distinct(rows, "ITEM_ID")
+        user_ids, item_ids = _distinct(rows, USER_ID), _distinct(rows, ITEM_ID)
         coded = rows.select(
-            users=pl.col("USER_ID").cast(pl.Enum(user_ids)).to_physical().cast(pl.Int32),
-            timestamps=pl.col("TIMESTAMP").cast(pl.Int64),
-            items=pl.col("ITEM_ID").cast(pl.Enum(item_ids)).to_physical().cast(pl.Int32),
+            users=pl.col(USER_ID).cast(pl.Enum(user_ids)).to_physical().cast(pl.Int32),
+            timestamps=pl.col(TIMESTAMP).cast(pl.Int64),
+            items=pl.col(ITEM_ID).cast(pl.Enum(item_ids)).to_physical().cast(pl.Int32),
         ).collect(engine="streaming")
         return cls(_objects(user_ids), _objects(item_ids), *sort_rows(coded, len(user_ids)))
 

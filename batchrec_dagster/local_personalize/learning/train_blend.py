@@ -56,7 +56,7 @@ from batchrec_dagster.local_personalize.learning.split import (
     split_histories,
     split_users,
 )
-from batchrec_dagster.personalize.hyperparameters import Values
+from batchrec_dagster.personalize.recipes import Values
 
 COMPONENTS = (EASE, SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
 HIGH_REG_MAX_ITEMS = 6_000  # a second EASE takes time with the square or cube of the items

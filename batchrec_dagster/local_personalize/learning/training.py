@@ -41,7 +41,7 @@ from batchrec_dagster.local_personalize.learning.train_blend import (
     train_blend_on_histories,
     update_blend,
 )
-from batchrec_dagster.personalize.hyperparameters import Values
+from batchrec_dagster.personalize.recipes import Values
 
 Metrics = dict[str, float]  # by the names of GetSolutionMetrics; empty if no user was held out
 

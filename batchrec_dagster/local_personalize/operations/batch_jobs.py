@@ -31,12 +31,12 @@ from batchrec_dagster.local_personalize.learning.model import AnyModel, SegmentM
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
 from batchrec_dagster.local_personalize.operations.solution_versions import find_version
 from batchrec_dagster.local_personalize.recipes import RECIPES, RELATED_ITEMS, Recipe
-from batchrec_dagster.personalize.batch_inference import (
+from batchrec_dagster.personalize.batch_files import (
     MAX_INPUT_BYTES,
     MAX_INPUT_RECORDS,
+    MAX_SEGMENT_USERS,
     OUTPUT_SUFFIX,
 )
-from batchrec_dagster.personalize.batch_segment import MAX_RESULTS
 from batchrec_dagster.personalize.filter_check import Traits, traits
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, SIMILAR_ITEMS
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, Schema
@@ -280,8 +280,10 @@ def _create_segments(call: Call) -> Draft:
         raise InvalidInputError(
             f"{recipe.arn} makes no user segments: use CreateBatchInferenceJob for {version.arn}."
         )
-    if params.get("numResults", 1) > MAX_RESULTS:
-        raise InvalidInputError(f"numResults must be at most {MAX_RESULTS}: users in a segment.")
+    if params.get("numResults", 1) > MAX_SEGMENT_USERS:
+        raise InvalidInputError(
+            f"numResults must be at most {MAX_SEGMENT_USERS}: users in a segment."
+        )
     used = _check_filter(call, version, on_users=True)
     if used and used.interactions and recipe.name == ITEM_ATTRIBUTE_AFFINITY:
         raise InvalidInputError(

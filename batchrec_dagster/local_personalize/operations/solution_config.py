@@ -14,7 +14,7 @@ from batchrec_dagster.local_personalize.learning.hpo import (
     search_ranges,
 )
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, training_parameters
-from batchrec_dagster.personalize.hyperparameters import HyperparameterError, parse_hyperparameters
+from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hyperparameters
 
 MAX_PARALLEL_JOBS = 10  # HPOResourceConfig.maxParallelTrainingJobs
 

@@ -38,17 +38,18 @@ from batchrec_dagster.local_personalize.operations.solution_config import hpo_se
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, train, training_parameters
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.datasets import (
-    EVENT_TYPE,
-    EVENT_VALUE,
-    ITEM_ID,
     MIN_INTERACTIONS,
     MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
     MIN_USERS_WITH_TWO_INTERACTIONS,
+)
+from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
+from batchrec_dagster.personalize.schemas import (
+    EVENT_TYPE,
+    EVENT_VALUE,
+    ITEM_ID,
     TIMESTAMP,
     USER_ID,
 )
-from batchrec_dagster.personalize.hyperparameters import HyperparameterError
-from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
 
 
 def training_data(job: Job) -> Interactions:

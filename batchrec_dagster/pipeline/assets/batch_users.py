@@ -8,7 +8,8 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.interactions import BatchUsers
-from batchrec_dagster.personalize.datasets import USER_ID
+from batchrec_dagster.personalize.batch_files import USER_FIELD
+from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.pipeline.ui import (
     PREPARED,
     asset_args,
@@ -23,7 +24,7 @@ from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "2"
 COLUMNS = {
-    "userId": ("string", "The user's id."),
+    USER_FIELD: ("string", "The user's id."),
     "filterValues": ("struct", "The values of the placeholders of recommendations.filter."),
 }
 
@@ -34,7 +35,7 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
     filter_values = pipeline.recommendations.line_filter_values
     version = f"{CODE_VERSION}-{fingerprint(declared)}"
     of_interactions = [("interactions", USER_ID)] if declared.source is None else []
-    lineage = {"userId": of_interactions, "filterValues": []}
+    lineage = {USER_FIELD: of_interactions, "filterValues": []}
 
     @dg.asset(
         **asset_args(
@@ -63,7 +64,7 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
                 "dagster/column_lineage": column_lineage(pipeline, lineage, users.columns),
                 "users": users.height,
                 "filter_values": filter_values,
-                "sample": sample(users.select("userId").head(5)),
+                "sample": sample(users.select(USER_FIELD).head(5)),
                 "seconds": time.monotonic() - started,
             },
         )

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.personalize.datasets import (
+from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     EVENT_VALUE,
     ITEM_ID,

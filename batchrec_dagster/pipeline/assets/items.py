@@ -10,7 +10,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.items import Items
-from batchrec_dagster.personalize.datasets import CREATION_TIMESTAMP, ITEM_ID
+from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
 from batchrec_dagster.pipeline.checks import published, specs
 from batchrec_dagster.pipeline.ui import (
     PREPARED,

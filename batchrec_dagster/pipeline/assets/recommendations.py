@@ -9,8 +9,8 @@ import polars as pl
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.personalize import recipes
-from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.batch_files import USER_FIELD
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.checks import published, run_step, specs
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
 from batchrec_dagster.pipeline.resources import PersonalizeResource
@@ -62,7 +62,7 @@ COLUMNS = {
 # The upstream columns of each column. A score, and so a rank, depends on all training data.
 _TRAINED_ON = [("interactions", USER_ID), ("interactions", ITEM_ID), ("interactions", TIMESTAMP)]
 MADE_OF = {
-    "user_id": [("batch_users", recipes.USER_ID)],
+    "user_id": [("batch_users", USER_FIELD)],
     "rank": _TRAINED_ON,
     "item_id": [("interactions", ITEM_ID)],
     "title": [("item_titles", "title")],

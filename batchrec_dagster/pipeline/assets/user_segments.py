@@ -8,7 +8,7 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.personalize.datasets import ITEM_ID, USER_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.pipeline.checks import published, run_step, specs
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
 from batchrec_dagster.pipeline.resources import PersonalizeResource

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.personalize.datasets import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.rules import (
     BEFORE_WINDOW,
     DUPLICATE,

@@ -1,0 +1,112 @@
+"""The lines that batch jobs read and write: JSON Lines, one request a line, and their limits.
+
+Sources: Amazon Personalize developer guide, "Batch inference job input and output", and the
+outputs printed in the aws-samples/amazon-personalize-samples notebooks. For segments, the guide's
+"Batch segment job output format examples" calls the list `recommendedUsers` where the notebooks
+have `usersList`: `usersList` is written here, and both are read.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+# The fields of an input line.
+USER_FIELD, ITEM_FIELD = "userId", "itemId"
+ITEM_LIST, ITEM_ATTRIBUTES = "itemList", "itemAttributes"
+
+OUTPUT_SUFFIX = ".out"
+
+# The documented maximum of a request in real time; for batch none is documented.
+MAX_RESULTS = 500
+MAX_SEGMENT_USERS = 5_000_000
+
+# "Amazon Personalize endpoints and quotas": of a job's input in all, and of one file of it.
+MAX_INPUT_BYTES = 1_000_000_000
+MAX_INPUT_RECORDS = 50_000_000
+
+_INFERENCE: dict[str, pl.DataType] = {
+    "input": pl.Struct({USER_FIELD: pl.String}),
+    "output": pl.Struct({"recommendedItems": pl.List(pl.String), "scores": pl.List(pl.Float64)}),
+    "error": pl.String(),
+}
+_SEGMENTS: dict[str, pl.DataType] = {
+    "input": pl.Struct({ITEM_FIELD: pl.String, ITEM_ATTRIBUTES: pl.String}),
+    "output": pl.Struct({"usersList": pl.List(pl.String), "recommendedUsers": pl.List(pl.String)}),
+    "error": pl.String(),
+}
+
+
+def inference_line(
+    request: Mapping[str, object],
+    items: Sequence[str],
+    scores: Sequence[float] | None = None,
+    error: str | None = None,
+) -> str:
+    """One line of a `.out` file, without its newline: compact JSON, scores to 7 decimals."""
+    fields = [f'"recommendedItems":{_compact(list(items))}']
+    if scores is not None:
+        fields.append(f'"scores":[{",".join(map(_score, scores))}]')
+    return (
+        f'{{"input":{_compact(request)},"output":{{{",".join(fields)}}},"error":{_compact(error)}}}'
+    )
+
+
+def read_inference(data: bytes) -> pl.DataFrame:
+    """A `.out` file as a frame: user_id, items (list of str), scores (list of f64), error.
+
+    A line that failed has an error and no items. Raises ValueError for what is not JSON Lines.
+    """
+    lines = _read_lines(data, _INFERENCE, "batch inference")
+    return lines.select(
+        user_id=pl.col("input").struct.field(USER_FIELD),
+        items=pl.col("output").struct.field("recommendedItems"),
+        scores=pl.col("output").struct.field("scores"),
+        error=pl.col("error"),
+    )
+
+
+def segment_line(
+    request: Mapping[str, object], users: Sequence[str], error: str | None = None
+) -> str:
+    """One line of a `.out` file, without its newline: JSON with spaces."""
+    line = {"input": request, "output": {"usersList": list(users)}, "error": error}
+    return json.dumps(line, ensure_ascii=False)
+
+
+def read_segments(data: bytes) -> pl.DataFrame:
+    """A `.out` file as a frame: item_id, item_attributes, users (list of str, best first), error.
+
+    A line that failed has an error and no users. Raises ValueError for what is not JSON Lines.
+    """
+    lines = _read_lines(data, _SEGMENTS, "batch segment")
+    output = pl.col("output").struct
+    return lines.select(
+        item_id=pl.col("input").struct.field(ITEM_FIELD),
+        item_attributes=pl.col("input").struct.field(ITEM_ATTRIBUTES),
+        users=pl.coalesce(output.field("usersList"), output.field("recommendedUsers")),
+        error=pl.col("error"),
+    )
+
+
+def _read_lines(data: bytes, schema: Mapping[str, pl.DataType], kind: str) -> pl.DataFrame:
+    """The JSON Lines as a frame of that schema; an empty file has no lines.
+
+    Raises ValueError, naming the kind of file, for what is not JSON Lines.
+    """
+    if not data.strip():
+        return pl.DataFrame(schema=schema)
+    try:
+        return pl.read_ndjson(data, schema=schema)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"not a {kind} output file: {error}") from error
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _score(score: float) -> str:
+    """Without zeros at the end, as the guide's examples have it: 0.0069081, 0.006394."""
+    digits = format(score, ".7f").rstrip("0")
+    return digits + "0" if digits.endswith(".") else digits
