@@ -17,8 +17,8 @@ from batchrec_dagster.personalize.recipes import HYPERPARAMETERS
 
 INTRODUCTION = """# Reference
 
-Made from the code. What a pipeline is, and how the parts play together, is told in the
-[tutorial](tutorial.md) and in [data of your own](own-data.md).
+This page lists every setting; it is generated from the code. For how to use them, see the
+[tutorial](tutorial.md) and [your own data](own-data.md).
 
 ## A pipeline's YAML
 

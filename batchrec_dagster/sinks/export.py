@@ -1,9 +1,8 @@
-"""A file of the lists for a mailing tool: CSV or JSON Lines, put at its place once it is whole.
+"""A file of the lists for a mailing tool: CSV or JSON Lines, put in place once it is complete.
 
-Spreadsheets take a cell that begins with =, +, -, @, a tab or a line break for a formula, quotes or
-not, so that a title such as =HYPERLINK(…) would be run on the desk of whoever opens the file. In
-CSV such a cell gets an apostrophe in front, by which a spreadsheet knows text. Ids are cells too;
-in JSON Lines all stays as it is.
+Spreadsheets run a cell that begins with =, +, -, @, a tab or a line break as a formula, so a title
+such as =HYPERLINK(…) would run on the reader's computer. In CSV an apostrophe goes before such a
+cell, ids included, which tells a spreadsheet that it is text. JSON Lines stay as they are.
 """
 
 from __future__ import annotations
