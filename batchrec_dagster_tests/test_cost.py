@@ -7,10 +7,11 @@ import pytest
 from pydantic import ValidationError
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.personalize.prices import Prices, prices
 from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.steps.cost import (
+    Prices,
     import_cost,
+    prices,
     recommendations_cost,
     segments_cost,
     training_cost,

@@ -76,11 +76,11 @@ def exported(lists: Path, **how: Any) -> dict[str, Any]:
     """As the asset does, into the folder of the lists."""
     import polars as pl
 
-    from batchrec_dagster.sinks.export import Export, export
+    from batchrec_dagster.sinks.export import ExportSink, export
     from batchrec_dagster.storage.object_store import ObjectStore
 
     store = ObjectStore({"here": lists.parent})
-    done = export(pl.scan_parquet(lists), Export(**how), store, "s3://here/export")
+    done = export(pl.scan_parquet(lists), ExportSink(**how), store, "s3://here/export")
     return {"rows": done.counts.rows}
 
 

@@ -2,7 +2,6 @@
 
 import click
 
-from batchrec_dagster.cli.completion import completion, schema
 from batchrec_dagster.cli.doctor import doctor
 from batchrec_dagster.cli.new import new
 from batchrec_dagster.cli.rollback import rollback
@@ -29,6 +28,43 @@ def main() -> None:
       2  wrong usage: an invalid option or argument
       3  not found: no such pipeline, user or item
     """
+
+
+@click.command(short_help="Print a script that makes a shell complete batchrec's commands.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print a script that makes a shell complete commands, options and pipelines.
+
+    \b
+    Examples:
+      eval "$(batchrec completion bash)"       # this session; add it to ~/.bashrc to keep it
+      eval "$(batchrec completion zsh)"        # in ~/.zshrc, after compinit
+      batchrec completion fish > ~/.config/fish/completions/batchrec.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    complete = get_completion_class(shell)
+    assert complete is not None
+    click.echo(complete(context.find_root().command, {}, "batchrec", "_BATCHREC_COMPLETE").source())
+
+
+@click.command(short_help="Print the JSON schema of defs.yaml.")
+def schema() -> None:
+    """Print the JSON schema of defs.yaml. Editors complete and check the file with it.
+
+    \b
+    Examples:
+      batchrec schema > defs.schema.json
+      batchrec schema | jq '.["$defs"].Ratings.properties.source.description'
+
+    \b
+    An editor with the YAML language server finds it by this line in the file:
+      # yaml-language-server: $schema=PATH
+    """
+    from batchrec_dagster.config.json_schema import declaration_schema_text
+
+    click.echo(declaration_schema_text(), nl=False)
 
 
 for command in (new, doctor, show, rollback, schema, completion, local_personalize):

@@ -15,8 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrec_dagster.cli.completion import files as complete_files
-from batchrec_dagster.cli.project import Project, declared_pipelines, find_project, storage
+from batchrec_dagster.cli.project import (
+    Project,
+    complete_files,
+    declared_pipelines,
+    find_project,
+    storage,
+)
 
 if TYPE_CHECKING:
     from batchrec_dagster.cli.recognise import Recognised

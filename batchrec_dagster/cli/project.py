@@ -13,6 +13,8 @@ import click
 import yaml
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from batchrec_dagster.storage.resource import StorageResource
 
 # The end of the component's type: config has all of it, but to import it slows down completion.
@@ -86,6 +88,26 @@ def storage() -> StorageResource:
         raise click.ClickException(str(error)) from error
     found: StorageResource = resources["storage"]
     return found
+
+
+def complete_pipelines(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """The declared pipelines with this prefix, for `shell_complete` of an option."""
+    try:
+        found = declared_pipelines(find_project())
+    except ProjectError:
+        return []
+    return sorted(name for name in found if name.startswith(incomplete))
+
+
+def complete_files(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Let the shell complete a path, for `shell_complete` of an option."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
 
 
 def _read(file: Path) -> Project | None:

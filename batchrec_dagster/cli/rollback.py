@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.completion import pipelines as complete_pipelines
-from batchrec_dagster.cli.project import NotFoundError, find_project, storage
+from batchrec_dagster.cli.project import NotFoundError, complete_pipelines, find_project, storage
 
 if TYPE_CHECKING:
     from batchrec_dagster.storage.published_table import Edition, PublishedTable

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrec_dagster.cli.completion import pipelines as complete_pipelines
-from batchrec_dagster.cli.project import NotFoundError, storage
+from batchrec_dagster.cli.project import NotFoundError, complete_pipelines, storage
 
 if TYPE_CHECKING:
     import dagster as dg

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +61,9 @@ def interactions_schema(*, event_type: bool, event_value: bool = False) -> str:
     """The Avro schema, as the JSON text that CreateSchema takes; TIMESTAMP is in epoch seconds, and
     EVENT_VALUE may be missing."""
     types: dict[str, str | list[str]] = {TIMESTAMP: "long", EVENT_VALUE: ["float", "null"]}
-    return json.dumps(
-        {
-            "type": "record",
-            "name": "Interactions",
-            "namespace": NAMESPACE,
-            "fields": [
-                {"name": column, "type": types.get(column, "string")}
-                for column in interactions_columns(event_type=event_type, event_value=event_value)
-            ],
-            "version": "1.0",
-        }
-    )
+    columns = interactions_columns(event_type=event_type, event_value=event_value)
+    fields = [{"name": column, "type": types.get(column, "string")} for column in columns]
+    return _schema("Interactions", fields)
 
 
 # Separates several values of a categorical cell.
@@ -102,12 +93,9 @@ def items_schema(*, created: bool, categories: Sequence[str], numbers: Sequence[
         {"name": name, "type": ["null", "string"], "categorical": True} for name in categories
     ]
     fields += [{"name": name, "type": ["null", "double"]} for name in numbers]
-    return json.dumps(
-        {
-            "type": "record",
-            "name": "Items",
-            "namespace": NAMESPACE,
-            "fields": fields,
-            "version": "1.0",
-        }
-    )
+    return _schema("Items", fields)
+
+
+def _schema(name: str, fields: Sequence[Mapping[str, object]]) -> str:
+    record = {"type": "record", "name": name, "namespace": NAMESPACE, "fields": fields}
+    return json.dumps({**record, "version": "1.0"})

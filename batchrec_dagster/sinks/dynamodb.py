@@ -35,7 +35,6 @@ from pydantic import Field, field_validator
 
 from batchrec_dagster.sinks.sink import (
     Checked,
-    Counts,
     Description,
     SinkContext,
     SinkError,
@@ -117,14 +116,7 @@ class DynamoDbSink(dg.Model):
 
     def write(self, lists: pl.LazyFrame, context: SinkContext) -> Written:
         with explained(self.table):
-            written = self._lists(context).write(lists, context.run_id)
-        return Written(
-            written.counts,
-            {"table": self.table, "users_removed": written.removed},
-            warning=None
-            if written.expires
-            else f"the time to live of {self.table} is off: {switch_on(self.table)}",
-        )
+            return self._lists(context).write(lists, context.run_id)
 
     def _lists(self, context: SinkContext) -> UserLists:
         storage = context.storage
@@ -140,15 +132,6 @@ class DynamoDbSink(dg.Model):
 
 
 @dataclass(frozen=True)
-class Replaced:
-    """What was written: users who are gone were removed; expires: whether time to live is on."""
-
-    counts: Counts
-    removed: int
-    expires: bool
-
-
-@dataclass(frozen=True)
 class UserLists:
     """The lists in a table. client: boto3's; record: where the users written last are kept; owner:
     whose lists they are."""
@@ -160,10 +143,10 @@ class UserLists:
     record: str
     owner: str
 
-    def write(self, frame: pl.LazyFrame, run_id: str) -> Replaced:
+    def write(self, frame: pl.LazyFrame, run_id: str) -> Written:
         """Make the table hold these lists and, of those written before, nothing else.
 
-        Raises SinkError.
+        Facts: table, users_removed. Warns if the time to live is off. Raises SinkError.
         """
         wanted = counts(frame)
         users = frame.filter(rank=1).select(KEY).collect(engine="streaming")
@@ -178,7 +161,9 @@ class UserLists:
             self._read_again(users, run_id)
             self._delete(gone)
             self._remember(users)
-        return Replaced(wanted, gone.height, expires)
+        off = f"the time to live of {self.table} is off: {switch_on(self.table)}"
+        facts = {"table": self.table, "users_removed": gone.height}
+        return Written(wanted, facts, None if expires else off)
 
     def check(self) -> tuple[str, bool]:
         """That the table is one for users; its ARN, and whether its time to live is on. Raises

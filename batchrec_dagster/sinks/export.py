@@ -11,7 +11,6 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -21,7 +20,6 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.sinks.sink import (
     Checked,
-    Counts,
     Description,
     SinkContext,
     SinkError,
@@ -108,17 +106,13 @@ class ExportSink(dg.Model):
         return Checked(f"{path} can be written")
 
     def write(self, lists: pl.LazyFrame, context: SinkContext) -> Written:
-        storage, how = context.storage, Export(self.format, self.rows, self.bom)
-        default = storage.uri(Places(context.pipeline).export(how.filename))
-        store, uri = _open(self._absolute(context.project) or default, storage)
-        done = export(lists, how, store, uri)
-        facts: dict[str, str | int] = {
-            "file": str(store.local_path(uri) or uri),
-            "lines": done.lines,
-            "bytes": done.size,
-            "formulas_escaped": done.formulas_escaped,
-        }
-        return Written(done.counts, facts)
+        storage = context.storage
+        default = storage.uri(Places(context.pipeline).export(self.filename))
+        return export(lists, self, *_open(self._absolute(context.project) or default, storage))
+
+    @property
+    def filename(self) -> str:
+        return f"recommendations.{self.format}"
 
     def _absolute(self, project: Path) -> str | None:
         """The absolute path or URI; None where the file goes into the pipeline's storage."""
@@ -127,33 +121,11 @@ class ExportSink(dg.Model):
         return str((project / Path(self.path).expanduser()).resolve())
 
 
-@dataclass(frozen=True)
-class Export:
-    """Of what form the file is. rows per_user: a row for each user, with items in columns (CSV) or
-    in a list (JSON Lines); per_item: a row for each user and item. bom: a byte order mark at the
-    start, by which Excel knows UTF-8 (CSV)."""
+def export(frame: pl.LazyFrame, how: ExportSink, store: ObjectStore, uri: str) -> Written:
+    """Write the file and put it at the URI, whole or not at all. Raises SinkError.
 
-    format: Literal["csv", "jsonl"] = "csv"
-    rows: Literal["per_user", "per_item"] = "per_user"
-    bom: bool = False
-
-    @property
-    def filename(self) -> str:
-        return f"recommendations.{self.format}"
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was written: lines without the header, bytes, cells whose formula was escaped."""
-
-    counts: Counts
-    lines: int
-    size: int
-    formulas_escaped: int
-
-
-def export(frame: pl.LazyFrame, how: Export, store: ObjectStore, uri: str) -> Exported:
-    """Write the file and put it at the URI, whole or not at all. Raises SinkError."""
+    Facts: file; lines, without the header; bytes; formulas_escaped, in cells.
+    """
     wanted = counts(frame)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / how.filename
@@ -170,7 +142,9 @@ def export(frame: pl.LazyFrame, how: Export, store: ObjectStore, uri: str) -> Ex
     if put is None or put.size != size:
         found = "nothing is" if put is None else f"{put.size:,} bytes are"
         raise SinkUnavailableError(f"{size:,} bytes were written to {uri}, but {found} there")
-    return Exported(wanted, lines, size, escaped)
+    file = str(store.local_path(uri) or uri)
+    facts = {"file": file, "lines": lines, "bytes": size, "formulas_escaped": escaped}
+    return Written(wanted, facts)
 
 
 def look(store: ObjectStore, uri: str) -> None:
@@ -209,8 +183,8 @@ def _nearest(path: str) -> str:
     return str(folder / Path(path).name)
 
 
-def _write(frame: pl.LazyFrame, how: Export, longest: int, path: Path) -> int:
-    """The file; how many cells were made escaped."""
+def _write(frame: pl.LazyFrame, how: ExportSink, longest: int, path: Path) -> int:
+    """Write the file; returns how many cells were escaped."""
     escaped = 0
     with path.open("wb") as file:
         if how.bom:
@@ -229,7 +203,7 @@ def _write(frame: pl.LazyFrame, how: Export, longest: int, path: Path) -> int:
     return escaped
 
 
-def _rows(frame: pl.LazyFrame, how: Export, longest: int) -> Iterator[pl.DataFrame]:
+def _rows(frame: pl.LazyFrame, how: ExportSink, longest: int) -> Iterator[pl.DataFrame]:
     """What becomes a line each; an empty table where there are none, for the header."""
     if how.rows == "per_item":
         yield frame.head(0).collect()
@@ -255,7 +229,7 @@ def _in_columns(users: pl.DataFrame, longest: int, fields: Sequence[str]) -> pl.
     )
 
 
-def _lines(path: Path, how: Export) -> int:
+def _lines(path: Path, how: ExportSink) -> int:
     """How many rows the file has, but for the header."""
     rows = quotes = 0
     with path.open("rb") as file:

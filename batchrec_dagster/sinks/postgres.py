@@ -132,9 +132,7 @@ class PostgresSink(dg.Model):
         return Checked(f"{look(self._target(context))} can be written")
 
     def write(self, lists: pl.LazyFrame, context: SinkContext) -> Written:
-        replaced = replace(lists, self._target(context))
-        table = f"{replaced.schema}.{self.table}"
-        return Written(replaced.counts, {"table": table, "database": replaced.database})
+        return replace(lists, self._target(context))
 
     def _target(self, context: SinkContext) -> Target:
         url = context.environment.get(self.url_env)
@@ -157,24 +155,19 @@ class Target:
     pipeline: str = ""
 
 
-@dataclass(frozen=True)
-class Replaced:
-    """What was written, and where: the schema, the database as NAME at HOST."""
+def replace(frame: pl.LazyFrame, target: Target) -> Written:
+    """Make the table hold these lists and nothing else. Raises SinkError.
 
-    counts: Counts
-    schema: str
-    database: str
-
-
-def replace(frame: pl.LazyFrame, target: Target) -> Replaced:
-    """Make the table hold these lists and nothing else. Raises SinkError."""
+    Facts: table, as SCHEMA.TABLE; database, as NAME at HOST.
+    """
     wanted = counts(frame)
     parameters = _parameters(target.url)
     try:
         with closing(_connect(target.url)) as connection:
             schema = _replace(frame, wanted, connection, target)
-            info = connection.info
-            return Replaced(wanted, schema, f"{info.dbname} at {info.host}")
+            database = f"{connection.info.dbname} at {connection.info.host}"
+            table = f"{schema}.{target.table}"
+            return Written(wanted, {"table": table, "database": database})
     except psycopg2.Error as error:
         raise _explanation(error, target, parameters.get("password")) from None
 

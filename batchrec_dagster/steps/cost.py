@@ -7,20 +7,49 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import polars as pl
+import yaml
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 
+from batchrec_dagster import personalize
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.automation import Budget
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.ensure import Ensured
-from batchrec_dagster.personalize.prices import prices
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.steps.checks import Checked
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.user_stats import UsersOfInteractions
+
+PRICES = Path(personalize.__file__).with_name("prices.yaml")
+
+
+class Prices(BaseModel):
+    """Prices in USD, by unit of work, and the date they are from (ISO 8601)."""
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    as_of: str
+    import_per_gb: NonNegativeFloat
+    training_per_hour: NonNegativeFloat
+    training_v2_per_1000_interactions: NonNegativeFloat
+    assumed_training_hours: NonNegativeFloat
+    recommendations_per_1000_users: NonNegativeFloat
+    recommendations_v2_per_1000_users: NonNegativeFloat
+    segments_per_1000_users: NonNegativeFloat
+
+
+@cache
+def prices() -> Prices:
+    """The prices, read once. Raises pydantic's ValidationError for an invalid file."""
+    text = PRICES.read_text(encoding="utf-8")
+    # Dates stay as they are written.
+    return Prices.model_validate(yaml.load(text, Loader=yaml.BaseLoader))  # noqa: S506
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from moto import mock_aws
 
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError, dynamodb
 from batchrec_dagster.sinks import sink as lists
-from batchrec_dagster.sinks.dynamodb import Replaced, UserLists
+from batchrec_dagster.sinks.dynamodb import UserLists
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.sinks.support import many, recommendations
 
@@ -55,7 +55,7 @@ def table(client: Any, tmp_path: Path) -> UserLists:
     return UserLists(client, TABLE, 30, store, "s3://records/users.parquet", "shop")
 
 
-def write(table: UserLists, frame: pl.DataFrame, run_id: str = "run") -> Replaced:
+def write(table: UserLists, frame: pl.DataFrame, run_id: str = "run") -> lists.Written:
     return table.write(frame.lazy(), run_id)
 
 
@@ -67,7 +67,8 @@ def stored(client: Any) -> dict[str, Any]:
 def test_each_user_has_an_item_and_who_is_gone_is_removed(client: Any, table: UserLists) -> None:
     before = int(time.time())
     written = write(table, recommendations({"1": [("a", "A = 1"), "b"], "2": ["c"]}), "first")
-    assert written == Replaced(lists.Counts(3, 2, 2), 0, expires=True)
+    facts = {"table": TABLE, "users_removed": 0}
+    assert written == lists.Written(lists.Counts(3, 2, 2), facts)
     items = stored(client)
     assert set(items) == {"1", "2"}
     assert items["1"]["items"] == {
@@ -79,11 +80,12 @@ def test_each_user_has_an_item_and_who_is_gone_is_removed(client: Any, table: Us
     assert items["1"]["run_id"] == {"S": "first"}
     assert 0 <= int(items["1"]["expires_at"]["N"]) - before - 30 * 24 * 3600 <= 60
     second = recommendations({"2": ["d"], "3": ["e"]}, titles=False, score=None)
-    assert write(table, second, "second") == Replaced(lists.Counts(2, 2, 1), 1, expires=True)
+    facts = {"table": TABLE, "users_removed": 1}
+    assert write(table, second, "second") == lists.Written(lists.Counts(2, 2, 1), facts)
     items = stored(client)
     assert set(items) == {"2", "3"}
     assert items["2"]["items"] == {"L": [{"M": {"item_id": {"S": "d"}}}]}
-    assert write(table, second.clear()).removed == 2
+    assert write(table, second.clear()).facts["users_removed"] == 2
     assert stored(client) == {}
 
 
@@ -155,7 +157,7 @@ def test_a_write_that_was_killed_forgets_nobody(
         with pytest.raises(ZeroDivisionError):
             write(table, recommendations({"2": ["a"], "7": ["a"]}))
     assert set(stored(client)) == {"0", "1", "2", "7"}
-    assert write(table, recommendations({"9": ["a"]})).removed == 4
+    assert write(table, recommendations({"9": ["a"]})).facts["users_removed"] == 4
     assert set(stored(client)) == {"9"}
 
 
@@ -180,7 +182,7 @@ def test_without_a_time_to_live_it_says_so(client: Any, tmp_path: Path) -> None:
     lists = UserLists(
         client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet", "shop"
     )
-    assert write(lists, many(1)).expires is False
+    assert "update-time-to-live" in (write(lists, many(1)).warning or "")
 
 
 def test_another_run_that_writes_is_noticed(

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError, export
 from batchrec_dagster.sinks import sink as lists
-from batchrec_dagster.sinks.export import Export, Exported
-from batchrec_dagster.sinks.sink import Counts
+from batchrec_dagster.sinks.export import ExportSink
+from batchrec_dagster.sinks.sink import Counts, Written
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster_tests.sinks.support import many, recommendations
 
@@ -28,8 +28,8 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 LISTS = st.dictionaries(TEXT, st.lists(st.tuples(TEXT, st.none() | TEXT), max_size=3), max_size=4)
 
 
-def write(folder: Path, frame: pl.DataFrame, **how: Any) -> Exported:
-    return export.export(frame.lazy(), Export(**how), ObjectStore({"bucket": folder}), URI)
+def write(folder: Path, frame: pl.DataFrame, **how: Any) -> Written:
+    return export.export(frame.lazy(), ExportSink(**how), ObjectStore({"bucket": folder}), URI)
 
 
 def content(folder: Path) -> bytes:
@@ -48,14 +48,17 @@ def test_a_row_for_each_user_has_items_in_columns(tmp_path: Path) -> None:
         ["1", "a", "A, or B", "b", 'The "C"'],
         ["2", "c", "Ü", "", ""],
     ]
-    assert written == Exported(Counts(3, 2, 2), 2, len(content(tmp_path)), 0)
+    assert written.counts == Counts(3, 2, 2)
+    size = len(content(tmp_path))
+    file = str(tmp_path / "exports/lists")
+    assert written.facts == {"file": file, "lines": 2, "bytes": size, "formulas_escaped": 0}
     write(tmp_path, frame.drop("title").tail(1), bom=True)
     assert content(tmp_path) == b'\xef\xbb\xbf"user_id","item_1"\n"2","c"\n'
 
 
 def test_a_row_for_each_item_is_as_in_the_table(tmp_path: Path) -> None:
     frame = recommendations({"1": [("a", "A"), "b"], "2": ["c"]})
-    assert write(tmp_path, frame, rows="per_item").lines == 3
+    assert write(tmp_path, frame, rows="per_item").facts["lines"] == 3
     assert rows(tmp_path) == [
         ["user_id", "rank", "item_id", "title", "score"],
         ["1", "1", "a", "A", "0.5"],
@@ -66,7 +69,7 @@ def test_a_row_for_each_item_is_as_in_the_table(tmp_path: Path) -> None:
 
 def test_json_lines_hold_lists_or_rows(tmp_path: Path) -> None:
     frame = recommendations({"1": [("a", "=A"), "b"], "2": ["c"]})
-    assert write(tmp_path, frame, format="jsonl").lines == 2
+    assert write(tmp_path, frame, format="jsonl").facts["lines"] == 2
     assert [json.loads(line) for line in content(tmp_path).splitlines()] == [
         {
             "user_id": "1",
@@ -80,14 +83,14 @@ def test_json_lines_hold_lists_or_rows(tmp_path: Path) -> None:
             "items": [{"rank": 1, "item_id": "c", "title": None, "score": 0.5}],
         },
     ]
-    assert write(tmp_path, frame, format="jsonl", rows="per_item").lines == 3
+    assert write(tmp_path, frame, format="jsonl", rows="per_item").facts["lines"] == 3
     assert pl.read_ndjson(content(tmp_path)).equals(frame)
 
 
 @pytest.mark.parametrize("how", ["per_user", "per_item"])
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_nobody_to_recommend_to_leaves_an_empty_file(tmp_path: Path, form: str, how: str) -> None:
-    assert write(tmp_path, many(0), format=form, rows=how).lines == 0
+    assert write(tmp_path, many(0), format=form, rows=how).facts["lines"] == 0
     assert content(tmp_path).count(b"\n") == (1 if form == "csv" else 0)
 
 
@@ -107,7 +110,7 @@ def test_cells_that_begin_like_formulas_are_text(tmp_path: Path) -> None:
     assert list(titles) == [*(f"'{title}" for title in FORMULAS), "a = 1"]
     assert set(users) == {"'-7"}
     assert items == ("'+a",) * len(FORMULAS) + ("x",)
-    assert written.formulas_escaped == 3 * len(FORMULAS) + 1
+    assert written.facts["formulas_escaped"] == 3 * len(FORMULAS) + 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -123,7 +126,7 @@ def test_whatever_the_text_is_it_comes_back_and_no_cell_begins_a_formula(
     written = write(folder, frame, rows=how, bom=bom)
     text = content(folder).decode("utf-8-sig" if bom else "utf-8")
     _, *read = csv.reader(io.StringIO(text, newline=""))
-    assert written.lines == len(read)
+    assert written.facts["lines"] == len(read)
     cells = [cell for row in read for cell in row]
     assert not [cell for cell in cells if cell.startswith(tuple("=+-@\t\r\n\uff1d\uff0b\uff0d"))]
     known = set(frame.get_column("title").drop_nulls())

@@ -31,7 +31,7 @@ TEXT = st.text(
 )
 
 
-def replace(frame: pl.DataFrame, url: str, **target: Any) -> sink.Replaced:
+def replace(frame: pl.DataFrame, url: str, **target: Any) -> lists.Written:
     return sink.replace(frame.lazy(), sink.Target(url, **{"table": TABLE, **target}))
 
 
@@ -54,7 +54,8 @@ def test_the_table_holds_the_lists_and_nothing_else(postgres: PostgresServer, ur
     written = replace(first, url)
     assert stored(postgres, url) == first.rows()
     assert written.counts[:2] == (3, 2)
-    assert (written.schema, written.database.split()[1:]) == ("public", ["at", "127.0.0.1"])
+    assert written.facts["table"] == f"public.{TABLE}"
+    assert str(written.facts["database"]).endswith(" at 127.0.0.1")
     # One is gone, one is new, one is as it was.
     second = recommendations({"2": ["c"], "3": ["d", "e"]}, titles=False, score=None)
     assert replace(second, url).counts[:2] == (3, 2)
@@ -125,7 +126,7 @@ def test_a_schema_is_used_and_must_be_there(postgres: PostgresServer, url: str) 
     with pytest.raises(SinkError, match='schema "shop" does not exist'):
         replace(many(1), url, schema="shop")
     postgres.query("CREATE SCHEMA shop", url=url)
-    assert replace(many(2), url, schema="shop", table="Lists").schema == "shop"
+    assert replace(many(2), url, schema="shop", table="Lists").facts["table"] == "shop.Lists"
     assert len(stored(postgres, url, 'shop."Lists"')) == 10
     assert relations(postgres, url) == []
 
