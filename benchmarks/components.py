@@ -25,8 +25,11 @@ from batchrec_dagster.local_personalize.learning.fit_components import (
     EASE_NEIGHBORS,
     REGULARIZATION,
 )
-from batchrec_dagster.local_personalize.learning.histories import Histories
-from batchrec_dagster.local_personalize.learning.interactions import Interactions, popular_first
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
+    Interactions,
+    popular_first,
+)
 
 
 def main() -> None:

@@ -18,8 +18,9 @@ from implicit.als import AlternatingLeastSquares
 from scipy.sparse import csr_matrix, diags, vstack
 
 from batchrec_dagster.local_personalize.learning import ease
-from batchrec_dagster.local_personalize.learning.histories import Histories, History
 from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
+    History,
     Ids,
     Interactions,
     popular_first,

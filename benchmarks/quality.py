@@ -24,9 +24,13 @@ import polars as pl
 from peers import IALS, Family, Peer, available, fitted
 from report import RESULTS, ROOT, table, write
 
-from batchrec_dagster.local_personalize.learning.evaluation import Recommender, evaluate
+from batchrec_dagster.local_personalize.learning.evaluation import (
+    Recommender,
+    Split,
+    evaluate,
+    split_users,
+)
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.split import Split, split_users
 from batchrec_dagster.local_personalize.recipes import train
 
 OURS = "ours (aws-user-personalization)"

@@ -22,10 +22,9 @@ from generated import Size, blocks
 from quality import data_sets, folds
 from report import RESULTS, ROOT, table, write
 
-from batchrec_dagster.local_personalize.learning.evaluation import evaluate
+from batchrec_dagster.local_personalize.learning.evaluation import Split, evaluate
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.model import UserModel
-from batchrec_dagster.local_personalize.learning.split import Split
 from batchrec_dagster.local_personalize.recipes import train
 
 RECIPE = "aws-user-personalization"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.local_personalize.learning import cooccurrence
-from batchrec_dagster.local_personalize.learning.histories import Histories, History
+from batchrec_dagster.local_personalize.learning.interactions import Histories, History
 from batchrec_dagster_tests.learning.support import interactions_of
 
 

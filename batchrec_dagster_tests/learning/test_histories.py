@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.learning import histories
-from batchrec_dagster.local_personalize.learning.histories import Histories
+from batchrec_dagster.local_personalize.learning import interactions
+from batchrec_dagster.local_personalize.learning.interactions import Histories
 from batchrec_dagster_tests.learning.support import Row, interactions_of
 
 # Few users, items and moments: repeated items and equal times are everywhere.
@@ -42,7 +42,7 @@ def test_a_history_has_distinct_items_newest_first(
 ) -> None:
     lookup = Histories(interactions_of(found), np.array(KNOWN, dtype=object))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(histories, "AT_ONCE", at_once)
+        patch.setattr(interactions, "AT_ONCE", at_once)
         history = lookup.of_users(lookup.users(asked))
     assert len(history.lengths) == len(asked)
     for place, user in enumerate(asked):

@@ -17,7 +17,6 @@ from batchrec_dagster.local_personalize.learning import (
     fit_components,
     train_blend,
 )
-from batchrec_dagster.local_personalize.learning import split as splitting
 from batchrec_dagster.local_personalize.learning.blend_model import BlendModel
 from batchrec_dagster.local_personalize.learning.components import (
     EASE,
@@ -29,8 +28,13 @@ from batchrec_dagster.local_personalize.learning.components import (
     PopularityScorer,
     Scorer,
 )
-from batchrec_dagster.local_personalize.learning.histories import Histories, History
-from batchrec_dagster.local_personalize.learning.interactions import log_popularity, popular_first
+from batchrec_dagster.local_personalize.learning.evaluation import EARLIER_CUTOFFS, split
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
+    History,
+    log_popularity,
+    popular_first,
+)
 from batchrec_dagster.local_personalize.learning.model import load_model
 from batchrec_dagster.local_personalize.learning.model_selection import (
     BLEND_WEIGHTS,
@@ -42,7 +46,6 @@ from batchrec_dagster.local_personalize.learning.model_selection import (
     validation_sets,
 )
 from batchrec_dagster.local_personalize.learning.ranking import top_k
-from batchrec_dagster.local_personalize.learning.split import EARLIER_CUTOFFS, split
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import interactions_of, lists, tastes
 
@@ -196,9 +199,9 @@ def test_few_users_get_earlier_cutoffs_and_many_do_not() -> None:
     assert len(few) == 1 + len(EARLIER_CUTOFFS)
     assert few[0].inputs.lengths.sum() > few[-1].inputs.lengths.sum()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splitting, "MIN_QUERIES", 2 * len(held.users))
+        patch.setattr(evaluation, "MIN_QUERIES", 2 * len(held.users))
         assert len(validation_sets({}, held, held.inputs.item_ids)) == 2
-        patch.setattr(splitting, "MIN_QUERIES", 1)
+        patch.setattr(evaluation, "MIN_QUERIES", 1)
         assert len(validation_sets({}, held, held.inputs.item_ids)) == 1
 
 

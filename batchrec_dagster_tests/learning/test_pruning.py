@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, fit_components, pruning, related
+from batchrec_dagster.local_personalize.learning import ease, fit_components, ranking, related
 from batchrec_dagster.local_personalize.learning.blend_model import BlendModel
 from batchrec_dagster.local_personalize.learning.components import EASE, ItemItemScorer
 from batchrec_dagster.local_personalize.recipes import train
@@ -49,7 +49,7 @@ def test_huge_histories_give_full_lists_and_a_small_model(
     rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit_components, "WIDE_LIMIT", 1_500)
-    monkeypatch.setattr(pruning, "MAX_PAIRED", 1_000)
+    monkeypatch.setattr(ranking, "MAX_PAIRED", 1_000)
     data = interactions_of(rows)
     model = train(RECIPE, data, {}).model
     assert isinstance(model, BlendModel)
@@ -87,8 +87,8 @@ def test_keeps_exactly_the_largest_and_the_first_of_ties(
         sparse.has_sorted_indices = False
     expected = [plainly(row, kept) for row in rows]
     for cut in (
-        pruning.top_k_per_row(sparse, kept),
-        pruning.top_k_per_dense_row(rows.copy(), kept),
+        ranking.top_k_per_row(sparse, kept),
+        ranking.top_k_per_dense_row(rows.copy(), kept),
     ):
         out = cut.toarray()
         assert [np.flatnonzero(row).tolist() for row in out] == expected
@@ -107,7 +107,7 @@ def test_equal_weights_keep_the_most_popular_items(core: int) -> None:
 def test_outside_the_core_only_the_newest_of_a_long_history_are_paired(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pruning, "MAX_PAIRED", 2)
+    monkeypatch.setattr(ranking, "MAX_PAIRED", 2)
     newest_first = csr_matrix((np.ones(5, np.float32), [3, 1, 0, 2, 0], [0, 4, 5]), shape=(2, 4))
     weights = ease.fit(newest_first, core=0, regularization=1.0, neighbors=4).toarray()
     assert sorted(zip(*np.nonzero(weights), strict=True)) == [(1, 3), (3, 1)]
@@ -117,7 +117,7 @@ def test_outside_the_core_only_the_newest_of_a_long_history_are_paired(
 def test_similar_items_pair_only_the_newest_of_a_long_history(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pruning, "MAX_PAIRED", 2)
+    monkeypatch.setattr(ranking, "MAX_PAIRED", 2)
     newest_first = csr_matrix((np.ones(5, np.float32), [3, 1, 0, 2, 0], [0, 4, 5]), shape=(2, 4))
     weights = related.fit(newest_first, discount=0.5, min_cointeractions=1).toarray()
     assert sorted(zip(*np.nonzero(weights), strict=True)) == [(1, 3), (3, 1)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import serving
-from batchrec_dagster.local_personalize.learning.histories import History
+from batchrec_dagster.local_personalize.learning.interactions import History
 from batchrec_dagster.local_personalize.learning.model import UserModel
 from batchrec_dagster.local_personalize.learning.serving import exclude_entries
 from batchrec_dagster.local_personalize.recipes import train

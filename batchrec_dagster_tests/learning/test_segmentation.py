@@ -18,8 +18,13 @@ from batchrec_dagster.local_personalize.learning import (
 )
 from batchrec_dagster.local_personalize.learning.blend_model import BlendModel
 from batchrec_dagster.local_personalize.learning.components import ItemItemScorer
-from batchrec_dagster.local_personalize.learning.histories import Histories, History
-from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
+from batchrec_dagster.local_personalize.learning.evaluation import split_histories
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
+    History,
+    Interactions,
+    ModelFileError,
+)
 from batchrec_dagster.local_personalize.learning.model import SegmentModel, load_model
 from batchrec_dagster.local_personalize.learning.model_selection import (
     ValidationSet,
@@ -29,7 +34,6 @@ from batchrec_dagster.local_personalize.learning.segmentation import (
     SegmentationModel,
     measure_repeat_factor,
 )
-from batchrec_dagster.local_personalize.learning.split import split_histories
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
 

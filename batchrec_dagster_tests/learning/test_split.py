@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from batchrec_dagster.local_personalize.learning.split import (
+from batchrec_dagster.local_personalize.learning.evaluation import (
     earlier_cutoff,
     split,
     split_users,

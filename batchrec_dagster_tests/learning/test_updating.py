@@ -21,11 +21,10 @@ from batchrec_dagster.local_personalize.learning.components import (
     POPULARITY,
     PopularityScorer,
 )
-from batchrec_dagster.local_personalize.learning.evaluation import evaluate
+from batchrec_dagster.local_personalize.learning.evaluation import evaluate, split
 from batchrec_dagster.local_personalize.learning.hpo import Search
 from batchrec_dagster.local_personalize.learning.interactions import ModelFileError, TrainingError
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
-from batchrec_dagster.local_personalize.learning.split import split
 from batchrec_dagster.local_personalize.learning.training import Trained
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, lists, tastes

@@ -17,8 +17,7 @@ from batchrec_dagster.local_personalize.learning.components import (
     SYMMETRIC_COOC,
     Scorer,
 )
-from batchrec_dagster.local_personalize.learning.histories import History
-from batchrec_dagster.local_personalize.learning.interactions import Ids, ModelFileError
+from batchrec_dagster.local_personalize.learning.interactions import History, Ids, ModelFileError
 from batchrec_dagster.local_personalize.learning.serving import UserScoringModel
 from batchrec_dagster.local_personalize.learning.store import (
     Arrays,

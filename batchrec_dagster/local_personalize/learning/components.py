@@ -11,7 +11,7 @@ import numpy.typing as npt
 from implicit.cpu.als import AlternatingLeastSquares
 from scipy.sparse import csc_matrix, csr_matrix
 
-from batchrec_dagster.local_personalize.learning.histories import History
+from batchrec_dagster.local_personalize.learning.interactions import History
 from batchrec_dagster.local_personalize.learning.store import Arrays
 from batchrec_dagster.local_personalize.learning.threads import cores, pieces, single_threaded_blas
 

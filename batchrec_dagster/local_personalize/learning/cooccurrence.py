@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix, vstack
 
-from batchrec_dagster.local_personalize.learning.histories import History
-from batchrec_dagster.local_personalize.learning.pruning import top_k_per_row
-from batchrec_dagster.local_personalize.learning.ranking import top_k
+from batchrec_dagster.local_personalize.learning.interactions import History
+from batchrec_dagster.local_personalize.learning.ranking import top_k, top_k_per_row
 from batchrec_dagster.local_personalize.learning.threads import ordered_map, pieces
 
 Float32 = npt.NDArray[np.float32]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix, hstack, vstack
 
-from batchrec_dagster.local_personalize.learning.pruning import (
+from batchrec_dagster.local_personalize.learning.ranking import (
     keep_columns,
     most_recent,
     top_k_per_dense_row,
@@ -114,7 +114,7 @@ def fit(
     `matrix` is (users, n_items) of ones: the most popular items first, the entries of a row from
     new to old. The first `core` items are regressed jointly, as in the paper; every pair with an
     item outside the core is a regression of one item on the other, over the newest entries of
-    each user (`pruning.most_recent`). Each column keeps its `neighbors` largest weights: they
+    each user (`ranking.most_recent`). Each column keeps its `neighbors` largest weights: they
     carry the accuracy, and scoring costs in proportion to them.
     """
     n_items = matrix.shape[1]

@@ -1,7 +1,8 @@
-"""Offline metrics of a recommender on held-out users, with Amazon Personalize's formulas.
+"""Amazon Personalize's split of the data into training, input and truth, and its offline metrics.
 
-Source: Amazon Personalize developer guide, "Evaluating an Amazon Personalize solution version with
-metrics".
+Source: developer guide, "Evaluating a solution version with metrics": train on 90 % of the users;
+of the other 10 %, the oldest 90 % of each history is the input and the newest 10 % the truth. For
+user segmentation, the oldest 80 % of each history are trained on and the newest 20 % are the truth.
 """
 
 from __future__ import annotations
@@ -27,7 +28,123 @@ from batchrec_dagster.local_personalize.learning.serving import (
     Recommended,
     exclude_entries,
 )
-from batchrec_dagster.local_personalize.learning.split import Split
+
+HELD_OUT_SHARE = 0.1
+INPUT_SHARE = 0.9
+SEGMENT_INPUT_SHARE = 0.8
+EARLIER_CUTOFFS = (0.8, 0.7, 0.6, 0.5)  # shares of a history
+MIN_QUERIES = 600  # (user, cutoff) pairs to select a model on, if cutoffs suffice
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three disjoint sets of rows over the same ids; `users` (held out,) are sorted indices.
+
+    Interactions of a held-out user at the same second are shuffled, not sorted by item id.
+    """
+
+    train: Interactions
+    inputs: Interactions
+    truth: Interactions
+    users: Int32
+
+
+def split(
+    interactions: Interactions,
+    seed: int,
+    *,
+    without: Int32 | None = None,
+    share: float = HELD_OUT_SHARE,
+) -> Split | None:
+    """Hold out a share of the users with at least two interactions, one user at least.
+
+    The user indices `without` are not held out, for a second, disjoint split. None when no user
+    has two interactions, or no user would be left to train on.
+    """
+    lengths = np.diff(interactions.starts)
+    candidates = np.flatnonzero(lengths >= 2)
+    size = max(1, round(share * len(candidates)))
+    if without is not None:
+        candidates = np.setdiff1d(candidates, without)
+    if np.count_nonzero(lengths) <= size or len(candidates) < size:
+        return None
+    chosen = np.random.default_rng(seed).choice(candidates, size=size, replace=False)
+    return split_users(interactions, np.sort(chosen).astype(np.int32))
+
+
+def split_users(interactions: Interactions, held: Int32) -> Split:
+    """Hold out the users with these sorted indices."""
+    is_held = np.zeros(len(interactions.user_ids), dtype=bool)
+    is_held[held] = True
+    out = is_held[interactions.users]
+    shuffled = _shuffle_ties(interactions.filter(out))
+    old = _is_oldest(shuffled, INPUT_SHARE)
+    return Split(
+        train=interactions.filter(~out),
+        inputs=shuffled.filter(old),
+        truth=shuffled.filter(~old),
+        users=held,
+    )
+
+
+def split_histories(interactions: Interactions) -> Split | None:
+    """The split for segmentation: train on, and take as input, the oldest 80 % of each history.
+
+    `users` have interactions in both parts; None when no user has.
+    """
+    old = _is_oldest(interactions, SEGMENT_INPUT_SHARE)
+    train, truth = interactions.filter(old), interactions.filter(~old)
+    users = np.intersect1d(train.users, truth.users).astype(np.int32)
+    return Split(train, train, truth, users) if len(users) else None
+
+
+def with_earlier_cutoffs(held_out: Split) -> list[Split]:
+    """The split, and if its users are few, the same users cut off earlier in their history.
+
+    That separates models about as well as more users would.
+    """
+    times = -(-MIN_QUERIES // len(held_out.users)) - 1
+    return [held_out, *(earlier_cutoff(held_out, share) for share in EARLIER_CUTOFFS[:times])]
+
+
+def earlier_cutoff(held_out: Split, share: float) -> Split:
+    """The same users at an earlier time; `share` is 0.8 at most.
+
+    The oldest `share` of each history is the input; the next tenth, one interaction at least, is
+    the truth.
+    """
+    data = held_out.inputs
+    whole = np.diff(data.starts) + np.diff(held_out.truth.starts)
+    first = np.floor(share * whole)
+    last = first + np.maximum(1, np.floor(0.1 * whole))
+    age = np.arange(len(data)) - data.starts[data.users]
+    old, following = age < first[data.users], age < last[data.users]
+    return Split(held_out.train, data.filter(old), data.filter(~old & following), held_out.users)
+
+
+def _shuffle_ties(interactions: Interactions) -> Interactions:
+    """Reorder a user's interactions of the same second pseudorandomly, the same way every time.
+
+    Sorted by item id, the truth would be the highest ids of a second, which leaks: a model could
+    learn that order from other histories. The hash is the finalizer of SplitMix64 (Steele, Lea,
+    Flood, "Fast splittable pseudorandom number generators", 2014).
+    """
+    users, items, times = interactions.users, interactions.items, interactions.timestamps
+    mixed = users.astype(np.uint64) << np.uint64(32) | items.astype(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ mixed >> np.uint64(shift)) * np.uint64(factor)
+    order = np.lexsort((mixed ^ mixed >> np.uint64(31), times, users))
+    return Interactions(
+        interactions.user_ids, interactions.item_ids, users[order], items[order], times[order]
+    )
+
+
+def _is_oldest(interactions: Interactions, share: float) -> npt.NDArray[np.bool_]:
+    """(n,): whether a row is in the oldest share of its user's history, rounded down."""
+    age = np.arange(len(interactions)) - interactions.starts[interactions.users]
+    oldest = np.floor(share * np.diff(interactions.starts)).astype(np.int64)
+    return np.asarray(age < oldest[interactions.users])
+
 
 Bool = npt.NDArray[np.bool_]
 

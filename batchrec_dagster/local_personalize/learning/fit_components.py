@@ -25,9 +25,9 @@ from batchrec_dagster.local_personalize.learning.components import (
     Scorer,
     fit_factors,
 )
-from batchrec_dagster.local_personalize.learning.histories import Histories
 from batchrec_dagster.local_personalize.learning.hpo import Log
 from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
     Ids,
     Interactions,
     log_popularity,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from batchrec_dagster.local_personalize.learning.evaluation import Split, split
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.split import Split, split
 from batchrec_dagster.personalize.recipes import (
     Boolean,
     HyperparameterError,

@@ -27,11 +27,14 @@ from batchrec_dagster.local_personalize.learning.components import (
     SYMMETRIC_COOC,
     Scorer,
 )
-from batchrec_dagster.local_personalize.learning.evaluation import MAX_DEPTH, ndcg
-from batchrec_dagster.local_personalize.learning.histories import Histories, History
-from batchrec_dagster.local_personalize.learning.interactions import Ids, Int32
+from batchrec_dagster.local_personalize.learning.evaluation import (
+    MAX_DEPTH,
+    Split,
+    ndcg,
+    with_earlier_cutoffs,
+)
+from batchrec_dagster.local_personalize.learning.interactions import Histories, History, Ids, Int32
 from batchrec_dagster.local_personalize.learning.ranking import top_k
-from batchrec_dagster.local_personalize.learning.split import Split, with_earlier_cutoffs
 from batchrec_dagster.local_personalize.learning.threads import ordered_map
 
 Float32 = npt.NDArray[np.float32]

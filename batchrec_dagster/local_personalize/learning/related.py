@@ -17,8 +17,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
-from batchrec_dagster.local_personalize.learning.pruning import most_recent, top_k_per_row
-from batchrec_dagster.local_personalize.learning.ranking import top_k
+from batchrec_dagster.local_personalize.learning.ranking import most_recent, top_k, top_k_per_row
 from batchrec_dagster.local_personalize.learning.serving import Exclude, Recommended, chunk_size
 from batchrec_dagster.local_personalize.learning.store import Arrays, pack_ids, save_arrays
 from batchrec_dagster.local_personalize.learning.threads import ordered_map
@@ -109,7 +108,7 @@ def fit(
     """Similarities (n_items, n_items) float32: users of both items, over users(column)^discount.
 
     `matrix` is (users, n_items) of ones, the entries of a row from new to old; of long histories
-    only the newest entries are paired (`pruning.most_recent`). A pair needs `min_cointeractions`
+    only the newest entries are paired (`ranking.most_recent`). A pair needs `min_cointeractions`
     users; an item keeps its NEIGHBORS largest similarities, ties to the lower column.
     """
     n = matrix.shape[1]

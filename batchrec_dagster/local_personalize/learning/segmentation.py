@@ -17,9 +17,10 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning.blend_model import BlendModel
-from batchrec_dagster.local_personalize.learning.evaluation import mean
-from batchrec_dagster.local_personalize.learning.histories import Histories, History
+from batchrec_dagster.local_personalize.learning.evaluation import Split, mean
 from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
+    History,
     Ids,
     Int32,
     Int64,
@@ -29,7 +30,6 @@ from batchrec_dagster.local_personalize.learning.interactions import (
 from batchrec_dagster.local_personalize.learning.model_selection import ValidationSet
 from batchrec_dagster.local_personalize.learning.ranking import StreamingTopK
 from batchrec_dagster.local_personalize.learning.serving import chunk_size
-from batchrec_dagster.local_personalize.learning.split import Split
 from batchrec_dagster.local_personalize.learning.store import Arrays, pack_ids, save_arrays
 from batchrec_dagster.local_personalize.learning.threads import ordered_map
 

@@ -9,8 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning.histories import Histories, History
-from batchrec_dagster.local_personalize.learning.interactions import Ids, Int32, Interactions
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
+    History,
+    Ids,
+    Int32,
+    Interactions,
+)
 from batchrec_dagster.local_personalize.learning.ranking import top_k
 from batchrec_dagster.local_personalize.learning.threads import ordered_map
 

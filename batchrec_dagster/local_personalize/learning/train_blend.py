@@ -30,7 +30,13 @@ from batchrec_dagster.local_personalize.learning.components import (
     Scorer,
     fit_factors,
 )
-from batchrec_dagster.local_personalize.learning.evaluation import evaluate
+from batchrec_dagster.local_personalize.learning.evaluation import (
+    Split,
+    evaluate,
+    split,
+    split_histories,
+    split_users,
+)
 from batchrec_dagster.local_personalize.learning.fit_components import (
     EASE_NEIGHBORS,
     ComponentFitter,
@@ -49,12 +55,6 @@ from batchrec_dagster.local_personalize.learning.model_selection import (
     fit_temperature,
     select_blend,
     validation_sets,
-)
-from batchrec_dagster.local_personalize.learning.split import (
-    Split,
-    split,
-    split_histories,
-    split_users,
 )
 from batchrec_dagster.personalize.recipes import Values
 

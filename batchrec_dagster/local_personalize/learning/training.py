@@ -10,21 +10,26 @@ import numpy as np
 
 from batchrec_dagster.local_personalize.learning import related
 from batchrec_dagster.local_personalize.learning.blend_model import PopularityModel
-from batchrec_dagster.local_personalize.learning.evaluation import evaluate
+from batchrec_dagster.local_personalize.learning.evaluation import (
+    Split,
+    evaluate,
+    split,
+    with_earlier_cutoffs,
+)
 from batchrec_dagster.local_personalize.learning.fit_components import (
     within_percentiles,
     without_extreme_users,
 )
-from batchrec_dagster.local_personalize.learning.histories import Histories
 from batchrec_dagster.local_personalize.learning.hpo import Log, Measure
 from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
     Interactions,
     log_popularity,
     popular_first,
 )
 from batchrec_dagster.local_personalize.learning.model import AnyModel
 from batchrec_dagster.local_personalize.learning.model_selection import validation_set
-from batchrec_dagster.local_personalize.learning.pruning import keep_columns
+from batchrec_dagster.local_personalize.learning.ranking import keep_columns
 from batchrec_dagster.local_personalize.learning.related import (
     LastItemRecommender,
     RelatedItemsModel,
@@ -34,7 +39,6 @@ from batchrec_dagster.local_personalize.learning.segmentation import (
     evaluate_segments,
     measure_repeat_factor,
 )
-from batchrec_dagster.local_personalize.learning.split import Split, split, with_earlier_cutoffs
 from batchrec_dagster.local_personalize.learning.train_blend import (
     measure_blend,
     train_blend,
