@@ -5,7 +5,7 @@ Each is fitted on a (users, n_items) matrix of ones, the most popular items firs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,7 +25,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     popular_first,
 )
-from batchrec_dagster.local_personalize.learning.serving import Recommended, recommend
+from batchrec_dagster.local_personalize.learning.serving import UserModel
 from batchrec_dagster.local_personalize.learning.threads import (
     cores,
     ordered_map,
@@ -52,25 +52,16 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Peer:
+class Peer(UserModel):
     """A fitted model that `evaluate` accepts."""
 
     item_ids: Ids
-    score: Score
+    scorer: Score
     recency: float
 
-    def recommend(
-        self, user_ids: Sequence[str], interactions: Interactions, num_results: int, **masks: Any
-    ) -> Iterator[Recommended]:
+    def score(self, history: History) -> Float32:
         """See UserModel."""
-        return recommend(
-            lambda history: self.score(history, self.recency),
-            self.item_ids,
-            user_ids,
-            interactions,
-            num_results,
-            **masks,
-        )
+        return self.scorer(history, self.recency)
 
 
 def fitted(family: Family, data: Interactions, options: Options) -> Callable[[float], Peer]:

@@ -25,12 +25,12 @@ from peers import IALS, Family, Peer, available, fitted
 from report import RESULTS, ROOT, table, write
 
 from batchrec_dagster.local_personalize.learning.evaluation import (
-    Recommender,
     Split,
     evaluate,
     split_users,
 )
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
+from batchrec_dagster.local_personalize.learning.serving import UserModel
 from batchrec_dagster.local_personalize.recipes import train
 
 OURS = "ours (aws-user-personalization)"
@@ -122,7 +122,7 @@ def folds(data: Interactions, count: int, seed: int = 0) -> list[Split]:
 def compare(data: Interactions, count: int) -> dict[str, dict[str, Any]]:
     """For each model: NDCG of all held-out users, options, mean training seconds."""
     held = folds(data, count)
-    models: dict[str, tuple[Callable[[Interactions], Recommender], dict[str, Any]]] = {
+    models: dict[str, tuple[Callable[[Interactions], UserModel], dict[str, Any]]] = {
         OURS: (lambda on: train("aws-user-personalization", on, {}).model, {}),
         "popularity": (lambda on: train("aws-popularity-count", on, {}).model, {}),
     }

@@ -24,7 +24,7 @@ from report import RESULTS, ROOT, table, write
 
 from batchrec_dagster.local_personalize.learning.evaluation import Split, evaluate
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.model import UserModel
+from batchrec_dagster.local_personalize.learning.serving import UserModel
 from batchrec_dagster.local_personalize.recipes import train
 
 RECIPE = "aws-user-personalization"

@@ -13,7 +13,7 @@ from typing import Any
 
 from batchrec_dagster.local_personalize.errors import InvalidInputError, NotFoundError
 from batchrec_dagster.local_personalize.learning import training
-from batchrec_dagster.local_personalize.learning.evaluation import METRICS
+from batchrec_dagster.local_personalize.learning.evaluation import METRICS, SEGMENT_METRICS
 from batchrec_dagster.local_personalize.learning.hpo import (
     Search,
     format_value,
@@ -21,7 +21,6 @@ from batchrec_dagster.local_personalize.learning.hpo import (
     tune,
 )
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, TrainingError
-from batchrec_dagster.local_personalize.learning.segmentation import SEGMENT_METRICS
 from batchrec_dagster.local_personalize.learning.training import Trained, Trainer
 from batchrec_dagster.personalize import recipes as names
 from batchrec_dagster.personalize.batch_files import (

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import polars as pl
 
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.model import AnyModel, UserModel
+from batchrec_dagster.local_personalize.learning.models import AnyModel
+from batchrec_dagster.local_personalize.learning.serving import UserModel
 
 Row = tuple[str, str, int]  # user, item, epoch seconds
 

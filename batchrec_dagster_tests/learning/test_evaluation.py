@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from batchrec_dagster.local_personalize.learning import evaluation
-from batchrec_dagster.local_personalize.learning.blend_model import PopularityModel
 from batchrec_dagster.local_personalize.learning.evaluation import Evaluation, evaluate, split_users
+from batchrec_dagster.local_personalize.learning.models import PopularityModel
 from batchrec_dagster_tests.learning.support import interactions_of
 
 HITS_AT_2_AND_5 = np.array([[False, True, False, False, True]])

@@ -17,7 +17,6 @@ from batchrec_dagster.local_personalize.learning import (
     fit_components,
     train_blend,
 )
-from batchrec_dagster.local_personalize.learning.blend_model import BlendModel
 from batchrec_dagster.local_personalize.learning.components import (
     EASE,
     EASE_HIGH_REG,
@@ -35,7 +34,6 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     log_popularity,
     popular_first,
 )
-from batchrec_dagster.local_personalize.learning.model import load_model
 from batchrec_dagster.local_personalize.learning.model_selection import (
     BLEND_WEIGHTS,
     RECENCY_EXPONENTS,
@@ -45,6 +43,7 @@ from batchrec_dagster.local_personalize.learning.model_selection import (
     select_blend,
     validation_sets,
 )
+from batchrec_dagster.local_personalize.learning.models import BlendModel, load_model
 from batchrec_dagster.local_personalize.learning.ranking import top_k
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import interactions_of, lists, tastes

@@ -10,14 +10,18 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import ease, fit_components, serving, threads
-from batchrec_dagster.local_personalize.learning.blend_model import HeldOut, PopularityModel
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     ModelFileError,
     TrainingError,
 )
-from batchrec_dagster.local_personalize.learning.model import AnyModel, UserModel, load_model
-from batchrec_dagster.local_personalize.learning.serving import exclude_entries
+from batchrec_dagster.local_personalize.learning.models import (
+    AnyModel,
+    HeldOut,
+    PopularityModel,
+    load_model,
+)
+from batchrec_dagster.local_personalize.learning.serving import UserModel, exclude_entries
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import (
     Row,

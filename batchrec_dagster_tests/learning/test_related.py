@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import related, serving, threads
 from batchrec_dagster.local_personalize.learning.interactions import ModelFileError
-from batchrec_dagster.local_personalize.learning.model import ItemModel, load_model
+from batchrec_dagster.local_personalize.learning.models import load_model
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
 from batchrec_dagster.local_personalize.learning.serving import exclude_entries
 from batchrec_dagster.local_personalize.recipes import train
@@ -26,7 +26,7 @@ SIMS, SIMILAR = "aws-sims", "aws-similar-items"
 def model_of(rows: list[Row], recipe: str = SIMS, **hyperparameters: str) -> RelatedItemsModel:
     model = train(recipe, interactions_of(rows), hyperparameters).model
     assert isinstance(model, RelatedItemsModel)
-    assert isinstance(model, ItemModel)
+    assert isinstance(model, RelatedItemsModel)
     return model
 
 

@@ -13,8 +13,7 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import serving
 from batchrec_dagster.local_personalize.learning.interactions import History
-from batchrec_dagster.local_personalize.learning.model import UserModel
-from batchrec_dagster.local_personalize.learning.serving import exclude_entries
+from batchrec_dagster.local_personalize.learning.serving import UserModel, exclude_entries
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import for_users, interactions_of, tastes
 
@@ -92,12 +91,13 @@ def test_ties_go_to_the_lower_index(data: st.DataObject) -> None:
     ).reshape(-1, 6)
     wanted = [data.draw(st.permutations(range(6)))[: data.draw(st.integers(0, 6))] for _ in table]
 
-    def score(history: History) -> npt.NDArray[np.float32]:
-        return table[: len(history.lengths)].copy()
+    class Table(UserModel):
+        item_ids = np.array(list("abcdef"), dtype=object)
 
-    found = serving.rank(
-        score,
-        np.array(list("abcdef"), dtype=object),
+        def score(self, history: History) -> npt.NDArray[np.float32]:
+            return table[: len(history.lengths)].copy()
+
+    found = Table().rank(
         ["x"] * len(table),
         [np.array(items, np.int32) for items in wanted],
         interactions_of([("u", "a", 1)]),

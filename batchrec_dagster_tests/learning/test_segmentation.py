@@ -11,12 +11,11 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import (
+    evaluation,
     fit_components,
-    segmentation,
     serving,
     threads,
 )
-from batchrec_dagster.local_personalize.learning.blend_model import BlendModel
 from batchrec_dagster.local_personalize.learning.components import ItemItemScorer
 from batchrec_dagster.local_personalize.learning.evaluation import split_histories
 from batchrec_dagster.local_personalize.learning.interactions import (
@@ -25,15 +24,16 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     ModelFileError,
 )
-from batchrec_dagster.local_personalize.learning.model import SegmentModel, load_model
 from batchrec_dagster.local_personalize.learning.model_selection import (
     ValidationSet,
     validation_set,
 )
-from batchrec_dagster.local_personalize.learning.segmentation import (
+from batchrec_dagster.local_personalize.learning.models import (
+    BlendModel,
     SegmentationModel,
-    measure_repeat_factor,
+    load_model,
 )
+from batchrec_dagster.local_personalize.learning.training import measure_repeat_factor
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
 
@@ -50,7 +50,6 @@ def model_of(
 ) -> SegmentationModel:
     model = train(recipe, data, hyperparameters).model
     assert isinstance(model, SegmentationModel)
-    assert isinstance(model, SegmentModel)
     return model
 
 
@@ -182,7 +181,7 @@ def test_split_histories_splits_each_user() -> None:
 
 def test_segment_metrics_by_hand() -> None:
     # Item 1: 2 of its 4 users are in the segment; item 2: its only one; item 3: none of 2.
-    found = segmentation.segment_metrics(np.array([2, 1, 0]), np.array([4, 1, 2]), 9, 12)
+    found = evaluation.segment_metrics(np.array([2, 1, 0]), np.array([4, 1, 2]), 9, 12)
     assert found == {
         "coverage": 0.75,
         "hits_at_1_percent": 1.0,

@@ -11,11 +11,6 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import ease, fit_components, threads, train_blend
-from batchrec_dagster.local_personalize.learning.blend_model import (
-    HELD_OUT,
-    BlendModel,
-    HeldOut,
-)
 from batchrec_dagster.local_personalize.learning.components import (
     EASE_HIGH_REG,
     POPULARITY,
@@ -25,6 +20,7 @@ from batchrec_dagster.local_personalize.learning.evaluation import evaluate, spl
 from batchrec_dagster.local_personalize.learning.hpo import Search
 from batchrec_dagster.local_personalize.learning.interactions import ModelFileError, TrainingError
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
+from batchrec_dagster.local_personalize.learning.models import HELD_OUT, BlendModel, HeldOut
 from batchrec_dagster.local_personalize.learning.training import Trained
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, lists, tastes

@@ -17,7 +17,9 @@ import pytest
 from batchrec_dagster.local_personalize.data.inference import Recommender
 from batchrec_dagster.local_personalize.data.segmentation import ItemAttributes, Segmenter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.model import AnyModel, Recommended
+from batchrec_dagster.local_personalize.learning.models import AnyModel, SegmentationModel
+from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
+from batchrec_dagster.local_personalize.learning.serving import Recommended, UserModel
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
 from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize.schemas import ITEMS, Field, Schema
@@ -38,14 +40,7 @@ def _ids(*ids: str) -> npt.NDArray[np.object_]:
     return np.array(ids, dtype=object)
 
 
-class Fixed:
-    """What the models here share."""
-
-    def save(self, folder: Path) -> None:
-        raise NotImplementedError
-
-
-class FixedUsers(Fixed):
+class FixedUsers(UserModel):
     """Lists and scores for users, one a chunk; of a ranking, the share of what is in the list."""
 
     item_ids = _ids("63992", "115149", "110102", "148626")
@@ -63,9 +58,6 @@ class FixedUsers(Fixed):
         for user in user_ids:
             items, scores = self.lists[user]
             yield Recommended(np.array([items], np.int32), np.array([scores]))
-
-    def rank(self, *_: Any, **__: Any) -> Iterator[Recommended]:
-        raise NotImplementedError
 
 
 class FixedRanking(FixedUsers):
@@ -91,10 +83,12 @@ class FixedRanking(FixedUsers):
         yield Recommended(items, scores)
 
 
-class FixedItems(Fixed):
+class FixedItems(RelatedItemsModel):
     """The two items that follow; the popular for an item that is not known."""
 
     item_ids = _ids("105", "106", "107", "49")
+
+    def __init__(self) -> None: ...
 
     def similar(self, item_ids: Sequence[str], num_results: int, **_: Any) -> Iterator[Recommended]:
         lists = {"105": [1, 2], "106": [2, 3], "never met": [0, 1]}
@@ -102,10 +96,12 @@ class FixedItems(Fixed):
         yield Recommended(items, np.zeros(items.shape))
 
 
-class FixedSegments(Fixed):
+class FixedSegments(SegmentationModel):
     """For 105 alone, ann and zoë; for anything else, bob and ann."""
 
     item_ids = _ids("105", "106", "107")
+
+    def __init__(self) -> None: ...
 
     def segment(
         self, queries: Sequence[npt.NDArray[np.int32]], *_: Any, **__: Any

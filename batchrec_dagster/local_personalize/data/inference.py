@@ -11,12 +11,9 @@ import numpy as np
 from batchrec_dagster.local_personalize.data.batch_lines import Request, Step, answer_lines
 from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, positions
-from batchrec_dagster.local_personalize.learning.model import (
-    AnyModel,
-    ItemModel,
-    Recommended,
-    UserModel,
-)
+from batchrec_dagster.local_personalize.learning.models import AnyModel
+from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
+from batchrec_dagster.local_personalize.learning.serving import Recommended, UserModel
 from batchrec_dagster.local_personalize.recipes import (
     PERSONALIZED_RANKING,
     RELATED_ITEMS,
@@ -81,7 +78,7 @@ class Recommender:
         )
 
     def _similar_items(self, requests: Sequence[Request]) -> Iterator[Answer]:
-        assert isinstance(self.model, ItemModel)
+        assert isinstance(self.model, RelatedItemsModel)
         items = [request.echo[ITEM_FIELD] for request in requests]
         values = [request.values for request in requests]
         exclude = self.filter.mask_for_items(items, values) if self.filter else None

@@ -15,7 +15,7 @@ from batchrec_dagster.local_personalize.data.batch_lines import Request, Step, a
 from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.filters.tables import Read
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
-from batchrec_dagster.local_personalize.learning.model import SegmentModel
+from batchrec_dagster.local_personalize.learning.models import SegmentationModel
 from batchrec_dagster.local_personalize.recipes import Recipe
 from batchrec_dagster.personalize.batch_files import ITEM_ATTRIBUTES, ITEM_FIELD, segment_line
 from batchrec_dagster.personalize.item_attributes import (
@@ -78,7 +78,7 @@ class Segmenter:
     """A model with the current interactions and the job's options."""
 
     recipe: Recipe
-    model: SegmentModel
+    model: SegmentationModel
     interactions: Interactions
     num_results: int
     attributes: ItemAttributes | None  # for aws-item-attribute-affinity

@@ -7,9 +7,7 @@ user segmentation, the oldest 80 % of each history are trained on and the newest
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +20,10 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     positions,
 )
+from batchrec_dagster.local_personalize.learning.models import SegmentationModel
 from batchrec_dagster.local_personalize.learning.serving import (
-    Exclude,
     Float64,
-    Recommended,
+    UserModel,
     exclude_entries,
 )
 
@@ -146,6 +144,9 @@ def _is_oldest(interactions: Interactions, share: float) -> npt.NDArray[np.bool_
     return np.asarray(age < oldest[interactions.users])
 
 
+MAX_SEGMENT_USERS = 10_000_000  # users in all segments of an evaluation
+SEGMENT_METRICS = ("coverage", "hits_at_1_percent", "recall_at_1_percent")
+
 Bool = npt.NDArray[np.bool_]
 
 DEPTHS = (5, 10, 25)
@@ -156,24 +157,6 @@ METRICS = (
     *(f"normalized_discounted_cumulative_gain_at_{depth}" for depth in DEPTHS),
     *(f"precision_at_{depth}" for depth in DEPTHS),
 )
-
-
-class Recommender(Protocol):
-    """What `evaluate` needs of a model: lists for users."""
-
-    @property
-    def item_ids(self) -> Ids:
-        """See TrainedModel."""
-
-    def recommend(
-        self,
-        user_ids: Sequence[str],
-        interactions: Interactions,
-        num_results: int,
-        *,
-        exclude: Exclude | None = None,
-    ) -> Iterator[Recommended]:
-        """See UserModel."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +189,7 @@ class Evaluation:
         return ndcg(self.hits, self.relevant)
 
 
-def evaluate(model: Recommender, held_out: Split) -> Evaluation:
+def evaluate(model: UserModel, held_out: Split) -> Evaluation:
     """Recommend 25 items to each held-out user and look them up in the user's held-out rows.
 
     Items of the input are neither recommended nor relevant; users without a relevant item are
@@ -250,6 +233,45 @@ def precision(hits: Bool) -> Float64:
 def mean(values: Float64) -> float:
     """The mean, 0 of no values."""
     return float(values.mean()) if len(values) else 0.0
+
+
+def evaluate_segments(model: SegmentationModel, held_out: Split) -> dict[str, float]:
+    """The metrics of GetSolutionMetrics: each item's segment of the likeliest 1 % of users.
+
+    Every user with a held-out interaction with the item counts, also one who had it before: a
+    segment job would have answered the same. Of very many items, an even sample is measured.
+    """
+    data = held_out.truth
+    size = -(-len(data.user_ids) // 100)
+    columns = positions(model.item_ids, data.item_ids)
+    pairs = np.unique(columns[data.items].astype(np.int64) * len(data.user_ids) + data.users)
+    truth_items = pairs // len(data.user_ids)
+    items = np.unique(truth_items[truth_items >= 0])
+    most = max(1, MAX_SEGMENT_USERS // size)
+    if len(items) > most:
+        items = items[np.linspace(0, len(items) - 1, most).astype(np.int64)]
+    queries = list(items.astype(np.int32)[:, None])
+    segments = np.stack(model.segment(queries, held_out.inputs, size))
+    predicted = items[:, None] * len(data.user_ids) + segments
+    place = np.minimum(np.searchsorted(pairs, predicted), len(pairs) - 1)
+    hits = (pairs[place] == predicted).sum(axis=1)
+    actual = np.bincount(truth_items[truth_items >= 0], minlength=len(model.item_ids))[items]
+    known = int(np.count_nonzero(held_out.train.item_counts))
+    all_items = int(np.count_nonzero(held_out.train.item_counts + data.item_counts))
+    return segment_metrics(hits, actual, known, all_items)
+
+
+def segment_metrics(hits: Int64, actual: Int64, known: int, n_items: int) -> dict[str, float]:
+    """The metrics of GetSolutionMetrics; `coverage` is `known` of `n_items` items.
+
+    For each measured item, `hits` (items,) users of its segment have it in the truth, of `actual`
+    (items,) >= 1 users in all. The other metrics are means over the items.
+    """
+    return {
+        "coverage": known / n_items if n_items else 0.0,
+        "hits_at_1_percent": mean(hits.astype(np.float64)),
+        "recall_at_1_percent": mean(hits / actual),
+    }
 
 
 def _interaction_matrix(interactions: Interactions, users: Int32, item_ids: Ids) -> csr_matrix:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import cooccurrence, ease
-from batchrec_dagster.local_personalize.learning.blend_model import BlendModel
 from batchrec_dagster.local_personalize.learning.components import (
     ALS_FACTORS,
     EASE,
@@ -34,6 +33,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     popular_first,
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
+from batchrec_dagster.local_personalize.learning.models import BlendModel
 from batchrec_dagster.personalize.recipes import Values
 
 DENSE_LIMIT = 12_000  # EASE takes n^2 memory and n^3 time, n the smaller of items and users

@@ -16,9 +16,20 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Float32,
+    History,
+    Ids,
+    Int32,
+    positions,
+)
 from batchrec_dagster.local_personalize.learning.ranking import most_recent, top_k, top_k_per_row
-from batchrec_dagster.local_personalize.learning.serving import Exclude, Recommended, chunk_size
+from batchrec_dagster.local_personalize.learning.serving import (
+    Exclude,
+    Recommended,
+    UserModel,
+    chunk_size,
+)
 from batchrec_dagster.local_personalize.learning.store import Arrays, pack_ids, save_arrays
 from batchrec_dagster.local_personalize.learning.threads import ordered_map
 
@@ -40,19 +51,17 @@ class RelatedItemsModel:
     def similar(
         self, item_ids: Sequence[str], num_results: int, *, exclude: Exclude | None = None
     ) -> Iterator[Recommended]:
-        """See ItemModel."""
+        """Yield `num_results` similar items for each item, in chunks, in the given order.
+
+        Never the item itself. Popular items follow when too few are similar, and for an unknown
+        item. Scores are 0. Lists that run out of items are padded with item -1.
+        """
         queries = positions(self.item_ids, item_ids)
-        n = len(self.item_ids)
-        size = chunk_size(n)
+        size = chunk_size(len(self.item_ids))
 
         def chunk(start: int) -> Recommended:
             block = slice(start, start + size)
-            known = np.flatnonzero(queries[block] >= 0)
-            own = queries[block][known]
-            # Items that are not similar tie at 0, and ties go to the more popular.
-            scores = np.zeros((len(queries[block]), n), dtype=np.float32)
-            scores[known] = self.weights[own].toarray()
-            scores[known, own] = -np.inf
+            scores = self.similarities(queries[block])
             if exclude is not None:
                 exclude(block, scores)
             items = top_k(scores, num_results)
@@ -60,8 +69,17 @@ class RelatedItemsModel:
 
         return ordered_map(chunk, range(0, len(queries), size))
 
+    def similarities(self, items: Int32) -> Float32:
+        """(len(items), n_items): -inf for an item itself; all 0 for -1, an unknown item."""
+        known = np.flatnonzero(items >= 0)
+        # Items that are not similar tie at 0, and ties go to the more popular.
+        scores = np.zeros((len(items), len(self.item_ids)), dtype=np.float32)
+        scores[known] = self.weights[items[known]].toarray()
+        scores[known, items[known]] = -np.inf
+        return scores
+
     def save(self, folder: Path) -> None:
-        """See TrainedModel."""
+        """See UserModel."""
         weights = {name: getattr(self.weights, name) for name in ("data", "indices", "indptr")}
         save_arrays(folder, self.kind, {**pack_ids(self.item_ids), **weights}, {})
 
@@ -72,31 +90,16 @@ class RelatedItemsModel:
         return cls(item_ids, csr_matrix(weights, shape=(len(item_ids), len(item_ids))))
 
 
-@dataclass(frozen=True)
-class LastItemRecommender:
+class LastItemRecommender(UserModel):
     """Recommends to users the items related to their last one: used to evaluate related items."""
 
-    model: RelatedItemsModel
+    def __init__(self, model: RelatedItemsModel) -> None:
+        self._model = model
+        self.item_ids = model.item_ids
 
-    @property
-    def item_ids(self) -> Ids:
-        """See TrainedModel."""
-        return self.model.item_ids
-
-    def recommend(
-        self,
-        user_ids: Sequence[str],
-        interactions: Interactions,
-        num_results: int,
-        *,
-        exclude: Exclude | None = None,
-    ) -> Iterator[Recommended]:
-        """See UserModel; every user must have an interaction."""
-        users = positions(interactions.user_ids, user_ids)
-        last = interactions.items[interactions.starts[users + 1] - 1]
-        return self.model.similar(
-            interactions.item_ids[last].tolist(), num_results, exclude=exclude
-        )
+    def score(self, history: History) -> Float32:
+        """(users, n_items) similarities; every user must have an interaction."""
+        return self._model.similarities(history.items[history.starts[:-1]])
 
 
 def fit(

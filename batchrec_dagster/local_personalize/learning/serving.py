@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +39,22 @@ class Recommended:
     scores: npt.NDArray[np.float64]  # (chunk, k) softmax probabilities; 0 where padded
 
 
-class UserScoringModel:
-    """Base class of models that score all items for a user: turns scores into lists."""
+class UserModel:
+    """Base class of models that score all items for a user: turns scores into lists.
 
-    item_ids: Ids
+    Histories come from `interactions`, the current data set, also for users that the model was not
+    trained on. `exclude` removes items from the lists. Lists come in chunks, in the given order;
+    those that run out of items are padded with item -1 and score 0.
+    """
+
+    item_ids: Ids  # (n_items,) distinct str, the most popular first
 
     def score(self, history: History) -> Float32:
         """(users, n_items) logits."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Write the model into the folder: plain arrays and a manifest."""
         raise NotImplementedError
 
     def recommend(
@@ -55,10 +65,21 @@ class UserScoringModel:
         *,
         exclude: Exclude | None = None,
     ) -> Iterator[Recommended]:
-        """See UserModel."""
-        return recommend(
-            self.score, self.item_ids, user_ids, interactions, num_results, exclude=exclude
-        )
+        """Yield the `num_results` best items of every user.
+
+        Users without a history get the popular items. Scores are a softmax over all items,
+        including excluded ones.
+        """
+
+        def best(block: slice, scores: Float32) -> Recommended:
+            normalizer = _logsumexp(scores)
+            if exclude is not None:
+                exclude(block, scores)
+            items = top_k(scores, num_results)
+            chosen = np.take_along_axis(scores, np.maximum(items, 0), axis=1).astype(np.float64)
+            return Recommended(items, np.where(items < 0, 0.0, np.exp(chosen - normalizer)))
+
+        return self._map_scores(best, user_ids, interactions)
 
     def rank(
         self,
@@ -68,65 +89,34 @@ class UserScoringModel:
         *,
         exclude: Exclude | None = None,
     ) -> Iterator[Recommended]:
-        """See UserModel."""
-        return rank(self.score, self.item_ids, user_ids, lists, interactions, exclude=exclude)
+        """Yield each user's own list, best item first; ties go to the more popular item.
 
+        `lists` has distinct indices into `item_ids` for each user. Scores are a softmax over the
+        items that `exclude` leaves. A chunk is as wide as its longest list.
+        """
 
-def recommend(
-    score: Callable[[History], Float32],
-    item_ids: Ids,
-    user_ids: Sequence[str],
-    interactions: Interactions,
-    num_results: int,
-    *,
-    exclude: Exclude | None = None,
-) -> Iterator[Recommended]:
-    """Yield the `num_results` best items of every user; `score` gives (chunk, n_items) logits.
+        def ranked(block: slice, scores: Float32) -> Recommended:
+            if exclude is not None:
+                exclude(block, scores)
+            return _sort_lists(scores, lists[block])
 
-    Scores are a softmax over all items, including excluded ones.
-    """
-    histories = Histories(interactions, item_ids)
-    users = histories.users(user_ids)
-    size = chunk_size(len(item_ids))
+        return self._map_scores(ranked, user_ids, interactions)
 
-    def chunk(start: int) -> Recommended:
-        block = slice(start, start + size)
-        scores = score(histories.of_users(users[block]))
-        normalizer = _logsumexp(scores)
-        if exclude is not None:
-            exclude(block, scores)
-        items = top_k(scores, num_results)
-        chosen = np.take_along_axis(scores, np.maximum(items, 0), axis=1).astype(np.float64)
-        return Recommended(items, np.where(items < 0, 0.0, np.exp(chosen - normalizer)))
+    def _map_scores(
+        self,
+        answer: Callable[[slice, Float32], Recommended],
+        user_ids: Sequence[str],
+        interactions: Interactions,
+    ) -> Iterator[Recommended]:
+        histories = Histories(interactions, self.item_ids)
+        users = histories.users(user_ids)
+        size = chunk_size(len(self.item_ids))
 
-    return ordered_map(chunk, range(0, len(users), size))
+        def chunk(start: int) -> Recommended:
+            block = slice(start, start + size)
+            return answer(block, self.score(histories.of_users(users[block])))
 
-
-def rank(
-    score: Callable[[History], Float32],
-    item_ids: Ids,
-    user_ids: Sequence[str],
-    lists: Sequence[Int32],
-    interactions: Interactions,
-    *,
-    exclude: Exclude | None = None,
-) -> Iterator[Recommended]:
-    """Yield each user's own list, best item first; ties go to the more popular item.
-
-    `score` gives (chunk, n_items) logits. Scores are a softmax over the list.
-    """
-    histories = Histories(interactions, item_ids)
-    users = histories.users(user_ids)
-    size = chunk_size(len(item_ids))
-
-    def chunk(start: int) -> Recommended:
-        block = slice(start, start + size)
-        scores = score(histories.of_users(users[block]))
-        if exclude is not None:
-            exclude(block, scores)
-        return _sort_lists(scores, lists[block])
-
-    return ordered_map(chunk, range(0, len(users), size))
+        return ordered_map(chunk, range(0, len(users), size))
 
 
 def chunk_size(columns: int) -> int:

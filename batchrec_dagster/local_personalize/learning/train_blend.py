@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from batchrec_dagster.local_personalize.learning import ease
-from batchrec_dagster.local_personalize.learning.blend_model import BlendModel, HeldOut
 from batchrec_dagster.local_personalize.learning.components import (
     EASE,
     EASE_HIGH_REG,
@@ -48,7 +47,6 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     TrainingError,
     positions,
 )
-from batchrec_dagster.local_personalize.learning.model import load_model
 from batchrec_dagster.local_personalize.learning.model_selection import (
     RECENCY_EXPONENTS,
     Blend,
@@ -56,6 +54,7 @@ from batchrec_dagster.local_personalize.learning.model_selection import (
     select_blend,
     validation_sets,
 )
+from batchrec_dagster.local_personalize.learning.models import BlendModel, HeldOut, load_model
 from batchrec_dagster.personalize.recipes import Values
 
 COMPONENTS = (EASE, SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)

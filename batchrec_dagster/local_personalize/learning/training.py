@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from batchrec_dagster.local_personalize.learning import related
-from batchrec_dagster.local_personalize.learning.blend_model import PopularityModel
 from batchrec_dagster.local_personalize.learning.evaluation import (
     Split,
     evaluate,
+    evaluate_segments,
     split,
     with_earlier_cutoffs,
 )
@@ -27,17 +27,21 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     log_popularity,
     popular_first,
 )
-from batchrec_dagster.local_personalize.learning.model import AnyModel
-from batchrec_dagster.local_personalize.learning.model_selection import validation_set
+from batchrec_dagster.local_personalize.learning.model_selection import (
+    ValidationSet,
+    validation_set,
+)
+from batchrec_dagster.local_personalize.learning.models import (
+    AnyModel,
+    BlendModel,
+    PopularityModel,
+    SegmentationModel,
+    probabilities,
+)
 from batchrec_dagster.local_personalize.learning.ranking import keep_columns
 from batchrec_dagster.local_personalize.learning.related import (
     LastItemRecommender,
     RelatedItemsModel,
-)
-from batchrec_dagster.local_personalize.learning.segmentation import (
-    SegmentationModel,
-    evaluate_segments,
-    measure_repeat_factor,
 )
 from batchrec_dagster.local_personalize.learning.train_blend import (
     measure_blend,
@@ -101,6 +105,27 @@ def train_segmentation(
     log(f"for the same score, a known item is {factor:.3g} times as likely as a new one")
     metrics = evaluate_segments(SegmentationModel(measured, factor), held_out)
     return SegmentationModel(model, factor), metrics
+
+
+def measure_repeat_factor(model: BlendModel, held_out: ValidationSet) -> float:
+    """How many times likelier the items of a history are than the model says, compared with others.
+
+    Measured on users whose relevant items include seen ones; 1 when it cannot be measured.
+    """
+    seen_hits = new_hits = seen_expected = new_expected = 0.0
+    for history, truth in held_out.chunks():
+        seen = history.recency_weights(0.0) > 0
+        predicted = probabilities(model, history)
+        of_seen = float(predicted[seen.nonzero()].sum(dtype=np.float64))
+        seen_expected += of_seen
+        new_expected += len(predicted) - of_seen
+        hits = float(truth.multiply(seen).count_nonzero())
+        seen_hits += hits
+        new_hits += truth.count_nonzero() - hits
+    if not (seen_expected and new_expected):
+        return 1.0
+    # Smoothed by half a hit, so that the factor is neither 0 nor infinite.
+    return ((seen_hits + 0.5) / seen_expected) / ((new_hits + 0.5) / new_expected)
 
 
 def train_sims(

@@ -27,7 +27,11 @@ from batchrec_dagster.local_personalize.jobs.job import (
     objects_at,
 )
 from batchrec_dagster.local_personalize.learning.interactions import ModelFileError
-from batchrec_dagster.local_personalize.learning.model import AnyModel, SegmentModel, load_model
+from batchrec_dagster.local_personalize.learning.models import (
+    AnyModel,
+    SegmentationModel,
+    load_model,
+)
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
 from batchrec_dagster.local_personalize.operations.solution_versions import find_version
 from batchrec_dagster.local_personalize.recipes import RECIPES, RELATED_ITEMS, Recipe
@@ -303,7 +307,7 @@ def _segmenter(job: Job) -> Segmenter:
         job.catalog, job.home, version.body["datasetGroupArn"], full_imports_only=True
     )
     model = _load_version_model(job, version)
-    assert isinstance(model, SegmentModel)
+    assert isinstance(model, SegmentationModel)
     dataset = find_dataset(job.catalog, version.body["datasetGroupArn"], INTERACTIONS)
     interactions = read_interactions(job.catalog, job.home, dataset, full_imports_only=True)
     job.progress(f"{len(interactions.user_ids):,} users, {len(model.item_ids):,} items")

@@ -1,15 +1,21 @@
-"""The models that score items for users: a blend of components over a history, and popularity."""
+"""The models: items scored for users by a blend of components or by popularity, users for items.
+
+Segments rank users by how often they will probably interact with one of the items: the softmax
+probability of the items, times the user's activity. Customers of a bakery buy the same again,
+visitors of a cinema do not: what items of the history count is measured on held-out interactions.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning.components import (
     EASE_HIGH_REG,
@@ -17,8 +23,17 @@ from batchrec_dagster.local_personalize.learning.components import (
     SYMMETRIC_COOC,
     Scorer,
 )
-from batchrec_dagster.local_personalize.learning.interactions import History, Ids, ModelFileError
-from batchrec_dagster.local_personalize.learning.serving import UserScoringModel
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
+    History,
+    Ids,
+    Int32,
+    Interactions,
+    ModelFileError,
+)
+from batchrec_dagster.local_personalize.learning.ranking import StreamingTopK
+from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
+from batchrec_dagster.local_personalize.learning.serving import UserModel, chunk_size
 from batchrec_dagster.local_personalize.learning.store import (
     Arrays,
     load_arrays,
@@ -26,6 +41,7 @@ from batchrec_dagster.local_personalize.learning.store import (
     save_arrays,
     unpack_ids,
 )
+from batchrec_dagster.local_personalize.learning.threads import ordered_map
 from batchrec_dagster.personalize.recipes import Values
 
 Float32 = npt.NDArray[np.float32]
@@ -34,7 +50,7 @@ HELD_OUT = "held-out"  # a subfolder of the model's folder, and the kind in its 
 
 
 @dataclass(frozen=True)
-class PopularityModel(UserScoringModel):
+class PopularityModel(UserModel):
     """Recommends the items with the most interactions, the same to all users."""
 
     kind: ClassVar[str] = "popularity"
@@ -47,7 +63,7 @@ class PopularityModel(UserScoringModel):
         return np.tile(self.popularity, (len(history.lengths), 1))
 
     def save(self, folder: Path) -> None:
-        """See TrainedModel."""
+        """See UserModel."""
         arrays = {**pack_ids(self.item_ids), "popularity": self.popularity}
         save_arrays(folder, self.kind, arrays, {})
 
@@ -58,7 +74,7 @@ class PopularityModel(UserScoringModel):
 
 
 @dataclass(frozen=True)
-class BlendModel(UserScoringModel):
+class BlendModel(UserModel):
     """The model of aws-user-personalization: a weighted sum of components.
 
     Users without a history get popular items. An update also needs `held_out`, which `save`
@@ -85,7 +101,7 @@ class BlendModel(UserScoringModel):
         return logits
 
     def save(self, folder: Path) -> None:
-        """See TrainedModel."""
+        """See UserModel."""
         arrays, facts = self.contents()
         shutil.rmtree(folder / HELD_OUT, ignore_errors=True)
         if self.held_out is not None:
@@ -186,3 +202,109 @@ class HeldOut:
             )
         except (KeyError, ValueError) as error:
             raise ModelFileError(f"{folder} is incomplete: {error}") from error
+
+
+@dataclass(frozen=True)
+class SegmentationModel:
+    """Ranks users by their affinity to items."""
+
+    kind: ClassVar[str] = "segmentation"
+
+    model: BlendModel
+    repeat_factor: float = 1.0  # factor of the probabilities of items in a user's history
+
+    @property
+    def item_ids(self) -> Ids:
+        """See UserModel."""
+        return self.model.item_ids
+
+    def segment(
+        self,
+        queries: Sequence[Int32],
+        interactions: Interactions,
+        size: int,
+        *,
+        users: npt.NDArray[np.bool_] | None = None,
+        checkpoint: Callable[[int], None] = lambda _: None,
+    ) -> list[Int32]:
+        """For each query the indices of the `size` users with the highest affinity, best first.
+
+        A query has indices into `item_ids`: of one item, or of all items with an attribute.
+        `users` is a mask over `interactions.user_ids` of the users to consider. `checkpoint` is
+        called after every chunk with its number of users. Memory is proportional to queries x
+        size, and one chunk. Ties go to the user with the lower id.
+        """
+        count = len(interactions.user_ids)
+        mask = np.ones(count, bool) if users is None else users
+        selected = np.flatnonzero(mask).astype(np.int32)
+        indicator = _indicator(queries, len(self.item_ids))
+        histories = Histories(interactions, self.item_ids)
+        best = StreamingTopK(len(queries), min(size, len(selected)))
+        step = chunk_size(max(len(self.item_ids), len(queries)))
+
+        def chunk(start: int) -> tuple[Int32, Float32]:
+            block = selected[start : start + step]
+            history = histories.of_users(block)
+            return block, np.asarray(indicator @ self._affinities(history).T)
+
+        for block, affinities in ordered_map(chunk, range(0, len(selected), step)):
+            best.add(block, affinities)
+            checkpoint(len(block))
+        return best.ranked()
+
+    def _affinities(self, history: History) -> Float32:
+        """(users, n_items): expected numbers of interactions, up to a common factor."""
+        affinities = probabilities(self.model, history)
+        affinities[history.recency_weights(0.0).nonzero()] *= np.float32(self.repeat_factor)
+        # Less than in proportion: the most active users were active in the past.
+        affinities *= np.sqrt(np.maximum(history.lengths, 1), dtype=np.float32)[:, None]
+        return affinities
+
+    def save(self, folder: Path) -> None:
+        """See UserModel."""
+        arrays, facts = self.model.contents()
+        arrays = {**pack_ids(self.item_ids), **arrays}
+        save_arrays(folder, self.kind, arrays, {**facts, "repeat_factor": self.repeat_factor})
+
+    @classmethod
+    def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> SegmentationModel:
+        """The model that was saved; its factor was named `again` in old files."""
+        factor = facts["again"] if "again" in facts else facts["repeat_factor"]
+        return cls(BlendModel.load(item_ids, arrays, facts), float(factor))
+
+
+def probabilities(model: BlendModel, history: History) -> Float32:
+    """(users, n_items): the softmax of the scores over all items."""
+    out = model.score(history)
+    out -= out.max(axis=1, keepdims=True, initial=-np.inf)
+    np.exp(out, out=out)
+    out /= out.sum(axis=1, keepdims=True)
+    return out
+
+
+def _indicator(queries: Sequence[Int32], n_items: int) -> csr_matrix:
+    """(queries, n_items) float32: 1 for the distinct items of each query."""
+    distinct = [np.unique(items) for items in queries]
+    starts = np.cumsum([0, *(len(items) for items in distinct)])
+    items = np.concatenate([*distinct, np.zeros(0, np.int32)]).astype(np.int32)
+    ones = np.ones(len(items), np.float32)
+    return csr_matrix((ones, items, starts), shape=(len(queries), n_items))
+
+
+MODELS: tuple[
+    type[BlendModel] | type[PopularityModel] | type[RelatedItemsModel] | type[SegmentationModel],
+    ...,
+] = (BlendModel, PopularityModel, RelatedItemsModel, SegmentationModel)
+AnyModel = UserModel | RelatedItemsModel | SegmentationModel
+
+
+def load_model(folder: Path) -> AnyModel:
+    """Load a saved model. Raises ModelFileError when a file is missing or damaged."""
+    kind, arrays, facts = load_arrays(folder)
+    for model in MODELS:
+        if model.kind == kind:
+            try:
+                return model.load(unpack_ids(arrays), arrays, facts)
+            except (KeyError, ValueError) as error:
+                raise ModelFileError(f"the model in {folder} is incomplete: {error}") from error
+    raise ModelFileError(f"the model in {folder} has the unknown kind {kind!r}")
