@@ -35,7 +35,7 @@ def test_show_tells_what_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     code, said = show()
     assert code == 0
     table = project.storage / "shop/curated/recommendations/recommendations.parquet"
-    assert said.startswith("shop\n  ratings       1,800 rows of ")
+    assert said.startswith("shop\n  ratings       1,800 rows from ")
     assert "lists         1,500 items for 60 users" in said
     assert "for the most popular items" in said
     assert f"table         {table}\n" in said

@@ -189,7 +189,10 @@ def test_what_is_read_in_place_is_not_copied(
     ("declared", "said"),
     [
         ("ratings: {source: parts/*.tsv}", "no file matches"),
-        ("ratings: {source: parts}\nbatch_users: {active_since: 2099-01-01}", "no users with an"),
+        (
+            "ratings: {source: parts}\nbatch_users: {active_since: 2099-01-01}",
+            "no user has an interaction since",
+        ),
         ("ratings: {source: parts}\nbatch_users: {source: who.csv}", "who.csv: there is no such"),
         ("ratings: {source: parts}\ninteractions: {filter: cost > 1}", "has no column 'cost'"),
     ],

@@ -11,13 +11,13 @@ from batchrec_dagster.config.validation import check_syntax
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.filter_expressions import (
     EXCLUDE_SEEN,
-    MAX_LENGTH,
     MAX_VALUE_LENGTH,
     chain,
     format_values,
     placeholders,
     targets,
 )
+from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
 
 FilterValue = str | int | float
 

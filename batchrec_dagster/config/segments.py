@@ -11,11 +11,11 @@ from pydantic import Field, field_validator, model_validator
 from batchrec_dagster.config.validation import check_syntax
 from batchrec_dagster.personalize.batch_files import ITEM_ATTRIBUTES, ITEM_FIELD, MAX_SEGMENT_USERS
 from batchrec_dagster.personalize.filter_expressions import (
-    MAX_LENGTH,
     placeholders,
     targets,
     uses_interactions,
 )
+from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
 from batchrec_dagster.personalize.recipes import ITEM_AFFINITY, ITEM_ATTRIBUTE_AFFINITY
 
 # "Amazon Personalize endpoints and quotas".

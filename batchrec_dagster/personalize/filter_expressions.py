@@ -27,11 +27,10 @@ from batchrec_dagster.personalize.filter_grammar import (
 from batchrec_dagster.personalize.schemas import INTERACTIONS
 
 # "*" is every event type. Only the latest FILTER_HISTORY interactions of a user and event
-# type count, see formats.interactions.
+# type count, see datasets.py.
 EXCLUDE_SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
 
-# Of an expression, and of the values of a placeholder on an input line.
-MAX_LENGTH = 2500
+# Of the values of a placeholder on an input line.
 MAX_VALUE_LENGTH = 1000
 
 
