@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import polars as pl
 
@@ -74,7 +74,7 @@ class Written:
     """What was written, facts for the metadata, and a warning if there is one."""
 
     counts: Counts
-    facts: Mapping[str, str | int] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
     warning: str | None = None
 
 

@@ -22,7 +22,7 @@ from batchrec_dagster.pipeline.assets import sinks
 from batchrec_dagster.pipeline.loading import DeclarationError
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError
 from batchrec_dagster.sinks import postgres as postgres_sink
-from batchrec_dagster.sinks.sink import Counts
+from batchrec_dagster.sinks.sink import Counts, Written
 from batchrec_dagster.storage.io_managers import ParquetIOManager
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.postgres_server import PostgresServer
@@ -131,11 +131,11 @@ def attempts(
     monkeypatch.setattr(sinks, "RETRIES", dg.RetryPolicy(max_retries=2, delay=0))
     left = list(outcomes)
 
-    def replace(frame: pl.LazyFrame, target: postgres_sink.Target) -> postgres_sink.Replaced:
+    def replace(frame: pl.LazyFrame, target: postgres_sink.Target) -> Written:
         outcome = left.pop(0)
         if outcome is not None:
             raise outcome
-        return postgres_sink.Replaced(Counts(1, 1, 1), "public", "shop at 127.0.0.1")
+        return Written(Counts(1, 1, 1))
 
     monkeypatch.setattr(postgres_sink, "replace", replace)
     return lambda: left
