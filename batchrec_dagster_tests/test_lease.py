@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,42 @@ def test_one_at_a_time_has_it(place: tuple[ObjectStore, str]) -> None:
         list(pool.map(work, range(4)))
     assert most == [1] * 12
     assert place[0].list(place[1]) == []
+
+
+def test_a_lease_that_is_released_while_it_is_looked_at_goes_to_one_run(tmp_path: Path) -> None:
+    first, third = ExitStack(), ExitStack()
+
+    class Slow(ObjectStore):
+        """Between its look at the first run's lease and its next step, a third run gets it."""
+
+        def get(self, uri: str) -> bytes:
+            first.close()
+            try:
+                return super().get(uri)
+            finally:
+                if not entered:
+                    entered.append(third.enter_context(lease(place, "third").held()))
+
+    entered: list[None] = []
+    place = ObjectStore({"b": tmp_path}), "s3://b/shop/leases/step/"
+    first.enter_context(lease(place, "first").held())
+    slow = lease((Slow({"b": tmp_path}), place[1]), "second", deadline_seconds=0.1)
+    with third, pytest.raises(dg.Failure, match=r"run third .*is still working"), slow.held():
+        pass
+    assert entered
+
+
+def test_a_stale_takeover_leaves_a_living_run_its_lease(
+    folder: tuple[ObjectStore, str],
+) -> None:
+    elsewhere(folder)
+    stale = lease(folder, "stale")
+    dead = folder[0].get(f"{folder[1]}000001.json")
+    with lease(folder, "other", expires_seconds=0).held():
+        pass
+    with lease(folder, "living").held():
+        assert not stale._created(2, dead)
+        assert [one.uri for one in folder[0].list(folder[1])] == [f"{folder[1]}000001.json"]
 
 
 def test_another_waits_says_for_whom_and_has_it_next(

@@ -93,7 +93,7 @@ def test_what_aws_names_itself_goes_before_what_is_guessed() -> None:
         ("ExpiredTokenException", "expired", "the credentials have expired: log in again"),
         ("UnrecognizedClientException", "invalid", "AWS does not know the credentials"),
         ("InvalidSignatureException", "Signature expired: 2026…", "this machine's clock is wrong"),
-        ("InvalidSignatureException", "does not match", "the secret does not belong to"),
+        ("InvalidSignatureException", "does not match", "the secret does not match the access key"),
         ("InvalidInputException", "a name", "a name"),
     ],
 )

@@ -44,7 +44,7 @@ RECOMMENDATIONS = "curated/recommendations/recommendations.parquet"
 WRONG_SECRET = Keys(OWNER.access, "another-secret")
 REFUSED = [
     pytest.param(STRANGER, "AWS does not know the credentials", id="unknown key"),
-    pytest.param(WRONG_SECRET, "the secret does not belong to the", id="wrong secret"),
+    pytest.param(WRONG_SECRET, "the secret does not match the access key", id="wrong secret"),
 ]
 
 

@@ -363,5 +363,5 @@ def test_a_deletion_that_never_ends_meets_the_deadline(
     slow = client_for(project, pace=Pace(1))
     arn = solution(slow, made["group"], {"batchrec:pipeline": "shop"})
     assert arn
-    with pytest.raises(dg.Failure, match=r"solution by-popularity .*start the teardown again"):
+    with pytest.raises(dg.Failure, match=r"solution by-popularity .*Run the teardown again"):
         delete(ensure(slow, deadline=0.2), find(ensure(slow), "shop"))

@@ -67,19 +67,20 @@ class Lease:
     def _acquire(self) -> int:
         deadline = time.monotonic() + self.deadline_seconds
         # Usually there is no other run, so try to create before listing.
-        number, seen, since, logged = 1, None, 0.0, False
-        while not self._created(number):
+        number, dead, seen, since, logged = 1, None, None, 0.0, False
+        while not self._created(number, dead):
             now = time.monotonic()
-            number = self._highest()
+            number, dead = self._highest(), None
             held = self._read(number)
             if held is None:
-                number += 1
+                # Released: all who wait try to create the same number, so one of them gets it.
+                number = 1
                 continue
             if (number, held) != seen:
                 seen, since = (number, held), now
             if now - since >= self.expires_seconds or _is_dead(held):
                 self.log.info(f"{_who(held)} is dead: taking over")
-                number += 1
+                number, dead = number + 1, held
                 continue
             if not logged:
                 logged = True
@@ -93,18 +94,18 @@ class Lease:
             time.sleep(self.look_seconds)
         return number
 
-    def _created(self, number: int) -> bool:
-        """Whether this run now holds the lease, with this number."""
+    def _created(self, number: int, dead: bytes | None) -> bool:
+        """Whether this run now holds the lease; `dead`: the content of the number before it."""
         if not self.store.create(self._uri(number), self._content(0)):
             return False
-        numbers = self._numbers()
-        if max(numbers, default=number) > number:
-            # Another run took over and deleted this number before it was created again.
+        others = [other for other in self._numbers() if other != number]
+        overtaken = others and (max(others) > number or dead is None)
+        if overtaken or (dead is not None and self._read(number - 1) != dead):
+            # Meanwhile another run got it, or took over from the same dead one and released it.
             self.store.delete(self._uri(number))
             return False
-        for superseded in numbers:
-            if superseded < number:
-                self.store.delete(self._uri(superseded))
+        for superseded in others:
+            self.store.delete(self._uri(superseded))
         return True
 
     def _renew(self, number: int, done: threading.Event) -> None:

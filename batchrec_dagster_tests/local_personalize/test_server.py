@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -239,7 +240,8 @@ def test_a_slow_request_times_out(tmp_path: Path) -> None:
         "query_string": b"",
         "headers": [(b"x-amz-target", b"AmazonPersonalize.ListSchemas")],
     }
-    asyncio.run(app(scope, never, send))
+    with ThreadPoolExecutor(1) as thread:  # an open browser keeps a loop running in the main one
+        thread.submit(lambda: asyncio.run(app(scope, never, send))).result()
     assert sent[0]["status"] == 408
     assert json.loads(sent[1]["body"])["__type"] == "RequestTimeoutException"
 

@@ -119,10 +119,12 @@ def proxy(upstream: str) -> Iterator[Proxy]:
     assert at.port
     made = Proxy(0, (at.hostname, at.port))
     loop = made._loop
-    server = loop.run_until_complete(asyncio.start_server(made._serve, "127.0.0.1", 0))
-    made.port = server.sockets[0].getsockname()[1]
+    # All in the thread: an open browser keeps a loop running in the main one.
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
+    starting = asyncio.start_server(made._serve, "127.0.0.1", 0)
+    server = asyncio.run_coroutine_threadsafe(starting, loop).result()
+    made.port = server.sockets[0].getsockname()[1]
     try:
         yield made
     finally:

@@ -128,7 +128,7 @@ def test_a_job_that_fails_is_told_and_made_again(tmp_path: Path, s3: S3Server) -
         shop.start_personalize(keys=READER)  # it cannot write the lists
         said = shop.start_run().end()
         assert "batch inference job failed: " in said
-        assert "start the run again" in said
+        assert "then run again: it creates a new one" in said
         assert_frame_equal(shop.lists(), good)
         shop.kill_personalize()
         shop.start_personalize()
@@ -142,7 +142,7 @@ def test_a_job_that_does_not_end_is_given_up_and_found_again(tmp_path: Path, s3:
         shop.start_personalize("--pace=1")
         said = shop.start_run(BATCHREC_DEADLINE_HOURS="0.0005").end()
         assert "is CREATE" in said
-        assert "hours. It goes on without this run" in said
+        assert "hours. Personalize keeps working" in said
         shop.kill_personalize()
         shop.start_personalize()
         assert not shop.start_run().end()
