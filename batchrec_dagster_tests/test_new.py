@@ -102,7 +102,7 @@ def test_from_a_file_to_lists_in_the_commands_that_it_names(
     assert refresh(here, "shop", instance).success
     assert table(here, "shop").get_column("user_id").n_unique() == 60
     shown = CliRunner().invoke(main, ["show", "--pipeline", "shop"])
-    assert "items for 60 users" in shown.output
+    assert "recommendations for 60 users" in shown.output
 
 
 def test_what_is_there_is_not_overwritten(here: Project) -> None:

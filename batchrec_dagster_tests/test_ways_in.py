@@ -82,8 +82,8 @@ def test_the_assets_are_materialized_by_command(project: Project) -> None:
     shown = project.run("batchrec", "show")
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("shop\n")
-    assert "1,800 rows of ratings.csv" in shown.stdout
-    assert "items for 60 users" in shown.stdout
+    assert "1,800 rows from ratings.csv" in shown.stdout
+    assert "1,500 recommendations for 60 users" in shown.stdout
     assert "recommendations.parquet" in shown.stdout
 
 

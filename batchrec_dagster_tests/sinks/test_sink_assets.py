@@ -271,7 +271,7 @@ def test_sinks_that_cannot_be_are_told_when_loaded(
         (
             {"export": {"path": "out/lists.csv"}},
             {"export": {"path": "out/../out/lists.csv"}},
-            "/out/lists.csv: give",
+            "/out/lists.csv: change one",
         ),
     ],
 )
