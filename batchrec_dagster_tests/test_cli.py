@@ -36,7 +36,7 @@ def test_show_tells_what_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert code == 0
     table = project.storage / "shop/curated/recommendations/recommendations.parquet"
     assert said.startswith("shop\n  ratings       1,800 rows from ")
-    assert "lists         1,500 items for 60 users" in said
+    assert "lists         1,500 recommendations for 60 users" in said
     assert "for the most popular items" in said
     assert f"table         {table}\n" in said
     assert f"report        {project.storage}/shop/curated/report/index.html\n" in said
@@ -47,7 +47,7 @@ def test_show_tells_what_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     code, said = show("7")
     assert code == 0
-    assert said.startswith("User 7 of shop\n")
+    assert said.startswith("User 7 in shop\n")
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))
