@@ -18,7 +18,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.storage.lease import Lease
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore
 from batchrec_dagster_tests.nights.proxy import proxy
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
@@ -110,12 +110,16 @@ def test_a_lease_that_is_released_while_it_is_looked_at_goes_to_one_run(tmp_path
     class Slow(ObjectStore):
         """Between its look at the first run's lease and its next step, a third run gets it."""
 
-        def get(self, uri: str) -> bytes:
+        def list(self, prefix: str) -> list[ObjectInfo]:
+            found = super().list(prefix)
             first.close()
+            return found
+
+        def get(self, uri: str) -> bytes:
             try:
                 return super().get(uri)
             finally:
-                if not entered:
+                if not entered and not super().list(place[1]):
                     entered.append(third.enter_context(lease(place, "third").held()))
 
     entered: list[None] = []
