@@ -99,14 +99,16 @@ class Published:
         users = 0
         with self._table() as table:
             for group in range(table.num_row_groups):
-                first = pc.equal(table.read_row_group(group, ["rank"]).column(0), 1)
+                first = pc.equal(
+                    table.read_row_group(group, ["rank"], use_threads=False).column(0), 1
+                )
                 users += pc.sum(first).as_py() or 0
             return table.metadata.num_rows, users
 
     def example_user(self) -> str | None:
         """The user of the first row, if any."""
         with self._table() as table:
-            for rows in table.iter_batches(1, columns=["user_id"]):
+            for rows in table.iter_batches(1, columns=["user_id"], use_threads=False):
                 return str(rows.column(0)[0])
         return None
 
@@ -124,7 +126,8 @@ class Published:
             wanted = pc.is_in(
                 pc.field("item_id"), pa.array(items, table.schema_arrow.field(0).type)
             )
-            return dict(pl.DataFrame(table.read().filter(wanted)).select("item_id", "title").rows())
+            found = table.read(use_threads=False).filter(wanted)
+            return dict(pl.DataFrame(found).select("item_id", "title").rows())
 
     @contextmanager
     def interactions(self) -> Iterator[tuple[pl.LazyFrame, int]]:
@@ -140,10 +143,12 @@ class Published:
 
     @contextmanager
     def _parquet(self, uri: str) -> Iterator[pq.ParquetFile]:
+        # Neither a Python file for a local path nor threads: a thread of pyarrow that still holds a
+        # Python file when the interpreter exits may abort the command (apache/arrow issue 50482).
         path = self.storage.store.local_path(uri)
         with (
             _readable(self.storage, uri),
-            path.open("rb") if path is not None else _Ranges(self.storage, uri) as file,
+            pa.OSFile(str(path)) if path is not None else _Ranges(self.storage, uri) as file,
             pq.ParquetFile(file) as table,
         ):
             yield table
@@ -166,9 +171,9 @@ def _rows(table: pq.ParquetFile, column: str, value: str) -> pl.DataFrame:
         range_ = table.metadata.row_group(group).column(place).statistics
         if range_ is not None and range_.has_min_max and not range_.min <= value <= range_.max:
             continue
-        same = pc.equal(table.read_row_group(group, [column]).column(0), value)
+        same = pc.equal(table.read_row_group(group, [column], use_threads=False).column(0), value)
         if pc.any(same).as_py():
-            found.append(table.read_row_group(group).filter(same))
+            found.append(table.read_row_group(group, use_threads=False).filter(same))
     return pl.DataFrame(pa.concat_tables(found) if found else table.schema_arrow.empty_table())
 
 
