@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import Literal, Self
 
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.ratings import known_source, readable_delimiter
+from batchrec_dagster.config.ratings import known_source, names_or_positions, readable_delimiter
 from batchrec_dagster.personalize.datasets import VALUE_SEPARATOR
 from batchrec_dagster.personalize.schemas import SchemaError, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
@@ -51,13 +50,7 @@ class ItemColumns(dg.Model):
         columns = [
             column for column in (self.item, self.title, self.created) if column is not None
         ] + [*self.categories.values(), *self.numbers.values()]
-        if any(type(one) is not type(other) for one, other in pairwise(columns)):
-            raise ValueError(
-                "give either names for all columns (the file has a header) or positions for all"
-                " of them (it has none)"
-            )
-        if any(isinstance(column, int) and column < 1 for column in columns):
-            raise ValueError("positions count from 1")
+        names_or_positions(columns)
         if len(columns) == 1:
             raise ValueError("set the columns of the title, categories or numbers")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import dagster as dg
@@ -39,6 +40,17 @@ def readable_delimiter(delimiter: str | None) -> str | None:
 Column = str | int
 
 
+def names_or_positions(columns: Sequence[Column]) -> None:
+    """Raise ValueError unless all columns are names, or all are positions from 1."""
+    if len({type(column) for column in columns}) > 1:
+        raise ValueError(
+            "give either names for all columns (the file has a header) or positions for all"
+            " of them (it has none)"
+        )
+    if any(isinstance(column, int) and column < 1 for column in columns):
+        raise ValueError("positions count from 1")
+
+
 class Columns(dg.Model):
     """Which column holds what: all by name in the header, or all by position (the first is 1)."""
 
@@ -74,15 +86,9 @@ class Columns(dg.Model):
     @model_validator(mode="after")
     def _names_or_positions(self) -> Self:
         columns = list(self.declared.values())
-        if len({type(column) for column in columns}) > 1:
-            raise ValueError(
-                "give either names for all columns (the file has a header) or positions for all"
-                " of them (it has none)"
-            )
+        names_or_positions(columns)
         if len(set(columns)) < len(columns):
             raise ValueError(f"{', '.join(self.declared)} must be different columns")
-        if any(isinstance(column, int) and column < 1 for column in columns):
-            raise ValueError("positions count from 1")
         missing = [role for role in ("user", "item", "timestamp") if role not in self.declared]
         if columns and isinstance(columns[0], int) and missing:
             raise ValueError(f"a file without a header needs the position of {', '.join(missing)}")
