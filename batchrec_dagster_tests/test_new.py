@@ -18,12 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.config.templates import fill_in
 from batchrec_dagster.pipeline import scaffolding
+from batchrec_dagster.pipeline.loading import DeclarationError
 from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
     definitions,
+    metadata,
     refresh,
     table,
     write_ratings,
@@ -388,6 +391,58 @@ def test_columns_of_any_name_are_named_so(here: Project) -> None:
     assert list(declared(here)["ratings"]["columns"].values()) == names
     assert "\x1b" not in said
     assert "\x1b" not in (here.package / "defs" / "shop" / "defs.yaml").read_text()
+
+
+def test_names_in_a_file_run_no_template(here: Project, instance: dg.DagsterInstance) -> None:
+    ran = here.root / "ran"
+    attacks = [
+        f"{{{{ {start}.__globals__.os.mkdir('{ran}{number}') }}}}"
+        for number, start in enumerate(("cycler.__init__", "lipsum", "env.__init__"))
+    ]
+    names = [*attacks, "{{ env.HOME }} {% if 1 %}{# x #}{{{{"]
+    folder = here.root / "{{ 7 * 7 }}{% x %}"
+    folder.mkdir()
+    header = ",".join(f'"{name}"' for name in names)
+    written(folder / "{# orders #}.csv", header, {"rating": lambda _: 5})
+    items = "\n".join(f"{item},Product {item}" for item in range(85))
+    (folder / "{{ items }}.csv").write_text(f'"{attacks[0]}","{attacks[1]}"\n{items}\n')
+    code, said = new(
+        *("shop", "--ratings", "{{ 7 * 7 }}{% x %}/{# orders #}.csv"),
+        *("--items", str(folder / "{{ items }}.csv")),
+        *("--user", names[0], "--item", names[1], "--rating", names[2], "--time", names[3]),
+        *("--items-id", attacks[0], "--items-title", attacks[1]),
+    )
+    assert code == 0, said
+    result = refresh(here, "shop", instance)
+    assert result.success
+    assert metadata(result, "raw_ratings")["source"] == "{{ 7 * 7 }}{% x %}/{# orders #}.csv"
+    assert table(here, "shop").get_column("title")[0].startswith("Product ")
+    assert not list(here.root.glob("ran*"))
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{{ cycler.__init__.__globals__.os.mkdir('RAN') }}", "is unsafe"),
+        ("{{ env.__class__.__init__.__globals__.os.mkdir('RAN') }}", "is unsafe"),
+        ("{{ context.project_root }}", "'context' is undefined"),
+        ("{{ env('NOT_SET') }}", "NOT_SET is not set"),
+        ("{{ env.", "expected name"),
+    ],
+)
+def test_a_template_knows_the_environment_alone(here: Project, template: str, why: str) -> None:
+    file = here.declare(declaration("shop", template.replace("RAN", str(here.root / "ran"))))
+    with pytest.raises(DeclarationError, match=re.escape(why)) as error, definitions(here):
+        pass
+    assert str(error.value).startswith(f"{file}, line 5: ratings.source: cannot fill in ")
+    assert not (here.root / "ran").exists()
+
+
+@given(st.text() | st.text("{}%#'\"\\ \r\nx7[]"))
+@settings(deadline=None)
+def test_any_text_of_a_file_is_read_back(text: str) -> None:
+    (line,) = scaffolding.block({"a": text})
+    assert fill_in(yaml.safe_load(line)["a"], env=None) == text
 
 
 @given(st.text())

@@ -23,7 +23,9 @@ This page lists every setting; it is generated from the code. For how to use the
 ## A pipeline's YAML
 
 `batchrec schema` prints the same as a JSON schema, by which editors complete and check it.
-Values may be templates, such as `"{{ env.RATINGS }}"`.
+Values may be templates, which know the environment alone: `"{{ env.RATINGS }}"`, or
+`"{{ env('RATINGS', 'ratings.csv') }}"` with a default. Text that contains `{{` is written as a
+string in a template: `"{{ 'a{{b' }}"`.
 """
 
 

@@ -1,7 +1,7 @@
 """The declaration of a pipeline: one pydantic model for each block of the YAML.
 
-Invalid settings fail at load time, with file and line. Strings may hold Dagster's templates,
-such as `{{ env.RATINGS }}`.
+Invalid settings fail at load time, with file and line. Strings may hold templates such as
+`{{ env.RATINGS }}`.
 """
 
 from batchrec_dagster.config.pipeline import Pipeline

@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.templates import TemplateContext
 from batchrec_dagster.pipeline.assets.batch_users import batch_users
 from batchrec_dagster.pipeline.assets.interactions import interactions
 from batchrec_dagster.pipeline.assets.items import item_assets
@@ -41,6 +42,18 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
             raise declaration_error(file, error) from error
         loaded._file = file
         return loaded
+
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
+        """As Dagster does, with templates that know the environment alone."""
+        sandbox = TemplateContext(
+            scope=context.scope,
+            path=context.path,
+            source_position_tree=context.source_position_tree,
+            stash=context.stash,
+        )
+        resolved: Self = super().resolve_from_model(sandbox, model)
+        return resolved
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         declared = context.component_tree.get_all_components(of_type=BatchRecommendations)

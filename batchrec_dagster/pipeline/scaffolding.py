@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, Field
 
 from batchrec_dagster.config import COMPONENT_TYPE
+from batchrec_dagster.config.templates import literal
 
 # Editors complete and check a declaration with it; see `schema`.
 SCHEMA_FILE = Path(__file__).parents[1] / "config" / "defs.schema.json"
@@ -56,13 +57,14 @@ def declaration(
 
 
 def block(settings: Mapping[str, object], indent: str = "    ") -> Iterator[str]:
-    """The settings as lines of YAML."""
+    """The settings as lines of YAML, with text from files as literals."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield f"{indent}{scalar(key)}:"
             yield from block(value, f"{indent}  ")
         else:
-            yield f"{indent}{scalar(key)}: {scalar(value)}"
+            text = literal(value) if isinstance(value, str) else value
+            yield f"{indent}{scalar(key)}: {scalar(text)}"
 
 
 def scalar(value: object) -> str:
@@ -98,7 +100,7 @@ class PipelineScaffolder(dg.Scaffolder[ScaffoldParams]):
         source = (
             "    # The sample, or your own data: a path, a folder, s3://bucket/key or https://…"
         )
-        ratings = [source, *block({"source": request.params.ratings})]
+        ratings = [source, f"    source: {scalar(request.params.ratings)}"]
         text = declaration(folder, _pipeline_name(folder.name), ratings)
         file = folder / "defs.yaml"
         if request.append:

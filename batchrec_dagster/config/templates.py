@@ -1,0 +1,62 @@
+"""Templates in a declaration, such as `{{ env.RATINGS }}`: a sandbox that knows `env` alone.
+
+Dagster's own templates reach Python itself, and a string such as a column's name may come from a
+file that a stranger wrote.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from typing import Any
+
+import dagster as dg
+from dagster.components.resolved.errors import ResolutionException
+from jinja2 import StrictUndefined, TemplateError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_SANDBOX = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+_SANDBOX.globals.clear()
+_MARKS = re.compile(r"\{[{%#]")
+
+
+class TemplateContext(dg.ResolutionContext):
+    """Dagster's context of a component's YAML, with templates resolved by `fill_in`."""
+
+    def resolve_value(self, val: Any, as_type: Any = None) -> Any:
+        if isinstance(val, str):
+            try:
+                return fill_in(val, self.scope["env"])
+            except ValueError as error:
+                # Names the file, the line and the setting.
+                raise self.build_resolve_fn_exc([str(error)], val, dg.Model()) from None
+        return super().resolve_value(val, as_type)
+
+
+def fill_in(text: str, env: object) -> object:
+    """The text with its templates filled in; a text without templates as it is.
+
+    As in Dagster, what is read from the environment may be a number or a list. Raises ValueError.
+    """
+    if not _MARKS.search(text):
+        return text
+    try:
+        parsed = _SANDBOX.parse(text)
+        filled = _SANDBOX.from_string(parsed).render(env=env)
+    except (TemplateError, ResolutionException, TypeError, ArithmeticError) as error:
+        raise ValueError(
+            f"cannot fill in {text!r}: {error}. Templates know the environment alone, such as"
+            f" {{{{ env.RATINGS }}}}. If this is no template, write it as {literal(text)}"
+        ) from None
+    if next(parsed.find_all(nodes.Name), None) is None:
+        return filled
+    try:
+        return ast.literal_eval(filled)
+    except (ValueError, SyntaxError):
+        return filled
+
+
+def literal(text: str) -> str:
+    """What to write into a declaration so that `fill_in` gives this text."""
+    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if _MARKS.search(text) else text
