@@ -44,10 +44,9 @@ def _failure(local: Local, data: bytes, **options: str) -> str:
             id="missing column",
         ),
         pytest.param(
-            GOOD.replace(HEADER, b"ITEM_ID,USER_ID,TIMESTAMP,EVENT_TYPE\n"),
-            f"{FILE}, line 1: the columns must be the schema's, in its order:"
-            " USER_ID, ITEM_ID, TIMESTAMP, EVENT_TYPE",
-            id="wrong order",
+            GOOD.replace(HEADER, b"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE,ITEM_ID\n"),
+            f"{FILE}, line 1: there is more than one column ITEM_ID.",
+            id="a column twice",
         ),
         pytest.param(
             _with_line(7, b"u1,i1,yesterday,watch"),
@@ -86,7 +85,7 @@ def _failure(local: Local, data: bytes, **options: str) -> str:
         ),
         pytest.param(
             _with_line(12, b"u1,i1,1600000000,watch,more"),
-            f"{FILE}, line 12: 5 fields, but the schema has 4.",
+            f"{FILE}, line 12: 5 fields, but the header has 4.",
             id="too many fields",
         ),
         pytest.param(
@@ -169,6 +168,43 @@ def test_data_without_read_permission(tmp_path: Path) -> None:
         "Insufficient privileges for accessing data in Amazon S3."
     )
     assert FILE in failed["failureReason"]
+
+
+def test_columns_are_matched_by_name(local: Local) -> None:
+    """In any order; further columns are ignored, even two of one name."""
+    mixed = [b"RATING,TIMESTAMP,ITEM_ID,RATING,EVENT_TYPE,USER_ID,\n"]
+    for line in GOOD.splitlines()[1:]:
+        user, item, time, event = line.split(b",")
+        mixed.append(b",".join([b"5", time, item, b"x", event, user, b"\n"]))
+    local.store.put("s3://data/mixed.csv", b"".join(mixed))
+    local.store.put(FILE, GOOD)
+    dataset = local.dataset(local.group())
+    frames = []
+    for uri in ("s3://data/mixed.csv", FILE):
+        local.active(local.import_job(dataset, uri, uri.rpartition("/")[2].replace(".", "-")))
+        (folder,) = (local.root / "home" / "datasets").iterdir()
+        frames.append(pl.read_parquet(folder / "rows.parquet"))
+    assert frames[0].equals(frames[1])
+
+
+def test_a_bad_cell_is_found_after_an_ignored_column_with_a_line_break(local: Local) -> None:
+    rows = [line + b',"a\nb"' for line in GOOD.splitlines()[1:]]
+    rows[2] = b"u1,i1,x,watch,c"
+    data = HEADER.strip() + b",NOTE\n" + b"\n".join(rows)
+    reason = f"{FILE}, line 6: TIMESTAMP must be of type long, but it is 'x'."
+    assert _failure(local, data) == reason
+
+
+def test_an_empty_marker_of_success_is_passed_over(local: Local) -> None:
+    """Spark writes it next to its files."""
+    local.store.put("s3://data/parts/_SUCCESS", b"")
+    dataset = local.dataset(local.group())
+    failed = local.wait(local.import_job(dataset, "s3://data/parts/"))
+    assert failed["failureReason"] == (
+        "Invalid Data location. There is no data at s3://data/parts/"
+    )
+    local.store.put("s3://data/parts/part-0.csv", GOOD)
+    local.active(local.import_job(dataset, "s3://data/parts/", "second"))
 
 
 def test_csv_from_spreadsheets_is_read(local: Local) -> None:

@@ -175,6 +175,26 @@ def test_an_unsupported_operation_is_a_clear_refusal_to_boto3(local: Local) -> N
         local.client.create_campaign(name="films", solutionVersionArn=GROUP)
 
 
+def test_the_lists_of_unsupported_kinds_are_empty(local: Local) -> None:
+    """An inventory or a clean-up of an account asks for all of them."""
+    client, group = local.client, local.group()
+    for name, member in (
+        ("list_campaigns", "campaigns"),
+        ("list_data_deletion_jobs", "dataDeletionJobs"),
+        ("list_dataset_export_jobs", "datasetExportJobs"),
+        ("list_event_trackers", "eventTrackers"),
+        ("list_metric_attribution_metrics", "metrics"),
+        ("list_metric_attributions", "metricAttributions"),
+        ("list_recommenders", "recommenders"),
+    ):
+        if client.can_paginate(name):
+            assert list(client.get_paginator(name).paginate().search(member)) == []
+        assert getattr(client, name)()[member] == []
+        with pytest.raises(client.exceptions.InvalidNextTokenException):
+            getattr(client, name)(nextToken="x")
+    assert client.list_event_trackers(datasetGroupArn=group)["eventTrackers"] == []
+
+
 def test_an_internal_error_is_not_exposed(
     local: Local, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

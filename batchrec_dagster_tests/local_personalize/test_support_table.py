@@ -134,6 +134,15 @@ def _few_interactions(local: Local) -> str | None:
     return None
 
 
+def _other_columns(local: Local) -> str | None:
+    rows = (f"5,{time},{item},{user}" for user, item, time in taste_rows())
+    data = "\n".join(["RATING,TIMESTAMP,ITEM_ID,USER_ID", *rows])
+    local.store.put("s3://data/mixed.csv", data.encode())
+    dataset = local.dataset(local.group(), event_type=False)
+    local.active(local.import_job(dataset, "s3://data/mixed.csv"))
+    return None
+
+
 def _incremental(local: Local) -> str | None:
     _, dataset = local.imported(taste_rows())
     uri = "s3://data/interactions.csv"
@@ -227,6 +236,7 @@ ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
     "quotas": (_one_group_too_many, LIMIT),
     "tags": (_too_many_tags, TAGS),
     "fewer than 1000 interactions": (_few_interactions, None),
+    "columns of CSV files": (_other_columns, None),
     "importMode INCREMENTAL": (_incremental, None),
     "UpdateDataset": (_interactions_schema_replaced, INVALID),
     "filters": (_wrong_filter, INVALID),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from batchrec_dagster.local_personalize.api.validation import service_model
-from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
+from batchrec_dagster.local_personalize.operations.registry import EMPTY_LISTS, OPERATIONS
 from batchrec_dagster.local_personalize.recipes import REAL_TIME_RECIPES, RECIPES
 
 _REAL_TIME = "serve recommendations in real time"
@@ -54,6 +54,7 @@ RULES = (
     Row("quotas", True, "Amazon's own; `Quotas` lowers them in tests"),
     Row("tags", True, "at most 50; schemas have none, as on AWS"),
     Row("fewer than 1000 interactions", True, "the import ends as CREATE FAILED"),
+    Row("columns of CSV files", True, "matched by name; further ones are ignored"),
     Row("importMode INCREMENTAL", True, "rows are added; FULL replaces them"),
     Row("UpdateDataset", True, "Items and Users only, as on AWS; new fields must allow null"),
     Row("filters", True, "all documented syntax, checked against the group's schemas"),
@@ -88,8 +89,11 @@ def refusal(operation: str) -> str:
 def operations() -> Iterator[Row]:
     """A row for every operation of the service model."""
     for name in sorted(service_model().operation_names):
-        known = name in OPERATIONS
-        yield Row(name, known, "" if known else _refusal_reason(name))
+        if name in EMPTY_LISTS:
+            yield Row(name, True, f"always empty: {_refusal_reason(name)}")
+        else:
+            known = name in OPERATIONS
+            yield Row(name, known, "" if known else _refusal_reason(name))
 
 
 def recipes() -> Iterator[Row]:

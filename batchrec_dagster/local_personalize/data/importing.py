@@ -63,11 +63,14 @@ def _has_event_type(target: Path) -> bool:
 
 
 def _check(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
-    _check_header(source, schema)
+    columns = _columns(source, schema)
     text = pl.scan_csv(
         source.path,
-        schema={column: pl.String() for column in schema.columns},
+        has_header=False,
+        skip_lines=1,
+        schema=dict.fromkeys(columns, pl.String()),
         glob=False,
+        raise_if_empty=False,
     )
     wrong = [
         check.alias(field.name)
@@ -78,17 +81,19 @@ def _check(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
         counts = text.select(pl.len().alias(" rows"), *(w.any() for w in wrong)).collect(
             engine="streaming"
         )
-    except pl.exceptions.NoDataError:
-        raise JobFailedError(f"{source.name} is empty.") from None
     except pl.exceptions.PolarsError as error:
-        raise JobFailedError(_explain_unreadable(source, schema, str(error))) from None
+        raise JobFailedError(_explain_unreadable(source, len(columns), str(error))) from None
     rows, *invalid = counts.row(0)
     if any(invalid):
         raise JobFailedError(_first_invalid_cell(source, schema, text))
     return text.select(_parse(field) for field in schema.fields), rows
 
 
-def _check_header(source: Source, schema: Schema) -> None:
+def _columns(source: Source, schema: Schema) -> list[str]:
+    """A name for each of the file's columns: those of the schema, and numbers for further ones.
+
+    AWS's own notebooks import files with other columns in another order.
+    """
     with source.path.open("rb") as file:
         start = file.readline(_HEADER_BYTES)
     try:
@@ -102,11 +107,10 @@ def _check_header(source: Source, schema: Schema) -> None:
         raise JobFailedError(
             f"Input CSV is missing the following columns:[{', '.join(missing)}] ({source.name})"
         )
-    if header != schema.columns:
-        raise JobFailedError(
-            f"{source.name}, line 1: the columns must be the schema's, in its order:"
-            f" {', '.join(schema.columns)}. They are: {', '.join(header)}"
-        )
+    for column in schema.columns:
+        if header.count(column) > 1:
+            raise JobFailedError(f"{source.name}, line 1: there is more than one column {column}.")
+    return [name if name in schema.columns else f" {n}" for n, name in enumerate(header)]
 
 
 def _parse(field: Field) -> pl.Expr:
@@ -160,7 +164,7 @@ def _first_invalid_cell(source: Source, schema: Schema, text: pl.LazyFrame) -> s
     raise AssertionError("a row that failed its checks passes them")
 
 
-def _explain_unreadable(source: Source, schema: Schema, reason: str) -> str:
+def _explain_unreadable(source: Source, width: int, reason: str) -> str:
     """Why Polars cannot read the file: a slow but exact search for the bad line."""
     with source.path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -168,14 +172,13 @@ def _explain_unreadable(source: Source, schema: Schema, reason: str) -> str:
                 line.decode()
             except UnicodeDecodeError:
                 return f"{source.name}, line {number}: the file is not encoded in UTF-8."
-    width = len(schema.columns)
     with source.path.open(newline="", encoding="utf-8-sig") as text:
         rows = csv.reader(text, strict=True)
         try:
             for row in rows:
                 if len(row) > width:
                     return (
-                        f"{source.name}, line {rows.line_num}: {len(row)} fields, but the schema"
+                        f"{source.name}, line {rows.line_num}: {len(row)} fields, but the header"
                         f" has {width}."
                     )
         except csv.Error as error:

@@ -20,6 +20,7 @@ from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFail
 from batchrec_dagster.local_personalize.jobs.job import Job, check_location, objects_at
 from batchrec_dagster.local_personalize.operations.datasets import schema_of
 from batchrec_dagster.personalize.schemas import INTERACTIONS
+from batchrec_dagster.storage.object_store import ObjectInfo
 
 _GIB = 1 << 30
 MAX_BYTES = {FULL: 100 * _GIB, INCREMENTAL: _GIB}
@@ -87,8 +88,15 @@ def _perform(job: Job) -> JobResult:
     return JobResult(in_transaction=add_file, after=remove_replaced)
 
 
+def _is_marker(info: ObjectInfo) -> bool:
+    """Whether the object is what Spark writes next to its files when they are complete."""
+    return info.size == 0 and info.uri.endswith("/_SUCCESS")
+
+
 def _download(job: Job, location: str, mode: str, folder: Path) -> list[Source]:
-    objects = objects_at(job.store, location)
+    objects = [info for info in objects_at(job.store, location) if not _is_marker(info)]
+    if not objects:
+        raise JobFailedError(f"Invalid Data location. There is no data at {location}")
     total = sum(info.size for info in objects)
     if total > MAX_BYTES[mode]:
         raise JobFailedError(

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from batchrec_dagster.local_personalize.api.validation import output_members, prune
+from batchrec_dagster.local_personalize.api.validation import (
+    output_members,
+    prune,
+    service_model,
+)
 from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Kind
 from batchrec_dagster.local_personalize.operations import (
@@ -97,7 +101,16 @@ _VERBS: dict[str, Callable[[Kind, Call], dict[str, Any]]] = {
     "Delete": resources.delete,
 }
 
-OPERATIONS: dict[str, Operation] = {
+
+def _empty_list(operation: str, call: Call) -> dict[str, Any]:
+    """An empty page of a kind that cannot be created here, for inventories and clean-up scripts."""
+    read_token(call.params.get("nextToken"), operation)
+    return {
+        name: [] for name, shape in output_members(operation).items() if shape.type_name == "list"
+    }
+
+
+_SUPPORTED: dict[str, Operation] = {
     **{
         operation: partial(_VERBS[verb], kind)
         for kind in KINDS.values()
@@ -112,6 +125,17 @@ OPERATIONS: dict[str, Operation] = {
     "TagResource": resources.tag_resource,
     "UntagResource": resources.untag_resource,
     "ListTagsForResource": resources.list_tags,
+}
+# The lists of kinds that cannot be created here: they are empty.
+EMPTY_LISTS = frozenset(
+    name
+    for name in service_model().operation_names
+    if name.startswith("List") and name not in _SUPPORTED
+)
+
+OPERATIONS: dict[str, Operation] = {
+    **_SUPPORTED,
+    **{name: partial(_empty_list, name) for name in EMPTY_LISTS},
 }
 
 READS = frozenset(name for name in OPERATIONS if name.startswith(("Describe", "List", "Get")))
