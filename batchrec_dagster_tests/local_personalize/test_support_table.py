@@ -121,6 +121,11 @@ def _one_group_too_many(local: Local) -> str | None:
     return _group(local, name="one-more")
 
 
+def _domain(local: Local) -> str | None:
+    assert _group(local, domain="ECOMMERCE") is None
+    return _schema(local, domain="ECOMMERCE")  # lacks EVENT_TYPE
+
+
 def _too_many_tags(local: Local) -> str | None:
     arn, tags = local.group(), [{"tagKey": f"k{n}", "tagValue": ""} for n in range(51)]
     for some in (tags[:50], tags[50:]):
@@ -264,7 +269,7 @@ ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
     "performAutoML": (lambda local: _solution(local, performAutoML=True), INVALID),
     "roleArn": (lambda local: _group(local, roleArn=ROLE, kmsKeyArn=KEY), None),
     "kmsKeyArn": (lambda local: _group(local, kmsKeyArn=KEY), None),
-    "domain dataset groups and schemas": (lambda local: _group(local, domain="ECOMMERCE"), INVALID),
+    "domain dataset groups and schemas": (_domain, INVALID),
     "batchInferenceJobMode THEME_GENERATION": (_themes, INVALID),
 }
 

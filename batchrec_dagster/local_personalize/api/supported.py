@@ -73,7 +73,11 @@ RULES = (
     Row("performAutoML", False, "deprecated: choose a recipe"),
     Row("roleArn", True, "stored; storage is read with the server's own credentials"),
     Row("kmsKeyArn", True, "stored; nothing is encrypted"),
-    Row("domain dataset groups and schemas", False, "domains have no batch recommendations"),
+    Row(
+        "domain dataset groups and schemas",
+        True,
+        "custom solutions and batch jobs, with the domain's required and reserved fields",
+    ),
     Row("batchInferenceJobMode THEME_GENERATION", False, "themes need Amazon's language models"),
 )
 

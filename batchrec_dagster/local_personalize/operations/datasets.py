@@ -27,7 +27,11 @@ def schema_of(records: Records, dataset: Resource) -> Schema:
     """The dataset's current schema."""
     schema = records.find(dataset.body["schemaArn"])
     assert schema is not None  # a schema outlives its datasets
-    return parse_schema(schema.body["schema"])
+    return _parsed(schema)
+
+
+def _parsed(schema: Resource) -> Schema:
+    return parse_schema(schema.body["schema"], schema.body.get("domain"))
 
 
 def dataset_of(records: Records, group_arn: str, dataset_type: str) -> Resource | None:
@@ -37,16 +41,15 @@ def dataset_of(records: Records, group_arn: str, dataset_type: str) -> Resource 
 
 
 def _create_schema(call: Call) -> Draft:
-    if "domain" in call.params:
-        raise InvalidInputError(
-            "Domain dataset groups have no batch recommendations, which are all that this local"
-            " Personalize offers: leave domain out."
-        )
     try:
-        parse_schema(call.params["schema"])
+        parse_schema(call.params["schema"], call.params.get("domain"))
     except SchemaError as error:
         raise InvalidInputError(str(error)) from None
-    body = {"name": call.params["name"], "schema": call.params["schema"]}
+    body = {
+        member: call.params[member]
+        for member in ("name", "schema", "domain")
+        if member in call.params
+    }
     return Draft(f"schema/{body['name']}", None, body)
 
 
@@ -58,14 +61,9 @@ def _check_delete_schema(call: Call, schema: Resource) -> None:
 
 def _create_group(call: Call) -> Draft:
     params = call.params
-    if "domain" in params:
-        raise InvalidInputError(
-            "Domain dataset groups have no batch recommendations, which are all that this local"
-            " Personalize offers: leave domain out."
-        )
     if "roleArn" in params and "kmsKeyArn" not in params:
         raise InvalidInputError("A roleArn is valid only together with a kmsKeyArn.")
-    members = ("name", "roleArn", "kmsKeyArn")
+    members = ("name", "roleArn", "kmsKeyArn", "domain")
     body = {member: params[member] for member in members if member in params}
     return Draft(f"dataset-group/{params['name']}", None, body)
 
@@ -90,7 +88,7 @@ def _create_dataset(call: Call) -> Draft:
             " which are what batch recommendations use."
         )
     group = call.get_active("DatasetGroup", params["datasetGroupArn"])
-    _check_schema_type(call, params["schemaArn"], dataset_type)
+    _check_schema(call, params["schemaArn"], dataset_type, group)
     body = {
         "name": params["name"],
         "datasetGroupArn": group.arn,
@@ -101,10 +99,17 @@ def _create_dataset(call: Call) -> Draft:
     return Draft(resource, group.arn, body, {"files": []})
 
 
-def _check_schema_type(call: Call, arn: str, dataset_type: str) -> None:
-    schema = parse_schema(call.get("Schema", arn).body["schema"])
+def _check_schema(call: Call, arn: str, dataset_type: str, group: Resource) -> None:
+    resource = call.get("Schema", arn)
+    schema = _parsed(resource)
     if schema.dataset_type != dataset_type:
         raise InvalidInputError(f"{arn} is a schema for {schema.dataset_type}, not {dataset_type}.")
+    domain = group.body.get("domain")
+    if domain and resource.body.get("domain") != domain:
+        raise InvalidInputError(
+            f"{group.arn} is of domain {domain}, but {arn} is not: create the schema with this"
+            " domain."
+        )
 
 
 def _check_delete_dataset(call: Call, dataset: Resource) -> None:
@@ -132,8 +137,9 @@ def update_dataset(call: Call) -> dict[str, Any]:
     if dataset.body["datasetType"] == INTERACTIONS:
         raise InvalidInputError("The schema of an Interactions dataset cannot be replaced.")
     schema_arn = call.params["schemaArn"]
-    _check_schema_type(call, schema_arn, dataset.body["datasetType"])
-    new = parse_schema(call.get("Schema", schema_arn).body["schema"])
+    group = call.get("DatasetGroup", dataset.body["datasetGroupArn"])
+    _check_schema(call, schema_arn, dataset.body["datasetType"], group)
+    new = _parsed(call.get("Schema", schema_arn))
     old = schema_of(call.records, dataset)
     for field in old.fields:
         if field not in new.fields:

@@ -43,7 +43,7 @@ _PUBLISHED = 1_559_779_200.0  # when Personalize became generally available
 
 
 def list_recipes(call: Call) -> dict[str, Any]:
-    """ListRecipes: one page; none for a domain, as domains have no batch recommendations."""
+    """ListRecipes: one page; none for a domain, whose own recipes serve in real time."""
     domain = call.params.get("domain")
     limit = call.params.get("maxResults", DEFAULT_PAGE)
     after = read_token(call.params.get("nextToken"), "Recipe", domain)
