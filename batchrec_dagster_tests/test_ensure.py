@@ -284,6 +284,15 @@ def test_what_another_run_created_meanwhile_is_adopted() -> None:
     assert start(client).created is False
 
 
+def test_a_name_taken_by_a_job_that_list_does_not_show_leaves_the_next_number() -> None:
+    client = Scripted(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 5)
+    assert start(client).created
+    assert client.created[0]["jobName"] == "shop-abc-6"
+    client = Scripted(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 1000)
+    with pytest.raises(dg.Failure, match="but does not list it here"):
+        start(client)
+
+
 def test_a_name_that_is_taken_elsewhere_is_told() -> None:
     client = Scripted(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 10)
     with pytest.raises(dg.Failure, match="another dataset group of this account may have it"):

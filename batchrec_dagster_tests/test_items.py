@@ -123,6 +123,29 @@ def test_items_are_imported_and_titles_stand_in_the_table(
     assert metadata(changed, "personalize_dataset")["items_outcome"] == "imported"
 
 
+@pytest.mark.slow
+def test_items_can_be_added_changed_and_removed_once_a_pipeline_has_run(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    with_items = declared(project)
+    without = {key: value for key, value in with_items.items() if key != "items"}
+    columns = {"item": "movieId", "categories": {"GENRES": "genres"}}
+    changed = {**with_items, "items": {**with_items["items"], "columns": columns}}
+    groups = []
+    for settings in (without, with_items, changed, without):
+        project.declare(settings)
+        result = refresh(project, "shop", instance)
+        assert result.success, why(result)
+        groups.append(metadata(result, "personalize_dataset")["dataset_group_name"])
+    assert len({*groups}) == 3
+    assert groups[0] == groups[3]
+    # Nothing changed since the first run: its import and training serve again.
+    assert metadata(result, "personalize_dataset")["outcome"] == "unchanged: not imported again"
+    assert outcomes(result)[2:] == [
+        f"unchanged: not {done} again" for done in ("trained", "inferred")
+    ]
+
+
 def test_an_asset_of_ones_own_gets_the_items_with_numbers_and_ids_as_text(tmp_path: Path) -> None:
     table = pl.DataFrame(
         {"ITEM_ID": ["007", "ü"], "GENRES": ["War|Crime", None], "YEAR": [1999.0, None]}

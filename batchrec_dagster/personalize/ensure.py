@@ -78,6 +78,9 @@ Description = Mapping[str, Any]
 # Two runs may create the same name at the same moment; after more collisions, the cause is another.
 COLLISIONS = 3
 
+# So many numbers of one name may be taken by jobs that List does not show.
+TAKEN_NAMES = 100
+
 # The next poll comes after a twentieth of the time waited so far, between 1 and 20 intervals.
 EASING = 20
 INVALID = "InvalidInputException"
@@ -172,7 +175,7 @@ class Ensure:
         name to Create's arguments. usable: False rejects one, for example if its results are gone.
         """
         deadline = time.monotonic() + self.deadline_seconds
-        for _ in range(COLLISIONS):
+        for taken in range(TAKEN_NAMES):
             # Failed ones count too, so that a number is never used twice.
             existing = sorted(
                 self.list(kind, **within), key=lambda summary: summary["creationDateTime"]
@@ -182,7 +185,9 @@ class Ensure:
                 description = self.describe(kind, newest[kind.arn])
                 if description[kind.name].startswith(f"{stem}-") and usable(description):
                     return Started(newest[kind.arn], created=False)
-            name = f"{stem}-{len(existing) + 1}"
+            # A name stays taken where List does not show it: by a job of another dataset group, or
+            # of a dataset that was deleted, because jobs cannot be deleted.
+            name = f"{stem}-{len(existing) + 1 + taken}"
             arn = self._create(kind, name, create(name), deadline)
             if arn:
                 return Started(arn, created=True, usual_seconds=_usual_seconds(existing))

@@ -18,7 +18,7 @@ from batchrec_dagster.personalize.ensure import (
     Started,
 )
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
-from batchrec_dagster.steps.batch_jobs import job_seconds, outcome, stem
+from batchrec_dagster.steps.batch_jobs import job_seconds, outcome
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.cost import Cost, estimate, import_cost, summary, within_budget
 from batchrec_dagster.steps.publishing import storage_errors
@@ -132,7 +132,7 @@ def import_dataset(
     require(checks)
     force_run = run if force else None
     started = [
-        _start_import(pipeline, storage, ensure, *each, force_run=force_run)
+        _start_import(group_name, storage, ensure, *each, force_run=force_run)
         for each in zip(files, datasets, versions, strict=True)
     ]
     jobs = ensure.all_ready(IMPORT_JOB, started)
@@ -184,7 +184,7 @@ def _ensure_dataset(ensure: Ensure, group_arn: str, group_name: str, file: Datas
 
 
 def _start_import(
-    pipeline: Pipeline,
+    group_name: str,
     storage: StorageResource,
     ensure: Ensure,
     file: DatasetFile,
@@ -207,9 +207,9 @@ def _start_import(
         """A dataset created again has the ARN, and so the jobs, of the deleted one."""
         return bool(job["creationDateTime"] >= since)
 
-    # Import jobs of all datasets share their names.
-    infix = "" if file.is_interactions else f"-{file.asset}"
-    name = stem(f"{pipeline.name}{infix}", version, force_run)
+    # Import jobs of all dataset groups share their names. The longest is 58 characters.
+    data = fingerprint(file.asset, version, force_run) if force_run else version
+    name = f"{group_name}-{data[:12]}"
     return ensure.start_numbered(
         IMPORT_JOB, name, create, usable=is_of_this, datasetArn=dataset.arn
     )
