@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.pipeline import ui as links
 from batchrec_dagster.pipeline.resources import PersonalizeResource
-from batchrec_dagster.pipeline.ui import code, table, text
+from batchrec_dagster.reporting.markdown import WORD_JOINER
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster_tests.hostile import ADDRESSES, HOSTILE, OUTSIDE, quoted
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -24,11 +26,14 @@ from batchrec_dagster_tests.support import (
     refresh,
     write_ratings,
 )
+from batchrec_dagster_tests.test_markdown import ADDRESS, PARSER
 from batchrec_dagster_tests.web_ui import web_ui
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.attack]
 
-SHOT = "<img src=x onerror='window.shot = 1'> | *no* [link](javascript:window.shot=1) `a`"
+LINKS = f"a[href*='{OUTSIDE}'], img[src*='{OUTSIDE}']"
+HERE = ("http://127.0.0.1:", "data:", "blob:http://127.0.0.1:")
+
 # What every asset of a pipeline is tagged with.
 STAGES = {"raw", "prepared", "model", "result"}
 
@@ -50,19 +55,45 @@ class Shop:
         return dict(event.asset_materialization.metadata)
 
 
+# A stranger's names for the columns, the files and what is in them.
+USER, ITEM, RATING, TIME = HOSTILE[10:14]
+TITLE, GENRES = HOSTILE[0], HOSTILE[14]
+ITEMS = range(1, 81)
+FILE = "![i](http:stranger.invalid) <b>.csv"
+
+
+def _id(number: int) -> str:
+    return f"{HOSTILE[number % len(HOSTILE)]} {number}"
+
+
 def _declared(project: Project) -> dict[str, Any]:
-    items = project.root / "items.csv"
-    lines = [f'{item},"{item}: {SHOT}",Drama' for item in range(1, 81)]
-    items.write_text("\n".join(["movieId,title,genres", *lines]))
-    columns = {"item": "movieId", "title": "title", "categories": {"GENRES": "genres"}}
-    return declaration(
+    rows = pl.read_csv(write_ratings(project.root / FILE), glob=False)
+    lines = [
+        quoted("", ADDRESSES, 5, 1_500_000_000),
+        quoted(_id(1), _id(1), ADDRESSES, ADDRESSES),
+        *(quoted(_id(user), _id(item), *more) for user, item, *more in rows.iter_rows()),
+    ]
+    (project.root / FILE).write_text("\n".join([quoted(USER, ITEM, RATING, TIME), *lines]))
+    lines = [
+        quoted("", ADDRESSES, "Drama"),
+        *(quoted(_id(item), HOSTILE[item % 50], f"Drama|{HOSTILE[item % 50]}") for item in ITEMS),
+    ]
+    (project.root / f"items {FILE}").write_text("\n".join([quoted(ITEM, TITLE, GENRES), *lines]))
+    declared = declaration(
         "shop",
-        write_ratings(project.root / "ratings.csv"),
-        items={"source": str(items), "columns": columns},
+        FILE,
+        description=HOSTILE[10],
+        items={
+            "source": f"items {FILE}",
+            "columns": {"item": ITEM, "title": TITLE, "categories": {"GENRES": GENRES}},
+            "on_bad_rows": "skip",
+        },
         recommendations={"num_results": 5},
-        segments={"items": ["1", "2"], "users_per_segment": 12},
+        segments={"items": [_id(1), _id(2)], "users_per_segment": 12},
         sinks={"export": {"format": "csv"}},
     )
+    columns = {"user": USER, "item": ITEM, "rating": RATING, "timestamp": TIME}
+    return {**declared, "ratings": {"source": FILE, "columns": columns, "on_bad_rows": "skip"}}
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +116,18 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 def tab(browser: Any) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1400, "height": 2000})
     page.set_default_timeout(90_000)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     yield page
     assert page.evaluate("window.shot") is None
+    assert [url for url in asked if not url.startswith(HERE)] == []
     page.close()
 
 
 def plain(markdown: str) -> str:
-    """The words of the first paragraph."""
-    first = markdown.partition("\n")[0].replace("**", "").replace("`", "")
-    return re.sub(r"\\(.)", r"\1", first)
+    """The words of the first paragraph, as a browser has them."""
+    _, inline, *_ = PARSER.parse(markdown)
+    return "".join(token.content for token in inline.children or ())
 
 
 def numbers(metadata: dict[str, Any]) -> list[str]:
@@ -115,11 +149,12 @@ def test_each_asset_says_what_it_is_and_its_numbers_are_plotted(shop: Shop, tab:
         assert spec.kinds, asset
         assert "seconds" in metadata, asset
         tab.goto(f"{shop.address}/assets/shop/{asset}")
-        expect(body).to_contain_text(spec.description or "")
+        expect(body).to_contain_text(plain(spec.description or ""))
         expect(body).to_contain_text(plain(told))
         tab.get_by_text("Plots", exact=True).first.click()
         for key in numbers(metadata):
             expect(tab.get_by_text(key, exact=True).first).to_be_visible()
+        expect(tab.locator(LINKS)).to_have_count(0)
     assert tab.evaluate("window.shot") is None
 
 
@@ -139,9 +174,38 @@ def test_each_check_says_in_words_what_it_found(shop: Shop, tab: Any) -> None:
             assert re.search(r"\d", evaluation.description or ""), check.key
             tab.get_by_text(check.name, exact=True).first.click()
             expect(body).to_contain_text(check.description or "")
-            expect(body).to_contain_text(evaluation.description or "")
+            expect(body).to_contain_text(plain(evaluation.description or ""))
+            expect(tab.locator(LINKS)).to_have_count(0)
             for key in numbers(dict(evaluation.metadata)):
                 expect(tab.get_by_text(key, exact=True).first).to_be_visible()
+
+
+def test_nothing_that_comes_from_data_is_more_than_text(shop: Shop) -> None:
+    markdown = [spec.description for spec in [*shop.assets, *shop.checks]]
+    metadata = [shop.metadata(spec.key.path[-1]) for spec in shop.assets]
+    for check in shop.checks:
+        record = shop.instance.get_latest_asset_check_evaluation_record(check.key)
+        assert record is not None
+        assert isinstance(record.evaluation, dg.AssetCheckEvaluation)
+        markdown.append(record.evaluation.description)
+        metadata.append(dict(record.evaluation.metadata))
+    for value in [value for values in metadata for value in values.values()]:
+        assert not isinstance(value, dg.UrlMetadataValue)
+        if isinstance(value, dg.MarkdownMetadataValue):
+            markdown.append(value.value)
+        if isinstance(value, dg.TableSchemaMetadataValue | dg.TableMetadataValue):
+            markdown += [column.description for column in value.schema.columns]
+    tokens = [token for text in filter(None, markdown) for token in PARSER.parse(text)]
+    tokens += [child for token in tokens for child in token.children or ()]
+    assert not {token.type for token in tokens} & {
+        "image",
+        "link_open",
+        "html_inline",
+        "html_block",
+    }
+    texts = [token.content for token in tokens if token.type in {"text", "text_special"}]
+    assert not [text for text in texts if ADDRESS.search(text)]
+    assert any(WORD_JOINER in text for text in texts)
 
 
 def test_columns_lead_back_to_the_ratings(shop: Shop) -> None:
@@ -162,18 +226,18 @@ def test_columns_lead_back_to_the_ratings(shop: Shop) -> None:
             found |= sources(upstream, dep.column_name)
         return found
 
-    user, item, when = (("raw_ratings", name) for name in ("userId", "movieId", "timestamp"))
+    user, item, when = (("raw_ratings", name) for name in (USER, ITEM, TIME))
     assert {
         column: sources("recommendations", column) for column in columns("recommendations")
     } == {
         "user_id": {user},
         "rank": {user, item, when},
         "item_id": {item},
-        "title": {("raw_items", "title")},
+        "title": {("raw_items", TITLE)},
         "score": {user, item, when},
     }
     assert sources("user_segments", "user_id") == {user}
-    assert sources("items", "GENRES") == {("raw_items", "genres")}
+    assert sources("items", "GENRES") == {("raw_items", GENRES)}
 
 
 def test_links_lead_to_the_console_on_aws_alone(tmp_path: Path) -> None:
@@ -198,12 +262,3 @@ def test_links_lead_to_the_console_on_aws_alone(tmp_path: Path) -> None:
         "t_in_console": "https://console.aws.amazon.com/s3/object/bucket?prefix=a%20b/x/%C3%A9",
     }
     assert [*links.stored("t", other, other.uri("x"))] == ["t"]
-
-
-def test_a_preview_shows_data_as_text() -> None:
-    assert text("a|b <i>\n*c*") == r"a\|b \<i\> \*c\*"
-    assert text(None) == ""
-    assert text(0.123456) == "0.1235"
-    assert text("é" * 100) == "é" * 59 + "…"
-    assert table(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
-    assert code("a\n```\nb") == "````\na\n```\nb\n````"

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
+from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.steps.checks import WARNINGS, Checked, FailedChecksError
 
 Result = TypeVar("Result")
@@ -67,7 +68,7 @@ def _results(checks: Sequence[Checked]) -> list[dg.AssetCheckResult]:
                 if check.name in WARNINGS
                 else dg.AssetCheckSeverity.ERROR
             ),
-            description=check.found,
+            description=escaped(check.found),
             metadata=check.numbers,
         )
         for check in checks

@@ -1,7 +1,6 @@
 """Arguments and metadata that assets share: previews, links, column schemas, samples."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 from urllib.parse import quote
 
@@ -10,43 +9,15 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.resources import AWS, PersonalizeResource
+from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.steps.raw_files import RawFiles
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.resource import StorageResource
 
-# Characters with a meaning in Markdown or HTML, or that turn text into links.
-SPECIAL = re.compile(r"[\\`*_\[\]<>|&~#$!@:]")
-# Longer cells make a table unreadable.
-ROOM = 60
-
 
 def preview(*paragraphs: str) -> dg.MetadataValue[Any]:
-    """Paragraphs of Markdown."""
+    """Paragraphs of Markdown; what comes from data must be escaped."""
     return dg.MetadataValue.md("\n\n".join(paragraphs))
-
-
-def text(value: object) -> str:
-    """The value as escaped Markdown, in one line."""
-    if value is None:
-        return ""
-    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-    line = " ".join(shown.split())
-    cut = line if len(line) <= ROOM else f"{line[: ROOM - 1]}…"
-    return SPECIAL.sub(r"\\\g<0>", cut)
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table of the rows."""
-    lines = [columns, *rows]
-    head, *body = (f"| {' | '.join(map(text, line))} |" for line in lines)
-    return "\n".join([head, f"|{' --- |' * len(columns)}", *body])
-
-
-def code(lines: str) -> str:
-    """A code block that nothing in the text can end."""
-    longest = max((len(run) for run in re.findall("`+", lines)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}\n{lines}\n{fence}"
 
 
 Links = dict[str, dg.MetadataValue[Any]]
@@ -124,7 +95,7 @@ def own_asset_args(
         "key_prefix": pipeline.name,
         "group_name": pipeline.name,
         "owners": pipeline.owners,
-        "description": description,
+        "description": escaped(description),
         "kinds": kinds,
         "tags": {"stage": stage},
         "code_version": code_version,
@@ -158,7 +129,7 @@ def column_schema(
     """`{name: (type, description)}` as Dagster's column schema, for the columns present."""
     return dg.TableSchema(
         columns=[
-            dg.TableColumn(name=name, type=columns[name][0], description=columns[name][1])
+            dg.TableColumn(name=name, type=columns[name][0], description=escaped(columns[name][1]))
             for name in (columns if present is None else present)
         ]
     )

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
 from batchrec_dagster.reporting.published import Tables
 from batchrec_dagster.reporting.statistics import (
@@ -90,10 +91,8 @@ def check_results(
         evaluation = record.evaluation if record else None
         # A check planned in a run under way has no evaluation yet.
         if isinstance(evaluation, dg.AssetCheckEvaluation):
-            asset = key.asset_key.path[-1]
-            found.append(
-                CheckResult(asset, key.name, evaluation.passed, evaluation.description or "")
-            )
+            asset, verdict = key.asset_key.path[-1], unescaped(evaluation.description or "")
+            found.append(CheckResult(asset, key.name, evaluation.passed, verdict))
     return found
 
 

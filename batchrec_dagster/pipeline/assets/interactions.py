@@ -23,11 +23,11 @@ from batchrec_dagster.pipeline.ui import (
     column_schema,
     preview,
     sample,
-    table,
 )
 from batchrec_dagster.preparation.polars.prepare import Preparation
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import Done
+from batchrec_dagster.reporting.markdown import table
 from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.storage.resource import StorageResource

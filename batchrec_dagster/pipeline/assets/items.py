@@ -21,12 +21,12 @@ from batchrec_dagster.pipeline.ui import (
     preview,
     raw_files,
     sample,
-    text,
 )
-from batchrec_dagster.pipeline.ui import table as markdown_table
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.sources.parsing import parse_file
+from batchrec_dagster.reporting.markdown import escaped
+from batchrec_dagster.reporting.markdown import table as markdown_table
 from batchrec_dagster.steps.items import check_items, read_items
 from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files
 from batchrec_dagster.storage.resource import StorageResource
@@ -87,7 +87,7 @@ def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDe
                     data_version=dg.DataVersion(raw.record.version),
                     metadata={
                         **raw_files(raw, storage),
-                        "preview": preview(f"{text(source.shown)}: {text(check.found)}."),
+                        "preview": preview(f"{escaped(source.shown)}: {escaped(check.found)}."),
                         "bytes": raw.record.files[0].size,
                         "dagster/row_count": check.numbers.get("rows", 0),
                         "dagster/column_schema": _file_schema(layout),

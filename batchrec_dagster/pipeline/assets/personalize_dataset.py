@@ -11,7 +11,8 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.checks import published, run_step, specs
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
 from batchrec_dagster.pipeline.resources import PersonalizeResource
-from batchrec_dagster.pipeline.ui import MODEL, asset_args, dataset_group, preview, table
+from batchrec_dagster.pipeline.ui import MODEL, asset_args, dataset_group, preview
+from batchrec_dagster.reporting.markdown import table
 from batchrec_dagster.steps.cost import cost_metadata
 from batchrec_dagster.steps.import_dataset import (
     DatasetImport,

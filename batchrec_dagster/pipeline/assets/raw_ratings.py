@@ -10,8 +10,9 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.pipeline.checks import published, specs
-from batchrec_dagster.pipeline.ui import RAW, asset_args, code, preview, raw_files, text
+from batchrec_dagster.pipeline.ui import RAW, asset_args, preview, raw_files
 from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.reporting.markdown import code, escaped
 from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files
 from batchrec_dagster.steps.raw_inspection import (
     RatingsFormat,
@@ -86,7 +87,7 @@ def _metadata(record: RawRecord, found: RatingsInspection) -> dict[str, Any]:
     encodings = ", ".join(found.format.encodings)
     return {
         "preview": preview(
-            f"**{rows}**, {files} of {layout.format} in {text(encodings)}:",
+            f"**{rows}**, {files} of {layout.format} in {escaped(encodings)}:",
             code(found.format.first_lines),
         ),
         **counts,

@@ -7,7 +7,8 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.pipeline.ui import asset_args, preview, stored, text
+from batchrec_dagster.pipeline.ui import asset_args, preview, stored
+from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.steps.items import titles_of
 from batchrec_dagster.steps.report import Report, build_report, categories
 from batchrec_dagster.storage.resource import StorageResource
@@ -77,7 +78,7 @@ def _metadata(report: Report) -> dict[str, Any]:
             # Short paragraphs: the UI cuts long ones off next to the paths below.
             f"**{people.served:,} users** have a list.",
             f"{shown:,} of them are shown with their history.",
-            "\n".join(f"- {text(warning)}" for warning in warnings) or "There are no warnings.",
+            "\n".join(f"- {escaped(warning)}" for warning in warnings) or "There are no warnings.",
         ),
         "bytes": len(report.html.encode()),
         "users": people.served,

@@ -22,8 +22,8 @@ from batchrec_dagster.pipeline.ui import (
     preview,
     sample,
     stored,
-    text,
 )
+from batchrec_dagster.reporting.markdown import CELL, escaped
 from batchrec_dagster.steps.batch_jobs import job_seconds, outcome, output_folder
 from batchrec_dagster.steps.cost import cost_metadata
 from batchrec_dagster.steps.infer import Recommendations, infer_and_publish
@@ -181,9 +181,9 @@ def _preview(table: RecommendationTable) -> dg.MetadataValue[Any]:
     first = table.sample.filter(pl.col("user_id") == table.sample.item(0, "user_id"))
     return preview(
         *counts,
-        f"User {text(first.item(0, 'user_id'))} gets:",
+        f"User {escaped(first.item(0, 'user_id'))} gets:",
         "\n".join(
-            f"{row['rank']}. {text(row.get('title') or row['item_id'])}"
+            f"{row['rank']}. {escaped(row.get('title') or row['item_id'], CELL)}"
             for row in first.iter_rows(named=True)
         ),
     )

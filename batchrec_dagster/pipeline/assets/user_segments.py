@@ -21,7 +21,7 @@ from batchrec_dagster.pipeline.ui import (
     sample,
     stored,
 )
-from batchrec_dagster.pipeline.ui import table as markdown_table
+from batchrec_dagster.reporting.markdown import table as markdown_table
 from batchrec_dagster.steps.batch_jobs import job_seconds, outcome, output_folder
 from batchrec_dagster.steps.cost import cost_metadata
 from batchrec_dagster.steps.items import titles_of

@@ -23,6 +23,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.automation import TOPIC, Alerts
 from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.pipeline.automation.runs import is_of
+from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.storage.redaction import redacted
 
 # All channels and attempts must end within the minute that Dagster allows a sensor; otherwise the
@@ -192,7 +193,7 @@ def failure(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun
     for event in events(dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         found = event.asset_check_evaluation_data
         if not found.passed and found.severity is dg.AssetCheckSeverity.ERROR:
-            verdict = f"{found.check_name}: {found.description}"
+            verdict = f"{found.check_name}: {unescaped(found.description or '')}"
             # The failed step may already give this check as its reason.
             if not any(verdict in line for line in lines):
                 lines.append(f"Check of {found.asset_key.to_user_string()}: {verdict}")

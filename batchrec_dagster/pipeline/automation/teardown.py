@@ -12,6 +12,8 @@ from batchrec_dagster.personalize.teardown import Plan, delete, find
 from batchrec_dagster.pipeline.automation import runs
 from batchrec_dagster.pipeline.exclusive_step import leased
 from batchrec_dagster.pipeline.resources import PersonalizeResource
+from batchrec_dagster.pipeline.ui import preview
+from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -61,9 +63,9 @@ def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
                 ensure = personalize.ensure(context.log, pipeline.tags)
                 plan = find(ensure, pipeline.name)
                 files = _files(storage, pipeline) if config.storage else []
-                text = _text(pipeline, plan, files, running, root)
+                lines = _lines(pipeline, plan, files, running, root)
                 doing = "deleting" if config.delete else "this would be deleted"
-                context.log.info(f"{doing}:\n{text}")
+                context.log.info("\n".join([f"{doing}:", *lines]))
                 if config.delete:
                     delete(ensure, plan)
                     for file in files:
@@ -81,7 +83,7 @@ def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
         context.add_output_metadata(
             {
                 "outcome": "deleted" if config.delete else "nothing was deleted: this is a plan",
-                "plan": dg.MetadataValue.md(text),
+                "plan": preview("\n".join(f"- {escaped(line)}" for line in lines)),
                 "resources": len(plan.pieces),
                 "files": len(files),
             }
@@ -123,10 +125,10 @@ def _leases(
         yield
 
 
-def _text(
+def _lines(
     pipeline: Pipeline, plan: Plan, files: list[ObjectInfo], running: list[str], root: str
-) -> str:
-    """The plan as a Markdown list, in the order of deletion."""
+) -> list[str]:
+    """The plan, in the order of deletion."""
     size = sum(file.size for file in files) / 1e6
     lines = [
         *(f"end {work}" for work in plan.work),
@@ -136,7 +138,7 @@ def _text(
         *(f"left alone: {what}" for what in plan.left),
     ]
     lines = lines or ["there is nothing to delete"]
-    return "\n".join(f"- {line}" for line in [*lines, *_in_sinks(pipeline)])
+    return [*lines, *_in_sinks(pipeline)]
 
 
 def _in_sinks(pipeline: Pipeline) -> list[str]:

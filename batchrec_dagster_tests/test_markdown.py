@@ -1,0 +1,77 @@
+"""Data in Dagster's Markdown: they stay text, for the parser and for what looks for addresses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from batchrec_dagster.reporting.markdown import WORD_JOINER, code, escaped, table, unescaped
+from batchrec_dagster_tests.hostile import HOSTILE
+
+pytestmark = pytest.mark.attack
+
+PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+# What mdast-util-gfm-autolink-literal, in Dagster's page, turns into links after parsing.
+ADDRESS = re.compile(r"(https?://|www(?=\.))([-.\w]+)|[-.\w+]+@[-\w]+\.[-\w]", re.IGNORECASE)
+WILD = st.text() | st.text("\\`*_[]<>|&~#!()-+=. 1:/@w\"'h")
+
+
+def shown(markdown: str) -> str:
+    """The text of one paragraph; fails if it is more than text."""
+    begin, inline, end = PARSER.parse(markdown)
+    assert (begin.type, end.type) == ("paragraph_open", "paragraph_close")
+    assert inline.children is not None
+    assert {token.type for token in inline.children} <= {"text", "text_special"}
+    text = "".join(token.content for token in inline.children)
+    assert not ADDRESS.search(text)
+    return text.replace(WORD_JOINER, "")
+
+
+def with_examples(test: Callable[[str], None]) -> Callable[[str], None]:
+    for text in HOSTILE:
+        test = example(text)(test)
+    return test
+
+
+@with_examples
+@given(WILD)
+def test_data_are_shown_as_text(text: str) -> None:
+    line = " ".join(text.split()).replace(WORD_JOINER, "")
+    # The parser itself replaces these.
+    readable = line.replace("\0", "\ufffd")
+    assert shown(f"x {escaped(text)}") == f"x {readable}".rstrip()
+    if readable:
+        assert shown(escaped(text)) == readable
+    assert unescaped(escaped(text)) == line
+
+
+@given(WILD, WILD)
+def test_no_cell_leaves_its_table(one: str, other: str) -> None:
+    tokens = PARSER.parse(table([one, other], [[other, one], [1, None]]))
+    types = [token.type for token in tokens]
+    assert types[0] == "table_open"
+    assert types[-1] == "table_close"
+    assert (types.count("th_open"), types.count("td_open")) == (2, 4)
+    for token in tokens:
+        assert {child.type for child in token.children or ()} <= {"text", "text_special"}
+
+
+@given(WILD | st.text("`~\n\r "))
+def test_nothing_ends_a_code_block(text: str) -> None:
+    tokens = PARSER.parse(code(text))
+    assert [token.type for token in tokens] == ["fence"]
+
+
+def test_numbers_and_long_texts() -> None:
+    assert escaped("a|b <i>\n*c*") == r"a\|b \<i> \*c\*"
+    assert escaped("the setting on_bad_rows: 1.5 > 1") == "the setting on_bad_rows: 1.5 > 1"
+    assert escaped(None) == ""
+    assert escaped(0.123456) == "0.1235"
+    assert escaped("é" * 100, 60) == "é" * 59 + "…"
+    assert table(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
+    assert code("a\n```\nb") == "````\na\n```\nb\n````"
