@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from batchrec_dagster.pipeline.automation.alerts import (
     send,
 )
 from batchrec_dagster.storage.redaction import redacted
+from batchrec_dagster_tests.hostile import CONTROLS, HOSTILE, OUTSIDE
 from batchrec_dagster_tests.s3_server import OWNER, S3Server, s3_server
 from batchrec_dagster_tests.support import Project, declaration, definitions, write_ratings
 
@@ -52,9 +55,11 @@ def webhook() -> Iterator[Hook]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert self.headers["Content-Type"] == "application/json"
             assert self.path == PATH
+            assert {body.pop(key) for key in ("mrkdwn", "unfurl_links", "unfurl_media")} == {False}
+            assert not re.search("[<>]|&(?!amp;|lt;|gt;)", body["text"])
             status = hook.answers.pop(0) if hook.answers else 200
             if status == 200:
-                hook.posted.append(body["text"])
+                hook.posted.append(unescape(body["text"]))
             self.send_response(status)
             self.end_headers()
 
@@ -200,6 +205,24 @@ def fails(*reasons: str, **alerts: str) -> dg.Definitions:
 
 def run(defs: dg.Definitions, instance: dg.DagsterInstance) -> None:
     defs.resolve_job_def("shop_refresh").execute_in_process(instance=instance, raise_on_error=False)
+
+
+@pytest.mark.attack
+def test_data_in_an_alert_are_text(instance: dg.DagsterInstance, slack: Hook, topic: str) -> None:
+    reason = "\n".join([*HOSTILE, f"Run: https://{OUTSIDE}/"])
+    name, defs = "shop_alert_on_failure", fails(reason, sns_topic=topic)
+    cursor = tick(defs, name, instance, None).cursor
+    run(defs, instance)
+    tick(defs, name, instance, cursor)
+    # The hook asserts that Slack reads no link, mention or formatting in it.
+    (text,) = slack.posted
+    assert published(topic) == [("batchrec: shop_refresh failed", text)]
+    _, first, *rest, link = text.split("\n")
+    assert first == f"Step shop__interactions: {HOSTILE[0]}"
+    assert [line for line in rest if not line.startswith("  ")] == []
+    assert {f"  {text}" for text in HOSTILE[1:4]} <= set(rest)
+    assert link.startswith("Run: https://dagster.example.com/runs/")
+    assert not CONTROLS.search(text)
 
 
 def test_a_message_that_nobody_took_is_tried_again_until_one_does(

@@ -181,7 +181,8 @@ def test_each_check_says_in_words_what_it_found(shop: Shop, tab: Any) -> None:
 
 
 def test_nothing_that_comes_from_data_is_more_than_text(shop: Shop) -> None:
-    markdown = [spec.description for spec in [*shop.assets, *shop.checks]]
+    markdown = [spec.description for spec in shop.assets]
+    markdown += [spec.description for spec in shop.checks]
     metadata = [shop.metadata(spec.key.path[-1]) for spec in shop.assets]
     for check in shop.checks:
         record = shop.instance.get_latest_asset_check_evaluation_record(check.key)

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from html import escape
 from http.client import HTTPException, InvalidURL
 from typing import Final
 
@@ -24,6 +25,7 @@ from batchrec_dagster.config.automation import TOPIC, Alerts
 from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.pipeline.automation.runs import is_of
 from batchrec_dagster.reporting.markdown import unescaped
+from batchrec_dagster.reporting.terminal import plain
 from batchrec_dagster.storage.redaction import redacted
 
 # All channels and attempts must end within the minute that Dagster allows a sensor; otherwise the
@@ -46,7 +48,10 @@ class Message:
 
     @property
     def text(self) -> str:
-        return "\n".join([self.title, *self.lines])
+        """What was several lines is indented, so that no data pass for a line of ours."""
+        return "\n".join(
+            "\n  ".join(map(plain, line.splitlines())) for line in [self.title, *self.lines]
+        )
 
 
 def send(alerts: Alerts, message: Message) -> list[str]:
@@ -99,7 +104,7 @@ def _publish(topic: str, title: str, text: str) -> None:
     sns = boto3.client("sns", region_name=found[1], config=once)
     explain_refusals(sns)
     # SNS takes 100 characters of ASCII.
-    subject = title.encode("ascii", "replace").decode()[:100]
+    subject = plain(title).encode("ascii", "replace").decode()[:100]
     sns.publish(TopicArn=topic, Subject=subject, Message=text)
 
 
@@ -107,8 +112,15 @@ def _post(variable: str, text: str) -> None:
     url = os.environ.get(variable, "")
     if not url.startswith(("https://", "http://")):
         raise AlertError(f"set the environment variable {variable} to the webhook's URL")
+    # Escaped as Slack asks, so that <!channel> calls nobody; nothing in it is fetched or formatted.
+    message = {
+        "text": escape(text, quote=False),
+        "mrkdwn": False,
+        "unfurl_links": False,
+        "unfurl_media": False,
+    }
     request = urllib.request.Request(  # noqa: S310 (the scheme was checked)
-        url, json.dumps({"text": text}).encode(), {"Content-Type": "application/json"}
+        url, json.dumps(message).encode(), {"Content-Type": "application/json"}
     )
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
