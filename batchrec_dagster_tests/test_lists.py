@@ -127,6 +127,38 @@ def test_a_line_that_failed_is_told_from_whichever_piece_it_is_in() -> None:
     assert failed.found == "2 of 4 users failed; the first, user 'b': User error"
 
 
+def test_items_without_a_score_are_kept_counted_and_null_in_the_table() -> None:
+    lines = [
+        '{"input":{"userId":"a"},"output":{"recommendedItems":["1","2","3"],"scores":[0.5]}}',
+        '{"input":{"userId":"b"},"output":{"recommendedItems":["1, NaN","2"],"scores":[0.5,NaN]}}',
+        '{"input":{"userId":"c"},"output":{"recommendedItems":["1"],"scores":[0.5,0.25]}}',
+        '{"input":{"userId":"d"},"output":{"recommendedItems":["4"],"scores":null}}',
+        '{"input":{"userId":"e"},"output":{"recommendedItems":["4"],"reasons":["popular"]}}',
+    ]
+    made = ListBuilder(3)
+    table = made.add(read_inference("\n".join(lines).encode()))
+    assert table.select("user_id", "item_id", "score").rows() == [
+        ("a", "1", 0.5),
+        ("a", "2", None),
+        ("a", "3", None),
+        ("b", "1, NaN", 0.5),
+        ("b", "2", None),
+        ("c", "1", 0.5),
+        ("d", "4", None),
+        ("e", "4", None),
+    ]
+    assert made.padding == 5
+    *_, full = made.checks(pl.Series([*"abcde"]), filtered=True)
+    assert full.numbers["padding"] == 5
+    assert "5 items without a score are popular ones" in full.found
+    with pytest.raises(ValueError, match="not a batch inference output file"):
+        read_inference(b'{"input": NaN')
+
+    popular = ListBuilder(3)
+    popular.add(read_inference(inference_line({"userId": "a"}, ["1", "2"]).encode()))
+    assert popular.padding == 0
+
+
 @pytest.fixture
 def storage(tmp_path: Path) -> StorageResource:
     return StorageResource(root=str(tmp_path), s3=S3Resource())

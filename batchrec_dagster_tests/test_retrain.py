@@ -129,6 +129,24 @@ def test_a_run_may_force_a_training(shop: Shop) -> None:
     assert shop.night() == (UNCHANGED, LISTED)
 
 
+def test_versions_that_somebody_else_trained_without_a_name_do_not_count(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(project, instance, monkeypatch)
+    shop.rate()
+    shop.declare(solution={"recipe": "aws-popularity-count"})
+    assert shop.night() == (TRAINED, INFERRED)
+    ours = shop.record["solution_version_arn"]
+    client = embedded_client(shop.project.root / ".batchrec" / "personalize", ObjectStore())
+    theirs = client.create_solution_version(solutionArn=ours.rpartition("/")[0])
+    described = client.describe_solution_version(solutionVersionArn=theirs["solutionVersionArn"])
+    assert "name" not in described["solutionVersion"]
+    assert shop.night() == (UNCHANGED, LISTED)
+    shop.rate(users=61)
+    assert shop.night() == (KEPT, INFERRED)
+    assert shop.record["solution_version_arn"] == ours
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -55,7 +55,9 @@ def inference_line(
 def read_inference(data: bytes) -> pl.DataFrame:
     """A `.out` file as a frame: user_id, items (list of str), scores (list of f64), error.
 
-    A line that failed has an error and no items. Raises ValueError for what is not JSON Lines.
+    A line that failed has an error and no items. There may be fewer scores than items: with a
+    filter, User-Personalization-v2 adds popular items, which have none (developer guide, "How
+    recommendation scoring works"). Raises ValueError for what is not JSON Lines.
     """
     lines = _read_lines(data, _INFERENCE, "batch inference")
     return lines.select(
@@ -97,9 +99,22 @@ def _read_lines(data: bytes, schema: Mapping[str, pl.DataType], kind: str) -> pl
     if not data.strip():
         return pl.DataFrame(schema=schema)
     try:
-        return pl.read_ndjson(data, schema=schema)
-    except pl.exceptions.PolarsError as error:
+        try:
+            return pl.read_ndjson(data, schema=schema)
+        except pl.exceptions.PolarsError:
+            if b"NaN" not in data:
+                raise
+            return pl.read_ndjson(_without_nan(data), schema=schema)
+    except (ValueError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"not a {kind} output file: {error}") from error
+
+
+def _without_nan(data: bytes) -> bytes:
+    """The same lines with null for each NaN, which is no JSON, but which Python writes."""
+    lines = (line for line in data.splitlines() if line.strip())
+    return "\n".join(
+        json.dumps(json.loads(line, parse_constant=lambda _: None)) for line in lines
+    ).encode()
 
 
 def _compact(value: object) -> str:

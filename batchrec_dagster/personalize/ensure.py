@@ -183,7 +183,9 @@ class Ensure:
             newest = next((s for s in reversed(existing) if s["status"] not in FAILED), None)
             if newest is not None:
                 description = self.describe(kind, newest[kind.arn])
-                if description[kind.name].startswith(f"{stem}-") and usable(description):
+                # A solution version that somebody else made may have no name.
+                named = str(description.get(kind.name)).startswith(f"{stem}-")
+                if named and usable(description):
                     return Started(newest[kind.arn], created=False)
             # A name stays taken where List does not show it: by a job of another dataset group, or
             # of a dataset that was deleted, because jobs cannot be deleted.

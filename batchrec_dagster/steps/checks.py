@@ -157,14 +157,20 @@ def no_seen_items(seen: int) -> Checked:
     return Checked("no_seen_items", not seen, found, {"seen": seen})
 
 
-def lists_full(full: int, users: int, num_results: int, *, filtered: bool = False) -> Checked:
-    """Whether every user has as many items as requested; a warning only."""
+def lists_full(
+    full: int, users: int, num_results: int, *, filtered: bool = False, padding: int = 0
+) -> Checked:
+    """Whether every user has as many items as requested; a warning only. padding: the popular
+    items that Personalize added without a score."""
     found = f"{full:,} of {users:,} users have all {num_results} items"
     if full < users:
         found += "; the others have seen nearly everything that Personalize returned for them"
         if filtered:
             found += ", or recommendations.filter excludes most of it"
-    return Checked("lists_full", full == users, found, {"users": users, "full": full})
+    if padding:
+        found += f"; {padding:,} items without a score are popular ones that Personalize added"
+    numbers = {"users": users, "full": full, "padding": padding}
+    return Checked("lists_full", full == users, found, numbers)
 
 
 def _day(seconds: int) -> str:

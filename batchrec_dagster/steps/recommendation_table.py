@@ -110,7 +110,7 @@ class ListBuilder:
         titles: pl.DataFrame | None = None,
     ) -> None:
         self.num_results, self.seen, self.titles = num_results, seen, titles
-        self.rows = self.users = self.dropped = 0
+        self.rows = self.users = self.dropped = self._unscored = 0
         self.items = pl.Series(dtype=pl.String)
         self.sample = pl.DataFrame()
         self._answered: list[pl.Series] = []
@@ -141,12 +141,23 @@ class ListBuilder:
             no_failed_lines(self._failed, len(answered), self._first_failure),
             no_duplicates(self._repeated),
             *([] if self.seen is None else [no_seen_items(self._seen)]),
-            lists_full(self._full, len(users), self.num_results, filtered=filtered),
+            lists_full(
+                self._full, len(users), self.num_results, filtered=filtered, padding=self.padding
+            ),
         ]
 
+    @property
+    def padding(self) -> int:
+        """The rows without a score, though others have one: popular items that Personalize added
+        to fill a list. Popularity-Count gives no scores at all."""
+        return self._unscored if self._unscored < self.rows else 0
+
     def _table(self, lines: pl.DataFrame) -> pl.DataFrame:
-        # Popularity-Count returns no scores: use a null for each item.
-        scores = pl.coalesce("scores", pl.col("items").list.eval(pl.lit(None, dtype=pl.Float64)))
+        # One score for each item, null where Personalize gave none.
+        none = pl.col("items").list.eval(pl.lit(None, dtype=pl.Float64))
+        scores = pl.coalesce(pl.col("scores").list.concat(none), none).list.head(
+            pl.col("items").list.len()
+        )
         offered = (
             lines.filter(pl.col("items").list.len() > 0)
             .select("user_id", item_id="items", score=scores)
@@ -168,6 +179,7 @@ class ListBuilder:
         )
         self.rows += table.height
         self.users += lengths.height
+        self._unscored += table.get_column("score").null_count()
         self.items = pl.concat([self.items, table.get_column("item_id").unique()]).unique()
         self._full += lengths.filter(pl.col("len") >= self.num_results).height
         self._repeated += table.height - int(lengths.get_column("items").sum())
@@ -178,12 +190,14 @@ class ListBuilder:
 @dataclass(frozen=True)
 class RecommendationTable:
     """A written table: its numbers of rows, users and distinct items, its first rows and checks;
-    `dropped` counts the returned items that their user had already seen."""
+    `dropped` counts the returned items that their user had already seen, `padding` the popular
+    items that Personalize added without a score."""
 
     rows: int
     users: int
     items: int
     dropped: int
+    padding: int
     sample: pl.DataFrame
     checks: list[Checked]
 
@@ -207,6 +221,7 @@ def build_locally(
         lists.users,
         len(lists.items),
         lists.dropped,
+        lists.padding,
         lists.sample,
         lists.checks(users, filtered=wanted.filter is not None),
     )

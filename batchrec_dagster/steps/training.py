@@ -103,16 +103,18 @@ class Trainer:
         return bool(version["name"].startswith(f"{self.stem}-"))
 
     def _newest(self, solution: str) -> Description | None:
-        """The newest version that has not failed."""
-        there = [
-            version
-            for version in self.ensure.list(SOLUTION_VERSION, solutionArn=solution)
-            if version["status"] not in FAILED
-        ]
-        if not there:
-            return None
-        newest = sorted(there, key=lambda version: version["creationDateTime"])[-1]
-        return self.ensure.describe(SOLUTION_VERSION, newest[SOLUTION_VERSION.arn])
+        """The newest version that a pipeline trained and that has not failed."""
+        there = sorted(
+            self.ensure.list(SOLUTION_VERSION, solutionArn=solution),
+            key=lambda version: version["creationDateTime"],
+        )
+        for version in reversed(there):
+            if version["status"] not in FAILED:
+                described = self.ensure.describe(SOLUTION_VERSION, version[SOLUTION_VERSION.arn])
+                # A training in the console, an automatic one or an UPDATE may have no name.
+                if str(described.get("name")).startswith(f"{self.pipeline.name}-"):
+                    return described
+        return None
 
     def _is_young_enough(self, version: Description) -> bool:
         """Whether solution.retrain lets this version serve newer data."""

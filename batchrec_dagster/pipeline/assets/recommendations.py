@@ -55,7 +55,12 @@ COLUMNS = {
     "rank": ("int", "1 is the best."),
     "item_id": ("string", "The recommended item's id."),
     "title": ("string", "The item's title; null where the items file has none."),
-    "score": ("float", "Personalize's score; a user's scores over all items sum to 1."),
+    "score": (
+        "float",
+        "Personalize's score; a user's scores over all items sum to 1. Null:"
+        " a popular item that Personalize added where the filter left too few, or a recipe"
+        " without scores.",
+    ),
 }
 
 
@@ -159,6 +164,7 @@ def _metadata(
         "items": table.items,
         "results_asked_for": inferred.num_results,
         "seen_items_dropped": table.dropped,
+        "items_without_score": table.padding,
         **dataset_group(personalize, model.dataset_group_arn),
         "batch_inference_job_arn": job.arn,
         "batch_inference_output": output_folder(job.description),
