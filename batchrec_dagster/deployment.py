@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 from dagster_aws.s3 import S3Resource
 
+from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.pipeline.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.preparation.sources import movielens
@@ -67,6 +68,11 @@ SETTINGS = (
     Setting(
         "BATCHREC_MOVIELENS_URL", movielens.BASE_URL, "where movielens:// sources are downloaded"
     ),
+    Setting(
+        QUOTAS_VARIABLE,
+        "",
+        "quotas of the embedded Personalize that differ, such as dataset_groups=100",
+    ),
     Setting("DAGSTER_HOME", "", "where Dagster keeps its dagster.yaml and its history"),
 )
 
@@ -99,6 +105,7 @@ class Deployment:
     deadline_hours: float
     dagster_home: Path | None = None
     movielens_url: str = movielens.BASE_URL
+    quotas: tuple[str, ...] = ()
     region: str | None = None
     profile: str | None = None
     s3_endpoint: str | None = None
@@ -132,6 +139,7 @@ class Deployment:
             role_arn=get("BATCHREC_ROLE_ARN", default=LOCAL_ROLE_ARN),
             dagster_home=Path(dagster_home) if (dagster_home := get("DAGSTER_HOME")) else None,
             movielens_url=get(movielens.BASE_URL_VARIABLE, default=movielens.BASE_URL),
+            quotas=tuple(get(QUOTAS_VARIABLE).split()),
             region=get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None,
             profile=get("AWS_PROFILE") or None,
             s3_endpoint=get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL") or None,
@@ -162,6 +170,10 @@ class Deployment:
             )
         elif Path(self.storage).is_file():
             raise DeploymentError(f"BATCHREC_STORAGE is {self.storage}: a file; set a folder")
+        try:
+            Quotas.parse(self.quotas)
+        except ValueError as error:
+            raise DeploymentError(f"{QUOTAS_VARIABLE}: {error}") from None
         if self.home.is_file():
             raise DeploymentError(f"BATCHREC_HOME is {self.home}: a file; set a folder")
         if self.dagster_home and not self.dagster_home.is_absolute():
@@ -202,6 +214,7 @@ class Deployment:
         personalize = PersonalizeResource(
             endpoint=self.personalize,
             home=str(self.home / "personalize"),
+            quotas=list(self.quotas),
             role_arn=self.role_arn,
             region_name=self.region,
             profile_name=self.profile,

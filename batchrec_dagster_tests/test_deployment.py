@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.deployment import SETTINGS, Deployment, DeploymentError, misspelt
+from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE
 from batchrec_dagster_tests.support import REPOSITORY
 
 ROLE = "arn:aws:iam::123456789012:role/Personalize"
@@ -60,6 +61,7 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
         ({"BATCHREC_HOME": __file__}, "BATCHREC_HOME is /.*: a file; set a folder"),
         ({"DAGSTER_HOME": "dagster"}, "DAGSTER_HOME is 'dagster': Dagster needs an absolute path"),
         ({"BATCHREC_MOVIELENS_URL": "mirror"}, "BATCHREC_MOVIELENS_URL is 'mirror': set an http"),
+        ({QUOTAS_VARIABLE: "groups=9"}, f"{QUOTAS_VARIABLE}: 'groups=9' is not NAME=NUMBER"),
         ({"BATCHREC_DEADLINE_HOURS": "0"}, "BATCHREC_DEADLINE_HOURS is '0': set a number above 0"),
     ],
 )

@@ -24,6 +24,8 @@ from batchrec_dagster.doctor import Finding, aws, examine, machine
 from batchrec_dagster.doctor import findings as clients
 from batchrec_dagster.doctor.aws import lacks, quota_findings
 from batchrec_dagster.doctor.storage import clock
+from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, embedded_client
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.processes import free_ports
 from batchrec_dagster_tests.s3_server import OWNER, READER, STRANGER, S3Server
@@ -82,6 +84,19 @@ def test_a_healthy_machine_passes(home: dict[str, str], tmp_path: Path) -> None:
     }
     assert found["dagster storage"]["message"] == "0 runs in SqliteRunStorage"
     assert list((tmp_path / "home/storage").iterdir()) == []
+
+
+def test_the_quotas_of_the_embedded_personalize_are_counted(
+    home: dict[str, str], tmp_path: Path
+) -> None:
+    client = embedded_client(tmp_path / "home/personalize", ObjectStore())
+    client.create_dataset_group(name="films")
+    found = by_check(examine(home))
+    assert found["quota of dataset groups"].message == "1 of 50 used"
+    assert found["quota of schemas"] == Finding("quota of schemas", "ok", "0 of 500 used")
+    found = by_check(examine({**home, QUOTAS_VARIABLE: "dataset_groups=1"}))
+    assert found["quota of dataset groups"].status == "warning"
+    assert f"{QUOTAS_VARIABLE}=dataset_groups=2" in found["quota of dataset groups"].fix
 
 
 def test_settings_are_read_from_dot_env(home: dict[str, str], tmp_path: Path) -> None:

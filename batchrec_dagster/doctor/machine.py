@@ -14,6 +14,7 @@ import dagster as dg
 
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
+from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
 from batchrec_dagster.storage.file_lock import exclusive
 
 GB = 10**9
@@ -25,7 +26,11 @@ def machine_findings(deployment: Deployment) -> Iterator[Finding]:
     yield from _dagster_home(deployment.dagster_home)
     yield _writable("home", deployment.home, "BATCHREC_HOME")
     if deployment.embedded:
-        yield _embedded_home(deployment.home / "personalize")
+        catalog = deployment.home / "personalize" / "catalog.sqlite"
+        intact = _embedded_home(catalog)
+        yield intact
+        if intact.status == "ok" and catalog.exists():
+            yield from _embedded_quotas(catalog, Quotas.parse(deployment.quotas))
     yield from _free_space(deployment)
 
 
@@ -73,9 +78,9 @@ def _writable(check: str, folder: Path, setting: str, *, create: bool = True) ->
     return ok(check, f"{setting} {folder} is writable")
 
 
-def _embedded_home(home: Path) -> Finding:
+def _embedded_home(catalog: Path) -> Finding:
     """Check the locks by which processes share it: some network file systems have none."""
-    check = "embedded personalize"
+    check, home = "embedded personalize", catalog.parent
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with exclusive(home / "doctor.lock"):
@@ -87,7 +92,6 @@ def _embedded_home(home: Path) -> Finding:
             f"{home} does not support file locks: {error.strerror}",
             "set BATCHREC_HOME to a folder on a local disk",
         )
-    catalog = home / "catalog.sqlite"
     if not catalog.exists():
         return ok(check, f"{home} supports file locks and is still empty")
     try:
@@ -102,6 +106,26 @@ def _embedded_home(home: Path) -> Finding:
             f"move {home} away: the next run imports and trains again",
         )
     return ok(check, f"{home} supports file locks, and its catalogue is intact")
+
+
+def _embedded_quotas(catalog: Path, quotas: Quotas) -> Iterator[Finding]:
+    """What is used of the quotas that a new pipeline needs."""
+    with closing(sqlite3.connect(f"{catalog.as_uri()}?mode=ro", uri=True)) as connection:
+        used = dict(connection.execute("SELECT kind, COUNT(*) FROM resources GROUP BY kind"))
+    for what, kind, name in (
+        ("dataset groups", "DatasetGroup", "dataset_groups"),
+        ("schemas", "Schema", "schemas"),
+    ):
+        quota: int = getattr(quotas, name)
+        message = f"{used.get(kind, 0)} of {quota} used"
+        if used.get(kind, 0) < quota:
+            yield ok(f"quota of {what}", message)
+        else:
+            fix = (
+                "delete what you no longer need (NAME_teardown), or set"
+                f" {QUOTAS_VARIABLE}={name}={2 * quota or 1}"
+            )
+            yield warning(f"quota of {what}", f"{message}: a new pipeline finds no room", fix)
 
 
 def _free_space(deployment: Deployment) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ import dagster as dg
 from botocore.exceptions import ConnectionClosedError
 from pydantic import Field
 
-from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.local_personalize.api.client import Quotas, embedded_client
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.permissions import explain_refusals
@@ -46,6 +46,10 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     home: str = Field(
         default=".batchrec/personalize",
         description="The folder of the embedded Personalize: its catalogue, data and models.",
+    )
+    quotas: list[str] = Field(
+        default=[],
+        description="Changed quotas of the embedded Personalize, such as `dataset_groups=100`.",
     )
     role_arn: str = Field(
         default=LOCAL_ROLE_ARN,
@@ -87,7 +91,11 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     def client(self) -> PersonalizeClient:
         """The boto3 client."""
         if self.endpoint == EMBEDDED:
-            return embedded_client(Path(self.home).absolute(), self.storage.store)
+            return embedded_client(
+                Path(self.home).absolute(),
+                self.storage.store,
+                quotas=Quotas.parse(self.quotas),
+            )
         session = boto3.Session(region_name=self.region_name, profile_name=self.profile_name)
         client: PersonalizeClient = session.client(
             "personalize",

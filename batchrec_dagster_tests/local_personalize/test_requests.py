@@ -281,15 +281,18 @@ def test_quotas(tmp_path: Path) -> None:
     dataset = local.dataset(group)
     solution = local.solution(group)
     local.filter(group)
-    with pytest.raises(limit, match="already 2 datasetGroups in this region"):
+    with pytest.raises(limit, match="already 2 datasetGroups in this region") as refused:
         local.group("songs")
+    message = refused.value.response["Error"]["Message"]
+    assert "Delete one that you no longer need" in message
+    assert message.endswith("BATCHREC_LOCAL_PERSONALIZE_QUOTAS=dataset_groups=4")
     with pytest.raises(limit, match="already 1 schemas"):
         local.client.create_schema(name="more", schema=interactions_schema(event_type=False))
     with pytest.raises(limit, match=f"already 1 solutions in {group}"):
         local.solution(group, name="second")
     with pytest.raises(limit, match="already 1 Filters"):
         local.filter(group, name="second")
-    running = "More than 0 resources with PENDING or IN_PROGRESS status."
+    running = "More than 0 resources with PENDING or IN_PROGRESS status. Wait until one ends"
     with pytest.raises(limit, match=running):
         local.import_job(dataset, "s3://data/interactions.csv")
     with pytest.raises(limit, match=running):
@@ -456,6 +459,27 @@ def test_the_region_and_its_resources_are_the_clients(local: Local) -> None:
     assert elsewhere.list_dataset_groups()["datasetGroups"] == []
     made = elsewhere.create_dataset_group(name="films")["datasetGroupArn"]
     assert made == "arn:aws:personalize:eu-west-1:000000000000:dataset-group/films"
+
+
+def test_an_account_has_its_own_resources_and_quotas(tmp_path: Path) -> None:
+    local = Local(tmp_path, Quotas(dataset_groups=1))
+    local.group()
+    other = local.another_client(account="123456789012")
+    assert other.list_dataset_groups()["datasetGroups"] == []
+    made = other.create_dataset_group(name="films")["datasetGroupArn"]
+    assert made == "arn:aws:personalize:us-east-1:123456789012:dataset-group/films"
+    (listed,) = other.list_dataset_groups()["datasetGroups"]
+    assert listed["datasetGroupArn"] == made
+    with pytest.raises(other.exceptions.LimitExceededException):
+        other.create_dataset_group(name="books")
+
+
+def test_quotas_from_texts() -> None:
+    assert Quotas.parse([]) == Quotas(dataset_groups=50, schemas=500)
+    assert Quotas.parse(["dataset_groups=5", "schemas=9"]) == Quotas(dataset_groups=5, schemas=9)
+    for text in ("groups=5", "schemas", "schemas=-1", "schemas=many"):
+        with pytest.raises(ValueError, match=f"'{text}' is not NAME=NUMBER.*dataset_groups"):
+            Quotas.parse([text])
 
 
 def test_times_are_times(local: Local) -> None:

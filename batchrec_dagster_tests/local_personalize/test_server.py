@@ -22,7 +22,9 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from click.testing import CliRunner
 
+from batchrec_dagster.local_personalize.api.command import local_personalize
 from batchrec_dagster.local_personalize.api.server import (
     MAX_REQUEST_BYTES,
     application,
@@ -196,6 +198,34 @@ def test_it_stops_gracefully_and_keeps_its_resources(tmp_path: Path) -> None:
         assert "Application shutdown complete" in (tmp_path / "log").read_text()
     with _started(tmp_path) as second:
         assert [s["name"] for s in second.client().list_schemas()["schemas"]] == ["kept"]
+
+
+def test_account_region_and_quotas_come_from_the_environment(tmp_path: Path) -> None:
+    environment = {
+        "BATCHREC_LOCAL_PERSONALIZE_ACCOUNT": "123456789012",
+        "BATCHREC_LOCAL_PERSONALIZE_REGION": "eu-west-1",
+        "BATCHREC_LOCAL_PERSONALIZE_QUOTAS": "dataset_groups=1 schemas=2",
+    }
+    with _started(tmp_path, **environment) as server:
+        client = server.client()
+        made = client.create_dataset_group(name="films")["datasetGroupArn"]
+        assert made == "arn:aws:personalize:eu-west-1:123456789012:dataset-group/films"
+        with pytest.raises(client.exceptions.LimitExceededException, match="dataset_groups=2"):
+            client.create_dataset_group(name="books")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--account", "12345", "'12345' is not an account: 12 digits"),
+        ("--region", "mars", "'mars' is not a region"),
+        ("--quota", "groups=5", "'groups=5' is not NAME=NUMBER"),
+    ],
+)
+def test_wrong_options_are_named(option: str, value: str, message: str) -> None:
+    refused = CliRunner().invoke(local_personalize, [option, value])
+    assert refused.exit_code == 2
+    assert message in refused.output
 
 
 def test_with_a_key_only_its_signatures_are_accepted(tmp_path: Path) -> None:

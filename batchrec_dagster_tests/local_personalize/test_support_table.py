@@ -14,6 +14,7 @@ import pytest
 
 from batchrec_dagster.local_personalize.api import supported
 from batchrec_dagster.local_personalize.api.validation import service_model
+from batchrec_dagster.local_personalize.catalog.kinds import Quotas
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.local_personalize.recipes import RECIPES
 from batchrec_dagster.personalize.datasets import interactions_schema
@@ -116,8 +117,10 @@ def _schema_in_use(local: Local) -> str | None:
 
 
 def _one_group_too_many(local: Local) -> str | None:
-    for number in range(5):
-        assert _group(local, name=f"group-{number}") is None
+    assert Quotas().dataset_groups == 50
+    local.quotas = Quotas(dataset_groups=1)
+    local.client = local.another_client()
+    assert _group(local) is None
     return _group(local, name="one-more")
 
 

@@ -20,14 +20,21 @@ from botocore.config import Config
 from urllib3 import HTTPResponse
 
 from batchrec_dagster.local_personalize.api.service import CONTENT_TYPE, LocalPersonalize, answer
-from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+from batchrec_dagster.local_personalize.catalog.kinds import ACCOUNT_ID, QUOTAS_VARIABLE, Quotas
 from batchrec_dagster.local_personalize.jobs.worker import Pace
 from batchrec_dagster.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
-__all__ = ["LocalPersonalize", "Pace", "Quotas", "client_for", "embedded_client"]
+__all__ = [
+    "QUOTAS_VARIABLE",
+    "LocalPersonalize",
+    "Pace",
+    "Quotas",
+    "client_for",
+    "embedded_client",
+]
 
 # The client ignores this machine's AWS configuration, which may be missing or broken.
 _SESSION = {
@@ -43,6 +50,7 @@ def embedded_client(
     store: ObjectStore,
     *,
     region: str = "us-east-1",
+    account: str = ACCOUNT_ID,
     quotas: Quotas | None = None,
     pace: Pace | None = None,
 ) -> PersonalizeClient:
@@ -51,7 +59,9 @@ def embedded_client(
     Data is read and written through `store`. Jobs run in threads of this process; the next client
     on this home resumes unfinished ones.
     """
-    service = LocalPersonalize(home, store, region=region, quotas=quotas, pace=pace)
+    service = LocalPersonalize(
+        home, store, region=region, account=account, quotas=quotas, pace=pace
+    )
     return client_for(service, region=region)
 
 

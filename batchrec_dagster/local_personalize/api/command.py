@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -20,6 +22,17 @@ def _folder_bucket(
             raise click.BadParameter(f"{value!r} is not of the form BUCKET=FOLDER")
         buckets[bucket] = Path(folder).absolute()
     return buckets
+
+
+def _matching(pattern: str, meaning: str) -> Callable[..., str]:
+    """A click callback that takes only what matches the pattern."""
+
+    def check(context: click.Context, parameter: click.Parameter, value: str) -> str:
+        if not re.fullmatch(pattern, value, re.ASCII):
+            raise click.BadParameter(f"{value!r} is not {meaning}")
+        return value
+
+    return check
 
 
 def _show_support(context: click.Context, parameter: click.Parameter, requested: bool) -> None:
@@ -48,7 +61,33 @@ def _show_support(context: click.Context, parameter: click.Parameter, requested:
     show_default=True,
     help="The folder for its catalogue, data and models.",
 )
-@click.option("--region", default="us-east-1", show_default=True, help="The region in ARNs.")
+@click.option(
+    "--region",
+    default="us-east-1",
+    show_default=True,
+    envvar="BATCHREC_LOCAL_PERSONALIZE_REGION",
+    show_envvar=True,
+    callback=_matching(r"[a-z]{2}(-[a-z]+)+-\d+", "a region, such as us-east-1"),
+    help="The region in ARNs.",
+)
+@click.option(
+    "--account",
+    default="000000000000",
+    show_default=True,
+    envvar="BATCHREC_LOCAL_PERSONALIZE_ACCOUNT",
+    show_envvar=True,
+    callback=_matching(r"\d{12}", "an account: 12 digits"),
+    help="The account in ARNs, for programs that take it from STS.",
+)
+@click.option(
+    "--quota",
+    "quotas",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    envvar="BATCHREC_LOCAL_PERSONALIZE_QUOTAS",
+    show_envvar=True,
+    help="Allow NUMBER of a kind, such as dataset_groups=5. Repeat for more kinds.",
+)
 @click.option("--s3-endpoint", metavar="URL", help="The URL of S3, if not AWS's.")
 @click.option(
     "--bucket",
@@ -82,6 +121,8 @@ def local_personalize(
     host: str,
     home: Path,
     region: str,
+    account: str,
+    quotas: tuple[str, ...],
     s3_endpoint: str | None,
     buckets: dict[str, Path],
     pace: float,
@@ -104,6 +145,7 @@ def local_personalize(
     from batchrec_dagster.local_personalize.api.server import serve
     from batchrec_dagster.local_personalize.api.service import LocalPersonalize
     from batchrec_dagster.local_personalize.api.signatures import AccessKey
+    from batchrec_dagster.local_personalize.catalog.kinds import Quotas
     from batchrec_dagster.local_personalize.jobs.worker import Pace
     from batchrec_dagster.storage.object_store import ObjectStore
 
@@ -113,5 +155,12 @@ def local_personalize(
     key = (
         AccessKey(access_key_id, secret_access_key) if access_key_id and secret_access_key else None
     )
+    try:
+        allowed = Quotas.parse(quotas)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--quota") from None
     store = ObjectStore(buckets, boto3.Session(), s3_endpoint)
-    serve(LocalPersonalize(home, store, region=region, pace=Pace(pace)), host, port, key=key)
+    service = LocalPersonalize(
+        home, store, region=region, account=account, quotas=allowed, pace=Pace(pace)
+    )
+    serve(service, host, port, key=key)

@@ -19,7 +19,7 @@ from batchrec_dagster.local_personalize.api.validation import (
 )
 from batchrec_dagster.local_personalize.catalog.catalog import Catalog
 from batchrec_dagster.local_personalize.catalog.home import Home
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Quotas
+from batchrec_dagster.local_personalize.catalog.kinds import ACCOUNT_ID, Call, Quotas
 from batchrec_dagster.local_personalize.errors import (
     InvalidInputError,
     SerializationError,
@@ -93,11 +93,12 @@ class LocalPersonalize:
         store: ObjectStore,
         *,
         region: str = "us-east-1",
+        account: str = ACCOUNT_ID,
         quotas: Quotas | None = None,
         pace: Pace | None = None,
     ) -> None:
         folders = Home(home.absolute())
-        self._region = region
+        self._region, self._account = region, account
         self._quotas = quotas or Quotas()
         self._catalog = Catalog(folders.catalog)
         self._worker = Worker(self._catalog, folders, store, KINDS, pace or Pace())
@@ -114,7 +115,7 @@ class LocalPersonalize:
         given = prune(params, shape)
         transaction = self._catalog.reading if operation in READS else self._catalog.writing
         with transaction() as records:
-            call = Call(given, records, self._region, self._quotas)
+            call = Call(given, records, self._region, self._quotas, self._account)
             answer = OPERATIONS[operation](call)
         self._worker.wake()
         return answer

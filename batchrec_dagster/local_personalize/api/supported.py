@@ -51,7 +51,7 @@ RULES = (
     Row("unique names, one dataset of a type in a group", True, "ResourceAlreadyExistsException"),
     Row("schemas (Avro)", True, "reserved fields, types, null unions, numbers of fields"),
     Row("resources in use, order of deletion", True, "ResourceInUseException"),
-    Row("quotas", True, "Amazon's own; `Quotas` lowers them in tests"),
+    Row("quotas", True, "Amazon's, but 50 dataset groups; `--quota` changes them"),
     Row("tags", True, "at most 50; schemas have none, as on AWS"),
     Row("fewer than 1000 interactions", True, "the import ends as CREATE FAILED"),
     Row("columns of CSV files", True, "matched by name; further ones are ignored"),

@@ -53,8 +53,8 @@ class Home:
 
     def attempts_prefix(self, arn: str) -> str:
         """The prefix of every file name that jobs on this resource write."""
-        _, _, _, region, _, resource = arn.split(":", 5)
-        return f"{region}.{resource.replace('/', '.')}."
+        _, _, _, region, account, resource = arn.split(":", 5)
+        return f"{region}.{account}.{resource.replace('/', '.')}."
 
     def discard_attempts(self, folder: Path, arn: str, *, keep: Path | None = None) -> None:
         """Remove the files of earlier attempts at this resource, except `keep`."""

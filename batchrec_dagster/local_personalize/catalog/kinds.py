@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,18 +23,38 @@ if TYPE_CHECKING:
     from batchrec_dagster.local_personalize.jobs.job import Job
 
 
+QUOTAS_VARIABLE = "BATCHREC_LOCAL_PERSONALIZE_QUOTAS"
+
+
 @dataclass(frozen=True)
 class Quotas:
-    """How many resources and running jobs are allowed; lower them to test a pipeline."""
+    """How many resources and running jobs are allowed: AWS's defaults, but ten times the groups.
+
+    Each pipeline has a dataset group. Lower them to test a pipeline.
+    """
 
     running_dataset_import_jobs: int = 5
     running_solution_versions: int = 20
     running_batch_inference_jobs: int = 5
     running_batch_segment_jobs: int = 5
     schemas: int = 500
-    dataset_groups: int = 5
+    dataset_groups: int = 50
     solutions_per_group: int = 10
     filters_per_group: int = 30
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> Quotas:
+        """The defaults, changed by texts such as `schemas=20`. Raises ValueError."""
+        known = {field.name for field in fields(cls)}
+        changes = {}
+        for text in texts:
+            name, _, number = text.partition("=")
+            if name not in known or not (number.isascii() and number.isdigit()):
+                raise ValueError(
+                    f"{text!r} is not NAME=NUMBER, where NAME is one of {', '.join(sorted(known))}"
+                )
+            changes[name] = int(number)
+        return cls(**changes)
 
 
 ACCOUNT_ID = "000000000000"
@@ -57,10 +77,16 @@ class Call:
     records: Records
     region: str
     quotas: Quotas
+    account: str = ACCOUNT_ID
+
+    @property
+    def scope(self) -> str:
+        """What the catalogue has as `region`: lists and quotas are an account's in a region."""
+        return self.region if self.account == ACCOUNT_ID else f"{self.region} {self.account}"
 
     def arn(self, resource: str) -> str:
         """The ARN of this account's `resource`, such as `schema/films`."""
-        return f"arn:aws:personalize:{self.region}:{ACCOUNT_ID}:{resource}"
+        return f"arn:aws:personalize:{self.region}:{self.account}:{resource}"
 
     def get(self, kind: str, arn: str) -> Resource:
         """The resource of that kind. Raises NotFoundError."""

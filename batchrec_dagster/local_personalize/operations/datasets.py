@@ -54,7 +54,7 @@ def _create_schema(call: Call) -> Draft:
 
 
 def _check_delete_schema(call: Call, schema: Resource) -> None:
-    for dataset in call.records.of_kind("Dataset", call.region):
+    for dataset in call.records.of_kind("Dataset", call.scope):
         if dataset.body["schemaArn"] == schema.arn:
             raise InUseError(f"{schema.arn} is the schema of {dataset.arn}: delete that first.")
 
@@ -183,7 +183,7 @@ def _create_filter(call: Call) -> Draft:
 
 def _check_delete_filter(call: Call, resource: Resource) -> None:
     for kind in ("BatchInferenceJob", "BatchSegmentJob"):
-        for job in call.records.of_kind(kind, call.region):
+        for job in call.records.of_kind(kind, call.scope):
             if job.unfinished and job.body.get("filterArn") == resource.arn:
                 raise InUseError(f"{job.arn} uses {resource.arn} and is not finished.")
 

@@ -14,7 +14,7 @@ from batchrec_dagster.local_personalize.catalog.catalog import (
     DELETE_PENDING,
     Resource,
 )
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Kind
+from batchrec_dagster.local_personalize.catalog.kinds import QUOTAS_VARIABLE, Call, Kind
 from batchrec_dagster.local_personalize.errors import (
     AlreadyExistsError,
     InUseError,
@@ -96,7 +96,7 @@ def create(kind: Kind, call: Call) -> dict[str, Any]:
     call.records.add(
         Resource(
             arn=arn,
-            region=call.region,
+            region=call.scope,
             kind=kind.name,
             parent=draft.parent,
             status=CREATE_PENDING if kind.perform else None,
@@ -128,7 +128,7 @@ def list_page(kind: Kind, call: Call) -> dict[str, Any]:
     parent = call.params.get(kind.parent) if kind.parent else None
     limit = call.params.get("maxResults", DEFAULT_PAGE)
     after = read_token(call.params.get("nextToken"), kind.name, parent)
-    page = call.records.page(kind.name, call.region, parent, after, limit + 1)
+    page = call.records.page(kind.name, call.scope, parent, after, limit + 1)
     answer: dict[str, Any] = {
         kind.list_member: prune([_members(kind, resource) for resource in page[:limit]], shape)
     }
@@ -184,15 +184,20 @@ def _members(kind: Kind, resource: Resource) -> dict[str, Any]:
 def _check_quotas(kind: Kind, call: Call, parent: str | None) -> None:
     if not (kind.running or kind.total):
         return
-    same = call.records.of_kind(kind.name, call.region)
+    same = call.records.of_kind(kind.name, call.scope)
     if kind.running:
         most: int = getattr(call.quotas, kind.running)
         if sum(resource.unfinished for resource in same) >= most:
             raise LimitExceededError(
-                f"More than {most} resources with PENDING or IN_PROGRESS status."
+                f"More than {most} resources with PENDING or IN_PROGRESS status. Wait until one"
+                f" ends, or allow more: {QUOTAS_VARIABLE}={kind.running}={2 * most or 1}"
             )
     if kind.total:
         most = getattr(call.quotas, kind.total)
         if sum(parent is None or resource.parent == parent for resource in same) >= most:
             where = f"in {parent}" if parent else "in this region"
-            raise LimitExceededError(f"There are already {most} {kind.list_member} {where}.")
+            raise LimitExceededError(
+                f"There are already {most} {kind.list_member} {where}, the quota. Delete one that"
+                " you no longer need, or allow more:"
+                f" {QUOTAS_VARIABLE}={kind.total}={2 * most or 1}"
+            )
