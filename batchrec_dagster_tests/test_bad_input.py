@@ -64,6 +64,11 @@ MILLISECONDS = edited(
         ),
         (lambda path: path.write_text(""), {}, ["ratings.csv", "empty"]),
         (
+            edited(lambda lines: [line.rstrip("\n") + ",x" * 300_000 + "\n" for line in lines[:9]]),
+            {},
+            ["ratings.csv, line 1 has 300,004 columns, and at most 2,000 are read"],
+        ),
+        (
             MILLISECONDS,
             {"timestamp_unit": "s"},
             ["timestamps_plausible: from the year 49,", "ratings.timestamp_unit: ms"],
@@ -81,6 +86,7 @@ MILLISECONDS = edited(
         "text in a number",
         "decimal commas",
         "empty file",
+        "hundreds of thousands of columns",
         "milliseconds as seconds",
         "too few interactions",
     ],

@@ -254,6 +254,16 @@ def test_a_comma_may_stand_for_the_point_in_numbers(tmp_path: Path) -> None:
     assert read.bad.counts == {"PRICE is not a number": 2}
 
 
+def test_a_nul_is_text_in_a_title_and_in_no_id(tmp_path: Path) -> None:
+    layout = ItemsLayout(",", item="id", title="title", categories={"KIND": "kind"})
+    path = tmp_path / "items.csv"
+    path.write_bytes(b'id,title,kind\n1,A\0B,x\0y\n2\0,C,x\n"3\n",D,x\n')
+    read = ItemsFile(path, "items.csv", layout).read()
+    assert read.titles.rows() == [("1", "A\ufffdB")]
+    assert read.metadata.rows() == [("1", "x\ufffdy")]
+    assert read.bad.counts == {"an id with a line break or a NUL in it": 2}
+
+
 def test_letters_of_either_encoding_are_read(tmp_path: Path) -> None:
     layout = ItemsLayout(delimiter="::", item=1, title=2)
     path = tmp_path / "movies.dat"
@@ -270,6 +280,7 @@ def test_letters_of_either_encoding_are_read(tmp_path: Path) -> None:
     [
         ("", "items.csv is empty"),
         ("movieId,title,genres,year,added\n", "items.csv has no rows"),
+        ("a," * 300_000 + "\n1\n", "items.csv, line 1 has 300,001 columns, and at most 2,000"),
         ("movieId,title\n1,A\n", "items.csv has no column 'added' (items.columns.created)"),
         (
             "movieId;title\n1;A\n",

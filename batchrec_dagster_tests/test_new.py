@@ -363,6 +363,8 @@ def test_what_is_too_little_or_bad_is_told(here: Project) -> None:
     ):
         code, said = new("club", "--ratings", source)
         assert (code, wanted in said) == (code_wanted, True)
+    (here.root / "wide.csv").write_text("user_id,item_id,timestamp" + ",x" * 300_000 + "\n1,2,3\n")
+    assert "wide.csv, line 1 has 300,003 columns" in new("club", "--ratings", "wide.csv")[1]
     (here.root / "empty.csv").touch()
     assert "empty.csv: it is empty" in new("club", "--ratings", "empty.csv")[1]
     assert left(here) == ["shop"]

@@ -35,6 +35,7 @@ from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster_tests.hostile import HOSTILE as STRANGERS
 from batchrec_dagster_tests.s3_server import OWNER, s3_server
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,7 @@ HOSTILE = [
     "l" * 5000,
     "line\nbreak\ttab\r\u2028\u2029\x00\x7f\x08",
     "\\x1b[31m {0} %s ${x}",
+    *STRANGERS,
 ]
 
 
@@ -289,6 +291,7 @@ def test_the_deployment_is_found_in_the_env_file(
     assert show("u3")[0] == 1
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("width", [None, 40, 80, 120])
 def test_hostile_data_is_shown_as_text(home: Path, width: int | None) -> None:
     # Ids have no line breaks and no NUL, and 256 characters at most.

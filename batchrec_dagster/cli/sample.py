@@ -22,7 +22,13 @@ from batchrec_dagster.preparation.layout import (
     recognise,
 )
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable, pointed, split_line
+from batchrec_dagster.preparation.polars.csv_table import (
+    DELIMITERS,
+    CsvTable,
+    check_width,
+    pointed,
+    split_line,
+)
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.rows import typed
@@ -165,6 +171,7 @@ def _read(opened: Opened, delimiter: str | None, *, positions: bool) -> Sample:
         raise PreparationError(f"{opened.name} is empty")
     delimiter = delimiter or _delimiter(lines)
     first = split_line(lines[0], delimiter)
+    check_width(first, opened.name)
     has_header = not positions and not all(re.fullmatch(r"[0-9.]+", cell) for cell in first)
     table = CsvTable(opened, delimiter, has_header, most=ROWS)
     names = table.columns

@@ -28,9 +28,9 @@ from batchrec_dagster.personalize.datasets import (
 )
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, MAX_CATEGORICAL_LENGTH
 from batchrec_dagster.preparation.layout import Column, Decimal, Encoding, PreparationError
-from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, split_line
+from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, check_width, split_line
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
-from batchrec_dagster.preparation.polars.prepare import BadRows
+from batchrec_dagster.preparation.polars.prepare import SHOWN, BadRows
 
 EXAMPLES = 5
 
@@ -155,7 +155,7 @@ class ItemsFile:
                 reasons[str(error)] += 1
                 if len(examples) < EXAMPLES:
                     text = self.delimiter.join(fields)
-                    examples.append(f"{self.name}, line {line}: {error}: {text!r}")
+                    examples.append(f"{self.name}, line {line}: {error}: {text[:SHOWN]!r}")
             else:
                 seen.add(values[0])
                 good.append(values)
@@ -220,6 +220,7 @@ class ItemsFile:
     def _first_line(self) -> list[str]:
         """The fields of the first line: the header, where there is one."""
         for _, fields in self._lines():
+            check_width(fields, self.name)
             return fields
         raise PreparationError(f"{self.name} is empty")
 
@@ -261,6 +262,8 @@ def _item(text: str) -> str:
         raise _BadRowError("no item")
     if len(text) > MAX_ID_LENGTH:
         raise _BadRowError(f"an id longer than {MAX_ID_LENGTH} characters")
+    if {"\n", "\r", "\0"} & set(text):
+        raise _BadRowError("an id with a line break or a NUL in it")
     return _text("the id", text)
 
 
@@ -311,4 +314,5 @@ def _text(name: str, text: str) -> str:
     # What a byte that belongs to no character was read as.
     if "\ufffd" in text:
         raise _BadRowError(f"{name} is not UTF-8 text (items.encoding)")
-    return text
+    # PostgreSQL takes no NUL.
+    return text.replace("\0", "\ufffd")

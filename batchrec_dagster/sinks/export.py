@@ -2,7 +2,8 @@
 
 Spreadsheets run a cell that begins with =, +, -, @, a tab or a line break as a formula, so a title
 such as =HYPERLINK(…) would run on the reader's computer. In CSV an apostrophe goes before such a
-cell, ids included, which tells a spreadsheet that it is text. JSON Lines stay as they are.
+cell, ids included, which tells a spreadsheet that it is text. One goes into a;=1+1;b too, because
+spreadsheets of many countries end a cell at a semicolon. JSON Lines stay as they are.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.resource import StorageResource
 
 # The last four are the full-width forms, the same to spreadsheets in East Asian settings.
-FORMULA = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
+_SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
+FORMULA = f"^[{_SIGNS}\t\r\n]"
+# Where another delimiter, or a line break within quotes that count for nothing then, ends a cell.
+FORMULA_WITHIN = f'([;|\t\r\n]"*)([{_SIGNS}])'
 BOM = "\ufeff".encode()
 
 
@@ -195,8 +199,10 @@ def _write(frame: pl.LazyFrame, how: ExportSink, longest: int, path: Path) -> in
                 file.write(rows.write_ndjson().encode())
                 continue
             texts = pl.col(pl.String)
-            escaped += sum(rows.select(texts.str.contains(FORMULA).sum()).row(0))
-            rows.with_columns(texts.str.replace(FORMULA, "'$0")).write_csv(
+            formula = texts.str.contains(FORMULA) | texts.str.contains(FORMULA_WITHIN)
+            escaped += sum(rows.select(formula.sum()).row(0))
+            within = texts.str.replace_all(FORMULA_WITHIN, "$1'$2")
+            rows.with_columns(within.str.replace(FORMULA, "'$0")).write_csv(
                 file, include_header=header, quote_style="non_numeric"
             )
             header = False

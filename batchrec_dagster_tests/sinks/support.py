@@ -6,6 +6,8 @@ from typing import Any
 
 import polars as pl
 
+from batchrec_dagster_tests.hostile import HOSTILE
+
 SCHEMA = {
     "user_id": pl.String,
     "rank": pl.Int32,
@@ -26,6 +28,17 @@ def recommendations(
             rows.append((user, rank, item_id, title, score and score / rank))
     frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
     return frame if titles else frame.drop("title")
+
+
+def hostile() -> pl.DataFrame:
+    """A table whose ids and titles are a stranger's; ids have no line breaks."""
+    ids = [" ".join(text.split("\n")).replace("\r", " ") for text in HOSTILE]
+    return recommendations(
+        {
+            user: [*zip(ids[n : n + 3], HOSTILE[n : n + 3], strict=True)]
+            for n, user in enumerate(ids)
+        }
+    )
 
 
 def many(users: int, results: int = 5) -> pl.DataFrame:

@@ -18,7 +18,7 @@ from batchrec_dagster.sinks import SinkError, SinkUnavailableError, dynamodb
 from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster.sinks.dynamodb import UserLists
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.sinks.support import many, recommendations
+from batchrec_dagster_tests.sinks.support import hostile, many, recommendations
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +87,18 @@ def test_each_user_has_an_item_and_who_is_gone_is_removed(client: Any, table: Us
     assert items["2"]["items"] == {"L": [{"M": {"item_id": {"S": "d"}}}]}
     assert write(table, second.clear()).facts["users_removed"] == 2
     assert stored(client) == {}
+
+
+@pytest.mark.attack
+def test_hostile_text_is_text(client: Any, table: UserLists) -> None:
+    write(table, hostile())
+    items = stored(client)
+    for (user,), rows in hostile().group_by("user_id", maintain_order=True):
+        found = [item["M"] for item in items[str(user)]["items"]["L"]]
+        assert [(item["item_id"]["S"], item["title"]["S"]) for item in found] == rows.select(
+            "item_id", "title"
+        ).rows()
+    assert client.list_tables()["TableNames"] == [TABLE]
 
 
 def test_users_are_whole_over_the_ends_of_batches(

@@ -22,7 +22,7 @@ from batchrec_dagster.sinks import postgres as sink
 from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_folder, serving
 from batchrec_dagster_tests.processes import free_ports
-from batchrec_dagster_tests.sinks.support import many, recommendations
+from batchrec_dagster_tests.sinks.support import hostile, many, recommendations
 
 TABLE = "recommendations"
 # What PostgreSQL and UTF-8 can hold.
@@ -91,6 +91,12 @@ def test_any_text_comes_back(
     frame = recommendations(wild)
     replace(frame, url)
     assert sorted(stored(postgres, url)) == sorted(frame.rows())
+
+
+@pytest.mark.attack
+def test_hostile_text_is_text(postgres: PostgresServer, url: str) -> None:
+    replace(hostile(), url)
+    assert sorted(stored(postgres, url)) == sorted(hostile().rows())
 
 
 def test_what_a_team_added_to_the_table_stays(postgres: PostgresServer, url: str) -> None:

@@ -15,6 +15,8 @@ from batchrec_dagster.preparation.polars.decoding import Opened
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, typed_cells
 
 DELIMITERS = ("::", "\t", ",", ";", "|")
+# More columns take minutes and gigabytes, for a few that are used.
+MOST_COLUMNS = 2_000
 _BEYOND = "beyond"
 
 
@@ -36,7 +38,9 @@ class CsvTable:
             line = file.readline()
         if not line.strip():
             raise PreparationError(f"{self.opened.name} is empty or starts with an empty line")
-        return split_line(line, self.delimiter, quoted=self.quoted)
+        fields = split_line(line, self.delimiter, quoted=self.quoted)
+        check_width(fields, self.opened.name)
+        return fields
 
     @property
     def columns(self) -> Sequence[str]:
@@ -180,4 +184,17 @@ def split_line(line: str, delimiter: str, *, quoted: bool = True) -> list[str]:
     """The fields of a line, as the header's are read."""
     if delimiter == "::" or not quoted:
         return line.rstrip("\r\n").split(delimiter)
-    return next(csv.reader([line], delimiter=delimiter))
+    try:
+        return next(csv.reader([line], delimiter=delimiter))
+    except csv.Error:
+        # A field longer than csv allows, as when the delimiter is another one.
+        return line.rstrip("\r\n").split(delimiter)
+
+
+def check_width(fields: Sequence[str], name: str) -> None:
+    """Raise PreparationError for a line of too many fields."""
+    if len(fields) > MOST_COLUMNS:
+        raise PreparationError(
+            f"{name}, line 1 has {len(fields):,} columns, and at most {MOST_COLUMNS:,} are read:"
+            " keep the columns that are needed"
+        )
