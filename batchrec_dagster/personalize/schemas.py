@@ -20,10 +20,14 @@ ITEM_ID = "ITEM_ID"
 TIMESTAMP = "TIMESTAMP"
 EVENT_TYPE = "EVENT_TYPE"
 EVENT_VALUE = "EVENT_VALUE"
+IMPRESSION = "IMPRESSION"
 CREATION_TIMESTAMP = "CREATION_TIMESTAMP"
 
 TYPES = ("float", "double", "int", "long", "string", "boolean")
 MAX_CATEGORICAL_LENGTH = 1000
+# Distinct event types and optional columns of interactions together; developer guide, "Endpoints
+# and quotas" and "Item interactions dataset requirements".
+MAX_EVENT_TYPES = 10
 
 _REQUIRED: dict[str, dict[str, str]] = {
     INTERACTIONS: {USER_ID: "string", ITEM_ID: "string", TIMESTAMP: "long"},
@@ -35,7 +39,7 @@ _RESERVED: dict[str, dict[str, tuple[str, ...]]] = {
     INTERACTIONS: {
         EVENT_TYPE: ("string",),
         EVENT_VALUE: ("float", "double"),
-        "IMPRESSION": ("string",),
+        IMPRESSION: ("string",),
         "RECOMMENDATION_ID": ("string",),
         "EVENT_ATTRIBUTION_SOURCE": ("string",),
     },
@@ -141,6 +145,13 @@ def parse_schema(text: str, domain: str | None = None) -> Schema:
     if domain:
         _check_domain(schema, domain)
     return schema
+
+
+def optional_columns(schema: Schema) -> list[str]:
+    """The columns of interactions that count against MAX_EVENT_TYPES."""
+    reserved = set(_RESERVED[INTERACTIONS]) - {EVENT_TYPE, EVENT_VALUE}
+    free = reserved | set(_REQUIRED[INTERACTIONS])
+    return [name for name in schema.columns if name not in free]
 
 
 def _field(entry: Any) -> Field:

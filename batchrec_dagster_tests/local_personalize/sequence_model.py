@@ -94,7 +94,8 @@ class Model:
     def unready(self, arn: str) -> str | None:
         if arn not in self.known:
             return MISSING
-        if self.known[arn].status not in (ACTIVE, None):
+        known = self.known[arn]
+        if known.status not in (ACTIVE, None) or (known.kind == "Dataset" and known.updating):
             return IN_USE
         parent = self.known.get(self.known[arn].parent or "")
         return IN_USE if parent and parent.status == DELETING else None
@@ -116,6 +117,15 @@ class Model:
         if TYPES[self.known[schema].form] != dataset_type:
             return INVALID
         return EXISTS if self.dataset(group, dataset_type) in self.known else None
+
+    def create_import(self, dataset: str, arn: str, *, full: bool) -> str | None:
+        if refused := self.unready(dataset):
+            return refused
+        jobs = [self.known[job] for job in self.of("DatasetImportJob", dataset)]
+        comes = any(job.status == PENDING and job.full for job in jobs)
+        if not (full or comes or self.known[dataset].rows):
+            return INVALID
+        return self.start(arn, "DatasetImportJob", QUOTAS.running_dataset_import_jobs)
 
     def update_dataset(self, dataset: str, schema: str) -> str | None:
         if refused := self.unready(dataset):
@@ -175,7 +185,7 @@ class Model:
         if arn not in self.known:
             return MISSING
         known = self.known[arn]
-        if known.status in (PENDING, DELETING):
+        if known.status in (PENDING, DELETING) or (known.kind == "Dataset" and known.updating):
             return IN_USE
         others = list(self.known.values())
         match known.kind:
@@ -184,9 +194,11 @@ class Model:
             case "Schema":
                 held = any(other.schema == arn for other in others)
             case "Dataset":
-                trained = [other for other in others if other.kind == "SolutionVersion"]
-                held = self._pending(arn) or any(
-                    other.group == known.group and other.status == PENDING for other in trained
+                jobs = ("SolutionVersion", "BatchInferenceJob", "BatchSegmentJob")
+                held = bool(self._pending(arn) or self.of("Filter", known.group)) or any(
+                    other.group == known.group and other.status == PENDING
+                    for other in others
+                    if other.kind in jobs
                 )
             case "Solution":
                 versions = self.of("SolutionVersion", arn)
@@ -223,7 +235,7 @@ class Model:
 
     def _goes_along(self, known: Known) -> bool:
         parent = self.known.get(known.parent or "")
-        goes = known.kind in ("Filter", "SolutionVersion")
+        goes = known.kind in ("DatasetImportJob", "Filter", "SolutionVersion")
         return bool(goes and parent and parent.status == DELETING)
 
     def _with_data(self, group: str, *, events: bool = False, full: bool = False) -> set[str]:

@@ -224,9 +224,7 @@ class Sequences(RuleBasedStateMachine):
     )
     def create_import(self, dataset: int, job: str, form: str, mode: str) -> None:
         dataset_arn, arn = self._pick("Dataset", dataset), _arn("DatasetImportJob", job)
-        expected = self.model.unready(dataset_arn) or self.model.start(
-            arn, "DatasetImportJob", QUOTAS.running_dataset_import_jobs
-        )
+        expected = self.model.create_import(dataset_arn, arn, full=mode == "FULL")
         params = {
             "jobName": job,
             "datasetArn": dataset_arn,

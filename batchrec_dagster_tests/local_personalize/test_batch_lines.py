@@ -75,7 +75,15 @@ def test_filter_values_must_be_strings_by_name(values: object) -> None:
     assert (good.problem, good.values) == (None, {"GENRE": '"x"'})
 
 
-@pytest.mark.parametrize("items", [[], "a", ["a", 5], ["a", ""], ["a", None], {"a": "b"}, None])
+def test_ids_that_are_numbers_are_taken_as_text() -> None:
+    assert parse(b'{"userId":5}', USERS).echo == {"userId": "5"}
+    request = parse(b'{"userId":5,"itemList":[1,"a",20]}', RANKING)
+    assert (request.problem, request.echo["itemList"]) == (None, ["1", "a", "20"])
+    for line in (b'{"userId":true}', b'{"userId":1.5}', b'{"userId":null}'):
+        assert parse(line, USERS).problem == REQUIRED
+
+
+@pytest.mark.parametrize("items", [[], "a", ["a", True], ["a", ""], ["a", None], {"a": "b"}, None])
 def test_a_ranking_needs_a_list_of_strings(items: object) -> None:
     request = parse(json.dumps({"userId": "a", "itemList": items}).encode(), RANKING)
     assert request.problem == f"{REQUIRED}, itemList"
@@ -119,5 +127,7 @@ def test_any_bytes_are_as_many_requests_as_lines(data: bytes) -> None:
 def test_any_json_is_a_request_or_has_a_problem(value: dict[str, Any]) -> None:
     request = parse(json.dumps(value).encode(), RANKING)
     if request.problem is None:
-        assert request.echo == value
-        assert all(isinstance(item, str) for item in value["itemList"])
+        assert all(isinstance(item, str) for item in request.echo["itemList"])
+        assert [request.echo["userId"], *request.echo["itemList"]] == [
+            str(given) for given in [value["userId"], *value["itemList"]]
+        ]

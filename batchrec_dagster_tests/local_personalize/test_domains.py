@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -11,7 +11,8 @@ from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.personalize.schemas import SchemaError, parse_schema
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
-ECOMMERCE, VIDEO = "ECOMMERCE", "VIDEO_ON_DEMAND"
+ECOMMERCE: Final = "ECOMMERCE"
+VIDEO: Final = "VIDEO_ON_DEMAND"
 PRICE = {"name": "PRICE", "type": "float"}
 CATEGORY = {"name": "CATEGORY_L1", "type": ["string"], "categorical": True}
 GENRES = {"name": "GENRES", "type": ["null", "string"], "categorical": True}

@@ -207,6 +207,43 @@ def test_an_empty_marker_of_success_is_passed_over(local: Local) -> None:
     local.active(local.import_job(dataset, "s3://data/parts/", "second"))
 
 
+def test_the_names_of_jobs_are_free_when_their_dataset_is_gone(local: Local) -> None:
+    local.store.put(FILE, GOOD)
+    group = local.group()
+    first = local.dataset(group)
+    job = local.active(local.import_job(first, FILE, "nightly"))
+    local.client.delete_dataset(datasetArn=first)
+    local.gone(first)
+    local.gone(job)
+    schema = local.client.list_schemas()["schemas"][0]["schemaArn"]
+    made = local.client.create_dataset(
+        name="films", schemaArn=schema, datasetGroupArn=group, datasetType="Interactions"
+    )
+    local.active(local.import_job(local.active(made["datasetArn"]), FILE, "nightly"))
+
+
+def test_the_first_import_must_be_full(local: Local) -> None:
+    local.store.put(FILE, GOOD)
+    dataset = local.dataset(local.group())
+    invalid = local.client.exceptions.InvalidInputException
+    with pytest.raises(invalid, match="the first import must have importMode FULL"):
+        local.import_job(dataset, FILE, importMode="INCREMENTAL")
+    local.import_job(dataset, FILE)
+    local.active(local.import_job(dataset, FILE, "more", importMode="INCREMENTAL"))
+
+
+def test_event_types_and_optional_columns_are_ten_at_most(local: Local) -> None:
+    rows = csv_bytes(taste_rows(), event_type=None).splitlines()[1:]
+    data = [b"%s,type%d" % (row, number % 10) for number, row in enumerate(rows)]
+    assert _failure(local, HEADER + b"\n".join(data)) == (
+        "Create failed. The data has 10 event types and the schema 1 optional columns"
+        " (EVENT_TYPE); 10 at most are allowed together."
+    )
+    local.store.put(FILE, (HEADER + b"\n".join(data)).replace(b"type9", b"type8"))
+    (dataset,) = local.client.list_datasets()["datasets"]
+    local.active(local.import_job(dataset["datasetArn"], FILE, "nine"))
+
+
 def test_csv_from_spreadsheets_is_read(local: Local) -> None:
     """A byte order mark, CRLF, quoted cells, no newline at the end."""
     text = GOOD.replace(b"\n", b"\r\n").replace(b"u1,", b'"u1",').rstrip()
@@ -294,13 +331,13 @@ ITEM_FIELDS: list[dict[str, Any]] = [
 ]
 
 
-def _items(local: Local, text: str) -> dict[str, Any]:
+def _items(local: Local, text: str, fields: Any = ITEM_FIELDS) -> dict[str, Any]:
     """The import job of this CSV text of items, once it has ended."""
     schema = {
         "type": "record",
         "name": "Items",
         "namespace": "com.amazonaws.personalize.schema",
-        "fields": ITEM_FIELDS,
+        "fields": fields,
         "version": "1.0",
     }
     arn = local.client.create_schema(name="items", schema=json.dumps(schema))["schemaArn"]
@@ -308,7 +345,7 @@ def _items(local: Local, text: str) -> dict[str, Any]:
         name="items", schemaArn=arn, datasetGroupArn=local.group(), datasetType="Items"
     )
     dataset = local.active(made["datasetArn"])
-    header = ",".join(field["name"] for field in ITEM_FIELDS)
+    header = ",".join(field["name"] for field in fields)
     local.store.put("s3://data/items.csv", f"{header}\n{text}".encode())
     return local.wait(local.import_job(dataset, "s3://data/items.csv"))
 
@@ -355,3 +392,23 @@ def test_a_bad_item_is_refused_with_its_line(local: Local, row: str, reason: str
     job = _items(local, f"i0,War,x,1,1990,True,1\n{row}\n")
     assert job["status"] == "CREATE FAILED"
     assert job["failureReason"].startswith(f"s3://data/items.csv, line 3: {reason}")
+
+
+def test_strings_of_items_have_a_greatest_length_unless_textual(local: Local) -> None:
+    fields = [
+        {"name": "ITEM_ID", "type": "string"},
+        {"name": "NOTE", "type": ["null", "string"]},
+        {"name": "PLOT", "type": "string", "textual": True},
+    ]
+    long = "x" * 1001
+    job = _items(local, f"i0,,{long}\ni1,{long},x\n", fields)
+    reason = "s3://data/items.csv, line 3: NOTE is longer than 1000 characters"
+    assert job["failureReason"].startswith(reason)
+
+
+def test_short_rows_lack_their_last_cells(local: Local) -> None:
+    fields = [{"name": "ITEM_ID", "type": "string"}, {"name": "NOTE", "type": ["null", "string"]}]
+    assert _items(local, "i0\ni1,x\ni2\n", fields)["status"] == "ACTIVE"
+    (folder,) = (local.root / "home" / "datasets").iterdir()
+    rows = pl.read_parquet(folder / "rows.parquet").rows()
+    assert rows == [("i0", None), ("i1", "x"), ("i2", None)]

@@ -15,7 +15,7 @@ from batchrec_dagster.local_personalize.catalog.kinds import Quotas
 from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.local_personalize.operations import registry
 from batchrec_dagster.local_personalize.recipes import RECIPES
-from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.datasets import interactions_schema, items_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
@@ -177,7 +177,8 @@ def test_an_unsupported_operation_is_a_clear_refusal_to_boto3(local: Local) -> N
 
 def test_the_lists_of_unsupported_kinds_are_empty(local: Local) -> None:
     """An inventory or a clean-up of an account asks for all of them."""
-    client, group = local.client, local.group()
+    client: Any = local.client
+    group = local.group()
     for name, member in (
         ("list_campaigns", "campaigns"),
         ("list_data_deletion_jobs", "dataDeletionJobs"),
@@ -401,12 +402,15 @@ def test_a_resource_in_use_cannot_be_deleted(local: Local) -> None:
     assert not list((local.root / "home" / "models").iterdir())
     with pytest.raises(in_use, match="still has datasets"):
         client.delete_dataset_group(datasetGroupArn=group)
+    with pytest.raises(in_use, match=f"still has filters.*{kept}"):
+        client.delete_dataset(datasetArn=dataset)
+    client.delete_filter(filterArn=kept)
+    local.gone(kept)
     client.delete_dataset(datasetArn=dataset)
     local.gone(dataset)
     assert not list((local.root / "home" / "datasets").iterdir())
     client.delete_dataset_group(datasetGroupArn=group)
     local.gone(group)
-    local.gone(kept)
     client.delete_schema(schemaArn=schema)
     local.gone(schema)
 
@@ -451,6 +455,47 @@ def test_hyperparameters_are_checked_on_create_solution(local: Local) -> None:
     for threshold in ("many", "nan", "inf"):
         with pytest.raises(invalid, match="eventValueThreshold must be a number"):
             local.solution(group, solutionConfig={"eventValueThreshold": threshold})
+
+
+@pytest.mark.parametrize("days", ["rate(0 days)", "rate(31 days)", "rate(400 days)"])
+def test_automatic_training_is_every_1_to_30_days(local: Local, days: str) -> None:
+    config: Any = {"autoTrainingConfig": {"schedulingExpression": days}}
+    group = local.group()
+    invalid = local.client.exceptions.InvalidInputException
+    with pytest.raises(invalid, match="N from 1 to 30"):
+        local.solution(group, solutionConfig=config)
+    solution = local.solution(group)
+    with pytest.raises(invalid, match="N from 1 to 30"):
+        local.client.update_solution(solutionArn=solution, solutionUpdateConfig=config)
+
+
+def test_an_objective_needs_a_number_of_the_items(local: Local) -> None:
+    group, invalid = local.group(), local.client.exceptions.InvalidInputException
+
+    def solution(column: str, recipe: str = "aws-user-personalization", name: str = "s") -> str:
+        objective: Any = {"itemAttribute": column, "objectiveSensitivity": "LOW"}
+        config: Any = {"optimizationObjective": objective}
+        return local.solution(group, recipe, name=name, solutionConfig=config)
+
+    with pytest.raises(invalid, match="no Items dataset with a column PRICE"):
+        solution("PRICE")
+    record = json.loads(items_schema(created=True, categories=["GENRE"], numbers=["YEAR"]))
+    record["fields"].append({"name": "PRICE", "type": "float"})
+    schema = local.client.create_schema(name="i", schema=json.dumps(record))["schemaArn"]
+    made = local.client.create_dataset(
+        name="i", schemaArn=schema, datasetGroupArn=group, datasetType="Items"
+    )
+    local.active(made["datasetArn"])
+    for column, reason in (
+        ("LENGTH", "no Items dataset with a column LENGTH"),
+        ("GENRE", "GENRE must be a number that is never null"),
+        ("YEAR", "YEAR must be a number that is never null"),
+    ):
+        with pytest.raises(invalid, match=reason):
+            solution(column)
+    with pytest.raises(invalid, match="aws-sims has no optimizationObjective"):
+        solution("PRICE", "aws-sims")
+    solution("PRICE")
 
 
 def test_the_region_and_its_resources_are_the_clients(local: Local) -> None:

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.slow
 
 ITEM_AFFINITY = "aws-item-affinity"
 ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
-NO_FULL_IMPORT = "no data imported with importMode FULL"
 
 
 def _schema(local: Local, kind: str, *fields: dict[str, Any]) -> str:
@@ -295,16 +294,6 @@ def test_segments_are_made_of_full_imports_only(local: Local) -> None:
     (answer,) = _segments(local, version, [{"itemId": "i0"}], numResults=100)
     assert len(_users(answer)) == 60
     assert "fresh" not in _users(answer)
-
-
-def test_incremental_imports_alone_make_no_segments(local: Local) -> None:
-    group = local.group()
-    dataset = local.dataset(group)
-    local.store.put("s3://data/interactions.csv", csv_bytes(taste_rows()))
-    local.active(local.import_job(dataset, "s3://data/interactions.csv", importMode="INCREMENTAL"))
-    failed = local.wait(local.version(local.solution(group, ITEM_AFFINITY)))
-    assert failed["status"] == "CREATE FAILED"
-    assert NO_FULL_IMPORT in failed["failureReason"]
 
 
 def test_running_jobs_have_a_quota(tmp_path: Path) -> None:

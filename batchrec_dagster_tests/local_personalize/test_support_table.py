@@ -142,6 +142,34 @@ def _few_interactions(local: Local) -> str | None:
     return None
 
 
+def _name_again(local: Local) -> str | None:
+    _, dataset = local.imported(taste_rows())
+    local.client.delete_dataset(datasetArn=dataset)
+    local.gone(dataset)
+    return _refusal(local, "list_dataset_import_jobs", datasetArn=dataset)
+
+
+def _numeric_ids(local: Local) -> str | None:
+    group, _ = local.imported([(user[1:], item, time) for user, item, time in taste_rows()])
+    version = local.active(local.version(local.solution(group, "aws-popularity-count")))
+    local.store.put("s3://data/users.json", b'{"userId": 5}\n')
+    local.active(local.batch_job(version))
+    (line,) = local.lines("s3://data/out/users.json.out")
+    assert json.loads(line)["input"] == {"userId": "5"}
+    metrics = local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
+    assert metrics == {name: round(value, 4) for name, value in metrics.items()}
+    return None
+
+
+def _many_event_types(local: Local) -> str | None:
+    rows = (f"{u},{i},{t},type{t % 10}" for u, i, t in taste_rows())
+    data = "\n".join(["USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE", *rows])
+    local.store.put("s3://data/many.csv", data.encode())
+    with pytest.raises(AssertionError, match=r"CREATE FAILED.*10 at most are allowed together"):
+        local.active(local.import_job(local.dataset(local.group()), "s3://data/many.csv"))
+    return None
+
+
 def _other_columns(local: Local) -> str | None:
     rows = (f"5,{time},{item},{user}" for user, item, time in taste_rows())
     data = "\n".join(["RATING,TIMESTAMP,ITEM_ID,USER_ID", *rows])
@@ -244,6 +272,7 @@ ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
     "quotas": (_one_group_too_many, LIMIT),
     "tags": (_too_many_tags, TAGS),
     "fewer than 1000 interactions": (_few_interactions, None),
+    "event types": (_many_event_types, None),
     "columns of CSV files": (_other_columns, None),
     "importMode INCREMENTAL": (_incremental, None),
     "UpdateDataset": (_interactions_schema_replaced, INVALID),
@@ -270,6 +299,8 @@ ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
     "trainingMode AUTOTRAIN": (lambda local: _version(local, trainingMode="AUTOTRAIN"), INVALID),
     "performAutoTraining": (lambda local: _solution(local, performAutoTraining=True), None),
     "performAutoML": (lambda local: _solution(local, performAutoML=True), INVALID),
+    "names of import jobs": (_name_again, None),
+    "ids in batch lines": (_numeric_ids, None),
     "roleArn": (lambda local: _group(local, roleArn=ROLE, kmsKeyArn=KEY), None),
     "kmsKeyArn": (lambda local: _group(local, kmsKeyArn=KEY), None),
     "domain dataset groups and schemas": (_domain, INVALID),

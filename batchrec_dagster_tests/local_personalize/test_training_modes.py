@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.local_personalize import recipes
+from batchrec_dagster.local_personalize.api import service
+from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
 from batchrec_dagster.local_personalize.learning.hpo import Search
 from batchrec_dagster.local_personalize.learning.training import Trained
 from batchrec_dagster.local_personalize.operations import solution_versions
-from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.datasets import interactions_schema, items_schema
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
 pytestmark = pytest.mark.slow
@@ -231,3 +234,74 @@ def test_invalid_solution_options(local: Local) -> None:
     solution = local.solution(group)
     with pytest.raises(invalid, match="semantic-similarity recipe only"):
         local.client.update_solution(solutionArn=solution, performIncrementalUpdate=True)
+
+
+def test_automatic_training_starts_soon_and_then_by_its_schedule(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(solution_versions, "SOON_SECONDS", 0.3)
+    group, _ = local.imported(taste_rows())
+    schedule: Any = {"autoTrainingConfig": {"schedulingExpression": "rate(2 days)"}}
+    made = local.solution(
+        group, "aws-popularity-count", performAutoTraining=True, solutionConfig=schedule
+    )
+    while "latestSolutionVersion" not in (solution := local.describe(made)):
+        time.sleep(0.01)
+    assert solution["latestSolutionVersion"]["trainingType"] == "AUTOMATIC"
+    first = local.active(solution["latestSolutionVersion"]["solutionVersionArn"])
+    version = local.describe(first)
+    assert (version["trainingType"], version["trainingMode"]) == ("AUTOMATIC", "FULL")
+    assert "name" not in version
+
+    def versions() -> int:
+        listed = local.client.list_solution_versions(solutionArn=made)
+        return len(listed["solutionVersions"])
+
+    now = time.time()
+    for days, expected in ((1.9, 1), (2.1, 2), (2.2, 2)):
+        monkeypatch.setattr(time, "time", lambda days=days: now + days * 86_400)
+        assert versions() == expected
+    local.client.update_solution(solutionArn=made, performAutoTraining=False)
+    monkeypatch.setattr(time, "time", lambda: now + 9 * 86_400)
+    local.active(made)
+    assert versions() == 2
+
+
+def test_a_version_by_the_client_is_the_first(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_LOOK_SECONDS", 0.0)
+    group, _ = local.imported(taste_rows())
+    solution = local.solution(group, "aws-popularity-count", performAutoTraining=True)
+    local.active(local.version(solution))
+    now = time.time()
+    for days, expected in ((0.1, 1), (6.9, 1), (7.2, 2)):
+        monkeypatch.setattr(time, "time", lambda days=days: now + days * 86_400)
+        listed = local.client.list_solution_versions(solutionArn=solution)
+        assert len(listed["solutionVersions"]) == expected
+
+
+def test_a_dataset_is_updating_while_its_schema_is_replaced(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, schemas = local.client, {}
+    for name, numbers in (("old", []), ("new", ["YEAR"])):
+        text = items_schema(created=False, categories=["GENRE"], numbers=numbers)
+        schemas[name] = client.create_schema(name=name, schema=text)["schemaArn"]
+    made = client.create_dataset(
+        name="items", schemaArn=schemas["old"], datasetGroupArn=local.group(), datasetType="Items"
+    )
+    dataset = local.active(made["datasetArn"])
+    seen: list[str | None] = []
+    save = Records.save
+
+    def record(records: Records, resource: Resource) -> None:
+        seen.append(resource.status)
+        save(records, resource)
+
+    monkeypatch.setattr(Records, "save", record)
+    client.update_dataset(datasetArn=dataset, schemaArn=schemas["new"])
+    local.wait(dataset)
+    assert seen == ["UPDATE PENDING", "UPDATE IN_PROGRESS", "ACTIVE"]
+    assert local.describe(dataset)["latestDatasetUpdate"]["status"] == "ACTIVE"

@@ -6,6 +6,7 @@ The wire format is AWS JSON 1.1, as the service model's metadata says (protocol,
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -29,10 +30,15 @@ from batchrec_dagster.local_personalize.errors import (
 from batchrec_dagster.local_personalize.jobs.job import logger
 from batchrec_dagster.local_personalize.jobs.worker import Pace, Worker
 from batchrec_dagster.local_personalize.operations.registry import KINDS, OPERATIONS, READS
+from batchrec_dagster.local_personalize.operations.solution_versions import (
+    due_solutions,
+    train_due_solutions,
+)
 from batchrec_dagster.storage.object_store import ObjectStore
 
 CONTENT_TYPE = "application/x-amz-json-1.1"
 TARGET_PREFIX = "AmazonPersonalize"
+_LOOK_SECONDS = 1.0  # between looks at whether an automatic training is due
 
 Service = Callable[[str, dict[str, Any]], dict[str, Any]]
 
@@ -102,6 +108,7 @@ class LocalPersonalize:
         self._quotas = quotas or Quotas()
         self._catalog = Catalog(folders.catalog)
         self._worker = Worker(self._catalog, folders, store, KINDS, pace or Pace())
+        self._next_look = 0.0
         self._worker.wake()  # resume the jobs of earlier processes
 
     def call(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +117,7 @@ class LocalPersonalize:
             raise UnknownOperationError(f"Amazon Personalize has no operation {operation!r}.")
         if operation not in OPERATIONS:
             raise InvalidInputError(refusal(operation))
+        self._train_when_due()
         shape = input_shape(operation)
         check_request(params, shape)
         given = prune(params, shape)
@@ -119,6 +127,17 @@ class LocalPersonalize:
             answer = OPERATIONS[operation](call)
         self._worker.wake()
         return answer
+
+    def _train_when_due(self) -> None:
+        """Start automatic trainings, at the first request after they are due."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK_SECONDS
+        with self._catalog.reading() as records:
+            due = due_solutions(records)
+        if due:
+            with self._catalog.writing() as records:
+                train_due_solutions(records)
 
     def close(self) -> None:
         """Stop running jobs, for another process to resume."""

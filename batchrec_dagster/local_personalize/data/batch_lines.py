@@ -91,6 +91,8 @@ def parse(line: bytes | None, recipe: Recipe) -> Request:
     if line is None:
         return Request({}, f"User error: The line is longer than {MAX_LINE_BYTES} bytes")
     echo = _echo(line)
+    if echo is not None:
+        echo |= {name: _as_text(echo[name]) for name in recipe.input_fields if name in echo}
     if echo is None or not all(
         _is_valid_field(name, echo.get(name)) for name in recipe.input_fields
     ):
@@ -121,6 +123,13 @@ def _is_valid_field(name: str, value: Any) -> bool:
     if name == ITEM_LIST:
         return isinstance(value, list) and bool(value) and all(map(_is_text, value))
     return _is_text(value)
+
+
+def _as_text(value: Any) -> Any:
+    """An id, or a list of ids, as text: programs write some as numbers. Others unchanged."""
+    if isinstance(value, list):
+        return [_as_text(entry) if isinstance(entry, int) else entry for entry in value]
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _is_text(value: Any) -> bool:

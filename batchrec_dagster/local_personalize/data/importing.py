@@ -49,17 +49,25 @@ def import_files(sources: Sequence[Source], schema: Schema, target: Path) -> int
             f" {MIN_INTERACTIONS} for an import."
         )
     pl.concat([frame for frame, _ in frames]).sink_parquet(target)
-    if schema.field(EVENT_TYPE) and not _has_event_type(target):
-        raise JobFailedError(
-            "All values in the event_type column are either reserved keywords or null"
-        )
+    if schema.field(EVENT_TYPE):
+        _check_event_types(target, schema)
     return rows
 
 
-def _has_event_type(target: Path) -> bool:
+def _check_event_types(target: Path, schema: Schema) -> None:
     event_type = pl.col(EVENT_TYPE)
-    any_type = pl.scan_parquet(target).select(event_type.is_not_null().any()).collect()
-    return bool(any_type.item())
+    types = pl.scan_parquet(target).select(event_type.drop_nulls().n_unique()).collect().item()
+    if not types:
+        raise JobFailedError(
+            "All values in the event_type column are either reserved keywords or null"
+        )
+    columns = schemas.optional_columns(schema)
+    if types + len(columns) > schemas.MAX_EVENT_TYPES:
+        raise JobFailedError(
+            f"Create failed. The data has {types} event types and the schema {len(columns)}"
+            f" optional columns ({', '.join(columns)}); {schemas.MAX_EVENT_TYPES} at most are"
+            " allowed together."
+        )
 
 
 def _check(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
@@ -71,11 +79,12 @@ def _check(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
         schema=dict.fromkeys(columns, pl.String()),
         glob=False,
         raise_if_empty=False,
+        missing_columns="insert",  # the first row may be short, as any other
     )
     wrong = [
         check.alias(field.name)
         for field in schema.fields
-        if (check := _invalid_rows(field)) is not None
+        if (check := _invalid_rows(field, schema)) is not None
     ]
     try:
         counts = text.select(pl.len().alias(" rows"), *(w.any() for w in wrong)).collect(
@@ -122,7 +131,7 @@ def _parse(field: Field) -> pl.Expr:
     return cell.cast(_TYPES[field.type], strict=False)
 
 
-def _cell_checks(field: Field) -> Iterator[tuple[str, pl.Expr]]:
+def _cell_checks(field: Field, schema: Schema) -> Iterator[tuple[str, pl.Expr]]:
     """Error messages for a cell of this field, and an expression for the rows of each."""
     cell, name = pl.col(field.name), field.name
     if not field.nullable:
@@ -137,26 +146,30 @@ def _cell_checks(field: Field) -> Iterator[tuple[str, pl.Expr]]:
     elif name in (USER_ID, ITEM_ID):
         too_long = f"{name} is longer than {MAX_ID_LENGTH} characters"
         yield too_long, cell.str.len_chars() > MAX_ID_LENGTH
-    elif field.categorical:
+    elif name == schemas.IMPRESSION or field.categorical:
         most = schemas.MAX_CATEGORICAL_LENGTH
         values = cell.str.split("|")
         too_long = f"{name} has a value longer than {most} characters"
         yield too_long, values.list.eval(pl.element().str.len_chars() > most).list.any()
+    elif schema.dataset_type == schemas.ITEMS and not field.textual:
+        most = schemas.MAX_CATEGORICAL_LENGTH
+        yield f"{name} is longer than {most} characters", cell.str.len_chars() > most
 
 
-def _invalid_rows(field: Field) -> pl.Expr | None:
-    checks = [check.fill_null(value=False) for _, check in _cell_checks(field)]
+def _invalid_rows(field: Field, schema: Schema) -> pl.Expr | None:
+    checks = [check.fill_null(value=False) for _, check in _cell_checks(field, schema)]
     return pl.any_horizontal(checks) if checks else None
 
 
 def _first_invalid_cell(source: Source, schema: Schema, text: pl.LazyFrame) -> str:
-    wrong = [check for field in schema.fields if (check := _invalid_rows(field)) is not None]
+    checks = (_invalid_rows(field, schema) for field in schema.fields)
+    wrong = [check for check in checks if check is not None]
     row = text.with_row_index(" row").filter(pl.any_horizontal(wrong)).head(1).collect()
     index: int = row.item(0, " row")
     breaks = pl.sum_horizontal(pl.all().str.count_matches("\n", literal=True).fill_null(0).sum())
     line = 2 + index + int(text.head(index).select(breaks).collect().item())
     for field in schema.fields:
-        for reason, check in _cell_checks(field):
+        for reason, check in _cell_checks(field, schema):
             if row.select(check.fill_null(value=False)).item():
                 value = row.item(0, field.name)
                 actual = "" if not value else f", but it is {value[:80]!r}"

@@ -21,6 +21,9 @@ from batchrec_dagster.local_personalize.catalog.catalog import (
     DELETE_IN_PROGRESS,
     DELETE_PENDING,
     DELETING,
+    UPDATE_IN_PROGRESS,
+    UPDATE_PENDING,
+    UPDATING,
     Records,
     Resource,
 )
@@ -60,14 +63,18 @@ def is_deleting(resource: Resource) -> bool:
 
 
 def start_update(resource: Resource, member: str, change: dict[str, object]) -> Resource:
-    """An ACTIVE resource with a pending update, which Describe shows under `member`."""
+    """An ACTIVE resource with a pending update, which Describe shows under `member`.
+
+    A solution stays ACTIVE; the status of a dataset is UPDATE PENDING, as AWS's samples record it.
+    """
     now = time.time()
     update = change | {
         "status": CREATE_PENDING,
         "creationDateTime": now,
         "lastUpdatedDateTime": now,
     }
-    return replace(resource.with_status(resource.status, **{member: update}), unfinished=True)
+    status = UPDATE_PENDING if resource.kind == "Dataset" else resource.status
+    return replace(resource.with_status(status, **{member: update}), unfinished=True)
 
 
 def start(resource: Resource) -> Resource:
@@ -76,7 +83,9 @@ def start(resource: Resource) -> Resource:
         return resource.with_status(CREATE_IN_PROGRESS)
     if resource.status == DELETE_PENDING and resource.kind != "DatasetGroup":
         return resource.with_status(DELETE_IN_PROGRESS)
-    if resource.status == ACTIVE:
+    if resource.status in UPDATING:
+        resource = resource.with_status(UPDATE_IN_PROGRESS)
+    if resource.status in (ACTIVE, UPDATE_IN_PROGRESS):
         return replace(_set_update_status(resource, CREATE_IN_PROGRESS), unfinished=True)
     return resource
 
@@ -86,7 +95,7 @@ def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
 
     Bad data gives a failed outcome, not an exception. Raises ClosingError.
     """
-    if job.resource.status == ACTIVE:
+    if job.resource.status in (ACTIVE, *UPDATING):
         return Outcome(_finish_update)
     try:
         if job.resource.status == CREATE_STOPPING:
@@ -150,7 +159,7 @@ def _fail(reason: str) -> Outcome:
 
 
 def _finish_update(records: Records, resource: Resource) -> Resource:
-    return _set_update_status(resource, ACTIVE)
+    return _set_update_status(resource.with_status(ACTIVE), ACTIVE)
 
 
 def _set_update_status(resource: Resource, status: str) -> Resource:

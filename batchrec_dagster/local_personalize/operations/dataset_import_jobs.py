@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from batchrec_dagster.local_personalize.catalog.catalog import Records
+from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
 from batchrec_dagster.local_personalize.catalog.home import remove
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
 from batchrec_dagster.local_personalize.data.datasets import (
@@ -33,6 +33,10 @@ def _create(call: Call) -> Draft:
     if location is None:
         raise InvalidInputError("dataSource.dataLocation is required.")
     check_location(location)
+    if params.get("importMode") == INCREMENTAL and not _has_full_import(call, dataset):
+        raise InvalidInputError(
+            f"{dataset.arn} has no data yet: the first import must have importMode {FULL}."
+        )
     body = {
         "jobName": params["jobName"],
         "datasetArn": dataset.arn,
@@ -42,6 +46,14 @@ def _create(call: Call) -> Draft:
         "publishAttributionMetricsToS3": params.get("publishAttributionMetricsToS3"),
     }
     return Draft(f"dataset-import-job/{params['jobName']}", dataset.arn, body)
+
+
+def _has_full_import(call: Call, dataset: Resource) -> bool:
+    """Whether the dataset has data, or a FULL import that may bring some."""
+    jobs = call.records.children("DatasetImportJob", dataset.arn)
+    return bool(dataset.state["files"]) or any(
+        job.unfinished and job.body["importMode"] == FULL for job in jobs
+    )
 
 
 def _perform(job: Job) -> JobResult:

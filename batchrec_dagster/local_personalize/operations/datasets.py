@@ -117,9 +117,21 @@ def _check_delete_dataset(call: Call, dataset: Resource) -> None:
     if any(job.unfinished for job in records.children("DatasetImportJob", dataset.arn)):
         raise InUseError(f"{dataset.arn} has an import job that is not finished.")
     group = dataset.body["datasetGroupArn"]
+    if filters := records.children("Filter", group):
+        raise InUseError(f"{group} still has filters: delete them first, such as {filters[0].arn}.")
     for solution in records.children("Solution", group):
-        if any(v.status in CREATING for v in records.children("SolutionVersion", solution.arn)):
-            raise InUseError(f"A version of {solution.arn} is being trained on {dataset.arn}.")
+        for version in records.children("SolutionVersion", solution.arn):
+            if version.status in CREATING:
+                raise InUseError(f"A version of {solution.arn} is being trained on {dataset.arn}.")
+            for kind in ("BatchInferenceJob", "BatchSegmentJob"):
+                if any(job.unfinished for job in records.children(kind, version.arn)):
+                    raise InUseError(f"A job that uses {version.arn} is not finished.")
+
+
+def _delete_import_jobs(records: Records, dataset: Resource) -> None:
+    """Their names are free again, for the next dataset of the group."""
+    for job in records.children("DatasetImportJob", dataset.arn):
+        records.remove(job.arn)
 
 
 def _dataset_files(records: Records, dataset: Resource) -> list[str]:
@@ -206,6 +218,7 @@ DATASET = Kind(
     parent="datasetGroupArn",
     check_delete=_check_delete_dataset,
     files=_dataset_files,
+    delete_children=_delete_import_jobs,
 )
 
 FILTER = Kind(

@@ -13,9 +13,17 @@ from batchrec_dagster.local_personalize.learning.hpo import (
     Search,
     search_ranges,
 )
-from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, training_parameters
+from batchrec_dagster.local_personalize.recipes import (
+    PERSONALIZED_RANKING,
+    RECIPES,
+    USER_PERSONALIZATION,
+    Recipe,
+    training_parameters,
+)
 from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hyperparameters
+from batchrec_dagster.personalize.schemas import Schema
 
+MIN_DAYS, MAX_DAYS = 1, 30  # of AutoTrainingConfig.schedulingExpression
 MAX_PARALLEL_JOBS = 10  # HPOResourceConfig.maxParallelTrainingJobs
 
 
@@ -87,11 +95,48 @@ def check_solution(recipe: Recipe, params: Mapping[str, Any]) -> None:
     if params.get("performHPO"):
         check_hpo(recipe, config)
     check_incremental(params)
+    check_schedule(config)
     threshold = config.get("eventValueThreshold")
     if threshold is not None and not _is_number(threshold):
         raise InvalidInputError("eventValueThreshold must be a number.")
     if "eventsConfig" in config:
         _check_events(recipe, params)
+
+
+def check_schedule(config: Mapping[str, Any]) -> None:
+    """Raise InvalidInputError for a schedulingExpression that is not of 1 to 30 days."""
+    text = config.get("autoTrainingConfig", {}).get("schedulingExpression")
+    if text is not None and not MIN_DAYS <= schedule_days(text) <= MAX_DAYS:
+        raise InvalidInputError(
+            f"schedulingExpression must be rate(N days), N from {MIN_DAYS} to {MAX_DAYS}, not"
+            f" {text}."
+        )
+
+
+def schedule_days(expression: str) -> int:
+    """The days of a schedulingExpression, which matches the service model's pattern."""
+    return int("".join(filter(str.isdigit, expression)))
+
+
+def check_objective(recipe: Recipe, config: Mapping[str, Any], items: Schema | None) -> None:
+    """Raise InvalidInputError for an objective on no numeric column of the Items dataset.
+
+    Source: developer guide, "Optimizing a solution for an additional objective".
+    """
+    name = config.get("optimizationObjective", {}).get("itemAttribute")
+    if name is None:
+        return
+    if recipe.type not in (USER_PERSONALIZATION, PERSONALIZED_RANKING):
+        raise InvalidInputError(f"{recipe.name} has no optimizationObjective.")
+    field = items.field(name) if items else None
+    if field is None:
+        raise InvalidInputError(
+            f"optimizationObjective: there is no Items dataset with a column {name}."
+        )
+    if field.type in ("string", "boolean") or field.nullable:
+        raise InvalidInputError(
+            f"optimizationObjective: the column {name} must be a number that is never null."
+        )
 
 
 def check_incremental(params: Mapping[str, Any]) -> None:

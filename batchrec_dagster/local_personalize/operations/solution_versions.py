@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     TrainingError,
 )
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of
-from batchrec_dagster.local_personalize.operations.solution_config import hpo_search
+from batchrec_dagster.local_personalize.operations.solution_config import hpo_search, schedule_days
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, train, training_parameters
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.datasets import (
@@ -162,18 +163,86 @@ def _create(call: Call) -> Draft:
     dataset = _active_dataset(call.records, group_arn, schemas.INTERACTIONS)
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
         _active_dataset(call.records, group_arn, schemas.ITEMS)
-    body = {
+    body = _body(solution, mode, "MANUAL") | {"name": params.get("name")}
+    state = {"dataset": dataset.arn, "previous": previous and previous.state["model"]}
+    version = f"solution/{solution.body['name']}/{_new_id()}"
+    return Draft(version, solution.arn, body, state)
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:8]
+
+
+def _body(solution: Resource, mode: str, training_type: str) -> dict[str, Any]:
+    return {
         "solutionConfig": {},
         **{member: solution.body[member] for member in _INHERITED if member in solution.body},
-        "name": params.get("name"),
         "solutionArn": solution.arn,
-        "datasetGroupArn": group_arn,
+        "datasetGroupArn": solution.body["datasetGroupArn"],
         "trainingMode": mode,
-        "trainingType": "MANUAL",
+        "trainingType": training_type,
     }
-    state = {"dataset": dataset.arn, "previous": previous and previous.state["model"]}
-    version = f"solution/{solution.body['name']}/{uuid.uuid4().hex[:8]}"
-    return Draft(version, solution.arn, body, state)
+
+
+# How soon a new solution is trained automatically; within an hour on AWS. A client that trains it
+# itself has created a version by then, which AWS takes for the first automatic one, too.
+SOON_SECONDS = 5.0
+_DAY_SECONDS = 86_400.0
+_DEFAULT_SCHEDULE = "rate(7 days)"
+NEXT_TRAINING = "next_training"  # in a solution's state: the time in epoch seconds
+
+
+def first_training() -> dict[str, Any]:
+    """The state of a new solution that is trained automatically, unless it is trained by then."""
+    return {NEXT_TRAINING: time.time() + SOON_SECONDS, "first_training": True}
+
+
+def schedule_training(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a solution that is next trained by its schedulingExpression from now on."""
+    auto = config.get("autoTrainingConfig", {})
+    days = schedule_days(auto.get("schedulingExpression", _DEFAULT_SCHEDULE))
+    return {NEXT_TRAINING: time.time() + days * _DAY_SECONDS, "first_training": False}
+
+
+def due_solutions(records: Records) -> list[Resource]:
+    """The solutions whose next automatic training is due and can start."""
+    now = time.time()
+    return [
+        solution
+        for solution in records.in_all_regions("Solution")
+        if solution.body["performAutoTraining"]
+        and solution.status == ACTIVE
+        and solution.state.get(NEXT_TRAINING, now + 1) <= now
+        and _trainable(records, solution)
+    ]
+
+
+def _trainable(records: Records, solution: Resource) -> bool:
+    dataset = dataset_of(records, solution.body["datasetGroupArn"], schemas.INTERACTIONS)
+    return dataset is not None and dataset.status == ACTIVE and bool(dataset.state["files"])
+
+
+def train_due_solutions(records: Records) -> None:
+    """Add a version for each due solution; not a first one if a client has added one."""
+    for solution in due_solutions(records):
+        versions = records.children("SolutionVersion", solution.arn)
+        if not (versions and solution.state["first_training"]):
+            dataset = dataset_of(records, solution.body["datasetGroupArn"], schemas.INTERACTIONS)
+            assert dataset is not None  # due_solutions checks it
+            records.add(
+                Resource(
+                    arn=f"{solution.arn}/{_new_id()}",
+                    region=solution.region,
+                    kind="SolutionVersion",
+                    parent=solution.arn,
+                    status=CREATE_PENDING,
+                    unfinished=True,
+                    body=_body(solution, FULL, "AUTOMATIC"),
+                    state={"dataset": dataset.arn, "previous": None},
+                )
+            )
+        later = schedule_training(solution.body.get("solutionConfig", {}))
+        records.save(replace(solution, state=solution.state | later))
 
 
 def _latest_active(recipe: Recipe, earlier: Sequence[Resource]) -> Resource:
@@ -242,9 +311,13 @@ def stop(call: Call) -> dict[str, Any]:
 
 
 def metrics(call: Call) -> dict[str, Any]:
-    """GetSolutionMetrics. Raises NotFoundError, InUseError until the version is ACTIVE."""
+    """GetSolutionMetrics. Raises NotFoundError, InUseError until the version is ACTIVE.
+
+    AWS's samples show four decimals.
+    """
     version = call.get_active("SolutionVersion", call.params["solutionVersionArn"])
-    return {"solutionVersionArn": version.arn, "metrics": version.state["metrics"]}
+    metrics = {name: round(value, 4) for name, value in version.state["metrics"].items()}
+    return {"solutionVersionArn": version.arn, "metrics": metrics}
 
 
 def find_version(records: Records, arn: str) -> Resource:

@@ -10,13 +10,21 @@ from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobRes
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
 from batchrec_dagster.local_personalize.jobs.job import Job, logger
 from batchrec_dagster.local_personalize.jobs.lifecycle import start_update
+from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
 from batchrec_dagster.local_personalize.operations.solution_config import (
     check_incremental,
+    check_objective,
+    check_schedule,
     check_solution,
     ignored_options,
 )
-from batchrec_dagster.local_personalize.operations.solution_versions import version_files
+from batchrec_dagster.local_personalize.operations.solution_versions import (
+    first_training,
+    schedule_training,
+    version_files,
+)
 from batchrec_dagster.local_personalize.recipes import get_recipe
+from batchrec_dagster.personalize.schemas import ITEMS
 
 _OPTIONS = ("performIncrementalUpdate", "eventType", "solutionConfig")
 
@@ -30,6 +38,9 @@ def _create(call: Call) -> Draft:
     recipe = get_recipe(params["recipeArn"])
     group = call.get_active("DatasetGroup", params["datasetGroupArn"])
     check_solution(recipe, params)
+    items = dataset_of(call.records, group.arn, ITEMS)
+    schema = schema_of(call.records, items) if items else None
+    check_objective(recipe, params.get("solutionConfig", {}), schema)
     body = {
         "name": params["name"],
         "performHPO": params.get("performHPO", False),
@@ -39,15 +50,16 @@ def _create(call: Call) -> Draft:
         "datasetGroupArn": group.arn,
         **{option: params[option] for option in _OPTIONS if option in params},
     }
-    return Draft(f"solution/{params['name']}", group.arn, body)
+    state = first_training() if body["performAutoTraining"] else {}
+    return Draft(f"solution/{params['name']}", group.arn, body, state)
 
 
 def _perform(job: Job) -> JobResult:
     body = job.resource.body
     if body["performAutoTraining"]:
         logger.warning(
-            "%s: performAutoTraining is true. On AWS, this trains (and costs) every 7 days; this"
-            " local Personalize trains only on CreateSolutionVersion.",
+            "%s: performAutoTraining is true. It is trained soon and then every 7 days, or by its"
+            " schedulingExpression; on AWS this costs.",
             job.resource.arn,
         )
     if ignored := ignored_options(body):
@@ -91,11 +103,12 @@ def _latest_version(records: Records, solution: Resource) -> dict[str, Any]:
 
 
 def update(call: Call) -> dict[str, Any]:
-    """UpdateSolution: store whether to train automatically, which has no effect locally."""
+    """UpdateSolution: whether to train automatically, and how often from now on."""
     solution = call.get_active("Solution", call.params["solutionArn"])
     if solution.unfinished:
         raise InUseError(f"{solution.arn} is being updated.")
     check_incremental(call.params)
+    check_schedule(call.params.get("solutionUpdateConfig", {}))
     members = ("performAutoTraining", "performIncrementalUpdate", "solutionUpdateConfig")
     change = {member: call.params[member] for member in members if member in call.params}
     if not change:
@@ -105,6 +118,7 @@ def update(call: Call) -> dict[str, Any]:
     config = {**changed.body.get("solutionConfig", {}), **change.get("solutionUpdateConfig", {})}
     if config:
         changed.body["solutionConfig"] = config
+    changed.state.update(schedule_training(config))
     call.records.save(changed)
     return {"solutionArn": solution.arn}
 
