@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batchrec_dagster.local_personalize.api.archive import import_home
 from batchrec_dagster.local_personalize.api.client import LocalPersonalize, Quotas, client_for
 from batchrec_dagster.storage.object_store import ObjectStore
 
@@ -39,14 +40,22 @@ class StartedPersonalize:
     """A local Personalize in a folder, and its bucket.
 
     `client` is a boto3 `personalize` client, `bucket` the bucket's name, `role_arn` a role for
-    requests, `store` the storage as an ObjectStore.
+    requests, `store` the storage as an ObjectStore. `start_from` is a file that `batchrec
+    local-personalize --export` wrote, to start from a trained state.
     """
 
     role_arn = "arn:aws:iam::000000000000:role/personalize"
 
     def __init__(
-        self, folder: Path, *, bucket: str = "test-bucket", quotas: Quotas | None = None
+        self,
+        folder: Path,
+        *,
+        bucket: str = "test-bucket",
+        quotas: Quotas | None = None,
+        start_from: Path | None = None,
     ) -> None:
+        if start_from:
+            import_home(start_from, folder / "home")
         self.bucket = bucket
         self.store = ObjectStore(folders={bucket: folder / "storage"})
         self._service = LocalPersonalize(folder / "home", self.store, region=_REGION, quotas=quotas)

@@ -35,6 +35,22 @@ def _matching(pattern: str, meaning: str) -> Callable[..., str]:
     return check
 
 
+def _move_home(home: Path, export_to: Path | None, import_from: Path | None) -> None:
+    from batchrec_dagster.local_personalize.api.archive import (
+        ArchiveError,
+        export_home,
+        import_home,
+    )
+
+    try:
+        if import_from:
+            import_home(import_from, home)
+        if export_to:
+            export_home(home, export_to)
+    except ArchiveError as error:
+        raise click.ClickException(str(error)) from None
+
+
 def _show_support(context: click.Context, parameter: click.Parameter, requested: bool) -> None:
     if requested:
         from batchrec_dagster.local_personalize.api.supported import markdown
@@ -116,6 +132,18 @@ def _show_support(context: click.Context, parameter: click.Parameter, requested:
     show_envvar=True,
     help="The key's secret. Prefer the environment variable.",
 )
+@click.option(
+    "--export",
+    "export_to",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write the home to this file, and exit.",
+)
+@click.option(
+    "--import",
+    "import_from",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Make the home from a file that --export wrote, and exit.",
+)
 def local_personalize(
     port: int,
     host: str,
@@ -128,6 +156,8 @@ def local_personalize(
     pace: float,
     access_key_id: str | None,
     secret_access_key: str | None,
+    export_to: Path | None,
+    import_from: Path | None,
 ) -> None:
     """Serve Amazon Personalize's batch API on this machine.
 
@@ -138,7 +168,11 @@ def local_personalize(
       batchrec local-personalize --bucket batchrec-local=.batchrec/storage
       batchrec local-personalize --port 0 --s3-endpoint http://127.0.0.1:8333
       batchrec local-personalize --support > support.md
+      batchrec local-personalize --home trained --export trained.tar
     """
+    if export_to or import_from:
+        _move_home(home, export_to, import_from)
+        return
     # Imported here so that --help need not wait for them.
     import boto3
 

@@ -171,6 +171,10 @@ class Records:
         """
         newest = self._db.execute("SELECT created FROM resources ORDER BY seq DESC LIMIT 1")
         now = max([time.time(), *(created for (created,) in newest)])
+        self.restore(replace(resource, created=now, updated=now))
+
+    def restore(self, resource: Resource) -> None:
+        """Insert a resource as it was, with its times; sets `seq`. The ARN must be free."""
         self._db.execute(
             "INSERT INTO resources (arn, region, kind, parent, status, unfinished, owner,"
             " created, updated, body, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -182,8 +186,8 @@ class Records:
                 resource.status,
                 resource.unfinished,
                 resource.owner,
-                now,
-                now,
+                resource.created,
+                resource.updated,
                 json.dumps(resource.body),
                 json.dumps(resource.state),
             ),
