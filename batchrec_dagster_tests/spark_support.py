@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 from pyspark.sql import SparkSession
 
+from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
@@ -19,6 +20,7 @@ from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.job import local_session
 from batchrec_dagster.preparation.spark.prepare import prepare
 from batchrec_dagster.preparation.spark.task import SourceFile, Task
+from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster_tests.support import last_times
 
 LOG = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Outcome:
     unit: str = ""
     examples: tuple[str, ...] = ()
     error: str = ""
+    event_types: int = 0
 
 
 def on_this_machine(files: Sequence[Path], layout: Layout, rules: Rules) -> Outcome:
@@ -68,6 +71,7 @@ def on_this_machine(files: Sequence[Path], layout: Layout, rules: Rules) -> Outc
             dict(done.left_out),
             done.timestamp_unit,
             tuple(done.bad_row_examples),
+            event_types=count_rows(scan_interactions(target)).event_types,
         )
 
 
@@ -93,4 +97,5 @@ def on_spark(spark: SparkSession, files: Sequence[Path], layout: Layout, rules: 
             dict(done.left_out),
             done.timestamp_unit,
             tuple(done.bad_row_examples),
+            event_types=done.event_types,
         )

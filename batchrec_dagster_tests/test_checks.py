@@ -93,6 +93,14 @@ def test_every_user_answered() -> None:
     assert not checks.every_user_answered(USERS, pl.Series(["a", "b", "c", "a"])).passed
 
 
+def test_few_event_types() -> None:
+    assert checks.few_event_types(0).passed
+    assert checks.few_event_types(10).passed
+    many = checks.few_event_types(11)
+    assert many.blocks
+    assert many.found.startswith("11 event types; Personalize takes at most 10")
+
+
 def test_no_failed_lines() -> None:
     assert checks.no_failed_lines(0, 2, None).passed
     failed = checks.no_failed_lines(1, 2, ("b", "User error"))

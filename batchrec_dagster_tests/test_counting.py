@@ -12,23 +12,34 @@ from hypothesis import strategies as st
 from batchrec_dagster.preparation import users as module
 from batchrec_dagster.preparation.users import Counts, count_rows
 
-rows = st.tuples(st.sampled_from(["1", "2", "é", "4"]), st.sampled_from("abc"), st.integers(0, 99))
+rows = st.tuples(
+    st.sampled_from(["1", "2", "é", "4"]),
+    st.sampled_from("abc"),
+    st.integers(0, 99),
+    st.sampled_from(["view", "buy"]),
+)
 
 
 @settings(deadline=None)
 @given(rows=st.lists(rows, max_size=40), piece=st.integers(1, 5))
-def test_counts(rows: list[tuple[str, str, int]], piece: int) -> None:
-    schema = {"USER_ID": pl.String, "ITEM_ID": pl.String, "TIMESTAMP": pl.Int64}
+def test_counts(rows: list[tuple[str, str, int, str]], piece: int) -> None:
+    schema = {
+        "USER_ID": pl.String,
+        "ITEM_ID": pl.String,
+        "TIMESTAMP": pl.Int64,
+        "EVENT_TYPE": pl.String,
+    }
     frame = pl.LazyFrame(rows, schema=schema, orient="row")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PIECE", piece)
         found = count_rows(frame)
-    users, times = Counter(user for user, _, _ in rows), [time for _, _, time in rows]
+    users, times = Counter(row[0] for row in rows), [row[2] for row in rows]
     assert found == Counts(
         rows=len(rows),
         users=len(users),
         users_with_two=sum(each > 1 for each in users.values()),
-        items=len({item for _, item, _ in rows}),
+        items=len({row[1] for row in rows}),
         earliest=min(times, default=None),
         latest=max(times, default=None),
+        event_types=len({row[3] for row in rows}),
     )

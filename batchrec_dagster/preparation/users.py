@@ -11,7 +11,7 @@ import polars as pl
 
 from batchrec_dagster.personalize.batch_files import MAX_INPUT_BYTES, USER_FIELD
 from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.layout import Column, PreparationError, recognise
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
@@ -124,7 +124,8 @@ def _check(table: Table, rows: pl.LazyFrame) -> None:
 @dataclass(frozen=True)
 class Counts:
     """Rows; users, those of them with two interactions or more, and items; the first and the last
-    time, in epoch seconds, None where there are no rows."""
+    time, in epoch seconds, None where there are no rows; the kinds of event, 0 without the column.
+    """
 
     rows: int
     users: int
@@ -132,21 +133,27 @@ class Counts:
     items: int
     earliest: int | None
     latest: int | None
+    event_types: int = 0
 
 
 def count_rows(interactions: pl.LazyFrame) -> Counts:
     """Polars' own streaming group_by, of as many users as there may be, takes three times the
     memory."""
     users, items, times = _Tally(USER_ID), _Tally(ITEM_ID), list[int]()
+    columns = interactions.collect_schema().names()
+    kinds = _Tally(EVENT_TYPE) if EVENT_TYPE in columns else None
 
     def take(part: pl.DataFrame) -> None:
         users.add(part)
         items.add(part)
+        if kinds is not None:
+            kinds.add(part)
         if part.height:
             time = pl.col(TIMESTAMP)
             times.extend(part.select(time.min().alias("first"), time.max().alias("last")).row(0))
 
-    interactions.select(USER_ID, ITEM_ID, TIMESTAMP).sink_batches(take, chunk_size=PIECE)
+    wanted = [USER_ID, ITEM_ID, TIMESTAMP, *([EVENT_TYPE] if kinds is not None else [])]
+    interactions.select(wanted).sink_batches(take, chunk_size=PIECE)
     lengths = users.lengths()
     return Counts(
         rows=int(lengths.sum()),
@@ -155,6 +162,7 @@ def count_rows(interactions: pl.LazyFrame) -> Counts:
         items=len(items.lengths()),
         earliest=min(times, default=None),
         latest=max(times, default=None),
+        event_types=0 if kinds is None else len(kinds.lengths()),
     )
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 
 from batchrec_dagster.personalize.datasets import (
+    MAX_EVENT_TYPES,
     MIN_INTERACTIONS,
     MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
     MIN_USERS_WITH_TWO_INTERACTIONS,
@@ -75,6 +76,18 @@ def enough_interactions(rows: int, users: int, with_two: int) -> Checked:
         found,
         numbers={"interactions": rows, "users": users, "users_with_two_or_more": with_two},
     )
+
+
+def few_event_types(count: int) -> Checked:
+    """Whether there are as few distinct event types as Personalize allows; 0: no such column."""
+    passed = count <= MAX_EVENT_TYPES
+    found = f"{count:,} event types"
+    if not passed:
+        found += (
+            f"; Personalize takes at most {MAX_EVENT_TYPES}. Keep fewer with interactions.filter,"
+            " or leave out ratings.columns.event_type"
+        )
+    return Checked("few_event_types", passed, found, {"event_types": count})
 
 
 def timestamps_plausible(first: int | None, last: int | None, unit: str, now: datetime) -> Checked:
@@ -169,7 +182,7 @@ def lists_full(
             found += ", or recommendations.filter excludes most of it"
     if padding:
         found += f"; {padding:,} items without a score are popular ones that Personalize added"
-    numbers = {"users": users, "full": full, "padding": padding}
+    numbers: dict[str, int | float] = {"users": users, "full": full, "padding": padding}
     return Checked("lists_full", full == users, found, numbers)
 
 

@@ -23,7 +23,12 @@ from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
 from batchrec_dagster.preparation.users import count_rows
-from batchrec_dagster.steps.checks import Checked, enough_interactions, timestamps_plausible
+from batchrec_dagster.steps.checks import (
+    Checked,
+    enough_interactions,
+    few_event_types,
+    timestamps_plausible,
+)
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.raw_inspection import open_first_file, s3_uris
 from batchrec_dagster.steps.spark_jobs import SparkEngine, spark_engine
@@ -120,6 +125,7 @@ def _prepare_here(
             timestamps_plausible(
                 counts.earliest, counts.latest, result.timestamp_unit, datetime.now(UTC)
             ),
+            few_event_types(counts.event_types),
         ),
         job=job,
     )
@@ -148,6 +154,7 @@ def _prepare_on_aws(
     checks = (
         enough_interactions(done.rows_kept, done.users, done.users_with_two),
         timestamps_plausible(done.earliest, done.latest, done.timestamp_unit, datetime.now(UTC)),
+        few_event_types(done.event_types),
     )
     sample = _first_rows(task.destination, storage)
     if any(check.blocks for check in checks):

@@ -73,6 +73,7 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
             pipeline.name,
             enough_interactions="There are as many interactions and users as Personalize needs.",
             timestamps_plausible="The timestamps are between 1980 and now, in seconds.",
+            few_event_types="There are as few event types as Personalize allows.",
         ),
     )
     def interactions(

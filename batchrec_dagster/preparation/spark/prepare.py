@@ -163,6 +163,7 @@ def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger)
         bad_row_examples=examples,
         timestamp_unit=unit,
         sha256=sha256,
+        event_types=kept.select("event_type").distinct().count() if rules.event_type else 0,
         **_numbers(each),
     )
 

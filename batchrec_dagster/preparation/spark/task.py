@@ -64,6 +64,7 @@ class Done:
     earliest: int | None
     latest: int | None
     sha256: str
+    event_types: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
