@@ -1,17 +1,31 @@
 """Loads the declared pipelines; each error is one line with file, line and key."""
 
 import difflib
+import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
+from typing import Any
 
 import dagster as dg
 import yaml
+from dagster.components.core.context import ComponentDeclLoadContext
+from dagster.components.core.decl import (
+    ComponentDecl,
+    DefsFolderDecl,
+    build_filesystem_component_decl_from_context,
+)
+from dagster.components.core.defs_module import (
+    EXPLICITLY_IGNORED_GLOB_PATTERNS,
+    ComponentPath,
+    find_defs_or_component_yaml,
+)
 from pydantic import ValidationError
 
 from batchrec_dagster.config import COMPONENT_TYPE, OLD_COMPONENT_TYPE, Pipeline
 from batchrec_dagster.pipeline.ui import WRITES_TO
+from batchrec_dagster.reporting.markdown import code
 
 # How Dagster gives an error's place: in a validation error, and in a failed template.
 AT = re.compile(r"(?P<path>attributes\S*.*) at (?P<file>.+):\d+$")
@@ -32,16 +46,120 @@ def load_pipelines(folder: Path) -> dg.Definitions:
 
     Raises DeclarationError.
     """
+    return _load(folder, ())
+
+
+def load_valid_pipelines(folder: Path) -> dg.Definitions:
+    """As `load_pipelines`, but a broken defs.yaml stops no other pipeline: an asset named `broken`
+    stands in its place, and a sensor fails with the errors of all such files.
+
+    Raises DeclarationError only for errors that are in no single file.
+    """
+    broken: dict[Path, list[str]] = {}
+    while True:
+        try:
+            loaded = _load(folder, broken)
+        except DeclarationError as error:
+            found = _by_file(folder / "defs", error)
+            if not found.keys() - broken.keys():
+                raise
+            broken |= found
+        else:
+            return dg.Definitions.merge(loaded, _stand_ins(folder / "defs", broken))
+
+
+def _load(folder: Path, without: Collection[Path]) -> dg.Definitions:
+    """The definitions of every defs.yaml but these. Raises DeclarationError."""
     try:
-        loaded = dg.load_from_defs_folder(path_within_project=folder)
+        tree = dg.ComponentTree.for_project(folder)
+        if without:
+            # Dagster takes the declarations from this cache instead of reading them itself.
+            root = ComponentPath.from_path(tree.defs_module_path)
+            context = tree.decl_load_context.for_component_loc(root)
+            tree.state_tracker.set_cache_data(root, component_decl=_declared(context, without))
+        loaded = tree.build_defs()
     except Exception as error:
         lines = [line for cause in _causes(error) for line in _explain(cause)]
-        if not (lines := lines or _of_no_type(folder / "defs")):
+        if not (lines := lines or _of_no_type(folder / "defs", without)):
             raise
         raise DeclarationError("\n".join(lines)) from None
     if lines := _written_twice(loaded):
         raise DeclarationError("\n".join(lines))
     return loaded
+
+
+def _declared(
+    context: ComponentDeclLoadContext, without: Collection[Path]
+) -> ComponentDecl[Any] | None:
+    """What this folder or file declares, as Dagster reads it, without these defs.yaml."""
+    path = context.path
+    if path / "defs.yaml" in without:
+        return None
+    if not path.is_dir() or find_defs_or_component_yaml(path) is not None:
+        return build_filesystem_component_decl_from_context(context)
+    children = {}
+    for child in sorted(path.iterdir()):
+        name = child.relative_to(path)
+        if not any(name.match(pattern) for pattern in EXPLICITLY_IGNORED_GLOB_PATTERNS):
+            loc = ComponentPath.from_path(child)
+            if (declared := _declared(context.for_component_loc(loc), without)) is not None:
+                children[child] = declared
+    return DefsFolderDecl(
+        context=context,
+        loc=ComponentPath.from_path(path),
+        children=children,
+        source_tree=None,
+        component_file_model=None,
+    )
+
+
+def _by_file(defs: Path, error: DeclarationError) -> dict[Path, list[str]]:
+    """The error's lines for each defs.yaml that they are about."""
+    files = list(defs.rglob("defs.yaml"))
+    found: dict[Path, list[str]] = {}
+    for line in str(error).splitlines():
+        for file in files:
+            if line.startswith(f"{file}, line "):
+                found.setdefault(file, []).append(line)
+    return found
+
+
+def _stand_ins(defs: Path, broken: Mapping[Path, Sequence[str]]) -> dg.Definitions:
+    """Assets in place of broken files, and a sensor that fails with their errors."""
+    if not broken:
+        return dg.Definitions()
+    errors = "\n".join(line for lines in broken.values() for line in lines)
+    logging.getLogger("batchrec").error("These pipelines are off until they are fixed:\n%s", errors)
+
+    @dg.sensor(
+        name="broken_pipelines",
+        minimum_interval_seconds=300,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Fails while a defs.yaml is broken. Its jobs, schedule, sensors and alerts are"
+        f" off until it is fixed and the code location reloaded.\n\n{code(errors)}",
+    )
+    def sensor() -> dg.SkipReason:
+        raise dg.Failure(f"pipelines are broken, and their schedules are off:\n{errors}")
+
+    assets = [_stand_in(file.parent.relative_to(defs), lines) for file, lines in broken.items()]
+    return dg.Definitions(assets=assets, sensors=[sensor])
+
+
+def _stand_in(folder: Path, lines: Sequence[str]) -> dg.AssetsDefinition:
+    errors = "\n".join(lines)
+
+    # No pipeline's name starts with _, so no refresh selects this group.
+    @dg.asset(
+        key=[*folder.parts, "broken"],
+        group_name="_broken",
+        description="This pipeline does not load. Its jobs, schedule, sensors and alerts are off;"
+        " what it has published stays. Fix the file and reload the code location:\n\n"
+        f"{code(errors)}",
+    )
+    def broken() -> None:
+        raise dg.Failure(errors, allow_retries=False)
+
+    return broken
 
 
 def declaration_error(file: Path, error: ValidationError) -> DeclarationError:
@@ -57,34 +175,45 @@ def declaration_error(file: Path, error: ValidationError) -> DeclarationError:
 
 
 def _written_twice(loaded: dg.Definitions) -> list[str]:
-    """A line for each place that sinks of several pipelines write to: they would overwrite each
-    other."""
-    places: dict[str, list[str]] = {}
+    """A line for each pipeline with a sink that writes where another's does: they would overwrite
+    each other."""
+    places: dict[str, dict[str, Path]] = {}
     for asset in loaded.assets or []:
         for spec in asset.specs if isinstance(asset, dg.AssetsDefinition) else []:
             if place := spec.metadata.get(WRITES_TO):
-                places.setdefault(place, []).append(spec.key.path[0])
-    return [
-        f"{' and '.join(pipelines)} write to the same place, {place}: change one of them"
-        for place, pipelines in sorted(places.items())
-        if len(pipelines) > 1
-    ]
+                *_, declared = spec.metadata["dagster/code_references"].code_references
+                places.setdefault(place, {})[spec.key.path[0]] = Path(declared.file_path)
+    return _lines(
+        (file, ["attributes", *place.partition(": ")[0].split(".")], message)
+        for place, files in sorted(places.items())
+        if len(files) > 1
+        for message in [
+            f"{' and '.join(files)} write to the same place, {place}: change one of them"
+        ]
+        for file in files.values()
+    )
 
 
 def same_name_error(name: str, files: Sequence[Path]) -> DeclarationError:
-    """The error for a name declared twice; Dagster's own names only an asset key."""
-    *others, last = sorted(files)
-    there = " and ".join(map(str, others))
-    message = f"{name} is also the name of the pipeline in {there}: rename one"
-    return DeclarationError("\n".join(_lines([(last, ["attributes", "name"], message)])))
-
-
-def _of_no_type(folder: Path) -> list[str]:
-    """A line for each defs.yaml that is empty or has an unknown type; Dagster's own error does not
-    name the file."""
+    """The error for a name declared twice, a line for each file; Dagster's own names only an asset
+    key."""
     lines = []
-    for file in sorted(folder.rglob("defs.yaml")):
-        documents = list(yaml.compose_all(file.read_text(encoding="utf-8")))
+    for file in sorted(set(files)):
+        there = " and ".join(str(other) for other in sorted(files) if other != file) or file
+        message = f"{name} is also the name of the pipeline in {there}: rename one"
+        lines += _lines([(file, ["attributes", "name"], message)])
+    return DeclarationError("\n".join(lines))
+
+
+def _of_no_type(folder: Path, without: Collection[Path]) -> list[str]:
+    """A line for each other defs.yaml that is empty or has an unknown type; Dagster's own error
+    does not name the file."""
+    lines = []
+    for file in sorted({*folder.rglob("defs.yaml")}.difference(without)):
+        try:
+            documents = list(yaml.compose_all(file.read_text(encoding="utf-8")))
+        except yaml.YAMLError:  # Dagster's own error names it.
+            continue
         if not documents:
             lines.append(f"{file}, line 1: the file is empty: declare a pipeline, or delete it")
         for document in documents:

@@ -282,8 +282,11 @@ def test_two_pipelines_that_write_to_one_place_are_refused_when_loaded(
     project.declare(declaration("shop_2", "ratings.csv", sinks={**first, **second}))
     with pytest.raises(DeclarationError) as error, definitions(project):
         pass
-    assert str(error.value).startswith("shop and shop_2 write to the same place, sinks.")
-    assert said in str(error.value)
+    lines = str(error.value).splitlines()
+    for line, name in zip(lines, ("shop", "shop_2"), strict=True):
+        assert f"/{name}/defs.yaml, line " in line
+        assert ": shop and shop_2 write to the same place, sinks." in line
+        assert said in line
 
 
 def test_two_pipelines_with_sinks_of_their_own_load(project: Project) -> None:
