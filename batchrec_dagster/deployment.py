@@ -17,6 +17,13 @@ from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quota
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.pipeline.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.preparation.sources import movielens
+from batchrec_dagster.preparation.sources.limits import (
+    DEFAULT_LINE_KB,
+    MAX_FILE_GB,
+    MAX_LINE_KB,
+    LimitError,
+    Limits,
+)
 from batchrec_dagster.storage.io_managers import (
     HtmlIOManager,
     InteractionsIOManager,
@@ -73,6 +80,17 @@ SETTINGS = (
         "",
         "quotas of the embedded Personalize that differ, such as dataset_groups=100",
     ),
+    Setting(
+        MAX_FILE_GB,
+        "200 times its size: at least 0.1, at most 50",
+        "what one file of a source may unfold to (archives, compressed files, Parquet); a download"
+        " may have 50",
+    ),
+    Setting(
+        MAX_LINE_KB,
+        str(DEFAULT_LINE_KB),
+        "the longest line of a source's text file; a cell of Parquet may have a sixteenth",
+    ),
     Setting("DAGSTER_HOME", "", "where Dagster keeps its dagster.yaml and its history"),
 )
 
@@ -127,6 +145,10 @@ class Deployment:
                 raise DeploymentError(f"{name} is {text!r}: set a number above 0")
             return value
 
+        try:
+            Limits.from_environment(environment)
+        except LimitError as error:
+            raise DeploymentError(str(error)) from error
         home = Path(get("BATCHREC_HOME", default=".batchrec")).expanduser().absolute()
         personalize = get("BATCHREC_PERSONALIZE", default=EMBEDDED)
         deployment = cls(

@@ -55,6 +55,8 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
             {"BATCHREC_BUSY_SECONDS": "soon"},
             "BATCHREC_BUSY_SECONDS is 'soon': set a number above 0",
         ),
+        ({"BATCHREC_MAX_FILE_GB": "much"}, "BATCHREC_MAX_FILE_GB is 'much': set a number above 0"),
+        ({"BATCHREC_MAX_LINE_KB": "0"}, "BATCHREC_MAX_LINE_KB is '0': set a number above 0"),
         ({"BATCHREC_POLL_SECONDS": "-1"}, "BATCHREC_POLL_SECONDS is '-1': set a number above 0"),
         ({"BATCHREC_STORAGE": "s3://My_Bucket/a"}, "My_Bucket/a': a bucket's name has 3 to 63"),
         ({"BATCHREC_STORAGE": __file__}, "BATCHREC_STORAGE is /.*: a file; set a folder"),

@@ -98,8 +98,8 @@ def test_what_is_packed_and_cut_is_refused(tmp_path: Path, pack: Callable[[bytes
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchrec_dagster.preparation.polars.decoding.HARMLESS_SIZE", 1000)
-    assert "more than 200 times its size" in refused(tmp_path, gzip.compress(bytes(10**7)))
+    monkeypatch.setattr("batchrec_dagster.preparation.sources.limits.ALWAYS_ALLOWED", 1000)
+    assert "BATCHREC_MAX_FILE_GB allows" in refused(tmp_path, gzip.compress(bytes(10**7)))
 
 
 def test_many_files_are_read_in_their_order(tmp_path: Path) -> None:

@@ -411,7 +411,10 @@ def test_real_ratings_by_every_rule(spark: SparkSession) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_used_says_why(spark: SparkSession, tmp_path: Path) -> None:
+def test_what_cannot_be_used_says_why(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchrec_dagster.preparation.sources.limits.ALWAYS_ALLOWED", 100_000)
     cases: list[tuple[Any, Layout, Rules, str]] = [
         ("", COMMA, SKIP, "ratings.csv is empty"),
         (HEADER, COMMA, SKIP, "ratings.csv has a header and no rows"),
@@ -420,6 +423,7 @@ def test_what_cannot_be_used_says_why(spark: SparkSession, tmp_path: Path) -> No
         ("1,2,3\n", Layout(",", 1, 2, 3, 4), SKIP, "column 4, but line 1 has 3"),
         (HEADER + "1,2,x,4\n", COMMA, Rules(), "line 2: the rating is not a number"),
         (HEADER + "1,2,x,4\n", COMMA, SKIP, "no row can be read"),
+        (gzip.compress(bytes(10**7)), COMMA, SKIP, "BATCHREC_MAX_FILE_GB allows"),
         (b"\x1f\x8bbroken", COMMA, SKIP, "ratings.csv is damaged"),
         ("\ufeffx".encode("utf-16"), COMMA, SKIP, "ratings.csv is in UTF-16"),
         ("PK\x03\x04", COMMA, SKIP, "ratings.csv is a zip archive"),

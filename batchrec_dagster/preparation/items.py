@@ -30,7 +30,8 @@ from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, MA
 from batchrec_dagster.preparation.layout import Column, Decimal, Encoding, PreparationError
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, check_width, split_line
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
-from batchrec_dagster.preparation.polars.prepare import SHOWN, BadRows
+from batchrec_dagster.preparation.polars.prepare import BadRows
+from batchrec_dagster.preparation.polars.tables import SHOWN
 
 EXAMPLES = 5
 

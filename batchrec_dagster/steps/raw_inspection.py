@@ -13,8 +13,9 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.preparation.layout import Layout, PreparationError
-from batchrec_dagster.preparation.polars.decoding import GZIP, PARQUET, ZSTD, RawFile
+from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import BadRows, Ratings, opened
+from batchrec_dagster.preparation.sources.limits import GZIP, PARQUET, ZSTD
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.steps.checks import Checked, rows_readable
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files

@@ -4,7 +4,7 @@ import zipfile
 
 import pytest
 
-from batchrec_dagster.preparation.sources import archives
+from batchrec_dagster.preparation.sources import limits
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster_tests.sources.support import ARCHIVE, CONTENT, DESTINATION, Place, zipped
 from batchrec_dagster_tests.web_server import Page, Web
@@ -96,10 +96,11 @@ def test_an_encrypted_member_is_refused(place: Place) -> None:
 
 
 def test_a_bomb_is_not_unpacked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "HARMLESS_SIZE", 1000)
+    monkeypatch.setattr(limits, "ALWAYS_ALLOWED", 1000)
     (place.base / "ml.zip").write_bytes(zipped({"ratings.csv": bytes(1_000_000)}))
     message = place.refused("ml.zip!/ratings.csv")
-    assert "to 1000000 bytes, more than 200 times" in message
+    assert "it would unfold to 1000000 bytes from " in message
+    assert "BATCHREC_MAX_FILE_GB" in message
 
 
 def test_a_bomb_that_lies_about_its_size_unpacks_to_no_more(place: Place) -> None:

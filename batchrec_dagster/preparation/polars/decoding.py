@@ -10,12 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from batchrec_dagster.preparation.layout import Encoding, PreparationError
-from batchrec_dagster.preparation.sources.archives import HARMLESS_SIZE, MOST_TIMES_LARGER
+from batchrec_dagster.preparation.sources.limits import (
+    GZIP,
+    PARQUET,
+    ZIP,
+    ZSTD,
+    LimitError,
+    Limits,
+)
 
 CHUNK = 1024 * 1024
-GZIP, ZSTD, ZIP, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1"
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,21 @@ class Opened:
 def open_file(file: RawFile, encoding: Encoding, folder: Path) -> Opened:
     """The file ready to be read; what has to be changed for it is kept in `folder` meanwhile.
 
-    Raises PreparationError when it cannot be unpacked, or is in another encoding.
+    Raises PreparationError when it cannot be unpacked, is in another encoding, or is too much.
     """
-    path = _unpacked(file, folder)
+    try:
+        return _open(file, encoding, folder, Limits.from_environment())
+    except LimitError as error:
+        raise PreparationError(f"{file.name}: {error}") from error
+
+
+def _open(file: RawFile, encoding: Encoding, folder: Path, limits: Limits) -> Opened:
+    path = _unpacked(file, folder, limits)
     with path.open("rb") as opened:
         start = opened.read(4)
     size = path.stat().st_size
     if start == PARQUET:
+        _check_footer(path, file, limits)
         return Opened(path, file.name, size)
     if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         raise PreparationError(f"{file.name} is in UTF-16: save it as UTF-8")
@@ -72,7 +87,7 @@ def open_file(file: RawFile, encoding: Encoding, folder: Path) -> Opened:
         raise PreparationError(
             f"{file.name} is a zip archive: name a file in it, ARCHIVE.zip!/path/in/it.csv"
         )
-    found = _with_bytes(Opened(path, file.name, size))
+    found = _with_bytes(Opened(path, file.name, size), limits)
     if found.ascii:
         return found
     valid, letters = _is_utf8(path)
@@ -85,7 +100,7 @@ def open_file(file: RawFile, encoding: Encoding, folder: Path) -> Opened:
     return replace(found, path=target, damaged=True)
 
 
-def _unpacked(file: RawFile, folder: Path) -> Path:
+def _unpacked(file: RawFile, folder: Path, limits: Limits) -> Path:
     with file.path.open("rb") as opened:
         start = opened.read(4)
     if start[:2] == GZIP:
@@ -94,9 +109,8 @@ def _unpacked(file: RawFile, folder: Path) -> Path:
         chunks = _unzstd(file.path)
     else:
         return file.path
-    most = max(HARMLESS_SIZE, MOST_TIMES_LARGER * file.path.stat().st_size)
     try:
-        return _written(_at_most(chunks, most, file.name), folder)
+        return _written(limits.within(chunks, file.path.stat().st_size), folder)
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -113,27 +127,49 @@ def _unzstd(path: Path) -> Iterator[bytes]:
         yield from iter(lambda: file.read(CHUNK), b"")
 
 
-def _at_most(chunks: Iterable[bytes], most: int, name: str) -> Iterator[bytes]:
-    size = 0
-    for chunk in chunks:
-        size += len(chunk)
-        if size > most:
-            raise PreparationError(
-                f"{name} unpacks to more than {MOST_TIMES_LARGER} times its size: if it is real"
-                " data, unpack it yourself"
-            )
-        yield chunk
+def _check_footer(path: Path, file: RawFile, limits: Limits) -> None:
+    """Raise LimitError where so few bytes stand for so many rows that no data look so."""
+    try:
+        footer = pq.read_metadata(path)
+    except (pa.ArrowException, OSError):
+        return  # The reader says what is wrong with it.
+    groups = map(footer.row_group, range(footer.num_row_groups))
+    uncompressed = sum(group.total_byte_size for group in groups)
+    limits.check_parquet(footer.num_rows, uncompressed, file.path.stat().st_size)
 
 
-def _with_bytes(opened: Opened) -> Opened:
-    """With what the bytes of the file show, without decoding them."""
+def _with_bytes(opened: Opened, limits: Limits) -> Opened:
+    """With what the bytes of the file show, without decoding them. Raises LimitError for a line
+    that is too long, which every reader would hold in memory."""
     quotes, nul, returns, is_ascii = False, False, False, True
+    size, unfinished = 0, 0
     for chunk in _pieces(opened.path):
+        unfinished = _unfinished_line(chunk, unfinished, limits.line_bytes)
+        if unfinished > limits.line_bytes:
+            number = _lines_before(opened.path, size + len(chunk) - unfinished) + 1
+            limits.check_line(unfinished, f"line {number}")
+        size += len(chunk)
         quotes = quotes or b'"' in chunk
         nul = nul or b"\0" in chunk
         returns = returns or b"\r" in chunk
         is_ascii = is_ascii and chunk.isascii()
     return replace(opened, quotes=quotes, nul=nul, returns=returns, ascii=is_ascii)
+
+
+def _unfinished_line(chunk: bytes, before: int, most: int) -> int:
+    """The length so far of the line in which the chunk ends, or of an earlier one of more than
+    `most` bytes; `before` of its bytes came before the chunk."""
+    start = -before
+    while (end := chunk.rfind(b"\n", max(start, 0), max(start + most + 1, 0))) >= 0:
+        start = end + 1
+    return len(chunk) - start
+
+
+def _lines_before(path: Path, position: int) -> int:
+    with path.open("rb") as file:
+        return sum(
+            file.read(min(CHUNK, position - at)).count(b"\n") for at in range(0, position, CHUNK)
+        )
 
 
 def _is_utf8(path: Path) -> tuple[bool, bool]:

@@ -43,7 +43,7 @@ from batchrec_dagster.preparation.polars.rows import (
     parsed,
     time_forms,
 )
-from batchrec_dagster.preparation.polars.tables import ROW, TEXT, Table
+from batchrec_dagster.preparation.polars.tables import ROW, SHOWN, TEXT, Table
 from batchrec_dagster.preparation.polars.typed_scan import write_clean
 from batchrec_dagster.preparation.recognition import Found, Reading, find_out, open_table
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE, Rules
@@ -100,7 +100,6 @@ def _collect(frame: pl.LazyFrame, tables: Sequence[Table], rules: Rules) -> pl.D
         raise unreadable(error, tables, rules) from error
 
 
-SHOWN = 200
 LINES = 6
 
 

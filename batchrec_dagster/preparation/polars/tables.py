@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import polars as pl
 
+from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH
 from batchrec_dagster.preparation.layout import Column, PreparationError, locate, setting
 from batchrec_dagster.preparation.polars.decoding import Opened
+from batchrec_dagster.preparation.sources.limits import CELLS_OF_A_LINE, KB, MAX_LINE_KB, Limits
 
 # Columns of `Table.cells`, next to the roles'.
 ROW, FLAW, TEXT = "row", "flaw", "text"
+# Characters of a cell in TEXT, of which messages show the first.
+SHOWN = 200
 
 
 class Table(Protocol):
@@ -62,21 +66,43 @@ class ParquetTable:
         return list(self.schema)
 
     def cells(self, wanted: Mapping[str, Column]) -> pl.LazyFrame:
-        places = locate(wanted, self.columns, self.opened.name)
-        names = {role: self.columns[place] for role, place in places.items()}
+        names = self._names(wanted)
         cells = {role: self._text(role, name) for role, name in names.items()}
+        for role in {"user", "item"} & names.keys():
+            cells[role] = cells[role].str.head(MAX_ID_LENGTH + 1)  # Enough to refuse it.
+        # A dictionary makes one huge cell into millions of them: no step may copy such cells.
+        shown = [cell.str.head(SHOWN) for cell in cells.values()]
+        most = Limits.from_environment().cell_bytes
+        flaw = f"a cell of more than {most / KB:g} KB ({MAX_LINE_KB} / {CELLS_OF_A_LINE})"
         return pl.scan_parquet(self.opened.path, row_index_name=ROW, glob=False).select(
             pl.col(ROW).cast(pl.Int64),
-            pl.lit(None, dtype=pl.String).alias(FLAW),
-            pl.concat_str(cells.values(), separator=",", ignore_nulls=True).alias(TEXT),
-            **cells,
+            pl.when(self._too_long(names.values())).then(pl.lit(flaw)).alias(FLAW),
+            pl.concat_str(shown, separator=",", ignore_nulls=True).alias(TEXT),
+            **{
+                role: pl.when(~self._too_long([names[role]])).then(cell)
+                for role, cell in cells.items()
+            },
         )
 
     def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
-        places = locate(wanted, self.columns, self.opened.name)
+        names = self._names(wanted)
+        good = ~self._too_long(names.values())
         return pl.scan_parquet(self.opened.path, glob=False).select(
-            self._typed(role, self.columns[place], types.get(role, pl.String())).alias(role)
-            for role, place in places.items()
+            # As in `typed_cells`, a row with a flaw is one without a user.
+            pl.when(good).then(self._typed(role, name, types.get(role, pl.String()))).alias(role)
+            for role, name in names.items()
+        )
+
+    def _names(self, wanted: Mapping[str, Column]) -> dict[str, str]:
+        places = locate(wanted, self.columns, self.opened.name)
+        return {role: self.columns[place] for role, place in places.items()}
+
+    def _too_long(self, names: Iterable[str]) -> pl.Expr:
+        most = Limits.from_environment().cell_bytes
+        texts = [name for name in names if self.schema[name] == pl.String]
+        return pl.any_horizontal(
+            pl.lit(value=False),
+            *(pl.col(name).str.len_bytes().fill_null(0) > most for name in texts),
         )
 
     def _typed(self, role: str, name: str, wanted: pl.DataType) -> pl.Expr:

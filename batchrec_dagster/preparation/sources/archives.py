@@ -10,13 +10,10 @@ from typing import Protocol
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.files import LocalFile
+from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 from batchrec_dagster.preparation.sources.source import EMPTY, File, FileError, Look, SourceContext
 
 CHUNK = 1024 * 1024
-
-# Ratings shrink to a fifth or a tenth; what unpacks to far more is not data.
-MOST_TIMES_LARGER = 200
-HARMLESS_SIZE = 100 * 1024 * 1024
 
 ENCRYPTED = 0x1
 DATA_SUFFIXES = {".csv", ".dat", ".data", ".inter", ".tab", ".tsv", ".txt"}
@@ -84,8 +81,13 @@ def read_member(archive: Path, member: str) -> Iterator[bytes]:
         try:
             # zipfile stops at the declared size, so that this is also the most it unpacks to.
             with opened.open(info) as file:
-                while chunk := file.read(CHUNK):
+                start = chunk = file.read(CHUNK)
+                Limits.from_environment().check_twice(start, info.file_size, info.compress_size)
+                while chunk:
                     yield chunk
+                    chunk = file.read(CHUNK)
+        except LimitError as error:
+            raise FileError(str(error)) from error
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
             raise DamagedError(f"it is damaged ({error}): download or copy it again") from error
         except (NotImplementedError, RuntimeError) as error:
@@ -110,11 +112,10 @@ def _find(archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
         raise FileError(f"it is a folder of the archive; {_contents(archive)}")
     if info.flag_bits & ENCRYPTED:
         raise FileError("it is encrypted: pack it without a password")
-    if info.file_size > max(HARMLESS_SIZE, MOST_TIMES_LARGER * info.compress_size):
-        raise FileError(
-            f"it would unpack from {info.compress_size} to {info.file_size} bytes, more than"
-            f" {MOST_TIMES_LARGER} times: if it is real data, unpack it yourself"
-        )
+    try:
+        Limits.from_environment().check(info.file_size, info.compress_size)
+    except LimitError as error:
+        raise FileError(str(error)) from error
     return info
 
 

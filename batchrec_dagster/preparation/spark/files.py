@@ -5,27 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.sources.limits import GZIP, ZIP, ZSTD, LimitError, Limits
 from batchrec_dagster.preparation.spark.task import SourceFile
 
 CHUNK = 64 * 1024
 # More than any header; a line that is longer is no line.
 LONGEST_FIRST_LINE = 16 * 1024 * 1024
-GZIP, ZSTD, ZIP, UTF16 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", (b"\xff\xfe", b"\xfe\xff")
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
 class Input:
-    """A file with something in it, not compressed. `path` is what Spark calls it in its rows."""
+    """A file with something in it, not compressed. `path` is what Spark calls it in its rows;
+    `packed` are its bytes as it came."""
 
     uri: str
     name: str
     path: str
+    packed: int
 
     @property
     def pattern(self) -> str:
@@ -39,6 +42,7 @@ class Files:
 
     spark: SparkSession
     work: str
+    limits: Limits = field(default_factory=Limits)
 
     def inputs(self, files: Sequence[SourceFile]) -> list[Input]:
         """The files that are not empty; compressed ones unpacked into the work folder, so that
@@ -100,10 +104,10 @@ class Files:
             raise PreparationError(
                 f"{file.name} is a zip archive: name a file in it, ARCHIVE.zip!/path/in/it.csv"
             )
-        uri = file.uri
+        uri, packed = file.uri, status.getLen()
         if start[:2] == GZIP or start == ZSTD:
             uri = f"{self.work}/unpacked/{number}.plain"
-            self._unpack(file, uri, gzip=start[:2] == GZIP)
+            self._unpack(file, uri, packed, gzip=start[:2] == GZIP)
         elif status.getPath().getName().startswith(("_", ".")):
             raise PreparationError(
                 f"{file.name}: Spark skips names that begin with _ or .: rename the file"
@@ -113,9 +117,9 @@ class Files:
         if not status.getLen():
             return None
         shown = str(status.getPath().toUri().toString())
-        return Input(uri, file.name, re.sub("^file:/+", "file:/", shown))
+        return Input(uri, file.name, re.sub("^file:/+", "file:/", shown), packed)
 
-    def _unpack(self, file: SourceFile, uri: str, *, gzip: bool) -> None:
+    def _unpack(self, file: SourceFile, uri: str, packed: int, *, gzip: bool) -> None:
         unpacked = (
             self._jvm.java.util.zip.GZIPInputStream
             if gzip
@@ -126,13 +130,24 @@ class Files:
         try:
             source = unpacked(system.open(path))
             stream = target.create(place, True)
-            self._copy(source, stream)
+            most = self.limits.unfolded_bytes(packed)
+            self._jvm.org.apache.hadoop.io.IOUtils.copyBytes(source, stream, most, False)
+            more = source.read() >= 0
             source.close()
             stream.close()
         except Exception as error:
             raise PreparationError(
                 f"{file.name} is damaged ({_reason(error)}): copy it again"
             ) from error
+        if more:
+            raise PreparationError(f"{file.name}: {self.limits.stopped(packed)}")
+
+    def checked(self, name: str, unfolded: int, packed: int) -> None:
+        """Raise PreparationError where this is more than the limits allow."""
+        try:
+            self.limits.check(unfolded, packed)
+        except LimitError as error:
+            raise PreparationError(f"{name}: {error}") from error
 
     @contextmanager
     def _created(self, uri: str) -> Iterator[Any]:

@@ -112,7 +112,7 @@ def prepare(spark: SparkSession, task: Task, log: logging.Logger) -> Done:
     """Write the CSV, and the users. Raises PreparationError."""
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
-    files = Files(spark, task.work)
+    files = Files(spark, task.work, task.limits)
     try:
         return _prepare(spark, files, task, log)
     finally:

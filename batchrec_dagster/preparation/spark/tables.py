@@ -22,6 +22,7 @@ from batchrec_dagster.preparation.layout import (
     setting,
 )
 from batchrec_dagster.preparation.layout import Column as LayoutColumn
+from batchrec_dagster.preparation.sources.limits import BYTES_OF_A_ROW
 from batchrec_dagster.preparation.spark.files import Files, Input
 from batchrec_dagster.preparation.spark.lines import (
     BEYOND,
@@ -60,7 +61,7 @@ def read_table(
 ) -> Table:
     """The rows of the files; `roles` goes from role to column. Raises PreparationError."""
     if layout.format == "parquet":
-        return _parquet(spark, inputs, layout, roles)
+        return _parquet(spark, files, inputs, layout, roles)
     if layout.format == "json":
         return _json(read_lines(spark, inputs, layout.encoding), inputs, roles)
     return _csv(spark, files, inputs, layout, roles)
@@ -158,11 +159,15 @@ def _json(lines: Lines, inputs: Sequence[Input], roles: Roles) -> Table:
     )
 
 
-def _parquet(spark: SparkSession, inputs: Sequence[Input], layout: Layout, roles: Roles) -> Table:
+def _parquet(
+    spark: SparkSession, files: Files, inputs: Sequence[Input], layout: Layout, roles: Roles
+) -> Table:
     # Spark has no times of nanoseconds; as whole numbers they can be read.
     spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
     read = {n: spark.read.parquet(file.pattern) for n, file in enumerate(inputs)}
-    counts = [frame.count() for frame in read.values()]
+    counts = [frame.count() for frame in read.values()]  # Of the footers.
+    for count, file in zip(counts, inputs, strict=True):
+        files.checked(file.name, count * BYTES_OF_A_ROW, file.packed)
     starts = [0, *accumulate(counts)][:-1]
     parts = []
     for number, frame in read.items():

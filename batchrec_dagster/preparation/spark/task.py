@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.sources.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Task:
     destination: str
     users: str
     work: str
+    limits: Limits = field(default_factory=Limits.from_environment)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -45,6 +47,7 @@ class Task:
                 "files": [SourceFile(**file) for file in fields["files"]],
                 "layout": Layout(**fields["layout"]),
                 "rules": Rules(**fields["rules"]),
+                "limits": Limits(**fields["limits"]),
             }
         )
 
