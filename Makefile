@@ -6,7 +6,7 @@ export DAGSTER_HOME := $(CURDIR)/.batchrec/dagster
 export PYTHONWARNINGS := ignore:Function
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-fast bench docs pictures check lint format lock clean
+.PHONY: help setup demo ui test test-fast attack bench docs pictures check lint format lock clean
 
 help:  ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: .venv/dev  ## Runs the whole test suite.
 
 test-fast: .venv/dev  ## Runs the tests that need no server, browser or Spark (a minute).
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+
+attack: .venv/dev  ## Runs the tests of hostile input and requests.
+	$(BIN)/pytest -m attack
 
 bench: .venv/dev  ## Measures quality and speed, compared with other libraries (an hour; one: python benchmarks/NAME.py).
 	$(BIN)/pip install --quiet --require-hashes -r benchmarks/requirements.lock

@@ -3,6 +3,7 @@ half-written, nothing lost."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from batchrec_dagster.pipeline.automation.runs import console_logger
+from batchrec_dagster_tests.hostile import CONTROLS, HOSTILE, quoted
 from batchrec_dagster_tests.support import (
     COLUMNS,
     Project,
     copied_project,
     declaration,
+    definitions,
     interactions,
     metadata,
     refresh,
@@ -170,3 +174,20 @@ def test_the_command_shows_the_line_and_fails(tmp_path: Path) -> None:
     impossible = project.run(*job)
     assert impossible.returncode != 0
     assert f"{file}, line 12: interactions.minrating: there is no such setting" in impossible.stderr
+
+
+@pytest.mark.attack
+def test_no_name_in_a_file_controls_the_terminal(
+    project: Project, instance: dg.DagsterInstance, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (project.root / "ratings.csv").write_text(quoted(*HOSTILE) + "\n" + quoted(*HOSTILE) + "\n")
+    project.declare(declaration("shop", "ratings.csv"))
+    with definitions(project) as defs:
+        logged = dg.Definitions.merge(defs, dg.Definitions(loggers={"console": console_logger}))
+        result = logged.resolve_job_def("shop_refresh").execute_in_process(
+            instance=instance, raise_on_error=False
+        )
+    assert "\x1b[2J" in why(result)
+    seen = re.sub("\x1b\\[[0-9;]*m", "", capfd.readouterr().err)
+    assert "\\x1b[2J" in seen
+    assert not CONTROLS.search(seen)

@@ -147,6 +147,7 @@ def test_tiles_form_even_rows(opened: Any) -> None:
     assert [[*rows.values()] for rows in in_rows] == [[2, 2], [2, 2], [3]]
 
 
+@pytest.mark.attack
 def test_hostile_data_are_text(opened: Any) -> None:
     assert opened.evaluate("window.shot") is None
     assert opened.evaluate("document.scripts.length") == 2

@@ -32,7 +32,7 @@ from batchrec_dagster_tests.web_ui import web_ui
 pytestmark = [pytest.mark.slow, pytest.mark.attack]
 
 LINKS = f"a[href*='{OUTSIDE}'], img[src*='{OUTSIDE}']"
-HERE = ("http://127.0.0.1:", "data:", "blob:http://127.0.0.1:")
+HERE = ("file:", "http://127.0.0.1:", "data:", "blob:http://127.0.0.1:")
 
 # What every asset of a pipeline is tagged with.
 STAGES = {"raw", "prepared", "model", "result"}
@@ -207,6 +207,16 @@ def test_nothing_that_comes_from_data_is_more_than_text(shop: Shop) -> None:
     texts = [token.content for token in tokens if token.type in {"text", "text_special"}]
     assert not [text for text in texts if ADDRESS.search(text)]
     assert any(WORD_JOINER in text for text in texts)
+
+
+def test_the_report_shows_data_as_text(shop: Shop, tab: Any) -> None:
+    tab.goto(Path(shop.metadata("recommendation_report")["report"].value).as_uri())
+    for text in HOSTILE:
+        tab.get_by_label("Find a user").fill(text)
+        assert tab.locator(LINKS).count() == 0
+        assert tab.evaluate("document.images.length") == 0
+    tab.get_by_label("Find a user").fill(HOSTILE[0])
+    assert tab.locator("#person-name").text_content() == f"User {HOSTILE[0]} {len(HOSTILE)}"
 
 
 def test_columns_lead_back_to_the_ratings(shop: Shop) -> None:

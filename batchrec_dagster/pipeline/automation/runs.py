@@ -1,6 +1,7 @@
 """The Dagster runs of a pipeline, and their console log.
 
 The console shows known failures in one line; their stack traces stay in the event log of Dagster.
+Characters that control a terminal are shown as escape sequences.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.reporting.terminal import plain
 
 # Not NOT_STARTED: a killed daemon may leave such runs, and asking again launches them.
 UNDER_WAY = [
@@ -39,8 +41,8 @@ def running(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[str]:
     ]
 
 
-class _Reasons(logging.Filter):
-    """Reduces a dg.Failure to its message."""
+class _Plain(logging.Filter):
+    """Reduces a dg.Failure to its message, and messages to text that controls no terminal."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         event = getattr(record, "dagster_meta", {}).get("dagster_event")
@@ -49,12 +51,13 @@ class _Reasons(logging.Filter):
             what, _, _ = record.getMessage().partition("\n")
             _, _, why = error.message.strip().partition(": ")
             record.msg = f"{what} Failure: {why}"
+        record.msg, record.args = "\n".join(map(plain, record.getMessage().split("\n"))), ()
         return True
 
 
 def _console(context: dg.InitLoggerContext) -> logging.Logger:
     logger: logging.Logger = dg.colored_console_logger.logger_fn(context)
-    logger.addFilter(_Reasons())
+    logger.addFilter(_Plain())
     return logger
 
 
