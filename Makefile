@@ -20,7 +20,7 @@ demo: setup  ## Makes recommendations for 2,113 users, from the ratings to the t
 	@echo "Look at the lineage, the checks and the table's metadata in Dagster: make ui"
 
 ui: setup  ## Opens Dagster on http://127.0.0.1:3000.
-	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+	$(BIN)/batchrec ui
 
 test: .venv/dev  ## Runs the whole test suite.
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -35,6 +35,7 @@ from batchrec_dagster.storage.io_managers import (
 )
 from batchrec_dagster.storage.object_store import StorageError, split_uri
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.web import HOSTS_VARIABLE
 
 ROLE = re.compile(r"arn:[a-z\d-]+:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-/]+")
 BUCKET = re.compile(r"[a-z\d][a-z\d.-]{1,61}[a-z\d]")
@@ -90,6 +91,12 @@ SETTINGS = (
         MAX_LINE_KB,
         str(DEFAULT_LINE_KB),
         "the longest line of a source's text file; a cell of Parquet may have a sixteenth",
+    ),
+    Setting(
+        HOSTS_VARIABLE,
+        "",
+        "host names, other than localhost, by which clients reach batchrec ui and batchrec"
+        " local-personalize: a.example,b.example",
     ),
     Setting("DAGSTER_HOME", "", "where Dagster keeps its dagster.yaml and its history"),
 )

@@ -17,11 +17,13 @@ from botocore import xform_name
 from dagster_aws.pipes.clients import glue as pipes_glue
 from moto import mock_aws
 
+from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.automation import alerts as messages
 from batchrec_dagster.sinks import dynamodb
 from batchrec_dagster.steps import spark_jobs as spark
 from batchrec_dagster.steps.spark_jobs import GLUE_VERSION
+from batchrec_dagster.web import HOSTS_VARIABLE
 from batchrec_dagster_tests.support import REPOSITORY
 from batchrec_dagster_tests.template import (
     ACCOUNT,
@@ -234,7 +236,13 @@ def test_only_the_code_location_has_settings_and_credentials() -> None:
     having = [name for name in COMPOSE["services"] if "env_file" in COMPOSE["services"][name]]
     assert having == ["code_location"]
     options: dict[str, Any] = COMPOSE["services"]["webserver"]["environment"]
-    assert not any(key.startswith(("AWS_", "BATCHREC_")) for key in options)
+    assert [key for key in options if key.startswith(("AWS_", "BATCHREC_"))] == [HOSTS_VARIABLE]
+
+
+def test_the_webserver_stands_behind_the_guard() -> None:
+    command = COMPOSE["services"]["webserver"]["command"]
+    assert command[:3] == ["batchrec", "ui", "--no-daemon"]
+    main([*command[1:3], "--help"], standalone_mode=False)
 
 
 def aws_commands() -> list[tuple[str, str, set[str]]]:

@@ -138,9 +138,8 @@ def test_the_ui_shows_the_lineage_and_materializes_it(
     project.declare(declaration("movielens", "ratings.csv"))
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
-    arguments = ("dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port))
     asked: list[str] = []
-    with background(project, tmp_path / "log", "dagster", *arguments) as dev:
+    with background(project, tmp_path / "log", "batchrec", "ui", "--port", str(port)) as dev:
         dev.wait_for(lambda: answers(f"{address}/server_info"), "answer of the UI", timeout=120)
         page = browser.new_page(viewport={"width": 1400, "height": 1760})
         page.set_default_timeout(90_000)

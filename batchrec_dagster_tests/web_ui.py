@@ -36,10 +36,10 @@ def web_ui(project: Project) -> Iterator[str]:
     (project.root / "workspace.yaml").write_text(WORKSPACE)
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
-    arguments = ["-m", "dagster_webserver", "-w", "workspace.yaml", "-h", "127.0.0.1"]
+    arguments = ["-m", "batchrec_dagster.cli", "ui", "--no-daemon", "--port", str(port)]
     environment = {**project.process_environment(), "PYTHONPATH": str(REPOSITORY)}
     with started(
-        [sys.executable, *arguments, "-p", str(port)],
+        [sys.executable, *arguments],
         project.root,
         environment,
         project.root / "webserver.log",

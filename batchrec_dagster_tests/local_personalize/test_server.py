@@ -28,11 +28,11 @@ from batchrec_dagster.local_personalize.api.command import local_personalize
 from batchrec_dagster.local_personalize.api.server import (
     MAX_REQUEST_BYTES,
     application,
-    is_loopback,
 )
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.web import is_loopback
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     ROLE,
@@ -268,7 +268,10 @@ def test_a_slow_request_times_out(tmp_path: Path) -> None:
         "method": "POST",
         "path": "/",
         "query_string": b"",
-        "headers": [(b"x-amz-target", b"AmazonPersonalize.ListSchemas")],
+        "headers": [
+            (b"host", b"localhost"),
+            (b"x-amz-target", b"AmazonPersonalize.ListSchemas"),
+        ],
     }
     with ThreadPoolExecutor(1) as thread:  # an open browser keeps a loop running in the main one
         thread.submit(lambda: asyncio.run(app(scope, never, send))).result()

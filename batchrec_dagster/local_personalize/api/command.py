@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from batchrec_dagster.web import allowed_hosts
+
 DEFAULT_HOME = Path(".batchrec/personalize")
 
 
@@ -144,6 +146,7 @@ def _show_support(context: click.Context, parameter: click.Parameter, requested:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Make the home from a file that --export wrote, and exit.",
 )
+@allowed_hosts
 def local_personalize(
     port: int,
     host: str,
@@ -158,6 +161,7 @@ def local_personalize(
     secret_access_key: str | None,
     export_to: Path | None,
     import_from: Path | None,
+    allowed_hosts: frozenset[str],
 ) -> None:
     """Serve Amazon Personalize's batch API on this machine.
 
@@ -197,4 +201,4 @@ def local_personalize(
     service = LocalPersonalize(
         home, store, region=region, account=account, quotas=allowed, pace=Pace(pace)
     )
-    serve(service, host, port, key=key)
+    serve(service, host, port, key=key, hosts=allowed_hosts)

@@ -6,15 +6,14 @@ Point a client at it with AWS_ENDPOINT_URL_PERSONALIZE. It answers as the embedd
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -26,19 +25,25 @@ from batchrec_dagster.local_personalize.api.signatures import (
     check_signature,
 )
 from batchrec_dagster.local_personalize.jobs.job import logger
+from batchrec_dagster.web import is_loopback
+from batchrec_dagster.web.guard import Guard
+from batchrec_dagster.web.server import LimitedServer
 
 MAX_REQUEST_BYTES = 1 << 20  # far more than any request of the service model needs
 REQUEST_SECONDS = 30.0  # how long a client may take to send one
-STOP_SECONDS = 10  # how long a stopping server waits for open requests
 
 
 def application(
     service: LocalPersonalize,
     *,
     key: AccessKey | None = None,
+    hosts: Collection[str] = (),
     request_seconds: float = REQUEST_SECONDS,
 ) -> Starlette:
-    """The ASGI application. If `key` is given, requests must be signed with it."""
+    """The ASGI application, for clients that reach it by a loopback name or one of `hosts`.
+
+    If `key` is given, requests must be signed with it.
+    """
 
     async def personalize(request: Request) -> Response:
         try:
@@ -74,10 +79,17 @@ def application(
         Route("/", personalize, methods=["POST"]),
         Route("/health", health, methods=["GET"]),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    return Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(Guard, hosts)])
 
 
-def serve(service: LocalPersonalize, host: str, port: int, *, key: AccessKey | None = None) -> None:
+def serve(
+    service: LocalPersonalize,
+    host: str,
+    port: int,
+    *,
+    key: AccessKey | None = None,
+    hosts: Collection[str] = (),
+) -> None:
     """Serve until SIGINT or SIGTERM; logs each request."""
     if not is_loopback(host):
         logger.warning(
@@ -85,22 +97,8 @@ def serve(service: LocalPersonalize, host: str, port: int, *, key: AccessKey | N
             host,
             "" if key else ", as no access key is set",
         )
-    uvicorn.run(
-        application(service, key=key),
-        host=host,
-        port=port,
-        log_level="info",
-        server_header=False,
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    app = application(service, key=key, hosts=hosts)
+    LimitedServer(app, host, port, log_level="info").run()
 
 
 async def _read(request: Request) -> bytes | None:

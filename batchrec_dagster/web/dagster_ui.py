@@ -1,0 +1,144 @@
+"""Dagster's web server behind the guard, with or without the daemon that runs schedules.
+
+Alone, dagster-webserver executes GraphQL mutations from any page that the same browser shows: sent
+by GET, with any Host and Origin.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import click
+import dagster as dg
+import uvicorn
+import yaml
+
+# Dagster has no public way to start its web server from Python.
+from dagster._cli.proxy_server_manager import ProxyServerManager
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster_webserver.app import create_app_from_workspace_process_context
+from dagster_webserver.cli import (
+    DEFAULT_DB_STATEMENT_TIMEOUT,
+    DEFAULT_POOL_MAX_OVERFLOW,
+    DEFAULT_POOL_RECYCLE,
+)
+from dagster_webserver.version import __version__
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from batchrec_dagster.web.guard import Guard, refuse
+from batchrec_dagster.web.server import LimitedServer
+
+POLL_MS = 2000  # how often the pages of the UI ask for what is new
+STOP_SECONDS = 60  # how long the daemon may take to stop
+
+
+class JsonPosts:
+    """ASGI middleware: GraphQL only in the body of a POST, and every POST in JSON.
+
+    A browser sends JSON to another site only after asking that site, which never agrees. A GET of
+    /graphql shows the GraphiQL page and executes nothing.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            media_types = [
+                each.partition(";")[0].strip() for each in headers.getlist("content-type")
+            ]
+            if media_types != ["application/json"]:
+                await refuse(scope, receive, send, "Send Content-Type: application/json.", 415)
+                return
+        # Not by equality: Dagster's own route also matches /graphql and a line feed.
+        elif scope["path"].startswith("/graphql"):
+            page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+            if scope["query_string"] or not page:
+                await refuse(scope, receive, send, "Send GraphQL in the body of a POST.", 405)
+                return
+        await self.app(scope, receive, send)
+
+
+def guarded_ui(context: WorkspaceProcessContext, hosts: Collection[str]) -> ASGIApp:
+    """Dagster's web application, as this project serves it."""
+    app = create_app_from_workspace_process_context(context, live_data_poll_rate=POLL_MS)
+    return Guard(JsonPosts(app), hosts)
+
+
+def serve_ui(
+    workspace: Sequence[Path], host: str, port: int, hosts: Collection[str], *, daemon: bool
+) -> None:
+    """Serve until SIGINT or SIGTERM. With `daemon`, also run schedules and sensors."""
+    # uvicorn raises a signal again after it has stopped: the rest must stop too.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    files = [str(path) for path in workspace]
+    with ExitStack() as stack:
+        instance = stack.enter_context(dg.DagsterInstance.get())
+        instance.optimize_for_webserver(
+            DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_RECYCLE, DEFAULT_POOL_MAX_OVERFLOW
+        )
+        if daemon:
+            os.environ["DAGSTER_IS_DEV_CLI"] = "1"  # as `dagster dev`: short stack traces
+            files = [stack.enter_context(_code_servers(instance, files))]
+            process = stack.enter_context(_daemon(files[0]))
+        context = stack.enter_context(
+            WorkspaceProcessContext(
+                instance,
+                version=__version__,
+                workspace_load_target=WorkspaceFileTarget(paths=files),
+            )
+        )
+        server = LimitedServer(guarded_ui(context, hosts), host, port, log_level="warning")
+        if daemon:
+            threading.Thread(target=_stop_with, args=(process, server), daemon=True).start()
+        click.echo(f"Dagster is on http://{host}:{port}. Stop it with Ctrl-C.", err=True)
+        server.run()
+        if daemon and process.poll() is not None:
+            raise click.ClickException("Dagster's daemon has stopped; its last lines say why.")
+
+
+def _stop_with(process: subprocess.Popen[bytes], server: uvicorn.Server) -> None:
+    process.wait()
+    server.should_exit = True
+
+
+@contextmanager
+def _code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]) -> Iterator[str]:
+    """One process that loads the pipelines, for web server and daemon; yields a workspace file."""
+    target = WorkspaceFileTarget(paths=[*workspace])
+    with (
+        ProxyServerManager(instance, target, code_server_log_level="warning") as servers,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        file = Path(folder) / "workspace.yaml"
+        file.write_text(yaml.safe_dump({"load_from": [*servers.get_code_server_specs()]}))
+        yield str(file)
+
+
+@contextmanager
+def _daemon(workspace: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "dagster._daemon", "run", "--workspace", workspace]
+    process = subprocess.Popen(command)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,98 @@
+"""A uvicorn that idle and half-open connections cannot shut others out of.
+
+uvicorn waits for a request's headers without end, and its limit_concurrency answers the newcomer
+with 503, so that a thousand connections that send nothing leave no room for anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEADER_SECONDS = 10.0  # how long a client may take to send a request's headers
+MAX_CONNECTIONS = 256  # well below the 1,024 descriptors that a process usually has
+STOP_SECONDS = 10  # how long a stopping server waits for open requests
+
+
+class LimitedProtocol(H11Protocol):
+    """HTTP/1.1 whose connections wait for headers for HEADER_SECONDS at most.
+
+    Of MAX_CONNECTIONS, a new one closes the one that has waited longest. If all are busy with
+    requests, the new one is closed. h11 limits the headers to 64 KB.
+    """
+
+    _waiting_since = 0.0
+    _deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether this connection has no request under way."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_headers()
+        if len(self.connections) > MAX_CONNECTIONS:
+            idle = [
+                other
+                for other in self.connections
+                if isinstance(other, LimitedProtocol) and other is not self and other.waiting
+            ]
+            closed = min(idle, key=lambda other: other._waiting_since, default=self)
+            # Not later, when the loop gets round to it: many may come at once.
+            self.connections.discard(closed)
+            closed.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.waiting:
+            self._stop_waiting()
+        elif self._deadline is None:
+            self._expect_headers()
+
+    def _expect_headers(self) -> None:
+        self._waiting_since = self.loop.time()
+        self._deadline = self.loop.call_later(HEADER_SECONDS, self._close_if_waiting)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _close_if_waiting(self) -> None:
+        self._deadline = None
+        # An upgraded connection belongs to the websocket's protocol.
+        if self.waiting and self.transport.get_protocol() is self:
+            self.transport.close()
+
+
+class LimitedServer(uvicorn.Server):
+    """Runs until SIGINT or SIGTERM, with LimitedProtocol."""
+
+    def __init__(self, app: ASGIApp, host: str, port: int, **options: Any) -> None:
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            http=LimitedProtocol,
+            backlog=MAX_CONNECTIONS,
+            server_header=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            **options,
+        )
+        super().__init__(config)
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        # Ctrl-C is raised again after the server has stopped: it is how one ends it.
+        with suppress(KeyboardInterrupt):
+            super().run(sockets)

@@ -1,0 +1,166 @@
+"""Which requests the guard lets through, and how many connections a server keeps."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.web.dagster_ui import JsonPosts
+from batchrec_dagster.web.guard import Guard
+
+HERE = "127.0.0.1:3000"
+PAGE = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+JSON = {"content-type": "application/json"}
+
+
+def scope(
+    headers: dict[str, str] | list[tuple[str, str]],
+    *,
+    method: str = "GET",
+    path: str = "/",
+    query: str = "",
+    kind: str = "http",
+) -> dict[str, Any]:
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return {
+        "type": kind,
+        "method": method,
+        "path": path,
+        "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in pairs],
+    }
+
+
+async def _unreachable(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+def status(app: Any, asked: dict[str, Any]) -> int:
+    """What the application answers, which itself lies behind everything with 200."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    with ThreadPoolExecutor(1) as thread:  # an open browser keeps a loop running in the main one
+        thread.submit(lambda: asyncio.run(app(asked, None, send))).result()
+    answered: int = sent[0]["status"]
+    return answered
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": HERE},
+        {"host": "LOCALHOST"},
+        {"host": "[::1]:3000"},
+        {"host": "127.9.9.9:1"},
+        {"host": "dagster.example:8443"},
+        {"host": HERE, "origin": f"http://{HERE}"},
+        {"host": "dagster.example", "origin": "https://dagster.example"},
+        {"host": "dagster.example:443", "origin": "https://dagster.example"},
+        {"host": HERE, "sec-fetch-site": "same-origin"},
+        {"host": HERE, "sec-fetch-site": "none"},
+        {"host": HERE, "sec-fetch-site": "cross-site", **PAGE},
+    ],
+)
+def test_let_through(headers: dict[str, str]) -> None:
+    assert Guard(_unreachable, ["Dagster.example"]).refusal(scope(headers)) is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"host": ""},
+        {"host": "evil.example"},
+        {"host": "localhost.evil.example"},
+        {"host": "127.0.0.1.evil.example"},
+        {"host": "evil@localhost"},
+        {"host": "localhost:3000/@evil"},
+        {"host": "localhost\x00"},
+        {"host": "localhost\n"},
+        {"host": "0.0.0.0:3000"},
+        {"host": "10.0.0.5"},
+        {"host": "locälhost"},
+        [("host", HERE), ("host", "evil.example")],
+        {"host": HERE, "origin": "http://evil.example"},
+        {"host": HERE, "origin": "http://127.0.0.1:8000"},
+        {"host": HERE, "origin": "http://localhost:3000"},
+        {"host": HERE, "origin": "null"},
+        {"host": HERE, "origin": ""},
+        {"host": HERE, "origin": f"file://{HERE}"},
+        {"host": HERE, "origin": f"http://{HERE}.evil.example"},
+        {"host": "localhost", "origin": "http://localhost:3000"},
+        [("host", HERE), ("origin", f"http://{HERE}"), ("origin", "http://evil.example")],
+        {"host": HERE, "sec-fetch-site": "cross-site"},
+        {"host": HERE, "sec-fetch-site": "same-site"},
+        {"host": HERE, "sec-fetch-site": "something-new"},
+        {"host": HERE, "sec-fetch-site": "cross-site", **PAGE, "sec-fetch-dest": "iframe"},
+    ],
+)
+def test_refused(headers: Any) -> None:
+    app = Guard(_unreachable, ["dagster.example"])
+    assert app.refusal(scope(headers)) is not None
+    assert status(app, scope(headers)) == 403
+    assert app.refusal(scope(headers, kind="websocket")) is not None
+
+
+def test_only_a_get_opens_a_page_from_another_site() -> None:
+    guard = Guard(_unreachable)
+    headers = {"host": HERE, "sec-fetch-site": "cross-site", **PAGE}
+    assert guard.refusal(scope(headers, method="POST")) is not None
+    assert guard.refusal(scope(headers, kind="websocket")) is not None
+
+
+def test_a_refused_name_says_how_to_allow_it() -> None:
+    said = Guard(_unreachable).refusal(scope({"host": "dagster.example:3000"}))
+    assert said is not None
+    assert "BATCHREC_ALLOWED_HOSTS=dagster.example" in said
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        (scope(JSON, method="POST", path="/graphql"), 200),
+        (scope({"content-type": "application/json; charset=utf-8"}, method="POST"), 200),
+        # Dagster would look for its query in the URL.
+        (scope({"content-type": "Application/JSON"}, method="POST", path="/graphql"), 415),
+        (scope({"content-type": "text/plain; application/json"}, method="POST"), 415),
+        (scope({"content-type": "text/plain;x=application/json"}, method="POST"), 415),
+        (scope({"content-type": "application/graphql"}, method="POST", path="/graphql"), 415),
+        (scope({}, method="POST", path="/graphql", query="query={version}"), 415),
+        (scope({}, method="POST", path="/report_asset_materialization/shop"), 415),
+        (scope([*JSON.items(), ("content-type", "text/plain")], method="POST"), 415),
+        (scope({"accept": "text/html"}, path="/graphql"), 200),
+        (scope({"accept": "text/html"}, path="/graphql", query="query={version}"), 405),
+        (scope({}, path="/graphql"), 405),
+        (scope({}, path="/graphql", query="query=mutation{x}"), 405),
+        (scope({}, path="/graphql\n", query="query=mutation{x}"), 405),
+        (scope({}, path="/graphql/", query="query=mutation{x}"), 405),
+        (scope({}, method="HEAD", path="/graphql", query="query=mutation{x}"), 405),
+        (scope({}, path="/assets/shop/graphql", query="view=checks"), 200),
+    ],
+)
+def test_graphql_by_json_post_only(asked: dict[str, Any], answered: int) -> None:
+    assert status(JsonPosts(_unreachable), asked) == answered
+
+
+@pytest.mark.parametrize("name", ["http://dagster.example", "dagster.example:3000", "*", "a b"])
+def test_what_is_no_host_name_is_no_allowed_host(name: str) -> None:
+    for command in ("ui", "local-personalize"):
+        refused = CliRunner().invoke(main, [command, "--allowed-hosts", name])
+        assert refused.exit_code == 2
+        assert "is not a host name" in refused.output
+
+
+def test_the_ui_needs_dagster_s_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    refused = CliRunner().invoke(main, ["ui", "--workspace", __file__])
+    assert refused.exit_code == 2
+    assert "DAGSTER_HOME is not set" in refused.output
