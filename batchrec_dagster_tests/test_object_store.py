@@ -105,11 +105,28 @@ def test_a_listing_goes_by_prefix_to_the_letter(store: ObjectStore) -> None:
 @pytest.mark.parametrize(
     "uri",
     ["", "local/a", "http://local/a", "s3://", "s3:///a", "s3://local/../a", "s3://local/a/./b",
+     "s3://local//etc/passwd", "s3://local/a//b", "s3://local//", "s3://local/a//",
      "s3://local/a\\b", "s3://local/a\0b", "s3://../a"],
 )  # fmt: skip
 def test_what_is_no_storage_uri_is_refused(uri: str) -> None:
     with pytest.raises(StorageError):
         split_uri(uri)
+
+
+def test_an_empty_part_leads_out_of_no_bucket(store: ObjectStore, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    uri = f"s3://local/{secret}"
+    with pytest.raises(StorageError, match="has an empty part: write one slash"):
+        store.local_path(uri)
+    for attempt in (store.get, store.opened, store.head, store.delete, store.list):
+        with pytest.raises(StorageError, match="has an empty part"):
+            attempt(uri)
+    with pytest.raises(StorageError, match="has an empty part"):
+        store.put(uri, b"changed")
+    with pytest.raises(StorageError, match="has an empty part"):
+        ObjectStore().get("s3://bucket//etc/passwd")
+    assert secret.read_text() == "secret"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
@@ -120,7 +137,7 @@ def test_no_key_leaves_its_folder(key: str) -> None:
         return
     assert bucket == "local"
     folder = Path("/data/folder")
-    assert (folder / inside.lstrip("/")).resolve().is_relative_to(folder)
+    assert (folder / inside).resolve().is_relative_to(folder)
     assert not {".", ".."} & set(inside.split("/"))
 
 

@@ -94,8 +94,11 @@ def split_uri(uri: str) -> tuple[str, str]:
     bucket, _, key = rest.partition("/")
     if scheme != "s3" or not separator or not bucket:
         raise StorageError(f"{uri!r} is not a storage URI: write s3://bucket/key")
+    # Joined to a folder, a key that starts with a slash would be a path of the whole machine.
     if {".", ".."} & {*key.split("/"), bucket} or "\\" in key or "\0" in key:
         raise StorageError(f"{uri!r} has a part that is not allowed in a storage URI (., .. or \\)")
+    if "//" in f"/{key}":
+        raise StorageError(f"{uri!r} has an empty part: write one slash where there are two")
     return bucket, key
 
 
