@@ -304,6 +304,39 @@ def test_what_serves_in_real_time_stops_it(project: Project, made: dict[str, str
     assert made["group"] in there(client)
 
 
+def test_another_deployments_group_is_refused_by_name_and_left_alone(
+    project: Project, quick: dict[str, Any], instance: dg.DagsterInstance
+) -> None:
+    project.declare(quick)
+    assert refresh(project, "shop", instance).success
+    client = client_for(project)
+    (group,) = client.list_dataset_groups()["datasetGroups"]
+    arn, tag = group["datasetGroupArn"], "batchrec:storage"
+    mine = ensure(client).tags_of(arn)[tag]
+
+    # One that was created before groups had the tag is adopted, because it was recorded.
+    client.untag_resource(resourceArn=arn, tagKeys=[tag])
+    assert refresh(project, "shop", instance).success
+    assert ensure(client).tags_of(arn)[tag] == mine
+
+    other = [{"tagKey": tag, "tagValue": "s3://other/batchrec/"}]
+    client.tag_resource(resourceArn=arn, tags=other)
+    refused = why(refresh(project, "shop", instance))
+    assert refused.startswith(
+        f"the dataset group {group['name']} belongs to the deployment with the storage"
+        " s3://other/batchrec/. Rename this pipeline."
+    )
+    assert f"tag-resource --resource-arn {arn} --tags tagKey={tag},tagValue={mine}" in refused
+    before = there(client)
+    assert teardown(project, "shop", instance, delete=True).success
+    assert there(client) == before
+
+    # Without a record of it, a group without the tag may be anybody's.
+    client.untag_resource(resourceArn=arn, tagKeys=[tag])
+    (project.storage / "shop/records/personalize_dataset.json").unlink()
+    assert "belongs to somebody else: it has no tag" in why(refresh(project, "shop", instance))
+
+
 def test_a_group_of_the_name_without_the_tag_is_left_alone(
     project: Project, made: dict[str, str]
 ) -> None:
@@ -312,7 +345,8 @@ def test_a_group_of_the_name_without_the_tag_is_left_alone(
     plan = find(ensure(client), "shop")
     assert plan.pieces == []
     assert plan.left == [
-        "dataset group shop-0123abcd has no tag batchrec:pipeline=shop",
+        "dataset group shop-0123abcd has no tag batchrec:pipeline=shop, or has another"
+        " batchrec:storage",
         f"schema shop-0123abcd-interactions is used by {made['dataset']}",
     ]
     delete(ensure(client), plan)

@@ -71,6 +71,9 @@ METRIC_ATTRIBUTION = Kind("metric attribution")
 RECOMMENDER = Kind("recommender")
 
 
+# The tags of what a pipeline creates: its name, and the storage of its deployment.
+PIPELINE_TAG, STORAGE_TAG = "batchrec:pipeline", "batchrec:storage"
+
 ACTIVE = "ACTIVE"
 FAILED = ("CREATE FAILED", "CREATE STOPPED")
 Description = Mapping[str, Any]
@@ -129,6 +132,11 @@ class Ensure:
     def for_data(self, version: str) -> Ensure:
         """The same, with the version of the data among the tags."""
         return replace(self, tags={**self.tags, "batchrec:data-version": version})
+
+    def tags_of(self, arn: str) -> dict[str, str]:
+        """The tags of a resource."""
+        found = self.client.list_tags_for_resource(resourceArn=arn)["tags"]
+        return {tag["tagKey"]: tag["tagValue"] for tag in found}
 
     def named(self, kind: Kind, name: str, create: Mapping[str, Any], **within: str) -> Ensured:
         """The resource of this name, created if there is none.

@@ -29,10 +29,12 @@ from batchrec_dagster.personalize.ensure import (
     FILTER,
     IMPORT_JOB,
     METRIC_ATTRIBUTION,
+    PIPELINE_TAG,
     RECOMMENDER,
     SCHEMA,
     SOLUTION,
     SOLUTION_VERSION,
+    STORAGE_TAG,
     Description,
     Ensure,
     Kind,
@@ -80,7 +82,8 @@ def find(ensure: Ensure, pipeline: str) -> Plan:
                 if _is_ours(ensure, group, pipeline):
                     _look_into(ensure, group, pipeline, plan)
                 else:
-                    plan.left.append(f"{group} has no tag batchrec:pipeline={pipeline}")
+                    mine = f"{PIPELINE_TAG}={pipeline}, or has another {STORAGE_TAG}"
+                    plan.left.append(f"{group} has no tag {mine}")
     _find_schemas(ensure, named, plan)
     _find_jobs(ensure, plan)
     plan.pieces.sort(key=lambda piece: ORDER.index(piece.kind))
@@ -175,8 +178,10 @@ def _is_ours(ensure: Ensure, piece: Piece, pipeline: str) -> bool:
     if piece.status.startswith("DELETE"):
         # An earlier teardown or somebody else deletes it: wait for it. It may have no tags.
         return True
-    answer = ensure.client.list_tags_for_resource(resourceArn=piece.arn)
-    return {"tagKey": "batchrec:pipeline", "tagValue": pipeline} in answer["tags"]
+    tags = ensure.tags_of(piece.arn)
+    mine = ensure.tags.get(STORAGE_TAG)
+    # What was created before version 0.2 has no tag of the storage.
+    return tags.get(PIPELINE_TAG) == pipeline and tags.get(STORAGE_TAG, mine) == mine
 
 
 def _is_busy(summary: Mapping[str, Any]) -> bool:

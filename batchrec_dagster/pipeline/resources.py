@@ -15,7 +15,7 @@ from pydantic import Field
 
 from batchrec_dagster.local_personalize.api.client import Quotas, embedded_client
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
-from batchrec_dagster.personalize.ensure import Ensure
+from batchrec_dagster.personalize.ensure import STORAGE_TAG, Ensure
 from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.storage.object_store import CLIENT_CONFIG
 from batchrec_dagster.storage.resource import StorageResource
@@ -111,7 +111,7 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         return Ensure(
             client=self.client,
             log=log,
-            tags=tags,
+            tags={**tags, STORAGE_TAG: self.storage.uri("")},
             poll_seconds=self.poll_seconds,
             busy_seconds=self.busy_seconds,
             heartbeat_seconds=self.heartbeat_seconds,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import dagster as dg
+
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.ensure import (
     DATASET,
@@ -12,6 +14,7 @@ from batchrec_dagster.personalize.ensure import (
     FAILED,
     IMPORT_JOB,
     SCHEMA,
+    STORAGE_TAG,
     Description,
     Ensure,
     Ensured,
@@ -108,15 +111,16 @@ def import_dataset(
     ensure = ensure.for_data(version)
     sizes = _sizes(storage, files)
     group_name = f"{pipeline.name}-{schemas_version(files)[:8]}"
-    if pipeline.budget.max_usd_per_run is not None and not any(
-        group["name"] == group_name for group in ensure.list(DATASET_GROUP)
-    ):
+    recorded = read_record(storage, pipeline.places.record(ASSET))
+    existing = next((g for g in ensure.list(DATASET_GROUP) if g["name"] == group_name), None)
+    if existing is not None:
+        _check_owner(ensure, existing, recorded.get("dataset_group_arn"))
+    elif pipeline.budget.max_usd_per_run is not None:
         # Check the budget before anything is created.
         first = estimate(pipeline, storage, imports=sizes, trainings=all_recipes(pipeline))
         require(within_budget(pipeline.budget, first, on_aws=ensure.on_aws))
     group_arn = ensure.named(DATASET_GROUP, group_name, {}).arn
     datasets = [_ensure_dataset(ensure, group_arn, group_name, file) for file in files]
-    recorded = read_record(storage, pipeline.places.record(ASSET))
     # The record may describe imports that a teardown has deleted since.
     is_new = (
         force
@@ -146,6 +150,31 @@ def import_dataset(
         import_cost(one.file.asset, sizes[one.file.asset]) for one in imports if one.job.created
     ]
     return DatasetImport(record, stored, imports, costs, paid, checks)
+
+
+def _check_owner(ensure: Ensure, group: Description, recorded: str | None) -> None:
+    """Adopt the dataset group if it has the tag of this deployment's storage, or none and this
+    deployment recorded it. Raises dg.Failure for a group of somebody else."""
+    arn, mine = group[DATASET_GROUP.arn], ensure.tags.get(STORAGE_TAG)
+    if mine is None or str(group["status"]).startswith("DELETE"):
+        return
+    tags = ensure.tags_of(arn)
+    if tags.get(STORAGE_TAG) == mine:
+        return
+    if STORAGE_TAG not in tags and recorded == arn:
+        # Created before groups had this tag.
+        ensure.client.tag_resource(
+            resourceArn=arn, tags=[{"tagKey": STORAGE_TAG, "tagValue": mine}]
+        )
+        return
+    whose = f"the deployment with the storage {tags.get(STORAGE_TAG)}"
+    raise dg.Failure(
+        f"the dataset group {group['name']} belongs to"
+        f" {whose if STORAGE_TAG in tags else 'somebody else: it has no tag ' + STORAGE_TAG}."
+        " Rename this pipeline. If the group is this pipeline's, say so: aws personalize"
+        f" tag-resource --resource-arn {arn} --tags tagKey={STORAGE_TAG},tagValue={mine}",
+        allow_retries=False,
+    )
 
 
 def _version(storage: StorageResource, file: DatasetFile) -> str:
