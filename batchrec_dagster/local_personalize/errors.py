@@ -9,6 +9,10 @@ class ServiceError(Exception):
     code = "InternalFailure"
 
 
+class CatalogError(ServiceError):
+    """The catalog cannot be read or written; the message says what to do."""
+
+
 class InvalidInputError(ServiceError):
     """A value is not valid or breaks a rule of the service."""
 

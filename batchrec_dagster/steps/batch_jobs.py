@@ -10,7 +10,7 @@ from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.ensure import FILTER, Description, Ensure, Ensured
 from batchrec_dagster.personalize.recipes import FEATURES
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -61,14 +61,18 @@ def output_folder(job: Description) -> str:
 
 
 def has_output(storage: StorageResource, job: Description) -> bool:
-    """Whether a finished job's files are still there; one under way will write them."""
-    return job["status"] != "ACTIVE" or bool(_files(storage, output_folder(job)))
+    """Whether a finished job's files are still there, and not empty; one under way will write
+    them."""
+    if job["status"] != "ACTIVE":
+        return True
+    sizes = [file.size for file in _files(storage, output_folder(job))]
+    return bool(sizes) and all(sizes)
 
 
 def output_files(storage: StorageResource, job: Description) -> list[str]:
     """The URIs of the files that the job wrote, in order. Raises dg.Failure if there are none."""
     folder = output_folder(job)
-    files = _files(storage, folder)
+    files = [file.uri for file in _files(storage, folder)]
     if not files:
         raise dg.Failure(
             f"the batch job left no {OUTPUT_SUFFIX} file in {folder}. Run it again",
@@ -119,8 +123,8 @@ def whole_lines(chunks: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
         yield b"".join(waiting)
 
 
-def _files(storage: StorageResource, folder: str) -> list[str]:
-    return [file.uri for file in storage.store.list(folder) if file.uri.endswith(OUTPUT_SUFFIX)]
+def _files(storage: StorageResource, folder: str) -> list[ObjectInfo]:
+    return [file for file in storage.store.list(folder) if file.uri.endswith(OUTPUT_SUFFIX)]
 
 
 def filter_arn(ensure: Ensure, model: ModelRecord, name: str, expression: str, setting: str) -> str:

@@ -17,7 +17,7 @@ import dagster as dg
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.source import Source, SourceContext, SourceError
 from batchrec_dagster.samples import generator
-from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.object_store import DamagedError, StorageError
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -107,6 +107,7 @@ def bring_raw_files(
     dg.Failure.
     """
     try:
+        storage.store.tidy(storage.uri(f"{record.partition('/')[0]}/"))
         before = RawRecord.from_json(read_record(storage, record))
         raw = _copy_changed(source, storage, project, before, place)
         yield raw
@@ -164,11 +165,18 @@ def open_raw_files(
             yield files
         return
     with ExitStack() as stack:
-        yield [
-            RawFile(stack.enter_context(storage.local_file(file.uri)), storage.where(file.uri))
-            for file in record.files
-            if file.uri is not None
-        ]
+        files = []
+        for file in record.files:
+            assert file.uri is not None
+            path = stack.enter_context(storage.local_file(file.uri))
+            if (size := path.stat().st_size) != file.size:
+                raise DamagedError(
+                    storage.where(file.uri),
+                    f"{size} bytes instead of {file.size}",
+                    "run the refresh, which copies it again",
+                )
+            files.append(RawFile(path, storage.where(file.uri)))
+        yield files
 
 
 @contextmanager

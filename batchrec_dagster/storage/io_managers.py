@@ -21,11 +21,12 @@ import pyarrow as pa
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID
-from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.object_store import DamagedError, StorageError
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
+MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
 # The asset metadata with the storage key of its value.
 STORAGE_KEY = "batchrec/storage_key"
 
@@ -68,6 +69,9 @@ class StorageIOManager(dg.ConfigurableIOManager):
             return self.load(uri, context.dagster_type.typing_type)
         except StorageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
+        except (ValueError, pl.exceptions.PolarsError) as error:
+            damaged = DamagedError(self.storage.where(uri), error, MAKE_AGAIN)
+            raise dg.Failure(str(damaged), allow_retries=False) from error
 
     def load(self, uri: str, wanted: object) -> Any:
         """The value of the object as the `wanted` type."""

@@ -33,6 +33,7 @@ from obstore.exceptions import (
 from obstore.store import LocalStore, S3Store
 
 from batchrec_dagster.personalize.permissions import credentials_trouble, is_denied, lacking
+from batchrec_dagster.storage import durable
 
 if TYPE_CHECKING:
     from obstore.store import RetryConfig
@@ -44,9 +45,6 @@ CHUNK = 8 * MB
 MAX_PARTS = 10_000
 # Bytes of memory an upload uses: the larger its parts, the fewer it sends at the same time.
 BUFFER = 12 * CHUNK
-HOUR = 3600
-# The name of a file that a put into a folder has not finished yet.
-_STAGED = re.compile(r".+#\d+")
 # Outlasts minutes of throttling, server errors and broken connections. Each pause is random, up to
 # `base` times the last: with the usual 2 the pauses would not grow.
 RETRIES: RetryConfig = {
@@ -74,6 +72,13 @@ class StorageError(Exception):
 
 class ObjectNotFoundError(StorageError):
     """There is no object at this URI."""
+
+
+class DamagedError(StorageError):
+    """An object of batchrec's own is not what batchrec wrote: empty, cut or changed."""
+
+    def __init__(self, where: str, reason: object, fix: str) -> None:
+        super().__init__(f"{where} is damaged ({str(reason).partition(chr(10))[0]}): {fix}")
 
 
 class ObjectInfo(NamedTuple):
@@ -159,11 +164,14 @@ class ObjectStore:
     def put(self, uri: str, data: bytes | Path | Iterable[bytes]) -> str:
         """Write an object from bytes, a local file or chunks, atomically. Returns its ETag."""
         store, key = self._locate(uri)
+        path = self.local_path(uri)
         with _explained(uri, "write"):
+            if path is not None:
+                durable.write(path, _chunks(data))
+                return str(obstore.head(store, key)["e_tag"] or "")
             if isinstance(data, bytes):
                 # Browsers show an object with this type and download any other.
-                page = key.endswith(".html") and isinstance(store, S3Store)
-                options: dict[str, Any] = {"attributes": HTML} if page else {}
+                options: dict[str, Any] = {"attributes": HTML} if key.endswith(".html") else {}
                 done = obstore.put(store, key, data, use_multipart=len(data) > CHUNK, **options)
             elif isinstance(data, Path) and data.stat().st_size <= CHUNK:
                 done = obstore.put(store, key, data.read_bytes(), use_multipart=False)
@@ -179,6 +187,9 @@ class ObjectStore:
         `data` must be unique to the caller: they identify its own write if the answer was lost.
         """
         store, key = self._locate(uri)
+        if (path := self.local_path(uri)) is not None:
+            with _explained(uri, "write"):
+                return durable.write(path, [data], replace=False)
         for _ in range(RETRIES["max_retries"]):
             with _explained(uri, "write"):
                 try:
@@ -285,12 +296,9 @@ class ObjectStore:
             pass
 
     def tidy(self, folder: str) -> None:
-        """Delete unfinished files of puts into the folder that are more than an hour old. In S3 a
-        lifecycle rule does this."""
-        path = self.local_path(folder)
-        for left in path.rglob("*#*") if path else ():
-            if _STAGED.fullmatch(left.name) and time.time() - left.stat().st_mtime > HOUR:
-                left.unlink(missing_ok=True)
+        """Delete unfinished files of killed puts into the folder. In S3 a lifecycle rule does."""
+        if path := self.local_path(folder):
+            durable.remove_staged(path)
 
     def local_path(self, uri: str) -> Path | None:
         """The object's path on this machine; None if it is in S3."""
@@ -340,6 +348,16 @@ class ObjectStore:
         if not key or key.endswith("/"):
             raise StorageError(f"{uri!r} names a folder, not an object")
         return self._bucket(bucket), key
+
+
+def _chunks(data: bytes | Path | Iterable[bytes]) -> Iterator[bytes]:
+    if isinstance(data, bytes):
+        yield data
+    elif isinstance(data, Path):
+        with data.open("rb") as file:
+            yield from iter(lambda: file.read(CHUNK), b"")
+    else:
+        yield from data
 
 
 def _until_answered(attempt: Callable[[], object]) -> None:

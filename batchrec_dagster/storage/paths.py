@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from batchrec_dagster.storage.io_managers import Stored
-from batchrec_dagster.storage.object_store import ObjectNotFoundError
+from batchrec_dagster.storage.io_managers import MAKE_AGAIN, Stored
+from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
 from batchrec_dagster.storage.resource import StorageResource
 
 
@@ -80,10 +80,13 @@ class Places:
 
 def read_record(storage: StorageResource, key: str) -> dict[str, Any]:
     """The record that an earlier run wrote; empty if there is none. Raises StorageError."""
+    uri = storage.uri(key)
     try:
-        record: dict[str, Any] = json.loads(storage.store.get(storage.uri(key)))
+        record: dict[str, Any] = json.loads(storage.store.get(uri))
     except ObjectNotFoundError:
         return {}
+    except ValueError as error:
+        raise DamagedError(storage.where(uri), error, MAKE_AGAIN) from error
     return record
 
 

@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster.storage.object_store import (
+    DamagedError,
+    ObjectNotFoundError,
+    ObjectStore,
+    StorageError,
+)
 
 # The key in Parquet's metadata whose value, a JSON object, describes the table.
 ABOUT = "batchrec"
@@ -75,7 +80,10 @@ class PublishedTable:
     def older(self) -> list[Edition]:
         """The editions published before, newest first."""
         current = self.current()
-        found = [self._edition(uri) for uri in self._entries().values()]
+        found = []
+        for uri in self._entries().values():
+            with suppress(DamagedError):  # nobody can go back to it
+                found.append(self._edition(uri))
         return [edition for edition in found if edition is not None and edition != current]
 
     def read(self) -> tuple[Edition, pl.LazyFrame]:
@@ -85,7 +93,7 @@ class PublishedTable:
         """
         try:
             with self.store.opened(self.uri) as file:
-                edition = Edition(read_about(file), self.uri)
+                edition = Edition(_about(file, self.store, self.uri), self.uri)
                 file.seek(0)
                 # Polars keeps this very file when it is closed and replaced here; given a path, it
                 # could read the footer of one edition and the rows of another.
@@ -124,8 +132,6 @@ class PublishedTable:
                 self.store.copy(before.uri, kept)
         put()
         self._prune(before, edition, keep)
-        for folder in (self.uri.rpartition("/")[0] + "/", self.history):
-            self.store.tidy(folder)
 
     def _prune(self, before: Edition | None, edition: Edition, keep: int) -> None:
         """Delete all but the newest older editions; the one just replaced counts as the newest."""
@@ -213,4 +219,12 @@ def _about_in(store: ObjectStore, uri: str) -> dict[str, Any]:
     # A Parquet file ends in its footer, the footer's length and four letters.
     if (length := int.from_bytes(end[-8:-4], "little") + 8) > len(end):
         end = store.tail(uri, length)
-    return read_about(io.BytesIO(end))
+    return _about(io.BytesIO(end), store, uri)
+
+
+def _about(file: IO[bytes], store: ObjectStore, uri: str) -> dict[str, Any]:
+    try:
+        return read_about(file)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        fix = "delete it, and run the refresh to publish a new one; the older ones remain"
+        raise DamagedError(str(store.local_path(uri) or uri), error, fix) from error

@@ -21,6 +21,7 @@ from urllib3 import HTTPResponse
 
 from batchrec_dagster.local_personalize.api.service import CONTENT_TYPE, LocalPersonalize, answer
 from batchrec_dagster.local_personalize.catalog.kinds import ACCOUNT_ID, QUOTAS_VARIABLE, Quotas
+from batchrec_dagster.local_personalize.errors import CatalogError
 from batchrec_dagster.local_personalize.jobs.worker import Pace
 from batchrec_dagster.storage.object_store import ObjectStore
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "QUOTAS_VARIABLE",
+    "CatalogError",
     "LocalPersonalize",
     "Pace",
     "Quotas",

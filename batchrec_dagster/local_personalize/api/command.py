@@ -184,6 +184,7 @@ def local_personalize(
     from batchrec_dagster.local_personalize.api.service import LocalPersonalize
     from batchrec_dagster.local_personalize.api.signatures import AccessKey
     from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+    from batchrec_dagster.local_personalize.errors import CatalogError
     from batchrec_dagster.local_personalize.jobs.worker import Pace
     from batchrec_dagster.storage.object_store import ObjectStore
 
@@ -198,7 +199,10 @@ def local_personalize(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--quota") from None
     store = ObjectStore(buckets, boto3.Session(), s3_endpoint)
-    service = LocalPersonalize(
-        home, store, region=region, account=account, quotas=allowed, pace=Pace(pace)
-    )
+    try:
+        service = LocalPersonalize(
+            home, store, region=region, account=account, quotas=allowed, pace=Pace(pace)
+        )
+    except CatalogError as error:
+        raise click.ClickException(str(error)) from error
     serve(service, host, port, key=key, hosts=allowed_hosts)

@@ -106,7 +106,7 @@ class LocalPersonalize:
         folders = Home(home.absolute())
         self._region, self._account = region, account
         self._quotas = quotas or Quotas()
-        self._catalog = Catalog(folders.catalog)
+        self._catalog = Catalog(folders.catalog, used=folders.has_data)
         self._worker = Worker(self._catalog, folders, store, KINDS, pace or Pace())
         self._next_look = 0.0
         self._worker.wake()  # resume the jobs of earlier processes

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from batchrec_dagster.local_personalize.errors import CatalogError
+from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.file_lock import exclusive
 
 _BUSY_SECONDS = 60
@@ -42,21 +44,18 @@ class Connections:
     def transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
         """A transaction on this thread's connection; an exception rolls it back.
 
-        Raises sqlite3.Error when SQLite cannot begin or commit it.
+        Raises CatalogError when SQLite cannot begin or commit it.
         """
-        connection = self.connection()
-        connection.execute(begin)
-        try:
-            yield connection
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        try:
-            connection.execute("COMMIT")
-        except sqlite3.Error:
-            if connection.in_transaction:  # a full disk, say: the connection stays usable
-                connection.execute("ROLLBACK")
-            raise
+        with _explained(self._path):
+            connection = self.connection()
+            connection.execute(begin)
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # a full disk, say: the connection stays usable
+                    connection.execute("ROLLBACK")
+                raise
 
     def connection(self) -> sqlite3.Connection:
         """This thread's connection."""
@@ -74,9 +73,36 @@ class Connections:
             factory=_Connection,
         )
         connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA synchronous = NORMAL")
+        # With NORMAL, a power cut takes back the last transactions, but not the removal of the
+        # files that those replaced.
+        connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into CatalogError, in one line."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        # Of Python 3.11 and later, and only of errors that SQLite itself reports.
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+            raise _damaged(path, error) from error
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
+            raise CatalogError(
+                f"the catalogue {path} cannot be read or written: {error}. Check the disk, its free"
+                " space and the limit of open files, and run again"
+            ) from error
+        raise
+
+
+def _damaged(path: Path, reason: object) -> CatalogError:
+    return CatalogError(
+        f"the catalogue {path} is damaged ({reason}): restore it from a backup, or move"
+        f" {path.parent} away, so that the next run imports and trains again"
+    )
 
 
 ACTIVE = "ACTIVE"
@@ -272,12 +298,16 @@ class Records:
 class Catalog:
     """The SQLite file; safe to use from many threads and processes at once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, used: bool = False) -> None:
+        """Raises CatalogError. `used`: there are files that the catalog must know."""
         # SQLite does not wait for another process that turns on WAL, hence the lock. Once SQLite
         # has the file open, this process must not open it elsewhere (see Connections).
-        with exclusive(path.with_suffix(".lock")):
+        with exclusive(path.with_suffix(".lock")), _explained(path):
             if not path.exists():
                 path.touch(mode=0o600)  # SQLite gives its WAL files the mode of the database
+                durable.sync(path.parent)
+            elif used and not path.stat().st_size:
+                raise _damaged(path, "it is empty")
             self._connections = Connections(path)
             connection = self._connections.connection()
             connection.execute("PRAGMA journal_mode = WAL")

@@ -14,6 +14,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.file_lock import exclusive
 
 
@@ -25,7 +26,7 @@ class Home:
 
     def __post_init__(self) -> None:
         for folder in (self.root, self.datasets, self.models, self.batches, self.owners):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.make_folders(folder, 0o700)
 
     @property
     def catalog(self) -> Path:
@@ -46,6 +47,11 @@ class Home:
     @property
     def owners(self) -> Path:
         return self.root / "owners"
+
+    @property
+    def has_data(self) -> bool:
+        """Whether anything was imported or trained here."""
+        return any(path for folder in (self.datasets, self.models) for path in folder.iterdir())
 
     def new_path(self, folder: Path, arn: str) -> Path:
         """A unique path, so that nobody reads the files of an attempt that died."""

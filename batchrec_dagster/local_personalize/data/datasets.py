@@ -78,7 +78,7 @@ def _read(
     for _ in range(_ATTEMPTS):
         try:
             return read(folders)
-        except (FileNotFoundError, ModelFileError) as error:
+        except (FileNotFoundError, ModelFileError, pl.exceptions.ComputeError) as error:
             before, folders = folders, _folders(catalog, home, dataset_arn, full_imports_only)
             if folders == before:  # no FULL import has replaced the files
                 raise JobFailedError(

@@ -112,7 +112,9 @@ def _load_version_model(job: Job, version: Resource) -> AnyModel:
     try:
         return load_model(job.home.root / version.state["model"])
     except ModelFileError as error:
-        raise JobFailedError(f"The model of {version.arn} cannot be used: {error}") from error
+        raise JobFailedError(
+            f"The model of {version.arn} cannot be used: {error}. Train again (force_train)."
+        ) from error
 
 
 def _run(job: Job, prepare: Callable[[Job], Answerer]) -> JobResult:

@@ -20,6 +20,7 @@ from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFail
 from batchrec_dagster.local_personalize.jobs.job import Job, check_location, objects_at
 from batchrec_dagster.local_personalize.operations.datasets import schema_of
 from batchrec_dagster.personalize.schemas import INTERACTIONS
+from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.object_store import ObjectInfo
 
 _GIB = 1 << 30
@@ -76,7 +77,7 @@ def _perform(job: Job) -> JobResult:
         rows = import_files(sources, schema, imported / ROWS)
         if schema.dataset_type == INTERACTIONS:
             save_interactions(imported)
-        imported.rename(published)
+        durable.publish(imported, published)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     job.progress(f"{rows} rows")

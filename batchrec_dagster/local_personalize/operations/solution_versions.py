@@ -51,6 +51,7 @@ from batchrec_dagster.personalize.schemas import (
     TIMESTAMP,
     USER_ID,
 )
+from batchrec_dagster.storage import durable
 
 
 def training_data(job: Job) -> Interactions:
@@ -290,7 +291,7 @@ def _perform(job: Job) -> JobResult:
     work = published.with_name(published.name + ".part")
     work.mkdir(mode=0o700)
     trained.model.save(work)
-    work.rename(published)
+    durable.publish(work, published)
     tuned = {"tunedHPOParams": {"algorithmHyperParameters": trained.tuned}} if trained.tuned else {}
     return JobResult(
         body={"trainingHours": (time.monotonic() - began) / 3600, **tuned},

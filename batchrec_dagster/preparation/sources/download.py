@@ -21,6 +21,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError
 
+from batchrec_dagster.storage import durable
+
 log = logging.getLogger(__name__)
 
 CHUNK = 1024 * 1024
@@ -107,7 +109,7 @@ def download(url: str, path: Path, *, md5: str | None = None) -> None:
                     f"{safe_url(url)} arrived damaged and was deleted: its MD5 is {found},"
                     f" published is {md5}. Try again, or check whether a proxy changes it"
                 )
-            part.replace(path)
+            durable.publish(part, path)
     except OSError as error:
         raise DownloadError(f"cannot write {safe_url(url)} to {path.parent}: {error}") from error
     log.info("downloaded %s, %d bytes", safe_url(url), path.stat().st_size)

@@ -22,6 +22,7 @@ from batchrec_dagster.preparation.sources.source import (
     naming,
     safe_filename,
 )
+from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.object_store import ObjectInfo, split_uri
 
 CHUNK = 1024 * 1024
@@ -97,12 +98,7 @@ class StoredObject(File):
             return local
         path = _cached(context.cache, self.text, self.look(context).version)
         if not path.exists():
-            part = path.with_name(f"{path.name}.{os.getpid()}.part")
-            try:
-                context.store.download(self.text, part)
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
+            durable.write(path, context.store.chunks(self.text))
         return path
 
     def _info(self, context: SourceContext) -> ObjectInfo:
@@ -260,7 +256,8 @@ def _version(file: IO[bytes]) -> str:
 
 def _cached(cache: Path, address: str, version: str) -> Path:
     """Where this version of the address's content is kept; other versions of it are removed."""
-    cache.mkdir(parents=True, exist_ok=True)
+    durable.make_folders(cache)
+    durable.remove_staged(cache)
     stem, version = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (address, version))
     path = cache / f"{stem}-{version}"
     for other in cache.glob(f"{stem}-*"):
