@@ -1,0 +1,186 @@
+"""Requests as "Maintaining Personalized Experiences with Machine Learning" sends them.
+
+Written from the documented behaviour of that AWS solution: its state machines know a resource by
+the ARN that they build from STS's account, describe it, create it if it is not there, compare the
+description with the configuration, and take the newest ACTIVE one of a list. No code of it is here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster_tests.local_personalize.support import (
+    RECIPE,
+    SEEN,
+    Local,
+    csv_bytes,
+    describe,
+    taste_rows,
+    user_lines,
+)
+
+pytestmark = pytest.mark.slow
+
+ACCOUNT, REGION = "123456789012", "eu-west-1"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/personalize-s3-access"
+EXPLORATION = {"explorationWeight": "0.3", "explorationItemAgeCutOff": "30"}
+TAGS = [{"tagKey": "solution", "tagValue": "SO0170"}]
+
+
+class Machine:
+    """A state machine's steps on one client."""
+
+    def __init__(self, local: Local) -> None:
+        self.client: Any = local.another_client(account=ACCOUNT, region=REGION)
+        self.created: list[str] = []
+
+    def arn(self, resource: str) -> str:
+        return f"arn:aws:personalize:{REGION}:{ACCOUNT}:{resource}"
+
+    def ensure(self, resource: str, operation: str, **config: Any) -> str:
+        """Describe; if it is not there, create it, and describe until it is ACTIVE."""
+        arn = self.arn(resource)
+        try:
+            found = describe(self.client, arn)
+        except self.client.exceptions.ResourceNotFoundException:
+            answer = getattr(self.client, operation)(**config)
+            assert arn in answer.values()
+            self.created.append(resource)
+            found = self.active(arn)
+        given = {name: value for name, value in config.items() if name not in ("tags", "schema")}
+        if "datasetType" in given:
+            given["datasetType"] = given["datasetType"].upper()
+        assert {name: found[name] for name in given} == given
+        return arn
+
+    def active(self, arn: str) -> dict[str, Any]:
+        while (found := describe(self.client, arn)).get("status", "ACTIVE") != "ACTIVE":
+            assert "FAILED" not in found["status"], found
+            time.sleep(0.01)
+        return found
+
+    def newest(self, operation: str, member: str, **parent: str) -> Mapping[str, Any]:
+        """The newest ACTIVE one of all pages."""
+        pages = self.client.get_paginator(operation).paginate(**parent)
+        listed = [entry for page in pages for entry in page[member]]
+        active = [entry for entry in listed if entry["status"] == "ACTIVE"]
+        return max(active, key=lambda entry: entry["creationDateTime"])
+
+    def night(self, date: str, mode: str) -> str:
+        """One scheduled run: import, train, recommend; returns the output's folder."""
+        group = self.ensure("dataset-group/films", "create_dataset_group", name="films", tags=TAGS)
+        text = interactions_schema(event_type=True)
+        schema = self.ensure("schema/films_s", "create_schema", name="films_s", schema=text)
+        dataset = self.ensure(
+            "dataset/films/INTERACTIONS",
+            "create_dataset",
+            name="films_interactions",
+            datasetGroupArn=group,
+            datasetType="interactions",
+            schemaArn=schema,
+            tags=TAGS,
+        )
+        self.ensure(
+            f"dataset-import-job/import_{date}",
+            "create_dataset_import_job",
+            jobName=f"import_{date}",
+            datasetArn=dataset,
+            dataSource={"dataLocation": "s3://data/train/films/interactions.csv"},
+            roleArn=ROLE,
+            importMode="FULL",
+            tags=TAGS,
+        )
+        solution = self.ensure(
+            "solution/unfiltered",
+            "create_solution",
+            name="unfiltered",
+            datasetGroupArn=group,
+            recipeArn=f"{RECIPE}aws-user-personalization",
+            performHPO=False,
+            performAutoTraining=False,
+            solutionConfig={"algorithmHyperParameters": {"hidden_dimension": "64"}},
+            tags=TAGS,
+        )
+        answer = self.client.create_solution_version(solutionArn=solution, trainingMode=mode)
+        self.active(answer["solutionVersionArn"])
+        version = self.newest("list_solution_versions", "solutionVersions", solutionArn=solution)
+        assert version["solutionVersionArn"] == answer["solutionVersionArn"]
+        used = self.ensure(
+            "filter/seen",
+            "create_filter",
+            name="seen",
+            datasetGroupArn=group,
+            filterExpression=SEEN,
+            tags=TAGS,
+        )
+        self.ensure(
+            f"batch-inference-job/batch_{date}",
+            "create_batch_inference_job",
+            jobName=f"batch_{date}",
+            solutionVersionArn=version["solutionVersionArn"],
+            filterArn=used,
+            numResults=10,
+            roleArn=ROLE,
+            jobInput={"s3DataSource": {"path": "s3://data/batch/films/users.json"}},
+            jobOutput={"s3DataDestination": {"path": f"s3://data/batch/films/{date}/"}},
+            batchInferenceJobConfig={"itemExplorationConfig": EXPLORATION},
+            tags=TAGS,
+        )
+        return f"s3://data/batch/films/{date}"
+
+
+def test_two_nights_and_a_clean_up(tmp_path: Path) -> None:
+    local = Local(tmp_path)
+    local.store.put("s3://data/train/films/interactions.csv", csv_bytes(taste_rows()))
+    local.store.put("s3://data/train/films/_SUCCESS", b"")
+    local.store.put("s3://data/batch/films/users.json", user_lines(["u1", "u2"]))
+    machine = Machine(local)
+    for date, mode, created in (("20261125", "FULL", 7), ("20261126", "UPDATE", 2)):
+        machine.created.clear()
+        folder = machine.night(date, mode)
+        assert len(machine.created) == created
+        assert len(local.lines(f"{folder}/users.json.out")) == 2
+        assert local.store.head(f"{folder}/_CHECK")
+    for arn in (
+        machine.arn("solution/unfiltered"),
+        machine.arn(f"batch-inference-job/batch_{date}"),
+    ):
+        assert machine.client.list_tags_for_resource(resourceArn=arn)["tags"] == TAGS
+    _real_time_is_refused(machine)
+    _clean_up(machine)
+
+
+def _real_time_is_refused(machine: Machine) -> None:
+    client, group = machine.client, machine.arn("dataset-group/films")
+    refused = client.exceptions.InvalidInputException
+    with pytest.raises(refused, match="CreateEventTracker is not supported locally"):
+        client.create_event_tracker(name="films", datasetGroupArn=group)
+    with pytest.raises(refused, match="CreateCampaign is not supported locally"):
+        client.create_campaign(name="films", solutionVersionArn=machine.arn("solution/x/y"))
+    with pytest.raises(client.exceptions.ResourceAlreadyExistsException):
+        client.create_dataset_group(name="films")
+
+
+def _clean_up(machine: Machine) -> None:
+    """Everything by its lists, what depends on something first."""
+    client = machine.client
+    steps: list[tuple[str, str, str, Callable[..., Any]]] = [
+        ("list_campaigns", "campaigns", "campaignArn", client.delete_campaign),
+        ("list_event_trackers", "eventTrackers", "eventTrackerArn", client.delete_event_tracker),
+        ("list_filters", "Filters", "filterArn", client.delete_filter),
+        ("list_solutions", "solutions", "solutionArn", client.delete_solution),
+        ("list_datasets", "datasets", "datasetArn", client.delete_dataset),
+        ("list_schemas", "schemas", "schemaArn", client.delete_schema),
+        ("list_dataset_groups", "datasetGroups", "datasetGroupArn", client.delete_dataset_group),
+    ]
+    for operation, member, arn_member, delete in steps:
+        for entry in getattr(client, operation)()[member]:
+            delete(**{arn_member: entry[arn_member]})
+        while getattr(client, operation)()[member]:
+            time.sleep(0.01)
