@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from batchrec_dagster_tests.processes import free_ports, started
 from batchrec_dagster_tests.support import REPOSITORY, Project
@@ -36,10 +37,10 @@ def web_ui(project: Project) -> Iterator[str]:
     (project.root / "workspace.yaml").write_text(WORKSPACE)
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
-    arguments = ["-m", "batchrec_dagster.cli", "ui", "--no-daemon", "--port", str(port)]
+    command = Path(sys.executable).with_name("batchrec")
     environment = {**project.process_environment(), "PYTHONPATH": str(REPOSITORY)}
     with started(
-        [sys.executable, *arguments],
+        [str(command), "ui", "--no-daemon", "--port", str(port)],
         project.root,
         environment,
         project.root / "webserver.log",
