@@ -96,7 +96,7 @@ def run(
         came_out.append(done)
         return dg.MaterializeResult(metadata=metadata)
 
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize([interactions], instance=instance, raise_on_error=False)
         logged = [log.message for log in instance.all_logs(result.run_id)]
     reasons = [

@@ -60,12 +60,6 @@ def bucket(s3: S3Server) -> str:
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as instance:
-        yield instance
-
-
-@pytest.fixture
 def log_in(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> Callable[[Keys], dict[str, str]]:
     """Puts credentials where boto3 finds them, and nothing of this machine's beside them."""
     for name in os.environ:

@@ -154,7 +154,7 @@ class Night:
         root.mkdir()
         undisturbed = module_project(root)
         undisturbed.declare(declaration("shop", ratings))
-        with dg.instance_for_test() as instance, definitions(undisturbed) as defs:
+        with dg.DagsterInstance.ephemeral() as instance, definitions(undisturbed) as defs:
             assert defs.resolve_job_def("shop_refresh").execute_in_process(instance=instance)
         return pl.read_parquet(undisturbed.storage / TABLE).select("user_id", "rank", "item_id")
 
