@@ -1,6 +1,7 @@
 """This project's code location: the pipelines under defs/, the resources, the executor."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import dagster as dg
@@ -10,7 +11,9 @@ from batchrec_dagster.pipeline.automation.runs import console_logger
 from batchrec_dagster.pipeline.loading import load_pipelines, load_valid_pipelines
 
 
+# One `dagster` command calls this five times. A reload starts a new process.
 @dg.definitions
+@cache
 def defs() -> dg.Definitions:
     deployment = Deployment.from_environment(os.environ)
     # `dagster definitions validate` and `dg check defs` fail if any pipeline is broken.
