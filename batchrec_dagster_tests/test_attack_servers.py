@@ -1,0 +1,145 @@
+"""Ten thousand hostile requests to both servers, and 1,100 half-open connections."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from batchrec_dagster_tests.processes import free_ports, started
+from batchrec_dagster_tests.support import declaration, module_project, write_ratings
+from batchrec_dagster_tests.web_ui import answers, web_ui
+
+pytestmark = [pytest.mark.attack, pytest.mark.slow]
+
+REQUESTS = 5_000  # to each server
+HALF_OPEN = 1_100
+JSON = {"Content-Type": "application/json"}
+MUTATION = "mutation{setAutoMaterializePaused(paused:false)}"
+STATE = "{instance{autoMaterializePaused}}"
+CREATE = {
+    "X-Amz-Target": "AmazonPersonalize.CreateDatasetGroup",
+    "Content-Type": "application/x-amz-json-1.1",
+}
+LIST = {**CREATE, "X-Amz-Target": "AmazonPersonalize.ListDatasetGroups"}
+GROUP = json.dumps({"name": "of-a-stranger"}).encode()
+STRANGERS = (
+    {"Host": "evil.example"},
+    {"Host": "localhost.evil.example:80"},
+    {"Host": ""},
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
+    {"X-Huge": "x" * 1_000_000},
+)
+
+
+def ask(
+    address: str, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    try:
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (ConnectionError, http.client.HTTPException):
+        return 0, b""  # closed without an answer
+    finally:
+        connection.close()
+
+
+def paused(address: str) -> bool:
+    status, body = ask(address, "POST", "/graphql", json.dumps({"query": STATE}).encode(), JSON)
+    assert status == 200, body
+    found: bool = json.loads(body)["data"]["instance"]["autoMaterializePaused"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    project = module_project(tmp_path_factory.mktemp("shop"))
+    project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
+    with web_ui(project) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def personalize(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with local_personalize(tmp_path_factory.mktemp("personalize")) as address:
+        yield address
+
+
+@contextmanager
+def local_personalize(folder: Path) -> Iterator[str]:
+    (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "batchrec_dagster.local_personalize", "--port", str(port)]
+    with started(command, folder, os.environ, folder / "log") as server:
+        server.wait_for(lambda: answers(f"{address}/health"), "answer", timeout=120)
+        yield address
+
+
+def test_no_hostile_request_changes_dagster(ui: str) -> None:
+    assert paused(ui)
+    chance = random.Random(18)
+    body = json.dumps({"query": MUTATION}).encode()
+    url = f"?query={quote(MUTATION)}"
+    for _ in range(REQUESTS):
+        kind = chance.randrange(4)
+        if kind == 0:  # a stranger's, otherwise right
+            status, _ = ask(ui, "POST", "/graphql", body, {**JSON, **chance.choice(STRANGERS)})
+        elif kind == 1:  # in the URL
+            method = chance.choice(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST"])
+            path = chance.choice(["/graphql", "/graphql/", "/graphql%0A", "/graphql%20"])
+            accept = {"Accept": chance.choice(["*/*", "text/html"])}
+            status, _ = ask(ui, method, path + url, headers=accept)
+        elif kind == 2:  # not JSON
+            types = ["text/plain", "text/plain;application/json", "application/graphql", ""]
+            header = {"Content-Type": chance.choice(types)}
+            status, _ = ask(ui, "POST", "/graphql" + url, body, header)
+        else:  # bytes
+            noise = chance.randbytes(chance.randrange(200))
+            status, _ = ask(ui, "POST", "/" + quote(noise[:20]), noise, {"Content-Type": "x"})
+        assert status not in range(200, 400), (kind, status)
+    assert paused(ui)
+    assert answers(f"{ui}/server_info")
+
+
+def test_no_hostile_request_changes_the_local_personalize(personalize: str) -> None:
+    chance = random.Random(18)
+    for _ in range(REQUESTS):
+        kind = chance.randrange(3)
+        if kind == 0:
+            headers = {**CREATE, **chance.choice(STRANGERS)}
+            status, _ = ask(personalize, "POST", "/", GROUP, headers)
+        elif kind == 1:
+            method = chance.choice(["GET", "PUT", "DELETE", "OPTIONS", "TRACE"])
+            status, _ = ask(personalize, method, "/", GROUP, CREATE)
+        else:
+            cut = chance.randrange(len(GROUP))
+            noise = GROUP[:cut] + chance.randbytes(chance.randrange(1, 40))
+            status, _ = ask(personalize, "POST", "/", noise, CREATE)
+        assert status not in range(200, 400), (kind, status)
+    assert json.loads(ask(personalize, "POST", "/", b"{}", LIST)[1])["datasetGroups"] == []
+    assert answers(f"{personalize}/health")
+
+
+def test_half_open_connections_shut_nobody_out(ui: str, personalize: str) -> None:
+    for address, path in ((personalize, "/health"), (ui, "/server_info")):
+        where = urlsplit(address)
+        with ExitStack() as held:
+            for _ in range(HALF_OPEN):
+                half = socket.create_connection((where.hostname, where.port), timeout=60)
+                held.enter_context(half).send(b"GET / HTTP/1.1\r\nHost: loc")
+            assert ask(address, "GET", path)[0] == 200
