@@ -300,15 +300,69 @@ def test_only_the_web_is_opened(tmp_path: Path, url: str, waits: list[float]) ->
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "127.0.0.1:1",
+        "localhost",
+        "[::1]",
+        "10.0.0.1",
+        "[::ffff:10.0.0.1]",
+        "2130706433",
+    ],
+)
+def test_redirects_lead_to_no_address_within_the_network(
+    web: Web, tmp_path: Path, host: str
+) -> None:
+    location = f"http://me:secret@{host}/latest/meta-data?secret=1"
+    page = Page(CONTENT, statuses=[302], headers={"Location": location})
+    with pytest.raises(DownloadError, match="an address within this network") as caught:
+        download(serve(web, page), tmp_path / "a.zip")
+    assert "secret" not in str(caught.value)
+    assert left(tmp_path) == []
+    assert len(web.asked) == 1
+
+
+def test_a_redirect_to_a_public_address_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = requests.Response()
+    answer.status_code = 302
+    answer.url = "https://93.184.215.14/a"
+    answer.headers["Location"] = "https://1.1.1.1/a"
+    module._check_redirect(answer)
+
+
+@pytest.mark.parametrize("sends_length", [True, False])
+def test_a_file_that_is_too_large_is_refused_and_the_setting_named(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sends_length: bool
+) -> None:
+    monkeypatch.setenv("BATCHREC_MAX_FILE_GB", "0.000005")
+    with pytest.raises(DownloadError, match="larger than the 5000 bytes that BATCHREC_MAX_FILE_GB"):
+        download(serve(web, Page(CONTENT, sends_length=sends_length)), tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_an_answer_that_comes_in_drops_or_never_ends_is_given_up(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = serve(web, Page(CONTENT))
+    monkeypatch.setattr(module, "SPAN", 0.0)
+    with pytest.raises(DownloadError, match="sends less than 60000 bytes in 0 s"):
+        download(url, tmp_path / "a.zip")
+    monkeypatch.setattr(module, "LONGEST", 0.0)
+    with pytest.raises(DownloadError, match="took more than 0 hours"):
+        download(serve(web, Page(CONTENT, etag='"2"')), tmp_path / "a.zip")
+
+
 def test_nothing_leads_from_https_back_to_http() -> None:
     answer = requests.Response()
     answer.status_code = 302
     answer.url = "https://example.com/b?secret=1"
     answer.headers["Location"] = "http://example.com/a?secret=2"
     with pytest.raises(DownloadError, match=r"redirects to http://example.com/a, .*over https"):
-        module._stay_on_https(answer)
+        module._check_redirect(answer)
     answer.headers["Location"] = "/c"
-    module._stay_on_https(answer)
+    module._check_redirect(answer)
 
 
 def test_what_comes_compressed_unasked_is_refused(web: Web, tmp_path: Path) -> None:

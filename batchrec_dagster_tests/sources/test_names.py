@@ -133,3 +133,10 @@ def test_every_name_becomes_a_plain_one(name: str) -> None:
 )
 def test_names_stay_recognisable(name: str, plain: str) -> None:
     assert safe_filename(name) == plain
+
+
+@pytest.mark.parametrize("member", ["", "!/b.csv"])
+def test_a_password_in_an_address_is_not_repeated(member: str) -> None:
+    with pytest.raises(SourceError, match="it has a password in it") as caught:
+        parse_source(f"https://me:secret@example.com/a.zip{member or '?b'}")
+    assert "secret" not in str(caught.value)

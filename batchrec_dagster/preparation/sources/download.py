@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import logging
+import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from rich.console import Console
@@ -21,6 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError
 
+from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, Limits
 from batchrec_dagster.storage import durable
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,11 @@ ATTEMPTS = 4
 PAUSE = 1.0
 LONGEST_PAUSE = 60
 SECONDS_BETWEEN_LOG_LINES = 10.0
+# A server that sends a byte now and then would hold a run for ever: at least so many bytes must
+# come in each of these spans, and the whole answer within a day.
+SPAN = 60.0
+LEAST_OF_A_SPAN = 60_000
+LONGEST = 24 * 3600.0
 
 # The server, or a proxy before it, is busy or down for now.
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -116,8 +124,11 @@ def download(url: str, path: Path, *, md5: str | None = None) -> None:
 
 
 def safe_url(url: str) -> str:
-    """The address without its query, which may be a signature and does not belong in a log."""
-    return url.partition("?")[0]
+    """The address without its query and its user, which may be a signature and a password and do
+    not belong in a log."""
+    scheme, separator, rest = url.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _persistently(url: str, attempt: Callable[[], T]) -> T:
@@ -174,6 +185,8 @@ def _receive(url: str, response: BaseHTTPResponse, part: Path, start: int) -> Pa
     rest = response.length_remaining
     total = None if rest is None else start + rest
     have = start
+    _check_size(url, total)
+    watch = _Watch(url)
     with (
         part.open("ab" if start else "wb") as file,
         _progress(safe_url(url), start, total) as advance,
@@ -182,6 +195,8 @@ def _receive(url: str, response: BaseHTTPResponse, part: Path, start: int) -> Pa
             while chunk := _read(response.read1, CHUNK):
                 file.write(chunk)
                 have += len(chunk)
+                _check_size(url, have)
+                watch.received(len(chunk))
                 advance(len(chunk))
         except _PassingError as error:
             of = "" if total is None else f" of {total}"
@@ -189,6 +204,37 @@ def _receive(url: str, response: BaseHTTPResponse, part: Path, start: int) -> Pa
                 f"cut after {have}{of} bytes: {error}", received=have > start
             ) from error
     return part
+
+
+def _check_size(url: str, size: int | None) -> None:
+    if size is not None and size > (most := Limits.from_environment().download_bytes):
+        raise DownloadError(
+            f"{safe_url(url)} is larger than the {most} bytes that {MAX_FILE_GB} allows: set it"
+            " higher if that is real data"
+        )
+
+
+class _Watch:
+    """Raises DownloadError when an answer takes too long, or comes in drops."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.begun = self.span = monotonic()
+        self.of_span = 0
+
+    def received(self, size: int) -> None:
+        self.of_span += size
+        now = monotonic()
+        if now - self.begun > LONGEST:
+            raise DownloadError(f"{safe_url(self.url)} took more than {LONGEST / 3600:g} hours")
+        if now - self.span <= SPAN:
+            return
+        if self.of_span < LEAST_OF_A_SPAN:
+            raise DownloadError(
+                f"{safe_url(self.url)} sends less than {LEAST_OF_A_SPAN} bytes in {SPAN:g} s: try"
+                " again later, or put the file into a bucket"
+            )
+        self.span, self.of_span = now, 0
 
 
 def _read(read: Callable[[int], bytes], size: int) -> bytes:
@@ -234,7 +280,7 @@ def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPRe
                 timeout=TIMEOUT,
                 stream=True,
                 verify=trusted.cafile or trusted.capath or True,
-                hooks={"response": _stay_on_https},
+                hooks={"response": _check_redirect},
             )
         except (requests.ConnectionError, requests.Timeout) as error:
             reason = _reason(error)
@@ -262,14 +308,38 @@ def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPRe
             yield response
 
 
-def _stay_on_https(answer: requests.Response, **_: Any) -> None:
-    """Raise DownloadError for a redirect from https to http, which requests would follow."""
+def _check_redirect(answer: requests.Response, **_: Any) -> None:
+    """Raise DownloadError for a redirect from https to http, or to an address that is not public;
+    requests would follow both."""
     target = urljoin(answer.url, answer.headers.get("Location", ""))
     if answer.is_redirect and answer.url.startswith("https:") and target.startswith("http:"):
         raise DownloadError(
             f"{safe_url(answer.url)} redirects to {safe_url(target)}, which is not followed: give"
             " an address that serves the file over https"
         )
+    if answer.is_redirect and not _is_public(target) and _host(target) != _host(answer.url):
+        raise DownloadError(
+            f"{safe_url(answer.url)} redirects to {safe_url(target)}, an address within this"
+            " network, which is not followed: if you trust it, give that address itself"
+        )
+
+
+def _host(url: str) -> tuple[str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.hostname, parts.port
+
+
+def _is_public(url: str) -> bool:
+    """Whether all addresses of the URL's host are public: what it names is the owner's choice, and
+    where it redirects to is not."""
+    parts = urlsplit(url)
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port or 0, type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        return True  # There is no connection to it either.
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    mapped = [getattr(address, "ipv4_mapped", None) or address for address in addresses]
+    return all(address.is_global and not address.is_multicast for address in mapped)
 
 
 def _refusal(url: str, response: BaseHTTPResponse) -> Exception:
