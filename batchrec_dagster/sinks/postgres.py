@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,8 @@ RIGHTS = "; the user needs CREATE on the schema, and to own the table where ther
 # What libpq says, before there are error codes, about what no retry mends.
 LASTING = (
     "authentication failed",
+    "authentication method requirement",
+    "server does not support SSL",
     "does not exist",
     "invalid",
     "no password",
@@ -212,8 +215,23 @@ def _parameters(url: str) -> dict[str, str]:
 
 def _connect(url: str) -> Connection:
     return psycopg2.connect(
-        url, application_name="batchrec", client_encoding="UTF8", connect_timeout=30
+        url,
+        application_name="batchrec",
+        client_encoding="UTF8",
+        connect_timeout=30,
+        **_safe_defaults(parse_dsn(url)),
     )
+
+
+def _safe_defaults(parts: Mapping[str, str]) -> dict[str, str]:
+    """What the URL does not say: TLS off this machine, and no log-in that sends the password as it
+    is."""
+    hosts = (parts.get("hostaddr") or parts.get("host") or "").split(",")
+    here = all(host in ("", "localhost", "127.0.0.1", "::1") or host[0] in "/@" for host in hosts)
+    safe = {"require_auth": "!password"}
+    if not here:
+        safe["sslmode"] = "require"
+    return {name: value for name, value in safe.items() if name not in parts}
 
 
 def _replace(frame: pl.LazyFrame, wanted: Counts, connection: Connection, target: Target) -> str:

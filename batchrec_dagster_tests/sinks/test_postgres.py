@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from contextlib import closing
 from pathlib import Path
@@ -254,6 +255,40 @@ def test_what_is_wrong_with_the_connection_is_told_without_the_password(
     told = "".join(traceback.format_exception(error.value))
     assert "secret" not in told
     assert "cret@" not in told
+
+
+def test_off_this_machine_it_is_tls_unless_the_url_says_otherwise(
+    postgres: PostgresServer, url: str
+) -> None:
+    # Another spelling of 127.0.0.1, on which this server has no TLS.
+    elsewhere = url.replace("127.0.0.1", "127.1")
+    for attempt in (sink.look, lambda target: replace(many(1), target.url)):
+        with pytest.raises(SinkError, match="does not support SSL"):
+            attempt(sink.Target(elsewhere, "recommendations"))
+    sink.look(sink.Target(f"{elsewhere}?sslmode=disable", "recommendations"))
+
+
+def test_a_password_is_not_sent_as_it_is(postgres: PostgresServer, url: str) -> None:
+    ((name,),) = postgres.query("SHOW hba_file")
+    hba = Path(name)
+    before = hba.read_text()
+    database = url.rpartition("/")[2]
+    try:
+        hba.write_text(f"host {database} all 127.0.0.1/32 password\n{before}")
+        postgres.query("SELECT pg_reload_conf()")
+        with pytest.raises(SinkError, match=r"requirement.*cleartext password"):
+            _until_reloaded(url)
+        sink.look(sink.Target(f"{url}?require_auth=password", "recommendations"))
+    finally:
+        hba.write_text(before)
+        postgres.query("SELECT pg_reload_conf()")
+
+
+def _until_reloaded(url: str) -> None:
+    """The server reads its configuration a moment after it was asked to."""
+    for _ in range(100):
+        sink.look(sink.Target(url, "recommendations"))
+        time.sleep(0.05)
 
 
 def test_what_the_table_refuses_is_told(postgres: PostgresServer, url: str) -> None:
