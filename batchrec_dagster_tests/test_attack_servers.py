@@ -1,4 +1,4 @@
-"""Ten thousand hostile requests to both servers, and 1,100 half-open connections."""
+"""Ten thousand hostile requests to both servers, a hostile page in a browser, half-open ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
 
 from batchrec_dagster_tests.processes import free_ports, started
 from batchrec_dagster_tests.support import declaration, module_project, write_ratings
+from batchrec_dagster_tests.web_server import Page, serving
 from batchrec_dagster_tests.web_ui import answers, web_ui
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
@@ -143,3 +145,44 @@ def test_half_open_connections_shut_nobody_out(ui: str, personalize: str) -> Non
                 half = socket.create_connection((where.hostname, where.port), timeout=60)
                 held.enter_context(half).send(b"GET / HTTP/1.1\r\nHost: loc")
             assert ask(address, "GET", path)[0] == 200
+
+
+def test_a_hostile_page_in_a_browser_changes_nothing(ui: str, browser: Any) -> None:
+    url = f"{ui}/graphql?query={quote(MUTATION)}"
+    start = json.dumps({"id": "1", "type": "start", "payload": {"query": MUTATION}})
+    query = json.dumps({"query": MUTATION})
+    with serving() as web:
+        web.pages["/"] = Page(
+            f"""<img src='{url}'><iframe src='{url}'></iframe><script src='{url}'></script>
+            <iframe name=f></iframe><form id=form target=f method=post enctype=text/plain
+            action='{url}'><input name='{{"query":"{MUTATION}","x":"' value='"}}'></form>
+            <script>
+            form.submit();
+            const sent = [{{}}, {{mode: 'no-cors'}}].flatMap(way =>
+              ['application/json', 'text/plain', 'text/plain;application/json'].map(type =>
+                fetch('{ui}/graphql', {{...way, method: 'POST', body: {query!r},
+                  headers: {{'Content-Type': type}}}}).catch(() => 0)));
+            const socket = new WebSocket('{ui.replace("http", "ws")}/graphql', 'graphql-ws');
+            socket.onopen = () => {{ window.opened = 1; socket.send({start!r}); }};
+            sent.push(new Promise(done => socket.onclose = done));
+            Promise.all(sent).then(() => window.done = 1);
+            </script>""".encode(),
+            headers={"Content-Type": "text/html"},
+        )
+        for host in ("127.0.0.1", "localhost"):
+            tab = browser.new_page()
+            tab.goto(f"http://{host}:{urlsplit(web.address).port}/")
+            tab.wait_for_function("window.done", timeout=60_000)
+            assert tab.evaluate("window.opened") is None
+            tab.close()
+    assert paused(ui)
+    # The same from the UI's own page does change it.
+    tab = browser.new_page()
+    tab.goto(ui)
+    tab.evaluate(
+        "query => fetch('/graphql', {method: 'POST', body: query,"
+        " headers: {'Content-Type': 'application/json'}}).then(answer => answer.text())",
+        query,
+    )
+    tab.close()
+    assert not paused(ui)
