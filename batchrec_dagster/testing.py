@@ -42,6 +42,7 @@ class StartedPersonalize:
     `client` is a boto3 `personalize` client, `bucket` the bucket's name, `role_arn` a role for
     requests, `store` the storage as an ObjectStore. `start_from` is a file that `batchrec
     local-personalize --export` wrote, to start from a trained state.
+    `v2_lines` adds what AWS adds to lists of aws-user-personalization-v2.
     """
 
     role_arn = "arn:aws:iam::000000000000:role/personalize"
@@ -53,12 +54,15 @@ class StartedPersonalize:
         bucket: str = "test-bucket",
         quotas: Quotas | None = None,
         start_from: Path | None = None,
+        v2_lines: bool = False,
     ) -> None:
         if start_from:
             import_home(start_from, folder / "home")
         self.bucket = bucket
         self.store = ObjectStore(folders={bucket: folder / "storage"})
-        self._service = LocalPersonalize(folder / "home", self.store, region=_REGION, quotas=quotas)
+        self._service = LocalPersonalize(
+            folder / "home", self.store, region=_REGION, quotas=quotas, v2_lines=v2_lines
+        )
         self.client: PersonalizeClient = client_for(self._service, region=_REGION)
         self._server: tuple[uvicorn.Server, threading.Thread] | None = None
 

@@ -42,11 +42,17 @@ def inference_line(
     items: Sequence[str],
     scores: Sequence[float] | None = None,
     error: str | None = None,
+    reasons: Sequence[Sequence[str]] | None = None,
 ) -> str:
-    """One line of a `.out` file, without its newline: compact JSON, scores to 7 decimals."""
+    """One line of a `.out` file, without its newline: compact JSON, scores to 7 decimals.
+
+    `scores` may be of the first items only; `reasons` has a list for each item.
+    """
     fields = [f'"recommendedItems":{_compact(list(items))}']
     if scores is not None:
         fields.append(f'"scores":[{",".join(map(_score, scores))}]')
+    if reasons is not None:
+        fields.append(f'"reasons":{_compact(reasons)}')
     return (
         f'{{"input":{_compact(request)},"output":{{{",".join(fields)}}},"error":{_compact(error)}}}'
     )

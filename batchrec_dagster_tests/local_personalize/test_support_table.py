@@ -149,6 +149,22 @@ def _name_again(local: Local) -> str | None:
     return _refusal(local, "list_dataset_import_jobs", datasetArn=dataset)
 
 
+def _v2_lines(local: Local) -> str | None:
+    local.client = local.another_client(v2_lines=True)
+    group, _ = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group)))
+    options: dict[str, dict[str, Any]] = {"all": {}, "new": {"filterArn": local.filter(group)}}
+    for job, more in options.items():
+        local.recommended(version, ["u1"], job, numResults=10, **more)
+        (line,) = local.lines(f"s3://data/{job}/out/users.json.out")
+        output = json.loads(line)["output"]
+        placeholders = 2 if more else 0
+        assert len(output["recommendedItems"]) == len(output["reasons"]) == 10
+        assert len(output["scores"]) == 10 - placeholders
+        assert output["reasons"].count(["Popular item"]) == placeholders
+    return None
+
+
 def _numeric_ids(local: Local) -> str | None:
     group, _ = local.imported([(user[1:], item, time) for user, item, time in taste_rows()])
     version = local.active(local.version(local.solution(group, "aws-popularity-count")))
@@ -300,6 +316,7 @@ ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
     "performAutoTraining": (lambda local: _solution(local, performAutoTraining=True), None),
     "performAutoML": (lambda local: _solution(local, performAutoML=True), INVALID),
     "names of import jobs": (_name_again, None),
+    "reasons and placeholders of aws-user-personalization-v2": (_v2_lines, None),
     "ids in batch lines": (_numeric_ids, None),
     "roleArn": (lambda local: _group(local, roleArn=ROLE, kmsKeyArn=KEY), None),
     "kmsKeyArn": (lambda local: _group(local, kmsKeyArn=KEY), None),

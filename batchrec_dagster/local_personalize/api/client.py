@@ -55,6 +55,7 @@ def embedded_client(
     account: str = ACCOUNT_ID,
     quotas: Quotas | None = None,
     pace: Pace | None = None,
+    v2_lines: bool = False,
 ) -> PersonalizeClient:
     """A `personalize` client for the local Personalize in the folder `home`.
 
@@ -62,7 +63,7 @@ def embedded_client(
     on this home resumes unfinished ones.
     """
     service = LocalPersonalize(
-        home, store, region=region, account=account, quotas=quotas, pace=pace
+        home, store, region=region, account=account, quotas=quotas, pace=pace, v2_lines=v2_lines
     )
     return client_for(service, region=region)
 

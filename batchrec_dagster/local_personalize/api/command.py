@@ -6,10 +6,14 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from batchrec_dagster.web import allowed_hosts
+
+if TYPE_CHECKING:
+    from batchrec_dagster.local_personalize.catalog.kinds import Quotas
 
 DEFAULT_HOME = Path(".batchrec/personalize")
 
@@ -37,19 +41,29 @@ def _matching(pattern: str, meaning: str) -> Callable[..., str]:
     return check
 
 
+def _quotas(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> Quotas:
+    from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+
+    try:
+        return Quotas.parse(texts)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def _move_home(home: Path, export_to: Path | None, import_from: Path | None) -> None:
     from batchrec_dagster.local_personalize.api.archive import (
         ArchiveError,
         export_home,
         import_home,
     )
+    from batchrec_dagster.local_personalize.errors import CatalogError
 
     try:
         if import_from:
             import_home(import_from, home)
         if export_to:
             export_home(home, export_to)
-    except ArchiveError as error:
+    except (ArchiveError, CatalogError) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -104,6 +118,7 @@ def _show_support(context: click.Context, parameter: click.Parameter, requested:
     metavar="NAME=NUMBER",
     envvar="BATCHREC_LOCAL_PERSONALIZE_QUOTAS",
     show_envvar=True,
+    callback=_quotas,
     help="Allow NUMBER of a kind, such as dataset_groups=5. Repeat for more kinds.",
 )
 @click.option("--s3-endpoint", metavar="URL", help="The URL of S3, if not AWS's.")
@@ -121,6 +136,12 @@ def _show_support(context: click.Context, parameter: click.Parameter, requested:
     default=0.0,
     show_default=True,
     help="The least share of the time on AWS that jobs take: 1 to rehearse waiting.",
+)
+@click.option(
+    "--v2-lines",
+    is_flag=True,
+    help="Add what AWS adds to lists of aws-user-personalization-v2: reasons, and placeholders"
+    " without scores at the end of filtered lists. To test how a program reads them.",
 )
 @click.option(
     "--access-key-id",
@@ -153,10 +174,11 @@ def local_personalize(
     home: Path,
     region: str,
     account: str,
-    quotas: tuple[str, ...],
+    quotas: Quotas,
     s3_endpoint: str | None,
     buckets: dict[str, Path],
     pace: float,
+    v2_lines: bool,
     access_key_id: str | None,
     secret_access_key: str | None,
     export_to: Path | None,
@@ -171,7 +193,6 @@ def local_personalize(
     Examples:
       batchrec local-personalize --bucket batchrec-local=.batchrec/storage
       batchrec local-personalize --port 0 --s3-endpoint http://127.0.0.1:8333
-      batchrec local-personalize --support > support.md
       batchrec local-personalize --home trained --export trained.tar
     """
     if export_to or import_from:
@@ -183,7 +204,6 @@ def local_personalize(
     from batchrec_dagster.local_personalize.api.server import serve
     from batchrec_dagster.local_personalize.api.service import LocalPersonalize
     from batchrec_dagster.local_personalize.api.signatures import AccessKey
-    from batchrec_dagster.local_personalize.catalog.kinds import Quotas
     from batchrec_dagster.local_personalize.errors import CatalogError
     from batchrec_dagster.local_personalize.jobs.worker import Pace
     from batchrec_dagster.storage.object_store import ObjectStore
@@ -194,14 +214,16 @@ def local_personalize(
     key = (
         AccessKey(access_key_id, secret_access_key) if access_key_id and secret_access_key else None
     )
-    try:
-        allowed = Quotas.parse(quotas)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--quota") from None
     store = ObjectStore(buckets, boto3.Session(), s3_endpoint)
     try:
         service = LocalPersonalize(
-            home, store, region=region, account=account, quotas=allowed, pace=Pace(pace)
+            home,
+            store,
+            region=region,
+            account=account,
+            quotas=quotas,
+            pace=Pace(pace),
+            v2_lines=v2_lines,
         )
     except CatalogError as error:
         raise click.ClickException(str(error)) from error

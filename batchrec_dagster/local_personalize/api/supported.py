@@ -85,6 +85,11 @@ RULES = (
     ),
     Row("performAutoML", False, "deprecated: choose a recipe"),
     Row("names of import jobs", True, "free again when the dataset is deleted"),
+    Row(
+        "reasons and placeholders of aws-user-personalization-v2",
+        True,
+        "with `--v2-lines`, to test how a program reads them",
+    ),
     Row("ids in batch lines", True, "numbers are taken as text"),
     Row("roleArn", True, "stored; storage is read with the server's own credentials"),
     Row("kmsKeyArn", True, "stored; nothing is encrypted"),

@@ -78,6 +78,7 @@ class Call:
     region: str
     quotas: Quotas
     account: str = ACCOUNT_ID
+    v2_lines: bool = False
 
     @property
     def scope(self) -> str:

@@ -40,6 +40,7 @@ class Recommender:
     interactions: Interactions | None  # None for related items
     num_results: int
     filter: JobFilter | None
+    v2_lines: bool = False
 
     def answer(self, source: Path, target: Path, step: Step) -> None:
         """Write one output line to `target` for each line of `source`."""
@@ -52,8 +53,22 @@ class Recommender:
         for request, problem in zip(requests, problems, strict=True):
             if problem is not None:
                 yield inference_line(request.echo, [], error=problem)
+            elif self.v2_lines:
+                yield self._v2_line(request, *next(answers))
             else:
                 yield inference_line(request.echo, *next(answers))
+
+    def _v2_line(self, request: Request, items: list[str], scores: list[float] | None) -> str:
+        """The line with reasons; the last fifth of a filtered list are placeholders.
+
+        Source: developer guide, "Recommendation reasons". It does not show the member's name in
+        a line, nor how many items are placeholders.
+        """
+        placeholders = max(1, len(items) // 5) if self.filter and items else 0
+        scored = len(items) - placeholders
+        reasons: list[list[str]] = [[] for _ in range(scored)]
+        reasons += [["Popular item"]] * placeholders
+        return inference_line(request.echo, items, (scores or [])[:scored], reasons=reasons)
 
     def _filter_problem(self, request: Request) -> str | None:
         problem = self.filter.problem(request.values) if self.filter else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +43,11 @@ from batchrec_dagster.personalize.batch_files import (
     OUTPUT_SUFFIX,
 )
 from batchrec_dagster.personalize.filter_check import Traits, traits
-from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, SIMILAR_ITEMS
+from batchrec_dagster.personalize.recipes import (
+    ITEM_ATTRIBUTE_AFFINITY,
+    SIMILAR_ITEMS,
+    USER_PERSONALIZATION_V2,
+)
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, Schema
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
@@ -211,7 +216,9 @@ def _create_inference(call: Call) -> Draft:
         "batchInferenceJobMode": "BATCH_INFERENCE",
         "batchInferenceJobConfig": config or None,
     }
-    return _draft(call, "batch-inference-job", version, members)
+    draft = _draft(call, "batch-inference-job", version, members)
+    v2_lines = call.v2_lines and recipe.name == USER_PERSONALIZATION_V2
+    return replace(draft, state={"v2_lines": True}) if v2_lines else draft
 
 
 def _check_mode(params: Mapping[str, Any]) -> None:
@@ -261,6 +268,7 @@ def _recommender(job: Job) -> Recommender:
         interactions=interactions,
         num_results=body["numResults"],
         filter=JobFilter(expression, read, model.item_ids.tolist()) if expression else None,
+        v2_lines=job.resource.state.get("v2_lines", False),
     )
 
 
