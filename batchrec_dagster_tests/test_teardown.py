@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 
+from batchrec_dagster.cli import main
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.jobs.worker import Pace
 from batchrec_dagster.personalize.datasets import interactions_schema
@@ -146,6 +148,66 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
     assert not (project.storage / "shop").exists()
     assert files(project, "shop_2") == others_files
     assert there(client) == others
+
+
+def test_what_earlier_settings_left_is_pruned_after_publishing(
+    project: Project, quick: dict[str, Any], instance: dg.DagsterInstance
+) -> None:
+    project.declare(quick)
+    assert refresh(project, "shop", instance).success
+    client = client_for(project)
+    shop = ensure(client)
+    (current,) = client.list_dataset_groups()["datasetGroups"]
+    group = current["datasetGroupArn"]
+    expression = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("{}")'
+    for number in range(4):
+        of_group = {"datasetGroupArn": group, "filterExpression": expression.format(number)}
+        shop.named(FILTER, f"{current['name']}-{number}", of_group)
+    schema = {"schema": interactions_schema(event_type=True)}
+    for name in ("shop-00000001", "shop-00000002"):
+        old = shop.named(DATASET_GROUP, name, {}).arn
+        arn = shop.named(SCHEMA, f"{name}-interactions", schema).arn
+        of_old = {"datasetGroupArn": old, "datasetType": "Interactions", "schemaArn": arn}
+        shop.named(DATASET, f"{name}-interactions", of_old)
+    for _ in range(4):
+        assert refresh(project, "shop", instance).success
+        if len(client.list_dataset_groups()["datasetGroups"]) == 2:
+            break
+    # What is in use, and the newest of what is not.
+    groups = {each["name"] for each in client.list_dataset_groups()["datasetGroups"]}
+    assert groups == {current["name"], "shop-00000002"}
+    schemas = {each["name"] for each in client.list_schemas()["schemas"]}
+    assert schemas == {f"{name}-interactions" for name in groups}
+    filters = {each["name"] for each in client.list_filters()["Filters"]}
+    assert filters == {f"{current['name']}-{which}" for which in ("exclude-seen", "2", "3")}
+    assert len(client.list_solutions()["solutions"]) == 1
+
+
+def test_a_pipeline_whose_declaration_is_gone_is_torn_down_by_its_name(
+    project: Project,
+    made: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
+    client, run = client_for(project), CliRunner()
+    file = project.storage / "shop" / "records" / "x.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    project.declare({"name": "shop"})
+    still = run.invoke(main, ["teardown", "shop"])
+    assert still.exit_code == 1
+    assert "run its job shop_teardown" in still.output
+    (project.package / "defs" / "shop" / "defs.yaml").unlink()
+
+    planned = run.invoke(main, ["teardown", "shop", "--storage"], input="n\n")
+    assert "delete dataset group shop-0123abcd" in planned.output
+    assert there(client) == set(made.values())
+    done = run.invoke(main, ["teardown", "shop", "--storage", "--yes"])
+    assert done.exit_code == 0, done.output
+    assert there(client) == set()
+    assert not file.exists()
+    assert run.invoke(main, ["teardown", "shop", "--yes"]).exit_code == 3
 
 
 def test_it_waits_for_nobody_and_names_who_is_at_work_and_what_it_leaves(

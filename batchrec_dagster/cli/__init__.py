@@ -6,6 +6,7 @@ from batchrec_dagster.cli.doctor import doctor
 from batchrec_dagster.cli.new import new
 from batchrec_dagster.cli.rollback import rollback
 from batchrec_dagster.cli.show import show
+from batchrec_dagster.cli.teardown import teardown
 from batchrec_dagster.cli.ui import ui
 from batchrec_dagster.local_personalize.api.command import local_personalize
 
@@ -68,7 +69,7 @@ def schema() -> None:
     click.echo(declaration_schema_text(), nl=False)
 
 
-for command in (new, doctor, ui, show, rollback, schema, completion, local_personalize):
+for command in (new, doctor, ui, show, rollback, teardown, schema, completion, local_personalize):
     main.add_command(command)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +43,10 @@ from batchrec_dagster.personalize.ensure import (
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
 ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
 WORK = {SOLUTION: (SOLUTION_VERSION,), DATASET: (IMPORT_JOB,)}
+
+
+# So many of a kind are kept besides those in use: a setting may be changed back.
+SPARE_GROUPS, SPARE_IN_GROUP = 1, 2
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,53 @@ def delete(ensure: Ensure, plan: Plan) -> None:
             _delete(ensure, piece, deadline)
         for piece in pieces:
             _wait_until_gone(ensure, piece, deadline)
+
+
+def prune(ensure: Ensure, pipeline: str, group: str, in_use: Collection[str]) -> list[Piece]:
+    """Delete what earlier settings of the pipeline left, and return it. It does not wait: what
+    cannot be deleted yet is deleted by a later run. group: the name of the dataset group in use;
+    in_use: the names of the solutions and filters in it that are."""
+    deleted = []
+    named = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
+    groups = [g for g in _newest_first(ensure.list(DATASET_GROUP)) if named.fullmatch(g["name"])]
+    (current,) = [g for g in groups if g["name"] == group]
+    others = [g for g in groups if g is not current]
+    for old in _pieces(DATASET_GROUP, others[SPARE_GROUPS:]):
+        if _is_ours(ensure, old, pipeline):
+            plan = Plan()
+            _look_into(ensure, old, pipeline, plan)
+            if not plan.work and not plan.in_the_way:
+                schemas = _pieces(SCHEMA, ensure.list(SCHEMA))
+                plan.pieces.extend(s for s in schemas if s.name.startswith(f"{old.name}-"))
+                deleted += _delete_now(ensure, plan.pieces)
+    for kind in (FILTER, SOLUTION):
+        there = _newest_first(ensure.list(kind, datasetGroupArn=current[DATASET_GROUP.arn]))
+        unused = [each for each in there if each["name"] not in in_use]
+        old_ones = _pieces(kind, unused[SPARE_IN_GROUP:])
+        deleted += _delete_now(ensure, [p for p in old_ones if _is_ours(ensure, p, pipeline)])
+    return deleted
+
+
+def _newest_first(summaries: Iterable[Description]) -> list[Description]:
+    return sorted(summaries, key=lambda summary: summary["creationDateTime"], reverse=True)
+
+
+def _delete_now(ensure: Ensure, pieces: Collection[Piece]) -> list[Piece]:
+    """Ask to delete them, and return those. A kind waits until the kinds before it are gone."""
+    deleted: list[Piece] = []
+    for kind in ORDER:
+        waiting = False
+        for piece in (piece for piece in pieces if piece.kind is kind):
+            try:
+                getattr(ensure.client, f"delete_{kind.snake}")(**{kind.arn: piece.arn})
+                deleted.append(piece)
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "ResourceInUseException":
+                    raise
+                waiting = True
+        if waiting:
+            break
+    return deleted
 
 
 def _look_into(ensure: Ensure, group: Piece, pipeline: str, plan: Plan) -> None:

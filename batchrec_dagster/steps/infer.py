@@ -9,13 +9,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
+from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS, USER_FIELD
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB, Ensure, Ensured
-from batchrec_dagster.steps.batch_jobs import filter_arn, has_output, job_seconds
+from batchrec_dagster.personalize.teardown import prune
+from batchrec_dagster.steps.batch_jobs import filter_arn, has_output, job_seconds, solution_name
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.cost import Cost, recommendations_cost
 from batchrec_dagster.steps.items import titles_versions
@@ -27,6 +29,7 @@ from batchrec_dagster.steps.recommendation_table import (
     read_seen_items,
 )
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.training import trained_by
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -103,7 +106,28 @@ def infer_and_publish(
         require(checks)
         writer.finish(about)
         edition = publishing.publish(writer.path)
+    _prune(pipeline, ensure, model.dataset_group_name)
     return Recommendations(edition, table, job, request["numResults"], cost, checks)
+
+
+def _prune(pipeline: Pipeline, ensure: Ensure, group: str) -> None:
+    """Delete what earlier settings left in Personalize. It fails no run: the lists are out."""
+    solutions = {
+        solution_name(group, *each)
+        for recipes in trained_by(pipeline).values()
+        for each in recipes.items()
+    }
+    expressions = [
+        pipeline.recommendations.filter_expression,
+        pipeline.segments.filter if pipeline.segments else None,
+    ]
+    filters = {f"{group}-{fingerprint(each)[:8]}" for each in expressions if each}
+    in_use = {*solutions, *filters, f"{group}-exclude-seen"}
+    try:
+        for piece in prune(ensure, pipeline.name, group, in_use):
+            ensure.log.info(f"deleting {piece}, which earlier settings left")
+    except ClientError as error:
+        ensure.log.warning(f"what earlier settings left in Personalize was not deleted: {error}")
 
 
 def _request(pipeline: Pipeline, ensure: Ensure, model: ModelRecord, users: str) -> dict[str, Any]:
