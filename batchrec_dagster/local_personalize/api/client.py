@@ -12,11 +12,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import boto3
 import botocore.session
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.config import Config
+from botocore.loaders import create_loader
 from urllib3 import HTTPResponse
 
 from batchrec_dagster.local_personalize.api.service import CONTENT_TYPE, LocalPersonalize, answer
@@ -44,6 +44,8 @@ _SESSION = {
     "config_file": (None, None, os.devnull, None),
     "credentials_file": (None, None, os.devnull, None),
 }
+# Each session parses botocore's description of Personalize anew, unless it gets this loader.
+_LOADER = create_loader()
 _ENDPOINT = "http://personalize.localhost"
 
 
@@ -81,15 +83,19 @@ def client_for(service: LocalPersonalize, *, region: str = "us-east-1") -> Perso
         raw = HTTPResponse(BytesIO(body), preload_content=False)
         return AWSResponse(request.url, status, headers, raw)
 
-    session = boto3.Session(botocore_session=botocore.session.Session(session_vars=_SESSION))
-    client: PersonalizeClient = session.client(
-        "personalize",
-        region_name=region,
-        endpoint_url=_ENDPOINT,
-        aws_access_key_id="local",
-        aws_secret_access_key="local",  # noqa: S106 (nobody checks the signature)
-        # A retry would get the same answer from this process.
-        config=Config(retries={"mode": "legacy", "total_max_attempts": 1}, proxies={}),
+    session = botocore.session.Session(session_vars=_SESSION)
+    session.register_component("data_loader", _LOADER)
+    client = cast(
+        "PersonalizeClient",
+        session.create_client(
+            "personalize",
+            region_name=region,
+            endpoint_url=_ENDPOINT,
+            aws_access_key_id="local",
+            aws_secret_access_key="local",  # noqa: S106 (nobody checks the signature)
+            # A retry would get the same answer from this process.
+            config=Config(retries={"mode": "legacy", "total_max_attempts": 1}, proxies={}),
+        ),
     )
     client.meta.events.register("before-send.personalize", cast(Any, respond))
     return client
