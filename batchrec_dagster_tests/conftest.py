@@ -34,7 +34,7 @@ LONGEST = (
     "test_preparation_engines.py",
 )
 # A fixture with parameters may start S3 for some of them only.
-S3_PARAMETER = re.compile(r"\b(S3|bucket)\b")
+S3_PARAMETER = re.compile(r"\b(S3|bucket)\b", re.IGNORECASE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -353,6 +353,7 @@ def test_killed_half_way_the_old_table_still_serves(
     assert len(stored(postgres, url)) == 20
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_half_way_comes_back_with_the_old_table() -> None:
     with postgres_folder() as folder:
         server = PostgresServer(free_ports(1)[0])
