@@ -348,8 +348,15 @@ def test_a_schedule_switched_on_today_is_not_late_for_this_morning(zone: str) ->
     )
 
 
+@pytest.fixture
+def instance_with_schedules() -> Iterator[dg.DagsterInstance]:
+    """The one in memory cannot keep schedules."""
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
 def test_the_sensor_of_late_schedules_looks_at_the_last_lists(
-    project: Project, instance: dg.DagsterInstance, slack: Hook
+    project: Project, instance_with_schedules: dg.DagsterInstance, slack: Hook
 ) -> None:
     project.declare(
         declaration(
@@ -363,20 +370,22 @@ def test_the_sensor_of_late_schedules_looks_at_the_last_lists(
     slack.answers = [500, 500]
     with definitions(project) as defs:
         with pytest.raises(AlertError, match="500"):
-            tick(defs, "shop_alert_when_late", instance, json.dumps(since))
+            tick(defs, "shop_alert_when_late", instance_with_schedules, json.dumps(since))
         # What nobody took is told at the next look.
-        result = tick(defs, "shop_alert_when_late", instance, json.dumps(since))
+        result = tick(defs, "shop_alert_when_late", instance_with_schedules, json.dumps(since))
         assert "is late: alert sent" in result.skip_message
         (text,) = slack.posted
         assert text.startswith("batchrec: shop is late\n")
         key = dg.AssetKey(["shop", "recommendations"])
-        instance.report_runless_asset_event(dg.AssetMaterialization(key))
-        result = tick(defs, "shop_alert_when_late", instance, result.cursor)
+        instance_with_schedules.report_runless_asset_event(dg.AssetMaterialization(key))
+        result = tick(defs, "shop_alert_when_late", instance_with_schedules, result.cursor)
         assert "are there" in result.skip_message
         # Lists that are published once more are as old as they were.
         old = {"made_at": (datetime.now(UTC) - hours(2)).isoformat(timespec="seconds")}
-        instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=old))
-        result = tick(defs, "shop_alert_when_late", instance, json.dumps(since))
+        instance_with_schedules.report_runless_asset_event(
+            dg.AssetMaterialization(key, metadata=old)
+        )
+        result = tick(defs, "shop_alert_when_late", instance_with_schedules, json.dumps(since))
         assert "is late: alert sent" in result.skip_message
     assert f"were made: {old['made_at'][:16].replace('T', ' ')}." in slack.posted[-1]
     assert len(slack.posted) == 2
