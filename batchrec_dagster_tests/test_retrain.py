@@ -129,6 +129,33 @@ def test_a_run_may_force_a_training(shop: Shop) -> None:
     assert shop.night() == (UNCHANGED, LISTED)
 
 
+def test_exploration_is_requested_for_the_recipe_that_has_it_and_is_off_by_default(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(project, instance, monkeypatch)
+    shop.rate()
+    v1 = {"recipe": "aws-user-personalization", "compare_with_popularity": False}
+
+    def config() -> Any:
+        assert shop.night()[1] == INFERRED
+        client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
+        arn = metadata(shop.result, "recommendations")["batch_inference_job_arn"]
+        job = client.describe_batch_inference_job(batchInferenceJobArn=arn)["batchInferenceJob"]
+        return job.get("batchInferenceJobConfig")
+
+    shop.declare(solution=v1)
+    assert config() == {"itemExplorationConfig": {"explorationWeight": "0"}}
+    shop.declare(solution=v1, recommendations={"exploration_weight": 0.25})
+    assert config() == {"itemExplorationConfig": {"explorationWeight": "0.25"}}
+    popular = {"recipe": "aws-popularity-count"}
+    shop.declare(solution=popular, gate={"max_drop": 1})
+    assert not config()
+    for weight, said in ((0.25, "is for aws-user-personalization only"), (2, "from 0 to 1")):
+        shop.declare(solution=popular, recommendations={"exploration_weight": weight})
+        with pytest.raises(DeclarationError, match=said), definitions(project):
+            pass
+
+
 def test_versions_that_somebody_else_trained_without_a_name_do_not_count(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

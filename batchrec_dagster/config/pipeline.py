@@ -18,6 +18,7 @@ from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.config.validation import attributes_problem, field_errors, filter_problem
 from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, parse_schema
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.sinks import Sinks
@@ -123,6 +124,15 @@ class Pipeline(dg.Model):
         ):
             raise ValueError(
                 "interactions.min_rating needs ratings.columns.rating: set it, or omit min_rating"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _exploration_is_the_recipes(self) -> Self:
+        if self.recommendations.exploration_weight and self.solution.recipe != USER_PERSONALIZATION:
+            raise ValueError(
+                f"recommendations.exploration_weight is for {USER_PERSONALIZATION} only: omit it,"
+                f" or set solution.recipe: {USER_PERSONALIZATION}"
             )
         return self
 

@@ -44,6 +44,20 @@ class Recommendations(dg.Model):
         examples=[{"GENRES": ["Horror", "War"]}],
     )
 
+    exploration_weight: float = Field(
+        default=0.0,
+        description="How much aws-user-personalization explores, 0 to 1: items with few"
+        " interactions come into lists, other ones on each run. 0: lists are reproducible.",
+        json_schema_extra={"minimum": 0, "maximum": 1},
+    )
+
+    @field_validator("exploration_weight")
+    @classmethod
+    def _exploration_weight_is_possible(cls, weight: float) -> float:
+        if not 0 <= weight <= 1:
+            raise ValueError("write a number from 0 to 1")
+        return weight
+
     @field_validator("num_results")
     @classmethod
     def _num_results_is_possible(cls, num_results: int) -> int:

@@ -38,7 +38,8 @@ class Prices(BaseModel):
     import_per_gb: NonNegativeFloat
     training_per_hour: NonNegativeFloat
     training_v2_per_1000_interactions: NonNegativeFloat
-    assumed_training_hours: NonNegativeFloat
+    training_hours_at_least: NonNegativeFloat
+    training_hours_per_million_interactions: NonNegativeFloat
     recommendations_per_1000_users: NonNegativeFloat
     recommendations_v2_per_1000_users: NonNegativeFloat
     segments_per_1000_users: NonNegativeFloat
@@ -74,6 +75,13 @@ def training_cost(recipe: str, hours: float, interactions: int) -> Cost:
     return Cost(prices().training_per_hour * hours, f"training {recipe} for {hours:.2f} hours")
 
 
+def most_training_hours(interactions: int) -> float:
+    """The most hours that a training before v2 is billed for, by what AWS published."""
+    price = prices()
+    grows = price.training_hours_per_million_interactions * interactions / 1e6
+    return price.training_hours_at_least + grows
+
+
 def recommendations_cost(recipe: str, users: int) -> Cost:
     """Of batch recommendations for so many users."""
     price = (
@@ -98,7 +106,7 @@ def trainings_cost(
     if not trained:
         return []
     interactions = count_interactions(pipeline, storage)
-    assumed = None if on_aws else prices().assumed_training_hours
+    assumed = None if on_aws else most_training_hours(interactions)
     return [
         training_cost(
             recipe, assumed or version.description.get("trainingHours", 0.0), interactions
@@ -125,7 +133,8 @@ def estimate(
     costs = [import_cost(dataset, size) for dataset, size in imports.items()]
     if trainings:
         interactions = count_interactions(pipeline, storage)
-        hours = _hours_before(pipeline, storage)
+        # The next training may take longer than the last one, but hardly longer than the most.
+        hours = max(most_training_hours(interactions), _hours_before(pipeline, storage))
         costs += [training_cost(recipe, hours, interactions) for recipe in trainings]
     users = _count_batch_users(pipeline, storage)
     costs.append(recommendations_cost(pipeline.solution.recipe, users))
@@ -183,9 +192,9 @@ def count_users(pipeline: Pipeline, storage: StorageResource) -> int:
 
 
 def _hours_before(pipeline: Pipeline, storage: StorageResource) -> float:
-    """The training hours of the last version, if it was trained on AWS."""
+    """The training hours of the last version; 0 if none was trained on AWS."""
     record = read_record(storage, pipeline.places.record("solution_version"))
-    return float(record.get("training_hours", prices().assumed_training_hours))
+    return float(record.get("training_hours", 0.0))
 
 
 def _count_batch_users(pipeline: Pipeline, storage: StorageResource) -> int:

@@ -16,6 +16,7 @@ from batchrec_dagster.personalize.batch_files import MAX_RESULTS, USER_FIELD
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB, Ensure, Ensured
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.batch_jobs import filter_arn, has_output, job_seconds, solution_name
 from batchrec_dagster.steps.checks import Checked, require
@@ -139,6 +140,11 @@ def _request(pipeline: Pipeline, ensure: Ensure, model: ModelRecord, users: str)
         "jobInput": {"s3DataSource": {"path": users}},
         "roleArn": ensure.role_arn,
     }
+    if pipeline.solution.recipe == USER_PERSONALIZATION:
+        # Left to itself it explores with 0.3, and no two runs give the same lists (developer guide,
+        # "User-Personalization recipe"). Recipes of version 2 have no such setting.
+        weight = {"explorationWeight": f"{wanted.exploration_weight:g}"}
+        request["batchInferenceJobConfig"] = {"itemExplorationConfig": weight}
     if wanted.filter_expression:
         # A filter cannot be changed: another expression needs another filter.
         own = fingerprint(wanted.filter_expression)[:8] if wanted.filter else None
