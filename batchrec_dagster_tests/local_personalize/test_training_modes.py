@@ -8,12 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize import recipes
 from batchrec_dagster.local_personalize.api import service
 from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
+from batchrec_dagster.local_personalize.learning.evaluation import reward_shares
 from batchrec_dagster.local_personalize.learning.hpo import Search
+from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.training import Trained
 from batchrec_dagster.local_personalize.operations import solution_versions
 from batchrec_dagster.personalize.datasets import interactions_schema, items_schema
@@ -266,6 +270,39 @@ def test_automatic_training_starts_soon_and_then_by_its_schedule(
     monkeypatch.setattr(time, "time", lambda: now + 9 * 86_400)
     local.active(made)
     assert versions() == 2
+
+
+def test_an_objective_adds_its_metric(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    record = json.loads(items_schema(created=False, categories=["GENRE"], numbers=[]))
+    record["fields"].append({"name": "PRICE", "type": "float"})
+    schema = local.client.create_schema(name="items", schema=json.dumps(record))["schemaArn"]
+    made = local.client.create_dataset(
+        name="items", schemaArn=schema, datasetGroupArn=group, datasetType="Items"
+    )
+    dataset = local.active(made["datasetArn"])
+    rows = "".join(f"i{n},,{n + 1}\n" for n in range(40))
+    local.store.put("s3://data/items.csv", f"ITEM_ID,GENRE,PRICE\n{rows}".encode())
+    local.active(local.import_job(dataset, "s3://data/items.csv", "items"))
+    objective: Any = {"itemAttribute": "PRICE", "objectiveSensitivity": "LOW"}
+    config: Any = {"optimizationObjective": objective}
+    solution = local.solution(group, PERSONALIZATION, solutionConfig=config)
+    version = local.active(local.version(solution))
+    metrics = local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
+    assert 0 < metrics["average_rewards_at_k"] <= 1
+
+
+def test_reward_shares() -> None:
+    """A user's relevant items a and c earn 1 and 3; of these the list has c only."""
+    ids = np.array(["a", "b", "c"], dtype=object)
+    order = np.array(["c", "b", "a"], dtype=object)  # the model's
+    none, never = np.empty(0, np.int32), np.empty(0, np.int64)
+    data = Interactions(ids, ids, none, none, never, rewards=np.array([1.0, 9.0, 3.0]))
+    truth = csr_matrix([[1.0, 0, 1.0], [0, 0, 0]])
+    recommended = np.array([[0, 1, -1], [0, 1, 2]], dtype=np.int32)
+    shares = reward_shares(order, data, truth, recommended)
+    assert shares is not None
+    assert shares.tolist() == [0.75]
 
 
 def test_a_version_by_the_client_is_the_first(

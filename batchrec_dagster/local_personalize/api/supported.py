@@ -74,7 +74,7 @@ RULES = (
     Row(
         "optimizationObjective, trainingDataConfig",
         True,
-        "stored, without effect; an objective's column must be there",
+        "without effect but for the metric average_rewards_at_k; the column must be there",
     ),
     Row("performIncrementalUpdate", False, "needs a recipe that only Amazon has"),
     Row("trainingMode AUTOTRAIN", False, "set only by Amazon's automatic training"),

@@ -7,7 +7,7 @@ user segmentation, the oldest 80 % of each history are trained on and the newest
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -132,9 +132,7 @@ def _shuffle_ties(interactions: Interactions) -> Interactions:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ mixed >> np.uint64(shift)) * np.uint64(factor)
     order = np.lexsort((mixed ^ mixed >> np.uint64(31), times, users))
-    return Interactions(
-        interactions.user_ids, interactions.item_ids, users[order], items[order], times[order]
-    )
+    return replace(interactions, users=users[order], items=items[order], timestamps=times[order])
 
 
 def _is_oldest(interactions: Interactions, share: float) -> npt.NDArray[np.bool_]:
@@ -167,6 +165,7 @@ class Evaluation:
     relevant: Int64  # (users,) how many items are relevant, >= 1
     recommended: Int32  # (users, 25) item indices, best first; -1 pads
     n_items: int
+    rewards: Float64 | None = None  # (users,) reward_shares, with an objective
 
     def summary(self) -> dict[str, float]:
         """The metrics of GetSolutionMetrics; all 0 without users.
@@ -182,6 +181,8 @@ class Evaluation:
                 ndcg(hits, self.relevant)
             )
             out[f"precision_at_{depth}"] = mean(precision(hits))
+        if self.rewards is not None:
+            out["average_rewards_at_k"] = mean(self.rewards)
         return out
 
     def ndcg(self) -> Float64:
@@ -206,7 +207,28 @@ def evaluate(model: UserModel, held_out: Split) -> Evaluation:
     rows = np.arange(len(ids))[:, None]
     hits = np.asarray(truth[rows, np.maximum(recommended, 0)].todense() > 0) & (recommended >= 0)
     some = relevant > 0
-    return Evaluation(hits[some], relevant[some], recommended[some], len(model.item_ids))
+    rewards = reward_shares(model.item_ids, held_out.truth, truth[some], recommended[some])
+    return Evaluation(hits[some], relevant[some], recommended[some], len(model.item_ids), rewards)
+
+
+def reward_shares(
+    item_ids: Ids, data: Interactions, truth: csr_matrix, recommended: Int32
+) -> Float64 | None:
+    """(users,): the rewards of a user's relevant items among the 25, over those of all of them.
+
+    None without an objective; users whose relevant items have no reward are left out. Source:
+    developer guide, "Measuring optimization performance", which gives the metric in words only.
+    """
+    if data.rewards is None:
+        return None
+    at = positions(data.item_ids, item_ids)
+    by_item = np.where(at >= 0, data.rewards[np.maximum(at, 0)], 0.0)
+    earned = truth.multiply(by_item).tocsr()
+    total = np.asarray(earned.sum(axis=1)).ravel()
+    rows = np.arange(truth.shape[0])[:, None]
+    hit = np.asarray(earned[rows, np.maximum(recommended, 0)].todense()) * (recommended >= 0)
+    some = total > 0
+    return np.asarray(hit.sum(axis=1)[some] / total[some])
 
 
 def reciprocal_rank(hits: Bool) -> Float64:

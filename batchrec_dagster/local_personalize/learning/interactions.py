@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ Ids = npt.NDArray[np.object_]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
 SORTED_AT_ONCE = 4 << 20
 AT_ONCE = 1 << 20  # interactions made histories at once, at some tens of bytes each
@@ -45,6 +46,7 @@ class Interactions:
     users: Int32  # (n,) index into user_ids
     items: Int32  # (n,) index into item_ids
     timestamps: Int64  # (n,) epoch seconds
+    rewards: Float64 | None = None  # (n_items,) of the solution's optimizationObjective, if any
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame | pl.LazyFrame) -> Interactions:
@@ -78,12 +80,11 @@ class Interactions:
 
     def filter(self, rows: npt.NDArray[np.bool_]) -> Interactions:
         """The rows of a (n,) mask, over the same ids."""
-        return Interactions(
-            self.user_ids,
-            self.item_ids,
-            self.users[rows],
-            self.items[rows],
-            self.timestamps[rows],
+        return replace(
+            self,
+            users=self.users[rows],
+            items=self.items[rows],
+            timestamps=self.timestamps[rows],
         )
 
 

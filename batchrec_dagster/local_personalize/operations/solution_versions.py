@@ -21,7 +21,11 @@ from batchrec_dagster.local_personalize.catalog.catalog import (
     Resource,
 )
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
-from batchrec_dagster.local_personalize.data.datasets import read_interactions, read_rows
+from batchrec_dagster.local_personalize.data.datasets import (
+    group_reader,
+    read_interactions,
+    read_rows,
+)
 from batchrec_dagster.local_personalize.errors import (
     AlreadyExistsError,
     InUseError,
@@ -33,6 +37,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     ModelFileError,
     TrainingError,
+    positions,
 )
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of
 from batchrec_dagster.local_personalize.operations.solution_config import hpo_search, schedule_days
@@ -68,6 +73,23 @@ def training_data(job: Job) -> Interactions:
     job.progress(f"{len(interactions):,} interactions")
     _check_minimums(interactions)
     return interactions
+
+
+def with_rewards(job: Job, interactions: Interactions) -> Interactions:
+    """The interactions with each item's value of the optimizationObjective, if there is one.
+
+    An item without a value has none to earn.
+    """
+    version = job.resource.body
+    objective = version.get("solutionConfig", {}).get("optimizationObjective", {})
+    if (column := objective.get("itemAttribute")) is None:
+        return interactions
+    read = group_reader(job.catalog, job.home, version["datasetGroupArn"])
+    frame = read(schemas.ITEMS, [ITEM_ID, column]).unique(ITEM_ID, keep="last")
+    at = positions(frame[ITEM_ID].to_numpy(), interactions.item_ids)
+    values = frame[column].cast(pl.Float64).to_numpy()
+    rewards = np.where(at >= 0, np.maximum(values[at], 0.0), 0.0)
+    return replace(interactions, rewards=rewards)
 
 
 def _select_events(job: Job, events: list[dict[str, Any]], full_imports_only: bool) -> Interactions:
@@ -270,7 +292,7 @@ def _active_dataset(records: Records, group_arn: str, dataset_type: str) -> Reso
 def _perform(job: Job) -> JobResult:
     began = time.monotonic()
     version, home = job.resource, job.home
-    interactions = training_data(job)
+    interactions = with_rewards(job, training_data(job))
     home.discard_attempts(home.models, version.arn)
     recipe = RECIPES[version.body["recipeArn"]]
     config = version.body.get("solutionConfig", {})
