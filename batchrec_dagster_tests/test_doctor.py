@@ -22,7 +22,7 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor import Finding, aws, examine, machine
 from batchrec_dagster.doctor import findings as clients
-from batchrec_dagster.doctor.aws import lacks, quota_findings
+from batchrec_dagster.doctor.aws import conditional_denies, lacks, quota_findings
 from batchrec_dagster.doctor.storage import clock
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, embedded_client
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -411,6 +411,22 @@ def test_a_quota_that_is_used_up_warns() -> None:
         "imports": ("warning", "5 of 5 in progress"),
         "batch inferences": ("ok", "0 of 7 in progress"),
     }
+
+
+def test_a_deny_under_a_condition_that_may_hold_is_named() -> None:
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "*"}
+    vpce = {"StringNotEquals": {"aws:SourceVpce": "vpce-1"}}
+    tls = {"Bool": {"aws:SecureTransport": "false"}}
+    spared = {**vpce, "BoolIfExists": {"aws:PrincipalIsAWSService": "false"}}
+    wanted = [("s3:GetObject", "arn:aws:s3:::b/x")]
+
+    def found(**statement: Any) -> list[str]:
+        policy = {"Statement": [{**deny, **statement}]}
+        return conditional_denies(policy, SERVICE, wanted)
+
+    assert found(Sid="OnlyOurVpc", Condition=vpce) == ["OnlyOurVpc (aws:SourceVpce)"]
+    assert found(Condition=tls) == found(Condition=spared) == []
+    assert found(Condition=vpce, Action="s3:DeleteObject") == []
 
 
 ALLOW = {"Effect": "Allow", "Principal": {"Service": SERVICE}, "Action": "s3:*", "Resource": "*"}

@@ -157,7 +157,9 @@ def _resources(deployment: Deployment) -> tuple[str, str]:
     """The ARNs of the bucket, and of an object such as a batch job writes."""
     bucket, prefix = split_uri(deployment.storage)
     folder = f"{prefix.rstrip('/')}/" if prefix else ""
-    return f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/{folder}doctor/curated/x"
+    # The partition: aws, aws-cn or aws-us-gov.
+    arn = f"arn:{deployment.role_arn.split(':')[1]}:s3:::{bucket}"
+    return arn, f"{arn}/{folder}doctor/curated/x"
 
 
 def _bucket_policy(deployment: Deployment) -> Finding:
@@ -181,6 +183,14 @@ def _bucket_policy(deployment: Deployment) -> Finding:
             f"the policy of {bucket} does not allow {SERVICE} {', '.join(missing)}",
             f"allow it {' and '.join(missing)} on {arn} and {deployment.storage.rstrip('/')}/*"
             " (deploy/batchrec.yaml contains such a policy)",
+        )
+    if doubtful := conditional_denies(policy, SERVICE, wanted):
+        return warning(
+            check,
+            f"the policy of {bucket} denies under conditions that may hold for {SERVICE}:"
+            f" {'; '.join(doubtful)}",
+            "check that they spare Personalize, for example with a condition BoolIfExists"
+            " aws:PrincipalIsAWSService false",
         )
     return ok(check, f"{SERVICE} can list, read and write {deployment.storage}")
 
@@ -282,6 +292,31 @@ def _allows(document: Document, service: str, account: str, action: str, resourc
         each["Effect"] == "Allow" and _holds(each.get("Condition", {}), account)
         for each in matching
     )
+
+
+# A Deny with one of these spares the requests of a service, which come over TLS.
+_SPARES = {"aws:securetransport", "aws:principalisawsservice"}
+
+
+def conditional_denies(
+    document: Document, service: str, wanted: Iterable[tuple[str, str]]
+) -> list[str]:
+    """The conditional statements that may deny the service a wanted (action, resource): the Sid
+    and the keys of the condition."""
+    return [
+        f"{statement.get('Sid', 'a statement without Sid')} ({', '.join(sorted(keys))})"
+        for statement in _many(document.get("Statement"))
+        if statement["Effect"] == "Deny" and statement.get("Condition")
+        for keys in [{key for each in statement["Condition"].values() for key in each}]
+        if not _SPARES & {key.lower() for key in keys}
+        and _principal(statement.get("Principal"), service)
+        and any(
+            _matches(one, action) and _matches(other, resource)
+            for action, resource in wanted
+            for one in _many(statement.get("Action"))
+            for other in _many(statement.get("Resource", "*"))
+        )
+    ]
 
 
 def _principal(principal: Any, service: str) -> bool:
