@@ -14,7 +14,7 @@ help:  ## Lists the targets.
 setup: .venv/run $(DAGSTER_HOME)/dagster.yaml  ## Installs batchrec into .venv, and makes the folder that runs are remembered in.
 
 demo: setup  ## Makes recommendations for 2,113 users, from the ratings to the table.
-	$(BIN)/dagster job execute -m batchrec_dagster.definitions -j movielens_refresh
+	umask 077 && $(BIN)/dagster job execute -m batchrec_dagster.definitions -j movielens_refresh
 	@$(BIN)/batchrec show
 	@echo "The page for people: .batchrec/storage/movielens/curated/report/index.html"
 	@echo "Look at the lineage, the checks and the table's metadata in Dagster: make ui"
@@ -81,5 +81,4 @@ clean:  ## Removes the environment and everything that runs left behind.
 	@touch $@ .venv/run
 
 $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
-	@mkdir -p $(DAGSTER_HOME)
-	@cp dagster.yaml $@
+	@umask 077 && mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $@

@@ -16,6 +16,7 @@ from batchrec_dagster.pipeline.loading import load_pipelines, load_valid_pipelin
 @cache
 def defs() -> dg.Definitions:
     deployment = Deployment.from_environment(os.environ)
+    deployment.make_home()
     # `dagster definitions validate` and `dg check defs` fail if any pipeline is broken.
     validating = "DAGSTER_IS_DEFS_VALIDATION_CLI" in os.environ
     load = load_pipelines if validating else load_valid_pipelines

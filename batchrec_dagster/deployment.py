@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from batchrec_dagster.preparation.sources.limits import (
     LimitError,
     Limits,
 )
+from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.io_managers import (
     HtmlIOManager,
     InteractionsIOManager,
@@ -233,6 +235,14 @@ class Deployment:
             raise DeploymentError(
                 f"BATCHREC_ROLE_ARN is {self.role_arn!r}: set arn:aws:iam::ACCOUNT:role/NAME"
             )
+
+    def make_home(self) -> None:
+        """Create BATCHREC_HOME where it is missing, for this user only.
+
+        If that fails, the step that needs it says so, and the doctor.
+        """
+        with suppress(OSError):
+            durable.make_folders(self.home, 0o700)
 
     def resources(self) -> dict[str, Any]:
         """Dagster's resources and IO managers by key."""

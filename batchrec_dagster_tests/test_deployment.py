@@ -1,6 +1,9 @@
 """The environment's settings: what they choose, and what is told when they cannot work."""
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -95,3 +98,15 @@ def test_no_code_reads_a_variable_that_is_no_setting() -> None:
 def test_a_setting_that_is_misspelt_is_noticed() -> None:
     environment = {"BATCHREC_STORGE": "", "BATCHREC_STORAGE": "", "BATCHREC_SHOP_DATABASE": ""}
     assert misspelt(environment) == {"BATCHREC_STORGE": "BATCHREC_STORAGE"}
+
+
+def test_both_homes_are_made_for_their_user_alone(tmp_path: Path) -> None:
+    for name in ("Makefile", "dagster.yaml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    made = tmp_path / ".batchrec/dagster"
+    subprocess.run(["make", f"{made}/dagster.yaml"], cwd=tmp_path, check=True)
+    deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path / "home")})
+    deployment.make_home()
+    for folder in (made, made.parent, deployment.home):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert (made / "dagster.yaml").stat().st_mode & 0o777 == 0o600

@@ -130,6 +130,16 @@ def test_a_missing_dagster_home_fails(home: dict[str, str], tmp_path: Path) -> N
     assert "is not writable: No such file" in found["dagster home"].message
 
 
+def test_a_home_that_everybody_can_read_is_a_warning(home: dict[str, str]) -> None:
+    dagster = Path(home["DAGSTER_HOME"])
+    for mode, status in ((0o755, "warning"), (0o770, "ok"), (0o700, "ok")):
+        dagster.chmod(mode)
+        found = by_check(examine(home))
+        assert (found["dagster home"].status, found["home"].status) == (status, "ok")
+        assert found["dagster home"].fix.startswith(f"chmod 700 {dagster}" if mode & 7 else "")
+    assert Path(home["BATCHREC_HOME"]).stat().st_mode & 0o777 == 0o700
+
+
 def test_a_dagster_storage_that_does_not_open_fails(home: dict[str, str]) -> None:
     (Path(home["DAGSTER_HOME"]) / "dagster.yaml").write_text("storage: {tape: {}}\n")
     found = by_check(examine(home))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from obstore.store import S3Store
 
+from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.object_store import (
     MAX_PARTS,
     ObjectNotFoundError,
@@ -168,3 +170,21 @@ def test_a_part_of_an_object_and_the_folders_in_a_folder(store: ObjectStore) -> 
     assert store.subfolders("s3://local/") == ("a",)
     assert store.subfolders("s3://local/a/") == ("b",)
     assert store.subfolders("s3://local/a/b/") == ()
+
+
+@pytest.mark.parametrize(("folder", "file"), [(0o700, 0o600), (0o750, 0o640), (0o755, 0o644)])
+def test_who_may_not_open_the_folder_may_not_read_its_files(
+    tmp_path: Path, folder: int, file: int
+) -> None:
+    before = os.umask(0o022)
+    try:
+        tmp_path.chmod(folder)
+        ObjectStore({"lake": tmp_path}).put("s3://lake/a/b.csv", b"x")
+        (tmp_path / "staged").mkdir()
+        (tmp_path / "staged/model.npy").write_bytes(b"x")
+        durable.publish(tmp_path / "staged", tmp_path / "model")
+    finally:
+        os.umask(before)
+    names = ("a", "a/b.csv", "model/model.npy")
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in names]
+    assert modes == [folder, file, file]

@@ -15,6 +15,7 @@ import dagster as dg
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
+from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.file_lock import exclusive
 
 GB = 10**9
@@ -70,11 +71,17 @@ def _writable(check: str, folder: Path, setting: str, *, create: bool = True) ->
     fix = f"create it and let user {os.geteuid()} write there, or set {setting} to another folder"
     try:
         if create:
-            folder.mkdir(parents=True, exist_ok=True)
+            durable.make_folders(folder, 0o700)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
     except OSError as error:
         return failed(check, f"{setting} {folder} is not writable: {error.strerror}", fix)
+    if folder.stat().st_mode & 0o007:
+        return warning(
+            check,
+            f"{setting} {folder} is writable, and open to every user of this machine",
+            f"chmod 700 {folder}; to share it with its group alone: chmod 770",
+        )
     return ok(check, f"{setting} {folder} is writable")
 
 

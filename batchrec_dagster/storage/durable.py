@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,12 +26,9 @@ _TEMPORARY = "batchrec-tmp-"
 
 def publish(staged: Path, target: Path) -> None:
     """Give a finished file or folder, with all that is in it, its name, durably."""
-    for folder, _, names in os.walk(staged):
-        for name in names:
-            sync(Path(folder, name))
-        sync(Path(folder))
-    if not staged.is_dir():
-        sync(staged)
+    for path in (staged, *staged.rglob("*")):
+        path.chmod(_rights(path.stat().st_mode, target.parent))
+        sync(path)
     staged.rename(target)
     sync(target.parent)
     if staged.parent != target.parent:
@@ -67,8 +65,17 @@ def make_folders(folder: Path, mode: int = 0o777) -> None:
     if folder.is_dir():
         return
     make_folders(folder.parent, mode)
-    folder.mkdir(mode, exist_ok=True)
+    folder.mkdir(_rights(mode, folder.parent), exist_ok=True)
     sync(folder.parent)
+
+
+def _rights(mode: int, folder: Path) -> int:
+    """The mode, without the rights of group and others where they have none on the folder."""
+    mode = stat.S_IMODE(mode)
+    for whose in (0o070, 0o007):
+        if not folder.stat().st_mode & whose:
+            mode &= ~whose
+    return mode
 
 
 def remove_staged(folder: Path) -> None:
@@ -101,7 +108,8 @@ def temporary_folder() -> Iterator[Path]:
 def _new_staged(target: Path) -> tuple[Path, int]:
     while True:
         staged = target.with_name(f"{target.name}#{secrets.randbits(32)}")
-        opened = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        opened = os.open(staged, flags, _rights(0o666, target.parent))
         if _lock(opened, staged):
             return staged, opened
 

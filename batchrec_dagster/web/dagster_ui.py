@@ -94,6 +94,8 @@ def serve_ui(
         if daemon:
             os.environ["DAGSTER_IS_DEV_CLI"] = "1"  # as `dagster dev`: short stack traces
             files = [stack.enter_context(_code_servers(instance, files))]
+            # What runs write, such as exports, keeps the user's mode: the code server starts them.
+            os.umask(os.umask(0o077) | 0o077)
             process = stack.enter_context(_daemon(files[0]))
         context = stack.enter_context(
             WorkspaceProcessContext(

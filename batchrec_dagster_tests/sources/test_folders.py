@@ -96,6 +96,29 @@ def test_an_empty_file_still_counts(place: Place) -> None:
     assert [file.filename for file in listed(place, "*.csv")] == ["a.csv", "b.csv"]
 
 
+@pytest.mark.parametrize("source", ["drop", "drop/", "drop/*.csv", "drop/**/a.csv"])
+def test_a_link_out_of_the_folder_is_refused_by_name(place: Place, source: str) -> None:
+    drop, secret = place.base / "drop", place.base / "secret.csv"
+    (drop / "new").mkdir(parents=True)
+    for path in (secret, drop / "b.csv", drop / "new/b.csv"):
+        path.write_bytes(CONTENT)
+    for folder in (drop, drop / "new"):
+        (folder / "a.csv").symlink_to(folder / "b.csv")  # stays within
+    files = listed(place, source)
+    for folder in (drop, drop / "new"):
+        (folder / "a.csv").unlink()
+        (folder / "a.csv").symlink_to(secret)
+    with pytest.raises(SourceError, match=r"drop/a\.csv: it is a link out of the folder"):
+        listed(place, source)
+    # It may also become one after it was listed.
+    changed = next(file.file for file in files if file.filename.endswith("a.csv"))
+    with pytest.raises(SourceError, match="it is a link out of the folder"):
+        changed.copy(place.context, "s3://lake/copy")
+    assert place.store.head("s3://lake/copy") is None
+    # One who names the link itself means it.
+    assert place.copied(str(drop / "a.csv")) == CONTENT
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [

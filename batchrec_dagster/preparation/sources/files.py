@@ -33,6 +33,9 @@ _WILD = re.compile(r"[*?]")
 class LocalFile(File):
     """A path; one of a folder lists the folder's files."""
 
+    within: Path | None = field(default=None, compare=False)
+    """The folder in which it was found, out of which it must not link."""
+
     def look(self, context: SourceContext) -> Look:
         with self.path(context).open("rb") as file:
             status = os.fstat(file.fileno())
@@ -55,6 +58,8 @@ class LocalFile(File):
         if not path.is_file():
             found = "it is not a regular file" if path.exists() else "there is no such file"
             raise FileError(f"{found}: looked at {path}")
+        if self.within and not path.resolve().is_relative_to(self.within.resolve()):
+            raise FileError("it is a link out of the folder: put the file itself there")
         return path
 
     def files(self, context: SourceContext) -> list[FoundFile]:
@@ -228,7 +233,7 @@ class Folder:
             raise FileError(f"there is no such folder: looked at {folder}")
         for path in folder.rglob("*"):
             if path.is_file():
-                yield path.relative_to(folder).as_posix(), LocalFile(str(path))
+                yield path.relative_to(folder).as_posix(), LocalFile(str(path), folder)
 
 
 def _expression(pattern: str) -> str:
