@@ -6,10 +6,11 @@ import importlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +119,28 @@ class Project:
             if not key.startswith(("BATCHREC_", "DAGSTER_", "AWS_"))
         }
         return {**inherited, "DAGSTER_HOME": str(home), **self.environment}
+
+
+def killed_at(project: Project, command: Sequence[str], moment: str) -> None:
+    """Start the command, and SIGKILL it with all its processes once its log says `moment`."""
+    log = project.root / "killed.log"
+    with log.open("w", buffering=1) as output:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / command[0]), *command[1:]],
+            cwd=project.root,
+            env=project.process_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            output.write(line)
+            if moment in line:
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+        assert process.wait(timeout=60) == -signal.SIGKILL, log.read_text()
 
 
 def copied_project(root: Path) -> Project:

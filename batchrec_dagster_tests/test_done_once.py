@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +13,7 @@ from batchrec_dagster_tests.support import (
     Project,
     copied_project,
     declaration,
+    killed_at,
     table,
     write_ratings,
 )
@@ -24,28 +21,6 @@ from batchrec_dagster_tests.support import (
 pytestmark = pytest.mark.slow
 
 REFRESH = ("dagster", "job", "execute", "-m", "batchrec_dagster.definitions", "-j", "shop_refresh")
-
-
-def killed_at(project: Project, moment: str) -> None:
-    """Start the refresh job, and SIGKILL it with all its processes once its log says `moment`."""
-    log = project.root / "killed.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [str(Path(sys.executable).parent / REFRESH[0]), *REFRESH[1:]],
-            cwd=project.root,
-            env=project.process_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            output.write(line)
-            if moment in line:
-                os.killpg(process.pid, signal.SIGKILL)
-                break
-        assert process.wait(timeout=60) == -signal.SIGKILL, log.read_text()
 
 
 def made_once(project: Project) -> None:
@@ -70,7 +45,7 @@ def test_a_run_killed_in_training_goes_on_and_trains_once(tmp_path: Path) -> Non
     source = write_ratings(tmp_path / "ratings.csv", users=1500, items=4000)
     project.declare(declaration("shop", source))
     # The first look at the training's status is logged while it is under way.
-    killed_at(project, " - solution version arn:")
+    killed_at(project, REFRESH, " - solution version arn:")
     assert "CREATE IN_PROGRESS" in (project.root / "killed.log").read_text().splitlines()[-1]
     assert not list(project.storage.glob("shop/curated/**/*"))
 

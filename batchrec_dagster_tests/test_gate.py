@@ -111,6 +111,23 @@ def test_the_message_has_the_numbers_all_reasons_and_what_to_do() -> None:
     }
 
 
+def test_lists_that_were_rolled_back_and_are_still_there_are_not_compared() -> None:
+    for old, passed in (("arn:old", True), ("arn:new", False)):
+        verdict = quality_gate(
+            Gate(),
+            trained(0.02, 0.01),
+            published(0.1, arn=old),
+            "all",
+            how_to_skip="do so",
+            rolled_back=not passed,
+            unfinished_rollback=True,
+        )
+        assert verdict.passed is passed
+        assert "which were rolled back: `batchrec rollback` finishes that" in verdict.found
+        assert ("publish anyway: do so" in verdict.found) is not passed
+        assert "\n" not in verdict.found
+
+
 def test_lists_that_do_not_say_what_they_are_stay_too() -> None:
     """As those of the versions that wrote no metadata."""
     for published, said in ((None, "nothing was published"), ({}, "the published lists stay")):

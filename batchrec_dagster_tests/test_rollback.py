@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from dagster._core.storage.tags import ROOT_RUN_ID_TAG
 from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.cli import main
@@ -22,16 +23,20 @@ from batchrec_dagster.steps.rollback import (
     publish_again,
     published_table,
     roll_back,
+    run_config,
+    still_published,
+    unfinished,
     was_rolled_back,
 )
 from batchrec_dagster.storage.paths import Places
-from batchrec_dagster.storage.published_table import TableWriter
+from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.support import (
     REPOSITORY,
     Project,
     declaration,
     definitions,
+    killed_at,
     metadata,
     refresh,
     why,
@@ -61,10 +66,16 @@ def publish(
     table.publish(writer.path, keep=9)
 
 
+def chosen(storage: StorageResource, to: str, run: str) -> Edition:
+    """What a run chooses that is killed afterwards, or is no longer known."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        return roll_back(storage, PLACES, to, run, instance)
+
+
 def goes_back(storage: StorageResource, to: str, run: str) -> int:
     """As the asset and its IO manager do; the number of what is published then."""
     table = published_table(storage, PLACES)
-    table.put_back(roll_back(storage, PLACES, to, run), keep=9)
+    table.put_back(chosen(storage, to, run), keep=9)
     current = table.current()
     assert current is not None
     return current.number
@@ -90,9 +101,9 @@ def test_each_time_it_goes_one_further_back_and_to_any_by_its_number(
     assert [was_rolled_back(storage, PLACES, [model]) for model in "BC"] == [True, True]
     assert goes_back(storage, PREVIOUS, "run 4") == 1
     with pytest.raises(dg.Failure, match=r"no earlier edition to roll back to. Kept: edition 4;"):
-        roll_back(storage, PLACES, PREVIOUS, "run 5")
+        chosen(storage, PREVIOUS, "run 5")
     with pytest.raises(dg.Failure, match="no edition '7' to roll back to"):
-        roll_back(storage, PLACES, "7", "run 5")
+        chosen(storage, "7", "run 5")
 
 
 def test_a_run_that_is_killed_and_started_again_goes_no_further_back(
@@ -100,11 +111,59 @@ def test_a_run_that_is_killed_and_started_again_goes_no_further_back(
 ) -> None:
     for model in "ABC":
         publish(storage, tmp_path, model)
-    assert roll_back(storage, PLACES, PREVIOUS, "run 1").number == 2  # And is killed.
+    assert chosen(storage, PREVIOUS, "run 1").number == 2  # And is killed.
     assert goes_back(storage, PREVIOUS, "run 1") == 2  # And is killed once more.
     assert goes_back(storage, PREVIOUS, "run 1") == 2
     assert [was_rolled_back(storage, PLACES, [model]) for model in "ABC"] == [False, False, True]
     assert goes_back(storage, PREVIOUS, "run 2") == 1
+
+
+def test_a_new_run_finishes_a_rollback_whose_run_was_killed(
+    storage: StorageResource, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    for model in "ABC":
+        publish(storage, tmp_path, model)
+
+    def run(status: dg.DagsterRunStatus) -> str:
+        """A run of the rollback job, which Dagster last saw in this status."""
+        return instance.add_run(dg.DagsterRun("shop_rollback", status=status)).run_id
+
+    def goes_back(run: str) -> int:
+        edition = roll_back(storage, PLACES, PREVIOUS, run, instance)
+        published_table(storage, PLACES).put_back(edition, keep=9)
+        return edition.number
+
+    killed = run(dg.DagsterRunStatus.STARTED)
+    assert roll_back(storage, PLACES, PREVIOUS, killed, instance).number == 2
+    # Killed before the lists were replaced: what is still there was rolled back.
+    assert still_published(storage, PLACES, published_table(storage, PLACES).current())
+    failed = run(dg.DagsterRunStatus.FAILURE)
+    assert goes_back(failed) == 2  # And a sink fails.
+    assert not still_published(storage, PLACES, published_table(storage, PLACES).current())
+    finished = run(dg.DagsterRunStatus.SUCCESS)
+    assert goes_back(finished) == 2
+    assert goes_back(run(dg.DagsterRunStatus.FAILURE)) == 1
+
+
+def test_a_retry_of_the_run_finishes_its_rollback_too(
+    storage: StorageResource, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    for model in "ABC":
+        publish(storage, tmp_path, model)
+    failed = instance.add_run(dg.DagsterRun("shop_rollback", status=dg.DagsterRunStatus.FAILURE))
+    edition = roll_back(storage, PLACES, PREVIOUS, failed.run_id, instance)
+    published_table(storage, PLACES).put_back(edition, keep=9)
+    assert unfinished(storage, PLACES, instance) == 2
+    retry = dg.DagsterRun(
+        "shop_rollback",
+        root_run_id=failed.run_id,
+        parent_run_id=failed.run_id,
+        tags={ROOT_RUN_ID_TAG: failed.run_id},
+        status=dg.DagsterRunStatus.SUCCESS,
+    )
+    instance.add_run(retry)
+    assert unfinished(storage, PLACES, instance) == 0
+    assert roll_back(storage, PLACES, PREVIOUS, "another", instance).number == 1
 
 
 def test_where_the_model_stays_the_users_and_titles_are_what_was_rolled_back(
@@ -135,7 +194,7 @@ def test_the_same_lists_published_twice_are_gone_back_from_at_once(
 def test_before_anything_is_published_there_is_nothing(storage: StorageResource) -> None:
     assert not was_rolled_back(storage, PLACES, ["A"])
     with pytest.raises(dg.Failure, match="Kept: nothing"):
-        roll_back(storage, PLACES, PREVIOUS, "run 1")
+        chosen(storage, PREVIOUS, "run 1")
 
 
 def published(project: Project) -> tuple[dict[str, Any], pl.DataFrame]:
@@ -200,9 +259,23 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert "published: edition 3, made 2" in refused.output
     assert "kept:      edition 2, made 2" in refused.output
     assert " 61 users (rolled back) <-\n" in refused.output
-    done = CliRunner().invoke(main, ["rollback", "shop", "--to", "2", "--yes"])
+    # The process dies when they are published, and the report is still of the third.
+    config = project.root / "rollback.json"
+    config.write_text(json.dumps(run_config("shop", "2")))
+    job = ("dagster", "job", "execute", "-m", f"{project.package.name}.definitions")
+    command = (*job, "-j", "shop_rollback", "-c", str(config))
+    killed_at(project, command, "published again: edition 2")
+    page = project.storage / "shop/curated/report/index.html"
+    assert published(project)[0]["edition"] == 2
+    assert newest not in page.read_text()
+    # The same command goes on, and no further back.
+    done = CliRunner().invoke(main, ["rollback", "shop", "--yes"])
     assert (done.exit_code, published(project)[0]["edition"]) == (0, 2)
+    assert "The rollback to edition 2 was not finished" in done.output
     assert done.output.endswith("shop: edition 2 is published\n")
+    assert newest in page.read_text()
+    again = CliRunner().invoke(main, ["rollback", "shop"], input="n\n")
+    assert "Publish edition 1 again?" in again.output
     (shown,) = json.loads(CliRunner().invoke(main, ["show", "--json"]).output)["pipelines"]
     assert shown["earlier_data"]
     assert CliRunner().invoke(main, ["rollback", "shop", "--to", "9"]).exit_code == 3

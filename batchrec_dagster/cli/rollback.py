@@ -15,7 +15,9 @@ import click
 from batchrec_dagster.cli.project import NotFoundError, complete_pipelines, find_project, storage
 
 if TYPE_CHECKING:
+    from batchrec_dagster.storage.paths import Places
     from batchrec_dagster.storage.published_table import Edition, PublishedTable
+    from batchrec_dagster.storage.resource import StorageResource
 
 
 @click.command(short_help="Publish an older edition of the recommendations again.")
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 )
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def rollback(pipeline: str, to: str | None, yes: bool) -> None:
-    """Publish an older edition of the recommendations again.
+    """Publish an older edition of the recommendations again, or finish a rollback that was killed.
 
     Shows the kept editions, asks, and runs the job NAME_rollback: it publishes the older edition in
     one atomic put, keeps the one it replaces, and updates the report and the sinks. The next
@@ -59,13 +61,19 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
             raise NotFoundError(
                 f"{pipeline} has published nothing: {deployed.where(table.uri)} does not exist"
             )
-        edition = chosen(table, to or PREVIOUS, bad)
+        pending = _unfinished(deployed, places)
+        edition = chosen(table, to or PREVIOUS, bad, pending)
     except StorageError as error:
         raise click.ClickException(str(error)) from error
     except Failure as error:
         raise NotFoundError(error.description or "") from error
     click.echo(_shown(table, current, edition, bad))
-    if edition == current:
+    if edition == current and edition.number == pending:
+        click.echo(
+            f"The rollback to edition {pending} was not finished: this updates the report and the"
+            " sinks. To go further back, name an edition with --to"
+        )
+    elif edition == current:
         raise click.ClickException(f"edition {edition.number} is already published")
     execute = _execute(f"{pipeline}_rollback")
     if not yes:
@@ -78,6 +86,18 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     click.echo(f"{pipeline}: edition {after.number if after else 'none'} is published")
     if done.returncode:
         raise click.ClickException(f"{pipeline}_rollback failed; see above")
+
+
+def _unfinished(deployed: StorageResource, places: Places) -> int:
+    """The edition of a rollback that did not succeed, or 0."""
+    from dagster import DagsterInstance
+
+    from batchrec_dagster.steps.rollback import unfinished
+
+    if not os.environ.get("DAGSTER_HOME"):
+        return 0
+    with DagsterInstance.get() as instance:
+        return unfinished(deployed, places, instance)
 
 
 def _shown(

@@ -22,6 +22,7 @@ from batchrec_dagster.steps.rollback import (
     publish_again,
     published_table,
     roll_back,
+    still_published,
     was_rolled_back,
 )
 from batchrec_dagster.storage.object_store import StorageError
@@ -64,6 +65,7 @@ class Publishing:
             if skip:
                 publish_again(self.storage, places, self.made_by)
             rolled_back = was_rolled_back(self.storage, places, self.made_by)
+            unfinished = still_published(self.storage, places, current)
         return quality_gate(
             self.pipeline.gate,
             self.model,
@@ -73,6 +75,7 @@ class Publishing:
             " {skip_quality_gate: true}}}",
             skip_quality_gate=skip,
             rolled_back=rolled_back,
+            unfinished_rollback=unfinished,
         )
 
     def about(
@@ -111,14 +114,19 @@ class Publishing:
 
 
 def republish(
-    pipeline: Pipeline, storage: StorageResource, to: str, run: str, log: logging.Logger
+    pipeline: Pipeline,
+    storage: StorageResource,
+    to: str,
+    run: str,
+    instance: dg.DagsterInstance,
+    log: logging.Logger,
 ) -> Edition:
     """Publish the lists of an older edition again; see `roll_back`. Raises dg.Failure."""
     with storage_errors():
-        edition = roll_back(storage, pipeline.places, to, run)
-        log.info(f"publishing again: {edition_summary(edition)}")
+        edition = roll_back(storage, pipeline.places, to, run, instance)
         table = published_table(storage, pipeline.places)
         table.put_back(edition, pipeline.publication.history)
+        log.info(f"published again: {edition_summary(edition)}")
     return edition
 
 

@@ -24,20 +24,22 @@ def quality_gate(
     how_to_skip: str,
     skip_quality_gate: bool = False,
     rolled_back: bool = False,
+    unfinished_rollback: bool = False,
 ) -> Checked:
     """The verdict, with the numbers, and what to do if it fails.
 
     published: the metadata of the published lists, if any. measured_on: fingerprint of the
     interaction settings; only metrics measured on the same interactions are compared.
-    rolled_back: whether this version's lists were rolled back. how_to_skip: how to start a run
-    that publishes anyway; skip_quality_gate: whether this run does.
+    rolled_back: whether this version's lists were rolled back. unfinished_rollback: whether the
+    published lists were, and are still there; nothing is compared with them. how_to_skip: how to
+    start a run that publishes anyway; skip_quality_gate: whether this run does.
     """
     metrics, popular = model.metrics, model.popularity_metrics.get(NDCG)
     ndcg, coverage = metrics.get(NDCG, 0.0), metrics.get(COVERAGE, 0.0)
     about = published or {}
     serves = about.get("solution_version_arn") == model.solution_version_arn
     before = None
-    if not serves and about.get("measured_on") == measured_on:
+    if not (serves or unfinished_rollback) and about.get("measured_on") == measured_on:
         before = about["metrics"].get(NDCG)
 
     reasons = ["its lists were rolled back"] if rolled_back else []
@@ -56,7 +58,12 @@ def quality_gate(
     found += f"; coverage {coverage:.4f}"
     if model.on_earlier_data:
         found += f"; the model was trained on {f'{model.trained_at}'[:10]}, on earlier data"
-    if serves:
+    if unfinished_rollback:
+        found += (
+            "; not compared with the published lists, which were rolled back: `batchrec rollback`"
+            " finishes that"
+        )
+    elif serves:
         found += "; its lists are already published"
     elif about and before is None:
         found += "; not comparable with the published lists: the interactions settings changed"

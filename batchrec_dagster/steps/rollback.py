@@ -56,7 +56,27 @@ def publish_again(storage: StorageResource, places: Places, made_by: Sequence[st
         write_record(storage, _key(places), record)
 
 
-def roll_back(storage: StorageResource, places: Places, to: str, run: str) -> Edition:
+def still_published(storage: StorageResource, places: Places, current: Edition | None) -> bool:
+    """Whether lists that were rolled back are published: the rollback was killed before its end."""
+    return current is not None and was_rolled_back(
+        storage, places, current.about.get("made_by", [])
+    )
+
+
+def unfinished(storage: StorageResource, places: Places, instance: dg.DagsterInstance) -> int:
+    """The edition that the last rollback chose, if the instance knows its run and neither that nor
+    a retry succeeded; else 0."""
+    record = read_record(storage, _key(places))
+    if not instance.has_run(run := record.get("run", "")):
+        return 0
+    _, runs = instance.get_run_group(run) or ("", [])
+    done = any(one.status == dg.DagsterRunStatus.SUCCESS for one in runs)
+    return 0 if done else int(record["edition"])
+
+
+def roll_back(
+    storage: StorageResource, places: Places, to: str, run: str, instance: dg.DagsterInstance
+) -> Edition:
     """Choose the edition to publish again, and record the one that it replaces as rolled back.
 
     to: an edition's number, or PREVIOUS. run: the id of the first of a run and its retries, which
@@ -67,7 +87,7 @@ def roll_back(storage: StorageResource, places: Places, to: str, run: str) -> Ed
     if (record.get("run"), record.get("to")) == (run, to):
         edition = chosen(table, str(record["edition"]))
     else:
-        edition = chosen(table, to, rolled_back)
+        edition = chosen(table, to, rolled_back, unfinished(storage, places, instance))
     made_by = edition.about.get("made_by", [])
     rolled_back = [key for key in rolled_back if key not in made_by]
     if current is not None and current != edition:
@@ -79,11 +99,15 @@ def roll_back(storage: StorageResource, places: Places, to: str, run: str) -> Ed
     return edition
 
 
-def chosen(table: PublishedTable, to: str, rolled_back: Sequence[str] = ()) -> Edition:
-    """The edition of this number; for PREVIOUS the newest one before the published one that was not
-    rolled back itself. Raises dg.Failure."""
+def chosen(
+    table: PublishedTable, to: str, rolled_back: Sequence[str] = (), unfinished: int = 0
+) -> Edition:
+    """The edition of this number; for PREVIOUS the published one if its rollback is `unfinished`,
+    else the newest one before it that was not rolled back itself. Raises dg.Failure."""
     current, older = table.current(), table.older()
     if to == PREVIOUS:
+        if current is not None and current.number == unfinished:
+            return current
         before = [
             edition
             for edition in older

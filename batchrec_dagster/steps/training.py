@@ -29,7 +29,7 @@ from batchrec_dagster.steps.cost import Cost, trainings_cost
 from batchrec_dagster.steps.publishing import lists_key, storage_errors
 from batchrec_dagster.steps.quality_gate import quality_gate
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
-from batchrec_dagster.steps.rollback import published_table, was_rolled_back
+from batchrec_dagster.steps.rollback import published_table, still_published, was_rolled_back
 from batchrec_dagster.storage.resource import StorageResource
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
@@ -138,6 +138,7 @@ class Trainer:
             current = published_table(self.storage, places).current()
             key = lists_key(self.pipeline, model.solution_version_arn)
             rolled_back = was_rolled_back(self.storage, places, [key])
+            unfinished = still_published(self.storage, places, current)
         return quality_gate(
             self.pipeline.gate,
             model,
@@ -145,6 +146,7 @@ class Trainer:
             measured_on,
             how_to_skip="",
             rolled_back=rolled_back,
+            unfinished_rollback=unfinished,
         ).passed
 
 

@@ -199,9 +199,8 @@ def _rolled_back(
     pipeline: Pipeline, storage: StorageResource, context: dg.AssetExecutionContext, to: str
 ) -> Iterator[Any]:
     """Publish the lists of an older edition again, with its checks. Raises dg.Failure."""
-    edition = republish(
-        pipeline, storage, to, context.run.root_run_id or context.run_id, context.log
-    )
+    run = context.run.root_run_id or context.run_id
+    edition = republish(pipeline, storage, to, run, context.instance, context.log)
     about = edition.about
     result = dg.MaterializeResult(
         value=edition,
