@@ -115,8 +115,14 @@ def test_the_bucket_is_private_encrypted_and_versioned_and_keeps_what_is_current
     }
 
 
-def test_the_bucket_is_for_this_account_s_personalize_alone() -> None:
-    deny, *allowed = stack()["BucketPolicy"]["PolicyDocument"]["Statement"]
+def test_the_bucket_s_policy_is_the_documented_one_by_default() -> None:
+    _, *allowed = stack()["BucketPolicy"]["PolicyDocument"]["Statement"]
+    assert len(allowed) == 2
+    assert not any("Condition" in each for each in allowed)
+
+
+def test_the_bucket_can_be_for_this_account_s_personalize_alone() -> None:
+    deny, *allowed = stack(SourceConditions="yes")["BucketPolicy"]["PolicyDocument"]["Statement"]
     assert deny["Effect"] == "Deny"
     assert deny["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     assert [(each["Principal"], each["Condition"]) for each in allowed] == [
