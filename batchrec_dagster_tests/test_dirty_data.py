@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.layout import NULL_ID, NULL_VALUES, Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Preparation, opened
 from batchrec_dagster.preparation.recognition import Reading
@@ -49,6 +49,12 @@ BAD = [
     ("an id of 300 characters", b"x" * 300 + b",10,5,1500000000,A\n", "an id longer than 256"),
     ("too many fields", b"1,10,5,1500000000,A,B,C\n", "more than the 5 fields"),
     ("a line cut off", b"1,10,5", "no timestamp"),
+    *(
+        (f"{null} for a user", f"{null},10,5,1500000000,A\n".encode(), NULL_ID)
+        for null in ("NULL", "\\N", "nan", "None", "(null)", "undefined", " N/A", "null ")
+    ),
+    ("NULL for an item", b"1,NULL,5,1500000000,A\n", NULL_ID),
+    ("NULL for a time", b"1,10,5,NULL,A\n", "no timestamp"),
     ("what is no UTF-8", "é\n".encode() + b"1,1\xff,5,1500000000,A\n", "no item"),
 ]
 
@@ -164,6 +170,8 @@ DIRTY_JSON = [
     (b"[1, 2]\n", "not a JSON object"),
     (b'{"user": 1, "item": 10, "rat', "not a JSON object"),
     (b'{"user": null, "item": 10, "rating": 5, "time": 1500000000}\n', "no user"),
+    (b'{"user": "null", "item": 10, "rating": 5, "time": 1500000000}\n', NULL_ID),
+    (b'{"user": 1, "item": NaN, "rating": 5, "time": 1500000000}\n', NULL_ID),
     (b'{"user": {"id": 1}, "item": 10, "rating": 5, "time": 1500000000}\n', "no user"),
     (b'{"user": 1, "item": 10, "rating": NaN, "time": 1500000000}\n', "the rating is not a numb"),
     (b'{"user": 1, "item": 10, "rating": 5, "time": 1.5e9}\n', "the timestamp is not a whole"),
@@ -195,10 +203,10 @@ def test_a_bad_line_of_json_is_an_error_with_its_line_or_counted(
 def test_nulls_and_nans_of_parquet_are_told_by_their_row(tmp_path: Path) -> None:
     frame = pl.DataFrame(
         {
-            "user": ["a", None, "c", "d"],
-            "item": [1, 2, 3, 4],
-            "rating": [5.0, 5.0, float("nan"), float("inf")],
-            "time": [1500000000] * 4,
+            "user": ["a", None, "c", "d", "NaN"],
+            "item": [1, 2, 3, 4, 5],
+            "rating": [5.0, 5.0, float("nan"), float("inf"), 5.0],
+            "time": [1500000000] * 5,
         }
     )
     frame.write_parquet(tmp_path / "made")
@@ -208,4 +216,42 @@ def test_nulls_and_nans_of_parquet_are_told_by_their_row(tmp_path: Path) -> None
         prepare(tmp_path, content, Rules(), layout)
     lines, done = prepare(tmp_path, content, Rules("skip"), layout)
     assert lines == ["a,1,1500000000"]
-    assert done.left_out == {"no user": 1, "the rating is not a number": 2}
+    assert done.left_out == {NULL_ID: 1, "no user": 1, "the rating is not a number": 2}
+
+
+NULLS = "NULL,10,5,1500000000\n1,10,-1,1500000000\n-1,10,5,1500000000\n1,10,5,0\n"
+
+
+@pytest.mark.parametrize(
+    ("null_values", "kept"),
+    [
+        (NULL_VALUES, ["1,10,1500000000", "-1,10,1500000000", "1,10,0"]),
+        ((), ["NULL,10,1500000000", "1,10,1500000000", "-1,10,1500000000", "1,10,0"]),
+        (("-1", "0"), ["NULL,10,1500000000"]),
+    ],
+)
+@pytest.mark.parametrize("title", ["None", 'a "None"'], ids=["typed", "careful"])
+def test_what_means_no_value_is_declared(
+    tmp_path: Path, null_values: Sequence[str], kept: list[str], title: str
+) -> None:
+    content = "user,item,rating,time,title\n" + NULLS.replace("\n", f",{title}\n")
+    layout = Layout(",", "user", "item", "rating", "time", null_values=null_values)
+    lines, done = prepare(tmp_path, [content.encode()], Rules("skip"), layout)
+    assert lines == kept
+    assert sum(done.left_out.values()) == 4 - len(kept)
+
+
+def test_an_event_value_may_be_null_and_an_event_type_may_not(tmp_path: Path) -> None:
+    layout = Layout(
+        *(",", "user", "item", None, "time"),
+        event_type="kind",
+        event_value="price",
+        types={"title": "string"},
+        null_values=[*NULL_VALUES, "-1"],
+    )
+    rows = "1,2,9,buy,NULL,None\n1,2,9,NULL,3,None\n1,2,9,buy,-1,None\n"
+    rules = Rules("skip", filter="title = 'None'", event_type=True)
+    content = f"user,item,time,kind,price,title\n{rows}".encode()
+    lines, done = prepare(tmp_path, [content], rules, layout)
+    assert lines == ["1,2,9,buy,", "1,2,9,buy,"]
+    assert done.left_out == {"no event type": 1}

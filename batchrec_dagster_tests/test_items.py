@@ -185,6 +185,7 @@ def test_titles_alone_are_no_data_set_of_personalizes(
     [
         ("90,A,B,1999", "line 82: not the 5 fields of line 1: '90,A,B,1999'"),
         (" ,A,B,1999,0", "line 82: no item"),
+        ("NULL,A,B,1999,0", "line 82: an id that means no value (ratings.null_values)"),
         ("9,A,B,1999,0", "line 82: the item stands in an earlier row"),
         (f"{'9' * 257},A,B,1999,0", "an id longer than 256 characters"),
         ("90,A,B,long ago,0", "line 82: YEAR is not a number"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, Self
 
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from batchrec_dagster.preparation.layout import Decimal
+from batchrec_dagster.preparation.layout import NULL_VALUES, Decimal
 from batchrec_dagster.preparation.polars.times import check_format
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
@@ -170,6 +171,15 @@ class Ratings(dg.Model):
         " counts them.",
     )
 
+    null_values: list[str] | None = Field(
+        default=None,
+        description="Texts that mean no value, as well as NULL, \\N, nan, None, (null), N/A,"
+        " undefined and their spellings; [] for none of these, if they are real ids. A row with one"
+        " for its user, item, time or rating is a bad row. Those of ids hold for the items and a"
+        " list of users too.",
+        examples=[["-1", "anonymous"]],
+    )
+
     @field_validator("source")
     @classmethod
     def _source_is_known(cls, source: str) -> str:
@@ -194,12 +204,20 @@ class Ratings(dg.Model):
         return self
 
     @property
+    def all_null_values(self) -> tuple[str, ...]:
+        """Every text that means no value."""
+        if self.null_values is None:
+            return NULL_VALUES
+        return tuple(dict.fromkeys([*NULL_VALUES, *self.null_values])) if self.null_values else ()
+
+    @property
     def reading(self) -> Reading:
         """How to read the files: as declared here, else as known for the source."""
         time = self.timestamp_format or self.timestamp_unit
         known = parse_source(self.source).layout
         if known is not None and self.columns is None:
-            return Reading.of(known.replaced(self.delimiter, time))
+            layout = known.replaced(self.delimiter, time)
+            return Reading.of(replace(layout, null_values=self.all_null_values))
         return Reading(
             format=self.format,
             delimiter=self.delimiter or (known.delimiter if known else None),
@@ -209,4 +227,5 @@ class Ratings(dg.Model):
             timestamp_unit=time,
             types=self.types,
             decimal=self.decimal,
+            null_values=self.all_null_values,
         )

@@ -11,7 +11,7 @@ import io
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -27,7 +27,14 @@ from batchrec_dagster.personalize.datasets import (
     items_schema,
 )
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, MAX_CATEGORICAL_LENGTH
-from batchrec_dagster.preparation.layout import Column, Decimal, Encoding, PreparationError
+from batchrec_dagster.preparation.layout import (
+    NULL_ID,
+    NULL_VALUES,
+    Column,
+    Decimal,
+    Encoding,
+    PreparationError,
+)
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, check_width, split_line
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.polars.prepare import BadRows
@@ -63,6 +70,7 @@ class ItemsLayout:
     separator: str = VALUE_SEPARATOR
     encoding: Encoding = "auto"
     decimal: Decimal = "."
+    null_values: Sequence[str] = NULL_VALUES
 
     @property
     def has_header(self) -> bool:
@@ -190,7 +198,7 @@ class ItemsFile:
         kind, _, name = role.partition(".")
         separator, decimal = self.layout.separator, self.layout.decimal
         readers: dict[str, Callable[[str], Any]] = {
-            "item": _item,
+            "item": lambda text: _item(text, self.layout.null_values),
             "title": _title,
             "created": _created,
             "categories": lambda text: _category(name, text, separator),
@@ -258,9 +266,11 @@ class ItemsFile:
             return opened.path.read_bytes().decode("utf-8-sig")
 
 
-def _item(text: str) -> str:
+def _item(text: str, null_values: Sequence[str]) -> str:
     if not text.strip():
         raise _BadRowError("no item")
+    if text.strip(" ") in null_values:
+        raise _BadRowError(NULL_ID)
     if len(text) > MAX_ID_LENGTH:
         raise _BadRowError(f"an id longer than {MAX_ID_LENGTH} characters")
     if {"\n", "\r", "\0"} & set(text):

@@ -14,7 +14,9 @@ A row is read in four steps, so that engines agree to the byte.
    are missing; an object or a list is missing. A Parquet cell that is no text becomes text as
    written in decimal; ids of a floating-point column are refused.
 3. Roles. Ids and event types are taken as they are, spaces included; those of spaces and tabs only
-   are missing. Numbers and times lose the spaces and tabs around them. A number is
+   are missing. One of `Layout.null_values`, perhaps with spaces around, is a problem as an id, and
+   missing in the other roles, but not to the filter. Numbers and times lose the spaces and tabs
+   around them. A number is
    `[+-]?(D+(.D*)?|.D+)([eE][+-]?D+)?` (D a digit 0-9) and finite as a 64-bit floating-point number,
    a whole number `[+-]?D+` from -2^63 to 2^63 - 1. An event value that is missing is no problem.
    With the `decimal` `,` numbers have a comma for the point; one with a point is not a number.
@@ -46,12 +48,20 @@ _UNITS_IN_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "
 # A column that the filter names has the role of its name after this.
 FILTER = "filter "
 
+# What databases, pandas and JavaScript write for no value.
+NULL_VALUES = (
+    *("NULL", "null", "Null", "(null)", "<null>", "[NULL]", "\\N", "nil", "undefined"),
+    *("nan", "NaN", "NAN", "None", "none", "NONE", "<NA>", "N/A", "n/a", "#N/A"),
+)
+NULL_ID = "an id that means no value (ratings.null_values)"
+
 # In this order; {n} is what the header, or the first line, has.
 PROBLEMS = (
     "not a JSON object",
     "more than the {n} fields",
     "no user",
     "no item",
+    NULL_ID,
     "an id longer than 256 characters",
     "an id with a line break or a NUL in it",
     "an id that is not UTF-8 text",
@@ -105,6 +115,11 @@ class Layout:
     quoted: bool = True
     types: Mapping[str, str] = field(default_factory=dict)
     decimal: Decimal = "."
+    null_values: Sequence[str] = NULL_VALUES
+
+    def __post_init__(self) -> None:
+        # JSON has no tuples.
+        object.__setattr__(self, "null_values", tuple(self.null_values))
 
     @property
     def has_header(self) -> bool:

@@ -14,6 +14,7 @@ import polars as pl
 from batchrec_dagster.preparation.layout import (
     AUTO,
     DATETIME,
+    NULL_VALUES,
     Column,
     Decimal,
     Encoding,
@@ -53,6 +54,7 @@ class Reading:
     timestamp_unit: str = AUTO
     types: Mapping[str, str] = field(default_factory=dict)
     decimal: Decimal = "."
+    null_values: Sequence[str] = NULL_VALUES
 
     @classmethod
     def of(cls, layout: Layout) -> Reading:
@@ -68,6 +70,7 @@ class Reading:
             layout.timestamp_unit,
             layout.types,
             layout.decimal,
+            layout.null_values,
         )
 
 
@@ -118,6 +121,7 @@ def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
         encoding=reading.encoding,
         quoted=reading.quoted,
         decimal=reading.decimal,
+        null_values=reading.null_values,
     )
     types = {**_types(table, layout), **reading.types}
     return Found(_with_types(layout, rules, types, table), types, recognised)

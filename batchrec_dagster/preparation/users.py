@@ -12,7 +12,7 @@ import polars as pl
 from batchrec_dagster.personalize.batch_files import MAX_INPUT_BYTES, USER_FIELD
 from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.preparation.layout import Column, PreparationError, recognise
+from batchrec_dagster.preparation.layout import NULL_VALUES, Column, PreparationError, recognise
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
@@ -33,7 +33,9 @@ def distinct_users(
     return _ordered(interactions.select(pl.col(USER_ID).alias(USER_FIELD)), rows)
 
 
-def listed_users(files: Sequence[RawFile], column: Column | None) -> pl.DataFrame:
+def listed_users(
+    files: Sequence[RawFile], column: Column | None, null_values: Sequence[str] = NULL_VALUES
+) -> pl.DataFrame:
     """The users in the files: CSV, JSON Lines or Parquet, packed or not; as distinct_users.
 
     `column` is where they are, by name or from 1; None: the one that is known by its name, or the
@@ -46,7 +48,7 @@ def listed_users(files: Sequence[RawFile], column: Column | None) -> pl.DataFram
             raise PreparationError(f"{opened[0].name} is empty")
         cells = [table.cells({"user": _column(table, column)}) for table in tables]
         for table, rows in zip(tables, cells, strict=True):
-            _check(table, rows)
+            _check(table, rows, null_values)
         return _ordered(pl.concat(rows.select(pl.col("user").alias(USER_FIELD)) for rows in cells))
 
 
@@ -99,12 +101,13 @@ def _column(table: Table, column: Column | None) -> Column:
     )
 
 
-def _check(table: Table, rows: pl.LazyFrame) -> None:
+def _check(table: Table, rows: pl.LazyFrame, null_values: Sequence[str]) -> None:
     user = pl.col("user")
     wrong = (
         pl.col(FLAW).is_not_null()
         | user.is_null()
         | (user.str.strip_chars(" \t") == "")
+        | user.str.strip_chars(" ").is_in(null_values)
         | (user.str.len_chars() > MAX_ID_LENGTH)
         | user.str.contains("[\n\r\0\ufffd]")
     )

@@ -45,7 +45,7 @@ def find_batch_users(
                 users = distinct_users(times, declared.since)
         else:
             with open_source(parse_source(declared.source), storage, project) as files:
-                users = listed_users(files, declared.column)
+                users = listed_users(files, declared.column, pipeline.ratings.all_null_values)
         if filter_values:
             # A batch inference job reads the values from its input; here all users have the same.
             values = [pl.lit(value).alias(name) for name, value in filter_values.items()]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,20 @@ def item_assets(pipeline: Pipeline, project: Path) -> list[dg.AssetsDefinition]:
     declared = pipeline.items
     if declared is None:
         return []
-    assets = [raw_items(pipeline, declared, project)]
-    if declared.layout.schema is not None:
-        assets.append(items(pipeline, declared.layout))
-    if declared.layout.title is not None:
-        assets.append(item_titles(pipeline, declared.layout))
+    layout = replace(declared.layout, null_values=pipeline.ratings.all_null_values)
+    assets = [raw_items(pipeline, declared, layout, project)]
+    if layout.schema is not None:
+        assets.append(items(pipeline, layout))
+    if layout.title is not None:
+        assets.append(item_titles(pipeline, layout))
     return assets
 
 
-def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDefinition:
+def raw_items(
+    pipeline: Pipeline, declared: Items, layout: ItemsLayout, project: Path
+) -> dg.AssetsDefinition:
     """The asset; a relative path of the source starts at the project's folder."""
-    places, layout = pipeline.places, declared.layout
+    places = pipeline.places
     source = parse_file(declared.source)
 
     @dg.asset(
@@ -65,7 +69,7 @@ def raw_items(pipeline: Pipeline, declared: Items, project: Path) -> dg.AssetsDe
             kinds={"file"},
             stage=RAW,
             storage_key=places.record("raw_items"),
-            code_version=f"{CODE_VERSION}-{fingerprint(declared)}",
+            code_version=f"{CODE_VERSION}-{fingerprint(declared, layout)}",
             io_manager="record_io",
         ),
         check_specs=specs(

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH
-from batchrec_dagster.preparation.layout import BEFORE_1970, FILTER, Layout, time_problem
+from batchrec_dagster.preparation.layout import BEFORE_1970, FILTER, NULL_ID, Layout, time_problem
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, Table
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
@@ -54,7 +54,7 @@ def parsed(table: Table, file: int, layout: Layout, rules: Rules, unit: str) -> 
             "item",
             SECONDS,
             event_type=none if layout.event_type is None else pl.col("event_type"),
-            event_value=none if layout.event_value is None else _value("event_value"),
+            event_value=none if layout.event_value is None else _value("event_value", layout),
             problem=PROBLEM,
             reason=pl.coalesce(PROBLEM, _first(_left_out(rules))),
         )
@@ -107,6 +107,7 @@ def _problems(layout: Layout, table: Table) -> Iterator[Reason]:
     user, item = pl.col("user"), pl.col("item")
     yield _missing(user), "no user"
     yield _missing(item), "no item"
+    yield _null(user, layout) | _null(item, layout), NULL_ID
     too_long = [ids.str.len_chars() > MAX_ID_LENGTH for ids in (user, item)]
     yield pl.any_horizontal(too_long), f"an id longer than {MAX_ID_LENGTH} characters"
     if not table.opened.is_plain:
@@ -116,15 +117,17 @@ def _problems(layout: Layout, table: Table) -> Iterator[Reason]:
         rating = pl.col("rating")
         yield _missing(rating), "no rating"
         yield typed(rating, "double").is_null(), "the rating is not a number"
+        yield _null(rating, layout), "no rating"
     if layout.event_type is not None:
         event_type = pl.col("event_type")
-        yield _missing(event_type), "no event type"
+        yield _missing(event_type) | _null(event_type, layout), "no event type"
         yield _broken(event_type), "an event type with a line break or a NUL in it"
     if layout.event_value is not None:
-        value = pl.col("event_value")
+        value = _value("event_value", layout)
         not_a_number = typed(value, "double").is_null()
-        yield ~_missing(value) & not_a_number, "the event value is not a number"
-    yield _missing(pl.col("timestamp")), "no timestamp"
+        yield value.is_not_null() & not_a_number, "the event value is not a number"
+    time = pl.col("timestamp")
+    yield _missing(time) | _null(time, layout), "no timestamp"
 
 
 def _type_problems(layout: Layout, rules: Rules) -> Iterator[Reason]:
@@ -151,9 +154,13 @@ def _missing(text: pl.Expr) -> pl.Expr:
     return text.is_null() | (text.str.strip_chars(_BLANKS) == "")
 
 
-def _value(role: str) -> pl.Expr:
+def _null(text: pl.Expr, layout: Layout) -> pl.Expr:
+    return text.str.strip_chars(" ").is_in(layout.null_values)
+
+
+def _value(role: str, layout: Layout) -> pl.Expr:
     trimmed = pl.col(role).str.strip_chars(_BLANKS)
-    return pl.when(trimmed != "").then(trimmed)
+    return pl.when((trimmed != "") & ~_null(pl.col(role), layout)).then(trimmed)
 
 
 def _broken(text: pl.Expr) -> pl.Expr:

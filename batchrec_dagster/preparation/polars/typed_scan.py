@@ -5,7 +5,7 @@ Any oddity, and `rows` diagnoses the rows instead. For clean files both write th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def _rows(tables: Sequence[Table], layout: Layout, rules: Rules) -> pl.LazyFrame
         return None
     read = pl.concat(
         table.typed(layout.roles, types).with_columns(
-            pl.any_horizontal(_odd(layout, table)).alias(_ODD)
+            pl.any_horizontal(_odd(layout, table, types)).alias(_ODD)
         )
         for table in tables
     )
@@ -115,7 +115,7 @@ def _types(layout: Layout, rules: Rules) -> dict[str, pl.DataType] | None:
     return types
 
 
-def _odd(layout: Layout, table: Table) -> Iterator[pl.Expr]:
+def _odd(layout: Layout, table: Table, types: Collection[str]) -> Iterator[pl.Expr]:
     """Whether anything in a row is missing, or has to be looked at closely."""
     yield (_seconds(layout) < 0).fill_null(value=True)
     texts = ["user", "item", *(["event_type"] if layout.event_type is not None else [])]
@@ -124,6 +124,11 @@ def _odd(layout: Layout, table: Table) -> Iterator[pl.Expr]:
         yield text.is_null() | (text < "!") | (text.str.len_bytes() > MAX_ID_LENGTH)
         if not table.opened.is_plain:
             yield text.str.contains("[\n\r\0\ufffd]")
+    for role in layout.roles:
+        if role not in types:
+            yield pl.col(role).is_in(layout.null_values) | pl.col(role).str.ends_with(" ")
+        elif not role.startswith(FILTER) and (numbers := _null_numbers(layout)):
+            yield pl.col(role).cast(pl.Float64).is_in(numbers)
     if layout.rating is not None:
         yield ~pl.col("rating").is_finite().fill_null(value=False)
     if layout.event_value is not None:
@@ -132,6 +137,12 @@ def _odd(layout: Layout, table: Table) -> Iterator[pl.Expr]:
     for name, kind in layout.types.items():
         if kind == "double":
             yield ~pl.col(FILTER + name).is_finite()
+
+
+def _null_numbers(layout: Layout) -> list[float]:
+    """Those of the null values that are numbers, which the default ones are not."""
+    numbers = pl.Series(layout.null_values, dtype=pl.String).cast(pl.Float64, strict=False)
+    return numbers.filter(numbers.is_finite()).to_list()
 
 
 def _seconds(layout: Layout) -> pl.Expr:

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F  # noqa: N812
 from batchrec_dagster.preparation.layout import (
     BEFORE_1970,
     FILTER,
+    NULL_ID,
     Layout,
     PreparationError,
     time_problem,
@@ -49,14 +50,14 @@ def parsed(cells: DataFrame, layout: Layout, rules: Rules) -> DataFrame:
     it but for its time; REASON, why it is left out if nothing is wrong with it."""
     none = F.lit(None).cast("string")
     problem = _first([*_problems(layout), *_type_problems(layout, rules)])
-    value = times.trimmed(role("event_value")) if layout.event_value is not None else none
+    value = _value("event_value", layout) if layout.event_value is not None else none
     return _filtered(cells, layout, rules).select(
         ROW,
         role("user").alias("user"),
         role("item").alias("item"),
         role("timestamp").alias("timestamp"),
         (none if layout.event_type is None else role("event_type")).alias("event_type"),
-        F.when(F.length(value) > 0, value).alias("event_value"),
+        value.alias("event_value"),
         F.coalesce(F.col(FLAW), problem).alias(PROBLEM),
         _first(_left_out(rules)).alias(REASON),
     )
@@ -124,21 +125,26 @@ def _problems(layout: Layout) -> Iterator[Reason]:
     user, item = role("user"), role("item")
     yield _missing(user), "no user"
     yield _missing(item), "no item"
+    yield _null(user, layout) | _null(item, layout), NULL_ID
     too_long = (F.length(user) > MAX_ID_LENGTH) | (F.length(item) > MAX_ID_LENGTH)
     yield too_long, f"an id longer than {MAX_ID_LENGTH} characters"
     yield _broken(user) | _broken(item), "an id with a line break or a NUL in it"
     yield user.contains("\ufffd") | item.contains("\ufffd"), "an id that is not UTF-8 text"
     if layout.rating is not None:
-        yield _missing(role("rating")), "no rating"
-        yield _typed(role("rating"), "double").isNull(), "the rating is not a number"
+        rating = role("rating")
+        yield _missing(rating), "no rating"
+        yield _typed(rating, "double").isNull(), "the rating is not a number"
+        yield _null(rating, layout), "no rating"
     if layout.event_type is not None:
-        yield _missing(role("event_type")), "no event type"
-        yield _broken(role("event_type")), "an event type with a line break or a NUL in it"
+        event_type = role("event_type")
+        yield _missing(event_type) | _null(event_type, layout), "no event type"
+        yield _broken(event_type), "an event type with a line break or a NUL in it"
     if layout.event_value is not None:
-        value = role("event_value")
-        not_a_number = ~_missing(value) & _typed(value, "double").isNull()
+        value = _value("event_value", layout)
+        not_a_number = value.isNotNull() & _typed(value, "double").isNull()
         yield not_a_number, "the event value is not a number"
-    yield _missing(role("timestamp")), "no timestamp"
+    time = role("timestamp")
+    yield _missing(time) | _null(time, layout), "no timestamp"
 
 
 def _type_problems(layout: Layout, rules: Rules) -> Iterator[Reason]:
@@ -165,6 +171,15 @@ def _first(reasons: Iterable[Reason]) -> Column:
 
 def _missing(text: Column) -> Column:
     return text.isNull() | (F.length(times.trimmed(text)) == 0)
+
+
+def _null(text: Column, layout: Layout) -> Column:
+    return F.coalesce(F.trim(text).isin(list(layout.null_values)), F.lit(False))
+
+
+def _value(name: str, layout: Layout) -> Column:
+    trimmed = times.trimmed(role(name))
+    return F.when((F.length(trimmed) > 0) & ~_null(role(name), layout), trimmed)
 
 
 def _broken(text: Column) -> Column:
