@@ -131,19 +131,19 @@ def test_items_can_be_added_changed_and_removed_once_a_pipeline_has_run(
     without = {key: value for key, value in with_items.items() if key != "items"}
     columns = {"item": "movieId", "categories": {"GENRES": "genres"}}
     changed = {**with_items, "items": {**with_items["items"], "columns": columns}}
-    groups = []
-    for settings in (without, with_items, changed, without):
+    results = []
+    for settings in (without, with_items, without, changed, without):
         project.declare(settings)
-        result = refresh(project, "shop", instance)
-        assert result.success, why(result)
-        groups.append(metadata(result, "personalize_dataset")["dataset_group_name"])
+        results.append(refresh(project, "shop", instance))
+        assert results[-1].success, why(results[-1])
+    groups = [metadata(each, "personalize_dataset")["dataset_group_name"] for each in results]
     assert len({*groups}) == 3
-    assert groups[0] == groups[3]
-    # Nothing changed since the first run: its import and training serve again.
-    assert metadata(result, "personalize_dataset")["outcome"] == "unchanged: not imported again"
-    assert outcomes(result)[2:] == [
-        f"unchanged: not {done} again" for done in ("trained", "inferred")
+    assert groups[0] == groups[2] == groups[4]
+    # Changed back, nothing is done again. Two changes later the first solutions are pruned.
+    assert outcomes(results[2])[1:] == [
+        f"unchanged: not {done} again" for done in ("imported", "trained", "inferred")
     ]
+    assert outcomes(results[4])[2] == "trained"
 
 
 def test_an_asset_of_ones_own_gets_the_items_with_numbers_and_ids_as_text(tmp_path: Path) -> None:

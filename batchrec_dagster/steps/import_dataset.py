@@ -236,9 +236,12 @@ def _start_import(
         """A dataset created again has the ARN, and so the jobs, of the deleted one."""
         return bool(job["creationDateTime"] >= since)
 
-    # Import jobs of all dataset groups share their names. The longest is 58 characters.
-    data = fingerprint(file.asset, version, force_run) if force_run else version
-    name = f"{group_name}-{data[:12]}"
+    # Import jobs of all dataset groups share their names: at most 41 characters of the group, and
+    # the whole within Personalize's 63. The job of a run that forces one serves later runs too, so
+    # its name starts as theirs.
+    name = f"{group_name}-{version[:8]}"
+    if force_run:
+        name = f"{name}-{force_run[:6]}"
     return ensure.start_numbered(
         IMPORT_JOB, name, create, usable=is_of_this, datasetArn=dataset.arn
     )
