@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.pipeline.automation import new_files as on_new_files
+from batchrec_dagster.pipeline.automation import runs
 from batchrec_dagster.pipeline.automation.new_files import PATIENCE, Cursor, look
 from batchrec_dagster.pipeline.loading import DeclarationError
 from batchrec_dagster_tests.processes import started
@@ -190,9 +190,41 @@ def test_a_run_that_died_and_was_left_as_started_is_not_waited_for_for_ever(
 ) -> None:
     _, put = place
     put("1.csv", ratings(1))
-    monkeypatch.setattr(on_new_files, "DEAD_AFTER", timedelta(seconds=-60))
+    monkeypatch.setattr(runs, "DEAD_AFTER", timedelta(seconds=-60))
     with evenings.under_way():
         assert evenings.looks() == [["1.csv"]]
+
+
+def test_a_schedule_skips_its_tick_while_a_refresh_is_going(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.declare(declaration("shop", "ratings.csv"))
+    project.declare(declaration("club", "ratings.csv"))
+    # A schedule's context does not take one in memory.
+    with definitions(project) as defs, dg.instance_for_test() as instance:
+        # The run of another pipeline is no reason to skip.
+        other = defs.resolve_job_def("club_refresh")
+        instance.create_run_for_job(other, status=dg.DagsterRunStatus.STARTED)
+        schedule = defs.resolve_schedule_def("shop_schedule")
+
+        def tick() -> dg.SkipReason | int:
+            """The number of runs that the schedule asks for, or why it asks for none."""
+            with dg.build_schedule_context(instance) as context:
+                result = schedule.evaluate_tick(context)
+            if result.skip_message is not None:
+                return dg.SkipReason(result.skip_message)
+            return len(result.run_requests or [])
+
+        assert tick() == 1
+        job = defs.resolve_job_def("shop_refresh")
+        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTING)
+        why = f"run {run.run_id} of shop_refresh is still going: not started again"
+        assert tick() == dg.SkipReason(why)
+        with monkeypatch.context() as later:
+            later.setattr(runs, "DEAD_AFTER", timedelta(seconds=-60))
+            assert tick() == 1
+        instance.report_run_canceled(run)
+        assert tick() == 1
 
 
 def test_a_file_that_a_run_has_taken_in_already_asks_for_no_other(

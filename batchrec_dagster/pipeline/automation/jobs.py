@@ -9,6 +9,7 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.new_files import new_files_sensor, watched
+from batchrec_dagster.pipeline.automation.runs import run_under_way
 from batchrec_dagster.pipeline.automation.teardown import teardown_job
 from batchrec_dagster.steps.rollback import PREVIOUS, run_config
 
@@ -25,23 +26,36 @@ def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
         description="Updates every user's recommendations from the ratings. Unchanged data are"
         " neither imported nor trained on again.",
     )
-    schedule = dg.ScheduleDefinition(
+    sensors = [new_files_sensor(pipeline, job, project)] if watched(pipeline.ratings.source) else []
+    return dg.Definitions(
+        jobs=[job, rollback_job(pipeline), teardown_job(pipeline)],
+        schedules=[refresh_schedule(pipeline, job)],
+        sensors=[*sensors, *alert_sensors(pipeline)],
+    )
+
+
+def refresh_schedule(
+    pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition
+) -> dg.ScheduleDefinition:
+    """`NAME_schedule`; skips a tick while a refresh is running, which runs would only wait for."""
+
+    def request(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if run := run_under_way(context.instance, job.name):
+            return dg.SkipReason(f"run {run} of {job.name} is still going: not started again")
+        return dg.RunRequest()
+
+    return dg.ScheduleDefinition(
         name=f"{pipeline.name}_schedule",
         job=job,
         cron_schedule=pipeline.schedule.cron,
         execution_timezone=pipeline.schedule.timezone,
+        execution_fn=request,
         default_status=(
             dg.DefaultScheduleStatus.RUNNING
             if pipeline.schedule.enabled
             else dg.DefaultScheduleStatus.STOPPED
         ),
-        description=f"Refreshes {pipeline.name}.",
-    )
-    sensors = [new_files_sensor(pipeline, job, project)] if watched(pipeline.ratings.source) else []
-    return dg.Definitions(
-        jobs=[job, rollback_job(pipeline), teardown_job(pipeline)],
-        schedules=[schedule],
-        sensors=[*sensors, *alert_sensors(pipeline)],
+        description=f"Refreshes {pipeline.name}, unless a refresh is still going.",
     )
 
 

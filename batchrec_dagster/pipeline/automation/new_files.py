@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.automation.runs import UNDER_WAY
+from batchrec_dagster.pipeline.automation.runs import run_under_way
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.steps.raw_files import RawRecord, files_digest, source_digest
@@ -25,9 +24,6 @@ from batchrec_dagster.storage.resource import StorageResource
 
 # If the source changes at every look, the refresh starts after this many looks anyway.
 PATIENCE = 10
-
-# A run whose process was killed stays "started" until someone terminates it.
-DEAD_AFTER = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -75,13 +71,7 @@ def new_files_sensor(
     def sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> dg.SensorResult:
         before = Cursor.read(context.cursor)
         # Counted before the record is read, which a refresh that ends now writes.
-        running = context.instance.get_runs_count(
-            dg.RunsFilter(
-                job_name=job.name,
-                statuses=UNDER_WAY,
-                created_after=datetime.now(UTC) - DEAD_AFTER,
-            )
-        )
+        running = run_under_way(context.instance, job.name)
         try:
             now = source_digest(source, storage, project)
             record = RawRecord.from_json(
@@ -89,7 +79,7 @@ def new_files_sensor(
             )
         except (SourceError, StorageError) as error:
             return _skip(str(error), before)
-        return look(before, now, files_digest(record.files), busy=running > 0)
+        return look(before, now, files_digest(record.files), busy=running is not None)
 
     return sensor
 

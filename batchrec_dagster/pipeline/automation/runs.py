@@ -7,6 +7,7 @@ Characters that control a terminal are shown as escape sequences.
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -20,6 +21,17 @@ UNDER_WAY = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+
+# A run whose process was killed stays "started" until someone terminates it.
+DEAD_AFTER = timedelta(days=1)
+
+
+def run_under_way(instance: dg.DagsterInstance, job: str) -> str | None:
+    """The id of a run of the job that was created less than a day ago and has not ended."""
+    after = datetime.now(UTC) - DEAD_AFTER
+    filters = dg.RunsFilter(job_name=job, statuses=UNDER_WAY, created_after=after)
+    runs = instance.get_runs(filters, limit=1)
+    return runs[0].run_id if runs else None
 
 
 def is_of(pipeline: Pipeline, run: dg.DagsterRun) -> bool:
