@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
@@ -13,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.download import download, look_up
+from batchrec_dagster.preparation.sources.lake_tables import refuse_table_above, refuse_tables
 from batchrec_dagster.preparation.sources.source import (
     File,
     FileError,
@@ -23,7 +25,7 @@ from batchrec_dagster.preparation.sources.source import (
     safe_filename,
 )
 from batchrec_dagster.storage import durable
-from batchrec_dagster.storage.object_store import ObjectInfo, split_uri
+from batchrec_dagster.storage.object_store import ObjectInfo, StorageError, split_uri
 
 CHUNK = 1024 * 1024
 _WILD = re.compile(r"[*?]")
@@ -67,6 +69,8 @@ class LocalFile(File):
             is_folder = _expanded(self.text, context).is_dir()
         if is_folder:
             return Folder(self.text, f"{self.text}/", "**").files(context)
+        with naming(self.shown):
+            _refuse_table_above(str(self.path(context).parent), [self.text], context)
         return super().files(context)
 
 
@@ -83,6 +87,11 @@ class StoredObject(File):
         if not key or key.endswith("/"):
             raise FileError("it names a bucket or a folder: write s3://bucket/key of one object")
         return cls(text)
+
+    def files(self, context: SourceContext) -> list[FoundFile]:
+        with naming(self.shown):
+            _refuse_table_above(self.text.rpartition("/")[0], [self.text], context)
+        return super().files(context)
 
     def look(self, context: SourceContext) -> Look:
         info = self.listed or self._info(context)
@@ -203,17 +212,18 @@ class Folder:
         """The files by path. Empty files still count. Raises SourceError."""
         matches = re.compile(_expression(self.pattern)).fullmatch
         with naming(self.shown):
-            files = sorted(
-                (
-                    (path, file)
-                    for path, file in self._all(context)
-                    if matches(path)
-                    and not any(part[0] in "._" for part in PurePosixPath(path).parts)
-                ),
-                key=lambda pair: pair[0],
-            )
+            there = sorted(self._all(context), key=lambda pair: pair[0])
+            files = [
+                (path, file)
+                for path, file in there
+                if matches(path) and not any(part[0] in "._" for part in PurePosixPath(path).parts)
+            ]
             if not files:
                 raise FileError("no file matches: check the folder and the names")
+            paths = [path for path, _ in files]
+            refuse_tables(paths, (path for path, _ in there))
+            root = self.root if self.root.startswith("s3://") else _expanded(self.root, context)
+            _refuse_table_above(str(root).rstrip("/"), paths, context)
         found: dict[str, FoundFile] = {}
         for path, file in files:
             filename = "/".join(safe_filename(part) for part in path.split("/"))
@@ -234,6 +244,22 @@ class Folder:
         for path in folder.rglob("*"):
             if path.is_file():
                 yield path.relative_to(folder).as_posix(), LocalFile(str(path), folder)
+
+
+def _refuse_table_above(folder: str, files: Sequence[str], context: SourceContext) -> None:
+    """Raise FileError if Parquet files are in a table whose folder is this one or above it."""
+
+    def names_in(folder: str) -> list[str]:
+        if not folder.startswith("s3://"):
+            path = Path(folder)
+            return [file.name for file in path.iterdir()] if path.is_dir() else []
+        # What may be read need not be all that may be listed.
+        with suppress(StorageError):
+            return [info.uri.rpartition("/")[2] for info in context.store.list(f"{folder}/")]
+        return []
+
+    if any(file.lower().endswith(".parquet") for file in files):
+        refuse_table_above(folder, names_in)
 
 
 def _expression(pattern: str) -> str:
