@@ -74,7 +74,7 @@ def test_automatic_training_is_accepted_with_a_warning(
     assert local.describe(solution)["performAutoTraining"] is True
     messages = [record for record in caplog.records if "performAutoTraining" in record.message]
     assert len(messages) == 1
-    assert "trains only on CreateSolutionVersion" in messages[0].message
+    assert "every 7 days" in messages[0].message
 
 
 def test_automl_is_refused(local: Local) -> None:
