@@ -160,18 +160,71 @@ def test_columns_that_are_not_known_are_asked_for_by_name(here: Project) -> None
     ("cell", "said_of_it"),
     [
         ("good", "the rating in column stars has no numbers such as 4.5 or 4,5"),
-        ("88", "the rating in column stars goes from 88 to 88, which is no usual scale"),
+        ("88", "the rating in column stars is 88 in every row"),
     ],
 )
-def test_a_rating_that_was_told_and_cannot_count_is_told_of(
-    here: Project, cell: str, said_of_it: str
+@pytest.mark.parametrize("asked", [(), ("--rating", "stars")], ids=["recognised", "given"])
+def test_a_rating_that_cannot_count_is_warned_of(
+    here: Project, cell: str, said_of_it: str, asked: tuple[str, ...]
 ) -> None:
     written(here.root / "orders.csv", "who;what;stars;when", {"rating": lambda _: cell}, by=";")
-    columns = ("--user", "who", "--item", "what", "--rating", "stars")
+    columns = ("--user", "who", "--item", "what", *asked)
     code, said = new("shop", "--ratings", "orders.csv", *columns)
     assert code == 0, said
     assert f"Warning: {said_of_it}. All rows count" in said
     assert "rating" not in declared(here)["ratings"]["columns"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "seen", "low"),
+    [
+        (["0"] * 3 + ["1"] * 7, "Ratings: 0 (30), 1 (70)", 1),
+        (["-1", "1"], "Ratings: -1 (50), 1 (50)", 1),
+        (
+            [str(number) for number in range(101)],
+            "go from 0 to 99: a quarter are up to 25, half up to 50, three quarters up to 74",
+            69,
+        ),
+        (
+            [f"{number / 5:g}" for number in range(-50, 50)],
+            "Ratings go from -10 to 9.8: a quarter are up to -5, half up to 0, three quarters",
+            3.9,
+        ),
+    ],
+    ids=["0/1", "-1/1", "0-100", "-10-10"],
+)
+def test_ratings_on_another_scale_count_by_what_is_seen_of_it(
+    here: Project, cells: list[str], seen: str, low: float
+) -> None:
+    rows = [f"{n % 20},{n},{cells[n % len(cells)]},{START + n}" for n in range(100)]
+    (here.root / "jokes.csv").write_text("\n".join(["userId,itemId,rating,timestamp", *rows]))
+    code, said = new("shop", "--ratings", "jokes.csv")
+    assert code == 0, said
+    assert seen in said
+    assert "Warning: the rating in column rating is on no usual scale. Ratings" in said
+    assert declared(here)["interactions"]["min_rating"] == low
+    assert declared(here)["ratings"]["columns"]["rating"] == "rating"
+    liked = sum(float(row.split(",")[2]) >= low for row in rows)
+    assert f"# {liked} of 100 rows are {low} or more." in said
+
+
+def test_what_is_more_likely_a_count_is_asked_about(here: Project) -> None:
+    rows = [f"{n % 20},{n},{1 if n else 5000},{START + n}" for n in range(100)]
+    (here.root / "plays.csv").write_text("\n".join(["userId,itemId,rating,timestamp", *rows]))
+    code, said = new("shop", "--ratings", "plays.csv")
+    assert code == 2
+    assert "Ratings: 1 (99), 5000 (1). Which ones say that someone liked the item?" in said
+    assert "--min-rating NUMBER, or --min-rating none" in said
+    code, said = new("shop", "--ratings", "plays.csv", "--min-rating", "1")
+    assert code == 0, said
+    assert declared(here)["interactions"]["min_rating"] == 1
+    code, said = new("all", "--ratings", "plays.csv", "--min-rating", "none")
+    assert code == 0, said
+    assert "# Ratings: 1 (99), 5000 (1)." in said
+    assert "rating" not in declared(here, "all")["ratings"]["columns"]
+    assert (
+        "write a number such as 3.5, or none" in new("x", "--ratings", "p", "--min-rating", "a")[1]
+    )
 
 
 def test_a_comma_for_a_point_is_seen(here: Project) -> None:

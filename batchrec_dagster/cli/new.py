@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -50,6 +51,11 @@ MOST_FILES = 20
 @click.option("--item", metavar="COL", help="Column with the item's id.")
 @click.option("--time", "timestamp", metavar="COL", help="Column with the time.")
 @click.option("--rating", metavar="COL", help="Column with the rating, if any.")
+@click.option(
+    "--min-rating",
+    metavar="NUMBER",
+    help="Lowest rating that counts; none: all. Default: by the scale.",
+)
 @click.option("--event-type", metavar="COL", help="Column with the event type, if any.")
 @click.option("--delimiter", metavar="CHAR", help="Delimiter of the CSV file.")
 @click.option("--time-format", metavar="FORMAT", help="Format of the times, as for strptime.")
@@ -96,6 +102,11 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     )
     if items is None and (item_columns or options["items_delimiter"]):
         raise click.UsageError("columns of the items are given, but not their file: --items FILE")
+    min_rating = options["min_rating"]
+    if min_rating not in (None, "none") and not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", min_rating):
+        raise click.UsageError(
+            f"--min-rating is {min_rating!r}: write a number such as 3.5, or none"
+        )
     project = find_project()
     _check_name(name, project)
 
@@ -191,7 +202,10 @@ def _ratings(
 
     with open_source(parse_source(source), storage(), project.root) as files:
         found = recognise_ratings(
-            source, files[:MOST_FILES], columns, options["delimiter"], options["time_format"]
+            source,
+            files[:MOST_FILES],
+            columns,
+            *(options[name] for name in ("delimiter", "time_format", "min_rating")),
         )
     if (more := len(files) - MOST_FILES) > 0:
         found.warnings.append(f"{more:,} more files were not looked at")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,17 +20,25 @@ from batchrec_dagster.personalize.datasets import (
 )
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
-from batchrec_dagster.preparation.layout import AUTO, Column, PreparationError, matching, recognise
+from batchrec_dagster.preparation.layout import (
+    AUTO,
+    Column,
+    Layout,
+    PreparationError,
+    matching,
+    recognise,
+)
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import Preparation, opened
+from batchrec_dagster.preparation.polars.prepare import Preparation, Ratings, opened
+from batchrec_dagster.preparation.polars.rows import typed
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import hide_query
-from batchrec_dagster.preparation.users import count_rows
+from batchrec_dagster.preparation.users import Counts, count_rows
 from batchrec_dagster.reporting.terminal import plain
-from batchrec_dagster.steps.checks import enough_interactions, timestamps_plausible
+from batchrec_dagster.steps.checks import Checked, enough_interactions, timestamps_plausible
 
 # The options that give the columns that every source of ratings must have.
 OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
@@ -39,6 +47,11 @@ RATING_ROLES = ("user", "item", "rating", "timestamp", "event_type", "event_valu
 MOST_KINDS = 30
 # From the top of a rating scale to the lowest rating that says someone liked the item.
 LIKED = {5: 3.5, 10: 7.0}
+# On other scales the upper part, if that many are in it. With fewer it is more likely a count.
+UPPER, LEAST_LIKED = 0.7, 0.05
+# Up to as many different ratings are listed.
+MOST_COUNTED = 11
+ALL = "none"
 ITEM_NAMES = {
     "title": "title name itemtitle itemname movietitle producttitle productname booktitle",
     "categories": "genres genre categories category tags brand department producttype",
@@ -75,92 +88,167 @@ def recognise_ratings(
     asked: Mapping[str, Column],
     delimiter: str | None = None,
     time_format: str | None = None,
+    min_rating: str | None = None,
 ) -> Recognised:
-    """Recognise and count the ratings in these files. asked: the columns given, by role.
+    """Recognise and count the ratings in these files. asked: the columns given, by role;
+    min_rating: the lowest that counts, ALL for all, None to find it out.
 
     Raises UnknownColumnsError, PreparationError.
     """
-    layout, scale = parse_source(source).layout, None
-    settings: dict[str, object] = {"source": source}
-    if layout is not None and not asked:
-        reading, low = Reading.of(layout), LIKED[5] if layout.rating else None
+    known = parse_source(source).layout if not asked else None
+    if known is not None:
+        reading = Reading.of(known)
     else:
         sample = read_sample(files, asked, delimiter)
-        reading, scale, low = _reading(sample, asked, time_format)
-        settings = _settings(source, reading)
-    columns = reading.columns if "columns" in settings else {}
-    rules = Rules(on_bad_rows="skip", min_rating=low, event_type="event_type" in columns)
+        reading = _reading(sample, asked, time_format)
+    rules = Rules(on_bad_rows="skip", event_type="event_type" in reading.columns and not known)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "interactions.csv"
         with opened(files, reading, rules) as read:
-            done = read.write_interactions(path)
-            form = read.layout.format
+            liked = _known_liked(known, min_rating) if known else _liked(read, min_rating)
+            layout, form = read.layout, read.layout.format
+            if liked.low is None:
+                # Without it ratings do not count, and missing ones do no harm.
+                layout = replace(layout, rating=None, decimal=".")
+            found = replace(read.found, layout=layout)
+            done = replace(
+                read, found=found, rules=replace(rules, min_rating=liked.low)
+            ).write_interactions(path)
         types = csv_types(interactions_columns(event_type=rules.event_type))
         rows = pl.scan_csv(path, schema=types, glob=False)
         counts = count_rows(rows)
         items = rows.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
         kinds = rows.group_by(EVENT_TYPE).len().collect().rows() if rules.event_type else []
-    enough_rows = enough_interactions(done.rows_kept, counts.users, counts.users_with_two)
-    span = timestamps_plausible(
-        counts.earliest, counts.latest, done.timestamp_unit, datetime.now(UTC)
-    )
-    warnings = [check.found for check in (enough_rows, span) if not check.passed]
-    if "rating" in asked and low is None:
-        why = "has no numbers such as 4.5 or 4,5"
-        if scale is not None:
-            why = f"goes from {scale[0]:g} to {scale[1]:g}, which is no usual scale"
-        warnings.append(
-            f"the rating in column {asked['rating']} {why}. All rows count, whatever their rating"
-        )
-    if bad := done.rows_read - done.rows_kept - done.left_out.get(BELOW_MIN_RATING, 0):
-        warnings.append(_unreadable("ratings", bad, done.rows_read, done.bad_row_examples[0]))
+    warnings = _warnings(liked, done, counts)
+    settings = {"source": source} if known else _settings(source, reading, liked)
     return Recognised(
         settings,
         [
             f"{hide_query(source)}: {done.rows_read:,} rows, {form}, of which",
             f"{done.rows_kept:,} count, of {counts.users:,} users and {counts.items:,} items,",
-            span.found.partition(";")[0],
+            _span(counts, done).found.partition(";")[0],
         ],
         warnings,
         items,
-        [*_rating_rules(scale, low, done), *_event_rules(columns, kinds)],
+        [*_rating_rules(liked, done), *_event_rules(reading.columns, kinds)],
     )
 
 
-def _reading(
-    sample: Sample, asked: Mapping[str, Column], time_format: str | None
-) -> tuple[Reading, tuple[float, float] | None, float | None]:
-    """How to read the files; the scale of the ratings; the lowest that says someone liked it."""
+def _warnings(liked: _Liked, done: Preparation, counts: Counts) -> list[str]:
+    enough_rows = enough_interactions(done.rows_kept, counts.users, counts.users_with_two)
+    checks = (enough_rows, _span(counts, done))
+    warnings = [check.found for check in checks if not check.passed]
+    if liked.warning:
+        warnings.append(liked.warning)
+    if bad := done.rows_read - done.rows_kept - done.left_out.get(BELOW_MIN_RATING, 0):
+        warnings.append(_unreadable("ratings", bad, done.rows_read, done.bad_row_examples[0]))
+    return warnings
+
+
+def _span(counts: Counts, done: Preparation) -> Checked:
+    now = datetime.now(UTC)
+    return timestamps_plausible(counts.earliest, counts.latest, done.timestamp_unit, now)
+
+
+@dataclass(frozen=True)
+class _Liked:
+    """Which ratings count: of `low` or more, or all. `seen`: their distribution in words, None if
+    it was not looked at; `top`: the highest."""
+
+    low: float | None
+    seen: str | None = None
+    top: float | None = None
+    warning: str | None = None
+
+
+def _known_liked(layout: Layout, min_rating: str | None) -> _Liked:
+    low = LIKED[5] if layout.rating else None
+    return _Liked(low if min_rating is None else _asked_low(min_rating))
+
+
+def _asked_low(min_rating: str) -> float | None:
+    return None if min_rating == ALL else float(min_rating)
+
+
+def _liked(read: Ratings, min_rating: str | None) -> _Liked:
+    """Which ratings count: as asked, or by their scale. Raises UnknownColumnsError if the scale
+    does not say it."""
+    column = read.layout.rating
+    if column is None:
+        if min_rating not in (None, ALL):
+            raise UnknownColumnsError(f"--min-rating {min_rating} needs the column: --rating COL")
+        return _Liked(None)
+    cells = pl.concat(table.cells({"rating": column}).select("rating") for table in read.tables)
+    numbers = cells.select(typed(pl.col("rating"), "double")).drop_nulls()
+    ratings = numbers.collect(engine="streaming").to_series().sort()
+    name = f"the rating in column {column}"
+    if ratings.is_empty():
+        why = f"{name} has no numbers such as 4.5 or 4,5. All rows count, whatever their rating"
+        return _Liked(None, warning=why)
+    seen, bottom, top = _distribution(ratings), ratings.item(0), ratings.item(-1)
+    if min_rating is not None:
+        return _Liked(_asked_low(min_rating), seen, top)
+    if bottom == top:
+        return _Liked(None, seen, top, f"{name} is {top:g} in every row. All rows count")
+    usual = [liked for end, liked in LIKED.items() if bottom >= 0 and end - 1 <= top <= end]
+    if usual:
+        return _Liked(usual[0], seen, top)
+    low = _low(ratings, bottom + UPPER * (top - bottom))
+    share = int((ratings >= low).sum()) / len(ratings)
+    if share < LEAST_LIKED:
+        raise UnknownColumnsError(
+            f"{name} is on no usual scale. {seen}. Which ones say that someone liked the item? Set"
+            f" --min-rating NUMBER, or --min-rating {ALL} if every row counts"
+        )
+    warning = (
+        f"{name} is on no usual scale. {seen}. {share:.0%} of them, those of {low:g} or more,"
+        f" count: check it, or set --min-rating NUMBER (or {ALL})"
+    )
+    return _Liked(low, seen, top, warning)
+
+
+def _low(ratings: pl.Series, at_least: float) -> float:
+    """The lowest rating of a few different ones, else a round number."""
+    kinds = ratings.unique().sort()
+    if len(kinds) <= MOST_KINDS:
+        return float(kinds.filter(kinds >= at_least).item(0))
+    return float(f"{at_least:.2g}")
+
+
+def _distribution(ratings: pl.Series) -> str:
+    """How often each of a few different ratings occurs, else their quartiles."""
+    counts = ratings.value_counts().sort(ratings.name).rows()
+    if len(counts) <= MOST_COUNTED:
+        return "Ratings: " + ", ".join(f"{rating:g} ({count:,})" for rating, count in counts)
+    quarters = [ratings.quantile(share, "nearest") for share in (0.25, 0.5, 0.75)]
+    quarter, half, three = (f"{number:g}" for number in quarters)
+    return (
+        f"Ratings go from {ratings.item(0):g} to {ratings.item(-1):g}: a quarter are up to"
+        f" {quarter}, half up to {half}, three quarters up to {three}"
+    )
+
+
+def _reading(sample: Sample, asked: Mapping[str, Column], time_format: str | None) -> Reading:
+    """How to read the files."""
     columns = _rating_columns(sample, asked)
     unit = time_format or sample.time_format(columns["timestamp"]) or AUTO
-    rating, scale, low, decimal = columns.pop("rating", None), None, None, sample.decimal([])
-    if rating is not None:
-        comma = sample.decimal([rating])
-        numbers = sample.numbers(rating, comma).drop_nulls().sort()
-        if len(numbers):
-            scale = (numbers.item(0), numbers.item(-1))
-            fits = (liked for top, liked in LIKED.items() if top - 1 <= scale[1] <= top)
-            low = next(fits, None) if scale[0] >= 0 else None
-        if low is not None:
-            # Without it ratings do not count, and missing ones do no harm.
-            columns["rating"], decimal = rating, comma
-    reading = Reading(
+    return Reading(
         format=sample.format,
         delimiter=sample.delimiter,
         columns={role: columns[role] for role in RATING_ROLES if role in columns},
         timestamp_unit=unit,
-        decimal=decimal,
+        decimal=sample.decimal([columns["rating"]] if "rating" in columns else []),
     )
-    return reading, scale, low
 
 
-def _settings(source: str, reading: Reading) -> dict[str, object]:
+def _settings(source: str, reading: Reading, liked: _Liked) -> dict[str, object]:
+    left_out = () if liked.low is not None else ("rating",)
     settings = {
         "source": source,
         "format": reading.format,
         "delimiter": reading.delimiter,
-        "decimal": reading.decimal,
-        "columns": reading.columns,
+        "decimal": "." if left_out else reading.decimal,
+        "columns": {role: c for role, c in reading.columns.items() if role not in left_out},
         "timestamp_format": reading.timestamp_unit,
     }
     return _declared(settings)
@@ -213,19 +301,15 @@ def _not_recognised(
     )
 
 
-def _rating_rules(
-    scale: tuple[float, float] | None, low: float | None, done: Preparation
-) -> list[str]:
+def _rating_rules(liked: _Liked, done: Preparation) -> list[str]:
     """The lines of YAML that say which ratings count."""
-    lines = []
-    if low is not None:
-        if scale is not None:
-            lines.append(f"# Ratings go from {scale[0]:g} to {scale[1]:g}.")
-        lines.append(f"# {done.rows_kept:,} of {done.rows_read:,} rows are {low:g} or more.")
-        lines.append(f"min_rating: {low:g}")
-    elif scale is not None:
+    lines = [f"# {liked.seen}."] if liked.seen else []
+    if liked.low is not None:
+        lines.append(f"# {done.rows_kept:,} of {done.rows_read:,} rows are {liked.low:g} or more.")
+        lines.append(f"min_rating: {liked.low:g}")
+    elif liked.top is not None:
         lines.append("# All ratings count. To drop low ones, set ratings.columns.rating, and:")
-        lines.append(f"# min_rating: {scale[1]:g}")
+        lines.append(f"# min_rating: {liked.top:g}")
     return lines
 
 
