@@ -1,9 +1,15 @@
-"""Which requests the guard lets through, and how many connections a server keeps."""
+"""Which requests the guard lets through, and what connections and bodies a server takes."""
 
 from __future__ import annotations
 
 import asyncio
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,6 +18,7 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster.web.dagster_ui import JsonPosts
 from batchrec_dagster.web.guard import Guard
+from batchrec_dagster.web.server import MAX_BODY_BYTES, LimitedProtocol, LimitedServer
 
 HERE = "127.0.0.1:3000"
 PAGE = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
@@ -47,8 +54,11 @@ def status(app: Any, asked: dict[str, Any]) -> int:
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
     with ThreadPoolExecutor(1) as thread:  # an open browser keeps a loop running in the main one
-        thread.submit(lambda: asyncio.run(app(asked, None, send))).result()
+        thread.submit(lambda: asyncio.run(app(asked, receive, send))).result()
     answered: int = sent[0]["status"]
     return answered
 
@@ -164,3 +174,97 @@ def test_the_ui_needs_dagster_s_home(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = CliRunner().invoke(main, ["ui", "--workspace", __file__])
     assert refused.exit_code == 2
     assert "DAGSTER_HOME is not set" in refused.output
+
+
+async def _echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with the length of the body. /busy answers when the client has gone."""
+    if scope["type"] == "http":
+        body = (await receive())["body"]
+        while scope["path"] == "/busy" and (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": str(len(body)).encode()})
+
+
+class _Small(LimitedProtocol):
+    header_seconds = 0.5
+    max_connections = 3
+
+
+@contextmanager
+def served(app: Any) -> Iterator[tuple[str, int]]:
+    """The address of a server with small limits, in a thread."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = LimitedServer(app, "127.0.0.1", 0, _Small, log_level="error", lifespan="off")
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        yield listening.getsockname()
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+def connect(address: tuple[str, int], sent: bytes) -> socket.socket:
+    opened = socket.create_connection(address, timeout=20)
+    opened.sendall(sent)
+    return opened
+
+
+def closed(opened: socket.socket) -> bool:
+    """Whether the server closes the connection without an answer."""
+    try:
+        return opened.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_headers_that_do_not_come_close_the_connection() -> None:
+    with served(_echo) as address:
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: loc"):
+            with connect(address, sent) as half:
+                assert closed(half)
+        # One that trickles in gets no more time.
+        with connect(address, b"GET / HTTP/1.1\r\n") as slow, pytest.raises(ConnectionError):
+            trickle(slow)
+
+
+def trickle(opened: socket.socket) -> None:
+    for _ in range(100):
+        opened.sendall(b"X: y\r\n")
+        time.sleep(0.1)
+
+
+def test_a_new_connection_closes_the_one_that_has_waited_longest_but_none_that_is_busy() -> None:
+    busy = b"GET /busy HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with served(_echo) as address:
+        held = [connect(address, busy), connect(address, busy), connect(address, b"")]
+        time.sleep(0.2)  # all three have arrived
+        held.append(connect(address, busy))
+        assert closed(held.pop(2))  # long before its time
+        with connect(address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") as new:
+            assert closed(new)  # all are busy
+        for each in held:
+            each.close()
+
+
+def ask(address: tuple[str, int], body: bytes) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(*address, timeout=20)
+    try:
+        connection.request("POST", "/graphql", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def test_a_body_has_a_largest_size_and_a_longest_time() -> None:
+    with served(JsonPosts(_echo, body_seconds=0.5)) as address:
+        largest = b" " * MAX_BODY_BYTES
+        assert ask(address, largest) == (200, str(MAX_BODY_BYTES).encode())
+        status, said = ask(address, largest + b" ")
+        assert (status, said) == (413, b"A request may have at most 1048576 bytes.\n")
+        head = "POST /graphql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        with connect(address, f"{head}Content-Length: 9\r\n\r\n1234".encode()) as slow:
+            assert slow.recv(99).startswith(b"HTTP/1.1 408 ")

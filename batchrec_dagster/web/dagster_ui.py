@@ -33,24 +33,26 @@ from dagster_webserver.cli import (
 )
 from dagster_webserver.version import __version__
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from batchrec_dagster.web.guard import Guard, refuse
-from batchrec_dagster.web.server import LimitedServer
+from batchrec_dagster.web.server import BODY_SECONDS, BodyTooLargeError, LimitedServer, read_body
 
 POLL_MS = 2000  # how often the pages of the UI ask for what is new
 STOP_SECONDS = 60  # how long the daemon may take to stop
 
 
 class JsonPosts:
-    """ASGI middleware: GraphQL only in the body of a POST, and every POST in JSON.
+    """ASGI middleware: GraphQL only in the body of a POST, and every POST in JSON, within limits.
 
     A browser sends JSON to another site only after asking that site, which never agrees. A GET of
     /graphql shows the GraphiQL page and executes nothing.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, body_seconds: float = BODY_SECONDS) -> None:
         self.app = app
+        self.body_seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,6 +66,16 @@ class JsonPosts:
             if media_types != ["application/json"]:
                 await refuse(scope, receive, send, "Send Content-Type: application/json.", 415)
                 return
+            try:
+                receive = _again(await read_body(receive, self.body_seconds), receive)
+            except BodyTooLargeError as error:
+                await refuse(scope, receive, send, str(error), 413)
+                return
+            except TimeoutError:
+                await refuse(scope, receive, send, "The request came too slowly.", 408)
+                return
+            except ClientDisconnect:
+                return
         # Not by equality: Dagster's own route also matches /graphql and a line feed.
         elif scope["path"].startswith("/graphql"):
             page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
@@ -71,6 +83,16 @@ class JsonPosts:
                 await refuse(scope, receive, send, "Send GraphQL in the body of a POST.", 405)
                 return
         await self.app(scope, receive, send)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Receive the body that was read, then what follows."""
+    messages: list[Message] = [{"type": "http.request", "body": body}]
+
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return again
 
 
 def guarded_ui(context: WorkspaceProcessContext, hosts: Collection[str]) -> ASGIApp:

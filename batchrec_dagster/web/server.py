@@ -1,4 +1,4 @@
-"""A uvicorn that idle and half-open connections cannot shut others out of.
+"""A uvicorn that idle and half-open connections cannot shut others out of, nor large ones fill.
 
 uvicorn waits for a request's headers without end, and its limit_concurrency answers the newcomer
 with 503, so that a thousand connections that send nothing leave no room for anybody.
@@ -12,21 +12,49 @@ from contextlib import suppress
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 10.0  # how long a client may take to send a request's headers
 MAX_CONNECTIONS = 256  # well below the 1,024 descriptors that a process usually has
 STOP_SECONDS = 10  # how long a stopping server waits for open requests
+MAX_BODY_BYTES = 1 << 20  # far more than any request to Dagster or Personalize needs
+BODY_SECONDS = 30.0  # how long a client may take to send one
+
+
+class BodyTooLargeError(Exception):
+    """A request has more than MAX_BODY_BYTES."""
+
+
+async def read_body(receive: Receive, seconds: float = BODY_SECONDS) -> bytes:
+    """The request's whole body; never holds more than the limit and one message in memory.
+
+    Raises BodyTooLargeError, TimeoutError, and ClientDisconnect.
+    """
+    body, more = bytearray(), True
+    async with asyncio.timeout(seconds):
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY_BYTES:
+                raise BodyTooLargeError(f"A request may have at most {MAX_BODY_BYTES} bytes.")
+    return bytes(body)
 
 
 class LimitedProtocol(H11Protocol):
-    """HTTP/1.1 whose connections wait for headers for HEADER_SECONDS at most.
+    """HTTP/1.1 whose connections wait for headers for `header_seconds` at most.
 
-    Of MAX_CONNECTIONS, a new one closes the one that has waited longest. If all are busy with
-    requests, the new one is closed. h11 limits the headers to 64 KB.
+    Of `max_connections`, a new one closes the one that has waited longest. If all are busy with
+    requests, the new one is closed. h11 refuses headers once 64 KB have come and they do not end
+    there: they have at most that and what one read of the socket brings, some 256 KB.
     """
 
+    header_seconds = HEADER_SECONDS
+    max_connections = MAX_CONNECTIONS
     _waiting_since = 0.0
     _deadline: asyncio.TimerHandle | None = None
 
@@ -38,7 +66,7 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_headers()
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > self.max_connections:
             idle = [
                 other
                 for other in self.connections
@@ -62,7 +90,7 @@ class LimitedProtocol(H11Protocol):
 
     def _expect_headers(self) -> None:
         self._waiting_since = self.loop.time()
-        self._deadline = self.loop.call_later(HEADER_SECONDS, self._close_if_waiting)
+        self._deadline = self.loop.call_later(self.header_seconds, self._close_if_waiting)
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
@@ -79,12 +107,20 @@ class LimitedProtocol(H11Protocol):
 class LimitedServer(uvicorn.Server):
     """Runs until SIGINT or SIGTERM, with LimitedProtocol."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, **options: Any) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        protocol: type[LimitedProtocol] = LimitedProtocol,
+        **options: Any,
+    ) -> None:
         config = uvicorn.Config(
             app,
             host=host,
             port=port,
-            http=LimitedProtocol,
+            http=protocol,
+            ws_max_size=MAX_BODY_BYTES,
             backlog=MAX_CONNECTIONS,
             server_header=False,
             timeout_graceful_shutdown=STOP_SECONDS,

@@ -13,12 +13,12 @@ from botocore.model import ListShape, MapShape, Shape, StructureShape
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.api.server import MAX_REQUEST_BYTES
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
 from batchrec_dagster.local_personalize.api.validation import input_shape, service_model
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.personalize.schemas import SchemaError, parse_schema
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.web.server import MAX_BODY_BYTES
 
 pytestmark = pytest.mark.slow
 
@@ -150,24 +150,24 @@ def _big(shape: Shape) -> Iterator[Any]:
     elif isinstance(shape, ListShape):
         entries: tuple[Any, ...] = ({}, 1, "")
         for entry in entries:
-            yield [entry] * (MAX_REQUEST_BYTES // 5)
+            yield [entry] * (MAX_BODY_BYTES // 5)
     elif isinstance(shape, MapShape):
-        yield {str(n): 1 for n in range(MAX_REQUEST_BYTES // 15)}
-        yield {str(n): "" for n in range(MAX_REQUEST_BYTES // 15)}
+        yield {str(n): 1 for n in range(MAX_BODY_BYTES // 15)}
+        yield {str(n): "" for n in range(MAX_BODY_BYTES // 15)}
     elif shape.type_name == "string":
         for text in ("x", "(", "[", '{"a":', "arn:aws:personalize:"):
-            yield text * (MAX_REQUEST_BYTES // 2 // len(text))
+            yield text * (MAX_BODY_BYTES // 2 // len(text))
     else:
         yield 10**4000
 
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 def test_requests_as_big_as_can_be(service: LocalPersonalize, operation: str) -> None:
-    unknown = {f"unknown {n}": n for n in range(MAX_REQUEST_BYTES // 30)}
+    unknown = {f"unknown {n}": n for n in range(MAX_BODY_BYTES // 30)}
     for params in (unknown, *_big(input_shape(operation))):
         body = json.dumps(params).encode()
-        assert len(body) <= MAX_REQUEST_BYTES
+        assert len(body) <= MAX_BODY_BYTES
         _check(service, f"AmazonPersonalize.{operation}", body)
     for text in (b"[", b'{"name":', b'{"name":[', b"9", b'"'):
-        body = text * (MAX_REQUEST_BYTES // len(text))
+        body = text * (MAX_BODY_BYTES // len(text))
         _check(service, f"AmazonPersonalize.{operation}", body)

@@ -25,14 +25,12 @@ from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
 from batchrec_dagster.local_personalize.api.command import local_personalize
-from batchrec_dagster.local_personalize.api.server import (
-    MAX_REQUEST_BYTES,
-    application,
-)
+from batchrec_dagster.local_personalize.api.server import application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.web import is_loopback
+from batchrec_dagster.web.server import MAX_BODY_BYTES
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     ROLE,
@@ -184,7 +182,7 @@ def test_health_and_invalid_requests(server: Server) -> None:
 
 def test_too_large_a_request_is_refused(server: Server) -> None:
     target = {"X-Amz-Target": "AmazonPersonalize.ListSchemas"}
-    inside = b"{" + b" " * (MAX_REQUEST_BYTES - 2) + b"}"
+    inside = b"{" + b" " * (MAX_BODY_BYTES - 2) + b"}"
     assert server.request("POST", "/", inside, target)[0] == 200
     status, body = server.request("POST", "/", inside + b" ", target)
     assert (status, json.loads(body)["__type"]) == (413, "RequestEntityTooLargeException")

@@ -5,7 +5,6 @@ Point a client at it with AWS_ENDPOINT_URL_PERSONALIZE. It answers as the embedd
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Collection
@@ -27,10 +26,7 @@ from batchrec_dagster.local_personalize.api.signatures import (
 from batchrec_dagster.local_personalize.jobs.job import logger
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web.guard import Guard
-from batchrec_dagster.web.server import LimitedServer
-
-MAX_REQUEST_BYTES = 1 << 20  # far more than any request of the service model needs
-REQUEST_SECONDS = 30.0  # how long a client may take to send one
+from batchrec_dagster.web.server import BODY_SECONDS, BodyTooLargeError, LimitedServer, read_body
 
 
 def application(
@@ -38,7 +34,7 @@ def application(
     *,
     key: AccessKey | None = None,
     hosts: Collection[str] = (),
-    request_seconds: float = REQUEST_SECONDS,
+    request_seconds: float = BODY_SECONDS,
 ) -> Starlette:
     """The ASGI application, for clients that reach it by a loopback name or one of `hosts`.
 
@@ -47,17 +43,13 @@ def application(
 
     async def personalize(request: Request) -> Response:
         try:
-            body = await asyncio.wait_for(_read(request), request_seconds)
+            body = await read_body(request.receive, request_seconds)
         except TimeoutError:
             return _error_response(408, "RequestTimeoutException", "The request came too slowly.")
         except ClientDisconnect:
             return Response(status_code=400)
-        if body is None:
-            return _error_response(
-                413,
-                "RequestEntityTooLargeException",
-                f"A request may have at most {MAX_REQUEST_BYTES} bytes.",
-            )
+        except BodyTooLargeError as error:
+            return _error_response(413, "RequestEntityTooLargeException", str(error))
         if key is not None:
             try:
                 check_signature(key, request.headers, body)
@@ -99,16 +91,6 @@ def serve(
         )
     app = application(service, key=key, hosts=hosts)
     LimitedServer(app, host, port, log_level="info").run()
-
-
-async def _read(request: Request) -> bytes | None:
-    """The body, or None if it is too large; never holds more than the limit in memory."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_REQUEST_BYTES:
-            return None
-    return bytes(body)
 
 
 def _error_response(status: int, code: str, message: str) -> Response:
