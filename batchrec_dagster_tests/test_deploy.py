@@ -201,7 +201,22 @@ def test_each_service_is_pinned_unprivileged_watched_and_only_heard_here() -> No
         assert service["restart"] == "unless-stopped", name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
     assert COMPOSE["services"]["postgres"]["user"] == "postgres"
-    assert re.fullmatch(r"postgres:\d+\.\d+-\w+", COMPOSE["services"]["postgres"]["image"])
+    image = COMPOSE["services"]["postgres"]["image"]
+    assert re.fullmatch(r"\$\{POSTGRES_IMAGE:-postgres:\d+\.\d+-\w+\}", image)
+
+
+def test_only_the_code_location_reaches_beyond_the_machine() -> None:
+    networks = COMPOSE["networks"]
+    assert networks["inside"] == {"internal": True}
+    untranslated = "com.docker.network.bridge.enable_ip_masquerade"
+    assert networks["page"]["driver_opts"] == {untranslated: "false"}
+    of_service = {name: service["networks"] for name, service in COMPOSE["services"].items()}
+    assert of_service == {
+        "postgres": ["inside"],
+        "daemon": ["inside"],
+        "webserver": ["inside", "page"],
+        "code_location": ["inside", "outside"],
+    }
 
 
 def test_no_secret_stands_in_the_files() -> None:
@@ -214,7 +229,11 @@ def test_no_secret_stands_in_the_files() -> None:
 
 def test_the_image_is_pinned_locked_and_not_root() -> None:
     dockerfile = (DEPLOY / "Dockerfile").read_text()
-    assert re.search(r"(?m)^ARG PYTHON=python:3\.11\.\d+-slim-bookworm$", dockerfile)
+    base = re.search(r"(?m)^ARG PYTHON=(python:3\.11\.\d+-slim-bookworm)$", dockerfile)
+    assert base
+    for name in OURS:  # by digest, if .env says so
+        arguments = COMPOSE["services"][name]["build"]["args"]
+        assert arguments == {"PYTHON": f"${{PYTHON_IMAGE:-{base[1]}}}"}
     assert "--require-hashes -r /opt/batchrec/requirements.lock" in dockerfile
     assert re.search(r"(?m)^USER 10001:10001$", dockerfile)
     assert "HEALTHCHECK" in dockerfile
