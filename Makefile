@@ -80,5 +80,7 @@ clean:  ## Removes the environment and everything that runs left behind.
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/run
 
-$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
-	@umask 077 && mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $@
+# Dagster's databases too: several commands that make them at the same time fail.
+$(DAGSTER_HOME)/dagster.yaml: dagster.yaml | .venv/run
+	@umask 077 && mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $@ && \
+		$(BIN)/python -c 'import dagster; dagster.DagsterInstance.get()'

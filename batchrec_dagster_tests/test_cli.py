@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
@@ -11,12 +13,31 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.cli.project import dagster_instance
 from batchrec_dagster_tests.support import declaration, module_project, refresh, write_ratings
 
 
 def show(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(main, ["show", *arguments])
     return result.exit_code, result.output
+
+
+@pytest.mark.slow
+def test_several_first_commands_make_the_databases_of_a_new_home_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    (tmp_path / "dagster.yaml").touch()
+    start = threading.Barrier(3)
+
+    def runs() -> int:
+        start.wait()
+        with dagster_instance() as instance:
+            assert instance is not None
+            return instance.get_runs_count()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert [each.result() for each in [pool.submit(runs) for _ in range(3)]] == [0, 0, 0]
 
 
 @pytest.mark.slow

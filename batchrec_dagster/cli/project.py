@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import click
 import yaml
 
 if TYPE_CHECKING:
+    import dagster as dg
     from click.shell_completion import CompletionItem
 
     from batchrec_dagster.storage.resource import StorageResource
@@ -88,6 +90,27 @@ def storage() -> StorageResource:
         raise click.ClickException(str(error)) from error
     found: StorageResource = resources["storage"]
     return found
+
+
+@contextmanager
+def dagster_instance() -> Iterator[dg.DagsterInstance | None]:
+    """Dagster's instance with the runs; None without DAGSTER_HOME. Raises click.ClickException."""
+    home = os.environ.get("DAGSTER_HOME")
+    if not home:
+        yield None
+        return
+    import dagster as dg
+
+    from batchrec_dagster.storage.file_lock import exclusive
+
+    try:
+        # Of several processes that make the databases of a new home, Dagster lets all but one fail.
+        with exclusive(Path(home)) if Path(home).is_dir() else nullcontext():
+            found = dg.DagsterInstance.get()
+    except dg.DagsterInvariantViolationError as error:
+        raise click.ClickException(str(error)) from error
+    with found as instance:
+        yield instance
 
 
 def complete_pipelines(

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.project import NotFoundError, complete_pipelines, find_project, storage
+from batchrec_dagster.cli.project import (
+    NotFoundError,
+    complete_pipelines,
+    dagster_instance,
+    find_project,
+    storage,
+)
 
 if TYPE_CHECKING:
     from batchrec_dagster.storage.paths import Places
@@ -90,14 +96,10 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
 
 def _unfinished(deployed: StorageResource, places: Places) -> int:
     """The edition of a rollback that did not succeed, or 0."""
-    from dagster import DagsterInstance
-
     from batchrec_dagster.steps.rollback import unfinished
 
-    if not os.environ.get("DAGSTER_HOME"):
-        return 0
-    with DagsterInstance.get() as instance:
-        return unfinished(deployed, places, instance)
+    with dagster_instance() as instance:
+        return unfinished(deployed, places, instance) if instance else 0
 
 
 def _shown(

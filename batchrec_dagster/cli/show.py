@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrec_dagster.cli.project import NotFoundError, complete_pipelines, storage
+from batchrec_dagster.cli.project import (
+    NotFoundError,
+    complete_pipelines,
+    dagster_instance,
+    storage,
+)
 
 if TYPE_CHECKING:
-    import dagster as dg
-
     from batchrec_dagster.reporting.published import Published
 
 
@@ -103,24 +104,8 @@ def _not_found(published: list[Published], what: str, name: str) -> NotFoundErro
 def _summaries(published: list[Published]) -> list[dict[str, Any]]:
     from batchrec_dagster.reporting.show import summary
 
-    with _instance() as instance:
+    with dagster_instance() as instance:
         return [summary(one, instance) for one in published]
-
-
-@contextmanager
-def _instance() -> Iterator[dg.DagsterInstance | None]:
-    """The Dagster instance with the runs; None without DAGSTER_HOME."""
-    if not os.environ.get("DAGSTER_HOME"):
-        yield None
-        return
-    import dagster as dg
-
-    try:
-        found = dg.DagsterInstance.get()
-    except dg.DagsterInvariantViolationError as error:
-        raise click.ClickException(str(error)) from error
-    with found as instance:
-        yield instance
 
 
 def _text(found: Any) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from batchrec_dagster.cli.project import dagster_instance
 from batchrec_dagster.web import allowed_hosts
 
 
@@ -50,4 +51,6 @@ def ui(
         )
     from batchrec_dagster.web.dagster_ui import serve_ui
 
+    with dagster_instance():
+        pass  # The databases of a new home are there, before several processes look for them.
     serve_ui(workspace, host, port, allowed_hosts, daemon=daemon)

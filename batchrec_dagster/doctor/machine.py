@@ -54,7 +54,9 @@ def _dagster_home(home: Path | None) -> Iterator[Finding]:
             "copy dagster.yaml there, or deploy/dagster.yaml for PostgreSQL",
         )
     try:
-        with dg.DagsterInstance.from_config(str(home)) as instance:
+        with exclusive(home):
+            opened = dg.DagsterInstance.from_config(str(home))
+        with opened as instance:
             runs, storage = instance.get_runs_count(), type(instance.run_storage).__name__
     except Exception as error:  # Database drivers and broken files raise anything.
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
