@@ -1,8 +1,8 @@
 """Files that are complete wherever they exist, whatever kills the process or the machine.
 
 A file gets its name by a rename, after its content has reached the disk: without the sync, a power
-cut may leave the name with an empty or shorter file. While a file or folder is being written, its
-process holds a lock on it, so that the next run knows what a killed one left.
+cut may leave the name with an empty or shorter file. While a file is being written, its process
+holds a lock on it, so that the next run knows what a killed one left.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ import fcntl
 import os
 import re
 import secrets
-import shutil
 import stat
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 # The name of a file that is not finished yet. obstore lists no such file.
 _STAGED = re.compile(r".+#\d+")
-_TEMPORARY = "batchrec-tmp-"
 
 
 def publish(staged: Path, target: Path) -> None:
@@ -85,26 +82,6 @@ def remove_staged(folder: Path) -> None:
             _remove_unlocked(path)
 
 
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder that is removed in the end; those of killed processes are removed first."""
-    root = Path(tempfile.gettempdir())
-    for left in root.glob(f"{_TEMPORARY}*"):
-        with suppress(OSError):
-            if left.lstat().st_uid == os.geteuid():
-                _remove_unlocked(left)
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
-        opened = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        if _lock(opened, folder):
-            break
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(opened)
-
-
 def _new_staged(target: Path) -> tuple[Path, int]:
     while True:
         staged = target.with_name(f"{target.name}#{secrets.randbits(32)}")
@@ -129,10 +106,7 @@ def _remove_unlocked(path: Path) -> None:
         opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            path.unlink()
         finally:
             os.close(opened)
 

@@ -86,7 +86,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        # Of Python 3.11 and later, and only of errors that SQLite itself reports.
+        # Only errors that SQLite itself reports have a name.
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             raise _damaged(path, error) from error
