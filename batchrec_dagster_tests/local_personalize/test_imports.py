@@ -180,13 +180,10 @@ def test_columns_are_matched_by_name(local: Local) -> None:
     local.store.put(FILE, GOOD)
     dataset = local.dataset(local.group())
     frames = []
-    for uri in ("s3://data/mixed.csv", FILE):
-        local.active(local.import_job(dataset, uri, uri.rpartition("/")[2].replace(".", "-")))
-        # What the first import left goes a moment after the second is active.
-        folder = max(
-            (local.root / "home" / "datasets").iterdir(), key=lambda f: f.stat().st_ctime_ns
-        )
-        frames.append(pl.read_parquet(folder / "rows.parquet"))
+    for uri, name in (("s3://data/mixed.csv", "mixed"), (FILE, "sorted")):
+        local.active(local.import_job(dataset, uri, name))
+        (rows,) = (local.root / "home" / "datasets").glob(f"*.{name}.*/rows.parquet")
+        frames.append(pl.read_parquet(rows))
     assert frames[0].equals(frames[1])
 
 
