@@ -381,8 +381,8 @@ def test_another_deployments_group_is_refused_by_name_and_left_alone(
     assert refresh(project, "shop", instance).success
     assert ensure(client).tags_of(arn)[tag] == mine
 
-    other = [{"tagKey": tag, "tagValue": "s3://other/batchrec/"}]
-    client.tag_resource(resourceArn=arn, tags=other)
+    other = "s3://other/batchrec/"
+    client.tag_resource(resourceArn=arn, tags=[{"tagKey": tag, "tagValue": other}])
     refused = why(refresh(project, "shop", instance))
     assert refused.startswith(
         f"the dataset group {group['name']} belongs to the deployment with the storage"

@@ -28,7 +28,7 @@ import psycopg2
 from psycopg2 import errors, sql
 from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
-from psycopg2.extensions import parse_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import ConfigDict, Field, field_validator
 
 from batchrec_dagster.sinks.postgres_copy import copy
@@ -214,13 +214,8 @@ def _parameters(url: str) -> dict[str, str]:
 
 
 def _connect(url: str) -> Connection:
-    return psycopg2.connect(
-        url,
-        application_name="batchrec",
-        client_encoding="UTF8",
-        connect_timeout=30,
-        **_safe_defaults(parse_dsn(url)),
-    )
+    own = {"application_name": "batchrec", "client_encoding": "UTF8", "connect_timeout": "30"}
+    return psycopg2.connect(make_dsn(url, **own, **_safe_defaults(parse_dsn(url))))
 
 
 def _safe_defaults(parts: Mapping[str, str]) -> dict[str, str]:
