@@ -417,6 +417,11 @@ def test_what_cannot_be_used_says_why(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("batchrec_dagster.preparation.sources.limits.ALWAYS_ALLOWED", 100_000)
+    row = {"userId": 1, "movieId": 1, "rating": 5, "timestamp": 1000}
+    pl.DataFrame(row).select(pl.all().repeat_by(200_000).explode()).write_parquet(
+        tmp_path / "many.parquet"
+    )
+    many_rows = (tmp_path / "many.parquet").read_bytes()
     cases: list[tuple[Any, Layout, Rules, str]] = [
         ("", COMMA, SKIP, "ratings.csv is empty"),
         (HEADER, COMMA, SKIP, "ratings.csv has a header and no rows"),
@@ -425,7 +430,10 @@ def test_what_cannot_be_used_says_why(
         ("1,2,3\n", Layout(",", 1, 2, 3, 4), SKIP, "column 4, but line 1 has 3"),
         (HEADER + "1,2,x,4\n", COMMA, Rules(), "line 2: the rating is not a number"),
         (HEADER + "1,2,x,4\n", COMMA, SKIP, "no row can be read"),
+        ("x" * 200_000, COMMA, SKIP, "ratings.csv, line 1: field larger than"),
+        ("x" * 1_100_000, COMMA, SKIP, "ratings.csv: line 1 is longer than 1024 KB"),
         (gzip.compress(bytes(10**7)), COMMA, SKIP, "BATCHREC_MAX_FILE_GB allows"),
+        (many_rows, replace(COMMA, format="parquet"), SKIP, "4800000 bytes"),
         (b"\x1f\x8bbroken", COMMA, SKIP, "ratings.csv is damaged"),
         ("\ufeffx".encode("utf-16"), COMMA, SKIP, "ratings.csv is in UTF-16"),
         ("PK\x03\x04", COMMA, SKIP, "ratings.csv is a zip archive"),

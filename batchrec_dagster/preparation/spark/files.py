@@ -16,7 +16,6 @@ from batchrec_dagster.preparation.spark.task import SourceFile
 
 CHUNK = 64 * 1024
 # More than any header; a line that is longer is no line.
-LONGEST_FIRST_LINE = 16 * 1024 * 1024
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -59,14 +58,17 @@ class Files:
         stream = system.open(path)
         try:
             start = b""
-            while len(start) < LONGEST_FIRST_LINE:
+            while len(start) <= self.limits.line_bytes:
                 chunk = bytes(stream.readNBytes(CHUNK))
                 start += chunk
                 if not chunk or b"\n" in chunk or b"\r" in chunk:
                     break
         finally:
             stream.close()
-        return start.splitlines()[0] if start else b""
+        line = start.splitlines()[0] if start else b""
+        with _naming(file.name):
+            self.limits.check_line(len(line), "line 1")
+        return line
 
     def join(self, header: str, folder: str, destination: str) -> str:
         """One file of the parts that Spark wrote in the folder, in the order of their names, after
@@ -130,8 +132,9 @@ class Files:
         try:
             source = unpacked(system.open(path))
             stream = target.create(place, True)
+            # Hadoop's copyBytes would take a small limit for the size of its buffer.
             most = self.limits.unfolded_bytes(packed)
-            self._jvm.org.apache.hadoop.io.IOUtils.copyBytes(source, stream, most, False)
+            self._jvm.org.apache.commons.io.IOUtils.copyLarge(source, stream, 0, most)
             more = source.read() >= 0
             source.close()
             stream.close()
@@ -144,10 +147,8 @@ class Files:
 
     def checked(self, name: str, unfolded: int, packed: int) -> None:
         """Raise PreparationError where this is more than the limits allow."""
-        try:
+        with _naming(name):
             self.limits.check(unfolded, packed)
-        except LimitError as error:
-            raise PreparationError(f"{name}: {error}") from error
 
     @contextmanager
     def _created(self, uri: str) -> Iterator[Any]:
@@ -183,6 +184,15 @@ class Files:
     @property
     def _jvm(self) -> Any:
         return self.spark.sparkContext._jvm
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Make a PreparationError that names the file of a LimitError."""
+    try:
+        yield
+    except LimitError as error:
+        raise PreparationError(f"{name}: {error}") from error
 
 
 def _is_part(name: str) -> bool:

@@ -124,7 +124,10 @@ def _first_line(files: Files, file: Input, layout: Layout, lines: Lines) -> list
     if layout.delimiter == "::" or not layout.quoted:
         fields = text.split(layout.delimiter)
     else:
-        fields = next(csv.reader([text], delimiter=layout.delimiter))
+        try:
+            fields = next(csv.reader([text], delimiter=layout.delimiter))
+        except csv.Error as error:
+            raise PreparationError(f"{file.name}, line 1: {error}") from error
     if layout.has_header:
         return [field.strip() for field in fields]
     return [f"column_{number}" for number in range(1, len(fields) + 1)]
