@@ -102,11 +102,6 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     )
     if items is None and (item_columns or options["items_delimiter"]):
         raise click.UsageError("columns of the items are given, but not their file: --items FILE")
-    min_rating = options["min_rating"]
-    if min_rating not in (None, "none") and not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", min_rating):
-        raise click.UsageError(
-            f"--min-rating is {min_rating!r}: write a number such as 3.5, or none"
-        )
     project = find_project()
     _check_name(name, project)
 
@@ -200,6 +195,9 @@ def _ratings(
     from batchrec_dagster.preparation.sources.parsing import parse_source
     from batchrec_dagster.steps.raw_files import open_source
 
+    lowest = options["min_rating"]
+    if lowest not in (None, "none") and not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", lowest):
+        raise click.UsageError(f"--min-rating is {lowest!r}: write a number such as 3.5, or none")
     with open_source(parse_source(source), storage(), project.root) as files:
         found = recognise_ratings(
             source,
