@@ -161,7 +161,8 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
         ({"recommendations": {"num_results": "x"}}, 14, "recommendations.num_results", "integer"),
         ({"items": {"source": "items.csv"}}, 13, "items", "columns is missing"),
         ({"items": {"source": "sample://x"}}, 14, "items.source", "sample://hetrec"),
-        ({"items": {**ITEMS, "encoding": "x"}}, 19, "items.encoding", "'latin-1'"),
+        ({"items": {**ITEMS, "encoding": "x"}}, 19, "items.encoding", "cp1252, latin-1 or"),
+        ({"items": {**ITEMS, "encoding": "utf-16"}}, 19, "items.encoding", "cp1252, latin-1 or"),
         ({"items": {**ITEMS, "separator": ""}}, 19, "items.separator", '"|"'),
         (
             {"items": {"source": "items.csv", "columns": {"item": "id", "title": 2}}},

@@ -185,7 +185,11 @@ def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
     [
         ("é", "auto", "é", "utf-8"),
         ("\ufeff", "auto", "01", "utf-8"),
-        (b"\xe9", "auto", "é", "latin-1"),
+        (b"\xe9", "auto", "é", "cp1252"),
+        (b"\x8015\x92s", "auto", "€15\u2019s", "cp1252"),
+        ("Größe".encode("cp1252"), "auto", "Größe", "cp1252"),
+        ("Москва".encode("cp1251"), "cp1251", "Москва", "cp1251"),
+        ("羅生門".encode("shift_jis"), "shift_jis", "羅生門", "shift_jis"),
         (b"\xe9", "latin-1", "é", "latin-1"),
         (b"\xc3\xa9", "latin-1", "Ã©", "latin-1"),
     ],
@@ -195,10 +199,29 @@ def test_the_encoding_is_declared_or_found_out(
 ) -> None:
     raw = content if isinstance(content, bytes) else content.encode()
     data = raw + CSV.encode() if content == "\ufeff" else CSV.encode().replace(b"01", raw)
-    reading = Reading(columns=BY_NAME, encoding=declared)  # type: ignore[arg-type]
+    reading = Reading(columns=BY_NAME, encoding=declared)
     lines, _, ratings = prepared(tmp_path, data, reading=reading)
     assert lines == [f"{user},x,{SECONDS}"]
     assert ratings.encodings == [encoding]
+
+
+@pytest.mark.parametrize(
+    ("words", "encoding"),
+    [
+        ("Москва, Война и мир, Иван, Анна Каренина", "cp1251"),
+        ("東京, 七人の侍, 羅生門, となりのトトロ", "cp932"),
+        ("北京, 卧虎藏龙, 英雄, 霸王别姬", "gb18030"),
+    ],
+)
+def test_other_scripts_are_refused_with_their_encoding(
+    tmp_path: Path, words: str, encoding: str
+) -> None:
+    data = CSV.encode() + b"".join(
+        f"{word},x,{SECONDS}\n".encode(encoding) for word in words.split(", ")
+    )
+    said = refused(tmp_path, data)
+    assert "is neither in UTF-8 nor in cp1252. Save it as UTF-8" in said
+    assert f"encoding: {encoding}" in said
 
 
 def test_utf16_is_refused(tmp_path: Path) -> None:

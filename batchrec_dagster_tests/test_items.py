@@ -268,10 +268,10 @@ def test_a_nul_is_text_in_a_title_and_in_no_id(tmp_path: Path) -> None:
 def test_letters_of_either_encoding_are_read(tmp_path: Path) -> None:
     layout = ItemsLayout(delimiter="::", item=1, title=2)
     path = tmp_path / "movies.dat"
-    for encoding in ("utf-8", "utf-8-sig", "latin-1"):
-        path.write_bytes('1::"Amélie"\r\n2::B\r\n'.encode(encoding))
+    for encoding in ("utf-8", "utf-8-sig", "cp1252"):
+        path.write_bytes('1::"Amélie"\r\n2::€15\u2019s\r\n'.encode(encoding))
         read = ItemsFile(path, "movies.dat", layout).read()
-        assert read.titles.rows() == [("1", '"Amélie"'), ("2", "B")]
+        assert read.titles.rows() == [("1", '"Amélie"'), ("2", "€15\u2019s")]
     path.write_bytes(gzip.compress(path.read_bytes()))
     assert ItemsFile(path, "movies.dat", layout).read().titles.row(0) == ("1", '"Amélie"')
 

@@ -8,7 +8,12 @@ from typing import Literal, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.ratings import known_source, names_or_positions, readable_delimiter
+from batchrec_dagster.config.ratings import (
+    known_encoding,
+    known_source,
+    names_or_positions,
+    readable_delimiter,
+)
 from batchrec_dagster.personalize.datasets import VALUE_SEPARATOR
 from batchrec_dagster.personalize.schemas import SchemaError, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
@@ -100,7 +105,7 @@ class Items(dg.Model):
     decimal: Decimal = Field(default=".", description="The decimal separator: `,` for 4,5.")
     encoding: Encoding = Field(
         default="auto",
-        description="The file's encoding; auto detects it.",
+        description="The file's encoding, as in ratings.",
     )
     columns: ItemColumns | None = Field(
         default=None,
@@ -120,6 +125,11 @@ class Items(dg.Model):
     @classmethod
     def _source_is_known(cls, source: str) -> str:
         return known_source(source)
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, encoding: Encoding) -> Encoding:
+        return known_encoding(encoding)
 
     @field_validator("delimiter")
     @classmethod

@@ -9,7 +9,7 @@ from typing import Literal, Self
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from batchrec_dagster.preparation.layout import NULL_VALUES, Decimal
+from batchrec_dagster.preparation.layout import NULL_VALUES, Decimal, Encoding
 from batchrec_dagster.preparation.polars.times import check_format
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
@@ -36,6 +36,17 @@ def readable_delimiter(delimiter: str | None) -> str | None:
     ):
         raise ValueError('write one ASCII character, such as "," or "\\t", or "::"')
     return delimiter
+
+
+def known_encoding(encoding: Encoding) -> Encoding:
+    """The encoding unchanged. Raises ValueError unless Python knows it, with ASCII in it."""
+    ascii_letters = bytes(range(128))
+    try:
+        if encoding == "auto" or ascii_letters.decode(encoding).encode(encoding) == ascii_letters:
+            return encoding
+    except (LookupError, UnicodeError):
+        pass
+    raise ValueError("write auto, utf-8, cp1252, latin-1 or what else Python calls an encoding")
 
 
 Column = str | int
@@ -141,9 +152,11 @@ class Ratings(dg.Model):
         default=".",
         description="The decimal separator in csv: `,` for 4,5.",
     )
-    encoding: Literal["auto", "utf-8", "latin-1"] = Field(
+    encoding: Encoding = Field(
         default="auto",
-        description="auto: UTF-8, or latin-1 if the bytes are not UTF-8; the run reports which.",
+        description="The encoding, as Python calls it. auto: UTF-8, or cp1252 if the bytes are not"
+        " UTF-8; the run reports which. Words that are hardly Latin then are an error.",
+        examples=["latin-1", "cp1251", "shift_jis"],
     )
     columns: Columns | None = Field(
         default=None,
@@ -184,6 +197,11 @@ class Ratings(dg.Model):
     @classmethod
     def _source_is_known(cls, source: str) -> str:
         return known_source(source, many=True)
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, encoding: Encoding) -> Encoding:
+        return known_encoding(encoding)
 
     @field_validator("delimiter")
     @classmethod

@@ -38,7 +38,10 @@ class PreparationError(Exception):
 
 Column = str | int
 Format = Literal["csv", "json", "parquet"]
-Encoding = Literal["auto", "utf-8", "latin-1"]
+# auto, or what Python calls it; see `Layout`.
+Encoding = str
+# What is not UTF-8 is this for `auto`: Latin-1 with letters such as € where that has controls.
+LEGACY = "cp1252"
 Decimal = Literal[".", ","]
 EPOCH_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 # Other values of `Layout.timestamp_unit`.
@@ -98,8 +101,9 @@ class Layout:
     10^14, `us` below 10^17, `ns` from there on. Rows that differ in it are an error for `auto`.
 
     `encoding` `auto`: UTF-8, unless bytes that are no UTF-8 occur and no letter beyond ASCII that
-    is; a BOM is skipped. `types` are those of the columns that `Rules.filter` names: string,
-    long, double or boolean (true or false, in any case); a cell that does not fit is a problem.
+    is: then LEGACY; a BOM is skipped. Bytes that stand for nothing in an encoding become U+FFFD.
+    `types` are those of the columns that `Rules.filter` names: string, long, double or boolean
+    (true or false, in any case); a cell that does not fit is a problem.
     """
 
     delimiter: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from charset_normalizer import from_bytes
 
-from batchrec_dagster.preparation.layout import Encoding, PreparationError
+from batchrec_dagster.preparation.layout import LEGACY, Encoding, PreparationError
 from batchrec_dagster.preparation.sources.limits import (
     GZIP,
     PARQUET,
@@ -23,6 +25,12 @@ from batchrec_dagster.preparation.sources.limits import (
 )
 
 CHUNK = 1024 * 1024
+# Bytes of lines with letters beyond ASCII by which the script is judged; different such letters.
+SAMPLED, LEAST_FOREIGN = 64 * 1024, 4
+OTHER_SCRIPTS = [
+    *("cp1251", "cp1253", "cp1255", "cp1256", "koi8_r"),
+    *("cp932", "euc_jp", "gb18030", "big5", "cp949"),
+]
 
 
 @dataclass(frozen=True)
@@ -91,9 +99,11 @@ def _open(file: RawFile, encoding: Encoding, folder: Path, limits: Limits) -> Op
     if found.ascii:
         return found
     valid, letters = _is_utf8(path)
-    if encoding == "latin-1" or (encoding == "auto" and not valid and not letters):
-        target = _rewritten(path, folder, "latin-1")
-        return replace(found, path=target, encoding="latin-1")
+    if encoding == "auto" and not valid:
+        _refuse_other_script(path, file)
+        encoding = "utf-8" if letters else LEGACY
+    if encoding not in ("auto", "utf-8"):
+        return replace(found, path=_rewritten(path, folder, encoding), encoding=encoding)
     if valid:
         return found
     target = _rewritten(path, folder, "utf-8")
@@ -184,6 +194,31 @@ def _is_utf8(path: Path) -> tuple[bool, bool]:
             rest = text.replace("\ufffd", "").removeprefix("\ufeff")
             letters = letters or not rest.isascii()
     return valid and not decode(b"", final=True), letters
+
+
+def _refuse_other_script(path: Path, file: RawFile) -> None:
+    """Raise PreparationError for words that are hardly Latin: their letters would become others."""
+    lines, good = b"", 0
+    with path.open("rb") as opened:
+        for line in (line for line in opened if not line.isascii()):
+            try:
+                line.decode()
+                good += len(line)
+            except UnicodeDecodeError:
+                lines += line
+            if len(lines) + good > SAMPLED:
+                break
+    if len(lines) < good:
+        return  # UTF-8, with some damage.
+    words = re.findall(r"[^\W\d_]+", lines.decode(LEGACY, "replace"))
+    letters = "".join(word for word in words if not word.isascii())
+    foreign = [letter for letter in letters if not letter.isascii()]
+    if 2 * len(foreign) > len(letters) and len(set(foreign)) >= LEAST_FOREIGN:
+        guess = from_bytes(lines, cp_isolation=OTHER_SCRIPTS).best()
+        raise PreparationError(
+            f"{file.name} is neither in UTF-8 nor in {LEGACY}. Save it as UTF-8, or set its"
+            f" encoding, such as encoding: {guess.encoding if guess else OTHER_SCRIPTS[0]}"
+        )
 
 
 def _rewritten(path: Path, folder: Path, encoding: str) -> Path:

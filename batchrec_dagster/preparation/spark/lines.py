@@ -6,6 +6,7 @@ line gets its number in the source order; the same pass finds out how the text i
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 (what everybody calls it)
 
-from batchrec_dagster.preparation.layout import json_cell, parse_json
+from batchrec_dagster.preparation.layout import LEGACY, json_cell, parse_json
 from batchrec_dagster.preparation.spark.files import Input
 
 # Columns: the file's number, the line's in its file (from 0), in the source order, and its text.
@@ -54,7 +55,7 @@ def read_lines(
 ) -> Lines:
     """The lines of the files, without what ends them; `mark` is a condition on the column `value`.
 
-    Bytes that are not UTF-8 are U+FFFD, unless the file is read as latin-1.
+    Bytes that are not UTF-8 are U+FFFD, unless the file is in another encoding.
     """
     raw = _raw_lines(spark, files)
     numbers = {file.path: number for number, file in enumerate(files)}
@@ -67,22 +68,24 @@ def read_lines(
         seen[number] |= block["letters"]
         counts[number] += block["lines"]
     starts = [0, *accumulate(counts.values())][:-1]
-    latin = {
+    declared = encoding not in ("auto", "utf-8")
+    other = codecs.lookup(encoding if declared else LEGACY).name
+    in_other = {
         number
         for number, flags in seen.items()
-        if flags and (encoding == "latin-1" or (encoding == "auto" and flags == DAMAGED))
+        if flags and (declared or (encoding == "auto" and flags == DAMAGED))
     }
     rows, shifts = 0, []
     for block in blocks:
         number = numbers[block["path"]]
-        charset = "ISO-8859-1" if number in latin else "UTF-8"
+        charset = other if number in in_other else "UTF-8"
         shift = rows - block["first"]
         shifts.append((block["path"], block["block"], number, shift, starts[number], charset))
         rows += block["lines"]
-    any_damaged = bool(latin) or any(flags & DAMAGED for flags in seen.values())
+    any_damaged = bool(in_other) or any(flags & DAMAGED for flags in seen.values())
     return Lines(
-        _numbered(spark, raw, shifts, any_damaged=any_damaged),
-        {file.name: "latin-1" if n in latin else "utf-8" for n, file in enumerate(files)},
+        _numbered(spark, raw, shifts, other if any_damaged else None),
+        {file.name: other if n in in_other else "utf-8" for n, file in enumerate(files)},
         starts,
         any(block["marked"] for block in blocks),
     )
@@ -118,19 +121,20 @@ def _count(raw: DataFrame, mark: Column | None) -> list[Row]:
 
 
 def _numbered(
-    spark: SparkSession, raw: DataFrame, shifts: Sequence[tuple[object, ...]], *, any_damaged: bool
+    spark: SparkSession, raw: DataFrame, shifts: Sequence[tuple[object, ...]], other: str | None
 ) -> DataFrame:
-    """FILE, LINE, ROW and TEXT; `shifts` has the columns of _SHIFTS for each block."""
+    """FILE, LINE, ROW and TEXT; `shifts` has the columns of _SHIFTS for each block; `other`: the
+    encoding of those that are not in UTF-8, None if all are, without damage."""
     names = [field.split()[0] for field in _SHIFTS.split(", ")]
     rows = json.dumps([dict(zip(names, shift, strict=True)) for shift in shifts])
     table = spark.range(1).select(
         F.inline(F.from_json(F.lit(rows), f"array<struct<{_fields(_SHIFTS)}>>"))
     )
     text = F.col("value")
-    if any_damaged:
+    if other is not None:
         binary = text.cast("binary")
         text = F.when(F.col("charset") == "UTF-8", F.decode(binary, "UTF-8")).otherwise(
-            F.decode(binary, "ISO-8859-1")
+            F.decode(binary, other)
         )
     without_bom = F.regexp_replace(text, "^\ufeff", "")
     return (
