@@ -1,6 +1,23 @@
 """The record of raw files reads what earlier runs wrote."""
 
-from batchrec_dagster.steps.raw_files import FileRecord, RawRecord
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from dagster_aws.s3 import S3Resource
+
+from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.steps.raw_files import (
+    FileRecord,
+    RawFiles,
+    RawRecord,
+    bring_raw_files,
+    open_raw_files,
+)
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.resource import StorageResource
 
 COPIED = {
     "source": "orders/*.csv",
@@ -39,3 +56,69 @@ def test_the_version_changes_with_any_file() -> None:
         RawRecord("a", files) for files in [(one,), (FileRecord("a.csv", None, "2"),), (one, one)]
     ]
     assert len({record.version for record in records}) == 3
+
+
+@contextmanager
+def brought(folder: Path, *, copy: bool) -> Iterator[tuple[RawFiles, StorageResource]]:
+    storage = StorageResource(root=str(folder / "storage"), s3=S3Resource())
+    place = "shop/raw/{}".format if copy else None
+    source = parse_source("orders/")
+    with bring_raw_files(source, storage, folder, record="shop/r.json", place=place) as raw:
+        yield raw, storage
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> Path:
+    folder = tmp_path / "orders"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.csv").write_text("1,2\n")
+    return folder
+
+
+def test_a_source_that_grows_during_the_copy_is_said_to(
+    orders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = ObjectStore.put
+
+    def grows_first(store: ObjectStore, uri: str, data: object) -> str:
+        for name in "ab":
+            with (orders / f"{name}.csv").open("a") as file:
+                file.write("3,4\n")
+        return put(store, uri, data)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ObjectStore, "put", grows_first)
+    with brought(tmp_path, copy=True) as (raw, _):
+        said = "copied, as they were at the start: orders/a.csv and 1 more changed since"
+        assert raw.outcome.replace(f"{tmp_path}/", "") == said
+        assert [file.size for file in raw.record.files] == [4, 4, 4]
+        assert all(file.fingerprint.startswith("4 bytes") for file in raw.record.files)
+
+
+@pytest.mark.parametrize("change", ["before", "while", "gone", "more"])
+def test_what_is_read_in_place_is_the_recorded_files_or_refused(
+    orders: Path, tmp_path: Path, change: str
+) -> None:
+    source, file = parse_source("orders/"), orders / "b.csv"
+    with brought(tmp_path, copy=False) as (raw, storage):
+        pass
+    with open_raw_files(raw.record, source, storage, tmp_path) as files:
+        assert [file.path.read_text() for file in files] == ["1,2\n"] * 3
+    if change == "before":
+        file.write_text("1,2\n3,4\n")
+    elif change == "gone":
+        file.unlink()
+    elif change == "more":
+        file = orders / "d.csv"
+        file.write_text("1,2\n")
+    refused = f"{file} is read in place, and changed after .* materialize raw_ratings again"
+    opened = []
+
+    def read() -> None:
+        with open_raw_files(raw.record, source, storage, tmp_path) as files:
+            opened.extend(files)
+            file.write_text("1,2\n3,4\n")
+
+    with pytest.raises(SourceError, match=refused):
+        read()
+    assert bool(opened) is (change == "while")

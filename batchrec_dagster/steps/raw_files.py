@@ -6,7 +6,7 @@ A record of them goes from one run to the next, so that unchanged files are not 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,12 @@ from typing import Any, Self
 import dagster as dg
 
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.sources.source import Source, SourceContext, SourceError
+from batchrec_dagster.preparation.sources.source import (
+    FoundFile,
+    Source,
+    SourceContext,
+    SourceError,
+)
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import DamagedError, StorageError
 from batchrec_dagster.storage.paths import read_record
@@ -74,10 +79,11 @@ class RawRecord:
 
 @dataclass(frozen=True)
 class RawFiles:
-    """The record, and how many of its files this run copied."""
+    """The record, how many of its files this run copied, and which of these changed afterwards."""
 
     record: RawRecord
     copied: int
+    changed: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> str:
@@ -86,7 +92,11 @@ class RawFiles:
             return "read in place"
         if not self.copied:
             return "unchanged: not copied again"
-        return "copied" if self.copied == len(files) else f"copied {self.copied} of {len(files)}"
+        done = "copied" if self.copied == len(files) else f"copied {self.copied} of {len(files)}"
+        if self.changed:
+            more = f" and {len(self.changed) - 1} more" if len(self.changed) > 1 else ""
+            done += f", as they were at the start: {self.changed[0]}{more} changed since"
+        return done
 
 
 @contextmanager
@@ -129,7 +139,7 @@ def _copy_changed(
     context = source_context(storage, project)
     found = source.files(context)
     known = {file.source: file for file in before.files}
-    files, copied = [], 0
+    files, changed, copied = [], [], 0
     for file in found:
         uri = storage.uri(place(file.filename)) if place else None
         new = FileRecord(file.file.shown, uri, file.fingerprint)
@@ -141,8 +151,10 @@ def _copy_changed(
                 done = file.file.copy(context, uri, may_be_empty=len(found) > 1)
                 new = replace(new, size=done.size, sha256=done.sha256)
                 copied += 1
+                if file.file.changed(context):
+                    changed.append(file.file.shown)
         files.append(new)
-    return RawFiles(RawRecord(source.shown, tuple(files)), copied)
+    return RawFiles(RawRecord(source.shown, tuple(files)), copied, tuple(changed))
 
 
 def _is_copied(old: FileRecord, new: FileRecord, storage: StorageResource) -> bool:
@@ -160,9 +172,7 @@ def open_raw_files(
 ) -> Iterator[list[RawFile]]:
     """The files on this machine, in order. Raises SourceError, StorageError."""
     if any(file.uri is None for file in record.files):
-        # The record is without the secrets of a signed URL.
-        with open_source(source, storage, project) as files:
-            yield files
+        yield from _opened_in_place(record, source, storage, project)
         return
     with ExitStack() as stack:
         files = []
@@ -179,15 +189,39 @@ def open_raw_files(
         yield files
 
 
+def _opened_in_place(
+    record: RawRecord, source: Source, storage: StorageResource, project: Path
+) -> Iterator[list[RawFile]]:
+    """Refuses files that are not the record's, or that change until the block is left."""
+    context = source_context(storage, project)
+    # The record is without the secrets of a signed URL.
+    found = source.files(context)
+    recorded = {file.source: file.fingerprint for file in record.files}
+    listed = {file.file.shown: file.fingerprint for file in found}
+    _refuse_changed(dict(recorded.items() ^ listed.items()))
+    with ExitStack() as stack:
+        yield [_opened(file, context, stack) for file in found]
+    _refuse_changed([file.file.shown for file in found if file.file.changed(context)])
+
+
+def _refuse_changed(changed: Iterable[str]) -> None:
+    for shown in sorted(changed):
+        raise SourceError(
+            f"{shown} is read in place, and changed after raw_ratings had listed it: materialize"
+            " raw_ratings again, or set ratings.copy: true"
+        )
+
+
+def _opened(found: FoundFile, context: SourceContext, stack: ExitStack) -> RawFile:
+    return RawFile(stack.enter_context(found.file.open_locally(context)), found.file.shown)
+
+
 @contextmanager
 def open_source(source: Source, storage: StorageResource, project: Path) -> Iterator[list[RawFile]]:
     """The files of a source on this machine, in order. Raises SourceError."""
     context = source_context(storage, project)
     with ExitStack() as stack:
-        yield [
-            RawFile(stack.enter_context(found.file.open_locally(context)), found.file.shown)
-            for found in source.files(context)
-        ]
+        yield [_opened(found, context, stack) for found in source.files(context)]
 
 
 def source_digest(source: Source, storage: StorageResource, project: Path) -> str:

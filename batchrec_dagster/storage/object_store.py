@@ -28,6 +28,7 @@ from obstore.exceptions import (
     GenericError,
     NotFoundError,
     PermissionDeniedError,
+    PreconditionError,
     UnauthenticatedError,
 )
 from obstore.store import LocalStore, S3Store
@@ -36,6 +37,7 @@ from batchrec_dagster.personalize.permissions import credentials_trouble, is_den
 from batchrec_dagster.storage import durable
 
 if TYPE_CHECKING:
+    from obstore import GetOptions
     from obstore.store import RetryConfig
 
 
@@ -130,12 +132,20 @@ class ObjectStore:
         with _explained(uri, "read"):
             return bytes(obstore.get(store, key).bytes())
 
-    def chunks(self, uri: str) -> Iterator[bytes]:
-        """The object piece by piece, in bounded memory."""
+    def chunks(self, uri: str, etag: str | None = None) -> Iterator[bytes]:
+        """The object piece by piece, in bounded memory. With `etag`, this version of it only."""
         store, key = self._locate(uri)
-        with _explained(uri, "read"):
-            for chunk in obstore.get(store, key).stream(min_chunk_size=CHUNK):
-                yield bytes(chunk)
+        options: GetOptions = {"if_match": etag} if etag else {}
+        try:
+            with _explained(uri, "read"):
+                for chunk in obstore.get(store, key, options=options).stream(min_chunk_size=CHUNK):
+                    yield bytes(chunk)
+        except StorageError as error:
+            if isinstance(error.__cause__, PreconditionError):
+                raise StorageError(
+                    f"{uri} was replaced while this run read it: run again"
+                ) from error
+            raise
 
     def download(self, uri: str, path: Path) -> None:
         """Copy the object to a local file, which is overwritten."""

@@ -3,15 +3,18 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from batchrec_dagster.preparation.sources.source import Copied, SourceError
+from batchrec_dagster.preparation.sources.files import LocalFile
+from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.sources.source import Copied, File, SourceError
 from batchrec_dagster.storage.object_store import CHUNK, ObjectStore, StorageError
+from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.sources.support import (
     CONTENT,
     DESTINATION,
@@ -77,17 +80,99 @@ def test_a_pipe_is_not_waited_for(place: Place) -> None:
     assert "it is not a regular file" in place.refused("pipe")
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_published(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+def append(file: Path, content: bytes) -> None:
+    with file.open("ab") as opened:
+        opened.write(content)
+
+
+def listed(place: Place, source: str) -> File:
+    (found,) = parse_source(source).files(place.context)
+    return found.file
+
+
+MORE = b"2,3,4.5,1262160236\n"
+
+
+@pytest.mark.parametrize("source", ["a.csv", "./"])
+@pytest.mark.parametrize("cut", [b"", b"1,7,2.5,11621", b"1,7"])
+def test_a_file_that_grows_is_read_as_it_was_listed_up_to_its_last_line(
+    place: Place, cut: bytes, source: str
 ) -> None:
     file = place.base / "a.csv"
-    file.write_bytes(CONTENT)
-    stamps = iter(["before", "after"])
-    stamp = "batchrec_dagster.preparation.sources.files._version"
-    monkeypatch.setattr(stamp, lambda _: next(stamps))
-    with pytest.raises(SourceError, match=r"a.csv: it changed while it was read"):
-        place.copy("a.csv")
+    file.write_bytes(CONTENT + cut)
+    found = listed(place, source)
+    fingerprint = found.fingerprint(place.context)
+    assert not found.changed(place.context)
+    append(file, b"\n" + MORE)
+    assert found.changed(place.context)
+    assert found.copy(place.context, DESTINATION).size == len(CONTENT)
+    assert place.store.get(DESTINATION) == CONTENT
+    # The next run finds it changed.
+    assert found.fingerprint(place.context) == fingerprint != place.fingerprint("a.csv")
+
+
+def test_a_last_line_without_an_end_is_read_if_nothing_is_added(place: Place) -> None:
+    (place.base / "a.csv").write_bytes(CONTENT + MORE.rstrip())
+    assert place.copied("a.csv") == CONTENT + MORE.rstrip()
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_as_it_was(place: Place) -> None:
+    file, content = place.base / "a.csv", CONTENT * 50_000
+    file.write_bytes(content)
+    chunks = LocalFile("a.csv").chunks(place.context)
+    read = next(chunks)
+    append(file, MORE)
+    assert read + b"".join(chunks) == content
+
+
+def replaced(file: Path) -> None:
+    (file.parent / "b").write_bytes(CONTENT + MORE * 9)
+    (file.parent / "b").replace(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "rewrite"),
+    [
+        (CONTENT + MORE, lambda file: file.write_bytes(CONTENT)),
+        (CONTENT + MORE, lambda file: file.write_bytes(MORE + CONTENT * 9)),
+        (CONTENT, lambda file: file.write_bytes(CONTENT.replace(b"3.5", b"4.5") + MORE)),
+        (CONTENT, replaced),
+        (b"1,2", lambda file: append(file, b"34\n")),
+        # Not lines of text.
+        (b"PAR1\n\0\0", lambda file: append(file, b"PAR1")),
+    ],
+    ids=["shorter", "longer", "other rows", "another file", "no line yet", "no text"],
+)
+def test_a_file_that_is_rewritten_while_it_is_read_is_refused(
+    place: Place, content: bytes, rewrite: Callable[[Path], object]
+) -> None:
+    file = place.base / "a.csv"
+    file.write_bytes(content)
+    found = listed(place, "a.csv")
+    rewrite(file)
+    with pytest.raises(SourceError, match=r"a.csv: it was rewritten while this run read it: try"):
+        found.copy(place.context, DESTINATION)
     assert place.store.head(DESTINATION) is None
+
+
+@pytest.mark.parametrize("source", ["in/a.csv", "in/"])
+@pytest.mark.parametrize("bucket", ["lake", "S3"])
+def test_an_object_that_is_replaced_after_it_was_listed_is_refused(
+    place: Place, bucket: str, source: str, request: pytest.FixtureRequest
+) -> None:
+    if bucket == "S3":
+        server: S3Server = request.getfixturevalue("s3")
+        bucket = server.new_bucket()
+        place = replace(place, store=server.store())
+    uri = f"s3://{bucket}/in/a.csv"
+    place.store.put(uri, CONTENT)
+    found = listed(place, f"s3://{bucket}/{source}")
+    copy = f"s3://{bucket}/raw.csv"
+    assert found.copy(place.context, copy).size == len(CONTENT)
+    place.store.put(uri, CONTENT + MORE)
+    with pytest.raises(SourceError, match=f"{uri} was replaced while this run read it: run again"):
+        found.copy(place.context, copy)
+    assert place.store.get(copy) == CONTENT
 
 
 def test_an_object_is_copied_from_its_bucket(place: Place) -> None:
@@ -122,7 +207,7 @@ def test_a_large_object_is_copied_piece_by_piece(place: Place) -> None:
 class _Breaking(ObjectStore):
     """A store whose objects cannot be read to their end."""
 
-    def chunks(self, uri: str) -> Iterator[bytes]:
+    def chunks(self, uri: str, etag: str | None = None) -> Iterator[bytes]:
         for chunk in super().chunks(uri):
             yield chunk
             yield chunk

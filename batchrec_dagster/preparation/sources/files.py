@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
 from urllib.parse import unquote, urlsplit
@@ -28,7 +28,39 @@ from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError, split_uri
 
 CHUNK = 1024 * 1024
+END = 4096
 _WILD = re.compile(r"[*?]")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A local file at one moment; `end`: its last bytes, by which one that only grew is known."""
+
+    inode: tuple[int, int]
+    size: int
+    version: str
+    end: bytes
+
+    @classmethod
+    def of(cls, file: IO[bytes]) -> Self:
+        status = os.fstat(file.fileno())
+        start = max(0, status.st_size - END)
+        end = os.pread(file.fileno(), status.st_size - start, start)
+        version = f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+        return cls((status.st_dev, status.st_ino), status.st_size, version, end)
+
+    @property
+    def lines(self) -> int:
+        """The size of its complete lines. Without one in `end`, or of what is not text: -1."""
+        line = self.end.rfind(b"\n") + 1
+        return self.size - len(self.end) + line if line and b"\0" not in self.end else -1
+
+    def only_grew(self, file: IO[bytes]) -> bool:
+        """Whether text was added to the file since, and nothing else was done."""
+        now = Moment.of(file)
+        end = os.pread(file.fileno(), len(self.end), self.size - len(self.end))
+        grew = now.size > self.size and now.inode == self.inode
+        return grew and end == self.end and self.lines >= 0
 
 
 @dataclass(frozen=True)
@@ -38,17 +70,41 @@ class LocalFile(File):
     within: Path | None = field(default=None, compare=False)
     """The folder in which it was found, out of which it must not link."""
 
+    listed: Moment | None = field(default=None, compare=False)
+
+    def as_listed(self, context: SourceContext) -> LocalFile:
+        return replace(self, listed=self._now(context))
+
+    def changed(self, context: SourceContext) -> bool:
+        try:
+            return self.listed is not None and self._now(context).version != self.listed.version
+        except (FileError, OSError):
+            return True  # It is gone.
+
     def look(self, context: SourceContext) -> Look:
+        moment = self.listed or self._now(context)
+        return Look(moment.size, moment.version)
+
+    def _now(self, context: SourceContext) -> Moment:
         with self.path(context).open("rb") as file:
-            status = os.fstat(file.fileno())
-            return Look(status.st_size, _version(file))
+            return Moment.of(file)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
+        """As it was when it was listed; without a last line that was not yet complete then, if the
+        file grew since."""
         with self.path(context).open("rb") as file:
-            before = _version(file)
-            yield from _pieces(file)
-            if _version(file) != before:
-                raise FileError("it changed while it was read: try again when it is complete")
+            listed = self.listed or Moment.of(file)
+            whole = listed.lines if listed.lines >= 0 else listed.size
+            yield from _pieces(file, whole)
+            rest = file.read(listed.size - whole)
+            if Moment.of(file).version != listed.version:
+                if not listed.only_grew(file):
+                    raise FileError(
+                        "it was rewritten while this run read it: try again when it is complete"
+                    )
+                rest = b""
+            if rest:
+                yield rest
 
     def local_path(self, context: SourceContext) -> Path:
         return self.path(context)
@@ -79,7 +135,10 @@ class StoredObject(File):
     """`s3://bucket/key`."""
 
     listed: ObjectInfo | None = field(default=None, compare=False)
-    """What a listing says of it, which saves a request."""
+    """What a listing says of it, which saves a request; no other version of it is read."""
+
+    def as_listed(self, context: SourceContext) -> StoredObject:
+        return replace(self, listed=self.listed or self._info(context))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -99,7 +158,7 @@ class StoredObject(File):
         return Look(info.size, version)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
-        return context.store.chunks(self.text)
+        return context.store.chunks(self.text, self.listed.etag if self.listed else None)
 
     def local_path(self, context: SourceContext) -> Path | None:
         self._info(context)
@@ -110,9 +169,10 @@ class StoredObject(File):
         local = self.local_path(context)
         if local is not None:
             return local
-        path = _cached(context.cache, self.text, self.look(context).version)
+        listed = self.as_listed(context)
+        path = _cached(context.cache, self.text, listed.look(context).version)
         if not path.exists():
-            durable.write(path, context.store.chunks(self.text))
+            durable.write(path, listed.chunks(context))
         return path
 
     def _info(self, context: SourceContext) -> ObjectInfo:
@@ -229,8 +289,10 @@ class Folder:
             filename = "/".join(safe_filename(part) for part in path.split("/"))
             if filename in found:
                 filename += f"-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
-            fingerprint = file.fingerprint(context, may_be_empty=True)
-            found[filename] = FoundFile(file, filename, fingerprint)
+            with naming(file.shown):
+                listed = file.as_listed(context)
+            fingerprint = listed.fingerprint(context, may_be_empty=True)
+            found[filename] = FoundFile(listed, filename, fingerprint)
         return list(found.values())
 
     def _all(self, context: SourceContext) -> Iterator[tuple[str, File]]:
@@ -276,13 +338,11 @@ def _expanded(text: str, context: SourceContext) -> Path:
         raise FileError("there is no such home folder: write the whole path") from error
 
 
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
-    return iter(lambda: file.read(CHUNK), b"")
-
-
-def _version(file: IO[bytes]) -> str:
-    status = os.fstat(file.fileno())
-    return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+def _pieces(file: IO[bytes], size: int | None = None) -> Iterator[bytes]:
+    """The next `size` bytes, else all."""
+    while piece := file.read(CHUNK if size is None else min(CHUNK, size)):
+        yield piece
+        size = None if size is None else size - len(piece)
 
 
 def _cached(cache: Path, address: str, version: str) -> Path:

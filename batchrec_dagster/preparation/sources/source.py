@@ -97,8 +97,8 @@ class Source(Protocol):
 class File(ABC):
     """A source of one file: one subclass for each scheme.
 
-    `look`, `chunks`, `local_path` raise FileError, DownloadError, StorageError or OSError; the
-    other methods make one SourceError of these.
+    `look`, `as_listed`, `chunks`, `local_path` raise FileError, DownloadError, StorageError or
+    OSError; the other methods make one SourceError of these.
     """
 
     text: str
@@ -129,7 +129,20 @@ class File(ABC):
 
     def files(self, context: SourceContext) -> list[FoundFile]:
         """Itself. Raises SourceError."""
-        return [FoundFile(self, safe_filename(self.name), self.fingerprint(context))]
+        with naming(self.shown):
+            file = self.as_listed(context)
+        return [FoundFile(file, safe_filename(self.name), file.fingerprint(context))]
+
+    def as_listed(self, context: SourceContext) -> File:
+        """Itself, knowing what it was like: it is copied as it is now, or not at all. A web file
+        and an archive are read whole into the cache, at one moment."""
+        del context
+        return self
+
+    def changed(self, context: SourceContext) -> bool:
+        """Whether it is on this machine, and no longer as `as_listed` saw it."""
+        del context
+        return False
 
     def fingerprint(self, context: SourceContext, *, may_be_empty: bool = False) -> str:
         """What changes when the file does. Raises SourceError."""
