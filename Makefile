@@ -1,7 +1,6 @@
 # `make` lists what there is to make.
 PYTHON ?= python3
 BIN := .venv/bin
-export DAGSTER_HOME := $(CURDIR)/.batchrec/dagster
 # The `dagster` commands announce their successor on every call.
 export PYTHONWARNINGS := ignore:Function
 
@@ -11,16 +10,13 @@ export PYTHONWARNINGS := ignore:Function
 help:  ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: .venv/run $(DAGSTER_HOME)/dagster.yaml  ## Installs batchrec into .venv, and makes the folder that runs are remembered in.
+setup: .venv/run  ## Installs batchrec into .venv.
 
 demo: setup  ## Makes recommendations for 2,113 users, from the ratings to the table.
-	umask 077 && $(BIN)/dagster job execute -m batchrec_dagster.definitions -j movielens_refresh
-	@$(BIN)/batchrec show
-	@echo "The page for people: .batchrec/storage/movielens/curated/report/index.html"
-	@echo "Look at the lineage, the checks and the table's metadata in Dagster: make ui"
+	@$(BIN)/batchrec run movielens
 
 ui: setup  ## Opens Dagster on http://127.0.0.1:3000.
-	$(BIN)/batchrec ui
+	@$(BIN)/batchrec ui
 
 test: .venv/dev  ## Runs the whole test suite.
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -67,20 +63,17 @@ clean:  ## Removes the environment and everything that runs left behind.
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "batchrec needs Python 3.11 to 3.13: make PYTHON=python3.12 …"; exit 1; }
-	$(PYTHON) -m venv .venv
+	@echo "Installing batchrec into .venv: a minute or two, once."
+	@$(PYTHON) -m venv .venv
 
 # setuptools comes from the lock too, so that nothing unpinned takes part in the build.
 .venv/run: .venv/bin/python requirements.lock pyproject.toml
-	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo "Downloading what batchrec needs, each file checked by its hash …"
+	@$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/dev: .venv/bin/python requirements-dev.lock pyproject.toml
 	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/run
-
-# Dagster's databases too: several commands that make them at the same time fail.
-$(DAGSTER_HOME)/dagster.yaml: dagster.yaml | .venv/run
-	@umask 077 && mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $@ && \
-		$(BIN)/python -c 'import dagster; dagster.DagsterInstance.get()'

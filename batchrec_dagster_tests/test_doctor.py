@@ -125,7 +125,8 @@ def test_a_misspelt_setting_fails(home: dict[str, str]) -> None:
 
 def test_a_missing_dagster_home_fails(home: dict[str, str], tmp_path: Path) -> None:
     found = by_check(examine({**home, "DAGSTER_HOME": ""}))
-    assert found["dagster home"].status == "failed"
+    assert found["dagster home"].status == "warning"
+    assert f"{tmp_path / 'home' / 'dagster'}" in found["dagster home"].fix
     found = by_check(examine({**home, "DAGSTER_HOME": str(tmp_path / "no")}))
     assert "is not writable: No such file" in found["dagster home"].message
 

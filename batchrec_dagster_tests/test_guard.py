@@ -169,13 +169,6 @@ def test_what_is_no_host_name_is_no_allowed_host(name: str) -> None:
         assert "is not a host name" in refused.output
 
 
-def test_the_ui_needs_dagster_s_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    refused = CliRunner().invoke(main, ["ui", "--workspace", __file__])
-    assert refused.exit_code == 2
-    assert "DAGSTER_HOME is not set" in refused.output
-
-
 async def _echo(scope: Any, receive: Any, send: Any) -> None:
     """Answer with the length of the body. /busy answers when the client has gone."""
     if scope["type"] == "http":

@@ -93,9 +93,7 @@ def test_from_a_file_to_lists_in_the_commands_that_it_names(
     assert "user: userId" in said
     assert "min_rating: 3.5" in said
     assert "Warning" not in said
-    module = here.package.name
-    assert f"dagster definitions validate -m {module}.definitions\n" in said
-    assert re.search(f"dagster job execute -m {module}.definitions -j shop_refresh\n", said)
+    assert "batchrec run shop\n" in said
     assert said.endswith("batchrec show --pipeline shop\n")
     written_file = (here.package / "defs" / "shop" / "defs.yaml").read_text()
     assert "rows, csv, of which\n# 1,598 count, of 60 users and " in written_file
@@ -150,7 +148,7 @@ def test_columns_that_are_not_known_are_asked_for_by_name(here: Project) -> None
     assert left(here) == []
     code, said = new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "what")
     assert code == 0, said
-    assert "dagster definitions validate -w workspace.yaml\n" in said
+    assert "batchrec run shop\n" in said
     assert declared(here)["ratings"]["columns"] == {
         "user": "who", "item": "what", "rating": "stars", "timestamp": "when",
     }  # fmt: skip

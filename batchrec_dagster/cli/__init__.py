@@ -4,7 +4,9 @@ import click
 
 from batchrec_dagster.cli.doctor import doctor
 from batchrec_dagster.cli.new import new
+from batchrec_dagster.cli.pipelines import check, list_pipelines, open_page
 from batchrec_dagster.cli.rollback import rollback
+from batchrec_dagster.cli.run import run
 from batchrec_dagster.cli.show import show
 from batchrec_dagster.cli.teardown import teardown
 from batchrec_dagster.cli.ui import ui
@@ -19,6 +21,8 @@ def main() -> None:
     \b
     Examples:
       batchrec new shop --ratings orders.csv   # declare a pipeline for your own data
+      batchrec run shop                        # make its recommendations
+      batchrec open                            # the report, in a browser
       batchrec show                            # quality and location of the newest lists
       batchrec show 10028                      # a user's history and recommendations
       batchrec COMMAND --help                  # more examples
@@ -69,7 +73,10 @@ def schema() -> None:
     click.echo(declaration_schema_text(), nl=False)
 
 
-for command in (new, doctor, ui, show, rollback, teardown, schema, completion, local_personalize):
+for command in (
+    *(new, check, run, list_pipelines, show, open_page, ui, rollback),
+    *(teardown, doctor, schema, completion, local_personalize),
+):
     main.add_command(command)
 
 

@@ -58,9 +58,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 def _pipelines() -> Iterator[Finding]:
     """Whether the project's declarations load, as Dagster loads them in its folder."""
-    import sys
-
-    from batchrec_dagster.cli.project import ProjectError, find_project
+    from batchrec_dagster.cli.project import ProjectError, find_project, importable
     from batchrec_dagster.doctor import pipelines_findings
     from batchrec_dagster.doctor.findings import unknown
 
@@ -69,8 +67,5 @@ def _pipelines() -> Iterator[Finding]:
     except ProjectError as error:
         yield unknown("pipelines", error.message, "run batchrec doctor there")
         return
-    sys.path.insert(0, str(project.root))
-    try:
+    with importable(project):
         yield from pipelines_findings(project.defs.parent)
-    finally:
-        sys.path.remove(str(project.root))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import shlex
-import shutil
 import sys
 import tempfile
 import uuid
@@ -21,6 +19,8 @@ from batchrec_dagster.cli.project import (
     complete_files,
     declared_pipelines,
     find_project,
+    near,
+    program,
     storage,
 )
 
@@ -130,7 +130,7 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
         click.echo("\n".join(map(plain, lines)))
     for warning in [warning for each in found for warning in each.warnings]:
         click.echo(f"Warning: {plain(warning)}", err=True)
-    click.echo("\n  ".join([f"\nWrote {_near(written)}; it loads. Next:", *_next(name, project)]))
+    click.echo("\n  ".join([f"\nWrote {near(written)}; it loads. Next:", *_next(name)]))
 
 
 def _columns(given: Mapping[str, str | None]) -> dict[str, Column]:
@@ -172,7 +172,7 @@ def _check_name(name: str, project: Project) -> None:
     taken = declared_pipelines(project).get(name) or folder
     if taken.exists():
         raise click.ClickException(
-            f"{_near(taken)} already exists. Choose another name, or delete it first"
+            f"{near(taken)} already exists. Choose another name, or delete it first"
         )
 
 
@@ -285,26 +285,11 @@ def _write(project: Project, name: str, text: str) -> Path:
     return target / "defs.yaml"
 
 
-def _next(name: str, project: Project) -> list[str]:
+def _next(name: str) -> list[str]:
     """The commands to run next."""
-    module = f"{project.module}.definitions"
-    dagster, batchrec = _program("dagster"), _program("batchrec")
-    # Given the module alone, Dagster warns of its name once for each pipeline.
-    workspace = project.root / "workspace.yaml"
-    where = f"-w {shlex.quote(str(_near(workspace)))}" if workspace.is_file() else f"-m {module}"
+    batchrec = program("batchrec")
     return [
-        f"{dagster} definitions validate {where}",
-        f"{dagster} job execute -m {module} -j {name}_refresh",
+        f"{batchrec} run {name}",
+        f"{batchrec} open --pipeline {name}",
         f"{batchrec} show --pipeline {name}",
     ]
-
-
-def _program(name: str) -> str:
-    """How to call a program of this environment from here."""
-    path = Path(sys.executable).parent / name
-    return name if shutil.which(name) == str(path) else shlex.quote(str(_near(path)))
-
-
-def _near(path: Path) -> Path:
-    """The path relative to the working folder, if it is below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

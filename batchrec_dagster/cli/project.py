@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -80,6 +83,95 @@ def environment() -> Mapping[str, str]:
     return os.environ
 
 
+def dagster_home() -> Path:
+    """DAGSTER_HOME; where it is not set, the folder `dagster` of BATCHREC_HOME."""
+    values = environment()
+    home = Path(values.get("BATCHREC_HOME", "").strip() or ".batchrec").expanduser().absolute()
+    return Path(values.get("DAGSTER_HOME") or home / "dagster")
+
+
+def use_dagster_home() -> Path:
+    """Let Dagster keep its history in `dagster_home`; a new one gets the project's dagster.yaml."""
+    from batchrec_dagster.storage.durable import make_folders
+    from batchrec_dagster.storage.file_lock import exclusive
+
+    home = dagster_home()
+    if not os.environ.get("DAGSTER_HOME"):
+        settings = find_project().root / "dagster.yaml"
+        try:
+            make_folders(home, 0o700)
+            with exclusive(home):
+                if settings.is_file() and not (home / settings.name).exists():
+                    shutil.copyfile(settings, home / settings.name)
+        except OSError as error:
+            raise click.ClickException(f"cannot write {home}: {error.strerror}") from error
+        os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+@contextmanager
+def dagster_instance() -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance with the runs, in `dagster_home`. Raises click.ClickException."""
+    import dagster as dg
+
+    from batchrec_dagster.storage.file_lock import exclusive
+
+    home = use_dagster_home()
+    try:
+        # Of several processes that make the databases of a new home, Dagster lets all but one fail.
+        with exclusive(home) if home.is_dir() else nullcontext():
+            found = dg.DagsterInstance.get()
+    except dg.DagsterInvariantViolationError as error:
+        raise click.ClickException(str(error)) from error
+    with found as instance:
+        yield instance
+
+
+@contextmanager
+def instance_if_any() -> Iterator[dg.DagsterInstance | None]:
+    """As `dagster_instance`; None where Dagster has no home yet."""
+    if not os.environ.get("DAGSTER_HOME") and not dagster_home().is_dir():
+        yield None
+        return
+    with dagster_instance() as found:
+        yield found
+
+
+def job_command(job: str) -> list[str]:
+    """The command that runs a job of the project in a process of its own, without its config."""
+    project = find_project()
+    place = ["-m", f"{project.module}.definitions", "-d", str(project.root)]
+    return [sys.executable, "-m", "dagster", "job", "execute", *place, "-j", job]
+
+
+@contextmanager
+def importable(project: Project) -> Iterator[None]:
+    """Import the project's modules from its folder, as Dagster does there, without its notices
+    that a few of its classes are new."""
+    import warnings
+
+    import dagster as dg
+
+    sys.path.insert(0, str(project.root))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            yield
+    finally:
+        sys.path.remove(str(project.root))
+
+
+def program(name: str) -> str:
+    """How to call a program of this environment from the working folder."""
+    path = Path(sys.executable).parent / name
+    return name if shutil.which(name) == str(path) else shlex.quote(str(near(path)))
+
+
+def near(path: Path) -> Path:
+    """The path relative to the working folder, if it is below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def storage() -> StorageResource:
     """The deployment's storage. Raises click.ClickException."""
     from batchrec_dagster.deployment import Deployment, DeploymentError
@@ -90,27 +182,6 @@ def storage() -> StorageResource:
         raise click.ClickException(str(error)) from error
     found: StorageResource = resources["storage"]
     return found
-
-
-@contextmanager
-def dagster_instance() -> Iterator[dg.DagsterInstance | None]:
-    """Dagster's instance with the runs; None without DAGSTER_HOME. Raises click.ClickException."""
-    home = os.environ.get("DAGSTER_HOME")
-    if not home:
-        yield None
-        return
-    import dagster as dg
-
-    from batchrec_dagster.storage.file_lock import exclusive
-
-    try:
-        # Of several processes that make the databases of a new home, Dagster lets all but one fail.
-        with exclusive(Path(home)) if Path(home).is_dir() else nullcontext():
-            found = dg.DagsterInstance.get()
-    except dg.DagsterInvariantViolationError as error:
-        raise click.ClickException(str(error)) from error
-    with found as instance:
-        yield instance
 
 
 def complete_pipelines(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +13,10 @@ import click
 from batchrec_dagster.cli.project import (
     NotFoundError,
     complete_pipelines,
-    dagster_instance,
-    find_project,
+    instance_if_any,
+    job_command,
     storage,
+    use_dagster_home,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +80,8 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         )
     elif edition == current:
         raise click.ClickException(f"edition {edition.number} is already published")
-    execute = _execute(f"{pipeline}_rollback")
+    use_dagster_home()
+    execute = job_command(f"{pipeline}_rollback")
     if not yes:
         click.confirm(f"Publish edition {edition.number} again?", abort=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,8 +98,8 @@ def _unfinished(deployed: StorageResource, places: Places) -> int:
     """The edition of a rollback that did not succeed, or 0."""
     from batchrec_dagster.steps.rollback import unfinished
 
-    with dagster_instance() as instance:
-        return unfinished(deployed, places, instance) if instance else 0
+    with instance_if_any() as found:
+        return unfinished(deployed, places, found) if found is not None else 0
 
 
 def _shown(
@@ -115,15 +115,3 @@ def _shown(
             line += " (rolled back)"
         lines.append(f"{line} <-" if older == edition else line)
     return "\n".join(lines)
-
-
-def _execute(job: str) -> list[str]:
-    """The command that runs the job, without its config."""
-    if not os.environ.get("DAGSTER_HOME"):
-        raise click.ClickException(
-            "DAGSTER_HOME is not set, so Dagster would not record the run. Set it to the folder"
-            " that dagster uses (make uses .batchrec/dagster)"
-        )
-    project = find_project()
-    place = ["-m", f"{project.module}.definitions", "-d", str(project.root)]
-    return [sys.executable, "-m", "dagster", "job", "execute", *place, "-j", job]

@@ -14,7 +14,7 @@ import click
 from batchrec_dagster.cli.project import (
     NotFoundError,
     complete_pipelines,
-    dagster_instance,
+    instance_if_any,
     storage,
 )
 
@@ -104,8 +104,8 @@ def _not_found(published: list[Published], what: str, name: str) -> NotFoundErro
 def _summaries(published: list[Published]) -> list[dict[str, Any]]:
     from batchrec_dagster.reporting.show import summary
 
-    with dagster_instance() as instance:
-        return [summary(one, instance) for one in published]
+    with instance_if_any() as found:
+        return [summary(one, found) for one in published]
 
 
 def _text(found: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -44,11 +43,6 @@ def ui(
       batchrec ui --port 3001
       batchrec ui --no-daemon --host 0.0.0.0 --allowed-hosts dagster.example.com
     """
-    if not os.environ.get("DAGSTER_HOME"):
-        raise click.UsageError(
-            "DAGSTER_HOME is not set: set it to the absolute path of a folder where Dagster keeps"
-            " its history, or run `make ui`"
-        )
     from batchrec_dagster.web.dagster_ui import serve_ui
 
     with dagster_instance():

@@ -24,7 +24,7 @@ FULL, NEARLY_FULL = 1 * GB, 5 * GB
 
 
 def machine_findings(deployment: Deployment) -> Iterator[Finding]:
-    yield from _dagster_home(deployment.dagster_home)
+    yield from _dagster_home(deployment.dagster_home, deployment.home / "dagster")
     yield _writable("home", deployment.home, "BATCHREC_HOME")
     if deployment.embedded:
         catalog = deployment.home / "personalize" / "catalog.sqlite"
@@ -35,15 +35,17 @@ def machine_findings(deployment: Deployment) -> Iterator[Finding]:
     yield from _free_space(deployment)
 
 
-def _dagster_home(home: Path | None) -> Iterator[Finding]:
+def _dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
     check = "dagster home"
     if home is None:
-        yield failed(
+        yield warning(
             check,
-            "DAGSTER_HOME is not set: Dagster forgets its runs when it stops",
-            "set it to a folder that contains a dagster.yaml (make uses .batchrec/dagster)",
+            f"DAGSTER_HOME is not set: batchrec's commands use {default}, but Dagster's own forget"
+            " their runs",
+            f"set DAGSTER_HOME={default}, or another folder that contains a dagster.yaml",
         )
-        return
+        if not (home := default).is_dir():
+            return
     yield _writable(check, home, "DAGSTER_HOME", create=False)
     if not home.is_dir():
         return

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrec_dagster.personalize.schemas import TIMESTAMP
-from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
@@ -93,6 +93,11 @@ class Published:
             return datetime.fromisoformat(self.edition.about["made_at"])
         found = self.storage.store.head(self.edition.uri)
         return datetime.fromtimestamp(0, UTC) if found is None else found.last_modified
+
+    @property
+    def report(self) -> ObjectInfo | None:
+        """The report's file, if there is one."""
+        return self.storage.store.head(self.storage.uri(self.places.report))
 
     def size(self) -> tuple[int, int]:
         """The numbers of rows and users in the table."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,6 +14,7 @@ from batchrec_dagster.reporting.facts import NDCG as PERSONALIZE_NDCG
 from batchrec_dagster.reporting.lookup import Item, Person
 from batchrec_dagster.reporting.people import shortened
 from batchrec_dagster.reporting.published import Published
+from batchrec_dagster.reporting.run_stages import duration
 from batchrec_dagster.reporting.terminal import Column, Section, plain, render
 from batchrec_dagster.storage.paths import read_record
 
@@ -172,12 +174,88 @@ def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[s
         **({"edition": edition.number} if edition.number else {}),
         "table": storage.where(edition.uri),
     }
-    report = storage.uri(places.report)
-    if storage.store.head(report) is not None:
-        facts["report"] = storage.where(report)
+    if (report := published.report) is not None:
+        facts["report"] = storage.where(report.uri)
     if (example := published.example_user()) is not None:
         facts["example_user"] = example
     return facts
+
+
+def run_result(published: Published, run: str, took: str) -> list[str]:
+    """What `batchrec run` says after a run: what was published, or that the lists are the same."""
+    facts, edition = summary(published, None), published.edition
+    assert edition is not None
+    number = f"edition {edition.number}" if edition.number else "a new edition"
+    lines = [f"{published.pipeline}: published {number} in {took}"]
+    if edition.about.get("run_id") != run:
+        made = _time(facts["made"].astimezone())
+        lines = [f"{published.pipeline}: the lists are unchanged ({took}): {number} of {made}"]
+    if NDCG in facts:
+        popular = facts.get(f"popularity_{NDCG}")
+        compared = f" (most popular items: {popular:.4f})" if popular is not None else ""
+        lines.append(f"  NDCG@25   {facts[NDCG]:.4f}{compared}")
+    lines.append(f"  lists     {facts['rows']:,} recommendations for {facts['users']:,} users")
+    if "report" in facts:
+        lines.append(f"  report    {_near(facts['report'])}")
+    return lines
+
+
+def _near(place: str) -> str:
+    """A path relative to the working folder, if it is below it."""
+    path = Path(place)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else place
+
+
+def overview(published: Published, instance: dg.DagsterInstance) -> dict[str, Any]:
+    """A pipeline's last refresh and published edition, None where there is none.
+
+    Raises StorageError.
+    """
+    found: dict[str, Any] = {"pipeline": published.pipeline, "last_run": None, "edition": None}
+    refreshes = dg.RunsFilter(job_name=f"{published.pipeline}_refresh")
+    for record in instance.get_run_records(refreshes, limit=1):
+        began = record.start_time or record.create_timestamp.timestamp()
+        found["last_run"] = {
+            "run_id": record.dagster_run.run_id,
+            "status": record.dagster_run.status.value,
+            "began": datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
+            "seconds": round(record.end_time - began, 1) if record.end_time else None,
+        }
+    if published.edition is not None:
+        found["edition"] = {
+            "number": published.edition.number,
+            "made": published.made.astimezone(UTC).isoformat(timespec="seconds"),
+            "users": published.edition.about.get("users"),
+        }
+    return found
+
+
+def overview_text(found: Sequence[Mapping[str, Any]], width: int | None) -> str:
+    """The pipelines of `overview`, a line each, for a terminal of this width or a pipe (None)."""
+    columns = [Column("pipeline"), Column("last run"), Column("time", right=True)]
+    columns += [Column("edition", right=True), Column("made"), Column("users", right=True)]
+    section = Section("Pipelines", columns, [*map(_overview_row, found)])
+    return render([], [[section]], width=width).lstrip("\n")
+
+
+def _overview_row(found: Mapping[str, Any]) -> list[object]:
+    run, edition = found["last_run"], found["edition"]
+    row: list[object] = [found["pipeline"], "never", None, "none", None, None]
+    if run is not None:
+        status = RUN_STATUS.get(run["status"], run["status"].lower())
+        row[1:3] = [f"{status} {_local(run['began'])}", duration(run["seconds"])]
+    if edition is not None:
+        users = edition["users"]
+        row[3:5] = [edition["number"], _local(edition["made"])]
+        row[5] = None if users is None else f"{users:,}"
+    return row
+
+
+RUN_STATUS = {"SUCCESS": "done", "FAILURE": "failed", "STARTED": "running", "CANCELED": "stopped"}
+
+
+def _local(iso: str) -> str:
+    return _time(datetime.fromisoformat(iso).astimezone())
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

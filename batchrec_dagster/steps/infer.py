@@ -18,7 +18,13 @@ from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB, Ensure, Ensured
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune
-from batchrec_dagster.steps.batch_jobs import filter_arn, has_output, job_seconds, solution_name
+from batchrec_dagster.steps.batch_jobs import (
+    filter_arn,
+    has_output,
+    job_seconds,
+    outcome,
+    solution_name,
+)
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.cost import Cost, recommendations_cost
 from batchrec_dagster.steps.items import titles_versions
@@ -81,11 +87,7 @@ def infer_and_publish(
     if seen is not None:
         request["numResults"] = _num_results(pipeline, ensure, seen, len(users))
     job = _run_job(pipeline, storage, ensure, request, publishing.users_version, model)
-    seconds = job_seconds(job)
-    ensure.log.info(
-        f"{len(users):,} users inferred in {seconds:.1f} s"
-        + (f", {len(users) / seconds:,.0f} a second" if seconds else "")
-    )
+    ensure.log.info(_done(job, len(users)))
     cost = [recommendations_cost(pipeline.solution.recipe, len(users))] if job.created else []
     with (
         TemporaryDirectory() as folder,
@@ -129,6 +131,15 @@ def _prune(pipeline: Pipeline, ensure: Ensure, group: str) -> None:
             ensure.log.info(f"deleting {piece}, which earlier settings left")
     except ClientError as error:
         ensure.log.warning(f"what earlier settings left in Personalize was not deleted: {error}")
+
+
+def _done(job: Ensured, users: int) -> str:
+    """What the job did for the users, and how fast; or that an earlier run did it."""
+    if not job.created:
+        return f"{users:,} users: {outcome(job, 'inferred')}"
+    seconds = job_seconds(job)
+    rate = f", {users / seconds:,.0f} a second" if seconds else ""
+    return f"{users:,} users inferred in {seconds:.1f} s{rate}"
 
 
 def _request(pipeline: Pipeline, ensure: Ensure, model: ModelRecord, users: str) -> dict[str, Any]:

@@ -188,7 +188,8 @@ def train(
         days, day = pipeline.solution.retrain.every_days, f"{record.trained_at}"[:10]
         done = f"kept: trained {day} on earlier data; solution.retrain: {days} days"
     ensure.log.info(f"{recipe} on data {dataset.data_version}: {done}")
-    ensure.log.info(f"{version.arn}: trained in {job_seconds(version):.1f} s")
+    if version.created:
+        ensure.log.info(f"{version.arn}: trained in {job_seconds(version):.1f} s")
     created = {of: one for of, one in zip(recipes, versions, strict=True) if one.created}
     cost = trainings_cost(pipeline, storage, created, on_aws=ensure.on_aws)
     return Training(record, version, recipe, hyperparameters, done, job_seconds(version), cost)

@@ -1,0 +1,165 @@
+"""`batchrec list`, `batchrec check` and `batchrec open`."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batchrec_dagster.cli.project import (
+    NotFoundError,
+    Project,
+    complete_pipelines,
+    dagster_instance,
+    declared_pipelines,
+    environment,
+    find_project,
+    importable,
+    near,
+    program,
+    storage,
+)
+
+if TYPE_CHECKING:
+    from batchrec_dagster.reporting.published import Published
+
+
+@click.command("list", short_help="List the pipelines, their last runs and editions.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_pipelines(as_json: bool) -> None:
+    """List the declared pipelines: when each ran last, how that ended, and what is published.
+
+    \b
+    Examples:
+      batchrec list
+      batchrec list --json | jq -r '.[] | select(.last_run.status == "FAILURE") | .pipeline'
+    """
+    import json
+    from shutil import get_terminal_size
+
+    from batchrec_dagster.reporting.published import Published
+    from batchrec_dagster.reporting.show import overview, overview_text
+    from batchrec_dagster.storage.object_store import StorageError
+
+    declared, deployed = declared_pipelines(find_project()), storage()
+    try:
+        with dagster_instance() as instance:
+            found = [overview(Published(deployed, name), instance) for name in sorted(declared)]
+    except StorageError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    if not found:
+        raise NotFoundError(
+            "no pipeline is declared. Declare one: batchrec new NAME --ratings FILE"
+        )
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    click.echo(overview_text(found, width), nl=False)
+
+
+@click.command(short_help="Check that all pipelines load.")
+def check() -> None:
+    """Check the settings of every pipeline, as strictly as `dagster definitions validate`.
+
+    Reads the YAML and this deployment's settings only. `batchrec doctor` also checks storage, sinks
+    and AWS.
+
+    \b
+    Examples:
+      batchrec check
+
+    \b
+    Exit codes:
+      0  all load
+      1  some do not; one line for each error, with file, line and setting
+    """
+    storage()  # raises click.ClickException for wrong settings of the deployment
+    project = find_project()
+    if found := problems(project):
+        raise click.ClickException("\n".join(found))
+    names = ", ".join(sorted(declared_pipelines(project)))
+    click.echo(f"All pipelines in {near(project.defs)} load: {names or 'there are none yet'}")
+
+
+def problems(project: Project) -> list[str]:
+    """A line for each error that keeps a pipeline of the project from loading."""
+    import dagster as dg
+
+    from batchrec_dagster.deployment import Deployment
+    from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
+
+    resources = Deployment.from_environment(environment()).resources()
+    with importable(project):
+        try:
+            loaded = load_pipelines(project.defs.parent)
+            dg.Definitions.validate_loadable(
+                dg.Definitions.merge(loaded, dg.Definitions(resources=resources))
+            )
+        except DeclarationError as error:
+            return str(error).splitlines()
+        except Exception as error:  # A Python file in defs/ can raise anything.
+            return [f"{project.defs}: {type(error).__name__}: {error}"]
+    return []
+
+
+@click.command("open", short_help="Open the report or Dagster's web page in a browser.")
+@click.argument("what", type=click.Choice(["report", "ui"]), default="report")
+@click.option("--pipeline", metavar="NAME", shell_complete=complete_pipelines)
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, help="Of the web page.")
+def open_page(what: str, pipeline: str | None, port: int) -> None:
+    """Open the newest report, or Dagster's web page if it runs, and print where it is.
+
+    Without NAME, the report that was written last.
+
+    \b
+    Examples:
+      batchrec open
+      batchrec open report --pipeline shop
+      batchrec open ui
+    """
+    import webbrowser
+
+    if what == "ui":
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                raise click.ClickException(
+                    f"nothing answers on port {port}. Start Dagster's web page with:"
+                    f" {program('batchrec')} ui"
+                )
+        address = shown = f"http://127.0.0.1:{port}"
+    else:
+        report = _report(pipeline)
+        address, shown = report.as_uri(), str(near(report))
+    click.echo(shown)
+    if not webbrowser.open(address):
+        click.echo("There is no browser to open it with on this machine.", err=True)
+
+
+def _report(pipeline: str | None) -> Path:
+    """The file of the report. Raises click.ClickException."""
+    from batchrec_dagster.reporting.published import Published, published_pipelines
+    from batchrec_dagster.storage.object_store import StorageError
+
+    deployed = storage()
+    try:
+        names = [pipeline] if pipeline is not None else published_pipelines(deployed)
+        found = [one for name in names if (one := Published(deployed, name)).report is not None]
+        newest = max(found, key=_written, default=None)
+    except StorageError as error:
+        raise click.ClickException(str(error)) from error
+    if newest is None or newest.report is None:
+        raise NotFoundError(f"no report yet. Make one: {program('batchrec')} run {pipeline or ''}")
+    uri = newest.report.uri
+    path = deployed.store.local_path(uri)
+    if path is None:
+        raise click.ClickException(f"the report is in S3. Copy it: aws s3 cp {uri} report.html")
+    return path
+
+
+def _written(published: Published) -> float:
+    assert published.report is not None
+    return published.report.last_modified.timestamp()

@@ -1,0 +1,275 @@
+"""`batchrec run`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from batchrec_dagster.cli import project as of
+from batchrec_dagster.cli.project import NotFoundError, complete_pipelines
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from batchrec_dagster.reporting.run_stages import RunStages, Stage
+
+LOOK_EVERY = 0.25  # seconds
+# Dagster names a run only when it has started: this tag finds it.
+TAG = "batchrec/run"
+# Ctrl-C, kill, and a terminal that is closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@click.command(short_help="Run a pipeline, and watch its stages.")
+@click.argument("pipeline", metavar="[NAME]", required=False, shell_complete=complete_pipelines)
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Run configuration as YAML, for example to force a training.",
+)
+@click.pass_context
+def run(context: click.Context, pipeline: str | None, config: Path | None) -> None:
+    """Make a pipeline's recommendations: run its job NAME_refresh, and show its stages.
+
+    The run and its log are in Dagster's web page too (`batchrec ui`). A second run finds what is
+    unchanged, and neither imports it nor trains on it again. Ctrl-C stops the run; the next one
+    continues where it stopped. NAME can be left out if there is one pipeline.
+
+    \b
+    Examples:
+      batchrec run
+      batchrec run shop
+      batchrec run shop --config force.yaml
+      batchrec run shop | tee run.log          # one line a stage
+
+    \b
+    Exit codes:
+      0    the run succeeded
+      1    it failed
+      3    no such pipeline
+      130  it was stopped by Ctrl-C
+    """
+    name = _chosen(pipeline)
+    stream: Any = sys.stdout
+    stream.reconfigure(errors="backslashreplace")
+    tag = uuid.uuid4().hex
+    command = [*of.job_command(f"{name}_refresh"), "--tags", json.dumps({TAG: tag})]
+    started = time.time()
+    with of.dagster_instance() as instance, TemporaryFile() as said, _signals() as received:
+        # In a session of its own, Ctrl-C does not reach it before Dagster knows that it is wanted.
+        process = subprocess.Popen(
+            [*command, *(["-c", str(config)] if config else [])],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            stages = _watch(name, instance, tag, process, received)
+            _conclude(name, instance, stages, said, time.time() - started, stopped=received)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+    if received or process.returncode:
+        context.exit(128 + received[0] if received else 1)
+
+
+def _chosen(pipeline: str | None) -> str:
+    declared = of.declared_pipelines(of.find_project())
+    known = ", ".join(sorted(declared))
+    if pipeline is None:
+        if len(declared) != 1:
+            raise click.UsageError(f"name one of the pipelines: {known}" if known else NONE)
+        (pipeline,) = declared
+    if pipeline not in declared:
+        there = f"Declared: {known}. `batchrec check` names files that do not load."
+        raise NotFoundError(f"no pipeline {pipeline!r}. {there if known else NONE}")
+    return pipeline
+
+
+NONE = "No pipeline is declared. Declare one: batchrec new NAME --ratings FILE"
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals to stop, as they arrive."""
+    received: list[int] = []
+    before = {one: signal.signal(one, lambda number, _: received.append(number)) for one in SIGNALS}
+    try:
+        yield received
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _watch(
+    name: str,
+    instance: dg.DagsterInstance,
+    tag: str,
+    process: subprocess.Popen[bytes],
+    received: list[int],
+) -> RunStages | None:
+    """Show the run until its process has ended; None if it ended before the run started."""
+    from batchrec_dagster.reporting.run_stages import RunStages
+
+    stages: RunStages | None = None
+    asked = 0
+    with _view(name) as show:
+        while True:
+            ended = process.poll() is not None
+            stages = stages or next(
+                (RunStages(instance, run) for run in _runs(instance, tag)), None
+            )
+            if len(received) > asked:
+                asked = len(received)
+                _stop(process, instance, stages, force=asked > 1)
+            if ended and stages is not None:
+                _close(instance, stages, stopped=bool(received))
+            show(stages, list(stages.update()) if stages else [], ended)
+            if ended:
+                return stages
+            time.sleep(LOOK_EVERY)
+
+
+def _runs(instance: dg.DagsterInstance, tag: str) -> list[dg.DagsterRun]:
+    import dagster as dg
+
+    return [*instance.get_runs(dg.RunsFilter(tags={TAG: tag}), limit=1)]
+
+
+def _stop(
+    process: subprocess.Popen[bytes],
+    instance: dg.DagsterInstance,
+    stages: RunStages | None,
+    *,
+    force: bool,
+) -> None:
+    """Interrupt the run; Dagster calls it canceled, and not failed, if it is told before."""
+    if force:
+        process.kill()
+        return
+    if stages is not None:
+        instance.report_run_canceling(stages.run)
+    process.send_signal(signal.SIGINT)
+
+
+def _close(instance: dg.DagsterInstance, stages: RunStages, *, stopped: bool) -> None:
+    """End the run in Dagster if its process was killed: it would be under way for ever."""
+    run = instance.get_run_by_id(stages.run.run_id)
+    if run is not None and not run.is_finished:
+        if stopped:
+            instance.report_run_canceled(run)
+        else:
+            instance.report_run_failed(run, "The run's process was killed; is memory short?")
+
+
+Show = Callable[["RunStages | None", "list[Stage]", bool], None]
+
+
+@contextmanager
+def _view(name: str) -> Iterator[Show]:
+    """Shows the stages: a table that changes, or in a pipe each stage's line when it ends."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False)
+    if not sys.stdout.isatty() or console.is_dumb_terminal:
+
+        def lines(stages: RunStages | None, ended: list[Stage], last: bool) -> None:
+            for stage in ended:
+                assert stages is not None
+                click.echo(stages.line(stage))
+
+        yield lines
+        return
+    with Live(f"{name}: loading", console=console, auto_refresh=False) as live:
+
+        def table(stages: RunStages | None, ended: list[Stage], last: bool) -> None:
+            if stages is None:
+                live.update("" if last else f"{name}: loading", refresh=True)
+                return
+            if last:
+                stages.finish()
+                live.vertical_overflow = "visible"
+            live.update(stages.table(time.time()), refresh=True)
+
+        yield table
+
+
+def _conclude(
+    name: str,
+    instance: dg.DagsterInstance,
+    stages: RunStages | None,
+    said: IO[bytes],
+    seconds: float,
+    *,
+    stopped: list[int],
+) -> None:
+    """Say what came out of the run, and what to do next."""
+    from batchrec_dagster.reporting.run_stages import duration
+
+    took, batchrec = duration(seconds), of.program("batchrec")
+    again = f"Continue with: {batchrec} run {shlex.quote(name)}"
+    run = None if stages is None else instance.get_run_by_id(stages.run.run_id)
+    if stages is None or run is None:
+        if stopped:
+            click.echo(f"{name}: stopped before the run started")
+        else:
+            click.echo(f"{name}: the run did not start. {_why_not(said)}", err=True)
+    elif run.is_success:
+        click.echo("\n".join(_result(name, run, stages, took)))
+    elif stopped:
+        click.echo(f"\n{name}: stopped after {took}. {again}")
+    else:
+        lines = [f"\n{name}: failed after {took}", *(f"  {error}" for error in stages.errors)]
+        where = f"http://127.0.0.1:3000/runs/{run.run_id}"
+        log = f"Its log: {batchrec} ui, then {where}"
+        click.echo(
+            "\n".join([*lines, again.replace("Continue", "Fix it, then continue"), log]), err=True
+        )
+
+
+def _why_not(said: IO[bytes]) -> str:
+    """Why the definitions do not load, or else the last lines of the process."""
+    from batchrec_dagster.cli.pipelines import problems
+
+    of.storage()  # raises click.ClickException for wrong settings
+    if found := problems(of.find_project()):
+        return "\n".join(found)
+    said.seek(0)
+    return "\n".join(said.read().decode(errors="replace").splitlines()[-20:])
+
+
+def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list[str]:
+    """What was published, the warnings, and the next commands."""
+    from batchrec_dagster.reporting.published import Published
+    from batchrec_dagster.reporting.show import run_result
+
+    published = Published(of.storage(), name)
+    lines = ["", *run_result(published, run.run_id, took)]
+    lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
+    batchrec, user = of.program("batchrec"), published.example_user()
+    commands = {
+        "open": "the report, in a browser",
+        f"show --pipeline {name}": "the data, the metrics, the table",
+    }
+    if user is not None:
+        dash = "-- " if user.startswith("-") else ""
+        commands[f"show {dash}{shlex.quote(user)}"] = "a user's history and list"
+    commands["ui"] = "this run in Dagster"
+    width = max(map(len, commands))
+    return [*lines, "", *(f"{batchrec} {one:<{width}}  # {what}" for one, what in commands.items())]

@@ -1,0 +1,198 @@
+"""The stages of a Dagster run as `batchrec run` shows them, read from the run's event log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterEvent, DagsterEventType, EventLogEntry
+from rich.table import Table
+from rich.text import Text
+
+from batchrec_dagster.reporting.terminal import plain
+
+STATUS = {
+    DagsterEventType.STEP_START: "running",
+    DagsterEventType.STEP_RESTARTED: "running",
+    DagsterEventType.STEP_UP_FOR_RETRY: "retrying",
+    DagsterEventType.STEP_SUCCESS: "done",
+    DagsterEventType.STEP_FAILURE: "failed",
+    DagsterEventType.STEP_SKIPPED: "skipped",
+}
+ENDED = {"done", "failed", "stopped", "skipped"}
+STYLES = {"running": "bold", "retrying": "yellow", "done": "green", "failed": "bold red"}
+# In log messages, names of resources in Personalize are too long for a line.
+ARN = re.compile(r"\s?\barn:\S+")
+AT_ONCE = 1000
+
+
+@dataclass
+class Stage:
+    """One asset of the run. last_time: seconds that it took in the last successful run."""
+
+    name: str
+    last_time: float | None = None
+    status: str = "waiting"
+    began: float | None = None
+    ended: float | None = None
+    details: str = ""
+
+    def seconds(self, now: float) -> float | None:
+        """How long it has run, or ran; None if it has not started."""
+        return None if self.began is None else max(0.0, (self.ended or now) - self.began)
+
+
+@dataclass
+class RunStages:
+    """The stages of a pipeline's run. errors: why it failed; warnings: of checks; each in a line.
+
+    Names and messages are safe for a terminal.
+    """
+
+    instance: dg.DagsterInstance
+    run: dg.DagsterRun
+    stages: dict[str, Stage] = field(init=False)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    _cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        assert self.run.execution_plan_snapshot_id is not None
+        plan = self.instance.get_execution_plan_snapshot(self.run.execution_plan_snapshot_id)
+        times = _last_times(self.instance, self.run.job_name)
+        self.stages = {
+            key: Stage(plain(key.partition("__")[2] or key), times.get(key))
+            for key in plan.step_keys_to_execute
+        }
+
+    def update(self) -> Iterator[Stage]:
+        """Read what is new in the event log; the stages that have ended since."""
+        more = True
+        while more:
+            found = self.instance.get_records_for_run(self.run.run_id, self._cursor, limit=AT_ONCE)
+            self._cursor, more = found.cursor, found.has_more
+            for record in found.records:
+                stage = self._take(record.event_log_entry)
+                if stage is not None and stage.status in ENDED:
+                    yield stage
+
+    def _take(self, entry: EventLogEntry) -> Stage | None:
+        """Note what the entry says; returns its stage if the stage's status changed."""
+        event, stage = entry.dagster_event, self.stages.get(entry.step_key or "")
+        if event is None or stage is None:
+            if stage is not None and stage.status == "running":
+                stage.details = _line(ARN.sub("", entry.user_message))
+            elif event is not None and event.event_type == DagsterEventType.RUN_FAILURE:
+                self._run_failed(event)
+            return None
+        if event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
+            metadata = event.step_materialization_data.materialization.metadata
+            stage.details = counts({key: value.value for key, value in metadata.items()})
+        elif event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if not check.passed and check.severity == dg.AssetCheckSeverity.WARN:
+                what = f"{check.check_name} of {stage.name}"
+                self.warnings.append(_line(f"{what}: {check.description or 'failed'}"))
+        elif event.event_type in STATUS:
+            self._changed(stage, event, entry.timestamp)
+            return stage
+        return None
+
+    def _changed(self, stage: Stage, event: DagsterEvent, at: float) -> None:
+        stage.status = STATUS[event.event_type]
+        if stage.status == "running":
+            stage.began = stage.began or at
+        if stage.status not in ENDED:
+            return
+        stage.ended = at
+        if stage.status != "failed":
+            return
+        failure = event.step_failure_data
+        error = failure.error
+        stage.details = ""
+        if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
+            stage.status = "stopped"
+        elif failure.user_failure_data is not None and failure.user_failure_data.description:
+            self.errors.append(f"{stage.name}: {_line(failure.user_failure_data.description)}")
+        elif error is not None:
+            self.errors.append(f"{stage.name}: {_line((error.cause or error).message)}")
+
+    def _run_failed(self, event: DagsterEvent) -> None:
+        """Note the error of a run that failed outside its stages."""
+        error = event.job_failure_data.error
+        if not self.errors and error is not None:
+            self.errors.append(_line((error.cause or error).message))
+
+    def finish(self) -> None:
+        """Call it when the run has ended: what has not started is not run."""
+        for stage in self.stages.values():
+            if stage.status not in ENDED:
+                stage.status = "not run" if stage.began is None else "stopped"
+
+    def table(self, now: float) -> Table:
+        """The stages, a line each. now: seconds since the epoch."""
+        timed = any(stage.last_time is not None for stage in self.stages.values())
+        table = Table(box=None, pad_edge=False, expand=True, show_header=timed, header_style="dim")
+        table.add_column("stage", no_wrap=True)
+        table.add_column("status", no_wrap=True)
+        table.add_column("time", justify="right", no_wrap=True)
+        if timed:
+            table.add_column("last run", justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+        for stage in self.stages.values():
+            cells = [Text(stage.name), Text(stage.status, style=STYLES.get(stage.status, "dim"))]
+            cells.append(Text(duration(stage.seconds(now))))
+            if timed:
+                cells.append(Text(duration(stage.last_time), style="dim"))
+            table.add_row(*cells, Text(stage.details, no_wrap=True, overflow="ellipsis"))
+        return table
+
+    def line(self, stage: Stage) -> str:
+        """A stage that has ended, for a pipe."""
+        width = max(len(each.name) for each in self.stages.values())
+        time = duration(stage.seconds(stage.ended or 0.0))
+        return f"{stage.name:<{width}}  {stage.status:<7}  {time:>9}  {stage.details}".rstrip()
+
+
+def counts(metadata: Mapping[str, Any]) -> str:
+    """What an asset's metadata says that it did, in a few words."""
+    outcome, rows = str(metadata.get("outcome", "")), metadata.get("dagster/row_count")
+    users = metadata.get("users")
+    if ": " in outcome or (rows is None and users is None):  # "unchanged: not trained again"
+        return _line(outcome)
+    if "rows_read" in metadata:
+        return f"{rows:,} of {metadata['rows_read']:,} rows kept"
+    if rows is None or rows == users:
+        return f"{users:,} users"
+    return f"{rows:,} rows" + ("" if users is None else f" for {users:,} users")
+
+
+def duration(seconds: float | None) -> str:
+    """`0.4 s`, `12 s`, `3 min 05 s` or `2 h 10 min`; nothing for None."""
+    if seconds is None:
+        return ""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _last_times(instance: dg.DagsterInstance, job: str) -> dict[str, float]:
+    """Seconds of each step in the last successful run of the job."""
+    succeeded = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
+    for run in instance.get_runs(succeeded, limit=1):
+        return {
+            step.step_key: step.end_time - step.start_time
+            for step in instance.get_run_step_stats(run.run_id)
+            if step.start_time is not None and step.end_time is not None
+        }
+    return {}
+
+
+def _line(text: str) -> str:
+    return plain(" ".join(text.split()))

@@ -1,0 +1,343 @@
+"""`batchrec run`, in a pipe and on a terminal, and `batchrec list`, `check` and `open`."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.cli.project import use_dagster_home
+from batchrec_dagster.reporting.run_stages import RunStages, counts, duration
+from batchrec_dagster_tests.processes import started
+from batchrec_dagster_tests.support import (
+    Project,
+    copied_project,
+    declaration,
+    refresh,
+    write_ratings,
+)
+
+STAGES = [
+    "raw_ratings",
+    "interactions",
+    "batch_users",
+    "personalize_dataset",
+    "solution_version",
+    "recommendations",
+    "recommendation_report",
+]
+BATCHREC = str(Path(sys.executable).parent / "batchrec")
+HOME = ".batchrec/dagster"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project of one pipeline that has not run."""
+    project = copied_project(tmp_path_factory.mktemp("run") / "project")
+    write_ratings(project.root / "ratings.csv")
+    project.declare(declaration("shop", "ratings.csv"))
+    return project
+
+
+def environment() -> dict[str, str]:
+    """Nothing says where Dagster keeps its history; the project's code is that of its folder."""
+    ours = ("BATCHREC_", "DAGSTER_", "AWS_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**inherited, "PYTHONPATH": "."}
+
+
+def in_a_pipe(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BATCHREC, "run", *arguments],
+        cwd=project.root,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def on_a_terminal(project: Project, *arguments: str) -> tuple[int, list[str]]:
+    """The exit code, and what a terminal of 80 columns and 25 lines shows in the end."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
+    process = subprocess.Popen(
+        [BATCHREC, "run", *arguments],
+        cwd=project.root,
+        env={**environment(), "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said = b""
+    try:
+        while piece := os.read(ours, 65_536):
+            said += piece
+    except OSError:  # so a terminal ends on Linux
+        pass
+    os.close(ours)
+    return process.wait(60), screen(said.decode())
+
+
+def screen(said: str) -> list[str]:
+    """The lines that remain: rich goes up and erases a line before it writes it again."""
+    lines, at = [""], 0
+    for part in re.findall(r"\x1b\[[?\d;]*[a-zA-Z]|\r|\n|[^\x1b\r\n]+", said):
+        if part == "\n":
+            at += 1
+            lines += [""] * (at + 1 - len(lines))
+        elif part == "\x1b[2K":
+            lines[at] = ""
+        elif up := re.fullmatch(r"\x1b\[(\d+)A", part):
+            at -= int(up[1])
+        elif part[0] not in "\x1b\r":
+            lines[at] += part
+    return [line.rstrip() for line in lines]
+
+
+def runs(project: Project) -> list[dg.DagsterRun]:
+    """The runs that Dagster's web page shows, newest first."""
+    with dg.DagsterInstance.from_config(str(project.root / HOME)) as instance:
+        return [*instance.get_runs()]
+
+
+def stage_lines(said: str) -> list[list[str]]:
+    """The name, status and details of each stage's line."""
+    found = []
+    for line in said.splitlines():
+        if match := re.match(r"(\w+) +(done|failed|stopped) +[\d. a-z]*? s\b *(.*)", line):
+            found.append([*match.groups()])
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_in_a_pipe_says_a_line_a_stage_and_the_next_says_that_nothing_changed(
+    shop: Project,
+) -> None:
+    done = in_a_pipe(shop)
+    assert done.returncode == 0, done.stderr
+    lines = stage_lines(done.stdout)
+    assert [name for name, _, _ in lines] == STAGES
+    assert {status for _, status, _ in lines} == {"done"}
+    assert lines[1][2] == "1,598 of 1,800 rows kept"
+    assert lines[5][2] == "1,500 rows for 60 users"
+    assert "shop: published edition 1 in " in done.stdout
+    assert re.search(r"NDCG@25   0\.\d{4} \(most popular items: 0\.\d{4}\)", done.stdout)
+    assert "batchrec show 1 " in done.stdout
+    # Where `make ui` looks, with the settings of the project.
+    (run,) = runs(shop)
+    assert (run.job_name, run.status) == ("shop_refresh", dg.DagsterRunStatus.SUCCESS)
+    assert (shop.root / HOME / "dagster.yaml").read_text() == (
+        shop.root / "dagster.yaml"
+    ).read_text()
+
+    code, shown = on_a_terminal(shop, "shop")
+    text = "\n".join(shown)
+    assert code == 0, text
+    assert len(shown) <= 25
+    assert max(len(line) for line in shown if BATCHREC not in line) <= 80
+    assert "last run" in shown[0]
+    table = shown[1 : 1 + len(STAGES)]
+    assert [line.split()[0] for line in table] == STAGES
+    assert all(line.split()[1] == "done" for line in table)
+    for what in ("copied", "imported", "trained", "inferred"):
+        assert f"unchanged: not {what} again" in text
+    assert "shop: the lists are unchanged (" in text
+    assert ": edition 1 of 20" in text
+    with dg.DagsterInstance.from_config(str(shop.root / HOME)) as instance:
+        logged = [entry.user_message for entry in instance.all_logs(runs(shop)[0].run_id)]
+    assert "60 users: unchanged: not inferred again" in logged
+    assert not [message for message in logged if "inferred in" in message]
+
+
+@pytest.mark.slow
+def test_ctrl_c_cancels_the_run_and_the_exit_code_of_a_failed_run_is_one(
+    shop: Project, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with started([BATCHREC, "run", "shop"], shop.root, environment(), log) as process:
+        process.wait_for(
+            lambda: "raw_ratings" in log.read_text() or None, "first stage", timeout=120
+        )
+        process.process.send_signal(signal.SIGINT)
+        assert process.process.wait(60) == 130
+    assert "shop: stopped after " in log.read_text()
+    assert runs(shop)[0].status == dg.DagsterRunStatus.CANCELED
+
+    write_ratings(shop.root / "few.csv", users=3)
+    shop.declare(declaration("few", "few.csv"))
+    try:
+        done = in_a_pipe(shop, "few")
+    finally:
+        (shop.package / "defs/few/defs.yaml").unlink()
+    assert done.returncode == 1
+    lines = stage_lines(done.stdout)
+    assert lines[-1][:2] == ["interactions", "failed"]
+    assert "few: failed after " in done.stderr
+    assert "interactions: " in done.stderr
+    assert "1,000" in done.stderr
+    assert f"/runs/{runs(shop)[0].run_id}" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_start_says_which_line_is_wrong(shop: Project) -> None:
+    file = shop.declare(declaration("odd", "ratings.csv", no_such_setting=1))
+    try:
+        done = in_a_pipe(shop, "odd")
+    finally:
+        file.unlink()
+    assert done.returncode == 1
+    assert re.search(r"odd: the run did not start. .*odd/defs.yaml, line \d+", done.stderr)
+    assert "no_such_setting" in done.stderr
+
+
+# In this process
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project in whose folder the commands run, without DAGSTER_HOME."""
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
+    monkeypatch.chdir(project.root)
+    return project
+
+
+def batchrec(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, arguments)
+    return result.exit_code, result.output
+
+
+def test_a_pipeline_that_is_not_declared_is_not_found(here: Project) -> None:
+    assert batchrec("run")[0] == 2
+    assert "batchrec new NAME" in batchrec("run")[1]
+    here.declare(declaration("shop", "ratings.csv"))
+    here.declare(declaration("club", "ratings.csv"))
+    code, said = batchrec("run")
+    assert code == 2
+    assert "name one of the pipelines: club, shop" in said
+    code, said = batchrec("run", "shopp")
+    assert code == 3
+    assert "no pipeline 'shopp'. Declared: club, shop" in said
+
+
+def test_dagster_s_home_is_in_batchrec_s_where_nothing_sets_it(
+    here: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here.root / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    use_dagster_home()
+    home = here.root / HOME
+    assert os.environ["DAGSTER_HOME"] == str(home)
+    assert home.stat().st_mode & 0o077 == 0
+    assert (home / "dagster.yaml").read_text() == "telemetry: {enabled: false}\n"
+    (home / "dagster.yaml").write_text("{}\n")  # the user's own
+    monkeypatch.delenv("DAGSTER_HOME")
+    use_dagster_home()
+    assert (home / "dagster.yaml").read_text() == "{}\n"
+
+
+def test_pipelines_are_listed_with_their_last_run_and_edition_and_the_report_opens(
+    here: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = here.root / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {here.root / "opened"}\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(browser))
+    here.declare(declaration("club", "ratings.csv"))
+    here.declare(declaration("shop", write_ratings(here.root / "ratings.csv")))
+    code, said = batchrec("open")
+    assert code == 3
+    assert "no report yet" in said
+    use_dagster_home()
+    with dg.DagsterInstance.get() as instance:
+        done = refresh(here, "shop", instance)
+        assert done.success
+        view = RunStages(instance, done.dagster_run)
+        assert [stage.name for stage in view.update()] == STAGES
+        # The run before is this one: so long it took.
+        assert all(stage.last_time is not None for stage in view.stages.values())
+        assert "recommendation_report" in view.line(view.stages["shop__recommendation_report"])
+
+    code, said = batchrec("list")
+    assert code == 0
+    rows = [line.split() for line in said.splitlines()[2:]]
+    assert rows[0] == ["club", "never", "none"]
+    assert rows[1][:2] == ["shop", "done"]
+    assert rows[1][-4] == "1"
+    assert rows[1][-1] == "60"
+    (club, shop) = json.loads(batchrec("list", "--json")[1])
+    assert club == {"pipeline": "club", "last_run": None, "edition": None}
+    assert shop["last_run"]["run_id"] == done.run_id
+    assert shop["last_run"]["status"] == "SUCCESS"
+    assert shop["edition"]["number"] == 1
+
+    report = here.storage / "shop/curated/report/index.html"
+    assert batchrec("open") == (0, ".batchrec/storage/shop/curated/report/index.html\n")
+    assert (here.root / "opened").read_text() == f"{report.as_uri()}\n"
+    assert batchrec("open", "--pipeline", "club")[0] == 3
+
+
+def test_the_web_page_opens_only_if_it_runs(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROWSER", "true")
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    port = str(server.server_port)
+    assert batchrec("open", "ui", "--port", port) == (0, f"http://127.0.0.1:{port}\n")
+    server.server_close()
+    code, said = batchrec("open", "ui", "--port", port)
+    assert code == 1
+    assert "batchrec ui" in said
+
+
+def test_check_is_strict_and_names_each_line(here: Project) -> None:
+    here.declare(declaration("shop", "ratings.csv"))
+    code, said = batchrec("check")
+    assert (code, said.rpartition(": ")[2]) == (0, "shop\n")
+    here.declare(declaration("club", "ratings.csv", recommendations={"num_result": 5}))
+    code, said = batchrec("check")
+    assert code == 1
+    assert re.search(r"club/defs\.yaml, line \d+: recommendations\.num_result: ", said)
+    assert "did you mean num_results?" in said
+    assert "Warning" not in said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(None, ""), (0.04, "0.0 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (7_790, "2 h 09 min")],
+)
+def test_durations_are_short(seconds: float | None, said: str) -> None:
+    assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"outcome": "unchanged: not copied again", "dagster/row_count": 3}, "unchanged: not"),
+        ({"dagster/row_count": 1_000, "rows_read": 2_000, "users": 5}, "1,000 of 2,000 rows kept"),
+        ({"dagster/row_count": 60, "users": 60}, "60 users"),
+        ({"dagster/row_count": 1_500, "users": 60}, "1,500 rows for 60 users"),
+        ({"users": 60}, "60 users"),
+        ({"outcome": "a\x1b[31m\nb"}, "a\\x1b[31m b"),
+        ({}, ""),
+    ],
+)
+def test_counts_of_a_stage(metadata: dict[str, object], said: str) -> None:
+    assert counts(metadata).startswith(said)
+    assert bool(counts(metadata)) == bool(said)
