@@ -189,11 +189,15 @@ def refresh(
     name: str,
     instance: dg.DagsterInstance,
     run_config: Mapping[str, Any] | None = None,
+    assets: Sequence[str] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Run a pipeline's refresh job in this process."""
+    """Run a pipeline's refresh job, or these assets of it, in this process."""
     with definitions(project) as defs:
         return defs.resolve_job_def(f"{name}_refresh").execute_in_process(
-            instance=instance, run_config=run_config, raise_on_error=False
+            instance=instance,
+            run_config=run_config,
+            asset_selection=assets and [dg.AssetKey([name, asset]) for asset in assets],
+            raise_on_error=False,
         )
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -20,6 +23,7 @@ from batchrec_dagster_tests.support import (
     declaration,
     definitions,
     metadata,
+    module_project,
     refresh,
     table,
     why,
@@ -33,6 +37,11 @@ UNCHANGED = "unchanged: not trained again"
 INFERRED = "inferred"
 LISTED = "unchanged: not inferred again"
 KEPT = "kept"
+# All but the report, which takes a quarter of a run.
+ASSETS = (
+    *("raw_ratings", "interactions", "batch_users"),
+    *("personalize_dataset", "solution_version", "recommendations"),
+)
 
 
 @dataclass
@@ -55,9 +64,16 @@ class Shop:
         now = datetime.now(UTC) + timedelta(**time)
         self.patch.setattr(training, "now", lambda: now)
 
-    def night(self, config: dict[str, Any] | None = None) -> tuple[str, str]:
-        """What the run did about the model, and about the lists."""
-        self.result = refresh(self.project, "shop", self.instance, config)
+    def run(
+        self, config: dict[str, Any] | None = None, assets: Sequence[str] | None = ASSETS
+    ) -> dg.ExecuteInProcessResult:
+        return refresh(self.project, "shop", self.instance, config, assets)
+
+    def night(
+        self, config: dict[str, Any] | None = None, assets: Sequence[str] | None = ASSETS
+    ) -> tuple[str, str]:
+        """What the run did about the model, and about the lists. assets: None for all."""
+        self.result = self.run(config, assets)
         assert self.result.success, why(self.result)
         trained = str(metadata(self.result, "solution_version")["outcome"])
         lists = str(metadata(self.result, "recommendations")["outcome"])
@@ -77,12 +93,27 @@ class Shop:
         return len(client.list_solution_versions()["solutionVersions"])
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a shop after its first night."""
+    project = module_project(tmp_path_factory.mktemp("trained"))
+    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
+        made = Shop(project, instance, patch)
+        made.rate()
+        made.declare()
+        assert made.night(assets=None) == (TRAINED, INFERRED)
+    return project.root / ".batchrec"
+
+
 @pytest.fixture
-def shop(project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def shop(
+    trained: Path, project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> Shop:
+    """It has run once."""
     made = Shop(project, instance, monkeypatch)
     made.rate()
     made.declare()
-    assert made.night() == (TRAINED, INFERRED)
+    shutil.copytree(trained, project.root / ".batchrec")
     return made
 
 
@@ -224,9 +255,9 @@ def test_a_model_that_the_gate_refuses_is_replaced_with_the_next_data(
     shop = Shop(project, instance, monkeypatch)
     shop.rate()
     shop.declare(gate={"min_ndcg_at_25": 1.0})
-    assert "gate.min_ndcg_at_25 is 1" in why(refresh(project, "shop", instance))
+    assert "gate.min_ndcg_at_25 is 1" in why(shop.run())
     shop.rate(users=61)
-    assert not refresh(project, "shop", instance).success
+    assert not shop.run().success
     assert shop.versions() == 4
     # One that may be published again is kept.
     shop.declare()
@@ -256,7 +287,7 @@ def test_lists_of_a_kept_model_that_were_rolled_back_do_not_stop_those_of_newer_
     shop.rate(users=61)
     assert shop.night() == (KEPT, INFERRED)
     roll_back()
-    assert "its lists were rolled back" in why(refresh(shop.project, "shop", shop.instance))
+    assert "its lists were rolled back" in why(shop.run())
     shop.rate(users=62)
     assert shop.night() == (KEPT, INFERRED)
     # Of another model than the one before: that model is not kept.
@@ -285,7 +316,7 @@ def test_no_training_is_estimated_where_none_will_run(
     assert estimated == pytest.approx(sum(paid))
     shop.rate(users=62)
     shop.later(days=8)
-    refused = why(refresh(shop.project, "shop", shop.instance))
+    refused = why(shop.run())
     assert "training aws-user-personalization-v2 on" in refused
     assert "training aws-popularity-count" in refused
 
@@ -295,7 +326,7 @@ def test_the_report_says_when_the_model_is_older_than_the_data(shop: Shop) -> No
     said = f"The model was trained on {datetime.now(UTC):%Y-%m-%d}, on earlier data"
     assert said not in report.read_text()
     shop.rate(users=61)
-    shop.night()
+    shop.night(assets=None)
     assert said in report.read_text()
 
 
@@ -305,9 +336,9 @@ def test_segments_follow_it_too(
     shop = Shop(project, instance, monkeypatch)
     shop.rate()
     shop.declare(segments={"items": ["1"]})
-    shop.night()
+    shop.night(assets=None)
     shop.rate(users=61)
-    shop.night()
+    shop.night(assets=None)
     assert str(metadata(shop.result, "segment_solution_version")["outcome"]).startswith(KEPT)
     assert metadata(shop.result, "user_segments")["outcome"].startswith("unchanged")
 
