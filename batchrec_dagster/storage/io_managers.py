@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import json
+import sys
 import tempfile
 import uuid
 from abc import abstractmethod
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import dagster as dg
-import pandas as pd
 import polars as pl
 import pyarrow as pa
 
@@ -197,16 +197,22 @@ class HtmlIOManager(StorageIOManager):
         return data.decode()
 
 
-def _polars(table: object) -> pl.DataFrame:
+def _pandas_frame() -> Any:
+    """pandas' DataFrame. Importing pandas takes half a second; no value is one before that."""
+    return getattr(sys.modules.get("pandas"), "DataFrame", type(None))
+
+
+def _polars(table: Any) -> pl.DataFrame:
     match table:
         case pl.DataFrame():
             return table
         case pl.LazyFrame():
             return table.collect(engine="streaming")
-        case pd.DataFrame():
-            return pl.from_pandas(table)
         case pa.Table():
             return pl.DataFrame(table)
+    if table is not None and isinstance(table, _pandas_frame()):
+        frame: pl.DataFrame = pl.from_pandas(table)
+        return frame
     raise dg.DagsterInvariantViolationError(
         f"cannot store a {type(table).__name__}: return a pandas DataFrame, a polars frame or a"
         " pyarrow Table"
@@ -221,7 +227,7 @@ def convert(frame: pl.DataFrame, wanted: object) -> Any:
         return frame.lazy()
     if wanted is pa.Table:
         return frame.to_arrow()
-    if wanted in (pd.DataFrame, Any, type(None)):
+    if wanted in (_pandas_frame(), Any, type(None)):
         return frame.to_pandas()
     raise dg.DagsterInvariantViolationError(
         f"cannot load a table as {wanted}: ask for a pandas DataFrame, a polars DataFrame or"
