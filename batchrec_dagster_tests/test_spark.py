@@ -22,6 +22,8 @@ from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster_tests.spark_support import Outcome, on_spark, on_this_machine, quick_session
 from batchrec_dagster_tests.support import real_data
 
+pytestmark = pytest.mark.slow
+
 COMMA = Layout(",", "userId", "movieId", "rating", "timestamp")
 HEADER = "userId,movieId,rating,timestamp\n"
 SKIP = Rules(on_bad_rows="skip")
@@ -75,7 +77,6 @@ QUOTED = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "line_end", ["\n", "\r\n"], ids=["LF, last line whole", "CRLF, last line cut off"]
 )
@@ -90,7 +91,6 @@ def test_dirty_rows_are_left_out_for_the_same_reasons(
     assert "ratings.csv, line 3: the rating is not a number: '1,10,good,1000'" in done.examples
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "more", [[], ['a,"b\nc",5,1000', '"a\r\n\n""b",1,2,3', '"1\n",10,5,x']], ids=["", "over lines"]
 )
@@ -100,7 +100,6 @@ def test_quotes(spark: SparkSession, tmp_path: Path, more: list[str]) -> None:
     assert done.rows_read == 2 * (len(QUOTED) + 1 + len(more))
 
 
-@pytest.mark.slow
 def test_files_in_many_blocks(spark: SparkSession, tmp_path: Path) -> None:
     """Lines keep their numbers and their order, and quoted ones go on, over the ends of blocks."""
     rows = [*(line for line in DIRTY if len(line) < 20), *QUOTED, '"over\nlines",2,3,4'] * 3
@@ -266,7 +265,6 @@ def test_numbers_in_json_are_as_they_are_written(spark: SparkSession, tmp_path: 
     assert done.left_out == {"the timestamp is not a whole number": 12}
 
 
-@pytest.mark.slow
 def test_parquet(spark: SparkSession, tmp_path: Path) -> None:
     first = pl.DataFrame(
         {
@@ -359,7 +357,6 @@ RULES = st.builds(
 )
 
 
-@pytest.mark.slow
 @given(
     rules=RULES,
     event_type=st.sampled_from([None, "kind"]),
@@ -413,7 +410,6 @@ def test_real_ratings_by_every_rule(spark: SparkSession) -> None:
     assert len(done.left_out) == 5
 
 
-@pytest.mark.slow
 def test_what_cannot_be_used_says_why(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
 
 from batchrec_dagster.doctor import Finding, pipelines_findings
 from batchrec_dagster.sinks import postgres as postgres_sink
@@ -81,6 +80,8 @@ def test_a_postgres_that_refuses_fails_without_showing_the_password(
 
 @pytest.mark.slow
 def test_a_dynamodb_table_is_described(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moto import mock_aws  # takes long, and `make test-fast` does without
+
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
