@@ -8,7 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchrec_dagster.preparation.layout import NULL_ID, NULL_VALUES, Layout, PreparationError
+from batchrec_dagster.preparation.layout import (
+    CUT_OFF,
+    NULL_ID,
+    NULL_VALUES,
+    Layout,
+    PreparationError,
+)
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Preparation, opened
 from batchrec_dagster.preparation.recognition import Reading
@@ -48,7 +54,9 @@ BAD = [
     ("a time in words", b"1,10,5,yesterday,A\n", "the timestamp is not a whole number"),
     ("an id of 300 characters", b"x" * 300 + b",10,5,1500000000,A\n", "an id longer than 256"),
     ("too many fields", b"1,10,5,1500000000,A,B,C\n", "more than the 5 fields"),
-    ("a line cut off", b"1,10,5", "no timestamp"),
+    ("a line cut off", b"1,10,5", CUT_OFF),
+    ("a line cut off in a time", b"1,10,5,1500", CUT_OFF),
+    ("a line cut off after quotes", b'"1",10,5,1500', CUT_OFF),
     *(
         (f"{null} for a user", f"{null},10,5,1500000000,A\n".encode(), NULL_ID)
         for null in ("NULL", "\\N", "nan", "None", "(null)", "undefined", " N/A", "null ")
@@ -82,6 +90,7 @@ HARMLESS = [
     ("a line break in a title", b'1,10,5,1500000000,"A\nB"\n', "1,10,1500000000"),
     ("CRLF", b"1,10,5,1500000000,A\r\n", "1,10,1500000000"),
     ("CRLF at a short row's end", b"1,10,5,1500000000\r\n", "1,10,1500000000"),
+    ("no line end after a line break", b'1,10,5,1500000000,"A\nB"', "1,10,1500000000"),
     ("no line end", b"1,10,5,1500000000,A", "1,10,1500000000"),
     ("blank lines", b"\n\r\n1,10,5,1500000000,A\n\n,,,,\n", "1,10,1500000000"),
     ("spaces in an id", b" 1 a ,10,5,1500000000,A\n", " 1 a ,10,1500000000"),
@@ -255,3 +264,20 @@ def test_an_event_value_may_be_null_and_an_event_type_may_not(tmp_path: Path) ->
     lines, done = prepare(tmp_path, [content], rules, layout)
     assert lines == ["1,2,9,buy,", "1,2,9,buy,"]
     assert done.left_out == {"no event type": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "layout"),
+    [
+        (b"1::10::5::1500000000\n2::10::5::1500000000\n3::10::5", Layout("::", 1, 2, None, 3)),
+        (b"1\t10\t9\tA\n\n2\t10\t9\tB\n3\t10\t1", Layout("\t", 1, 2, None, 3)),
+    ],
+)
+def test_a_file_that_is_cut_off_without_a_header(
+    tmp_path: Path, content: bytes, layout: Layout
+) -> None:
+    lines, done = prepare(tmp_path, [content, content + b"\n"], Rules("skip"), layout)
+    assert done.left_out == {CUT_OFF: 1}
+    assert [line.partition(",")[0] for line in lines] == ["1", "2", "1", "2", "3"]
+    number = content.count(b"\n") + 1
+    assert done.bad_row_examples[0].startswith(f"1.csv, line {number}: {CUT_OFF}")

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.layout import CUT_OFF, Layout
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster_tests.spark_support import Outcome, on_spark, on_this_machine, quick_session
 from batchrec_dagster_tests.support import real_data
@@ -137,13 +137,19 @@ def test_files_in_order_each_with_its_header_some_empty(
         "d.csv": "userId,movieId,rating,timestamp\ncaf\xe9,1,5,40\n".encode("latin-1"),
         "e.csv": f"{HEADER}caf\xe9,1,5,50\n".encode() + b"\xff,1,5,60\n",
         "f.csv": HEADER,
+        "f2.csv": f"{HEADER}1,1,5,60\n\n1,1,5",
         "g.csv": HEADER.encode() + b"\x8015\x92s,1,5,70\n\x81,1,5,80\n",
     }
     done = both(spark, tmp_path, files)
     assert done.written == (
-        "USER_ID,ITEM_ID,TIMESTAMP\nb,1,10\na,1,20\nc,2,30\ncafé,1,40\ncafé,1,50\n€15\u2019s,1,70\n"
+        "USER_ID,ITEM_ID,TIMESTAMP\nb,1,10\na,1,20\nc,2,30\ncafé,1,40\ncafé,1,50\n"
+        "1,1,60\n€15\u2019s,1,70\n"
     )
-    assert done.left_out == {"more than the 5 fields": 1, "an id that is not UTF-8 text": 2}
+    assert done.left_out == {
+        CUT_OFF: 1,
+        "more than the 5 fields": 1,
+        "an id that is not UTF-8 text": 2,
+    }
 
 
 @pytest.mark.parametrize(

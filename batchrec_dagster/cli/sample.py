@@ -20,6 +20,7 @@ from batchrec_dagster.preparation.layout import (
     Format,
     PreparationError,
     recognise,
+    split_line,
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import (
@@ -27,7 +28,6 @@ from batchrec_dagster.preparation.polars.csv_table import (
     CsvTable,
     check_width,
     pointed,
-    split_line,
 )
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable

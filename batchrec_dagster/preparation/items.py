@@ -34,8 +34,9 @@ from batchrec_dagster.preparation.layout import (
     Decimal,
     Encoding,
     PreparationError,
+    split_line,
 )
-from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, check_width, split_line
+from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, check_width
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.polars.prepare import BadRows
 from batchrec_dagster.preparation.polars.tables import SHOWN

@@ -8,7 +8,8 @@ A row is read in four steps, so that engines agree to the byte.
    an odd number of quotes: where the next row starts would be a guess. `json`: one object a line.
    `parquet`: one row. Blank lines, and csv lines of nothing but delimiters, count nowhere. Files
    come in the order of their names, rows in the order of their file: this is the source order.
-   Bytes that are no UTF-8 become U+FFFD.
+   Bytes that are no UTF-8 become U+FFFD. A last line of `csv` that neither ends nor has as many
+   fields as the first is a problem: what is left of its values is not what they were.
 2. Cells. Every cell of `csv` is text; an empty one, quoted or not, is missing. A JSON string is
    its text, a number the text it is written with, true and false so, null and what is not there
    are missing; an object or a list is missing. A Parquet cell that is no text becomes text as
@@ -25,6 +26,7 @@ A row is read in four steps, so that engines agree to the byte.
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -58,10 +60,12 @@ NULL_VALUES = (
 )
 NULL_ID = "an id that means no value (ratings.null_values)"
 
+CUT_OFF = "a last line without a line end and with too few fields: the file is cut off"
 # In this order; {n} is what the header, or the first line, has.
 PROBLEMS = (
     "not a JSON object",
     "more than the {n} fields",
+    CUT_OFF,
     "no user",
     "no item",
     NULL_ID,
@@ -230,6 +234,31 @@ def locate(
 def setting(role: str) -> str:
     """What names the column in the declaration."""
     return "interactions.filter" if role.startswith("filter ") else f"ratings.columns.{role}"
+
+
+# Bytes of a file's end in which its last line is looked for.
+TAIL = 64 * 1024
+
+
+def split_line(line: str, delimiter: str, *, quoted: bool = True) -> list[str]:
+    """The fields of a line, as the header's are read."""
+    if delimiter == "::" or not quoted:
+        return line.rstrip("\r\n").split(delimiter)
+    try:
+        return next(csv.reader([line], delimiter=delimiter))
+    except csv.Error:
+        # A field longer than csv allows, as when the delimiter is another one.
+        return line.rstrip("\r\n").split(delimiter)
+
+
+def is_cut_off(end: str, width: int, delimiter: str, quoted: bool) -> bool:
+    """Whether a file that ends so has a last line that was not written to its end."""
+    line = end.rpartition("\n")[2]
+    if not line or line.endswith("\r") or len(line.encode()) >= TAIL:
+        return False
+    if quoted and delimiter != "::" and line.count('"') % 2:
+        return False  # The last line of a quoted field with several.
+    return len(split_line(line, delimiter, quoted=quoted)) < width
 
 
 NOT_AN_OBJECT = "not a JSON object"

@@ -10,7 +10,16 @@ from typing import TextIO
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import QUOTES_FIX, Column, PreparationError, locate
+from batchrec_dagster.preparation.layout import (
+    CUT_OFF,
+    QUOTES_FIX,
+    TAIL,
+    Column,
+    PreparationError,
+    is_cut_off,
+    locate,
+    split_line,
+)
 from batchrec_dagster.preparation.polars.decoding import Opened
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, typed_cells
 
@@ -58,13 +67,16 @@ class CsvTable:
             pl.col(ROW).cast(pl.Int64),
             pl.when(pl.col(_BEYOND).is_not_null())
             .then(pl.lit(f"more than the {len(names)} fields"))
+            .when(pl.col(ROW) == pl.lit(self._cut_row, pl.Int64))
+            .then(pl.lit(CUT_OFF))
             .alias(FLAW),
             pl.concat_str(names, separator=self.delimiter, ignore_nulls=True).alias(TEXT),
             *(self._cell(names[place], role).alias(role) for role, place in places.items()),
         )
 
     def typed(self, wanted: Mapping[str, Column], types: Mapping[str, pl.DataType]) -> pl.LazyFrame:
-        if self.delimiter == "::" or not wanted.keys().isdisjoint(self.with_comma):
+        by_cells = self.delimiter == "::" or not wanted.keys().isdisjoint(self.with_comma)
+        if by_cells or self._cut_row is not None:
             return typed_cells(self.cells(wanted), wanted, types)
         names = self._names
         places = self.locate(wanted)
@@ -112,6 +124,19 @@ class CsvTable:
             except csv.Error:
                 pass
         return f"{self.opened.name}, line {first}: {wrong}. {QUOTES_FIX}"
+
+    @cached_property
+    def _cut_row(self) -> int | None:
+        """The last row, if it is cut off."""
+        with self.opened.path.open("rb") as file:
+            file.seek(max(0, self.opened.path.stat().st_size - TAIL))
+            end = file.read().decode(errors="replace")
+        width = len(self.first_line)
+        if self.most is not None or not is_cut_off(end, width, self.delimiter, self.quoted):
+            return None
+        rows = self._split(self._names) if self.delimiter == "::" else self._scanned(self._names)
+        last: int | None = rows.select(pl.col(ROW).max()).collect(engine="streaming").item()
+        return last
 
     def _cell(self, name: str, role: str) -> pl.Expr:
         cell = pl.col(name)
@@ -178,17 +203,6 @@ def pointed(text: pl.Expr) -> pl.Expr:
     """The text of a number that has a comma, with a point in its place. What has a point gets a
     comma, and is no number then."""
     return text.str.replace_many({",": ".", ".": ","})
-
-
-def split_line(line: str, delimiter: str, *, quoted: bool = True) -> list[str]:
-    """The fields of a line, as the header's are read."""
-    if delimiter == "::" or not quoted:
-        return line.rstrip("\r\n").split(delimiter)
-    try:
-        return next(csv.reader([line], delimiter=delimiter))
-    except csv.Error:
-        # A field longer than csv allows, as when the delimiter is another one.
-        return line.rstrip("\r\n").split(delimiter)
 
 
 def check_width(fields: Sequence[str], name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.layout import TAIL, PreparationError
 from batchrec_dagster.preparation.sources.limits import GZIP, ZIP, ZSTD, LimitError, Limits
 from batchrec_dagster.preparation.spark.task import SourceFile
 
@@ -69,6 +69,20 @@ class Files:
         with _naming(file.name):
             self.limits.check_line(len(line), "line 1")
         return line
+
+    def end(self, file: Input) -> bytes:
+        """The last bytes, TAIL of them at most; none if a line ends there."""
+        system, path = self._locate(file.uri)
+        size = system.getFileStatus(path).getLen()
+        stream = system.open(path)
+        try:
+            stream.seek(size - 1)
+            if stream.read() == ord("\n"):
+                return b""
+            stream.seek(max(0, size - TAIL))
+            return bytes(stream.readNBytes(TAIL))
+        finally:
+            stream.close()
 
     def join(self, header: str, folder: str, destination: str) -> str:
         """One file of the parts that Spark wrote in the folder, in the order of their names, after

@@ -35,13 +35,14 @@ _SHIFTS = "path string, block long, file int, row_shift long, file_start long, c
 class Lines:
     """FILE, LINE, ROW and TEXT of all lines; what is known of each file.
 
-    `starts`: the source-order number of each file's first line. `marked`: whether lines were seen
-    for which the condition that was asked about holds.
+    `starts`: the source-order number of each file's first line; `counts`: its lines.
+    `marked`: whether lines were seen for which the condition that was asked about holds.
     """
 
     frame: DataFrame
     encodings: Mapping[str, str]
     starts: Sequence[int]
+    counts: Sequence[int]
     marked: bool
 
     def place(self, row: int) -> tuple[int, int]:
@@ -87,6 +88,7 @@ def read_lines(
         _numbered(spark, raw, shifts, other if any_damaged else None),
         {file.name: other if n in in_other else "utf-8" for n, file in enumerate(files)},
         starts,
+        list(counts.values()),
         any(block["marked"] for block in blocks),
     )
 

@@ -12,11 +12,13 @@ from pyspark.sql import functions as F  # noqa: N812
 from pyspark.sql import types as T  # noqa: N812
 
 from batchrec_dagster.preparation.layout import (
+    CUT_OFF,
     DATETIME,
     JSON_LINES_SAMPLED,
     NOT_AN_OBJECT,
     Layout,
     PreparationError,
+    is_cut_off,
     locate,
     parse_json,
     setting,
@@ -92,6 +94,17 @@ def _csv(
         F.col(BEYOND),
         F.concat(F.lit("more than the "), width.cast("string"), F.lit(" fields")),
     )
+    cut = [
+        is_cut_off(
+            files.end(file).decode(lines.encodings[file.name], "replace"),
+            len(names),
+            layout.delimiter,
+            layout.quoted,
+        )
+        for file, names in zip(inputs, headers, strict=True)
+    ]
+    last = [count - 1 if is_cut else -1 for count, is_cut in zip(lines.counts, cut, strict=True)]
+    flaw = flaw.when(F.col(LINE) == _by_file(last), CUT_OFF)
 
     def cell(role: str) -> Column:
         found = F.get(CELLS, _by_file([place[role] for place in places]))
