@@ -36,7 +36,7 @@ def _function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, 
 _Loader.add_multi_constructor("!", _function)
 
 
-def stack(**parameters: str) -> dict[str, Any]:
+def stack(partition: str = "aws", **parameters: str) -> dict[str, Any]:
     """The resources, by their names, for these parameters beside the defaults."""
     template = yaml.load(FILE.read_text(), _Loader)
     values = {name: each["Default"] for name, each in template["Parameters"].items()} | parameters
@@ -44,11 +44,12 @@ def stack(**parameters: str) -> dict[str, Any]:
         name: _decide(condition, values) for name, condition in template["Conditions"].items()
     }
     names = {
-        "AWS::Partition": "aws",
+        "AWS::Partition": partition,
+        "AWS::URLSuffix": "amazonaws.com" + (".cn" if partition == "aws-cn" else ""),
         "AWS::Region": REGION,
         "AWS::AccountId": ACCOUNT,
         "Bucket": BUCKET,
-        "Bucket.Arn": f"arn:aws:s3:::{BUCKET}",
+        "Bucket.Arn": f"arn:{partition}:s3:::{BUCKET}",
         **values,
     }
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import boto3
 import pytest
 import yaml
 from botocore import xform_name
+from dagster_aws.pipes.clients import emr_serverless as pipes_emr
 from dagster_aws.pipes.clients import glue as pipes_glue
 from moto import mock_aws
 
@@ -47,6 +49,7 @@ OURS = ("code_location", "webserver", "daemon")
 EVERYTHING = {
     "Encryption": "kms",
     "Glue": "yes",
+    "EmrApplication": "00fkht2eodujab09",
     "AlertEmail": "team@example.com",
     "DynamoTable": "lists",
     "RunnerService": "ec2.amazonaws.com",
@@ -99,7 +102,17 @@ def test_the_stack_s_outputs_are_the_settings() -> None:
     assert deployment.region == REGION
     assert deployment.storage == outputs["Storage"]
     assert deployment.role_arn == outputs["PersonalizeRoleArn"]
-    assert not {"GlueJobName", "AlertTopicArn", "KeyArn", "RunnerProfileName"} & outputs.keys()
+    assert (
+        not {
+            "GlueJobName",
+            "EmrRoleArn",
+            "AlertTopicArn",
+            "KeyArn",
+            "RunnerKeyPolicyArn",
+            "RunnerProfileName",
+        }
+        & outputs.keys()
+    )
 
 
 def test_the_bucket_is_private_encrypted_and_versioned_and_keeps_what_is_current() -> None:
@@ -143,6 +156,7 @@ def test_with_everything_there_is_a_key_a_glue_job_and_a_topic() -> None:
     assert outputs["AlertTopicArn"] in str(
         boto3.client("sns").list_subscriptions()["Subscriptions"]
     )
+    assert outputs["RunnerKeyPolicyArn"].startswith(f"arn:aws:iam::{ACCOUNT}:policy/")
 
 
 def test_a_key_lets_personalize_in_and_a_glue_job_has_a_role_of_its_own() -> None:
@@ -152,14 +166,47 @@ def test_a_key_lets_personalize_in_and_a_glue_job_has_a_role_of_its_own() -> Non
     assert personalize["Condition"]["StringEquals"] == {"aws:SourceAccount": ACCOUNT}
     assert resources["GlueJob"]["Role"] == "<GlueRole.Arn>"
     assert resources["GlueJob"]["GlueVersion"] == GLUE_VERSION
-    assert not {"Key", "GlueJob", "GlueRole", "AlertTopic"} & stack().keys()
+    assert not {"Key", "GlueJob", "GlueRole", "EmrRole", "AlertTopic"} & stack().keys()
+
+
+def test_a_job_of_emr_serverless_has_a_role_of_its_own_which_the_runner_may_hand_to_emr_alone() -> (
+    None
+):
+    resources = stack(**EVERYTHING)
+    application = f":emr-serverless:{REGION}:{ACCOUNT}:/applications/00fkht2eodujab09"
+    (trust,) = resources["EmrRole"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Principal"] == {"Service": "emr-serverless.amazonaws.com"}
+    assert trust["Condition"]["StringEquals"] == {"aws:SourceAccount": ACCOUNT}
+    assert trust["Condition"]["ArnLike"]["aws:SourceArn"].endswith(application)
+    runs, hands = resources["RunnerEmrPolicy"]["PolicyDocument"]["Statement"]
+    assert all(application in arn for arn in runs["Resource"])
+    assert hands["Resource"] == "<EmrRole.Arn>"
+    assert hands["Condition"]["StringEquals"] == {
+        "iam:PassedToService": "emr-serverless.amazonaws.com"
+    }
+
+
+def test_the_use_of_the_key_is_a_policy_for_the_runner_the_jobs_and_a_person() -> None:
+    """As an output, it can be attached to a user, who else could not upload."""
+    policy = stack(**EVERYTHING)["RunnerKeyPolicy"]
+    assert policy["Roles"] == ["<RunnerRole>", "<GlueRole>", "<EmrRole>"]
+    (key,) = policy["PolicyDocument"]["Statement"]
+    assert key["Resource"] == "<Key.Arn>"
+    assert set(actions(key)) == {"kms:Decrypt", "kms:GenerateDataKey"}
+    assert stack(Encryption="kms")["RunnerKeyPolicy"]["Roles"] == ["<RunnerRole>"]
+    assert "RunnerKeyPolicy" not in stack()
+
+
+def test_the_runner_s_policy_is_within_iam_s_limit() -> None:
+    document = stack(**EVERYTHING)["RunnerPolicy"]["PolicyDocument"]
+    assert len(json.dumps(document, separators=(",", ":"))) <= 6144
 
 
 def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
     resources = stack(**EVERYTHING)
     policies = [
         policy["PolicyDocument"]
-        for name in ("PersonalizeRole", "GlueRole")
+        for name in ("PersonalizeRole", "GlueRole", "EmrRole")
         for policy in resources[name]["Policies"]
     ]
     statements = [each for policy in policies for each in policy["Statement"]]
@@ -175,21 +222,22 @@ def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
         ("DynamoTable", "RunnerTablePolicy", [dynamodb]),
         ("AlertEmail", "RunnerAlertPolicy", [messages]),
         ("Glue", "RunnerGluePolicy", [spark, pipes_glue]),
+        ("EmrApplication", "RunnerEmrPolicy", [pipes_emr]),
     ],
 )
 def test_what_may_be_added_allows_the_calls_of_the_code(
     parameter: str, policy: str, sources: list[Any]
 ) -> None:
-    """The stack makes the Glue job, so that the runner creates none."""
+    """The stack makes the Glue job, so that the runner creates none. Tags need a permission."""
     text = "".join(inspect.getsource(source) for source in sources)
     called = set(re.findall(r"(?:client|glue|sns)\.([a-z]+_[a-z_]+|publish)\(", text)) - {
         "create_job"
     }
-    (statement,) = stack(**{parameter: EVERYTHING[parameter]})[policy]["PolicyDocument"][
+    statement, *_ = stack(**{parameter: EVERYTHING[parameter]})[policy]["PolicyDocument"][
         "Statement"
     ]
     allowed = {xform_name(action.partition(":")[2]) for action in actions(statement)}
-    assert allowed == called
+    assert allowed - {"tag_resource"} == called - {"tag_resource"}
 
 
 def test_each_service_is_pinned_unprivileged_watched_and_only_heard_here() -> None:
