@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor.findings import Finding, client, failed, ok, unknown, warning
-from batchrec_dagster.personalize.permissions import credentials_trouble
+from batchrec_dagster.personalize.permissions import credentials_trouble, partition
 from batchrec_dagster.storage.object_store import StorageError, split_uri
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -93,7 +93,8 @@ def _bucket(deployment: Deployment) -> Iterator[Finding]:
         yield unknown(
             check,
             f"no permission to check {bucket}",
-            f"allow these credentials s3:ListBucket on arn:aws:s3:::{bucket}",
+            f"allow these credentials s3:ListBucket on"
+            f" arn:{partition(deployment.region)}:s3:::{bucket}",
         )
     elif status >= 400:
         yield failed(

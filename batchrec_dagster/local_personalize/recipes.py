@@ -5,6 +5,7 @@ Source: developer guide, "Choosing a recipe" and "Batch inference job input and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -177,10 +178,12 @@ REAL_TIME_RECIPES = ("aws-trending-now", "aws-next-best-action")
 
 def get_recipe(arn: str) -> Recipe:
     """The recipe of an ARN. Raises NotFoundError, or InvalidInputError for one without batch."""
-    if arn in RECIPES:
-        return RECIPES[arn]
+    # Clients of a region in China or of GovCloud name its partition.
+    own = re.sub(r"^arn:aws(-cn|-us-gov):", "arn:aws:", arn)
+    if own in RECIPES:
+        return RECIPES[own]
     for name in REAL_TIME_RECIPES:
-        if arn == recipe_arn(name):
+        if own == recipe_arn(name):
             raise InvalidInputError(
                 f"{name} cannot be used in batch: Personalize offers it in real time only, which is"
                 " not supported locally."

@@ -23,6 +23,12 @@ _KEY = "batchrec_params"
 _ROLE_READS = "s3:GetObject and s3:ListBucket"
 
 
+def partition(region: str | None) -> str:
+    """The AWS partition of a region, as ARNs begin with it: aws, aws-cn or aws-us-gov."""
+    found = re.match(r"(cn|us-gov)-", region or "")
+    return f"aws-{found[1]}" if found else "aws"
+
+
 def lacking(action: str, resource: str, message: str = "") -> str:
     """What to allow. message: AWS's own, preferred where it names the permission."""
     found = _NAMED.search(message)

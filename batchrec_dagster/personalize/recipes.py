@@ -26,9 +26,9 @@ ITEM_ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
 USER_RECIPES = (USER_PERSONALIZATION_V2, USER_PERSONALIZATION, POPULARITY_COUNT)
 
 
-def recipe_arn(recipe: str) -> str:
+def recipe_arn(recipe: str, partition: str = "aws") -> str:
     """`aws-popularity-count` -> `arn:aws:personalize:::recipe/aws-popularity-count`."""
-    return f"arn:aws:personalize:::recipe/{recipe}"
+    return f"arn:{partition}:personalize:::recipe/{recipe}"
 
 
 Value = int | float | bool

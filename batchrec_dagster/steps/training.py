@@ -71,7 +71,7 @@ class Trainer:
                 solution_name(dataset.dataset_group_name, recipe, hyperparameters),
                 {
                     "datasetGroupArn": group,
-                    "recipeArn": recipe_arn(recipe),
+                    "recipeArn": recipe_arn(recipe, ensure.client.meta.partition),
                     # Left to itself Personalize trains, and bills, every seven days.
                     "performAutoTraining": False,
                     "solutionConfig": solution_config(hyperparameters),

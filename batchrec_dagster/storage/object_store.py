@@ -33,7 +33,12 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, S3Store
 
-from batchrec_dagster.personalize.permissions import credentials_trouble, is_denied, lacking
+from batchrec_dagster.personalize.permissions import (
+    credentials_trouble,
+    is_denied,
+    lacking,
+    partition,
+)
 from batchrec_dagster.storage import durable
 
 if TYPE_CHECKING:
@@ -129,7 +134,7 @@ class ObjectStore:
     def get(self, uri: str) -> bytes:
         """The whole object. Raises ObjectNotFoundError, StorageError."""
         store, key = self._locate(uri)
-        with _explained(uri, "read"):
+        with self._explained(uri, "read"):
             return bytes(obstore.get(store, key).bytes())
 
     def chunks(self, uri: str, etag: str | None = None) -> Iterator[bytes]:
@@ -137,7 +142,7 @@ class ObjectStore:
         store, key = self._locate(uri)
         options: GetOptions = {"if_match": etag} if etag else {}
         try:
-            with _explained(uri, "read"):
+            with self._explained(uri, "read"):
                 for chunk in obstore.get(store, key, options=options).stream(min_chunk_size=CHUNK):
                     yield bytes(chunk)
         except StorageError as error:
@@ -157,7 +162,7 @@ class ObjectStore:
         """The object as an open file, which does not change when the object is replaced."""
         path = self.local_path(uri)
         if path is not None:
-            with _explained(uri, "read"):
+            with self._explained(uri, "read"):
                 return path.open("rb")
         file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
         for chunk in self.chunks(uri):
@@ -168,14 +173,14 @@ class ObjectStore:
     def tail(self, uri: str, length: int) -> bytes:
         """The last bytes of the object, at most `length`, all of one version."""
         store, key = self._locate(uri)
-        with _explained(uri, "read"):
+        with self._explained(uri, "read"):
             return bytes(obstore.get(store, key, options={"range": {"suffix": length}}).bytes())
 
     def put(self, uri: str, data: bytes | Path | Iterable[bytes]) -> str:
         """Write an object from bytes, a local file or chunks, atomically. Returns its ETag."""
         store, key = self._locate(uri)
         path = self.local_path(uri)
-        with _explained(uri, "write"):
+        with self._explained(uri, "write"):
             if path is not None:
                 durable.write(path, _chunks(data))
                 return str(obstore.head(store, key)["e_tag"] or "")
@@ -198,10 +203,10 @@ class ObjectStore:
         """
         store, key = self._locate(uri)
         if (path := self.local_path(uri)) is not None:
-            with _explained(uri, "write"):
+            with self._explained(uri, "write"):
                 return durable.write(path, [data], replace=False)
         for _ in range(RETRIES["max_retries"]):
-            with _explained(uri, "write"):
+            with self._explained(uri, "write"):
                 try:
                     _until_answered(
                         lambda: obstore.put(store, key, data, mode="create", use_multipart=False)
@@ -233,7 +238,7 @@ class ObjectStore:
         def note(parsed: dict[str, Any], **_: Any) -> None:
             done.update(parsed.get("CopyObjectResult", parsed))
 
-        with _explained(target, "write"):
+        with self._explained(target, "write"):
             try:
                 s3 = session.client("s3", endpoint_url=self.endpoint_url, config=CLIENT_CONFIG)
                 # `copy` copies a large object in parts and does not return the response.
@@ -242,8 +247,8 @@ class ObjectStore:
                 s3.copy({"Bucket": bucket, "Key": key}, target_bucket, target_key)
             except (ClientError, BotoCoreError) as error:
                 if isinstance(error, ClientError) and is_denied(error):
-                    read = f"s3:GetObject on arn:aws:s3:::{bucket}/{key} and s3:PutObject"
-                    fix = lacking(read, f"arn:aws:s3:::{target_bucket}/{target_key}", str(error))
+                    read = f"s3:GetObject on {self._arn}{bucket}/{key} and s3:PutObject"
+                    fix = lacking(read, f"{self._arn}{target_bucket}/{target_key}", str(error))
                     raise StorageError(f"cannot copy {source} to {target}: {fix}") from error
                 raise StorageError(f"cannot copy {source} to {target}: {error}") from error
         # Some servers omit the quotes here.
@@ -253,7 +258,7 @@ class ObjectStore:
         """The object's size and ETag; None if it does not exist."""
         store, key = self._locate(uri)
         try:
-            with _explained(uri, "read"):
+            with self._explained(uri, "read"):
                 meta = obstore.head(store, key)
         except ObjectNotFoundError:
             return None
@@ -266,7 +271,7 @@ class ObjectStore:
         """
         bucket, key = split_uri(prefix)
         folder = key.rpartition("/")[0]
-        with _explained(prefix, "list"):
+        with self._explained(prefix, "list"):
             found = [
                 ObjectInfo(
                     f"s3://{bucket}/{meta['path']}",
@@ -285,13 +290,13 @@ class ObjectStore:
         the object no longer has this `etag`."""
         store, key = self._locate(uri)
         wanted: Any = {"range": (start, start + length), "if_match": etag}
-        with _explained(uri, "read"):
+        with self._explained(uri, "read"):
             return bytes(obstore.get(store, key, options=wanted).bytes())
 
     def subfolders(self, prefix: str) -> tuple[str, ...]:
         """The names of the folders in the folder `prefix`, which ends in `/`."""
         bucket, key = split_uri(prefix)
-        with _explained(prefix, "list"):
+        with self._explained(prefix, "list"):
             found = obstore.list_with_delimiter(self._bucket(bucket), key or None)
         names = (path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
         return tuple(sorted(names))
@@ -300,7 +305,7 @@ class ObjectStore:
         """Delete the object, if it exists."""
         store, key = self._locate(uri)
         try:
-            with _explained(uri, "delete"):
+            with self._explained(uri, "delete"):
                 _until_answered(lambda: obstore.delete(store, key))
         except ObjectNotFoundError:
             pass
@@ -353,6 +358,17 @@ class ObjectStore:
             **endpoint,
         )
 
+    @property
+    def _arn(self) -> str:
+        return f"arn:{partition((self.session or boto3.Session()).region_name)}:s3:::"
+
+    @contextmanager
+    def _explained(self, uri: str, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, BaseError) as error:
+            raise _explanation(uri, doing, error, self._arn) from error
+
     def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
         bucket, key = split_uri(uri)
         if not key or key.endswith("/"):
@@ -383,17 +399,9 @@ def _until_answered(attempt: Callable[[], object]) -> None:
         time.sleep(_PAUSE)
 
 
-@contextmanager
-def _explained(uri: str, doing: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, BaseError) as error:
-        raise _explanation(uri, doing, error) from error
-
-
-def _explanation(uri: str, doing: str, error: OSError | BaseError) -> StorageError:
-    """The error in one line. To obstore a refused listing is a generic error, and only the server's
-    answer distinguishes a missing bucket from a missing object."""
+def _explanation(uri: str, doing: str, error: OSError | BaseError, arn: str) -> StorageError:
+    """The error in one line; `arn` begins those of S3. To obstore a refused listing is a generic
+    error, and only the server's answer distinguishes a missing bucket from a missing object."""
     text = str(error)
     code = re.search(r"<Code>(\w+)</Code>", text)
     if code and (trouble := credentials_trouble(code[1], text)):
@@ -413,9 +421,9 @@ def _explanation(uri: str, doing: str, error: OSError | BaseError) -> StorageErr
     ):
         bucket, key = split_uri(uri)
         action = {"read": "GetObject", "list": "ListBucket", "delete": "DeleteObject"}
-        place = f"arn:aws:s3:::{bucket}" + ("" if doing == "list" else f"/{key}")
+        place = f"{arn}{bucket}" + ("" if doing == "list" else f"/{key}")
         fix = lacking(f"s3:{action.get(doing, 'PutObject')}", place, text)
         if doing == "read":
-            fix += f" and s3:ListBucket on arn:aws:s3:::{bucket}"
+            fix += f" and s3:ListBucket on {arn}{bucket}"
         return StorageError(f"cannot {doing} {uri}: {fix}")
     return StorageError(f"cannot {doing} {uri}: {text.partition(chr(10))[0]}")

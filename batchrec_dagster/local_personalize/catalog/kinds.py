@@ -18,6 +18,7 @@ from batchrec_dagster.local_personalize.api.validation import (
 )
 from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE, DELETING, Records, Resource
 from batchrec_dagster.local_personalize.errors import InUseError, NotFoundError
+from batchrec_dagster.personalize.permissions import partition
 
 if TYPE_CHECKING:
     from batchrec_dagster.local_personalize.jobs.job import Job
@@ -87,7 +88,7 @@ class Call:
 
     def arn(self, resource: str) -> str:
         """The ARN of this account's `resource`, such as `schema/films`."""
-        return f"arn:aws:personalize:{self.region}:{self.account}:{resource}"
+        return f"arn:{partition(self.region)}:personalize:{self.region}:{self.account}:{resource}"
 
     def get(self, kind: str, arn: str) -> Resource:
         """The resource of that kind. Raises NotFoundError."""

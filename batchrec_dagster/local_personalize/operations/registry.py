@@ -65,7 +65,7 @@ def _recipe_description(recipe: Recipe) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "recipeArn": recipe.arn,
-        "algorithmArn": f"arn:aws:personalize:::algorithm/{recipe.name}",
+        "algorithmArn": recipe.arn.replace(":recipe/", ":algorithm/"),
         "featureTransformationArn": (
             "arn:aws:personalize:::feature-transformation/JSON-percentile-filtering"
         ),
