@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -272,11 +273,14 @@ def test_a_teardown_that_was_killed_anywhere_goes_on(
             killed.append(model.name)
             raise Killed
 
+    (group,) = client.list_dataset_groups()["datasetGroups"]
+    shop = ensure(client)
+    shop = replace(shop, tags=shop.tags_of(group["datasetGroupArn"]))
     client.meta.events.register("after-call.personalize", kill)
     for _ in range(5):
         with pytest.raises(Killed):
-            delete(ensure(client), find(ensure(client), "shop"))
-    delete(ensure(client), find(ensure(client), "shop"))
+            delete(shop, find(shop, "shop"))
+    delete(shop, find(shop, "shop"))
     assert killed == [
         *("DeleteFilter", "DeleteSolution", "DeleteDataset", "DeleteSchema", "DeleteDatasetGroup")
     ]
