@@ -281,3 +281,27 @@ def test_a_file_that_is_cut_off_without_a_header(
     assert [line.partition(",")[0] for line in lines] == ["1", "2", "1", "2", "3"]
     number = content.count(b"\n") + 1
     assert done.bad_row_examples[0].startswith(f"1.csv, line {number}: {CUT_OFF}")
+
+
+@pytest.mark.parametrize(
+    ("ids", "warned"),
+    [
+        (["913.0", "", "7.0"], "decimals such as 913.0"),
+        (["7", "913.0"], "decimals such as 913.0"),
+        (["913", "7"], ""),
+        (["913.0", "b"], ""),
+        (["9" * 25, "1"], ""),
+    ],
+)
+def test_ids_that_became_decimals_are_warned_of(
+    tmp_path: Path, ids: Sequence[str], warned: str
+) -> None:
+    path = tmp_path / "pandas.csv"
+    path.write_text("user,item,time\n" + "".join(f"u{n},{id},9\n" for n, id in enumerate(ids)))
+    with opened([RawFile(path, path.name)], Reading(), Rules("skip")) as read:
+        said = "".join(read.found.warnings)
+    assert warned in said
+    assert bool(said) == bool(warned)
+    if said:
+        assert said.startswith("pandas.csv: the item ids (column item)")
+        assert "913.0 is not the id of 913. Write them as whole numbers" in said

@@ -206,6 +206,14 @@ def test_ratings_on_another_scale_count_by_what_is_seen_of_it(
     assert f"# {liked} of 100 rows are {low} or more." in said
 
 
+def test_ids_that_became_decimals_are_warned_of(here: Project) -> None:
+    rows = [f"{n % 20},{n}.0,5,{START + n}" for n in range(100)]
+    (here.root / "pandas.csv").write_text("\n".join(["userId,itemId,rating,timestamp", *rows]))
+    code, said = new("shop", "--ratings", "pandas.csv")
+    assert code == 0, said
+    assert "Warning: pandas.csv: the item ids (column itemId) are decimals such as 0.0" in said
+
+
 def test_what_is_more_likely_a_count_is_asked_about(here: Project) -> None:
     rows = [f"{n % 20},{n},{1 if n else 5000},{START + n}" for n in range(100)]
     (here.root / "plays.csv").write_text("\n".join(["userId,itemId,rating,timestamp", *rows]))

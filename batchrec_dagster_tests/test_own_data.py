@@ -155,6 +155,15 @@ def write_parts(project: Project, *names: str) -> None:
         (project.root / "parts" / name).write_text(f"user_id,item_id,timestamp\n{rows}")
 
 
+def test_ids_that_became_decimals_are_warned_of(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    rows = [f"{user},{item}.0,{START + item}" for user, item in EVENTS]
+    (project.root / "a.csv").write_text("\n".join(["userId,itemId,timestamp", *rows]))
+    read = told(prepare(project, instance, "ratings: {source: a.csv}"), "raw_ratings")
+    assert "the item ids (column itemId) are decimals such as 1.0" in str(read["preview"])
+
+
 def test_of_a_folder_only_what_has_changed_is_copied_again(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

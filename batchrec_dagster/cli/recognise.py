@@ -119,7 +119,7 @@ def recognise_ratings(
         counts = count_rows(rows)
         items = rows.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
         kinds = rows.group_by(EVENT_TYPE).len().collect().rows() if rules.event_type else []
-    warnings = _warnings(liked, done, counts)
+    warnings = [*found.warnings, *_warnings(liked, done, counts)]
     settings = {"source": source} if known else _settings(source, reading, liked)
     return Recognised(
         settings,

@@ -76,11 +76,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Found:
-    """The layout; the type of every column of the file, by its name; the roles recognised."""
+    """The layout; the type of every column of the file, by its name; the roles recognised;
+    `warnings`: what can be read but is probably not meant."""
 
     layout: Layout
     types: Mapping[str, str]
     recognised: Mapping[str, str]
+    warnings: Sequence[str] = ()
 
 
 def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
@@ -124,7 +126,14 @@ def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
         null_values=reading.null_values,
     )
     types = {**_types(table, layout), **reading.types}
-    return Found(_with_types(layout, rules, types, table), types, recognised)
+    warnings = [
+        f"{opened.name}: the {role} ids (column {column}) are decimals such as {example}, as pandas"
+        f" writes a column with missing values: {example} is not the id of {example.split('.')[0]}."
+        " Write them as whole numbers"
+        for role, column in (("user", layout.user), ("item", layout.item))
+        if (example := _decimal_id(table, column, types))
+    ]
+    return Found(_with_types(layout, rules, types, table), types, recognised, warnings)
 
 
 def open_table(opened: Opened, layout: Layout) -> Table:
@@ -195,6 +204,17 @@ def _types(table: _AnyTable, layout: Layout) -> dict[str, str]:
     return {
         name: _type(rows.get_column(str(place)), layout.decimal) for place, name in enumerate(names)
     }
+
+
+def _decimal_id(table: _AnyTable, column: Column, types: Mapping[str, str]) -> str | None:
+    """An id such as 913.0, if all of the first rows are numbers."""
+    names = list(types)
+    name = column if isinstance(column, str) else names[column - 1]
+    if types.get(name) != "double" or isinstance(table, ParquetTable):
+        return None
+    cells = replace(table, most=LOOKED_AT).cells({"id": column}).select(pl.col("id").drop_nulls())
+    found = cells.filter(pl.col("id").str.contains(r"^[0-9]+\.0+$")).head(1).collect()
+    return found.item() if found.height else None
 
 
 def _type(cells: pl.Series, decimal: Decimal) -> str:

@@ -38,6 +38,7 @@ class RatingsFormat:
     recognised: Mapping[str, str]
     empty_files: tuple[str, ...]
     first_lines: str
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ def _format(read: Ratings, timestamp_unit: str) -> RatingsFormat:
         recognised=dict(read.found.recognised),
         empty_files=tuple(read.empty),
         first_lines=read.first_lines(),
+        warnings=tuple(read.found.warnings),
     )
 
 

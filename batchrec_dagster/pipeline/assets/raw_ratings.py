@@ -55,6 +55,8 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
             context.log.info(f"{source.shown}: {raw.outcome}")
             found = inspect_ratings(raw.record, pipeline, storage, project)
             columns = found.format.columns if found.format else {}
+            for warning in found.format.warnings if found.format else ():
+                context.log.warning(warning)
             record = replace(raw.record, columns=columns)
             yield from published(
                 [found.check],
@@ -89,6 +91,7 @@ def _metadata(record: RawRecord, found: RatingsInspection) -> dict[str, Any]:
         "preview": preview(
             f"**{rows}**, {files} of {layout.format} in {escaped(encodings)}:",
             code(found.format.first_lines),
+            *map(escaped, found.format.warnings),
         ),
         **counts,
         "dagster/column_schema": _column_schema(found.format),
