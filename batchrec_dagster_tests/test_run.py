@@ -27,6 +27,7 @@ from batchrec_dagster_tests.support import (
     Project,
     copied_project,
     declaration,
+    definitions,
     refresh,
     write_ratings,
 )
@@ -221,6 +222,11 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
+def job(project: Project, name: str) -> dg.JobDefinition:
+    with definitions(project) as defs:
+        return defs.resolve_job_def(f"{name}_refresh")
+
+
 def batchrec(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(main, arguments)
     return result.exit_code, result.output
@@ -276,17 +282,26 @@ def test_pipelines_are_listed_with_their_last_run_and_edition_and_the_report_ope
         assert all(stage.last_time is not None for stage in view.stages.values())
         assert "recommendation_report" in view.line(view.stages["shop__recommendation_report"])
 
+        # As `batchrec run` ends a run whose process was killed.
+        killed = instance.create_run_for_job(job(here, "shop"))
+        view = RunStages(instance, killed)
+        instance.report_run_failed(killed, "The run's process was killed")
+        assert [*view.update()] == []
+        assert view.errors == ["The run's process was killed"]
+        view.finish()
+        assert {stage.status for stage in view.stages.values()} == {"not run"}
+
     code, said = batchrec("list")
     assert code == 0
     rows = [line.split() for line in said.splitlines()[2:]]
     assert rows[0] == ["club", "never", "none"]
-    assert rows[1][:2] == ["shop", "done"]
+    assert rows[1][:2] == ["shop", "failed"]
     assert rows[1][-4] == "1"
     assert rows[1][-1] == "60"
     (club, shop) = json.loads(batchrec("list", "--json")[1])
     assert club == {"pipeline": "club", "last_run": None, "edition": None}
-    assert shop["last_run"]["run_id"] == done.run_id
-    assert shop["last_run"]["status"] == "SUCCESS"
+    assert shop["last_run"]["run_id"] == killed.run_id
+    assert shop["last_run"]["status"] == "FAILURE"
     assert shop["edition"]["number"] == 1
 
     report = here.storage / "shop/curated/report/index.html"

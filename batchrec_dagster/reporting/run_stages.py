@@ -121,10 +121,10 @@ class RunStages:
             self.errors.append(f"{stage.name}: {_line((error.cause or error).message)}")
 
     def _run_failed(self, event: DagsterEvent) -> None:
-        """Note the error of a run that failed outside its stages."""
-        error = event.job_failure_data.error
-        if not self.errors and error is not None:
-            self.errors.append(_line((error.cause or error).message))
+        """Note why a run failed, if no stage says it: its process was killed, for example."""
+        error = getattr(event.event_specific_data, "error", None)
+        if not self.errors:
+            self.errors.append(_line((error.cause or error).message if error else event.message))
 
     def finish(self) -> None:
         """Call it when the run has ended: what has not started is not run."""
