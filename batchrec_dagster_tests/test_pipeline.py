@@ -245,22 +245,6 @@ def test_a_bad_batch_result_is_not_published(
 
 
 @pytest.mark.slow
-def test_a_batch_result_that_cannot_be_read_is_told_and_made_again_without_it(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
-    refresh(project, "shop", instance)
-    (output,) = (project.storage / "shop/curated/batch_inference").glob("*/users.json.out")
-    output.write_text(output.read_text()[:1000])
-    message = why(refresh(project, "shop", instance))
-    assert message.startswith(f"{output}: not a batch inference output file")
-    assert message.endswith("Delete it and run again")
-    assert "\n" not in message
-    output.unlink()
-    assert outcomes(refresh(project, "shop", instance)) == [*UNCHANGED[:3], "inferred"]
-
-
-@pytest.mark.slow
 def test_a_batch_result_that_is_gone_is_made_again(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

@@ -39,6 +39,8 @@ pytestmark = [
 
 SEED = 11
 CUTS = 24
+# Reading what a cut left is cheap, a night after it is not.
+CUTS_PER_NIGHT = 2
 LISTS = ["user_id", "rank", "item_id"]
 NIGHT = """
 import sys
@@ -191,6 +193,8 @@ def test_a_power_cut_damages_no_table_and_the_next_run_is_right(tmp_path: Path) 
         assert left.equals(first) or left.equals(second), f"cut {cut} of {length}"
         for file in project.storage.rglob("history/**/*.parquet"):
             assert pl.read_parquet(file).select(LISTS).equals(first)
+        if number % CUTS_PER_NIGHT:
+            continue
         said = next_night(project, tmp_path / f"said-{number}")
         assert said == "", f"cut {cut} of {length}"
         assert table(project, "shop").select(LISTS).equals(second), f"cut {cut} of {length}"

@@ -10,6 +10,7 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.resources import PersonalizeResource
+from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.storage.lease import Lease
 
 Step = TypeVar("Step", bound=Callable[..., Any])
@@ -45,14 +46,14 @@ def exclusive_step(pipeline: Pipeline) -> Callable[[Step], Step]:
 
         @wraps(step)
         def returning(context: dg.AssetExecutionContext, **inputs: Any) -> Any:
-            with leased(pipeline, name, context, inputs["personalize"]):
+            with storage_errors(), leased(pipeline, name, context, inputs["personalize"]):
                 return step(context, **inputs)
 
         @wraps(step)
         def yielding(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
             results: list[Any] = []
             try:
-                with leased(pipeline, name, context, inputs["personalize"]):
+                with storage_errors(), leased(pipeline, name, context, inputs["personalize"]):
                     for result in step(context, **inputs):
                         results.append(result)
             finally:

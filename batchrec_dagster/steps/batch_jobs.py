@@ -1,6 +1,7 @@
 """Names, configurations, filters and output files of the jobs in Personalize."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import dagster as dg
 import polars as pl
@@ -9,6 +10,7 @@ from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.ensure import FILTER, Description, Ensure, Ensured
 from batchrec_dagster.personalize.recipes import FEATURES
+from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.progress import Progress
@@ -50,6 +52,8 @@ def outcome(ensured: Ensured, done: str) -> str:
     return done if ensured.created else f"unchanged: not {done} again"
 
 
+# The name of the object in a job's folder that says why its output is of no use.
+DAMAGED = "damaged.txt"
 # Bytes of a file to read at once: tens of thousands of users' lines.
 PIECE = 16 * 1024 * 1024
 
@@ -61,12 +65,19 @@ def output_folder(job: Description) -> str:
 
 
 def has_output(storage: StorageResource, job: Description) -> bool:
-    """Whether a finished job's files are still there, and not empty; one under way will write
-    them."""
+    """Whether a finished job's files are still there, and neither empty nor known to be damaged;
+    one under way will write them."""
     if job["status"] != "ACTIVE":
         return True
+    if storage.store.head(output_folder(job) + DAMAGED) is not None:
+        return False
     sizes = [file.size for file in _files(storage, output_folder(job))]
     return bool(sizes) and all(sizes)
+
+
+def mark_damaged(storage: StorageResource, job: Description, reason: str) -> None:
+    """Have the next run start another job, as this one's output is of no use."""
+    storage.store.put(output_folder(job) + DAMAGED, f"{reason}\n".encode())
 
 
 def output_files(storage: StorageResource, job: Description) -> list[str]:
@@ -93,11 +104,24 @@ def output_pieces(
         except StorageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         except ValueError as error:
-            reason = str(error).partition("\n")[0]
+            reason = f"{storage.where(uri)} is damaged: {str(error).partition(chr(10))[0]}"
+            mark_damaged(storage, job, reason)
             raise dg.Failure(
-                f"{storage.where(uri)}: {reason}. Delete it and run again",
-                allow_retries=False,
+                f"{reason}. Run again: another batch job makes it again", allow_retries=False
             ) from error
+
+
+def require_output(storage: StorageResource, job: Description, checks: Sequence[Checked]) -> None:
+    """Raises FailedChecksError if one of the checks of the job's output blocks. If lines are
+    missing, the next run starts another job."""
+    folder = output_folder(job)
+    named = []
+    for check in checks:
+        if check.blocks and check.name in ("every_user_answered", "every_segment_answered"):
+            mark_damaged(storage, job, check.found)
+            check = replace(check, found=f"{storage.where(folder)}: {check.found}")
+        named.append(check)
+    require(named)
 
 
 def counted(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator[pl.DataFrame]:

@@ -23,6 +23,7 @@ from batchrec_dagster.steps.batch_jobs import (
     has_output,
     job_seconds,
     outcome,
+    require_output,
     solution_name,
 )
 from batchrec_dagster.steps.checks import Checked, require
@@ -106,7 +107,7 @@ def infer_and_publish(
         about = publishing.about(
             version, run, checks, {"batch_inference_job_arn": job.arn, **counts}
         )
-        require(checks)
+        require_output(storage, job.description, checks)
         writer.finish(about)
         edition = publishing.publish(writer.path)
     _prune(pipeline, ensure, model.dataset_group_name)

@@ -16,13 +16,17 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.personalize.batch_files import read_segments
 from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, Ensure, Ensured
-from batchrec_dagster.steps.batch_jobs import filter_arn, has_output, output_pieces
+from batchrec_dagster.steps.batch_jobs import (
+    filter_arn,
+    has_output,
+    output_pieces,
+    require_output,
+)
 from batchrec_dagster.steps.checks import (
     Checked,
     every_segment_answered,
     no_duplicates,
     no_failed_lines,
-    require,
 )
 from batchrec_dagster.steps.cost import Cost, count_users, segments_cost
 from batchrec_dagster.steps.items import read_titles, titles_versions, with_titles
@@ -149,7 +153,7 @@ def segment_users(
         table.write(output_pieces(storage, job.description, read_segments), path)
         setting = "items" if segments.items else "attributes"
         checks = table.checks(segments.queries, f"segments.{setting}")
-        require(checks)
+        require_output(storage, job.description, checks)
         with storage_errors():
             storage.store.put(uri, path)
     version = fingerprint(job.arn, queries, segments, TABLE_VERSION, *titles_version)

@@ -1,0 +1,103 @@
+"""Files of the storage that something emptied or cut: made again, or refused by name."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    definitions,
+    module_project,
+    table,
+    why,
+    write_ratings,
+)
+
+pytestmark = pytest.mark.slow
+
+OUTPUT = "curated/batch_inference/*/*.out"
+TABLE = "curated/recommendations/recommendations.parquet"
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def half_of_the_lines(file: Path) -> None:
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[: len(lines) // 2]))
+
+
+def run(project: Project) -> str:
+    """Why the refresh without its report failed; nothing if it did not."""
+    lists = dg.AssetSelection.keys("shop/recommendations").upstream()
+    with definitions(project) as defs, dg.DagsterInstance.ephemeral() as instance:
+        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            raise_on_error=False,
+            asset_selection=list(lists.resolve(defs.resolve_asset_graph())),
+        )
+    return "" if result.success else why(result)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A pipeline after its first run."""
+    root = tmp_path_factory.mktemp("prepared")
+    project = module_project(root)
+    project.declare(declaration("shop", write_ratings(root / "ratings.csv")))
+    assert run(project) == ""
+    return project
+
+
+@pytest.fixture
+def project(prepared: Project) -> Iterator[Project]:
+    """The prepared one, put back as it was afterwards."""
+    home, copy = prepared.root / ".batchrec", prepared.root / "copy"
+    shutil.copytree(home, copy)
+    yield prepared
+    shutil.rmtree(home)
+    copy.rename(home)
+
+
+DELETE = "delete it, and run the refresh"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("raw/ratings.csv", half, ""),
+        (OUTPUT, empty, ""),
+        (OUTPUT, half, "users.json.out is damaged: .* Run again"),
+        (OUTPUT, half_of_the_lines, "30 of 60 users have a result; .* Run the batch .* again"),
+        (TABLE, half, f"recommendations.parquet is damaged .*{DELETE}"),
+        ("records/personalize_dataset.json", empty, f"dataset.json is damaged .*{DELETE}"),
+        ("records/raw_ratings.json", half, f"raw_ratings.json is damaged .*{DELETE}"),
+    ],
+)
+def test_a_damaged_file_is_made_again_or_refused_by_name(
+    project: Project, name: str, damage: Callable[[Path], None], message: str
+) -> None:
+    good = table(project, "shop")
+    (file,) = (project.storage / "shop").glob(name)
+    damage(file)
+    said = run(project)
+    assert re.search(message, said) if message else not said
+    if said:
+        assert str(file.parent) in said
+        assert "\n" not in said
+        if DELETE in message:
+            file.unlink()
+        assert run(project) == ""
+    assert table(project, "shop").equals(good)
