@@ -59,10 +59,8 @@ def quality_gate(
     if model.on_earlier_data:
         found += f"; the model was trained on {f'{model.trained_at}'[:10]}, on earlier data"
     if unfinished_rollback:
-        found += (
-            "; not compared with the published lists, which were rolled back: `batchrec rollback`"
-            " finishes that"
-        )
+        rollback = "which were rolled back: `batchrec rollback` finishes that"
+        found += f"; not compared with the published lists, {rollback}"
     elif serves:
         found += "; its lists are already published"
     elif about and before is None:
