@@ -10,6 +10,7 @@ from batchrec_dagster.cli.run import run
 from batchrec_dagster.cli.show import show
 from batchrec_dagster.cli.teardown import teardown
 from batchrec_dagster.cli.ui import ui
+from batchrec_dagster.cli.verify_aws import verify_aws
 from batchrec_dagster.local_personalize.api.command import local_personalize
 
 
@@ -75,7 +76,7 @@ def schema() -> None:
 
 for command in (
     *(new, check, run, list_pipelines, show, open_page, ui, rollback),
-    *(teardown, doctor, schema, completion, local_personalize),
+    *(teardown, doctor, verify_aws, schema, completion, local_personalize),
 ):
     main.add_command(command)
 

@@ -154,7 +154,7 @@ class Ensure:
         deadline = time.monotonic() + self.deadline_seconds
         collisions = 0
         while collisions < COLLISIONS:
-            found = next((s for s in self.list(kind, **within) if s["name"] == name), None)
+            found = next((s for s in self.list(kind, **within) if s[kind.name] == name), None)
             if found is None:
                 arn = self._create(kind, name, create, deadline)
                 if arn:

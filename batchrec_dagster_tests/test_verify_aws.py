@@ -1,0 +1,166 @@
+"""`batchrec verify-aws`: budgeted, resumed after a kill, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.doctor.verify_aws import QUESTIONS, Verification
+from batchrec_dagster.personalize.ensure import DATASET, DATASET_GROUP, FILTER, SCHEMA, SOLUTION
+from batchrec_dagster.steps.training import now
+from batchrec_dagster_tests.support import Project, killed_at
+
+COMMAND = ("batchrec", "verify-aws", "--yes")
+
+
+def opened(folder: Path, **environment: str) -> Verification:
+    """That of the folder's file, on the deployment in the folder."""
+    settings = {"BATCHREC_HOME": str(folder / ".batchrec"), **environment}
+    resources = Deployment.from_environment(settings).resources()
+    return Verification.opened(
+        folder / "verify-aws.json", resources["personalize"], logging.getLogger("test")
+    )
+
+
+def what_is_left(folder: Path) -> list[str]:
+    """Names in Personalize, and files in the storage."""
+    on = opened(folder)
+    kinds = (DATASET_GROUP, SCHEMA, DATASET, SOLUTION, FILTER)
+    named = [str(each["name"]) for kind in kinds for each in on.ensure.list(kind)]
+    return named + [file.uri for file in on.personalize.storage.store.list(on.uri(""))]
+
+
+def billed(on: Verification, ended_days_ago: int) -> dict[str, Any]:
+    """What a later call finds out about the bill, on AWS."""
+    days = {"started": ended_days_ago + 1, "ended": ended_days_ago}
+    times = {key: f"{now() - timedelta(days=n):%FT%TZ}" for key, n in days.items()}
+    on.state.update(times, stage="deleted")
+    replace(on, ensure=replace(on.ensure, on_aws=True)).run()
+    found: dict[str, Any] = json.loads(on.file.read_text())["answers"]["bill"]
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    training = "training aws-user-personalization"
+    killed_at(project, COMMAND, f"{training} (FULL)")
+    file = tmp_path / "verify-aws.json"
+    first = json.loads(file.read_text())["answers"]
+    assert first["v2_lines"]["answer"]["line"] == ["input", "output", "error"]
+    assert set(first) == {"v2_lines", "policy", "kms", "over_500"}
+
+    done = project.run(*COMMAND)
+    assert done.returncode == 0, done.stderr
+    # What was trained is adopted.
+    trained = [line for line in done.stderr.splitlines() if line.startswith("training")]
+    assert trained == [f"{training} (UPDATE)"]
+    text = file.read_text()
+    answers = json.loads(text)["answers"]
+    assert answers.items() >= first.items()
+    assert list(answers) == [question.name for question in QUESTIONS]
+    skipped = {name for name, found in answers.items() if found["status"] == "skipped"}
+    assert skipped == {"kms", "glue", "bill"}
+    assert {answers[name]["reason"] for name in skipped} == {"local"}
+    assert answers["over_500"]["answer"] == {"asked": 600, "least": 600, "most": 600}
+    update, full = answers["update"]["answer"], answers["versions"]["answer"]
+    assert update["name"].endswith("-update")
+    assert set(update["metrics"]) == set(full["aws-user-personalization"]["metrics"])
+    exploration = answers["exploration"]["answer"]
+    assert exploration["same_lists_twice_with_weight_0"] == exploration["users"] == 50
+    assert "10 at most" in answers["event_types"]["answer"]["11"]
+    assert answers["names"]["answer"] == {"free_again": True}
+    # It is made to be sent.
+    summary = file.with_suffix(".md").read_text()
+    assert all(question.text in summary for question in QUESTIONS)
+    assert ":ACCOUNT:" in summary
+    assert "000000000000" not in text + summary
+    assert what_is_left(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_what_an_interrupted_call_made_is_deleted_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner()
+    nothing = run.invoke(main, ["verify-aws", "--delete"])
+    assert nothing.exit_code == 1
+    assert "there is no verify-aws.json" in nothing.output
+    on = opened(tmp_path)
+    on._save()
+    on.start_import()
+    assert len(what_is_left(tmp_path)) == 5
+    deleted = run.invoke(main, ["verify-aws", "--delete"])
+    assert deleted.exit_code == 0, deleted.output
+    assert what_is_left(tmp_path) == []
+    # A later call asks only for the bill.
+    later = run.invoke(main, ["verify-aws"])
+    assert later.exit_code == 0, later.output
+    assert list(json.loads(on.file.read_text())["answers"]) == ["bill"]
+
+
+def test_more_than_the_budget_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner()
+    refused = run.invoke(main, ["verify-aws", "--budget", "0.5", "--yes"])
+    assert refused.exit_code == 1
+    assert "more than --budget 0.5: nothing was made" in refused.output
+    assert "training aws-user-personalization (UPDATE)" in refused.output
+    assert run.invoke(main, ["verify-aws", "--budget", "11"]).exit_code == 2
+    asked = run.invoke(main, ["verify-aws"], input="n\n")
+    assert asked.exit_code == 1
+    assert "at most about 1.0" in asked.output
+    assert list(tmp_path.glob("verify-aws*")) == []
+    assert what_is_left(tmp_path) == []
+
+
+def test_answers_of_another_deployment_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened(tmp_path, BATCHREC_ROLE_ARN="arn:aws:iam::123456789012:role/other")._save()
+    refused = CliRunner().invoke(main, ["verify-aws", "--yes"])
+    assert refused.exit_code == 1
+    assert "another deployment's answers" in refused.output
+
+
+@pytest.mark.slow
+def test_the_bill_is_added_on_a_later_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import requests
+    from moto import mock_aws
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    usage = {"Amount": "0.49", "Unit": "USD"}
+    metrics = {"UnblendedCost": usage, "UsageQuantity": {"Amount": "2.04", "Unit": "Hours"}}
+    day = {
+        "TimePeriod": {"Start": "2026-11-26", "End": "2026-11-27"},
+        "Groups": [{"Keys": ["EU-TrainingHours"], "Metrics": metrics}],
+    }
+    with mock_aws():
+        requests.post(
+            "http://motoapi.amazonaws.com/moto-api/static/ce/cost-and-usage-results",
+            json={"results": [{"ResultsByTime": [day]}, {"ResultsByTime": []}]},
+            timeout=10,
+        )
+        on = opened(tmp_path, AWS_REGION="eu-west-1")
+        today = billed(on, 0)
+        assert today["status"] == "pending"
+        assert "run the command again after" in today["reason"]
+        yesterday = billed(on, 1)
+        assert yesterday["status"] == "answered"
+        assert yesterday["answer"]["billed"] == [
+            {"day": "2026-11-26", "usage_type": "EU-TrainingHours", **metrics}
+        ]
+        del on.state["answers"]["bill"]
+        assert "has nothing of Personalize yet" in billed(on, 2)["reason"]
