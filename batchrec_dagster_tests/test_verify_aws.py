@@ -143,7 +143,7 @@ def test_the_bill_is_added_on_a_later_day(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv(name, "testing")
     usage = {"Amount": "0.49", "Unit": "USD"}
     metrics = {"UnblendedCost": usage, "UsageQuantity": {"Amount": "2.04", "Unit": "Hours"}}
-    day = {
+    day: dict[str, Any] = {
         "TimePeriod": {"Start": "2026-11-26", "End": "2026-11-27"},
         "Groups": [{"Keys": ["EU-TrainingHours"], "Metrics": metrics}],
     }
