@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import dagster as dg
 import pytest
@@ -11,13 +12,15 @@ from pydantic import ValidationError
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.steps.cost import (
+    Price,
     Prices,
     import_cost,
-    most_training_hours,
     prices,
     recommendations_cost,
     segments_cost,
+    summary,
     training_cost,
+    training_hours,
 )
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (
@@ -49,30 +52,66 @@ def declared(project: Project) -> dict[str, object]:
 
 def test_each_kind_of_work_costs_by_its_own_measure() -> None:
     price = prices()
-    assert import_cost("items", 2_000_000_000).usd == pytest.approx(2 * price.import_per_gb)
+    assert import_cost("items", 2_000_000_000).usd == pytest.approx(2 * price.import_per_gb.most)
     by_hour = training_cost("aws-user-personalization", 1.5, 10**6)
-    assert by_hour.usd == pytest.approx(1.5 * price.training_per_hour)
+    assert by_hour.usd == pytest.approx(1.5 * price.training_per_hour.most)
     by_rows = training_cost("aws-user-personalization-v2", 1.5, 10**6)
-    assert by_rows.usd == pytest.approx(1000 * price.training_v2_per_1000_interactions)
+    assert by_rows.usd == pytest.approx(1000 * price.training_v2_per_1000_interactions.most)
     v1, v2 = (
         recommendations_cost(recipe, 3000).usd
         for recipe in ("aws-popularity-count", "aws-user-personalization-v2")
     )
-    assert v1 == pytest.approx(3 * price.recommendations_per_1000_users)
-    assert v2 == pytest.approx(3 * price.recommendations_v2_per_1000_users)
-    # Of all users, for each segment.
-    assert segments_cost(2, 3000).usd == pytest.approx(6 * price.segments_per_1000_users)
+    assert v1 == pytest.approx(3 * price.recommendations_per_1000_users.most)
+    assert v2 == pytest.approx(3 * price.recommendations_v2_per_1000_users.most)
+    # Of all users, once or for each segment.
+    segments = segments_cost(2, 3000)
+    assert segments.usd == pytest.approx(6 * price.segments_per_1000_users.most)
+    assert segments.least == pytest.approx(3 * price.segments_per_1000_users.least)
 
 
 def test_the_hours_that_aws_published_are_within_the_estimate() -> None:
-    assert 2.135 <= most_training_hours(100_000) < 2.135 * 1.1
-    assert 53.9 <= most_training_hours(25_000_000) < 53.9 * 1.1
+    """53.9 hours are said of 25 million interactions, and of 50."""
+    for rows, published in ((100_000, 2.135), (25_000_000, 53.9), (50_000_000, 53.9)):
+        least, most = training_hours("aws-user-personalization", rows)
+        assert least <= published <= most
+    assert training_hours("aws-user-personalization", 25_000_000)[1] < 53.9 * 1.1
+    # AWS published none for other recipes.
+    assert training_hours("aws-item-affinity", 100_000)[0] == 0
+    assert training_hours("aws-user-personalization", 100_000, before=9.0)[1] == 9
+    assert training_hours("aws-user-personalization", 100_000, before=0.5)[0] == 0.5
 
 
-@pytest.mark.parametrize("wrong", [{"training_per_hour": "-1"}, {"training_per_hour": "cheap"}])
-def test_what_is_no_price_is_refused(wrong: dict[str, str]) -> None:
+def test_the_most_is_said_only_where_it_is_one() -> None:
+    v2 = "aws-user-personalization-v2"
+    sure = [import_cost("interactions", 10**7), training_cost(v2, 0, 10**6)]
+    sure.append(recommendations_cost(v2, 1000))
+    assert summary(sure).startswith("at the most 2.15 USD, at the prices of ")
+    hours = training_cost("aws-user-personalization", (2.0, 4.0), 10**6)
+    said = summary([*sure, hours])
+    assert said.startswith("2.63 to 3.11 USD")
+    assert "for 2.00 to 4.00 hours 0.48 to 0.96" in said
+    assert said.endswith("an estimate, as hours are extrapolated")
+    said = summary([*sure, segments_cost(2, 100_000)])
+    assert said.startswith("3.75 to 5.35 USD")
+    assert said.endswith("an estimate, as segments_per_1000_users is not verified")
+    # What was paid by the hour is known.
+    assert not training_cost("aws-user-personalization", 2.0, 10**6).doubts
+
+
+def test_each_price_has_a_source_and_a_date_or_is_called_not_verified() -> None:
+    for name, price in prices():
+        if isinstance(price, Price):
+            verified = name not in prices().not_verified
+            assert verified == bool(re.match(r"AWS's .*\(read 20\d\d-\d\d-\d\d\)$", price.source))
+            assert price.least <= price.most
+    assert prices().not_verified == {"recommendations_per_1000_users", "segments_per_1000_users"}
+
+
+@pytest.mark.parametrize("wrong", ["-1", "cheap", ["1", "-1"], ["1"]])
+def test_what_is_no_price_is_refused(wrong: object) -> None:
+    price = {"usd": wrong, "source": "a guess"}
     with pytest.raises(ValidationError, match="training_per_hour"):
-        Prices.model_validate({**prices().model_dump(), **wrong})
+        Prices.model_validate({**prices().model_dump(), "training_per_hour": price})
     with pytest.raises(ValidationError, match="storage_per_gb"):
         Prices.model_validate({**prices().model_dump(), "storage_per_gb": 1})
 
@@ -86,24 +125,29 @@ def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
     (check,) = [e for e in first.get_asset_check_evaluations() if e.check_name == "within_budget"]
     assert check.passed
     assert check.description is not None
-    assert check.description.startswith("nothing locally; on AWS at most about 0.49 USD")
+    assert check.description.startswith("nothing locally; on AWS 0.01 to 0.49 USD")
     told = {asset: metadata(first, asset) for asset in ASSETS}
     assert [told[asset]["cost_usd"] for asset in ASSETS] == [0.0] * 3
     on_aws = {asset: told[asset]["cost_usd_on_aws"] for asset in ASSETS}
     rows, price = interactions(project, "shop").height, prices()
     size = (project.storage / "shop/transformed/interactions/interactions.csv").stat().st_size
     assert on_aws == {
-        "personalize_dataset": pytest.approx(price.import_per_gb * size / 1e9),
+        "personalize_dataset": pytest.approx(price.import_per_gb.most * size / 1e9),
         "solution_version": pytest.approx(
-            price.training_v2_per_1000_interactions * rows / 1000
+            price.training_v2_per_1000_interactions.most * rows / 1000
             # Popularity, to compare with.
-            + price.training_per_hour * most_training_hours(rows)
+            + price.training_per_hour.most * training_hours("aws-popularity-count", rows)[1]
         ),
-        "recommendations": pytest.approx(price.recommendations_v2_per_1000_users * 60 / 1000),
+        "recommendations": pytest.approx(price.recommendations_v2_per_1000_users.most * 60 / 1000),
     }
     estimated = told["personalize_dataset"]
     assert estimated["estimated_usd"] == 0.0
     assert estimated["estimated_usd_on_aws"] == pytest.approx(sum(on_aws.values()))
+    # The comparison's training is by the hour, of which AWS published nothing.
+    assert estimated["estimated_usd_on_aws_from"] == pytest.approx(
+        sum(on_aws.values())
+        - price.training_per_hour.most * training_hours("aws-popularity-count", rows)[1]
+    )
 
     again = refresh(project, "shop", instance)
     assert [metadata(again, asset)["cost_usd_on_aws"] for asset in ASSETS] == [0.0] * 3
@@ -123,22 +167,23 @@ def test_the_estimate_of_a_training_is_an_upper_bound(
     project.declare({**declared, "solution": solution})
     first = refresh(project, "shop", instance)
     hours = metadata(first, "solution_version")["training_hours"]
-    assert 0 < hours < prices().training_hours_at_least
+    assert 0 < hours < prices().training_hours
     paid = metadata(first, "solution_version")["cost_usd"]
-    assert paid == pytest.approx(hours * prices().training_per_hour)
+    assert paid == pytest.approx(hours * prices().training_per_hour.most)
     write_ratings(project.root / "ratings.csv", seed=1)
     second = metadata(refresh(project, "shop", instance), "personalize_dataset")
     lists = recommendations_cost("aws-user-personalization", 60).usd
     # At the most: the last training may have been a short one.
     rows = interactions(project, "shop").height
-    training = most_training_hours(rows) * prices().training_per_hour
+    _, most = training_hours("aws-user-personalization", rows)
+    training = most * prices().training_per_hour.most
     assert second["estimated_usd"] == pytest.approx(training + lists + second["cost_usd"])
     # A training that took longer may do so again.
     record = project.storage / "shop/records/solution_version.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "training_hours": 9.0}))
     write_ratings(project.root / "ratings.csv", seed=2)
     third = metadata(refresh(project, "shop", instance), "personalize_dataset")
-    training = 9 * prices().training_per_hour
+    training = 9 * prices().training_per_hour.most
     assert third["estimated_usd"] == pytest.approx(training + lists + third["cost_usd"])
 
 
@@ -155,9 +200,9 @@ def test_a_run_above_its_budget_starts_nothing_and_says_the_numbers(
     assert not check.passed
     assert check.metadata["estimated_usd"].value == pytest.approx(0.49, abs=0.01)
     said = why(result)
-    assert "within_budget: at most about 0.49 USD" in said
+    assert "within_budget: 0.01 to 0.49 USD" in said
     assert "budget.max_usd_per_run allows 0.10. Nothing was imported or trained" in said
-    assert "training aws-popularity-count for 2.00 hours 0.48" in said
+    assert "training aws-popularity-count for 0.00 to 2.00 hours 0.00 to 0.48" in said
     assert "raise budget.max_usd_per_run" in said
     client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
     assert client.list_dataset_groups()["datasetGroups"] == []

@@ -1,4 +1,4 @@
-"""What a run costs in Amazon Personalize: the maximum before it, and the cost after it.
+"""What a run costs in Amazon Personalize: an estimate before it, and the cost after it.
 
 The local Personalize costs nothing; metadata then also say what AWS would charge.
 """
@@ -20,6 +20,7 @@ from batchrec_dagster.config.automation import Budget
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.ensure import Ensured
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.steps.checks import Checked
 from batchrec_dagster.storage.paths import read_record
@@ -29,20 +30,43 @@ from batchrec_dagster.storage.user_stats import UsersOfInteractions
 PRICES = Path(personalize.__file__).with_name("prices.yaml")
 
 
+class Price(BaseModel):
+    """A price in USD, or a range, and where it is from."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    usd: NonNegativeFloat | tuple[NonNegativeFloat, NonNegativeFloat]
+    source: str
+
+    @property
+    def least(self) -> float:
+        return self.usd[0] if isinstance(self.usd, tuple) else self.usd
+
+    @property
+    def most(self) -> float:
+        return self.usd[1] if isinstance(self.usd, tuple) else self.usd
+
+
 class Prices(BaseModel):
-    """Prices in USD, by unit of work, and the date they are from (ISO 8601)."""
+    """Prices by unit of work, and the date they are from (ISO 8601)."""
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
     as_of: str
-    import_per_gb: NonNegativeFloat
-    training_per_hour: NonNegativeFloat
-    training_v2_per_1000_interactions: NonNegativeFloat
-    training_hours_at_least: NonNegativeFloat
-    training_hours_per_million_interactions: NonNegativeFloat
-    recommendations_per_1000_users: NonNegativeFloat
-    recommendations_v2_per_1000_users: NonNegativeFloat
-    segments_per_1000_users: NonNegativeFloat
+    import_per_gb: Price
+    training_per_hour: Price
+    training_v2_per_1000_interactions: Price
+    training_hours: NonNegativeFloat
+    training_hours_per_million_interactions: tuple[NonNegativeFloat, NonNegativeFloat]
+    recommendations_per_1000_users: Price
+    recommendations_v2_per_1000_users: Price
+    segments_per_1000_users: Price
+
+    @property
+    def not_verified(self) -> set[str]:
+        """The names of the prices without a source."""
+        priced = {name: price for name, price in self if isinstance(price, Price)}
+        return {name for name in priced if priced[name].source.startswith("not verified")}
 
 
 @cache
@@ -55,48 +79,72 @@ def prices() -> Prices:
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost on AWS in USD, and its reason."""
+    """What work costs on AWS in USD, from `least` to `usd`, and why. `doubts`: why `usd` may not be
+    the most."""
 
+    least: float
     usd: float
     what: str
+    doubts: frozenset[str] = frozenset()
+
+
+def _cost(name: str, least: float, most: float, what: str, *doubts: str) -> Cost:
+    """Of `least` to `most` units at the price of that name."""
+    price: Price = getattr(prices(), name)
+    found = {*doubts, *([f"{name} is not verified"] if name in prices().not_verified else [])}
+    return Cost(least * price.least, most * price.most, what, frozenset(found))
 
 
 def import_cost(dataset: str, size: int) -> Cost:
     """Of importing `size` bytes into a dataset."""
     amount = f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
-    return Cost(prices().import_per_gb * size / 1e9, f"importing {amount} of {dataset}")
+    units = size / 1e9
+    return _cost("import_per_gb", units, units, f"importing {amount} of {dataset}")
 
 
-def training_cost(recipe: str, hours: float, interactions: int) -> Cost:
-    """Of a training: by the interactions or, for recipes before v2, by the hour."""
+def training_cost(recipe: str, hours: float | tuple[float, float], interactions: int) -> Cost:
+    """Of a training: by the interactions or, for recipes before v2, by the hour; or from so many
+    hours to so many."""
     if recipe.endswith("-v2"):
-        usd = prices().training_v2_per_1000_interactions * interactions / 1000
-        return Cost(usd, f"training {recipe} on {interactions:,} interactions")
-    return Cost(prices().training_per_hour * hours, f"training {recipe} for {hours:.2f} hours")
+        units = interactions / 1000
+        what = f"training {recipe} on {interactions:,} interactions"
+        return _cost("training_v2_per_1000_interactions", units, units, what)
+    if isinstance(hours, tuple):
+        what = f"training {recipe} for {hours[0]:.2f} to {hours[1]:.2f} hours"
+        return _cost("training_per_hour", *hours, what, "hours are extrapolated")
+    return _cost("training_per_hour", hours, hours, f"training {recipe} for {hours:.2f} hours")
+
+
+def training_hours(recipe: str, interactions: int, before: float = 0.0) -> tuple[float, float]:
+    """From how many hours to how many a training before v2 is billed for, by what AWS published
+    for aws-user-personalization; before: those of the last training, if it was on AWS."""
+    least, most = (
+        prices().training_hours + each * interactions / 1e6
+        for each in prices().training_hours_per_million_interactions
+    )
+    if recipe != USER_PERSONALIZATION:
+        least = 0.0
+    return min(least, before or least), max(most, before)
 
 
 def most_training_hours(interactions: int) -> float:
-    """The most hours that a training before v2 is billed for, by what AWS published."""
-    price = prices()
-    grows = price.training_hours_per_million_interactions * interactions / 1e6
-    return price.training_hours_at_least + grows
+    """The most hours that a training before v2 is estimated to be billed for."""
+    return training_hours(USER_PERSONALIZATION, interactions)[1]
 
 
 def recommendations_cost(recipe: str, users: int) -> Cost:
     """Of batch recommendations for so many users."""
-    price = (
-        prices().recommendations_v2_per_1000_users
-        if recipe.endswith("-v2")
-        else prices().recommendations_per_1000_users
-    )
-    return Cost(price * users / 1000, f"recommending to {users:,} users")
+    v2 = "_v2" if recipe.endswith("-v2") else ""
+    name, units = f"recommendations{v2}_per_1000_users", users / 1000
+    return _cost(name, units, units, f"recommending to {users:,} users")
 
 
 def segments_cost(segments: int, users: int) -> Cost:
-    """Of a segment job for so many segments, of data with so many users."""
-    price = prices().segments_per_1000_users
+    """Of a segment job for so many segments, of data with so many users: all of them count once,
+    or for each segment."""
+    units = users / 1000
     what = f"{segments:,} segments of {users:,} users"
-    return Cost(price * segments * users / 1000, what)
+    return _cost("segments_per_1000_users", units, segments * units, what)
 
 
 def trainings_cost(
@@ -106,19 +154,24 @@ def trainings_cost(
     if not trained:
         return []
     interactions = count_interactions(pipeline, storage)
-    assumed = None if on_aws else most_training_hours(interactions)
     return [
         training_cost(
-            recipe, assumed or version.description.get("trainingHours", 0.0), interactions
+            recipe,
+            version.description.get("trainingHours", 0.0)
+            if on_aws
+            else training_hours(recipe, interactions),
+            interactions,
         )
         for recipe, version in trained.items()
     ]
 
 
 def cost_metadata(key: str, costs: Sequence[Cost], *, on_aws: bool) -> dict[str, float]:
-    """`KEY` is what is paid, `KEY_on_aws` what is or would be paid on AWS, in USD."""
+    """`KEY` is what is paid, `KEY_on_aws` what is or would be paid on AWS, in USD; where that is a
+    range, its upper end, and `KEY_on_aws_from` the lower."""
     usd = sum(cost.usd for cost in costs)
-    return {key: usd if on_aws else 0.0, f"{key}_on_aws": usd}
+    least = sum(cost.least for cost in costs)
+    return {key: usd if on_aws else 0.0, f"{key}_on_aws": usd, f"{key}_on_aws_from": least}
 
 
 def estimate(
@@ -128,14 +181,16 @@ def estimate(
     imports: Mapping[str, int],
     trainings: Sequence[str],
 ) -> list[Cost]:
-    """The most that a run costs. imports: bytes by dataset; trainings: recipes. Recommendations and
+    """What a run costs. imports: bytes by dataset; trainings: recipes. Recommendations and
     segments are included, though they may exist already."""
     costs = [import_cost(dataset, size) for dataset, size in imports.items()]
     if trainings:
         interactions = count_interactions(pipeline, storage)
-        # The next training may take longer than the last one, but hardly longer than the most.
-        hours = max(most_training_hours(interactions), _hours_before(pipeline, storage))
-        costs += [training_cost(recipe, hours, interactions) for recipe in trainings]
+        before = _hours_before(pipeline, storage)
+        costs += [
+            training_cost(recipe, training_hours(recipe, interactions, before), interactions)
+            for recipe in trainings
+        ]
     users = _count_batch_users(pipeline, storage)
     costs.append(recommendations_cost(pipeline.solution.recipe, users))
     if pipeline.segments:
@@ -145,11 +200,20 @@ def estimate(
 
 
 def summary(costs: Sequence[Cost]) -> str:
-    """The sum and its parts, in words."""
+    """The sum and its parts, in words: "at the most" only if it is."""
+    doubts = sorted(set[str]().union(*(cost.doubts for cost in costs)))
+    least, usd = sum(cost.least for cost in costs), sum(cost.usd for cost in costs)
     return (
-        f"at most about {sum(cost.usd for cost in costs):,.2f} USD, at the prices of"
-        f" {prices().as_of}: " + ", ".join(f"{cost.what} {cost.usd:,.2f}" for cost in costs)
+        f"{'' if doubts else 'at the most '}{_from_to(least, usd)} USD, at the prices of"
+        f" {prices().as_of} in us-east-1: "
+        + ", ".join(f"{cost.what} {_from_to(cost.least, cost.usd)}" for cost in costs)
+        + (f"; an estimate, as {' and '.join(doubts)}" if doubts else "")
     )
+
+
+def _from_to(least: float, most: float) -> str:
+    first, last = f"{least:,.2f}", f"{most:,.2f}"
+    return last if first == last else f"{first} to {last}"
 
 
 def within_budget(budget: Budget, costs: Sequence[Cost], *, on_aws: bool) -> list[Checked]:
