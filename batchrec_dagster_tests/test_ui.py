@@ -299,6 +299,9 @@ def test_ctrl_c_stops_web_server_daemon_and_code_servers(tmp_path: Path) -> None
         while left := of_session(ui.process.pid):
             assert time.monotonic() < deadline, left
             time.sleep(0.2)
+    databases = list(tmp_path.rglob("*.db"))
+    assert len(databases) >= 3
+    assert {each.stat().st_mode & 0o077 for each in databases} == {0}
 
 
 def of_session(session: int) -> list[str]:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,12 +114,16 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
     """Dagster's instance with the runs, in `dagster_home`. Raises click.ClickException."""
     import dagster as dg
 
+    from batchrec_dagster.storage.durable import as_closed_as
     from batchrec_dagster.storage.file_lock import exclusive
 
     home = use_dagster_home()
     try:
-        # Of several processes that make the databases of a new home, Dagster lets all but one fail.
-        with exclusive(home) if home.is_dir() else nullcontext():
+        with ExitStack() as making:
+            if home.is_dir():
+                # Of several processes that make its databases, Dagster lets all but one fail.
+                making.enter_context(exclusive(home))
+                making.enter_context(as_closed_as(home))
             found = dg.DagsterInstance.get()
     except dg.DagsterInvariantViolationError as error:
         raise click.ClickException(str(error)) from error

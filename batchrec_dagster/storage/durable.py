@@ -13,8 +13,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # The name of a file that is not finished yet. obstore lists no such file.
@@ -24,7 +24,7 @@ _STAGED = re.compile(r".+#\d+")
 def publish(staged: Path, target: Path) -> None:
     """Give a finished file or folder, with all that is in it, its name, durably."""
     for path in (staged, *staged.rglob("*")):
-        path.chmod(_rights(path.stat().st_mode, target.parent))
+        path.chmod(rights(path.stat().st_mode, target.parent))
         sync(path)
     staged.rename(target)
     sync(target.parent)
@@ -62,17 +62,28 @@ def make_folders(folder: Path, mode: int = 0o777) -> None:
     if folder.is_dir():
         return
     make_folders(folder.parent, mode)
-    folder.mkdir(_rights(mode, folder.parent), exist_ok=True)
+    folder.mkdir(rights(mode, folder.parent), exist_ok=True)
     sync(folder.parent)
 
 
-def _rights(mode: int, folder: Path) -> int:
+def rights(mode: int, folder: Path) -> int:
     """The mode, without the rights of group and others where they have none on the folder."""
     mode = stat.S_IMODE(mode)
     for whose in (0o070, 0o007):
         if not folder.stat().st_mode & whose:
             mode &= ~whose
     return mode
+
+
+@contextmanager
+def as_closed_as(folder: Path) -> Iterator[None]:
+    """Meanwhile this process, and those it starts, create files with the rights of the folder."""
+    before = os.umask(0o077)
+    os.umask(before | (0o777 & ~rights(0o777, folder)))
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def remove_staged(folder: Path) -> None:
@@ -86,7 +97,7 @@ def _new_staged(target: Path) -> tuple[Path, int]:
     while True:
         staged = target.with_name(f"{target.name}#{secrets.randbits(32)}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        opened = os.open(staged, flags, _rights(0o666, target.parent))
+        opened = os.open(staged, flags, rights(0o666, target.parent))
         if _lock(opened, staged):
             return staged, opened
 

@@ -36,6 +36,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from batchrec_dagster.storage import durable
 from batchrec_dagster.web.guard import Guard, refuse
 from batchrec_dagster.web.server import BODY_SECONDS, BodyTooLargeError, LimitedServer, read_body
 
@@ -116,8 +117,6 @@ def serve_ui(
         if daemon:
             os.environ["DAGSTER_IS_DEV_CLI"] = "1"  # as `dagster dev`: short stack traces
             files = [stack.enter_context(_code_servers(instance, files))]
-            # What runs write, such as exports, keeps the user's mode: the code server starts them.
-            os.umask(os.umask(0o077) | 0o077)
             process = stack.enter_context(_daemon(files[0]))
         context = stack.enter_context(
             WorkspaceProcessContext(
@@ -156,7 +155,8 @@ def _code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]) -> Ite
 @contextmanager
 def _daemon(workspace: str) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "dagster._daemon", "run", "--workspace", workspace]
-    process = subprocess.Popen(command)
+    with durable.as_closed_as(Path(os.environ["DAGSTER_HOME"])):
+        process = subprocess.Popen(command)
     try:
         yield process
     finally:
