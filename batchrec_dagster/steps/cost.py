@@ -79,20 +79,24 @@ def prices() -> Prices:
 
 @dataclass(frozen=True)
 class Cost:
-    """What work costs on AWS in USD, from `least` to `usd`, and why. `doubts`: why `usd` may not be
-    the most."""
+    """What work costs on AWS in USD, and why. `lowest`: the lower end of a range; `doubts`: why
+    `usd` may not be the most."""
 
-    least: float
     usd: float
     what: str
+    lowest: float | None = None
     doubts: frozenset[str] = frozenset()
+
+    @property
+    def least(self) -> float:
+        return self.usd if self.lowest is None else self.lowest
 
 
 def _cost(name: str, least: float, most: float, what: str, *doubts: str) -> Cost:
     """Of `least` to `most` units at the price of that name."""
     price: Price = getattr(prices(), name)
     found = {*doubts, *([f"{name} is not verified"] if name in prices().not_verified else [])}
-    return Cost(least * price.least, most * price.most, what, frozenset(found))
+    return Cost(most * price.most, what, least * price.least, frozenset(found))
 
 
 def import_cost(dataset: str, size: int) -> Cost:
