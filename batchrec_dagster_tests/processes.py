@@ -28,15 +28,17 @@ class Started:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def wait_for(self, look: Callable[[], Found | None], what: str, *, timeout: float) -> Found:
+    def wait_for(
+        self, look: Callable[[], Found | None], what: str, *, timeout: float, every: float = 0.2
+    ) -> Found:
         """What `look` finds, as soon as it finds something; an AssertionError with the log if it
-        does not in time, or if the process ends before."""
+        does not in time, or if the process ends before. every: seconds between two looks."""
         deadline = time.monotonic() + timeout
         while (found := look()) is None:
             said = f"\n{self.log.read_text(errors='replace')[-5000:]}"
             assert self.process.poll() is None, f"ended before {what}:{said}"
             assert time.monotonic() < deadline, f"no {what} in {timeout:g} s:{said}"
-            time.sleep(0.2)
+            time.sleep(every)
         return found
 
     def kill(self) -> None:

@@ -10,6 +10,7 @@ import io
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,8 @@ KEYS = {
     "BATCHREC_LOCAL_PERSONALIZE_ACCESS_KEY_ID": "owner",
     "BATCHREC_LOCAL_PERSONALIZE_SECRET_ACCESS_KEY": "owner-secret",
 }
+# What deploy/.env may set, and here does not.
+UNSET = re.compile(r"\$\{\w+:-(.*?)\}")
 A_NIGHT = 900  # seconds; on a busy machine
 
 
@@ -57,6 +60,7 @@ class Server:
         self.ours = ours  # what deploy/.env holds
         (grpc,) = free_ports(1)
         (web,) = free_ports(1)
+        self.ports = {"code_location": grpc, "webserver": web}
         self.instead = {
             "DAGSTER_POSTGRES_HOST": "127.0.0.1",
             "DAGSTER_POSTGRES_PORT": str(database.port),
@@ -65,8 +69,6 @@ class Server:
             "DAGSTER_CODE_LOCATION_PORT": str(grpc),
             "DAGSTER_GRPC_HOST": "127.0.0.1",
             "DAGSTER_GRPC_PORT": str(grpc),
-            "DAGSTER_WEBSERVER_HOST": "127.0.0.1",
-            "DAGSTER_WEBSERVER_PORT": str(web),
             "TMPDIR": str(project.root / "tmp"),
         }
         database.query(f"CREATE ROLE dagster LOGIN PASSWORD '{SECRET}'")
@@ -80,7 +82,8 @@ class Server:
         """What the service is given, with this machine's addresses."""
         declared = COMPOSE["services"][service]
         wanted = {
-            name: self.instead.get(name, value) for name, value in declared["environment"].items()
+            name: self.instead.get(name, UNSET.sub(r"\1", value))
+            for name, value in declared["environment"].items()
         }
         return {
             **{name: value for name, value in os.environ.items() if not _ours(name)},
@@ -91,14 +94,30 @@ class Server:
             "PYTHONPATH": str(self.project.root),
         }
 
+    def here(self, word: str) -> str:
+        """Part of a command, with this machine's address and the webserver's port."""
+        port = str(self.ports["webserver"])
+        return word.replace("0.0.0.0", "127.0.0.1").replace("127.0.0.1:3000", f"127.0.0.1:{port}")
+
     @contextmanager
     def service(self, name: str) -> Iterator[Started]:
         """It runs, and its check of health says so."""
         declared = COMPOSE["services"][name]
         root, environment = self.project.root, self.environment(name)
-        kind, *check = declared["healthcheck"]["test"]
+        kind, *check = [self.here(word) for word in declared["healthcheck"]["test"]]
+        command = [self.here(word) for word in declared["command"]]
+        if name == "webserver":
+            command += ["--port", str(self.ports[name])]
         if kind == "CMD-SHELL":
             check = ["sh", "-c", check[0].replace("$$", "$")]
+
+        def ready() -> bool | None:
+            """The check starts a process, which takes seconds of CPU: first what costs nothing."""
+            if name == "daemon":
+                with self.instance() as instance:
+                    return bool(instance.get_daemon_heartbeats()) or None
+            with socket.socket() as looking:
+                return looking.connect_ex(("127.0.0.1", self.ports[name])) == 0 or None
 
         def healthy() -> bool | None:
             done = subprocess.run(
@@ -107,8 +126,9 @@ class Server:
             return True if done.returncode == 0 else None
 
         log = root / f"{name}.log"
-        with started(declared["command"], root, environment, log) as process:
-            process.wait_for(healthy, f"health of {name}", timeout=300)
+        with started(command, root, environment, log) as process:
+            process.wait_for(ready, f"start of {name}", timeout=300, every=1)
+            process.wait_for(healthy, f"health of {name}", timeout=300, every=5)
             yield process
 
     def launch(self, job: str, config: Mapping[str, Any]) -> None:
@@ -214,7 +234,7 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
                     assert all(run.is_success for run in over), log_of(instance, over)
                     return True if found and (over == found or not ended) else None
 
-                daemon.wait_for(runs, f"{job} of {tags}", timeout=A_NIGHT)
+                daemon.wait_for(runs, f"{job} of {tags}", timeout=A_NIGHT, every=1)
 
         lists = []
         for night in (1, 2):
