@@ -100,7 +100,11 @@ SETTINGS = (
         "host names, other than localhost, by which clients reach batchrec ui and batchrec"
         " local-personalize: a.example,b.example",
     ),
-    Setting("DAGSTER_HOME", "", "where Dagster keeps its dagster.yaml and its history"),
+    Setting(
+        "DAGSTER_HOME",
+        "BATCHREC_HOME/dagster",
+        "where Dagster keeps its dagster.yaml and its history, as batchrec's commands do",
+    ),
 )
 
 

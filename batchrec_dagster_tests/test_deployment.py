@@ -2,15 +2,14 @@
 
 import re
 import shutil
-import subprocess
-from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from batchrec_dagster.cli.project import use_dagster_home
 from batchrec_dagster.deployment import SETTINGS, Deployment, DeploymentError, misspelt
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE
-from batchrec_dagster_tests.support import REPOSITORY
+from batchrec_dagster_tests.support import REPOSITORY, Project
 
 ROLE = "arn:aws:iam::123456789012:role/Personalize"
 AWS = {
@@ -100,12 +99,16 @@ def test_a_setting_that_is_misspelt_is_noticed() -> None:
     assert misspelt(environment) == {"BATCHREC_STORGE": "BATCHREC_STORAGE"}
 
 
-def test_both_homes_are_made_for_their_user_alone(tmp_path: Path) -> None:
-    for name in ("Makefile", "dagster.yaml"):
-        shutil.copy(REPOSITORY / name, tmp_path)
-    made = tmp_path / ".batchrec/dagster"
-    subprocess.run(["make", f"{made}/dagster.yaml"], cwd=tmp_path, check=True)
-    deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path / "home")})
+def test_both_homes_are_made_for_their_user_alone(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(REPOSITORY / "dagster.yaml", project.root)
+    monkeypatch.chdir(project.root)
+    for name in ("BATCHREC_HOME", "DAGSTER_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    made = use_dagster_home()
+    assert made == project.root / ".batchrec/dagster"
+    deployment = Deployment.from_environment({"BATCHREC_HOME": str(project.root / "home")})
     deployment.make_home()
     for folder in (made, made.parent, deployment.home):
         assert folder.stat().st_mode & 0o777 == 0o700

@@ -103,6 +103,7 @@ def use_dagster_home() -> Path:
             with exclusive(home):
                 if settings.is_file() and not (home / settings.name).exists():
                     shutil.copyfile(settings, home / settings.name)
+                    (home / settings.name).chmod(0o600)
         except OSError as error:
             raise click.ClickException(f"cannot write {home}: {error.strerror}") from error
         os.environ["DAGSTER_HOME"] = str(home)
