@@ -95,10 +95,12 @@ def test_every_user_answered() -> None:
 
 def test_few_event_types() -> None:
     assert checks.few_event_types(0).passed
-    assert checks.few_event_types(10).passed
-    many = checks.few_event_types(11)
+    assert checks.few_event_types(9).passed
+    many = checks.few_event_types(10)
     assert many.blocks
-    assert many.found.startswith("11 event types; Personalize takes at most 10")
+    assert many.found.startswith("10 event types; Personalize takes at most 9")
+    assert checks.few_event_types(8, event_value=True).passed
+    assert checks.few_event_types(9, event_value=True).blocks
 
 
 def test_no_failed_lines() -> None:

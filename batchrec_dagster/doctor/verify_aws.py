@@ -435,7 +435,7 @@ def _exploration(on: Verification) -> dict[str, Any]:
 def _event_types(on: Verification) -> dict[str, Any]:
     on.ensure.ready(api.IMPORT_JOB, on.start_import())
     found = {}
-    for types in (10, 11):
+    for types in (9, 10, 11):
         try:
             on.ensure.ready(api.IMPORT_JOB, on.start_import(types))
             found[f"{types}"] = "imported"
@@ -501,7 +501,9 @@ QUESTIONS = (
     Question("versions", "Which name and hours has a solution version?", ASKING, _versions),
     Question("update", "Which name, hours and metrics has an UPDATE?", ASKING, _update),
     Question("exploration", "Are lists without exploration reproducible?", ASKING, _exploration),
-    Question("event_types", "Are ten event types imported, and eleven?", ASKING, _event_types),
+    Question(
+        "event_types", "Are nine event types imported, ten, and eleven?", ASKING, _event_types
+    ),
     Question("glue", "How did the Glue job's last runs end?", ASKING, _glue),
     Question("names", "Are names free again after a teardown?", NAMES, _names),
     Question("bill", "What was billed, by usage type?", DELETED, _bill),

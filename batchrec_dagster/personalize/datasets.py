@@ -29,8 +29,6 @@ MIN_INTERACTIONS = 1000
 MIN_USERS_WITH_TWO_INTERACTIONS = 25
 MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS = 0.01
 MAX_ID_LENGTH = 256
-# Distinct event types and optional metadata columns together; no pipeline has such columns.
-MAX_EVENT_TYPES = 10
 
 # A filter considers this many of the latest interactions, per user and event type.
 FILTER_HISTORY = 100

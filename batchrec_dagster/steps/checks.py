@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 
 from batchrec_dagster.personalize.datasets import (
-    MAX_EVENT_TYPES,
     MIN_INTERACTIONS,
     MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
     MIN_USERS_WITH_TWO_INTERACTIONS,
 )
+from batchrec_dagster.personalize.schemas import MAX_EVENT_TYPES
 from batchrec_dagster.preparation.polars.prepare import BadRows
 
 # Earlier times mean the wrong unit. Up to a day in the future may be a clock that is wrong.
@@ -78,14 +78,18 @@ def enough_interactions(rows: int, users: int, with_two: int) -> Checked:
     )
 
 
-def few_event_types(count: int) -> Checked:
-    """Whether there are as few distinct event types as Personalize allows; 0: no such column."""
-    passed = count <= MAX_EVENT_TYPES
+def few_event_types(count: int, *, event_value: bool = False) -> Checked:
+    """Whether there are as few distinct event types as Personalize allows; 0: no such column.
+
+    The columns EVENT_TYPE and, with `event_value`, EVENT_VALUE count as one type each.
+    """
+    most = MAX_EVENT_TYPES - 1 - event_value
+    passed = count <= most
     found = f"{count:,} event types"
     if not passed:
         found += (
-            f"; Personalize takes at most {MAX_EVENT_TYPES}. Keep fewer with interactions.filter,"
-            " or leave out ratings.columns.event_type"
+            f"; Personalize takes at most {most} with these columns. Keep fewer with"
+            " interactions.filter, or leave out ratings.columns.event_type"
         )
     return Checked("few_event_types", passed, found, {"event_types": count})
 

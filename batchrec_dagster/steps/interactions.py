@@ -125,7 +125,7 @@ def _prepare_here(
             timestamps_plausible(
                 counts.earliest, counts.latest, result.timestamp_unit, datetime.now(UTC)
             ),
-            few_event_types(counts.event_types),
+            few_event_types(counts.event_types, event_value=pipeline.event_value),
         ),
         job=job,
     )
@@ -154,7 +154,7 @@ def _prepare_on_aws(
     checks = (
         enough_interactions(done.rows_kept, done.users, done.users_with_two),
         timestamps_plausible(done.earliest, done.latest, done.timestamp_unit, datetime.now(UTC)),
-        few_event_types(done.event_types),
+        few_event_types(done.event_types, event_value=pipeline.event_value),
     )
     sample = _first_rows(task.destination, storage)
     if any(check.blocks for check in checks):
