@@ -196,7 +196,7 @@ def refresh(
         return defs.resolve_job_def(f"{name}_refresh").execute_in_process(
             instance=instance,
             run_config=run_config,
-            asset_selection=assets and [dg.AssetKey([name, asset]) for asset in assets],
+            asset_selection=[dg.AssetKey([name, asset]) for asset in assets] if assets else None,
             raise_on_error=False,
         )
 

@@ -124,7 +124,8 @@ class RunStages:
         """Note why a run failed, if no stage says it: its process was killed, for example."""
         error = getattr(event.event_specific_data, "error", None)
         if not self.errors:
-            self.errors.append(_line((error.cause or error).message if error else event.message))
+            message = (error.cause or error).message if error else event.message
+            self.errors.append(_line(message or "the run failed"))
 
     def finish(self) -> None:
         """Call it when the run has ended: what has not started is not run."""
