@@ -1,0 +1,62 @@
+"""A machine that runs out of disk or descriptors: one line, nothing half-written, the next run right.
+
+A limit on the size of files stands for a full disk: both fail in the middle of a write.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster_tests.support import (
+    declaration,
+    module_project,
+    refresh,
+    table,
+    write_ratings,
+)
+
+pytestmark = pytest.mark.slow
+
+# The limit holds for this process alone: pytest could not live with it.
+RUN = """
+import resource, signal, sys
+from pathlib import Path
+import dagster as dg
+from batchrec_dagster_tests.support import Project, refresh, why
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit, value = getattr(resource, sys.argv[2]), int(sys.argv[3])
+resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
+result = refresh(Project(Path(sys.argv[1])), "shop", dg.DagsterInstance.ephemeral())
+print("because: " + ("" if result.success else why(result)))
+"""
+
+
+def limited(project: Path, limit: str, value: int) -> str:
+    """Why a refresh under the limit failed; nothing if it did not."""
+    command = [sys.executable, "-c", RUN, str(project), limit, str(value)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    return ran.stdout.partition("because: ")[2].strip()
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    project.declare(declaration("shop", write_ratings(tmp_path / "ratings.csv", users=100)))
+    reason = limited(project.root, "RLIMIT_FSIZE", 40_000)
+    assert "\n" not in reason
+    assert "File too large" in reason
+    assert not list((project.storage / "shop" / "raw").iterdir())
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert refresh(project, "shop", instance).success
+    assert table(project, "shop").get_column("user_id").n_unique() == 100
+
+
+def test_64_descriptors_are_enough(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    project.declare(declaration("shop", write_ratings(tmp_path / "ratings.csv")))
+    assert limited(project.root, "RLIMIT_NOFILE", 64) == ""
+    assert table(project, "shop").get_column("user_id").n_unique() == 60
