@@ -284,9 +284,5 @@ class Deployment:
 
     def executor(self) -> dg.ExecutorDefinition:
         """In-process for the embedded Personalize, whose steps take less time than to start a
-        process. Else a process a step, each forked from one that has imported everything."""
-        if self.embedded:
-            return dg.in_process_executor
-        return dg.multiprocess_executor.configured(
-            {"start_method": {"forkserver": {}}}, name="multiprocess"
-        )
+        process."""
+        return dg.in_process_executor if self.embedded else dg.multiprocess_executor

@@ -32,7 +32,7 @@ def test_by_default_everything_is_on_this_machine() -> None:
 def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
     deployment = Deployment.from_environment({**AWS, "AWS_REGION": "eu-west-1"})
     assert not deployment.embedded
-    assert deployment.executor().name == "multiprocess"
+    assert deployment.executor() is dg.multiprocess_executor
     resources = deployment.resources()
     assert resources["storage"].uri("a.csv") == "s3://bucket/p/a.csv"
     personalize = resources["personalize"]
