@@ -1,4 +1,4 @@
-"""A machine that runs out of disk or descriptors: one line, nothing half-written, the next run right.
+"""A machine without room or descriptors: one line, nothing half-written, the next run right.
 
 A limit on the size of files stands for a full disk: both fail in the middle of a write.
 """
