@@ -24,6 +24,8 @@ MODULES = (
     "preparation/__init__.py",
     "preparation/layout.py",
     "preparation/rules.py",
+    "preparation/sources/__init__.py",
+    "preparation/sources/limits.py",
 )
 
 
