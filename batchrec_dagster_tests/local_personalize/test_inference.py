@@ -17,7 +17,7 @@ BAD_LINES = [
     b"[]",
     b"null",
     b"{}",
-    b'{"userId":7}',
+    b'{"userId":7.5}',
     b'{"userId":""}',
     b'{"userId":null}',
     b'{"itemId":"i1"}',
@@ -42,7 +42,7 @@ def test_a_bad_line_is_answered_in_its_place(local: Local) -> None:
         assert bad["output"] == {"recommendedItems": []}
         assert good["error"] is None
         assert good["output"] == answers[1]["output"]
-    assert answers[8]["input"] == {"userId": 7}  # what can be repeated is
+    assert answers[8]["input"] == {"userId": 7.5}  # what can be repeated is
 
 
 def test_blank_lines_and_empty_files_are_no_requests(local: Local) -> None:
