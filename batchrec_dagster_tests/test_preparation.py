@@ -21,6 +21,8 @@ from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
 from batchrec_dagster.preparation.users import distinct_users
 
 COMMA = Layout(",", "userId", "movieId", "rating", "timestamp")
+# Every id counts, even NULL.
+ANY_IDS = Layout(",", "userId", "movieId", "rating", "timestamp", null_values=())
 HEADER = "userId,movieId,rating,timestamp\n"
 
 
@@ -219,12 +221,13 @@ IDS = st.text(
     )
 )
 def test_any_ids_come_through_as_they_are(rows: list[tuple[str, str, float, int]]) -> None:
+    """Also those that mean no value elsewhere, where the declaration says so."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "source.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, quoting=csv.QUOTE_ALL)
             writer.writerows([COMMA_HEADER, *rows])
-        prepare(Path(folder), path.read_bytes())
+        prepare(Path(folder), path.read_bytes(), ANY_IDS)
         with (Path(folder) / "interactions.csv").open(newline="", encoding="utf-8") as file:
             written = [tuple(row) for row in csv.reader(file)][1:]
     assert written == [

@@ -119,7 +119,7 @@ def test_more_than_the_budget_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert run.invoke(main, ["verify-aws", "--budget", "11"]).exit_code == 2
     asked = run.invoke(main, ["verify-aws"], input="n\n")
     assert asked.exit_code == 1
-    assert "at most about 1.0" in asked.output
+    assert "this costs 1.0" in asked.output
     assert list(tmp_path.glob("verify-aws*")) == []
     assert what_is_left(tmp_path) == []
 

@@ -208,9 +208,9 @@ def _types(table: _AnyTable, layout: Layout) -> dict[str, str]:
 
 def _decimal_id(table: _AnyTable, column: Column, types: Mapping[str, str]) -> str | None:
     """An id such as 913.0, if all of the first rows are numbers."""
-    names = list(types)
-    name = column if isinstance(column, str) else names[column - 1]
-    if types.get(name) != "double" or isinstance(table, ParquetTable):
+    # A position that the file lacks is refused where the rows are read.
+    name = column if isinstance(column, str) else dict(enumerate(types, 1)).get(column)
+    if types.get(name or "") != "double" or isinstance(table, ParquetTable):
         return None
     cells = replace(table, most=LOOKED_AT).cells({"id": column}).select(pl.col("id").drop_nulls())
     found = cells.filter(pl.col("id").str.contains(r"^[0-9]+\.0+$")).head(1).collect()
