@@ -158,7 +158,7 @@ def _stop(
     *,
     force: bool,
 ) -> None:
-    """Interrupt the run; Dagster calls it canceled, and not failed, if it is told before."""
+    """Interrupt the run, after a note to Dagster, which then calls it canceled and not failed."""
     if force:
         process.kill()
         return

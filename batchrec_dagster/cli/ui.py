@@ -35,7 +35,7 @@ def ui(
     """Serve Dagster's web page until Ctrl-C, and run its schedules and sensors.
 
     Use this, not `dagster dev` or `dagster-webserver`: those execute what any web page in the same
-    browser sends them. The page has no login: whoever reaches it can start and stop runs.
+    browser sends them. The page has no login: anyone who reaches it can start and stop runs.
 
     \b
     Examples:
