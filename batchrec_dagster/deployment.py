@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,6 +23,7 @@ from batchrec_dagster.preparation.sources.limits import (
     MAX_LINE_KB,
     LimitError,
     Limits,
+    number_above_0,
 )
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.io_managers import (
@@ -149,14 +149,10 @@ class Deployment:
             return environment.get(name, "").strip() or default
 
         def number(name: str, *, default: float) -> float:
-            text = get(name, default=str(default))
             try:
-                value = float(text)
-            except ValueError:
-                value = math.nan
-            if not 0 < value < math.inf:
-                raise DeploymentError(f"{name} is {text!r}: set a number above 0")
-            return value
+                return number_above_0(environment, name) or default
+            except LimitError as error:
+                raise DeploymentError(str(error)) from error
 
         try:
             Limits.from_environment(environment)

@@ -47,8 +47,8 @@ class Limits:
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Raises LimitError for a setting that is not a number above 0."""
         environment = os.environ if environment is None else environment
-        file = _number(environment, MAX_FILE_GB)
-        line = _number(environment, MAX_LINE_KB) or DEFAULT_LINE_KB
+        file = number_above_0(environment, MAX_FILE_GB)
+        line = number_above_0(environment, MAX_LINE_KB) or DEFAULT_LINE_KB
         return cls(None if file is None else int(file * GB), int(line * KB))
 
     @property
@@ -114,7 +114,8 @@ class Limits:
         )
 
 
-def _number(environment: Mapping[str, str], name: str) -> float | None:
+def number_above_0(environment: Mapping[str, str], name: str) -> float | None:
+    """The setting, or None where it is not set. Raises LimitError."""
     text = environment.get(name, "").strip()
     if not text:
         return None
