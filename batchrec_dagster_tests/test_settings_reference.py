@@ -1,0 +1,32 @@
+"""The reference of the settings, which editors read too, is the model's, and whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.config.json_schema import declaration_schema, declaration_schema_text
+from batchrec_dagster.pipeline.scaffolding import SCHEMA_FILE
+
+SCHEMA = declaration_schema()
+
+
+def test_the_file_that_editors_read_is_the_models() -> None:
+    assert SCHEMA_FILE.read_text() == declaration_schema_text(), (
+        "the settings have changed: batchrec schema > batchrec_dagster/config/defs.schema.json"
+    )
+    assert CliRunner().invoke(main, ["schema"]).output == declaration_schema_text()
+
+
+def test_every_setting_is_described() -> None:
+    def properties(of: str, schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, found in schema["properties"].items():
+            yield f"{of}.{name}", found
+
+    parts = {"": SCHEMA, "attributes": SCHEMA["properties"]["attributes"], **SCHEMA["$defs"]}
+    settings = [pair for of, schema in parts.items() for pair in properties(of, schema)]
+    assert len(settings) > 50
+    assert [name for name, schema in settings if not schema.get("description")] == []
