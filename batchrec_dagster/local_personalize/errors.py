@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from batchrec_dagster.storage.object_store import StorageError
+
 
 class ServiceError(Exception):
     """A refused request; `code` is the exception's name in the service model."""
@@ -9,8 +11,11 @@ class ServiceError(Exception):
     code = "InternalFailure"
 
 
-class CatalogError(ServiceError):
-    """The catalog cannot be read or written; the message says what to do."""
+class CatalogError(StorageError):
+    """The catalog cannot be read or written; the message says what to do.
+
+    No refusal of Personalize's: the embedded client raises it as it is, the server answers 500.
+    """
 
 
 class InvalidInputError(ServiceError):

@@ -13,7 +13,7 @@ import dagster as dg
 from botocore.exceptions import ConnectionClosedError
 from pydantic import Field
 
-from batchrec_dagster.local_personalize.api.client import CatalogError, Quotas, embedded_client
+from batchrec_dagster.local_personalize.api.client import Quotas, embedded_client
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.ensure import STORAGE_TAG, Ensure
 from batchrec_dagster.personalize.permissions import explain_refusals
@@ -91,14 +91,9 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     def client(self) -> PersonalizeClient:
         """The boto3 client."""
         if self.endpoint == EMBEDDED:
-            try:
-                return embedded_client(
-                    Path(self.home).absolute(),
-                    self.storage.store,
-                    quotas=Quotas.parse(self.quotas),
-                )
-            except CatalogError as error:
-                raise dg.Failure(str(error), allow_retries=False) from error
+            return embedded_client(
+                Path(self.home).absolute(), self.storage.store, quotas=Quotas.parse(self.quotas)
+            )
         session = boto3.Session(region_name=self.region_name, profile_name=self.profile_name)
         client: PersonalizeClient = session.client(
             "personalize",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 from pathlib import Path
 
 import pytest
 
 from batchrec_dagster.local_personalize.api.client import CatalogError, LocalPersonalize
+from batchrec_dagster.local_personalize.api.server import application
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.test_guard import served
 
 
 @pytest.mark.parametrize("content", [b"", b"no database" * 1000])
@@ -22,3 +26,16 @@ def test_a_damaged_catalogue_is_refused_by_name(tmp_path: Path, content: bytes) 
     with pytest.raises(CatalogError, match=r"catalog\.sqlite is damaged .*: restore it .* move"):
         LocalPersonalize(home, store)
     assert model.is_dir()
+
+
+def test_the_server_says_that_the_catalogue_is_damaged(tmp_path: Path) -> None:
+    service = LocalPersonalize(tmp_path, ObjectStore({}))
+    for left in tmp_path.glob("catalog.sqlite-*"):
+        left.unlink()
+    (tmp_path / "catalog.sqlite").write_bytes(b"no database" * 1000)
+    with served(application(service)) as address:
+        connection = http.client.HTTPConnection(*address, timeout=20)
+        connection.request("POST", "/", "{}", {"X-Amz-Target": "AmazonPersonalize.ListSchemas"})
+        answered = connection.getresponse()
+        assert answered.status == 500
+        assert "catalog.sqlite is damaged" in json.load(answered)["message"]

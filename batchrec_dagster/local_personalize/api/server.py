@@ -23,6 +23,7 @@ from batchrec_dagster.local_personalize.api.signatures import (
     SignatureError,
     check_signature,
 )
+from batchrec_dagster.local_personalize.errors import CatalogError
 from batchrec_dagster.local_personalize.jobs.job import logger
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web.guard import Guard
@@ -56,7 +57,10 @@ def application(
             except SignatureError as error:
                 return _error_response(403, error.code, str(error))
         target = request.headers.get("x-amz-target", "")
-        status, content = await run_in_threadpool(answer, service.call, target, body)
+        try:
+            status, content = await run_in_threadpool(answer, service.call, target, body)
+        except CatalogError as error:
+            return _error_response(500, "InternalFailure", str(error))
         return _response(status, content)
 
     async def health(request: Request) -> Response:

@@ -22,6 +22,7 @@ from batchrec_dagster.local_personalize.catalog.catalog import Catalog
 from batchrec_dagster.local_personalize.catalog.home import Home
 from batchrec_dagster.local_personalize.catalog.kinds import ACCOUNT_ID, Call, Quotas
 from batchrec_dagster.local_personalize.errors import (
+    CatalogError,
     InvalidInputError,
     SerializationError,
     ServiceError,
@@ -51,11 +52,16 @@ class Answer(NamedTuple):
 
 
 def answer(service: Service, target: str, body: bytes) -> Answer:
-    """Call the service; any exception becomes an error response of the protocol."""
+    """Call the service; its errors become error responses of the protocol.
+
+    Raises CatalogError: an embedded client's caller gets that itself.
+    """
     try:
         return Answer(200, json.dumps(service(_operation(target), _params(body))).encode())
     except ServiceError as error:
         return _refusal(400, error.code, str(error))
+    except CatalogError:
+        raise
     except Exception:
         logger.exception("a request to the local Personalize failed: %.100r", target)
         return _refusal(
@@ -115,7 +121,8 @@ class LocalPersonalize:
         self._worker.wake()  # resume the jobs of earlier processes
 
     def call(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Answer one request. Raises ServiceError."""
+        """Answer one request. Raises ServiceError, CatalogError."""
+        self._worker.raise_failure()
         if operation not in service_model().operation_names:
             raise UnknownOperationError(f"Amazon Personalize has no operation {operation!r}.")
         if operation not in OPERATIONS:

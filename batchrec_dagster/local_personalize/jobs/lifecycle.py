@@ -28,7 +28,7 @@ from batchrec_dagster.local_personalize.catalog.catalog import (
     Resource,
 )
 from batchrec_dagster.local_personalize.catalog.kinds import JobResult, Kind
-from batchrec_dagster.local_personalize.errors import JobFailedError
+from batchrec_dagster.local_personalize.errors import CatalogError, JobFailedError
 from batchrec_dagster.local_personalize.jobs.job import (
     ClosingError,
     Job,
@@ -93,7 +93,7 @@ def start(resource: Resource) -> Resource:
 def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
     """Run the job, for at least `least_seconds`, and return how it ended.
 
-    Bad data gives a failed outcome, not an exception. Raises ClosingError.
+    Bad data gives a failed outcome, not an exception. Raises ClosingError, CatalogError.
     """
     if job.resource.status in (ACTIVE, *UPDATING):
         return Outcome(_finish_update)
@@ -109,17 +109,19 @@ def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
         return _succeed(finished)
     except StoppedError:
         return Outcome(_stop)
+    except (ClosingError, CatalogError):
+        raise
     except JobFailedError as error:
         return _fail(str(error))
     except StorageError as error:
         return _fail(str(storage_failure(error)))
-    except ClosingError:
-        raise
-    except Exception:
+    except Exception as error:
         if job.closing() or _interpreter_is_closing():
             raise ClosingError from None
-        # A bug in this service: the log gets the traceback, the client a failed job.
         logger.exception("%s failed", job.resource.arn)
+        if isinstance(error, (OSError, MemoryError)):  # the disk or the memory is full, say
+            return _fail(f"Create failed. {error or type(error).__name__}")
+        # A bug in this service: the log gets the traceback, the client a failed job.
         return _fail("Create failed. An internal error occurred: see the service's log.")
 
 

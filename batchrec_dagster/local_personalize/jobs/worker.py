@@ -25,6 +25,7 @@ from batchrec_dagster.local_personalize.catalog.home import (
     remove_dead_owners,
 )
 from batchrec_dagster.local_personalize.catalog.kinds import Kind, Lane, no_files
+from batchrec_dagster.local_personalize.errors import CatalogError
 from batchrec_dagster.local_personalize.jobs import lifecycle
 from batchrec_dagster.local_personalize.jobs.job import ClosingError, Job, logger
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -97,6 +98,7 @@ class Worker:
         self._requested: set[Lane] = set()
         self._claimed: set[str] = set()
         self._owner: Owner | None = None
+        self._failure: CatalogError | None = None
         self._closing = False
         remove_orphans(catalog, home, kinds)
         atexit.register(_close, weakref.ref(self))
@@ -111,6 +113,13 @@ class Worker:
             self._lane(resource) for resource in unfinished if self._is_claimable(resource)
         }:
             self._start_lane(lane)
+
+    def raise_failure(self) -> None:
+        """Raise the CatalogError that stopped a lane, once: a client would wait for its jobs."""
+        with self._lock:
+            failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Claim no more jobs; running ones stop at their next checkpoint, for other workers."""
@@ -146,9 +155,12 @@ class Worker:
                         self._run(resource)
                     finally:
                         self._claimed.discard(resource.arn)
+            except CatalogError as error:
+                # A full disk, for example. The jobs stay queued: the request after the one that
+                # reports this starts the lane again.
+                with self._lock:
+                    self._failure = error
             except Exception:
-                # The catalog itself failed, for example on a full disk. The jobs stay queued, and
-                # the next request starts this lane again.
                 logger.exception("the %s lane of the local Personalize failed", lane)
 
     def _claim(self, lane: Lane) -> Resource | None:
