@@ -1,0 +1,49 @@
+"""An experiment: some users get no lists, or popular items, so that the lists' effect shows."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import dagster as dg
+from pydantic import Field, field_validator
+
+
+class Experiment(dg.Model):
+    """A holdout: by comparing its users with the others one learns what the lists cause."""
+
+    name: str = Field(
+        description="Letters, digits, _ and -, at most 64. Another name divides the users anew.",
+        examples=["holdout_2027"],
+        # Or a template.
+        json_schema_extra={"pattern": r"^([A-Za-z0-9_-]{1,64}|.*\{\{.*)$"},
+    )
+    control_share: float = Field(
+        default=0.1,
+        description="The share of users in the control, more than 0 and at most 0.5. With a larger"
+        " share users only move into the control, with a smaller one only out of it.",
+        json_schema_extra={"exclusiveMinimum": 0, "maximum": 0.5},
+    )
+    control: Literal["popular", "none"] = Field(
+        default="popular",
+        description="What the control gets: popular (the lists of aws-popularity-count) or none (no"
+        " rows in the table).",
+    )
+    salt: str = Field(
+        default="",
+        description="Any text: another one divides the users anew under the same name.",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_possible(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+            raise ValueError("write letters, digits, _ and -, at most 64")
+        return name
+
+    @field_validator("control_share")
+    @classmethod
+    def _some_are_in_each_arm(cls, share: float) -> float:
+        if not 0 < share <= 0.5:
+            raise ValueError("write a number above 0 and at most 0.5, such as 0.1")
+        return share
