@@ -181,7 +181,7 @@ def test_a_check_of_its_own_that_closes_is_named_with_what_it_found(
         assets=[solution_version],
         asset_checks=[gate],
         jobs=[job],
-        sensors=alert_sensors(pipeline),
+        sensors=alert_sensors(pipeline, ()),
     )
     cursor = tick(defs, "shop_alert_on_failure", instance, None).cursor
     defs.resolve_job_def("shop_refresh").execute_in_process(instance=instance, raise_on_error=False)
@@ -199,7 +199,7 @@ def fails(*reasons: str, **alerts: str) -> dg.Definitions:
         raise dg.Failure(next(left))
 
     jobs = [dg.define_asset_job("shop_refresh", selection="*")]
-    sensors = alert_sensors(declared(alerts={**ALERTS, **alerts}))
+    sensors = alert_sensors(declared(alerts={**ALERTS, **alerts}), ())
     return dg.Definitions(assets=[interactions], jobs=jobs, sensors=sensors)
 
 
@@ -282,7 +282,7 @@ def test_an_unexpected_error_is_alerted_with_whether_it_is_retried(
     defs = dg.Definitions(
         assets=[interactions],
         jobs=[dg.define_asset_job("shop_refresh", selection="*")],
-        sensors=alert_sensors(declared()),
+        sensors=alert_sensors(declared(), ()),
     )
     cursor = tick(defs, "shop_alert_on_failure", instance, None).cursor
     result = defs.resolve_job_def("shop_refresh").execute_in_process(

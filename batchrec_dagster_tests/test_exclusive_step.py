@@ -65,7 +65,9 @@ def test_the_lease_is_given_up_however_the_step_ends(
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
     leases, during = tmp_path / "storage/shop/leases", []
 
-    @dg.asset(key_prefix="shop", check_specs=specs("step", "shop", small="It is small."))
+    @dg.asset(
+        key_prefix="shop", check_specs=specs(dg.AssetKey(["shop", "step"]), small="It is small.")
+    )
     @exclusive_step(SHOP)
     def step(context: dg.AssetExecutionContext, personalize: PersonalizeResource) -> Iterator[Any]:
         during.extend(files(leases))

@@ -205,6 +205,10 @@ class Pipeline(dg.Model):
         """Its storage keys."""
         return Places(self.name)
 
+    def asset_key(self, asset: str) -> dg.AssetKey:
+        """The key of its asset of this name."""
+        return dg.AssetKey([self.name, asset])
+
     @property
     def tags(self) -> dict[str, str]:
         """The tags of its resources in Personalize."""

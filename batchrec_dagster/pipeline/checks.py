@@ -15,12 +15,12 @@ from batchrec_dagster.steps.checks import WARNINGS, Checked, FailedChecksError
 Result = TypeVar("Result")
 
 
-def specs(asset: str, prefix: str, **checks: str) -> list[dg.AssetCheckSpec]:
+def specs(asset: dg.AssetKey, **checks: str) -> list[dg.AssetCheckSpec]:
     """`name="what it checks"` for each check of an asset; all but warnings are blocking."""
     return [
         dg.AssetCheckSpec(
             name=name,
-            asset=dg.AssetKey([prefix, asset]),
+            asset=asset,
             description=description,
             blocking=name not in WARNINGS,
         )

@@ -77,6 +77,7 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
         checks = [spec.key for asset in assets for spec in asset.check_specs]
         assets.append(recommendation_report(self, checks))
         assets += sink_assets(self, context.project_root)
+        keys = [key for asset in assets for key in asset.keys]
         return dg.Definitions.merge(
-            dg.Definitions(assets=assets), automation(self, context.project_root)
+            dg.Definitions(assets=assets), automation(self, keys, context.project_root)
         )

@@ -145,7 +145,7 @@ def column_lineage(
     return dg.TableColumnLineage(
         deps_by_column={
             name: [
-                dg.TableColumnDep(dg.AssetKey([pipeline.name, asset]), column)
+                dg.TableColumnDep(pipeline.asset_key(asset), column)
                 for asset, column in columns[name]
             ]
             for name in (columns if present is None else present)

@@ -36,7 +36,7 @@ def check_items(
 def titles_of(pipeline: Pipeline) -> list[dg.AssetKey]:
     """The asset of the titles, for `deps`; empty if none are declared."""
     declared = pipeline.items is not None and pipeline.items.layout.title is not None
-    return [dg.AssetKey([pipeline.name, "item_titles"])] if declared else []
+    return [pipeline.asset_key("item_titles")] if declared else []
 
 
 def titles_versions(pipeline: Pipeline, storage: StorageResource) -> list[str]:

@@ -48,7 +48,7 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
             code_version=f"{version}-{fingerprint(filter_values)}" if filter_values else version,
             io_manager="batch_users_io",
         ),
-        deps=[dg.AssetKey([pipeline.name, "interactions"])],
+        deps=[pipeline.asset_key("interactions")],
     )
     def batch_users(storage: StorageResource) -> dg.MaterializeResult[pl.DataFrame]:
         started = time.monotonic()

@@ -69,8 +69,7 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
             io_manager="interactions_io",
         ),
         check_specs=specs(
-            "interactions",
-            pipeline.name,
+            pipeline.asset_key("interactions"),
             enough_interactions="There are as many interactions and users as Personalize needs.",
             timestamps_plausible="The timestamps are between 1980 and now, in seconds.",
             few_event_types="There are as few event types as Personalize allows.",

@@ -73,8 +73,7 @@ def raw_items(
             io_manager="record_io",
         ),
         check_specs=specs(
-            "raw_items",
-            pipeline.name,
+            pipeline.asset_key("raw_items"),
             items_readable="The declared columns are there, and their values can be read.",
         ),
     )

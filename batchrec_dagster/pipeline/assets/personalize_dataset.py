@@ -55,8 +55,8 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             code_version=f"{CODE_VERSION}-{schemas_version(files)}",
             io_manager="record_io",
         ),
-        deps=[dg.AssetKey([pipeline.name, file.asset]) for file in files],
-        check_specs=specs("personalize_dataset", pipeline.name, **budgeted),
+        deps=[pipeline.asset_key(file.asset) for file in files],
+        check_specs=specs(pipeline.asset_key("personalize_dataset"), **budgeted),
     )
     @exclusive_step(pipeline)
     def personalize_dataset(

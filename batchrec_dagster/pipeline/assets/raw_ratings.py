@@ -42,8 +42,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
             io_manager="record_io",
         ),
         check_specs=specs(
-            "raw_ratings",
-            pipeline.name,
+            pipeline.asset_key("raw_ratings"),
             rows_readable="The declared columns are there, and their values can be read.",
         ),
     )

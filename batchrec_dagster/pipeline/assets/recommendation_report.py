@@ -26,7 +26,7 @@ def recommendation_report(
         "user_segments": pipeline.segments is not None,
     }
     keys = {
-        name: dg.AssetKey([pipeline.name, name])
+        name: pipeline.asset_key(name)
         for name in ("interactions", "batch_users", "recommendations", *optional)
         if optional.get(name, True)
     }

@@ -91,8 +91,8 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             code_version=f"{CODE_VERSION}-{fingerprint(wanted, *titles)}",
             io_manager="published_io",
         ),
-        deps=[dg.AssetKey([pipeline.name, "interactions"]), *titles],
-        check_specs=specs("recommendations", pipeline.name, **_checks(pipeline)),
+        deps=[pipeline.asset_key("interactions"), *titles],
+        check_specs=specs(pipeline.asset_key("recommendations"), **_checks(pipeline)),
     )
     @exclusive_step(pipeline)
     def recommendations(

@@ -63,8 +63,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
         ),
         deps=titles,
         check_specs=specs(
-            "user_segments",
-            pipeline.name,
+            pipeline.asset_key("user_segments"),
             every_segment_answered="Every requested segment has exactly one result.",
             no_failed_segments="No segment has an error instead of users.",
             no_duplicates="No segment contains a user twice.",

@@ -7,7 +7,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from html import escape
@@ -144,12 +144,15 @@ GIVE_UP = timedelta(hours=24)
 WILL_RETRY = "dagster/will_retry"
 
 
-def alert_sensors(pipeline: Pipeline) -> list[dg.SensorDefinition]:
-    """`NAME_alert_on_failure` and `NAME_alert_when_late`, if alerts are declared."""
-    return [_on_failure(pipeline), _when_late(pipeline)] if pipeline.alerts.enabled else []
+def alert_sensors(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> list[dg.SensorDefinition]:
+    """`NAME_alert_on_failure`, of runs of these assets, and `NAME_alert_when_late`, if alerts are
+    declared."""
+    if not pipeline.alerts.enabled:
+        return []
+    return [_on_failure(pipeline, assets), _when_late(pipeline)]
 
 
-def _on_failure(pipeline: Pipeline) -> dg.SensorDefinition:
+def _on_failure(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.SensorDefinition:
     # Dagster's own run failure sensor moves on even if the alert was not delivered. This cursor (a
     # storage id of the event log) stays until a channel delivers, one run a tick: nothing is sent
     # twice.
@@ -170,7 +173,7 @@ def _on_failure(pipeline: Pipeline) -> dg.SensorDefinition:
         for record in found.records:
             cursor = record.storage_id
             run = context.instance.get_run_by_id(record.event_log_entry.run_id)
-            if run is None or not is_of(pipeline, run):
+            if run is None or not is_of(pipeline, assets, run):
                 continue
             try:
                 problems = send(pipeline.alerts, failure(pipeline, context.instance, run))
@@ -221,7 +224,7 @@ def failure(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun
 
 
 def _when_late(pipeline: Pipeline) -> dg.SensorDefinition:
-    key = dg.AssetKey([pipeline.name, "recommendations"])
+    key = pipeline.asset_key("recommendations")
 
     @dg.sensor(
         name=f"{pipeline.name}_alert_when_late",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import dagster as dg
@@ -14,13 +15,15 @@ from batchrec_dagster.pipeline.automation.teardown import teardown_job
 from batchrec_dagster.steps.rollback import PREVIOUS, run_config
 
 
-def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
-    """`NAME_refresh` materializes everything; `NAME_schedule` runs it at the declared times, and
-    `NAME_new_files` when a path or s3:// source has new files. `NAME_rollback` publishes older
-    lists again, `NAME_teardown` deletes everything. Sensors send the declared alerts."""
+def automation(
+    pipeline: Pipeline, assets: Collection[dg.AssetKey], project: Path
+) -> dg.Definitions:
+    """`NAME_refresh` materializes the pipeline's assets; `NAME_schedule` runs it at the declared
+    times, and `NAME_new_files` when a path or s3:// source has new files. `NAME_rollback` publishes
+    older lists again, `NAME_teardown` deletes everything. Sensors send the declared alerts."""
     job = dg.define_asset_job(
         name=f"{pipeline.name}_refresh",
-        selection=dg.AssetSelection.groups(pipeline.name),
+        selection=dg.AssetSelection.assets(*assets),
         # Dagster uses a deployment's own logger only if the run's config names it.
         config={"loggers": {"console": {}}},
         description="Updates every user's recommendations from the ratings. Unchanged data are"
@@ -28,9 +31,9 @@ def automation(pipeline: Pipeline, project: Path = Path()) -> dg.Definitions:
     )
     sensors = [new_files_sensor(pipeline, job, project)] if watched(pipeline.ratings.source) else []
     return dg.Definitions(
-        jobs=[job, rollback_job(pipeline), teardown_job(pipeline)],
+        jobs=[job, rollback_job(pipeline, assets), teardown_job(pipeline, assets)],
         schedules=[refresh_schedule(pipeline, job)],
-        sensors=[*sensors, *alert_sensors(pipeline)],
+        sensors=[*sensors, *alert_sensors(pipeline, assets)],
     )
 
 
@@ -59,12 +62,14 @@ def refresh_schedule(
     )
 
 
-def rollback_job(pipeline: Pipeline) -> dg.UnresolvedAssetJobDefinition:
-    """`NAME_rollback` publishes older lists again and updates everything made from them."""
-    lists = dg.AssetKey([pipeline.name, "recommendations"])
+def rollback_job(
+    pipeline: Pipeline, assets: Collection[dg.AssetKey]
+) -> dg.UnresolvedAssetJobDefinition:
+    """`NAME_rollback` publishes older lists again and updates what the pipeline makes from them."""
+    lists = dg.AssetSelection.assets(pipeline.asset_key("recommendations"))
     return dg.define_asset_job(
         name=f"{pipeline.name}_rollback",
-        selection=dg.AssetSelection.assets(lists).downstream(),
+        selection=lists.downstream() & dg.AssetSelection.assets(*assets),
         config=run_config(pipeline.name, PREVIOUS),
         description="Publishes the previous lists again, or those of the edition that roll_back_to"
         " names, and updates what is made from them: the report, the sinks.",

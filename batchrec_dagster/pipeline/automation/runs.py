@@ -7,6 +7,7 @@ Characters that control a terminal are shown as escape sequences.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -34,22 +35,24 @@ def run_under_way(instance: dg.DagsterInstance, job: str) -> str | None:
     return runs[0].run_id if runs else None
 
 
-def is_of(pipeline: Pipeline, run: dg.DagsterRun) -> bool:
+def is_of(pipeline: Pipeline, assets: Collection[dg.AssetKey], run: dg.DagsterRun) -> bool:
     """Whether the run is one of the pipeline's jobs, or materializes some of its assets."""
     if run.job_name in {f"{pipeline.name}_{what}" for what in ("refresh", "rollback", "teardown")}:
         return True
     chosen = [*(run.asset_selection or ()), *(c.asset_key for c in run.asset_check_selection or ())]
-    return any(key.path[0] == pipeline.name for key in chosen)
+    return not {*assets}.isdisjoint(chosen)
 
 
-def running(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[str]:
+def running(
+    pipeline: Pipeline, assets: Collection[dg.AssetKey], instance: dg.DagsterInstance
+) -> list[str]:
     """`run ID of JOB is under way` for every run but teardowns that writes, or soon will."""
     runs = instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
     teardown = f"{pipeline.name}_teardown"
     return [
         f"run {run.run_id} of {run.job_name} is under way"
         for run in runs
-        if is_of(pipeline, run) and run.job_name != teardown
+        if is_of(pipeline, assets, run) and run.job_name != teardown
     ]
 
 

@@ -1,6 +1,6 @@
 """`NAME_teardown`: the job that lists, and then deletes, what a pipeline made."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -39,8 +39,8 @@ class TeardownConfig(dg.Config):
     )
 
 
-def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
-    """The job."""
+def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobDefinition:
+    """The job; runs of these assets are in its way."""
 
     # Ops and jobs share one namespace, so the op is named like an asset.
     @dg.op(
@@ -56,7 +56,7 @@ def teardown_job(pipeline: Pipeline) -> dg.JobDefinition:
         personalize: PersonalizeResource,
     ) -> None:
         root = storage.uri(f"{pipeline.name}/")
-        running = runs.running(pipeline, context.instance)
+        running = runs.running(pipeline, assets, context.instance)
         _check_idle(config, running)
         try:
             with _leases(pipeline, context, personalize, config):
