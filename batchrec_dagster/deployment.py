@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
@@ -36,7 +35,7 @@ from batchrec_dagster.storage.io_managers import (
     UsersIOManager,
 )
 from batchrec_dagster.storage.object_store import StorageError, split_uri
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.web import HOSTS_VARIABLE
 
 ROLE = re.compile(r"arn:[a-z\d-]+:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-/]+")
@@ -246,7 +245,7 @@ class Deployment:
 
     def resources(self) -> dict[str, Any]:
         """Dagster's resources and IO managers by key."""
-        s3 = S3Resource(
+        s3 = S3Connection(
             region_name=self.region, profile_name=self.profile, endpoint_url=self.s3_endpoint
         )
         storage = StorageResource(root=self.storage, cache=str(self.home / "cache"), s3=s3)

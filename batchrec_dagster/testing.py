@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchrec_dagster.local_personalize.api.archive import import_home
-from batchrec_dagster.local_personalize.api.client import LocalPersonalize, Quotas, client_for
+from batchrec_dagster.local_personalize.api.client import Quotas, client_for
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster_aws.s3 import S3Resource
 from dagster_pipes import (
     PipesContext,
     PipesMappingParamsLoader,
@@ -22,7 +21,7 @@ from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
 from batchrec_dagster.steps.spark_jobs import SparkEngine
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
 
 ROLE = "arn:aws:iam::123456789012:role/spark"
@@ -52,7 +51,7 @@ class Storage(StorageResource):
 def storage(s3: S3Server) -> Storage:
     return Storage(
         root=f"s3://{s3.new_bucket()}/shop",
-        s3=S3Resource(
+        s3=S3Connection(
             endpoint_url=s3.endpoint,
             region_name=REGION,
             aws_access_key_id=OWNER.access,
@@ -112,7 +111,7 @@ def without_waiting(
 ) -> None:
     """Have a client of Dagster's do this where it would wait, and wait little for messages."""
     monkeypatch.setattr("dagster._core.pipes.utils.WAIT_FOR_LOGS_AFTER_EXECUTION_INTERVAL", 1)
-    monkeypatch.setattr("batchrec_dagster.steps.spark_jobs.INTERVAL", 0.2)
+    monkeypatch.setattr("batchrec_dagster.steps.spark_on_aws.INTERVAL", 0.2)
     monkeypatch.setattr(module, SimpleNamespace(sleep=sleep, time=lambda: 0.0))
 
 

@@ -11,7 +11,7 @@ from dagster import DagsterExecutionInterruptedError
 from moto import mock_aws
 from moto.emrserverless.models import EMRServerlessBackend, JobRun
 
-from batchrec_dagster.steps.spark_jobs import EmrServerlessSpark
+from batchrec_dagster.steps.spark_on_aws import EmrServerlessSpark
 from batchrec_dagster_tests.aws_jobs import (
     DONE,
     ROLE,

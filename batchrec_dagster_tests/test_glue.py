@@ -17,7 +17,7 @@ from moto.glue.models import FakeJobRun, glue_backends
 from moto.glue.responses import GlueResponse
 
 from batchrec_dagster.preparation.spark.task import SourceFile
-from batchrec_dagster.steps.spark_jobs import GlueSpark
+from batchrec_dagster.steps.spark_on_aws import GlueSpark
 from batchrec_dagster_tests.aws_jobs import (
     DONE,
     ROLE,

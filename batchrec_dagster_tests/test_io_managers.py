@@ -10,7 +10,6 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.storage.io_managers import (
     STORAGE_KEY,
@@ -22,7 +21,7 @@ from batchrec_dagster.storage.io_managers import (
     StorageIOManager,
 )
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 
 TABLE = pl.DataFrame({"USER_ID": ["007", "ü"], "ITEM_ID": ["1e5", "a,b"], "TIMESTAMP": [1, 2]})
 FRAMES: list[Any] = [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.Table]
@@ -42,7 +41,7 @@ def passed_on(
         got.append(upstream)
 
     downstream.__annotations__["upstream"] = wanted
-    storage = StorageResource(root=str(folder), s3=S3Resource())
+    storage = StorageResource(root=str(folder), s3=S3Connection())
     dg.materialize(
         [upstream, dg.asset(downstream)], resources={"io_manager": manager(storage=storage)}
     )
@@ -97,7 +96,7 @@ def test_a_published_table_arrives_as_the_frame_that_is_asked_for(
             writer.write(TABLE[row].to_arrow())
         writer.finish({"edition": 1, "version": "a"})
     at, folder = "shop/lists/lists.parquet", tmp_path / "storage"
-    storage = StorageResource(root=str(folder), s3=S3Resource())
+    storage = StorageResource(root=str(folder), s3=S3Connection())
     edition = PublishedTable(storage.store, storage.uri(at)).publish(writer.path, keep=1)
     got = passed_on(folder, PublishedTableIOManager, edition, wanted, at=at)
     assert isinstance(got, wanted)

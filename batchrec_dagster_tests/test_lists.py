@@ -9,7 +9,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from dagster_aws.s3 import S3Resource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +16,7 @@ from batchrec_dagster.personalize.batch_files import inference_line, read_infere
 from batchrec_dagster.steps.batch_jobs import output_pieces, whole_lines
 from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
 from batchrec_dagster.storage.published_table import TableWriter
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 
 ITEMS = ["1", "2", "3", "é", "5"]
 users = st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), unique=True)
@@ -161,7 +160,7 @@ def test_items_without_a_score_are_kept_counted_and_null_in_the_table() -> None:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> StorageResource:
-    return StorageResource(root=str(tmp_path), s3=S3Resource())
+    return StorageResource(root=str(tmp_path), s3=S3Connection())
 
 
 def test_all_files_are_read_in_order_and_an_empty_one_too(storage: StorageResource) -> None:

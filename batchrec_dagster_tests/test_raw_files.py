@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import SourceError
@@ -17,7 +16,7 @@ from batchrec_dagster.steps.raw_files import (
     open_raw_files,
 )
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 
 COPIED = {
     "source": "orders/*.csv",
@@ -60,7 +59,7 @@ def test_the_version_changes_with_any_file() -> None:
 
 @contextmanager
 def brought(folder: Path, *, copy: bool) -> Iterator[tuple[RawFiles, StorageResource]]:
-    storage = StorageResource(root=str(folder / "storage"), s3=S3Resource())
+    storage = StorageResource(root=str(folder / "storage"), s3=S3Connection())
     place = "shop/raw/{}".format if copy else None
     source = parse_source("orders/")
     with bring_raw_files(source, storage, folder, record="shop/r.json", place=place) as raw:

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from dagster._core.storage.tags import ROOT_RUN_ID_TAG
-from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.pipeline.automation.alerts import made_at
@@ -30,7 +29,7 @@ from batchrec_dagster.steps.rollback import (
 )
 from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.published_table import Edition, TableWriter
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.support import (
     REPOSITORY,
     Project,
@@ -50,7 +49,7 @@ PLACES = Places("shop")
 
 @pytest.fixture
 def storage(tmp_path: Path) -> StorageResource:
-    return StorageResource(root=str(tmp_path / "storage"), s3=S3Resource())
+    return StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
 
 
 def publish(

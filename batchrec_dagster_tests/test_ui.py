@@ -16,12 +16,11 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
-from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.pipeline import ui as links
 from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.reporting.markdown import WORD_JOINER
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.hostile import ADDRESSES, HOSTILE, OUTSIDE, quoted
 from batchrec_dagster_tests.processes import free_ports, started
 from batchrec_dagster_tests.support import (
@@ -259,9 +258,9 @@ def test_columns_lead_back_to_the_ratings(shop: Shop) -> None:
 
 def test_links_lead_to_the_console_on_aws_alone(tmp_path: Path) -> None:
     arn = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop-1a"
-    here = StorageResource(root=str(tmp_path), s3=S3Resource())
-    there = StorageResource(root="s3://bucket/a b", s3=S3Resource())
-    other = StorageResource(root="s3://bucket", s3=S3Resource(endpoint_url="http://127.0.0.1:1"))
+    here = StorageResource(root=str(tmp_path), s3=S3Connection())
+    there = StorageResource(root="s3://bucket/a b", s3=S3Connection())
+    other = StorageResource(root="s3://bucket", s3=S3Connection(endpoint_url="http://127.0.0.1:1"))
     local = PersonalizeResource(storage=here)
     aws = PersonalizeResource(storage=there, endpoint="aws")
     assert links.dataset_group(local, arn) == {}

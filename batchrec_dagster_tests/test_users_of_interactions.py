@@ -10,14 +10,13 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
-from dagster_aws.s3 import S3Resource
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.steps.cost import count_interactions, count_users
 from batchrec_dagster.steps.interactions import file_version
 from batchrec_dagster.storage.io_managers import STORAGE_KEY, InteractionsIOManager, Prepared
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
 KEY = "shop/transformed/interactions/interactions.csv"
@@ -25,7 +24,7 @@ KEY = "shop/transformed/interactions/interactions.csv"
 
 @pytest.fixture
 def storage(tmp_path: Path) -> StorageResource:
-    return StorageResource(root=str(tmp_path / "storage"), s3=S3Resource())
+    return StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
 
 
 def prepared(folder: Path, *users: str) -> Prepared:

@@ -85,17 +85,16 @@ def _lines(ids: Any, count: int, results: int, chance: np.random.Generator) -> A
 def ours(folder: Path, results: int) -> dict[str, Any]:
     """What the asset does."""
     import polars as pl
-    from dagster_aws.s3 import S3Resource
 
     from batchrec_dagster.personalize.batch_files import read_inference
     from batchrec_dagster.steps.batch_jobs import output_pieces
     from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
     from batchrec_dagster.storage.io_managers import InteractionsCsvIOManager, JsonLinesIOManager
     from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
-    from batchrec_dagster.storage.resource import StorageResource
+    from batchrec_dagster.storage.resource import S3Connection, StorageResource
 
     started = time.perf_counter()
-    storage = StorageResource(root=str(folder), s3=S3Resource())
+    storage = StorageResource(root=str(folder), s3=S3Connection())
     asked = JsonLinesIOManager(storage=storage).load(storage.uri("users.json"), pl.LazyFrame)
     users = asked.select("userId").collect(engine="streaming").get_column("userId")
     csv = InteractionsCsvIOManager(storage=storage)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from lark import Lark, Token, Transformer
@@ -251,7 +251,9 @@ class _Builder(Transformer[Token, Any]):
         return number_value(token)
 
 
-_PARSER = Lark(_GRAMMAR, parser="lalr", transformer=_Builder(), maybe_placeholders=False)
+@cache
+def _parser() -> Lark:
+    return Lark(_GRAMMAR, parser="lalr", transformer=_Builder(), maybe_placeholders=False)
 
 
 @lru_cache(maxsize=128)
@@ -265,7 +267,7 @@ def parse(text: str) -> tuple[Expression, ...]:
             f"The expression has {len(text)} characters; {MAX_LENGTH} at most are allowed."
         )
     try:
-        expressions: tuple[Expression, ...] = _PARSER.parse(text)  # type: ignore[assignment]
+        expressions: tuple[Expression, ...] = _parser().parse(text)  # type: ignore[assignment]
     except UnexpectedInput as error:
         raise FilterError(_explain(error, text)) from None
     return expressions

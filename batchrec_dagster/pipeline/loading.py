@@ -77,7 +77,10 @@ def _load(folder: Path, without: Collection[Path]) -> dg.Definitions:
             root = ComponentPath.from_path(tree.defs_module_path)
             context = tree.decl_load_context.for_component_loc(root)
             tree.state_tracker.set_cache_data(root, component_decl=_declared(context, without))
-        loaded = tree.build_defs()
+        # What is in the folder alone: the whole tree also imports every installed package with
+        # components and describes each of their classes, for a page of Dagster's UI.
+        folder_defs = tree.build_defs(tree.defs_module_path)
+        loaded = dg.Definitions.merge(folder_defs, dg.Definitions(component_tree=tree))
     except Exception as error:
         lines = [line for cause in _causes(error) for line in _explain(cause)]
         if not (lines := lines or _of_no_type(folder / "defs", without)):

@@ -33,6 +33,11 @@ def check_items(
     return rows_readable("items_readable", "items", items.rows, items.bad, on_bad_rows)
 
 
+def categories(pipeline: Pipeline) -> list[str]:
+    """The items' categories that the report counts."""
+    return [*pipeline.items.layout.categories] if pipeline.items else []
+
+
 def titles_of(pipeline: Pipeline) -> list[dg.AssetKey]:
     """The asset of the titles, for `deps`; empty if none are declared."""
     declared = pipeline.items is not None and pipeline.items.layout.title is not None

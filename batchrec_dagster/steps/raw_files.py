@@ -21,7 +21,6 @@ from batchrec_dagster.preparation.sources.source import (
     SourceContext,
     SourceError,
 )
-from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import DamagedError, StorageError
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource
@@ -237,6 +236,8 @@ def files_digest(files: Sequence[FileRecord]) -> str:
 
 
 def source_context(storage: StorageResource, project: Path) -> SourceContext:
+    from batchrec_dagster.samples import generator
+
     return SourceContext(storage.store, project, Path(storage.cache), generator)
 
 

@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.facts import Facts, Run, check_results, facts, trainings
 from batchrec_dagster.reporting.page import page
 from batchrec_dagster.reporting.published import Tables, scan_interactions
-from batchrec_dagster.steps.items import titles_of
+from batchrec_dagster.steps.items import categories, titles_of
 from batchrec_dagster.steps.rollback import published_table
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
@@ -65,11 +65,6 @@ def build_report(
     except StorageError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     return Report(page(found), found)
-
-
-def categories(pipeline: Pipeline) -> list[str]:
-    """The items' categories that the report counts."""
-    return [*pipeline.items.layout.categories] if pipeline.items else []
 
 
 def _trained_before(trained: Mapping[str, Any]) -> datetime | None:

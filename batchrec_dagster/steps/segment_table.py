@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
@@ -34,6 +33,9 @@ from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.io_managers import Stored
 from batchrec_dagster.storage.resource import StorageResource
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -65,6 +67,8 @@ class SegmentTable:
             for lines in pieces:
                 table = self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest())
                 if writer is None:
+                    import pyarrow.parquet as pq
+
                     writer = pq.ParquetWriter(path, table.schema, compression="zstd")
                 writer.write_table(table)
         finally:

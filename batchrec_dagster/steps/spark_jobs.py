@@ -1,4 +1,4 @@
-"""Runs Spark jobs with Dagster Pipes: in a local process, on AWS Glue, on EMR Serverless.
+"""Runs Spark jobs with Dagster Pipes: in a local process; `spark_on_aws` has those on AWS.
 
 Each engine runs one task of `preparation.spark` and returns its result. A failed job raises
 dg.Failure with the job's own reason, if it gave one.
@@ -17,21 +17,11 @@ from typing import Any, Protocol
 
 import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
-from dagster_aws.pipes import (
-    PipesEMRServerlessClient,
-    PipesGlueClient,
-    PipesS3ContextInjector,
-    PipesS3MessageReader,
-)
 
 from batchrec_dagster.config.interactions import Preparation
 from batchrec_dagster.preparation.spark.task import Done, Task
-from batchrec_dagster.steps.spark_code import SparkCode, upload_code
-from batchrec_dagster.storage.object_store import StorageError, split_uri
+from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
-
-# Seconds between polls for messages in S3.
-INTERVAL = 3
 
 
 class Messages:
@@ -66,24 +56,6 @@ class LocalMessages(Messages, dg.PipesTempFileMessageReader):
     """Messages through a local file."""
 
 
-class S3Messages(Messages, PipesS3MessageReader):
-    """Messages under a prefix of the storage, which are deleted at the end."""
-
-    def __init__(self, storage: StorageResource, prefix: str) -> None:
-        bucket, self._key = split_uri(storage.uri(prefix))
-        super().__init__(interval=INTERVAL, bucket=bucket, client=storage.client("s3"))
-        self._storage, self._prefix = storage, prefix
-
-    @contextmanager
-    def get_params(self) -> Iterator[Any]:
-        with super().get_params() as params:
-            try:
-                yield {**params, "key_prefix": self._key}
-            finally:
-                for found in self._storage.store.list(f"{self._storage.uri(self._prefix)}/"):
-                    self._storage.store.delete(found.uri)
-
-
 @contextmanager
 def explained(reader: Messages, why: Callable[[], str]) -> Iterator[None]:
     """Turn errors into dg.Failure with the job's own reason, else with that of `why`."""
@@ -100,7 +72,6 @@ def explained(reader: Messages, why: Callable[[], str]) -> Iterator[None]:
         raise dg.Failure(reason or f"the Spark job failed: {why()}", allow_retries=False) from error
 
 
-GLUE_VERSION = "5.0"
 # The task's result, and metadata of the job.
 Ran = tuple[Done, Mapping[str, Any]]
 
@@ -154,113 +125,14 @@ class LocalSpark:
             )
 
 
-@dataclass(frozen=True)
-class GlueSpark:
-    """An AWS Glue job, created with `role` if it does not exist.
-
-    Each run passes its script and modules, so that the job always runs this code. None: the job's
-    own setting.
-    """
-
-    job_name: str
-    role: str | None = None
-    worker_type: str | None = None
-    workers: int | None = None
-    timeout_minutes: int | None = None
-    on_aws: bool = True
-
-    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
-        glue = storage.client("glue")
-        with _on_aws(context, storage, glue, "glue", "ErrorMessage") as (code, injector, reader):
-            self._ensure_job(glue, code)
-            completed = PipesGlueClient(injector, reader, glue).run(
-                context=context,
-                start_job_run_params={
-                    "JobName": self.job_name,
-                    "Arguments": {
-                        "--scriptLocation": code.script,
-                        "--extra-py-files": code.modules,
-                    },
-                    **self._size(),
-                },
-                extras={"task": task.to_json()},
-            )
-        return Done.from_json(reader.done()), completed.metadata
-
-    def _ensure_job(self, glue: Any, code: SparkCode) -> None:
-        try:
-            glue.get_job(JobName=self.job_name)
-        except glue.exceptions.EntityNotFoundException:
-            if self.role is None:
-                raise dg.Failure(
-                    f"there is no Glue job {self.job_name} (preparation.job_name): create it, or"
-                    " set preparation.role so that batchrec creates it",
-                    allow_retries=False,
-                ) from None
-            glue.create_job(
-                Name=self.job_name,
-                Role=self.role,
-                Description="Interactions for Amazon Personalize",
-                Command={"Name": "glueetl", "ScriptLocation": code.script, "PythonVersion": "3"},
-                GlueVersion=GLUE_VERSION,
-                ExecutionProperty={"MaxConcurrentRuns": 10},
-                **self._size(),
-            )
-
-    def _size(self) -> dict[str, Any]:
-        size = {
-            "WorkerType": self.worker_type,
-            "NumberOfWorkers": self.workers,
-            "Timeout": self.timeout_minutes,
-        }
-        return {name: value for name, value in size.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class EmrServerlessSpark:
-    """A job run of an EMR Serverless application, release 7. Its Python must be 3.11 or newer:
-    `spark_submit_parameters` can select one."""
-
-    application_id: str
-    role: str
-    timeout_minutes: int | None = None
-    spark_submit_parameters: str = ""
-    on_aws: bool = True
-
-    def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
-        emr = storage.client("emr-serverless")
-        with _on_aws(context, storage, emr, "emr-serverless", "stateDetails") as (
-            code,
-            injector,
-            reader,
-        ):
-            submit = f"--py-files {code.modules} {self.spark_submit_parameters}".strip()
-            limit = self.timeout_minutes
-            completed = PipesEMRServerlessClient(emr, injector, reader).run(
-                context=context,
-                start_job_run_params={
-                    "applicationId": self.application_id,
-                    "executionRoleArn": self.role,
-                    "name": context.asset_key.to_python_identifier(),
-                    "jobDriver": {
-                        "sparkSubmit": {
-                            "entryPoint": code.script,
-                            "sparkSubmitParameters": submit,
-                        }
-                    },
-                    **({"executionTimeoutMinutes": limit} if limit is not None else {}),
-                },
-                extras={"task": task.to_json()},
-            )
-        return Done.from_json(reader.done()), completed.metadata
-
-
 def spark_engine(declared: Preparation) -> SparkEngine | None:
     """The Spark that prepares the interactions; None for the local engine."""
     match declared.engine:
         case "spark":
             return LocalSpark(declared.memory or LocalSpark.memory)
         case "glue":
+            from batchrec_dagster.steps.spark_on_aws import GlueSpark
+
             return GlueSpark(
                 declared.job_name or "",
                 declared.role,
@@ -269,6 +141,8 @@ def spark_engine(declared: Preparation) -> SparkEngine | None:
                 declared.timeout_minutes,
             )
         case "emr_serverless":
+            from batchrec_dagster.steps.spark_on_aws import EmrServerlessSpark
+
             return EmrServerlessSpark(
                 declared.application_id or "",
                 declared.role or "",
@@ -276,33 +150,3 @@ def spark_engine(declared: Preparation) -> SparkEngine | None:
                 declared.spark_submit_parameters or "",
             )
     return None
-
-
-@contextmanager
-def _on_aws(
-    context: dg.AssetExecutionContext,
-    storage: StorageResource,
-    client: Any,
-    service: str,
-    reason: str,
-) -> Iterator[tuple[SparkCode, PipesS3ContextInjector, S3Messages]]:
-    """The uploaded code, context injector and message reader of a job on AWS. Failures carry
-    the job state that the service last reported."""
-    prefix = f"pipes/{context.run.run_id}-{context.retry_number}"
-    reader = S3Messages(storage, f"{prefix}/messages")
-    bucket, key = split_uri(storage.uri(prefix))
-    injector = PipesS3ContextInjector(
-        bucket=bucket, client=storage.client("s3"), key_prefix=f"{key}/context-"
-    )
-    last: dict[str, Any] = {}
-
-    def note(parsed: Mapping[str, Any], **_: Any) -> None:
-        last.update(parsed.get("JobRun") or parsed.get("jobRun") or {})
-
-    def why() -> str:
-        state = last.get("JobRunState") or last.get("state") or "not started"
-        return f"{service} says: {state}, {last.get(reason) or 'and no reason'}"
-
-    client.meta.events.register(f"after-call.{service}.GetJobRun", note)
-    with explained(reader, why):
-        yield upload_code(storage), injector, reader

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 
 import dagster as dg
 import polars as pl
-import pyarrow as pa
 
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import scan_interactions
@@ -203,6 +202,8 @@ def _pandas_frame() -> Any:
 
 
 def _polars(table: Any) -> pl.DataFrame:
+    import pyarrow as pa
+
     match table:
         case pl.DataFrame():
             return table
@@ -225,6 +226,8 @@ def convert(frame: pl.DataFrame, wanted: object) -> Any:
         return frame
     if wanted is pl.LazyFrame:
         return frame.lazy()
+    import pyarrow as pa
+
     if wanted is pa.Table:
         return frame.to_arrow()
     if wanted in (_pandas_frame(), Any, type(None)):

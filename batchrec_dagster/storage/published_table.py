@@ -14,11 +14,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchrec_dagster.storage.object_store import (
     DamagedError,
@@ -26,6 +24,10 @@ from batchrec_dagster.storage.object_store import (
     ObjectStore,
     StorageError,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 # The key in Parquet's metadata whose value, a JSON object, describes the table.
 ABOUT = "batchrec"
@@ -194,6 +196,8 @@ class TableWriter:
     def write(self, rows: pa.Table) -> None:
         """Add rows; all have the same columns."""
         if self._writer is None:
+            import pyarrow.parquet as pq
+
             writer = pq.ParquetWriter(self.path, rows.schema, compression="zstd")
             self._writer = self._open.enter_context(writer)
         self._writer.write_table(rows)
@@ -208,6 +212,8 @@ class TableWriter:
 
 def read_about(file: Path | IO[bytes]) -> dict[str, Any]:
     """The table's description of itself; empty if the file has none."""
+    import pyarrow.parquet as pq
+
     metadata = pq.read_metadata(file).metadata or {}
     about: dict[str, Any] = json.loads(metadata.get(ABOUT.encode(), "{}"))
     return about
@@ -223,6 +229,8 @@ def _about_in(store: ObjectStore, uri: str) -> dict[str, Any]:
 
 
 def _about(file: IO[bytes], store: ObjectStore, uri: str) -> dict[str, Any]:
+    import pyarrow as pa
+
     try:
         return read_about(file)
     except (pa.ArrowException, OSError, ValueError) as error:

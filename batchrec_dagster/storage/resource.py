@@ -8,26 +8,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import boto3
 import dagster as dg
-from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
 from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore
 
+if TYPE_CHECKING:
+    import boto3
+
 # The bucket name of a folder, so that a pipeline names its data the same way everywhere.
 LOCAL_BUCKET = "batchrec-local"
 
 
+class S3Connection(dg.ConfigurableResource[Any]):
+    """How to reach S3. What is not set comes from AWS's own variables and files.
+
+    Its fields have the names of dagster-aws's S3Resource, whose import takes longer than that of
+    all the rest, and which has as many fields again that nothing here reads.
+    """
+
+    region_name: str | None = Field(default=None, description="The AWS region.")
+    profile_name: str | None = Field(default=None, description="The AWS profile.")
+    endpoint_url: str | None = Field(default=None, description="The URL of another S3.")
+    aws_access_key_id: str | None = Field(default=None, description="The access key's id.")
+    aws_secret_access_key: str | None = Field(default=None, description="The access key.")
+    aws_session_token: str | None = Field(default=None, description="A session's token.")
+
+
 class StorageResource(dg.ConfigurableResource[Any]):
-    """The storage root. Credentials, profile, region and endpoint of S3 come from dagster-aws."""
+    """The storage root."""
 
     root: str = Field(description="The folder or s3://bucket/prefix of every pipeline's data.")
     cache: str = Field(default=".batchrec/cache", description="The folder that caches downloads.")
-    s3: S3Resource
+    s3: S3Connection
 
     @property
     def in_s3(self) -> bool:
@@ -79,6 +95,8 @@ class StorageResource(dg.ConfigurableResource[Any]):
 
     @cached_property
     def _session(self) -> boto3.Session:
+        import boto3
+
         return boto3.Session(
             aws_access_key_id=self.s3.aws_access_key_id,
             aws_secret_access_key=self.s3.aws_secret_access_key,

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.local_personalize.api.client import CatalogError, LocalPersonalize
+from batchrec_dagster.local_personalize.api.client import CatalogError
 from batchrec_dagster.local_personalize.api.server import application
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.test_guard import served
 

@@ -14,7 +14,6 @@ import dagster as dg
 import polars as pl
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
-from dagster_aws.s3 import S3Resource
 from moto import mock_aws
 
 from batchrec_dagster.config import Pipeline
@@ -24,7 +23,7 @@ from batchrec_dagster.sinks import SinkError, SinkUnavailableError
 from batchrec_dagster.sinks import postgres as postgres_sink
 from batchrec_dagster.sinks.sink import Counts, Written
 from batchrec_dagster.storage.io_managers import ParquetIOManager
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.postgres_server import PostgresServer
 from batchrec_dagster_tests.sinks.support import many
 from batchrec_dagster_tests.support import (
@@ -114,7 +113,7 @@ def written(
     def recommendations() -> pl.DataFrame:
         return lists
 
-    storage = StorageResource(root=str(folder / "storage"), s3=S3Resource())
+    storage = StorageResource(root=str(folder / "storage"), s3=S3Connection())
     return dg.materialize(
         [recommendations, *sinks.sink_assets(pipeline, folder)],
         resources={"io_manager": ParquetIOManager(storage=storage), "storage": storage},

@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.pipeline.ui import asset_args, preview, stored
 from batchrec_dagster.reporting.markdown import escaped
-from batchrec_dagster.steps.items import titles_of
-from batchrec_dagster.steps.report import Report, build_report, categories
+from batchrec_dagster.steps.items import categories, titles_of
 from batchrec_dagster.storage.resource import StorageResource
+
+if TYPE_CHECKING:
+    from batchrec_dagster.steps.report import Report
 
 CODE_VERSION = "1"
 
@@ -54,6 +56,9 @@ def recommendation_report(
         solution_version: dict[str, Any],
         storage: StorageResource,
     ) -> dg.MaterializeResult[str]:
+        # SciPy and the charts: nothing else needs them.
+        from batchrec_dagster.steps.report import build_report
+
         started = time.monotonic()
         report = build_report(pipeline, solution_version, checks, storage, context.instance)
         for warning in report.facts.warnings:
@@ -70,7 +75,7 @@ def recommendation_report(
     return recommendation_report
 
 
-def _metadata(report: Report) -> dict[str, Any]:
+def _metadata(report: "Report") -> dict[str, Any]:
     people, warnings = report.facts.people, report.facts.warnings
     shown = len(people.people)
     return {

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
@@ -26,13 +26,15 @@ from batchrec_dagster.pipeline.ui import (
 from batchrec_dagster.reporting.markdown import CELL, escaped
 from batchrec_dagster.steps.batch_jobs import job_seconds, outcome, output_folder
 from batchrec_dagster.steps.cost import cost_metadata
-from batchrec_dagster.steps.infer import Recommendations, infer_and_publish
 from batchrec_dagster.steps.items import titles_of
 from batchrec_dagster.steps.publishing import checks_of, republish
-from batchrec_dagster.steps.recommendation_table import RecommendationTable
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rollback import edition_summary
 from batchrec_dagster.storage.resource import StorageResource
+
+if TYPE_CHECKING:
+    from batchrec_dagster.steps.infer import Recommendations
+    from batchrec_dagster.steps.recommendation_table import RecommendationTable
 
 CODE_VERSION = "1"
 
@@ -106,6 +108,8 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         if config.roll_back_to:
             yield from _rolled_back(pipeline, storage, context, config.roll_back_to)
             return
+        from batchrec_dagster.steps.infer import infer_and_publish  # NumPy
+
         started = time.monotonic()
         model = ModelRecord.from_json(solution_version)
         inferred = yield from run_step(
@@ -149,7 +153,7 @@ def _checks(pipeline: Pipeline) -> dict[str, str]:
 
 def _metadata(
     pipeline: Pipeline,
-    inferred: Recommendations,
+    inferred: "Recommendations",
     personalize: PersonalizeResource,
     model: ModelRecord,
 ) -> dict[str, Any]:
@@ -176,7 +180,7 @@ def _metadata(
     }
 
 
-def _preview(table: RecommendationTable) -> dg.MetadataValue[Any]:
+def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
     """How many lists there are, and the start of the first."""
     counts = (
         f"**{table.users:,} users** have a list.",

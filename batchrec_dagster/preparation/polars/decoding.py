@@ -10,10 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from charset_normalizer import from_bytes
-
 from batchrec_dagster.preparation.layout import LEGACY, Encoding, PreparationError
 from batchrec_dagster.preparation.sources.limits import (
     GZIP,
@@ -133,12 +129,17 @@ def _gunzipped(path: Path) -> Iterator[bytes]:
 
 
 def _unzstd(path: Path) -> Iterator[bytes]:
+    import pyarrow as pa
+
     with pa.input_stream(str(path), compression="zstd") as file:
         yield from iter(lambda: file.read(CHUNK), b"")
 
 
 def _check_footer(path: Path, file: RawFile, limits: Limits) -> None:
     """Raise LimitError where so few bytes stand for so many rows that no data look so."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         footer = pq.read_metadata(path)
     except (pa.ArrowException, OSError):
@@ -214,6 +215,8 @@ def _refuse_other_script(path: Path, file: RawFile) -> None:
     letters = "".join(word for word in words if not word.isascii())
     foreign = [letter for letter in letters if not letter.isascii()]
     if 2 * len(foreign) > len(letters) and len(set(foreign)) >= LEAST_FOREIGN:
+        from charset_normalizer import from_bytes
+
         guess = from_bytes(lines, cp_isolation=OTHER_SCRIPTS).best()
         raise PreparationError(
             f"{file.name} is neither in UTF-8 nor in {LEGACY}. Save it as UTF-8, or set its"

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-import requests
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError
 
 from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, Limits
 from batchrec_dagster.storage import durable
+
+if TYPE_CHECKING:
+    import requests
 
 log = logging.getLogger(__name__)
 
@@ -269,6 +269,8 @@ def _md5(path: Path) -> str:
 
 @contextmanager
 def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPResponse]:
+    import requests
+
     always = {"User-Agent": "batchrec", "Accept-Encoding": "identity"}
     # The system's certificates or SSL_CERT_FILE's, which requests does not look at.
     trusted = ssl.get_default_verify_paths()
@@ -379,6 +381,9 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 @contextmanager
 def _progress(url: str, start: int, total: int | None) -> Iterator[Callable[[int], None]]:
     """A function to call with the bytes received: a bar on a terminal, elsewhere a log line."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (
