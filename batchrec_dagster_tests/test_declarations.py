@@ -513,17 +513,20 @@ def test_a_broken_pipeline_fails_validation_and_stops_no_other(tmp_path: Path) -
     project.declare(declaration("shop", "ratings.csv"))
     file = project.declare(declaration("later", "ftp://x/y"))
     module = ("-m", "batchrec_dagster.definitions")
-    doctor = ("python", "-c", "from batchrec_dagster.cli import main; main(['doctor'])")
-    for command in (("dagster", "definitions", "validate", *module), doctor):
+    # Not the script: it would import the package that this copies.
+    batchrec = ("python", "-c", "from batchrec_dagster.cli import main; main()")
+    for command in (("dagster", "definitions", "validate", *module), (*batchrec, "doctor")):
         checked = project.run(*command)
         assert checked.returncode == 1
         assert f"{file}, line 5: ratings.source: ftp://x/y" in checked.stdout + checked.stderr
     ran = project.run("dagster", "job", "execute", *module, "-j", "shop_refresh")
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert f"{file}, line 5: ratings.source: ftp://x/y" in ran.stderr
-    shown = project.run("batchrec", "show")
-    assert shown.returncode == 0
-    assert "shop" in shown.stdout
+    for command in ("show", "list"):
+        said = project.run(*batchrec, command)
+        assert said.returncode == 0
+        assert "shop" in said.stdout
+        assert f"not refreshed until fixed:\n  {file}, line 5: ratings.source: " in said.stderr
 
 
 def test_a_template_is_filled_in_and_checked(

@@ -45,6 +45,7 @@ def list_pipelines(as_json: bool) -> None:
     from batchrec_dagster.storage.object_store import StorageError
 
     declared, deployed = declared_pipelines(find_project()), storage()
+    warn_of_broken()
     try:
         with dagster_instance() as instance:
             found = [overview(Published(deployed, name), instance) for name in sorted(declared)]
@@ -104,6 +105,15 @@ def problems(project: Project) -> list[str]:
         except Exception as error:  # A Python file in defs/ can raise anything.
             return [f"{project.defs}: {type(error).__name__}: {error}"]
     return []
+
+
+def warn_of_broken() -> None:
+    """Print on stderr what keeps declared pipelines from loading: their lists grow old."""
+    from batchrec_dagster.reporting.terminal import plain
+
+    if found := problems(find_project()):
+        lines = "\n".join(f"  {plain(line)}" for line in found)
+        click.echo(f"Pipelines do not load, and are not refreshed until fixed:\n{lines}", err=True)
 
 
 @click.command("open", short_help="Open the report or Dagster's web page in a browser.")

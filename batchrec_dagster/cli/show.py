@@ -46,10 +46,13 @@ def show(user: str | None, pipeline: str | None, item: str | None, as_json: bool
     """
     if user is not None and item is not None:
         raise click.UsageError("give a user or --item, not both")
+    from batchrec_dagster.cli.pipelines import warn_of_broken
     from batchrec_dagster.reporting import lookup
     from batchrec_dagster.reporting.terminal import plain
     from batchrec_dagster.storage.object_store import StorageError
 
+    if user is None and item is None:
+        warn_of_broken()
     try:
         published = _published(pipeline)
         shown: list[Any]
