@@ -522,8 +522,8 @@ def test_a_broken_pipeline_fails_validation_and_stops_no_other(tmp_path: Path) -
     ran = project.run("dagster", "job", "execute", *module, "-j", "shop_refresh")
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert f"{file}, line 5: ratings.source: ftp://x/y" in ran.stderr
-    for command in ("show", "list"):
-        said = project.run(*batchrec, command)
+    for shown in ("show", "list"):
+        said = project.run(*batchrec, shown)
         assert said.returncode == 0
         assert "shop" in said.stdout
         assert f"not refreshed until fixed:\n  {file}, line 5: ratings.source: " in said.stderr

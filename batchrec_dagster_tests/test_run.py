@@ -182,6 +182,24 @@ def test_ctrl_c_cancels_the_run_and_the_exit_code_of_a_failed_run_is_one(
     assert "shop: stopped after " in log.read_text()
     assert runs(shop)[0].status == dg.DagsterRunStatus.CANCELED
 
+    with started([BATCHREC, "run", "shop"], shop.root, environment(), log) as process:
+        process.wait_for(
+            lambda: "raw_ratings" in log.read_text() or None, "first stage", timeout=120, every=0.01
+        )
+        children = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children")
+        # So a step ends that Polars cannot give the memory.
+        os.kill(int(children.read_text()), signal.SIGABRT)
+        assert process.process.wait(60) == 1
+    said = log.read_text()
+    assert re.search(
+        r"^  the process of [\w, ]+ was killed by SIGABRT: memory most likely ran out\. Give the"
+        r" machine .* more, .*, or prepare them on Spark",
+        said,
+        re.MULTILINE,
+    ), said
+    assert "Traceback" not in said
+    assert runs(shop)[0].status == dg.DagsterRunStatus.FAILURE
+
     write_ratings(shop.root / "few.csv", users=3)
     shop.declare(declaration("few", "few.csv"))
     try:

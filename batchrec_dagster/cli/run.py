@@ -137,9 +137,11 @@ def _watch(
             if len(received) > asked:
                 asked = len(received)
                 _stop(process, instance, stages, force=asked > 1)
+            done = list(stages.update()) if stages else []
             if ended and stages is not None:
-                _close(instance, stages, stopped=bool(received))
-            show(stages, list(stages.update()) if stages else [], ended)
+                _close(instance, stages, process.returncode, stopped=bool(received))
+                done += stages.update()
+            show(stages, done, ended)
             if ended:
                 return stages
             time.sleep(LOOK_EVERY)
@@ -167,14 +169,19 @@ def _stop(
     process.send_signal(signal.SIGINT)
 
 
-def _close(instance: dg.DagsterInstance, stages: RunStages, *, stopped: bool) -> None:
+def _close(instance: dg.DagsterInstance, stages: RunStages, code: int, *, stopped: bool) -> None:
     """End the run in Dagster if its process was killed: it would be under way for ever."""
+    from batchrec_dagster.reporting.failures import killed
+
     run = instance.get_run_by_id(stages.run.run_id)
     if run is not None and not run.is_finished:
         if stopped:
             instance.report_run_canceled(run)
         else:
-            instance.report_run_failed(run, "The run's process was killed; is memory short?")
+            what = ", ".join(stages.running) or "the run"
+            instance.report_run_failed(
+                run, killed(what, -code) if code < 0 else f"the process of {what} ended early"
+            )
 
 
 Show = Callable[["RunStages | None", "list[Stage]", bool], None]

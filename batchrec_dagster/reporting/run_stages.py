@@ -12,6 +12,7 @@ from dagster import DagsterEvent, DagsterEventType, EventLogEntry
 from rich.table import Table
 from rich.text import Text
 
+from batchrec_dagster.reporting.failures import reason
 from batchrec_dagster.reporting.terminal import plain
 
 STATUS = {
@@ -87,6 +88,11 @@ class RunStages:
                 stage.details = _line(ARN.sub("", entry.user_message))
             elif event is not None and event.event_type == DagsterEventType.RUN_FAILURE:
                 self._run_failed(event)
+            elif event is not None and (why := reason(event)):
+                self.errors.append(_line(why))
+            return None
+        if event.event_type == DagsterEventType.ENGINE_EVENT and (why := reason(event)):
+            self.errors.append(_line(why))
             return None
         if event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
             metadata = event.step_materialization_data.materialization.metadata
@@ -110,15 +116,12 @@ class RunStages:
         stage.ended = at
         if stage.status != "failed":
             return
-        failure = event.step_failure_data
-        error = failure.error
+        error = event.step_failure_data.error
         stage.details = ""
         if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
             stage.status = "stopped"
-        elif failure.user_failure_data is not None and failure.user_failure_data.description:
-            self.errors.append(f"{stage.name}: {_line(failure.user_failure_data.description)}")
-        elif error is not None:
-            self.errors.append(f"{stage.name}: {_line((error.cause or error).message)}")
+        elif why := reason(event):
+            self.errors.append(f"{stage.name}: {_line(why)}")
 
     def _run_failed(self, event: DagsterEvent) -> None:
         """Note why a run failed, if no stage says it: its process was killed, for example."""
@@ -126,6 +129,11 @@ class RunStages:
         if not self.errors:
             message = (error.cause or error).message if error else event.message
             self.errors.append(_line(message or "the run failed"))
+
+    @property
+    def running(self) -> list[str]:
+        """The names of the stages that run."""
+        return [stage.name for stage in self.stages.values() if stage.status == "running"]
 
     def finish(self) -> None:
         """Call it when the run has ended: what has not started is not run."""

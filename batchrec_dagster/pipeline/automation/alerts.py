@@ -24,6 +24,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.automation import TOPIC, Alerts
 from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.pipeline.automation.runs import is_of
+from batchrec_dagster.reporting.failures import reason
 from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.reporting.terminal import plain
 from batchrec_dagster.storage.redaction import redacted
@@ -197,14 +198,10 @@ def failure(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun
         found = (entry.dagster_event for entry in instance.all_logs(run.run_id, of_type=kind))
         return [event for event in found if event is not None]
 
-    lines = []
+    lines = [why for event in events(dg.DagsterEventType.ENGINE_EVENT) if (why := reason(event))]
     for event in events(dg.DagsterEventType.STEP_FAILURE):
-        failed = event.step_failure_data
-        reason = failed.user_failure_data.description if failed.user_failure_data else None
-        if reason is None and failed.error is not None:
-            # The outer error only says that the step failed.
-            reason = (failed.error.cause or failed.error).message
-        lines.append(f"Step {event.step_key}: {(reason or '').strip()[:LONGEST_REASON]}")
+        if why := reason(event):
+            lines.append(f"Step {event.step_key}: {why[:LONGEST_REASON]}")
     for event in events(dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         found = event.asset_check_evaluation_data
         if not found.passed and found.severity is dg.AssetCheckSeverity.ERROR:
