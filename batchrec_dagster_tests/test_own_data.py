@@ -133,6 +133,34 @@ def test_events_in_json_lines(project: Project, instance: dg.DagsterInstance) ->
     assert users(project) == ["u-1", "u-2"]
 
 
+def test_orders_and_their_products_by_sql(project: Project, instance: dg.DagsterInstance) -> None:
+    folder = project.root / "instacart"
+    folder.mkdir()
+    (folder / "orders.csv").write_text(
+        "order_id,user_id,order_number\n"
+        + "".join(f"{user},u{user:03},{user % 9 + 1}\n" for user in range(1, 61))
+    )
+    for half in (0, 1):
+        (folder / f"order_products__{half}.csv").write_text(
+            "order_id,product_id,add_to_cart_order,reordered\n"
+            + "".join(f"{u},{i:04},{i},0\n" for u, i in EVENTS if u % 2 == half)
+        )
+    declared = documented("SQL over the files")
+    first = prepare(project, instance, declared)
+    assert told(first, "raw_ratings")["format"] == "parquet"
+    kept = interactions(project, "shop")
+    assert kept.select("USER_ID", "ITEM_ID").rows() == [
+        (f"u{user:03}", f"{item:04}") for user, item in EVENTS
+    ]
+    day = int(datetime(2017, 1, 8, tzinfo=UTC).timestamp())
+    assert kept.get_column("TIMESTAMP").min() == day
+    again = prepare(project, instance, declared)
+    assert told(again, "raw_ratings")["outcome"] == "unchanged: not copied again"
+    (folder / "orders.csv").write_text("order_id,user\n1,2\n")
+    failed = prepare(project, instance, declared)
+    assert 'ratings.query: line 1: Binder Error: Referenced column "user_id"' in why(failed)
+
+
 def test_the_schema_asks_for_the_columns_that_are_written() -> None:
     schema = parse_schema(interactions_schema(event_type=True, event_value=True))
     assert schema.columns == ["USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE", "EVENT_VALUE"]

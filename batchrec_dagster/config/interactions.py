@@ -10,7 +10,7 @@ from typing import Literal, Self
 import dagster as dg
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from batchrec_dagster.config.ratings import known_source
+from batchrec_dagster.config.sources import known_source
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sql import filter_columns
 

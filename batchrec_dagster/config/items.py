@@ -10,15 +10,17 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.ratings import (
     known_encoding,
-    known_source,
     names_or_positions,
     readable_delimiter,
 )
+from batchrec_dagster.config.sources import Sourced
 from batchrec_dagster.personalize.datasets import VALUE_SEPARATOR
 from batchrec_dagster.personalize.schemas import SchemaError, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Decimal, Encoding
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
+from batchrec_dagster.preparation.sources.source import Source
+from batchrec_dagster.preparation.sources.tables import TextForm
 
 Column = str | int
 
@@ -87,10 +89,12 @@ class ItemColumns(dg.Model):
         )
 
 
-class Items(dg.Model):
+class Items(Sourced):
     """The file of items, how to read it, and what goes to Personalize."""
 
-    source: str = Field(
+    many = False
+
+    source: str | dict[str, str] = Field(
         description="Where the items are, written like ratings.source; for a file of a known"
         " source, its name after a slash.",
         examples=["sample://hetrec/movies.dat", "data/movies.csv"],
@@ -121,11 +125,6 @@ class Items(dg.Model):
         " counts them.",
     )
 
-    @field_validator("source")
-    @classmethod
-    def _source_is_known(cls, source: str) -> str:
-        return known_source(source)
-
     @field_validator("encoding")
     @classmethod
     def _encoding_is_known(cls, encoding: Encoding) -> Encoding:
@@ -145,7 +144,8 @@ class Items(dg.Model):
 
     @model_validator(mode="after")
     def _columns_are_declared(self) -> Self:
-        if self.columns is None and "{{" not in self.source and self.source not in KNOWN_ITEMS:
+        known = isinstance(self.source, str) and ("{{" in self.source or self._known is not None)
+        if self.columns is None and not known:
             raise ValueError(
                 "columns is missing: set the columns of the item, its title, its categories and"
                 " numbers, for example columns: {item: movieId, title: title, categories: {GENRES:"
@@ -154,9 +154,20 @@ class Items(dg.Model):
         return self
 
     @property
+    def rows(self) -> Source:
+        """Where the rows are: the file, or what the query makes of the files."""
+        return self.rows_of("items.query", TextForm(self.delimiter, encoding=self.encoding))
+
+    @property
+    def _known(self) -> ItemsLayout | None:
+        if self.query is not None or not isinstance(self.source, str):
+            return None
+        return KNOWN_ITEMS.get(self.source)
+
+    @property
     def layout(self) -> ItemsLayout:
         """How to read the file: as declared here, else as known for the source."""
-        known = KNOWN_ITEMS.get(self.source)
+        known = self._known
         if self.columns is None:
             if known is None:
                 raise ValueError(f"columns is missing for {self.source}")

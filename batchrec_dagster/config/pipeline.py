@@ -138,11 +138,10 @@ class Pipeline(dg.Model):
 
     @model_validator(mode="after")
     def _new_files_are_visible(self) -> Self:
-        source = self.ratings.source
-        if self.on_new_files.enabled and "://" in source and not source.startswith("s3://"):
+        if self.on_new_files.enabled and not self.ratings.has_visible_files:
             raise ValueError(
-                f"on_new_files sees new files at a path or in s3://, not at {source}: copy them"
-                " there, or refresh by schedule"
+                "on_new_files sees new files at a path or in s3://, not at"
+                f" {self.ratings.shown_source}: copy them there, or refresh by schedule"
             )
         return self
 

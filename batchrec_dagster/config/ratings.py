@@ -9,24 +9,12 @@ from typing import Literal, Self
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from batchrec_dagster.config.sources import Sourced
 from batchrec_dagster.preparation.layout import NULL_VALUES, Decimal, Encoding
 from batchrec_dagster.preparation.polars.times import check_format
 from batchrec_dagster.preparation.recognition import Reading
-from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
-from batchrec_dagster.preparation.sources.source import SourceError
-
-
-def known_source(source: str, *, many: bool = False) -> str:
-    """The source unchanged; `many`: a folder or pattern is allowed. Templates are checked later.
-
-    Raises ValueError for what cannot be a source.
-    """
-    if "{{" not in source:
-        try:
-            (parse_source if many else parse_file)(source)
-        except SourceError as error:
-            raise ValueError(str(error)) from None
-    return source
+from batchrec_dagster.preparation.sources.source import Source
+from batchrec_dagster.preparation.sources.tables import TextForm
 
 
 def readable_delimiter(delimiter: str | None) -> str | None:
@@ -114,17 +102,18 @@ class Columns(dg.Model):
         return {role: column for role, column in columns.items() if column is not None}
 
 
-class Ratings(dg.Model):
+class Ratings(Sourced):
     """The file or files of ratings, and how to read them."""
 
     model_config = ConfigDict(populate_by_name=True)
 
-    source: str = Field(
+    source: str | dict[str, str] = Field(
         description="Where the ratings are: sample://hetrec (generated), movielens://NAME"
         " (downloaded from GroupLens), a path, s3://bucket/key or https://…; a file inside a zip"
         " is written ARCHIVE.zip!/path/in/it.csv. Many files: a folder (data/ or"
         " s3://bucket/prefix/) or a pattern (data/2026-*.csv, **/ for folders within). gzip and"
-        " zstd are unpacked. A relative path starts at the project's folder.",
+        " zstd are unpacked. A relative path starts at the project's folder. Several, for a query:"
+        " the name of each table, and its source.",
         examples=["sample://hetrec", "data/ratings.csv", "s3://shop/orders/**/*.parquet"],
     )
     copy_to_storage: bool = Field(
@@ -193,11 +182,6 @@ class Ratings(dg.Model):
         examples=[["-1", "anonymous"]],
     )
 
-    @field_validator("source")
-    @classmethod
-    def _source_is_known(cls, source: str) -> str:
-        return known_source(source, many=True)
-
     @field_validator("encoding")
     @classmethod
     def _encoding_is_known(cls, encoding: Encoding) -> Encoding:
@@ -221,6 +205,17 @@ class Ratings(dg.Model):
             raise ValueError("timestamps have a timestamp_unit or a timestamp_format: omit one")
         return self
 
+    @model_validator(mode="after")
+    def _query_is_copied(self) -> Self:
+        if self.query is not None and not self.copy_to_storage:
+            raise ValueError("the rows of a query are kept in the storage: omit copy: false")
+        return self
+
+    @property
+    def rows(self) -> Source:
+        """Where the rows are: the files, or what the query makes of them."""
+        return self.rows_of("ratings.query", TextForm(self.delimiter, self.quotes, self.encoding))
+
     @property
     def all_null_values(self) -> tuple[str, ...]:
         """Every text that means no value."""
@@ -232,7 +227,15 @@ class Ratings(dg.Model):
     def reading(self) -> Reading:
         """How to read the files: as declared here, else as known for the source."""
         time = self.timestamp_format or self.timestamp_unit
-        known = parse_source(self.source).layout
+        columns = self.columns.declared if self.columns else {}
+        if self.query is not None:
+            return Reading(
+                columns=columns,
+                timestamp_unit=time,
+                types=self.types,
+                null_values=self.all_null_values,
+            )
+        known = self.rows.layout
         if known is not None and self.columns is None:
             layout = known.replaced(self.delimiter, time)
             return Reading.of(replace(layout, null_values=self.all_null_values))
@@ -241,7 +244,7 @@ class Ratings(dg.Model):
             delimiter=self.delimiter or (known.delimiter if known else None),
             encoding=self.encoding,
             quoted=self.quotes,
-            columns=self.columns.declared if self.columns else {},
+            columns=columns,
             timestamp_unit=time,
             types=self.types,
             decimal=self.decimal,

@@ -1,7 +1,7 @@
 """Items file -> the items' metadata for Personalize, and their titles.
 
-A catalogue is small compared with its ratings: Python's csv module reads it row by row, with the
-line of each.
+A catalogue is small compared with its ratings: it is read row by row, CSV with Python's csv module,
+and Parquet as if its cells were text.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from batchrec_dagster.preparation.layout import (
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, check_width
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.polars.prepare import BadRows
-from batchrec_dagster.preparation.polars.tables import SHOWN
+from batchrec_dagster.preparation.polars.tables import SHOWN, damaged
+from batchrec_dagster.preparation.sources.limits import PARQUET
 
 EXAMPLES = 5
 
@@ -132,8 +133,8 @@ class ItemsFile:
     @cached_property
     def delimiter(self) -> str:
         """What separates the fields."""
-        if self.layout.delimiter is not None:
-            return self.layout.delimiter
+        if self.layout.delimiter is not None or self._parquet is not None:
+            return self.layout.delimiter or ","
         first = next((line for line in io.StringIO(self._text) if line.strip()), "")
         wanted = set(self.layout.roles.values())
 
@@ -242,6 +243,10 @@ class ItemsFile:
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """The number of each line that is not blank, and its fields."""
+        if self._parquet is not None:
+            rows = self._cells(self._parquet)
+            yield from enumerate([rows.columns, *map(list, rows.rows())], start=1)
+            return
         delimiter = self.delimiter
         file = io.StringIO(self._text, newline="")
         if delimiter not in QUOTED:
@@ -258,12 +263,42 @@ class ItemsFile:
             ) from error
 
     @cached_property
+    def _parquet(self) -> pl.DataFrame | None:
+        with self.path.open("rb") as file:
+            if file.read(len(PARQUET)) != PARQUET:
+                return None
+        with tempfile.TemporaryDirectory() as folder:
+            opened = open_file(RawFile(self.path, self.name), "auto", Path(folder))
+        try:
+            return pl.read_parquet(opened.path, glob=False)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise damaged(opened, error) from error
+
+    def _cells(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The columns that are used as text, lists joined; nothing in the other columns."""
+        cells = []
+        for name, kind in rows.schema.items():
+            cell, text = pl.col(name), pl.String()
+            if name not in self.layout.roles.values():
+                cell = pl.lit(None, text).alias(name)
+            elif isinstance(kind, pl.Datetime | pl.Date):
+                cell = cell.dt.epoch("s")
+            elif isinstance(kind, pl.List) and not kind.inner.is_nested():
+                cell = cell.cast(pl.List(text)).list.join(self.layout.separator, ignore_nulls=True)
+            elif kind.is_nested() or kind in (pl.Binary, pl.Object):
+                raise PreparationError(f"{self.name}: {name!r} is of type {kind}: write text")
+            if name == self.layout.item and kind.is_float():
+                raise PreparationError(
+                    f"{self.name}: {name!r} is of type {kind}: write ids as text"
+                )
+            cells.append(cell.cast(text).fill_null(""))
+        return rows.select(cells)
+
+    @cached_property
     def _text(self) -> str:
         with tempfile.TemporaryDirectory() as folder:
             file = RawFile(self.path, self.name)
             opened = open_file(file, self.layout.encoding, Path(folder))
-            if opened.is_parquet:
-                raise PreparationError(f"{self.name} is Parquet: items are read from CSV")
             return opened.path.read_bytes().decode("utf-8-sig")
 
 

@@ -19,7 +19,6 @@ from batchrec_dagster.personalize.datasets import csv_types, interactions_column
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Preparation, opened
-from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
 from batchrec_dagster.preparation.users import count_rows
@@ -74,7 +73,7 @@ def prepare_interactions(
             if engine is not None and engine.on_aws:
                 prepared = _prepare_on_aws(context, engine, raw, pipeline, storage)
             else:
-                source = parse_source(pipeline.ratings.source)
+                source = pipeline.ratings.rows
                 with open_raw_files(raw, source, storage, project) as files:
                     prepared = _prepare_here(context, files, pipeline, storage, Path(folder))
         except (PreparationError, SourceError, StorageError) as error:

@@ -16,7 +16,6 @@ from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import BadRows, Ratings, opened
 from batchrec_dagster.preparation.sources.limits import GZIP, PARQUET, ZSTD
-from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.steps.checks import Checked, rows_readable
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.spark_jobs import spark_engine
@@ -63,7 +62,7 @@ def inspect_ratings(
     ratings, spark = pipeline.ratings, spark_engine(pipeline.preparation)
     whole = spark is None or not spark.on_aws
     with (
-        open_raw_files(raw, parse_source(ratings.source), storage, project)
+        open_raw_files(raw, ratings.rows, storage, project)
         if whole
         else open_first_file(raw, storage)
     ) as files:

@@ -16,7 +16,6 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.facts import Facts, Run, check_results, facts, trainings
 from batchrec_dagster.reporting.page import page
 from batchrec_dagster.reporting.published import Tables, scan_interactions
@@ -49,7 +48,7 @@ def build_report(
         run = Run(
             pipeline=pipeline.name,
             description=pipeline.description,
-            source=hide_query(pipeline.ratings.source),
+            source=pipeline.ratings.shown_source,
             recipe=trained["recipe"],
             made=datetime.now(UTC),
             solution_version=trained["solution_version_arn"],

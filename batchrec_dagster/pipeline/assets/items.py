@@ -25,7 +25,6 @@ from batchrec_dagster.pipeline.ui import (
 )
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
-from batchrec_dagster.preparation.sources.parsing import parse_file
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.reporting.markdown import table as markdown_table
 from batchrec_dagster.steps.items import check_items, read_items
@@ -59,7 +58,7 @@ def raw_items(
 ) -> dg.AssetsDefinition:
     """The asset; a relative path of the source starts at the project's folder."""
     places = pipeline.places
-    source = parse_file(declared.source)
+    source = declared.rows
 
     @dg.asset(
         **asset_args(

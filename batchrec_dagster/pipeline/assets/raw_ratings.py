@@ -11,7 +11,6 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.pipeline.checks import published, specs
 from batchrec_dagster.pipeline.ui import RAW, asset_args, preview, raw_files
-from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.reporting.markdown import code, escaped
 from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files
 from batchrec_dagster.steps.raw_inspection import (
@@ -27,7 +26,7 @@ CODE_VERSION = "2"
 def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     """The asset; a relative path of the source starts at the project's folder."""
     ratings, places = pipeline.ratings, pipeline.places
-    source = parse_source(ratings.source)
+    source = ratings.rows
     copied = "copied to the storage unchanged" if ratings.copy_to_storage else "read in place"
 
     @dg.asset(

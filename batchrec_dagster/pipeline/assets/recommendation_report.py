@@ -34,7 +34,7 @@ def recommendation_report(
     }
     shown = fingerprint(
         pipeline.description,
-        pipeline.ratings.source,
+        pipeline.ratings.sources,
         pipeline.solution.recipe,
         *(key for name, key in keys.items() if name in optional),
     )

@@ -9,7 +9,7 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
-from batchrec_dagster.pipeline.automation.new_files import new_files_sensor, watched
+from batchrec_dagster.pipeline.automation.new_files import new_files_sensor
 from batchrec_dagster.pipeline.automation.runs import run_under_way
 from batchrec_dagster.pipeline.automation.teardown import teardown_job
 from batchrec_dagster.steps.rollback import PREVIOUS, run_config
@@ -29,7 +29,8 @@ def automation(
         description="Updates every user's recommendations from the ratings. Unchanged data are"
         " neither imported nor trained on again.",
     )
-    sensors = [new_files_sensor(pipeline, job, project)] if watched(pipeline.ratings.source) else []
+    visible = pipeline.ratings.has_visible_files
+    sensors = [new_files_sensor(pipeline, job, project)] if visible else []
     return dg.Definitions(
         jobs=[job, rollback_job(pipeline, assets), teardown_job(pipeline, assets)],
         schedules=[refresh_schedule(pipeline, job)],

@@ -15,7 +15,6 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.runs import run_under_way
-from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.steps.raw_files import RawRecord, files_digest, source_digest
 from batchrec_dagster.storage.object_store import StorageError
@@ -48,16 +47,11 @@ class Cursor:
         return json.dumps(asdict(self))
 
 
-def watched(source: str) -> bool:
-    """Whether the source may change and listing it is cheap: a local path or s3://."""
-    return "://" not in source or source.startswith("s3://")
-
-
 def new_files_sensor(
     pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition, project: Path = Path()
 ) -> dg.SensorDefinition:
     """The sensor; a relative path of the source starts at the project's folder."""
-    declared, source = pipeline.on_new_files, parse_source(pipeline.ratings.source)
+    declared, source = pipeline.on_new_files, pipeline.ratings.rows
 
     @dg.sensor(
         name=f"{pipeline.name}_new_files",

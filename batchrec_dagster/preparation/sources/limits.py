@@ -1,6 +1,6 @@
 """What one file of a source may unfold to: one budget for downloads, archives, Parquet and lines.
 
-Two settings, both environment variables, because they protect the machine and not a pipeline.
+The settings are environment variables, because they protect the machine and not a pipeline.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Self
 
 MAX_FILE_GB = "BATCHREC_MAX_FILE_GB"
 MAX_LINE_KB = "BATCHREC_MAX_LINE_KB"
+QUERY_MEMORY_GB = "BATCHREC_QUERY_MEMORY_GB"
+QUERY_MINUTES = "BATCHREC_QUERY_MINUTES"
 
 GB = 10**9
 KB = 1000
@@ -23,6 +25,7 @@ TIMES_LARGER_TWICE = 20
 ALWAYS_ALLOWED = 100 * 1000 * 1000
 MOST_BY_DEFAULT = 50 * GB
 DEFAULT_LINE_KB = 1024
+DEFAULT_QUERY_MEMORY_GB, DEFAULT_QUERY_MINUTES = 4, 60
 # A cell of Parquet may be a sixteenth of a line: one that stands once can count in a million rows.
 CELLS_OF_A_LINE = 16
 # The least of a Parquet row: a user, an item and a time of 8 bytes each.
@@ -38,10 +41,12 @@ class LimitError(Exception):
 @dataclass(frozen=True)
 class Limits:
     """Bytes that one file may unfold to, None for the default that depends on its size; bytes of a
-    line of text."""
+    line of text; bytes of memory and seconds of a query."""
 
     file_bytes: int | None = None
     line_bytes: int = DEFAULT_LINE_KB * KB
+    query_memory: int = DEFAULT_QUERY_MEMORY_GB * GB
+    query_seconds: float = DEFAULT_QUERY_MINUTES * 60
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -49,7 +54,14 @@ class Limits:
         environment = os.environ if environment is None else environment
         file = number_above_0(environment, MAX_FILE_GB)
         line = number_above_0(environment, MAX_LINE_KB) or DEFAULT_LINE_KB
-        return cls(None if file is None else int(file * GB), int(line * KB))
+        memory = number_above_0(environment, QUERY_MEMORY_GB) or DEFAULT_QUERY_MEMORY_GB
+        minutes = number_above_0(environment, QUERY_MINUTES) or DEFAULT_QUERY_MINUTES
+        return cls(
+            None if file is None else int(file * GB),
+            int(line * KB),
+            int(memory * GB),
+            minutes * 60,
+        )
 
     @property
     def cell_bytes(self) -> int:

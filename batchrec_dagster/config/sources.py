@@ -1,0 +1,91 @@
+"""Where rows come from, for the ratings and the items alike: files, or a query of them."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar, Self
+
+import dagster as dg
+from pydantic import Field, model_validator
+
+from batchrec_dagster.config.validation import field_errors
+from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
+from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, check_sql
+from batchrec_dagster.preparation.sources.source import Source, SourceError
+from batchrec_dagster.preparation.sources.tables import TextForm
+
+
+def known_source(source: str, *, many: bool = False) -> str:
+    """The source unchanged; `many`: a folder or pattern is allowed. Templates are checked later.
+
+    Raises ValueError for what cannot be a source.
+    """
+    if "{{" not in source:
+        try:
+            (parse_source if many else parse_file)(source)
+        except SourceError as error:
+            raise ValueError(str(error)) from None
+    return source
+
+
+class Sourced(dg.Model):
+    """What has a `source`, and perhaps a `query` of it."""
+
+    # Whether rows without a query may come from a folder or a pattern.
+    many: ClassVar[bool] = True
+
+    source: str | dict[str, str]
+    query: str | None = Field(
+        default=None,
+        description="SQL whose rows are read in place of the files': one SELECT in DuckDB's"
+        " dialect, on the table `source`, or on the names that source gives to several. Columns of"
+        " CSV and strings of JSON are text in it. It sees no other file and no network.",
+        examples=["SELECT user_id, unnest(items).id AS item_id, ts FROM source"],
+    )
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Each source, by the name of its table."""
+        return {SOURCE: self.source} if isinstance(self.source, str) else self.source
+
+    @property
+    def shown_source(self) -> str:
+        """The sources as people see them, without secrets of URLs."""
+        return ", ".join(parse_source(source).shown for source in self.sources.values())
+
+    @property
+    def has_visible_files(self) -> bool:
+        """Whether the sources may change and listing them is cheap: local paths or s3://."""
+        sources = self.sources.values()
+        return all("://" not in source or source.startswith("s3://") for source in sources)
+
+    def rows_of(self, setting: str, form: TextForm) -> Source:
+        """Where the rows are; `setting` is what messages call the query. Raises SourceError."""
+        tables = {name: parse_source(source) for name, source in self.sources.items()}
+        if self.query is None:
+            return tables[SOURCE]
+        return FileQuery(check_sql(self.query), tables, form, setting)
+
+    @model_validator(mode="after")
+    def _source_is_known(self) -> Self:
+        problems: dict[tuple[str, ...], str] = {}
+        if isinstance(self.source, dict):
+            if self.query is None:
+                problems["source",] = "several sources need a query, which makes one table of them"
+            for name in self.source:
+                if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+                    problems["source", name] = "write a name for a table: letters, digits and _"
+        for name, source in self.sources.items():
+            keys = ("source",) if isinstance(self.source, str) else ("source", name)
+            try:
+                known_source(source, many=self.many or self.query is not None)
+            except ValueError as error:
+                problems[keys] = str(error)
+        if self.query is not None and "{{" not in self.query:
+            try:
+                check_sql(self.query)
+            except ValueError as error:
+                problems["query",] = str(error)
+        if problems:
+            raise field_errors(problems)
+        return self

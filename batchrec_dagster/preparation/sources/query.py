@@ -1,0 +1,281 @@
+"""`ratings.query` on files: the rows that SQL makes of the declared sources, by DuckDB.
+
+The query sees its sources as tables, and nothing else: no other file, no network, no extension, no
+setting. It is one SELECT. Its memory, its time and the size of its result have limits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
+from batchrec_dagster.preparation.sources.limits import (
+    MAX_FILE_GB,
+    QUERY_MEMORY_GB,
+    QUERY_MINUTES,
+    Limits,
+)
+from batchrec_dagster.preparation.sources.results import ResultFile
+from batchrec_dagster.preparation.sources.source import (
+    FileError,
+    FoundFile,
+    Source,
+    SourceContext,
+)
+from batchrec_dagster.preparation.sources.tables import (
+    TableFile,
+    TextForm,
+    identifier,
+    literal,
+    partitions,
+    table_of,
+)
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection, Error
+
+# The table of a source that has no other name.
+SOURCE = "source"
+FILENAME = "query.parquet"
+SHOWN = 400
+WATCHED_SECONDS = 0.2
+# What Parquet and its readers take as it is; other scalar types become text.
+_KEPT = re.compile(
+    r"BOOLEAN|U?(TINY|SMALL|BIG)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*|VARCHAR|DATE"
+    r"|TIMESTAMP( WITH TIME ZONE|_S|_MS|_NS)?"
+)
+
+
+def check_sql(sql: str) -> str:
+    """The query without a semicolon at its end. Raises ValueError unless it is one SELECT."""
+    try:
+        import duckdb
+    except ImportError as error:
+        raise ValueError(
+            "a query of files needs DuckDB: pip install 'batchrec-dagster[sql]'"
+        ) from error
+    sql = sql.rstrip().rstrip(";")
+    try:
+        statements = duckdb.extract_statements(sql)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise ValueError("write one SELECT statement, without a semicolon behind it")
+        # As it will stand in another statement.
+        duckdb.extract_statements(f"SELECT * FROM ({sql}\n)")  # noqa: S608
+    except duckdb.Error as error:
+        raise ValueError(_reason(error)) from None
+    return sql
+
+
+@dataclass(frozen=True)
+class FileQuery:
+    """The source of one Parquet file: the rows that `sql` makes of `tables`, each by its name in
+    it. `setting` is what messages call it, `form` how files of text are written."""
+
+    sql: str
+    tables: Mapping[str, Source]
+    form: TextForm = field(default_factory=TextForm)
+    setting: str = "ratings.query"
+
+    @property
+    def text(self) -> str:
+        return ", ".join(source.text for source in self.tables.values())
+
+    @property
+    def shown(self) -> str:
+        return ", ".join(source.shown for source in self.tables.values())
+
+    @property
+    def layout(self) -> Layout | None:
+        return None
+
+    def files(self, context: SourceContext) -> list[FoundFile]:
+        """The result, which changes with the query and with any file. Raises SourceError."""
+        tables = {name: tuple(source.files(context)) for name, source in self.tables.items()}
+        parts = [self.sql, repr(self.form)]
+        for name, files in tables.items():
+            parts += [f"{name} {file.file.shown} {file.fingerprint}" for file in files]
+        version = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return _QueryResult(self.shown, version, self, tables).found(FILENAME)
+
+
+@dataclass(frozen=True)
+class _QueryResult(ResultFile):
+    query: FileQuery
+    tables: Mapping[str, Sequence[FoundFile]]
+
+    @property
+    def shown(self) -> str:
+        return self.text
+
+    def write(self, path: Path, context: SourceContext) -> None:
+        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+            folder = Path(name)
+            tables = {
+                table: [
+                    self._opened(file, folder / table / str(number), context, stack)
+                    for number, file in enumerate(files)
+                ]
+                for table, files in self.tables.items()
+            }
+            _run(self.query, tables, path, folder)
+        for files in self.tables.values():
+            for file in files:
+                if file.file.changed(context):
+                    raise FileError(
+                        f"{file.file.shown} changed while {self.query.setting} read it: try again"
+                        " when it is complete"
+                    )
+
+    def _opened(
+        self, found: FoundFile, folder: Path, context: SourceContext, stack: ExitStack
+    ) -> TableFile:
+        path = stack.enter_context(found.file.open_locally(context))
+        unpacked = folder / "unpacked"
+        unpacked.mkdir(parents=True)
+        try:
+            file = RawFile(path, found.file.shown)
+            opened = open_file(file, self.query.form.encoding, unpacked)
+        except PreparationError as error:
+            raise FileError(str(error)) from error
+        links = folder.joinpath("link", *partitions(found.file.shown))
+        links.mkdir(parents=True)
+        # Without the end of a name by which DuckDB would take it for compressed.
+        link = links / "file"
+        link.symlink_to(opened.path.resolve())
+        return TableFile(opened, link)
+
+
+def _run(
+    query: FileQuery, tables: Mapping[str, Sequence[TableFile]], result: Path, folder: Path
+) -> None:
+    """Write the result of the query. Raises FileError."""
+    import duckdb
+
+    limits = Limits.from_environment()
+    files = [file for table in tables.values() for file in table]
+    with closing(_locked(duckdb.connect(":memory:"), files, result, folder, limits)) as connection:
+        stopped: list[str] = []
+        try:
+            with _watched(connection, result, limits, stopped):
+                for name, table in tables.items():
+                    _create(connection, name, table, query)
+                _write(connection, query, result)
+        except duckdb.Error as error:
+            reason = stopped[0] if stopped else _reason(error, files)
+            if isinstance(error, duckdb.OutOfMemoryException):
+                reason += f"; {QUERY_MEMORY_GB} allows {limits.query_memory / 1e9:g} GB"
+            raise FileError(f"{query.setting}: {reason}") from error
+
+
+def _create(
+    connection: DuckDBPyConnection, name: str, files: Sequence[TableFile], query: FileQuery
+) -> None:
+    import duckdb
+
+    try:
+        select = table_of(connection, files, query.form)
+        connection.execute(f"CREATE VIEW {identifier(name)} AS {select}")
+    except duckdb.InterruptException:
+        raise
+    except duckdb.Error as error:
+        # Its LINE is not one of the query.
+        text = str(error).partition("\n\nLINE")[0]
+        raise FileError(f"{query.setting}: {_one_line(text, files)}") from error
+
+
+def _write(connection: DuckDBPyConnection, query: FileQuery, result: Path) -> None:
+    changed = []
+    for name, kind, *_ in connection.execute(f"DESCRIBE {query.sql}").fetchall():
+        if kind == "JSON":
+            raise FileError(f"{query.setting}: {name} is JSON: take its text, with ->> for ->")
+        if not _KEPT.fullmatch(kind) and not re.search(r"[\](]", kind):
+            changed.append(f"CAST({identifier(name)} AS VARCHAR) AS {identifier(name)}")
+    replaced = f" REPLACE ({', '.join(changed)})" if changed else ""
+    # The query stands in the first line, so that the lines of its errors are its own.
+    connection.execute(
+        f"COPY (SELECT *{replaced} FROM ({query.sql}\n)) TO {literal(result)}"  # noqa: S608
+        " (FORMAT parquet, COMPRESSION zstd)"
+    )
+
+
+def _locked(
+    connection: DuckDBPyConnection,
+    files: Sequence[TableFile],
+    result: Path,
+    folder: Path,
+    limits: Limits,
+) -> DuckDBPyConnection:
+    """The connection, which from now on sees these files, writes the result, and nothing else."""
+    paths = [result, *(path for file in files for path in (file.link, file.opened.path.resolve()))]
+    settings = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "python_enable_replacements": "false",
+        "memory_limit": f"'{limits.query_memory} B'",
+        "temp_directory": literal(folder / "spilled"),
+        "max_temp_directory_size": f"'{limits.download_bytes} B'",
+        # Times without a zone are UTC, wherever this runs.
+        "TimeZone": "'UTC'",
+        "allowed_paths": f"[{', '.join(map(literal, paths))}]",
+        "enable_external_access": "false",
+        "lock_configuration": "true",
+    }
+    for name, value in settings.items():
+        connection.execute(f"SET {name} = {value}")
+    return connection
+
+
+@contextmanager
+def _watched(
+    connection: DuckDBPyConnection, result: Path, limits: Limits, stopped: list[str]
+) -> Iterator[None]:
+    """Interrupt what takes too long or writes too much; the reason is put into `stopped`."""
+    done, end = threading.Event(), time.monotonic() + limits.query_seconds
+
+    def watch() -> None:
+        while not done.wait(WATCHED_SECONDS):
+            if time.monotonic() > end:
+                minutes = limits.query_seconds / 60
+                stopped.append(f"it took longer than the {minutes:g} minutes of {QUERY_MINUTES}")
+            elif result.exists() and result.stat().st_size > limits.download_bytes:
+                stopped.append(
+                    f"its result is larger than the {limits.download_bytes} bytes of {MAX_FILE_GB}"
+                )
+            if stopped:
+                connection.interrupt()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _reason(error: Error, files: Sequence[TableFile] = ()) -> str:
+    """DuckDB's error in one line, with the line of the query and the names of the files."""
+    at = re.search(r"^LINE (\d+): (.*)", str(error), re.MULTILINE)
+    text = str(error).partition("\n\nLINE")[0]
+    return f"line {at[1]}: {_one_line(text, files)}" if at else _one_line(text, files)
+
+
+def _one_line(text: str, files: Sequence[TableFile]) -> str:
+    # Its hints name settings of DuckDB's reader, which nobody here has.
+    short = re.split(r"\n\s*Possible|\nColumn \S+ is being", text)[0]
+    shown = " ".join(short.split())
+    for file in files:
+        if (path := str(file.link)) in text:
+            name = file.opened.name
+            shown = shown.replace(path, name) if path in shown else f"{name}: {shown}"
+    return shown[:SHOWN]

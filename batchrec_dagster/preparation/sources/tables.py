@@ -1,0 +1,209 @@
+"""Files as tables that DuckDB can query: text as it stands, nothing guessed of single cells.
+
+Every column of CSV, every string of JSON and every Hive partition of a path (`day=2026-01-02/`) is
+text, so that an id such as 007 or a UUID in capitals stays as it is written; a query converts what
+it computes with. Parquet keeps its types.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchrec_dagster.preparation.layout import Encoding
+from batchrec_dagster.preparation.polars.csv_table import DELIMITERS
+from batchrec_dagster.preparation.polars.decoding import Opened
+from batchrec_dagster.preparation.sources.limits import Limits
+from batchrec_dagster.preparation.sources.source import FileError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_HIVE = re.compile(r"[^/=]+=[^/]*")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
+# Texts of JSON that DuckDB would take for something else, and values of several types.
+_TEXTS = {
+    *("date", "json", "time", "timestamp", "timestamp with time zone", "uuid", "varchar"),
+    *("timestamp_s", "timestamp_ms", "timestamp_ns", "time with time zone", "time_ns"),
+}
+_LEAST_LINE = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TextForm:
+    """How files of text are written; `delimiter` None: the one that gives line 1 most fields."""
+
+    delimiter: str | None = None
+    quoted: bool = True
+    encoding: Encoding = "auto"
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A file of a table; `link`: where DuckDB finds it, below the folders of its partitions."""
+
+    opened: Opened
+    link: Path
+
+    @property
+    def form(self) -> str:
+        if self.opened.is_parquet:
+            return "Parquet"
+        with self.opened.path.open(encoding="utf-8-sig") as file:
+            return "JSON" if file.read(1024).lstrip().startswith(("{", "[")) else "CSV"
+
+
+def partitions(shown: str) -> list[str]:
+    """The folders `key=value` of a path."""
+    return [part for part in shown.split("/")[:-1] if _HIVE.fullmatch(part)]
+
+
+def table_of(connection: DuckDBPyConnection, files: Sequence[TableFile], form: TextForm) -> str:
+    """The SELECT of all files' rows; columns are matched by name. Raises FileError."""
+    filled = [file for file in files if file.opened.size]
+    if not filled:
+        raise FileError("it is empty: check what writes it")
+    forms = {file.form: file for file in reversed(filled)}
+    if len(forms) > 1:
+        found = " and ".join(f"{file.opened.name} is {name}" for name, file in forms.items())
+        raise FileError(f"its files are of several formats ({found}): declare a table for each")
+    keys = {tuple(part.partition("=")[0] for part in _hive_of(file)) for file in filled}
+    hive = {"hive_partitioning": len(keys) == 1 and () not in keys, "hive_types_autocast": False}
+    if "Parquet" in forms:
+        return f"SELECT * FROM {_call('read_parquet', filled, union_by_name=True, **hive)}"  # noqa: S608
+    if "JSON" in forms:
+        return _json(connection, filled, hive)
+    return _csv(filled, form, hive)
+
+
+def _hive_of(file: TableFile) -> list[str]:
+    return partitions(file.link.as_posix())
+
+
+def _csv(files: Sequence[TableFile], form: TextForm, hive: Mapping[str, Any]) -> str:
+    longest = max(_LEAST_LINE, Limits.from_environment().line_bytes)
+    parts = []
+    headers = [(_header(file.opened, form), file) for file in files]
+    # Files in a row that have the same header are one call, which keeps the order of the files.
+    for (delimiter, columns, header), group in groupby(headers, key=lambda pair: pair[0]):
+        quote = '"' if form.quoted and delimiter != "::" else ""
+        call = _call(
+            "read_csv",
+            [file for _, file in group],
+            auto_detect=False,
+            header=header,
+            delim=delimiter,
+            quote=quote,
+            escape=quote,
+            columns=dict.fromkeys(columns, "VARCHAR"),
+            max_line_size=longest,
+            **hive,
+        )
+        parts.append(f"SELECT * FROM {call}")  # noqa: S608
+    return " UNION ALL BY NAME ".join(parts)
+
+
+def _header(opened: Opened, form: TextForm) -> tuple[str, tuple[str, ...], bool]:
+    """The delimiter, the names of the columns, and whether line 1 has them: a line with a number
+    does not."""
+    by = [form.delimiter] if form.delimiter else [",", *DELIMITERS]
+    lines = {delimiter: _first_line(opened, delimiter, form.quoted) for delimiter in by}
+    delimiter = max(lines, key=lambda delimiter: len(lines[delimiter]))
+    fields = [field.strip() for field in lines[delimiter]]
+    header = not any(_NUMBER.fullmatch(field) for field in fields)
+    names = [
+        (field if header else "") or f"column_{number}" for number, field in enumerate(fields, 1)
+    ]
+    if twice := _twice(names):
+        raise FileError(f"{opened.name} has two columns {twice!r}: rename one")
+    return delimiter, tuple(names), header
+
+
+def _first_line(opened: Opened, delimiter: str, quoted: bool) -> list[str]:
+    with opened.path.open(encoding="utf-8-sig", newline="") as file:
+        if delimiter == "::" or not quoted:
+            return file.readline().rstrip("\r\n").split(delimiter)
+        try:
+            return next(csv.reader(file, delimiter=delimiter), [])
+        except csv.Error:
+            return []
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    """A name that stands twice; SQL does not tell capitals from small letters."""
+    seen: set[str] = set()
+    for name in names:
+        if name.lower() in seen:
+            return name
+        seen.add(name.lower())
+    return None
+
+
+def _json(
+    connection: DuckDBPyConnection, files: Sequence[TableFile], hive: Mapping[str, Any]
+) -> str:
+    longest = max(_LEAST_LINE, Limits.from_environment().line_bytes)
+    options = {"maximum_object_size": longest, **hive}
+    # All of the file is looked at: a field that comes late would be missing, without a word.
+    sampled = _call(
+        "read_json",
+        files,
+        sample_size=-1,
+        map_inference_threshold=-1,
+        field_appearance_threshold=0,
+        union_by_name=True,
+        **options,
+    )
+    found = connection.sql(f"SELECT * FROM {sampled}")  # noqa: S608
+    keys = (
+        {part.partition("=")[0] for part in _hive_of(files[0])}
+        if hive["hive_partitioning"]
+        else set()
+    )
+    columns = {
+        name: _type(kind)
+        for name, kind in zip(found.columns, found.types, strict=True)
+        if name not in keys
+    }
+    return f"SELECT * FROM {_call('read_json', files, columns=columns, **options)}"  # noqa: S608
+
+
+def _type(kind: Any) -> str:
+    """The type in SQL, with text for what was written as text."""
+    if kind.id == "list":
+        return f"{_type(kind.children[0][1])}[]"
+    if kind.id == "struct":
+        fields = ", ".join(f"{identifier(name)} {_type(child)}" for name, child in kind.children)
+        return f"STRUCT({fields})" if fields else "JSON"
+    return "VARCHAR" if str(kind).lower() in _TEXTS else str(kind)
+
+
+def _call(function: str, files: Sequence[TableFile], **options: Any) -> str:
+    paths = ", ".join(literal(file.link) for file in files)
+    texts = "".join(f", {name} = {_value(value)}" for name, value in options.items())
+    return f"{function}([{paths}]{texts})"
+
+
+def _value(value: Any) -> str:
+    match value:
+        case bool() | int():
+            return str(value)
+        case dict():
+            pairs = (f"{literal(key)}: {literal(item)}" for key, item in value.items())
+            return f"{{{', '.join(pairs)}}}"
+    return literal(value)
+
+
+def literal(text: object) -> str:
+    """Text as SQL writes it."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """A name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
