@@ -96,7 +96,7 @@ def personalize_door(service: LocalPersonalize) -> Iterator[Door]:
         operation = target.rpartition(".")[2]
         lacking = door.lacking(_personalize_permissions(operation, json.loads(request.body)))
         if lacking is None:
-            status, body = answer(service.call, target, request.body)
+            status, body, _ = answer(service.call, target, request.body)
         else:
             told = "User: someone is not authorized to perform this"
             # AWS names what the caller cannot know of.

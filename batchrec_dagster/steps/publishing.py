@@ -101,6 +101,8 @@ class Publishing:
             "recipe": self.pipeline.solution.recipe,
             "metrics": dict(self.model.metrics),
             "popularity_metrics": dict(self.model.popularity_metrics),
+            **({"engine": self.model.engine} if self.model.engine else {}),
+            "evidence": dict(self.model.evidence),
             "checks": [asdict(check) for check in checks],
             "measured_on": self.measured_on,
             "made_by": self.made_by,

@@ -42,6 +42,7 @@ class ModelRecord(Record):
 
     trained_at: ISO 8601, UTC. trained_with: fingerprint of the settings of the interactions.
     training_hours: as AWS bills them. popularity_metrics: of the most popular items; may be empty.
+    engine: what trained it, in words. evidence: of personalize/evidence.py; may be empty.
     """
 
     solution_version_arn: str
@@ -54,6 +55,8 @@ class ModelRecord(Record):
     training_hours: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     popularity_metrics: Mapping[str, float] = field(default_factory=dict)
+    engine: str | None = None
+    evidence: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def on_earlier_data(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.ensure import (
@@ -17,6 +18,7 @@ from batchrec_dagster.personalize.ensure import (
     Ensured,
     Started,
 )
+from batchrec_dagster.personalize.evidence import engine_of, evidence_of
 from batchrec_dagster.personalize.recipes import recipe_arn
 from batchrec_dagster.steps.batch_jobs import (
     job_seconds,
@@ -204,6 +206,8 @@ def _record(
 ) -> ModelRecord:
     created_at = version.description["creationDateTime"].astimezone(UTC)
     hours = version.description.get("trainingHours", 0.0)
+    client = ensure.client
+    answer = client.get_solution_metrics(solutionVersionArn=version.arn)
     return ModelRecord(
         version.arn,
         dataset.dataset_group_arn,
@@ -214,13 +218,18 @@ def _record(
         trained_with=fingerprint(pipeline.interactions),
         # The next run's estimate uses it.
         training_hours=hours if ensure.on_aws else None,
-        metrics=_metrics(ensure, version.arn),
-        popularity_metrics=_metrics(ensure, popularity[0].arn) if popularity else {},
+        metrics=_metrics(answer),
+        engine=engine_of(answer, client.meta.endpoint_url, on_aws=ensure.on_aws),
+        evidence=evidence_of(answer),
+        popularity_metrics=_metrics(
+            client.get_solution_metrics(solutionVersionArn=popularity[0].arn)
+        )
+        if popularity
+        else {},
     )
 
 
-def _metrics(ensure: Ensure, solution_version_arn: str) -> dict[str, float]:
-    answer = ensure.client.get_solution_metrics(solutionVersionArn=solution_version_arn)
+def _metrics(answer: Mapping[str, Any]) -> dict[str, float]:
     return dict(sorted(answer["metrics"].items()))
 
 

@@ -192,7 +192,7 @@ def test_each_constraint_of_the_model_is_kept(service: LocalPersonalize, operati
     broken = kept = 0
     for case in _cases(operation):
         body = json.dumps(case.params).encode()
-        status, answered = answer(service.call, f"AmazonPersonalize.{operation}", body)
+        status, answered, _ = answer(service.call, f"AmazonPersonalize.{operation}", body)
         reply = json.loads(answered)
         if case.member is None:
             kept += 1

@@ -31,7 +31,7 @@ GROUP = "arn:aws:personalize:us-east-1:000000000000:dataset-group/films"
 def _raw(service: LocalPersonalize, operation: str, body: Any) -> tuple[int, dict[str, Any]]:
     """What a client without botocore's own checks gets."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    status, text = answer(service.call, f"AmazonPersonalize.{operation}", data)
+    status, text, _ = answer(service.call, f"AmazonPersonalize.{operation}", data)
     return status, json.loads(text)
 
 
@@ -150,7 +150,7 @@ def test_unknown_members_are_ignored(service: LocalPersonalize) -> None:
     ],
 )
 def test_unknown_operations(service: LocalPersonalize, target: str, code: str) -> None:
-    status, text = answer(service.call, target, b"{}")
+    status, text, _ = answer(service.call, target, b"{}")
     assert status == 400
     assert json.loads(text)["__type"] == code
 

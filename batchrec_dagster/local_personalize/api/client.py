@@ -79,8 +79,10 @@ def client_for(service: LocalPersonalize, *, region: str = "us-east-1") -> Perso
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         target = request.headers.get("X-Amz-Target", b"")
         text = target.decode("latin-1") if isinstance(target, bytes) else target
-        status, body = answer(service.call, text, _bytes(request.body))
+        status, body, own = answer(service.call, text, _bytes(request.body))
         headers = HTTPHeaders()
+        for name, value in own.items():
+            headers[name] = value
         headers["Content-Type"] = CONTENT_TYPE
         headers["x-amzn-RequestId"] = str(uuid.uuid4())
         raw = HTTPResponse(BytesIO(body), preload_content=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -58,10 +58,9 @@ def application(
                 return _error_response(403, error.code, str(error))
         target = request.headers.get("x-amz-target", "")
         try:
-            status, content = await run_in_threadpool(answer, service.call, target, body)
+            return _response(*await run_in_threadpool(answer, service.call, target, body))
         except CatalogError as error:
             return _error_response(500, "InternalFailure", str(error))
-        return _response(status, content)
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -101,6 +100,6 @@ def _error_response(status: int, code: str, message: str) -> Response:
     return _response(status, json.dumps({"__type": code, "message": message}).encode())
 
 
-def _response(status: int, content: bytes) -> Response:
-    headers = {"x-amzn-RequestId": str(uuid.uuid4())}
+def _response(status: int, content: bytes, own: Mapping[str, str] | None = None) -> Response:
+    headers = {"x-amzn-RequestId": str(uuid.uuid4()), **(own or {})}
     return Response(content, status, headers, media_type=CONTENT_TYPE)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,7 +20,7 @@ from batchrec_dagster.local_personalize.api.validation import (
 )
 from batchrec_dagster.local_personalize.catalog.catalog import Catalog
 from batchrec_dagster.local_personalize.catalog.home import Home
-from batchrec_dagster.local_personalize.catalog.kinds import ACCOUNT_ID, Call, Quotas
+from batchrec_dagster.local_personalize.catalog.kinds import ACCOUNT_ID, HEADERS, Call, Quotas
 from batchrec_dagster.local_personalize.errors import (
     CatalogError,
     InvalidInputError,
@@ -45,10 +45,11 @@ Service = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
 class Answer(NamedTuple):
-    """An HTTP status and a JSON body."""
+    """An HTTP status, a JSON body, and headers of the operation."""
 
     status: int
     body: bytes
+    headers: Mapping[str, str] = {}
 
 
 def answer(service: Service, target: str, body: bytes) -> Answer:
@@ -57,7 +58,9 @@ def answer(service: Service, target: str, body: bytes) -> Answer:
     Raises CatalogError: an embedded client's caller gets that itself.
     """
     try:
-        return Answer(200, json.dumps(service(_operation(target), _params(body))).encode())
+        found = service(_operation(target), _params(body))
+        headers = found.pop(HEADERS, {})
+        return Answer(200, json.dumps(found).encode(), headers)
     except ServiceError as error:
         return _refusal(400, error.code, str(error))
     except CatalogError:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from batchrec_dagster.local_personalize.jobs.job import Job
 
 
+# In an operation's answer: headers to send with it.
+HEADERS = "$headers"
 QUOTAS_VARIABLE = "BATCHREC_LOCAL_PERSONALIZE_QUOTAS"
 
 

@@ -166,6 +166,7 @@ class Evaluation:
     recommended: Int32  # (users, 25) item indices, best first; -1 pads
     n_items: int
     rewards: Float64 | None = None  # (users,) reward_shares, with an objective
+    users: Int32 | None = None  # (users,) their indices in the interactions
 
     def summary(self) -> dict[str, float]:
         """The metrics of GetSolutionMetrics; all 0 without users.
@@ -208,7 +209,10 @@ def evaluate(model: UserModel, held_out: Split) -> Evaluation:
     hits = np.asarray(truth[rows, np.maximum(recommended, 0)].todense() > 0) & (recommended >= 0)
     some = relevant > 0
     rewards = reward_shares(model.item_ids, held_out.truth, truth[some], recommended[some])
-    return Evaluation(hits[some], relevant[some], recommended[some], len(model.item_ids), rewards)
+    users = held_out.users[some]
+    return Evaluation(
+        hits[some], relevant[some], recommended[some], len(model.item_ids), rewards, users
+    )
 
 
 def reward_shares(

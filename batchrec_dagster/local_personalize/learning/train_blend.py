@@ -31,11 +31,11 @@ from batchrec_dagster.local_personalize.learning.components import (
 )
 from batchrec_dagster.local_personalize.learning.evaluation import (
     Split,
-    evaluate,
     split,
     split_histories,
     split_users,
 )
+from batchrec_dagster.local_personalize.learning.evidence import measure
 from batchrec_dagster.local_personalize.learning.fit_components import (
     EASE_NEIGHBORS,
     ComponentFitter,
@@ -224,6 +224,6 @@ def _recency(values: Values) -> bool:
 
 
 def _metrics(model: BlendModel, held_out: Split, log: Log) -> dict[str, float]:
-    metrics = evaluate(model, held_out).summary()
-    log("metrics: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
+    metrics = measure(model, held_out)
+    log(", ".join(f"{key} {value:.4f}" for key, value in metrics.items() if "/" not in key))
     return metrics

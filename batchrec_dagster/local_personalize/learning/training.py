@@ -16,6 +16,7 @@ from batchrec_dagster.local_personalize.learning.evaluation import (
     split,
     with_earlier_cutoffs,
 )
+from batchrec_dagster.local_personalize.learning.evidence import PREFIX, measure
 from batchrec_dagster.local_personalize.learning.fit_components import (
     within_percentiles,
     without_extreme_users,
@@ -51,7 +52,9 @@ from batchrec_dagster.local_personalize.learning.train_blend import (
 )
 from batchrec_dagster.personalize.recipes import Values
 
-Metrics = dict[str, float]  # by the names of GetSolutionMetrics; empty if no user was held out
+# By the names of GetSolutionMetrics, and with evidence.PREFIX what they rest on; empty if no user
+# was held out.
+Metrics = dict[str, float]
 
 # The model of all interactions, and its metrics on users that the same training has not seen.
 Train = Callable[[Interactions, Values, int, Log], tuple[AnyModel, Metrics]]
@@ -72,11 +75,23 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Trained:
-    """A model trained on all interactions, with its metrics."""
+    """A model trained on all interactions, with its metrics, and the evidence for them."""
 
     model: AnyModel
     metrics: Metrics
+    evidence: Metrics
     tuned: dict[str, str] = field(default_factory=dict)  # hyperparameters that a search chose
+
+    @classmethod
+    def measured(cls, model: AnyModel, measured: Metrics, tuned: dict[str, str]) -> Trained:
+        """From what a trainer returns."""
+        of = {key: key.startswith(PREFIX) for key in measured}
+        return cls(
+            model,
+            {key: value for key, value in measured.items() if not of[key]},
+            {key.removeprefix(PREFIX): value for key, value in measured.items() if of[key]},
+            tuned,
+        )
 
 
 def train_popularity(
@@ -89,7 +104,7 @@ def train_popularity(
         return PopularityModel(data.item_ids[order], log_popularity(data, order))
 
     held_out = split(interactions, seed)
-    metrics = evaluate(fit(held_out.train), held_out).summary() if held_out else {}
+    metrics = measure(fit(held_out.train), held_out) if held_out else {}
     return fit(interactions), metrics
 
 
@@ -164,7 +179,7 @@ def _train_related(
     metrics = {}
     if held_out is not None:
         measured = LastItemRecommender(_fit_related(held_out.train, values))
-        metrics = evaluate(measured, held_out).summary()
+        metrics = measure(measured, held_out)
     return _fit_related(interactions, values), metrics
 
 

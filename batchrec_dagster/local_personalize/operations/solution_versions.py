@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,14 @@ from batchrec_dagster.local_personalize.catalog.catalog import (
     Records,
     Resource,
 )
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
+from batchrec_dagster.local_personalize.catalog.kinds import (
+    HEADERS,
+    Call,
+    Draft,
+    JobResult,
+    Kind,
+    Lane,
+)
 from batchrec_dagster.local_personalize.data.datasets import (
     group_reader,
     read_interactions,
@@ -42,7 +50,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of
 from batchrec_dagster.local_personalize.operations.solution_config import hpo_search, schedule_days
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, train, training_parameters
-from batchrec_dagster.personalize import schemas
+from batchrec_dagster.personalize import evidence, schemas
 from batchrec_dagster.personalize.datasets import (
     MIN_INTERACTIONS,
     MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
@@ -317,7 +325,11 @@ def _perform(job: Job) -> JobResult:
     tuned = {"tunedHPOParams": {"algorithmHyperParameters": trained.tuned}} if trained.tuned else {}
     return JobResult(
         body={"trainingHours": (time.monotonic() - began) / 3600, **tuned},
-        state={"model": home.relative(published), "metrics": trained.metrics},
+        state={
+            "model": home.relative(published),
+            "metrics": trained.metrics,
+            "evidence": trained.evidence,
+        },
     )
 
 
@@ -336,11 +348,18 @@ def stop(call: Call) -> dict[str, Any]:
 def metrics(call: Call) -> dict[str, Any]:
     """GetSolutionMetrics. Raises NotFoundError, InUseError until the version is ACTIVE.
 
-    AWS's samples show four decimals.
+    AWS's samples show four decimals. A header has what AWS does not give: the evidence, as JSON of
+    the keys of learning/evidence.py.
     """
     version = call.get_active("SolutionVersion", call.params["solutionVersionArn"])
     metrics = {name: round(value, 4) for name, value in version.state["metrics"].items()}
-    return {"solutionVersionArn": version.arn, "metrics": metrics}
+    known = {name: round(value, 4) for name, value in version.state.get("evidence", {}).items()}
+    header = json.dumps(known, separators=(",", ":"))
+    return {
+        "solutionVersionArn": version.arn,
+        "metrics": metrics,
+        HEADERS: {evidence.HEADER: header},
+    }
 
 
 def find_version(records: Records, arn: str) -> Resource:

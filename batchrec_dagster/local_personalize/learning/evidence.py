@@ -1,0 +1,69 @@
+"""How sure the metrics are: NDCG with bootstrap intervals, and compared with popularity's."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from batchrec_dagster.local_personalize.learning.evaluation import Split, evaluate
+from batchrec_dagster.local_personalize.learning.interactions import log_popularity, popular_first
+from batchrec_dagster.local_personalize.learning.models import PopularityModel
+from batchrec_dagster.local_personalize.learning.serving import Float64, UserModel
+from batchrec_dagster.personalize.evidence import ALL
+
+PREFIX = "evidence/"
+# Groups of users by the interactions that the model saw of them: the least, and the label.
+LENGTHS = ((1, "1-4"), (5, "5-19"), (20, "20+"))
+# Fewer users have no interval: a bootstrap of so few is too narrow.
+MIN_USERS = 10
+RESAMPLES = 1000
+BOUNDS = (0.025, 0.975)
+
+
+def measure(model: UserModel, held_out: Split) -> dict[str, float]:
+    """The metrics of `evaluate`, and the evidence for them under `evidence/GROUP/NAME`.
+
+    GROUP is `all` or a label of LENGTHS. NAME is `users` (tested), and for each of `ndcg`,
+    `popular` and `difference` (NDCG at 25 of the model, of the most popular items, and the model's
+    lead, over the same users) the mean, and with enough users `_low` and `_high`, its 95 %
+    percentile bootstrap interval (Efron, "Bootstrap methods: another look at the jackknife", 1979).
+    """
+    found = evaluate(model, held_out)
+    order = popular_first(held_out.train)
+    popular = PopularityModel(held_out.train.item_ids[order], log_popularity(held_out.train, order))
+    baseline = evaluate(popular, held_out)
+    assert found.users is not None
+    assert baseline.users is not None
+    users, ours, theirs = np.intersect1d(found.users, baseline.users, return_indices=True)
+    values = np.stack([found.ndcg()[ours], baseline.ndcg()[theirs]], axis=1)
+    values = np.column_stack([values, values[:, 0] - values[:, 1]])
+    lengths = np.diff(held_out.inputs.starts)[users]
+    lower = [least for least, _ in LENGTHS]
+    group = np.searchsorted(lower, lengths, side="right") - 1
+    evidence = _numbers(ALL, values)
+    for place, (_, label) in enumerate(LENGTHS):
+        evidence |= _numbers(label, values[group == place])
+    return found.summary() | {PREFIX + key: value for key, value in evidence.items()}
+
+
+def _numbers(label: str, values: Float64) -> dict[str, float]:
+    """values: (users, 3) NDCG of the model, of popularity, and their difference."""
+    if not len(values):
+        return {}
+    names = [f"{label}/{name}" for name in ("ndcg", "popular", "difference")]
+    numbers = {f"{label}/users": float(len(values)), **_row(names, values.mean(axis=0))}
+    if len(values) >= MIN_USERS:
+        low, high = interval(values)
+        numbers |= _row([f"{name}_low" for name in names], low)
+        numbers |= _row([f"{name}_high" for name in names], high)
+    return numbers
+
+
+def _row(names: list[str], values: Float64) -> dict[str, float]:
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def interval(values: Float64) -> Float64:
+    """(2, columns): the bounds of the means of the (users, columns) values, resampled by user."""
+    rng, size = np.random.default_rng(0), len(values)
+    means = [values[rng.integers(size, size=size)].mean(axis=0) for _ in range(RESAMPLES)]
+    return np.asarray(np.quantile(means, BOUNDS, axis=0))
