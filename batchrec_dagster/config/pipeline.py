@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
@@ -21,8 +21,19 @@ from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, parse_schema
 from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.paths import Places
+
+
+def _flat(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{path}{name}.")
+        else:
+            flat[path + name] = hide_query(value) if isinstance(value, str) else value
+    return flat
 
 
 def _resolve(context: dg.ResolutionContext, part: dg.Model | str) -> dg.Model:
@@ -198,6 +209,13 @@ class Pipeline(dg.Model):
         )
         items = self.items.layout.schema if self.items else None
         return {INTERACTIONS: interactions, **({ITEMS: items} if items is not None else {})}
+
+    @property
+    def making_lists(self) -> dict[str, Any]:
+        """The settings that decide what is in the lists, by path such as interactions.min_rating;
+        defaults are left out, and so are the queries of URLs, which may be signatures."""
+        blocks = {"ratings", "interactions", "items", "solution", "batch_users", "recommendations"}
+        return _flat(self.model_dump(mode="json", exclude_defaults=True, include=blocks))
 
     @property
     def places(self) -> Places:

@@ -10,9 +10,12 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from batchrec_dagster.personalize.evidence import ALL, Evidence
 from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
+from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.published import Tables
+from batchrec_dagster.reporting.sections import Section
 from batchrec_dagster.reporting.statistics import (
     Audience,
     Catalogue,
@@ -24,9 +27,6 @@ from batchrec_dagster.reporting.statistics import (
 NDCG = "normalized_discounted_cumulative_gain_at_25"
 # Warn when the NDCG falls below this share of the previous model's.
 DROP = 0.9
-# The account in the ARNs of batchrec's own engine.
-LOCAL_ACCOUNT = "000000000000"
-
 MOST_TRAININGS = 20
 # Materializations to read: most of them reuse a model that an earlier one trained.
 MOST_MATERIALIZATIONS = 200
@@ -103,7 +103,8 @@ class Run:
     metrics, popularity: of the model and of recommending the most popular items, by Personalize's
     names; trainings: the models so far, oldest first, this one last; checks: the newest results;
     earlier_data: whether the lists were made from earlier data than the interactions, as after a
-    rollback; trained: when the model was trained, if on earlier data than the lists'.
+    rollback; trained: when the model was trained, if on earlier data than the lists'; engine: what
+    trained and measured the model, in words; evidence: how sure the metrics are, where known.
     """
 
     pipeline: str
@@ -118,12 +119,13 @@ class Run:
     checks: Sequence[CheckResult] = ()
     earlier_data: bool = False
     trained: datetime | None = None
+    engine: str = "an unknown engine"
+    evidence: Sequence[Evidence] = ()
 
     @property
-    def engine(self) -> str:
-        """What trained and measured the model."""
-        account = self.solution_version.split(":")[4:5]
-        return "the embedded engine" if account == [LOCAL_ACCOUNT] else "Amazon Personalize"
+    def tested(self) -> Evidence | None:
+        """The evidence over all tested users."""
+        return next((one for one in self.evidence if one.group == ALL), None)
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Facts:
-    """The whole report."""
+    """The whole report. sections: more of them, which stand before the users."""
 
     run: Run
     data: Data
@@ -157,6 +159,19 @@ class Facts:
     catalogue: Catalogue
     people: People
     segments: list[Segment] = field(default_factory=list)
+    sections: Sequence[Section] = ()
+
+    @property
+    def provenance(self) -> Provenance:
+        """What made the lists, and of what."""
+        tested = self.run.tested
+        return Provenance(
+            self.run.engine,
+            self.run.source,
+            self.data.first,
+            self.data.last,
+            tested.users if tested else None,
+        )
 
     @property
     def warnings(self) -> list[str]:

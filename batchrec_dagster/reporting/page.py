@@ -20,6 +20,7 @@ from markupsafe import Markup
 from batchrec_dagster.reporting.charts import chart
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.people import HISTORY, LIST, shortened
+from batchrec_dagster.reporting.sections import Figure, comparison, count, percent, score
 from batchrec_dagster.reporting.statistics import Shares
 
 TEMPLATE = Path(__file__).parent / "template"
@@ -134,73 +135,12 @@ METRICS = (
 )
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A chart and the table with its numbers.
-
-    title: of both; caption: the chart in a sentence; series: in the order of their colours; rows:
-    formatted cells.
-    """
-
-    name: str
-    title: str
-    caption: str
-    svg: Markup
-    series: Sequence[str]
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str | Markup]]
-
-
-def count(value: float) -> Markup:
-    """A number, as text for people and as a value for programs."""
-    return _number(value, f"{value:,.0f}" if value == int(value) else f"{value:,.1f}")
-
-
-def percent(value: float) -> Markup:
-    """A share, in percent."""
-    return _number(value, f"{value:.1%}")
-
-
-def score(value: float) -> Markup:
-    """A metric, to four digits."""
-    return _number(value, f"{value:.4f}")
-
-
-def _number(value: float, text: str) -> Markup:
-    return Markup('<data value="{}">{}</data>').format(value, text)
-
-
-def _comparison(
-    name: str,
-    texts: tuple[str, str],
-    axes: tuple[str, str],
-    series: tuple[str, str],
-    rows: Sequence[tuple[str, float, float]],
-    *,
-    shares: bool,
-) -> Figure:
-    """Horizontal bars of two series. texts: title, caption; axes: titles for labels and values;
-    rows: label, value of each series; shares: whether the values are shares."""
-    points = [
-        (label, which, value)
-        for label, *values in rows
-        for which, value in zip(series, values, strict=True)
-    ]
-    labels, unit = axes
-    svg = chart(
-        "horizontal bars", points, labels=labels, values=unit, series=series, percent=shares
-    )
-    cell = percent if shares else score
-    cells = [[label, *map(cell, values)] for label, *values in rows]
-    return Figure(name, *texts, svg, series, [labels, *series], cells)
-
-
 def _quality(facts: Facts) -> Figure | None:
     """The metrics compared with popularity's; None without those."""
     run = facts.run
     if not run.popularity:
         return None
-    return _comparison(
+    return comparison(
         "quality",
         (
             "Quality compared with popularity",
@@ -292,4 +232,4 @@ def _categories(facts: Facts) -> Iterator[Figure]:
 
 def _shares(name: str, title: str, caption: str, of: str, shares: Sequence[Shares]) -> Figure:
     rows = [(share.label, share.recommendations, share.interactions) for share in shares]
-    return _comparison(name, (title, caption), (of, "Share"), (LISTS, HISTORIES), rows, shares=True)
+    return comparison(name, (title, caption), (of, "Share"), (LISTS, HISTORIES), rows, shares=True)

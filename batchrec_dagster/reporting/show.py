@@ -13,6 +13,7 @@ import dagster as dg
 from batchrec_dagster.reporting.facts import NDCG as PERSONALIZE_NDCG
 from batchrec_dagster.reporting.lookup import Item, Person
 from batchrec_dagster.reporting.people import shortened
+from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.published import Published
 from batchrec_dagster.reporting.run_stages import duration
 from batchrec_dagster.reporting.terminal import Column, Section, plain, render
@@ -166,6 +167,7 @@ def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[s
     for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):
         if PERSONALIZE_NDCG in (about.get(metrics) or {}):
             facts[prefix + NDCG] = about[metrics][PERSONALIZE_NDCG]
+    facts["provenance"] = Provenance.of_edition(about).lines
     rows, users = published.size()
     facts |= {
         "rows": rows,
@@ -267,6 +269,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "interactions", f"{kept}, {facts['rows_left_out']:,} dropped{newer}"
         learned = (facts["interactions_users"], facts["interactions_items"])
         yield "users, items", "{:,} and {:,}".format(*learned)
+    yield from ((label.lower(), text) for label, text in facts["provenance"].items())
     if "import" in facts:
         yield "import", facts["import"]
     if "training" in facts:

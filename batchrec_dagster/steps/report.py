@@ -15,6 +15,7 @@ import polars as pl
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.batch_input import UsersFiles
+from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.facts import Facts, Run, check_results, facts, trainings
 from batchrec_dagster.reporting.page import page
@@ -58,6 +59,8 @@ def build_report(
             checks=check_results(instance, checks),
             earlier_data=trained["data_version"] != solution_version["data_version"],
             trained=_trained_before(trained),
+            engine=trained.get("engine", Run.engine),
+            evidence=Evidence.read(trained.get("evidence", {})),
         )
         with _tables(pipeline, storage, lists) as tables:
             found = facts(run, tables)

@@ -18,7 +18,7 @@ from batchrec_dagster.personalize.ensure import (
     Ensured,
     Started,
 )
-from batchrec_dagster.personalize.evidence import engine_of, evidence_of
+from batchrec_dagster.personalize.evidence import ALL, engine_of, evidence_of
 from batchrec_dagster.personalize.recipes import recipe_arn
 from batchrec_dagster.steps.batch_jobs import (
     job_seconds,
@@ -163,6 +163,12 @@ class Training:
     outcome: str
     seconds: float
     cost: list[Cost]
+
+    @property
+    def tested(self) -> int | None:
+        """How many users the metrics were measured on, where that is known."""
+        users = self.record.evidence.get(f"{ALL}/users")
+        return None if users is None else int(users)
 
 
 def train(

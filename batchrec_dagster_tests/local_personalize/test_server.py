@@ -28,6 +28,7 @@ from batchrec_dagster.local_personalize.api.command import local_personalize
 from batchrec_dagster.local_personalize.api.server import application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.evidence import evidence_of
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web.server import MAX_BODY_BYTES
@@ -143,6 +144,8 @@ def test_the_walk_over_http(server: Server) -> None:
     _until_active(client, solution["solutionArn"])
     version = client.create_solution_version(solutionArn=solution["solutionArn"])
     _until_active(client, version["solutionVersionArn"])
+    answer = client.get_solution_metrics(solutionVersionArn=version["solutionVersionArn"])
+    assert evidence_of(answer)["all/users"] > 0
     batch = client.create_batch_inference_job(
         jobName="b",
         solutionVersionArn=version["solutionVersionArn"],

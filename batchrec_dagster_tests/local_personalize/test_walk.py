@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from batchrec_dagster.personalize.evidence import EMBEDDED, Evidence, engine_of, evidence_of
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,11 @@ def test_from_interactions_to_recommendations(local: Local) -> None:
     assert trained["trainingHours"] > 0
     assert trained["trainingMode"] == "FULL"
 
-    metrics = local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
+    answer = local.client.get_solution_metrics(solutionVersionArn=version)
+    assert engine_of(answer, "http://somewhere", on_aws=False) == EMBEDDED
+    (everyone, *_) = Evidence.read(evidence_of(answer))
+    metrics = answer["metrics"]
+    assert everyone.ndcg.value == metrics["normalized_discounted_cumulative_gain_at_25"]
     assert set(metrics) == {
         "coverage",
         "mean_reciprocal_rank_at_25",

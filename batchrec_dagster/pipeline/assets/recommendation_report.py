@@ -83,6 +83,7 @@ def _metadata(report: "Report") -> dict[str, Any]:
             # Short paragraphs: the UI cuts long ones off next to the paths below.
             f"**{people.served:,} users** have a list.",
             f"{shown:,} of them are shown with their history.",
+            *(f"{label}: {escaped(text)}" for label, text in report.facts.provenance.lines.items()),
             "\n".join(f"- {escaped(warning)}" for warning in warnings) or "There are no warnings.",
         ),
         "bytes": len(report.html.encode()),

@@ -12,7 +12,8 @@ from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
 from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.pipeline.ui import MODEL, asset_args, dataset_group, preview
-from batchrec_dagster.reporting.markdown import table
+from batchrec_dagster.reporting.markdown import escaped, table
+from batchrec_dagster.reporting.provenance import measured_on
 from batchrec_dagster.steps.cost import cost_metadata
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import Training, train
@@ -128,6 +129,7 @@ def _metadata(
         "preview": preview(
             f"The recipe `{training.recipe}`: {training.outcome}. Metrics go from 0 to 1; higher is"
             " better.",
+            f"Trained and measured by {escaped(record.engine)}, on {measured_on(training.tested)}.",
             _compared(metrics, baseline),
         ),
         "solution_version_arn": record.solution_version_arn,

@@ -1,0 +1,51 @@
+"""What is said of the engine, the data and the tested users."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from batchrec_dagster.personalize.evidence import AMAZON, EMBEDDED, HEADER, engine_of, evidence_of
+from batchrec_dagster.reporting.provenance import Provenance
+
+
+def answer(**headers: str) -> dict[str, Any]:
+    return {"metrics": {}, "ResponseMetadata": {"HTTPHeaders": headers}}
+
+
+def test_the_engine_is_the_one_that_answered() -> None:
+    ours = answer(**{HEADER: '{"all/users":3}'})
+    assert engine_of(ours, "https://example.com", on_aws=False) == EMBEDDED
+    assert evidence_of(ours) == {"all/users": 3}
+    assert engine_of(answer(), "https://example.com", on_aws=True) == AMAZON
+    other = engine_of(answer(), "https://example.com", on_aws=False)
+    assert other == "the Personalize at https://example.com"
+    assert evidence_of(answer()) == {}
+
+
+@pytest.mark.parametrize(
+    ("provenance", "model", "data", "measured"),
+    [
+        (
+            Provenance(EMBEDDED, "sample://hetrec", "1997-09-17", "2009-01-05", 211),
+            "trained by batchrec's embedded engine, not by Amazon",
+            "generated, no real people (sample://hetrec), 1997-09-17 to 2009-01-05",
+            "211 held-out users",
+        ),
+        (
+            Provenance(AMAZON, "s3://b/orders.csv", None, None, None),
+            "trained by Amazon Personalize",
+            "s3://b/orders.csv",
+            "held-out users; how many is not known",
+        ),
+        (
+            Provenance.of_edition({"evidence": {"all/users": 1.0}}),
+            "not known what trained it",
+            "not known which",
+            "1 held-out user: a small sample",
+        ),
+    ],
+)
+def test_it_is_said_in_words(provenance: Provenance, model: str, data: str, measured: str) -> None:
+    assert provenance.lines == {"Model": model, "Data": data, "Measured on": measured}
