@@ -12,9 +12,10 @@ import re
 from typing import Any
 
 import dagster as dg
-from dagster.components.resolved.errors import ResolutionException
 from jinja2 import StrictUndefined, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from batchrec_dagster.dagster_internals import ResolutionException
 
 _SANDBOX = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
 _SANDBOX.globals.clear()

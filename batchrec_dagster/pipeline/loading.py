@@ -10,20 +10,18 @@ from typing import Any
 
 import dagster as dg
 import yaml
-from dagster.components.core.context import ComponentDeclLoadContext
-from dagster.components.core.decl import (
-    ComponentDecl,
-    DefsFolderDecl,
-    build_filesystem_component_decl_from_context,
-)
-from dagster.components.core.defs_module import (
-    EXPLICITLY_IGNORED_GLOB_PATTERNS,
-    ComponentPath,
-    find_defs_or_component_yaml,
-)
 from pydantic import ValidationError
 
 from batchrec_dagster.config import COMPONENT_TYPE, OLD_COMPONENT_TYPE, Pipeline
+from batchrec_dagster.dagster_internals import (
+    EXPLICITLY_IGNORED_GLOB_PATTERNS,
+    ComponentDecl,
+    ComponentDeclLoadContext,
+    ComponentPath,
+    DefsFolderDecl,
+    build_filesystem_component_decl_from_context,
+    find_defs_or_component_yaml,
+)
 from batchrec_dagster.pipeline.ui import WRITES_TO
 from batchrec_dagster.reporting.markdown import code
 

@@ -18,10 +18,10 @@ import boto3
 import dagster as dg
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from dagster._utils.schedules import get_latest_completed_cron_tick
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.automation import TOPIC, Alerts
+from batchrec_dagster.dagster_internals import get_latest_completed_cron_tick
 from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.pipeline.automation.runs import is_of
 from batchrec_dagster.reporting.failures import reason

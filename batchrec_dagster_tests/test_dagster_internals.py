@@ -1,0 +1,54 @@
+"""What is used of Dagster without a promise is in one place, and is still there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+
+import pytest
+
+from batchrec_dagster_tests.support import REPOSITORY
+
+PACKAGE = REPOSITORY / "batchrec_dagster"
+ROOM = PACKAGE / "dagster_internals"
+PRIVATE = re.compile(r"(dagster(_\w+)?(\.\w+)*\._.*|dagster\.components\..*|dagster_webserver\b.*)")
+
+
+def imports() -> Iterator[tuple[str, str, str]]:
+    """The file, the module and the name of each import from a private module of Dagster."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        file = str(path.relative_to(REPOSITORY))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and PRIVATE.fullmatch(node.module or ""):
+                yield from ((file, str(node.module), name.name) for name in node.names)
+            elif isinstance(node, ast.Import):
+                yield from ((file, n.name, "") for n in node.names if PRIVATE.fullmatch(n.name))
+
+
+USED = sorted({(module, name) for _, module, name in imports()})
+
+
+def test_private_parts_of_dagster_are_imported_in_one_place() -> None:
+    elsewhere = [
+        found for found in imports() if not found[0].startswith(f"{PACKAGE.name}/{ROOM.name}/")
+    ]
+    assert elsewhere == []
+
+
+@pytest.mark.parametrize(("module", "name"), [pytest.param(*used, id=used[1]) for used in USED])
+def test_dagster_still_has_it(module: str, name: str) -> None:
+    try:
+        getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        pytest.fail(
+            f"Dagster {version('dagster')} has no {module}.{name}: find what replaces it, and"
+            f" change {ROOM.name}/ and who uses it"
+        )
+
+
+def test_dagster_still_has_the_module_that_is_its_daemon() -> None:
+    assert find_spec("dagster._daemon.__main__")
