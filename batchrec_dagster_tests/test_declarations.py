@@ -654,6 +654,7 @@ def test_assets_say_what_they_are(tmp_path: Path) -> None:
             "personalize_dataset",
             "solution_version",
             "recommendations",
+            "recommendation_outcomes",
             "recommendation_report",
         )
     }

@@ -48,7 +48,8 @@ BESIDE = {
 STEPS = (
     *("raw_ratings", "interactions", "batch_users", "raw_items", "items", "item_titles"),
     *("personalize_dataset", "solution_version", "recommendations"),
-    *("segment_solution_version", "user_segments", "recommendation_report", "teardown"),
+    *("segment_solution_version", "user_segments", "recommendation_outcomes"),
+    *("recommendation_report", "teardown"),
 )
 ITEMS = {
     "source": "items.csv",

@@ -39,6 +39,7 @@ STAGES = [
     "personalize_dataset",
     "solution_version",
     "recommendations",
+    "recommendation_outcomes",
     "recommendation_report",
 ]
 BATCHREC = str(Path(sys.executable).parent / "batchrec")

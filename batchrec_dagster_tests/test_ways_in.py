@@ -34,6 +34,7 @@ ASSETS = (
     "personalize_dataset",
     "solution_version",
     "recommendations",
+    "recommendation_outcomes",
     "recommendation_report",
 )
 

@@ -13,6 +13,7 @@ from batchrec_dagster.pipeline.assets.interactions import interactions
 from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.personalize_dataset import personalize_dataset
 from batchrec_dagster.pipeline.assets.raw_ratings import raw_ratings
+from batchrec_dagster.pipeline.assets.recommendation_outcomes import recommendation_outcomes
 from batchrec_dagster.pipeline.assets.recommendation_report import recommendation_report
 from batchrec_dagster.pipeline.assets.recommendations import recommendations
 from batchrec_dagster.pipeline.assets.sinks import sink_assets
@@ -68,6 +69,7 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
             personalize_dataset(self),
             solution_version(self),
             recommendations(self),
+            recommendation_outcomes(self),
         ]
         if self.segments:
             assets += [

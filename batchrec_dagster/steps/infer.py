@@ -34,7 +34,7 @@ from batchrec_dagster.steps.recommendation_table import (
     RecommendationTable,
     SeenItems,
     build_locally,
-    read_seen_items,
+    read_interactions,
 )
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.training import trained_by
@@ -82,9 +82,8 @@ def infer_and_publish(
     users = batch_users.select(USER_FIELD).collect(engine="streaming").get_column(USER_FIELD)
     ensure = ensure.for_data(model.data_version)
     request = _request(pipeline, ensure, model, files.input())
-    seen = (
-        read_seen_items(pipeline, storage, users) if pipeline.recommendations.exclude_seen else None
-    )
+    known = read_interactions(pipeline, storage, users)
+    seen = known.seen
     if seen is not None:
         request["numResults"] = _num_results(pipeline, ensure, seen, len(users))
     job = _run_job(pipeline, storage, ensure, request, publishing.users_version, model)
@@ -103,10 +102,15 @@ def infer_and_publish(
             TABLE_VERSION,
             *titles_versions(pipeline, storage),
         )
-        counts = {"rows": table.rows, "users": table.users, "items": table.items}
-        about = publishing.about(
-            version, run, checks, {"batch_inference_job_arn": job.arn, **counts}
-        )
+        facts = {
+            "batch_inference_job_arn": job.arn,
+            "rows": table.rows,
+            "users": table.users,
+            "items": table.items,
+            "data_until": known.until,
+            "exclude_seen": pipeline.recommendations.exclude_seen,
+        }
+        about = publishing.about(version, run, checks, facts)
         require_output(storage, job.description, checks)
         writer.finish(about)
         edition = publishing.publish(writer.path)

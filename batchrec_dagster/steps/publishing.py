@@ -79,9 +79,9 @@ class Publishing:
         )
 
     def about(
-        self, version: str, run: str, checks: Sequence[Checked], counts: Mapping[str, Any]
+        self, version: str, run: str, checks: Sequence[Checked], facts: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The metadata to store in the table. Raises dg.Failure."""
+        """The metadata to store in the table; facts: more of it. Raises dg.Failure."""
         with storage_errors():
             number = published_table(self.storage, self.pipeline.places).next_number()
         return {
@@ -90,7 +90,7 @@ class Publishing:
             "version": version,
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "run_id": run,
-            **counts,
+            **facts,
             "data_version": self.model.data_version,
             "solution_version_arn": self.model.solution_version_arn,
             **(

@@ -13,7 +13,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.batch_files import read_inference
 from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.ensure import Description
-from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.steps.batch_jobs import counted, output_pieces
 from batchrec_dagster.steps.checks import (
     Checked,
@@ -46,8 +46,8 @@ class SeenItems:
         pairs = (
             # The positions in two lists. Joins would find them too, with half more memory.
             interactions.select(
-                user=_place(USER_ID, self._users.get_column("user_id")),
-                item=_place(ITEM_ID, self._items.get_column("item_id")),
+                user=position(USER_ID, self._users.get_column("user_id")),
+                item=position(ITEM_ID, self._items.get_column("item_id")),
             )
             .select(_pair())
             .drop_nulls()
@@ -85,8 +85,8 @@ class SeenItems:
         return pl.Series(self._pairs[np.minimum(found, len(self._pairs) - 1)] == asked)
 
 
-def _place(column: str, among: pl.Series) -> pl.Expr:
-    """The position of the value in the list; null if it is not there."""
+def position(column: str, among: pl.Series) -> pl.Expr:
+    """The position of the value among these distinct ones; null if it is not there."""
     return pl.col(column).cast(pl.Enum(among), strict=False).to_physical()
 
 
@@ -227,8 +227,22 @@ def build_locally(
     )
 
 
-def read_seen_items(pipeline: Pipeline, storage: StorageResource, users: pl.Series) -> SeenItems:
-    """What these users have interacted with. Raises dg.Failure."""
+@dataclass(frozen=True)
+class KnownInteractions:
+    """What an edition is made from. seen: what its users have interacted with, None if lists may
+    contain it; until: the time of the newest interaction, in epoch seconds."""
+
+    seen: SeenItems | None
+    until: int
+
+
+def read_interactions(
+    pipeline: Pipeline, storage: StorageResource, users: pl.Series
+) -> KnownInteractions:
+    """What is known when lists are made for these users. Raises dg.Failure."""
     uri = storage.uri(pipeline.places.interactions)
     with storage_errors(), storage.local_file(uri) as path:
-        return SeenItems(scan_interactions(path), users)
+        interactions = scan_interactions(path)
+        newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
+        seen = SeenItems(interactions, users) if pipeline.recommendations.exclude_seen else None
+    return KnownInteractions(seen, int(newest))

@@ -7,6 +7,7 @@ same data and settings, does not publish them again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -84,10 +85,12 @@ def roll_back(
     """
     table, record = published_table(storage, places), read_record(storage, _key(places))
     current, rolled_back = table.current(), rolled_back_keys(storage, places)
+    again = [*record.get("published_again", [])]
     if (record.get("run"), record.get("to")) == (run, to):
         edition = chosen(table, str(record["edition"]))
     else:
         edition = chosen(table, to, rolled_back, unfinished(storage, places, instance))
+        again.append([edition.number, datetime.now(UTC).isoformat(timespec="seconds")])
     made_by = edition.about.get("made_by", [])
     rolled_back = [key for key in rolled_back if key not in made_by]
     if current is not None and current != edition:
@@ -95,8 +98,14 @@ def roll_back(
         differ = [key for key in current.about.get("made_by", []) if key not in made_by]
         rolled_back += [key for key in differ[:1] if key not in rolled_back]
     remembered = {"rolled_back": rolled_back, "run": run, "to": to, "edition": edition.number}
-    write_record(storage, _key(places), remembered)
+    write_record(storage, _key(places), {**remembered, "published_again": again})
     return edition
+
+
+def rollback_times(storage: StorageResource, places: Places) -> list[tuple[int, datetime]]:
+    """The number of each edition that a rollback published again, and when, oldest first."""
+    again = read_record(storage, _key(places)).get("published_again", [])
+    return [(number, datetime.fromisoformat(at)) for number, at in again]
 
 
 def chosen(

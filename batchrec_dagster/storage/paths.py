@@ -49,6 +49,15 @@ class Places:
     def report(self) -> str:
         return f"{self.pipeline}/curated/report/index.html"
 
+    @property
+    def outcomes(self) -> str:
+        return f"{self.pipeline}/curated/recommendation_outcomes/recommendation_outcomes.parquet"
+
+    @property
+    def outcome_sums(self) -> str:
+        """What the outcomes are computed from: sums over groups of users."""
+        return f"{self.pipeline}/curated/recommendation_outcomes/sums.parquet"
+
     def export(self, filename: str) -> str:
         return f"{self.pipeline}/curated/exports/{filename}"
 

@@ -94,15 +94,17 @@ class PublishedTable:
         Raises ObjectNotFoundError if nothing is published.
         """
         try:
-            with self.store.opened(self.uri) as file:
-                edition = Edition(_about(file, self.store, self.uri), self.uri)
-                file.seek(0)
-                # Polars keeps this very file when it is closed and replaced here; given a path, it
-                # could read the footer of one edition and the rows of another.
-                return edition, pl.scan_parquet(file)
+            return self._read(self.uri)
         except ObjectNotFoundError:
             self._refuse_manifest()
             raise
+
+    def read_edition(self, edition: Edition) -> pl.LazyFrame:
+        """The rows of this edition, published or older."""
+        found, rows = self._read(edition.uri)
+        if found != edition:
+            raise StorageError(f"{edition.uri}: new lists were published meanwhile. Run it again")
+        return rows
 
     def next_number(self) -> int:
         """The number of the next edition."""
@@ -155,6 +157,14 @@ class PublishedTable:
 
     def _name(self, uri: str) -> str:
         return uri.removeprefix(self.history).removesuffix(".parquet")
+
+    def _read(self, uri: str) -> tuple[Edition, pl.LazyFrame]:
+        with self.store.opened(uri) as file:
+            edition = Edition(_about(file, self.store, uri), uri)
+            file.seek(0)
+            # Polars keeps this very file when it is closed and replaced here; given a path, it
+            # could read the footer of one edition and the rows of another.
+            return edition, pl.scan_parquet(file)
 
     def _edition(self, uri: str) -> Edition | None:
         """The edition at this URI; None if there is none."""

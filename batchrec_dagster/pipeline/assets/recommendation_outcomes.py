@@ -1,0 +1,113 @@
+"""recommendation_outcomes: what people did with the lists, edition by edition."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.pipeline.ui import (
+    asset_args,
+    column_lineage,
+    column_schema,
+    preview,
+    sample,
+    stored,
+)
+from batchrec_dagster.reporting.outcomes import NOTHING_YET, SCHEMA, Outcome, sentences
+from batchrec_dagster.storage.resource import StorageResource
+
+if TYPE_CHECKING:
+    from batchrec_dagster.steps.outcomes import Measured
+
+CODE_VERSION = "1"
+COLUMNS = {
+    "edition": "The edition of the lists.",
+    "since": "What the period starts with: the edition's publication, or the end of its data.",
+    "start": "Only what happened after this counts.",
+    "end": "Only what happened until then counts: the next edition, or the end of the data.",
+    "experiment": "The experiment's name; empty without one.",
+    "arm": "The users: model, or control in an experiment.",
+    "list_length": "Items in the longest list.",
+    "users": "Users with a list, or in a control without lists.",
+    "active_users": "Those of them with a new interaction: an item that they did not have.",
+    "interactions": "All their interactions in the period.",
+    "new_interactions": "Those with an item that they did not have.",
+    "on_list": "New interactions with an item on the user's list.",
+    "hit_rate": "Share of active users who chose something from their list.",
+    "recall": "Mean over active users: the share of their new interactions that was on their list.",
+    "list_share": "Share of all new interactions that was on the user's list.",
+    "gain": "hit_rate less popular_hit_rate.",
+    "popular_hit_rate": "hit_rate if everyone had got the most popular items of that day.",
+    "popular_recall": "recall of these popular items.",
+    "popular_list_share": "list_share of these popular items.",
+}
+_MADE_OF = [
+    *(("interactions", column) for column in (USER_ID, ITEM_ID, TIMESTAMP)),
+    *(("recommendations", column) for column in ("user_id", "item_id")),
+]
+# Plotted over the runs by Dagster.
+PLOTTED = ("hit_rate", "recall", "list_share", "gain", "popular_hit_rate", "active_users", "users")
+
+
+def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
+    """The asset."""
+
+    @dg.asset(
+        **asset_args(
+            pipeline,
+            description="What people did with the lists: each published edition against what its"
+            " users did after it, compared with the most popular items of that day.",
+            kinds={"parquet"},
+            storage_key=pipeline.places.outcomes,
+            code_version=CODE_VERSION,
+            io_manager="parquet_io",
+        ),
+        deps=[pipeline.asset_key("interactions"), pipeline.asset_key("recommendations")],
+    )
+    def recommendation_outcomes(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> dg.MaterializeResult[pl.DataFrame]:
+        # SciPy and NumPy
+        from batchrec_dagster.steps.arms import MODEL
+        from batchrec_dagster.steps.outcomes import measure_outcomes
+
+        started = time.monotonic()
+        measured = measure_outcomes(pipeline, storage)
+        newest = next((one for one in reversed(measured.outcomes) if one.arm == MODEL), None)
+        said = [*sentences(newest)] if newest else [NOTHING_YET]
+        context.log.info(said[0])
+        return dg.MaterializeResult(
+            value=measured.table,
+            data_version=dg.DataVersion(fingerprint(*measured.outcomes)),
+            metadata={
+                "preview": preview(*said),
+                **_metadata(pipeline, measured, newest),
+                **stored("table", storage, storage.uri(pipeline.places.outcomes)),
+                "seconds": time.monotonic() - started,
+            },
+        )
+
+    return recommendation_outcomes
+
+
+def _metadata(pipeline: Pipeline, measured: "Measured", newest: Outcome | None) -> dict[str, Any]:
+    row = newest.row() if newest else {}
+    return {
+        "dagster/row_count": len(measured.outcomes),
+        "dagster/column_schema": column_schema(
+            {name: (str(kind).lower(), _described(name)) for name, kind in SCHEMA.items()}
+        ),
+        "dagster/column_lineage": column_lineage(pipeline, dict.fromkeys(SCHEMA, _MADE_OF)),
+        **{name: row[name] for name in ("edition", *PLOTTED) if row.get(name) is not None},
+        "sample": sample(measured.table.tail(5).select(pl.col("*").exclude(pl.Datetime))),
+    }
+
+
+def _described(column: str) -> str:
+    name, _, end = column.rpartition("_")
+    if end in ("low", "high"):
+        return f"The {'lower' if end == 'low' else 'upper'} end of the 95% interval of {name}."
+    return COLUMNS[column]

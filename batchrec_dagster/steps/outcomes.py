@@ -1,0 +1,133 @@
+"""Holds each published edition against what its users did after it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.personalize.datasets import scan_interactions
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.reporting.outcomes import SCHEMA, Outcome, Rate
+from batchrec_dagster.steps.arms import CONTROL
+from batchrec_dagster.steps.estimates import Estimate, ratio, share
+from batchrec_dagster.steps.outcome_periods import Period, periods
+from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
+from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sums
+from batchrec_dagster.steps.publishing import storage_errors
+from batchrec_dagster.steps.rollback import published_table, rollback_times
+from batchrec_dagster.storage.object_store import ObjectNotFoundError
+from batchrec_dagster.storage.published_table import PublishedTable
+from batchrec_dagster.storage.resource import StorageResource
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The outcomes, oldest first. sums: see steps/outcome_sums.py; table: a row for each of
+    `outcomes`."""
+
+    sums: pl.DataFrame
+    outcomes: list[Outcome]
+
+    @property
+    def table(self) -> pl.DataFrame:
+        return pl.DataFrame([one.row() for one in self.outcomes], schema=SCHEMA)
+
+
+def measure_outcomes(pipeline: Pipeline, storage: StorageResource) -> Measured:
+    """Measure every edition that is kept; what was measured of others before, stays. Raises
+    dg.Failure."""
+    places = pipeline.places
+    with storage_errors(), storage.local_file(storage.uri(places.interactions)) as path:
+        table = published_table(storage, places)
+        editions = [edition for edition in [table.current(), *table.older()] if edition]
+        interactions = scan_interactions(path).select(USER_ID, ITEM_ID, TIMESTAMP)
+        newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
+        spans = periods(editions, newest, rollback_times(storage, places))
+        before = read_sums(storage, pipeline)
+        found = [before.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
+        if spans:
+            known = [span.known_until for span in spans]
+            later = LaterInteractions(interactions, min(span.start for span in spans), known)
+            found += [sums(span, _lists(pipeline, table, span), later) for span in spans]
+        measured = pl.concat(found).sort("start", "edition", "arm", "group")
+        if not measured.equals(before):
+            _write_sums(storage, pipeline, measured)
+    return Measured(measured, [*outcomes(measured)])
+
+
+def _lists(pipeline: Pipeline, table: PublishedTable, period: Period) -> PeriodLists:
+    about = period.edition.about
+    excluded = about.get("exclude_seen", pipeline.recommendations.exclude_seen)
+    rows = table.read_edition(period.edition).select("user_id", "rank", "item_id")
+    return PeriodLists(rows, pl.Series("user_id", [], pl.String), None, bool(excluded))
+
+
+def read_sums(storage: StorageResource, pipeline: Pipeline) -> pl.DataFrame:
+    """What an earlier run measured, with the columns of outcome_sums.SCHEMA; may have no rows.
+    Raises StorageError."""
+    try:
+        return pl.read_parquet(storage.store.get(storage.uri(pipeline.places.outcome_sums)))
+    except ObjectNotFoundError:
+        return pl.DataFrame(schema=SUMS_SCHEMA)
+
+
+def _write_sums(storage: StorageResource, pipeline: Pipeline, sums: pl.DataFrame) -> None:
+    buffer = io.BytesIO()
+    sums.write_parquet(buffer)
+    storage.store.put(storage.uri(pipeline.places.outcome_sums), buffer.getvalue())
+
+
+def outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
+    """The outcome of each period and arm."""
+    keys = ["start", "end", "edition", "since", "experiment", "length", "arm"]
+    for values, part in sums.group_by(keys, maintain_order=True):
+        yield _outcome(dict(zip(keys, values, strict=True)), part)
+
+
+def _outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
+    experiment = Experiment.model_validate_json(key["experiment"]) if key["experiment"] else None
+    active = float(part["active"].sum())
+    without_lists = (
+        experiment is not None and experiment.control == "none" and key["arm"] == CONTROL
+    )
+
+    def rate(of: str, to: str) -> Rate | None:
+        return None if without_lists else _rate(share(part[of], part[to], active))
+
+    def popular(of: str, to: str) -> float | None:
+        found = share(part[of], part[to], active)
+        return None if found is None else found.value
+
+    gained = part["hit_users"] - part["popular_hit_users"]
+    return Outcome(
+        edition=key["edition"],
+        since=key["since"],
+        start=datetime.fromtimestamp(key["start"], UTC),
+        end=datetime.fromtimestamp(key["end"], UTC),
+        experiment=experiment.name if experiment else "",
+        arm=key["arm"],
+        list_length=key["length"],
+        users=int(part["users"].sum()),
+        active_users=int(active),
+        interactions=int(part["interactions"].sum()),
+        new_interactions=int(part["new"].sum()),
+        on_list=int(part["hits"].sum()),
+        hit_rate=rate("hit_users", "active"),
+        recall=rate("recall", "active"),
+        list_share=rate("hits", "new"),
+        gain=None if without_lists else _rate(ratio(gained, part["active"])),
+        popular_hit_rate=popular("popular_hit_users", "active"),
+        popular_recall=popular("popular_recall", "active"),
+        popular_list_share=popular("popular_hits", "new"),
+    )
+
+
+def _rate(found: Estimate | None) -> Rate | None:
+    return None if found is None else Rate(found.value, found.low, found.high)

@@ -1,0 +1,237 @@
+"""What people did with the lists: counted again in plain Python, and what a run keeps and says."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.reporting.outcomes import outcomes_of, sentences
+from batchrec_dagster.steps.outcome_periods import DATA, PUBLICATION, periods
+from batchrec_dagster.steps.outcomes import Measured, measure_outcomes
+from batchrec_dagster.steps.rollback import published_table
+from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.published_table import Edition, TableWriter
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.support import declaration
+
+SHOP = Pipeline.model_validate(declaration("shop", "ratings.csv"))
+PLACES = Places("shop")
+DAY = 86_400
+T0 = 1_700_000_000
+LISTED = {"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String}
+
+Lists = Mapping[str, Sequence[str]]
+Event = tuple[str, str, int]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> StorageResource:
+    return StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
+
+
+def publish(storage: StorageResource, folder: Path, lists: Lists, **about: Any) -> None:
+    table = published_table(storage, PLACES)
+    rows = [
+        {"user_id": user, "rank": rank, "item_id": item}
+        for user, items in lists.items()
+        for rank, item in enumerate(items, 1)
+    ]
+    number = table.next_number()
+    with TableWriter(folder / "lists.parquet") as writer:
+        writer.write(
+            pl.DataFrame(
+                rows, schema={"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String}
+            ).to_arrow()
+        )
+        writer.finish({"edition": number, "version": f"v{number}", **about})
+    table.publish(writer.path, keep=9)
+
+
+def at(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def write_events(storage: StorageResource, events: Sequence[Event]) -> None:
+    frame = pl.DataFrame(events, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
+    storage.store.put(storage.uri(PLACES.interactions), frame.write_csv().encode())
+
+
+def measured(storage: StorageResource) -> Measured:
+    return measure_outcomes(SHOP, storage)
+
+
+def counted(
+    events: Sequence[Event], lists: Lists, known_until: int, start: int, end: int, *, seen: bool
+) -> dict[str, float]:
+    """The sums of a period, the slow and plain way."""
+    popular = Counter(item for _, item, time in events if time <= known_until)
+    ranked = sorted(popular, key=lambda item: (-popular[item], item))
+    had: dict[str, set[str]] = defaultdict(set)
+    new: dict[str, set[str]] = defaultdict(set)
+    found: dict[str, float] = defaultdict(float)
+    for user, item, time in events:
+        if time <= start:
+            had[user].add(item)
+        elif time <= end and user in lists:
+            new[user].add(item)
+            found["interactions"] += 1
+    for user in lists:
+        chosen = new[user] - (had[user] if seen else set())
+        if not chosen:
+            continue
+        known = {item for who, item, time in events if who == user and time <= known_until}
+        best = [item for item in ranked if not seen or item not in known][: len(lists[user])]
+        for name, offered in (("", lists[user]), ("popular_", best)):
+            hits = len(chosen & {*offered})
+            found[f"{name}hits"] += hits
+            found[f"{name}hit_users"] += hits > 0
+            found[f"{name}recall"] += hits / len(chosen)
+        found["active"] += 1
+        found["new"] += len(chosen)
+    return {**found, "users": len(lists)}
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seen", [True, False])
+def test_the_sums_are_those_of_a_plain_count(
+    storage: StorageResource, tmp_path: Path, seed: int, *, seen: bool
+) -> None:
+    chance = random.Random(seed)
+    people, items = [f"u{n}" for n in range(30)], [f"i{n}" for n in range(12)]
+    events = [
+        (chance.choice(people), chance.choice(items), T0 + chance.randrange(6 * DAY))
+        for _ in range(400)
+    ]
+    # The lists may contain an item that nobody had, and go to people who never did anything.
+    editions = [
+        {
+            user: chance.sample([*items, "new"], chance.randint(1, 5))
+            for user in [*chance.sample(people, 20), "stranger"]
+        }
+        for _ in range(3)
+    ]
+    for day, lists in enumerate(editions, 1):
+        about = {"made_at": at(T0 + day * DAY + 3600), "data_until": T0 + day * DAY}
+        publish(storage, tmp_path, lists, exclude_seen=seen, **about)
+    write_events(storage, events)
+    found = measured(storage).sums
+    newest = max(time for _, _, time in events)
+    for day, lists in enumerate(editions, 1):
+        start = T0 + day * DAY + 3600
+        end = start + DAY if day < 3 else newest
+        expected = counted(events, lists, T0 + day * DAY, start, end, seen=seen)
+        of_edition = found.filter(edition=day)
+        for name, value in expected.items():
+            assert of_edition[name].sum() == pytest.approx(value), (day, name)
+
+
+LISTS = {"ann": ["a", "b"], "bob": ["b", "c"], "eve": ["c", "d"]}
+BEFORE = [("ann", "x", T0), ("bob", "x", T0), ("bob", "a", T0 - 5), ("eve", "b", T0 - 9)]
+
+
+def test_only_what_came_after_counts_and_nothing_else_changes_the_rates(
+    storage: StorageResource, tmp_path: Path
+) -> None:
+    publish(storage, tmp_path, LISTS, made_at=at(T0 + 60), data_until=T0)
+    later = [("ann", "a", T0 + 61), ("ann", "z", T0 + 70), ("bob", "z", T0 + 80)]
+    write_events(storage, [*BEFORE, *later])
+    (first,) = measured(storage).outcomes
+    assert (first.users, first.active_users, first.new_interactions, first.on_list) == (3, 2, 3, 1)
+    assert first.hit_rate is not None
+    assert first.recall is not None
+    assert (first.hit_rate.value, first.recall.value) == (0.5, 0.25)
+    # Chosen before the lists were out, had before, or by somebody without a list.
+    leaks = [("eve", "c", T0 + 60), ("ann", "x", T0 + 65), ("zoe", "a", T0 + 75)]
+    write_events(storage, [*BEFORE, *later, *leaks])
+    (again,) = measured(storage).outcomes
+    assert again.hit_rate == first.hit_rate
+    assert again.recall == first.recall
+
+
+def test_without_later_interactions_there_is_no_number(
+    storage: StorageResource, tmp_path: Path
+) -> None:
+    publish(storage, tmp_path, LISTS, made_at=at(T0 + 60), data_until=T0)
+    write_events(storage, BEFORE)
+    found = measured(storage)
+    assert found.outcomes == []
+    assert found.table.is_empty()
+    # Nobody who has a list did anything.
+    write_events(storage, [*BEFORE, ("zoe", "a", T0 + 90)])
+    (outcome,) = measured(storage).outcomes
+    assert (outcome.active_users, outcome.hit_rate, outcome.gain) == (0, None, None)
+    (said,) = sentences(outcome)
+    assert said.endswith("0 of 3 users chose items that they did not have.")
+
+
+def test_a_rerun_changes_nothing_and_what_history_dropped_stays(
+    storage: StorageResource, tmp_path: Path
+) -> None:
+    events = [*BEFORE]
+    for night in range(1, 4):
+        publish(
+            storage,
+            tmp_path,
+            LISTS,
+            made_at=at(T0 + night * DAY),
+            data_until=T0 + (night - 1) * DAY,
+        )
+        events.append(("ann", f"{night}", T0 + night * DAY + 5))
+        write_events(storage, events)
+    first = measured(storage)
+    assert [one.edition for one in first.outcomes] == [1, 2, 3]
+    assert outcomes_of(first.table) == first.outcomes
+    assert measured(storage).sums.equals(first.sums)
+    for old in storage.store.list(published_table(storage, PLACES).history):
+        storage.store.delete(old.uri)
+    assert measured(storage).sums.equals(first.sums)
+
+
+def editions(*made: int, data_until: Sequence[int] = ()) -> list[Edition]:
+    until = data_until or [one - 60 for one in made]
+    return [
+        Edition({"edition": n, "version": "v", "made_at": at(one), "data_until": known}, "")
+        for n, (one, known) in enumerate(zip(made, until, strict=True), 1)
+    ]
+
+
+def spans(found: Sequence[Any]) -> list[tuple[int, int, int]]:
+    return [(one.edition.number, one.start, one.end) for one in found]
+
+
+def test_periods_run_from_publication_to_publication() -> None:
+    found = periods(editions(100, 200, 300), newest=250)
+    assert spans(found) == [(1, 100, 200), (2, 200, 250)]
+    assert {one.since for one in found} == {PUBLICATION}
+
+
+def test_after_a_rollback_people_get_the_older_lists_again() -> None:
+    rollback = [(1, datetime.fromtimestamp(250, UTC))]
+    found = periods(editions(100, 200), newest=400, published_again=rollback)
+    assert spans(found) == [(1, 100, 200), (2, 200, 250), (1, 250, 400)]
+    # Published again while published: as when a killed rollback is run again.
+    twice = [*rollback, (1, datetime.fromtimestamp(260, UTC))]
+    assert spans(periods(editions(100, 200), 400, twice)) == spans(found)
+
+
+def test_data_that_end_before_any_publication_count_from_their_own_end() -> None:
+    made = editions(9_000, 9_100, 9_200, data_until=[100, 200, 200])
+    found = periods(made, newest=300)
+    assert spans(found) == [(1, 100, 200), (3, 200, 300)]
+    assert {one.since for one in found} == {DATA}
+
+
+def test_an_edition_of_an_older_batchrec_counts_from_its_publication() -> None:
+    old = Edition({"edition": 1, "version": "v", "made_at": at(100)}, "")
+    nameless = Edition({}, "")
+    (found,) = periods([old, nameless], newest=150)
+    assert (found.start, found.known_until) == (100, 100)
+    assert periods([old], newest=90) == []
