@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import polars as pl
 
@@ -39,6 +37,7 @@ from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.preparation.users import Counts, count_rows
 from batchrec_dagster.reporting.terminal import plain
 from batchrec_dagster.steps.checks import Checked, enough_interactions, timestamps_plausible
+from batchrec_dagster.storage.scratch import temporary_folder
 
 # The options that give the columns that every source of ratings must have.
 OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
@@ -102,8 +101,8 @@ def recognise_ratings(
         sample = read_sample(files, asked, delimiter)
         reading = _reading(sample, asked, time_format)
     rules = Rules(on_bad_rows="skip", event_type="event_type" in reading.columns and not known)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "interactions.csv"
+    with temporary_folder() as folder:
+        path = folder / "interactions.csv"
         with opened(files, reading, rules) as read:
             liked = _known_liked(known, min_rating) if known else _liked(read, min_rating)
             layout, form = read.layout, read.layout.format

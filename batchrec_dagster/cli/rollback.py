@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +16,7 @@ from batchrec_dagster.cli.project import (
     storage,
     use_dagster_home,
 )
+from batchrec_dagster.storage.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from batchrec_dagster.storage.paths import Places
@@ -84,8 +83,8 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     execute = job_command(f"{pipeline}_rollback")
     if not yes:
         click.confirm(f"Publish edition {edition.number} again?", abort=True)
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "rollback.yaml"
+    with temporary_folder() as folder:
+        config = folder / "rollback.yaml"
         config.write_text(json.dumps(run_config(pipeline, str(edition.number))))
         done = subprocess.run([*execute, "-c", str(config)], check=False)
     after = table.current()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
 
 import polars as pl
 
@@ -35,6 +33,7 @@ from batchrec_dagster.preparation.polars.rows import typed
 from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.recognition import file_format
 from batchrec_dagster.steps.checks import timestamps_plausible
+from batchrec_dagster.storage.scratch import temporary_folder
 
 ROWS, LINES = 1_000, 20
 # Common formats that `times.form` does not know. One counts if it alone reads all the first rows.
@@ -146,9 +145,9 @@ def read_sample(
     columns: those given, by role; columns by position mean that there is no header.
     """
     positions = any(isinstance(column, int) for column in columns.values())
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         for file in files:
-            opened = open_file(file, "auto", Path(folder))
+            opened = open_file(file, "auto", folder)
             if opened.size:
                 return _read(opened, delimiter, positions=positions)
     raise PreparationError(f"{files[0].name} is empty")

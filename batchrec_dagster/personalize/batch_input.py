@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import polars as pl
 
 from batchrec_dagster.personalize.batch_files import MAX_INPUT_RECORDS
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
+from batchrec_dagster.storage.scratch import temporary_folder
 
 # Rows to encode as JSON at once.
 PIECE = 1_000_000
@@ -60,9 +60,9 @@ class UsersFiles:
 
     def publish(self, users: pl.DataFrame) -> None:
         """Write the users, a line each, and remove the files of an earlier list."""
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             files = [
-                _written(part, Path(folder) / f"users_{number:04}.json")
+                _written(part, folder / f"users_{number:04}.json")
                 for number, part in enumerate(users.iter_slices(MAX_INPUT_RECORDS), start=1)
             ]
             if len(files) == 1:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +40,7 @@ from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.polars.prepare import BadRows
 from batchrec_dagster.preparation.polars.tables import SHOWN, damaged
 from batchrec_dagster.preparation.sources.limits import PARQUET
+from batchrec_dagster.storage.scratch import temporary_folder
 
 EXAMPLES = 5
 
@@ -267,8 +267,8 @@ class ItemsFile:
         with self.path.open("rb") as file:
             if file.read(len(PARQUET)) != PARQUET:
                 return None
-        with tempfile.TemporaryDirectory() as folder:
-            opened = open_file(RawFile(self.path, self.name), "auto", Path(folder))
+        with temporary_folder() as folder:
+            opened = open_file(RawFile(self.path, self.name), "auto", folder)
         try:
             return pl.read_parquet(opened.path, glob=False)
         except (pl.exceptions.PolarsError, OSError) as error:
@@ -296,9 +296,9 @@ class ItemsFile:
 
     @cached_property
     def _text(self) -> str:
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             file = RawFile(self.path, self.name)
-            opened = open_file(file, self.layout.encoding, Path(folder))
+            opened = open_file(file, self.layout.encoding, folder)
             return opened.path.read_bytes().decode("utf-8-sig")
 
 

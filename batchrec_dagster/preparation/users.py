@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import polars as pl
 
@@ -17,6 +15,7 @@ from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, ParquetTable, Table
+from batchrec_dagster.storage.scratch import temporary_folder
 
 # Rows of which Polars' streaming unique holds in a few hundred megabytes; rows of a piece.
 FEW, PIECE = 10_000_000, 1_000_000
@@ -41,8 +40,8 @@ def listed_users(
     `column` is where they are, by name or from 1; None: the one that is known by its name, or the
     only one. Raises PreparationError, for a row without a proper id with its file and line.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        opened = [open_file(file, "auto", Path(folder)) for file in files]
+    with temporary_folder() as folder:
+        opened = [open_file(file, "auto", folder) for file in files]
         tables = [_table(file, column) for file in opened if file.size]
         if not tables:
             raise PreparationError(f"{opened[0].name} is empty")

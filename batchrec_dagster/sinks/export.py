@@ -8,7 +8,6 @@ spreadsheets of many countries end a cell at a semicolon. JSON Lines stay as the
 
 from __future__ import annotations
 
-import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from batchrec_dagster.sinks.sink import (
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError, split_uri
 from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.scratch import temporary_folder
 
 # The last four are the full-width forms, the same to spreadsheets in East Asian settings.
 _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
@@ -131,8 +131,8 @@ def export(frame: pl.LazyFrame, how: ExportSink, store: ObjectStore, uri: str) -
     Facts: file; lines, without the header; bytes; formulas_escaped, in cells.
     """
     wanted = counts(frame)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / how.filename
+    with temporary_folder() as folder:
+        path = folder / how.filename
         escaped = _write(frame, how, wanted.longest, path)
         lines = _lines(path, how)
         if how.rows == "per_user":

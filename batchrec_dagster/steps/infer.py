@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
@@ -40,6 +38,7 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.training import trained_by
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.scratch import temporary_folder
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -90,8 +89,8 @@ def infer_and_publish(
     ensure.log.info(_done(job, len(users)))
     cost = [recommendations_cost(pipeline.solution.recipe, len(users))] if job.created else []
     with (
-        TemporaryDirectory() as folder,
-        TableWriter(Path(folder) / "recommendations.parquet") as writer,
+        temporary_folder() as folder,
+        TableWriter(folder / "recommendations.parquet") as writer,
     ):
         table = build_locally(pipeline, storage, job.description, users, seen, ensure.log, writer)
         checks = [gate, *table.checks]

@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
@@ -32,10 +31,13 @@ from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.raw_inspection import open_first_file, s3_uris
 from batchrec_dagster.steps.spark_jobs import SparkEngine, spark_engine
 from batchrec_dagster.storage.io_managers import Prepared
-from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.scratch import temporary_folder
 
 SAMPLE = 5
+# Longer than any job runs.
+DEAD_AFTER = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,14 @@ def prepare_interactions(
     """Prepare the interactions with the declared engine. Local files exist until the block ends; a
     relative path of the source starts at the project's folder. Raises dg.Failure."""
     engine = spark_engine(pipeline.preparation)
-    with TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         try:
             if engine is not None and engine.on_aws:
                 prepared = _prepare_on_aws(context, engine, raw, pipeline, storage)
             else:
                 source = pipeline.ratings.rows
                 with open_raw_files(raw, source, storage, project) as files:
-                    prepared = _prepare_here(context, files, pipeline, storage, Path(folder))
+                    prepared = _prepare_here(context, files, pipeline, storage, folder)
         except (PreparationError, SourceError, StorageError) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         yield prepared
@@ -140,6 +142,7 @@ def _prepare_on_aws(
     """With Spark on AWS, from S3 to S3: only the first rows come to this machine."""
     with open_first_file(raw, storage) as files:
         layout = _layout(files, pipeline)
+    remove_dead_work(storage, pipeline.name, context.run.run_id, context.instance)
     work = storage.uri(f"{pipeline.name}/work/{context.run.run_id}")
     task = Task(
         [SourceFile(uri, uri) for uri in s3_uris(raw, storage)],
@@ -172,6 +175,24 @@ def _prepare_on_aws(
         checks=checks,
         job=job,
     )
+
+
+def remove_dead_work(
+    storage: StorageResource, pipeline: str, run_id: str, instance: dg.DagsterInstance
+) -> None:
+    """Delete what Spark was writing for killed runs: those that this Dagster says have ended, and
+    others that wrote nothing for two days."""
+    folder = storage.uri(f"{pipeline}/work/")
+    found: dict[str, list[ObjectInfo]] = {}
+    for one in storage.store.list(folder):
+        found.setdefault(one.uri.removeprefix(folder).partition("/")[0], []).append(one)
+    found.pop(run_id, None)
+    for other, files in found.items():
+        run = instance.get_run_by_id(other)
+        written = max(file.last_modified for file in files)
+        if (run is not None and run.is_finished) or written < datetime.now(UTC) - DEAD_AFTER:
+            for file in files:
+                storage.store.delete(file.uri)
 
 
 def _layout(files: list[RawFile], pipeline: Pipeline) -> Layout:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import dagster as dg
 
@@ -20,6 +19,7 @@ from batchrec_dagster.steps.checks import Checked, rows_readable
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.spark_jobs import spark_engine
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.scratch import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[R
             with storage.local_file(uri) as path:
                 yield [RawFile(path, uri)]
             return
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "start"
+        with temporary_folder() as folder:
+            path = folder / "start"
             path.write_bytes(start[: start.rfind(b"\n") + 1] or start)
             yield [RawFile(path, uri)]
         return

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -33,6 +32,7 @@ from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.io_managers import Stored
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.scratch import temporary_folder
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -152,8 +152,8 @@ def segment_users(
     titles_version = titles_versions(pipeline, storage) if segments.items else []
     table = SegmentTable(titles)
     uri = storage.uri(pipeline.places.user_segments)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "user_segments.parquet"
+    with temporary_folder() as folder:
+        path = folder / "user_segments.parquet"
         table.write(output_pieces(storage, job.description, read_segments), path)
         setting = "items" if segments.items else "attributes"
         checks = table.checks(segments.queries, f"segments.{setting}")

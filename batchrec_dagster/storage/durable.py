@@ -98,11 +98,11 @@ def _new_staged(target: Path) -> tuple[Path, int]:
         staged = target.with_name(f"{target.name}#{secrets.randbits(32)}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         opened = os.open(staged, flags, rights(0o666, target.parent))
-        if _lock(opened, staged):
+        if lock_new(opened, staged):
             return staged, opened
 
 
-def _lock(opened: int, path: Path) -> bool:
+def lock_new(opened: int, path: Path) -> bool:
     """Lock what this process has just created; False if another has removed it in between."""
     with suppress(OSError):  # a file system without locks
         fcntl.flock(opened, fcntl.LOCK_EX)

@@ -6,9 +6,10 @@ import glob
 import io
 import json
 import sys
-import tempfile
 import uuid
+import weakref
 from abc import abstractmethod
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.storage.object_store import DamagedError, StorageError
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.scratch import temporary_folder
 from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
@@ -80,13 +82,16 @@ class StorageIOManager(dg.ConfigurableIOManager):
         """The object on this machine: itself, or a copy that lives as long as this manager."""
         path = self.storage.store.local_path(uri)
         if path is None or not path.exists():
-            path = Path(self._copies.name) / f"{uuid.uuid4().hex}{self.suffix}"
+            path = self._copies / f"{uuid.uuid4().hex}{self.suffix}"
             self.storage.store.download(uri, path)
         return path
 
     @cached_property
-    def _copies(self) -> tempfile.TemporaryDirectory[str]:
-        return tempfile.TemporaryDirectory()
+    def _copies(self) -> Path:
+        with ExitStack() as stack:
+            folder = stack.enter_context(temporary_folder())
+            weakref.finalize(self, stack.pop_all().close)
+        return folder
 
     def _key(self, context: dg.OutputContext) -> str:
         key = (context.definition_metadata or {}).get(STORAGE_KEY)

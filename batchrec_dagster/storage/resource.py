@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,6 +14,7 @@ from pydantic import Field
 
 from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore
+from batchrec_dagster.storage.scratch import temporary_folder
 
 if TYPE_CHECKING:
     import boto3
@@ -72,8 +72,8 @@ class StorageResource(dg.ConfigurableResource[Any]):
         if path is not None:
             yield path
             return
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / uri.rpartition("/")[2]
+        with temporary_folder() as folder:
+            path = folder / uri.rpartition("/")[2]
             self.store.download(uri, path)
             yield path
 

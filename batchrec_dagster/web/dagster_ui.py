@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,6 +34,7 @@ from batchrec_dagster.dagster_internals.web_server import (
     create_app_from_workspace_process_context,
 )
 from batchrec_dagster.storage import durable
+from batchrec_dagster.storage.scratch import temporary_folder
 from batchrec_dagster.web.guard import Guard, refuse
 from batchrec_dagster.web.server import BODY_SECONDS, BodyTooLargeError, LimitedServer, read_body
 
@@ -143,9 +143,9 @@ def _code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]) -> Ite
     target = WorkspaceFileTarget(paths=[*workspace])
     with (
         ProxyServerManager(instance, target, code_server_log_level="warning") as servers,
-        tempfile.TemporaryDirectory() as folder,
+        temporary_folder() as folder,
     ):
-        file = Path(folder) / "workspace.yaml"
+        file = folder / "workspace.yaml"
         file.write_text(yaml.safe_dump({"load_from": [*servers.get_code_server_specs()]}))
         yield str(file)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -47,6 +46,7 @@ from batchrec_dagster.preparation.polars.tables import ROW, SHOWN, TEXT, Table
 from batchrec_dagster.preparation.polars.typed_scan import write_clean
 from batchrec_dagster.preparation.recognition import Found, Reading, find_out, open_table
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE, Rules
+from batchrec_dagster.storage.scratch import temporary_folder
 
 _ROWS_OF_A_FILE = 1 << 40
 
@@ -294,8 +294,7 @@ def opened(files: Sequence[RawFile], reading: Reading | Layout, rules: Rules) ->
     """
     if isinstance(reading, Layout):
         reading = Reading.of(reading)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         all_files = [open_file(file, reading.encoding, folder) for file in files]
         filled = [file for file in all_files if file.size]
         if not filled:

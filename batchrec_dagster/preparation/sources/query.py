@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +39,7 @@ from batchrec_dagster.preparation.sources.tables import (
     partitions,
     table_of,
 )
+from batchrec_dagster.storage.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, Error
@@ -118,8 +118,7 @@ class _QueryResult(ResultFile):
         return self.text
 
     def write(self, path: Path, context: SourceContext) -> None:
-        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-            folder = Path(name)
+        with temporary_folder() as folder, ExitStack() as stack:
             tables = {
                 table: [
                     self._opened(file, folder / table / str(number), context, stack)

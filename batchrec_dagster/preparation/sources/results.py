@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from batchrec_dagster.preparation.sources.source import File, FoundFile, Look, SourceContext
+from batchrec_dagster.storage.scratch import temporary_folder
 
 CHUNK = 8 * 1024 * 1024
 
@@ -32,8 +32,8 @@ class ResultFile(File):
         return Look(None, self.version)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "result.parquet"
+        with temporary_folder() as folder:
+            path = folder / "result.parquet"
             self.write(path, context)
             with path.open("rb") as file:
                 yield from iter(lambda: file.read(CHUNK), b"")

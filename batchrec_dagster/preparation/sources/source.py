@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Protocol
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.download import DownloadError, safe_url
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
+from batchrec_dagster.storage.scratch import temporary_folder
 
 LONGEST_FILENAME = 120
 EMPTY = "it is empty: check what writes it"
@@ -160,8 +160,8 @@ class File(ABC):
         if path is not None:
             yield path
             return
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / safe_filename(self.name)
+        with temporary_folder() as folder:
+            path = folder / safe_filename(self.name)
             with naming(self.shown), path.open("wb") as file:
                 file.writelines(self.chunks(context))
             yield path

@@ -1,0 +1,85 @@
+"""What killed processes left in temporary folders goes; what a live one has, or a person, stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.steps.interactions import remove_dead_work
+from batchrec_dagster.storage.resource import StorageResource
+
+HOLD = """
+import sys
+from batchrec_dagster.storage.scratch import temporary_folder
+with temporary_folder() as folder:
+    (folder / "part").mkdir()
+    (folder / "part" / "file").write_text("x")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def holding(where: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process with a temporary folder, until its input ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD],
+        env={**os.environ, "TMPDIR": str(where)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process, Path(process.stdout.readline().strip())
+
+
+def test_temporary_folders_of_killed_processes_go_when_the_next_one_makes_its_own(
+    tmp_path: Path,
+) -> None:
+    named = tmp_path / "batchrec-temporary-notes"
+    named.mkdir()
+    (tmp_path / "batchrec-temporary-abcdefgh").symlink_to(named, target_is_directory=True)
+    with holding(tmp_path) as (live, kept):
+        with holding(tmp_path) as (killed, left):
+            killed.send_signal(signal.SIGKILL)
+            killed.wait()
+            assert (left / "part" / "file").exists()
+        with holding(tmp_path) as (_, new):
+            assert not left.exists()
+            assert (kept / "part" / "file").exists()
+            assert new.is_dir()
+            assert named.is_dir()
+        assert not new.exists()
+        live.communicate("")
+    assert not kept.exists()
+
+
+def test_what_spark_was_writing_for_dead_runs_goes(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
+    storage: StorageResource = deployment.resources()["storage"]
+
+    @dg.job
+    def job() -> None:
+        pass
+
+    ended = job.execute_in_process(instance=instance).run_id
+    alive = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED).run_id
+    for run in (ended, alive, "mine", "another", "forgotten"):
+        storage.store.put(storage.uri(f"shop/work/{run}/parts/part-0"), b"x")
+    long_ago = time.time() - 3 * 86_400
+    for run in ("mine", "forgotten"):
+        os.utime(tmp_path / "storage/shop/work" / run / "parts/part-0", (long_ago, long_ago))
+    remove_dead_work(storage, "shop", "mine", instance)
+    left = {one.uri.split("/")[5] for one in storage.store.list(storage.uri("shop/work/"))}
+    assert left == {alive, "mine", "another"}
