@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,11 +141,13 @@ def test_files_in_order_each_with_its_header_some_empty(
         "f.csv": HEADER,
         "f2.csv": f"{HEADER}1,1,5,60\n\n1,1,5",
         "g.csv": HEADER.encode() + b"\x8015\x92s,1,5,70\n\x81,1,5,80\n",
+        "h.csv.bz2": bz2.compress(HEADER.encode()) + bz2.compress(b"7,1,5,90\n"),
+        "i.csv.xz": lzma.compress(f"{HEADER}8,1,5,91\n".encode()),
     }
     done = both(spark, tmp_path, files)
     assert done.written == (
         "USER_ID,ITEM_ID,TIMESTAMP\nb,1,10\na,1,20\nc,2,30\ncafé,1,40\ncafé,1,50\n"
-        "1,1,60\n€15\u2019s,1,70\n"
+        "1,1,60\n€15\u2019s,1,70\n7,1,90\n8,1,91\n"
     )
     assert done.left_out == {
         CUT_OFF: 1,
@@ -446,6 +450,17 @@ def test_what_cannot_be_used_says_why(
         assert said in done.error
         assert "\n" not in done.error
     assert not list(tmp_path.glob("interactions*"))
+
+
+def test_what_only_the_local_engine_reads_is_refused_by_name(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    path = tmp_path / "ratings.json"
+    path.write_text('[{"userId": 1, "movieId": 2, "rating": 5, "timestamp": 1000}]')
+    layout = replace(COMMA, format="json")
+    assert on_this_machine([path], layout, SKIP).written == "USER_ID,ITEM_ID,TIMESTAMP\n1,2,1000\n"
+    error = on_spark(spark, [path], layout, SKIP).error
+    assert error.startswith("ratings.json is a JSON array, which Spark does not read here")
 
 
 def test_a_task_goes_through_json() -> None:

@@ -110,10 +110,11 @@ class Ratings(Sourced):
     source: str | dict[str, str] = Field(
         description="Where the ratings are: sample://hetrec (generated), movielens://NAME"
         " (downloaded from GroupLens), a path, s3://bucket/key or https://…; a file inside a zip"
-        " is written ARCHIVE.zip!/path/in/it.csv. Many files: a folder (data/ or"
-        " s3://bucket/prefix/) or a pattern (data/2026-*.csv, **/ for folders within). gzip and"
-        " zstd are unpacked. A relative path starts at the project's folder. Several, for a query:"
-        " the name of each table, and its source.",
+        " is written ARCHIVE.zip!/path/in/it.csv, a sheet BOOK.xlsx!/SHEET, a table of SQLite"
+        " SHOP.db!/TABLE. Many files: a folder (data/ or"
+        " s3://bucket/prefix/) or a pattern (data/2026-*.csv, **/ for folders within). gzip,"
+        " bzip2, xz and zstd are unpacked. A relative path starts at the project's folder. Several,"
+        " for a query: the name of each table, and its source.",
         examples=["sample://hetrec", "data/ratings.csv", "s3://shop/orders/**/*.parquet"],
     )
     copy_to_storage: bool = Field(
@@ -125,6 +126,7 @@ class Ratings(Sourced):
     format: Literal["csv", "json", "parquet"] | None = Field(
         default=None,
         description="csv (with any delimiter), json (JSON Lines: an object a line) or parquet."
+        " Excel and SQLite are read as csv, a JSON array as json, Feather as parquet."
         " Default: detected from the first file.",
     )
     delimiter: str | None = Field(
@@ -144,7 +146,7 @@ class Ratings(Sourced):
     encoding: Encoding = Field(
         default="auto",
         description="The encoding, as Python calls it. auto: UTF-8, or cp1252 if the bytes are not"
-        " UTF-8; the run reports which. Words that are hardly Latin then are an error.",
+        " UTF-8; the run reports which. Words that look like another encoding are an error.",
         examples=["latin-1", "cp1251", "shift_jis"],
     )
     columns: Columns | None = Field(

@@ -14,7 +14,8 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import BadRows, Ratings, opened
-from batchrec_dagster.preparation.sources.limits import GZIP, PARQUET, ZSTD
+from batchrec_dagster.preparation.sources.formats import PACKED, START, format_of
+from batchrec_dagster.preparation.sources.limits import PARQUET
 from batchrec_dagster.steps.checks import Checked, rows_readable
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.spark_jobs import spark_engine
@@ -93,12 +94,12 @@ def s3_uris(raw: RawRecord, storage: StorageResource) -> list[str]:
 @contextmanager
 def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[RawFile]]:
     """The start of the first file that is not empty, on this machine: enough to see the format. A
-    compressed file or Parquet is downloaded whole. Raises StorageError, dg.Failure."""
+    file that is no plain text is downloaded whole. Raises StorageError, dg.Failure."""
     for uri in s3_uris(raw, storage):
         start = next(storage.store.chunks(uri), b"")
         if not start:
             continue
-        if start.startswith((GZIP, ZSTD, PARQUET)):
+        if start.startswith((PARQUET, *PACKED)) or format_of(start[:START]):
             with storage.local_file(uri) as path:
                 yield [RawFile(path, uri)]
             return

@@ -62,6 +62,22 @@ def test_a_folder_or_pattern_stands_for_its_files_in_order(
     assert [file.filename for file in listed(place, source)] == names
 
 
+def test_what_is_written_for_people_is_no_data_unless_it_is_named(place: Place) -> None:
+    for name in (
+        "README",
+        "Readme.txt",
+        "deep/LICENSE.md",
+        "about.pdf",
+        "readme_2026.csv",
+        "a.csv",
+    ):
+        path = place.base / "all" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(CONTENT)
+    assert [file.filename for file in listed(place, "all/")] == ["a.csv", "readme_2026.csv"]
+    assert [file.filename for file in listed(place, "all/R*")] == ["README", "Readme.txt"]
+
+
 def test_a_folder_needs_no_slash_on_a_disk(place: Place) -> None:
     filled(place, "path")
     assert listed(place, "data") == listed(place, "data/")

@@ -96,7 +96,7 @@ class CsvTable:
             breaks = pl.all().str.count_matches("\n", literal=True).fill_null(0).sum()
             before = self._scanned(self._names).head(row).drop(ROW).select(breaks)
             line += int(before.select(pl.sum_horizontal(pl.all())).collect().item())
-        return f"line {line}"
+        return self.opened.place(line)
 
     def misquoted(self) -> str | None:
         """Where quotes are not as they have to be; slow and exact, for it happens once."""

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import codecs
+import bz2
 import gzip
-import re
+import lzma
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from batchrec_dagster.preparation.layout import LEGACY, Encoding, PreparationError
-from batchrec_dagster.preparation.sources.limits import (
-    GZIP,
-    PARQUET,
-    ZIP,
-    ZSTD,
-    LimitError,
-    Limits,
-)
+from batchrec_dagster.preparation.layout import Encoding, PreparationError
+from batchrec_dagster.preparation.polars.encodings import encoding_of, recoded
+from batchrec_dagster.preparation.sources.conversion import CONVERSIONS
+from batchrec_dagster.preparation.sources.formats import BZIP2, START, UTF16, XZ, format_of
+from batchrec_dagster.preparation.sources.limits import GZIP, PARQUET, ZSTD, LimitError, Limits
+from batchrec_dagster.preparation.sources.source import FileError
 
 CHUNK = 1024 * 1024
-# Bytes of lines with letters beyond ASCII by which the script is judged; different such letters.
-SAMPLED, LEAST_FOREIGN = 64 * 1024, 4
-OTHER_SCRIPTS = [
-    *("cp1251", "cp1253", "cp1255", "cp1256", "koi8_r"),
-    *("cp932", "euc_jp", "gb18030", "big5", "cp949"),
-]
 
 
 @dataclass(frozen=True)
@@ -41,8 +33,9 @@ class RawFile:
 class Opened:
     """What can be read: `path` holds plain UTF-8 (or Parquet), `name` is what messages call it.
 
-    `encoding` is what the file had. `quotes`: whether there is a `"` in it; `damaged`: bytes that
-    are not UTF-8, replaced by U+FFFD; `nul`, `returns`: a NUL, a carriage return.
+    `encoding` is what the file had, and `doubt` why it may be another. `quotes`: whether there is
+    a `"` in it; `damaged`: bytes that are not UTF-8, replaced by U+FFFD; `nul`, `returns`: a NUL, a
+    carriage return. `unit`, `shift`: what a person finds where there is a line, and how far away.
     """
 
     path: Path
@@ -54,6 +47,13 @@ class Opened:
     returns: bool = False
     ascii: bool = False
     damaged: bool = False
+    doubt: str | None = None
+    unit: str = "line"
+    shift: int = 0
+
+    def place(self, line: int) -> str:
+        """Where a person finds this line, from 1, in the file as it came."""
+        return f"{self.unit} {line + self.shift}"
 
     @property
     def is_plain(self) -> bool:
@@ -69,70 +69,86 @@ class Opened:
 def open_file(file: RawFile, encoding: Encoding, folder: Path) -> Opened:
     """The file ready to be read; what has to be changed for it is kept in `folder` meanwhile.
 
-    Raises PreparationError when it cannot be unpacked, is in another encoding, or is too much.
+    Raises PreparationError when it cannot be unpacked, is in another encoding or format, or is too
+    much.
     """
     try:
         return _open(file, encoding, folder, Limits.from_environment())
-    except LimitError as error:
+    except (LimitError, FileError) as error:
         raise PreparationError(f"{file.name}: {error}") from error
 
 
 def _open(file: RawFile, encoding: Encoding, folder: Path, limits: Limits) -> Opened:
-    path = _unpacked(file, folder, limits)
-    with path.open("rb") as opened:
-        start = opened.read(4)
-    size = path.stat().st_size
-    if start == PARQUET:
+    opened = _converted(_unpacked(file, folder, limits), file, folder, limits)
+    path = opened.path
+    start = _start(path)
+    if start.startswith(PARQUET):
         _check_footer(path, file, limits)
-        return Opened(path, file.name, size)
-    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise PreparationError(f"{file.name} is in UTF-16: save it as UTF-8")
-    if start == ZIP:
-        raise PreparationError(
-            f"{file.name} is a zip archive: name a file in it, ARCHIVE.zip!/path/in/it.csv"
-        )
-    found = _with_bytes(Opened(path, file.name, size), limits)
+        return opened
+    found = _with_bytes(opened, limits)
     if found.ascii:
         return found
-    valid, letters = _is_utf8(path)
-    if encoding == "auto" and not valid:
-        _refuse_other_script(path, file)
-        encoding = "utf-8" if letters else LEGACY
-    if encoding not in ("auto", "utf-8"):
-        return replace(found, path=_rewritten(path, folder, encoding), encoding=encoding)
-    if valid:
+    if start.startswith(UTF16):
+        encoding = "utf-16"
+    found_out = encoding_of(path, file.name, encoding)
+    if found_out.is_utf8 and not found_out.damaged:
         return found
-    target = _rewritten(path, folder, "utf-8")
-    return replace(found, path=target, damaged=True)
+    return replace(
+        found,
+        path=_written(recoded(path, found_out.name), folder),
+        encoding=found_out.name,
+        damaged=found_out.is_utf8,
+        doubt=found_out.doubt,
+    )
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(START)
+
+
+def _converted(path: Path, file: RawFile, folder: Path, limits: Limits) -> Opened:
+    """The unpacked file as text or Parquet. Raises FileError for what it cannot be."""
+    form = format_of(_start(path))
+    if form is None:
+        return Opened(path, file.name, path.stat().st_size)
+    conversion = CONVERSIONS.get(form)
+    if conversion is None:
+        hint = ": name a file in it, ARCHIVE.zip!/path/in/it.csv" if "zip" in form else ""
+        raise FileError(f"it is {form}{hint or ', which is not read: write CSV or Parquet'}")
+    target = _new_path(folder)
+    shift = conversion.convert(path, target, None, limits)
+    size = target.stat().st_size
+    return Opened(target, file.name, size, unit=conversion.unit, shift=shift)
+
+
+_UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
+    GZIP: gzip.GzipFile,
+    BZIP2: bz2.BZ2File,
+    XZ: lzma.LZMAFile,
+    ZSTD: lambda path: _zstd(path),
+}
+
+
+def _zstd(path: Path) -> Any:
+    import pyarrow as pa
+
+    return pa.input_stream(str(path), compression="zstd")
 
 
 def _unpacked(file: RawFile, folder: Path, limits: Limits) -> Path:
-    with file.path.open("rb") as opened:
-        start = opened.read(4)
-    if start[:2] == GZIP:
-        chunks = _gunzipped(file.path)
-    elif start == ZSTD:
-        chunks = _unzstd(file.path)
-    else:
+    start = _start(file.path)
+    unpacker = next((opens for sign, opens in _UNPACKERS.items() if start.startswith(sign)), None)
+    if unpacker is None:
         return file.path
     try:
-        return _written(limits.within(chunks, file.path.stat().st_size), folder)
-    except (OSError, EOFError, zlib.error) as error:
+        with unpacker(file.path) as unpacked:
+            chunks = iter(lambda: unpacked.read(CHUNK), b"")
+            return _written(limits.within(chunks, file.path.stat().st_size), folder)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise PreparationError(f"{file.name} is damaged ({error}): copy it again") from error
-
-
-def _gunzipped(path: Path) -> Iterator[bytes]:
-    with gzip.open(path) as file:
-        yield from iter(lambda: file.read(CHUNK), b"")
-
-
-def _unzstd(path: Path) -> Iterator[bytes]:
-    import pyarrow as pa
-
-    with pa.input_stream(str(path), compression="zstd") as file:
-        yield from iter(lambda: file.read(CHUNK), b"")
 
 
 def _check_footer(path: Path, file: RawFile, limits: Limits) -> None:
@@ -183,60 +199,12 @@ def _lines_before(path: Path, position: int) -> int:
         )
 
 
-def _is_utf8(path: Path) -> tuple[bool, bool]:
-    """Whether all of it is UTF-8; whether there is any letter beyond ASCII that is."""
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    valid, letters = True, False
-    for chunk in _pieces(path):
-        text = decode(chunk)
-        if not text.isascii():
-            damaged = "\ufffd" in text
-            valid = valid and not damaged
-            rest = text.replace("\ufffd", "").removeprefix("\ufeff")
-            letters = letters or not rest.isascii()
-    return valid and not decode(b"", final=True), letters
-
-
-def _refuse_other_script(path: Path, file: RawFile) -> None:
-    """Raise PreparationError for words that are hardly Latin: their letters would become others."""
-    lines, good = b"", 0
-    with path.open("rb") as opened:
-        for line in (line for line in opened if not line.isascii()):
-            try:
-                line.decode()
-                good += len(line)
-            except UnicodeDecodeError:
-                lines += line
-            if len(lines) + good > SAMPLED:
-                break
-    if len(lines) < good:
-        return  # UTF-8, with some damage.
-    words = re.findall(r"[^\W\d_]+", lines.decode(LEGACY, "replace"))
-    letters = "".join(word for word in words if not word.isascii())
-    foreign = [letter for letter in letters if not letter.isascii()]
-    if 2 * len(foreign) > len(letters) and len(set(foreign)) >= LEAST_FOREIGN:
-        from charset_normalizer import from_bytes
-
-        guess = from_bytes(lines, cp_isolation=OTHER_SCRIPTS).best()
-        raise PreparationError(
-            f"{file.name} is neither in UTF-8 nor in {LEGACY}. Save it as UTF-8, or set its"
-            f" encoding, such as encoding: {guess.encoding if guess else OTHER_SCRIPTS[0]}"
-        )
-
-
-def _rewritten(path: Path, folder: Path, encoding: str) -> Path:
-    decode = codecs.getincrementaldecoder(encoding)("replace").decode
-
-    def chunks() -> Iterator[bytes]:
-        for chunk in _pieces(path):
-            yield decode(chunk).encode()
-        yield decode(b"", final=True).encode()
-
-    return _written(chunks(), folder)
+def _new_path(folder: Path) -> Path:
+    return folder / f"{len(list(folder.iterdir()))}.plain"
 
 
 def _written(chunks: Iterable[bytes], folder: Path) -> Path:
-    path = folder / f"{len(list(folder.iterdir()))}.plain"
+    path = _new_path(folder)
     with path.open("wb") as file:
         for chunk in chunks:
             file.write(chunk)

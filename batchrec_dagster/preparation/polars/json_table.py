@@ -142,7 +142,7 @@ class JsonTable:
         return typed_cells(self.cells(wanted), wanted, types)
 
     def place(self, row: int) -> str:
-        return f"line {row + 1}"
+        return self.opened.place(row + 1)
 
     def _located(self, wanted: Mapping[str, Column]) -> dict[str, str]:
         """The names of the wanted columns by role; no more lines are looked at than it takes."""

@@ -30,7 +30,7 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
-from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
+from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_filters import RowFilter, looks_at_more_than_one_row
 from batchrec_dagster.preparation.polars.rows import (
     FILE,
@@ -44,7 +44,13 @@ from batchrec_dagster.preparation.polars.rows import (
 )
 from batchrec_dagster.preparation.polars.tables import ROW, SHOWN, TEXT, Table
 from batchrec_dagster.preparation.polars.typed_scan import write_clean
-from batchrec_dagster.preparation.recognition import Found, Reading, find_out, open_table
+from batchrec_dagster.preparation.recognition import (
+    Found,
+    Reading,
+    file_format,
+    find_out,
+    open_table,
+)
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE, Rules
 from batchrec_dagster.storage.scratch import temporary_folder
 
@@ -300,6 +306,21 @@ def opened(files: Sequence[RawFile], reading: Reading | Layout, rules: Rules) ->
         if not filled:
             raise PreparationError(f"{all_files[0].name} is empty")
         found = find_out(filled[0], reading, rules)
+        _refuse_mixed(filled, reading)
         tables = [open_table(file, found.layout) for file in filled]
+        doubts = [file.doubt for file in filled if file.doubt]
+        found = replace(found, warnings=[*found.warnings, *doubts])
         empty = [file.name for file in all_files if not file.size]
         yield Ratings(tables, found, rules, empty, folder)
+
+
+def _refuse_mixed(files: Sequence[Opened], reading: Reading) -> None:
+    """Raise PreparationError for files of several formats; CSV and JSON may be declared."""
+    forms: dict[str, str] = {file_format(file): file.name for file in reversed(files)}
+    if reading.format is not None:
+        forms = {("parquet" if form == "parquet" else "text"): forms[form] for form in forms}
+    if len(forms) > 1:
+        said = ", ".join(f"{name} is {form}" for form, name in reversed(forms.items()))
+        raise PreparationError(
+            f"the files have several formats ({said}). Name those of one, such as data/*.csv"
+        )

@@ -1,6 +1,7 @@
 """A file in a zip archive: found, distrusted, and read piece by piece."""
 
 import lzma
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.sources.conversion import CONVERSIONS, Conversion
 from batchrec_dagster.preparation.sources.files import LocalFile
+from batchrec_dagster.preparation.sources.formats import START, format_of
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 from batchrec_dagster.preparation.sources.source import EMPTY, File, FileError, Look, SourceContext
 
@@ -35,7 +38,8 @@ class Archive(Protocol):
 
 @dataclass(frozen=True)
 class Member(File):
-    """`ARCHIVE.zip!/path/in/it.csv`, or a file of a published data set."""
+    """`ARCHIVE.zip!/path/in/it.csv`, `BOOK.xlsx!/SHEET`, `SHOP.sqlite!/TABLE`, or a file of a
+    published data set."""
 
     archive: Archive
     member: str
@@ -53,19 +57,39 @@ class Member(File):
         look = self.archive.look(context)
         if look.size == 0:
             raise FileError(EMPTY)
-        if isinstance(self.archive, LocalFile):
+        if isinstance(self.archive, LocalFile) and not _conversion(self.archive.path(context)):
             find_member(self.archive.path(context), self.member)
         return Look(None, f"{look.version}!/{self.member}")
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         path = self.archive.path(context)
         try:
-            yield from read_member(path, self.member)
+            if conversion := _conversion(path):
+                yield from _sheet(path, self.member, conversion)
+            else:
+                yield from read_member(path, self.member)
         except DamagedError:
             # A damaged download is fetched again next time; the user's own file stays.
             if path.is_relative_to(context.cache):
                 path.unlink(missing_ok=True)
             raise
+
+
+def _conversion(path: Path) -> Conversion | None:
+    """What makes a file of a sheet or a table, if the archive has such."""
+    with path.open("rb") as file:
+        return CONVERSIONS.get(format_of(file.read(START)) or "")
+
+
+def _sheet(path: Path, name: str, conversion: Conversion) -> Iterator[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "sheet"
+        try:
+            conversion.convert(path, target, name, Limits.from_environment())
+        except LimitError as error:
+            raise FileError(str(error)) from error
+        with target.open("rb") as file:
+            yield from iter(lambda: file.read(CHUNK), b"")
 
 
 def find_member(archive: Path, member: str) -> zipfile.ZipInfo:

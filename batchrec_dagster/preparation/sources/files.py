@@ -30,6 +30,11 @@ from batchrec_dagster.storage.object_store import ObjectInfo, StorageError, spli
 CHUNK = 1024 * 1024
 END = 4096
 _WILD = re.compile(r"[*?]")
+# In a folder that is named as a whole: no data, whatever else is there.
+_FOR_PEOPLE = re.compile(
+    r"(?:readme|licen[sc]e|copying|notice|changelog|citation)(?:\.\w+)?|.*\.(?:md|rst|pdf|html?)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -238,7 +243,8 @@ class WebFile(File):
 @dataclass(frozen=True)
 class Folder:
     """The files below `root` whose path from there matches `pattern`: `*` and `?` match characters
-    of a name, `**/` any folders. Names that begin with `.` or `_` are skipped, as Spark does."""
+    of a name, `**/` any folders. Names that begin with `.` or `_` are skipped, as Spark does, and
+    what is written for people if the folder itself is named, and not a pattern."""
 
     text: str
     root: str
@@ -276,7 +282,9 @@ class Folder:
             files = [
                 (path, file)
                 for path, file in there
-                if matches(path) and not any(part[0] in "._" for part in PurePosixPath(path).parts)
+                if matches(path)
+                and not any(part[0] in "._" for part in PurePosixPath(path).parts)
+                and not (self.pattern == "**" and _FOR_PEOPLE.fullmatch(PurePosixPath(path).name))
             ]
             if not files:
                 raise FileError("no file matches: check the folder and the names")

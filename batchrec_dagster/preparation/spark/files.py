@@ -6,17 +6,31 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import TAIL, PreparationError
-from batchrec_dagster.preparation.sources.limits import GZIP, ZIP, ZSTD, LimitError, Limits
+from batchrec_dagster.preparation.sources.formats import (
+    BZIP2,
+    PACKED,
+    START,
+    UTF16,
+    XZ,
+    format_of,
+)
+from batchrec_dagster.preparation.sources.limits import GZIP, ZSTD, LimitError, Limits
 from batchrec_dagster.preparation.spark.task import SourceFile
 
 CHUNK = 64 * 1024
-# More than any header; a line that is longer is no line.
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
+# By what packed files start with, Java's classes that unpack them.
+UNPACKERS = {
+    GZIP: "java.util.zip.GZIPInputStream",
+    ZSTD: "com.github.luben.zstd.ZstdInputStream",
+    BZIP2: "org.apache.commons.compress.compressors.bzip2.BZip2CompressorInputStream",
+    XZ: "org.tukaani.xz.XZInputStream",
+}
 
 
 @dataclass(frozen=True)
@@ -110,20 +124,16 @@ class Files:
             if not status.getLen():
                 return None
             stream = system.open(path)
-            start = bytes(stream.readNBytes(4))
+            start = bytes(stream.readNBytes(START))
             stream.close()
         except Exception as error:
             raise PreparationError(f"{file.name} cannot be read: {_reason(error)}") from error
-        if start[:2] in UTF16:
-            raise PreparationError(f"{file.name} is in UTF-16: save it as UTF-8")
-        if start == ZIP:
-            raise PreparationError(
-                f"{file.name} is a zip archive: name a file in it, ARCHIVE.zip!/path/in/it.csv"
-            )
+        _refuse(start, file)
         uri, packed = file.uri, status.getLen()
-        if start[:2] == GZIP or start == ZSTD:
+        if start.startswith(PACKED):
             uri = f"{self.work}/unpacked/{number}.plain"
-            self._unpack(file, uri, packed, gzip=start[:2] == GZIP)
+            unpacker = next(name for sign, name in UNPACKERS.items() if start.startswith(sign))
+            self._unpack(file, uri, packed, unpacker)
         elif status.getPath().getName().startswith(("_", ".")):
             raise PreparationError(
                 f"{file.name}: Spark skips names that begin with _ or .: rename the file"
@@ -135,16 +145,14 @@ class Files:
         shown = str(status.getPath().toUri().toString())
         return Input(uri, file.name, re.sub("^file:/+", "file:/", shown), packed)
 
-    def _unpack(self, file: SourceFile, uri: str, packed: int, *, gzip: bool) -> None:
-        unpacked = (
-            self._jvm.java.util.zip.GZIPInputStream
-            if gzip
-            else self._jvm.com.github.luben.zstd.ZstdInputStream
-        )
+    def _unpack(self, file: SourceFile, uri: str, packed: int, unpacker: str) -> None:
+        unpacked = reduce(getattr, unpacker.split("."), self._jvm)
         system, path = self._locate(file.uri)
         target, place = self._locate(uri)
         try:
-            source = unpacked(system.open(path))
+            stream = system.open(path)
+            # Of bzip2 several parts may follow each other, as those of the other formats.
+            source = unpacked(stream, True) if "bzip2" in unpacker else unpacked(stream)
             stream = target.create(place, True)
             # Hadoop's copyBytes would take a small limit for the size of its buffer.
             most = self.limits.unfolded_bytes(packed)
@@ -207,6 +215,16 @@ def _naming(name: str) -> Iterator[None]:
         yield
     except LimitError as error:
         raise PreparationError(f"{name}: {error}") from error
+
+
+def _refuse(start: bytes, file: SourceFile) -> None:
+    """Raise PreparationError for a file that Spark does not read."""
+    form = "in UTF-16" if start.startswith(UTF16) else format_of(start)
+    if form is not None:
+        raise PreparationError(
+            f"{file.name} is {form}, which Spark does not read here: write it as CSV in UTF-8 or as"
+            " Parquet, or set preparation.engine: local"
+        )
 
 
 def _is_part(name: str) -> bool:

@@ -1,0 +1,208 @@
+"""Formats that a library converts, and those that are named and refused."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import lzma
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+import xlsxwriter
+
+from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.recognition import Reading
+from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.sources.source import SourceContext, SourceError
+from batchrec_dagster.samples import generator
+from batchrec_dagster.storage.object_store import ObjectStore
+
+SECONDS = 1_577_966_405
+WRITTEN = [f"007,x,{SECONDS}", f"8,z,{SECONDS + 1}"]
+FRAME = pl.DataFrame(
+    {"user": ["007", "8"], "item": ["x", "z"], "time": [SECONDS, SECONDS + 1]},
+)
+
+
+def read(path: Path, reading: Reading | None = None) -> list[str]:
+    """The lines after the header."""
+    target = path.parent / "interactions.csv"
+    with opened([RawFile(path, path.name)], reading or Reading(), Rules()) as ratings:
+        ratings.write_interactions(target)
+    return target.read_text().splitlines()[1:]
+
+
+def refused(path: Path, reading: Reading | None = None) -> str:
+    with pytest.raises(PreparationError) as error:
+        read(path, reading)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def workbook(path: Path, *sheets: str, first: int = 0) -> Path:
+    book = xlsxwriter.Workbook(path)
+    day = book.add_format({"num_format": "yyyy-mm-dd hh:mm:ss"})
+    for name in sheets:
+        sheet = book.add_worksheet(name)
+        if name == "Empty":
+            continue
+        sheet.write_row(first, 0, ["user", "item", "time"])
+        sheet.write_row(first + 1, 0, ["007", "x"])
+        sheet.write_datetime(first + 1, 2, datetime(2020, 1, 2, 12, 0, 5), day)
+        sheet.write_row(first + 2, 0, [8, "z"])
+        sheet.write_datetime(first + 2, 2, datetime(2020, 1, 2, 12, 0, 6), day)
+    book.close()
+    return path
+
+
+def database(path: Path, *tables: str) -> Path:
+    with closing(sqlite3.connect(path)) as made:
+        for table in tables:
+            made.execute(f'CREATE TABLE "{table}" (user TEXT, item TEXT, time INTEGER)')
+            made.executemany(f'INSERT INTO "{table}" VALUES (?, ?, ?)', FRAME.rows())
+        made.commit()
+    return path
+
+
+def csv(path: Path, pack: Callable[[bytes], bytes]) -> Path:
+    path.write_bytes(pack(FRAME.write_csv().encode()))
+    return path
+
+
+def feather(path: Path) -> Path:
+    FRAME.write_ipc(path, compression="zstd")
+    return path
+
+
+def array(path: Path) -> Path:
+    path.write_text("\ufeff" + json.dumps(FRAME.to_dicts(), indent=2))
+    return path
+
+
+MADE: dict[str, Callable[[Path], Path]] = {
+    "bzip2": lambda path: csv(path, bz2.compress),
+    "xz": lambda path: csv(path, lzma.compress),
+    "Excel": lambda path: workbook(path, "Orders", "Empty"),
+    "SQLite": lambda path: database(path, "orders"),
+    "Feather": feather,
+    "JSON array": array,
+    "UTF-16": lambda path: csv(path, lambda text: text.decode().encode("utf-16")),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_an_unusual_format_is_read_as_any_other(tmp_path: Path, kind: str) -> None:
+    assert read(MADE[kind](tmp_path / "data")) == WRITTEN
+
+
+def test_a_row_of_a_workbook_is_named_by_its_number_there(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "book.xlsx", "Orders", first=3)
+    said = refused(path, Reading(null_values=["z"]))
+    assert said.startswith("book.xlsx, row 6: an id that means no value")
+
+
+def test_a_row_of_a_database_is_named_by_its_number_there(tmp_path: Path) -> None:
+    said = refused(database(tmp_path / "shop.db", "orders"), Reading(null_values=["z"]))
+    assert said.startswith("shop.db, row 2: an id that means no value")
+
+
+JSON = '{"user": 1, "item": "[,]", "time": 1500000000}'
+
+
+@pytest.mark.parametrize(
+    ("text", "bad"),
+    [
+        (f"[{JSON},\r\n {JSON}]\n", 0),
+        (f"[{JSON},{JSON}", 1),
+        (f'[{JSON},{JSON},{{"user": 1, "it', 1),
+        (f"[{JSON},{JSON},", 1),
+        (f"[{JSON},{JSON}, 12]", 1),
+        (f"[{JSON},{JSON}] and more", 1),
+    ],
+)
+def test_an_array_that_does_not_end_has_a_bad_row(tmp_path: Path, text: str, bad: int) -> None:
+    (tmp_path / "data.json").write_text(text)
+    with opened([RawFile(tmp_path / "data.json", "a")], Reading(), Rules("skip")) as ratings:
+        looked = ratings.look()
+    assert looked.rows - looked.bad.total == 2
+    assert looked.bad.total == bad
+
+
+@pytest.mark.parametrize("elements", [1, 40_000])
+def test_the_elements_of_a_long_array_stay_as_they_are(tmp_path: Path, elements: int) -> None:
+    rows = [f'{{"user": "é{n}", "item": {n}e0, "time": {SECONDS}}}' for n in range(elements)]
+    (tmp_path / "data.json").write_text("[" + ",\n".join(rows) + "]")
+    assert read(tmp_path / "data.json") == [f"é{n},{n}e0,{SECONDS}" for n in range(elements)]
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"Obj\x01\x04\x16avro.codec\x08null", "an Avro file"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b"<!DOCTYPE html>\n<html>Please log in", "a web page"),
+        (b"<?xml version='1.0'?><rows/>", "an XML file"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"\x80\x04\x95\x01\x02\x03", "a Python pickle"),
+        (bytes(range(256)), "a binary file"),
+        (b"PK\x03\x04" + bytes(20) + b"a.csv", "a zip archive"),
+    ],
+)
+def test_another_format_is_called_by_its_name(tmp_path: Path, content: bytes, name: str) -> None:
+    (tmp_path / "data.csv").write_bytes(content)
+    assert refused(tmp_path / "data.csv").startswith(f"data.csv: it is {name}")
+
+
+def test_an_orc_file_is_called_by_its_name(tmp_path: Path) -> None:
+    orc = pytest.importorskip("pyarrow.orc")
+    orc.write_table(FRAME.to_arrow(), tmp_path / "orders.orc")
+    assert refused(tmp_path / "orders.orc").startswith("orders.orc: it is an ORC file")
+
+
+def test_several_sheets_or_tables_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workbook(tmp_path / "book.xlsx", "Orders", "Old orders")
+    database(tmp_path / "shop.db", "orders", "users")
+    assert "several sheets (Orders, Old orders): name one" in refused(tmp_path / "book.xlsx")
+    assert "several tables (orders, users): name one" in refused(tmp_path / "shop.db")
+    context = SourceContext(
+        ObjectStore({"lake": tmp_path}), tmp_path, tmp_path / "cache", generator
+    )
+    for source in ("book.xlsx!/Old orders", "shop.db!/users"):
+        (found,) = parse_source(source).files(context)
+        with found.file.open_locally(context) as path:
+            assert read(path) == WRITTEN
+    with (
+        pytest.raises(SourceError, match="it has no sheet 'x'; it has: Orders, Old orders"),
+        parse_source("book.xlsx!/x").files(context)[0].file.open_locally(context),
+    ):
+        pass
+
+
+def test_files_of_several_formats_are_an_error(tmp_path: Path) -> None:
+    csv(tmp_path / "a.csv", bytes)
+    FRAME.write_parquet(tmp_path / "b.parquet")
+    files = [RawFile(tmp_path / name, name) for name in ("a.csv", "b.parquet")]
+    for reading in (Reading(), Reading(format="csv")):
+        with (
+            pytest.raises(PreparationError, match=r"b\.parquet is parquet.*Name those of one"),
+            opened(files, reading, Rules()),
+        ):
+            pass
+
+
+def test_a_workbook_that_unfolds_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHREC_MAX_FILE_GB", "0.00000001")
+    assert "BATCHREC_MAX_FILE_GB allows" in refused(workbook(tmp_path / "b.xlsx", "Orders"))
+    assert "BATCHREC_MAX_FILE_GB allows" in refused(database(tmp_path / "s.db", "orders"))
