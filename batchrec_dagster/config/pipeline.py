@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.automation import Alerts, Budget, OnNewFiles, Schedule
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.interactions import BatchUsers, Interactions, Preparation
 from batchrec_dagster.config.items import Items
 from batchrec_dagster.config.ratings import Ratings
@@ -18,7 +19,7 @@ from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.config.validation import attributes_problem, field_errors, filter_problem
 from batchrec_dagster.personalize.datasets import interactions_schema
-from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
+from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, parse_schema
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import hide_query
@@ -91,6 +92,10 @@ class Pipeline(dg.Model):
     publication: Annotated[
         Publication, _part(Publication, "How the lists are published, and kept.")
     ] = Field(default_factory=Publication)
+    experiment: Annotated[
+        Experiment | None,
+        _part(Experiment, "A holdout, which shows what the lists cause."),
+    ] = None
     segments: Annotated[
         Segments | None,
         _part(Segments, "The users most likely to want certain items."),
@@ -144,6 +149,17 @@ class Pipeline(dg.Model):
             raise ValueError(
                 f"recommendations.exploration_weight is for {USER_PERSONALIZATION} only: omit it,"
                 f" or set solution.recipe: {USER_PERSONALIZATION}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _control_has_a_model(self) -> Self:
+        popular = self.experiment is not None and self.experiment.control == "popular"
+        if popular and POPULARITY_COUNT not in [*self.solution.recipes][1:]:
+            raise ValueError(
+                f"experiment.control: popular compares with {POPULARITY_COUNT}: set"
+                " solution.compare_with_popularity: true and another solution.recipe, or"
+                " experiment.control: none"
             )
         return self
 

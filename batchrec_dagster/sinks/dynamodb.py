@@ -244,8 +244,8 @@ class UserLists:
         for users in lists(frame):
             written += self._write(
                 [
-                    {"PutRequest": {"Item": {**_item(user, items), **common}}}
-                    for user, items in users.iter_rows()
+                    {"PutRequest": {"Item": {**_item(**user), **common}}}
+                    for user in users.iter_rows(named=True)
                 ]
             )
         return written
@@ -303,8 +303,9 @@ def _wait(attempt: int) -> None:
     time.sleep(random.uniform(0, min(LONGEST_WAIT, 0.1 * 2**attempt)))  # noqa: S311
 
 
-def _item(user: str, items: list[dict[str, Any]]) -> dict[str, Any]:
-    return {KEY: {"S": user}, "items": {"L": [{"M": _entry(**item)} for item in items]}}
+def _item(user_id: str, items: list[dict[str, Any]], arm: str | None = None) -> dict[str, Any]:
+    item = {KEY: {"S": user_id}, "items": {"L": [{"M": _entry(**item)} for item in items]}}
+    return item if arm is None else {**item, "arm": {"S": arm}}
 
 
 def _entry(

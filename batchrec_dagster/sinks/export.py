@@ -221,9 +221,9 @@ def _rows(frame: pl.LazyFrame, how: ExportSink, longest: int) -> Iterator[pl.Dat
 
 
 def _in_columns(users: pl.DataFrame, longest: int, fields: Sequence[str]) -> pl.DataFrame:
-    """user_id, item_1, title_1, item_2 …; what a list lacks is null."""
+    """user_id, arm (in an experiment), item_1, title_1, item_2 …; what a list lacks is null."""
     return users.select(
-        "user_id",
+        pl.exclude("items"),
         *(
             pl.col("items")
             .list.get(place, null_on_oob=True)

@@ -61,6 +61,9 @@ COLUMNS = {
     "title": "text",
     "score": "double precision",
 }
+# Only a table that once had an experiment's lists has this column.
+ARM = "arm"
+ADD_ARM = "ALTER TABLE {} ADD COLUMN IF NOT EXISTS arm text"
 RIGHTS = "; the user needs CREATE on the schema, and to own the table where there is one"
 # What libpq says, before there are error codes, about what no retry mends.
 LASTING = (
@@ -89,7 +92,7 @@ class PostgresSink(dg.Model):
     table: str = Field(
         default="recommendations",
         description="The table, which is made where there is none: user_id, rank, item_id, title,"
-        " score; letters, digits and _, at most 40.",
+        " score, and arm with an experiment; letters, digits and _, at most 40.",
     )
     schema_name: str | None = Field(
         default=None,
@@ -245,12 +248,15 @@ def _replace(frame: pl.LazyFrame, wanted: Counts, connection: Connection, target
         _run(
             cursor, "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)", new, table
         )
-        copy(cursor, frame.select(_columns(frame)), new)
+        columns = _columns(frame)
+        if ARM in columns:
+            _run(cursor, ADD_ARM, new)
+        copy(cursor, frame.select(columns), new)
         _run(cursor, "SELECT count(*), count(*) FILTER (WHERE rank = 1) FROM {}", new)
         rows, users = cursor.fetchone() or (0, 0)
         compare(wanted, rows=rows, users=users, where=name)
-        _index(cursor, new, table, schema)
-        _swap(cursor, new, table, schema, name)
+        _index(cursor, new, table, schema, arm=ARM in columns)
+        _swap(cursor, new, table, schema, name, arm=ARM in columns)
     with connection, connection.cursor() as cursor:
         _run(cursor, "ANALYZE {}", table)
     return schema
@@ -258,7 +264,7 @@ def _replace(frame: pl.LazyFrame, wanted: Counts, connection: Connection, target
 
 def _columns(frame: pl.LazyFrame) -> list[str]:
     there = frame.collect_schema().names()
-    return [name for name in COLUMNS if name in there]
+    return [name for name in (*COLUMNS, ARM) if name in there]
 
 
 def _current_schema(cursor: Cursor) -> str:
@@ -302,7 +308,9 @@ def _ensure_table(cursor: Cursor, table: sql.Identifier, name: str, pipeline: st
         )
 
 
-def _index(cursor: Cursor, new: sql.Identifier, table: sql.Identifier, schema: str) -> None:
+def _index(
+    cursor: Cursor, new: sql.Identifier, table: sql.Identifier, schema: str, *, arm: bool
+) -> None:
     """The indexes that the table has: by making it the partition of a passing copy of the table, as
     attaching it to the table itself would build them while readers are locked out."""
     passing = sql.Identifier(schema, f"batchrec_passing_{secrets.token_hex(4)}")
@@ -313,13 +321,15 @@ def _index(cursor: Cursor, new: sql.Identifier, table: sql.Identifier, schema: s
         passing,
         table,
     )
+    if arm:
+        _run(cursor, ADD_ARM, passing)
     _attach(cursor, passing, new)
     _run(cursor, "ALTER TABLE {} DETACH PARTITION {}", passing, new)
     _run(cursor, "DROP TABLE {}", passing)
 
 
 def _swap(
-    cursor: Cursor, new: sql.Identifier, table: sql.Identifier, schema: str, name: str
+    cursor: Cursor, new: sql.Identifier, table: sql.Identifier, schema: str, name: str, *, arm: bool
 ) -> None:
     for attempt in range(LOCK_ATTEMPTS):
         _run(cursor, "SAVEPOINT swap")
@@ -343,6 +353,8 @@ def _swap(
     )
     for (old,) in cursor.fetchall():
         _run(cursor, "DROP TABLE {}", sql.Identifier(schema, old))
+    if arm:
+        _run(cursor, ADD_ARM, table)
     _attach(cursor, table, new)
 
 

@@ -1,7 +1,8 @@
 """What a sink is, and the table of recommendations as sinks read it.
 
 The table comes as a LazyFrame of user_id, rank (1 is the best), item_id, title (where there are
-titles) and score, with every user's rows together in order of rank.
+titles), score and, in an experiment, the user's arm, with every user's rows together in order of
+rank.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ def batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
 
 
 def lists(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    """A row for each user: user_id, items (a list of structs of the other columns, best first).
+    """A row for each user: user_id, arm (in an experiment), items (a list of structs of the other
+    columns, best first).
 
     At least one frame, so that the columns are known even of an empty table.
     """
@@ -135,6 +137,5 @@ def lists(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
 
 
 def _by_user(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.group_by("user_id", maintain_order=True).agg(
-        items=pl.struct(pl.all().exclude("user_id"))
-    )
+    of_user = [name for name in ("user_id", "arm") if name in rows.columns]
+    return rows.group_by(of_user, maintain_order=True).agg(items=pl.struct(pl.exclude(of_user)))

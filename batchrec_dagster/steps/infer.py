@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,10 +11,10 @@ import polars as pl
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.personalize.batch_files import MAX_RESULTS, USER_FIELD
+from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import FILTER_HISTORY
-from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB, Ensure, Ensured
+from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB, Ensure, Ensured, Started
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.batch_jobs import (
@@ -24,11 +25,18 @@ from batchrec_dagster.steps.batch_jobs import (
     require_output,
     solution_name,
 )
+from batchrec_dagster.steps.batches import (
+    Batch,
+    find_batches,
+    forget_users_without_lists,
+    keep_users_without_lists,
+)
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.cost import Cost, recommendations_cost
 from batchrec_dagster.steps.items import titles_versions
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.recommendation_table import (
+    KnownInteractions,
     RecommendationTable,
     SeenItems,
     build_locally,
@@ -50,7 +58,7 @@ MAX_ROWS = 10_000_000
 
 @dataclass(frozen=True)
 class Recommendations:
-    """The published edition, what is in it, and the job that inferred it."""
+    """The published edition, what is in it, and the job that inferred the model's lists."""
 
     edition: Edition
     table: RecommendationTable
@@ -72,49 +80,81 @@ def infer_and_publish(
 ) -> Recommendations:
     """Infer lists for the users with the model and publish them, if all checks pass.
 
-    batch_users: userId. run: the run's id, for the metadata. Raises FailedChecksError, dg.Failure.
+    batch_users: the users' file. run: the run's id, for the metadata. Raises FailedChecksError,
+    dg.Failure.
     """
     files = UsersFiles(storage.store, storage.uri(pipeline.places.batch_users))
     publishing = Publishing(pipeline, storage, model, files.version())
     gate = publishing.gate(skip=skip_quality_gate)
     require([gate])
-    users = batch_users.select(USER_FIELD).collect(engine="streaming").get_column(USER_FIELD)
+    batches = find_batches(pipeline, storage, model, batch_users)
+    users = pl.concat([batch.users for batch in batches])
     ensure = ensure.for_data(model.data_version)
-    request = _request(pipeline, ensure, model, files.input())
     known = read_interactions(pipeline, storage, users)
-    seen = known.seen
-    if seen is not None:
-        request["numResults"] = _num_results(pipeline, ensure, seen, len(users))
-    job = _run_job(pipeline, storage, ensure, request, publishing.users_version, model)
-    ensure.log.info(_done(job, len(users)))
-    cost = [recommendations_cost(pipeline.solution.recipe, len(users))] if job.created else []
+    num_results = pipeline.recommendations.num_results
+    if known.seen is not None:
+        num_results = _num_results(pipeline, ensure, known.seen, len(users))
+    started = [_start_job(pipeline, storage, ensure, model, each, num_results) for each in batches]
+    jobs = ensure.all_ready(BATCH_INFERENCE_JOB, started)
+    for job, batch in zip(jobs, batches, strict=True):
+        ensure.log.info(_done(job, len(batch.users)))
+    edition, table = _publish(publishing, ensure, batch_users, batches, jobs, known, [gate], run)
+    _prune(pipeline, ensure, model.dataset_group_name)
+    cost = [
+        recommendations_cost(batch.recipe, len(batch.users))
+        for job, batch in zip(jobs, batches, strict=True)
+        if job.created
+    ]
+    return Recommendations(edition, table, jobs[0], num_results, cost, [gate, *table.checks])
+
+
+def _publish(
+    publishing: Publishing,
+    ensure: Ensure,
+    batch_users: pl.LazyFrame,
+    batches: Sequence[Batch],
+    jobs: Sequence[Ensured],
+    known: KnownInteractions,
+    gate: Sequence[Checked],
+    run: str,
+) -> tuple[Edition, RecommendationTable]:
+    """Publish the lists that the jobs made for the batches, if all checks pass."""
+    pipeline, storage = publishing.pipeline, publishing.storage
+    outputs = [job.description for job in jobs]
+    users = pl.concat([batch.users for batch in batches])
+    experiment = [pipeline.experiment] if pipeline.experiment else []
     with (
         temporary_folder() as folder,
         TableWriter(folder / "recommendations.parquet") as writer,
     ):
-        table = build_locally(pipeline, storage, job.description, users, seen, ensure.log, writer)
-        checks = [gate, *table.checks]
+        table = build_locally(pipeline, storage, outputs, users, known.seen, ensure.log, writer)
+        checks = [*gate, *table.checks]
         version = fingerprint(
-            job.arn,
+            *(job.arn for job in jobs),
             publishing.users_version,
             pipeline.recommendations,
             TABLE_VERSION,
             *titles_versions(pipeline, storage),
+            *experiment,
         )
         facts = {
-            "batch_inference_job_arn": job.arn,
+            "batch_inference_job_arn": jobs[0].arn,
             "rows": table.rows,
             "users": table.users,
             "items": table.items,
             "data_until": known.until,
             "exclude_seen": pipeline.recommendations.exclude_seen,
+            **({"experiment": experiment[0].model_dump()} if experiment else {}),
         }
         about = publishing.about(version, run, checks, facts)
-        require_output(storage, job.description, checks)
+        for output in outputs:
+            require_output(storage, output, checks)
         writer.finish(about)
+        if experiment:
+            keep_users_without_lists(pipeline, storage, version, batch_users, writer.path)
         edition = publishing.publish(writer.path)
-    _prune(pipeline, ensure, model.dataset_group_name)
-    return Recommendations(edition, table, job, request["numResults"], cost, checks)
+        forget_users_without_lists(pipeline, storage)
+    return edition, table
 
 
 def _prune(pipeline: Pipeline, ensure: Ensure, group: str) -> None:
@@ -146,16 +186,18 @@ def _done(job: Ensured, users: int) -> str:
     return f"{users:,} users inferred in {seconds:.1f} s{rate}"
 
 
-def _request(pipeline: Pipeline, ensure: Ensure, model: ModelRecord, users: str) -> dict[str, Any]:
-    """The job's request, without a name and an output. users: the URI of its input."""
+def _request(
+    pipeline: Pipeline, ensure: Ensure, model: ModelRecord, batch: Batch, num_results: int
+) -> dict[str, Any]:
+    """The batch's request, without a name and an output."""
     wanted = pipeline.recommendations
     request: dict[str, Any] = {
-        "solutionVersionArn": model.solution_version_arn,
-        "numResults": wanted.num_results,
-        "jobInput": {"s3DataSource": {"path": users}},
+        "solutionVersionArn": batch.solution_version_arn,
+        "numResults": num_results,
+        "jobInput": {"s3DataSource": {"path": batch.input}},
         "roleArn": ensure.role_arn,
     }
-    if pipeline.solution.recipe == USER_PERSONALIZATION:
+    if batch.recipe == USER_PERSONALIZATION:
         # Left to itself it explores with 0.3, and no two runs give the same lists (developer guide,
         # "User-Personalization recipe"). Recipes of version 2 have no such setting.
         weight = {"explorationWeight": f"{wanted.exploration_weight:g}"}
@@ -183,25 +225,25 @@ def _num_results(pipeline: Pipeline, ensure: Ensure, seen: SeenItems, users: int
     )
 
 
-def _run_job(
+def _start_job(
     pipeline: Pipeline,
     storage: StorageResource,
     ensure: Ensure,
-    request: dict[str, Any],
-    users_version: str,
     model: ModelRecord,
-) -> Ensured:
-    """The finished job for this request: a new one, or that of an earlier run."""
+    batch: Batch,
+    num_results: int,
+) -> Started:
+    """The job for the batch: a new one, or that of an earlier run."""
+    request = _request(pipeline, ensure, model, batch, num_results)
 
     def create(name: str) -> dict[str, Any]:
         output = storage.uri(pipeline.places.batch_inference(name))
         return {**request, "jobOutput": {"s3DataDestination": {"path": output}}}
 
-    job = ensure.start_numbered(
+    return ensure.start_numbered(
         BATCH_INFERENCE_JOB,
-        f"{pipeline.name}-{fingerprint(request, users_version, model.data_version)[:12]}",
+        f"{pipeline.name}-{fingerprint(request, batch.version, model.data_version)[:12]}",
         create,
         usable=partial(has_output, storage),
-        solutionVersionArn=model.solution_version_arn,
+        solutionVersionArn=batch.solution_version_arn,
     )
-    return ensure.ready(BATCH_INFERENCE_JOB, job)

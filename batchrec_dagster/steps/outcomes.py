@@ -16,6 +16,7 @@ from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.outcomes import SCHEMA, Outcome, Rate
 from batchrec_dagster.steps.arms import CONTROL
+from batchrec_dagster.steps.batches import users_without_lists
 from batchrec_dagster.steps.estimates import Estimate, ratio, share
 from batchrec_dagster.steps.outcome_periods import Period, periods
 from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
@@ -23,7 +24,6 @@ from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, 
 from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.steps.rollback import published_table, rollback_times
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
-from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
 
 
@@ -55,18 +55,23 @@ def measure_outcomes(pipeline: Pipeline, storage: StorageResource) -> Measured:
         if spans:
             known = [span.known_until for span in spans]
             later = LaterInteractions(interactions, min(span.start for span in spans), known)
-            found += [sums(span, _lists(pipeline, table, span), later) for span in spans]
+            found += [sums(span, _lists(pipeline, storage, span), later) for span in spans]
         measured = pl.concat(found).sort("start", "edition", "arm", "group")
         if not measured.equals(before):
             _write_sums(storage, pipeline, measured)
     return Measured(measured, [*outcomes(measured)])
 
 
-def _lists(pipeline: Pipeline, table: PublishedTable, period: Period) -> PeriodLists:
+def _lists(pipeline: Pipeline, storage: StorageResource, period: Period) -> PeriodLists:
+    table = published_table(storage, pipeline.places)
     about = period.edition.about
     excluded = about.get("exclude_seen", pipeline.recommendations.exclude_seen)
     rows = table.read_edition(period.edition).select("user_id", "rank", "item_id")
-    return PeriodLists(rows, pl.Series("user_id", [], pl.String), None, bool(excluded))
+    without, experiment = pl.Series("user_id", [], pl.String), None
+    if "experiment" in about:
+        experiment = Experiment.model_validate(about["experiment"])
+        without = users_without_lists(pipeline, storage, period.edition)
+    return PeriodLists(rows, without, experiment, bool(excluded))
 
 
 def read_sums(storage: StorageResource, pipeline: Pipeline) -> pl.DataFrame:

@@ -32,7 +32,9 @@ from batchrec_dagster.storage.resource import StorageResource
 
 def lists_key(pipeline: Pipeline, solution_version_arn: str) -> str:
     """The key by which lists of a model, with the current settings, are known when rolled back."""
-    return fingerprint(solution_version_arn, pipeline.recommendations)
+    # As without experiments, where there is none.
+    experiment = [pipeline.experiment] if pipeline.experiment else []
+    return fingerprint(solution_version_arn, pipeline.recommendations, *experiment)
 
 
 @dataclass(frozen=True)

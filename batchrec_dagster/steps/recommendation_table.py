@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.personalize.batch_files import read_inference
 from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.ensure import Description
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.steps.arms import MODEL, arms
 from batchrec_dagster.steps.batch_jobs import counted, output_pieces
 from batchrec_dagster.steps.checks import (
     Checked,
@@ -100,7 +102,8 @@ class ListBuilder:
 
     The table has the best `num_results` items of each line as rows of user_id, rank, item_id and
     score, users in the lines' order. Items that a user has seen are dropped; `seen` None drops
-    none. titles: item_id, title; None: the table has no titles.
+    none. titles: item_id, title; None: the table has no titles. With an experiment a row has its
+    user's arm.
     """
 
     def __init__(
@@ -108,9 +111,11 @@ class ListBuilder:
         num_results: int,
         seen: SeenItems | None = None,
         titles: pl.DataFrame | None = None,
+        experiment: Experiment | None = None,
     ) -> None:
         self.num_results, self.seen, self.titles = num_results, seen, titles
-        self.rows = self.users = self.dropped = self._unscored = 0
+        self.experiment = experiment
+        self.rows = self.users = self.dropped = self._unscored = self._of_model = 0
         self.items = pl.Series(dtype=pl.String)
         self.sample = pl.DataFrame()
         self._answered: list[pl.Series] = []
@@ -130,6 +135,10 @@ class ListBuilder:
             self._first_failure = failed.select("user_id", "error").row(0)
         self._failed += failed.height
         table = with_titles(self._table(lines), self.titles)
+        if self.experiment is not None:
+            users = lines.select("user_id").unique()
+            users = users.with_columns(arms(users.get_column("user_id"), self.experiment))
+            table = table.join(users, on="user_id", how="left", maintain_order="left")
         self._count(table)
         return table
 
@@ -150,7 +159,7 @@ class ListBuilder:
     def padding(self) -> int:
         """The rows without a score, though others have one: popular items that Personalize added
         to fill a list. Popularity-Count gives no scores at all."""
-        return self._unscored if self._unscored < self.rows else 0
+        return self._unscored if self._unscored < self._of_model else 0
 
     def _table(self, lines: pl.DataFrame) -> pl.DataFrame:
         # One score for each item, null where Personalize gave none.
@@ -179,7 +188,10 @@ class ListBuilder:
         )
         self.rows += table.height
         self.users += lengths.height
-        self._unscored += table.get_column("score").null_count()
+        # Popularity's lists, which a control may get, have no scores.
+        of_model = table if self.experiment is None else table.filter(arm=MODEL)
+        self._of_model += of_model.height
+        self._unscored += of_model.get_column("score").null_count()
         self.items = pl.concat([self.items, table.get_column("item_id").unique()]).unique()
         self._full += lengths.filter(pl.col("len") >= self.num_results).height
         self._repeated += table.height - int(lengths.get_column("items").sum())
@@ -205,17 +217,19 @@ class RecommendationTable:
 def build_locally(
     pipeline: Pipeline,
     storage: StorageResource,
-    job: Description,
+    jobs: Sequence[Description],
     users: pl.Series,
     seen: SeenItems | None,
     log: logging.Logger,
     table: TableWriter,
 ) -> RecommendationTable:
-    """Write the table from the job's output. users: the requested ones. Raises dg.Failure."""
+    """Write the table from the jobs' outputs. users: the requested ones. Raises dg.Failure."""
     wanted = pipeline.recommendations
-    lists = ListBuilder(wanted.num_results, seen, read_titles(pipeline, storage))
+    titles = read_titles(pipeline, storage)
+    lists = ListBuilder(wanted.num_results, seen, titles, pipeline.experiment)
     progress = Progress("users' lists written", len(users), log.info)
-    lists.write(counted(output_pieces(storage, job, read_inference), progress), table)
+    pieces = (piece for job in jobs for piece in output_pieces(storage, job, read_inference))
+    lists.write(counted(pieces, progress), table)
     return RecommendationTable(
         lists.rows,
         lists.users,

@@ -42,6 +42,7 @@ class ModelRecord(Record):
 
     trained_at: ISO 8601, UTC. trained_with: fingerprint of the settings of the interactions.
     training_hours: as AWS bills them. popularity_metrics: of the most popular items; may be empty.
+    popularity_version_arn: the solution version that has these metrics.
     engine: what trained it, in words. evidence: of personalize/evidence.py; may be empty.
     """
 
@@ -55,6 +56,7 @@ class ModelRecord(Record):
     training_hours: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     popularity_metrics: Mapping[str, float] = field(default_factory=dict)
+    popularity_version_arn: str | None = None
     engine: str | None = None
     evidence: Mapping[str, float] = field(default_factory=dict)
 

@@ -232,6 +232,7 @@ def _record(
         )
         if popularity
         else {},
+        popularity_version_arn=popularity[0].arn if popularity else None,
     )
 
 

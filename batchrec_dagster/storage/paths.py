@@ -58,6 +58,14 @@ class Places:
         """What the outcomes are computed from: sums over groups of users."""
         return f"{self.pipeline}/curated/recommendation_outcomes/sums.parquet"
 
+    def arm_users(self, arm: str) -> str:
+        """The users of an experiment's arm, as the input of a batch inference job."""
+        return f"{self.pipeline}/transformed/batch_users_of_arms/{arm}/users.json"
+
+    def users_without_lists(self, version: str) -> str:
+        """The users of an experiment whom its edition of this version has no rows of."""
+        return f"{self.pipeline}/curated/users_without_lists/{version}.parquet"
+
     def export(self, filename: str) -> str:
         return f"{self.pipeline}/curated/exports/{filename}"
 

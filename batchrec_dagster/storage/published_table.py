@@ -106,6 +106,12 @@ class PublishedTable:
             raise StorageError(f"{edition.uri}: new lists were published meanwhile. Run it again")
         return rows
 
+    def versions(self) -> set[str]:
+        """The versions of the published edition and of the older ones."""
+        current = self.current()
+        older = {self._name(uri).partition("-")[2] for uri in self._entries().values()}
+        return older | ({current.version} if current else set())
+
     def next_number(self) -> int:
         """The number of the next edition."""
         current = self.current()

@@ -85,6 +85,10 @@ def test_each_user_has_an_item_and_who_is_gone_is_removed(client: Any, table: Us
     items = stored(client)
     assert set(items) == {"2", "3"}
     assert items["2"]["items"] == {"L": [{"M": {"item_id": {"S": "d"}}}]}
+    assert "arm" not in items["2"]
+    write(table, second.with_columns(arm=pl.lit("model")))
+    assert stored(client)["2"]["arm"] == {"S": "model"}
+    assert stored(client)["2"]["items"] == items["2"]["items"]
     assert write(table, second.clear()).facts["users_removed"] == 2
     assert stored(client) == {}
 

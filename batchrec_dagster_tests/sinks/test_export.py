@@ -57,6 +57,18 @@ def test_a_row_for_each_user_has_items_in_columns(tmp_path: Path) -> None:
     assert content(tmp_path) == b'\xef\xbb\xbf"user_id","item_1"\n"2","c"\n'
 
 
+def test_in_an_experiment_a_row_has_its_users_arm(tmp_path: Path) -> None:
+    frame = recommendations({"1": ["a", "b"]}, titles=False).with_columns(arm=pl.lit("control"))
+    write(tmp_path, frame)
+    assert rows(tmp_path) == [["user_id", "arm", "item_1", "item_2"], ["1", "control", "a", "b"]]
+    write(tmp_path, frame, rows="per_item")
+    assert rows(tmp_path)[1] == ["1", "1", "a", "0.5", "control"]
+    write(tmp_path, frame, format="jsonl")
+    (line,) = map(json.loads, content(tmp_path).splitlines())
+    assert line["arm"] == "control"
+    assert "arm" not in line["items"][0]
+
+
 def test_a_row_for_each_item_is_as_in_the_table(tmp_path: Path) -> None:
     frame = recommendations({"1": [("a", "A"), "b"], "2": ["c"]})
     assert write(tmp_path, frame, rows="per_item").facts["lines"] == 3

@@ -68,6 +68,12 @@ def test_the_table_holds_the_lists_and_nothing_else(postgres: PostgresServer, ur
     assert len(relations(postgres, url)) == 2
     assert replace(second.clear(), url).counts == (0, 0, 0)
     assert stored(postgres, url) == []
+    # With an experiment each row has its user's arm, and keeps the column when it is over.
+    third = second.with_columns(arm=pl.lit("model"))
+    replace(third, url)
+    assert [row[-1] for row in stored(postgres, url)] == ["model"] * 3
+    replace(second, url)
+    assert [row[-1] for row in stored(postgres, url)] == [None] * 3
     key = postgres.query(
         "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
         f" WHERE conrelid = '{TABLE}'::regclass AND contype = 'p'",

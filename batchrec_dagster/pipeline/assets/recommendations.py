@@ -63,6 +63,10 @@ COLUMNS = {
         " a popular item that Personalize added where the filter left too few, or a recipe"
         " without scores.",
     ),
+    "arm": (
+        "string",
+        "The user's arm of the experiment: model, or control, which gets popular items or nothing.",
+    ),
 }
 
 
@@ -74,23 +78,25 @@ MADE_OF = {
     "item_id": [("interactions", ITEM_ID)],
     "title": [("item_titles", "title")],
     "score": _TRAINED_ON,
+    "arm": [("batch_users", USER_FIELD)],
 }
 
 
 def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset."""
     wanted, titles = pipeline.recommendations, titles_of(pipeline)
+    experiment = [pipeline.experiment] if pipeline.experiment else []
 
     @dg.asset(
         **asset_args(
             pipeline,
             description=f"The published table: the top {wanted.num_results} items for every user,"
             " as user_id, rank, item_id and score"
-            f"{', with titles' if titles else ''}."
+            f"{', with titles' if titles else ''}{', and arm' if experiment else ''}."
             f"{' Items that a user already had are left out.' if wanted.exclude_seen else ''}",
             kinds={"personalize", "parquet"},
             storage_key=pipeline.places.recommendations,
-            code_version=f"{CODE_VERSION}-{fingerprint(wanted, *titles)}",
+            code_version=f"{CODE_VERSION}-{fingerprint(wanted, *titles, *experiment)}",
             io_manager="published_io",
         ),
         deps=[pipeline.asset_key("interactions"), *titles],

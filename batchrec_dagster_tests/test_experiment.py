@@ -1,0 +1,146 @@
+"""An experiment in a pipeline: two nights, its arms in the table, the sinks and the outcomes."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.reporting.outcomes import Outcome, outcomes_of
+from batchrec_dagster.steps.arms import CONTROL, MODEL, arms
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.s3_server import S3Server
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    metadata,
+    module_project,
+    refresh,
+    write_ratings,
+)
+
+HOLDOUT = Experiment(name="holdout", control_share=0.4)
+LISTS = "curated/recommendations/recommendations.parquet"
+OUTCOMES = "curated/recommendation_outcomes/recommendation_outcomes.parquet"
+
+
+def test_a_control_with_popular_items_needs_their_model() -> None:
+    def declared(**attributes: Any) -> Pipeline:
+        return Pipeline.model_validate(declaration("shop", "ratings.csv", **attributes))
+
+    for solution in ({"compare_with_popularity": False}, {"recipe": "aws-popularity-count"}):
+        with pytest.raises(ValueError, match="compare_with_popularity: true"):
+            declared(solution=solution, experiment={"name": "a"})
+        declared(solution=solution, experiment={"name": "a", "control": "none"})
+
+
+class Shop:
+    """A pipeline whose storage is a folder or a bucket."""
+
+    def __init__(self, root: Path, control: str, s3: S3Server | None) -> None:
+        root.mkdir()
+        self.project = module_project(root)
+        self.store = ObjectStore({"local": self.project.storage})
+        self.root = "s3://local/shop"
+        if s3 is not None:
+            bucket = s3.new_bucket()
+            self.store, self.root = s3.store(), f"s3://{bucket}/shop"
+            self.project.environment = {**s3.environment(), "BATCHREC_STORAGE": f"s3://{bucket}"}
+        experiment = {"name": "holdout", "control_share": 0.4, "control": control}
+        sinks = {"export": {"rows": "per_user"}}
+        self.project.declare(declaration("shop", "ratings.csv", experiment=experiment, sinks=sinks))
+
+    def run(self, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+        done = refresh(self.project, "shop", instance)
+        assert done.success
+        return done
+
+    def table(self, key: str) -> pl.DataFrame:
+        return pl.read_parquet(io.BytesIO(self.store.get(f"{self.root}/{key}")))
+
+    def outcomes(self) -> list[Outcome]:
+        return outcomes_of(self.table(OUTCOMES))
+
+
+def write_night(project: Project, night: int) -> None:
+    """Ratings until that night: what each user chose on the second comes after all of the first."""
+    everything = pl.read_csv(write_ratings(project.root / "ratings.csv"))
+    order = pl.col("timestamp").rank("ordinal").over("userId")
+    kept = everything.filter(order <= 22 + 4 * night)
+    later = pl.when(order > 26).then(20_000_000).otherwise(0)
+    kept.with_columns(pl.col("timestamp") + later).write_csv(project.root / "ratings.csv")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("control", ["popular", "none"])
+def test_two_nights_of_an_experiment_in_a_folder_and_in_a_bucket(
+    tmp_path: Path,
+    s3: S3Server,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    control: str,
+) -> None:
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    shops = [Shop(tmp_path / "folder", control, None), Shop(tmp_path / "s3", control, s3)]
+    found = [two_nights(shop, instance, control) for shop in shops]
+    assert found[0] == found[1]
+
+
+def two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> list[Outcome]:
+    write_night(shop.project, 1)
+    first = metadata(shop.run(instance), "recommendation_outcomes")
+    assert first["dagster/row_count"] == 0
+    assert "no later interactions yet" in first["preview"]
+    lists = shop.table(LISTS)
+    assert_arms(lists, control)
+    export = shop.store.get(f"{shop.root}/curated/exports/recommendations.csv").decode()
+    assert export.splitlines()[0].startswith('"user_id","arm","item_1"')
+
+    write_night(shop.project, 2)
+    second = metadata(shop.run(instance), "recommendation_outcomes")
+    # Who was in the control on the first night still is.
+    again = shop.table(LISTS)
+    both = lists.unique("user_id").join(again.unique("user_id"), on="user_id")
+    assert (both["arm"] == both["arm_right"]).all()
+
+    outcomes = shop.outcomes()
+    assert [(one.edition, one.arm, one.since) for one in outcomes] == [
+        (1, CONTROL, "data"),
+        (1, MODEL, "data"),
+    ]
+    by_arm = {one.arm: one for one in outcomes}
+    everyone = pl.Series([str(user) for user in range(1, 61)])
+    for arm, one in by_arm.items():
+        assert one.users == int((arms(everyone, HOLDOUT) == arm).sum())
+        assert one.interactions > 0
+    assert (by_arm[CONTROL].hit_rate is None) == (control == "none")
+    assert second["hit_rate"] == by_arm[MODEL].hit_rate.value  # type: ignore[union-attr]
+
+    # A run on the same data makes and changes nothing.
+    sums = shop.store.head(f"{shop.root}/curated/recommendation_outcomes/sums.parquet")
+    shop.run(instance)
+    assert shop.store.head(f"{shop.root}/curated/recommendation_outcomes/sums.parquet") == sums
+    assert shop.outcomes() == outcomes
+    assert shop.table(LISTS).equals(again)
+    return outcomes
+
+
+def assert_arms(lists: pl.DataFrame, control: str) -> None:
+    users = lists.unique("user_id")
+    assert users["arm"].to_list() == arms(users["user_id"], HOLDOUT).to_list()
+    of_control = lists.filter(arm=CONTROL)
+    if control == "none":
+        assert of_control.is_empty()
+        return
+    assert of_control["score"].null_count() == of_control.height
+    of_model = lists.filter(arm=MODEL)
+    assert of_model["score"].null_count() == 0
