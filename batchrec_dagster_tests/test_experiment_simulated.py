@@ -1,0 +1,142 @@
+"""Experiments in a world whose rule is known: how often the interval holds the true lift."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.steps.arms import CONTROL, MODEL, arms
+from batchrec_dagster.steps.estimates import ratio, users_needed
+from batchrec_dagster.steps.experiment import ExperimentResult, experiment_result, plan
+from batchrec_dagster.steps.outcome_periods import PUBLICATION, Period
+from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sums
+from batchrec_dagster.storage.published_table import Edition
+
+DAY = 86_400
+NIGHTS, ITEMS, LENGTH, SEEDS = 14, 200, 5, 50
+
+
+def world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
+    """The sums of 14 nights. Some people do much and some little, the same every night; the model's
+    lists make each do `lift` more, on average. Half of what they do is from their list."""
+    chance = np.random.default_rng(seed)
+    experiment = Experiment(name=f"seed{seed}", control_share=0.3)
+    ids = pl.Series([f"u{number}" for number in range(users)])
+    factor = np.where(arms(ids, experiment) == MODEL, 1 + lift, 1.0)
+    activity = chance.gamma(1.5, 0.3, users) * factor
+    lists = np.array([chance.permutation(ITEMS)[:LENGTH] for _ in range(users)])
+    who = np.repeat(np.arange(users), NIGHTS)
+    night = np.tile(np.arange(NIGHTS), users)
+    clicks = chance.poisson(activity[who])
+    who, night = np.repeat(who, clicks), np.repeat(night, clicks)
+    own = lists[who, chance.integers(0, LENGTH, len(who))]
+    item = np.where(chance.random(len(who)) < 0.5, own, chance.integers(0, ITEMS, len(who)))
+    later = LaterInteractions(
+        pl.LazyFrame(
+            {
+                "USER_ID": ids.gather(who),
+                "ITEM_ID": pl.Series(item).cast(pl.String),
+                "TIMESTAMP": night * DAY + chance.integers(1, DAY, len(who)),
+            }
+        ),
+        0,
+        [0],
+    )
+    rows = pl.LazyFrame(
+        {
+            "user_id": ids.gather(np.repeat(np.arange(users), LENGTH)),
+            "rank": np.tile(np.arange(1, LENGTH + 1), users),
+            "item_id": pl.Series(lists.ravel()).cast(pl.String),
+        }
+    )
+    nobody = pl.Series("user_id", [], pl.String)
+    published = PeriodLists(rows, nobody, experiment, exclude_seen=False)
+    return pl.concat(
+        sums(
+            Period(
+                Edition({"edition": one + 1, "version": "v"}, ""),
+                0,
+                one * DAY,
+                (one + 1) * DAY,
+                PUBLICATION,
+            ),
+            published,
+            later,
+        )
+        for one in range(NIGHTS)
+    )
+
+
+def results(lift: float) -> list[ExperimentResult]:
+    found = [experiment_result(world(seed, lift)) for seed in range(SEEDS)]
+    return [one for one in found if one is not None]
+
+
+def covers(result: ExperimentResult, lift: float, measure: int = 0) -> bool:
+    found = result.effects[measure].lift
+    assert found is not None
+    return found.low <= lift <= found.high
+
+
+@pytest.mark.slow
+def test_the_interval_holds_the_true_lift() -> None:
+    found = results(0.2)
+    assert len(found) == SEEDS
+    for measure in (0, 1):
+        assert sum(covers(one, 0.2, measure) for one in found) >= 0.9 * SEEDS
+    lifts = [one.effects[0].lift.value for one in found if one.effects[0].lift]
+    assert np.mean(lifts) == pytest.approx(0.2, abs=0.04)
+    assert not any(one.uneven for one in found)
+
+
+@pytest.mark.slow
+def test_equal_arms_are_not_said_to_differ_more_often_than_by_chance() -> None:
+    found = results(0.0)
+    for measure in (0, 1):
+        # More than 6 of 50 would come by chance once in 80 times.
+        assert sum(not covers(one, 0.0, measure) for one in found) <= 6
+
+
+def test_a_result_is_that_of_a_plain_count_and_the_plan_follows_from_it() -> None:
+    table = world(1, 0.2)
+    found = experiment_result(table)
+    assert found is not None
+    assert (found.editions, found.experiment.name) == (NIGHTS, "seed1")
+    assert found.model_users + found.control_users == 600
+    totals = table.group_by("arm").agg(pl.col("interactions").sum(), pl.col("hits").sum())
+    for arm, interactions, hits in totals.iter_rows():
+        users = {MODEL: found.model_users, CONTROL: found.control_users}[arm]
+        for effect, count in zip(found.effects, (interactions, hits), strict=True):
+            assert getattr(effect, arm).value == pytest.approx(count / users / NIGHTS)
+
+    made = plan(table, 0.3)
+    assert made is not None
+    assert (made.users, made.days) == (600, NIGHTS)
+    groups = table.group_by("group").agg(pl.col("interactions", "users").sum())
+    mean = ratio(groups["interactions"], groups["users"])
+    assert mean is not None
+    assert dict(made.needed)[0.1] == users_needed(mean, 600, 0.1, 0.3)
+    assert users_needed(mean, 600, made.smallest, 0.3) == pytest.approx(600, rel=0.01)
+
+
+def test_a_newer_experiment_and_other_kinds_of_periods_are_apart() -> None:
+    table = world(1, 0.2)
+    assert experiment_result(table.clear()) is None
+    assert experiment_result(table.with_columns(experiment=pl.lit(""))) is None
+    assert plan(table.clear(), 0.1) is None
+    replay = table.with_columns(since=pl.lit("data"), start=pl.col("start") - 90 * DAY)
+    older = table.with_columns(
+        experiment=pl.lit(Experiment(name="old").model_dump_json()),
+        start=pl.col("start") - 40 * DAY,
+    )
+    assert experiment_result(pl.concat([older, replay, table])) == experiment_result(table)
+
+
+def test_without_a_control_group_yet_there_is_no_effect() -> None:
+    table = world(1, 0.2)
+    found = experiment_result(table.filter(arm=MODEL))
+    assert found is not None
+    assert found.effects == []
+    assert found.uneven
