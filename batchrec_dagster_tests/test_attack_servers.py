@@ -1,4 +1,4 @@
-"""Ten thousand hostile requests to both servers, a hostile page in a browser, half-open ones."""
+"""Ten thousand hostile requests to each server, a hostile page in a browser, half-open ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -19,15 +20,21 @@ import pytest
 from batchrec_dagster_tests.processes import free_ports, started
 from batchrec_dagster_tests.support import declaration, module_project, write_ratings
 from batchrec_dagster_tests.web_server import Page, serving
-from batchrec_dagster_tests.web_ui import answers, web_ui
+from batchrec_dagster_tests.web_ui import LOCATION, answers, web_ui
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
 
-REQUESTS = 5_000  # to each server
+REQUESTS = 10_000  # to each server
 HALF_OPEN = 1_100
 JSON = {"Content-Type": "application/json"}
 MUTATION = "mutation{setAutoMaterializePaused(paused:false)}"
 STATE = "{instance{autoMaterializePaused}}"
+RUNS = "{runsOrError{... on Runs{results{runId}}}}"
+LAUNCH = (
+    'mutation{launchRun(executionParams:{selector:{repositoryName:"__repository__",'
+    f'repositoryLocationName:"{LOCATION}",jobName:"shop_teardown"}},runConfigData:'
+    "{ops:{shop__teardown:{config:{delete:true,storage:true}}}}}){__typename}}"
+)
 CREATE = {
     "X-Amz-Target": "AmazonPersonalize.CreateDatasetGroup",
     "Content-Type": "application/x-amz-json-1.1",
@@ -43,7 +50,7 @@ STRANGERS = (
     {"Origin": "http://127.0.0.1:1"},
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
-    {"X-Huge": "x" * 1_000_000},
+    {"X-Huge": "x" * 400_000},
 )
 
 
@@ -61,11 +68,19 @@ def ask(
         connection.close()
 
 
-def paused(address: str) -> bool:
-    status, body = ask(address, "POST", "/graphql", json.dumps({"query": STATE}).encode(), JSON)
+def graphql(address: str, query: str) -> Any:
+    status, body = ask(address, "POST", "/graphql", json.dumps({"query": query}).encode(), JSON)
     assert status == 200, body
-    found: bool = json.loads(body)["data"]["instance"]["autoMaterializePaused"]
+    return json.loads(body)["data"]
+
+
+def paused(address: str) -> bool:
+    found: bool = graphql(address, STATE)["instance"]["autoMaterializePaused"]
     return found
+
+
+def runs(address: str) -> int:
+    return len(graphql(address, RUNS)["runsOrError"]["results"])
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +110,10 @@ def local_personalize(folder: Path) -> Iterator[str]:
 def test_no_hostile_request_changes_dagster(ui: str) -> None:
     assert paused(ui)
     chance = random.Random(18)
-    body = json.dumps({"query": MUTATION}).encode()
-    url = f"?query={quote(MUTATION)}"
+    answered = 0
     for _ in range(REQUESTS):
-        kind = chance.randrange(4)
+        kind, mutation = chance.randrange(4), chance.choice([MUTATION, LAUNCH])
+        body, url = json.dumps({"query": mutation}).encode(), f"?query={quote(mutation)}"
         if kind == 0:  # a stranger's, otherwise right
             status, _ = ask(ui, "POST", "/graphql", body, {**JSON, **chance.choice(STRANGERS)})
         elif kind == 1:  # in the URL
@@ -114,12 +129,15 @@ def test_no_hostile_request_changes_dagster(ui: str) -> None:
             noise = chance.randbytes(chance.randrange(200))
             status, _ = ask(ui, "POST", "/" + quote(noise[:20]), noise, {"Content-Type": "x"})
         assert status not in range(200, 400), (kind, status)
+        answered += status > 0
+    assert answered > 0.9 * REQUESTS
     assert paused(ui)
+    assert runs(ui) == 0
     assert answers(f"{ui}/server_info")
 
 
 def test_no_hostile_request_changes_the_local_personalize(personalize: str) -> None:
-    chance = random.Random(18)
+    chance, answered = random.Random(18), 0
     for _ in range(REQUESTS):
         kind = chance.randrange(3)
         if kind == 0:
@@ -133,6 +151,8 @@ def test_no_hostile_request_changes_the_local_personalize(personalize: str) -> N
             noise = GROUP[:cut] + chance.randbytes(chance.randrange(1, 40))
             status, _ = ask(personalize, "POST", "/", noise, CREATE)
         assert status not in range(200, 400), (kind, status)
+        answered += status > 0
+    assert answered > 0.9 * REQUESTS
     assert json.loads(ask(personalize, "POST", "/", b"{}", LIST)[1])["datasetGroups"] == []
     assert answers(f"{personalize}/health")
 
@@ -147,42 +167,60 @@ def test_half_open_connections_shut_nobody_out(ui: str, personalize: str) -> Non
             assert ask(address, "GET", path)[0] == 200
 
 
-def test_a_hostile_page_in_a_browser_changes_nothing(ui: str, browser: Any) -> None:
-    url = f"{ui}/graphql?query={quote(MUTATION)}"
-    start = json.dumps({"id": "1", "type": "start", "payload": {"query": MUTATION}})
-    query = json.dumps({"query": MUTATION})
-    with serving() as web:
-        web.pages["/"] = Page(
-            f"""<img src='{url}'><iframe src='{url}'></iframe><script src='{url}'></script>
-            <iframe name=f></iframe><form id=form target=f method=post enctype=text/plain
-            action='{url}'><input name='{{"query":"{MUTATION}","x":"' value='"}}'></form>
-            <script>
-            form.submit();
-            const sent = [{{}}, {{mode: 'no-cors'}}].flatMap(way =>
-              ['application/json', 'text/plain', 'text/plain;application/json'].map(type =>
-                fetch('{ui}/graphql', {{...way, method: 'POST', body: {query!r},
-                  headers: {{'Content-Type': type}}}}).catch(() => 0)));
-            const socket = new WebSocket('{ui.replace("http", "ws")}/graphql', 'graphql-ws');
-            socket.onopen = () => {{ window.opened = 1; socket.send({start!r}); }};
-            sent.push(new Promise(done => socket.onclose = done));
-            Promise.all(sent).then(() => window.done = 1);
-            </script>""".encode(),
-            headers={"Content-Type": "text/html"},
-        )
-        for host in ("127.0.0.1", "localhost"):
-            tab = browser.new_page()
-            tab.goto(f"http://{host}:{urlsplit(web.address).port}/")
-            tab.wait_for_function("window.done", timeout=60_000)
-            assert tab.evaluate("window.opened") is None
-            tab.close()
-    assert paused(ui)
-    # The same from the UI's own page does change it.
+def hostile_page(ui: str, mutation: str) -> Page:
+    """Sends the mutation in every way that a browser lets a page send to another site."""
+    url = f"{ui}/graphql?query={quote(mutation)}"
+    query = json.dumps({"query": mutation})
+    start = json.dumps({"id": "1", "type": "start", "payload": {"query": mutation}})
+    # What a form sends as text/plain is NAME=VALUE: JSON, with the = in a string.
+    name, value = escape(f'{query[:-1]}, "x": "'), escape('"}')
+    return Page(
+        f"""<img src='{url}'><iframe src='{url}'></iframe><script src='{url}'></script>
+        <iframe name=f></iframe><iframe name=g></iframe>
+        <form class=form target=f method=post enctype=text/plain action='{url}'>
+        <input name='{name}' value='{value}'></form>
+        <form class=form target=g method=post action='{ui}/graphql'>
+        <input name=query value='{escape(mutation)}'></form>
+        <script>
+        for (const form of document.querySelectorAll('.form')) form.submit();
+        const sent = [{{}}, {{mode: 'no-cors'}}].flatMap(way =>
+          ['application/json', 'text/plain', 'text/plain;application/json'].map(type =>
+            fetch('{ui}/graphql', {{...way, method: 'POST', body: {query!r},
+              headers: {{'Content-Type': type}}}}).catch(() => 0)));
+        const socket = new WebSocket('{ui.replace("http", "ws")}/graphql', 'graphql-ws');
+        socket.onopen = () => {{ window.opened = 1; socket.send({start!r}); }};
+        sent.push(new Promise(done => socket.onclose = done));
+        Promise.all(sent).then(() => window.done = 1);
+        </script>""".encode(),
+        headers={"Content-Type": "text/html"},
+    )
+
+
+def from_its_own_page(ui: str, browser: Any, mutation: str) -> None:
     tab = browser.new_page()
     tab.goto(ui)
     tab.evaluate(
         "query => fetch('/graphql', {method: 'POST', body: query,"
         " headers: {'Content-Type': 'application/json'}}).then(answer => answer.text())",
-        query,
+        json.dumps({"query": mutation}),
     )
     tab.close()
+
+
+def test_a_hostile_page_in_a_browser_changes_nothing(ui: str, browser: Any) -> None:
+    with serving() as web:
+        for mutation in (MUTATION, LAUNCH):
+            web.pages["/"] = hostile_page(ui, mutation)
+            for host in ("127.0.0.1", "localhost"):
+                tab = browser.new_page()
+                tab.goto(f"http://{host}:{urlsplit(web.address).port}/")
+                tab.wait_for_function("window.done", timeout=60_000)
+                assert tab.evaluate("window.opened") is None
+                tab.close()
+    assert paused(ui)
+    assert runs(ui) == 0
+    # The same from the UI's own page does change it, and starts the teardown.
+    from_its_own_page(ui, browser, MUTATION)
     assert not paused(ui)
+    from_its_own_page(ui, browser, LAUNCH)
+    assert runs(ui) == 1

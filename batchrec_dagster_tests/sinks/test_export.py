@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError, export
@@ -18,6 +18,7 @@ from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster.sinks.export import ExportSink
 from batchrec_dagster.sinks.sink import Counts, Written
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
+from batchrec_dagster_tests.hostile import HOSTILE
 from batchrec_dagster_tests.sinks.support import many, recommendations
 
 URI = "s3://bucket/exports/lists"
@@ -26,6 +27,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
     [*FORMULAS, "a;=1+1;b", 'a;"=1', 'a|""-1', "a\n=1", "a,b", 'a"b', "a\nb", "'=1", "007", " x "]
 )
 STARTS = tuple("=+-@\uff1d\uff0b\uff0d")
+HOSTILE_LISTS: dict[str, list[tuple[str, str | None]]] = {text: [(text, text)] for text in HOSTILE}
 LISTS = st.dictionaries(TEXT, st.lists(st.tuples(TEXT, st.none() | TEXT), max_size=3), max_size=4)
 
 
@@ -135,6 +137,8 @@ def test_a_cell_that_ends_at_a_semicolon_elsewhere_is_text(tmp_path: Path) -> No
 
 @pytest.mark.attack
 @settings(max_examples=60, deadline=None)
+@example(wild=HOSTILE_LISTS, how="per_user", bom=False)
+@example(wild=HOSTILE_LISTS, how="per_item", bom=True)
 @given(wild=LISTS, how=st.sampled_from(["per_user", "per_item"]), bom=st.booleans())
 def test_whatever_the_text_is_it_comes_back_and_no_cell_begins_a_formula(
     tmp_path_factory: pytest.TempPathFactory,
