@@ -226,6 +226,12 @@ def test_timestamps(spark: SparkSession, tmp_path: Path, unit: str, times: list[
     assert len(done.written.splitlines()) > 1
 
 
+def test_rows_without_times(spark: SparkSession, tmp_path: Path) -> None:
+    layout = replace(COMMA, timestamp=None, timestamp_unit="none")
+    done = both(spark, tmp_path, "userId,movieId,rating\n1,2,3\n,2,3\n", layout)
+    assert done.written == "USER_ID,ITEM_ID,TIMESTAMP\n1,2,946684800\n"
+
+
 def test_mixed_units_are_an_error(spark: SparkSession, tmp_path: Path) -> None:
     done = both(spark, tmp_path, f"{HEADER}1,2,5,1000000000\n\n1,2,5,1000000000000\n")
     assert done.error.startswith("ratings.csv, line 4: the timestamp '1000000000000' is in milli")

@@ -144,6 +144,21 @@ class Pipeline(dg.Model):
         return self
 
     @model_validator(mode="after")
+    def _what_needs_times_has_them(self) -> Self:
+        needing = {
+            "interactions.window": self.interactions.window,
+            "interactions.latest_per_pair": self.interactions.latest_per_pair,
+            "batch_users.active_since": self.batch_users.active_since,
+        }
+        declared = [name for name, value in needing.items() if value]
+        if declared and not self.ratings.has_times:
+            raise ValueError(
+                f"with ratings.columns.timestamp: none there are no times, which {declared[0]}"
+                " needs: omit it. interactions.duplicates: drop keeps one row of each pair"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _exploration_is_the_recipes(self) -> Self:
         if self.recommendations.exploration_weight and self.solution.recipe != USER_PERSONALIZATION:
             raise ValueError(

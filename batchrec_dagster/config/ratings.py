@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from batchrec_dagster.config.sources import Sourced
-from batchrec_dagster.preparation.layout import NULL_VALUES, Decimal, Encoding
+from batchrec_dagster.preparation.layout import NO_TIMES, NULL_VALUES, Decimal, Encoding
 from batchrec_dagster.preparation.polars.times import check_format
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.sources.source import Source
@@ -67,8 +67,9 @@ class Columns(dg.Model):
     )
     timestamp: Column | None = Field(
         default=None,
-        description="The column with the time of the interaction.",
-        examples=["timestamp", 4],
+        description="The column with the time of the interaction. none: there is none; every row"
+        " gets the same time, and what is recent counts no more than what is old.",
+        examples=["timestamp", 4, "none"],
     )
     event_type: Column | None = Field(
         default=None,
@@ -89,7 +90,7 @@ class Columns(dg.Model):
         names_or_positions(columns)
         if len(set(columns)) < len(columns):
             raise ValueError(f"{', '.join(self.declared)} must be different columns")
-        missing = [role for role in ("user", "item", "timestamp") if role not in self.declared]
+        missing = [role for role in ("user", "item", "timestamp") if getattr(self, role) is None]
         if columns and isinstance(columns[0], int) and missing:
             raise ValueError(f"a file without a header needs the position of {', '.join(missing)}")
         return self
@@ -99,7 +100,14 @@ class Columns(dg.Model):
         """From role to column, those that are declared."""
         roles = ("user", "item", "rating", "timestamp", "event_type", "event_value")
         columns = {role: getattr(self, role) for role in roles}
+        if not self.has_times:
+            del columns["timestamp"]
         return {role: column for role, column in columns.items() if column is not None}
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the rows have times, as far as it is declared."""
+        return self.timestamp != NO_TIMES
 
 
 class Ratings(Sourced):
@@ -205,7 +213,22 @@ class Ratings(Sourced):
     def _timestamps_have_one_form(self) -> Self:
         if self.timestamp_format is not None and self.timestamp_unit != "auto":
             raise ValueError("timestamps have a timestamp_unit or a timestamp_format: omit one")
+        if self.timestamp_form != "auto" and not self.has_times:
+            raise ValueError(
+                "with columns.timestamp: none there are no times: omit timestamp_unit and"
+                " timestamp_format"
+            )
         return self
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the rows have times, as far as it is declared."""
+        return self.columns is None or self.columns.has_times
+
+    @property
+    def timestamp_form(self) -> str:
+        """How times are written, as declared."""
+        return self.timestamp_format or self.timestamp_unit
 
     @model_validator(mode="after")
     def _query_is_copied(self) -> Self:
@@ -228,7 +251,7 @@ class Ratings(Sourced):
     @property
     def reading(self) -> Reading:
         """How to read the files: as declared here, else as known for the source."""
-        time = self.timestamp_format or self.timestamp_unit
+        time = self.timestamp_form if self.has_times else NO_TIMES
         columns = self.columns.declared if self.columns else {}
         if self.query is not None:
             return Reading(

@@ -47,7 +47,9 @@ LEGACY = "cp1252"
 Decimal = Literal[".", ","]
 EPOCH_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 # Other values of `Layout.timestamp_unit`.
-AUTO, ISO8601, DATETIME = "auto", "iso8601", "datetime"
+AUTO, ISO8601, DATETIME, NO_TIMES = "auto", "iso8601", "datetime", "none"
+# The time of every row if they have none: 1 January 2000.
+CONSTANT_TIME = 946_684_800
 _UNITS_IN_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
 # A column that the filter names has the role of its name after this.
@@ -92,17 +94,17 @@ class Layout:
     """Which cell of a row holds what: by its name in the header, or by position, from 1.
 
     `delimiter` is one character or `::`, and `decimal` what stands before the fraction of a number,
-    of csv only. `rating`, `event_type` and `event_value` are
-    None where the files have none. `quoted` False takes quotes in csv as any other character, as
-    `::` files do anyway.
+    of csv only. `rating`, `timestamp`, `event_type` and `event_value` are None where the files have
+    none. `quoted` False takes quotes in csv as any other character, as `::` files do anyway.
 
     `timestamp_unit` says how times are written: `s`, `ms`, `us` or `ns` since 1970 as whole numbers
     (rounded down to seconds); `iso8601`: `YYYY-MM-DD`, then perhaps `T` or a space and
     `HH:MM[:SS[.fraction]]`, then perhaps `Z`, `UTC` or `±HH[[:]MM]` (UTC without it, fractions
-    cut off); a strptime format of %Y %y %m %d %b %B %H %I %M %S %p %z %% (UTC without %z). `auto`
-    leaves it to the data: `datetime` where the column is of dates or times (of Parquet; UTC where
-    it has no zone); `iso8601` where texts look so, else by size `s` below 10^11, `ms` below
-    10^14, `us` below 10^17, `ns` from there on. Rows that differ in it are an error for `auto`.
+    cut off); `none` for CONSTANT_TIME in every row; a strptime format of
+    %Y %y %m %d %b %B %H %I %M %S %p %z %% (UTC without %z). `auto` leaves it to the data:
+    `datetime` where the column is of dates or times (of Parquet; UTC where it has no zone);
+    `iso8601` where texts look so, else by size `s` below 10^11, `ms` below 10^14, `us` below 10^17,
+    `ns` from there on. Rows that differ in it are an error for `auto`.
 
     `encoding` `auto`: UTF-8, unless bytes that are no UTF-8 occur and no letter beyond ASCII that
     is: then LEGACY; a BOM is skipped. Bytes that stand for nothing in an encoding become U+FFFD.
@@ -114,7 +116,7 @@ class Layout:
     user: Column
     item: Column
     rating: Column | None
-    timestamp: Column
+    timestamp: Column | None
     timestamp_unit: str = "auto"
     event_type: Column | None = None
     event_value: Column | None = None

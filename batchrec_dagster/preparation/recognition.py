@@ -14,6 +14,7 @@ import polars as pl
 from batchrec_dagster.preparation.layout import (
     AUTO,
     DATETIME,
+    NO_TIMES,
     NULL_VALUES,
     Column,
     Decimal,
@@ -35,6 +36,7 @@ from batchrec_dagster.preparation.sql import FilterError, check_types, filter_co
 _AnyTable = CsvTable | JsonTable | ParquetTable
 
 REQUIRED = ("user", "item", "timestamp")
+NEEDLESS = ("timestamp", NO_TIMES)
 # Rows that the columns' types are inferred from.
 LOOKED_AT = 1000
 
@@ -101,7 +103,8 @@ def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
         raise PreparationError(
             f"{opened.name} is {form}, whose numbers have a point: ratings.decimal is of csv"
         )
-    needed = [*REQUIRED, *(["rating"] if rules.min_rating is not None else [])]
+    required = [role for role in REQUIRED if (role, reading.timestamp_unit) != NEEDLESS]
+    needed = [*required, *(["rating"] if rules.min_rating is not None else [])]
     if not columns and rules.event_type:
         needed.append("event_type")
     if set(needed) - columns.keys() and has_header:
@@ -115,8 +118,8 @@ def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
         user=columns["user"],
         item=columns["item"],
         rating=columns.get("rating"),
-        timestamp=columns["timestamp"],
-        timestamp_unit=_unit(table, columns["timestamp"], reading.timestamp_unit),
+        timestamp=columns.get("timestamp"),
+        timestamp_unit=_unit(table, columns.get("timestamp"), reading.timestamp_unit),
         event_type=columns.get("event_type"),
         event_value=columns.get("event_value"),
         format=form,
@@ -180,7 +183,7 @@ def _delimiter(opened: Opened, reading: Reading) -> str:
     return best if found[best] >= len(REQUIRED) else ","
 
 
-def _unit(table: Table, column: Column, declared: str) -> str:
+def _unit(table: Table, column: Column | None, declared: str) -> str:
     if isinstance(table, ParquetTable) and isinstance(column, str):
         kind = table.schema.get(column)
         if kind is not None and kind.is_temporal():
@@ -263,7 +266,10 @@ def _not_recognised(table: Table, missing: Sequence[str], form: Format) -> Prepa
             " ratings.columns by position, such as {user: 1, item: 2,"
             " rating: 3, timestamp: 4}"
         )
+    hint = ""
+    if "timestamp" in missing:
+        hint = "; if there is no time, set ratings.columns.timestamp: none"
     return PreparationError(
         f"{table.opened.name}: could not recognise the {' and '.join(missing)} column. Found:"
-        f" {', '.join(columns)}. Set ratings.columns"
+        f" {', '.join(columns)}. Set ratings.columns{hint}"
     )

@@ -11,6 +11,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.personalize.evidence import ALL, Evidence
+from batchrec_dagster.preparation.layout import CONSTANT_TIME
 from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
 from batchrec_dagster.reporting.provenance import Provenance
@@ -130,7 +131,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Data:
-    """The interactions: their numbers, and the days of the first and the last."""
+    """The interactions: their numbers, and the days of the first and the last; `first` is empty if
+    they have no times."""
 
     interactions: int
     users: int
@@ -224,7 +226,7 @@ def facts(run: Run, tables: Tables, most_people: int = MOST_PEOPLE) -> Facts:
             interactions=int(counted.users.get_column("interactions").sum()),
             users=counted.users.height,
             items=counted.items.height,
-            first=_day(counted.first),
+            first="" if counted.first == counted.last == CONSTANT_TIME else _day(counted.first),
             last=_day(counted.last),
         ),
         audience=audience(tables, counted),

@@ -51,6 +51,8 @@ class Provenance:
             return "not known which"
         made_up = self.source.startswith(GENERATED)
         data = f"generated, no real people ({self.source})" if made_up else self.source
+        if self.first == "":
+            return f"{data}, without times"
         return f"{data}, {self.first} to {self.last}" if self.first else data
 
 

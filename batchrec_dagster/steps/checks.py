@@ -17,6 +17,7 @@ from batchrec_dagster.personalize.datasets import (
     MIN_USERS_WITH_TWO_INTERACTIONS,
 )
 from batchrec_dagster.personalize.schemas import MAX_EVENT_TYPES
+from batchrec_dagster.preparation.layout import NO_TIMES
 from batchrec_dagster.preparation.polars.prepare import BadRows
 
 # Earlier times mean the wrong unit. Up to a day in the future may be a clock that is wrong.
@@ -95,9 +96,13 @@ def few_event_types(count: int, *, event_value: bool = False) -> Checked:
 
 
 def timestamps_plausible(first: int | None, last: int | None, unit: str, now: datetime) -> Checked:
-    """Whether the first and the last timestamp (epoch seconds) lie between 1980 and now."""
+    """Whether the first and the last timestamp (epoch seconds) lie between 1980 and now, if there
+    are any."""
     if first is None or last is None:
         return Checked("timestamps_plausible", passed=False, found="there are no interactions")
+    if unit == NO_TIMES:
+        found = f"no times (ratings.columns.timestamp: none): every row has {_day(first)}"
+        return Checked("timestamps_plausible", passed=True, found=found, numbers={"days": 0})
     passed = EARLIEST.timestamp() <= first and last <= (now + CLOCK_SLACK).timestamp()
     found = f"from {_day(first)} to {_day(last)}, read as {unit}"
     if not passed:

@@ -109,7 +109,7 @@ def measure_blend(
     def ndcg(tried: Values) -> float:
         fitted = fitter.fit(_components(held_out), tried)
         sets = validation_sets(fitted.scorers, held_out, fitted.item_ids)
-        return select_blend(sets, recency=_recency(tried)).ndcg
+        return select_blend(sets, recency=_recency(tried, held_out.train)).ndcg
 
     return ndcg
 
@@ -195,7 +195,7 @@ def _select(
         validation_sets(fitted.scorers, one, fitted.item_ids)
         for fitted, one in zip(fits, splits, strict=True)
     ]
-    blend = select_blend(list(chain(*sets)), recency=_recency(values))
+    blend = select_blend(list(chain(*sets)), recency=_recency(values, splits[0].train))
     temperature = fit_temperature(fits[0].blend(blend, 1.0).score, sets[0][:1])
     components = ", ".join(
         f"{name} (recency {blend.recency_exponents[name]})" for name in blend.weights
@@ -213,14 +213,15 @@ def _components(held_out: Split) -> tuple[str, ...]:
 
 def _default_blend(interactions: Interactions, values: Values, seed: int, log: Log) -> BlendModel:
     """EASE alone, for data without users to select on."""
-    exponent = RECENCY_EXPONENTS[EASE][0] if _recency(values) else 0.0
+    exponent = RECENCY_EXPONENTS[EASE][0] if _recency(values, interactions) else 0.0
     fitted = ComponentFitter(interactions, values, seed, log).fit([EASE], values)
     return fitted.blend(Blend({EASE: exponent}, {EASE: DEFAULT_WEIGHT}, 0.0), 1.0)
 
 
-def _recency(values: Values) -> bool:
-    """Whether recent interactions may weigh more than old ones."""
-    return bool(values.get("recency_mask", values.get("apply_recency_bias", True)))
+def _recency(values: Values, interactions: Interactions) -> bool:
+    """Whether recent interactions may weigh more than old ones: not if all have the same time."""
+    has_times = bool(np.ptp(interactions.timestamps)) if len(interactions.timestamps) else False
+    return has_times and bool(values.get("recency_mask", values.get("apply_recency_bias", True)))
 
 
 def _metrics(model: BlendModel, held_out: Split, log: Log) -> dict[str, float]:

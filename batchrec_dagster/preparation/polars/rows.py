@@ -39,12 +39,13 @@ def parsed(table: Table, file: int, layout: Layout, rules: Rules, unit: str) -> 
             (pl.col(SECONDS) < 0, BEFORE_1970),
         ]
     )
+    seconds = times.seconds(pl.col("timestamp"), unit)
     typed_columns = {
         name: typed(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
     }
     return (
         filtered(table.cells(layout.roles), typed_columns, rules)
-        .with_columns(times.seconds(pl.col("timestamp"), unit).alias(SECONDS))
+        .with_columns(seconds.alias(SECONDS))
         .with_columns(pl.coalesce(FLAW, problem).alias(PROBLEM))
         .select(
             pl.lit(file, pl.UInt32).alias(FILE),
@@ -126,8 +127,9 @@ def _problems(layout: Layout, table: Table) -> Iterator[Reason]:
         value = _value("event_value", layout)
         not_a_number = typed(value, "double").is_null()
         yield value.is_not_null() & not_a_number, "the event value is not a number"
-    time = pl.col("timestamp")
-    yield _missing(time) | _null(time, layout), "no timestamp"
+    if layout.timestamp is not None:
+        time = pl.col("timestamp")
+        yield _missing(time) | _null(time, layout), "no timestamp"
 
 
 def _type_problems(layout: Layout, rules: Rules) -> Iterator[Reason]:

@@ -7,7 +7,13 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import DATETIME, EPOCH_UNITS, ISO8601
+from batchrec_dagster.preparation.layout import (
+    CONSTANT_TIME,
+    DATETIME,
+    EPOCH_UNITS,
+    ISO8601,
+    NO_TIMES,
+)
 
 DIRECTIVES = "YymdbBHIMSpz%"
 
@@ -52,6 +58,8 @@ def seconds(text: pl.Expr, unit: str) -> pl.Expr:
         return whole_number(text) // EPOCH_UNITS[unit]
     if unit == DATETIME:
         return whole_number(text)
+    if unit == NO_TIMES:
+        return pl.lit(CONSTANT_TIME, pl.Int64)
     text = text.str.strip_chars(" \t")
     if unit == ISO8601:
         return _iso_seconds(text)

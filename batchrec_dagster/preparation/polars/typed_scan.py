@@ -19,7 +19,14 @@ from batchrec_dagster.personalize.schemas import (
     TIMESTAMP,
     USER_ID,
 )
-from batchrec_dagster.preparation.layout import AUTO, DATETIME, EPOCH_UNITS, FILTER, Layout
+from batchrec_dagster.preparation.layout import (
+    AUTO,
+    DATETIME,
+    EPOCH_UNITS,
+    FILTER,
+    NO_TIMES,
+    Layout,
+)
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.rows import IN_FILTER, filtered, typed
 from batchrec_dagster.preparation.polars.tables import Table
@@ -57,7 +64,7 @@ def write_clean(
     if rules.min_rating is not None:
         below = pl.col("rating") < rules.min_rating
     inside = pl.lit(value=True) if rules.filter is None else pl.col(IN_FILTER)
-    time = pl.col("timestamp")
+    time = _seconds(layout) if layout.timestamp is None else pl.col("timestamp")
     counts = rows.select(
         pl.len().alias("rows"),
         pl.col(_ODD).any(),
@@ -151,6 +158,8 @@ def _seconds(layout: Layout) -> pl.Expr:
         return times.seconds_by_size(time)
     if unit == DATETIME:
         return time
+    if unit == NO_TIMES:
+        return times.seconds(time, unit)
     return time // EPOCH_UNITS[unit] if unit in EPOCH_UNITS else times.seconds(time, unit)
 
 

@@ -55,7 +55,7 @@ def parsed(cells: DataFrame, layout: Layout, rules: Rules) -> DataFrame:
         ROW,
         role("user").alias("user"),
         role("item").alias("item"),
-        role("timestamp").alias("timestamp"),
+        (none if layout.timestamp is None else role("timestamp")).alias("timestamp"),
         (none if layout.event_type is None else role("event_type")).alias("event_type"),
         value.alias("event_value"),
         F.coalesce(F.col(FLAW), problem).alias(PROBLEM),
@@ -143,8 +143,9 @@ def _problems(layout: Layout) -> Iterator[Reason]:
         value = _value("event_value", layout)
         not_a_number = value.isNotNull() & _typed(value, "double").isNull()
         yield not_a_number, "the event value is not a number"
-    time = role("timestamp")
-    yield _missing(time) | _null(time, layout), "no timestamp"
+    if layout.timestamp is not None:
+        time = role("timestamp")
+        yield _missing(time) | _null(time, layout), "no timestamp"
 
 
 def _type_problems(layout: Layout, rules: Rules) -> Iterator[Reason]:

@@ -7,7 +7,13 @@ import re
 from pyspark.sql import Column
 from pyspark.sql import functions as F  # noqa: N812
 
-from batchrec_dagster.preparation.layout import DATETIME, EPOCH_UNITS, ISO8601
+from batchrec_dagster.preparation.layout import (
+    CONSTANT_TIME,
+    DATETIME,
+    EPOCH_UNITS,
+    ISO8601,
+    NO_TIMES,
+)
 
 # The first that is in milliseconds and so on, by size.
 _FIRST = {"ns": 10**17, "us": 10**14, "ms": 10**11, "s": 0}
@@ -51,6 +57,8 @@ def seconds(text: Column, unit: str) -> Column:
         return F.call_function("div", number, size) - less.cast("long")
     if unit == DATETIME:
         return number
+    if unit == NO_TIMES:
+        return F.lit(CONSTANT_TIME).cast("long")
     return _iso(trimmed(text)) if unit == ISO8601 else _formatted(trimmed(text), unit)
 
 
