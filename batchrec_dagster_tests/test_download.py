@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import requests
@@ -320,6 +321,28 @@ def test_redirects_lead_to_no_address_within_the_network(
     with pytest.raises(DownloadError, match="an address within this network") as caught:
         download(serve(web, page), tmp_path / "a.zip")
     assert "secret" not in str(caught.value)
+    assert left(tmp_path) == []
+    assert len(web.asked) == 1
+
+
+@pytest.mark.attack
+def test_a_name_that_changes_between_look_up_and_connection_leads_nowhere(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DNS rebinding: the second look-up of the name gives this machine."""
+    real, answers = socket.getaddrinfo, iter(["93.184.215.14"])
+
+    def rebound(host: Any, *rest: Any, **named: Any) -> Any:
+        found = next(answers, "127.0.0.1") if host == "rebound.example" else host
+        return real(found, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebound)
+    port = web.address.rpartition(":")[2]
+    location = f"http://rebound.example:{port}/secret.zip"
+    web.pages["/secret.zip"] = Page(b"secret")
+    page = Page(CONTENT, statuses=[302], headers={"Location": location})
+    with pytest.raises(DownloadError, match=r"redirects to 127\.0\.0\.1, an address within"):
+        download(serve(web, page), tmp_path / "a.zip")
     assert left(tmp_path) == []
     assert len(web.asked) == 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import logging
 import socket
 import ssl
@@ -271,10 +270,14 @@ def _md5(path: Path) -> str:
 def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPResponse]:
     import requests
 
+    from batchrec_dagster.preparation.sources.peers import NotPublicError, PublicRedirects
+
     always = {"User-Agent": "batchrec", "Accept-Encoding": "identity"}
     # The system's certificates or SSL_CERT_FILE's, which requests does not look at.
     trusted = ssl.get_default_verify_paths()
     with requests.Session() as session:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, PublicRedirects(url))
         try:
             answer = session.get(
                 url,
@@ -292,6 +295,8 @@ def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[BaseHTTPRe
                     " certificate, set SSL_CERT_FILE to the proxy's certificates"
                 ) from error
             raise _PassingError(f"no connection ({reason})") from error
+        except NotPublicError as error:
+            raise _leads_inside(url, str(error)) from error
         except requests.RequestException as error:
             # Its text may have the query.
             raise DownloadError(
@@ -320,10 +325,14 @@ def _check_redirect(answer: requests.Response, **_: Any) -> None:
             " an address that serves the file over https"
         )
     if answer.is_redirect and not _is_public(target) and _host(target) != _host(answer.url):
-        raise DownloadError(
-            f"{safe_url(answer.url)} redirects to {safe_url(target)}, an address within this"
-            " network, which is not followed: if you trust it, give that address itself"
-        )
+        raise _leads_inside(answer.url, safe_url(target))
+
+
+def _leads_inside(url: str, target: str) -> DownloadError:
+    return DownloadError(
+        f"{safe_url(url)} redirects to {target}, an address within this network, which is not"
+        " followed: if you trust it, give that address itself"
+    )
 
 
 def _host(url: str) -> tuple[str | None, int | None]:
@@ -334,14 +343,14 @@ def _host(url: str) -> tuple[str | None, int | None]:
 def _is_public(url: str) -> bool:
     """Whether all addresses of the URL's host are public: what it names is the owner's choice, and
     where it redirects to is not."""
+    from batchrec_dagster.preparation.sources.peers import is_public
+
     parts = urlsplit(url)
     try:
         found = socket.getaddrinfo(parts.hostname, parts.port or 0, type=socket.SOCK_STREAM)
     except (OSError, ValueError):
         return True  # There is no connection to it either.
-    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
-    mapped = [getattr(address, "ipv4_mapped", None) or address for address in addresses]
-    return all(address.is_global and not address.is_multicast for address in mapped)
+    return all(is_public(str(entry[4][0])) for entry in found)
 
 
 def _refusal(url: str, response: BaseHTTPResponse) -> Exception:
