@@ -18,8 +18,12 @@ from batchrec_dagster.pipeline.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, P
 from batchrec_dagster.preparation.sources import movielens
 from batchrec_dagster.preparation.sources.limits import (
     DEFAULT_LINE_KB,
+    DEFAULT_QUERY_MEMORY_GB,
+    DEFAULT_QUERY_MINUTES,
     MAX_FILE_GB,
     MAX_LINE_KB,
+    QUERY_MEMORY_GB,
+    QUERY_MINUTES,
     LimitError,
     Limits,
     number_above_0,
@@ -93,6 +97,12 @@ SETTINGS = (
         str(DEFAULT_LINE_KB),
         "the longest line of a source's text file; a cell of Parquet may have a sixteenth",
     ),
+    Setting(
+        QUERY_MEMORY_GB,
+        str(DEFAULT_QUERY_MEMORY_GB),
+        "the memory of one query of a source's files; what needs more spills to disk",
+    ),
+    Setting(QUERY_MINUTES, str(DEFAULT_QUERY_MINUTES), "how long one query of a source may take"),
     Setting(
         HOSTS_VARIABLE,
         "",

@@ -122,7 +122,8 @@ class Ratings(Sourced):
         " SHOP.db!/TABLE. Many files: a folder (data/ or"
         " s3://bucket/prefix/) or a pattern (data/2026-*.csv, **/ for folders within). gzip,"
         " bzip2, xz and zstd are unpacked. A relative path starts at the project's folder. Several,"
-        " for a query: the name of each table, and its source.",
+        " for a query: the name of each table, and its source. A database, for a query of it:"
+        " sql+env://VARIABLE, the environment variable that holds its URL.",
         examples=["sample://hetrec", "data/ratings.csv", "s3://shop/orders/**/*.parquet"],
     )
     copy_to_storage: bool = Field(

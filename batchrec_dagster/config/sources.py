@@ -9,9 +9,10 @@ import dagster as dg
 from pydantic import Field, model_validator
 
 from batchrec_dagster.config.validation import field_errors
+from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
 from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, check_sql
-from batchrec_dagster.preparation.sources.source import Source, SourceError
+from batchrec_dagster.preparation.sources.source import Source, SourceError, hide_query
 from batchrec_dagster.preparation.sources.tables import TextForm
 
 
@@ -39,8 +40,15 @@ class Sourced(dg.Model):
         default=None,
         description="SQL whose rows are read in place of the files': one SELECT in DuckDB's"
         " dialect, on the table `source`, or on the names that source gives to several. Columns of"
-        " CSV and strings of JSON are text in it. It sees no other file and no network.",
+        " CSV and strings of JSON are text in it. It sees no other file and no network. For a"
+        " database, in its own dialect.",
         examples=["SELECT user_id, unnest(items).id AS item_id, ts FROM source"],
+    )
+    version_query: str | None = Field(
+        default=None,
+        description="SQL for a database whose answer changes when the rows of query may have"
+        " changed: the rows are read again only then. Default: they are read by every run.",
+        examples=["SELECT max(updated_at), count(*) FROM orders"],
     )
 
     @property
@@ -51,7 +59,13 @@ class Sourced(dg.Model):
     @property
     def shown_source(self) -> str:
         """The sources as people see them, without secrets of URLs."""
-        return ", ".join(parse_source(source).shown for source in self.sources.values())
+        return ", ".join(hide_query(source) for source in self.sources.values())
+
+    @property
+    def database(self) -> str | None:
+        """The source, if it is a database."""
+        source = self.source if isinstance(self.source, str) else ""
+        return source if source.startswith(SCHEME) else None
 
     @property
     def has_visible_files(self) -> bool:
@@ -61,6 +75,9 @@ class Sourced(dg.Model):
 
     def rows_of(self, setting: str, form: TextForm) -> Source:
         """Where the rows are; `setting` is what messages call the query. Raises SourceError."""
+        if self.database is not None:
+            assert self.query is not None
+            return Database(self.database, self.query, self.version_query, setting)
         tables = {name: parse_source(source) for name, source in self.sources.items()}
         if self.query is None:
             return tables[SOURCE]
@@ -78,14 +95,27 @@ class Sourced(dg.Model):
         for name, source in self.sources.items():
             keys = ("source",) if isinstance(self.source, str) else ("source", name)
             try:
-                known_source(source, many=self.many or self.query is not None)
+                if self.database is not None:
+                    parse_database(source)
+                else:
+                    known_source(source, many=self.many or self.query is not None)
             except ValueError as error:
                 problems[keys] = str(error)
+        problems |= self._query_problems()
+        if problems:
+            raise field_errors(problems)
+        return self
+
+    def _query_problems(self) -> dict[tuple[str, ...], str]:
+        if self.database is not None:
+            return (
+                {} if self.query else {("source",): "a database needs a query: its rows are read"}
+            )
+        if self.version_query is not None:
+            return {("version_query",): f"it is for a database ({SCHEME}VARIABLE): omit it"}
         if self.query is not None and "{{" not in self.query:
             try:
                 check_sql(self.query)
             except ValueError as error:
-                problems["query",] = str(error)
-        if problems:
-            raise field_errors(problems)
-        return self
+                return {("query",): str(error)}
+        return {}

@@ -27,7 +27,9 @@ SCHEMES: dict[str, Callable[[str], File]] = {
 ALLOWED = (
     "a path, s3://bucket/key, https://…, a file in a zip archive of any of these"
     " (ARCHIVE.zip!/path/in/it.csv), a folder or a pattern such as data/*.csv,"
-    " sample://hetrec, or movielens:// with one of " + ", ".join(PUBLISHED)
+    " sample://hetrec, movielens:// with one of "
+    + ", ".join(PUBLISHED)
+    + ", or, with a query, sql+env://VARIABLE for a database"
 )
 
 

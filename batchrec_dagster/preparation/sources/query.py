@@ -158,22 +158,50 @@ def _run(
     query: FileQuery, tables: Mapping[str, Sequence[TableFile]], result: Path, folder: Path
 ) -> None:
     """Write the result of the query. Raises FileError."""
+    files = [file for table in tables.values() for file in table]
+    with _connected(":memory:", query.setting, files, result, folder) as connection:
+        for name, table in tables.items():
+            _create(connection, name, table, query)
+        _write(connection, query.sql, query.setting, result)
+
+
+def read_database(database: Path, sql: str, setting: str, result: Path) -> None:
+    """Write the result of a query of a DuckDB file, which is opened to be read only. Raises
+    FileError."""
+    if not database.is_file():
+        raise FileError(f"there is no such file: {database}")
+    try:
+        sql = check_sql(sql)
+    except ValueError as error:
+        raise FileError(f"{setting}: {error}") from error
+    with (
+        temporary_folder() as folder,
+        _connected(str(database), setting, (), result, folder) as connection,
+    ):
+        _write(connection, sql, setting, result)
+
+
+@contextmanager
+def _connected(
+    database: str, setting: str, files: Sequence[TableFile], result: Path, folder: Path
+) -> Iterator[DuckDBPyConnection]:
+    """A connection that sees these files and the database, writes the result, and nothing else,
+    within the limits. Makes a FileError of DuckDB's errors."""
     import duckdb
 
-    limits = Limits.from_environment()
-    files = [file for table in tables.values() for file in table]
-    with closing(_locked(duckdb.connect(":memory:"), files, result, folder, limits)) as connection:
-        stopped: list[str] = []
-        try:
-            with _watched(connection, result, limits, stopped):
-                for name, table in tables.items():
-                    _create(connection, name, table, query)
-                _write(connection, query, result)
-        except duckdb.Error as error:
-            reason = stopped[0] if stopped else _reason(error, files)
-            if isinstance(error, duckdb.OutOfMemoryException):
-                reason += f"; {QUERY_MEMORY_GB} allows {limits.query_memory / 1e9:g} GB"
-            raise FileError(f"{query.setting}: {reason}") from error
+    limits, stopped = Limits.from_environment(), list[str]()
+    try:
+        opened = duckdb.connect(database, read_only=database != ":memory:")
+        with (
+            closing(_locked(opened, files, result, folder, limits)) as connection,
+            _watched(connection, result, limits, stopped),
+        ):
+            yield connection
+    except duckdb.Error as error:
+        reason = stopped[0] if stopped else _reason(error, files)
+        if isinstance(error, duckdb.OutOfMemoryException):
+            reason += f"; {QUERY_MEMORY_GB} allows {limits.query_memory / 1e9:g} GB"
+        raise FileError(f"{setting}: {reason}") from error
 
 
 def _create(
@@ -192,17 +220,17 @@ def _create(
         raise FileError(f"{query.setting}: {_one_line(text, files)}") from error
 
 
-def _write(connection: DuckDBPyConnection, query: FileQuery, result: Path) -> None:
+def _write(connection: DuckDBPyConnection, sql: str, setting: str, result: Path) -> None:
     changed = []
-    for name, kind, *_ in connection.execute(f"DESCRIBE {query.sql}").fetchall():
+    for name, kind, *_ in connection.execute(f"DESCRIBE {sql}").fetchall():
         if kind == "JSON":
-            raise FileError(f"{query.setting}: {name} is JSON: take its text, with ->> for ->")
+            raise FileError(f"{setting}: {name} is JSON: take its text, with ->> for ->")
         if not _KEPT.fullmatch(kind) and not re.search(r"[\](]", kind):
             changed.append(f"CAST({identifier(name)} AS VARCHAR) AS {identifier(name)}")
     replaced = f" REPLACE ({', '.join(changed)})" if changed else ""
     # The query stands in the first line, so that the lines of its errors are its own.
     connection.execute(
-        f"COPY (SELECT *{replaced} FROM ({query.sql}\n)) TO {literal(result)}"  # noqa: S608
+        f"COPY (SELECT *{replaced} FROM ({sql}\n)) TO {literal(result)}"  # noqa: S608
         " (FORMAT parquet, COMPRESSION zstd)"
     )
 

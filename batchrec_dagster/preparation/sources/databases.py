@@ -1,0 +1,285 @@
+"""`source: sql+env://VARIABLE`: the rows of a query that a database answers.
+
+DuckDB files are read by DuckDB, all other databases through SQLAlchemy, whose driver the team
+installs. The session is read-only where the database has such sessions. The URL is a secret: it is
+in an environment variable, and no message, record or log repeats any part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import sqlalchemy as sa
+
+from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, QUERY_MINUTES, Limits
+from batchrec_dagster.preparation.sources.query import FILENAME, read_database
+from batchrec_dagster.preparation.sources.results import ResultFile
+from batchrec_dagster.preparation.sources.source import (
+    FileError,
+    FoundFile,
+    SourceContext,
+    naming,
+)
+from batchrec_dagster.storage.redaction import HIDDEN
+from batchrec_dagster.storage.scratch import temporary_folder
+
+SCHEME, DUCKDB = "sql+env://", "duckdb:///"
+BATCH = 50_000
+VERSION_ROWS = 1_000
+SHOWN = 400
+# The driver that SQLAlchemy is told to use for the plain name, and what to install for it.
+DRIVERS = {
+    "postgres": ("postgresql+psycopg2", "batchrec-dagster[postgres]"),
+    "postgresql": ("postgresql+psycopg2", "batchrec-dagster[postgres]"),
+    "mysql": ("mysql+pymysql", "pymysql"),
+    "mariadb": ("mariadb+pymysql", "pymysql"),
+    "snowflake": ("snowflake", "snowflake-sqlalchemy"),
+    "bigquery": ("bigquery", "sqlalchemy-bigquery"),
+    "redshift": ("redshift+psycopg2", "sqlalchemy-redshift"),
+}
+# What makes a session read-only. Others have no such sessions: give their role SELECT only.
+READ_ONLY = {
+    "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+    "mysql": "SET SESSION TRANSACTION READ ONLY",
+    "mariadb": "SET SESSION TRANSACTION READ ONLY",
+    "sqlite": "PRAGMA query_only = ON",
+}
+_KINDS = {
+    bool: pl.Boolean(),
+    int: pl.Int64(),
+    float: pl.Float64(),
+    str: pl.String(),
+    date: pl.Date(),
+    datetime: pl.Datetime("us", "UTC"),
+}
+
+
+@dataclass(frozen=True)
+class Database:
+    """The source of one Parquet file: the rows of `sql`. `version_sql`: a query whose answer
+    changes when the rows may have changed; without it they are read by every run. `setting` is what
+    messages call the query."""
+
+    text: str
+    sql: str
+    version_sql: str | None = None
+    setting: str = "ratings.query"
+
+    @property
+    def shown(self) -> str:
+        return self.text
+
+    @property
+    def layout(self) -> Layout | None:
+        return None
+
+    @property
+    def variable(self) -> str:
+        return self.text.removeprefix(SCHEME)
+
+    def files(self, context: SourceContext) -> list[FoundFile]:
+        """The result, which changes with the query and the version. Raises SourceError."""
+        del context
+        version = datetime.now(UTC).isoformat()
+        if self.version_sql is not None:
+            with naming(self.shown), temporary_folder() as folder:
+                path = folder / "version.parquet"
+                setting = self.setting.replace("query", "version_query")
+                _write(self._url(), self.version_sql, setting, path)
+                version = repr(pl.read_parquet(path).head(VERSION_ROWS).rows())
+        digest = hashlib.sha256(f"{self.sql}\n{version}".encode()).hexdigest()
+        return _Rows(self.text, digest, self).found(FILENAME)
+
+    def _url(self) -> str:
+        url = os.environ.get(self.variable, "").strip()
+        if not url:
+            raise FileError(
+                f"the environment variable {self.variable} is not set: set it to the database's"
+                " URL, such as postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+            )
+        return url
+
+    def write(self, path: Path) -> None:
+        """Write the rows as Parquet. Raises FileError."""
+        _write(self._url(), self.sql, self.setting, path)
+
+
+@dataclass(frozen=True)
+class _Rows(ResultFile):
+    database: Database
+
+    def write(self, path: Path, context: SourceContext) -> None:
+        del context
+        self.database.write(path)
+
+
+def parse_database(text: str) -> str:
+    """The source unchanged. Raises ValueError unless it names an environment variable."""
+    if not re.fullmatch(r"[A-Za-z_]\w*", text.removeprefix(SCHEME), re.ASCII):
+        raise ValueError(
+            f"after {SCHEME} comes the name of an environment variable, such as SHOP_DATABASE_URL:"
+            " the URL itself is a secret"
+        )
+    return text
+
+
+def _write(url: str, sql: str, setting: str, path: Path) -> None:
+    if url.startswith(DUCKDB):
+        try:
+            read_database(Path(url.removeprefix(DUCKDB)), sql, setting, path)
+        except FileError as error:
+            raise FileError(_without_url(str(error), url)) from None
+        return
+    with _explained(url, setting), temporary_folder() as folder:
+        engine = sa.create_engine(_with_driver(url))
+        file = engine.url.database
+        if engine.dialect.name == "sqlite" and not (file and Path(file).is_file()):
+            raise FileError("there is no such file: SQLite would make an empty one")
+        try:
+            with engine.connect() as connection:
+                if statement := READ_ONLY.get(engine.dialect.name):
+                    connection.exec_driver_sql(statement)
+                    connection.commit()
+                # What looks like a parameter in the query is not one.
+                connection.execution_options(stream_results=True, no_parameters=True)
+                answer = connection.exec_driver_sql(sql)
+                columns = list(answer.keys())
+                if not answer.returns_rows or len(set(columns)) < len(columns):
+                    raise FileError(f"{setting}: write one SELECT whose columns have names")
+                parts = _parts(answer.partitions(BATCH), columns, folder)
+                _join(parts, columns, path)
+        finally:
+            engine.dispose()
+
+
+def _parts(
+    batches: Iterator[Sequence[Sequence[Any]]], columns: Sequence[str], folder: Path
+) -> list[Path]:
+    """A Parquet file for each batch, each with the types that its values have."""
+    limits, parts, written = Limits.from_environment(), [], 0
+    end = time.monotonic() + limits.query_seconds
+    for number, rows in enumerate(batches):
+        parts.append(folder / f"{number:06}.parquet")
+        values = zip(*rows, strict=True)
+        frame = pl.DataFrame(
+            [_series(name, column) for name, column in zip(columns, values, strict=True)]
+        )
+        frame.write_parquet(parts[-1])
+        written += parts[-1].stat().st_size
+        if written > limits.download_bytes:
+            raise FileError(f"it has more than the {limits.download_bytes} bytes of {MAX_FILE_GB}")
+        if time.monotonic() > end:
+            raise FileError(
+                f"it took longer than the {limits.query_seconds / 60:g} minutes of {QUERY_MINUTES}"
+            )
+    return parts
+
+
+def _join(parts: Sequence[Path], columns: Sequence[str], path: Path) -> None:
+    """One file, where a column of several types is text, and one of whole and other numbers
+    floating-point."""
+    schemas = [pl.read_parquet_schema(part) for part in parts]
+    kinds = pl.Schema({name: _common({schema[name] for schema in schemas}) for name in columns})
+    if parts:
+        pl.concat(pl.scan_parquet(part).cast(kinds) for part in parts).sink_parquet(path)
+    else:
+        pl.DataFrame(schema=kinds).write_parquet(path)
+
+
+def _series(name: str, values: Sequence[Any]) -> pl.Series:
+    plain = [_plain(value) for value in values]
+    found = {type(value) for value in plain if value is not None}
+    if found == {int} and any(
+        value is not None and not -(2**63) <= value < 2**63 for value in plain
+    ):
+        found = {int, str}
+    kind = _common({_KINDS[kind] for kind in found}) if found else pl.Null()
+    if kind == pl.String:
+        plain = [None if value is None else _text(value) for value in plain]
+    return pl.Series(name, plain, kind, strict=False)
+
+
+def _common(kinds: set[pl.DataType]) -> pl.DataType:
+    given = kinds - {pl.Null()}
+    if len(given) == 1:
+        return given.pop()
+    return pl.Float64() if given == {pl.Int64(), pl.Float64()} else pl.String()
+
+
+def _plain(value: Any) -> Any:
+    """The value as one of _KINDS."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Decimal():
+            # Ids and counts of databases without integers have a scale of 0.
+            whole = value.is_finite() and value.as_tuple().exponent >= 0  # type: ignore[operator]
+            return int(value) if whole else float(value)
+        case datetime():
+            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        case date():
+            return value
+        case dict() | list() | tuple():
+            return json.dumps(value, default=str, ensure_ascii=False)
+        case bytes() | memoryview():
+            return bytes(value).hex()
+    return str(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def _with_driver(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        # Their messages repeat it.
+        raise FileError(
+            "its environment variable is no URL: write postgresql://USER:PASSWORD@HOST/DATABASE,"
+            " with % for what is special in a URL"
+        ) from None
+    name = parsed.drivername
+    return parsed.set(drivername=DRIVERS[name][0] if name in DRIVERS else name)
+
+
+@contextmanager
+def _explained(url: str, setting: str) -> Iterator[None]:
+    """Make a FileError of every error, without any part of the URL, and without its cause, whose
+    message has some."""
+    name = url.partition(":")[0].partition("+")[0]
+    try:
+        yield
+    except (ImportError, sa.exc.NoSuchModuleError):
+        package = DRIVERS.get(name, ("", f"a driver for {name} that SQLAlchemy knows"))[1]
+        reason = f"{name} needs a driver: pip install '{package}'"
+    except sa.exc.SQLAlchemyError as error:
+        reason = f"{setting}: {_without_url(str(getattr(error, 'orig', None) or error), url)}"
+    else:
+        return
+    raise FileError(reason) from None
+
+
+def _without_url(message: str, url: str) -> str:
+    parsed = sa.make_url(url)
+    query: Mapping[str, Any] = parsed.query
+    parts = [parsed.password, parsed.host, parsed.username, parsed.database, *query.values()]
+    secrets = sorted({str(part) for part in (url, *parts) if part}, key=len, reverse=True)
+    for secret in secrets:
+        message = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, message)
+    return " ".join(message.split())[:SHOWN]
