@@ -34,6 +34,8 @@ def test_matches_the_dense_product(
     rows = drawn(items, items + 3, density, rng)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(components, "ENTRIES", entries)
-        found = components.sparse_matmul(weights, rows)
-    assert found.dtype == np.float32
-    assert found == pytest.approx(weights.toarray() @ rows.toarray(), abs=1e-5)
+        both = components.sparse_matmul([weights, weights * np.float32(2)], rows)
+    assert {each.dtype for each in both} == {np.dtype(np.float32)}
+    once, twice = both
+    assert once == pytest.approx(weights.toarray() @ rows.toarray(), abs=1e-5)
+    assert np.array_equal(twice, 2 * once)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -54,7 +55,11 @@ class ItemItemScorer:
 
     def score(self, history: History, exponent: float) -> Float32:
         """See Scorer."""
-        return sparse_matmul(history.recency_weights(exponent), self.weights)
+        return self.scores(history, [exponent])[0]
+
+    def scores(self, history: History, exponents: Sequence[float]) -> list[Float32]:
+        """`score` with each of the exponents, in little more time than with one."""
+        return sparse_matmul([history.recency_weights(each) for each in exponents], self.weights)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """See Scorer."""
@@ -162,15 +167,19 @@ def fit_factors(
     return FactorScorer(np.ascontiguousarray(model.item_factors), ALS_REGULARIZATION)
 
 
-def sparse_matmul(weights: csr_matrix, rows: csr_matrix) -> Float32:
-    """The dense product (users, n) of `weights` (users, m) and `rows` (m, n), all float32."""
-    users, n = weights.shape[0], rows.shape[1]
-    out = np.empty((users, n), dtype=np.float32)
-    lengths = np.diff(rows.indptr)[weights.indices]
-    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[weights.indptr]
+def sparse_matmul(weights: Sequence[csr_matrix], rows: csr_matrix) -> list[Float32]:
+    """The dense products (users, n) of each of `weights` (users, m) and `rows` (m, n), all float32.
+
+    The weights have their entries in the same places.
+    """
+    first, n = weights[0], rows.shape[1]
+    values = np.stack([each.data for each in weights], axis=1)
+    out = [np.empty((first.shape[0], n), dtype=np.float32) for _ in weights]
+    lengths = np.diff(rows.indptr)[first.indices]
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[first.indptr]
     for block in pieces(ends, ENTRIES):
-        entries = slice(weights.indptr[block.start], weights.indptr[block.stop])
-        added = rows[weights.indices[entries]]
+        entries = slice(first.indptr[block.start], first.indptr[block.stop])
+        added = rows[first.indices[entries]]
         # The rows of the product are one long vector.
         offsets = np.arange(block.stop - block.start, dtype=np.int32) * np.int32(n)
         places = added.indices + np.repeat(offsets, np.diff(ends[block.start : block.stop + 1]))
@@ -178,5 +187,7 @@ def sparse_matmul(weights: csr_matrix, rows: csr_matrix) -> Float32:
             (added.data, places, added.indptr),
             shape=((block.stop - block.start) * n, entries.stop - entries.start),
         )
-        out[block] = (by_entry @ weights.data[entries]).reshape(-1, n)
+        sums = by_entry @ values[entries]
+        for product, each in zip(out, sums.T, strict=True):
+            product[block] = each.reshape(-1, n)
     return out

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix, vstack
 
 from batchrec_dagster.local_personalize.learning.interactions import History
-from batchrec_dagster.local_personalize.learning.ranking import top_k, top_k_per_row
+from batchrec_dagster.local_personalize.learning.ranking import masked_entries, top_k_per_row
 from batchrec_dagster.local_personalize.learning.threads import ordered_map, pieces
 
 Float32 = npt.NDArray[np.float32]
@@ -52,7 +52,7 @@ def fit(
         weights = _dense_sums(pairs, block, n)
         weights *= discount[block, None]
         weights *= discount
-        return _top_k_positive(weights, neighbors)
+        return top_k_per_row(masked_entries(weights, weights > 0), neighbors)
 
     def sparse_rows(block: slice) -> csr_matrix:
         weights = _sparse_sums(pairs, block, n)
@@ -150,13 +150,3 @@ def _sparse_sums(pairs: _Pairs, block: slice, n: int) -> csr_matrix:
         cells = np.repeat(row, columns.shape[1]), columns.ravel()
         sums = sums + csr_matrix((nearness, cells), shape=sums.shape)
     return sums[:, :n].tocsr()
-
-
-def _top_k_positive(weights: Float32, k: int) -> csr_matrix:
-    """The k largest positive weights of each row, ties to the lower column; sorted columns."""
-    weights[weights == 0] = -np.inf
-    chosen = np.sort(top_k(weights, min(k, weights.shape[1])), axis=1)
-    real = chosen >= 0
-    data = np.take_along_axis(weights, np.maximum(chosen, 0), axis=1)[real]
-    ends = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
-    return csr_matrix((data, chosen[real], ends), shape=weights.shape)

@@ -11,8 +11,10 @@ little.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,7 @@ from batchrec_dagster.local_personalize.learning.components import (
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
+    ItemItemScorer,
     Scorer,
 )
 from batchrec_dagster.local_personalize.learning.evaluation import (
@@ -67,6 +70,7 @@ POPULARITY_WEIGHT = 0.6  # smaller weights did harm on data sets where they seem
 
 MAX_USERS = 2_000  # enough to tell two models apart, and cheap compared with training
 CHUNK = 64  # users
+KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,8 @@ def select_blend(sets: Sequence[ValidationSet], *, recency: bool) -> Blend:
     if not any(len(one.inputs.lengths) for one in sets):
         exponent = RECENCY_EXPONENTS[names[0]][0] if recency else 0.0
         return Blend({names[0]: exponent}, {names[0]: 1.0}, 0.0)
-    exponents, single = _select_exponents(sets, names, recency)
+    chunks = _Chunks(sets)
+    exponents, single = _select_exponents(chunks, names, recency)
     substitutes = {}
     if EASE_HIGH_REG in names:
         if _is_better(single[EASE], single[EASE_HIGH_REG], 0.5):
@@ -139,16 +144,14 @@ def select_blend(sets: Sequence[ValidationSet], *, recency: bool) -> Blend:
     if POPULARITY in sets[0].scorers:
         names.append(POPULARITY)
         exponents[POPULARITY] = 0.0
-    scales = {name: 1 / _spread(sets, name, exponents[name]) for name in names}
+    scales = {name: 1 / chunks.spread(name, exponents[name]) for name in names}
 
     def evaluate(options: Sequence[Weights]) -> list[Float64]:
-        return _ndcg(
-            sets,
-            [
-                {(name, exponents[name]): weight * scales[name] for name, weight in option.items()}
-                for option in options
-            ],
-        )
+        blends = [
+            {(name, exponents[name]): weight * scales[name] for name, weight in option.items()}
+            for option in options
+        ]
+        return chunks.ndcg(lambda chunk: chunks.blends(chunk, blends))
 
     selected: Weights = {best: 1.0}
     score = single[best]
@@ -198,13 +201,13 @@ def fit_temperature(score: Callable[[History], Float32], sets: Sequence[Validati
 
 
 def _select_exponents(
-    sets: Sequence[ValidationSet], names: Sequence[str], recency: bool
+    chunks: _Chunks, names: Sequence[str], recency: bool
 ) -> tuple[dict[str, float], dict[str, Float64]]:
     """The recency exponent of each component, and the users' NDCG with it alone."""
     exponents, single = {}, {}
     for name in names:
         options = RECENCY_EXPONENTS[name] if recency else (0.0,)
-        scores = _ndcg(sets, [{(name, exponent): 1.0} for exponent in options])
+        scores = chunks.ndcg(partial(_Chunk.scores, name=name, exponents=options))
         at = _select(scores)
         exponents[name], single[name] = options[at], scores[at]
     return exponents, single
@@ -229,40 +232,76 @@ def _is_better(ours: Float64, theirs: Float64, errors: float = 1.0) -> bool:
     return bool(difference.mean() > errors * error)
 
 
-def _ndcg(
-    sets: Sequence[ValidationSet], options: Sequence[Mapping[tuple[str, float], float]]
-) -> list[Float64]:
-    """For each option {(component, exponent): factor}, (users,) NDCG at 25, mean over the sets."""
-    needed = sorted({key for option in options for key in option})
+class _Chunk:
+    """A few users of a validation set, with the scores that are kept."""
 
-    def measure(chunk: tuple[ValidationSet, History, csr_matrix]) -> Float64:
-        one, history, truth = chunk
-        scored = {key: one.scorers[key[0]].score(history, key[1]) for key in needed}
-        seen = history.recency_weights(0.0).nonzero()
-        is_relevant = truth.toarray() > 0
+    def __init__(self, scorers: Mapping[str, Scorer], history: History, truth: csr_matrix) -> None:
+        self.scorers, self.history, self.truth = scorers, history, truth
+        self.kept: dict[tuple[str, float], Float32] = {}
+
+    def scores(self, name: str, exponents: Sequence[float]) -> list[Float32]:
+        """(users, n_items) of a component for each exponent."""
+        scorer = self.scorers[name]
+        if isinstance(scorer, ItemItemScorer):
+            return scorer.scores(self.history, exponents)
+        return [scorer.score(self.history, exponent) for exponent in exponents]
+
+    def ndcg(self, scored: Iterable[Float32]) -> Float64:
+        """(scores, users): NDCG at 25 with each of the scores, whose seen items it overwrites."""
+        seen = self.history.recency_weights(0.0).nonzero()
+        is_relevant = self.truth.toarray() > 0
         relevant = is_relevant.sum(axis=1)
-        out = np.empty((len(options), len(relevant)))
-        for i, option in enumerate(options):
-            scores = np.zeros(is_relevant.shape, dtype=np.float32)
-            for key, factor in option.items():
-                scores += np.float32(factor) * scored[key]
+        out = []
+        for scores in scored:
             scores[seen] = -np.inf
             items = top_k(scores, MAX_DEPTH)
             hits = np.take_along_axis(is_relevant, np.maximum(items, 0), axis=1) & (items >= 0)
-            out[i] = ndcg(hits, relevant)
-        return out
-
-    chunks = ((one, *chunk) for one in sets for chunk in one.chunks())
-    measured = np.concatenate(list(ordered_map(measure, chunks)), axis=1)
-    _, user = np.unique(np.concatenate([one.users for one in sets]), return_inverse=True)
-    times = np.bincount(user)
-    return [np.bincount(user, weights=values) / times for values in measured]
+            out.append(ndcg(hits, relevant))
+        return np.stack(out)
 
 
-def _spread(sets: Sequence[ValidationSet], name: str, exponent: float) -> float:
-    """The standard deviation of a component's scores over the items, mean over users."""
-    one = next(one for one in sets if len(one.inputs.lengths))
-    spreads = [
-        one.scorers[name].score(history, exponent).std(axis=1) for history, _ in one.chunks()
-    ]
-    return float(np.concatenate(spreads).mean()) or 1.0
+class _Chunks:
+    """All users of the validation sets. The scores of selected components are kept while they
+    fit into KEPT_BYTES: several questions are asked of them."""
+
+    def __init__(self, sets: Sequence[ValidationSet]) -> None:
+        parts = [[_Chunk(one.scorers, *part) for part in one.chunks()] for one in sets]
+        self._chunks = list(chain(*parts))
+        self._of_one_set = next(part for part in parts if part)
+        self._room = KEPT_BYTES
+        _, self._user = np.unique(np.concatenate([one.users for one in sets]), return_inverse=True)
+
+    def ndcg(self, scored: Callable[[_Chunk], Iterable[Float32]]) -> list[Float64]:
+        """For each of the scores that `scored` makes, (users,) NDCG at 25, mean over the sets."""
+        measured = ordered_map(lambda chunk: chunk.ndcg(scored(chunk)), self._chunks)
+        times = np.bincount(self._user)
+        return [
+            np.bincount(self._user, weights=values) / times
+            for values in np.concatenate(list(measured), axis=1)
+        ]
+
+    def score(self, chunk: _Chunk, name: str, exponent: float) -> Float32:
+        """(users, n_items) of a component, not to be changed."""
+        if (found := chunk.kept.get((name, exponent))) is None:
+            [found] = chunk.scores(name, [exponent])
+            if self._room >= found.nbytes:
+                self._room -= found.nbytes
+                chunk.kept[name, exponent] = found
+        return found
+
+    def spread(self, name: str, exponent: float) -> float:
+        """The standard deviation of a component's scores over the items, mean over users."""
+        spreads = ordered_map(
+            lambda chunk: self.score(chunk, name, exponent).std(axis=1), self._of_one_set
+        )
+        return float(np.concatenate(list(spreads)).mean()) or 1.0
+
+    def blends(
+        self, chunk: _Chunk, options: Sequence[Mapping[tuple[str, float], float]]
+    ) -> Iterator[Float32]:
+        """The sums of each option {(component, exponent): factor}."""
+        for option in options:
+            scores = np.zeros(chunk.truth.shape, dtype=np.float32)
+            for (name, exponent), factor in option.items():
+                scores += np.float32(factor) * self.score(chunk, name, exponent)
+            yield scores

@@ -190,38 +190,43 @@ def keep_columns(matrix: csr_matrix, kept: npt.NDArray[np.bool_]) -> csr_matrix:
 
 
 def top_k_per_dense_row(rows: Float32, k: int) -> csr_matrix:
-    """The k entries of largest magnitude of each row, without zeros. Overwrites `rows`."""
+    """The k entries of largest magnitude of each row, without zeros; equal ones by column."""
     n = rows.shape[1]
     if k >= n:
-        return csr_matrix(rows)
+        return masked_entries(rows, rows != 0)
     size = np.abs(rows)
-    threshold = np.partition(size, n - k, axis=1)[:, n - k, None]
-    stays = size >= threshold
-    tied = np.flatnonzero(np.count_nonzero(stays, axis=1) > k)
-    if len(tied):
-        equal = size[tied] == threshold[tied]
-        excess = np.count_nonzero(stays[tied], axis=1) - k
-        room = np.count_nonzero(equal, axis=1) - excess
-        equal &= np.cumsum(equal, axis=1, dtype=np.int32) > room[:, None]
-        stays[tied] &= ~equal
-    rows[~stays] = 0
-    return csr_matrix(rows)
+    threshold = np.partition(size, n - k, axis=1)[:, n - k]
+    kept = masked_entries(rows, size >= threshold[:, None])
+    kept.eliminate_zeros()
+    return _break_ties(kept, threshold, k)
+
+
+def masked_entries(rows: Float32, stays: npt.NDArray[np.bool_]) -> csr_matrix:
+    """The entries where the mask is set; in half the time of scipy's conversion."""
+    at = np.flatnonzero(stays)  # much faster than nonzero of two dimensions
+    lengths = np.count_nonzero(stays, axis=1)
+    columns = at - np.repeat(np.arange(len(rows)) * rows.shape[1], lengths)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    return csr_matrix((rows.ravel()[at], columns.astype(np.int32), starts), shape=rows.shape)
 
 
 def top_k_per_row(rows: csr_matrix, k: int) -> csr_matrix:
     """The k entries of largest magnitude of each row. Overwrites `rows`; columns in any order."""
     lengths = np.diff(rows.indptr)
-    n = lengths.max(initial=0)
-    if k < n:
-        row = np.repeat(np.arange(rows.shape[0]), lengths)
-        size = np.zeros((rows.shape[0], n), dtype=np.float32)
-        size[row, np.arange(len(row)) - rows.indptr[:-1][row]] = np.abs(rows.data)
-        threshold = np.partition(size, n - k, axis=1)[:, n - k]
-        rows.data[np.abs(rows.data) < threshold[row]] = 0
+    long = np.flatnonzero(lengths > k)
+    if not len(long):
         rows.eliminate_zeros()
-        return _break_ties(rows, threshold, k)
+        return rows
+    n = lengths.max()
+    real = np.arange(n) < lengths[long, None]
+    # The padding differs: partition takes long over equal values.
+    size = np.tile(-np.arange(1, n + 1, dtype=np.float32), (len(long), 1))
+    size[real] = np.abs(rows.data[np.repeat(lengths > k, lengths)])
+    threshold = np.zeros(len(lengths), dtype=np.float32)
+    threshold[long] = np.partition(size, n - k, axis=1)[:, n - k]
+    rows.data[np.abs(rows.data) < np.repeat(threshold, lengths)] = 0
     rows.eliminate_zeros()
-    return rows
+    return _break_ties(rows, threshold, k)
 
 
 def _break_ties(rows: csr_matrix, threshold: Float32, k: int) -> csr_matrix:
