@@ -5,12 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchrec_dagster.pipeline.component import BatchRecommendations
+    from batchrec_dagster.pipeline.resources import BatchrecResources
 
-__all__ = ["BatchRecommendations"]
+__all__ = ["BatchRecommendations", "BatchrecResources"]
+
+_MODULES = {
+    "BatchRecommendations": "batchrec_dagster.pipeline.component",
+    "BatchrecResources": "batchrec_dagster.pipeline.resources",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the component on first use: the Spark job and local_personalize need no Dagster."""
-    if name != "BatchRecommendations":
+    """Import on first use: the Spark job and local_personalize need no Dagster."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module("batchrec_dagster.pipeline.component").BatchRecommendations
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """So that `dg list components` finds them."""
+    return [*globals(), *__all__]

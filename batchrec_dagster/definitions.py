@@ -1,4 +1,4 @@
-"""This project's code location: the pipelines under defs/, the resources, the executor."""
+"""A code location of pipelines alone: those under defs/, the executor, the console's log."""
 
 import os
 from functools import cache
@@ -7,24 +7,35 @@ from pathlib import Path
 import dagster as dg
 
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline.automation.jobs import own_console
 from batchrec_dagster.pipeline.automation.runs import console_logger
 from batchrec_dagster.pipeline.loading import load_pipelines, load_valid_pipelines
+
+
+def load(package: Path) -> dg.Definitions:
+    """The definitions of the pipelines under defs/ of a package's folder."""
+    deployment = Deployment.from_environment(os.environ)
+    deployment.make_home()
+    # `dagster definitions validate` and `dg check defs` fail if any pipeline is broken.
+    validating = "DAGSTER_IS_DEFS_VALIDATION_CLI" in os.environ
+    chosen = own_console.set(True)
+    try:
+        pipelines = (load_pipelines if validating else load_valid_pipelines)(package)
+    finally:
+        own_console.reset(chosen)
+    return dg.Definitions.merge(
+        pipelines,
+        dg.Definitions(
+            # Own assets of a project store their tables next to the pipelines'.
+            resources={"io_manager": deployment.resources()["batchrec_parquet_io"]},
+            executor=deployment.executor(),
+            loggers={"console": console_logger},
+        ),
+    )
 
 
 # One `dagster` command calls this five times. A reload starts a new process.
 @dg.definitions
 @cache
 def defs() -> dg.Definitions:
-    deployment = Deployment.from_environment(os.environ)
-    deployment.make_home()
-    # `dagster definitions validate` and `dg check defs` fail if any pipeline is broken.
-    validating = "DAGSTER_IS_DEFS_VALIDATION_CLI" in os.environ
-    load = load_pipelines if validating else load_valid_pipelines
-    return dg.Definitions.merge(
-        load(Path(__file__).parent),
-        dg.Definitions(
-            resources=deployment.resources(),
-            executor=deployment.executor(),
-            loggers={"console": console_logger},
-        ),
-    )
+    return load(Path(__file__).parent)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dagster as dg
 import polars as pl
@@ -169,16 +170,15 @@ def definitions(project: Project) -> Iterator[dg.Definitions]:
     sys.path.insert(0, str(project.root))
     try:
         importlib.invalidate_caches()
-        deployment = Deployment.from_environment(
-            {
-                "BATCHREC_HOME": str(project.root / ".batchrec"),
-                "BATCHREC_POLL_SECONDS": "0.02",
-                **project.environment,
-            }
-        )
+        environment = {
+            "BATCHREC_HOME": str(project.root / ".batchrec"),
+            "BATCHREC_POLL_SECONDS": "0.02",
+            **project.environment,
+        }
+        with patch.dict(os.environ, environment):
+            loaded = load_pipelines(project.package)
         yield dg.Definitions.merge(
-            load_pipelines(project.package),
-            dg.Definitions(resources=deployment.resources(), executor=deployment.executor()),
+            loaded, dg.Definitions(executor=Deployment.from_environment(environment).executor())
         )
     finally:
         sys.path.remove(str(project.root))

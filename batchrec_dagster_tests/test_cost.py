@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 from pydantic import ValidationError
 
+from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.steps.cost import (
     Price,
     Prices,

@@ -24,7 +24,7 @@ def test_by_default_everything_is_on_this_machine() -> None:
     assert deployment.embedded
     assert deployment.storage == str(deployment.home / "storage")
     assert deployment.executor() is dg.in_process_executor
-    storage = deployment.resources()["storage"]
+    storage = deployment.storage_resource
     assert storage.uri("a/b.csv") == "s3://batchrec-local/a/b.csv"
     assert storage.where(storage.uri("a/b.csv")) == str(deployment.home / "storage/a/b.csv")
 
@@ -34,12 +34,12 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
     assert not deployment.embedded
     assert deployment.executor() is dg.multiprocess_executor
     resources = deployment.resources()
-    assert resources["storage"].uri("a.csv") == "s3://bucket/p/a.csv"
-    personalize = resources["personalize"]
+    assert resources["batchrec_storage"].uri("a.csv") == "s3://bucket/p/a.csv"
+    personalize = resources["batchrec_personalize"]
     assert (personalize.role_arn, personalize.region_name) == (ROLE, "eu-west-1")
     assert (personalize.poll_seconds, personalize.busy_seconds) == (30, 300)
     impatient = {**AWS, "BATCHREC_BUSY_SECONDS": "60", "BATCHREC_DEADLINE_HOURS": "2.5"}
-    personalize = Deployment.from_environment(impatient).resources()["personalize"]
+    personalize = Deployment.from_environment(impatient).personalize_resource
     assert (personalize.busy_seconds, personalize.deadline_hours) == (60, 2.5)
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.pipeline.checks import published, specs
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
-from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.steps.checks import Checked
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import PublishedTable
@@ -77,7 +77,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
         yield from published([small], dg.MaterializeResult(value=ends))
 
     shelf = Shelf(leases)
-    personalize = deployment.resources()["personalize"]
+    personalize = deployment.personalize_resource
     resources = {"personalize": personalize, "io_manager": shelf}
     result = dg.materialize([step], instance=instance, resources=resources, raise_on_error=False)
     assert [path.name for path in during] == ["000001.json"]

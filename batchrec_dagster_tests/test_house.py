@@ -14,7 +14,7 @@ MAX_FUNCTION_LINES = 60
 MAX_ASSET_LINES = 45
 MAX_FILES = 270
 MAX_LINES = 43_000
-AT_THE_ROOT = {"__init__.py", "definitions.py", "deployment.py", "testing.py", "py.typed"}
+AT_THE_ROOT = {"__init__.py", "definitions.py", "testing.py", "py.typed"}
 ASSET_DECORATORS = {"asset", "multi_asset"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

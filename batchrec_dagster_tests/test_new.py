@@ -58,8 +58,9 @@ def declared(project: Project, name: str = "shop") -> dict[str, Any]:
     text = (project.package / "defs" / name / "defs.yaml").read_text()
     attributes: dict[str, Any] = yaml.safe_load(text)["attributes"]
     assert errors(attributes) == []
-    (path,) = re.findall("^# yaml-language-server: [$]schema=(.+)$", text, re.MULTILINE)
-    assert (project.package / "defs" / name / path).resolve() == SCHEMA_FILE
+    # Where the package is installed is this machine's own affair.
+    assert "$schema" not in text
+    assert str(SCHEMA_FILE.parent) not in text
     with definitions(project) as defs:
         assert defs.resolve_job_def(f"{name}_refresh")
     return attributes

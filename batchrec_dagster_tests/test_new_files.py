@@ -52,7 +52,7 @@ class Evenings:
         with dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
-            resources={"storage": (self.defs.resources or {})["storage"]},
+            resources={"batchrec_storage": (self.defs.resources or {})["batchrec_storage"]},
         ) as context:
             result = self.defs.resolve_sensor_def("shop_new_files")(context)
         assert isinstance(result, dg.SensorResult)

@@ -15,8 +15,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from batchrec_dagster.deployment.resources import LOCAL_ROLE_ARN
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.pipeline.resources import LOCAL_ROLE_ARN
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.aws_door import Door, Permission, personalize_door, s3_door
 from batchrec_dagster_tests.s3_server import S3Server

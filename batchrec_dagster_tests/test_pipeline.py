@@ -210,12 +210,14 @@ def test_an_analysts_own_asset_gets_the_table_by_its_name(
     page = (REPOSITORY / "docs/lists.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (project.package / "defs" / "top10.py").write_text(code)
-    result = refresh(project, "movielens", instance)
-    assert result.success
-    top = pl.read_parquet(project.storage / "top10.parquet")
+    assert refresh(project, "movielens", instance).success
+    with definitions(project) as defs:
+        job = defs.resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey("top10")])
+    top = result.output_for_node("top10")
     lists = table(project, "movielens")
-    assert top.get_column("count").to_list() == sorted(top.get_column("count"), reverse=True)
-    item, count = top.row(0)
+    assert list(top["count"]) == sorted(top["count"], reverse=True)
+    item, count = top.iloc[0]
     assert lists.filter(pl.col("item_id") == item).height == count
 
 

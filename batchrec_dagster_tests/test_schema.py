@@ -66,7 +66,8 @@ TYPE = "batchrec_dagster.BatchRecommendations"
 
 
 def test_what_dagsters_dg_scaffolds_loads(project: Project) -> None:
-    folder = project.package / "defs" / "shop"
+    folder, schema = project.package / "defs" / "shop", project.root / "defs.schema.json"
+    schema.write_text(SCHEMA_FILE.read_text())
     scaffold_object(folder, TYPE, None, "yaml", project.root)
     told = json.dumps({"ratings": "club.csv"})
     scaffold_object(project.package / "defs" / "2 clubs", TYPE, told, "yaml", project.root)
@@ -77,7 +78,7 @@ def test_what_dagsters_dg_scaffolds_loads(project: Project) -> None:
     assert sample["attributes"]["ratings"] == {"source": "sample://hetrec"}
     assert appended["attributes"]["ratings"] == {"source": "club.csv"}
     (path, _) = re.findall("^# yaml-language-server: [$]schema=(.+)$", file.read_text(), re.M)
-    assert (folder / path).resolve() == SCHEMA_FILE
+    assert (folder / path).resolve() == schema
     file.write_text(file.read_text().partition("---")[0])
     with definitions(project) as defs:
         for name in ("shop", "p2_clubs"):

@@ -103,7 +103,7 @@ def publish(
 
 def storage_of(root: Path) -> StorageResource:
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(root)})
-    storage: StorageResource = deployment.resources()["storage"]
+    storage: StorageResource = deployment.storage_resource
     return storage
 
 
@@ -368,7 +368,7 @@ def test_of_a_large_table_in_s3_only_a_part_is_read_for_one_user(
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    storage: StorageResource = Deployment.from_environment(environment).resources()["storage"]
+    storage: StorageResource = Deployment.from_environment(environment).storage_resource
     folder = tmp_path / "storage"
     for path in folder.rglob("*.*"):
         storage.store.put(storage.uri(str(path.relative_to(folder))), path)

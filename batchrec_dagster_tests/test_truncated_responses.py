@@ -12,8 +12,8 @@ import boto3
 import pytest
 from botocore.exceptions import ConnectionClosedError
 
-from batchrec_dagster.pipeline import resources
-from batchrec_dagster.pipeline.resources import retry_truncated_responses
+from batchrec_dagster.deployment import resources
+from batchrec_dagster.deployment.resources import retry_truncated_responses
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

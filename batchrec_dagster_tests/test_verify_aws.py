@@ -25,10 +25,8 @@ COMMAND = ("batchrec", "verify-aws", "--yes")
 def opened(folder: Path, **environment: str) -> Verification:
     """That of the folder's file, on the deployment in the folder."""
     settings = {"BATCHREC_HOME": str(folder / ".batchrec"), **environment}
-    resources = Deployment.from_environment(settings).resources()
-    return Verification.opened(
-        folder / "verify-aws.json", resources["personalize"], logging.getLogger("test")
-    )
+    personalize = Deployment.from_environment(settings).personalize_resource
+    return Verification.opened(folder / "verify-aws.json", personalize, logging.getLogger("test"))
 
 
 def what_is_left(folder: Path) -> list[str]:

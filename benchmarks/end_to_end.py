@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,11 +34,10 @@ QUIET = {"python_logs": {"python_log_level": "WARNING"}}
 
 def run(home: Path) -> dict[str, float]:
     """Seconds of each piece of work, of Dagster's part and of all."""
-    deployment = Deployment.from_environment({"BATCHREC_HOME": str(home)})
+    os.environ["BATCHREC_HOME"] = str(home)
+    deployment = Deployment.from_environment(os.environ)
     pipelines = load_pipelines(Path(batchrec_dagster.__file__).parent)
-    resources = deployment.resources()
-    defs = dg.Definitions.merge(pipelines, dg.Definitions(resources=resources))
-    job = defs.resolve_job_def(JOB)
+    job = pipelines.resolve_job_def(JOB)
     own = home / "dagster"
     own.mkdir()
     with dg.DagsterInstance.local_temp(str(own), overrides=QUIET) as instance:
@@ -52,7 +52,7 @@ def run(home: Path) -> dict[str, float]:
         if asset in DATA_STEPS:
             taken = event.step_success_data.duration_ms / 1000
             work[f"data: {asset}"] = [(end.timestamp - taken, end.timestamp)]
-    work |= dict(jobs(resources["personalize"].client))
+    work |= dict(jobs(deployment.personalize_resource.client))
     everything = [span for spans in work.values() for span in spans]
     return {
         **{name: covered(spans) for name, spans in work.items()},

@@ -66,7 +66,7 @@ def postgres(lists: Path, url: str) -> dict[str, Any]:
     """As the asset does."""
     import polars as pl
 
-    from batchrec_dagster.sinks.postgres import Target, replace
+    from batchrec_dagster.sinks.postgres_table import Target, replace
 
     replaced = replace(pl.scan_parquet(lists), Target(url, "batchrec_benchmark"))
     return {"rows": replaced.counts.rows}

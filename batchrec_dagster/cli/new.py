@@ -254,7 +254,6 @@ def _write(project: Project, name: str, text: str) -> Path:
     """
     import dagster as dg
 
-    from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
 
     target = project.defs / name
@@ -270,9 +269,7 @@ def _write(project: Project, name: str, text: str) -> Path:
         sys.path.insert(0, root)
         try:
             importlib.invalidate_caches()
-            resources = dg.Definitions(resources=Deployment.from_environment({}).resources())
-            pipelines = load_pipelines(Path(root, module))
-            dg.Definitions.validate_loadable(dg.Definitions.merge(pipelines, resources))
+            dg.Definitions.validate_loadable(load_pipelines(Path(root, module)))
         except DeclarationError as error:
             raise DeclarationError(str(error).replace(str(folder), str(target))) from None
         finally:

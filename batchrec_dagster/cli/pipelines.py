@@ -90,16 +90,12 @@ def problems(project: Project) -> list[str]:
     """A line for each error that keeps a pipeline of the project from loading."""
     import dagster as dg
 
-    from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
 
-    resources = Deployment.from_environment(environment()).resources()
+    environment()
     with importable(project):
         try:
-            loaded = load_pipelines(project.defs.parent)
-            dg.Definitions.validate_loadable(
-                dg.Definitions.merge(loaded, dg.Definitions(resources=resources))
-            )
+            dg.Definitions.validate_loadable(load_pipelines(project.defs.parent))
         except DeclarationError as error:
             return str(error).splitlines()
         except Exception as error:  # A Python file in defs/ can raise anything.

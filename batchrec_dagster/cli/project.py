@@ -182,11 +182,19 @@ def storage() -> StorageResource:
     from batchrec_dagster.deployment import Deployment, DeploymentError
 
     try:
-        resources = Deployment.from_environment(environment()).resources()
+        return Deployment.from_environment(environment()).storage_resource
     except DeploymentError as error:
         raise click.ClickException(str(error)) from error
-    found: StorageResource = resources["storage"]
-    return found
+
+
+def needs_extra(extra: str, command: str) -> None:
+    """Raise click.ClickException unless the extra is installed that the command needs."""
+    from batchrec_dagster.storage.extras import ExtraMissingError, require
+
+    try:
+        require(extra, command)
+    except ExtraMissingError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def complete_pipelines(

@@ -42,9 +42,10 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
     try:
-        resources = Deployment.from_environment(environment()).resources()
-        store, root = resources["storage"].store, resources["storage"].uri(f"{pipeline}/")
-        ensure = resources["personalize"].ensure(log, {PIPELINE_TAG: pipeline})
+        deployment = Deployment.from_environment(environment())
+        storage, personalize = deployment.storage_resource, deployment.personalize_resource
+        store, root = storage.store, storage.uri(f"{pipeline}/")
+        ensure = personalize.ensure(log, {PIPELINE_TAG: pipeline})
         plan = find(ensure, pipeline)
         found = store.list(root) if files else []
         lines = [

@@ -54,8 +54,8 @@ def verify_aws(
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
     try:
-        resources = Deployment.from_environment(environment()).resources()
-        verification = Verification.opened(output, resources["personalize"], log, glue_job)
+        personalize = Deployment.from_environment(environment()).personalize_resource
+        verification = Verification.opened(output, personalize, log, glue_job)
         if only_delete:
             if not output.exists():
                 raise VerifyError(f"there is no {output}: nothing was made")

@@ -257,6 +257,10 @@ class Pipeline(dg.Model):
         """The key of its asset of this name."""
         return dg.AssetKey([self.name, asset])
 
+    def resource_key(self, resource: str) -> str:
+        """The key of its resource or IO manager of this name."""
+        return f"batchrec_{resource}"
+
     @property
     def tags(self) -> dict[str, str]:
         """The tags of its resources in Personalize."""

@@ -65,7 +65,7 @@ def _sinks(loaded: dg.Definitions) -> Iterator[Finding]:
     """A finding for each sink outside the storage; relative paths start at the project."""
     tree = loaded.component_tree
     try:
-        storage = Deployment.from_environment(os.environ).resources()["storage"]
+        storage = Deployment.from_environment(os.environ).storage_resource
     except DeploymentError:  # examine() reports it.
         return
     assert tree is not None, "load_pipelines makes one"

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.deployment.resources import AWS
 from batchrec_dagster.doctor.findings import (
     Finding,
     client,
@@ -23,7 +24,6 @@ from batchrec_dagster.doctor.findings import (
     warning,
 )
 from batchrec_dagster.personalize.permissions import credentials_trouble, is_denied, lacking
-from batchrec_dagster.pipeline.resources import AWS
 from batchrec_dagster.storage.object_store import split_uri
 
 Document = Mapping[str, Any]

@@ -9,7 +9,7 @@ import boto3
 from botocore.config import Config
 
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.pipeline.resources import AWS
+from batchrec_dagster.deployment.resources import AWS
 
 Status = Literal["ok", "warning", "unknown", "failed"]
 

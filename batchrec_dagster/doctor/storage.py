@@ -26,7 +26,7 @@ def storage_findings(deployment: Deployment) -> Iterator[Finding]:
         yield from findings
         if any(finding.status == "failed" for finding in findings):
             return
-    storage: StorageResource = deployment.resources()["storage"]
+    storage: StorageResource = deployment.storage_resource
     yield from _objects(storage)
 
 

@@ -22,6 +22,7 @@ import polars as pl
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import fingerprint
+from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.doctor.aws import SERVICE
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.batch_files import USER_FIELD, read_inference
@@ -31,7 +32,6 @@ from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
 from batchrec_dagster.personalize.recipes import recipe_arn
 from batchrec_dagster.personalize.schemas import INTERACTIONS
 from batchrec_dagster.personalize.teardown import delete, find
-from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.reporting.markdown import code, escaped
 from batchrec_dagster.samples import generator
 from batchrec_dagster.steps import cost

@@ -8,6 +8,7 @@ from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.templates import TemplateContext
+from batchrec_dagster.deployment import Deployment, DeploymentError
 from batchrec_dagster.pipeline.assets.batch_users import batch_users
 from batchrec_dagster.pipeline.assets.interactions import interactions
 from batchrec_dagster.pipeline.assets.items import item_assets
@@ -23,8 +24,14 @@ from batchrec_dagster.pipeline.assets.solution_version import (
 )
 from batchrec_dagster.pipeline.assets.user_segments import user_segments
 from batchrec_dagster.pipeline.automation.jobs import automation
-from batchrec_dagster.pipeline.loading import declaration_error, same_name_error
+from batchrec_dagster.pipeline.loading import (
+    DeclarationError,
+    declaration_error,
+    same_name_error,
+)
+from batchrec_dagster.pipeline.resources import deployment_of
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
+from batchrec_dagster.storage.extras import installed
 
 
 @dg.scaffold_with(PipelineScaffolder)
@@ -76,10 +83,22 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
                 segment_solution_version(self, self.segments),
                 user_segments(self, self.segments),
             ]
-        checks = [spec.key for asset in assets for spec in asset.check_specs]
-        assets.append(recommendation_report(self, checks))
+        if installed("report"):
+            checks = [spec.key for asset in assets for spec in asset.check_specs]
+            assets.append(recommendation_report(self, checks))
         assets += sink_assets(self, context.project_root)
         keys = [key for asset in assets for key in asset.keys]
+        deployment = self._deployment(context)
+        executor = deployment.executor() if deployment.embedded else None
         return dg.Definitions.merge(
-            dg.Definitions(assets=assets), automation(self, keys, context.project_root)
+            dg.Definitions(assets=assets, resources=deployment.resources()),
+            automation(self, keys, context.project_root, executor),
         )
+
+    def _deployment(self, context: dg.ComponentLoadContext) -> Deployment:
+        try:
+            deployment = deployment_of(context)
+        except DeploymentError as error:
+            raise DeclarationError(f"{self._file or context.path}: {error}") from error
+        deployment.make_home()
+        return deployment

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.resources import PersonalizeResource
+from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.storage.lease import Lease
 

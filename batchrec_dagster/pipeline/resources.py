@@ -1,140 +1,29 @@
-"""The Dagster resource with the boto3 `personalize` client of this deployment."""
+"""The resources of the pipelines in a code location, which no other definition provides."""
 
 from __future__ import annotations
 
-import logging
-import random
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import os
 
-import boto3
 import dagster as dg
-from botocore.exceptions import ConnectionClosedError
-from pydantic import Field
 
-from batchrec_dagster.local_personalize.api.client import Quotas, embedded_client
-from batchrec_dagster.personalize.batch_files import MAX_RESULTS
-from batchrec_dagster.personalize.ensure import STORAGE_TAG, Ensure
-from batchrec_dagster.personalize.permissions import explain_refusals
-from batchrec_dagster.storage.object_store import CLIENT_CONFIG
-from batchrec_dagster.storage.resource import StorageResource
-
-if TYPE_CHECKING:
-    from types_boto3_personalize import PersonalizeClient
+from batchrec_dagster.config.deployment import DeploymentSettings
+from batchrec_dagster.deployment import Deployment
 
 
-EMBEDDED = "embedded"
-AWS = "aws"
+class BatchrecResources(DeploymentSettings, dg.Component, dg.Resolvable):
+    """Storage and Personalize of all pipelines in the project, in place of environment
+    variables."""
 
-# The embedded Personalize checks only the form of the ARN: it reads the storage itself.
-LOCAL_ROLE_ARN = "arn:aws:iam::000000000000:role/batchrec-local"
-
-# Of responses that came incomplete.
-ATTEMPTS = 15
-LONGEST_PAUSE = 20.0  # seconds
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """None of its own: the pipelines bring their resources."""
+        return dg.Definitions()
 
 
-class PersonalizeResource(dg.ConfigurableResource[Any]):
-    """Amazon Personalize, or the local one: the pipeline uses a boto3 client either way."""
-
-    endpoint: str = Field(
-        default=EMBEDDED,
-        description="`embedded` (on this machine, in this process), `aws`, or the URL of a"
-        " Personalize.",
-    )
-    home: str = Field(
-        default=".batchrec/personalize",
-        description="The folder of the embedded Personalize: its catalogue, data and models.",
-    )
-    quotas: list[str] = Field(
-        default=[],
-        description="Changed quotas of the embedded Personalize, such as `dataset_groups=100`.",
-    )
-    role_arn: str = Field(
-        default=LOCAL_ROLE_ARN,
-        description="The role with which Personalize reads and writes the storage.",
-    )
-    region_name: str | None = Field(default=None, description="The AWS region.")
-    profile_name: str | None = Field(default=None, description="The AWS profile.")
-    poll_seconds: float = Field(
-        default=0.2, gt=0, description="Initial polling interval; backs off on long jobs."
-    )
-    busy_seconds: float = Field(
-        default=300,
-        gt=0,
-        description="How long to wait before the next attempt when Personalize is busy (a resource"
-        " in use, too many jobs at once).",
-    )
-    heartbeat_seconds: float = Field(
-        default=60, gt=0, description="How often a long wait logs its status."
-    )
-    deadline_hours: float = Field(
-        default=24,
-        gt=0,
-        description="How long one import, training or batch inference may take before the run"
-        " fails. Personalize keeps working; re-run to resume waiting.",
-    )
-    max_results: int = Field(
-        default=MAX_RESULTS,
-        ge=1,
-        description="How many results a batch inference may request for each user.",
-    )
-    storage: StorageResource
-
-    @property
-    def on_aws(self) -> bool:
-        """Whether it is AWS's own, which costs money."""
-        return self.endpoint == AWS
-
-    @cached_property
-    def client(self) -> PersonalizeClient:
-        """The boto3 client."""
-        if self.endpoint == EMBEDDED:
-            return embedded_client(
-                Path(self.home).absolute(), self.storage.store, quotas=Quotas.parse(self.quotas)
-            )
-        session = boto3.Session(region_name=self.region_name, profile_name=self.profile_name)
-        client: PersonalizeClient = session.client(
-            "personalize",
-            endpoint_url=None if self.endpoint == AWS else self.endpoint,
-            config=CLIENT_CONFIG,
-        )
-        explain_refusals(client)
-        retry_truncated_responses(client)
-        return client
-
-    def ensure(self, log: logging.Logger, tags: dict[str, str]) -> Ensure:
-        """What finds, adopts or creates resources and waits for them; new ones get these tags."""
-        return Ensure(
-            client=self.client,
-            log=log,
-            tags={**tags, STORAGE_TAG: self.storage.uri("")},
-            poll_seconds=self.poll_seconds,
-            busy_seconds=self.busy_seconds,
-            heartbeat_seconds=self.heartbeat_seconds,
-            deadline_seconds=self.deadline_hours * 3600,
-            role_arn=self.role_arn,
-            max_results=self.max_results,
-            on_aws=self.on_aws,
-        )
-
-
-def retry_truncated_responses(client: Any) -> None:
-    """Make the boto3 client retry a response that is shorter than its Content-Length, and raise
-    ConnectionClosedError after the last attempt.
-
-    botocore reads with `enforce_content_length=False` and takes what arrived for the whole: a list
-    without its members, a creation without its ARN.
-    """
-    client.meta.events.register("needs-retry", _pause_if_truncated)
-
-
-def _pause_if_truncated(response: Any, attempts: int, **_: Any) -> float | None:
-    """Seconds before the next attempt; None for a complete response, or none at all."""
-    announced = response and response[0].headers.get("Content-Length")
-    if announced is None or len(response[0].content) == int(announced):
-        return None
-    if attempts >= ATTEMPTS:
-        raise ConnectionClosedError(endpoint_url=response[0].url)
-    return random.uniform(0, min(LONGEST_PAUSE, 0.1 * 2**attempts))  # noqa: S311
+def deployment_of(context: dg.ComponentLoadContext) -> Deployment:
+    """The deployment of the project's pipelines: as BatchrecResources says, else the environment.
+    Raises DeploymentError."""
+    project = context.component_tree.get_all_components(of_type=BatchrecResources)
+    environment = dict(os.environ)
+    for settings in project:
+        environment |= settings.variables
+    return Deployment.from_environment(environment)

@@ -19,8 +19,7 @@ from batchrec_dagster.config.templates import literal
 SCHEMA_FILE = Path(__file__).parents[1] / "config" / "defs.schema.json"
 
 _DECLARATION = """\
-# yaml-language-server: $schema={schema}
-{notes}# The README explains every setting; omitted settings have their defaults.
+{notes}# `batchrec schema` describes every setting; omitted settings have their defaults.
 type: {type}
 
 attributes:
@@ -47,13 +46,26 @@ def declaration(
     ratings: lines of its block, indented; notes: comment lines for the top; more: further blocks.
     """
     return _DECLARATION.format(
-        schema=Path(os.path.relpath(SCHEMA_FILE, folder)).as_posix(),
-        notes="".join(f"# {line}\n" for line in notes),
+        notes="".join(f"# {line}\n" for line in [*_schema(folder), *notes]),
         type=COMPONENT_TYPE,
         name=name,
         ratings="\n".join(ratings),
         more=f"{more}\n",
     )
+
+
+def _schema(folder: Path) -> Iterator[str]:
+    """The line by which editors find the schema, if it lies in the project: a path to where this
+    package is installed would hold on this machine alone."""
+    for parent in folder.resolve().parents:
+        for file in (parent / SCHEMA_FILE.name, SCHEMA_FILE):
+            inside = file.is_relative_to(parent) and "site-packages" not in file.parts
+            if inside and file.exists():
+                path = Path(os.path.relpath(file, folder.resolve())).as_posix()
+                yield f"yaml-language-server: $schema={path}"
+                return
+        if (parent / "pyproject.toml").exists():
+            return
 
 
 def block(settings: Mapping[str, object], indent: str = "    ") -> Iterator[str]:

@@ -1,17 +1,16 @@
 """Arguments and metadata that assets share: previews, links, column schemas, samples."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 from urllib.parse import quote
 
 import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.resources import AWS, PersonalizeResource
+from batchrec_dagster.deployment.resources import AWS, PersonalizeResource
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.steps.raw_files import RawFiles
-from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.resource import StorageResource
 
 
@@ -61,66 +60,8 @@ def raw_files(raw: RawFiles, storage: StorageResource) -> dict[str, Any]:
     }
 
 
-# The values of an asset's tag `stage`, from ratings to results.
-RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
-
 # A sink's metadata: where it writes, and the setting that says so.
 WRITES_TO = "batchrec/writes_to"
-
-
-class OwnArguments(TypedDict):
-    """Arguments of `@dg.asset` for an asset outside the storage."""
-
-    key_prefix: str
-    group_name: str
-    owners: list[str]
-    description: str
-    kinds: set[str]
-    tags: dict[str, str]
-    code_version: str
-
-
-class AssetArguments(OwnArguments):
-    """Arguments of `@dg.asset`."""
-
-    io_manager_key: str
-    metadata: dict[str, Any]
-
-
-def own_asset_args(
-    pipeline: Pipeline, *, description: str, kinds: set[str], code_version: str, stage: str = RESULT
-) -> OwnArguments:
-    """As `asset_args`, for an asset outside the storage."""
-    return {
-        "key_prefix": pipeline.name,
-        "group_name": pipeline.name,
-        "owners": pipeline.owners,
-        "description": escaped(description),
-        "kinds": kinds,
-        "tags": {"stage": stage},
-        "code_version": code_version,
-    }
-
-
-def asset_args(
-    pipeline: Pipeline,
-    *,
-    description: str,
-    kinds: set[str],
-    storage_key: str,
-    code_version: str,
-    io_manager: str,
-    stage: str = RESULT,
-) -> AssetArguments:
-    """The arguments of `@dg.asset` that follow from the declaration.
-
-    `code_version` must change whenever the same input would give another output, so that Dagster
-    marks the asset as stale: include a fingerprint of the settings that the asset reads.
-    """
-    own = own_asset_args(
-        pipeline, description=description, kinds=kinds, code_version=code_version, stage=stage
-    )
-    return {**own, "io_manager_key": io_manager, "metadata": {STORAGE_KEY: storage_key}}
 
 
 def column_schema(

@@ -6,7 +6,6 @@ dg.Failure with the job's own reason, if it gave one.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -20,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.config.interactions import Preparation
 from batchrec_dagster.preparation.spark.task import Done, Task
+from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -112,11 +112,7 @@ class LocalSpark:
 
     @staticmethod
     def _check() -> None:
-        if importlib.util.find_spec("pyspark") is None:
-            raise dg.Failure(
-                "preparation.engine spark needs pyspark: pip install 'pyspark==3.5.*'",
-                allow_retries=False,
-            )
+        require("spark", "preparation.engine spark")
         if not os.environ.get("JAVA_HOME") and shutil.which("java") is None:
             raise dg.Failure(
                 "preparation.engine spark needs a Java runtime, 17 or 21: apt-get install"

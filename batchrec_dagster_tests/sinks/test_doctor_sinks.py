@@ -9,7 +9,7 @@ import boto3
 import pytest
 
 from batchrec_dagster.doctor import Finding, pipelines_findings
-from batchrec_dagster.sinks import postgres as postgres_sink
+from batchrec_dagster.sinks import postgres_table as postgres_sink
 from batchrec_dagster_tests.postgres_server import PostgresServer
 from batchrec_dagster_tests.processes import free_ports
 from batchrec_dagster_tests.sinks.support import many

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError
-from batchrec_dagster.sinks import postgres as sink
+from batchrec_dagster.sinks import postgres_table as sink
 from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_folder, serving
 from batchrec_dagster_tests.processes import free_ports
@@ -311,7 +311,7 @@ def test_what_the_table_refuses_is_told(postgres: PostgresServer, url: str) -> N
 
 WRITER = """
 import sys, time
-from batchrec_dagster.sinks import postgres
+from batchrec_dagster.sinks import postgres_table as postgres
 from batchrec_dagster_tests.sinks.support import many
 
 url, step = sys.argv[1:]

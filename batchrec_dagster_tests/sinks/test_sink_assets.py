@@ -20,7 +20,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.assets import sinks
 from batchrec_dagster.pipeline.loading import DeclarationError
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError
-from batchrec_dagster.sinks import postgres as postgres_sink
+from batchrec_dagster.sinks import postgres_table as postgres_sink
 from batchrec_dagster.sinks.sink import Counts, Written
 from batchrec_dagster.storage.io_managers import ParquetIOManager
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -116,7 +116,7 @@ def written(
     storage = StorageResource(root=str(folder / "storage"), s3=S3Connection())
     return dg.materialize(
         [recommendations, *sinks.sink_assets(pipeline, folder)],
-        resources={"io_manager": ParquetIOManager(storage=storage), "storage": storage},
+        resources={"io_manager": ParquetIOManager(storage=storage), "batchrec_storage": storage},
         instance=instance,
         raise_on_error=False,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchrec_dagster.storage.extras import ExtraMissingError, require
 from batchrec_dagster.web import allowed_hosts
 
 if TYPE_CHECKING:
@@ -48,6 +49,15 @@ def _quotas(context: click.Context, parameter: click.Parameter, texts: tuple[str
         return Quotas.parse(texts)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _check_extras() -> None:
+    """Raise click.ClickException for a missing one. --help waits for no import of theirs."""
+    try:
+        for extra in ("local", "serve"):
+            require(extra, "batchrec local-personalize")
+    except ExtraMissingError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _move_home(home: Path, export_to: Path | None, import_from: Path | None) -> None:
@@ -198,7 +208,7 @@ def local_personalize(
     if export_to or import_from:
         _move_home(home, export_to, import_from)
         return
-    # Imported here so that --help need not wait for them.
+    _check_extras()
     import boto3
 
     from batchrec_dagster.local_personalize.api.server import serve

@@ -10,14 +10,8 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.interactions import BatchUsers
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.schemas import USER_ID
-from batchrec_dagster.pipeline.ui import (
-    PREPARED,
-    asset_args,
-    column_lineage,
-    column_schema,
-    preview,
-    sample,
-)
+from batchrec_dagster.pipeline.declare_asset import PREPARED, asset
+from batchrec_dagster.pipeline.ui import column_lineage, column_schema, preview, sample
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.steps.batch_users import find_batch_users
 from batchrec_dagster.storage.resource import StorageResource
@@ -37,17 +31,15 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
     of_interactions = [("interactions", USER_ID)] if declared.source is None else []
     lineage = {USER_FIELD: of_interactions, "filterValues": []}
 
-    @dg.asset(
-        **asset_args(
-            pipeline,
-            description=f"The users who get a list, as JSON Lines, the input of a batch inference"
-            f" job. {_who(declared)}, each once.",
-            kinds={"json"},
-            stage=PREPARED,
-            storage_key=pipeline.places.batch_users,
-            code_version=f"{version}-{fingerprint(filter_values)}" if filter_values else version,
-            io_manager="batch_users_io",
-        ),
+    @asset(
+        pipeline,
+        description=f"The users who get a list, as JSON Lines, the input of a batch inference"
+        f" job. {_who(declared)}, each once.",
+        kinds={"json"},
+        stage=PREPARED,
+        storage_key=pipeline.places.batch_users,
+        code_version=f"{version}-{fingerprint(filter_values)}" if filter_values else version,
+        io_manager="batch_users_io",
         deps=[pipeline.asset_key("interactions")],
     )
     def batch_users(storage: StorageResource) -> dg.MaterializeResult[pl.DataFrame]:

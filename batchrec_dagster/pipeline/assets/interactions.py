@@ -15,15 +15,9 @@ from batchrec_dagster.personalize.schemas import (
     TIMESTAMP,
     USER_ID,
 )
-from batchrec_dagster.pipeline.checks import published, specs
-from batchrec_dagster.pipeline.ui import (
-    PREPARED,
-    asset_args,
-    column_lineage,
-    column_schema,
-    preview,
-    sample,
-)
+from batchrec_dagster.pipeline.checks import published
+from batchrec_dagster.pipeline.declare_asset import PREPARED, asset
+from batchrec_dagster.pipeline.ui import column_lineage, column_schema, preview, sample
 from batchrec_dagster.preparation.polars.prepare import Preparation
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import Done
@@ -57,23 +51,20 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
     ratings, rules = pipeline.ratings, pipeline.rules
     engine = pipeline.preparation.engine
 
-    @dg.asset(
-        **asset_args(
-            pipeline,
-            description="What each user did with which item, and when: the ratings that count, as"
-            f" the CSV file that Personalize imports and learns from. {_rule(rules)}",
-            kinds={"polars" if engine == "local" else "spark", "csv"},
-            stage=PREPARED,
-            storage_key=pipeline.places.interactions,
-            code_version=f"{CODE_VERSION}-{fingerprint(ratings.reading, rules)}",
-            io_manager="interactions_io",
-        ),
-        check_specs=specs(
-            pipeline.asset_key("interactions"),
-            enough_interactions="There are as many interactions and users as Personalize needs.",
-            timestamps_plausible="The timestamps are between 1980 and now, in seconds.",
-            few_event_types="There are as few event types as Personalize allows.",
-        ),
+    @asset(
+        pipeline,
+        description="What each user did with which item, and when: the ratings that count, as"
+        f" the CSV file that Personalize imports and learns from. {_rule(rules)}",
+        kinds={"polars" if engine == "local" else "spark", "csv"},
+        stage=PREPARED,
+        storage_key=pipeline.places.interactions,
+        code_version=f"{CODE_VERSION}-{fingerprint(ratings.reading, rules)}",
+        io_manager="interactions_io",
+        checks={
+            "enough_interactions": "There are as many interactions and users as Personalize needs.",
+            "timestamps_plausible": "The timestamps are between 1980 and now, in seconds.",
+            "few_event_types": "There are as few event types as Personalize allows.",
+        },
     )
     def interactions(
         context: dg.AssetExecutionContext, raw_ratings: dict[str, Any], storage: StorageResource

@@ -12,17 +12,9 @@ import polars as pl
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.items import Items
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
-from batchrec_dagster.pipeline.checks import published, specs
-from batchrec_dagster.pipeline.ui import (
-    PREPARED,
-    RAW,
-    asset_args,
-    column_lineage,
-    column_schema,
-    preview,
-    raw_files,
-    sample,
-)
+from batchrec_dagster.pipeline.checks import published
+from batchrec_dagster.pipeline.declare_asset import PREPARED, RAW, asset
+from batchrec_dagster.pipeline.ui import column_lineage, column_schema, preview, raw_files, sample
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.reporting.markdown import escaped
@@ -60,21 +52,18 @@ def raw_items(
     places = pipeline.places
     source = declared.rows
 
-    @dg.asset(
-        **asset_args(
-            pipeline,
-            description="What is known about the items, such as titles and genres: the file, copied"
-            " to the storage unchanged.",
-            kinds={"file"},
-            stage=RAW,
-            storage_key=places.record("raw_items"),
-            code_version=f"{CODE_VERSION}-{fingerprint(declared, layout)}",
-            io_manager="record_io",
-        ),
-        check_specs=specs(
-            pipeline.asset_key("raw_items"),
-            items_readable="The declared columns are there, and their values can be read.",
-        ),
+    @asset(
+        pipeline,
+        description="What is known about the items, such as titles and genres: the file, copied"
+        " to the storage unchanged.",
+        kinds={"file"},
+        stage=RAW,
+        storage_key=places.record("raw_items"),
+        code_version=f"{CODE_VERSION}-{fingerprint(declared, layout)}",
+        io_manager="record_io",
+        checks={
+            "items_readable": "The declared columns are there, and their values can be read.",
+        },
     )
     def raw_items(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
         started = time.monotonic()
@@ -105,17 +94,15 @@ def raw_items(
 def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     """The asset."""
 
-    @dg.asset(
-        **asset_args(
-            pipeline,
-            description="What Personalize learns about each item, such as its genres and when it"
-            " came out: the CSV file that it imports, for models and filters.",
-            kinds={"csv"},
-            stage=PREPARED,
-            storage_key=pipeline.places.items,
-            code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
-            io_manager="items_io",
-        ),
+    @asset(
+        pipeline,
+        description="What Personalize learns about each item, such as its genres and when it"
+        " came out: the CSV file that it imports, for models and filters.",
+        kinds={"csv"},
+        stage=PREPARED,
+        storage_key=pipeline.places.items,
+        code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
+        io_manager="items_io",
     )
     def items(
         raw_items: dict[str, Any], storage: StorageResource
@@ -148,17 +135,15 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
 def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     """The asset."""
 
-    @dg.asset(
-        **asset_args(
-            pipeline,
-            description="Each item's title, for the people who read the tables and the report."
-            " Personalize does not get them.",
-            kinds={"parquet"},
-            stage=PREPARED,
-            storage_key=pipeline.places.item_titles,
-            code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
-            io_manager="parquet_io",
-        ),
+    @asset(
+        pipeline,
+        description="Each item's title, for the people who read the tables and the report."
+        " Personalize does not get them.",
+        kinds={"parquet"},
+        stage=PREPARED,
+        storage_key=pipeline.places.item_titles,
+        code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
+        io_manager="parquet_io",
     )
     def item_titles(
         raw_items: dict[str, Any], storage: StorageResource

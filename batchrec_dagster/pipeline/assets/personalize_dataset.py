@@ -8,10 +8,11 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.checks import published, run_step, specs
+from batchrec_dagster.deployment.resources import PersonalizeResource
+from batchrec_dagster.pipeline.checks import published, run_step
+from batchrec_dagster.pipeline.declare_asset import MODEL, asset
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
-from batchrec_dagster.pipeline.resources import PersonalizeResource
-from batchrec_dagster.pipeline.ui import MODEL, asset_args, dataset_group, preview
+from batchrec_dagster.pipeline.ui import dataset_group, preview
 from batchrec_dagster.reporting.markdown import table
 from batchrec_dagster.steps.cost import cost_metadata
 from batchrec_dagster.steps.import_dataset import (
@@ -43,20 +44,18 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         else {}
     )
 
-    @dg.asset(
-        **asset_args(
-            pipeline,
-            description=f"The {' and '.join(file.asset for file in files)}, imported into Amazon"
-            " Personalize for training: a dataset group, a schema, a dataset and an import job."
-            " Unchanged data are not imported again.",
-            kinds={"personalize"},
-            stage=MODEL,
-            storage_key=pipeline.places.record("personalize_dataset"),
-            code_version=f"{CODE_VERSION}-{schemas_version(files)}",
-            io_manager="record_io",
-        ),
+    @asset(
+        pipeline,
+        description=f"The {' and '.join(file.asset for file in files)}, imported into Amazon"
+        " Personalize for training: a dataset group, a schema, a dataset and an import job."
+        " Unchanged data are not imported again.",
+        kinds={"personalize"},
+        stage=MODEL,
+        storage_key=pipeline.places.record("personalize_dataset"),
+        code_version=f"{CODE_VERSION}-{schemas_version(files)}",
+        io_manager="record_io",
         deps=[pipeline.asset_key(file.asset) for file in files],
-        check_specs=specs(pipeline.asset_key("personalize_dataset"), **budgeted),
+        checks=budgeted,
     )
     @exclusive_step(pipeline)
     def personalize_dataset(

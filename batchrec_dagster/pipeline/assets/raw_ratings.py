@@ -9,8 +9,9 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.pipeline.checks import published, specs
-from batchrec_dagster.pipeline.ui import RAW, asset_args, preview, raw_files
+from batchrec_dagster.pipeline.checks import published
+from batchrec_dagster.pipeline.declare_asset import RAW, asset
+from batchrec_dagster.pipeline.ui import preview, raw_files
 from batchrec_dagster.reporting.markdown import code, escaped
 from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files
 from batchrec_dagster.steps.raw_inspection import (
@@ -29,21 +30,18 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     source = ratings.rows
     copied = "copied to the storage unchanged" if ratings.copy_to_storage else "read in place"
 
-    @dg.asset(
-        **asset_args(
-            pipeline,
-            description="Who rated, bought or watched what, and when: the files that everything"
-            f" else is made of, {copied}. Unchanged files are not copied again.",
-            kinds={"file"},
-            stage=RAW,
-            storage_key=places.record("raw_ratings"),
-            code_version=f"{CODE_VERSION}-{fingerprint(ratings)}",
-            io_manager="record_io",
-        ),
-        check_specs=specs(
-            pipeline.asset_key("raw_ratings"),
-            rows_readable="The declared columns are there, and their values can be read.",
-        ),
+    @asset(
+        pipeline,
+        description="Who rated, bought or watched what, and when: the files that everything"
+        f" else is made of, {copied}. Unchanged files are not copied again.",
+        kinds={"file"},
+        stage=RAW,
+        storage_key=places.record("raw_ratings"),
+        code_version=f"{CODE_VERSION}-{fingerprint(ratings)}",
+        io_manager="record_io",
+        checks={
+            "rows_readable": "The declared columns are there, and their values can be read.",
+        },
     )
     def raw_ratings(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
         started = time.monotonic()

@@ -8,8 +8,8 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.pipeline.declare_asset import asset
 from batchrec_dagster.pipeline.ui import (
-    asset_args,
     column_lineage,
     column_schema,
     preview,
@@ -55,16 +55,14 @@ PLOTTED = ("hit_rate", "recall", "list_share", "gain", "popular_hit_rate", "acti
 def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset."""
 
-    @dg.asset(
-        **asset_args(
-            pipeline,
-            description="What people did with the lists: each published edition against what its"
-            " users did after it, compared with the most popular items of that day.",
-            kinds={"parquet"},
-            storage_key=pipeline.places.outcomes,
-            code_version=CODE_VERSION,
-            io_manager="parquet_io",
-        ),
+    @asset(
+        pipeline,
+        description="What people did with the lists: each published edition against what its"
+        " users did after it, compared with the most popular items of that day.",
+        kinds={"parquet"},
+        storage_key=pipeline.places.outcomes,
+        code_version=CODE_VERSION,
+        io_manager="parquet_io",
         deps=[pipeline.asset_key("interactions"), pipeline.asset_key("recommendations")],
     )
     def recommendation_outcomes(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.pipeline.ui import asset_args, preview, stored
+from batchrec_dagster.pipeline.declare_asset import asset
+from batchrec_dagster.pipeline.ui import preview, stored
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.steps.items import categories, titles_of
 from batchrec_dagster.storage.resource import StorageResource
@@ -39,16 +40,14 @@ def recommendation_report(
         *(key for name, key in keys.items() if name in optional),
     )
 
-    @dg.asset(
-        **asset_args(
-            pipeline,
-            description="A page for people, in one HTML file: how good the lists are, whom they"
-            " reach, what they recommend, and each user's history next to their list.",
-            kinds={"html"},
-            storage_key=pipeline.places.report,
-            code_version=f"{CODE_VERSION}-{shown}",
-            io_manager="html_io",
-        ),
+    @asset(
+        pipeline,
+        description="A page for people, in one HTML file: how good the lists are, whom they"
+        " reach, what they recommend, and each user's history next to their list.",
+        kinds={"html"},
+        storage_key=pipeline.places.report,
+        code_version=f"{CODE_VERSION}-{shown}",
+        io_manager="html_io",
         deps=[*keys.values()],
     )
     def recommendation_report(

@@ -9,13 +9,13 @@ import polars as pl
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.pipeline.checks import published, run_step, specs
+from batchrec_dagster.pipeline.checks import published, run_step
+from batchrec_dagster.pipeline.declare_asset import asset
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
-from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.pipeline.ui import (
-    asset_args,
     column_lineage,
     column_schema,
     dataset_group,
@@ -87,20 +87,18 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     wanted, titles = pipeline.recommendations, titles_of(pipeline)
     experiment = [pipeline.experiment] if pipeline.experiment else []
 
-    @dg.asset(
-        **asset_args(
-            pipeline,
-            description=f"The published table: the top {wanted.num_results} items for every user,"
-            " as user_id, rank, item_id and score"
-            f"{', with titles' if titles else ''}{', and arm' if experiment else ''}."
-            f"{' Items that a user already had are left out.' if wanted.exclude_seen else ''}",
-            kinds={"personalize", "parquet"},
-            storage_key=pipeline.places.recommendations,
-            code_version=f"{CODE_VERSION}-{fingerprint(wanted, *titles, *experiment)}",
-            io_manager="published_io",
-        ),
+    @asset(
+        pipeline,
+        description=f"The published table: the top {wanted.num_results} items for every user,"
+        " as user_id, rank, item_id and score"
+        f"{', with titles' if titles else ''}{', and arm' if experiment else ''}."
+        f"{' Items that a user already had are left out.' if wanted.exclude_seen else ''}",
+        kinds={"personalize", "parquet"},
+        storage_key=pipeline.places.recommendations,
+        code_version=f"{CODE_VERSION}-{fingerprint(wanted, *titles, *experiment)}",
+        io_manager="published_io",
         deps=[pipeline.asset_key("interactions"), *titles],
-        check_specs=specs(pipeline.asset_key("recommendations"), **_checks(pipeline)),
+        checks=_checks(pipeline),
     )
     @exclusive_step(pipeline)
     def recommendations(

@@ -11,7 +11,8 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.pipeline.ui import WRITES_TO, own_asset_args, preview
+from batchrec_dagster.pipeline.declare_asset import asset
+from batchrec_dagster.pipeline.ui import WRITES_TO, preview
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -34,14 +35,12 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink, project: Path) -> dg.As
     """The asset of the sink under this key of the YAML."""
     described = sink.describe(project)
 
-    @dg.asset(
+    @asset(
+        pipeline,
         name=sink.asset,
-        **own_asset_args(
-            pipeline,
-            description=described.text,
-            kinds={described.kind},
-            code_version=f"{CODE_VERSION}-{fingerprint(sink)}",
-        ),
+        description=described.text,
+        kinds={described.kind},
+        code_version=f"{CODE_VERSION}-{fingerprint(sink)}",
         metadata={WRITES_TO: described.place} if described.place else {},
     )
     def write_sink(

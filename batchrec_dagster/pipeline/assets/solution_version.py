@@ -9,9 +9,10 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
+from batchrec_dagster.deployment.resources import PersonalizeResource
+from batchrec_dagster.pipeline.declare_asset import MODEL, asset
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
-from batchrec_dagster.pipeline.resources import PersonalizeResource
-from batchrec_dagster.pipeline.ui import MODEL, asset_args, dataset_group, preview
+from batchrec_dagster.pipeline.ui import dataset_group, preview
 from batchrec_dagster.reporting.markdown import escaped, table
 from batchrec_dagster.reporting.provenance import measured_on
 from batchrec_dagster.steps.cost import cost_metadata
@@ -33,17 +34,15 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset."""
     solution = pipeline.solution
 
-    @dg.asset(
-        **asset_args(
-            pipeline,
-            description=f"The model, trained with the recipe {solution.recipe} on the imported"
-            f" data, and its metrics on held-out interactions. {_when(pipeline)}",
-            kinds={"personalize"},
-            stage=MODEL,
-            storage_key=pipeline.places.record("solution_version"),
-            code_version=f"{CODE_VERSION}-{fingerprint(solution)}",
-            io_manager="record_io",
-        ),
+    @asset(
+        pipeline,
+        description=f"The model, trained with the recipe {solution.recipe} on the imported"
+        f" data, and its metrics on held-out interactions. {_when(pipeline)}",
+        kinds={"personalize"},
+        stage=MODEL,
+        storage_key=pipeline.places.record("solution_version"),
+        code_version=f"{CODE_VERSION}-{fingerprint(solution)}",
+        io_manager="record_io",
     )
     @exclusive_step(pipeline)
     def solution_version(
@@ -60,17 +59,15 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
 def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
     """The asset."""
 
-    @dg.asset(
-        **asset_args(
-            pipeline,
-            description="The model that assigns users to items, trained with the recipe"
-            f" {segments.recipe} on the imported data, and its metrics.",
-            kinds={"personalize"},
-            stage=MODEL,
-            storage_key=pipeline.places.record("segment_solution_version"),
-            code_version=f"{CODE_VERSION}-{segments.recipe}",
-            io_manager="record_io",
-        ),
+    @asset(
+        pipeline,
+        description="The model that assigns users to items, trained with the recipe"
+        f" {segments.recipe} on the imported data, and its metrics.",
+        kinds={"personalize"},
+        stage=MODEL,
+        storage_key=pipeline.places.record("segment_solution_version"),
+        code_version=f"{CODE_VERSION}-{segments.recipe}",
+        io_manager="record_io",
     )
     @exclusive_step(pipeline)
     def segment_solution_version(

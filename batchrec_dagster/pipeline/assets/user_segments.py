@@ -8,12 +8,12 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
+from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
-from batchrec_dagster.pipeline.checks import published, run_step, specs
+from batchrec_dagster.pipeline.checks import published, run_step
+from batchrec_dagster.pipeline.declare_asset import asset
 from batchrec_dagster.pipeline.exclusive_step import exclusive_step
-from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.pipeline.ui import (
-    asset_args,
     column_lineage,
     column_schema,
     dataset_group,
@@ -51,23 +51,20 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
     """The asset."""
     titles = titles_of(pipeline) if segments.items else []
 
-    @dg.asset(
-        **asset_args(
-            pipeline,
-            description=f"The {segments.users_per_segment:,} users who belong most to each of"
-            f" {len(segments.queries):,} segments, as one table of {', '.join(_columns(titles))}.",
-            kinds={"personalize", "parquet"},
-            storage_key=pipeline.places.user_segments,
-            code_version=f"{CODE_VERSION}-{fingerprint(segments, *titles)}",
-            io_manager="parquet_io",
-        ),
+    @asset(
+        pipeline,
+        description=f"The {segments.users_per_segment:,} users who belong most to each of"
+        f" {len(segments.queries):,} segments, as one table of {', '.join(_columns(titles))}.",
+        kinds={"personalize", "parquet"},
+        storage_key=pipeline.places.user_segments,
+        code_version=f"{CODE_VERSION}-{fingerprint(segments, *titles)}",
+        io_manager="parquet_io",
         deps=titles,
-        check_specs=specs(
-            pipeline.asset_key("user_segments"),
-            every_segment_answered="Every requested segment has exactly one result.",
-            no_failed_segments="No segment has an error instead of users.",
-            no_duplicates="No segment contains a user twice.",
-        ),
+        checks={
+            "every_segment_answered": "Every requested segment has exactly one result.",
+            "no_failed_segments": "No segment has an error instead of users.",
+            "no_duplicates": "No segment contains a user twice.",
+        },
     )
     @exclusive_step(pipeline)
     def user_segments(

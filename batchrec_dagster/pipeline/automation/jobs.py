@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextvars import ContextVar
 from pathlib import Path
 
 import dagster as dg
@@ -14,25 +15,35 @@ from batchrec_dagster.pipeline.automation.runs import run_under_way
 from batchrec_dagster.pipeline.automation.teardown import teardown_job
 from batchrec_dagster.steps.rollback import PREVIOUS, run_config
 
+# Whether the code location has batchrec's console logger: a job uses it only if its config names
+# it, and would not load in a location without it.
+own_console: ContextVar[bool] = ContextVar("own_console", default=False)
+
 
 def automation(
-    pipeline: Pipeline, assets: Collection[dg.AssetKey], project: Path
+    pipeline: Pipeline,
+    assets: Collection[dg.AssetKey],
+    project: Path,
+    executor: dg.ExecutorDefinition | None = None,
 ) -> dg.Definitions:
     """`NAME_refresh` materializes the pipeline's assets; `NAME_schedule` runs it at the declared
     times, and `NAME_new_files` when a path or s3:// source has new files. `NAME_rollback` publishes
-    older lists again, `NAME_teardown` deletes everything. Sensors send the declared alerts."""
+    older lists again, `NAME_teardown` deletes everything. Sensors send the declared alerts.
+
+    executor: of the jobs, where it is not the code location's.
+    """
     job = dg.define_asset_job(
         name=f"{pipeline.name}_refresh",
         selection=dg.AssetSelection.assets(*assets),
-        # Dagster uses a deployment's own logger only if the run's config names it.
-        config={"loggers": {"console": {}}},
+        config={"loggers": {"console": {}}} if own_console.get() else None,
+        executor_def=executor,
         description="Updates every user's recommendations from the ratings. Unchanged data are"
         " neither imported nor trained on again.",
     )
     visible = pipeline.ratings.has_visible_files
     sensors = [new_files_sensor(pipeline, job, project)] if visible else []
     return dg.Definitions(
-        jobs=[job, rollback_job(pipeline, assets), teardown_job(pipeline, assets)],
+        jobs=[job, rollback_job(pipeline, assets, executor), teardown_job(pipeline, assets)],
         schedules=[refresh_schedule(pipeline, job)],
         sensors=[*sensors, *alert_sensors(pipeline, assets)],
     )
@@ -64,7 +75,9 @@ def refresh_schedule(
 
 
 def rollback_job(
-    pipeline: Pipeline, assets: Collection[dg.AssetKey]
+    pipeline: Pipeline,
+    assets: Collection[dg.AssetKey],
+    executor: dg.ExecutorDefinition | None = None,
 ) -> dg.UnresolvedAssetJobDefinition:
     """`NAME_rollback` publishes older lists again and updates what the pipeline makes from them."""
     lists = dg.AssetSelection.assets(pipeline.asset_key("recommendations"))
@@ -72,6 +85,7 @@ def rollback_job(
         name=f"{pipeline.name}_rollback",
         selection=lists.downstream() & dg.AssetSelection.assets(*assets),
         config=run_config(pipeline.name, PREVIOUS),
+        executor_def=executor,
         description="Publishes the previous lists again, or those of the edition that roll_back_to"
         " names, and updates what is made from them: the report, the sinks.",
     )

@@ -57,12 +57,14 @@ def new_files_sensor(
         name=f"{pipeline.name}_new_files",
         job=job,
         minimum_interval_seconds=declared.every_seconds,
+        required_resource_keys={pipeline.resource_key("storage")},
         default_status=(
             dg.DefaultSensorStatus.RUNNING if declared.enabled else dg.DefaultSensorStatus.STOPPED
         ),
         description=f"Refreshes {pipeline.name} when files of its ratings are new or changed.",
     )
-    def sensor(context: dg.SensorEvaluationContext, storage: StorageResource) -> dg.SensorResult:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        storage: StorageResource = getattr(context.resources, pipeline.resource_key("storage"))
         before = Cursor.read(context.cursor)
         # Counted before the record is read, which a refresh that ends now writes.
         running = run_under_way(context.instance, job.name)

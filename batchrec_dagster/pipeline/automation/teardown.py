@@ -8,10 +8,10 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.teardown import Plan, delete, find
 from batchrec_dagster.pipeline.automation import runs
 from batchrec_dagster.pipeline.exclusive_step import leased
-from batchrec_dagster.pipeline.resources import PersonalizeResource
 from batchrec_dagster.pipeline.ui import preview
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
@@ -42,19 +42,19 @@ class TeardownConfig(dg.Config):
 def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobDefinition:
     """The job; runs of these assets are in its way."""
 
+    keys = {name: pipeline.resource_key(name) for name in ("storage", "personalize")}
+
     # Ops and jobs share one namespace, so the op is named like an asset.
     @dg.op(
         name=f"{pipeline.name}__teardown",
         out=dg.Out(dg.Nothing),
+        required_resource_keys={keys["storage"], keys["personalize"]},
         description=f"Deletes the filters, solutions, datasets, schemas and dataset groups of"
         f" {pipeline.name} in Amazon Personalize and, if requested, its files.",
     )
-    def teardown(
-        context: dg.OpExecutionContext,
-        config: TeardownConfig,
-        storage: StorageResource,
-        personalize: PersonalizeResource,
-    ) -> None:
+    def teardown(context: dg.OpExecutionContext, config: TeardownConfig) -> None:
+        storage: StorageResource = getattr(context.resources, keys["storage"])
+        personalize: PersonalizeResource = getattr(context.resources, keys["personalize"])
         root = storage.uri(f"{pipeline.name}/")
         running = runs.running(pipeline, assets, context.instance)
         _check_idle(config, running)

@@ -7,14 +7,15 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
-from batchrec_dagster.pipeline.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.preparation.sources import movielens
 from batchrec_dagster.preparation.sources.limits import (
     DEFAULT_LINE_KB,
@@ -253,41 +254,63 @@ class Deployment:
         with suppress(OSError):
             durable.make_folders(self.home, 0o700)
 
-    def resources(self) -> dict[str, Any]:
-        """Dagster's resources and IO managers by key."""
-        s3 = S3Connection(
-            region_name=self.region, profile_name=self.profile, endpoint_url=self.s3_endpoint
-        )
-        storage = StorageResource(root=self.storage, cache=str(self.home / "cache"), s3=s3)
-        personalize = PersonalizeResource(
-            endpoint=self.personalize,
-            home=str(self.home / "personalize"),
-            quotas=list(self.quotas),
-            role_arn=self.role_arn,
-            region_name=self.region,
-            profile_name=self.profile,
-            poll_seconds=self.poll_seconds,
-            busy_seconds=self.busy_seconds,
-            deadline_hours=self.deadline_hours,
-            # The embedded one has no such limit.
-            max_results=1_000_000 if self.embedded else MAX_RESULTS,
-            storage=storage,
-        )
-        return {
-            "s3": s3,
-            "storage": storage,
-            "personalize": personalize,
-            "io_manager": ParquetIOManager(storage=storage),
-            "parquet_io": ParquetIOManager(storage=storage),
-            "published_io": PublishedTableIOManager(storage=storage),
-            "interactions_io": InteractionsIOManager(storage=storage),
-            "items_io": ItemsCsvIOManager(storage=storage),
-            "batch_users_io": UsersIOManager(storage=storage),
-            "html_io": HtmlIOManager(storage=storage),
-            "record_io": JsonRecordIOManager(storage=storage),
-        }
+    def resources(self, suffix: str = "") -> dict[str, Any]:
+        """Dagster's resources and IO managers by key, the same objects at every call.
+
+        The suffix is for the keys of a pipeline with a deployment of its own.
+        """
+        return {f"batchrec_{name}{suffix}": one for name, one in _resources(self).items()}
+
+    @property
+    def storage_resource(self) -> StorageResource:
+        """The storage, for commands."""
+        found: StorageResource = _resources(self)["storage"]
+        return found
+
+    @property
+    def personalize_resource(self) -> PersonalizeResource:
+        """Personalize, for commands."""
+        found: PersonalizeResource = _resources(self)["personalize"]
+        return found
 
     def executor(self) -> dg.ExecutorDefinition:
         """In-process for the embedded Personalize, whose steps take less time than to start a
         process."""
         return dg.in_process_executor if self.embedded else dg.multiprocess_executor
+
+
+# Dagster merges the definitions of several pipelines only if they share these objects.
+@cache
+def _resources(deployment: Deployment) -> dict[str, Any]:
+    s3 = S3Connection(
+        region_name=deployment.region,
+        profile_name=deployment.profile,
+        endpoint_url=deployment.s3_endpoint,
+    )
+    home = deployment.home
+    storage = StorageResource(root=deployment.storage, cache=str(home / "cache"), s3=s3)
+    personalize = PersonalizeResource(
+        endpoint=deployment.personalize,
+        home=str(home / "personalize"),
+        quotas=list(deployment.quotas),
+        role_arn=deployment.role_arn,
+        region_name=deployment.region,
+        profile_name=deployment.profile,
+        poll_seconds=deployment.poll_seconds,
+        busy_seconds=deployment.busy_seconds,
+        deadline_hours=deployment.deadline_hours,
+        # The embedded one has no such limit.
+        max_results=1_000_000 if deployment.embedded else MAX_RESULTS,
+        storage=storage,
+    )
+    return {
+        "storage": storage,
+        "personalize": personalize,
+        "parquet_io": ParquetIOManager(storage=storage),
+        "published_io": PublishedTableIOManager(storage=storage),
+        "interactions_io": InteractionsIOManager(storage=storage),
+        "items_io": ItemsCsvIOManager(storage=storage),
+        "batch_users_io": UsersIOManager(storage=storage),
+        "html_io": HtmlIOManager(storage=storage),
+        "record_io": JsonRecordIOManager(storage=storage),
+    }

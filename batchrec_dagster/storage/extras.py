@@ -1,0 +1,37 @@
+"""The packages of an extra, which not everyone installs."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+# The modules that each extra in pyproject.toml installs, and that are imported where they are used.
+EXTRAS = {
+    "local": ("implicit", "scipy", "threadpoolctl"),
+    "report": ("scipy", "vl_convert"),
+    "postgres": ("psycopg2",),
+    "spark": ("pyspark",),
+    "serve": ("dagster_webserver", "starlette", "uvicorn"),
+}
+
+
+class ExtraMissingError(ImportError):
+    """Packages of an extra are not installed; the message says how to install them."""
+
+
+@cache
+def installed(extra: str) -> bool:
+    """Whether all packages of the extra are installed."""
+    return not _missing(extra)
+
+
+def require(extra: str, purpose: str) -> None:
+    """Raise ExtraMissingError unless the extra is installed. purpose: what needs it."""
+    if missing := _missing(extra):
+        raise ExtraMissingError(
+            f"{purpose} needs {', '.join(missing)}: pip install 'batchrec-dagster[{extra}]'"
+        )
+
+
+def _missing(extra: str) -> list[str]:
+    return [module for module in EXTRAS[extra] if find_spec(module) is None]
