@@ -82,13 +82,18 @@ def inspect_ratings(
 def s3_uris(raw: RawRecord, storage: StorageResource) -> list[str]:
     """Where Spark on AWS reads the files. Raises dg.Failure if they are not in S3."""
     uris = [file.uri or file.source for file in raw.files]
-    if not storage.in_s3 or not all(uri.startswith("s3://") and "!/" not in uri for uri in uris):
+    if not storage.in_s3 or not all(map(_is_object, uris)):
         raise dg.Failure(
             "preparation.engine glue and emr_serverless read from S3: set"
             " BATCHREC_STORAGE=s3://bucket/prefix, and keep ratings.copy on for other sources",
             allow_retries=False,
         )
     return uris
+
+
+def _is_object(uri: str) -> bool:
+    # Not a file in an archive, nor a table, which is a folder.
+    return uri.startswith("s3://") and "!/" not in uri and not uri.endswith("/")
 
 
 @contextmanager

@@ -14,7 +14,12 @@ from urllib.parse import unquote, urlsplit
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.download import download, look_up
-from batchrec_dagster.preparation.sources.lake_tables import refuse_table_above, refuse_tables
+from batchrec_dagster.preparation.sources.lake_tables import (
+    LakeTable,
+    refuse_table_above,
+    refuse_tables,
+    table_in,
+)
 from batchrec_dagster.preparation.sources.source import (
     File,
     FileError,
@@ -279,6 +284,8 @@ class Folder:
         matches = re.compile(_expression(self.pattern)).fullmatch
         with naming(self.shown):
             there = sorted(self._all(context), key=lambda pair: pair[0])
+            if self.pattern == "**" and (table := self._table([p for p, _ in there], context)):
+                return table.found("table.parquet")
             files = [
                 (path, file)
                 for path, file in there
@@ -302,6 +309,15 @@ class Folder:
             fingerprint = listed.fingerprint(context, may_be_empty=True)
             found[filename] = FoundFile(listed, filename, fingerprint)
         return list(found.values())
+
+    def _table(self, paths: Sequence[str], context: SourceContext) -> LakeTable | None:
+        """The table that the folder is, if it is one."""
+        folder = self.root.rstrip("/")
+        if folder.startswith("s3://"):
+            folder = str(context.store.local_path(folder) or folder)
+        else:
+            folder = str(_expanded(folder, context))
+        return table_in(self.text, folder, paths, context)
 
     def _all(self, context: SourceContext) -> Iterator[tuple[str, File]]:
         if self.root.startswith("s3://"):
