@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
+from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.reporting.outcomes import Outcome, outcomes_of
@@ -125,6 +128,11 @@ def two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> list[O
     assert (by_arm[CONTROL].hit_rate is None) == (control == "none")
     assert second["hit_rate"] == by_arm[MODEL].hit_rate.value  # type: ignore[union-attr]
 
+    report = shop.store.get(f"{shop.root}/curated/report/index.html").decode()
+    assert "In the experiment holdout, " in report
+    assert f"{by_arm[MODEL].active_users} of {by_arm[MODEL].users} users chose items" in report
+    assert_shown(shop)
+
     # A run on the same data makes and changes nothing.
     sums = shop.store.head(f"{shop.root}/curated/recommendation_outcomes/sums.parquet")
     shop.run(instance)
@@ -132,6 +140,23 @@ def two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> list[O
     assert shop.outcomes() == outcomes
     assert shop.table(LISTS).equals(again)
     return outcomes
+
+
+def assert_shown(shop: Shop) -> None:
+    """`batchrec show --experiment` says what the report says, and plans."""
+    environment = {
+        "BATCHREC_HOME": str(shop.project.root / ".batchrec"),
+        **shop.project.environment,
+    }
+    done = CliRunner().invoke(main, ["show", "--experiment", "--json"], env=environment)
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(done.output)["pipelines"]
+    assert (found["pipeline"], found["result"]["name"]) == ("shop", "holdout")
+    assert found["plan"]["users"] == 60
+    text = CliRunner().invoke(main, ["show", "--experiment"], env=environment).output
+    assert "Users needed, in both arms together" in text
+    both = CliRunner().invoke(main, ["show", "--experiment", "1"], env=environment)
+    assert both.exit_code == 2
 
 
 def assert_arms(lists: pl.DataFrame, control: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.reporting.experiment import ExperimentView, experiment_text, result_lines
 from batchrec_dagster.steps.arms import CONTROL, MODEL, arms
 from batchrec_dagster.steps.estimates import ratio, users_needed
 from batchrec_dagster.steps.experiment import ExperimentResult, experiment_result, plan
@@ -103,7 +107,7 @@ def test_a_result_is_that_of_a_plain_count_and_the_plan_follows_from_it() -> Non
     table = world(1, 0.2)
     found = experiment_result(table)
     assert found is not None
-    assert (found.editions, found.experiment.name) == (NIGHTS, "seed1")
+    assert (found.editions, found.name) == (NIGHTS, "seed1")
     assert found.model_users + found.control_users == 600
     totals = table.group_by("arm").agg(pl.col("interactions").sum(), pl.col("hits").sum())
     for arm, interactions, hits in totals.iter_rows():
@@ -119,6 +123,36 @@ def test_a_result_is_that_of_a_plain_count_and_the_plan_follows_from_it() -> Non
     assert mean is not None
     assert dict(made.needed)[0.1] == users_needed(mean, 600, 0.1, 0.3)
     assert users_needed(mean, 600, made.smallest, 0.3) == pytest.approx(600, rel=0.01)
+
+
+def test_a_result_is_said_with_its_interval_and_its_doubts() -> None:
+    table = world(1, 0.8)
+    result, made = experiment_result(table), plan(table, 0.3)
+    same = experiment_result(world(2, 0.0))
+    assert result is not None
+    assert made is not None
+    assert same is not None
+    (sizes, effect, hits) = result_lines(result)
+    lift = result.effects[0].lift
+    assert lift is not None
+    assert f"{result.control_users} in the control get the most popular items" in sizes
+    assert f"more, {lift.value:+.1%}, 95% interval {lift.low:+.1%} to {lift.high:+.1%}" in effect
+    assert effect.startswith("Interactions per user and day: ")
+    assert hits.startswith("New interactions on the list per user and day: ")
+    doubtful = replace(result, since="data", uneven=True, effects=[])
+    assert [line.split(":")[0].split(",")[0] for line in result_lines(doubtful)][1:] == [
+        "Do not trust it",
+        "The data end before the lists were published",
+        "One of the arms has too few users to compare.",
+    ]
+    assert "no difference found" in [*result_lines(same)][1]
+
+    said = experiment_text(ExperimentView("shop", result, made), None)
+    for share, users in made.needed:
+        assert re.search(rf"^ *{share:.0%} +{users:,}$", said, re.MULTILINE)
+    nothing = experiment_text(ExperimentView("shop", None, None), None)
+    assert "There is no experiment" in nothing
+    assert "no later interactions yet" in nothing
 
 
 def test_a_newer_experiment_and_other_kinds_of_periods_are_apart() -> None:

@@ -22,19 +22,29 @@ if TYPE_CHECKING:
     from batchrec_dagster.reporting.published import Published
 
 
+# Of an experiment's default control.
+USUAL_SHARE = 0.1
+
+
 @click.command(short_help="Show a user, an item, or the quality of the recommendations.")
 @click.argument("user", required=False)
 @click.option(
     "--pipeline", metavar="NAME", help="Show only this pipeline.", shell_complete=complete_pipelines
 )
 @click.option("--item", metavar="ITEM", help="Who gets this item, and similar items.")
+@click.option(
+    "--experiment", is_flag=True, help="What an experiment shows, and how many users one needs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(user: str | None, pipeline: str | None, item: str | None, as_json: bool) -> None:
+def show(
+    user: str | None, pipeline: str | None, item: str | None, experiment: bool, as_json: bool
+) -> None:
     """Show the newest recommendations.
 
     For a USER: their history, their recommendations, and the item in the history that best explains
-    each. For an item: who gets it, and similar items. For neither: the data, quality and location
-    of the recommendations. Looks in every pipeline, unless you name one.
+    each. For an item: who gets it, and similar items. For an experiment: its arms compared, and the
+    users that the next one needs. For none of these: the data, quality and location of the
+    recommendations. Looks in every pipeline, unless you name one.
 
     \b
     Examples:
@@ -42,16 +52,17 @@ def show(user: str | None, pipeline: str | None, item: str | None, as_json: bool
       batchrec show 10028
       batchrec show 10028 --pipeline movielens --json
       batchrec show --item 3189
+      batchrec show --experiment --pipeline movielens
       batchrec show -- -7                     # an id that starts with a dash
     """
-    if user is not None and item is not None:
-        raise click.UsageError("give a user or --item, not both")
+    if (user is not None) + (item is not None) + experiment > 1:
+        raise click.UsageError("give a user, --item or --experiment: one of them")
     from batchrec_dagster.cli.pipelines import warn_of_broken
     from batchrec_dagster.reporting import lookup
     from batchrec_dagster.reporting.terminal import plain
     from batchrec_dagster.storage.object_store import StorageError
 
-    if user is None and item is None:
+    if user is None and item is None and not experiment:
         warn_of_broken()
     try:
         published = _published(pipeline)
@@ -60,6 +71,8 @@ def show(user: str | None, pipeline: str | None, item: str | None, as_json: bool
             shown = [lookup.person(one, user) for one in published]
         elif item is not None:
             shown = [lookup.item(one, item) for one in published]
+        elif experiment:
+            shown = _experiments(published)
         else:
             shown = _summaries(published)
     except StorageError as error:
@@ -104,6 +117,20 @@ def _not_found(published: list[Published], what: str, name: str) -> NotFoundErro
     return NotFoundError(plain(f"no {what} {name} in {where} (ids are case-sensitive){hint}"))
 
 
+def _experiments(published: list[Published]) -> list[Any]:
+    from batchrec_dagster.reporting.experiment import ExperimentView
+    from batchrec_dagster.steps.experiment import experiment_result, plan
+    from batchrec_dagster.steps.outcomes import read_sums
+
+    views = []
+    for one in published:
+        sums = read_sums(one.storage, one.places)
+        result = experiment_result(sums)
+        share = result.control_share if result else USUAL_SHARE
+        views.append(ExperimentView(one.pipeline, result, plan(sums, share)))
+    return views
+
+
 def _summaries(published: list[Published]) -> list[dict[str, Any]]:
     from batchrec_dagster.reporting.show import summary
 
@@ -114,9 +141,12 @@ def _summaries(published: list[Published]) -> list[dict[str, Any]]:
 def _text(found: Any) -> str:
     from shutil import get_terminal_size
 
+    from batchrec_dagster.reporting.experiment import ExperimentView, experiment_text
     from batchrec_dagster.reporting.show import text
 
     width = get_terminal_size().columns if sys.stdout.isatty() else None
+    if isinstance(found, ExperimentView):
+        return experiment_text(found, width)
     return text(found, width, with_runs=bool(os.environ.get("DAGSTER_HOME")))
 
 

@@ -33,7 +33,8 @@ class Outcome:
     hit_rate: share of active users who chose something from their list; recall: mean over them of
     the share of their new interactions that was on it; list_share: share of all new interactions
     that was. popular_…: the same if everyone had got the most popular items of that day. gain:
-    hit_rate - popular_hit_rate. None: nobody was active, or the arm had no lists.
+    hit_rate - popular_hit_rate. None: nobody was active, the arm had no lists, or, of gain, too few
+    users were active.
     """
 
     edition: int
@@ -114,13 +115,15 @@ def sentences(outcome: Outcome) -> Iterator[str]:
         f" {outcome.users:,} users chose items that they did not have."
     )
     rate, gain = outcome.hit_rate, outcome.gain
-    if rate is None or gain is None:
+    if rate is None:
         return
     yield (
         f"{rate.value:.1%} of these users chose something from their list (95% interval"
         f" {rate.low:.1%} to {rate.high:.1%}). The most popular items of that day would have"
         f" reached {outcome.popular_hit_rate:.1%}."
     )
+    if gain is None:
+        return
     interval = f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f} points)"
     if gain.low > 0:
         yield f"The lists reached more people than popular items {interval}."
@@ -128,3 +131,9 @@ def sentences(outcome: Outcome) -> Iterator[str]:
         yield f"The lists reached fewer people than popular items {interval}."
     else:
         yield f"Whether the lists or popular items reach more people is not certain {interval}."
+
+
+REPLAYED = (
+    "These data end before the lists were published: the numbers say how well the lists foresee"
+    " what comes, not what they caused."
+)

@@ -37,11 +37,13 @@ class Effect:
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """The newest experiment. model_users, control_users: of its newest edition; since: as of
-    Period; uneven: whether the arms' sizes differ by more than chance; effects: the main measure
-    first; none before both arms had a day."""
+    """The newest experiment. control, control_share: its settings; since: as of Period;
+    model_users, control_users: of its newest edition; uneven: whether the arms' sizes differ by
+    more than chance; effects: the main measure first; none if an arm has too few users."""
 
-    experiment: Experiment
+    name: str
+    control: str
+    control_share: float
     since: str
     start: datetime
     end: datetime
@@ -82,7 +84,9 @@ def experiment_result(sums: pl.DataFrame) -> ExperimentResult | None:
     model, control = sizes.get(MODEL, 0), sizes.get(CONTROL, 0)
     chance = stats.binomtest(control, model + control, experiment.control_share).pvalue
     return ExperimentResult(
-        experiment,
+        experiment.name,
+        experiment.control,
+        experiment.control_share,
         newest["since"],
         datetime.fromtimestamp(int(own["start"].min()), UTC),  # type: ignore[arg-type]
         datetime.fromtimestamp(int(own["end"].max()), UTC),  # type: ignore[arg-type]
@@ -101,7 +105,7 @@ def _effects(own: pl.DataFrame, experiment: Experiment) -> list[Effect]:
     found = []
     for column, measure in measures.items():
         model, control = (_per_day(own.filter(arm=arm), column) for arm in (MODEL, CONTROL))
-        if model is None or control is None:
+        if model is None or control is None or math.isinf(model.high - control.low):
             return []
         more = lift(model, control)
         found.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,12 +19,14 @@ from batchrec_dagster.reporting.outcomes import SCHEMA, Outcome, Rate
 from batchrec_dagster.steps.arms import CONTROL
 from batchrec_dagster.steps.batches import users_without_lists
 from batchrec_dagster.steps.estimates import Estimate, ratio, share
+from batchrec_dagster.steps.experiment import ExperimentResult, experiment_result, rate
 from batchrec_dagster.steps.outcome_periods import Period, periods
 from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sums
 from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.steps.rollback import published_table, rollback_times
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
+from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.resource import StorageResource
 
 
@@ -34,6 +37,11 @@ class Measured:
 
     sums: pl.DataFrame
     outcomes: list[Outcome]
+
+    @property
+    def experiment(self) -> ExperimentResult | None:
+        """What the newest experiment shows."""
+        return experiment_result(self.sums)
 
     @property
     def table(self) -> pl.DataFrame:
@@ -50,7 +58,7 @@ def measure_outcomes(pipeline: Pipeline, storage: StorageResource) -> Measured:
         interactions = scan_interactions(path).select(USER_ID, ITEM_ID, TIMESTAMP)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
         spans = periods(editions, newest, rollback_times(storage, places))
-        before = read_sums(storage, pipeline)
+        before = read_sums(storage, places)
         found = [before.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
         if spans:
             known = [span.known_until for span in spans]
@@ -74,11 +82,11 @@ def _lists(pipeline: Pipeline, storage: StorageResource, period: Period) -> Peri
     return PeriodLists(rows, without, experiment, bool(excluded))
 
 
-def read_sums(storage: StorageResource, pipeline: Pipeline) -> pl.DataFrame:
+def read_sums(storage: StorageResource, places: Places) -> pl.DataFrame:
     """What an earlier run measured, with the columns of outcome_sums.SCHEMA; may have no rows.
     Raises StorageError."""
     try:
-        return pl.read_parquet(storage.store.get(storage.uri(pipeline.places.outcome_sums)))
+        return pl.read_parquet(storage.store.get(storage.uri(places.outcome_sums)))
     except ObjectNotFoundError:
         return pl.DataFrame(schema=SUMS_SCHEMA)
 
@@ -103,7 +111,7 @@ def _outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
         experiment is not None and experiment.control == "none" and key["arm"] == CONTROL
     )
 
-    def rate(of: str, to: str) -> Rate | None:
+    def own(of: str, to: str) -> Rate | None:
         return None if without_lists else _rate(share(part[of], part[to], active))
 
     def popular(of: str, to: str) -> float | None:
@@ -124,9 +132,9 @@ def _outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
         interactions=int(part["interactions"].sum()),
         new_interactions=int(part["new"].sum()),
         on_list=int(part["hits"].sum()),
-        hit_rate=rate("hit_users", "active"),
-        recall=rate("recall", "active"),
-        list_share=rate("hits", "new"),
+        hit_rate=own("hit_users", "active"),
+        recall=own("recall", "active"),
+        list_share=own("hits", "new"),
         gain=None if without_lists else _rate(ratio(gained, part["active"])),
         popular_hit_rate=popular("popular_hit_users", "active"),
         popular_recall=popular("popular_recall", "active"),
@@ -135,4 +143,5 @@ def _outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
 
 
 def _rate(found: Estimate | None) -> Rate | None:
-    return None if found is None else Rate(found.value, found.low, found.high)
+    # Of the users of one group nothing is known but their mean.
+    return None if found is None or math.isinf(found.high) else rate(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,10 +17,15 @@ from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.reporting.experiment import result_lines
 from batchrec_dagster.reporting.facts import Facts, Run, check_results, facts, trainings
+from batchrec_dagster.reporting.outcomes_section import outcomes_section
 from batchrec_dagster.reporting.page import page
 from batchrec_dagster.reporting.published import Tables, scan_interactions
+from batchrec_dagster.reporting.sections import Section
+from batchrec_dagster.steps.experiment import experiment_result
 from batchrec_dagster.steps.items import categories, titles_of
+from batchrec_dagster.steps.outcomes import outcomes, read_sums
 from batchrec_dagster.steps.rollback import published_table
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
@@ -63,10 +68,17 @@ def build_report(
             evidence=Evidence.read(trained.get("evidence", {})),
         )
         with _tables(pipeline, storage, lists) as tables:
-            found = facts(run, tables)
+            found = replace(facts(run, tables), sections=[_outcomes(pipeline, storage)])
     except StorageError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     return Report(page(found), found)
+
+
+def _outcomes(pipeline: Pipeline, storage: StorageResource) -> Section:
+    """What people did with the lists, as far as it is measured. Raises StorageError."""
+    sums = read_sums(storage, pipeline.places)
+    result = experiment_result(sums)
+    return outcomes_section([*outcomes(sums)], [*result_lines(result)] if result else [])
 
 
 def _trained_before(trained: Mapping[str, Any]) -> datetime | None:

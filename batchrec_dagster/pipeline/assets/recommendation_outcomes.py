@@ -16,7 +16,8 @@ from batchrec_dagster.pipeline.ui import (
     sample,
     stored,
 )
-from batchrec_dagster.reporting.outcomes import NOTHING_YET, SCHEMA, Outcome, sentences
+from batchrec_dagster.reporting.markdown import escaped
+from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, SCHEMA, Outcome, sentences
 from batchrec_dagster.storage.resource import StorageResource
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult[pl.DataFrame]:
         # SciPy and NumPy
+        from batchrec_dagster.reporting.experiment import result_lines
         from batchrec_dagster.steps.arms import MODEL
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
@@ -76,12 +78,16 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
         measured = measure_outcomes(pipeline, storage)
         newest = next((one for one in reversed(measured.outcomes) if one.arm == MODEL), None)
         said = [*sentences(newest)] if newest else [NOTHING_YET]
+        if newest is not None and newest.since == "data":
+            said.append(REPLAYED)
+        if measured.experiment is not None:
+            said += result_lines(measured.experiment)
         context.log.info(said[0])
         return dg.MaterializeResult(
             value=measured.table,
             data_version=dg.DataVersion(fingerprint(*measured.outcomes)),
             metadata={
-                "preview": preview(*said),
+                "preview": preview(*map(escaped, said)),
                 **_metadata(pipeline, measured, newest),
                 **stored("table", storage, storage.uri(pipeline.places.outcomes)),
                 "seconds": time.monotonic() - started,
@@ -100,8 +106,18 @@ def _metadata(pipeline: Pipeline, measured: "Measured", newest: Outcome | None) 
         ),
         "dagster/column_lineage": column_lineage(pipeline, dict.fromkeys(SCHEMA, _MADE_OF)),
         **{name: row[name] for name in ("edition", *PLOTTED) if row.get(name) is not None},
+        **_lift(measured),
         "sample": sample(measured.table.tail(5).select(pl.col("*").exclude(pl.Datetime))),
     }
+
+
+def _lift(measured: "Measured") -> dict[str, float]:
+    """By which share the users of the model do more than the experiment's control."""
+    effects = measured.experiment.effects if measured.experiment else []
+    lift = effects[0].lift if effects else None
+    if lift is None:
+        return {}
+    return {"lift": lift.value, "lift_low": lift.low, "lift_high": lift.high}
 
 
 def _described(column: str) -> str:

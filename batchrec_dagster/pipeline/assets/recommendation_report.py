@@ -30,7 +30,13 @@ def recommendation_report(
     }
     keys = {
         name: pipeline.asset_key(name)
-        for name in ("interactions", "batch_users", "recommendations", *optional)
+        for name in (
+            "interactions",
+            "batch_users",
+            "recommendations",
+            "recommendation_outcomes",
+            *optional,
+        )
         if optional.get(name, True)
     }
     shown = fingerprint(

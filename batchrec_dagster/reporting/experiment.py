@@ -1,0 +1,97 @@
+"""What an experiment shows, and how many users one needs, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batchrec_dagster.reporting.outcomes import NOTHING_YET, Rate
+from batchrec_dagster.reporting.terminal import Column, Section, render
+from batchrec_dagster.steps.experiment import Effect, ExperimentResult, Plan
+
+CONTROL_GETS = {"popular": "the most popular items", "none": "no lists"}
+
+
+@dataclass(frozen=True)
+class ExperimentView:
+    """What `batchrec show --experiment` shows of a pipeline; None where nothing is measured."""
+
+    pipeline: str
+    result: ExperimentResult | None
+    plan: Plan | None
+
+
+def experiment_text(view: ExperimentView, width: int | None) -> str:
+    """The text for a terminal of this width, or for a pipe (None)."""
+    said = [*result_lines(view.result)] if view.result else [NO_EXPERIMENT]
+    if view.plan is None:
+        return render([f"Experiment in {view.pipeline}", *said, NOTHING_YET], [], width=width)
+    planned = Section(
+        "Users needed, in both arms together",
+        [Column("to find a lift of", right=True), Column("users", right=True)],
+        [[f"{lift:.0%}", f"{users:,}"] for lift, users in view.plan.needed],
+        note=plan_line(view.plan),
+    )
+    return render([f"Experiment in {view.pipeline}", *said], [[planned]], width=width)
+
+
+NO_EXPERIMENT = "There is no experiment. The setting experiment in the pipeline's YAML starts one."
+
+
+def result_lines(result: ExperimentResult) -> Iterator[str]:
+    """What the newest experiment shows so far, in sentences."""
+    gets = CONTROL_GETS[result.control]
+    yield (
+        f"In the experiment {result.name}, {result.model_users:,} users get the model's"
+        f" lists, and {result.control_users:,} in the control get {gets}."
+    )
+    if result.uneven:
+        yield (
+            f"Do not trust it: with a control_share of {result.control_share:g}, chance"
+            " alone does not make the arms so uneven. Look for users that are missing in one arm."
+        )
+    if result.since == "data":
+        yield (
+            "The data end before the lists were published, so this shows nothing of what they"
+            " caused."
+        )
+    if not result.effects:
+        yield "One of the arms has too few users to compare."
+    editions = f"{result.editions} edition{'' if result.editions == 1 else 's'}"
+    period = f"{result.start:%Y-%m-%d} to {result.end:%Y-%m-%d}, {editions}"
+    for effect in result.effects:
+        yield f"{_effect(effect)} ({period})."
+
+
+def _effect(effect: Effect) -> str:
+    measure = effect.measure[0].upper() + effect.measure[1:]
+    model, control = _number(effect.model.value), _number(effect.control.value)
+    means = f"{measure} per user and day: {model}, in the control {control}"
+    low, high = effect.difference.low, effect.difference.high
+    if low <= 0 <= high:
+        return f"{means}: no difference found, {_by(effect.lift)}"
+    return f"{means}: {'more' if low > 0 else 'fewer'}, {_by(effect.lift)}"
+
+
+def _by(lift: Rate | None) -> str:
+    if lift is None:
+        return "too few to compare"
+    return f"{lift.value:+.1%}, 95% interval {lift.low:+.1%} to {lift.high:+.1%}"
+
+
+def plan_line(plan: Plan) -> str:
+    """What the numbers of users needed are based on."""
+    return (
+        f"For as long as the {_number(plan.days)} days measured, with {_number(plan.interactions)}"
+        f" interactions per user and day and a control_share of {plan.control_share:g}; found four"
+        f" times of five. The {plan.users:,} users there are show a lift of {plan.smallest:.1%} or"
+        " more."
+    )
+
+
+def _number(value: float) -> str:
+    """Three digits that count."""
+    if not value:
+        return "0"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
