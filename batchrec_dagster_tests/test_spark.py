@@ -93,6 +93,26 @@ def test_dirty_rows_are_left_out_for_the_same_reasons(
     assert "ratings.csv, line 3: the rating is not a number: '1,10,good,1000'" in done.examples
 
 
+def test_a_line_that_is_too_long_is_named_by_both(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHREC_MAX_LINE_KB", "0.1")
+    row, long = "1,10,5,1000", "é" * 51
+    files = [tmp_path / name for name in ("a.csv", "b.csv")]
+    files[0].write_text(f"{HEADER}{row}\n")
+    for lines in ([row, long, row, long], [row, long[1:], long]):
+        files[1].write_text(HEADER + "\n".join(lines))
+        number = 2 + lines.index(long)
+        refused = {
+            on_this_machine(files, COMMA, SKIP).error,
+            on_spark(spark, files, COMMA, SKIP).error,
+        }
+        assert refused == {
+            f"b.csv: line {number} is longer than 0.1 KB: fix the file, or set"
+            " BATCHREC_MAX_LINE_KB if that is real data"
+        }
+
+
 @pytest.mark.parametrize(
     "more", [[], ['a,"b\nc",5,1000', '"a\r\n\n""b",1,2,3', '"1\n",10,5,x']], ids=["", "over lines"]
 )

@@ -80,7 +80,7 @@ class Files:
         finally:
             stream.close()
         line = start.splitlines()[0] if start else b""
-        with _naming(file.name):
+        with naming(file.name):
             self.limits.check_line(len(line), "line 1")
         return line
 
@@ -169,7 +169,7 @@ class Files:
 
     def checked(self, name: str, unfolded: int, packed: int) -> None:
         """Raise PreparationError where this is more than the limits allow."""
-        with _naming(name):
+        with naming(name):
             self.limits.check(unfolded, packed)
 
     @contextmanager
@@ -209,7 +209,7 @@ class Files:
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
     """Make a PreparationError that names the file of a LimitError."""
     try:
         yield

@@ -18,7 +18,8 @@ from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 (what everybody calls it)
 
 from batchrec_dagster.preparation.layout import LEGACY, json_cell, parse_json
-from batchrec_dagster.preparation.spark.files import Input
+from batchrec_dagster.preparation.sources.limits import Limits
+from batchrec_dagster.preparation.spark.files import Input, naming
 
 # Columns: the file's number, the line's in its file (from 0), in the source order, and its text.
 FILE, LINE, ROW, TEXT = "file", "line", "row", "text"
@@ -52,20 +53,29 @@ class Lines:
 
 
 def read_lines(
-    spark: SparkSession, files: Sequence[Input], encoding: str, mark: Column | None = None
+    spark: SparkSession,
+    files: Sequence[Input],
+    encoding: str,
+    limits: Limits,
+    mark: Column | None = None,
 ) -> Lines:
     """The lines of the files, without what ends them; `mark` is a condition on the column `value`.
 
-    Bytes that are not UTF-8 are U+FFFD, unless the file is in another encoding.
+    Bytes that are not UTF-8 are U+FFFD, unless the file is in another encoding. Raises
+    PreparationError for a line that is too long.
     """
     raw = _raw_lines(spark, files)
     numbers = {file.path: number for number, file in enumerate(files)}
-    blocks = _count(raw, mark)
+    blocks = _count(raw, mark, limits)
     blocks.sort(key=lambda block: (numbers[block["path"]], block["block"]))
     seen = dict.fromkeys(range(len(files)), 0)
     counts = dict.fromkeys(range(len(files)), 0)
     for block in blocks:
         number = numbers[block["path"]]
+        if block["long"] is not None:
+            line = counts[number] + block["long"] - block["first"] + 1
+            with naming(files[number].name):
+                limits.check_line(limits.line_bytes + 1, f"line {line}")
         seen[number] |= block["letters"]
         counts[number] += block["lines"]
     starts = [0, *accumulate(counts.values())][:-1]
@@ -106,8 +116,9 @@ def _raw_lines(spark: SparkSession, files: Sequence[Input]) -> DataFrame:
     )
 
 
-def _count(raw: DataFrame, mark: Column | None) -> list[Row]:
-    """Of each block: its lines, its first id, the flags of its letters, whether any is marked."""
+def _count(raw: DataFrame, mark: Column | None, limits: Limits) -> list[Row]:
+    """Of each block: its lines, its first id, that of the first line that is too long, the flags of
+    its letters, whether any is marked."""
     value = F.col("value")
     letters = F.when(
         value.rlike(NOT_ASCII),
@@ -116,6 +127,7 @@ def _count(raw: DataFrame, mark: Column | None) -> list[Row]:
     counted = raw.groupBy("path", "block").agg(
         F.count(F.lit(1)).alias("lines"),
         F.min("id").alias("first"),
+        F.min(F.when(F.octet_length(value) > limits.line_bytes, F.col("id"))).alias("long"),
         F.bit_or(letters).alias("letters"),
         F.max(F.lit(False) if mark is None else mark).alias("marked"),
     )

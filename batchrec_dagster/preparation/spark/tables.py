@@ -65,7 +65,7 @@ def read_table(
     if layout.format == "parquet":
         return _parquet(spark, files, inputs, layout, roles)
     if layout.format == "json":
-        return _json(read_lines(spark, inputs, layout.encoding), inputs, roles)
+        return _json(read_lines(spark, inputs, layout.encoding, files.limits), inputs, roles)
     return _csv(spark, files, inputs, layout, roles)
 
 
@@ -77,7 +77,7 @@ def _csv(
 ) -> Table:
     splitting = Splitting(layout.delimiter, layout.quoted)
     mark = splitting.opens(F.col("value")) if splitting.understands_quotes else None
-    lines = read_lines(spark, inputs, layout.encoding, mark)
+    lines = read_lines(spark, inputs, layout.encoding, files.limits, mark)
     headers = [_first_line(files, file, layout, lines) for file in inputs]
     read = f" (read with the delimiter {layout.delimiter!r})"
     places = [
