@@ -362,19 +362,32 @@ def test_a_fork_of_an_owner_does_not_keep_its_lock(tmp_path: Path) -> None:
         os.close(writer)
 
 
-def test_an_internal_error_fails_the_job_without_a_traceback(
-    local: Local, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            ZeroDivisionError("secret detail"),
+            "Create failed. An internal error occurred: see the service's log.",
+        ),
+        (
+            OSError(28, "No space left on device"),
+            "Create failed. [Errno 28] No space left on device",
+        ),
+        (MemoryError(), "Create failed. MemoryError"),
+    ],
+)
+def test_an_error_fails_the_job_without_a_traceback_and_says_what_the_machine_lacks(
+    local: Local, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     group, _ = local.imported(taste_rows())
 
     def broken(*args: Any, **options: Any) -> None:
-        raise ZeroDivisionError("secret detail")
+        raise error
 
     monkeypatch.setattr(solution_versions, "train", broken)
     failed = local.wait(local.version(local.solution(group)))
     assert failed["status"] == "CREATE FAILED"
-    assert "internal error" in failed["failureReason"]
-    assert "secret" not in failed["failureReason"]
+    assert failed["failureReason"] == reason
 
 
 def test_everything_in_the_home_is_private(local: Local) -> None:

@@ -120,7 +120,7 @@ def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
             raise ClosingError from None
         logger.exception("%s failed", job.resource.arn)
         if isinstance(error, (OSError, MemoryError)):  # the disk or the memory is full, say
-            return _fail(f"Create failed. {error or type(error).__name__}")
+            return _fail(f"Create failed. {str(error) or type(error).__name__}")
         # A bug in this service: the log gets the traceback, the client a failed job.
         return _fail("Create failed. An internal error occurred: see the service's log.")
 
