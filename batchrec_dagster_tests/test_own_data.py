@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 import pytest
 import yaml
+from deltalake import DeltaTable, write_deltalake
 
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.personalize.schemas import parse_schema
@@ -159,6 +162,74 @@ def test_orders_and_their_products_by_sql(project: Project, instance: dg.Dagster
     (folder / "orders.csv").write_text("order_id,user\n1,2\n")
     failed = prepare(project, instance, declared)
     assert 'ratings.query: line 1: Binder Error: Referenced column "user_id"' in why(failed)
+
+
+def ga4(root: Path) -> None:
+    (root / "ga4").mkdir()
+    pl.DataFrame(
+        {
+            "event_timestamp": [(START + item) * 1_000_000 for _, item in EVENTS],
+            "event_name": ["purchase"] * len(EVENTS),
+            "user_pseudo_id": [f"{user}.{user}" for user, _ in EVENTS],
+            "items": [[{"item_id": f"{item:03}", "quantity": 1}] for _, item in EVENTS],
+        }
+    ).write_parquet(root / "ga4" / "events_20231114.parquet")
+
+
+def segment(root: Path) -> None:
+    (root / "segment-logs").mkdir()
+    lines = []
+    for user in range(1, 61):
+        products = [{"product_id": item, "price": 1} for owner, item in EVENTS if owner == user]
+        event = {
+            "type": "track",
+            "event": "Order Completed",
+            "messageId": f"m{user}",
+            "anonymousId": f"anonymous-{user}",
+            "userId": f"u-{user}" if user % 2 else None,
+            "timestamp": "2023-11-14T22:13:20.123Z",
+            "properties": {"products": products, "total": 7},
+        }
+        lines += [event, {"type": "page", "messageId": "p", "properties": {"path": "/"}}]
+    text = "\n".join(map(json.dumps, lines))
+    (root / "segment-logs" / "1.gz").write_bytes(gzip.compress(text.encode()))
+
+
+def baskets(root: Path) -> None:
+    lines = ["order_id,customer,day,products"]
+    for user in range(1, 61):
+        items = "|".join(f"p{item}" for owner, item in EVENTS if owner == user)
+        lines.append(f"{user},u{user},2023-11-14,{items}")
+    (root / "baskets.csv").write_text("\n".join(lines))
+
+
+def delta(root: Path) -> None:
+    rows = {
+        "customer_id": [user for user, _ in EVENTS] + [999],
+        "sku": [f"s{item}" for _, item in EVENTS] + ["x"],
+        "ordered_at": [datetime.fromtimestamp(START, UTC)] * (len(EVENTS) + 1),
+    }
+    write_deltalake(str(root / "lake/orders"), pl.DataFrame(rows).to_arrow())
+    DeltaTable(str(root / "lake/orders")).delete("customer_id = 999")
+
+
+@pytest.mark.parametrize(
+    ("section", "make"),
+    [("GA4 export", ga4), ("Segment", segment), ("Baskets", baskets), ("Delta and Iceberg", delta)],
+)
+def test_a_shape_of_the_page(
+    project: Project,
+    instance: dg.DagsterInstance,
+    section: str,
+    make: Callable[[Path], None],
+) -> None:
+    make(project.root)
+    declared = documented(section).replace("s3://shop/", "")
+    assert len(declared.splitlines()) <= 10
+    told(prepare(project, instance, declared), "raw_ratings")
+    kept = interactions(project, "shop")
+    assert kept.height == len(EVENTS)
+    assert kept.get_column("USER_ID").n_unique() == 60
 
 
 def test_the_schema_asks_for_the_columns_that_are_written() -> None:

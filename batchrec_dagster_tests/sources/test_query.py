@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,13 @@ def test_lists_of_json_are_exploded_and_texts_stay_as_written(place: Place) -> N
         ("007", "2024-01-02T03:04:05+02:00", "5", None),
         ("9", None, "2024-01-02", "x"),
     ]
+
+
+def test_an_object_of_many_fields_is_a_map(place: Place) -> None:
+    bought = {f"p{number}": "2024-01-02" for number in range(1_500)}
+    put(place, "a.jsonl", json.dumps({"user": "u", "bought": bought}))
+    found = rows(place, "SELECT user, bought['p7'] AS day FROM source", "a.jsonl")
+    assert found.rows() == [("u", "2024-01-02")]
 
 
 def test_partitions_of_paths_are_columns(place: Place) -> None:
@@ -219,6 +227,12 @@ def test_a_query_is_one_select(place: Place, query: str) -> None:
     with pytest.raises(ValueError, match=r"query\n.*(one SELECT|Parser Error)"):
         Ratings(source="a.csv", query=query.format(folder=folder))
     assert not list(folder.glob("out*"))
+
+
+def test_without_duckdb_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(ValueError, match=r"pip install 'batchrec-dagster\[sql\]'"):
+        Ratings(source="a.csv", query="SELECT 1")
 
 
 @pytest.mark.parametrize(

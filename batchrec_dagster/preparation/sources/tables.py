@@ -31,6 +31,8 @@ _TEXTS = {
     *("date", "json", "time", "timestamp", "timestamp with time zone", "uuid", "varchar"),
     *("timestamp_s", "timestamp_ms", "timestamp_ns", "time with time zone", "time_ns"),
 }
+# An object with more fields, such as one with a field for each product, is a map.
+MOST_FIELDS = 1_000
 _LEAST_LINE = 16 * 1024 * 1024
 
 
@@ -154,7 +156,7 @@ def _json(
         "read_json",
         files,
         sample_size=-1,
-        map_inference_threshold=-1,
+        map_inference_threshold=MOST_FIELDS,
         field_appearance_threshold=0,
         union_by_name=True,
         **options,
@@ -177,6 +179,8 @@ def _type(kind: Any) -> str:
     """The type in SQL, with text for what was written as text."""
     if kind.id == "list":
         return f"{_type(kind.children[0][1])}[]"
+    if kind.id == "map":
+        return f"MAP(VARCHAR, {_type(kind.children[1][1])})"
     if kind.id == "struct":
         fields = ", ".join(f"{identifier(name)} {_type(child)}" for name, child in kind.children)
         return f"STRUCT({fields})" if fields else "JSON"
