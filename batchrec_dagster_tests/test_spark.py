@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from batchrec_dagster.preparation.layout import CUT_OFF, Layout
+from batchrec_dagster.preparation.layout import CUT_OFF, SENTINEL, TWO_DIGITS, Layout
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster_tests.spark_support import Outcome, on_spark, on_this_machine, quick_session
 from batchrec_dagster_tests.support import real_data
@@ -204,7 +204,10 @@ def test_layouts_without_a_header(
 
 
 TIMES: list[tuple[str, list[str]]] = [
-    ("auto", ["0", "99999999999", "+5"]),
+    ("auto", ["0", "99999999999", "+5", "253402300799", "253402214400000", "5.9", "5.", "1.6e9"]),
+    ("s", ["1e0", "-0", "-0.5", "1.5e", "1e400", "12e1", "1.5E+3", "1e20", ".5", "4102444799.9"]),
+    ("ns", ["1600000000123456789.5", "1.6e18"]),
+    ("excel", ["45292", "45292.75", "45292.000006", "25569", "1", "0", "9999999", "-1", "4e4"]),
     ("auto", ["100000000000", "1162160237999"]),
     ("auto", ["100000000000000", "99999999999999999"]),
     ("auto", ["100000000000000000", "9223372036854775807", "9223372036854775808"]),
@@ -233,6 +236,16 @@ TIMES: list[tuple[str, list[str]]] = [
         ],
     ),
     ("%b %d, %y %I:%M %p", ["Feb 03, 01 04:05 pm", "FEB 3, 69 12:00 am", "Feb 3, 70 12:00 PM"]),
+    (
+        "%a %b %d %H:%M:%S %z %Y",
+        ["Wed Aug 27 13:08:45 +0000 2008", "Thu Aug 27 13:08:45 +0000 2008"],
+    ),
+    ("%A, %d %b %Y", ["Wednesday, 27 Aug 2008", "wed, 27 Aug 2008", "Wednes, 27 Aug 2008"]),
+    ("%a, %d %b %Y", ["Wednesday, 27 Aug 2008", "wed, 27 Aug 2008", "Tue, 27 Aug 2008"]),
+    (
+        "%Y-%m-%d %H:%M:%S.%f",
+        [f"2020-01-02 03:04:05{end}" for end in (".5", "", ".", ".0123456789")],
+    ),
     ("%d %B %Y", ["3 February 2001", "30 february 2001", "1 May 1999", "1 Dec 1999"]),
     ("%Y-%m-%dT%H:%M:%S%z", ["2001-02-03T04:05:06+0530", "2001-02-03T04:05:06-05:30"]),
 ]
@@ -244,6 +257,36 @@ def test_timestamps(spark: SparkSession, tmp_path: Path, unit: str, times: list[
     done = both(spark, tmp_path, HEADER + rows, replace(COMMA, timestamp_unit=unit))
     assert done.written is not None
     assert len(done.written.splitlines()) > 1
+
+
+LOCAL = [
+    ("auto", ["2024-03-31T01:59:59", "2024-03-31T02:30", "2024-03-31 03:00", "2024-10-27 02:30"]),
+    ("auto", ["2024-10-27", "2024-10-27T02:30Z", "2024-10-27T02:30 UTC", "2024-10-27T02:30+05"]),
+    ("auto", ["1970-01-01", "1970-01-02", "9999-12-31"]),
+    ("%d.%m.%y %H:%M", ["31.03.24 02:30", "27.10.24 02:30", "01.07.24 12:00"]),
+    ("excel", ["45292.5", "45382.104166667"]),
+]
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe"])
+@pytest.mark.parametrize(("unit", "times"), LOCAL)
+def test_times_of_a_zone(
+    spark: SparkSession, tmp_path: Path, unit: str, times: list[str], zone: str
+) -> None:
+    rows = "".join(f'{number},1,5,"{time}"\n' for number, time in enumerate(times))
+    done = both(spark, tmp_path, HEADER + rows, replace(COMMA, timestamp_unit=unit, timezone=zone))
+    assert done.written is not None
+    assert len(done.written.splitlines()) > 1
+
+
+def test_times_that_stand_for_none(spark: SparkSession, tmp_path: Path) -> None:
+    rows = "1,1,5,1500000000000\n2,1,5,0\n3,1,5,253402300799000\n4,1,5,253402300799\n"
+    done = both(spark, tmp_path, HEADER + rows)
+    assert done.left_out == {SENTINEL: 3}
+    assert done.examples[0].startswith("ratings.csv, line 3: the timestamp is 0 or after 2099")
+    layout = replace(COMMA, timestamp_unit="%d.%m.%Y")
+    done = both(spark, tmp_path, f"{HEADER}1,1,5,31.01.24\n2,1,5,31.01.2024\n", layout)
+    assert done.left_out == {TWO_DIGITS: 1}
 
 
 def test_rows_without_times(spark: SparkSession, tmp_path: Path) -> None:
@@ -298,7 +341,7 @@ def test_numbers_in_json_are_as_they_are_written(spark: SparkSession, tmp_path: 
     done = both(spark, tmp_path, "\n".join(lines), layout, replace(SKIP, min_rating=4))
     assert done.written is not None
     assert {"6.0,8,9,1", "7,1e3,9,1", "7,8,9,1.50", "7,8,6,1"} <= set(done.written.splitlines())
-    assert done.left_out == {"the timestamp is not a whole number": 12}
+    assert done.left_out == {SENTINEL: 7}
 
 
 def test_parquet(spark: SparkSession, tmp_path: Path) -> None:
@@ -324,8 +367,15 @@ def test_parquet(spark: SparkSession, tmp_path: Path) -> None:
     for kind in (pl.Datetime("ns"), pl.Datetime("us", "Europe/Berlin"), pl.Date()):
         frame = first.head(1).with_columns(timestamp=times.tail(1).cast(kind))
         frame.write_parquet(files[0])
-        assert (
-            same(spark, files[:1], replace(layout, timestamp_unit="datetime"), SKIP).rows_read == 1
+        declared = replace(layout, timestamp_unit="datetime")
+        assert same(spark, files[:1], declared, SKIP).rows_read == 1
+        if kind == pl.Datetime("ns"):
+            kind = pl.Datetime("us")
+            first.head(1).with_columns(timestamp=times.tail(1).cast(kind)).write_parquet(files[0])
+        written = same(spark, files[:1], replace(declared, timezone="Asia/Tokyo"), SKIP).written
+        assert written is not None
+        assert (int(written.split(",")[-2]) == 1_500_000_000 - 9 * 3600) == (
+            kind == pl.Datetime("us")
         )
 
 

@@ -10,8 +10,14 @@ import dagster as dg
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from batchrec_dagster.config.sources import Sourced
-from batchrec_dagster.preparation.layout import NO_TIMES, NULL_VALUES, Decimal, Encoding
-from batchrec_dagster.preparation.polars.times import check_format
+from batchrec_dagster.preparation.layout import (
+    EPOCH_UNITS,
+    NO_TIMES,
+    NULL_VALUES,
+    Decimal,
+    Encoding,
+)
+from batchrec_dagster.preparation.polars.times import check_format, check_timezone
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.sources.source import Source
 from batchrec_dagster.preparation.sources.tables import TextForm
@@ -168,15 +174,21 @@ class Ratings(Sourced):
         description="The types of columns in interactions.filter, if the first rows mislead.",
         examples=[{"zip": "string"}],
     )
-    timestamp_unit: Literal["auto", "s", "ms", "us", "ns"] = Field(
+    timestamp_unit: Literal["auto", "s", "ms", "us", "ns", "excel"] = Field(
         default="auto",
-        description="The unit of timestamps since 1970: seconds to nanoseconds. auto decides by"
-        " their size, also reads ISO 8601, and the run reports which.",
+        description="The unit of timestamps since 1970: seconds to nanoseconds; excel: the days"
+        " that Excel counts. auto decides between the former by their size, also reads ISO 8601,"
+        " and the run reports which.",
     )
     timestamp_format: str | None = Field(
         default=None,
         description="The format of timestamps that are text: iso8601, or a strptime format.",
         examples=["iso8601", "%d.%m.%Y %H:%M"],
+    )
+    timezone: str | None = Field(
+        default=None,
+        description="The time zone of timestamps that do not say theirs. Default: UTC.",
+        examples=["Europe/Berlin"],
     )
     on_bad_rows: Literal["fail", "skip"] = Field(
         default="fail",
@@ -210,15 +222,24 @@ class Ratings(Sourced):
             check_format(timestamp_format)
         return timestamp_format
 
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_is_known(cls, timezone: str | None) -> str | None:
+        if timezone is not None:
+            check_timezone(timezone)
+        return timezone
+
     @model_validator(mode="after")
     def _timestamps_have_one_form(self) -> Self:
         if self.timestamp_format is not None and self.timestamp_unit != "auto":
             raise ValueError("timestamps have a timestamp_unit or a timestamp_format: omit one")
-        if self.timestamp_form != "auto" and not self.has_times:
+        if (self.timestamp_form != "auto" or self.timezone) and not self.has_times:
             raise ValueError(
-                "with columns.timestamp: none there are no times: omit timestamp_unit and"
-                " timestamp_format"
+                "with columns.timestamp: none there are no times: omit timestamp_unit,"
+                " timestamp_format and timezone"
             )
+        if self.timezone and ("%z" in self.timestamp_form or self.timestamp_form in EPOCH_UNITS):
+            raise ValueError(f"timestamps as {self.timestamp_form} have a zone: omit timezone")
         return self
 
     @property
@@ -260,6 +281,7 @@ class Ratings(Sourced):
                 timestamp_unit=time,
                 types=self.types,
                 null_values=self.all_null_values,
+                timezone=self.timezone,
             )
         known = self.rows.layout
         if known is not None and self.columns is None:
@@ -275,4 +297,5 @@ class Ratings(Sourced):
             types=self.types,
             decimal=self.decimal,
             null_values=self.all_null_values,
+            timezone=self.timezone,
         )

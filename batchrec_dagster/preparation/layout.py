@@ -48,8 +48,18 @@ Decimal = Literal[".", ","]
 EPOCH_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 # Other values of `Layout.timestamp_unit`.
 AUTO, ISO8601, DATETIME, NO_TIMES = "auto", "iso8601", "datetime", "none"
+EXCEL_DAYS = "excel"
 # The time of every row if they have none: 1 January 2000.
 CONSTANT_TIME = 946_684_800
+# 1970 in Excel's days. 2100, from which on a time stands for none, such as 9999-12-31. What that is
+# in seconds and milliseconds, from its start to its end: one among the other would be 1978.
+EXCEL_1970, FIRST_SENTINEL = 25_569, 4_102_444_800
+END_OF_TIME = (
+    *(253_402_214_400, 253_402_300_799),
+    *(253_402_214_400_000, 253_402_300_799_000, 253_402_300_799_999),
+)
+# 1 January 100: with %Y a year of two digits is before it.
+YEAR_100 = -59_011_459_200
 _UNITS_IN_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
 # A column that the filter names has the role of its name after this.
@@ -81,11 +91,13 @@ PROBLEMS = (
     "the event value is not a number",
     "no timestamp",
     "{column} is not of type {type}",
-    "the timestamp is not a whole number",
+    "the timestamp is not a number",
     "the timestamp cannot be read as {form}",
+    "the year of the timestamp has two digits (write %y in ratings.timestamp_format)",
     "the timestamp is before 1970",
+    "the timestamp is 0 or after 2099, which stands for none",
 )
-BEFORE_1970 = PROBLEMS[-1]
+TWO_DIGITS, BEFORE_1970, SENTINEL = PROBLEMS[-3:]
 QUOTES_FIX = 'Write "" for each quote inside a quoted field, or set ratings.quotes: false'
 
 
@@ -97,14 +109,16 @@ class Layout:
     of csv only. `rating`, `timestamp`, `event_type` and `event_value` are None where the files have
     none. `quoted` False takes quotes in csv as any other character, as `::` files do anyway.
 
-    `timestamp_unit` says how times are written: `s`, `ms`, `us` or `ns` since 1970 as whole numbers
-    (rounded down to seconds); `iso8601`: `YYYY-MM-DD`, then perhaps `T` or a space and
-    `HH:MM[:SS[.fraction]]`, then perhaps `Z`, `UTC` or `±HH[[:]MM]` (UTC without it, fractions
-    cut off); `none` for CONSTANT_TIME in every row; a strptime format of
-    %Y %y %m %d %b %B %H %I %M %S %p %z %% (UTC without %z). `auto` leaves it to the data:
-    `datetime` where the column is of dates or times (of Parquet; UTC where it has no zone);
-    `iso8601` where texts look so, else by size `s` below 10^11, `ms` below 10^14, `us` below 10^17,
-    `ns` from there on. Rows that differ in it are an error for `auto`.
+    `timestamp_unit` says how times are written: `s`, `ms`, `us` or `ns` since 1970 as numbers,
+    rounded down to seconds; `excel`: days since 1899-12-30 as numbers, to the nearest second;
+    `iso8601`: `YYYY-MM-DD`, then perhaps `T` or a space and `HH:MM[:SS[.fraction]]`, then perhaps
+    `Z`, `UTC` or `±HH[[:]MM]`, fractions cut off; `none` for CONSTANT_TIME in every row; a strptime
+    format of %Y %y %m %d %b %B %a %A %H %I %M %S .%f %p %z %%. `auto` leaves it to the data:
+    `datetime` where the column is of dates or times (of Parquet); `iso8601` where texts look so,
+    else by size `s` below 10^11, `ms` below 10^14, `us` below 10^17, `ns` from there on. Rows that
+    differ in it are an error for `auto`, but for times that stand for none. A time without a zone
+    is in `timezone`, UTC if that is None: of one that the clocks show twice it is the first, and
+    one that they skip cannot be read.
 
     `encoding` `auto`: UTF-8, unless bytes that are no UTF-8 occur and no letter beyond ASCII that
     is: then LEGACY; a BOM is skipped. Bytes that stand for nothing in an encoding become U+FFFD.
@@ -126,6 +140,7 @@ class Layout:
     types: Mapping[str, str] = field(default_factory=dict)
     decimal: Decimal = "."
     null_values: Sequence[str] = NULL_VALUES
+    timezone: str | None = None
 
     def __post_init__(self) -> None:
         # JSON has no tuples.
@@ -141,7 +156,8 @@ class Layout:
         if self.decimal == ".":
             return frozenset()
         of_filter = {FILTER + name for name, kind in self.types.items() if kind == "double"}
-        return frozenset({"rating", "event_value", *of_filter})
+        times = {"timestamp"} if self.timestamp_unit in (EXCEL_DAYS, *EPOCH_UNITS) else set()
+        return frozenset({"rating", "event_value", *times, *of_filter})
 
     @property
     def roles(self) -> dict[str, Column]:
@@ -290,11 +306,12 @@ def json_cell(value: object) -> str | None:
     return None
 
 
-def time_problem(unit: str) -> str:
+def time_problem(unit: str, timezone: str | None) -> str:
     """What is wrong with a time that is not in this form."""
-    if unit in EPOCH_UNITS:
-        return "the timestamp is not a whole number"
-    return f"the timestamp cannot be read as {unit}"
+    if unit in EPOCH_UNITS or unit == EXCEL_DAYS:
+        return "the timestamp is not a number"
+    place = f" in {timezone}" if timezone is not None else ""
+    return f"the timestamp cannot be read as {unit}{place}"
 
 
 def mixed_times(place: str, timestamp: str, unit: str, before: str) -> PreparationError:

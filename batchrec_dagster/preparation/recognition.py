@@ -57,6 +57,7 @@ class Reading:
     types: Mapping[str, str] = field(default_factory=dict)
     decimal: Decimal = "."
     null_values: Sequence[str] = NULL_VALUES
+    timezone: str | None = None
 
     @classmethod
     def of(cls, layout: Layout) -> Reading:
@@ -73,6 +74,7 @@ class Reading:
             layout.types,
             layout.decimal,
             layout.null_values,
+            layout.timezone,
         )
 
 
@@ -127,6 +129,7 @@ def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
         quoted=reading.quoted,
         decimal=reading.decimal,
         null_values=reading.null_values,
+        timezone=reading.timezone,
     )
     types = {**_types(table, layout), **reading.types}
     warnings = [

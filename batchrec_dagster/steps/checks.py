@@ -17,12 +17,14 @@ from batchrec_dagster.personalize.datasets import (
     MIN_USERS_WITH_TWO_INTERACTIONS,
 )
 from batchrec_dagster.personalize.schemas import MAX_EVENT_TYPES
-from batchrec_dagster.preparation.layout import NO_TIMES
+from batchrec_dagster.preparation.layout import EXCEL_DAYS, NO_TIMES
 from batchrec_dagster.preparation.polars.prepare import BadRows
 
 # Earlier times mean the wrong unit. Up to a day in the future may be a clock that is wrong.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
 CLOCK_SLACK = timedelta(days=1)
+# Up to the year 2173 Excel's days are smaller, and as seconds on 1 and 2 January 1970.
+FIRST_NO_DAYS = 100_000
 
 # These checks only warn; every other check blocks what comes after it.
 WARNINGS = ("lists_full",)
@@ -107,6 +109,8 @@ def timestamps_plausible(first: int | None, last: int | None, unit: str, now: da
     found = f"from {_day(first)} to {_day(last)}, read as {unit}"
     if not passed:
         other = "s" if unit == "ms" else "ms"
+        if unit == "s" and last < FIRST_NO_DAYS:
+            other = EXCEL_DAYS
         found += (
             f"; expected times between {EARLIEST:%Y} and now. Try ratings.timestamp_unit: {other},"
             " or another column as ratings.columns.timestamp"

@@ -23,6 +23,7 @@ from batchrec_dagster.preparation.layout import (
     AUTO,
     BEFORE_1970,
     EPOCH_UNITS,
+    SENTINEL,
     Layout,
     PreparationError,
     mixed_times,
@@ -251,7 +252,7 @@ class Ratings:
 
     def _may_be_mixed(self, looked: Looked, unit: str) -> bool:
         """Whether there is any time that is not of the unit, as far as the look shows."""
-        if time_problem(unit) in looked.bad or BEFORE_1970 in looked.bad:
+        if {time_problem(unit, self.layout.timezone), BEFORE_1970, SENTINEL} & looked.bad.keys():
             return True
         factor = EPOCH_UNITS.get(unit)
         found = [time for time in (looked.earliest, looked.latest) if time is not None]

@@ -10,7 +10,17 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH
-from batchrec_dagster.preparation.layout import BEFORE_1970, FILTER, NULL_ID, Layout, time_problem
+from batchrec_dagster.preparation.layout import (
+    BEFORE_1970,
+    FILTER,
+    FIRST_SENTINEL,
+    NULL_ID,
+    SENTINEL,
+    TWO_DIGITS,
+    YEAR_100,
+    Layout,
+    time_problem,
+)
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, Table
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
@@ -35,11 +45,13 @@ def parsed(table: Table, file: int, layout: Layout, rules: Rules, unit: str) -> 
         [
             *_problems(layout, table),
             *_type_problems(layout, rules),
-            (pl.col(SECONDS).is_null(), time_problem(unit)),
+            (pl.col(SECONDS).is_null(), time_problem(unit, layout.timezone)),
+            ((pl.col(SECONDS) < YEAR_100) & pl.lit("%Y" in unit), TWO_DIGITS),
             (pl.col(SECONDS) < 0, BEFORE_1970),
+            ((pl.col(SECONDS) == 0) | (pl.col(SECONDS) >= FIRST_SENTINEL), SENTINEL),
         ]
     )
-    seconds = times.seconds(pl.col("timestamp"), unit)
+    seconds = times.seconds(pl.col("timestamp"), unit, layout.timezone)
     typed_columns = {
         name: typed(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
     }

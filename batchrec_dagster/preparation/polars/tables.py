@@ -110,6 +110,8 @@ class ParquetTable:
         # The others by way of their text, so that they mean the same as in a file of text.
         if wanted.is_numeric() and (kind.is_integer() or kind == wanted):
             return pl.col(name).cast(wanted)
+        if role == "timestamp" and wanted.is_numeric() and kind in (pl.Datetime, pl.Date):
+            return pl.col(name).dt.epoch("s").cast(wanted)
         return self._text(role, name).cast(wanted)
 
     def place(self, row: int) -> str:
@@ -121,8 +123,12 @@ class ParquetTable:
             raise self._unfit(role, name, "a column of text or numbers")
         if role in ("user", "item") and kind.is_float():
             raise self._unfit(role, name, "ids as text or whole numbers")
-        if role == "timestamp" and kind in (pl.Datetime, pl.Date):
-            return column.dt.epoch("s").cast(pl.String)
+        if role == "timestamp" and kind == pl.Date:
+            return column.dt.strftime("%Y-%m-%d")
+        if role == "timestamp" and isinstance(kind, pl.Datetime):
+            if kind.time_zone is None:
+                return column.dt.strftime("%Y-%m-%dT%H:%M:%S")
+            return column.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%dT%H:%M:%SZ")
         return column.cast(pl.String)
 
     def _unfit(self, role: str, name: str, wanted: str) -> PreparationError:

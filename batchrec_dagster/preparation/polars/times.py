@@ -10,12 +10,20 @@ import polars as pl
 from batchrec_dagster.preparation.layout import (
     CONSTANT_TIME,
     DATETIME,
+    END_OF_TIME,
     EPOCH_UNITS,
+    EXCEL_1970,
+    EXCEL_DAYS,
+    FIRST_SENTINEL,
     ISO8601,
     NO_TIMES,
 )
 
-DIRECTIVES = "YymdbBHIMSpz%"
+DIRECTIVES = "YymdbBaAHIMSfpz%"
+DAY = 86_400
+_FRACTION = r"^([+-]?[0-9]+)\.[0-9]*$"
+_SCIENTIFIC = r"^[+-]?[0-9]+(?:\.[0-9]*)?[eE][+-]?[0-9]{1,2}$"
+_DAYS = r"^[0-9]{1,7}(?:\.[0-9]*)?$"
 
 # The first that is in milliseconds and so on, by size: as seconds 10^11 is the year 5138, as
 # milliseconds 1973. No rating is on the other side of it.
@@ -30,10 +38,12 @@ _EXAMPLE_DAY = 981_158_400  # 3 February 2001
 
 def check_format(text: str) -> None:
     """Raise ValueError unless times can be written as this strptime format."""
-    if "%" not in text or "%" in re.sub(f"%[{DIRECTIVES}]", "", text):
+    rest = re.sub(f"%[{DIRECTIVES}]", "", text)
+    if "%" not in text or "%" in rest or "%f" in text.replace(".%f", ""):
         raise ValueError(
             "write iso8601, or a strptime format of"
-            f" {', '.join('%' + letter for letter in DIRECTIVES)}, such as %d.%m.%Y %H:%M"
+            f" {', '.join('%' + letter for letter in DIRECTIVES)}, such as %d.%m.%Y %H:%M, with %f"
+            " only behind a point"
         )
     example = datetime(2001, 2, 3, 14, 5, 6, tzinfo=UTC).strftime(text)
     try:
@@ -47,42 +57,81 @@ def check_format(text: str) -> None:
         )
 
 
+def check_timezone(name: str) -> None:
+    """Raise ValueError unless there is such a time zone."""
+    try:
+        pl.select(_in_zone(pl.lit(1), name))
+    except pl.exceptions.PolarsError:
+        raise ValueError("write a time zone such as Europe/Berlin or America/New_York") from None
+
+
 def whole_number(text: pl.Expr) -> pl.Expr:
     """The number; null where the text is not one."""
     return text.str.strip_chars(" \t").cast(pl.Int64, strict=False)
 
 
-def seconds(text: pl.Expr, unit: str) -> pl.Expr:
+def epoch_number(text: pl.Expr) -> pl.Expr:
+    """The number rounded down; null where the text is not one, or beyond 64 bits."""
+    text = text.str.strip_chars(" \t")
+    integer = text.str.extract(_FRACTION, 1).cast(pl.Int64, strict=False)
+    scientific = pl.when(text.str.contains(_SCIENTIFIC)).then(text).cast(pl.Float64, strict=False)
+    return pl.coalesce(
+        whole_number(text),
+        integer - text.str.starts_with("-").cast(pl.Int64),
+        scientific.floor().cast(pl.Int64, strict=False),
+    )
+
+
+def seconds(text: pl.Expr, unit: str, timezone: str | None = None) -> pl.Expr:
     """The time in whole seconds since 1970; null where the text has another form."""
-    if unit in EPOCH_UNITS:
-        return whole_number(text) // EPOCH_UNITS[unit]
-    if unit == DATETIME:
-        return whole_number(text)
     if unit == NO_TIMES:
         return pl.lit(CONSTANT_TIME, pl.Int64)
+    if unit in EPOCH_UNITS:
+        number = epoch_number(text)
+        ended = number.is_in(END_OF_TIME)
+        return pl.when(ended).then(FIRST_SENTINEL).otherwise(number // EPOCH_UNITS[unit])
     text = text.str.strip_chars(" \t")
-    if unit == ISO8601:
-        return _iso_seconds(text)
+    if unit == EXCEL_DAYS:
+        days = pl.when(text.str.contains(_DAYS)).then(text).cast(pl.Float64, strict=False)
+        return _in_zone(((days - EXCEL_1970) * DAY + 0.5).floor().cast(pl.Int64), timezone)
+    if unit in (ISO8601, DATETIME):
+        return _iso_seconds(text, timezone)
     directives = set(re.findall("%(.)", unit))
     kind: pl.Datetime | pl.Date = pl.Datetime("us", "UTC" if "z" in directives else None)
     if not directives & {"H", "I"}:
         kind = pl.Date()
-    return text.str.strptime(kind, unit, strict=False).dt.epoch("s")
+    # What Python calls %f, with the point before it.
+    found = text.str.strptime(kind, unit.replace(".%f", "%.f"), strict=False).dt.epoch("s")
+    return found if "z" in directives else _in_zone(found, timezone)
+
+
+def _in_zone(local: pl.Expr, timezone: str | None) -> pl.Expr:
+    """Seconds since 1970 of what the clocks of this zone show; null for what they skip."""
+    if timezone is None:
+        return local
+    moment = pl.from_epoch(local, "s").dt.replace_time_zone(
+        timezone, ambiguous="earliest", non_existent="null"
+    )
+    # 1 January 1970 stays what it stands for.
+    return pl.when(local == 0).then(local).otherwise(moment.dt.epoch("s"))
 
 
 def form(text: pl.Expr) -> pl.Expr:
     """What the text looks like: an epoch unit by its size, ISO8601, or null for neither."""
-    number = whole_number(text)
+    number = epoch_number(text)
+    text = text.str.strip_chars(" \t")
     return (
-        pl.when(number >= _FIRST["ns"])
+        pl.when((number == 0) | number.is_in(END_OF_TIME))
+        .then(pl.lit(None, pl.String))
+        .when(number >= _FIRST["ns"])
         .then(pl.lit("ns"))
         .when(number >= _FIRST["us"])
         .then(pl.lit("us"))
         .when(number >= _FIRST["ms"])
         .then(pl.lit("ms"))
-        .when(number >= 0)
+        .when(number > 0)
         .then(pl.lit("s"))
-        .when(text.str.strip_chars(" \t").str.contains(_ISO))
+        .when(text.str.contains(_ISO))
         .then(pl.lit(ISO8601))
     )
 
@@ -105,7 +154,7 @@ def epoch_unit(number: int) -> str:
     return next((unit for unit, first in reversed(_FIRST.items()) if number >= first), "s")
 
 
-def _iso_seconds(text: pl.Expr) -> pl.Expr:
+def _iso_seconds(text: pl.Expr, timezone: str | None) -> pl.Expr:
     def part(start: int, length: int) -> pl.Expr:
         return text.str.slice(start, length).cast(pl.Int64, strict=False)
 
@@ -119,6 +168,11 @@ def _iso_seconds(text: pl.Expr) -> pl.Expr:
     ) * pl.when(offset[0] == "-").then(-1).otherwise(1)
     possible = ~has_time | ((hours < 24) & (minutes < 60) & (second < 60))
     of_day = pl.when(has_time).then(hours * 3600 + minutes * 60 + second).otherwise(0)
-    return pl.when(text.str.contains(_ISO) & possible).then(
-        days.dt.epoch("s") + of_day - ahead.fill_null(0)
+    local = days.dt.epoch("s") + of_day
+    in_utc = text.str.contains("(?:Z|UTC)$")
+    moment = (
+        pl.when(ahead.is_not_null() | in_utc)
+        .then(local - ahead.fill_null(0))
+        .otherwise(_in_zone(local, timezone))
     )
+    return pl.when(text.str.contains(_ISO) & possible).then(moment)

@@ -22,8 +22,10 @@ from batchrec_dagster.personalize.schemas import (
 from batchrec_dagster.preparation.layout import (
     AUTO,
     DATETIME,
+    END_OF_TIME,
     EPOCH_UNITS,
     FILTER,
+    FIRST_SENTINEL,
     NO_TIMES,
     Layout,
 )
@@ -110,6 +112,8 @@ def _rows(tables: Sequence[Table], layout: Layout, rules: Rules) -> pl.LazyFrame
 
 def _types(layout: Layout, rules: Rules) -> dict[str, pl.DataType] | None:
     """The types of the columns that are no text, by role; None when a column would have two."""
+    if layout.timestamp_unit == DATETIME and layout.timezone is not None:
+        return None  # A column may have a zone of its own.
     types: dict[str, pl.DataType] = {"rating": pl.Float64()}
     if layout.timestamp_unit in (AUTO, DATETIME, *EPOCH_UNITS):
         types["timestamp"] = pl.Int64()
@@ -124,7 +128,9 @@ def _types(layout: Layout, rules: Rules) -> dict[str, pl.DataType] | None:
 
 def _odd(layout: Layout, table: Table, types: Collection[str]) -> Iterator[pl.Expr]:
     """Whether anything in a row is missing, or has to be looked at closely."""
-    yield (_seconds(layout) < 0).fill_null(value=True)
+    yield ~_seconds(layout).is_between(1, FIRST_SENTINEL - 1).fill_null(value=False)
+    if layout.timestamp_unit in (AUTO, *EPOCH_UNITS):
+        yield pl.col("timestamp").is_in(END_OF_TIME)
     texts = ["user", "item", *(["event_type"] if layout.event_type is not None else [])]
     for text in map(pl.col, texts):
         # Blanks come before ! in ASCII, and so does nothing at all.
@@ -160,7 +166,11 @@ def _seconds(layout: Layout) -> pl.Expr:
         return time
     if unit == NO_TIMES:
         return times.seconds(time, unit)
-    return time // EPOCH_UNITS[unit] if unit in EPOCH_UNITS else times.seconds(time, unit)
+    return (
+        time // EPOCH_UNITS[unit]
+        if unit in EPOCH_UNITS
+        else times.seconds(time, unit, layout.timezone)
+    )
 
 
 def _unit(layout: Layout, first: int | None, last: int | None) -> str | None:

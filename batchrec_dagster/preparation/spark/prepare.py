@@ -128,7 +128,7 @@ def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger)
     parsed = rows.parsed(table.frame, layout, rules).persist(StorageLevel.DISK_ONLY)
     unit = _timestamp_unit(table, parsed, layout.timestamp_unit)
     log.info(f"reading {len(inputs):,} files, timestamps as {unit}")
-    timed = rows.timed(parsed, unit)
+    timed = rows.timed(parsed, unit, layout.timezone)
     counted = {
         (row[REASON], row[PROBLEM]): (row["rows"], row["first"])
         for row in timed.groupBy(REASON, PROBLEM)

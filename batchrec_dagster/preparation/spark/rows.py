@@ -12,7 +12,11 @@ from pyspark.sql import functions as F  # noqa: N812
 from batchrec_dagster.preparation.layout import (
     BEFORE_1970,
     FILTER,
+    FIRST_SENTINEL,
     NULL_ID,
+    SENTINEL,
+    TWO_DIGITS,
+    YEAR_100,
     Layout,
     PreparationError,
     time_problem,
@@ -63,14 +67,17 @@ def parsed(cells: DataFrame, layout: Layout, rules: Rules) -> DataFrame:
     )
 
 
-def timed(rows: DataFrame, unit: str) -> DataFrame:
+def timed(rows: DataFrame, unit: str, timezone: str | None) -> DataFrame:
     """The same rows with SECONDS in place of the timestamp, and PROBLEM and REASON complete."""
     problem = F.coalesce(
         F.col(PROBLEM),
-        F.when(F.col(SECONDS).isNull(), time_problem(unit)).when(F.col(SECONDS) < 0, BEFORE_1970),
+        F.when(F.col(SECONDS).isNull(), time_problem(unit, timezone))
+        .when((F.col(SECONDS) < YEAR_100) & F.lit("%Y" in unit), TWO_DIGITS)
+        .when(F.col(SECONDS) < 0, BEFORE_1970)
+        .when((F.col(SECONDS) == 0) | (F.col(SECONDS) >= FIRST_SENTINEL), SENTINEL),
     )
     return (
-        rows.withColumn(SECONDS, times.seconds(F.col("timestamp"), unit))
+        rows.withColumn(SECONDS, times.seconds(F.col("timestamp"), unit, timezone))
         .drop("timestamp")
         .withColumn(PROBLEM, problem)
         .withColumn(REASON, F.coalesce(F.col(PROBLEM), F.col(REASON)))

@@ -221,13 +221,21 @@ def _text(field: T.StructField, role: str, file: Input, layout: Layout) -> Colum
             f"{file.name}: {field.name!r} ({setting(role)}) is of type {kind.simpleString()}; write"
             f" the file with {wanted}"
         )
-    if role == "timestamp" and isinstance(kind, (T.TimestampType, T.TimestampNTZType)):
-        return column.cast("timestamp").cast("long").cast("string")
     if role == "timestamp" and isinstance(kind, T.DateType):
-        return (F.unix_date(column).cast("long") * 86_400).cast("string")
+        return F.date_format(column, "yyyy-MM-dd")
+    if role == "timestamp" and isinstance(kind, T.TimestampNTZType):
+        return F.date_format(column, "yyyy-MM-dd'T'HH:mm:ss")
+    if role == "timestamp" and isinstance(kind, T.TimestampType):
+        return F.date_format(column, "yyyy-MM-dd'T'HH:mm:ssX")
     if role == "timestamp" and layout.timestamp_unit == DATETIME:
+        if layout.timezone is not None:
+            raise PreparationError(
+                f"{file.name}: Spark cannot tell whether the times of {field.name!r}, in"
+                " nanoseconds, have a zone: write microseconds, or omit ratings.timezone"
+            )
         second = F.lit(1_000_000_000)
-        return F.call_function("div", column - F.pmod(column, second), second).cast("string")
+        whole = F.call_function("div", column - F.pmod(column, second), second)
+        return F.date_format(F.timestamp_seconds(whole), "yyyy-MM-dd'T'HH:mm:ss")
     return column.cast("string")
 
 

@@ -1,0 +1,140 @@
+"""Times as people and programs write them, and those that stand for none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.preparation.layout import SENTINEL, TWO_DIGITS, Layout, PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.recognition import Reading
+from batchrec_dagster.preparation.rules import Rules
+
+LAYOUT = Layout(",", "u", "i", None, "t")
+
+
+def kept(
+    folder: Path, times: list[str], rules: Rules, **declared: object
+) -> tuple[list[int], dict[str, int]]:
+    """The times that were kept, and what was left out, of rows with these times."""
+    path = folder / "data.csv"
+    path.write_text("u,i,t\n" + "".join(f'1,{n},"{time}"\n' for n, time in enumerate(times)))
+    layout = Layout(**{**vars(LAYOUT), **declared})
+    with opened([RawFile(path, path.name)], layout, rules) as read:
+        done = read.write_interactions(folder / "interactions.csv")
+    lines = (folder / "interactions.csv").read_text().splitlines()[1:]
+    return [int(line.split(",")[2]) for line in lines], dict(done.left_out)
+
+
+@pytest.mark.parametrize(
+    ("written", "declared", "seconds"),
+    [
+        ("1577966405.75", {}, 1_577_966_405),
+        ("1577966405.0", {"timestamp_unit": "s"}, 1_577_966_405),
+        ("1.577966405e9", {}, 1_577_966_405),
+        ("1577966405123.5", {}, 1_577_966_405),
+        ("43832.500057870", {"timestamp_unit": "excel"}, 1_577_966_405),
+        ("43832,500057870", {"timestamp_unit": "excel", "decimal": ","}, 1_577_966_405),
+        (
+            "Thu, 02 Jan 2020 12:00:05 +0000",
+            {"timestamp_unit": "%a, %d %b %Y %H:%M:%S %z"},
+            1_577_966_405,
+        ),
+        (
+            "2020-01-02 12:00:05.123456",
+            {"timestamp_unit": "%Y-%m-%d %H:%M:%S.%f"},
+            1_577_966_405,
+        ),
+        ("2020-01-02 13:00:05", {"timezone": "Europe/Berlin"}, 1_577_966_405),
+        ("2020-01-02T12:00:05Z", {"timezone": "Europe/Berlin"}, 1_577_966_405),
+        (
+            "02.01.20 13:00:05",
+            {"timestamp_unit": "%d.%m.%y %H:%M:%S", "timezone": "Europe/Berlin"},
+            1_577_966_405,
+        ),
+    ],
+)
+def test_times_of_every_form(
+    tmp_path: Path, written: str, declared: dict[str, object], seconds: int
+) -> None:
+    assert kept(tmp_path, [written, written], Rules(), **declared) == ([seconds] * 2, {})
+
+
+SENTINELS = ["0", "0.0", "253402300799", "253402214400000"]
+
+
+@pytest.mark.parametrize("good", ["1577966405", "1577966405123"])
+@pytest.mark.parametrize("unit", ["auto", "declared"])
+def test_numbers_that_stand_for_no_time_are_bad_rows(tmp_path: Path, good: str, unit: str) -> None:
+    declared = {} if unit == "auto" else {"timestamp_unit": "s" if len(good) == 10 else "ms"}
+    for place in (0, 2):
+        times = [good, good, good]
+        times[place:place] = SENTINELS
+        found = kept(tmp_path, times, Rules("skip"), **declared)
+        assert found == ([1_577_966_405] * 3, {SENTINEL: 4})
+    with pytest.raises(PreparationError, match=r"^data\.csv, line 3: the timestamp is 0 or after"):
+        kept(tmp_path, [good, *SENTINELS], Rules(), **declared)
+
+
+@pytest.mark.parametrize("zone", [None, "America/New_York", "Asia/Tokyo"])
+def test_dates_that_stand_for_no_time_are_bad_rows(tmp_path: Path, zone: str | None) -> None:
+    times = ["2020-01-02", "1970-01-01", "9999-12-31T23:59:59"]
+    found, left_out = kept(tmp_path, times, Rules("skip"), timezone=zone)
+    assert len(found) == 1
+    assert left_out == {SENTINEL: 2}
+
+
+def test_years_of_two_digits_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(PreparationError, match=r"line 3: the year of .* has two digits .*%y"):
+        kept(tmp_path, ["31.01.2024", "31.01.24"], Rules(), timestamp_unit="%d.%m.%Y")
+    assert "two digits" in TWO_DIGITS
+
+
+def test_a_time_that_the_clocks_skip_is_a_bad_row_and_one_twice_is_the_first(
+    tmp_path: Path,
+) -> None:
+    times = ["2024-03-31T02:30", "2024-10-27T02:30"]
+    found, left_out = kept(tmp_path, times, Rules("skip"), timezone="Europe/Berlin")
+    assert found == [1_729_989_000]
+    assert left_out == {"the timestamp cannot be read as iso8601 in Europe/Berlin": 1}
+
+
+@pytest.mark.parametrize(
+    ("column", "seconds"),
+    [
+        (pl.Datetime("ms"), 1_577_962_805),
+        (pl.Datetime("us", "Asia/Tokyo"), 1_577_966_405),
+        (pl.Date(), 1_577_919_600),
+        (pl.Float64(), 1_577_966_405),
+    ],
+)
+def test_the_zone_is_of_columns_of_parquet_that_have_none(
+    tmp_path: Path, column: pl.DataType, seconds: int
+) -> None:
+    time = pl.Series([1_577_966_405_000]).cast(pl.Datetime("ms")).cast(column)
+    if column == pl.Float64():
+        time = pl.Series([1_577_966_405.5])
+    pl.DataFrame({"u": ["1"], "i": ["2"], "t": time}).write_parquet(tmp_path / "a.parquet")
+    reading = Reading(columns={"user": "u", "item": "i", "timestamp": "t"}, timezone="CET")
+    with opened([RawFile(tmp_path / "a.parquet", "a")], reading, Rules()) as read:
+        read.write_interactions(tmp_path / "interactions.csv")
+    assert (tmp_path / "interactions.csv").read_text().endswith(f"1,2,{seconds}\n")
+
+
+@pytest.mark.parametrize(
+    ("ratings", "said"),
+    [
+        ({"timezone": "Berlin"}, "write a time zone such as Europe/Berlin"),
+        ({"timezone": "UTC", "timestamp_unit": "ms"}, "timestamps as ms have a zone"),
+        ({"timezone": "UTC", "timestamp_format": "%d.%m.%Y %H:%M %z"}, "have a zone: omit"),
+        ({"timestamp_format": "%d.%m.%Y %H:%M:%S,%f"}, "with %f only behind a point"),
+        ({"timestamp_format": "%a %H:%M"}, "a format needs day"),
+    ],
+)
+def test_what_cannot_be_declared(ratings: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Pipeline.model_validate({"name": "a", "ratings": {"source": "a.csv", **ratings}})
