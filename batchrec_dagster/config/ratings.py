@@ -256,6 +256,8 @@ class Ratings(Sourced):
     def _query_is_copied(self) -> Self:
         if self.query is not None and not self.copy_to_storage:
             raise ValueError("the rows of a query are kept in the storage: omit copy: false")
+        if self.query is not None and (self.format is not None or self.decimal != "."):
+            raise ValueError("format and decimal are of files, not of a query: omit them")
         return self
 
     @property

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -35,6 +34,7 @@ from batchrec_dagster.sinks.sink import (
     compare,
     counts,
 )
+from batchrec_dagster.storage.postgres_safety import safe_defaults
 
 # In the names of partitions, by which this sink knows its own.
 MARK = "_batchrec_"
@@ -137,18 +137,7 @@ def _parameters(url: str) -> dict[str, str]:
 
 def _connect(url: str) -> Connection:
     own = {"application_name": "batchrec", "client_encoding": "UTF8", "connect_timeout": "30"}
-    return psycopg2.connect(make_dsn(url, **own, **_safe_defaults(parse_dsn(url))))
-
-
-def _safe_defaults(parts: Mapping[str, str]) -> dict[str, str]:
-    """What the URL does not say: TLS off this machine, and no log-in that sends the password as it
-    is."""
-    hosts = (parts.get("hostaddr") or parts.get("host") or "").split(",")
-    here = all(host in ("", "localhost", "127.0.0.1", "::1") or host[0] in "/@" for host in hosts)
-    safe = {"require_auth": "!password"}
-    if not here:
-        safe["sslmode"] = "require"
-    return {name: value for name, value in safe.items() if name not in parts}
+    return psycopg2.connect(make_dsn(url, **own, **safe_defaults(parse_dsn(url))))
 
 
 def _replace(frame: pl.LazyFrame, wanted: Counts, connection: Connection, target: Target) -> str:

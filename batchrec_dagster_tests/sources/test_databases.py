@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
+import sqlalchemy as sa
 from dagster._utils.error import serializable_error_info_from_exc_info
 
 from batchrec_dagster.config.ratings import Ratings
@@ -156,6 +157,16 @@ def test_duckdb(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "other.csv").write_text("hidden")
     for query in ("DELETE FROM t", f"SELECT * FROM read_text('{tmp_path}/other.csv')"):
         assert str(file) not in refused(place, query)
+
+
+def test_a_password_leaves_the_machine_by_tls_only() -> None:
+    for url, asked in [
+        ("postgresql://u@127.0.0.1/d", {"require_auth": "!password"}),
+        ("postgresql://u@db/d", {"require_auth": "!password", "sslmode": "require"}),
+        ("postgresql://u@db/d?sslmode=verify-full&require_auth=password", {}),
+        ("mysql+pymysql://u@db/d", {}),
+    ]:
+        assert databases._connect_args(sa.make_url(url)) == asked
 
 
 @pytest.mark.parametrize(

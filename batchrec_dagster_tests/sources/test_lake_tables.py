@@ -205,3 +205,6 @@ def test_tables_in_s3(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         there = replace(place, store=replace(server.store(READER), folders=folders))
         for name in ("delta", "iceberg"):
             assert sorted(read(there, f"s3://{bucket}/{name}/")[0].rows()) == LEFT
+        server.store().put(f"s3://{bucket}/csv/day=x/1.csv", b"user\na\n")
+        query = "SELECT user, day FROM source"
+        assert read(there, f"s3://{bucket}/csv/", query)[0].rows() == [("a", "x")]

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -21,6 +22,7 @@ from batchrec_dagster.config.ratings import Ratings
 from batchrec_dagster.preparation.items import ItemsFile
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster_tests.sources.support import Place
+from batchrec_dagster_tests.support import real_data
 
 
 def rows(place: Place, query: str, source: str | dict[str, str], **settings: Any) -> pl.DataFrame:
@@ -271,6 +273,24 @@ def test_what_is_read_is_what_python_reads(
     read = rows(place, "SELECT * FROM source", "a.csv", delimiter=delimiter)
     # An empty cell is a missing one.
     assert read.rows() == [tuple(cell or None for cell in row) for row in table]
+
+
+def test_a_real_join_is_what_pandas_makes(place: Place) -> None:
+    folder = real_data("ml-latest-small")
+    query = """SELECT userId, movieId, rating::DOUBLE AS rating, timestamp::BIGINT AS "at"
+        FROM ratings JOIN movies USING (movieId)
+        WHERE list_contains(string_split(genres, '|'), 'War')
+        ORDER BY userId::INT, movieId::INT"""
+    source = {"ratings": f"{folder}/ratings.csv", "movies": f"{folder}/movies.csv"}
+    found = rows(place, query, source)
+    ratings = pd.read_csv(folder / "ratings.csv", dtype={"userId": str, "movieId": str})
+    movies = pd.read_csv(folder / "movies.csv", dtype=str)
+    war = movies[movies.genres.str.split("|").map(lambda genres: "War" in genres)]
+    joined = ratings[ratings.movieId.isin(war.movieId)]
+    wanted = pl.from_pandas(joined.rename(columns={"timestamp": "at"}))
+    order = [pl.col("userId").cast(pl.Int64), pl.col("movieId").cast(pl.Int64)]
+    assert found.rows() == wanted.sort(order).rows()
+    assert found.height > 4_000
 
 
 def test_items_of_a_query(place: Place, tmp_path: Path) -> None:

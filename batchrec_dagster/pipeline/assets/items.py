@@ -51,11 +51,13 @@ def raw_items(
     """The asset; a relative path of the source starts at the project's folder."""
     places = pipeline.places
     source = declared.rows
+    copied = "the file, copied to the storage unchanged"
+    if declared.query is not None:
+        copied = f"the rows of items.query on {declared.shown_source}, in one Parquet file"
 
     @asset(
         pipeline,
-        description="What is known about the items, such as titles and genres: the file, copied"
-        " to the storage unchanged.",
+        description=f"What is known about the items, such as titles and genres: {copied}.",
         kinds={"file"},
         stage=RAW,
         storage_key=places.record("raw_items"),

@@ -29,6 +29,8 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     ratings, places = pipeline.ratings, pipeline.places
     source = ratings.rows
     copied = "copied to the storage unchanged" if ratings.copy_to_storage else "read in place"
+    if ratings.query is not None:
+        copied = f"the rows of ratings.query on {ratings.shown_source}, in one Parquet file"
 
     @asset(
         pipeline,

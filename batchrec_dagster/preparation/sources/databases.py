@@ -33,6 +33,7 @@ from batchrec_dagster.preparation.sources.source import (
     SourceContext,
     naming,
 )
+from batchrec_dagster.storage.postgres_safety import safe_defaults
 from batchrec_dagster.storage.redaction import HIDDEN
 from batchrec_dagster.storage.scratch import temporary_folder
 
@@ -144,7 +145,8 @@ def _write(url: str, sql: str, setting: str, path: Path) -> None:
             raise FileError(_without_url(str(error), url)) from None
         return
     with _explained(url, setting), temporary_folder() as folder:
-        engine = sa.create_engine(_with_driver(url))
+        parsed = _with_driver(url)
+        engine = sa.create_engine(parsed, connect_args=_connect_args(parsed))
         file = engine.url.database
         if engine.dialect.name == "sqlite" and not (file and Path(file).is_file()):
             raise FileError("there is no such file: SQLite would make an empty one")
@@ -256,6 +258,13 @@ def _with_driver(url: str) -> sa.URL:
         ) from None
     name = parsed.drivername
     return parsed.set(drivername=DRIVERS[name][0] if name in DRIVERS else name)
+
+
+def _connect_args(url: sa.URL) -> dict[str, str]:
+    if not url.drivername.startswith("postgresql"):
+        return {}
+    parts = {name: str(value) for name, value in url.query.items()}
+    return safe_defaults({**({"host": url.host} if url.host else {}), **parts})
 
 
 @contextmanager
