@@ -9,9 +9,19 @@ import dagster as dg
 import pytest
 import yaml
 
+import batchrec_dagster
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.runs import is_of, running
-from batchrec_dagster_tests.support import Project, declaration, definitions, write_ratings
+from batchrec_dagster.pipeline.loading import DeclarationError
+from batchrec_dagster_tests.support import (
+    Project,
+    declaration,
+    definitions,
+    metadata,
+    refresh,
+    why,
+    write_ratings,
+)
 
 # Downstream of the lists, under the pipeline's prefix and in its group.
 OF_THE_TEAM = """\
@@ -37,6 +47,31 @@ def post_process(project: Project, **attributes: Any) -> None:
     change = {"assets": [{"target": "*", "attributes": attributes}]}
     declared = yaml.safe_load(file.read_text())
     file.write_text(yaml.safe_dump({**declared, "post_processing": change}))
+
+
+OF_ANALYSTS = """\
+from typing import Optional
+import dagster as dg
+import pandas as pd
+import polars as pl
+import batchrec_dagster
+
+shop = batchrec_dagster.published("shop")
+
+@dg.asset(ins={"lists": dg.AssetIn(key=shop.key, metadata={"columns": ["user_id", "rank"]})})
+def few(lists: pl.DataFrame) -> list[str]:
+    return lists.columns
+
+@dg.asset(ins={"lists": dg.AssetIn(key=shop.key)})
+def whole(lists: pd.DataFrame) -> int:
+    return len(lists)
+
+other = batchrec_dagster.published("other", key_prefix="team/other-shop")
+
+@dg.asset(ins={"lists": dg.AssetIn(key=other.key)})
+def none(lists: Optional[pl.DataFrame]) -> bool:
+    return lists is None
+"""
 
 
 def selected(defs: dg.Definitions, job: str) -> set[str]:
@@ -75,3 +110,106 @@ def test_a_run_of_the_teams_own_assets_is_none_of_the_pipelines(
     assert running(pipeline, ours, instance) == []
     lists = started(pipeline.asset_key("recommendations"))
     assert running(pipeline, ours, instance) == [f"run {lists.run_id} of __ASSET_JOB is under way"]
+
+
+def test_the_yaml_says_how_the_assets_fit_into_the_project(team: Project) -> None:
+    settings = {
+        "key_prefix": "marketing/shop-eu",
+        "group": "marketing",
+        "tags": {"domain": "marketing"},
+        "op_tags": {"size": "large"},
+        "pool": "personalize",
+        "retries": {"max_retries": 1, "delay_seconds": 5},
+    }
+    team.declare(declaration("shop", "ratings.csv", assets=settings, automation="eager"))
+    (team.package / "defs" / "mailing.py").unlink()
+    with definitions(team) as defs:
+        (lists,) = (
+            asset
+            for asset in defs.resolve_asset_graph().assets_defs
+            if asset.key == dg.AssetKey(["marketing", "shop-eu", "recommendations"])
+        )
+        sensor = defs.resolve_sensor_def("shop_automation")
+        assert selected(defs, "shop_rollback") >= {"marketing/shop-eu/recommendation_report"}
+    (spec,) = lists.specs
+    assert spec.group_name == "marketing"
+    assert spec.tags["domain"] == "marketing"
+    assert spec.automation_condition == dg.AutomationCondition.eager()
+    assert lists.op.tags["size"] == "large"
+    assert lists.op.pool == "personalize"
+    assert lists.op.retry_policy == dg.RetryPolicy(1, 5, dg.Backoff.EXPONENTIAL)
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+
+
+def test_two_pipelines_cannot_share_a_key_prefix(team: Project) -> None:
+    team.declare(declaration("other", "ratings.csv", assets={"key_prefix": "shop"}))
+    with (
+        pytest.raises(DeclarationError, match=r"assets\.key_prefix: .* has the same"),
+        definitions(team),
+    ):
+        pass
+
+
+def test_pipelines_of_one_location_have_their_own_buckets_or_those_of_the_project(
+    team: Project,
+) -> None:
+    resources = team.package / "defs" / "batchrec" / "defs.yaml"
+    resources.parent.mkdir()
+    resources.write_text(
+        "type: batchrec_dagster.BatchrecResources\n"
+        "attributes: {storage: 's3://{{ env.STAGE }}-lists/all', region: eu-west-1}\n"
+    )
+    team.environment["STAGE"] = "dev"
+    team.declare(declaration("us", "ratings.csv", deployment={"storage": "s3://lists-us/batchrec"}))
+    with definitions(team) as defs:
+        found = defs.resources or {}
+        job = defs.resolve_job_def("us_teardown")
+    assert found["batchrec_storage"].root == "s3://dev-lists/all"
+    assert found["batchrec_personalize"].region_name == "eu-west-1"
+    assert found["batchrec_storage_us"].root == "s3://lists-us/batchrec"
+    assert {"batchrec_storage_us", "batchrec_personalize_us"} <= set(job.resource_defs)
+    assert not {"io_manager", "s3", "storage"} & set(found)
+
+
+def test_a_deployment_that_cannot_be_is_refused_by_the_file(team: Project) -> None:
+    team.declare(declaration("us", "ratings.csv", deployment={"storage": "gs://lists"}))
+    with (
+        pytest.raises(DeclarationError, match=r"us/defs\.yaml: BATCHREC_STORAGE .*gs://"),
+        definitions(team),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_lists_are_loaded_in_another_code_location(
+    team: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = refresh(team, "shop", instance)
+    assert result.success
+    count = metadata(result, "recommendations")["dagster/row_count"]
+    monkeypatch.setenv("BATCHREC_HOME", str(team.root / ".batchrec"))
+    scope: dict[str, Any] = {}
+    exec(OF_ANALYSTS, scope)
+    theirs = dg.Definitions(
+        assets=[scope[name] for name in ("shop", "other", "few", "whole", "none")],
+        resources={**batchrec_dagster.resources(), "io_manager": dg.mem_io_manager},
+    )
+    loaded = theirs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
+    assert loaded.output_for_node("few") == ["user_id", "rank"]
+    assert loaded.output_for_node("whole") == count
+    assert loaded.output_for_node("none") is True
+
+
+def test_partitions_that_mean_nothing_are_refused(
+    team: Project, instance: dg.DagsterInstance
+) -> None:
+    daily = {"type": "daily", "start_date": "2026-01-01"}
+    post_process(team, partitions_def=daily)
+    with definitions(team) as defs:
+        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey(["shop", "raw_ratings"])],
+            partition_key="2026-01-02",
+            raise_on_error=False,
+        )
+    assert why(result).startswith("shop has no partitions: each run makes the lists of all ratings")

@@ -31,10 +31,10 @@ def checked(instance: dg.DagsterInstance, name: str, passed: bool, found: str) -
 
 
 def test_each_model_appears_once_with_its_first_time(instance: dg.DagsterInstance) -> None:
-    assert trainings(instance, "shop") == []
+    assert trainings(instance, dg.AssetKey(["shop", "solution_version"])) == []
     for arn, ndcg in (("a", 0.1), ("a", 0.1), ("b", 0.2), ("b", 0.2), ("c", 0.3)):
         trained(instance, arn, ndcg)
-    found = trainings(instance, "shop")
+    found = trainings(instance, dg.AssetKey(["shop", "solution_version"]))
     assert [(model.arn, model.recipe) for model in found] == [
         (arn, "aws-similar-items") for arn in "abc"
     ]
@@ -43,7 +43,7 @@ def test_each_model_appears_once_with_its_first_time(instance: dg.DagsterInstanc
     records = instance.fetch_materializations(ASSET, limit=5, ascending=True).records
     first = [records[n].timestamp for n in (0, 2, 4)]
     assert [model.made.timestamp() for model in found] == pytest.approx(first, abs=1e-3)
-    assert trainings(instance, "other") == []
+    assert trainings(instance, dg.AssetKey(["other", "solution_version"])) == []
 
 
 def test_the_newest_result_of_each_check_is_taken(instance: dg.DagsterInstance) -> None:

@@ -260,7 +260,7 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert " 61 users (rolled back) <-\n" in refused.output
     # The process dies when they are published, and the report is still of the third.
     config = project.root / "rollback.json"
-    config.write_text(json.dumps(run_config("shop", "2")))
+    config.write_text(json.dumps(run_config(dg.AssetKey(["shop", "recommendations"]), "2")))
     job = ("dagster", "job", "execute", "-m", f"{project.package.name}.definitions")
     command = (*job, "-j", "shop_rollback", "-c", str(config))
     killed_at(project, command, "published again: edition 2")

@@ -44,11 +44,11 @@ def list_pipelines(as_json: bool) -> None:
     from batchrec_dagster.reporting.show import overview, overview_text
     from batchrec_dagster.storage.object_store import StorageError
 
-    declared, deployed = declared_pipelines(find_project()), storage()
+    declared = sorted(declared_pipelines(find_project()))
     warn_of_broken()
     try:
         with dagster_instance() as instance:
-            found = [overview(Published(deployed, name), instance) for name in sorted(declared)]
+            found = [overview(Published(storage(name), name), instance) for name in declared]
     except StorageError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
@@ -150,7 +150,7 @@ def _report(pipeline: str | None) -> Path:
     from batchrec_dagster.reporting.published import Published, published_pipelines
     from batchrec_dagster.storage.object_store import StorageError
 
-    deployed = storage()
+    deployed = storage(pipeline)
     try:
         names = [pipeline] if pipeline is not None else published_pipelines(deployed)
         found = [one for name in names if (one := Published(deployed, name)).report is not None]

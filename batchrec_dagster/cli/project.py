@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import dagster as dg
     from click.shell_completion import CompletionItem
 
+    from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.storage.resource import StorageResource
 
 # The end of the component's type: config has all of it, but to import it slows down completion.
@@ -60,18 +61,25 @@ def find_project() -> Project:
 
 def declared_pipelines(project: Project) -> dict[str, Path]:
     """The names of the declared pipelines, and the file of each; skips unreadable files."""
-    found: dict[str, Path] = {}
+    return {
+        attributes["name"]: file
+        for kind, attributes, file in _components(project)
+        if kind.endswith(COMPONENT) and isinstance(attributes.get("name"), str)
+    }
+
+
+def _components(project: Project) -> Iterator[tuple[str, dict[str, Any], Path]]:
+    """The type, the attributes and the file of each readable component."""
     for file in sorted(project.defs.rglob("defs.yaml")):
         try:
             documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             continue
         for document in documents:
-            if isinstance(document, dict) and str(document.get("type")).endswith(COMPONENT):
-                attributes = document.get("attributes")
-                if isinstance(attributes, dict) and isinstance(attributes.get("name"), str):
-                    found[attributes["name"]] = file
-    return found
+            if isinstance(document, dict):
+                attributes = document.get("attributes") or {}
+                if isinstance(attributes, dict):
+                    yield str(document.get("type")), attributes, file
 
 
 def environment() -> Mapping[str, str]:
@@ -177,14 +185,47 @@ def near(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def storage() -> StorageResource:
-    """The deployment's storage. Raises click.ClickException."""
+def storage(pipeline: str | None = None) -> StorageResource:
+    """The storage of the project, or of a pipeline with a deployment of its own. Raises
+    click.ClickException."""
+    return deployment(pipeline).storage_resource
+
+
+def deployment(pipeline: str | None = None) -> Deployment:
+    """The project's deployment, or a pipeline's own. Raises click.ClickException."""
     from batchrec_dagster.deployment import Deployment, DeploymentError
 
+    variables = dict(environment())
     try:
-        return Deployment.from_environment(environment()).storage_resource
-    except DeploymentError as error:
+        for declared in _declared_deployments(pipeline):
+            variables |= _variables(declared, variables)
+        return Deployment.from_environment(variables)
+    except (DeploymentError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _declared_deployments(pipeline: str | None) -> Iterator[dict[str, Any]]:
+    """The settings of BatchrecResources, then those of the pipeline."""
+    try:
+        components = list(_components(find_project()))
+    except ProjectError:
+        return
+    for kind, attributes, _ in components:
+        if kind.endswith(".BatchrecResources"):
+            yield attributes
+    for kind, attributes, _ in components:
+        own = attributes.get("deployment")
+        if kind.endswith(COMPONENT) and attributes.get("name") == pipeline and own:
+            yield own
+
+
+def _variables(declared: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
+    """The variables that declared settings replace, with templates filled in."""
+    from batchrec_dagster.config.deployment import DeploymentSettings
+    from batchrec_dagster.config.templates import fill_in
+
+    filled = {name: fill_in(str(value), env) for name, value in declared.items()}
+    return DeploymentSettings.model_validate(filled).variables
 
 
 def needs_extra(extra: str, command: str) -> None:

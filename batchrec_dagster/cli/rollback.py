@@ -45,7 +45,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
       batchrec rollback shop --to 12       # to edition 12
       batchrec rollback shop --yes         # in a script
     """
-    from dagster import Failure
+    import dagster as dg
 
     from batchrec_dagster.steps.rollback import (
         PREVIOUS,
@@ -57,7 +57,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     from batchrec_dagster.storage.object_store import StorageError
     from batchrec_dagster.storage.paths import Places
 
-    deployed, places = storage(), Places(pipeline)
+    deployed, places = storage(pipeline), Places(pipeline)
     table = published_table(deployed, places)
     try:
         current, bad = table.current(), rolled_back_keys(deployed, places)
@@ -69,7 +69,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         edition = chosen(table, to or PREVIOUS, bad, pending)
     except StorageError as error:
         raise click.ClickException(str(error)) from error
-    except Failure as error:
+    except dg.Failure as error:
         raise NotFoundError(error.description or "") from error
     click.echo(_shown(table, current, edition, bad))
     if edition == current and edition.number == pending:
@@ -79,13 +79,14 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         )
     elif edition == current:
         raise click.ClickException(f"edition {edition.number} is already published")
+    key = dg.AssetKey([*current.about.get("key_prefix", [pipeline]), "recommendations"])
     use_dagster_home()
     execute = job_command(f"{pipeline}_rollback")
     if not yes:
         click.confirm(f"Publish edition {edition.number} again?", abort=True)
     with temporary_folder() as folder:
         config = folder / "rollback.yaml"
-        config.write_text(json.dumps(run_config(pipeline, str(edition.number))))
+        config.write_text(json.dumps(run_config(key, str(edition.number))))
         done = subprocess.run([*execute, "-c", str(config)], check=False)
     after = table.current()
     click.echo(f"{pipeline}: edition {after.number if after else 'none'} is published")

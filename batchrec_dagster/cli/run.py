@@ -266,7 +266,7 @@ def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list
     from batchrec_dagster.reporting.published import Published
     from batchrec_dagster.reporting.show import run_result
 
-    published = Published(of.storage(), name)
+    published = Published(of.storage(name), name)
     lines = ["", *run_result(published, run.run_id, took)]
     lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
     batchrec, user = of.program("batchrec"), published.example_user()

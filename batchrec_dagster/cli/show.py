@@ -92,7 +92,7 @@ def _published(pipeline: str | None) -> list[Published]:
     from batchrec_dagster.reporting.published import Published, published_pipelines
     from batchrec_dagster.reporting.terminal import plain
 
-    deployed = storage()
+    deployed = storage(pipeline)
     names = published_pipelines(deployed)
     if not names:
         raise NotFoundError(

@@ -9,6 +9,17 @@ import dagster as dg
 from pydantic import Field, field_validator
 
 
+def cron_is_valid(cron: str) -> str:
+    """The cron schedule. Raises ValueError."""
+    try:
+        dg.ScheduleDefinition(name="check", cron_schedule=cron, job_name="check")
+    except dg.DagsterInvalidDefinitionError:
+        raise ValueError(
+            'not a cron schedule; write five fields such as "0 3 * * *" (every day at 3:00)'
+        ) from None
+    return cron
+
+
 class Schedule(dg.Model):
     """When the pipeline runs by itself."""
 
@@ -28,13 +39,7 @@ class Schedule(dg.Model):
     @field_validator("cron")
     @classmethod
     def _cron_is_valid(cls, cron: str) -> str:
-        try:
-            dg.ScheduleDefinition(name="check", cron_schedule=cron, job_name="check")
-        except dg.DagsterInvalidDefinitionError:
-            raise ValueError(
-                'not a cron schedule; write five fields such as "0 3 * * *" (every day at 3:00)'
-            ) from None
-        return cron
+        return cron_is_valid(cron)
 
     @field_validator("timezone")
     @classmethod

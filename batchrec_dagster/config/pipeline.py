@@ -9,7 +9,15 @@ from typing import Annotated, Any, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.automation import Alerts, Budget, OnNewFiles, Schedule
+from batchrec_dagster.config.assets import AssetSettings
+from batchrec_dagster.config.automation import (
+    Alerts,
+    Budget,
+    OnNewFiles,
+    Schedule,
+    cron_is_valid,
+)
+from batchrec_dagster.config.deployment import DeploymentSettings
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.interactions import BatchUsers, Interactions, Preparation
 from batchrec_dagster.config.items import Items
@@ -104,6 +112,25 @@ class Pipeline(dg.Model):
         default_factory=Sinks
     )
     budget: Annotated[Budget, _part(Budget, "What a run may cost.")] = Field(default_factory=Budget)
+    assets: Annotated[
+        AssetSettings, _part(AssetSettings, "What Dagster's assets of the pipeline have.")
+    ] = Field(default_factory=AssetSettings)
+    deployment: Annotated[
+        DeploymentSettings,
+        _part(
+            DeploymentSettings,
+            "Where this pipeline's data and Personalize are, if not where the others' are.",
+        ),
+    ] = Field(default_factory=DeploymentSettings)
+    automation: Annotated[
+        str,
+        dg.Resolver.default(
+            description="How Dagster's declarative automation runs it: eager, whenever an upstream"
+            " asset is updated; a cron schedule in UTC, then and once upstream assets are updated"
+            " since; or none.",
+            examples=["eager", "0 3 * * *"],
+        ),
+    ] = "none"
     schedule: Annotated[Schedule, _part(Schedule, "When the pipeline runs by itself.")] = Field(
         default_factory=Schedule
     )
@@ -120,6 +147,13 @@ class Pipeline(dg.Model):
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,31}", name):
             raise ValueError("write a letter, then letters, digits and _, at most 32 in all")
         return name
+
+    @field_validator("automation")
+    @classmethod
+    def _automation_is_possible(cls, automation: str) -> str:
+        if automation not in ("none", "eager") and "{{" not in automation:
+            cron_is_valid(automation)
+        return automation
 
     @field_validator("owners")
     @classmethod
@@ -253,13 +287,27 @@ class Pipeline(dg.Model):
         """Its storage keys."""
         return Places(self.name)
 
+    @property
+    def key_prefix(self) -> list[str]:
+        """The parts of the asset keys' prefix."""
+        return (self.assets.key_prefix or self.name).split("/")
+
     def asset_key(self, asset: str) -> dg.AssetKey:
         """The key of its asset of this name."""
-        return dg.AssetKey([self.name, asset])
+        return dg.AssetKey([*self.key_prefix, asset])
+
+    def op_name(self, asset: str) -> str:
+        """The name of the asset's step in a run's config."""
+        return self.asset_key(asset).to_python_identifier()
 
     def resource_key(self, resource: str) -> str:
         """The key of its resource or IO manager of this name."""
-        return f"batchrec_{resource}"
+        return f"batchrec_{resource}{self.resource_suffix}"
+
+    @property
+    def resource_suffix(self) -> str:
+        """What its resources' keys end with, if they are not those of the other pipelines."""
+        return f"_{self.name}" if self.deployment.variables else ""
 
     @property
     def tags(self) -> dict[str, str]:

@@ -68,6 +68,12 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
         files = [each._file for each in declared if each.name == self.name and each._file]
         if len(files) > 1:
             raise same_name_error(self.name, files)
+        for each in declared:
+            if each.name != self.name and each.key_prefix == self.key_prefix:
+                raise DeclarationError(
+                    f"{self._file}: assets.key_prefix: {each.name} in {each._file} has the same:"
+                    " change one"
+                )
         assets = [
             raw_ratings(self, context.project_root),
             interactions(self, context.project_root),
@@ -91,13 +97,13 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
         deployment = self._deployment(context)
         executor = deployment.executor() if deployment.embedded else None
         return dg.Definitions.merge(
-            dg.Definitions(assets=assets, resources=deployment.resources()),
+            dg.Definitions(assets=assets, resources=deployment.resources(self.resource_suffix)),
             automation(self, keys, context.project_root, executor),
         )
 
     def _deployment(self, context: dg.ComponentLoadContext) -> Deployment:
         try:
-            deployment = deployment_of(context)
+            deployment = deployment_of(self.deployment, context)
         except DeploymentError as error:
             raise DeclarationError(f"{self._file or context.path}: {error}") from error
         deployment.make_home()

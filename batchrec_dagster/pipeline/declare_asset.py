@@ -18,6 +18,8 @@ from batchrec_dagster.storage.io_managers import STORAGE_KEY
 
 # The values of an asset's tag `stage`, from ratings to results.
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
+# The metadata of every asset that names its pipeline.
+PIPELINE = "batchrec/pipeline"
 # Parameters of an asset's function that are resources.
 RESOURCES = ("storage", "personalize")
 
@@ -56,14 +58,22 @@ def asset(
             key=key,
             ins={one: dg.AssetIn(key=pipeline.asset_key(one)) for one in inputs},
             deps=[*deps],
-            group_name=pipeline.name,
+            group_name=pipeline.assets.group or pipeline.name,
             owners=pipeline.owners,
             description=escaped(description),
             kinds=kinds,
-            tags={"stage": stage},
+            tags={**pipeline.assets.tags, "stage": stage},
+            op_tags=pipeline.assets.op_tags,
+            pool=pipeline.assets.pool,
+            retry_policy=pipeline.assets.retries.policy if pipeline.assets.retries else None,
+            automation_condition=_automation(pipeline.automation),
             code_version=code_version,
             io_manager_key=pipeline.resource_key(io_manager) if io_manager else None,
-            metadata={**(metadata or {}), **({STORAGE_KEY: storage_key} if storage_key else {})},
+            metadata={
+                PIPELINE: pipeline.name,
+                **(metadata or {}),
+                **({STORAGE_KEY: storage_key} if storage_key else {}),
+            },
             check_specs=specs(key, **(checks or {})),
             required_resource_keys={
                 pipeline.resource_key(one) for one in RESOURCES if one in parameters
@@ -73,6 +83,14 @@ def asset(
         return decorated
 
     return decorate
+
+
+def _automation(declared: str) -> dg.AutomationCondition[Any] | None:
+    if declared == "none":
+        return None
+    if declared == "eager":
+        return dg.AutomationCondition.eager()
+    return dg.AutomationCondition.on_cron(declared)
 
 
 def _with_resources(pipeline: Pipeline, function: Function) -> Function:

@@ -22,6 +22,7 @@ from batchrec_dagster.dagster_internals import (
     build_filesystem_component_decl_from_context,
     find_defs_or_component_yaml,
 )
+from batchrec_dagster.pipeline.declare_asset import PIPELINE
 from batchrec_dagster.pipeline.ui import WRITES_TO
 from batchrec_dagster.reporting.markdown import code
 
@@ -183,7 +184,7 @@ def _written_twice(loaded: dg.Definitions) -> list[str]:
         for spec in asset.specs if isinstance(asset, dg.AssetsDefinition) else []:
             if place := spec.metadata.get(WRITES_TO):
                 *_, declared = spec.metadata["dagster/code_references"].code_references
-                places.setdefault(place, {})[spec.key.path[0]] = Path(declared.file_path)
+                places.setdefault(place, {})[spec.metadata[PIPELINE]] = Path(declared.file_path)
     return _lines(
         (file, ["attributes", *place.partition(": ")[0].split(".")], message)
         for place, files in sorted(places.items())

@@ -15,15 +15,15 @@ class BatchrecResources(DeploymentSettings, dg.Component, dg.Resolvable):
     variables."""
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """None of its own: the pipelines bring their resources."""
-        return dg.Definitions()
+        """The resources, for a project that only reads what other code locations publish."""
+        return dg.Definitions(resources=deployment_of(DeploymentSettings(), context).resources())
 
 
-def deployment_of(context: dg.ComponentLoadContext) -> Deployment:
-    """The deployment of the project's pipelines: as BatchrecResources says, else the environment.
-    Raises DeploymentError."""
+def deployment_of(own: DeploymentSettings, context: dg.ComponentLoadContext) -> Deployment:
+    """A pipeline's deployment: its own settings, else the project's BatchrecResources, else the
+    environment. Raises DeploymentError."""
     project = context.component_tree.get_all_components(of_type=BatchrecResources)
     environment = dict(os.environ)
-    for settings in project:
+    for settings in (*project, own):
         environment |= settings.variables
     return Deployment.from_environment(environment)

@@ -59,9 +59,8 @@ class CheckResult:
     message: str
 
 
-def trainings(instance: dg.DagsterInstance, pipeline: str) -> list[Training]:
+def trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[Training]:
     """The newest solution versions, each once, oldest first."""
-    key = dg.AssetKey([pipeline, "solution_version"])
     found: dict[str, Training] = {}
     # Newest first, so that the oldest materialization of each remains.
     for record in instance.fetch_materializations(key, limit=MOST_MATERIALIZATIONS).records:

@@ -152,7 +152,9 @@ def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[s
     facts: dict[str, Any] = {"pipeline": published.pipeline}
     if instance is not None:
         assets = {asset for asset, _, _ in _METADATA}
-        metadata = {asset: _latest(instance, published.pipeline, asset) for asset in assets}
+        about = published.edition.about if published.edition else {}
+        prefix = about.get("key_prefix", [published.pipeline])
+        metadata = {asset: _latest(instance, dg.AssetKey([*prefix, asset])) for asset in assets}
         facts |= {
             name: metadata[asset][key]
             for asset, key, name in _METADATA
@@ -294,9 +296,9 @@ def _compared(ndcg: float, popularity: float | None) -> str:
     return f"{ndcg:.4f}, compared with {popularity:.4f} for the most popular items{ratio}"
 
 
-def _latest(instance: dg.DagsterInstance, pipeline: str, asset: str) -> dict[str, Any]:
+def _latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, Any]:
     """The metadata of the asset's newest materialization; empty without one."""
-    event = instance.get_latest_materialization_event(dg.AssetKey([pipeline, asset]))
+    event = instance.get_latest_materialization_event(key)
     if event is None or event.asset_materialization is None:
         return {}
     return {key: value.value for key, value in event.asset_materialization.metadata.items()}

@@ -62,6 +62,7 @@ class Publishing:
     def gate(self, *, skip: bool) -> Checked:
         """Whether the lists may be published. Raises dg.Failure."""
         name, places = self.pipeline.name, self.pipeline.places
+        op = self.pipeline.op_name("recommendations")
         with storage_errors():
             current = published_table(self.storage, places).current()
             if skip:
@@ -73,7 +74,7 @@ class Publishing:
             self.model,
             current.about if current else None,
             self.measured_on,
-            how_to_skip=f"run {name}_refresh with ops: {{{name}__recommendations: {{config:"
+            how_to_skip=f"run {name}_refresh with ops: {{{op}: {{config:"
             " {skip_quality_gate: true}}}",
             skip_quality_gate=skip,
             rolled_back=rolled_back,
@@ -88,6 +89,7 @@ class Publishing:
             number = published_table(self.storage, self.pipeline.places).next_number()
         return {
             "pipeline": self.pipeline.name,
+            "key_prefix": self.pipeline.key_prefix,
             "edition": number,
             "version": version,
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -60,7 +60,7 @@ def build_report(
             solution_version=trained["solution_version_arn"],
             metrics=trained["metrics"],
             popularity=trained["popularity_metrics"],
-            trainings=trainings(instance, pipeline.name),
+            trainings=trainings(instance, pipeline.asset_key("solution_version")),
             checks=check_results(instance, checks),
             earlier_data=trained["data_version"] != solution_version["data_version"],
             trained=_trained_before(trained),

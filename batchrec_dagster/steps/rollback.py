@@ -20,9 +20,9 @@ from batchrec_dagster.storage.resource import StorageResource
 PREVIOUS = "previous"
 
 
-def run_config(pipeline: str, to: str) -> dict[str, Any]:
+def run_config(recommendations: dg.AssetKey, to: str) -> dict[str, Any]:
     """The run config of the rollback job. to: an edition's number, or PREVIOUS."""
-    return {"ops": {f"{pipeline}__recommendations": {"config": {"roll_back_to": to}}}}
+    return {"ops": {recommendations.to_python_identifier(): {"config": {"roll_back_to": to}}}}
 
 
 def published_table(storage: StorageResource, places: Places) -> PublishedTable:

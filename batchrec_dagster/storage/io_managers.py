@@ -9,11 +9,12 @@ import sys
 import uuid
 import weakref
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import dagster as dg
 import polars as pl
@@ -21,7 +22,7 @@ import polars as pl
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID
-from batchrec_dagster.storage.object_store import DamagedError, StorageError
+from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError, StorageError
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.scratch import temporary_folder
@@ -66,8 +67,17 @@ class StorageIOManager(dg.ConfigurableIOManager):
         if context.upstream_output is None:
             raise dg.DagsterInvariantViolationError("there is no asset to load")
         uri = self.storage.uri(self._key(context.upstream_output))
+        wanted, optional = _unwrapped(context.dagster_type.typing_type)
+        columns = (context.definition_metadata or {}).get("columns")
         try:
-            return self.load(uri, context.dagster_type.typing_type)
+            if columns is None:
+                return self.load(uri, wanted)
+            frame = _projected(self.load(uri, pl.LazyFrame), columns, self.storage.where(uri))
+            return frame if wanted is pl.LazyFrame else convert(frame.collect(), wanted)
+        except ObjectNotFoundError as error:
+            if optional:
+                return None
+            raise dg.Failure(str(error), allow_retries=False) from error
         except StorageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         except (ValueError, pl.exceptions.PolarsError) as error:
@@ -223,6 +233,23 @@ def _polars(table: Any) -> pl.DataFrame:
         f"cannot store a {type(table).__name__}: return a pandas DataFrame, a polars frame or a"
         " pyarrow Table"
     )
+
+
+def _unwrapped(wanted: object) -> tuple[object, bool]:
+    """The type in an Optional, and whether it is one."""
+    types = [each for each in get_args(wanted) if each is not type(None)]
+    optional = len(types) == 1 and type(None) in get_args(wanted)
+    return (types[0], True) if optional else (wanted, False)
+
+
+def _projected(frame: pl.LazyFrame, columns: Sequence[str], where: str) -> pl.LazyFrame:
+    there = frame.collect_schema().names()
+    if missing := [column for column in columns if column not in there]:
+        raise dg.Failure(
+            f"{where} has no column {', '.join(missing)}; it has {', '.join(there)}",
+            allow_retries=False,
+        )
+    return frame.select(columns)
 
 
 def convert(frame: pl.DataFrame, wanted: object) -> Any:

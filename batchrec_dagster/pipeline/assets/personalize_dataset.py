@@ -92,7 +92,7 @@ def _forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext) -> 
     """The assets for which this run sets force_train."""
     ops: Any = context.run.run_config.get("ops") or {}
     configs = {
-        asset: (ops.get(f"{pipeline.name}__{asset}") or {}).get("config") or {}
+        asset: (ops.get(pipeline.op_name(asset)) or {}).get("config") or {}
         for asset in trained_by(pipeline)
     }
     return {asset for asset, config in configs.items() if config.get("force_train")}

@@ -45,8 +45,29 @@ def automation(
     return dg.Definitions(
         jobs=[job, rollback_job(pipeline, assets, executor), teardown_job(pipeline, assets)],
         schedules=[refresh_schedule(pipeline, job)],
-        sensors=[*sensors, *alert_sensors(pipeline, assets)],
+        sensors=[
+            *sensors,
+            *_automation_sensors(pipeline, assets),
+            *alert_sensors(pipeline, assets),
+        ],
     )
+
+
+def _automation_sensors(
+    pipeline: Pipeline, assets: Collection[dg.AssetKey]
+) -> list[dg.SensorDefinition]:
+    """`NAME_automation` starts what declarative automation asks for: Dagster's own such sensor is
+    off until somebody turns it on."""
+    if pipeline.automation == "none":
+        return []
+    return [
+        dg.AutomationConditionSensorDefinition(
+            name=f"{pipeline.name}_automation",
+            target=dg.AssetSelection.assets(*assets),
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            description=f"Refreshes {pipeline.name} by its automation: {pipeline.automation}.",
+        )
+    ]
 
 
 def refresh_schedule(
@@ -84,7 +105,7 @@ def rollback_job(
     return dg.define_asset_job(
         name=f"{pipeline.name}_rollback",
         selection=lists.downstream() & dg.AssetSelection.assets(*assets),
-        config=run_config(pipeline.name, PREVIOUS),
+        config=run_config(pipeline.asset_key("recommendations"), PREVIOUS),
         executor_def=executor,
         description="Publishes the previous lists again, or those of the edition that roll_back_to"
         " names, and updates what is made from them: the report, the sinks.",

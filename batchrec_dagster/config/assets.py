@@ -1,0 +1,74 @@
+"""What Dagster's assets of a pipeline have, so that they fit into a team's project."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Self
+
+import dagster as dg
+from pydantic import Field, field_validator, model_validator
+
+
+class Retries(dg.Model):
+    """How often Dagster runs a failed step again in the same run."""
+
+    max_retries: int = Field(default=2, description="How often at most.")
+    delay_seconds: float = Field(
+        default=60, description="The pause before the first; it doubles each time."
+    )
+
+    @model_validator(mode="after")
+    def _numbers_are_possible(self) -> Self:
+        if self.max_retries < 1 or not 0 <= self.delay_seconds < float("inf"):
+            raise ValueError("write 1 retry or more, and a delay of 0 seconds or more")
+        return self
+
+    @property
+    def policy(self) -> dg.RetryPolicy:
+        """Dagster's own."""
+        return dg.RetryPolicy(self.max_retries, self.delay_seconds, dg.Backoff.EXPONENTIAL)
+
+
+class AssetSettings(dg.Model):
+    """What Dagster's assets of the pipeline have."""
+
+    key_prefix: str | None = Field(
+        default=None,
+        description="Prefix of the asset keys, its parts separated by /: letters, digits, _ and -."
+        " Default: the pipeline's name.",
+        examples=["marketing/shop-eu"],
+    )
+    group: str | None = Field(
+        default=None,
+        description="Their group: letters, digits and _. Default: the pipeline's name.",
+    )
+    tags: dict[str, str] = Field(
+        default={}, description="Their tags.", examples=[{"domain": "marketing"}]
+    )
+    op_tags: dict[str, Any] = Field(
+        default={},
+        description="Tags of the steps, for executors and run launchers.",
+        examples=[{"dagster-k8s/config": {"container_config": {"resources": {}}}}],
+    )
+    pool: str | None = Field(
+        default=None, description="The pool that limits how many steps run at once."
+    )
+    retries: Retries | None = Field(
+        default=None,
+        description="Whether Dagster runs failed steps again. Default: only a sink that is"
+        " unavailable. With the in-process executor, Dagster also retries a canceled step.",
+    )
+
+    @field_validator("key_prefix")
+    @classmethod
+    def _prefix_is_possible(cls, prefix: str | None) -> str | None:
+        if prefix is not None and not re.fullmatch(r"[\w-]+(/[\w-]+)*", prefix, re.ASCII):
+            raise ValueError("write parts of letters, digits, _ and -, separated by one /")
+        return prefix
+
+    @field_validator("group")
+    @classmethod
+    def _group_is_possible(cls, group: str | None) -> str | None:
+        if group is not None and not re.fullmatch(r"\w+", group, re.ASCII):
+            raise ValueError("write letters, digits and _")
+        return group

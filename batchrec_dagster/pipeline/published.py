@@ -1,0 +1,32 @@
+"""A pipeline's lists for other code locations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline.declare_asset import PIPELINE
+from batchrec_dagster.storage.io_managers import STORAGE_KEY
+from batchrec_dagster.storage.paths import Places
+
+
+def published(pipeline: str, *, key_prefix: str | None = None) -> dg.AssetSpec:
+    """The published lists of a pipeline in another code location, to depend on and to load.
+
+    A location that loads them needs `resources()`. key_prefix: the pipeline's assets.key_prefix.
+    """
+    return dg.AssetSpec(
+        key=[*(key_prefix or pipeline).split("/"), "recommendations"],
+        description=f"The lists that the pipeline {pipeline} published: user_id, rank, item_id,"
+        " title where items have titles, score.",
+        metadata={PIPELINE: pipeline, STORAGE_KEY: Places(pipeline).recommendations},
+    ).with_io_manager_key("batchrec_published_io")
+
+
+def resources(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """batchrec's resources and IO managers by key, as the environment's variables say."""
+    return Deployment.from_environment(environment).resources()
