@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -13,8 +14,15 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
+from batchrec_dagster.cli import main
+from batchrec_dagster.reporting.published import Published
+from batchrec_dagster.reporting.show import summary
 from batchrec_dagster.storage.io_managers import HtmlIOManager
+from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.published_table import PublishedTable
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -146,6 +154,8 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
             "recommended": len(shown),
             "catalogue": 80,
             "places": len(lists),
+            "top_lists": max(shown.values()) / len(lists),
+            "top_histories": max(had.values()) / len(rows),
             "tail_recommendations": shares(order[16:])[0],
             "tail_interactions": shares(order[16:])[1],
             "people": len({row["user_id"] for row in lists}),
@@ -169,6 +179,16 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
     ends = [0, *(math.ceil(80 * share) for share in (0.01, 0.05, 0.2, 0.5, 1))]
     for row, start, end in zip(report.tables["bands-table"][1:], ends, ends[1:], strict=False):
         assert row[1:] == pytest.approx(shares(order[start:end]))
+    curve = report.tables["exposure-table"][1:]
+    often = [sorted((of[item] for item in order), reverse=True) for of in (shown, had)]
+    for row, share in zip(curve, (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1), strict=False):
+        top = math.ceil(80 * share)
+        assert row[1:] == pytest.approx([sum(of[:top]) / sum(of) for of in often])
+    # The mean absolute difference of any two items, over twice the mean.
+    ginis = [
+        sum(abs(one - other) for one in of for other in of) / (2 * 80 * sum(of)) for of in often
+    ]
+    assert curve[-1] == ["Gini", *(pytest.approx(gini) for gini in ginis)]
     odd, even = (shares([item for item in order if int(item) % 2 == rest]) for rest in (1, 0))
     kinds = {str(row[0]): row[1:] for row in report.tables["category1-table"][1:]}
     assert {kind: pytest.approx(share) for kind, share in kinds.items()} == {
@@ -249,3 +269,70 @@ def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, A
 def test_a_page_is_passed_on_as_text(tmp_path: Path) -> None:
     assert passed_on(tmp_path, HtmlIOManager, "<p>é</p>", str) == "<p>é</p>"
     assert (tmp_path / "upstream.html").read_text(encoding="utf-8") == "<p>é</p>"
+
+
+@pytest.mark.slow
+def test_each_night_says_what_is_true_of_it(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ratings = write_ratings(project.root / "ratings.csv", users=110)
+
+    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+
+    def night(**attributes: Any) -> tuple[str, Reader]:
+        project.declare({**declaration("shop", ratings), **attributes})
+        result = refresh(project, "shop", instance)
+        assert result.success
+        said = str(metadata(result, "recommendation_report")["verdict"])
+        assert summary(Published(storage, "shop"), None)["verdict"] == said
+        return said, Reader(report_file(project).read_text())
+
+    strict = {"interactions": {"min_rating": 4.5}}
+    first, report = night()
+    assert "edition" not in first
+    assert report.tables.keys().isdisjoint({"changed-data-table", "changed-settings-table"})
+    had, lists = interactions(project, "shop"), table(project, "shop")
+    changed_setting, report = night(**strict)
+    said = "Not comparable with edition 1: interactions.min_rating changed from 3.5 to 4.5."
+    assert changed_setting.endswith(said)
+    now = interactions(project, "shop")
+    assert report.tables["changed-settings-table"][1:] == [
+        ["interactions.min_rating", "3.5", "4.5"]
+    ]
+    assert "changed-metrics-table" not in report.tables
+    data = {row[0]: row[1:] for row in report.tables["changed-data-table"][1:]}
+    assert data["interactions"] == [had.height, now.height]
+    new, gone = ({*one["ITEM_ID"]} - {*other["ITEM_ID"]} for one, other in ((now, had), (had, now)))
+    assert (data["new items"], data["vanished items"]) == ([len(new)], [len(gone)])
+    kept = table(project, "shop").join(lists, on=["user_id", "item_id"], how="semi").height
+    assert report.facts["overlap"] == pytest.approx(kept / lists.height)  # all lists are full
+
+    write_ratings(ratings, users=120)
+    changed_data, report = night(**strict)
+    assert "edition 2" in changed_data
+    assert "Not comparable" not in changed_data
+    assert report.facts["gained"] == 10
+    edition = PublishedTable(storage.store, storage.uri(Places("shop").recommendations)).current()
+    assert edition is not None
+    evidence = edition.about["evidence"]
+    assert report.tables["groups-table"][1][:4] == [
+        "All",
+        *(pytest.approx(evidence[f"all/{name}"]) for name in ("users", "ndcg", "popular")),
+    ]
+
+    unchanged, _ = night(**strict)
+    assert "Unchanged: these are the lists of edition 3 of 20" in unchanged
+
+    def changes(*arguments: str) -> str:
+        monkeypatch.setenv("BATCHREC_STORAGE", str(project.storage))
+        done = CliRunner().invoke(main, ["diff", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    shown = changes("1", "2")
+    assert shown.startswith("shop: edition 2 compared with edition 1")
+    assert f"{kept / lists.height:.1%} of a list is kept" in shown
+    assert re.search(r"interactions.min_rating +3.5 +4.5\n", shown)
+    assert re.search(rf"interactions +{had.height:,} +{now.height:,}\n", shown)
+    assert json.loads(changes("--json"))["gained"] == 10
+    assert CliRunner().invoke(main, ["diff", "7"]).exit_code == 3

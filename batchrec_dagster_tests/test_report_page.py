@@ -16,11 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchrec_dagster.personalize.evidence import Estimate, Evidence
 from batchrec_dagster.reporting import people
+from batchrec_dagster.reporting.changes import changes_section
 from batchrec_dagster.reporting.charts import Kind, chart, readable
-from batchrec_dagster.reporting.facts import CheckResult, Run, Training, facts
+from batchrec_dagster.reporting.drift import Data, Inputs
+from batchrec_dagster.reporting.editions import diff
+from batchrec_dagster.reporting.facts import CheckResult, Facts, Run, Training, facts
 from batchrec_dagster.reporting.page import json_for_html, page
 from batchrec_dagster.reporting.published import Tables
+from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster_tests.support import WCAG
 from batchrec_dagster_tests.test_report import Reader
 
@@ -89,13 +94,37 @@ def run() -> Run:
         popularity={name: value / 2 for name, value in metrics.items()},
         trainings=[Training(str(n), made, SHOT, short) for n in range(6)],
         checks=[CheckResult("recommendations", "lists_full", False, SHOT)],
+        evidence=[
+            Evidence(
+                group, users, Estimate(0.2, 0.1, 0.3), Estimate(0.1), Estimate(0.1, 0.05, 0.15)
+            )
+            for group, users in (("all", 200), ("20+", 200))
+        ],
+        edition=2,
     )
+
+
+def shown() -> Facts:
+    """The facts, with changes since an edition that had none but the items with odd titles."""
+    found = tables()
+    titled = found.recommendations.join(found.titles.lazy(), on="item_id")  # type: ignore[union-attr]
+    old, new = (
+        Edition({"edition": number, "settings": {"interactions.filter": SHOT * number}}, "")
+        for number in (1, 2)
+    )
+    changes = diff((old, titled.filter(pl.col("rank") % 2 == 1), None), (new, titled, None))
+    inputs = [
+        Inputs(Data(9, 9, 9, "2026-01-01", "2026-01-02", {SHOT: share, "b": 1 - share}), items)
+        for share, items in ((0.1, pl.Series(["a"])), (0.9, pl.Series(["b"])))
+    ]
+    drift = inputs[1].after(inputs[0]).drift
+    return replace(facts(run(), found), drift=drift, sections=[changes_section(changes, drift)])
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("report") / "index.html"
-    file.write_text(page(facts(run(), tables())), encoding="utf-8")
+    file.write_text(page(shown()), encoding="utf-8")
     return file
 
 
@@ -144,7 +173,7 @@ def test_tiles_form_even_rows(opened: Any) -> None:
           for (const tile of tiles.children) rows[tile.offsetTop] = (rows[tile.offsetTop] || 0) + 1;
           return rows; })"""
     )
-    assert [[*rows.values()] for rows in in_rows] == [[2, 2], [2, 2], [3]]
+    assert [[*rows.values()] for rows in in_rows] == [[2, 2]] * 4
 
 
 @pytest.mark.attack
@@ -157,7 +186,9 @@ def test_hostile_data_are_text(opened: Any) -> None:
     # HTML leaves NUL out.
     assert {*most} - {"item 9"} == {title.replace("\0", "") for title in cut}
     assert opened.locator("header .soft").text_content() == SHOT
-    assert SHOT in opened.locator(".warnings li").text_content()
+    assert SHOT in opened.locator(".verdict li").text_content()
+    assert SHOT in opened.locator("#changed-settings-table").text_content()
+    assert f"events of type {SHOT}" in opened.locator("#changed-data-table").text_content()
 
     opened.get_by_label("Find a user").fill("<script>")
     assert opened.locator("#person-name").text_content() == f"User {SHOT}"
@@ -211,7 +242,7 @@ def test_dark_mode_and_printing(opened: Any) -> None:
         " window.unfolded = document.querySelectorAll('details[open]').length })"
     )
     assert opened.pdf().startswith(b"%PDF")
-    assert opened.evaluate("window.unfolded") == opened.locator("details").count() == 5
+    assert opened.evaluate("window.unfolded") == opened.locator("details").count() == 7
     assert opened.locator("details[open]").count() == 0
     opened.emulate_media(media="print")
     assert colour() == "rgb(255, 255, 255)"
@@ -243,31 +274,38 @@ def test_many_users_are_sampled_evenly_and_the_page_says_so(
     tab.close()
 
 
-def test_warnings_name_the_numbers() -> None:
-    good = facts(replace(run(), checks=[]), tables())
-    assert good.warnings == []
-    assert "No warnings" in page(good)
-    ndcg = "normalized_discounted_cumulative_gain_at_25"
-    bad = replace(run(), checks=[], metrics={ndcg: 0.05}, trainings=run().trainings[:2])
-    requested = tables().users.collect().vstack(pl.DataFrame({"userId": ["new"]})).lazy()
-    worse = facts(bad, replace(tables(), users=requested))
-    popular, previous, missing = worse.warnings
-    assert "most popular items" in popular
-    assert "0.0500 compared with 0.1000" in popular
-    assert "from 0.2000 to 0.0500" in previous
-    assert "1 of 13" in missing
+@pytest.mark.parametrize("judgement", ["good", "watch", "bad"])
+def test_the_page_opens_with_the_verdict_in_a_word_and_a_shape(
+    browser: Any, judgement: str
+) -> None:
+    lead = {"good": 0.1, "watch": 0.0, "bad": -0.1}[judgement]
+    estimate = Estimate(lead, lead - 0.05, lead + 0.05)
+    evidence = [Evidence("all", 200, Estimate(0.2), Estimate(0.2 - lead), estimate)]
+    found = facts(replace(run(), checks=[], evidence=evidence), tables())
+    assert found.verdict.judgement == judgement
+    tab = browser.new_page()
+    tab.set_content(page(found))
+    assert tab.locator("h2").first.text_content() == found.verdict.text.partition(":")[0]
+    said = tab.locator(".verdict .lead").text_content().lower()
+    assert said == found.verdict.text.partition(": ")[2].lower()
+    shape = "e => getComputedStyle(e.querySelector('h2'), '::before').content"
+    assert (
+        tab.locator(".verdict").evaluate(shape)[1]
+        == {"good": "●", "watch": "▲", "bad": "■"}[judgement]
+    )
+    word = tab.locator(".tile", has_text="NDCG@25").locator(".judgement")
+    assert word.text_content() == judgement.capitalize()
+    tab.close()
 
 
-def test_a_changed_setting_makes_models_incomparable() -> None:
+def test_models_of_other_settings_are_not_compared() -> None:
     old, new = run().trainings[:2]
     trainings = [
-        replace(old, interactions={"min_rating": 3.5, "filter": None}),
-        replace(new, interactions={"min_rating": 4.0, "filter": None}),
+        replace(old, interactions={"min_rating": 3.5}),
+        replace(new, interactions={"min_rating": 4.0}),
     ]
-    ndcg = {"normalized_discounted_cumulative_gain_at_25": 0.15}
-    changed = replace(run(), checks=[], metrics=ndcg, trainings=trainings)
-    (warning,) = facts(changed, tables()).warnings
-    assert "interactions.min_rating changed from 3.5 to 4.0" in warning
+    assert "these cannot be compared" in page(facts(replace(run(), trainings=trainings), tables()))
+    assert "these cannot be compared" not in page(facts(run(), tables()))
 
 
 def test_the_latest_models_are_listed_newest_first() -> None:

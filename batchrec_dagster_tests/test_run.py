@@ -141,7 +141,8 @@ def test_a_run_in_a_pipe_says_a_line_a_stage_and_the_next_says_that_nothing_chan
     assert lines[1][2] == "1,598 of 1,800 rows kept"
     assert lines[5][2] == "1,500 rows for 60 users"
     assert "shop: published edition 1 in " in done.stdout
-    assert re.search(r"NDCG@25   0\.\d{4} \(most popular items: 0\.\d{4}\)", done.stdout)
+    said = " ".join(done.stdout.split())
+    assert re.search(r"Look before you send: .* NDCG@25 0\.\d{4} compared with 0\.\d{4} on", said)
     assert "batchrec show 1 " in done.stdout
     # Where `make ui` looks, with the settings of the project.
     (run,) = runs(shop)

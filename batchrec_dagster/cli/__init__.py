@@ -2,6 +2,7 @@
 
 import click
 
+from batchrec_dagster.cli.diff import diff
 from batchrec_dagster.cli.doctor import doctor
 from batchrec_dagster.cli.new import new
 from batchrec_dagster.cli.pipelines import check, list_pipelines, open_page
@@ -26,6 +27,7 @@ def main() -> None:
       batchrec open                            # the report, in a browser
       batchrec show                            # quality and location of the newest lists
       batchrec show 10028                      # a user's history and recommendations
+      batchrec diff                            # what changed since the edition before
       batchrec COMMAND --help                  # more examples
 
     \b
@@ -75,7 +77,7 @@ def schema() -> None:
 
 
 for command in (
-    *(new, check, run, list_pipelines, show, open_page, ui, rollback),
+    *(new, check, run, list_pipelines, show, diff, open_page, ui, rollback),
     *(teardown, doctor, verify_aws, schema, completion, local_personalize),
 ):
     main.add_command(command)

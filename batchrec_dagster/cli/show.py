@@ -65,7 +65,7 @@ def show(
     if user is None and item is None and not experiment:
         warn_of_broken()
     try:
-        published = _published(pipeline)
+        published = published_of(pipeline)
         shown: list[Any]
         if user is not None:
             shown = [lookup.person(one, user) for one in published]
@@ -81,13 +81,13 @@ def show(
     if not found:
         raise _not_found(published, "item" if user is None else "user", user or item or "")
     if as_json:
-        _print(_json([one if isinstance(one, dict) else asdict(one) for one in found]))
+        print_safely(_json([one if isinstance(one, dict) else asdict(one) for one in found]))
         return
     for number, one in enumerate(found):
-        _print(("\n" if number else "") + _text(one))
+        print_safely(("\n" if number else "") + _text(one))
 
 
-def _published(pipeline: str | None) -> list[Published]:
+def published_of(pipeline: str | None) -> list[Published]:
     """The published pipelines, or the one of this name. Raises NotFoundError, StorageError."""
     from batchrec_dagster.reporting.published import Published, published_pipelines
     from batchrec_dagster.reporting.terminal import plain
@@ -159,7 +159,7 @@ def _json(found: list[dict[str, Any]]) -> str:
     return json.dumps({"pipelines": found}, indent=2, default=written).replace("\x7f", "\\u007f")
 
 
-def _print(text: str) -> None:
-    # Escape characters that the terminal cannot show.
+def print_safely(text: str) -> None:
+    """Print it with what the terminal cannot show escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     click.echo(text.rstrip("\n").encode(encoding, "backslashreplace").decode(encoding))

@@ -11,7 +11,8 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.personalize.evidence import ALL, Evidence
-from batchrec_dagster.preparation.layout import CONSTANT_TIME
+from batchrec_dagster.reporting.drift import Data, Drift
+from batchrec_dagster.reporting.editions import NDCG, EditionDiff
 from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
 from batchrec_dagster.reporting.provenance import Provenance
@@ -24,10 +25,9 @@ from batchrec_dagster.reporting.statistics import (
     catalogue,
     counts,
 )
+from batchrec_dagster.reporting.verdict import Before, Verdict, VerdictFacts, verdict
 
-NDCG = "normalized_discounted_cumulative_gain_at_25"
-# Warn when the NDCG falls below this share of the previous model's.
-DROP = 0.9
+LISTS_FULL = "lists_full"
 MOST_TRAININGS = 20
 # Materializations to read: most of them reuse a model that an earlier one trained.
 MOST_MATERIALIZATIONS = 200
@@ -104,7 +104,8 @@ class Run:
     names; trainings: the models so far, oldest first, this one last; checks: the newest results;
     earlier_data: whether the lists were made from earlier data than the interactions, as after a
     rollback; trained: when the model was trained, if on earlier data than the lists'; engine: what
-    trained and measured the model, in words; evidence: how sure the metrics are, where known.
+    trained and measured the model, in words; evidence: how sure the metrics are, where known;
+    edition: its number; before, unchanged, full: see VerdictFacts.
     """
 
     pipeline: str
@@ -121,23 +122,15 @@ class Run:
     trained: datetime | None = None
     engine: str = "an unknown engine"
     evidence: Sequence[Evidence] = ()
+    edition: int = 0
+    before: Before | None = None
+    unchanged: str | None = None
+    full: int | None = None
 
     @property
     def tested(self) -> Evidence | None:
         """The evidence over all tested users."""
         return next((one for one in self.evidence if one.group == ALL), None)
-
-
-@dataclass(frozen=True)
-class Data:
-    """The interactions: their numbers, and the days of the first and the last; `first` is empty if
-    they have no times."""
-
-    interactions: int
-    users: int
-    items: int
-    first: str
-    last: str
 
 
 @dataclass(frozen=True)
@@ -152,14 +145,21 @@ class Segment:
 
 @dataclass(frozen=True)
 class Facts:
-    """The whole report. sections: more of them, which stand before the users."""
+    """The whole report.
+
+    item_ids: of the interactions, sorted; drift: since the last run with other data; changes: since
+    the edition before; sections: more of them, which stand before the users.
+    """
 
     run: Run
     data: Data
     audience: Audience
     catalogue: Catalogue
     people: People
+    item_ids: pl.Series
     segments: list[Segment] = field(default_factory=list)
+    drift: Drift | None = None
+    changes: EditionDiff | None = None
     sections: Sequence[Section] = ()
 
     @property
@@ -176,44 +176,37 @@ class Facts:
 
     @property
     def warnings(self) -> list[str]:
-        """What needs attention, in sentences; empty when nothing does."""
-        run = self.run
-        warnings = [
+        """The checks that warn, in sentences; empty when none does."""
+        return [
             f"The check {check.check} of {check.asset} warns: {check.message.rstrip('.')}."
-            for check in run.checks
+            for check in self.run.checks
             if not check.passed
         ]
-        ndcg, popular = run.metrics.get(NDCG, 0.0), run.popularity.get(NDCG)
-        if popular is not None and ndcg <= popular:
-            warnings.append(
-                "The model is no better than recommending the most popular items to everyone:"
-                f" NDCG@25 is {ndcg:.4f} compared with {popular:.4f}."
-            )
-        if len(run.trainings) > 1:
-            warnings += _compared(ndcg, *run.trainings[-2:])
-        without = self.audience.requested - self.audience.served
-        if without > 0:
-            warnings.append(
-                f"{without:,} of {self.audience.requested:,} requested users got no list."
-            )
-        return warnings
 
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the lists are good and safe to send."""
+        return verdict(self.verdict_facts)
 
-def _compared(ndcg: float, previous: Training, newest: Training) -> list[str]:
-    """Warn of a worse model; if the interactions' settings changed, NDCGs are not comparable."""
-    before = previous.metrics.get("ndcg_at_25", 0.0)
-    if ndcg >= DROP * before:
-        return []
-    old, new = previous.interactions, newest.interactions
-    changed = [
-        f"interactions.{name} changed from {old[name]} to {new[name]}"
-        for name in old.keys() & new.keys()
-        if old[name] != new[name]
-    ]
-    if changed:
-        return [f"Not comparable with the previous model: {', '.join(sorted(changed))}."]
-    fell = f"NDCG@25 fell from {before:.4f} to {ndcg:.4f}"
-    return [f"The model is worse than the previous one: {fell}."]
+    @property
+    def verdict_facts(self) -> VerdictFacts:
+        """What the verdict is made from."""
+        run, top = self.run, self.catalogue.exposure.top
+        return VerdictFacts(
+            ndcg=run.metrics.get(NDCG, 0.0),
+            popular=run.popularity.get(NDCG),
+            tested=run.tested,
+            before=run.before,
+            requested=self.audience.requested,
+            served=self.audience.served,
+            full=run.full,
+            top_lists=top.recommendations,
+            top_histories=top.interactions,
+            drift=self.drift.much if self.drift and not run.unchanged else (),
+            # That lists are short is said with numbers.
+            checks=[c.check for c in run.checks if not c.passed and c.check != LISTS_FULL],
+            unchanged=run.unchanged,
+        )
 
 
 def facts(run: Run, tables: Tables, most_people: int = MOST_PEOPLE) -> Facts:
@@ -221,22 +214,13 @@ def facts(run: Run, tables: Tables, most_people: int = MOST_PEOPLE) -> Facts:
     counted = counts(tables)
     return Facts(
         run=run,
-        data=Data(
-            interactions=int(counted.users.get_column("interactions").sum()),
-            users=counted.users.height,
-            items=counted.items.height,
-            first="" if counted.first == counted.last == CONSTANT_TIME else _day(counted.first),
-            last=_day(counted.last),
-        ),
+        data=counted.data,
+        item_ids=counted.items.get_column("item").sort(),
         audience=audience(tables, counted),
         catalogue=catalogue(tables, counted),
         people=people(tables, counted, most_people),
         segments=_segments(tables.segments),
     )
-
-
-def _day(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
 
 
 FIRST_USERS = 10

@@ -17,11 +17,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from batchrec_dagster.personalize.evidence import ALL, Estimate
 from batchrec_dagster.reporting.charts import chart
-from batchrec_dagster.reporting.facts import Facts
+from batchrec_dagster.reporting.facts import Facts, Training
 from batchrec_dagster.reporting.people import HISTORY, LIST, shortened
 from batchrec_dagster.reporting.sections import Figure, comparison, count, percent, score
 from batchrec_dagster.reporting.statistics import Shares
+from batchrec_dagster.reporting.verdict import is_concentrated, quality
 
 TEMPLATE = Path(__file__).parent / "template"
 MOST_SEGMENTS = 50
@@ -42,6 +44,7 @@ def page(facts: Facts) -> str:
         "score": score,
         "shortened": shortened,
         "breakable": breakable,
+        "sentence": lambda text: text[:1].upper() + text[1:],
     }
     style = (TEMPLATE / "report.css").read_text(encoding="utf-8")
     script = (TEMPLATE / "report.js").read_text(encoding="utf-8")
@@ -50,9 +53,11 @@ def page(facts: Facts) -> str:
         facts=facts,
         run=facts.run,
         metrics=METRICS,
-        quality=[figure for figure in (_quality(facts), _trainings(facts)) if figure],
+        judged=_judged(facts),
+        quality=[fig for fig in (_quality(facts), _groups(facts), _trainings(facts)) if fig],
         lengths=_lengths(facts),
         bands=_bands(facts),
+        exposure=_exposure(facts),
         categories=_categories(facts),
         segments=facts.segments[:MOST_SEGMENTS],
         history=HISTORY,
@@ -156,6 +161,94 @@ def _quality(facts: Facts) -> Figure | None:
     )
 
 
+def _judged(facts: Facts) -> dict[str, str]:
+    """What is good or not, by the name of the fact that says it."""
+    about = facts.verdict_facts
+    concentrated = "watch" if is_concentrated(about) else "good"
+    served = "good" if facts.audience.served >= facts.audience.requested else "watch"
+    return {METRICS[0].key: quality(about)[0], "top_lists": concentrated, "served": served}
+
+
+def _groups(facts: Facts) -> Figure | None:
+    """The NDCG by how much is known about the tested users; None if it is not known."""
+    groups = facts.run.evidence
+    if not groups:
+        return None
+    labels = {
+        one.group: f"{'All' if one.group == ALL else one.group} ({one.users:,} users)"
+        for one in groups
+    }
+    points = [
+        (labels[one.group], name, estimate.value)
+        for one in groups
+        for name, estimate in ((MODEL, one.ndcg), (POPULAR, one.popular))
+    ]
+    series = [MODEL, POPULAR]
+    svg = chart("horizontal bars", points, labels="Interactions", values="NDCG@25", series=series)
+    return Figure(
+        "groups",
+        "Quality by length of history",
+        "Tested users by how many of their interactions the model saw. Cold users have nothing to"
+        " hold out, so nothing is measured for them.",
+        svg,
+        series,
+        ["Interactions", "Users", "Model", "Popular", "Lead"],
+        [
+            [
+                "All" if one.group == ALL else one.group,
+                count(one.users),
+                score(one.ndcg.value),
+                score(one.popular.value),
+                estimated(one.difference),
+            ]
+            for one in groups
+        ],
+    )
+
+
+def estimated(estimate: Estimate) -> Markup:
+    """A metric, and below it its 95 % interval or that there is none."""
+    if estimate.low is None or estimate.high is None:
+        return score(estimate.value) + Markup("<small>too few users for an interval</small>")
+    bounds = Markup("<small>{} to {}</small>").format(score(estimate.low), score(estimate.high))
+    return score(estimate.value) + bounds
+
+
+def _exposure(facts: Facts) -> Figure:
+    """How much of the lists few items take."""
+    exposure = facts.catalogue.exposure
+    series = {LISTS: "recommendations", HISTORIES: "interactions"}
+    points = [
+        (share.label, name, getattr(share, of))
+        for name, of in series.items()
+        for share in exposure.curve
+    ]
+    svg = chart(
+        "lines",
+        points,
+        labels="Items that are shown most",
+        values="Share of all",
+        series=[*series],
+        percent=True,
+    )
+    rows = [
+        [f"Top {share.label}", percent(share.recommendations), percent(share.interactions)]
+        for share in exposure.curve
+    ]
+    gini = ["Gini", score(exposure.gini.recommendations), score(exposure.gini.interactions)]
+    return Figure(
+        "exposure",
+        "How few items take the lists",
+        "The share of all recommendations that the most recommended items take, compared with what"
+        " the most popular ones take of all interactions. Gini: 0 if all items are shown equally"
+        " often, 1 if one takes all.",
+        svg,
+        [*series],
+        ["Items", *series],
+        [*rows, gini],
+    )
+
+
 def _trainings(facts: Facts) -> Figure | None:
     """The NDCG of the latest models; None before there are two."""
     trainings = facts.run.trainings
@@ -170,7 +263,8 @@ def _trainings(facts: Facts) -> Figure | None:
     return Figure(
         "runs",
         "Quality over time",
-        f"NDCG@25 of the latest {len(trainings)} models, oldest first.",
+        f"NDCG@25 of the latest {len(trainings)} models, oldest first."
+        + (SETTINGS_CHANGED if _settings_changed(trainings) else ""),
         chart("lines", points, labels="Model", values="NDCG@25", series=["Model", POPULAR]),
         ["Model", POPULAR],
         ["Trained", *(metric.name for metric in METRICS)],
@@ -182,6 +276,16 @@ def _trainings(facts: Facts) -> Figure | None:
             for training in reversed(trainings)
         ],
     )
+
+
+SETTINGS_CHANGED = (
+    " The settings of the interactions changed between some of them: these cannot be compared."
+)
+
+
+def _settings_changed(trainings: Sequence[Training]) -> bool:
+    settings = [training.interactions for training in trainings if training.interactions]
+    return any(one != settings[0] for one in settings[1:])
 
 
 def _lengths(facts: Facts) -> Figure:

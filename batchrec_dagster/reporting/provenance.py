@@ -29,8 +29,9 @@ class Provenance:
     def of_edition(cls, about: Mapping[str, Any]) -> Self:
         """From the metadata of a published table."""
         tested = about.get("evidence", {}).get(f"{ALL}/users")
-        source = about.get("settings", {}).get("ratings.source")
-        return cls(about.get("engine"), source, tested=None if tested is None else int(tested))
+        return cls(
+            about.get("engine"), about.get("source"), tested=None if tested is None else int(tested)
+        )
 
     @property
     def lines(self) -> dict[str, str]:

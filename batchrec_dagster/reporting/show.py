@@ -6,11 +6,13 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.reporting.facts import NDCG as PERSONALIZE_NDCG
+from batchrec_dagster.reporting.editions import NDCG as PERSONALIZE_NDCG
+from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.lookup import Item, Person
 from batchrec_dagster.reporting.people import shortened
 from batchrec_dagster.reporting.provenance import Provenance
@@ -169,7 +171,10 @@ def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[s
     for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):
         if PERSONALIZE_NDCG in (about.get(metrics) or {}):
             facts[prefix + NDCG] = about[metrics][PERSONALIZE_NDCG]
-    facts["provenance"] = Provenance.of_edition(about).lines
+    if "engine" in about:
+        facts["provenance"] = Provenance.of_edition(about).lines
+    if verdict := EditionHistory(storage, places).verdict(edition):
+        facts["verdict"] = verdict.text
     rows, users = published.size()
     facts |= {
         "rows": rows,
@@ -185,6 +190,10 @@ def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[s
     return facts
 
 
+# Of a terminal that the result of a run fits into.
+WIDTH = 80
+
+
 def run_result(published: Published, run: str, took: str) -> list[str]:
     """What `batchrec run` says after a run: what was published, or that the lists are the same."""
     facts, edition = summary(published, None), published.edition
@@ -194,10 +203,13 @@ def run_result(published: Published, run: str, took: str) -> list[str]:
     if edition.about.get("run_id") != run:
         made = _time(facts["made"].astimezone())
         lines = [f"{published.pipeline}: the lists are unchanged ({took}): {number} of {made}"]
-    if NDCG in facts:
-        popular = facts.get(f"popularity_{NDCG}")
-        compared = f" (most popular items: {popular:.4f})" if popular is not None else ""
-        lines.append(f"  NDCG@25   {facts[NDCG]:.4f}{compared}")
+    if "verdict" in facts:
+        indent = "  "
+        lines += wrap(
+            plain(facts["verdict"]), WIDTH, initial_indent=indent, subsequent_indent=indent
+        )
+    elif NDCG in facts:
+        lines.append(f"  NDCG@25   {_compared(facts[NDCG], facts.get(f'popularity_{NDCG}'))}")
     lines.append(f"  lists     {facts['rows']:,} recommendations for {facts['users']:,} users")
     if "report" in facts:
         lines.append(f"  report    {_near(facts['report'])}")
@@ -271,7 +283,9 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "interactions", f"{kept}, {facts['rows_left_out']:,} dropped{newer}"
         learned = (facts["interactions_users"], facts["interactions_items"])
         yield "users, items", "{:,} and {:,}".format(*learned)
-    yield from ((label.lower(), text) for label, text in facts["provenance"].items())
+    if "verdict" in facts:
+        yield "verdict", facts["verdict"]
+    yield from ((label.lower(), text) for label, text in facts.get("provenance", {}).items())
     if "import" in facts:
         yield "import", facts["import"]
     if "training" in facts:
@@ -292,8 +306,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _compared(ndcg: float, popularity: float | None) -> str:
     if popularity is None:
         return f"{ndcg:.4f}"
-    ratio = f" ({ndcg / popularity:.2f} times)" if popularity else ""
-    return f"{ndcg:.4f}, compared with {popularity:.4f} for the most popular items{ratio}"
+    return f"{ndcg:.4f}, compared with {popularity:.4f} for the most popular items"
 
 
 def _latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, Any]:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.datasets import VALUE_SEPARATOR
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import (
+    EVENT_TYPE,
+    EVENT_VALUE,
+    ITEM_ID,
+    TIMESTAMP,
+    USER_ID,
+)
+from batchrec_dagster.preparation.layout import CONSTANT_TIME
+from batchrec_dagster.reporting.drift import Data
 from batchrec_dagster.reporting.published import Tables
 
 
@@ -18,15 +29,14 @@ from batchrec_dagster.reporting.published import Tables
 class Counts:
     """Counts that several sections of the report share.
 
-    users: user_id, interactions; items: item, interactions; first, last: times of the interactions
-    in epoch seconds; served: ids of the users with a list, sorted; lists: item, number of lists
+    users: user_id, interactions; items: item, interactions; data: numbers of the interactions;
+    served: ids of the users with a list, sorted; lists: item, number of lists
     that contain it; longest: items in the longest list.
     """
 
     users: pl.DataFrame
     items: pl.DataFrame
-    first: int
-    last: int
+    data: Data
     served: pl.Series
     lists: pl.DataFrame
     longest: int
@@ -35,11 +45,21 @@ class Counts:
 def counts(tables: Tables) -> Counts:
     """Count in one streaming pass over each table."""
     interactions, recommendations = tables.interactions, tables.recommendations
-    users, items, times, served, lists, longest = pl.collect_all(
+    columns = interactions.collect_schema().names()
+    events, value = EVENT_TYPE in columns, EVENT_VALUE in columns
+    users, items, whole, kinds, served, lists, longest = pl.collect_all(
         [
             interactions.group_by(user_id=USER_ID).agg(interactions=pl.len().cast(pl.Int64)),
             interactions.group_by(item=ITEM_ID).agg(interactions=pl.len().cast(pl.Int64)),
-            interactions.select(first=pl.col(TIMESTAMP).min(), last=pl.col(TIMESTAMP).max()),
+            interactions.select(
+                pl.len().alias("interactions"),
+                first=pl.col(TIMESTAMP).min(),
+                last=pl.col(TIMESTAMP).max(),
+                mean_value=pl.col(EVENT_VALUE).cast(pl.Float64).mean() if value else None,
+            ),
+            interactions.group_by(event=EVENT_TYPE if events else pl.lit(None)).agg(
+                interactions=pl.len().cast(pl.Int64)
+            ),
             recommendations.select(pl.col("user_id").unique()),
             recommendations.group_by(item="item_id").agg(lists=pl.len().cast(pl.Int64)),
             recommendations.select(pl.col("rank").max()),
@@ -49,12 +69,29 @@ def counts(tables: Tables) -> Counts:
     return Counts(
         users=users.sort("user_id"),
         items=items,
-        first=times.item(0, "first"),
-        last=times.item(0, "last"),
+        data=_data(whole, users.height, items.height, kinds if events else kinds.clear()),
         served=served.to_series().sort(),
         lists=lists,
         longest=longest.item() or 0,
     )
+
+
+def _data(whole: pl.DataFrame, users: int, items: int, events: pl.DataFrame) -> Data:
+    """whole: interactions, first, last (epoch seconds), mean_value; events: event, interactions."""
+    total, first, last = whole.row(0)[:3]
+    return Data(
+        interactions=total,
+        users=users,
+        items=items,
+        first="" if first == last == CONSTANT_TIME else _day(first),
+        last=_day(last),
+        events={str(event): number / total for event, number in sorted(events.iter_rows())},
+        mean_value=whole.item(0, "mean_value"),
+    )
+
+
+def _day(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
 
 
 # Lower ends of the groups of users by interactions; the last group is open.
@@ -130,6 +167,25 @@ class Shares:
     recommendations: float
 
 
+# Shares of the catalogue at which the exposure curve is drawn.
+CURVE = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
+TOP = 0.01
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How unevenly items are shown: in the lists, and for comparison in the histories.
+
+    curve: for each of CURVE, the share of all interactions, and of all recommendations, that so
+    many of the items take: the most popular, and the most recommended; top: the one of TOP. gini:
+    of the histories and of the lists, 0 if all items are equal, 1 if one item takes all.
+    """
+
+    curve: list[Shares]
+    top: Shares
+    gini: Shares
+
+
 @dataclass(frozen=True)
 class ListedItem:
     """An item, the number of lists with it, its interactions, and its popularity rank from 1."""
@@ -147,7 +203,8 @@ class Catalogue:
 
     items: items in the interactions, metadata or lists; recommended: items in at least one list;
     places: rows of the lists; longest: items in the longest list; tail: the long tail; bands: by
-    popularity; values: the most frequent values of each category; most: the items in most lists.
+    popularity; exposure: how unevenly; values: the most frequent values of each category; most: the
+    items in most lists.
     """
 
     items: int
@@ -156,6 +213,7 @@ class Catalogue:
     longest: int
     tail: Shares
     bands: list[Shares]
+    exposure: Exposure
     values: dict[str, list[Shares]]
     most: list[ListedItem]
 
@@ -177,6 +235,7 @@ def catalogue(tables: Tables, counts: Counts) -> Catalogue:
         longest=counts.longest,
         tail=_shares(items, "Long tail", pl.col("popularity") > math.ceil(HEAD * items.height)),
         bands=bands,
+        exposure=exposure(items),
         values={category: _values(items, tables, category) for category in tables.categories},
         most=[
             ListedItem(**row)
@@ -185,6 +244,30 @@ def catalogue(tables: Tables, counts: Counts) -> Catalogue:
             ).iter_rows(named=True)
         ],
     )
+
+
+def exposure(items: pl.DataFrame) -> Exposure:
+    """items: a row for each item of the catalogue, with its `interactions` and `lists`."""
+    ordered = [
+        np.sort(items.get_column(name).to_numpy())[::-1] for name in ("interactions", "lists")
+    ]
+
+    def shares(label: str, share: float) -> Shares:
+        number = math.ceil(share * items.height)
+        return Shares(label, *(float(of[:number].sum() / max(1, of.sum())) for of in ordered))
+
+    return Exposure(
+        curve=[shares(f"{share:.1%}".replace(".0%", "%"), share) for share in CURVE],
+        top=shares("Top", TOP),
+        gini=Shares("Gini", *map(_gini, ordered)),
+    )
+
+
+def _gini(descending: npt.NDArray[np.int64]) -> float:
+    """The Gini coefficient of numbers, the largest first; 0 of none."""
+    size, total = len(descending), descending.sum()
+    weights = size + 1 - 2 * np.arange(1, size + 1)
+    return float(weights @ descending / (size * total)) if total else 0.0
 
 
 def _items(tables: Tables, counts: Counts) -> pl.DataFrame:

@@ -107,6 +107,7 @@ class Publishing:
             "popularity_metrics": dict(self.model.popularity_metrics),
             **({"engine": self.model.engine} if self.model.engine else {}),
             "evidence": dict(self.model.evidence),
+            "source": self.pipeline.ratings.shown_source,
             "settings": self.pipeline.making_lists,
             "checks": [asdict(check) for check in checks],
             "measured_on": self.measured_on,

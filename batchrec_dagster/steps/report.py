@@ -16,9 +16,18 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.evidence import Evidence
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.reporting.changes import changes_section
+from batchrec_dagster.reporting.drift import Inputs
 from batchrec_dagster.reporting.experiment import result_lines
-from batchrec_dagster.reporting.facts import Facts, Run, check_results, facts, trainings
+from batchrec_dagster.reporting.facts import (
+    LISTS_FULL,
+    Facts,
+    Run,
+    check_results,
+    facts,
+    trainings,
+)
+from batchrec_dagster.reporting.history import EditionHistory, before_of
 from batchrec_dagster.reporting.outcomes_section import outcomes_section
 from batchrec_dagster.reporting.page import page
 from batchrec_dagster.reporting.published import Tables, scan_interactions
@@ -26,8 +35,8 @@ from batchrec_dagster.reporting.sections import Section
 from batchrec_dagster.steps.experiment import experiment_result
 from batchrec_dagster.steps.items import categories, titles_of
 from batchrec_dagster.steps.outcomes import outcomes, read_sums
-from batchrec_dagster.steps.rollback import published_table
 from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.resource import StorageResource
 
 
@@ -45,11 +54,15 @@ def build_report(
     checks: Sequence[dg.AssetCheckKey],
     storage: StorageResource,
     instance: dg.DagsterInstance,
+    run_id: str,
 ) -> Report:
     """The report of the published table. `solution_version`: the newest one's record; the published
-    table may be of an older one. `checks`: whose warnings it shows. Raises dg.Failure."""
+    table may be of an older one. `checks`: whose warnings it shows. `run_id`: of this run, to see
+    whether it published the table. Raises dg.Failure."""
+    history = EditionHistory(storage, pipeline.places)
     try:
-        edition, lists = published_table(storage, pipeline.places).read()
+        edition, lists = history.table.read()
+        before = history.before(edition)
         trained = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
         run = Run(
             pipeline=pipeline.name,
@@ -66,9 +79,19 @@ def build_report(
             trained=_trained_before(trained),
             engine=trained.get("engine", Run.engine),
             evidence=Evidence.read(trained.get("evidence", {})),
+            edition=edition.number,
+            before=before_of(before, edition),
+            unchanged=_unchanged(edition, run_id) if history.is_newest(edition) else None,
+            full=_full(edition),
         )
         with _tables(pipeline, storage, lists) as tables:
-            found = replace(facts(run, tables), sections=[_outcomes(pipeline, storage)])
+            found = facts(run, tables)
+        inputs = Inputs(found.data, found.item_ids).after(history.inputs())
+        changes = history.compare(before, edition) if before else None
+        sections = [changes_section(changes, inputs.drift), _outcomes(pipeline, storage)]
+        found = replace(found, drift=inputs.drift, changes=changes, sections=sections)
+        history.remember_inputs(inputs)
+        history.remember(edition, found)
     except StorageError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     return Report(page(found), found)
@@ -79,6 +102,21 @@ def _outcomes(pipeline: Pipeline, storage: StorageResource) -> Section:
     sums = read_sums(storage, pipeline.places)
     result = experiment_result(sums)
     return outcomes_section([*outcomes(sums)], [*result_lines(result)] if result else [])
+
+
+def _unchanged(edition: Edition, run_id: str) -> str | None:
+    """Which edition remains, if this run published none."""
+    if edition.about.get("run_id") in (None, run_id):
+        return None
+    return f"edition {edition.number} of {edition.about['made_at'][:10]}"
+
+
+def _full(edition: Edition) -> int | None:
+    """How many lists have all items, as the check found when they were published."""
+    for check in edition.about.get("checks", []):
+        if check["name"] == LISTS_FULL:
+            return int(check["numbers"]["full"])
+    return None
 
 
 def _trained_before(trained: Mapping[str, Any]) -> datetime | None:
@@ -104,9 +142,7 @@ def _tables(
 
         users = UsersFiles(storage.store, storage.uri(places.batch_users)).files()
         yield Tables(
-            interactions=scan_interactions(path(storage.uri(places.interactions))).select(
-                USER_ID, ITEM_ID, TIMESTAMP
-            ),
+            interactions=scan_interactions(path(storage.uri(places.interactions))),
             recommendations=recommendations,
             users=pl.scan_ndjson([glob.escape(path(uri)) for uri in users]).select(USER_FIELD),
             titles=parquet(places.item_titles) if titles_of(pipeline) else None,

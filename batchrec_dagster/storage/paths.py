@@ -91,6 +91,11 @@ class Places:
         """The folder, with its final slash, of the lease on the asset's step."""
         return f"{self.pipeline}/leases/{asset}/"
 
+    @property
+    def inputs(self) -> str:
+        """The data of the last report, which the next one compares its own with."""
+        return f"{self.pipeline}/records/inputs.parquet"
+
     def record(self, asset: str) -> str:
         return f"{self.pipeline}/records/{asset}.json"
 

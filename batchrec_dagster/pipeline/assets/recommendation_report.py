@@ -23,27 +23,12 @@ def recommendation_report(
     pipeline: Pipeline, checks: Sequence[dg.AssetCheckKey] = ()
 ) -> dg.AssetsDefinition:
     """The asset; the report shows the warnings of `checks`."""
-    optional = {
-        "item_titles": bool(titles_of(pipeline)),
-        "items": bool(categories(pipeline)),
-        "user_segments": pipeline.segments is not None,
-    }
-    keys = {
-        name: pipeline.asset_key(name)
-        for name in (
-            "interactions",
-            "batch_users",
-            "recommendations",
-            "recommendation_outcomes",
-            *optional,
-        )
-        if optional.get(name, True)
-    }
+    keys, optional = _upstream(pipeline)
     shown = fingerprint(
         pipeline.description,
         pipeline.ratings.sources,
         pipeline.solution.recipe,
-        *(key for name, key in keys.items() if name in optional),
+        *optional,
     )
 
     @asset(
@@ -54,7 +39,7 @@ def recommendation_report(
         storage_key=pipeline.places.report,
         code_version=f"{CODE_VERSION}-{shown}",
         io_manager="html_io",
-        deps=[*keys.values()],
+        deps=[*keys, *optional],
     )
     def recommendation_report(
         context: dg.AssetExecutionContext,
@@ -65,7 +50,10 @@ def recommendation_report(
         from batchrec_dagster.steps.report import build_report
 
         started = time.monotonic()
-        report = build_report(pipeline, solution_version, checks, storage, context.instance)
+        report = build_report(
+            pipeline, solution_version, checks, storage, context.instance, context.run.run_id
+        )
+        context.log.info(report.facts.verdict.text)
         for warning in report.facts.warnings:
             context.log.warning(warning)
         return dg.MaterializeResult(
@@ -80,17 +68,34 @@ def recommendation_report(
     return recommendation_report
 
 
+def _upstream(pipeline: Pipeline) -> tuple[list[dg.AssetKey], list[dg.AssetKey]]:
+    """The assets that each report reads, and those that a declaration adds."""
+    always = ("interactions", "batch_users", "recommendations", "recommendation_outcomes")
+    optional = {
+        "item_titles": bool(titles_of(pipeline)),
+        "items": bool(categories(pipeline)),
+        "user_segments": pipeline.segments is not None,
+    }
+    return (
+        [pipeline.asset_key(name) for name in always],
+        [pipeline.asset_key(name) for name, there in optional.items() if there],
+    )
+
+
 def _metadata(report: "Report") -> dict[str, Any]:
-    people, warnings = report.facts.people, report.facts.warnings
+    people, warnings, verdict = report.facts.people, report.facts.warnings, report.facts.verdict
     shown = len(people.people)
     return {
         "preview": preview(
+            f"**{escaped(verdict.text)}**",
             # Short paragraphs: the UI cuts long ones off next to the paths below.
             f"**{people.served:,} users** have a list.",
             f"{shown:,} of them are shown with their history.",
             *(f"{label}: {escaped(text)}" for label, text in report.facts.provenance.lines.items()),
-            "\n".join(f"- {escaped(warning)}" for warning in warnings) or "There are no warnings.",
+            "\n".join(f"- {escaped(warning)}" for warning in warnings),
         ),
+        "verdict": verdict.text,
+        "judgement": verdict.judgement,
         "bytes": len(report.html.encode()),
         "users": people.served,
         "people_shown": shown,

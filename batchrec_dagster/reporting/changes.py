@@ -1,0 +1,170 @@
+"""What changed between two editions: the report's section, and the text of `batchrec diff`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from markupsafe import Markup
+
+from batchrec_dagster.reporting import terminal
+from batchrec_dagster.reporting.drift import Drift
+from batchrec_dagster.reporting.editions import Change, EditionDiff, Shift, shown
+from batchrec_dagster.reporting.people import shortened
+from batchrec_dagster.reporting.sections import Figure, Section, Tile, count, percent, score
+
+TITLE = "What changed"
+
+
+def changes_section(changes: EditionDiff | None, drift: Drift | None) -> Section:
+    """The section; what there is nothing to compare with is left out."""
+    if changes is None:
+        first = "No earlier edition is kept: later ones are compared with this one."
+        return Section("changes", TITLE, [first], figures=[*_data(drift)])
+    return Section(
+        "changes",
+        TITLE,
+        [*_text(changes)],
+        [*_tiles(changes)],
+        [*_tables(changes), *_data(drift), *_shifts(changes)],
+    )
+
+
+def _text(changes: EditionDiff) -> Iterator[str]:
+    yield f"Edition {changes.after} compared with edition {changes.before}."
+    if changes.settings is None:
+        yield f"Edition {changes.before} does not say which settings made it."
+    elif not changes.settings:
+        yield "The settings are the same."
+    if not changes.comparable:
+        yield "Their metrics were measured on different interactions: they cannot be compared."
+
+
+def _tiles(changes: EditionDiff) -> Iterator[Tile]:
+    if changes.overlap is not None:
+        yield Tile(
+            "overlap",
+            "Kept in a list",
+            percent(changes.overlap),
+            "of a person’s items were in their list before, on average",  # noqa: RUF001
+        )
+        yield Tile(
+            "same_lists",
+            "Lists with the same items",
+            count(changes.same_lists),
+            f"of {changes.compared:,} lists compared",
+        )
+    yield Tile("gained", "New people", count(changes.gained), "have a list now and had none")
+    yield Tile("lost", "People without a list", count(changes.lost), "had one before")
+
+
+def _tables(changes: EditionDiff) -> Iterator[Figure]:
+    if changes.settings:
+        yield _changes("settings", "Settings", "What was declared.", changes.settings)
+    if changes.metrics and changes.comparable:
+        rows = [[c.name, score(c.before), score(c.after)] for c in changes.metrics]
+        yield _table("metrics", "Metrics", "Measured on held-out users.", rows)
+
+
+def _changes(name: str, title: str, caption: str, changes: Sequence[Change]) -> Figure:
+    rows = [[change.name, shown(change.before), shown(change.after)] for change in changes]
+    return _table(name, title, caption, rows)
+
+
+def _data(drift: Drift | None) -> Iterator[Figure]:
+    """The data before and now."""
+    if drift is None:
+        return
+    before, now = drift.before, drift.now
+    rows: list[list[str | Markup]] = [
+        [name, count(before.numbers[name]), count(value)] for name, value in now.numbers.items()
+    ]
+    rows += [
+        ["first day", before.first, now.first],
+        ["last day", before.last, now.last],
+        ["new items", "", count(drift.new_items)],
+        ["vanished items", "", count(drift.vanished_items)],
+    ]
+    events = sorted({*before.events, *now.events})
+    for event in events if len(events) > 1 else ():
+        shares = (percent(data.events.get(event, 0.0)) for data in (before, now))
+        rows.append([f"events of type {event}", *shares])
+    if before.mean_value is not None and now.mean_value is not None:
+        rows.append(["mean event value", score(before.mean_value), score(now.mean_value)])
+    yield _table("data", "Data", "The interactions, since the last run that had others.", rows)
+
+
+def _shifts(changes: EditionDiff) -> Iterator[Figure]:
+    lists = f"How many of {changes.compared:,} lists have the item."
+    if changes.risers:
+        yield _items("risers", "Items that rose most", lists, changes.risers)
+    if changes.fallers:
+        yield _items("fallers", "Items that fell most", lists, changes.fallers)
+
+
+def _items(name: str, title: str, caption: str, shifts: Sequence[Shift]) -> Figure:
+    rows = [[shortened(s.title) or s.item, count(s.before), count(s.after)] for s in shifts]
+    return _table(name, title, caption, rows)
+
+
+def _table(name: str, title: str, caption: str, rows: Sequence[Sequence[str | Markup]]) -> Figure:
+    return Figure(f"changed-{name}", title, caption, None, [], ["", "Before", "Now"], rows)
+
+
+COLUMNS = [
+    terminal.Column(""),
+    terminal.Column("before", right=True),
+    terminal.Column("now", right=True),
+]
+
+
+def diff_text(pipeline: str, diff: EditionDiff, width: int | None) -> str:
+    """For a terminal of this width, or for a pipe (None)."""
+    heading = [f"{pipeline}: edition {diff.after} compared with edition {diff.before}"]
+    sections = [[section] for section in _tables_of(diff)]
+    shifts = [
+        terminal.Section(title, COLUMNS, [*map(_shift, items)])
+        for title, items in (
+            ("Items that rose most", diff.risers),
+            ("Items that fell most", diff.fallers),
+        )
+        if items
+    ]
+    return terminal.render(
+        [*heading, *_lines(diff)], [*sections, *([shifts] if shifts else [])], width=width
+    )
+
+
+def _lines(diff: EditionDiff) -> Iterator[str]:
+    if diff.overlap is None:
+        yield "no user has a list in both"
+    else:
+        yield (
+            f"{diff.overlap:.1%} of a list is kept, on average over {diff.compared:,} users;"
+            f" {diff.same_lists:,} lists have the same items"
+        )
+    yield f"{diff.gained:,} users are new, {diff.lost:,} have no list any more"
+    if diff.settings is None:
+        yield f"edition {diff.before} does not say which settings made it"
+    elif not diff.settings:
+        yield "the settings are the same"
+    if not diff.comparable:
+        yield "the metrics were measured on different interactions: they cannot be compared"
+
+
+def _tables_of(diff: EditionDiff) -> Iterator[terminal.Section]:
+    metrics = diff.metrics if diff.comparable else []
+    for title, changes in (("Settings", diff.settings), ("Data", diff.data), ("Metrics", metrics)):
+        if changes:
+            yield terminal.Section(title, COLUMNS, [*map(_change, changes)])
+
+
+def _change(change: Change) -> Sequence[str]:
+    return [change.name, _value(change.before), _value(change.after)]
+
+
+def _value(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else shown(value)
+
+
+def _shift(shift: Shift) -> Sequence[str]:
+    return [shortened(shift.title) or shift.item, f"{shift.before:,}", f"{shift.after:,}"]

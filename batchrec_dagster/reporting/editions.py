@@ -1,0 +1,197 @@
+"""What changed between two editions of the lists: settings, data, metrics, and the lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.personalize.evidence import ALL, Estimate, Evidence
+from batchrec_dagster.reporting.drift import Data
+from batchrec_dagster.storage.published_table import Edition
+
+NDCG = "normalized_discounted_cumulative_gain_at_25"
+COVERAGE = "coverage"
+# Users whose lists are compared; of more, an even sample.
+MOST_COMPARED = 50_000
+MOST_SHIFTS = 10
+# The settings that decide which interactions the metrics are measured on.
+MEASURED_BY = ("ratings.", "interactions.")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting or number that differs; None: the default, or unknown."""
+
+    name: str
+    before: Any
+    after: Any
+
+    @property
+    def text(self) -> str:
+        """As `interactions.min_rating changed from 3.5 to 4.0`."""
+        return f"{self.name} changed from {shown(self.before)} to {shown(self.after)}"
+
+
+def shown(value: Any) -> str:
+    """A setting's value in words."""
+    if value is None:
+        return "its default"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def changed_settings(before: Edition, after: Edition) -> list[Change] | None:
+    """The settings that differ; None if an edition does not know its settings."""
+    if "settings" not in before.about or "settings" not in after.about:
+        return None
+    old, new = before.about["settings"], after.about["settings"]
+    return [
+        Change(name, old.get(name), new.get(name))
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+
+
+def incomparable(before: Edition, after: Edition) -> list[str]:
+    """Why the metrics of two editions cannot be compared, in words; empty if they can."""
+    changes = changed_settings(before, after)
+    if changes is None:
+        same = before.about.get("measured_on") == after.about.get("measured_on")
+        return [] if same else ["the settings of the interactions changed"]
+    return [change.text for change in changes if change.name.startswith(MEASURED_BY)]
+
+
+def ndcg_of(edition: Edition) -> Estimate | None:
+    """Its NDCG@25, with an interval where one is known; None if it does not say."""
+    for evidence in Evidence.read(edition.about.get("evidence", {})):
+        if evidence.group == ALL:
+            return evidence.ndcg
+    ndcg = edition.about.get("metrics", {}).get(NDCG)
+    return None if ndcg is None else Estimate(ndcg)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """An item, and how many of the compared lists had it before and have it now."""
+
+    item: str
+    title: str | None
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class EditionDiff:
+    """From an older edition to a newer one.
+
+    settings: None if unknown; data, metrics: by name; comparable: whether the metrics are;
+    overlap: the mean share of a user's newer list that was in their older one, None without users
+    in both; compared: how many users that is; same_lists: of them those whose list has the same
+    items; gained, lost: users in one edition alone; risers, fallers: items by the change of their
+    number of lists.
+    """
+
+    before: int
+    after: int
+    settings: list[Change] | None
+    data: list[Change]
+    metrics: list[Change]
+    comparable: bool
+    overlap: float | None
+    compared: int
+    same_lists: int
+    gained: int
+    lost: int
+    risers: list[Shift]
+    fallers: list[Shift]
+
+
+def diff(
+    before: tuple[Edition, pl.LazyFrame, Data | None],
+    after: tuple[Edition, pl.LazyFrame, Data | None],
+    most: int = MOST_COMPARED,
+) -> EditionDiff:
+    """Compare two editions: each with its table (user_id, rank, item_id, and title where there are
+    titles) and, where known, its data."""
+    (old, old_lists, old_data), (new, new_lists, new_data) = before, after
+    users = pl.col("user_id").unique()
+    old_users, new_users = (
+        frame.to_series()
+        for frame in pl.collect_all(
+            [old_lists.select(users), new_lists.select(users)], engine="streaming"
+        )
+    )
+    both = new_users.filter(new_users.is_in(old_users.implode())).sort()
+    compared = both.gather_every(max(1, -(-len(both) // most)))
+    older, newer = pl.collect_all(
+        [_of(old_lists, compared), _of(new_lists, compared)], engine="streaming"
+    )
+    kept, shifts = _kept(older, newer), _shifts(older, newer)
+    return EditionDiff(
+        before=old.number,
+        after=new.number,
+        settings=changed_settings(old, new),
+        data=[*_changed_data(old_data, new_data)],
+        metrics=[*_changed_metrics(old, new)],
+        comparable=not incomparable(old, new),
+        overlap=float(kept.mean()) if len(kept) else None,  # type: ignore[arg-type]
+        compared=len(compared),
+        same_lists=int((kept == 1).sum()),
+        gained=len(new_users) - len(both),
+        lost=len(old_users) - len(both),
+        risers=[shift for shift in shifts if shift.after > shift.before][:MOST_SHIFTS],
+        fallers=[shift for shift in reversed(shifts) if shift.after < shift.before][:MOST_SHIFTS],
+    )
+
+
+def _of(lists: pl.LazyFrame, users: pl.Series) -> pl.LazyFrame:
+    """user_id, item_id, title: the users' lists; a title is null where there are none."""
+    titled = "title" in lists.collect_schema().names()
+    title = pl.col("title") if titled else pl.lit(None, pl.String).alias("title")
+    wanted = users.alias("user_id").to_frame().lazy()
+    return lists.select("user_id", "item_id", title).join(wanted, on="user_id", how="semi")
+
+
+def _kept(old: pl.DataFrame, new: pl.DataFrame) -> pl.Series:
+    """For each user the share of the longer of their lists that is in both."""
+    there = pl.concat([old.select("user_id", "item_id"), new.select("user_id", "item_id")])
+    both = there.filter(there.is_duplicated()).group_by("user_id").agg(both=pl.len() / 2)
+    lengths = [frame.group_by("user_id").agg(length=pl.len()) for frame in (old, new)]
+    longer = pl.concat(lengths).group_by("user_id").agg(longer=pl.col("length").max())
+    return longer.join(both, on="user_id", how="left").select(
+        pl.col("both").fill_null(0) / pl.col("longer")
+    )["both"]
+
+
+def _shifts(old: pl.DataFrame, new: pl.DataFrame) -> list[Shift]:
+    """The items of the lists, those that gained most lists first."""
+    before, after = (
+        frame.group_by("item_id").agg(pl.len().cast(pl.Int64).alias(name), pl.col("title").first())
+        for frame, name in ((old, "before"), (new, "after"))
+    )
+    table = (
+        after.join(before, on="item_id", how="full", coalesce=True)
+        .with_columns(pl.col("after", "before").fill_null(0))
+        .sort(pl.col("after") - pl.col("before"), "item_id", descending=[True, False])
+        .select("item_id", pl.coalesce("title", "title_right"), "before", "after")
+    )
+    return [Shift(*row) for row in table.iter_rows()]
+
+
+def _changed_data(before: Data | None, after: Data | None) -> Iterator[Change]:
+    if before is None or after is None:
+        return
+    old, new = before.to_json(), after.to_json()
+    for name in old:
+        if old[name] != new[name]:
+            yield Change(name, old[name], new[name])
+
+
+def _changed_metrics(before: Edition, after: Edition) -> Iterator[Change]:
+    old: Mapping[str, float] = before.about.get("metrics", {})
+    new: Mapping[str, float] = after.about.get("metrics", {})
+    for name, key in (("NDCG@25", NDCG), ("coverage", COVERAGE)):
+        if key in old and key in new and old[key] != new[key]:
+            yield Change(name, old[key], new[key])

@@ -1,0 +1,122 @@
+"""What the report remembers between runs: the data of the last one, and of each edition."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from batchrec_dagster.reporting.drift import Data, Inputs
+from batchrec_dagster.reporting.editions import EditionDiff, diff, incomparable, ndcg_of
+from batchrec_dagster.reporting.facts import Facts
+from batchrec_dagster.reporting.verdict import Before, Verdict
+from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
+from batchrec_dagster.storage.paths import Places, read_record, write_record
+from batchrec_dagster.storage.published_table import ABOUT, Edition, PublishedTable, read_about
+from batchrec_dagster.storage.resource import StorageResource
+
+REPORT = "recommendation_report"
+# Editions that the record remembers.
+MOST_EDITIONS = 100
+
+
+@dataclass(frozen=True)
+class EditionHistory:
+    """The published table of a pipeline, its older editions, and what the report knew of each.
+
+    Raises StorageError.
+    """
+
+    storage: StorageResource
+    places: Places
+
+    @property
+    def table(self) -> PublishedTable:
+        return PublishedTable(self.storage.store, self.storage.uri(self.places.recommendations))
+
+    def before(self, edition: Edition) -> Edition | None:
+        """The newest kept edition with other lists and a lower number."""
+        older = [one for one in self.table.older() if one.number < edition.number]
+        return next((one for one in older if one.version != edition.version), None)
+
+    def is_newest(self, edition: Edition) -> bool:
+        """Whether no edition has a higher number; not so after a rollback."""
+        return all(one.number <= edition.number for one in self.table.older())
+
+    def read(self) -> Mapping[str, Any]:
+        """What the report knew, by edition number as text."""
+        with suppress(DamagedError):
+            editions: Mapping[str, Any] = read_record(self.storage, self.places.record(REPORT)).get(
+                "editions", {}
+            )
+            return editions
+        return {}
+
+    def known(self, edition: Edition) -> Mapping[str, Any]:
+        """What the report knew of this edition: `data` and `verdict`; may be empty."""
+        known: Mapping[str, Any] = self.read().get(str(edition.number), {})
+        return known if known.get("version") == edition.version else {}
+
+    def remember(self, edition: Edition, facts: Facts) -> None:
+        """Note what the report says of the edition."""
+        known = {
+            "version": edition.version,
+            "data": facts.data.to_json(),
+            "verdict": asdict(facts.verdict),
+        }
+        editions = {**self.read(), str(edition.number): known}
+        kept = sorted(editions, key=int)[-MOST_EDITIONS:]
+        record = {"editions": {number: editions[number] for number in kept}}
+        write_record(self.storage, self.places.record(REPORT), record)
+
+    def verdict(self, edition: Edition) -> Verdict | None:
+        """The report's verdict on the edition; None if it has none."""
+        known = self.known(edition).get("verdict")
+        return Verdict(**known) if known else None
+
+    def compare(self, before: Edition, after: Edition) -> EditionDiff:
+        """What changed between the two."""
+        store = self.storage.store
+        with store.opened(before.uri) as old, store.opened(after.uri) as new:
+            return diff(
+                (before, pl.scan_parquet(old), self._data(before)),
+                (after, pl.scan_parquet(new), self._data(after)),
+            )
+
+    def _data(self, edition: Edition) -> Data | None:
+        known = self.known(edition).get("data")
+        return Data.from_json(known) if known else None
+
+    def inputs(self) -> Inputs | None:
+        """The data of the last run; None if there was none, or if its file is damaged."""
+        try:
+            file = io.BytesIO(self.storage.store.get(self._inputs))
+            about = read_about(file)
+            file.seek(0)
+            return Inputs.read(about, pl.read_parquet(file).to_series())
+        except (ObjectNotFoundError, pl.exceptions.PolarsError, OSError, ValueError, KeyError):
+            return None
+
+    def remember_inputs(self, inputs: Inputs) -> None:
+        """Note the data for the next run."""
+        table = inputs.items.alias("item").to_frame().to_arrow()
+        file = io.BytesIO()
+        pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(inputs.about)}), file)
+        self.storage.store.put(self._inputs, file.getvalue())
+
+    @property
+    def _inputs(self) -> str:
+        return self.storage.uri(self.places.inputs)
+
+
+def before_of(before: Edition | None, edition: Edition) -> Before | None:
+    """What the verdict on an edition needs of the one before it."""
+    if before is None:
+        return None
+    return Before(before.number, ndcg_of(before), incomparable(before, edition))

@@ -1,0 +1,187 @@
+"""The verdict: whether lists are good and safe to send, and why, in one or two sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from batchrec_dagster.personalize.evidence import Estimate, Evidence
+from batchrec_dagster.reporting.provenance import SMALL
+from batchrec_dagster.reporting.sections import Judgement
+
+# Without intervals, an NDCG below this share of the one before is worse.
+DROP = 0.9
+# The lists are concentrated if the most recommended 1% of items take this share of them, and this
+# many times the share that the most popular 1% take of the histories.
+CONCENTRATED, TIMES = 0.5, 3.0
+# More users without a list, or with a short one, than this share are worth a look.
+FEW = 0.05
+
+
+@dataclass(frozen=True)
+class Before:
+    """The edition before. ndcg: None if unknown; changed: the settings that changed since and make
+    the metrics incomparable, in words."""
+
+    edition: int
+    ndcg: Estimate | None
+    changed: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class VerdictFacts:
+    """What the verdict is made from.
+
+    ndcg, popular: NDCG@25 of the model and of the most popular items (None: not measured). tested:
+    over all tested users, if known. requested, served, full: users who should get a list, who got
+    one, and whose list is complete (None: unknown). top_lists, top_histories: the share of all
+    recommendations that the most recommended 1% of items take, and of all interactions that the
+    most popular 1% take. drift: what has changed much in the data, in words. checks: those that
+    warn. unchanged: since which day and edition these are the published lists, if a run changed
+    nothing.
+    """
+
+    ndcg: float
+    popular: float | None = None
+    tested: Evidence | None = None
+    before: Before | None = None
+    requested: int = 0
+    served: int = 0
+    full: int | None = None
+    top_lists: float = 0.0
+    top_histories: float = 0.0
+    drift: Sequence[str] = ()
+    checks: Sequence[str] = ()
+    unchanged: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """good: safe to send; watch: look first; bad: do not send."""
+
+    judgement: Judgement
+    text: str
+
+
+OPENINGS: dict[Judgement, str] = {
+    "good": "Good to send",
+    "watch": "Look before you send",
+    "bad": "Do not send",
+}
+
+
+def verdict(facts: VerdictFacts) -> Verdict:
+    """The worst judgement of all reasons; it names these, or else what makes the lists good."""
+    reasons = [quality(facts), *_lists(facts)]
+    worst = max((of for of, _ in reasons), key=[*OPENINGS].index)
+    named = [text for of, text in reasons if of == worst]
+    if worst != "good" and reasons[0][0] == "good":
+        named.append(f"apart from that, {reasons[0][1]}")
+    compared = _compared(facts)
+    text = f"{OPENINGS[worst]}: {'; '.join(named)}." + (f" {compared}" if compared else "")
+    return Verdict(worst, text)
+
+
+def quality(facts: VerdictFacts) -> tuple[Judgement, str]:
+    """How the model compares with the most popular items."""
+    if facts.popular is None:
+        return "watch", f"NDCG@25 is {facts.ndcg:.4f}, with nothing to compare it with"
+    measured = f"NDCG@25 {facts.ndcg:.4f} compared with {facts.popular:.4f}"
+    lead, tested = _lead(facts), facts.tested
+    if tested is None:
+        how = f"{measured}, without an interval, so chance is not ruled out"
+    elif lead is None or lead.low is None or lead.high is None:
+        how = f"{measured} on only {tested.users:,} tested users, too few for an interval"
+    else:
+        how = f"{measured} on {tested.users:,} tested users, a lead of {_with_interval(lead)}"
+    small = tested is not None and tested.users < SMALL
+    if lead is not None and lead.high is not None and lead.low is not None:
+        if lead.high < 0:
+            return "bad", f"the model is worse than the most popular items: {how}"
+        if lead.low <= 0:
+            return "watch", f"the model is not clearly better than the most popular items: {how}"
+        if small:
+            return "watch", f"the model beats the most popular items, but in a small sample: {how}"
+        return "good", f"the model clearly beats the most popular items: {how}"
+    if facts.ndcg <= facts.popular:
+        return "bad", f"the model is no better than the most popular items: {how}"
+    return ("watch" if tested else "good"), f"the model beats the most popular items: {how}"
+
+
+def _lead(facts: VerdictFacts) -> Estimate | None:
+    return facts.tested.difference if facts.tested else None
+
+
+def _with_interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.4f} (95% interval {estimate.low:.4f} to {estimate.high:.4f})"
+
+
+def _lists(facts: VerdictFacts) -> Iterator[tuple[Judgement, str]]:
+    """What is wrong with the lists, the data or the checks."""
+    missing = facts.requested - facts.served
+    if missing > 0:
+        judgement: Judgement = "bad" if missing > FEW * facts.requested else "watch"
+        yield judgement, f"{missing:,} of {facts.requested:,} requested users got no list"
+    short = 0 if facts.full is None else facts.served - facts.full
+    if short > FEW * facts.served:
+        yield "watch", f"{short:,} of {facts.served:,} lists are short"
+    if is_concentrated(facts):
+        yield (
+            "watch",
+            f"1% of the items take {facts.top_lists:.0%} of the lists, compared with"
+            f" {facts.top_histories:.0%} of the histories",
+        )
+    if _is_worse(facts):
+        yield "watch", "the model is worse than the one before"
+    if facts.drift:
+        yield "watch", f"the data changed much: {', '.join(facts.drift)}"
+    for check in facts.checks:
+        yield "watch", f"the check {check} warns"
+
+
+def is_concentrated(facts: VerdictFacts) -> bool:
+    """Whether few items take much more of the lists than of the histories."""
+    return facts.top_lists >= max(CONCENTRATED, TIMES * facts.top_histories)
+
+
+def _is_worse(facts: VerdictFacts) -> bool:
+    before = facts.before
+    if facts.unchanged or before is None or before.ndcg is None or before.changed:
+        return False
+    margin = _margin(facts)
+    fell = before.ndcg.value - facts.ndcg
+    return fell > margin if margin is not None else facts.ndcg < DROP * before.ndcg.value
+
+
+def _margin(facts: VerdictFacts) -> float | None:
+    """Half the 95 % interval of the difference between two editions, measured on different users;
+    None if an interval is missing."""
+    before, now = facts.before and facts.before.ndcg, facts.tested and facts.tested.ndcg
+    halves = [
+        (one.high - one.low) / 2
+        for one in (before, now)
+        if one and one.low is not None and one.high is not None
+    ]
+    return math.hypot(*halves) if len(halves) == 2 else None
+
+
+def _compared(facts: VerdictFacts) -> str | None:
+    """The sentence about the edition before."""
+    if facts.unchanged:
+        return f"Unchanged: these are the lists of {facts.unchanged}."
+    before = facts.before
+    if before is None:
+        return None
+    name = f"edition {before.edition}"
+    if before.changed:
+        return f"Not comparable with {name}: {', '.join(before.changed)}."
+    if before.ndcg is None:
+        return None
+    was = f"NDCG@25 was {before.ndcg.value:.4f}"
+    margin = _margin(facts)
+    if margin is None:
+        return f"In {name}, {was}."
+    if abs(facts.ndcg - before.ndcg.value) <= margin:
+        return f"It is as good as {name}, within the margin of error: {was}."
+    return f"It is {'better' if facts.ndcg > before.ndcg.value else 'worse'} than {name}: {was}."

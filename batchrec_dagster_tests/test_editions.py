@@ -1,0 +1,135 @@
+"""What changed between two editions, and between the data of two runs, counted another way."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+import pytest
+
+from batchrec_dagster.reporting.changes import changes_section
+from batchrec_dagster.reporting.drift import Data, Inputs
+from batchrec_dagster.reporting.editions import NDCG, diff, incomparable, ndcg_of
+from batchrec_dagster.storage.published_table import Edition
+
+Lists = dict[str, list[str]]
+
+
+def edition(number: int, **about: Any) -> Edition:
+    return Edition({"edition": number, "version": str(number), **about}, f"s3://b/{number}")
+
+
+def table(lists: Lists) -> pl.LazyFrame:
+    rows = [(u, rank, i, f"T{i}") for u, of in lists.items() for rank, i in enumerate(of, 1)]
+    names = {"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "title": pl.String}
+    return pl.LazyFrame(rows, names, orient="row")
+
+
+def some_lists(seed: int, users: range) -> Lists:
+    chance = random.Random(seed)
+    items = [f"i{n}" for n in range(40)]
+    return {f"u{user}": chance.sample(items, chance.randint(1, 8)) for user in users}
+
+
+def test_lists_are_compared_user_by_user_and_item_by_item() -> None:
+    old, new = some_lists(1, range(60)), some_lists(2, range(5, 70))
+    new["u5"] = list(reversed(old["u5"]))
+    found = diff((edition(1), table(old), None), (edition(2), table(new), None))
+    both = {*old} & {*new}
+    kept = [len({*old[u]} & {*new[u]}) / max(len(old[u]), len(new[u])) for u in both]
+    assert found.overlap == pytest.approx(sum(kept) / len(both))
+    assert (found.compared, found.gained, found.lost) == (len(both), 10, 5)
+    assert found.same_lists == sum({*old[u]} == {*new[u]} for u in both) >= 1
+    before, after = (Counter(i for u in both for i in lists[u]) for lists in (old, new))
+    order = sorted({*before, *after}, key=lambda item: (before[item] - after[item], item))
+    rose = [item for item in order if after[item] > before[item]][:10]
+    fell = [item for item in reversed(order) if after[item] < before[item]][:10]
+    for shifts, items in ((found.risers, rose), (found.fallers, fell)):
+        assert [(s.item, s.title, s.before, s.after) for s in shifts] == [
+            (item, f"T{item}", before[item], after[item]) for item in items
+        ]
+
+
+def test_many_users_are_sampled_and_none_in_common_is_said() -> None:
+    lists = some_lists(1, range(60))
+    found = diff((edition(1), table(lists), None), (edition(2), table(lists), None), most=20)
+    assert (found.compared, found.overlap, found.same_lists) == (20, 1.0, 20)
+    assert (found.risers, found.fallers) == ([], [])
+    others = table({"other": ["i1"]})
+    apart = diff((edition(1), table(lists), None), (edition(2), others, None))
+    assert (apart.overlap, apart.compared, apart.gained, apart.lost) == (None, 0, 1, 60)
+
+
+def test_metrics_are_compared_only_on_the_same_interactions() -> None:
+    strict = {"interactions.min_rating": 4.0, "solution.recipe": "x"}
+    old = edition(1, settings={"interactions.min_rating": 3.5}, metrics={NDCG: 0.2})
+    new = edition(2, settings=strict, metrics={NDCG: 0.1})
+    assert incomparable(old, new) == ["interactions.min_rating changed from 3.5 to 4"]
+    other_model = edition(2, settings={**strict, "interactions.min_rating": 3.5})
+    assert incomparable(old, other_model) == []
+    found = diff((old, table({}), None), (new, table({}), None))
+    assert found.settings is not None
+    assert [change.text for change in found.settings] == [
+        "interactions.min_rating changed from 3.5 to 4",
+        "solution.recipe changed from its default to x",
+    ]
+    assert not found.comparable
+    section = changes_section(found, None)
+    assert any("cannot be compared" in text for text in section.text)
+    assert "changed-metrics" not in [figure.name for figure in section.figures]
+    # An edition that knows no settings still knows their fingerprint.
+    assert incomparable(edition(1, measured_on="a"), edition(2, measured_on="a")) == []
+    assert len(incomparable(edition(1, measured_on="a"), edition(2, measured_on="b"))) == 1
+
+
+def test_the_ndcg_comes_with_its_interval_where_there_is_one() -> None:
+    numbers = {f"all/{name}": 0.1 for name in ("users", "ndcg", "popular", "difference")}
+    sure = edition(1, metrics={NDCG: 0.1}, evidence={**numbers, "all/ndcg_low": 0.05})
+    assert ndcg_of(sure) is not None
+    assert ndcg_of(sure).low == 0.05  # type: ignore[union-attr]
+    assert ndcg_of(edition(1, metrics={NDCG: 0.1})).low is None  # type: ignore[union-attr]
+    assert ndcg_of(edition(1)) is None
+
+
+DATA = Data(1000, 100, 50, "2026-01-01", "2026-01-31", {"buy": 0.5, "view": 0.5}, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({}, []),
+        ({"interactions": 1200, "users": 90}, []),
+        ({"interactions": 600}, ["40% fewer interactions"]),
+        ({"users": 200, "items": 70}, ["100% more users", "40% more items"]),
+        ({"events": {"buy": 0.2, "view": 0.8}}, 2),
+        ({"events": {"buy": 0.5, "see": 0.5}}, ["see is 50% of the events, it was 0%"]),
+        ({"mean_value": 1.0}, ["the mean value is 1, it was 2"]),
+        ({"mean_value": None}, []),
+    ],
+)
+def test_only_much_drift_is_named(now: dict[str, Any], said: list[str] | int) -> None:
+    items = pl.Series([f"i{n}" for n in range(50)])
+    before = Inputs(DATA, items)
+    drift = Inputs(replace(DATA, **now), pl.concat([items, pl.Series(["new"])])).after(before).drift
+    assert drift is not None
+    assert (drift.new_items, drift.vanished_items) == (1, 0)
+    if isinstance(said, int):
+        assert len(drift.much) == said
+    else:
+        assert {*said} <= {*drift.much}
+        assert bool(said) == bool(drift.much)
+
+
+def test_the_same_data_keep_the_drift_they_had() -> None:
+    first = Inputs(DATA, pl.Series(["a", "b"]))
+    assert first.after(None).drift is None
+    second = Inputs(replace(DATA, users=99), pl.Series(["b", "c", "d"])).after(first)
+    assert second.drift is not None
+    assert (second.drift.new_items, second.drift.vanished_items) == (2, 1)
+    # As read from the file that the second run left.
+    again = Inputs.read(second.about, second.items)
+    assert again.about == second.about
+    assert Inputs(second.data, second.items).after(again).drift == second.drift

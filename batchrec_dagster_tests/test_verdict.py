@@ -1,0 +1,119 @@
+"""What the report concludes, for a table of facts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from batchrec_dagster.personalize.evidence import Estimate, Evidence
+from batchrec_dagster.reporting.verdict import Before, VerdictFacts, verdict
+
+
+def measured(users: int, ndcg: float = 0.19, lead: float = 0.13, half: float = 0.02) -> Evidence:
+    """Measured on so many users, with intervals of this half width."""
+    some = half > 0
+    estimates = (
+        Estimate(value, value - half if some else None, value + half if some else None)
+        for value in (ndcg, ndcg - lead, lead)
+    )
+    return Evidence("all", users, *estimates)
+
+
+def facts(**changed: Any) -> VerdictFacts:
+    return VerdictFacts(
+        **{
+            "ndcg": 0.19,
+            "popular": 0.06,
+            "tested": measured(211),
+            "requested": 2113,
+            "served": 2113,
+            "full": 2113,
+            "top_lists": 0.4,
+            "top_histories": 0.13,
+            **changed,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "judgement", "said"),
+    [
+        (
+            {},
+            "good",
+            "Good to send: the model clearly beats the most popular items: NDCG@25 0.1900 compared"
+            " with 0.0600 on 211 tested users, a lead of 0.1300 (95% interval 0.1100 to 0.1500).",
+        ),
+        # How sure it is.
+        (
+            {"tested": measured(211, half=0.2)},
+            "watch",
+            "is not clearly better than the most popular",
+        ),
+        ({"tested": measured(211, lead=-0.1)}, "bad", "is worse than the most popular items"),
+        ({"tested": measured(30)}, "watch", "but in a small sample: NDCG@25 0.1900"),
+        (
+            {"tested": measured(5, half=0)},
+            "watch",
+            "on only 5 tested users, too few for an interval",
+        ),
+        ({"tested": None}, "good", "without an interval, so chance is not ruled out"),
+        ({"tested": None, "ndcg": 0.06}, "bad", "no better than the most popular items"),
+        ({"popular": None}, "watch", "with nothing to compare it with"),
+        # The lists.
+        ({"served": 2100}, "watch", "13 of 2,113 requested users got no list"),
+        ({"served": 1000, "full": 1000}, "bad", "1,113 of 2,113 requested users got no list"),
+        ({"full": 2100}, "good", "Good to send"),
+        ({"full": 1900}, "watch", "213 of 2,113 lists are short"),
+        ({"top_lists": 0.9}, "watch", "1% of the items take 90% of the lists, compared with 13%"),
+        ({"top_lists": 0.9, "top_histories": 0.5}, "good", "Good to send"),
+        # The data and the checks.
+        ({"drift": ["40% fewer users"]}, "watch", "the data changed much: 40% fewer users"),
+        ({"checks": ["lists_full"]}, "watch", "the check lists_full warns"),
+        # All reasons of the worst judgement, and what is good apart from them.
+        (
+            {"full": 1900, "checks": ["fresh"]},
+            "watch",
+            "213 of 2,113 lists are short; the check fresh warns; apart from that, the model",
+        ),
+        # The edition before.
+        (
+            {"before": Before(3, Estimate(0.2, 0.18, 0.22))},
+            "good",
+            "It is as good as edition 3, within the margin of error: NDCG@25 was 0.2000.",
+        ),
+        (
+            {"before": Before(3, Estimate(0.1, 0.08, 0.12))},
+            "good",
+            "It is better than edition 3: NDCG@25 was 0.1000.",
+        ),
+        (
+            {"before": Before(3, Estimate(0.25, 0.23, 0.27))},
+            "watch",
+            "It is worse than edition 3: NDCG@25 was 0.2500.",
+        ),
+        ({"before": Before(3, Estimate(0.25))}, "watch", "the model is worse than the one before"),
+        ({"before": Before(3, Estimate(0.2))}, "good", "In edition 3, NDCG@25 was 0.2000."),
+        (
+            {"before": Before(3, Estimate(0.9), ["interactions.min_rating changed from 3.5 to 4"])},
+            "good",
+            "Not comparable with edition 3: interactions.min_rating changed from 3.5 to 4.",
+        ),
+        (
+            {"before": Before(3, Estimate(0.9)), "unchanged": "edition 4 of 2026-01-02"},
+            "good",
+            "Unchanged: these are the lists of edition 4 of 2026-01-02.",
+        ),
+    ],
+)
+def test_the_verdict_follows_from_the_facts(
+    changed: dict[str, Any], judgement: str, said: str
+) -> None:
+    found = verdict(facts(**changed))
+    assert found.judgement == judgement, found.text
+    assert said in found.text
+    assert "times" not in found.text
+    openings = {"good": "Good to send:", "watch": "Look before you send:", "bad": "Do not send:"}
+    assert found.text.startswith(openings[judgement])
+    assert found.text.endswith(".")
