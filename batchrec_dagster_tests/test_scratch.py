@@ -67,7 +67,7 @@ def test_what_spark_was_writing_for_dead_runs_goes(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
-    storage: StorageResource = deployment.resources()["storage"]
+    storage: StorageResource = deployment.resources()["batchrec_storage"]
 
     @dg.job
     def job() -> None:

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import sqlalchemy as sa
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, QUERY_MINUTES, Limits
@@ -36,6 +35,9 @@ from batchrec_dagster.preparation.sources.source import (
 from batchrec_dagster.storage.postgres_safety import safe_defaults
 from batchrec_dagster.storage.redaction import HIDDEN
 from batchrec_dagster.storage.scratch import temporary_folder
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 SCHEME, DUCKDB = "sql+env://", "duckdb:///"
 BATCH = 50_000
@@ -138,6 +140,8 @@ def parse_database(text: str) -> str:
 
 
 def _write(url: str, sql: str, setting: str, path: Path) -> None:
+    import sqlalchemy as sa
+
     if url.startswith(DUCKDB):
         try:
             read_database(Path(url.removeprefix(DUCKDB)), sql, setting, path)
@@ -248,6 +252,8 @@ def _text(value: Any) -> str:
 
 
 def _with_driver(url: str) -> sa.URL:
+    import sqlalchemy as sa
+
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
@@ -271,6 +277,8 @@ def _connect_args(url: sa.URL) -> dict[str, str]:
 def _explained(url: str, setting: str) -> Iterator[None]:
     """Make a FileError of every error, without any part of the URL, and without its cause, whose
     message has some."""
+    import sqlalchemy as sa
+
     name = url.partition(":")[0].partition("+")[0]
     try:
         yield
@@ -285,6 +293,8 @@ def _explained(url: str, setting: str) -> Iterator[None]:
 
 
 def _without_url(message: str, url: str) -> str:
+    import sqlalchemy as sa
+
     parsed = sa.make_url(url)
     query: Mapping[str, Any] = parsed.query
     parts = [parsed.password, parsed.host, parsed.username, parsed.database, *query.values()]
