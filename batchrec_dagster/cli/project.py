@@ -221,7 +221,7 @@ def _declared_deployments(pipeline: str | None) -> Iterator[dict[str, Any]]:
 
 def _variables(declared: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
     """The variables that declared settings replace, with templates filled in."""
-    from batchrec_dagster.config.deployment import DeploymentSettings
+    from batchrec_dagster.config.project import DeploymentSettings
     from batchrec_dagster.config.templates import fill_in
 
     filled = {name: fill_in(str(value), env) for name, value in declared.items()}

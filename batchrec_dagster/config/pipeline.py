@@ -9,7 +9,6 @@ from typing import Annotated, Any, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.assets import AssetSettings
 from batchrec_dagster.config.automation import (
     Alerts,
     Budget,
@@ -17,10 +16,10 @@ from batchrec_dagster.config.automation import (
     Schedule,
     cron_is_valid,
 )
-from batchrec_dagster.config.deployment import DeploymentSettings
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.interactions import BatchUsers, Interactions, Preparation
 from batchrec_dagster.config.items import Items
+from batchrec_dagster.config.project import AssetSettings, DeploymentSettings
 from batchrec_dagster.config.ratings import Ratings
 from batchrec_dagster.config.recommendations import Gate, Publication, Recommendations
 from batchrec_dagster.config.segments import Segments

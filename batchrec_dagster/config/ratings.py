@@ -129,7 +129,8 @@ class Ratings(Sourced):
         " s3://bucket/prefix/) or a pattern (data/2026-*.csv, **/ for folders within). gzip,"
         " bzip2, xz and zstd are unpacked. A relative path starts at the project's folder. Several,"
         " for a query: the name of each table, and its source. A database, for a query of it:"
-        " sql+env://VARIABLE, the environment variable that holds its URL.",
+        " sql+env://VARIABLE, the environment variable that holds its URL. Another asset of the"
+        " project: asset://KEY.",
         examples=["sample://hetrec", "data/ratings.csv", "s3://shop/orders/**/*.parquet"],
     )
     copy_to_storage: bool = Field(
@@ -256,6 +257,8 @@ class Ratings(Sourced):
     def _query_is_copied(self) -> Self:
         if self.query is not None and not self.copy_to_storage:
             raise ValueError("the rows of a query are kept in the storage: omit copy: false")
+        if self.upstream and not self.copy_to_storage:
+            raise ValueError("the rows of an asset are kept in the storage: omit copy: false")
         if self.query is not None and (self.format is not None or self.decimal != "."):
             raise ValueError("format and decimal are of files, not of a query: omit them")
         return self

@@ -9,6 +9,8 @@ import dagster as dg
 from pydantic import Field, model_validator
 
 from batchrec_dagster.config.validation import field_errors
+from batchrec_dagster.preparation.sources.assets import ONLY_A_RUN, AssetRows
+from batchrec_dagster.preparation.sources.assets import SCHEME as ASSET
 from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
 from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, check_sql
@@ -68,6 +70,12 @@ class Sourced(dg.Model):
         return source if source.startswith(SCHEME) else None
 
     @property
+    def upstream(self) -> list[dg.AssetKey]:
+        """The assets that the rows come from."""
+        files = [parse_source(one) for one in self.sources.values() if one.startswith(ASSET)]
+        return [dg.AssetKey(file.key) for file in files if isinstance(file, AssetRows)]
+
+    @property
     def has_visible_files(self) -> bool:
         """Whether the sources may change and listing them is cheap: local paths or s3://."""
         sources = self.sources.values()
@@ -107,6 +115,8 @@ class Sourced(dg.Model):
         return self
 
     def _query_problems(self) -> dict[tuple[str, ...], str]:
+        if self.query is not None and self.upstream:
+            return {("source",): ONLY_A_RUN}
         if self.database is not None:
             return (
                 {} if self.query else {("source",): "a database needs a query: its rows are read"}

@@ -1,13 +1,18 @@
-"""The resources of the pipelines in a code location, which no other definition provides."""
+"""The resources of the pipelines in a code location, and their lists for other locations."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.config.deployment import DeploymentSettings
+from batchrec_dagster.config.project import DeploymentSettings
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline.declare_asset import PIPELINE
+from batchrec_dagster.storage.io_managers import STORAGE_KEY
+from batchrec_dagster.storage.paths import Places
 
 
 class BatchrecResources(DeploymentSettings, dg.Component, dg.Resolvable):
@@ -27,3 +32,21 @@ def deployment_of(own: DeploymentSettings, context: dg.ComponentLoadContext) -> 
     for settings in (*project, own):
         environment |= settings.variables
     return Deployment.from_environment(environment)
+
+
+def published(pipeline: str, *, key_prefix: str | None = None) -> dg.AssetSpec:
+    """The published lists of a pipeline in another code location, to depend on and to load.
+
+    A location that loads them needs `resources()`. key_prefix: the pipeline's assets.key_prefix.
+    """
+    return dg.AssetSpec(
+        key=[*(key_prefix or pipeline).split("/"), "recommendations"],
+        description=f"The lists that the pipeline {pipeline} published: user_id, rank, item_id,"
+        " title where items have titles, score.",
+        metadata={PIPELINE: pipeline, STORAGE_KEY: Places(pipeline).recommendations},
+    ).with_io_manager_key("batchrec_published_io")
+
+
+def resources(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """batchrec's resources and IO managers by key, as the environment's variables say."""
+    return Deployment.from_environment(environment).resources()

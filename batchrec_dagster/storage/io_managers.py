@@ -123,7 +123,7 @@ class TableIOManager(StorageIOManager):
         if isinstance(value, Path):
             return value
         buffer = io.BytesIO()
-        self.write(_polars(value), buffer)
+        self.write(to_polars(value), buffer)
         return buffer.getvalue()
 
     def decode(self, data: bytes, wanted: object) -> Any:
@@ -216,7 +216,8 @@ def _pandas_frame() -> Any:
     return getattr(sys.modules.get("pandas"), "DataFrame", type(None))
 
 
-def _polars(table: Any) -> pl.DataFrame:
+def to_polars(table: Any) -> pl.DataFrame:
+    """A frame or table of any supported kind. Raises dg.DagsterInvariantViolationError."""
     import pyarrow as pa
 
     match table:
@@ -230,7 +231,7 @@ def _polars(table: Any) -> pl.DataFrame:
         frame: pl.DataFrame = pl.from_pandas(table)
         return frame
     raise dg.DagsterInvariantViolationError(
-        f"cannot store a {type(table).__name__}: return a pandas DataFrame, a polars frame or a"
+        f"a {type(table).__name__} is no table: return a pandas DataFrame, a polars frame or a"
         " pyarrow Table"
     )
 

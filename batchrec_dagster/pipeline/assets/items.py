@@ -21,6 +21,7 @@ from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.reporting.markdown import table as markdown_table
 from batchrec_dagster.steps.items import check_items, read_items
 from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files
+from batchrec_dagster.steps.upstream import found_upstream
 from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "1"
@@ -61,6 +62,7 @@ def raw_items(
         kinds={"file"},
         stage=RAW,
         storage_key=places.record("raw_items"),
+        deps=declared.upstream,
         code_version=f"{CODE_VERSION}-{fingerprint(declared, layout)}",
         io_manager="record_io",
         checks={
@@ -70,7 +72,9 @@ def raw_items(
     def raw_items(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
         started = time.monotonic()
         record_key, place = places.record("raw_items"), places.raw_items
-        with bring_raw_files(source, storage, project, record=record_key, place=place) as raw:
+        with bring_raw_files(
+            found_upstream(source, context), storage, project, record=record_key, place=place
+        ) as raw:
             context.log.info(f"{source.shown}: {raw.outcome}")
             check = check_items(raw.record, storage, layout, declared.on_bad_rows)
             yield from published(

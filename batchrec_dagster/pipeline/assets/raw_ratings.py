@@ -19,6 +19,7 @@ from batchrec_dagster.steps.raw_inspection import (
     RatingsInspection,
     inspect_ratings,
 )
+from batchrec_dagster.steps.upstream import found_upstream
 from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "2"
@@ -41,6 +42,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
         storage_key=places.record("raw_ratings"),
         code_version=f"{CODE_VERSION}-{fingerprint(ratings)}",
         io_manager="record_io",
+        deps=ratings.upstream,
         checks={
             "rows_readable": "The declared columns are there, and their values can be read.",
         },
@@ -49,7 +51,9 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
         started = time.monotonic()
         record_key = places.record("raw_ratings")
         place = places.raw if ratings.copy_to_storage else None
-        with bring_raw_files(source, storage, project, record=record_key, place=place) as raw:
+        with bring_raw_files(
+            found_upstream(source, context), storage, project, record=record_key, place=place
+        ) as raw:
             context.log.info(f"{source.shown}: {raw.outcome}")
             found = inspect_ratings(raw.record, pipeline, storage, project)
             columns = found.format.columns if found.format else {}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from batchrec_dagster.preparation.sources.archives import Member
+from batchrec_dagster.preparation.sources.assets import AssetRows
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, StoredObject, WebFile
 from batchrec_dagster.preparation.sources.movielens import PUBLISHED, Sample, parse_movielens
 from batchrec_dagster.preparation.sources.source import (
@@ -18,6 +19,7 @@ from batchrec_dagster.preparation.sources.source import (
 )
 
 SCHEMES: dict[str, Callable[[str], File]] = {
+    "asset": AssetRows.parse,
     "http": WebFile.parse,
     "https": WebFile.parse,
     "movielens": parse_movielens,
@@ -27,7 +29,7 @@ SCHEMES: dict[str, Callable[[str], File]] = {
 ALLOWED = (
     "a path, s3://bucket/key, https://…, a file in a zip archive of any of these"
     " (ARCHIVE.zip!/path/in/it.csv), a folder or a pattern such as data/*.csv,"
-    " sample://hetrec, movielens:// with one of "
+    " asset://KEY, sample://hetrec, movielens:// with one of "
     + ", ".join(PUBLISHED)
     + ", or, with a query, sql+env://VARIABLE for a database"
 )

@@ -1,4 +1,4 @@
-"""What Dagster's assets of a pipeline have, so that they fit into a team's project."""
+"""How a pipeline fits into a project: what its assets have, where its data and Personalize are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,44 @@ from typing import Any, Self
 
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
+
+_VARIABLES = {
+    "storage": "BATCHREC_STORAGE",
+    "personalize": "BATCHREC_PERSONALIZE",
+    "role_arn": "BATCHREC_ROLE_ARN",
+    "region": "AWS_REGION",
+    "profile": "AWS_PROFILE",
+}
+
+
+class DeploymentSettings(dg.Model):
+    """Where data and Personalize are. What is omitted, the environment decides."""
+
+    storage: str | None = Field(
+        default=None,
+        description="A folder, or s3://bucket/prefix. Default: BATCHREC_STORAGE.",
+        examples=["s3://lists-eu/batchrec"],
+    )
+    personalize: str | None = Field(
+        default=None,
+        description="embedded, aws, or the URL of a Personalize. Default: BATCHREC_PERSONALIZE.",
+    )
+    role_arn: str | None = Field(
+        default=None,
+        description="The role with which Personalize reads and writes the bucket. Default:"
+        " BATCHREC_ROLE_ARN.",
+        examples=["arn:aws:iam::123456789012:role/personalize-eu"],
+    )
+    region: str | None = Field(
+        default=None, description="The AWS region. Default: AWS_REGION.", examples=["eu-west-1"]
+    )
+    profile: str | None = Field(default=None, description="The AWS profile. Default: AWS_PROFILE.")
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables that these settings replace."""
+        own: dict[str, Any] = {name: getattr(self, name) for name in _VARIABLES}
+        return {_VARIABLES[name]: value for name, value in own.items() if value is not None}
 
 
 class Retries(dg.Model):
