@@ -12,12 +12,15 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import pyarrow as pa
 import pytest
 import yaml
 from deltalake import DeltaTable, write_deltalake
+from pyiceberg.catalog.sql import SqlCatalog
 
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.personalize.schemas import parse_schema
+from batchrec_dagster_tests.postgres_server import postgres_server
 from batchrec_dagster_tests.support import (
     REPOSITORY,
     Project,
@@ -213,9 +216,26 @@ def delta(root: Path) -> None:
     DeltaTable(str(root / "lake/orders")).delete("customer_id = 999")
 
 
+def iceberg(root: Path) -> None:
+    users = pa.array([user for user, _ in EVENTS] + [999])
+    rows = pa.table({"customer_id": users, "sku": [f"s{item}" for _, item in EVENTS] + ["x"]})
+    rows = rows.append_column("ordered_at", pa.array([START] * len(rows)))
+    catalog = SqlCatalog("shop", uri="sqlite://", warehouse=f"file://{root}")
+    catalog.create_namespace("shop")
+    table = catalog.create_table("shop.o", rows.schema, location=f"file://{root}/lake/orders")
+    table.append(rows)
+    table.delete("customer_id = 999")
+
+
 @pytest.mark.parametrize(
     ("section", "make"),
-    [("GA4 export", ga4), ("Segment", segment), ("Baskets", baskets), ("Delta and Iceberg", delta)],
+    [
+        ("GA4 export", ga4),
+        ("Segment", segment),
+        ("Baskets", baskets),
+        ("Delta and Iceberg", delta),
+        ("Delta and Iceberg", iceberg),
+    ],
 )
 def test_a_shape_of_the_page(
     project: Project,
@@ -230,6 +250,32 @@ def test_a_shape_of_the_page(
     kept = interactions(project, "shop")
     assert kept.height == len(EVENTS)
     assert kept.get_column("USER_ID").n_unique() == 60
+
+
+def test_a_postgresql(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = documented("A database")
+    with postgres_server() as server:
+        monkeypatch.setenv("SHOP_DATABASE_URL", server.url())
+        server.query(
+            "CREATE TABLE orders (order_id serial, customer_id int, sku text, quantity int,"
+            " ordered_at timestamptz DEFAULT '2024-01-02 03:04:05+01', updated_at int DEFAULT 1)"
+        )
+        values = ", ".join(f"({user}, 's{item}', {item % 4})" for user, item in EVENTS)
+        server.query(f"INSERT INTO orders (customer_id, sku, quantity) VALUES {values}")
+        told(prepare(project, instance, declared), "raw_ratings")
+        kept = interactions(project, "shop")
+        assert kept.select("USER_ID", "ITEM_ID").rows() == [
+            (str(user), f"s{item}") for user, item in EVENTS if item % 4
+        ]
+        assert kept.get_column("TIMESTAMP").unique().to_list() == [1_704_161_045]
+        again = prepare(project, instance, declared)
+        assert told(again, "raw_ratings")["outcome"] == "unchanged: not copied again"
+        server.query("UPDATE orders SET quantity = 0, updated_at = 2 WHERE customer_id = 1")
+        changed = prepare(project, instance, declared)
+        assert told(changed, "raw_ratings")["outcome"] == "copied"
+        assert "1" not in interactions(project, "shop").get_column("USER_ID")
 
 
 def test_the_schema_asks_for_the_columns_that_are_written() -> None:

@@ -226,7 +226,9 @@ def _write(connection: DuckDBPyConnection, sql: str, setting: str, result: Path)
         if kind == "JSON":
             raise FileError(f"{setting}: {name} is JSON: take its text, with ->> for ->")
         if not _KEPT.fullmatch(kind) and not re.search(r"[\](]", kind):
-            changed.append(f"CAST({identifier(name)} AS VARCHAR) AS {identifier(name)}")
+            # Sums are huge integers, which Parquet would make floating-point numbers.
+            instead = "DECIMAL(38, 0)" if kind.endswith("HUGEINT") else "VARCHAR"
+            changed.append(f"CAST({identifier(name)} AS {instead}) AS {identifier(name)}")
     replaced = f" REPLACE ({', '.join(changed)})" if changed else ""
     # The query stands in the first line, so that the lines of its errors are its own.
     connection.execute(
@@ -301,6 +303,11 @@ def _one_line(text: str, files: Sequence[TableFile]) -> str:
     # Its hints name settings of DuckDB's reader, which nobody here has.
     short = re.split(r"\n\s*Possible|\nColumn \S+ is being", text)[0]
     shown = " ".join(short.split())
+    if "state machine" in shown:
+        shown = (
+            "lines end in CRLF and in LF, or a field has a carriage return in it, which DuckDB does"
+            " not read: write all line ends alike"
+        )
     for file in files:
         if (path := str(file.link)) in text:
             name = file.opened.name
