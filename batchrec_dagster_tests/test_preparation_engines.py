@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,21 @@ def users_files(project: Project) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted(folder.rglob("users*.json"))}
 
 
+@contextmanager
+def removals(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """The names of what was in the temporary folders that were removed."""
+    names: set[str] = set()
+    remove = shutil.rmtree
+
+    def removing(folder: Path | str, *how: Any, **named: Any) -> None:
+        names.update(path.name for path in Path(folder).iterdir())
+        remove(folder, *how, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("batchrec_dagster.storage.scratch.shutil.rmtree", removing)
+        yield names
+
+
 def test_spark_here_gives_what_the_local_engine_gives(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +105,9 @@ def test_spark_here_gives_what_the_local_engine_gives(
     assert 0 < len("".join(active.values()).split()) < 60
     shutil.rmtree(project.storage / "shop/transformed")
     attributes["preparation"] = {"engine": "spark", "memory": "1g"}
-    spark = prepare(project, "shop", instance, **attributes)
+    with removals(monkeypatch) as removed:
+        spark = prepare(project, "shop", instance, **attributes)
+    assert {"interactions.csv", "spark"} <= removed
     assert local.success
     assert spark.success
     assert data_version(instance, "shop") == version

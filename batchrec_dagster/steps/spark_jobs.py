@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import dagster as dg
@@ -98,11 +99,17 @@ class LocalSpark:
         self._check()
         reader = LocalMessages()
         client = dg.PipesSubprocessClient(message_reader=reader)
+        environment = {
+            "PYSPARK_PYTHON": sys.executable,
+            "PYSPARK_DRIVER_PYTHON": sys.executable,
+            # Next to the work folder, so that they go with it if this process is killed.
+            "SPARK_LOCAL_DIRS": str(Path(task.work.removeprefix("file://")).with_name("spark")),
+        }
         with explained(reader, lambda: "see its output in the run's compute logs"):
             client.run(
                 context=context,
                 command=[sys.executable, "-m", "batchrec_dagster.preparation.spark.job"],
-                env={"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable},
+                env=environment,
                 extras={
                     "task": task.to_json(),
                     "local": {"cores": self.cores, "memory": self.memory},
