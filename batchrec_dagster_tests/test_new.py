@@ -45,6 +45,9 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.chdir(project.root)
+    # Fewer rows are quicker to write and to read.
+    monkeypatch.setattr("batchrec_dagster.steps.checks.MIN_INTERACTIONS", 20)
+    monkeypatch.setattr("batchrec_dagster.steps.checks.MIN_USERS_WITH_TWO_INTERACTIONS", 5)
     return project
 
 
@@ -248,9 +251,17 @@ def test_a_comma_for_a_point_is_seen(here: Project) -> None:
 
 def test_a_file_without_a_header_goes_by_position(here: Project) -> None:
     written(here.root / "ratings.dat", "", by="::")
-    code, said = new("shop", "--ratings", "ratings.dat")
+    code, said = new("seen", "--ratings", "ratings.dat")
+    assert code == 0, said
+    kinds = "1 numbers, such as 1, 2 numbers, such as 1, 3 numbers, such as 2, 4 times, such as 15"
+    assert f"ratings.dat has no header. Its columns: {kinds}" in said
+    columns = {"user": 1, "item": 2, "rating": 3, "timestamp": 4}
+    assert declared(here, "seen")["ratings"]["columns"] == columns
+    written(here.root / "two.dat", "", {"again": lambda _: START}, by="::")
+    code, said = new("two", "--ratings", "two.dat")
     assert code == 2
-    assert "has no header; line 1 is: 1, 1, 2, 1500000000" in said
+    assert "two.dat has no header. Its columns: 1 numbers" in said
+    assert "5 times, such as 1500000000. Give them by position, from 1: --user COL" in said
     positions = ("--user", "1", "--item", "2", "--rating", "3", "--time", "4")
     assert new("shop", "--ratings", "ratings.dat", *positions[:-1], "when")[0] == 2
     code, said = new("shop", "--ratings", "ratings.dat", *positions)
@@ -412,10 +423,13 @@ def test_columns_of_the_items_can_be_told_as_those_of_the_ratings(here: Project)
 def test_what_is_too_little_or_bad_is_told(here: Project) -> None:
     (here.root / "few.csv").write_text("user_id,item_id,timestamp\na,b,1500000000\n,c,1500000001\n")
     code, said = new("shop", "--ratings", "few.csv")
-    assert code == 0
-    assert "Warning: 1 interactions of 1 users" in said
-    assert "Personalize needs 1,000 interactions" in said
+    assert code == 1
     assert "cannot read 1 of 2 rows; the first is few.csv, line 3: no user" in said
+    assert "Fix the file, or drop such rows with --on-bad-rows skip" in said
+    code, said = new("shop", "--ratings", "few.csv", "--on-bad-rows", "skip")
+    assert code == 1
+    assert "it could not run: 1 interactions of 1 users" in said
+    assert "Personalize needs 20 interactions" in said
     for source, code_wanted, wanted in (
         ("none.csv", 1, "there is no such file"),
         ("ftp://x/y.csv", 1, "ftp:// is not supported"),
@@ -427,7 +441,49 @@ def test_what_is_too_little_or_bad_is_told(here: Project) -> None:
     assert "wide.csv, line 1 has 300,003 columns" in new("club", "--ratings", "wide.csv")[1]
     (here.root / "empty.csv").touch()
     assert "empty.csv: it is empty" in new("club", "--ratings", "empty.csv")[1]
-    assert left(here) == ["shop"]
+    assert left(here) == []
+
+
+def test_the_first_rows_are_shown_as_they_were_read(here: Project) -> None:
+    def local(number: int) -> str:
+        return f"{datetime.fromtimestamp(START + 86_400 * number, UTC):%d.%m.%Y %H:%M}"
+
+    path = here.root / "orders.csv"
+    names = {"tag": lambda _: "Łódź", "name": lambda _: '5" plate', "at": local}
+    written(path, "customer_id;sku;n;epoch;tag;name;at", names, by=";")
+    text = path.read_text() + "anonymous;1;1;2;x;y;01.01.2024 10:00\n;1;1;2;x;y;01.01.2024 10:00\n"
+    path.write_bytes(text.encode("cp1250"))
+    asked = ("--no-quotes", "--encoding", "cp1250", "--timezone", "Asia/Tokyo", "--time", "at")
+    more = ("--null-value", "anonymous", "--on-bad-rows", "skip", "--event-type", "tag")
+    code, said = new("shop", "--ratings", "orders.csv", *asked, *more)
+    assert code == 0, said
+    assert "user  item  time (UTC)           event_type\n" in said
+    assert "1     1     2017-07-13 17:40:00  Łódź\n1     4     2017-07-14 17:40:00  Łódź\n" in said
+    bad, line = f"2 of {len(ROWS) + 2:,} rows", f"line {len(ROWS) + 2}"
+    assert f"Warning: cannot read {bad}; the first is orders.csv, {line}" in said
+    attributes = declared(here)["ratings"]
+    assert attributes["quotes"] is False
+    assert attributes["encoding"] == "cp1250"
+    assert attributes["timezone"] == "Asia/Tokyo"
+    assert attributes["null_values"] == ["anonymous"]
+    assert attributes["on_bad_rows"] == "skip"
+
+
+def test_files_without_times_or_with_years_of_two_digits(here: Project) -> None:
+    (here.root / "plays.tsv").write_text("".join(f"u{user}\ti{item}\n" for user, item in ROWS))
+    code, said = new("fm", "--ratings", "plays.tsv", "--user", "1", "--item", "2")
+    assert code == 2
+    assert "(or --time none)" in said
+    asked = ("--user", "1", "--item", "2", "--time", "none")
+    code, said = new("fm", "--ratings", "plays.tsv", *asked)
+    assert code == 0, said
+    assert declared(here, "fm")["ratings"]["columns"] == {"user": 1, "item": 2, "timestamp": "none"}
+    written(here.root / "b.csv", "user_id,item_id,n,m,date", {"date": lambda _: "31.12.24"})
+    code, said = new("club", "--ratings", "b.csv")
+    assert code == 1
+    assert "such as '31.12.24' with a year of two digits (%y). Give it" in said
+    code, said = new("club", "--ratings", "b.csv", "--time-format", "%d.%m.%y")
+    assert code == 0, said
 
 
 def test_what_does_not_load_is_not_left_behind(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from batchrec_dagster.cli.recognise import Recognised
     from batchrec_dagster.preparation.layout import Column
 
+NO_TIMES = "none"
 # A folder of many files is judged by the first ones.
 MOST_FILES = 20
 
@@ -49,7 +50,7 @@ MOST_FILES = 20
 )
 @click.option("--user", metavar="COL", help="Column with the user's id.")
 @click.option("--item", metavar="COL", help="Column with the item's id.")
-@click.option("--time", "timestamp", metavar="COL", help="Column with the time.")
+@click.option("--time", "timestamp", metavar="COL", help="Column with the time; none: no times.")
 @click.option("--rating", metavar="COL", help="Column with the rating, if any.")
 @click.option(
     "--min-rating",
@@ -59,6 +60,22 @@ MOST_FILES = 20
 @click.option("--event-type", metavar="COL", help="Column with the event type, if any.")
 @click.option("--delimiter", metavar="CHAR", help="Delimiter of the CSV file.")
 @click.option("--time-format", metavar="FORMAT", help="Format of the times, as for strptime.")
+@click.option("--timezone", metavar="ZONE", help="Time zone of times without one. Default: UTC.")
+@click.option("--encoding", metavar="NAME", default="auto", help="Encoding, such as cp1250.")
+@click.option("--no-quotes", is_flag=True, help='" in CSV is like any other character.')
+@click.option(
+    "--null-value",
+    "null_values",
+    metavar="TEXT",
+    multiple=True,
+    help="Text that means no value, besides NULL, nan and the like; repeatable.",
+)
+@click.option(
+    "--on-bad-rows",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    help="skip: drop unreadable rows. fail, the default: refuse a file with any.",
+)
 @click.option("--items-id", "items_item", metavar="COL", help="Items: column of the id.")
 @click.option("--items-title", metavar="COL", help="Items: column of the title.")
 @click.option("--items-created", metavar="COL", help="Items: column of the release time.")
@@ -78,8 +95,9 @@ MOST_FILES = 20
 def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     """Declare the pipeline NAME for a file of ratings.
 
-    Recognises format, columns and times; the options override what it recognises. Give columns by
-    name, or by position, from 1, if the file has no header. Writes defs/NAME/defs.yaml, with
+    Recognises format, columns and times, and shows the first rows as it read them; the options
+    override what it recognises. Give columns by name, or by position, from 1, if the file has no
+    header. What could not run is refused. Writes defs/NAME/defs.yaml, with
     comments, into the project around this folder, once it loads. Never overwrites a file.
 
     \b
@@ -116,14 +134,15 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     try:
         found = [_ratings(_source(ratings, project), project, columns, options)]
         if items is not None:
-            delimiter = options["items_delimiter"]
             source = _source(items, project)
-            found.append(_items(source, project, item_columns, delimiter, found[0]))
-        written = _write(project, name, _text(project.defs / name, name, *found))
+            found.append(_items(source, project, item_columns, options, found[0]))
+        text = _text(project.defs / name, name, options["on_bad_rows"], *found)
+        written = _write(project, name, text)
     except UnknownColumnsError as error:
         raise click.UsageError(plain(str(error))) from error
     except (PreparationError, SourceError, StorageError, DeclarationError) as error:
         raise click.ClickException(plain(str(error))) from error
+    click.echo("\n".join(map(plain, [*found[0].preview, ""])))
     for each in found:
         settings = {key: value for key, value in each.settings.items() if key != "source"}
         lines = [*each.summary, *block(settings, "  "), *(f"  {rule}" for rule in each.rules)]
@@ -140,7 +159,7 @@ def _columns(given: Mapping[str, str | None]) -> dict[str, Column]:
         for role, text in given.items()
         if text is not None
     }
-    if len({type(column) for column in columns.values()}) > 1:
+    if len({type(column) for column in columns.values() if column != NO_TIMES}) > 1:
         raise click.UsageError("give the columns all by name, or all by position")
     return columns
 
@@ -191,7 +210,7 @@ def _source(source: str, project: Project) -> str:
 def _ratings(
     source: str, project: Project, columns: Mapping[str, Column], options: Mapping[str, Any]
 ) -> Recognised:
-    from batchrec_dagster.cli.recognise import recognise_ratings
+    from batchrec_dagster.cli.recognise import AskedReading, recognise_ratings
     from batchrec_dagster.preparation.sources.parsing import parse_source
     from batchrec_dagster.steps.raw_files import open_source
 
@@ -203,7 +222,17 @@ def _ratings(
             source,
             files[:MOST_FILES],
             columns,
-            *(options[name] for name in ("delimiter", "time_format", "min_rating")),
+            AskedReading(
+                options["delimiter"],
+                options["time_format"],
+                lowest,
+                encoding=options["encoding"],
+                quoted=not options["no_quotes"],
+                null_values=options["null_values"],
+                timezone=options["timezone"],
+                skip=options["on_bad_rows"] == "skip",
+                whole=len(files) <= MOST_FILES,
+            ),
         )
     if (more := len(files) - MOST_FILES) > 0:
         found.warnings.append(f"{more:,} more files were not looked at")
@@ -214,18 +243,22 @@ def _items(
     source: str,
     project: Project,
     columns: Mapping[str, Column],
-    delimiter: str | None,
+    options: Mapping[str, Any],
     ratings: Recognised,
 ) -> Recognised:
-    from batchrec_dagster.cli.recognise import recognise_items
+    from batchrec_dagster.cli.recognise import AskedReading
+    from batchrec_dagster.cli.recognise_items import recognise_items
     from batchrec_dagster.preparation.sources.parsing import parse_source
     from batchrec_dagster.steps.raw_files import open_source
 
     with open_source(parse_source(source), storage(), project.root) as files:
-        return recognise_items(source, files[0], columns, delimiter, ratings)
+        asked = AskedReading(options["items_delimiter"], skip=options["on_bad_rows"] == "skip")
+        return recognise_items(source, files[0], columns, asked, ratings)
 
 
-def _text(folder: Path, name: str, ratings: Recognised, items: Recognised | None = None) -> str:
+def _text(
+    folder: Path, name: str, on_bad_rows: str, ratings: Recognised, items: Recognised | None = None
+) -> str:
     """The text of the defs.yaml for what was recognised."""
     from batchrec_dagster.pipeline.scaffolding import block, declaration
     from batchrec_dagster.reporting.terminal import plain
@@ -240,7 +273,9 @@ def _text(folder: Path, name: str, ratings: Recognised, items: Recognised | None
     if items is not None:
         more += ["  items:                        # titles for people, metadata for Personalize"]
         more += [*block(items.settings), ""]
-    bad_rows = "    on_bad_rows: fail           # or skip: leave out and count unreadable rows"
+    bad_rows = (
+        f"    on_bad_rows: {on_bad_rows}           # skip: leave out and count unreadable rows"
+    )
     notes = ["Written by batchrec new, from", *map(plain, ratings.summary)]
     return declaration(
         folder, name, [*block(ratings.settings), bad_rows], notes, "\n" + "\n".join(more)

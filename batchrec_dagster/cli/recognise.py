@@ -13,25 +13,24 @@ from batchrec_dagster.cli.sample import Sample, UnknownColumnsError, read_sample
 from batchrec_dagster.personalize.datasets import (
     VALUE_SEPARATOR,
     csv_types,
-    field_name,
     interactions_columns,
 )
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID
-from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
 from batchrec_dagster.preparation.layout import (
     AUTO,
+    NO_TIMES,
+    NULL_VALUES,
     Column,
     Layout,
     PreparationError,
-    matching,
     recognise,
 )
+from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import Preparation, Ratings, opened
+from batchrec_dagster.preparation.polars.prepare import Preparation, Ratings, first_unit, opened
 from batchrec_dagster.preparation.polars.rows import typed
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
-from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.preparation.users import Counts, count_rows
@@ -48,21 +47,19 @@ MOST_KINDS = 30
 LIKED = {5: 3.5, 10: 7.0}
 # On other scales the upper part, if that many are in it. With fewer it is more likely a count.
 UPPER, LEAST_LIKED = 0.7, 0.05
+# Rows that are shown as they were read.
+PREVIEWED = 5
 # Up to as many different ratings are listed.
 MOST_COUNTED = 11
 ALL = "none"
-ITEM_NAMES = {
-    "title": "title name itemtitle itemname movietitle producttitle productname booktitle",
-    "categories": "genres genre categories category tags brand department producttype",
-    "numbers": "year price releaseyear yearofpublication",
-    "created": "createdat created creationtimestamp added addedat releasedate published",
-}
 # Settings with these values are left out of the YAML.
 DEFAULTS = {
     "delimiter": ",",
     "decimal": ".",
     "separator": VALUE_SEPARATOR,
     "timestamp_format": AUTO,
+    "encoding": "auto",
+    "quotes": True,
 }
 
 
@@ -70,8 +67,8 @@ DEFAULTS = {
 class Recognised:
     """What was recognised of a source.
 
-    settings: its block of the YAML; rules: lines of the block interactions; summary, warnings:
-    lines for people; items: the distinct item ids.
+    settings: its block of the YAML; rules: lines of the block interactions; summary, warnings,
+    preview: lines for people; items: the distinct item ids.
     """
 
     settings: Mapping[str, object]
@@ -79,32 +76,55 @@ class Recognised:
     warnings: list[str]
     items: pl.Series
     rules: Sequence[str] = ()
+    preview: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class AskedReading:
+    """What was asked of how to read the file; the rest is found out.
+
+    min_rating: the lowest that counts, ALL for all; skip: drop bad rows; whole: these are all the
+    files.
+    """
+
+    delimiter: str | None = None
+    time_format: str | None = None
+    min_rating: str | None = None
+    encoding: str = "auto"
+    quoted: bool = True
+    null_values: Sequence[str] = ()
+    timezone: str | None = None
+    skip: bool = False
+    whole: bool = True
 
 
 def recognise_ratings(
     source: str,
     files: Sequence[RawFile],
     asked: Mapping[str, Column],
-    delimiter: str | None = None,
-    time_format: str | None = None,
-    min_rating: str | None = None,
+    options: AskedReading,
 ) -> Recognised:
-    """Recognise and count the ratings in these files. asked: the columns given, by role;
-    min_rating: the lowest that counts, ALL for all, None to find it out.
+    """Recognise and count the ratings in these files. asked: the columns given, by role.
 
-    Raises UnknownColumnsError, PreparationError.
+    Raises UnknownColumnsError, and PreparationError, also for what would stop the pipeline.
     """
     known = parse_source(source).layout if not asked else None
+    notes: list[str] = []
     if known is not None:
         reading = Reading.of(known)
     else:
-        sample = read_sample(files, asked, delimiter)
-        reading = _reading(sample, asked, time_format)
+        sample = read_sample(files, asked, options.delimiter, options.encoding, options.quoted)
+        columns = _rating_columns(sample, asked)
+        reading = _reading(sample, columns, options)
+        if not sample.has_header and not asked:
+            notes = [f"{sample.name} has no header. Its columns: {sample.kinds}. Check the preview"]
     rules = Rules(on_bad_rows="skip", event_type="event_type" in reading.columns and not known)
     with temporary_folder() as folder:
         path = folder / "interactions.csv"
         with opened(files, reading, rules) as read:
-            liked = _known_liked(known, min_rating) if known else _liked(read, min_rating)
+            low = options.min_rating
+            liked = _known_liked(known, low) if known else _liked(read, low)
+            preview = _preview(read)
             layout, form = read.layout, read.layout.format
             if liked.low is None:
                 # Without it ratings do not count, and missing ones do no harm.
@@ -118,8 +138,8 @@ def recognise_ratings(
         counts = count_rows(rows)
         items = rows.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
         kinds = rows.group_by(EVENT_TYPE).len().collect().rows() if rules.event_type else []
-    warnings = [*found.warnings, *_warnings(liked, done, counts)]
-    settings = {"source": source} if known else _settings(source, reading, liked)
+    warnings = [*notes, *found.warnings, *_warnings(liked, done, counts, options)]
+    settings = {"source": source} if known else _settings(source, reading, liked, options)
     return Recognised(
         settings,
         [
@@ -130,18 +150,39 @@ def recognise_ratings(
         warnings,
         items,
         [*_rating_rules(liked, done), *_event_rules(reading.columns, kinds)],
+        preview,
     )
 
 
-def _warnings(liked: _Liked, done: Preparation, counts: Counts) -> list[str]:
-    enough_rows = enough_interactions(done.rows_kept, counts.users, counts.users_with_two)
-    checks = (enough_rows, _span(counts, done))
-    warnings = [check.found for check in checks if not check.passed]
-    if liked.warning:
-        warnings.append(liked.warning)
+def _warnings(liked: _Liked, done: Preparation, counts: Counts, options: AskedReading) -> list[str]:
+    """What to know of the rows. Raises PreparationError for what would stop the pipeline."""
+    warnings = [liked.warning] if liked.warning else []
     if bad := done.rows_read - done.rows_kept - done.left_out.get(BELOW_MIN_RATING, 0):
-        warnings.append(_unreadable("ratings", bad, done.rows_read, done.bad_row_examples[0]))
+        warnings.append(unreadable(bad, done.rows_read, done.bad_row_examples[0], options))
+    enough_rows = enough_interactions(done.rows_kept, counts.users, counts.users_with_two)
+    for check in (_span(counts, done), enough_rows):
+        if not check.passed:
+            if options.whole or check is not enough_rows:
+                raise PreparationError(f"it could not run: {check.found}")
+            warnings.append(check.found)
     return warnings
+
+
+def _preview(read: Ratings) -> list[str]:
+    """The first rows as they are read: the cells, times in UTC."""
+    layout, roles = read.layout, dict(read.layout.roles)
+    unit = first_unit(read.tables, layout, read.rules)
+    moment = pl.from_epoch(times.seconds(pl.col("timestamp"), unit, layout.timezone), "s")
+    rows = read.tables[0].cells(roles).head(PREVIEWED).select(*roles).collect()
+    if layout.timestamp is not None:
+        rows = rows.with_columns(moment.dt.strftime("%Y-%m-%d %H:%M:%S").alias("timestamp"))
+    names = [role.replace("timestamp", "time (UTC)") for role in roles]
+    lines = [names, *(["" if cell is None else cell for cell in row] for row in rows.rows())]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(names))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
 
 
 def _span(counts: Counts, done: Preparation) -> Checked:
@@ -227,46 +268,70 @@ def _distribution(ratings: pl.Series) -> str:
     )
 
 
-def _reading(sample: Sample, asked: Mapping[str, Column], time_format: str | None) -> Reading:
+def _reading(sample: Sample, columns: Mapping[str, Column], options: AskedReading) -> Reading:
     """How to read the files."""
-    columns = _rating_columns(sample, asked)
-    unit = time_format or sample.time_format(columns["timestamp"]) or AUTO
+    if "timestamp" in columns:
+        unit = options.time_format or sample.time_format(columns["timestamp"]) or AUTO
+    else:
+        unit = NO_TIMES
     return Reading(
         format=sample.format,
         delimiter=sample.delimiter,
+        encoding=options.encoding,
+        quoted=options.quoted,
         columns={role: columns[role] for role in RATING_ROLES if role in columns},
         timestamp_unit=unit,
         decimal=sample.decimal([columns["rating"]] if "rating" in columns else []),
+        null_values=[*NULL_VALUES, *options.null_values],
+        timezone=options.timezone,
     )
 
 
-def _settings(source: str, reading: Reading, liked: _Liked) -> dict[str, object]:
+def _settings(
+    source: str, reading: Reading, liked: _Liked, options: AskedReading
+) -> dict[str, object]:
     left_out = () if liked.low is not None else ("rating",)
+    columns = {role: c for role, c in reading.columns.items() if role not in left_out}
+    has_times = reading.timestamp_unit != NO_TIMES
     settings = {
         "source": source,
         "format": reading.format,
         "delimiter": reading.delimiter,
+        "encoding": reading.encoding,
+        "quotes": reading.quoted,
         "decimal": "." if left_out else reading.decimal,
-        "columns": {role: c for role, c in reading.columns.items() if role not in left_out},
-        "timestamp_format": reading.timestamp_unit,
+        "columns": columns if has_times else {**columns, "timestamp": NO_TIMES},
+        "timestamp_format": reading.timestamp_unit if has_times else AUTO,
+        "timezone": reading.timezone,
+        "null_values": list(options.null_values),
     }
-    return _declared(settings)
+    return {
+        **declared(settings),
+        **({} if reading.quoted else {"quotes": False}),
+    }
 
 
 def _rating_columns(sample: Sample, asked: Mapping[str, Column]) -> dict[str, Column]:
     """The columns by role: as given, else by their names, else by their contents."""
+    without_times = asked.get("timestamp") == NO_TIMES
+    asked = {role: column for role, column in asked.items() if column != NO_TIMES}
     sample.check_columns(asked)
     names = recognise(sample.columns) if sample.has_header else {}
+    if not sample.has_header and not asked:
+        return _by_position(sample, without_times=without_times)
+    if without_times:
+        names.pop("timestamp", None)
     columns: dict[str, Column] = {
         **{role: name for role, name in names.items() if name not in asked.values()},
         **asked,
     }
     free = [name for name in sample.columns if name not in columns.values()]
-    if sample.has_header and "timestamp" not in columns:
+    if sample.has_header and "timestamp" not in columns and not without_times:
         candidates = [name for name in sample.columns if sample.is_time(name)]
         if len(candidates) == 1 and candidates[0] in free:
             columns["timestamp"] = candidates[0]
-    missing = [role for role in OPTIONS if role not in columns]
+    wanted = [role for role in OPTIONS if role != "timestamp" or not without_times]
+    missing = [role for role in wanted if role not in columns]
     if missing:
         raise _not_recognised(sample, missing, free)
     if "event_type" in columns and "event_type" not in asked:
@@ -276,14 +341,29 @@ def _rating_columns(sample: Sample, asked: Mapping[str, Column]) -> dict[str, Co
     return columns
 
 
+def _by_position(sample: Sample, *, without_times: bool) -> dict[str, Column]:
+    """A user, an item, perhaps a rating, and a time, in columns of this order or nearly so."""
+    found = [at for at, name in enumerate(sample.columns, 1) if sample.is_time(name)]
+    if without_times == bool(found) or len(found) > 1:
+        raise _not_recognised(sample, list(OPTIONS), [])
+    others = [at for at in range(1, len(sample.columns) + 1) if at not in found]
+    if len(others) not in (2, 3):
+        raise _not_recognised(sample, list(OPTIONS), [])
+    roles = dict(zip(("user", "item", "rating"), others, strict=False))
+    if "rating" in roles and not sample.is_numeric(roles["rating"], "."):
+        del roles["rating"]
+    return {**roles, **({"timestamp": found[0]} if found else {})}
+
+
 def _not_recognised(
     sample: Sample, missing: Sequence[str], free: Sequence[str]
 ) -> UnknownColumnsError:
+    no_times = " (or --time none)" if "timestamp" in missing else ""
     if not sample.has_header:
         options = " ".join(f"{OPTIONS[role]} COL" for role in missing)
         return UnknownColumnsError(
-            f"{sample.name} has no header; line 1 is: {', '.join(sample.cells.row(0))}. Give the"
-            f" columns by position, from 1: {options}, and --rating COL if there are ratings"
+            f"{sample.name} has no header. Its columns: {sample.kinds}. Give them by position, from"
+            f" 1: {options}{no_times}, and --rating COL if there are ratings"
         )
     words = [role.replace("timestamp", "time") for role in missing]
     what = f"{', '.join(words[:-1])} and {words[-1]} columns" if words[1:] else f"{words[0]} column"
@@ -296,7 +376,7 @@ def _not_recognised(
     )
     return UnknownColumnsError(
         f"{sample.name}: couldn't recognise the {what}. Found: {', '.join(sample.columns)}."
-        f" Try: {options}"
+        f" Try: {options}{no_times}"
     )
 
 
@@ -324,110 +404,14 @@ def _event_rules(columns: Mapping[str, Column], kinds: Sequence[tuple[str, int]]
     return lines
 
 
-def recognise_items(
-    source: str,
-    file: RawFile,
-    asked: Mapping[str, Column],
-    delimiter: str | None,
-    ratings: Recognised,
-) -> Recognised:
-    """Recognise and read the items in this file. asked: the columns given, by setting, such as
-    categories.GENRES.
-
-    Raises UnknownColumnsError, PreparationError.
-    """
-    layout = KNOWN_ITEMS.get(source) if not asked and delimiter is None else None
-    settings: dict[str, object] = {"source": source}
-    if layout is None:
-        layout = _items_layout(file, asked, delimiter, ratings)
-        columns = {
-            role: getattr(layout, role)
-            for role in ("item", "title", "created", "categories", "numbers")
-        }
-        settings |= {"delimiter": layout.delimiter, "decimal": layout.decimal}
-        settings |= {"columns": _declared(columns), "separator": layout.separator}
-    read = ItemsFile(file.path, file.name, layout).read()
-    items, rated = read.titles.get_column("item_id"), ratings.items
-    warnings = []
-    if bad := read.bad.total:
-        warnings.append(_unreadable("items", bad, read.rows, read.bad.examples[0]))
-    there = int(rated.is_in(items.implode()).sum())
-    if there < len(rated) / 2:
-        warnings.append(
-            f"{file.name} has only {there:,} of the {len(rated):,} rated items. Is {layout.item}"
-            " the same id?"
-        )
-    summary = [f"{hide_query(source)}: {read.rows:,} rows"]
-    return Recognised(_declared(settings), summary, warnings, items)
-
-
-def _items_layout(
-    file: RawFile, asked: Mapping[str, Column], delimiter: str | None, ratings: Recognised
-) -> ItemsLayout:
-    sample = read_sample([file], asked, delimiter)
-    if sample.format != "csv":
-        raise PreparationError(f"{file.name} is {sample.format}. Items are read from CSV")
-    sample.check_columns(asked)
-    of_ratings = ratings.settings.get("columns")
-    same_name = [of_ratings["item"]] if isinstance(of_ratings, dict) else []
-    ids = [
-        *([known] if (known := recognise(sample.columns).get("item")) else []),
-        *(name for name in sample.columns if name in same_name or matching([name], ["id"])),
-    ]
-    item = asked.get("item", ids[0] if ids else None)
-    free = [name for name in sample.columns if name not in (item, *asked.values())]
-    known_as = {role: matching(free, words.split()) for role, words in ITEM_NAMES.items()}
-    title, created = (
-        asked.get(role, next(iter(known_as[role]), None)) for role in ("title", "created")
-    )
-    fields: dict[str, dict[str, Column]] = {"categories": {}, "numbers": {}}
-    for role, column in asked.items():
-        kind, dot, field = role.partition(".")
-        if dot:
-            fields[kind][field] = column
-    categories = {field_name(name): name for name in known_as["categories"]} | fields["categories"]
-    decimal = sample.decimal([*known_as["numbers"], *fields["numbers"].values()])
-    numeric = [name for name in known_as["numbers"] if sample.is_numeric(name, decimal)]
-    numbers = {field_name(name): name for name in numeric} | fields["numbers"]
-    if item is None or not (title or created or categories or numbers):
-        what, option = (
-            "a title, category or number",
-            "--items-title, --items-category, --items-number",
-        )
-        if item is None:
-            what, option = "the column with the item's id", "--items-id COL"
-        raise UnknownColumnsError(
-            f"{file.name}: couldn't recognise {what}. Found: {', '.join(sample.columns)}. Give it"
-            f" by name, or by position, from 1, if there is no header: {option}"
-        )
-    return ItemsLayout(
-        delimiter=sample.delimiter or ",",
-        item=item,
-        title=title,
-        created=created,
-        categories=categories,
-        numbers=numbers,
-        separator=_separator(sample, list(categories.values())),
-        decimal=decimal,
-    )
-
-
-def _separator(sample: Sample, categories: Sequence[Column]) -> str:
-    """What separates several values of a category."""
-    cells = [sample.column(name) for name in categories]
-    for separator in ("|", ";", ","):
-        if any(column.str.contains(separator, literal=True).any() for column in cells):
-            return separator
-    return VALUE_SEPARATOR
-
-
-def _declared(settings: Mapping[str, object]) -> dict[str, object]:
+def declared(settings: Mapping[str, object]) -> dict[str, object]:
     """The settings that are given and differ from their defaults."""
     return {key: value for key, value in settings.items() if value and DEFAULTS.get(key) != value}
 
 
-def _unreadable(block: str, bad: int, rows: int, first: str) -> str:
-    return (
-        f"cannot read {bad:,} of {rows:,} rows; the first is {first}. The pipeline stops there,"
-        f" unless you set {block}.on_bad_rows: skip"
-    )
+def unreadable(bad: int, rows: int, first: str, options: AskedReading) -> str:
+    """The warning that rows are dropped. Raises PreparationError if they are not to be."""
+    found = f"cannot read {bad:,} of {rows:,} rows; the first is {first}"
+    if not options.skip:
+        raise PreparationError(f"{found}. Fix the file, or drop such rows with --on-bad-rows skip")
+    return f"{found}. They are dropped (on_bad_rows: skip)"

@@ -70,6 +70,20 @@ class Sample:
         cells = self.cells.get_column(name).drop_nulls().str.strip_chars()
         return cells.filter(cells != "")
 
+    @property
+    def kinds(self) -> str:
+        """What is in each column, in words."""
+
+        def kind(name: str) -> str:
+            if self.is_time(name) or self.time_formats(name):
+                return "times"
+            return "numbers" if self.is_numeric(name, ".") else "text"
+
+        return ", ".join(
+            f"{at} {kind(name)}, such as {''.join(self.column(name).head(1))}"
+            for at, name in enumerate(self.columns, 1)
+        )
+
     def check_columns(self, columns: Mapping[str, Column]) -> None:
         """Raise UnknownColumnsError unless the file has these columns, given by role."""
         for role, column in columns.items():
@@ -116,7 +130,11 @@ class Sample:
     def time_formats(self, column: Column) -> list[str]:
         """The strptime formats that read all of the column's cells."""
         text = pl.lit(self.column(column))
-        wrong = {form: times.seconds(text, form).is_null().any() for form in TIME_FORMATS}
+        # With %Y a year of two digits is one long ago.
+        wrong = {
+            form: (~(times.seconds(text, form) >= 0)).fill_null(value=True).any()
+            for form in TIME_FORMATS
+        }
         return [form for form in TIME_FORMATS if not pl.select(wrong[form]).item()]
 
     def time_format(self, column: Column) -> str | None:
@@ -131,6 +149,8 @@ class Sample:
         if not len(cells) or len(fitting) == 1:
             return fitting[0] if len(cells) else None
         either = f" ({' or '.join(fitting)}?)" if fitting else ""
+        if re.search(r"\b[0-9]{1,2}[./-][0-9]{1,2}[./-][0-9]{2}\b", cells.item(0)):
+            either = " with a year of two digits (%y)"
         raise PreparationError(
             f"{self.name}, column {column}: unknown time format, such as {cells.item(0)!r}{either}."
             " Give it as for strptime: --time-format '%d.%m.%Y %H:%M'"
@@ -138,7 +158,11 @@ class Sample:
 
 
 def read_sample(
-    files: Sequence[RawFile], columns: Mapping[str, Column], delimiter: str | None
+    files: Sequence[RawFile],
+    columns: Mapping[str, Column],
+    delimiter: str | None,
+    encoding: str = "auto",
+    quoted: bool = True,
 ) -> Sample:
     """The first rows of the first file that is not empty. Raises PreparationError.
 
@@ -147,13 +171,13 @@ def read_sample(
     positions = any(isinstance(column, int) for column in columns.values())
     with temporary_folder() as folder:
         for file in files:
-            opened = open_file(file, "auto", folder)
+            opened = open_file(file, encoding, folder)
             if opened.size:
-                return _read(opened, delimiter, positions=positions)
+                return _read(opened, delimiter, positions=positions, quoted=quoted)
     raise PreparationError(f"{files[0].name} is empty")
 
 
-def _read(opened: Opened, delimiter: str | None, *, positions: bool) -> Sample:
+def _read(opened: Opened, delimiter: str | None, *, positions: bool, quoted: bool) -> Sample:
     form = file_format(opened)
     if form == "parquet":
         parquet = ParquetTable(opened)
@@ -169,10 +193,10 @@ def _read(opened: Opened, delimiter: str | None, *, positions: bool) -> Sample:
     if not lines:
         raise PreparationError(f"{opened.name} is empty")
     delimiter = delimiter or _delimiter(lines)
-    first = split_line(lines[0], delimiter)
+    first = split_line(lines[0], delimiter, quoted=quoted)
     check_width(first, opened.name)
-    has_header = not positions and not all(re.fullmatch(r"[0-9.]+", cell) for cell in first)
-    table = CsvTable(opened, delimiter, has_header, most=ROWS)
+    has_header = not positions and (bool(recognise(first)) or not _has_values(first))
+    table = CsvTable(opened, delimiter, has_header, quoted, most=ROWS)
     names = table.columns
     if len(set(names)) < len(names):
         raise PreparationError(f"{opened.name}: two columns have the same name. Rename one")
@@ -192,6 +216,13 @@ def _cells(
         reason = str(error).partition("\n")[0]
         raise PreparationError(quotes or f"cannot read {table.opened.name}: {reason}") from error
     return rows.rename(dict(zip(wanted, names, strict=True)))
+
+
+def _has_values(cells: Sequence[str]) -> bool:
+    """Whether there are numbers or times among them, which are no names of columns."""
+    text = pl.lit(pl.Series(cells, dtype=pl.String))
+    looked = pl.select(a=times.form(text).is_not_null(), b=typed(text, "double").is_not_null())
+    return bool(looked.select(pl.any_horizontal("a", "b").any()).item())
 
 
 def _delimiter(lines: Sequence[str]) -> str:

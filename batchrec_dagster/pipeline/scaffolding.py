@@ -74,13 +74,20 @@ def block(settings: Mapping[str, object], indent: str = "    ") -> Iterator[str]
         if isinstance(value, Mapping):
             yield f"{indent}{scalar(key)}:"
             yield from block(value, f"{indent}  ")
+        elif isinstance(value, list):
+            yield f"{indent}{scalar(key)}: [{', '.join(scalar(_literal(one)) for one in value)}]"
         else:
-            text = literal(value) if isinstance(value, str) else value
-            yield f"{indent}{scalar(key)}: {scalar(text)}"
+            yield f"{indent}{scalar(key)}: {scalar(_literal(value))}"
+
+
+def _literal(value: object) -> object:
+    return literal(value) if isinstance(value, str) else value
 
 
 def scalar(value: object) -> str:
     """The value as YAML, quoted unless it is plainly a word or a path."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int):
         return str(value)
     text = str(value)

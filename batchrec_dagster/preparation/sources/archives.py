@@ -1,7 +1,6 @@
 """A file in a zip archive: found, distrusted, and read piece by piece."""
 
 import lzma
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from batchrec_dagster.preparation.sources.files import LocalFile
 from batchrec_dagster.preparation.sources.formats import START, format_of
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 from batchrec_dagster.preparation.sources.source import EMPTY, File, FileError, Look, SourceContext
+from batchrec_dagster.storage.scratch import temporary_folder
 
 CHUNK = 1024 * 1024
 
@@ -82,8 +82,8 @@ def _conversion(path: Path) -> Conversion | None:
 
 
 def _sheet(path: Path, name: str, conversion: Conversion) -> Iterator[bytes]:
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "sheet"
+    with temporary_folder() as folder:
+        target = folder / "sheet"
         try:
             conversion.convert(path, target, name, Limits.from_environment())
         except LimitError as error:
