@@ -11,6 +11,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from batchrec_dagster.config.items import ItemColumns
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
 from batchrec_dagster.preparation.layout import PreparationError
@@ -233,6 +234,24 @@ def test_cells_become_what_personalize_takes(tmp_path: Path) -> None:
         ("3", 981_072_000, None, -1.5),
     ]
     assert read.titles.rows() == [("007", 'Say "hello"\nagain'), ("ü", None), ("3", "C")]
+
+
+def test_pictures_and_pages_are_addresses_next_to_the_title(tmp_path: Path) -> None:
+    file = tmp_path / "items.csv"
+    file.write_text(
+        "id,name,picture,page\n"
+        "1,One, https://a.example/1.jpg ,http://a.example/1\n"
+        "2,Two,javascript:alert(1),\n"
+    )
+    columns = ItemColumns(item="id", title="name", image="picture", link="page")
+    read = ItemsFile(file, "items.csv", columns.layout(",")).read()
+    assert read.titles.rows() == [
+        ("1", "One", "https://a.example/1.jpg", "http://a.example/1"),
+        ("2", "Two", None, None),
+    ]
+    assert read.bad.total == 0
+    with pytest.raises(ValueError, match="image and link stand with a title"):
+        ItemColumns(item="id", link="page")
 
 
 @pytest.mark.parametrize("by", ["\t", ",", ";", "|", "::"])

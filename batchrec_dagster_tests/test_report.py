@@ -234,13 +234,22 @@ def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, A
     users_of: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         users_of[row["ITEM_ID"]].add(row["USER_ID"])
-    ids = [item for item, _, _ in payload["items"]]
-    for item, title, users in payload["items"]:
-        assert (title, users) == (f"Film, no. {item}", len(users_of[item]))
+    ids = [item for item, *_ in payload["items"]]
 
     def overlap(one: str, other: str) -> float:
         both = len(users_of[one] & users_of[other])
         return both / math.sqrt(len(users_of[one]) * len(users_of[other])) * both / (both + 10)
+
+    for item, title, users, shown, near, image, link in payload["items"]:
+        assert (title, users) == (f"Film, no. {item}", len(users_of[item]))
+        assert shown == sum(row["item_id"] == item for row in lists)
+        assert (image, link) == (None, None)
+        overlaps = sorted(overlap(item, other) for other in users_of if other != item)[::-1]
+        assert [overlap(item, ids[other]) for other in near[::2]] == pytest.approx(
+            [value for value in overlaps[:5] if value]
+        )
+        for other, both in zip(near[::2], near[1::2], strict=True):
+            assert both == len(users_of[item] & users_of[ids[other]])
 
     seen = set()
     for user, known, history, recommended in payload["people"]:

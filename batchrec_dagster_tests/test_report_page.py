@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -203,12 +205,11 @@ def test_a_user_is_found_with_the_keyboard_alone(opened: Any) -> None:
     assert opened.evaluate("document.activeElement.textContent") == "Skip to the report"
     opened.get_by_label("Find a user").focus()
     opened.keyboard.type("USER-1")
-    status = opened.get_by_role("status")
+    status = opened.locator("#user-found")
     assert status.text_content() == "2 users found; user user-1, shown below"
     assert opened.locator("#person-name").text_content() == "User user-1"
-    opened.keyboard.press("Tab")  # the button for a random user
-    opened.keyboard.press("Tab")
-    opened.keyboard.press("Tab")
+    for _ in ("Previous", "Next", "Random user", "Download as CSV", "user-1", "user-10"):
+        opened.keyboard.press("Tab")
     opened.keyboard.press("Enter")
     assert status.text_content() == "2 users found; user user-10, shown below"
     assert opened.locator("#person-name").text_content() == "User user-10"
@@ -252,7 +253,7 @@ def test_dark_mode_and_printing(opened: Any) -> None:
 
 @pytest.mark.parametrize("opened", [{"java_script_enabled": False}], indirect=True)
 def test_without_javascript_only_the_people_are_missing(opened: Any) -> None:
-    assert "needs JavaScript" in opened.locator("noscript").inner_text()
+    assert "needs JavaScript" in opened.locator("noscript").first.inner_text()
     assert not opened.locator("#browser").is_visible()
     assert opened.locator("#quality-table").count() == 1
 
@@ -270,7 +271,7 @@ def test_many_users_are_sampled_evenly_and_the_page_says_so(
     tab = browser.new_page()
     tab.set_content(page(found))
     tab.get_by_label("Find a user").fill("nobody")
-    assert "batchrec show" in tab.get_by_role("status").text_content()
+    assert "batchrec show" in tab.locator("#user-found").text_content()
     tab.close()
 
 
@@ -361,3 +362,116 @@ def _sticking_out(tab: Any) -> list[str]:
           .map((e) => `${e.tagName} ${e.id} ${e.textContent.slice(0, 40)}`)"""
     )
     return found
+
+
+def pictured() -> Tables:
+    """With pictures and pages, one of each that must not be used."""
+    found = tables()
+    assert found.titles is not None
+    places = range(found.titles.height)
+    addresses = [f"https://shop.example/{place}" for place in places]
+    return replace(
+        found,
+        titles=found.titles.with_columns(
+            image=pl.Series(["javascript:window.shot = 1", *addresses[1:]]),
+            link=pl.Series([None, "javascript:window.shot = 1", *addresses[2:]]),
+        ),
+    )
+
+
+@pytest.fixture
+def shop(browser: Any, tmp_path: Path) -> Iterator[tuple[Any, list[str]]]:
+    """The page of a shop with pictures, and the addresses that it has asked for."""
+    file = tmp_path / "index.html"
+    file.write_text(page(facts(run(), pictured())), encoding="utf-8")
+    tab = browser.new_page()
+    asked: list[str] = []
+
+    def answer(route: Any) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=404)
+
+    tab.route("**/*", lambda r: r.continue_() if r.request.url.startswith("file:") else answer(r))
+    tab.goto(f"{file.as_uri()}#user=user-10")
+    yield tab, asked
+    tab.close()
+
+
+@pytest.mark.attack
+def test_pictures_are_asked_for_only_when_the_reader_allows_it(
+    shop: tuple[Any, list[str]],
+) -> None:
+    tab, asked = shop
+    assert tab.locator("#person-name").text_content() == "User user-10"
+    assert tab.evaluate("document.images.length") == 0
+    assert asked == []
+    tab.get_by_label("Show pictures").check()
+    shown = tab.locator("#person img")
+    shown.last.scroll_into_view_if_needed()
+    tab.wait_for_timeout(200)
+    assert asked
+    assert all(address.startswith("https://shop.example/") for address in asked)
+    assert shown.count() < tab.locator("#person li").count()  # one is no address
+    links = tab.locator("#person a, #item a")
+    for place in range(links.count()):
+        assert links.nth(place).get_attribute("href").startswith("https://shop.example/")
+        assert links.nth(place).get_attribute("rel") == "noopener noreferrer"
+    assert tab.evaluate("window.shot") is None
+
+
+def test_addresses_lead_to_a_user_or_an_item(opened: Any) -> None:
+    opened.evaluate("location.hash = '#user=user-10'")
+    assert opened.locator("#person-name").text_content() == "User user-10"
+    opened.get_by_role("button", name="Next").first.click()
+    following = opened.locator("#person-name").text_content()
+    assert following != "User user-10"
+    opened.get_by_role("button", name="Previous").first.click()
+    assert opened.locator("#person-name").text_content() == "User user-10"
+    assert opened.evaluate("location.hash") == "#user=user-10"
+    opened.evaluate("location.hash = '#item=item 3'")
+    opened.locator("#item-known", has_text="item 3").wait_for()
+    for wrong in ("#user=nobody", "#item=%", "#user="):
+        opened.evaluate(f"location.hash = '{wrong}'")
+    assert opened.locator("#item-known").is_visible()
+
+
+def test_an_item_shows_who_gets_it_and_what_goes_with_it(opened: Any) -> None:
+    payload = json.loads(opened.locator("#people-data").text_content())
+    opened.get_by_label("Find an item").fill("🎬")
+    _, _, users, lists, near, *_ = next(item for item in payload["items"] if item[0] == "item 3")
+    place = [item[0] for item in payload["items"]].index("item 3")
+    had = tables().interactions.collect().rows()
+    audience = {user for user, item, _ in had if item == "item 3"}
+    getting = tables().recommendations.filter(pl.col("item_id") == "item 3").collect()
+    assert (users, lists) == (len(audience), getting.height)
+    assert f"in {lists} lists" in opened.locator("#item-known").text_content()
+    ranked = sorted(
+        (index // 3 + 1, user)
+        for user, _, _, listed in payload["people"]
+        for index in range(0, len(listed), 3)
+        if listed[index] == place
+    )
+    texts = opened.locator("#gets li").all_text_contents()
+    assert sorted(texts) == sorted(f"{rank}{user}" for rank, user in ranked)
+    for other, both in zip(near[::2], near[1::2], strict=True):
+        theirs = {user for user, item, _ in had if item == payload["items"][other][0]}
+        assert both == len(audience & theirs)
+    assert opened.locator("#goes li").count() == len(near) // 2 == 5
+    assert f"{near[1]} of {users} people" in opened.locator("#goes .why").first.text_content()
+    opened.locator("#gets button").first.click()
+    assert opened.locator("#person-name").text_content() == f"User {texts[0][1:]}"
+
+
+def test_what_is_shown_can_be_downloaded(opened: Any) -> None:
+    opened.evaluate("location.hash = '#user=user-10'")
+    with opened.expect_download() as download:
+        opened.locator("#user-csv").click()
+    assert download.value.suggested_filename == "user-user-10.csv"
+    text = Path(download.value.path()).read_text(encoding="utf-8-sig")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    listed = tables().recommendations.filter(pl.col("user_id") == "user-10").sort("rank").collect()
+    assert [(row["item_id"], row["rank"]) for row in rows] == [
+        (item, str(rank)) for _, rank, item in listed.rows()
+    ]
+    # A spreadsheet would run it.
+    assert all(not value.startswith(("=", "+", "@")) for row in rows for value in row.values())

@@ -35,6 +35,18 @@ class ItemColumns(dg.Model):
         " Personalize.",
         examples=["title", 2],
     )
+    image: Column | None = Field(
+        default=None,
+        description="The column with the http(s) address of a picture, which the report shows if"
+        " its reader allows that; needs a title.",
+        examples=["image_url"],
+    )
+    link: Column | None = Field(
+        default=None,
+        description="The column with the http(s) address of the item's page, for the report; needs"
+        " a title.",
+        examples=["url"],
+    )
     categories: dict[str, Column] = Field(
         default_factory=dict,
         description="Text for Personalize, such as genres: the field's name there, and the column.",
@@ -55,11 +67,15 @@ class ItemColumns(dg.Model):
     @model_validator(mode="after")
     def _names_or_positions(self) -> Self:
         columns = [
-            column for column in (self.item, self.title, self.created) if column is not None
+            column
+            for column in (self.item, self.title, self.image, self.link, self.created)
+            if column is not None
         ] + [*self.categories.values(), *self.numbers.values()]
         names_or_positions(columns)
         if len(columns) == 1:
             raise ValueError("set the columns of the title, categories or numbers")
+        if self.title is None and (self.image is not None or self.link is not None):
+            raise ValueError("image and link stand with a title: set its column")
         try:
             schema = self.layout(delimiter=None).schema
             if schema is not None:
@@ -80,6 +96,8 @@ class ItemColumns(dg.Model):
             delimiter=delimiter,
             item=self.item,
             title=self.title,
+            image=self.image,
+            link=self.link,
             created=self.created,
             categories=self.categories,
             numbers=self.numbers,

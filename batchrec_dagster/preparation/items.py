@@ -66,6 +66,8 @@ class ItemsLayout:
     delimiter: str | None
     item: Column
     title: Column | None = None
+    image: Column | None = None
+    link: Column | None = None
     created: Column | None = None
     categories: Mapping[str, Column] = field(default_factory=dict)
     numbers: Mapping[str, Column] = field(default_factory=dict)
@@ -77,6 +79,12 @@ class ItemsLayout:
     @property
     def has_header(self) -> bool:
         return isinstance(self.item, str)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Of `image` and `link`, what is declared."""
+        declared = {"image": self.image, "link": self.link}
+        return [name for name, column in declared.items() if column is not None]
 
     @property
     def columns(self) -> list[str]:
@@ -97,7 +105,13 @@ class ItemsLayout:
     @property
     def roles(self) -> dict[str, Column]:
         """The setting that names each column, as in items.columns, and the column."""
-        named = {"item": self.item, "title": self.title, "created": self.created}
+        named = {
+            "item": self.item,
+            "title": self.title,
+            "image": self.image,
+            "link": self.link,
+            "created": self.created,
+        }
         return {
             **{role: column for role, column in named.items() if column is not None},
             **{f"categories.{name}": column for name, column in self.categories.items()},
@@ -109,7 +123,8 @@ class ItemsLayout:
 class ItemsRead:
     """What became of an items file: the rows that are good, and how many are not.
 
-    metadata: the columns of Personalize's CSV. titles: item_id, title (null where it has none).
+    metadata: the columns of Personalize's CSV. titles: item_id, title, and where declared image and
+    link, addresses (null where it has none).
     """
 
     rows: int
@@ -180,6 +195,7 @@ class ItemsFile:
             titles=table.select(
                 item_id=ITEM_ID,
                 title="title" if self.layout.title else pl.lit(None, dtype=pl.String),
+                **{name: name for name in self.layout.addresses},
             ),
         )
 
@@ -189,6 +205,7 @@ class ItemsFile:
         return {
             ITEM_ID: pl.String(),
             **({"title": pl.String()} if layout.title is not None else {}),
+            **dict.fromkeys(layout.addresses, pl.String()),
             **({CREATION_TIMESTAMP: pl.Int64()} if layout.created is not None else {}),
             **{name: pl.String() for name in layout.categories},
             **{name: pl.Float64() for name in layout.numbers},
@@ -202,6 +219,8 @@ class ItemsFile:
         readers: dict[str, Callable[[str], Any]] = {
             "item": lambda text: _item(text, self.layout.null_values),
             "title": _title,
+            "image": _address,
+            "link": _address,
             "created": _created,
             "categories": lambda text: _category(name, text, separator),
             "numbers": lambda text: _number(name, text, decimal),
@@ -317,6 +336,12 @@ def _item(text: str, null_values: Sequence[str]) -> str:
 def _title(text: str) -> str | None:
     title = text.strip()
     return None if title in NOTHING else _text("the title", title)
+
+
+def _address(text: str) -> str | None:
+    """An address that a browser may open; anything else is none, as it makes no list worse."""
+    address = text.strip()
+    return address if address.startswith(("https://", "http://")) else None
 
 
 def _created(text: str) -> int:

@@ -73,6 +73,28 @@ def best_explanations(
     return found
 
 
+def neighbours(matrix: sparse.csr_array, items: Indices, most: int) -> list[list[tuple[int, int]]]:
+    """For each item, the columns whose audiences overlap most, and how many users have both, best
+    first.
+
+    matrix: of user_item_matrix; items: columns of it.
+    """
+    users_of = np.maximum(1, np.asarray(matrix.sum(axis=0)))
+    by_item = matrix.T.tocsr()
+    found = []
+    for start in range(0, len(items), BLOCK):
+        block = items[start : start + BLOCK]
+        rows = by_item[block] @ matrix
+        for place, item in enumerate(block):
+            row = slice(*rows.indptr[place : place + 2])
+            others, both = rows.indices[row], rows.data[row]
+            scores = both / np.sqrt(users_of[others]) * (both / (both + DISCOUNT))
+            scores[others == item] = 0  # It is not its own neighbour.
+            best = np.argsort(-scores, kind="stable")[:most]
+            found.append([(int(others[at]), int(both[at])) for at in best if scores[at]])
+    return found
+
+
 def similar_items(pairs: pl.LazyFrame, item: str, most: int) -> list[tuple[str, int]]:
     """The items whose audiences overlap most with the item's, and how many users have both.
 

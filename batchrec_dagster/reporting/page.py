@@ -49,6 +49,7 @@ def page(facts: Facts) -> str:
     style = (TEMPLATE / "report.css").read_text(encoding="utf-8")
     script = (TEMPLATE / "report.js").read_text(encoding="utf-8")
     people = facts.people
+    images = any(item[-2] for item in people.items)
     return environment.get_template("report.html").render(
         facts=facts,
         run=facts.run,
@@ -61,13 +62,15 @@ def page(facts: Facts) -> str:
         categories=_categories(facts),
         segments=facts.segments[:MOST_SEGMENTS],
         history=HISTORY,
+        images=images,
         length=min(LIST, facts.catalogue.longest),
         policy="; ".join(
             [
                 "default-src 'none'",
                 f"script-src '{_digest(script)}'",
                 f"style-src '{_digest(style)}'",
-                "img-src data:",
+                # Pictures are asked for only when the reader allows it.
+                f"img-src data:{' https: http:' if images else ''}",
                 "base-uri 'none'",
                 "form-action 'none'",
             ]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy import sparse
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.explanations import (
     Indices,
     best_explanations,
+    neighbours,
     user_item_matrix,
 )
 from batchrec_dagster.reporting.published import Tables
@@ -24,6 +27,9 @@ LIST = 25
 # the sum over users of their squared number of interactions.
 MOST_COUNTED = 100_000
 MOST_PAIRS = 300_000_000
+# Items with neighbours in the report, and how many.
+MOST_ITEMS = 6_000
+NEIGHBOURS = 5
 DAY = 86_400
 
 
@@ -32,10 +38,12 @@ class People:
     """The users in the report, in the compact form that its script reads.
 
     served: users with a list; counted: users whose histories count for the explanations. items:
-    [id, title or None, how many of the counted users have it]. people: [user id, interactions,
-    history, list]; history is a flat [item, day, …], newest first, in days since 1970; list a flat
-    [item, item that explains it or -1, counted users who have both, …], best first. An item is its
-    index in `items`.
+    [id, title or None, how many of the counted users have it, how many lists have it, neighbours,
+    image, link]; neighbours is a flat [item, counted users who have both, …] of the items whose
+    audiences overlap most, best first; image and link are addresses or None. people: [user id,
+    interactions, history, list]; history is a flat [item, day, …], newest first, in days since
+    1970; list a flat [item, item that explains it or -1, counted users who have both, …], best
+    first. An item is its index in `items`.
     """
 
     served: int
@@ -68,15 +76,36 @@ def people(tables: Tables, counts: Counts, most: int = MOST_PEOPLE) -> People:
     rows = [
         _person(*of_user, used) for of_user in zip(chosen, had, listed, explanations, strict=True)
     ]
+    near = _neighbours(matrix, used)
     ids = items.gather(list(used))
     titles = [shortened(title) for title in tables.titles_of(ids)]
     users = np.asarray(matrix.sum(axis=0))[list(used)].tolist()
+    lists_of = dict(counts.lists.select("item", "lists").iter_rows())
+    columns = (
+        ids.to_list(),
+        titles,
+        users,
+        [lists_of.get(item, 0) for item in ids],
+        [flat for _, flat in zip(ids, chain(near, repeat([])), strict=False)],
+        tables.images_of(ids),
+        tables.links_of(ids),
+    )
     return People(
         served=counts.served.len(),
         counted=counted.len(),
-        items=[[*row] for row in zip(ids.to_list(), titles, users, strict=True)],
+        items=[[*row] for row in zip(*columns, strict=True)],
         people=rows,
     )
+
+
+def _neighbours(matrix: sparse.csr_array, used: dict[int, int]) -> list[list[int]]:
+    """People's neighbours of the first MOST_ITEMS of the used items; new items among these are
+    added to `used`, and have none themselves."""
+    found = neighbours(matrix, np.array(list(used)[:MOST_ITEMS], np.int64), NEIGHBOURS)
+    return [
+        [value for item, both in near for value in (used.setdefault(item, len(used)), both)]
+        for near in found
+    ]
 
 
 def _person(

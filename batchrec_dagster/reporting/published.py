@@ -28,7 +28,8 @@ class Tables:
     """The tables of a run. Ids are text everywhere.
 
     interactions: USER_ID, ITEM_ID, TIMESTAMP (epoch seconds); recommendations: user_id, rank,
-    item_id; users, the requested ones: userId; titles: item_id, title (may be null); items:
+    item_id; users, the requested ones: userId; titles: item_id, title (may be null), and where they
+    are declared image and link (addresses, may be null); items:
     ITEM_ID, and the `categories`, whose cells separate values by |; segments: segment, rank,
     user_id, and title where there are titles.
     """
@@ -43,11 +44,22 @@ class Tables:
 
     def titles_of(self, items: pl.Series) -> list[str | None]:
         """The title of each of the items, None for an item without one."""
-        if self.titles is None:
+        return self._of(items, "title")
+
+    def images_of(self, items: pl.Series) -> list[str | None]:
+        """The address of each item's picture."""
+        return self._of(items, "image")
+
+    def links_of(self, items: pl.Series) -> list[str | None]:
+        """The address of each item's page."""
+        return self._of(items, "link")
+
+    def _of(self, items: pl.Series, column: str) -> list[str | None]:
+        if self.titles is None or column not in self.titles.columns:
             return [None] * len(items)
         ids = items.to_frame("item_id")
-        titled = ids.join(self.titles, on="item_id", how="left", maintain_order="left")
-        return titled.get_column("title").to_list()
+        found = ids.join(self.titles, on="item_id", how="left", maintain_order="left")
+        return found.get_column(column).to_list()
 
 
 def scan_interactions(path: str | Path) -> pl.LazyFrame:

@@ -48,10 +48,21 @@ PATTERNS = (
     "The {adjective} {noun}",
     "{noun} of {place}",
     "The {noun} from {place}",
-    "A {noun} in {place}",
+    "{a_noun} in {place}",
     "{adjective} {noun} in {place}",
     "The {adjective} {noun} of {place}",
 )
+
+
+# These end like a plural, and are none.
+SINGULAR = {"Compass"}
+
+
+def with_article(noun: str) -> str:
+    """`An Orchard`, `A Key`, and `Tenants` as they are."""
+    if noun.endswith("s") and noun not in SINGULAR:
+        return noun
+    return f"{'An' if noun[0] in 'AEIOU' and noun != 'Unicorn' else 'A'} {noun}"
 
 
 def make_titles(seed: int, genres: Sequence[str]) -> list[str]:
@@ -67,7 +78,9 @@ def make_titles(seed: int, genres: Sequence[str]) -> list[str]:
                 (PATTERNS, adjectives, NOUNS[genre].split(), places), draws, strict=True
             )
         )
-        title = pattern.format(adjective=adjective, noun=noun, place=place)
+        title = pattern.format(
+            adjective=adjective, noun=noun, a_noun=with_article(noun), place=place
+        )
         seen[title] += 1
         titles.append(title if seen[title] == 1 else f"{title} {seen[title]}")
     return titles

@@ -29,6 +29,8 @@ CODE_VERSION = "1"
 TITLES = {
     "item_id": ("string", "The item's id."),
     "title": ("string", "Its title; null where the file has none."),
+    "image": ("string", "The address of its picture; null where the file has none."),
+    "link": ("string", "The address of its page; null where the file has none."),
 }
 
 
@@ -163,8 +165,10 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
             metadata={
                 "preview": preview(f"**{titles.height:,} items**, {without:,} without a title."),
                 "dagster/row_count": titles.height,
-                "dagster/column_schema": column_schema(TITLES),
-                "dagster/column_lineage": column_lineage(pipeline, _lineage(layout), [*TITLES]),
+                "dagster/column_schema": column_schema(TITLES, titles.columns),
+                "dagster/column_lineage": column_lineage(
+                    pipeline, _lineage(layout), titles.columns
+                ),
                 "without_title": without,
                 "sample": sample(titles.head(5)),
                 "seconds": time.monotonic() - started,
