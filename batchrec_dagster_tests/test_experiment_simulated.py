@@ -15,7 +15,7 @@ from batchrec_dagster.steps.arms import CONTROL, MODEL, arms
 from batchrec_dagster.steps.estimates import ratio, users_needed
 from batchrec_dagster.steps.experiment import ExperimentResult, experiment_result, plan
 from batchrec_dagster.steps.outcome_periods import PUBLICATION, Period
-from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sums
+from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, UserGroups, sums
 from batchrec_dagster.storage.published_table import Edition
 
 DAY = 86_400
@@ -57,6 +57,7 @@ def world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
     )
     nobody = pl.Series("user_id", [], pl.String)
     published = PeriodLists(rows, nobody, experiment, exclude_seen=False)
+    hashed = UserGroups()
     return pl.concat(
         sums(
             Period(
@@ -68,6 +69,7 @@ def world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
             ),
             published,
             later,
+            hashed,
         )
         for one in range(NIGHTS)
     )

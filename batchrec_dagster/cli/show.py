@@ -15,6 +15,7 @@ from batchrec_dagster.cli.project import (
     NotFoundError,
     complete_pipelines,
     instance_if_any,
+    needs_extra,
     storage,
 )
 
@@ -118,6 +119,7 @@ def _not_found(published: list[Published], what: str, name: str) -> NotFoundErro
 
 
 def _experiments(published: list[Published]) -> list[Any]:
+    needs_extra("report", "batchrec show --experiment")
     from batchrec_dagster.reporting.experiment import ExperimentView
     from batchrec_dagster.steps.experiment import experiment_result, plan
     from batchrec_dagster.steps.outcomes import read_sums

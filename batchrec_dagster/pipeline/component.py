@@ -82,7 +82,6 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
             personalize_dataset(self),
             solution_version(self),
             recommendations(self),
-            recommendation_outcomes(self),
         ]
         if self.segments:
             assets += [
@@ -90,6 +89,7 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
                 user_segments(self, self.segments),
             ]
         if installed("report"):
+            assets.append(recommendation_outcomes(self))
             checks = [spec.key for asset in assets for spec in asset.check_specs]
             assets.append(recommendation_report(self, checks))
         assets += sink_assets(self, context.project_root)

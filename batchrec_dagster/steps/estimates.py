@@ -45,13 +45,13 @@ def ratio(of: ArrayLike, to: ArrayLike) -> Estimate | None:
     above, below = above[below > 0], below[below > 0]
     if not len(below):
         return None
-    value = above.sum() / below.sum()
+    value = float(above.sum() / below.sum())
     degrees = len(below) - 1
     if not degrees:
         return Estimate(value, -math.inf, math.inf)
     without = (above.sum() - above) / (below.sum() - below)
     variance = float(degrees / len(below) * ((without - value) ** 2).sum())
-    return _interval(float(value), variance, degrees)
+    return _interval(value, variance, degrees)
 
 
 def share(of: ArrayLike, to: ArrayLike, users: float) -> Estimate | None:
@@ -111,9 +111,8 @@ def users_needed(measured: Estimate, users: float, effect: float, control_share:
 
 
 def _interval(value: float, variance: float, degrees: float) -> Estimate:
-    half = stats.t.ppf((1 + LEVEL) / 2, degrees) * math.sqrt(variance) if variance > 0 else variance
-    if math.isnan(half):
-        half = math.inf
+    half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * math.sqrt(variance) if variance else 0.0
+    half = math.inf if math.isnan(half) else half
     return Estimate(value, value - half, value + half, variance, degrees)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.experiment import Experiment
@@ -60,72 +61,154 @@ class PeriodLists:
     exclude_seen: bool
 
 
-class LaterInteractions:
-    """The interactions after the oldest period's start, and what its users had before.
+Places = np.ndarray[tuple[int], np.dtype[np.int64]]
+# No list reaches so far.
+FAR = 2**60
+CODES = {"user": pl.UInt32, "item": pl.UInt32}
+PLACED = {"item": pl.UInt32, "place": pl.Int64}
 
-    Memory: 16 bytes for each interaction of a user who has one after that start. interactions:
-    USER_ID, ITEM_ID, TIMESTAMP (epoch seconds).
+
+class LaterInteractions:
+    """The interactions after a time, and what their users had by then.
+
+    Memory: 8 bytes for each item that such a user had, 16 while reading. interactions: USER_ID,
+    ITEM_ID, TIMESTAMP (epoch seconds). since: the earliest start or known_until of a period.
+    known_until: of each period.
     """
 
-    def __init__(self, interactions: pl.LazyFrame, start: int, known_until: Sequence[int]) -> None:
-        later = interactions.filter(pl.col(TIMESTAMP) > start)
-        self.users = later.select(pl.col(USER_ID).unique()).collect(engine="streaming").to_series()
-        counted = (
-            interactions.group_by(ITEM_ID)
-            .agg((pl.col(TIMESTAMP) <= until).sum().alias(f"{until}") for until in {*known_until})
-            .sort(ITEM_ID)
-            .collect(engine="streaming")
-        )
-        self._items = counted.get_column(ITEM_ID)
-        self._counts = counted.drop(ITEM_ID).with_row_index("item")
-        coded = interactions.select(
-            user=position(USER_ID, self.users),
-            item=position(ITEM_ID, self._items),
-            time=pl.col(TIMESTAMP),
-        ).drop_nulls("user")
-        self.later, self.first = pl.collect_all(
+    def __init__(self, interactions: pl.LazyFrame, since: int, known_until: Sequence[int]) -> None:
+        later = pl.col(TIMESTAMP) > since
+        counts = [(pl.col(TIMESTAMP) <= until).sum().alias(f"{until}") for until in {*known_until}]
+        users, counted = pl.collect_all(
             [
-                coded.filter(pl.col("time") > start),
-                coded.group_by("user", "item").agg(first=pl.col("time").min()),
+                interactions.filter(later).select(user_id=pl.col(USER_ID).unique()),
+                interactions.group_by(ITEM_ID).agg(counts),
             ],
             engine="streaming",
         )
+        # Equally popular items go by their ids, in whose order the numbers are.
+        counted = counted.sort(ITEM_ID)
+        self.users = users.get_column("user_id")
+        self.items = counted.get_column(ITEM_ID)
+        self._counts = counted
+        coded = interactions.select(
+            user=position(USER_ID, self.users).cast(pl.UInt32),
+            item=position(ITEM_ID, self.items).cast(pl.UInt32),
+            time=pl.col(TIMESTAMP),
+        ).drop_nulls("user")
+        self.later = coded.filter(pl.col("time") > since).collect(engine="streaming")
+        past = coded.filter(pl.col("time") <= since).select(_pair()).collect(engine="streaming")
+        pairs = past.get_column("pair").to_numpy(writable=True)
+        pairs.sort()
+        self._past = pairs[np.append(True, pairs[1:] != pairs[:-1])] if len(pairs) else pairs
+        self._had = np.bincount(self._past >> 32, minlength=len(self.users))
 
-    def lists(self, rows: pl.LazyFrame) -> pl.DataFrame:
-        """user, item (null if nobody had it), rank: the rows of the users who did something."""
-        user = position("user_id", self.users)
-        item = position("item_id", self._items)
-        coded = rows.select(user=user, item=item, rank=pl.col("rank").cast(pl.Int64))
-        return coded.drop_nulls("user").collect(engine="streaming")
+    def chosen(self, period: Period, *, new: bool) -> pl.DataFrame:
+        """user, item: what each user had to do with in the period; `new` leaves out what they had
+        before it."""
+        time = pl.col("time")
+        within = self.later.filter(time > period.start, time <= period.end)
+        pairs = within.select("user", "item").unique()
+        if not new or not pairs.height:
+            return pairs
+        before = self.later.filter(time <= period.start).select("user", "item").unique()
+        pairs = pairs.join(before, on=["user", "item"], how="anti")
+        return pairs.filter(~self._in_past(pairs))
 
-    def popularity(self, until: int) -> pl.DataFrame:
-        """item, place (1 is the most popular by then): the items with an interaction by then."""
-        count = pl.col(f"{until}")
-        # Ties by the item's id, in whose order the numbers are.
+    def _in_past(self, pairs: pl.DataFrame) -> pl.Series:
+        """Whether the user had the item by `since`, for each pair."""
+        if not len(self._past):
+            return pl.repeat(value=False, n=pairs.height, eager=True)
+        wanted = pairs.select(_pair()).get_column("pair").to_numpy()
+        places = np.searchsorted(self._past, wanted)
+        return pl.Series(self._past[np.minimum(places, len(self._past) - 1)] == wanted)
+
+    def popular_hits(
+        self, period: Period, chosen: pl.DataFrame, *, exclude_seen: bool
+    ) -> pl.DataFrame:
+        """user, item: those of the chosen that popularity's list of their user has. chosen: user,
+        item, length (of the user's list)."""
+        place = self._popularity(period.known_until)
+        placed = chosen.with_columns(place=pl.Series(place[chosen["item"].to_numpy()]))
+        if not exclude_seen:
+            return placed.filter(pl.col("place") <= pl.col("length")).select("user", "item")
+        known = self.later.filter(pl.col("time") <= period.known_until)
+        had = self._had + np.bincount(known["user"].to_numpy(), minlength=len(self._had))
+        # No item further down is on the list, whatever the user had.
+        reach = pl.Series(had[placed["user"].to_numpy()]) + pl.col("length")
+        placed = placed.with_columns(reach=reach).filter(pl.col("place") <= pl.col("reach"))
+        seen = self._seen(placed.select("user", "reach").unique("user"), known, place)
+        both = pl.concat(
+            [placed.with_columns(seen=0), seen.with_columns(length=None, reach=None, seen=1)],
+            how="diagonal_relaxed",
+        ).sort("user", "place")
+        # Its place among the items that the user did not have.
+        own_place = pl.col("place") - pl.col("seen").cum_sum().over("user")
+        hits = both.with_columns(place=own_place).filter(pl.col("seen") == 0)
+        return hits.filter(pl.col("place") <= pl.col("length")).select("user", "item")
+
+    def _seen(self, users: pl.DataFrame, known: pl.DataFrame, place: Places) -> pl.DataFrame:
+        """user, item, place: what these users had by then, as far as their lists may reach. users:
+        user, reach."""
+        reach = np.zeros(len(self._had), np.int64)
+        reach[users["user"].to_numpy()] = users["reach"].to_numpy()
+        user, item = self._past >> 32, self._past & 0xFFFFFFFF
+        near = place[item] <= reach[user]
+        past = pl.DataFrame({"user": user[near], "item": item[near]}, schema=CODES)
+        places = pl.DataFrame({"item": np.arange(len(place)), "place": place}, schema=PLACED)
         return (
-            self._counts.filter(count > 0)
-            .sort(count, "item", descending=[True, False])
-            .select("item", place=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
+            pl.concat([past, known.select("user", "item")])
+            .unique()
+            .join(users.select("user"), on="user", how="semi")
+            .join(places, on="item")
         )
 
+    def _popularity(self, until: int) -> Places:
+        """The place of each item by its interactions until then, 1 first; FAR without any."""
+        counts = self._counts[f"{until}"].to_numpy().astype(np.int64)
+        order = np.argsort(-counts, kind="stable")
+        place = np.empty(len(counts), np.int64)
+        place[order] = np.arange(1, len(counts) + 1)
+        return np.where(counts > 0, place, FAR)
 
-def sums(period: Period, lists: PeriodLists, later: LaterInteractions) -> pl.DataFrame:
+
+def _pair() -> pl.Expr:
+    user, item = pl.col("user").cast(pl.UInt64), pl.col("item").cast(pl.UInt64)
+    return (user * 2**32 + item).alias("pair")
+
+
+class UserGroups:
+    """The groups of users, hashed once for all periods."""
+
+    def __init__(self) -> None:
+        self._known = pl.DataFrame(schema={"user_id": pl.String, "group": pl.Int32})
+
+    def of(self, users: pl.DataFrame) -> pl.DataFrame:
+        """The same users, with their `group`. users: user_id, each once."""
+        missing = users.select("user_id").join(self._known, on="user_id", how="anti")
+        hashed = missing.with_columns(groups(missing.get_column("user_id")))
+        self._known = pl.concat([self._known, hashed])
+        return users.join(self._known, on="user_id")
+
+
+def sums(
+    period: Period, lists: PeriodLists, later: LaterInteractions, hashed: UserGroups
+) -> pl.DataFrame:
     """The period's sums by arm and group, with the columns of SCHEMA."""
-    requested = pl.concat(
-        [
-            lists.rows.filter(pl.col("rank") == 1).select("user_id").collect(engine="streaming"),
-            lists.without.alias("user_id").to_frame(),
-        ]
-    )
+    chosen = later.chosen(period, new=lists.exclude_seen)
+    listed, hits = _lists(lists, later, chosen)
+    length = listed.select(pl.col("length").max().fill_null(0)).item()
+    without = pl.DataFrame({"user_id": lists.without}, schema={"user_id": pl.String})
+    # Who got no list is compared with a list of the common length.
+    requested = pl.concat([listed, without.with_columns(length=pl.lit(length, pl.Int64))])
     ids = requested.get_column("user_id")
     division = pl.lit(MODEL) if lists.experiment is None else arms(ids, lists.experiment)
-    requested = requested.with_columns(arm=division, group=groups(ids))
-    rows = later.lists(lists.rows)
-    length = int(lists.rows.select(pl.col("rank").max()).collect(engine="streaming").item() or 0)
-    users = requested.join(_users(period, lists, later, rows, length), on="user_id", how="left")
-    name = f"{lists.experiment.model_dump_json()}" if lists.experiment else ""
+    requested = hashed.of(requested.with_columns(arm=division))
+    each = _users(period, lists, later, chosen, hits, requested)
+    name = lists.experiment.model_dump_json() if lists.experiment else ""
     return (
-        users.with_columns(users=pl.lit(1.0))
+        requested.join(each, on="user_id", how="left")
+        .with_columns(users=pl.lit(1.0))
         .group_by("arm", "group")
         .agg(pl.col(column).cast(pl.Float64).fill_null(0).sum() for column in SUMS)
         .with_columns(
@@ -142,56 +225,59 @@ def sums(period: Period, lists: PeriodLists, later: LaterInteractions) -> pl.Dat
     )
 
 
+def _lists(
+    lists: PeriodLists, later: LaterInteractions, chosen: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """user_id, length: of each list; and user, item: those of the chosen that are on it."""
+    ids = pl.DataFrame(
+        {
+            "user_id": later.users.gather(chosen["user"]),
+            "item_id": later.items.gather(chosen["item"]),
+        }
+    )
+    named = pl.concat([chosen, ids], how="horizontal")
+    listed, hits = pl.collect_all(
+        [
+            lists.rows.group_by("user_id").agg(length=pl.col("rank").max().cast(pl.Int64)),
+            lists.rows.select("user_id", "item_id").join(named.lazy(), on=["user_id", "item_id"]),
+        ],
+        engine="streaming",
+    )
+    return listed, hits.select("user", "item")
+
+
 def _users(
-    period: Period, lists: PeriodLists, later: LaterInteractions, rows: pl.DataFrame, length: int
+    period: Period,
+    lists: PeriodLists,
+    later: LaterInteractions,
+    chosen: pl.DataFrame,
+    hits: pl.DataFrame,
+    requested: pl.DataFrame,
 ) -> pl.DataFrame:
-    """user_id and its sums, for users with an interaction in the period."""
-    window = later.later.filter(pl.col("time") > period.start, pl.col("time") <= period.end)
-    new = window.select("user", "item").unique().join(later.first, on=["user", "item"])
-    if lists.exclude_seen:
-        new = new.filter(pl.col("first") > period.start)
-    own = rows.drop_nulls("item").select("user", "item", on_list=pl.lit(True))
-    lengths = rows.group_by("user").agg(length=pl.col("rank").max())
-    places = _places_without_seen(period, lists, later, new)
-    each = (
-        new.join(own, on=["user", "item"], how="left")
-        .join(lengths, on="user", how="left")
-        .join(places, on=["user", "item"], how="left")
-        .with_columns(
-            hit=pl.col("on_list").fill_null(value=False),
-            # Who got no list is compared with a list of the common length.
-            popular=(pl.col("place") <= pl.col("length").fill_null(length)).fill_null(value=False),
-        )
-        .group_by("user")
-        .agg(new=pl.len(), hits=pl.col("hit").sum(), popular_hits=pl.col("popular").sum())
-        .with_columns(
-            active=1,
-            hit_users=pl.col("hits") > 0,
-            recall=pl.col("hits") / pl.col("new"),
-            popular_hit_users=pl.col("popular_hits") > 0,
-            popular_recall=pl.col("popular_hits") / pl.col("new"),
-        )
+    """user_id and its sums, for requested users with an interaction in the period."""
+    names = later.users.alias("user_id").to_frame().with_row_index("user")
+    names = names.join(requested.select("user_id", "length"), on="user_id")
+    new = chosen.join(names.select("user", "length"), on="user")
+    popular = later.popular_hits(period, new, exclude_seen=lists.exclude_seen)
+    counted = [
+        new.group_by("user").agg(new=pl.len()),
+        hits.group_by("user").agg(hits=pl.len()),
+        popular.group_by("user").agg(popular_hits=pl.len()),
+    ]
+    time = pl.col("time")
+    within = later.later.filter(time > period.start, time <= period.end)
+    users = within.group_by("user").agg(interactions=pl.len()).join(names, on="user")
+    for counts in counted:
+        users = users.join(counts, on="user", how="left")
+    return users.select(
+        "user_id",
+        "interactions",
+        "new",
+        "hits",
+        "popular_hits",
+        active=pl.col("new") > 0,
+        hit_users=pl.col("hits") > 0,
+        recall=pl.col("hits") / pl.col("new"),
+        popular_hit_users=pl.col("popular_hits") > 0,
+        popular_recall=pl.col("popular_hits") / pl.col("new"),
     )
-    ids = later.users.alias("user_id").to_frame().with_row_index("user")
-    counted = window.group_by("user").agg(interactions=pl.len())
-    return counted.join(each, on="user", how="left").join(ids, on="user").drop("user")
-
-
-def _places_without_seen(
-    period: Period, lists: PeriodLists, later: LaterInteractions, new: pl.DataFrame
-) -> pl.DataFrame:
-    """user, item, place: where each new item stands among the popular ones that its user did not
-    have when the edition was made."""
-    popular = later.popularity(period.known_until)
-    new = new.select("user", "item").join(popular, on="item")
-    if not lists.exclude_seen:
-        return new
-    seen = (
-        later.first.filter(pl.col("first") <= period.known_until)
-        .join(new.select("user").unique(), on="user", how="semi")
-        .join(popular, on="item")
-        .select("user", "item", "place", seen=1)
-    )
-    both = pl.concat([new.with_columns(seen=0), seen]).sort("user", "place")
-    before = pl.col("seen").cum_sum().over("user")
-    return both.with_columns(pl.col("place") - before).filter(pl.col("seen") == 0).drop("seen")

@@ -22,7 +22,7 @@ from batchrec_dagster.steps.estimates import Estimate, ratio, share
 from batchrec_dagster.steps.experiment import ExperimentResult, experiment_result, rate
 from batchrec_dagster.steps.outcome_periods import Period, periods
 from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
-from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sums
+from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, UserGroups, sums
 from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.steps.rollback import published_table, rollback_times
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
@@ -62,8 +62,9 @@ def measure_outcomes(pipeline: Pipeline, storage: StorageResource) -> Measured:
         found = [before.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
         if spans:
             known = [span.known_until for span in spans]
-            later = LaterInteractions(interactions, min(span.start for span in spans), known)
-            found += [sums(span, _lists(pipeline, storage, span), later) for span in spans]
+            since = min(min(span.start, span.known_until) for span in spans)
+            later, hashed = LaterInteractions(interactions, since, known), UserGroups()
+            found += [sums(span, _lists(pipeline, storage, span), later, hashed) for span in spans]
         measured = pl.concat(found).sort("start", "edition", "arm", "group")
         if not measured.equals(before):
             _write_sums(storage, pipeline, measured)
