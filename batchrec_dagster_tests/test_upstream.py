@@ -119,6 +119,23 @@ def test_an_unchanged_asset_is_not_loaded_again(
     assert metadata(result, "raw_ratings")["outcome"] == "unchanged: not copied again"
 
 
+def test_a_query_joins_it_with_a_file(project: Project, instance: dg.DagsterInstance) -> None:
+    upstream(project, "pl.DataFrame", "return frame")
+    (project.root / "films.csv").write_text("film\n1\n2\n")
+    ratings = pl.read_csv(project.root / "ratings.csv")
+    item, time = COLUMNS["item"], COLUMNS["timestamp"]
+    source = {"ratings": "asset://sales/orders", "films": "films.csv"}
+    query = f'SELECT * FROM ratings WHERE {item} IN (SELECT film::INT FROM films) ORDER BY "{time}"'
+    declared = declaration("shop", "unused")
+    project.declare(
+        {**declared, "ratings": {**declared["ratings"], "source": source, "query": query}}
+    )
+    result = run(project, instance)
+    assert result.success, why(result)
+    expected = ratings.filter(pl.col("rating") >= 3.5, pl.col(item).is_in([1, 2]))
+    assert interactions(project, "shop").height == expected.height > 0
+
+
 def test_what_is_no_table_is_refused(project: Project, instance: dg.DagsterInstance) -> None:
     upstream(project, "int", "return 7")
     assert "asset://sales/orders: its IO manager cannot load it as a table" in why(
@@ -131,7 +148,6 @@ def test_what_is_no_table_is_refused(project: Project, instance: dg.DagsterInsta
     [
         ({"source": "asset://"}, "write an asset's key"),
         ({"source": "asset://sales/orders", "copy": False}, "omit copy: false"),
-        ({"source": "asset://orders", "query": "SELECT 1"}, "an asset is read by a run"),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_loaded(ratings: dict[str, object], said: str) -> None:

@@ -9,8 +9,8 @@ import dagster as dg
 from pydantic import Field, model_validator
 
 from batchrec_dagster.config.validation import field_errors
-from batchrec_dagster.preparation.sources.assets import ONLY_A_RUN, AssetRows
 from batchrec_dagster.preparation.sources.assets import SCHEME as ASSET
+from batchrec_dagster.preparation.sources.assets import AssetRows
 from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
 from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, check_sql
@@ -115,8 +115,6 @@ class Sourced(dg.Model):
         return self
 
     def _query_problems(self) -> dict[tuple[str, ...], str]:
-        if self.query is not None and self.upstream:
-            return {("source",): ONLY_A_RUN}
         if self.database is not None:
             return (
                 {} if self.query else {("source",): "a database needs a query: its rows are read"}

@@ -4,7 +4,7 @@ them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import polars as pl
 
 from batchrec_dagster.preparation.sources.assets import AssetRows
 from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.sources.query import FileQuery
 from batchrec_dagster.preparation.sources.results import ResultFile
 from batchrec_dagster.preparation.sources.source import (
     FileError,
@@ -50,6 +51,9 @@ class LoadedRows(ResultFile):
 
 def found_upstream(source: Source, context: dg.AssetExecutionContext) -> Source:
     """The source itself, or of an AssetRows where its rows are now. Raises dg.Failure."""
+    if isinstance(source, FileQuery):
+        tables = {name: found_upstream(table, context) for name, table in source.tables.items()}
+        return replace(source, tables=tables)
     if not isinstance(source, AssetRows):
         return source
     key = dg.AssetKey(source.key)

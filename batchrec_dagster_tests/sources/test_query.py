@@ -100,6 +100,11 @@ def test_files_with_other_columns_are_matched_by_name(place: Place) -> None:
     ]
 
 
+def test_the_delimiter_is_not_one_in_quotes(place: Place) -> None:
+    put(place, "a.csv", 'user;"item, name"\na;"1,5"\n')
+    assert rows(place, "SELECT * FROM source", "a.csv").rows() == [("a", "1,5")]
+
+
 def test_a_line_of_numbers_is_no_header(place: Place) -> None:
     put(place, "ratings.dat", "1::2::5::978300760\n")
     found = rows(place, "SELECT column_1 AS u, column_4::BIGINT AS t FROM source", "ratings.dat")

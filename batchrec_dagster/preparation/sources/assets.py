@@ -10,9 +10,7 @@ from typing import Self
 from batchrec_dagster.preparation.sources.source import File, FileError, Look, SourceContext
 
 SCHEME = "asset://"
-ONLY_A_RUN = (
-    "an asset is read by a run, as the whole source: here, and in a query, name a file or a table"
-)
+ONLY_A_RUN = "an asset is read by a run, as the source of ratings or items: name a file here"
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,8 @@ def _header(opened: Opened, form: TextForm) -> tuple[str, tuple[str, ...], bool]
     does not."""
     by = [form.delimiter] if form.delimiter else [",", *DELIMITERS]
     lines = {delimiter: _first_line(opened, delimiter, form.quoted) for delimiter in by}
-    delimiter = max(lines, key=lambda delimiter: len(lines[delimiter]))
+    # A field with a quote in it was cut by another delimiter than the file's.
+    delimiter = max(lines, key=lambda by: ('"' not in "".join(lines[by]), len(lines[by])))
     fields = [field.strip() for field in lines[delimiter]]
     header = not any(_NUMBER.fullmatch(field) for field in fields)
     names = [
