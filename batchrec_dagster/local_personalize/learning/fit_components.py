@@ -19,6 +19,7 @@ from batchrec_dagster.local_personalize.learning.components import (
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
+    FactorScorer,
     ItemItemScorer,
     PopularityScorer,
     Scorer,
@@ -28,9 +29,11 @@ from batchrec_dagster.local_personalize.learning.hpo import Log
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     Ids,
+    Int32,
     Interactions,
     log_popularity,
     popular_first,
+    positions,
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.models import BlendModel
@@ -66,7 +69,16 @@ class FittedComponents:
 class ComponentFitter:
     """Fits components on interactions; keeps those that other hyperparameters would not change."""
 
-    def __init__(self, interactions: Interactions, values: Values, seed: int, log: Log) -> None:
+    def __init__(
+        self,
+        interactions: Interactions,
+        values: Values,
+        seed: int,
+        log: Log,
+        *,
+        start: BlendModel | None = None,
+    ) -> None:
+        """Factors are resumed from those of `start`, a model of most of the data."""
         order = popular_first(interactions)
         self.item_ids = interactions.item_ids[order]
         self.popularity = log_popularity(interactions, order)
@@ -78,6 +90,7 @@ class ComponentFitter:
         self._rows = len(selected)
         self._seed = seed
         self._log = log
+        self._start = start
         self._fitted: dict[tuple[str, int], Scorer] = {}
 
     def fit(self, names: Sequence[str], values: Values) -> FittedComponents:
@@ -115,7 +128,25 @@ class ComponentFitter:
                 symmetric=name == SYMMETRIC_COOC,
             )
             return ItemItemScorer(weights)
+        start = self._start.scorers.get(FACTORS) if self._start else None
+        if self._start and isinstance(start, FactorScorer):
+            return self.resume_factors(start, self.old_index(self._start))
         return fit_factors(self.matrix, factors=factors, seed=self._seed)
+
+    def old_index(self, earlier: BlendModel) -> Int32:
+        """(n_items,): the index of each item in what was fitted earlier, -1 if it is new.
+
+        Items without interactions, which have log(0.5), count as new.
+        """
+        index = positions(earlier.item_ids, self.item_ids).copy()
+        index[(index >= 0) & (earlier.popularity[index] < 0)] = -1
+        return index
+
+    def resume_factors(self, earlier: FactorScorer, old_index: Int32) -> FactorScorer:
+        """The factors, from an earlier fit."""
+        start = earlier.item_factors[old_index]
+        start[old_index < 0] = 0
+        return fit_factors(self.matrix, factors=start.shape[1], seed=self._seed, start=start)
 
 
 def regularization(name: str) -> float:

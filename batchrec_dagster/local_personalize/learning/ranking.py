@@ -195,10 +195,11 @@ def top_k_per_dense_row(rows: Float32, k: int) -> csr_matrix:
     if k >= n:
         return masked_entries(rows, rows != 0)
     size = np.abs(rows)
-    threshold = np.partition(size, n - k, axis=1)[:, n - k]
-    kept = masked_entries(rows, size >= threshold[:, None])
-    kept.eliminate_zeros()
-    return _break_ties(kept, threshold, k)
+    groups = int(np.sqrt(k * n)) // LANES * LANES
+    # As in top_k: the k-th largest maximum is a lower bound of the k-th largest entry.
+    maxima = _group_maxima(size, groups) if 2 * k < groups else size
+    bound = np.partition(maxima, maxima.shape[1] - k, axis=1)[:, maxima.shape[1] - k, None]
+    return top_k_per_row(masked_entries(rows, size >= bound), k)
 
 
 def masked_entries(rows: Float32, stays: npt.NDArray[np.bool_]) -> csr_matrix:

@@ -14,7 +14,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from batchrec_dagster.local_personalize.learning import ease
 from batchrec_dagster.local_personalize.learning.components import (
@@ -27,7 +26,6 @@ from batchrec_dagster.local_personalize.learning.components import (
     FactorScorer,
     ItemItemScorer,
     Scorer,
-    fit_factors,
 )
 from batchrec_dagster.local_personalize.learning.evaluation import (
     Split,
@@ -82,7 +80,8 @@ def train_blend(
     metrics = _metrics(measured, held_out, log)
     users = interactions.user_ids[held_out.users]
     del splits, held_out  # copies of the data, before the largest fit
-    fitted = ComponentFitter(interactions, values, seed, log).fit(list(blend.weights), values)
+    fitter = ComponentFitter(interactions, values, seed, log, start=measured)
+    fitted = fitter.fit(list(blend.weights), values)
     model = fitted.blend(blend, temperature)
     return replace(model, held_out=HeldOut(measured, users, values)), metrics
 
@@ -96,7 +95,8 @@ def train_blend_on_histories(
         log("no user has enough interactions to hold some out: no metrics, default blend")
         return _default_blend(interactions, values, seed, log), None, None
     measured, blend, temperature = _select([held_out], values, seed, log)
-    fitted = ComponentFitter(interactions, values, seed, log).fit(list(blend.weights), values)
+    fitter = ComponentFitter(interactions, values, seed, log, start=measured)
+    fitted = fitter.fit(list(blend.weights), values)
     return fitted.blend(blend, temperature), measured, held_out
 
 
@@ -148,9 +148,7 @@ def _updated(
 ) -> BlendModel:
     began = time.monotonic()
     fitter = ComponentFitter(interactions, values, seed, log)
-    old_index = positions(old.item_ids, fitter.item_ids).copy()  # -1: new
-    # Items without interactions, which have log(0.5), count as new.
-    old_index[(old_index >= 0) & (old.popularity[old_index] < 0)] = -1
+    old_index = fitter.old_index(old)
     scorers: dict[str, Scorer] = {}
     for name, scorer in old.scorers.items():
         if name in (SEQUENCE, SYMMETRIC_COOC, POPULARITY):
@@ -166,23 +164,11 @@ def _updated(
                 )
             )
         elif isinstance(scorer, FactorScorer):
-            start = _reordered(scorer.item_factors, old_index)
-            scorers[name] = fit_factors(
-                fitter.matrix, factors=start.shape[1], seed=seed, start=start
-            )
+            scorers[name] = fitter.resume_factors(scorer, old_index)
     log(f"updated: {len(interactions):,} interactions in {time.monotonic() - began:.1f} s")
     return BlendModel(
         fitter.item_ids, fitter.popularity, scorers, old.recency_exponents, old.weights
     )
-
-
-def _reordered(
-    factors: npt.NDArray[np.float32], old_index: npt.NDArray[np.int32]
-) -> npt.NDArray[np.float32]:
-    """The factors in the new order of items, zeros for new items."""
-    out = factors[old_index]
-    out[old_index < 0] = 0
-    return out
 
 
 def _select(
