@@ -26,6 +26,7 @@ from batchrec_dagster.pipeline.assets.user_segments import user_segments
 from batchrec_dagster.pipeline.automation.jobs import automation
 from batchrec_dagster.pipeline.loading import (
     DeclarationError,
+    components_of,
     declaration_error,
     same_name_error,
 )
@@ -64,7 +65,7 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
         return resolved
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        declared = context.component_tree.get_all_components(of_type=BatchRecommendations)
+        declared = components_of(context, BatchRecommendations)
         files = [each._file for each in declared if each.name == self.name and each._file]
         if len(files) > 1:
             raise same_name_error(self.name, files)

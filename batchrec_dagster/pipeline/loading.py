@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import dagster as dg
 import yaml
@@ -36,8 +37,24 @@ RESOLVING = re.compile(r"(?P<file>.+):\d+ - (?P<path>attributes\S*)$")
 TYPES = ("str", "int", "float", "bool")
 
 
+C = TypeVar("C", bound=dg.Component)
+
+
 class DeclarationError(dg.DagsterInvalidDefinitionError):
     """Invalid settings in a defs.yaml; one line each, with file, line, key and fix."""
+
+
+_found: WeakKeyDictionary[object, dict[type, list[Any]]] = WeakKeyDictionary()
+
+
+def components_of(context: dg.ComponentLoadContext, of_type: type[C]) -> list[C]:
+    """The project's components of a type. Dagster would walk through the whole project for each
+    pipeline that asks."""
+    tree = context.component_tree
+    known = _found.setdefault(tree.state_tracker, {})
+    if of_type not in known:
+        known[of_type] = tree.get_all_components(of_type=of_type)
+    return known[of_type]
 
 
 def load_pipelines(folder: Path) -> dg.Definitions:
@@ -76,6 +93,9 @@ def _load(folder: Path, without: Collection[Path]) -> dg.Definitions:
             root = ComponentPath.from_path(tree.defs_module_path)
             context = tree.decl_load_context.for_component_loc(root)
             tree.state_tracker.set_cache_data(root, component_decl=_declared(context, without))
+        # Dagster would walk through the whole project again for each file.
+        for loc, declared in tree.find_root_decl().iterate_loc_component_decl_pairs():
+            tree.state_tracker.set_cache_data(loc, component_decl=declared)
         # What is in the folder alone: the whole tree also imports every installed package with
         # components and describes each of their classes, for a page of Dagster's UI.
         folder_defs = tree.build_defs(tree.defs_module_path)

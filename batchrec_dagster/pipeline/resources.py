@@ -11,6 +11,7 @@ import dagster as dg
 from batchrec_dagster.config.project import DeploymentSettings
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.declare_asset import PIPELINE
+from batchrec_dagster.pipeline.loading import components_of
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.paths import Places
 
@@ -27,7 +28,7 @@ class BatchrecResources(DeploymentSettings, dg.Component, dg.Resolvable):
 def deployment_of(own: DeploymentSettings, context: dg.ComponentLoadContext) -> Deployment:
     """A pipeline's deployment: its own settings, else the project's BatchrecResources, else the
     environment. Raises DeploymentError."""
-    project = context.component_tree.get_all_components(of_type=BatchrecResources)
+    project = components_of(context, BatchrecResources)
     environment = dict(os.environ)
     for settings in (*project, own):
         environment |= settings.variables

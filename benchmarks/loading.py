@@ -1,0 +1,117 @@
+"""CPU time of loading pipelines, compared with as many plain assets and jobs of bare Dagster.
+
+    python benchmarks/loading.py [--pipelines 1 --pipelines 50 --pipelines 200] [--out loading.json]
+
+Each measurement is a process of its own: its user and system time, from the start of Python. It
+imports, builds the definitions and resolves every job, as `dagster definitions validate` does. The
+bare project declares in Python, for each pipeline, as many assets in a chain, two jobs that select
+them, a job of one op, and a schedule.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+from report import RESULTS, table, write
+
+ASSETS = 9  # of a pipeline without items, segments and sinks
+START = "import dagster as dg; from pathlib import Path; import os"
+OURS = f"""{START}
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline.loading import load_pipelines
+load_pipelines(Path({{folder!r}})).get_repository_def().load_all_definitions()
+"""
+BARE = f"""{START}
+def shop(name):
+    chain = []
+    for number in range({ASSETS}):
+        @dg.asset(key=[name, str(number)], deps=chain[-1:], group_name=name)
+        def one(): ...
+        chain.append(one)
+    @dg.op(name=name + "_op")
+    def alone(): ...
+    @dg.job(name=name + "_teardown")
+    def teardown(): alone()
+    jobs = [
+        dg.define_asset_job(name + "_refresh", dg.AssetSelection.assets(*chain)),
+        dg.define_asset_job(name + "_rollback", dg.AssetSelection.assets(*chain[5:])),
+    ]
+    schedule = dg.ScheduleDefinition(name=name, job=jobs[0], cron_schedule="0 3 * * *")
+    return dg.Definitions(assets=chain, jobs=[*jobs, teardown], schedules=[schedule])
+shops = [shop("shop%d" % number) for number in range({{pipelines}})]
+dg.Definitions.merge(*shops).get_repository_def().load_all_definitions()
+"""
+# What a step's own process imports besides: what it needs to train and to answer.
+STEP = f"""{OURS}
+import batchrec_dagster.local_personalize.api.service, batchrec_dagster.steps.infer
+"""
+
+
+def project(root: Path, pipelines: int) -> Path:
+    """A package with so many pipelines; its folder."""
+    package = root / "shops"
+    for number in range(pipelines):
+        folder = package / "defs" / f"shop{number:03}"
+        folder.mkdir(parents=True)
+        attributes = {
+            "name": folder.name,
+            "ratings": {"source": f"/data/{folder.name}.csv"},
+            "schedule": {"cron": "0 3 * * *"},
+        }
+        declared = {"type": "batchrec_dagster.BatchRecommendations", "attributes": attributes}
+        (folder / "defs.yaml").write_text(yaml.safe_dump(declared))
+    (package / "__init__.py").touch()
+    settings = '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "shops"\n'
+    (root / "pyproject.toml").write_text(settings)
+    return package
+
+
+def cpu_seconds(code: str, folder: Path) -> float:
+    """User and system time of a Python process that runs the code; the lesser of two."""
+    taken = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(taken)
+
+
+def measure(pipelines: int) -> dict[str, float]:
+    """CPU seconds of each way."""
+    with tempfile.TemporaryDirectory() as root:
+        folder = str(project(Path(root), pipelines))
+        return {
+            "batchrec": cpu_seconds(OURS.format(folder=folder), Path(root)),
+            "a step's process": cpu_seconds(STEP.format(folder=folder), Path(root)),
+            "bare Dagster": cpu_seconds(BARE.format(pipelines=pipelines), Path(root)),
+        }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--pipelines", type=int, action="append")
+    parser.add_argument("--out", type=Path, default=RESULTS / "loading.json")
+    asked = parser.parse_args()
+    found = {pipelines: measure(pipelines) for pipelines in asked.pipelines or [1, 50, 200]}
+    rows = [
+        {
+            "pipelines": str(pipelines),
+            **{f"{name}, CPU s": f"{seconds:.1f}" for name, seconds in taken.items()},
+            "over bare Dagster": f"{taken['batchrec'] / taken['bare Dagster']:.2f}",
+        }
+        for pipelines, taken in found.items()
+    ]
+    print(table("Loading", rows))
+    write(asked.out, {"cpu_seconds": found})
+
+
+if __name__ == "__main__":
+    main()
