@@ -1,0 +1,173 @@
+"""The shapes of docs/own-data.md: the YAML of each row of the table, on a file like it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+import xlsxwriter
+import yaml
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.preparation.layout import CONSTANT_TIME, NULL_ID
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.sources.source import SourceContext
+from batchrec_dagster.samples import generator
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.support import REPOSITORY
+
+# In the afternoon, so that zones change the hour but not the day.
+NOON = datetime(2024, 1, 31, 12, 0, 5, tzinfo=UTC)
+SECONDS = int(NOON.timestamp())
+DATED = [f"u1,i1,{SECONDS},rating", f"u2,i2,{SECONDS},rating"]
+UNDATED = [f"u1,i1,{CONSTANT_TIME},rating", f"u2,i2,{CONSTANT_TIME},rating"]
+
+
+def documented() -> dict[str, str]:
+    """The YAML of each shape."""
+    text = (REPOSITORY / "docs/own-data.md").read_text().partition("## Known shapes")[2]
+    rows = re.findall(r"^\| (.+?) \| (.+) \| (`.+`) \|$", text.partition("\n## ")[0], re.MULTILINE)
+    return {shape: "\n".join(re.findall("`([^`]+)`", cell)) for shape, _, cell in rows}
+
+
+def amazon(root: Path) -> list[str]:
+    reviews = [("u1", "i1", 5.0), ("u2", "i2", 4.0), ("u2", "i1", 2.0)]
+    lines = [
+        {"overall": stars, "reviewerID": user, "asin": item, "unixReviewTime": SECONDS}
+        for user, item, stars in reviews
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (root / "Books_5.json.gz").write_bytes(gzip.compress(text.encode()))
+    return DATED
+
+
+def book_crossing(root: Path) -> list[str]:
+    rows = ['"User-ID";"ISBN";"Book-Rating"', '"u1";"i1";"8"', '"u1";"Größe";"0"', '"u2";"i2";"10"']
+    (root / "BX-Book-Ratings.csv").write_bytes("\r\n".join(rows).encode("cp1252"))
+    return UNDATED
+
+
+def excel(root: Path) -> list[str]:
+    book = xlsxwriter.Workbook(root / "shop.xlsx")
+    book.add_worksheet("About").write(0, 0, "Exported on Monday")
+    sheet = book.add_worksheet("Orders")
+    form = book.add_format({"num_format": "dd.mm.yyyy hh:mm"})
+    shown = NOON.astimezone(ZoneInfo("Europe/Berlin")).replace(tzinfo=None)
+    sheet.write_row(0, 0, ["Customer", "SKU", "Ordered"])
+    for row in (1, 2):
+        sheet.write_row(row, 0, [f"u{row}", f"i{row}"])
+        sheet.write_datetime(row, 2, shown, form)
+    book.close()
+    return DATED
+
+
+def google_sheets(root: Path) -> list[str]:
+    shown = NOON.astimezone(ZoneInfo("America/New_York"))
+    time = f"{shown.month}/{shown.day}/{shown:%Y} {shown.hour}:{shown:%M:%S}"
+    (root / "sheet").write_text(f"Timestamp,Who,What\r\n{time},u1,i1\r\n{time},u2,i2")
+    return DATED
+
+
+def last_fm(root: Path) -> list[str]:
+    lines = ["u1\tmbid\ti1\t13\n", "u2\t\ti2\t1\n", 'u2\t\t"Weird Al\t1\n']
+    (root / "usersha1-artmbid-artname-plays.tsv").write_text("".join(lines))
+    return [*UNDATED, f'u2,"""Weird Al",{CONSTANT_TIME},rating']
+
+
+def retail_rocket(root: Path) -> list[str]:
+    events = [
+        ("u1", "transaction", "i1", 7),
+        ("u1", "view", "i2", ""),
+        ("u2", "addtocart", "i2", ""),
+    ]
+    lines = [f"{SECONDS}123,{user},{event},{item},{n}" for user, event, item, n in events]
+    (root / "events.csv").write_text(
+        "\n".join(["timestamp,visitorid,event,itemid,transactionid", *lines])
+    )
+    return [f"u1,i1,{SECONDS},transaction", f"u2,i2,{SECONDS},addtocart"]
+
+
+def snowflake(root: Path) -> list[str]:
+    (root / "unload").mkdir()
+    shown = NOON - timedelta(hours=8)
+    time = f"{shown:%Y-%m-%d %H:%M:%S}.678 -0800"
+    for number in (1, 2):
+        lines = f'u{number},"i{number}",{time}\n' + rf"\N,i1,{time}" + "\n"
+        path = root / "unload" / f"data_0_{number}_0.csv.gz"
+        path.write_bytes(gzip.compress(lines.encode()))
+    return DATED
+
+
+def sqlite(root: Path) -> list[str]:
+    with closing(sqlite3.connect(root / "shop.db")) as made:
+        made.execute("CREATE TABLE users (id TEXT)")
+        made.execute("CREATE TABLE orders (customer_id TEXT, sku TEXT, ordered_at TEXT)")
+        rows = [(f"u{n}", f"i{n}", f"{NOON:%Y-%m-%d %H:%M:%S}") for n in (1, 2)]
+        made.executemany("INSERT INTO orders VALUES (?, ?, ?)", rows)
+        made.commit()
+    return DATED
+
+
+def steam(root: Path) -> list[str]:
+    lines = ["u1,i1,purchase,1.0,0", "u1,i1,play,273,0", "u2,i2,play,1.5,0"]
+    (root / "steam-200k.csv").write_text("\n".join(lines))
+    return [f"u1,i1,{CONSTANT_TIME},play,273", f"u2,i2,{CONSTANT_TIME},play,1.5"]
+
+
+def yelp(root: Path) -> list[str]:
+    reviews = [("u1", "i1", 5.0), ("u2", "i2", 4.0), ("u2", "i1", 2.0)]
+    lines = [
+        {"review_id": "r", "user_id": user, "business_id": item, "stars": stars, "text": "a\nb",
+         "date": f"{NOON:%Y-%m-%d %H:%M:%S}"}
+        for user, item, stars in reviews
+    ]  # fmt: skip
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (root / "yelp_academic_dataset_review.json").write_text(text)
+    return DATED
+
+
+SHAPES: dict[str, Callable[[Path], list[str]]] = {
+    "Amazon reviews": amazon,
+    "Book-Crossing": book_crossing,
+    "Excel": excel,
+    "Google Sheets": google_sheets,
+    "Last.fm 360K": last_fm,
+    "RetailRocket": retail_rocket,
+    "Snowflake unload": snowflake,
+    "SQLite": sqlite,
+    "Steam 200K": steam,
+    "Yelp": yelp,
+}
+
+
+def test_the_table_has_these_shapes() -> None:
+    assert list(documented()) == list(SHAPES)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_of_the_table(tmp_path: Path, shape: str) -> None:
+    wanted = SHAPES[shape](tmp_path)
+    declared = yaml.safe_load(documented()[shape])
+    if shape == "Google Sheets":
+        declared["ratings"]["source"] = "sheet"
+    pipeline = Pipeline.model_validate({"name": "shop", **declared})
+    written = tmp_path / "interactions.csv"
+    context = SourceContext(ObjectStore({"lake": tmp_path}), tmp_path, tmp_path / "in", generator)
+    with ExitStack() as stack:
+        files = [
+            RawFile(stack.enter_context(found.file.open_locally(context)), found.filename)
+            for found in pipeline.ratings.rows.files(context)
+        ]
+        read = stack.enter_context(opened(files, pipeline.ratings.reading, pipeline.rules))
+        done = read.write_interactions(written)
+    assert written.read_text().splitlines()[1:] == wanted
+    assert done.left_out.get(NULL_ID, 0) == (2 if shape == "Snowflake unload" else 0)
