@@ -6,7 +6,7 @@ import re
 from typing import ClassVar, Self
 
 import dagster as dg
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from batchrec_dagster.config.validation import field_errors
 from batchrec_dagster.preparation.sources.assets import SCHEME as ASSET
@@ -53,6 +53,9 @@ class Sourced(dg.Model):
         examples=["SELECT max(updated_at), count(*) FROM orders"],
     )
 
+    # Of the YAML, for messages.
+    _file: str | None = PrivateAttr(default=None)
+
     @property
     def sources(self) -> dict[str, str]:
         """Each source, by the name of its table."""
@@ -83,6 +86,7 @@ class Sourced(dg.Model):
 
     def rows_of(self, setting: str, form: TextForm) -> Source:
         """Where the rows are; `setting` is what messages call the query. Raises SourceError."""
+        setting += f" in {self._file}" if self._file else ""
         if self.database is not None:
             assert self.query is not None
             return Database(self.database, self.query, self.version_query, setting)

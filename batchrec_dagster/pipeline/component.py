@@ -1,5 +1,6 @@
 """The component of the YAML: wires a declared pipeline to Dagster's definitions."""
 
+import os
 from pathlib import Path
 from typing import Self
 
@@ -50,6 +51,8 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
         except ValidationError as error:
             raise declaration_error(file, error) from error
         loaded._file = file
+        for declared in filter(None, (loaded.ratings, loaded.items)):
+            declared._file = os.path.relpath(file, context.project_root)
         return loaded
 
     @classmethod

@@ -100,7 +100,7 @@ class Database:
         if self.version_sql is not None:
             with naming(self.shown), temporary_folder() as folder:
                 path = folder / "version.parquet"
-                setting = self.setting.replace("query", "version_query")
+                setting = self.setting.replace(".query", ".version_query", 1)
                 _write(self._url(), self.version_sql, setting, path)
                 version = repr(pl.read_parquet(path).head(VERSION_ROWS).rows())
         digest = hashlib.sha256(f"{self.sql}\n{version}".encode()).hexdigest()
