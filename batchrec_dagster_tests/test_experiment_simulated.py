@@ -138,7 +138,8 @@ def test_a_result_is_said_with_its_interval_and_its_doubts() -> None:
     lift = result.effects[0].lift
     assert lift is not None
     assert f"{result.control_users} in the control get the most popular items" in sizes
-    assert f"more, {lift.value:+.1%}, 95% interval {lift.low:+.1%} to {lift.high:+.1%}" in effect
+    interval = f"95% interval {lift.low:+.1%} to {lift.high:+.1%}"
+    assert f"a lift of {lift.value:+.1%} ({interval}; 1970-01-01 to 1970-01-15, 14 " in effect
     assert effect.startswith("Interactions per user and day: ")
     assert hits.startswith("New interactions on the list per user and day: ")
     doubtful = replace(result, since="data", uneven=True, effects=[])
@@ -147,7 +148,7 @@ def test_a_result_is_said_with_its_interval_and_its_doubts() -> None:
         "The data end before the lists were published",
         "One of the arms has too few users to compare.",
     ]
-    assert "no difference found" in [*result_lines(same)][1]
+    assert "no certain difference: " in [*result_lines(same)][1]
 
     said = experiment_text(ExperimentView("shop", result, made), None)
     for share, users in made.needed:

@@ -25,6 +25,8 @@ from batchrec_dagster.reporting.charts import Kind, chart, readable
 from batchrec_dagster.reporting.drift import Data, Inputs
 from batchrec_dagster.reporting.editions import diff
 from batchrec_dagster.reporting.facts import CheckResult, Facts, Run, Training, facts
+from batchrec_dagster.reporting.outcomes import Outcome, Rate
+from batchrec_dagster.reporting.outcomes_section import outcomes_section
 from batchrec_dagster.reporting.page import json_for_html, page
 from batchrec_dagster.reporting.published import Tables
 from batchrec_dagster.storage.published_table import Edition
@@ -120,7 +122,37 @@ def shown() -> Facts:
         for share, items in ((0.1, pl.Series(["a"])), (0.9, pl.Series(["b"])))
     ]
     drift = inputs[1].after(inputs[0]).drift
-    return replace(facts(run(), found), drift=drift, sections=[changes_section(changes, drift)])
+    sections = [changes_section(changes, drift), outcomes_section(outcomes())]
+    return replace(facts(run(), found), drift=drift, sections=sections)
+
+
+def outcomes() -> list[Outcome]:
+    """What people did after two editions."""
+    days = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
+    return [
+        Outcome(
+            edition=number,
+            since="data",
+            start=days[number - 1],
+            end=days[number],
+            experiment="",
+            arm="model",
+            list_length=4,
+            users=12,
+            active_users=8,
+            interactions=30,
+            new_interactions=20,
+            on_list=5,
+            hit_rate=Rate(0.5, 0.157, 0.843),
+            recall=Rate(0.3, 0.1, 0.6),
+            list_share=Rate(0.25, 0.1, 0.5),
+            gain=Rate(0.125 * number, -0.1, 0.4),
+            popular_hit_rate=0.375,
+            popular_recall=0.2,
+            popular_list_share=0.15,
+        )
+        for number in (1, 2)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +207,7 @@ def test_tiles_form_even_rows(opened: Any) -> None:
           for (const tile of tiles.children) rows[tile.offsetTop] = (rows[tile.offsetTop] || 0) + 1;
           return rows; })"""
     )
-    assert [[*rows.values()] for rows in in_rows] == [[2, 2]] * 4
+    assert [[*rows.values()] for rows in in_rows] == [[2, 2]] * 5
 
 
 @pytest.mark.attack
@@ -243,7 +275,7 @@ def test_dark_mode_and_printing(opened: Any) -> None:
         " window.unfolded = document.querySelectorAll('details[open]').length })"
     )
     assert opened.pdf().startswith(b"%PDF")
-    assert opened.evaluate("window.unfolded") == opened.locator("details").count() == 7
+    assert opened.evaluate("window.unfolded") == opened.locator("details").count() == 8
     assert opened.locator("details[open]").count() == 0
     opened.emulate_media(media="print")
     assert colour() == "rgb(255, 255, 255)"

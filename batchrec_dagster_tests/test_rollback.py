@@ -22,6 +22,7 @@ from batchrec_dagster.steps.rollback import (
     publish_again,
     published_table,
     roll_back,
+    rollback_times,
     run_config,
     still_published,
     unfinished,
@@ -115,6 +116,10 @@ def test_a_run_that_is_killed_and_started_again_goes_no_further_back(
     assert goes_back(storage, PREVIOUS, "run 1") == 2
     assert [was_rolled_back(storage, PLACES, [model]) for model in "ABC"] == [False, False, True]
     assert goes_back(storage, PREVIOUS, "run 2") == 1
+    # Each rollback is noted once, so that outcomes know who got which lists when.
+    (first, one), (second, two) = rollback_times(storage, PLACES)
+    assert (first, second) == (2, 1)
+    assert one <= two
 
 
 def test_a_new_run_finishes_a_rollback_whose_run_was_killed(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from batchrec_dagster.reporting.outcomes import NOTHING_YET, Rate
+from batchrec_dagster.reporting.outcomes import NOTHING_YET
 from batchrec_dagster.reporting.terminal import Column, Section, render
 from batchrec_dagster.steps.experiment import Effect, ExperimentResult, Plan
 
@@ -61,23 +61,21 @@ def result_lines(result: ExperimentResult) -> Iterator[str]:
     editions = f"{result.editions} edition{'' if result.editions == 1 else 's'}"
     period = f"{result.start:%Y-%m-%d} to {result.end:%Y-%m-%d}, {editions}"
     for effect in result.effects:
-        yield f"{_effect(effect)} ({period})."
+        yield f"{_effect(effect)}; {period})."
 
 
 def _effect(effect: Effect) -> str:
+    """A sentence but for the end of its brackets."""
     measure = effect.measure[0].upper() + effect.measure[1:]
     model, control = _number(effect.model.value), _number(effect.control.value)
     means = f"{measure} per user and day: {model}, in the control {control}"
-    low, high = effect.difference.low, effect.difference.high
-    if low <= 0 <= high:
-        return f"{means}: no difference found, {_by(effect.lift)}"
-    return f"{means}: {'more' if low > 0 else 'fewer'}, {_by(effect.lift)}"
-
-
-def _by(lift: Rate | None) -> str:
-    if lift is None:
-        return "too few to compare"
-    return f"{lift.value:+.1%}, 95% interval {lift.low:+.1%} to {lift.high:+.1%}"
+    if effect.lift is None:
+        return f"{means} (too few to compare"
+    certain = not effect.difference.low <= 0 <= effect.difference.high
+    found = "a lift of" if certain else "no certain difference:"
+    lift = effect.lift
+    interval = f"95% interval {lift.low:+.1%} to {lift.high:+.1%}"
+    return f"{means}, {found} {lift.value:+.1%} ({interval}"
 
 
 def plan_line(plan: Plan) -> str:

@@ -105,7 +105,8 @@ class Run:
     earlier_data: whether the lists were made from earlier data than the interactions, as after a
     rollback; trained: when the model was trained, if on earlier data than the lists'; engine: what
     trained and measured the model, in words; evidence: how sure the metrics are, where known;
-    edition: its number; before, unchanged, full: see VerdictFacts.
+    edition: its number; before, unchanged, full: see VerdictFacts; withheld: the requested users
+    whom an experiment gives no list.
     """
 
     pipeline: str
@@ -126,6 +127,7 @@ class Run:
     before: Before | None = None
     unchanged: str | None = None
     full: int | None = None
+    withheld: int = 0
 
     @property
     def tested(self) -> Evidence | None:
@@ -197,7 +199,7 @@ class Facts:
             popular=run.popularity.get(NDCG),
             tested=run.tested,
             before=run.before,
-            requested=self.audience.requested,
+            requested=self.audience.requested - self.run.withheld,
             served=self.audience.served,
             full=run.full,
             top_lists=top.recommendations,

@@ -31,7 +31,10 @@ def outcomes_section(outcomes: Sequence[Outcome], experiment: Sequence[str] = ()
     return Section(
         NAME,
         TITLE,
-        [*sentences(newest), *replayed, *experiment],
+        [
+            " ".join([*sentences(newest), *replayed]),
+            *([" ".join(experiment)] if experiment else []),
+        ],
         tiles=[*_tiles(newest)],
         figures=[_over_time(measured)] if measured else [],
     )
@@ -59,6 +62,13 @@ def _tiles(outcome: Outcome) -> Iterator[Tile]:
         "Choices on the list",
         percent(outcome.list_share.value),
         f"Share of all new interactions. Popular items: {outcome.popular_list_share:.1%}.",
+    )
+    yield Tile(
+        "outcome_recall",
+        "Average per person",
+        percent(outcome.recall.value),
+        "Share of a person's new interactions that was on their list. Popular items:"
+        f" {outcome.popular_recall:.1%}.",
     )
     yield Tile(
         "active_users",

@@ -70,7 +70,8 @@ def _person(person: Person, width: int | None) -> str:
         note="because of: the item in the history whose audience overlaps most; both: people who"
         " liked both. It shows association, not the model's reasoning."
         if person.recommendations
-        else "none: this user was not requested, or has already seen every item",
+        else "none: this user was not requested, is in an experiment's control, or has already seen"
+        " every item",
     )
     return render(
         [f"User {person.user} in {person.pipeline}"], [[history, recommended]], width=width

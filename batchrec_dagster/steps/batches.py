@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.batch_input import UsersFiles, measured
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
@@ -107,6 +108,15 @@ def users_without_lists(
         return pl.read_parquet(storage.store.get(uri)).get_column("user_id")
     except ObjectNotFoundError:
         return pl.Series("user_id", [], pl.String)
+
+
+def withheld(pipeline: Pipeline, storage: StorageResource, edition: Edition) -> int:
+    """How many of the requested users an experiment gives no list. Raises StorageError."""
+    if edition.about.get("experiment", {}).get("control") != "none":
+        return 0
+    experiment = Experiment.model_validate(edition.about["experiment"])
+    without = users_without_lists(pipeline, storage, edition)
+    return int((arms(without, experiment) == CONTROL).sum())
 
 
 def forget_users_without_lists(pipeline: Pipeline, storage: StorageResource) -> None:

@@ -32,6 +32,7 @@ from batchrec_dagster.reporting.outcomes_section import outcomes_section
 from batchrec_dagster.reporting.page import page
 from batchrec_dagster.reporting.published import Tables, scan_interactions
 from batchrec_dagster.reporting.sections import Section
+from batchrec_dagster.steps.batches import withheld
 from batchrec_dagster.steps.experiment import experiment_result
 from batchrec_dagster.steps.items import categories, titles_of
 from batchrec_dagster.steps.outcomes import outcomes, read_sums
@@ -83,6 +84,7 @@ def build_report(
             before=before_of(before, edition),
             unchanged=_unchanged(edition, run_id) if history.is_newest(edition) else None,
             full=_full(edition),
+            withheld=withheld(pipeline, storage, edition),
         )
         with _tables(pipeline, storage, lists) as tables:
             found = facts(run, tables)
