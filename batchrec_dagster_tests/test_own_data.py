@@ -143,24 +143,25 @@ def test_events_in_json_lines(project: Project, instance: dg.DagsterInstance) ->
 def test_orders_and_their_products_by_sql(project: Project, instance: dg.DagsterInstance) -> None:
     folder = project.root / "instacart"
     folder.mkdir()
+    # Each of the users has two orders, of the even and of the odd products.
     (folder / "orders.csv").write_text(
-        "order_id,user_id,order_number\n"
-        + "".join(f"{user},u{user:03},{user % 9 + 1}\n" for user in range(1, 61))
+        "order_id,user_id,order_number,days_since_prior_order\n"
+        + "".join(f"{2 * u},u{u:03},1,\n{2 * u + 1},u{u:03},2,{u}.0\n" for u in range(1, 61))
     )
     for half in (0, 1):
         (folder / f"order_products__{half}.csv").write_text(
             "order_id,product_id,add_to_cart_order,reordered\n"
-            + "".join(f"{u},{i:04},{i},0\n" for u, i in EVENTS if u % 2 == half)
+            + "".join(f"{2 * u + i % 2},{i:04},{i},0\n" for u, i in EVENTS if u % 2 == half)
         )
     declared = documented("SQL over the files")
+    assert len(declared.splitlines()) <= 10
     first = prepare(project, instance, declared)
     assert told(first, "raw_ratings")["format"] == "parquet"
-    kept = interactions(project, "shop")
-    assert kept.select("USER_ID", "ITEM_ID").rows() == [
-        (f"u{user:03}", f"{item:04}") for user, item in EVENTS
+    day = int(datetime(2017, 1, 1, tzinfo=UTC).timestamp())
+    bought = sorted(EVENTS, key=lambda event: (event[0], event[1] % 2, event[1]))
+    assert interactions(project, "shop").select("USER_ID", "ITEM_ID", "TIMESTAMP").rows() == [
+        (f"u{user:03}", f"{item:04}", day + item % 2 * user * 86_400) for user, item in bought
     ]
-    day = int(datetime(2017, 1, 8, tzinfo=UTC).timestamp())
-    assert kept.get_column("TIMESTAMP").min() == day
     again = prepare(project, instance, declared)
     assert told(again, "raw_ratings")["outcome"] == "unchanged: not copied again"
     (folder / "orders.csv").write_text("order_id,user\n1,2\n")
