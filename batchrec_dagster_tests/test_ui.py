@@ -185,6 +185,22 @@ def test_each_check_says_in_words_what_it_found(shop: Shop, tab: Any) -> None:
                 expect(tab.get_by_text(key, exact=True).first).to_be_visible()
 
 
+def test_numbers_are_rounded_and_what_says_nothing_is_left_out(shop: Shop) -> None:
+    for spec in shop.assets:
+        for key, value in shop.metadata(spec.key.path[-1]).items():
+            if isinstance(value, dg.FloatMetadataValue):
+                assert value.value == float(f"{value.value:.4g}"), key
+            if isinstance(value, dg.TextMetadataValue | dg.JsonMetadataValue):
+                assert value.value not in ("", {}, []), (spec.key, key)
+            if isinstance(value, dg.TableSchemaMetadataValue):
+                for column in value.schema.columns:
+                    said = column.description or ""
+                    assert " " in said, column
+                    assert not re.search(r"[a-z]\.[a-z]", said), said  # a path in the YAML
+    report = shop.metadata("recommendation_report")
+    assert str(report["verdict"].value).startswith(("Good to send", "Look before", "Do not send"))
+
+
 def test_nothing_that_comes_from_data_is_more_than_text(shop: Shop) -> None:
     markdown = [spec.description for spec in shop.assets]
     markdown += [spec.description for spec in shop.checks]

@@ -108,12 +108,12 @@ def _with_resources(pipeline: Pipeline, function: Function) -> Function:
     @wraps(function)
     def returning(context: dg.AssetExecutionContext, **inputs: Any) -> Any:
         with _extras_named():
-            return function(**arguments(context, inputs))
+            return _for_people(function(**arguments(context, inputs)))
 
     @wraps(function)
     def yielding(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
         with _extras_named():
-            yield from function(**arguments(context, inputs))
+            yield from map(_for_people, function(**arguments(context, inputs)))
 
     made: Any = yielding if inspect.isgeneratorfunction(function) else returning
     context = inspect.Parameter(
@@ -122,6 +122,22 @@ def _with_resources(pipeline: Pipeline, function: Function) -> Function:
     others = [p for p in signature.parameters.values() if p.name not in ("context", *wanted)]
     made.__signature__ = signature.replace(parameters=[context, *others])
     return made  # type: ignore[no-any-return]
+
+
+# Significant digits of metadata: the records keep what is exact.
+DIGITS = 4
+
+
+def _for_people(result: Any) -> Any:
+    """An asset's result with rounded numbers, and without metadata that say nothing."""
+    if not isinstance(result, dg.MaterializeResult) or result.metadata is None:
+        return result
+    shown = {
+        key: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+        for key, value in result.metadata.items()
+        if not (isinstance(value, str | list | dict) and not value)
+    }
+    return result._replace(metadata=shown)
 
 
 @contextmanager

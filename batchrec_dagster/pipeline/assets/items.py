@@ -182,10 +182,26 @@ def _file_schema(layout: ItemsLayout) -> dg.TableSchema:
     """The columns of the file that are used."""
     return dg.TableSchema(
         columns=[
-            dg.TableColumn(_name(column), description=f"items.columns.{role}")
+            dg.TableColumn(_name(column), description=_meaning(role))
             for role, column in layout.roles.items()
         ]
     )
+
+
+MEANINGS = {
+    "item": "The item's id.",
+    "title": "Its title, for people.",
+    "image": "The address of its picture.",
+    "link": "The address of its page.",
+    "created": "When it came out.",
+}
+
+
+def _meaning(role: str) -> str:
+    """What a column of the file is for, in words."""
+    kind, _, name = role.partition(".")
+    of = {"categories": "Text", "numbers": "A number"}.get(kind, "")
+    return MEANINGS.get(role) or f"{of} that Personalize knows as {escaped(name)}."
 
 
 def _lineage(layout: ItemsLayout) -> dict[str, list[tuple[str, str]]]:
@@ -205,7 +221,9 @@ def _name(column: Column) -> str:
 def _columns(layout: ItemsLayout) -> dict[str, tuple[str, str]]:
     return {
         ITEM_ID: ("string", "The item's id, as in the ratings."),
-        **dict.fromkeys(layout.categories, ("string", "Its values, joined by |.")),
+        **dict.fromkeys(
+            layout.categories, ("string", "Its values; several stand side by side with | between.")
+        ),
         **dict.fromkeys(layout.numbers, ("double", "A number.")),
         CREATION_TIMESTAMP: ("long", "When the item came out, in epoch seconds."),
     }

@@ -99,7 +99,7 @@ def _forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext) -> 
 
 
 def _metadata(imported: DatasetImport, personalize: PersonalizeResource) -> dict[str, Any]:
-    record, first = imported.record, imported.imports[0]
+    record = imported.record
     return {
         "preview": preview(
             f"The dataset group `{record.dataset_group_name}` has:",
@@ -113,7 +113,6 @@ def _metadata(imported: DatasetImport, personalize: PersonalizeResource) -> dict
         ),
         **record.to_json(),
         **dataset_group(personalize, record.dataset_group_arn),
-        "status": first.job.description["status"],
         **{
             "outcome" if one.file.is_interactions else f"{one.file.asset}_outcome": one.outcome
             for one in imported.imports

@@ -98,7 +98,7 @@ def _metadata(record: RawRecord, found: RatingsInspection) -> dict[str, Any]:
         **counts,
         "dagster/column_schema": _column_schema(found.format),
         "format": layout.format,
-        "delimiter": layout.delimiter if layout.format == "csv" else "",
+        "delimiter": _shown(layout.delimiter) if layout.format == "csv" else "",
         "encoding": encodings,
         "recognised_columns": dict(found.format.recognised),
         "empty_files": list(found.format.empty_files),
@@ -115,3 +115,8 @@ def _column_schema(found: RatingsFormat) -> dg.TableSchema:
             for name, kind in found.types.items()
         ]
     )
+
+
+def _shown(delimiter: str) -> str:
+    """A delimiter that can be seen."""
+    return {"\t": "tab", " ": "space"}.get(delimiter, delimiter)

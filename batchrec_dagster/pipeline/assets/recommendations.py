@@ -176,7 +176,6 @@ def _metadata(
         **dataset_group(personalize, model.dataset_group_arn),
         "batch_inference_job_arn": job.arn,
         "batch_inference_output": output_folder(job.description),
-        "status": job.description["status"],
         "outcome": outcome(job, "inferred"),
         "inference_seconds": job_seconds(job),
         **cost_metadata("cost_usd", inferred.cost, on_aws=personalize.on_aws),

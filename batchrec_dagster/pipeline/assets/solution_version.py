@@ -134,7 +134,6 @@ def _metadata(
         **dataset_group(personalize, record.dataset_group_arn),
         "recipe": training.recipe,
         "hyperparameters": dict(training.hyperparameters),
-        "status": version["status"],
         "outcome": training.outcome,
         "data_version": record.data_version,
         "trained_on": record.trained_on,

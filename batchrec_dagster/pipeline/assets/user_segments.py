@@ -111,7 +111,6 @@ def _metadata(pipeline: Pipeline, segments: Segments, found: UserSegments) -> di
         "users": len(table.users),
         "batch_segment_job_arn": job.arn,
         "batch_segment_output": output_folder(job.description),
-        "status": job.description["status"],
         "outcome": outcome(job, "segmented"),
         "inference_seconds": job_seconds(job),
         "sample": sample(table.sample),
