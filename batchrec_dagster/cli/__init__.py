@@ -4,6 +4,7 @@ import click
 
 from batchrec_dagster.cli.diff import diff
 from batchrec_dagster.cli.doctor import doctor
+from batchrec_dagster.cli.init import init
 from batchrec_dagster.cli.new import new
 from batchrec_dagster.cli.pipelines import check, list_pipelines, open_page
 from batchrec_dagster.cli.rollback import rollback
@@ -77,7 +78,7 @@ def schema() -> None:
 
 
 for command in (
-    *(new, check, run, list_pipelines, show, diff, open_page, ui, rollback),
+    *(init, new, check, run, list_pipelines, show, diff, open_page, ui, rollback),
     *(teardown, doctor, verify_aws, schema, completion, local_personalize),
 ):
     main.add_command(command)

@@ -3,6 +3,7 @@
 import difflib
 import logging
 import re
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
@@ -87,19 +88,22 @@ def load_valid_pipelines(folder: Path) -> dg.Definitions:
 def _load(folder: Path, without: Collection[Path]) -> dg.Definitions:
     """The definitions of every defs.yaml but these. Raises DeclarationError."""
     try:
-        tree = dg.ComponentTree.for_project(folder)
-        if without:
-            # Dagster takes the declarations from this cache instead of reading them itself.
-            root = ComponentPath.from_path(tree.defs_module_path)
-            context = tree.decl_load_context.for_component_loc(root)
-            tree.state_tracker.set_cache_data(root, component_decl=_declared(context, without))
-        # Dagster would walk through the whole project again for each file.
-        for loc, declared in tree.find_root_decl().iterate_loc_component_decl_pairs():
-            tree.state_tracker.set_cache_data(loc, component_decl=declared)
-        # What is in the folder alone: the whole tree also imports every installed package with
-        # components and describes each of their classes, for a page of Dagster's UI.
-        folder_defs = tree.build_defs(tree.defs_module_path)
-        loaded = dg.Definitions.merge(folder_defs, dg.Definitions(component_tree=tree))
+        with warnings.catch_warnings():
+            # Notices that a few of Dagster's classes are new, for each file.
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            tree = dg.ComponentTree.for_project(folder)
+            if without:
+                # Dagster takes the declarations from this cache instead of reading them itself.
+                root = ComponentPath.from_path(tree.defs_module_path)
+                context = tree.decl_load_context.for_component_loc(root)
+                tree.state_tracker.set_cache_data(root, component_decl=_declared(context, without))
+            # Dagster would walk through the whole project again for each file.
+            for loc, declared in tree.find_root_decl().iterate_loc_component_decl_pairs():
+                tree.state_tracker.set_cache_data(loc, component_decl=declared)
+            # What is in the folder alone: the whole tree also imports every installed package with
+            # components and describes each of their classes, for a page of Dagster's UI.
+            folder_defs = tree.build_defs(tree.defs_module_path)
+            loaded = dg.Definitions.merge(folder_defs, dg.Definitions(component_tree=tree))
     except Exception as error:
         lines = [line for cause in _causes(error) for line in _explain(cause)]
         if not (lines := lines or _of_no_type(folder / "defs", without)):

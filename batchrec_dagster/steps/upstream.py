@@ -11,10 +11,9 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.preparation.sources.assets import AssetRows
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.query import FileQuery
-from batchrec_dagster.preparation.sources.results import ResultFile
+from batchrec_dagster.preparation.sources.results import AssetRows, ResultFile
 from batchrec_dagster.preparation.sources.source import (
     FileError,
     FoundFile,

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 
 from batchrec_dagster.preparation.sources.archives import Member
-from batchrec_dagster.preparation.sources.assets import AssetRows
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, StoredObject, WebFile
 from batchrec_dagster.preparation.sources.movielens import PUBLISHED, Sample, parse_movielens
+from batchrec_dagster.preparation.sources.results import AssetRows
 from batchrec_dagster.preparation.sources.source import (
     File,
     FileError,

@@ -1,0 +1,123 @@
+"""`batchrec init`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+
+from batchrec_dagster.cli.project import near, program
+
+_PYPROJECT = """\
+[tool.dg]
+directory_type = "project"
+
+[tool.dg.project]
+root_module = "{module}"
+code_location_name = "{module}"
+"""
+_DEFINITIONS = '''\
+"""What Dagster loads: the pipelines under defs/."""
+
+from pathlib import Path
+
+import dagster as dg
+from batchrec_dagster.definitions import load
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return load(Path(__file__).parent)
+'''
+_WORKSPACE = """\
+load_from:
+  - python_module:
+      module_name: {module}.definitions
+      working_directory: .
+      location_name: {module}
+"""
+_DAGSTER = """\
+# batchrec's commands copy it into Dagster's home, .batchrec/dagster, when they make that.
+telemetry: {enabled: false}
+nux: {enabled: false}
+python_logs: {python_log_level: INFO}
+"""
+_ENV = """\
+# Settings of the deployment, which `batchrec doctor` checks. Default: everything is in .batchrec.
+# BATCHREC_STORAGE=s3://bucket/prefix
+# BATCHREC_PERSONALIZE=aws
+# BATCHREC_ROLE_ARN=arn:aws:iam::123456789012:role/personalize
+"""
+_IGNORE = ".batchrec/\n.env\n__pycache__/\n"
+_README = """\
+# {name}
+
+Nightly lists of recommendations, by batchrec. Work in this folder:
+
+    batchrec new shop --ratings ORDERS.csv   # declare a pipeline: {module}/defs/shop/defs.yaml
+    batchrec run shop                        # make its lists
+    batchrec open                            # the report
+    batchrec ui                              # Dagster: runs, schedules, sensors
+
+Settings of the deployment are in .env, those of a pipeline in its defs.yaml.
+"""
+
+
+@click.command(short_help="Make a project for pipelines.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def init(folder: Path) -> None:
+    """Make the folder DIR: a Dagster project with a place for pipelines and their settings.
+
+    For a Dagster project that you already have, this is not needed: `dg scaffold defs
+    batchrec_dagster.BatchRecommendations NAME` adds a pipeline to it. Never overwrites a file.
+
+    \b
+    Examples:
+      batchrec init lists
+      cd lists
+      batchrec new shop --ratings ../orders.csv
+      batchrec run shop
+      batchrec open
+    """
+    from batchrec_dagster.config.json_schema import declaration_schema_text
+
+    folder = folder.expanduser().absolute()
+    module = _module(folder.name)
+    files = {
+        "pyproject.toml": _PYPROJECT.format(module=module),
+        f"{module}/__init__.py": "",
+        f"{module}/definitions.py": _DEFINITIONS,
+        f"{module}/defs/.gitkeep": "",
+        "workspace.yaml": _WORKSPACE.format(module=module),
+        "dagster.yaml": _DAGSTER,
+        ".env": _ENV,
+        ".gitignore": _IGNORE,
+        "defs.schema.json": declaration_schema_text(),
+        "README.md": _README.format(name=folder.name, module=module),
+    }
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise click.ClickException(f"{near(folder)} is not empty: name a new folder")
+        for name, text in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"cannot write {folder}: {error.strerror}") from error
+    lines = [
+        f"cd {shlex.quote(str(near(folder)))}",
+        f"{program('batchrec')} new shop --ratings FILE",
+    ]
+    click.echo("\n  ".join([f"Made {near(folder)}. Next:", *lines]))
+
+
+def _module(name: str) -> str:
+    """The folder's name as the name of a Python module that no installed one has."""
+    from importlib.util import find_spec
+
+    module = re.sub(r"\W", "_", name.lower(), flags=re.ASCII).strip("_") or "lists"
+    if not module[0].isalpha() or find_spec(module) is not None:
+        module = f"{module}_lists" if module[0].isalpha() else f"lists_{module}"
+    return module

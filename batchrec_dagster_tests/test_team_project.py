@@ -1,0 +1,199 @@
+"""batchrec from outside: its wheel in a fresh environment with dagster-dbt and s3fs, in projects of
+Dagster's own tools. Only what the docs say is typed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.support import REPOSITORY, write_ratings
+
+pytestmark = pytest.mark.slow
+
+# dbt-core 1.12 builds a part of it from what GitHub has.
+PACKAGES = (
+    *("create-dagster", "dagster-dg-cli", "dagster-webserver", "dagster-dbt", "dbt-duckdb"),
+    *("dbt-core<1.12", "s3fs"),
+)
+LISTS = ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
+# Of the team: an asset upstream, and one downstream in the pipeline's group; IO managers, S3 and
+# loggers of its own, under the usual keys.
+TEAM = """\
+import dagster as dg
+import pandas as pd
+from dagster_aws.s3 import S3Resource
+
+@dg.asset
+def orders() -> pd.DataFrame:
+    return pd.read_csv("orders.csv")
+
+@dg.asset(group_name="shop", key_prefix="shop",
+          ins={"lists": dg.AssetIn(key=["shop", "recommendations"])})
+def mailing(lists: pd.DataFrame) -> int:
+    return len(lists)
+
+defs = dg.Definitions(
+    assets=[orders, mailing],
+    resources={"io_manager": dg.FilesystemIOManager(base_dir="theirs"), "s3": S3Resource()},
+    loggers={"json": dg.json_console_logger},
+    executor=dg.in_process_executor,
+)
+"""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A fresh virtual environment with the wheel."""
+
+    bin: Path
+
+    def run(self, folder: Path, *command: str, fails: bool = False) -> str:
+        """What a command says that is typed in the folder."""
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("BATCHREC_", "DAGSTER_", "VIRTUAL_ENV", "PYTHONPATH"))
+        }
+        done = subprocess.run(
+            [str(self.bin / command[0]), *command[1:]],
+            cwd=folder,
+            env={
+                **inherited,
+                "PATH": f"{self.bin}:{inherited['PATH']}",
+                "PWD": str(folder),
+                "SHOP_ROOT": str(folder),
+                "COLUMNS": "200",
+                "PYTHONWARNINGS": "ignore",
+            },
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """Skips where no package registry can be reached."""
+    root = tmp_path_factory.mktemp("fresh")
+    source, venv, python = root / "source", root / "venv", root / "venv" / "bin" / "python"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(REPOSITORY / "batchrec_dagster", source / "batchrec_dagster", ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+
+    def install(*packages: str) -> None:
+        done = subprocess.run(
+            [str(python), "-m", "uv", "pip", "install", "-q", "--python", str(python), *packages],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode and ("dns error" in done.stderr or "client error" in done.stderr):
+            pytest.skip("no package registry can be reached")
+        assert done.returncode == 0, done.stderr
+
+    uv = subprocess.run([str(python), "-m", "pip", "install", "-q", "uv"], check=False)
+    if uv.returncode:
+        pytest.skip("no package registry can be reached")
+    build = [str(python), "-m", "uv", "build", "-q", "--wheel", "--out-dir", str(root), str(source)]
+    subprocess.run(build, check=True)
+    (wheel,) = root.glob("*.whl")
+    install(f"{wheel}[local,report]", *PACKAGES)
+    return Environment(venv / "bin")
+
+
+@pytest.fixture(scope="module")
+def team(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of create-dagster with assets of its own, and the pipeline by `dg scaffold`."""
+    folder = tmp_path_factory.mktemp("team") / "acme"
+    environment.run(folder.parent, "create-dagster", "project", "acme", "--no-uv-sync")
+    install = ("python", "-m", "uv", "pip", "install", "-q", "--no-deps", "--python")
+    environment.run(folder, *install, str(environment.bin / "python"), "-e", ".")
+    (folder / "src" / "acme" / "defs" / "team.py").write_text(TEAM)
+    ratings = write_ratings(folder / "ratings.csv")
+    text = ratings.read_text().replace("userId,movieId,rating", "user_id,item_id,rating")
+    (folder / "orders.csv").write_text(text)
+    return folder
+
+
+def test_five_lines_of_shell_make_lists_in_a_teams_project(
+    environment: Environment, team: Path
+) -> None:
+    assert "batchrec_dagster.BatchRecommendations" in environment.run(
+        team, "dg", "list", "components"
+    )
+    scaffold = ("dg", "scaffold", "defs", "batchrec_dagster.BatchRecommendations", "shop")
+    environment.run(team, *scaffold, "--ratings", "orders.csv")
+    declared = team / "src" / "acme" / "defs" / "shop" / "defs.yaml"
+    assert str(environment.bin.parent) not in declared.read_text()
+    assert "site-packages" not in declared.read_text()
+    assert "All definitions loaded" in environment.run(team, "dg", "check", "defs")
+    environment.run(team, "dg", "launch", "--job", "shop_refresh")
+    assert pl.read_parquet(team / LISTS)["user_id"].n_unique() == 60
+    # The refresh ran none of theirs.
+    assert not (team / "theirs").exists()
+
+
+def test_the_pipeline_is_between_their_assets(environment: Environment, team: Path) -> None:
+    declared = team / "src" / "acme" / "defs" / "shop" / "defs.yaml"
+    declared.write_text(declared.read_text().replace("orders.csv", "asset://orders"))
+    environment.run(team, "dg", "launch", "--assets", "orders")
+    # Their group has another name than the pipeline: its job still has its steps.
+    declared.write_text(
+        f"{declared.read_text()}\npost_processing:\n  assets:\n"
+        "    - {target: '*', attributes: {group_name: marketing}}\n"
+    )
+    said = environment.run(team, "dg", "launch", "--job", "shop_refresh")
+    assert "asset://orders: copied" in said
+    environment.run(team, "dg", "launch", "--assets", "key:shop/mailing")
+    assert (team / "theirs" / "shop" / "mailing").exists()
+
+
+def test_a_mistake_in_the_yaml_is_one_line_there_too(environment: Environment, team: Path) -> None:
+    declared = team / "src" / "acme" / "defs" / "shop" / "defs.yaml"
+    before = declared.read_text()
+    declared.write_text(before.replace("num_results: 25", "num_results: 0"))
+    try:
+        said = environment.run(team, "batchrec", "check", fails=True)
+    finally:
+        declared.write_text(before)
+    assert f"{declared.relative_to(team)}, line " in said
+    assert "recommendations.num_results" in said
+    assert "Traceback" not in said
+
+
+def test_a_dbt_model_feeds_the_pipeline_and_another_reads_its_lists(
+    environment: Environment, tmp_path: Path
+) -> None:
+    folder = tmp_path / "dbt"
+    shutil.copytree(REPOSITORY / "examples" / "dbt", folder)
+    (folder / "data").mkdir()
+    environment.run(folder, "dg", "launch", "--assets", "*")
+    assert pl.read_parquet(folder / LISTS)["user_id"].n_unique() == 100
+    count = "import duckdb; print(duckdb.connect('data/shop.duckdb').sql("
+    count += "'select sum(lists) from most_recommended').fetchone()[0])"
+    assert environment.run(folder, "python", "-c", count).split()[-1] == "1000"
+
+
+def test_an_empty_folder_becomes_a_report_in_five_commands(
+    environment: Environment, tmp_path: Path
+) -> None:
+    write_ratings(tmp_path / "ratings.csv")
+    environment.run(tmp_path, "batchrec", "init", "lists")
+    project = tmp_path / "lists"
+    environment.run(project, "batchrec", "new", "shop", "--ratings", "../ratings.csv")
+    environment.run(project, "batchrec", "run", "shop")
+    report = environment.run(project, "batchrec", "open").splitlines()[0]
+    assert (project / report).is_file()
+    assert "All pipelines" in environment.run(project, "batchrec", "check")
