@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import polars as pl
 import pytest
 
@@ -192,6 +193,19 @@ def test_a_rerun_changes_nothing_and_what_history_dropped_stays(
     assert measured(storage).sums.equals(first.sums)
     for old in storage.store.list(published_table(storage, PLACES).history):
         storage.store.delete(old.uri)
+    assert measured(storage).sums.equals(first.sums)
+
+
+def test_sums_that_something_cut_are_refused_by_name(
+    storage: StorageResource, tmp_path: Path
+) -> None:
+    publish(storage, tmp_path, LISTS, made_at=at(T0 + 60), data_until=T0)
+    write_events(storage, [*BEFORE, ("ann", "a", T0 + 90)])
+    first = measured(storage)
+    storage.store.put(storage.uri(PLACES.outcome_sums), b"PAR1")
+    with pytest.raises(dg.Failure, match=r"sums.parquet.*delete it"):
+        measured(storage)
+    storage.store.delete(storage.uri(PLACES.outcome_sums))
     assert measured(storage).sums.equals(first.sums)
 
 

@@ -278,7 +278,10 @@ class Pipeline(dg.Model):
     def making_lists(self) -> dict[str, Any]:
         """The settings that decide what is in the lists, by path such as interactions.min_rating;
         defaults are left out, and so are the queries of URLs, which may be signatures."""
-        blocks = {"ratings", "interactions", "items", "solution", "batch_users", "recommendations"}
+        blocks = {
+            *("ratings", "interactions", "items", "solution"),
+            *("batch_users", "recommendations", "experiment"),
+        }
         return _flat(self.model_dump(mode="json", exclude_defaults=True, include=blocks))
 
     @property

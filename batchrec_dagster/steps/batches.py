@@ -18,7 +18,7 @@ from batchrec_dagster.steps.arms import CONTROL, MODEL, arms
 from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rollback import published_table
-from batchrec_dagster.storage.object_store import ObjectNotFoundError
+from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -108,6 +108,9 @@ def users_without_lists(
         return pl.read_parquet(storage.store.get(uri)).get_column("user_id")
     except ObjectNotFoundError:
         return pl.Series("user_id", [], pl.String)
+    except pl.exceptions.PolarsError as error:
+        fix = "delete it: then the users without lists do not count in this edition's outcomes"
+        raise DamagedError(storage.where(uri), error, fix) from error
 
 
 def withheld(pipeline: Pipeline, storage: StorageResource, edition: Edition) -> int:

@@ -25,7 +25,7 @@ from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, UserGroups, sums
 from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.steps.rollback import published_table, rollback_times
-from batchrec_dagster.storage.object_store import ObjectNotFoundError
+from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
 from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -83,13 +83,22 @@ def _lists(pipeline: Pipeline, storage: StorageResource, period: Period) -> Peri
     return PeriodLists(rows, without, experiment, bool(excluded))
 
 
+MEASURE_AGAIN = (
+    "delete it, and run the refresh, which measures the kept editions again; what was measured of"
+    " older ones is lost"
+)
+
+
 def read_sums(storage: StorageResource, places: Places) -> pl.DataFrame:
     """What an earlier run measured, with the columns of outcome_sums.SCHEMA; may have no rows.
     Raises StorageError."""
+    uri = storage.uri(places.outcome_sums)
     try:
-        return pl.read_parquet(storage.store.get(storage.uri(places.outcome_sums)))
+        return pl.read_parquet(storage.store.get(uri))
     except ObjectNotFoundError:
         return pl.DataFrame(schema=SUMS_SCHEMA)
+    except pl.exceptions.PolarsError as error:
+        raise DamagedError(storage.where(uri), error, MEASURE_AGAIN) from error
 
 
 def _write_sums(storage: StorageResource, pipeline: Pipeline, sums: pl.DataFrame) -> None:
