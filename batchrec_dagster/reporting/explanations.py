@@ -6,7 +6,10 @@ because few can be chance. It shows association, not the model's reasoning.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -81,18 +84,26 @@ def neighbours(matrix: sparse.csr_array, items: Indices, most: int) -> list[list
     """
     users_of = np.maximum(1, np.asarray(matrix.sum(axis=0)))
     by_item = matrix.T.tocsr()
-    found = []
-    for start in range(0, len(items), BLOCK):
+
+    def of_block(start: int) -> list[list[tuple[int, int]]]:
         block = items[start : start + BLOCK]
         rows = by_item[block] @ matrix
+        found = []
         for place, item in enumerate(block):
             row = slice(*rows.indptr[place : place + 2])
             others, both = rows.indices[row], rows.data[row]
             scores = both / np.sqrt(users_of[others]) * (both / (both + DISCOUNT))
             scores[others == item] = 0  # It is not its own neighbour.
-            best = np.argsort(-scores, kind="stable")[:most]
+            # Of thousands only a few are wanted.
+            least = np.partition(scores, -most)[-most] if len(scores) > most else 0.0
+            high = np.flatnonzero(scores >= least)
+            best = high[np.argsort(-scores[high], kind="stable")[:most]]
             found.append([(int(others[at]), int(both[at])) for at in best if scores[at]])
-    return found
+        return found
+
+    # NumPy and SciPy work at the same time on all cores.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(chain(*pool.map(of_block, range(0, len(items), BLOCK))))
 
 
 def similar_items(pairs: pl.LazyFrame, item: str, most: int) -> list[tuple[str, int]]:

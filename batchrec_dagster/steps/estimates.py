@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 POWER = 0.8
@@ -65,12 +65,12 @@ def share(of: ArrayLike, to: ArrayLike, users: float) -> Estimate | None:
     value, variance = min(max(found.value, 0.0), 1.0), found.variance
     size = users
     if variance > 0 and 0 < value < 1:
-        factor = stats.norm.ppf((1 + LEVEL) / 2) / stats.t.ppf((1 + LEVEL) / 2, found.degrees)
+        factor = special.ndtri((1 + LEVEL) / 2) / special.stdtrit(found.degrees, (1 + LEVEL) / 2)
         # The users of a simple random sample with this variance.
         size = value * (1 - value) / variance * factor**2
     hits = value * size
-    low = stats.beta.ppf((1 - LEVEL) / 2, hits, size - hits + 1) if value > 0 else 0.0
-    high = stats.beta.ppf((1 + LEVEL) / 2, hits + 1, size - hits) if value < 1 else 1.0
+    low = special.betaincinv(hits, size - hits + 1, (1 - LEVEL) / 2) if value > 0 else 0.0
+    high = special.betaincinv(hits + 1, size - hits, (1 + LEVEL) / 2) if value < 1 else 1.0
     return Estimate(value, float(low), float(high), variance, found.degrees)
 
 
@@ -104,14 +104,16 @@ def users_needed(measured: Estimate, users: float, effect: float, control_share:
 
     measured: the mean of `users` users. effect: 0.05 is 5%. Source: Kohavi et al., ch. 17.
     """
-    quantiles = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))
+    quantiles = float(special.ndtri((1 + LEVEL) / 2) + special.ndtri(POWER))
     of_one_user = measured.variance * users
     arms = 1 / control_share + 1 / (1 - control_share)
     return math.ceil(quantiles**2 * of_one_user * arms / (effect * measured.value) ** 2)
 
 
 def _interval(value: float, variance: float, degrees: float) -> Estimate:
-    half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * math.sqrt(variance) if variance else 0.0
+    half = (
+        float(special.stdtrit(degrees, (1 + LEVEL) / 2)) * math.sqrt(variance) if variance else 0.0
+    )
     half = math.inf if math.isnan(half) else half
     return Estimate(value, value - half, value + half, variance, degrees)
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import polars as pl
-from scipy import stats
 
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.reporting.outcomes import Rate
@@ -82,6 +81,8 @@ def experiment_result(sums: pl.DataFrame) -> ExperimentResult | None:
     last = own.filter(start=newest["start"]).group_by("arm").agg(pl.col("users").sum())
     sizes = {arm: int(users) for arm, users in last.iter_rows()}
     model, control = sizes.get(MODEL, 0), sizes.get(CONTROL, 0)
+    from scipy import stats  # half a second, for experiments alone
+
     chance = stats.binomtest(control, model + control, experiment.control_share).pvalue
     return ExperimentResult(
         experiment.name,
