@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize import recipes
@@ -374,6 +375,10 @@ def test_a_fork_of_an_owner_does_not_keep_its_lock(tmp_path: Path) -> None:
             "Create failed. [Errno 28] No space left on device",
         ),
         (MemoryError(), "Create failed. MemoryError"),
+        (
+            pl.exceptions.ComputeError("parquet: No space left on device (os error 28)"),
+            "Create failed. parquet: No space left on device (os error 28)",
+        ),
     ],
 )
 def test_an_error_fails_the_job_without_a_traceback_and_says_what_the_machine_lacks(

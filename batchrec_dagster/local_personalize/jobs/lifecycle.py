@@ -42,6 +42,7 @@ from batchrec_dagster.storage.object_store import StorageError
 _UPDATES = ("latestSolutionUpdate", "latestDatasetUpdate")
 
 _NAP_SECONDS = 0.1
+_OS_ERROR = "(os error "  # in Polars' errors, which are no OSError
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
         if job.closing() or _interpreter_is_closing():
             raise ClosingError from None
         logger.exception("%s failed", job.resource.arn)
-        if isinstance(error, (OSError, MemoryError)):  # the disk or the memory is full, say
+        if isinstance(error, (OSError, MemoryError)) or _OS_ERROR in str(error):
+            # The disk or the memory is full, say.
             return _fail(f"Create failed. {str(error) or type(error).__name__}")
         # A bug in this service: the log gets the traceback, the client a failed job.
         return _fail("Create failed. An internal error occurred: see the service's log.")
