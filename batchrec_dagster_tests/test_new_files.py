@@ -54,12 +54,8 @@ class Evenings:
             cursor=self.cursor,
             resources={"batchrec_storage": (self.defs.resources or {})["batchrec_storage"]},
         ) as context:
-            result = self.defs.resolve_sensor_def("shop_new_files")(context)
-        assert isinstance(result, dg.SensorResult)
-        skipped = result.skip_reason
-        self.said = (
-            (skipped.skip_message or "") if isinstance(skipped, dg.SkipReason) else skipped or ""
-        )
+            result = self.defs.resolve_sensor_def("shop_new_files").evaluate_tick(context)
+        self.said = result.skip_message or ""
         if not dies:
             self.cursor = result.cursor
         asked = {request.run_key or "" for request in result.run_requests or []}
