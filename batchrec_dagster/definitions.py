@@ -29,7 +29,7 @@ def load(package: Path) -> dg.Definitions:
             # Own assets of a project store their tables next to the pipelines'.
             resources={"io_manager": deployment.resources()["batchrec_parquet_io"]},
             executor=deployment.executor(),
-            loggers={"console": console_logger},
+            loggers={"console": console_logger(deployment.log_format)},
         ),
     )
 

@@ -183,9 +183,13 @@ def test_no_name_in_a_file_controls_the_terminal(
     (project.root / "ratings.csv").write_text(quoted(*HOSTILE) + "\n" + quoted(*HOSTILE) + "\n")
     project.declare(declaration("shop", "ratings.csv"))
     with definitions(project) as defs:
-        logged = dg.Definitions.merge(defs, dg.Definitions(loggers={"console": console_logger}))
+        logged = dg.Definitions.merge(
+            defs, dg.Definitions(loggers={"console": console_logger("text")})
+        )
         result = logged.resolve_job_def("shop_refresh").execute_in_process(
-            instance=instance, raise_on_error=False
+            instance=instance,
+            run_config={"loggers": {"console": {}}},
+            raise_on_error=False,
         )
     assert "\x1b[2J" in why(result)
     seen = re.sub("\x1b\\[[0-9;]*m", "", capfd.readouterr().err)

@@ -31,6 +31,7 @@ PROGRAMS = re.compile(r"^\s*\$? ?(make|batchrec|dagster|aws|pip|docker|export|cp
 # `bash` is what a reader types, and another test looks after.
 LOOKED_AFTER = {
     "aws.md": "test_deploy.py holds the commands beside AWS's own",
+    "plug-in.md": "test_team_project.py types them in a fresh environment",
     "local-personalize.md": "local_personalize/test_aws_command.py runs them",
 }
 # They run the tests.

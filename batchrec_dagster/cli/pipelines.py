@@ -64,7 +64,7 @@ def list_pipelines(as_json: bool) -> None:
 
 @click.command(short_help="Check that all pipelines load.")
 def check() -> None:
-    """Check the settings of every pipeline, as strictly as `dagster definitions validate`.
+    """Check the settings of every pipeline, as strictly as `dg check defs`.
 
     Reads the YAML and this deployment's settings only. `batchrec doctor` also checks storage, sinks
     and AWS.

@@ -110,6 +110,7 @@ SETTINGS = (
         "host names, other than localhost, by which clients reach batchrec ui and batchrec"
         " local-personalize: a.example,b.example",
     ),
+    Setting("BATCHREC_LOG_FORMAT", "text", "how runs write their console log: text or json"),
     Setting(
         "DAGSTER_HOME",
         "BATCHREC_HOME/dagster",
@@ -144,6 +145,7 @@ class Deployment:
     poll_seconds: float
     busy_seconds: float
     deadline_hours: float
+    log_format: str = "text"
     dagster_home: Path | None = None
     movielens_url: str = movielens.BASE_URL
     quotas: tuple[str, ...] = ()
@@ -178,6 +180,7 @@ class Deployment:
             busy_seconds=number("BATCHREC_BUSY_SECONDS", default=300 if personalize == AWS else 5),
             deadline_hours=number("BATCHREC_DEADLINE_HOURS", default=24),
             role_arn=get("BATCHREC_ROLE_ARN", default=LOCAL_ROLE_ARN),
+            log_format=get("BATCHREC_LOG_FORMAT", default="text"),
             dagster_home=Path(dagster_home) if (dagster_home := get("DAGSTER_HOME")) else None,
             movielens_url=get(movielens.BASE_URL_VARIABLE, default=movielens.BASE_URL),
             quotas=tuple(get(QUOTAS_VARIABLE).split()),
@@ -215,6 +218,8 @@ class Deployment:
             Quotas.parse(self.quotas)
         except ValueError as error:
             raise DeploymentError(f"{QUOTAS_VARIABLE}: {error}") from None
+        if self.log_format not in ("text", "json"):
+            raise DeploymentError(f"BATCHREC_LOG_FORMAT is {self.log_format!r}: set text or json")
         if self.home.is_file():
             raise DeploymentError(f"BATCHREC_HOME is {self.home}: a file; set a folder")
         if self.dagster_home and not self.dagster_home.is_absolute():

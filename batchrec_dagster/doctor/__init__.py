@@ -54,7 +54,7 @@ def pipelines_findings(package: Path) -> Iterator[Finding]:
         yield failed(
             check,
             f"Dagster cannot load {package / 'defs'}: {type(error).__name__}: {reason}",
-            "for details, run: dagster definitions validate -w workspace.yaml",
+            "for details, run: dg check defs",
         )
     else:
         yield ok(check, f"Dagster can load {package / 'defs'}")

@@ -76,8 +76,12 @@ def _console(context: dg.InitLoggerContext) -> logging.Logger:
     return logger
 
 
-console_logger = dg.LoggerDefinition(
-    _console,
-    description="The default colored console logger, without stack traces of known failures.",
-    config_schema=dg.colored_console_logger.config_schema,
-)
+def console_logger(log_format: str) -> dg.LoggerDefinition:
+    """Dagster's console logger, as text without stack traces of known failures, or as JSON."""
+    if log_format == "json":
+        return dg.json_console_logger
+    return dg.LoggerDefinition(
+        _console,
+        description="The default colored console logger, without stack traces of known failures.",
+        config_schema=dg.colored_console_logger.config_schema,
+    )
