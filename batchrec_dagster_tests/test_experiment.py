@@ -126,6 +126,13 @@ def two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> list[O
         assert one.users == int((arms(everyone, HOLDOUT) == arm).sum())
         assert one.interactions > 0
     assert (by_arm[CONTROL].hit_rate is None) == (control == "none")
+    if control == "popular":
+        # What popularity's lists reach is what the outcomes say that popular items would reach.
+        reached = by_arm[CONTROL]
+        assert reached.gain is not None
+        assert reached.gain.value == 0
+        assert reached.recall is not None
+        assert reached.recall.value == reached.popular_recall
     assert second["hit_rate"] == by_arm[MODEL].hit_rate.value  # type: ignore[union-attr]
 
     report = shop.store.get(f"{shop.root}/curated/report/index.html").decode()

@@ -171,9 +171,11 @@ def test_a_newer_experiment_and_other_kinds_of_periods_are_apart() -> None:
     assert experiment_result(pl.concat([older, replay, table])) == experiment_result(table)
 
 
-def test_without_a_control_group_yet_there_is_no_effect() -> None:
+def test_without_enough_users_in_the_control_there_is_no_effect() -> None:
     table = world(1, 0.2)
-    found = experiment_result(table.filter(arm=MODEL))
-    assert found is not None
-    assert found.effects == []
-    assert found.uneven
+    few = (pl.col("arm") == MODEL) | (pl.col("group") < 9)
+    for part in (pl.col("arm") == MODEL, few):
+        found = experiment_result(table.filter(part))
+        assert found is not None
+        assert found.effects == []
+        assert found.uneven

@@ -149,6 +149,9 @@ def test_only_what_came_after_counts_and_nothing_else_changes_the_rates(
     assert first.hit_rate is not None
     assert first.recall is not None
     assert (first.hit_rate.value, first.recall.value) == (0.5, 0.25)
+    # Two users prove nothing, even where they agree.
+    assert first.gain is not None
+    assert first.gain.low < 0 < first.gain.high
     # Chosen before the lists were out, had before, or by somebody without a list.
     leaks = [("eve", "c", T0 + 60), ("ann", "x", T0 + 65), ("zoe", "a", T0 + 75)]
     write_events(storage, [*BEFORE, *later, *leaks])

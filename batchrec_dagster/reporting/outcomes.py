@@ -33,8 +33,7 @@ class Outcome:
     hit_rate: share of active users who chose something from their list; recall: mean over them of
     the share of their new interactions that was on it; list_share: share of all new interactions
     that was. popular_…: the same if everyone had got the most popular items of that day. gain:
-    hit_rate - popular_hit_rate. None: nobody was active, the arm had no lists, or, of gain, too few
-    users were active.
+    hit_rate - popular_hit_rate. None: nobody was active, or the arm had no lists.
     """
 
     edition: int
@@ -115,15 +114,13 @@ def sentences(outcome: Outcome) -> Iterator[str]:
         f" {outcome.users:,} users chose items that they did not have."
     )
     rate, gain = outcome.hit_rate, outcome.gain
-    if rate is None:
+    if rate is None or gain is None:
         return
     yield (
         f"{rate.value:.1%} of these users chose something from their list (95% interval"
         f" {rate.low:.1%} to {rate.high:.1%}). The most popular items of that day would have"
         f" reached {outcome.popular_hit_rate:.1%}."
     )
-    if gain is None:
-        return
     interval = f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f} points)"
     if gain.low > 0:
         yield f"The lists reached more people than popular items {interval}."

@@ -21,6 +21,8 @@ from batchrec_dagster.steps.estimates import Estimate, difference, lift, ratio, 
 LIFTS = (0.01, 0.02, 0.05, 0.1, 0.2)
 # Arms as uneven as in one of a thousand divisions by chance are a sign of a fault.
 UNEVEN = 0.001
+# Groups of users that an arm needs: what varies between fewer says little.
+FEWEST = 10
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ def _effects(own: pl.DataFrame, experiment: Experiment) -> list[Effect]:
     found = []
     for column, measure in measures.items():
         model, control = (_per_day(own.filter(arm=arm), column) for arm in (MODEL, CONTROL))
-        if model is None or control is None or math.isinf(model.high - control.low):
+        if model is None or control is None:
+            return []
+        if not min(model.degrees, control.degrees) >= FEWEST - 1:
             return []
         more = lift(model, control)
         found.append(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.outcomes import SCHEMA, Outcome, Rate
 from batchrec_dagster.steps.arms import CONTROL
 from batchrec_dagster.steps.batches import users_without_lists
-from batchrec_dagster.steps.estimates import Estimate, ratio, share
+from batchrec_dagster.steps.estimates import Estimate, share
 from batchrec_dagster.steps.experiment import ExperimentResult, experiment_result, rate
 from batchrec_dagster.steps.outcome_periods import Period, periods
 from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
@@ -128,7 +127,6 @@ def _outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
         found = share(part[of], part[to], active)
         return None if found is None else found.value
 
-    gained = part["hit_users"] - part["popular_hit_users"]
     return Outcome(
         edition=key["edition"],
         since=key["since"],
@@ -145,13 +143,22 @@ def _outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
         hit_rate=own("hit_users", "active"),
         recall=own("recall", "active"),
         list_share=own("hits", "new"),
-        gain=None if without_lists else _rate(ratio(gained, part["active"])),
+        gain=None if without_lists else _gain(part, active),
         popular_hit_rate=popular("popular_hit_users", "active"),
         popular_recall=popular("popular_recall", "active"),
         popular_list_share=popular("popular_hits", "new"),
     )
 
 
+def _gain(part: pl.DataFrame, active: float) -> Rate | None:
+    """hit_rate less popular_hit_rate: each user counts -1, 0 or 1. Stretched to 0 to 1 it is a
+    share, whose interval is honest for a few users too."""
+    gained = part["hit_users"] - part["popular_hit_users"]
+    found = share((gained + part["active"]) / 2, part["active"], active)
+    if found is None:
+        return None
+    return Rate(*(2 * one - 1 for one in (found.value, found.low, found.high)))
+
+
 def _rate(found: Estimate | None) -> Rate | None:
-    # Of the users of one group nothing is known but their mean.
-    return None if found is None or math.isinf(found.high) else rate(found)
+    return None if found is None else rate(found)
