@@ -281,8 +281,8 @@ def test_times_of_a_zone(
 
 def test_times_that_stand_for_none(spark: SparkSession, tmp_path: Path) -> None:
     rows = "1,1,5,1500000000000\n2,1,5,0\n3,1,5,253402300799000\n4,1,5,253402300799\n"
-    done = both(spark, tmp_path, HEADER + rows)
-    assert done.left_out == {SENTINEL: 3}
+    done = both(spark, tmp_path, f"{HEADER}{rows}5,1,5,9999-12-31\n6,1,5,1970-01-01\n")
+    assert done.left_out == {SENTINEL: 3, "the timestamp is not a number": 2}
     assert done.examples[0].startswith("ratings.csv, line 3: the timestamp is 0 or after 2099")
     layout = replace(COMMA, timestamp_unit="%d.%m.%Y")
     done = both(spark, tmp_path, f"{HEADER}1,1,5,31.01.24\n2,1,5,31.01.2024\n", layout)

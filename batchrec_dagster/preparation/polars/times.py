@@ -117,7 +117,8 @@ def _in_zone(local: pl.Expr, timezone: str | None) -> pl.Expr:
 
 
 def form(text: pl.Expr) -> pl.Expr:
-    """What the text looks like: an epoch unit by its size, ISO8601, or null for neither."""
+    """What the text looks like: an epoch unit by its size, ISO8601, or null for neither, and for
+    what stands for no time."""
     number = epoch_number(text)
     text = text.str.strip_chars(" \t")
     return (
@@ -131,7 +132,7 @@ def form(text: pl.Expr) -> pl.Expr:
         .then(pl.lit("ms"))
         .when(number > 0)
         .then(pl.lit("s"))
-        .when(text.str.contains(_ISO))
+        .when(text.str.contains(_ISO) & (text < "2100") & ~text.str.starts_with("1970-01-01"))
         .then(pl.lit(ISO8601))
     )
 

@@ -107,13 +107,15 @@ def _in_zone(local: Column, timezone: str | None) -> Column:
 
 
 def form(text: Column) -> Column:
-    """What the text looks like: an epoch unit by its size, ISO8601, or null for neither."""
+    """What the text looks like: an epoch unit by its size, ISO8601, or null for neither, and for
+    what stands for no time."""
     number, text = epoch_number(text), trimmed(text)
     nothing = (number == 0) | number.isin(*END_OF_TIME)
     found = F.when(F.coalesce(nothing, F.lit(False)), F.lit(None).cast("string"))
     for unit, first in _FIRST.items():
         found = found.when(number >= first, F.lit(unit))
-    return found.when(text.rlike(_ISO), F.lit(ISO8601))
+    stands = text.rlike(_ISO) & (text < "2100") & ~text.startswith("1970-01-01")
+    return found.when(stands, F.lit(ISO8601))
 
 
 def _iso(text: Column, timezone: str | None) -> Column:

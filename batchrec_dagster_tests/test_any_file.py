@@ -1,0 +1,153 @@
+"""What is kept of any file, against an independent reading by pandas."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.preparation.layout import NULL_VALUES, Layout
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.rules import Rules
+
+pytestmark = pytest.mark.slow
+
+LAST = 4_102_444_800
+NOTHING = [
+    "",
+    " ",
+    *NULL_VALUES[:6],
+    "0",
+    "1970-01-01",
+    "9999-12-31",
+    "9999-12-31 23:59:59",
+    "soon",
+]
+BERLIN = "Europe/Berlin"
+Times = Callable[[pd.Series], pd.Series]
+
+
+def _epochs(unit: int) -> Times:
+    return lambda text: (pd.to_numeric(text, errors="coerce") / unit).map(np.floor)
+
+
+def _moments(zone: str | None, form: str = "ISO8601") -> Times:
+    def read(text: pd.Series) -> pd.Series:
+        # With these pandas raises an error, whatever it is asked to do.
+        text = text.mask(text.str.startswith("9999"), "")
+        if zone is None:
+            found = pd.to_datetime(text, format=form, utc=True, errors="coerce")
+        else:
+            naive = pd.to_datetime(text, format=form, errors="coerce")
+            first = np.ones(len(naive), dtype=bool)
+            found = naive.dt.tz_localize(zone, ambiguous=first, nonexistent="NaT")
+        return (found - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(seconds=1)
+
+    return read
+
+
+def _shown(form: str) -> Callable[[int], str]:
+    return lambda second: datetime.fromtimestamp(second, UTC).strftime(form)
+
+
+def _excel(text: pd.Series) -> pd.Series:
+    return ((pd.to_numeric(text, errors="coerce") - 25_569) * 86_400).round()
+
+
+# How times are written, how they are declared, and how pandas reads them.
+FORMS: dict[str, tuple[Callable[[int], str], dict[str, Any], Times]] = {
+    "s": (str, {}, _epochs(1)),
+    "fractions": (lambda s: f"{s}.{s % 1000}", {}, _epochs(1)),
+    "ms": (lambda s: f"{s}{s % 1000:03}", {"timestamp_unit": "ms"}, _epochs(1000)),
+    "excel": (lambda s: str(s / 86_400 + 25_569), {"timestamp_unit": "excel"}, _excel),
+    "iso": (_shown("%Y-%m-%dT%H:%M:%SZ"), {}, _moments(None)),
+    "local": (_shown("%Y-%m-%d %H:%M:%S"), {"timezone": BERLIN}, _moments(BERLIN)),
+    "format": (
+        _shown("%d.%m.%Y %H:%M"),
+        {"timestamp_unit": "%d.%m.%Y %H:%M"},
+        _moments(None, "%d.%m.%Y %H:%M"),
+    ),
+    "weekday": (
+        _shown("%a %b %d %Y %H:%M:%S"),
+        {"timestamp_unit": "%a %b %d %Y %H:%M:%S", "timezone": BERLIN},
+        _moments(BERLIN, "%a %b %d %Y %H:%M:%S"),
+    ),
+}
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "cp1252", "cp1250", "cp1251"]
+
+
+@st.composite
+def files(draw: st.DrawFn) -> tuple[bytes, Layout, str]:
+    """The bytes of a file, how it is declared, and the name of its form of times."""
+    encoding = draw(st.sampled_from(ENCODINGS))
+    codec = "utf-8" if encoding.startswith("utf") else encoding
+    letters = st.characters(codec=codec, exclude_characters="\0\ufffd\ufeff")
+    ids = st.one_of(
+        st.sampled_from([*NULL_VALUES, "", " ", '"', '""', "a,b", "x\ny", "1.0", " 7", "x" * 257]),
+        st.text(letters, max_size=6),
+        st.text(st.sampled_from("ab\",;|\t\n\r \\'"), max_size=5),
+    )
+    form = draw(st.sampled_from(list(FORMS)))
+    write, declared, _ = FORMS[form]
+    # Later than what Excel's days and milliseconds could be taken for.
+    second = st.integers(1_000_000_000, 4_000_000_000).map(write)
+    rows = draw(st.lists(st.tuples(ids, ids, st.one_of(second, st.sampled_from(NOTHING)))))
+    file = io.StringIO(newline="")
+    by = draw(st.sampled_from([",", ";", "\t", "|"]))
+    writer = csv.writer(
+        file,
+        delimiter=by,
+        quoting=draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
+        lineterminator=draw(st.sampled_from(["\n", "\r\n"])),
+    )
+    writer.writerows([("u", "i", "t", "more"), *((*row, "") for row in rows)])
+    writer.writerow(("last", "one", write(1_500_000_000), "é" if codec == "cp1252" else "x"))
+    content = file.getvalue().encode(encoding)
+    readable = "auto" if encoding.startswith("utf") else encoding
+    return content, Layout(by, "u", "i", None, "t", encoding=readable, **declared), form
+
+
+def by_pandas(content: bytes, layout: Layout, form: str) -> list[tuple[str, str, int]]:
+    """The rows that are to be kept."""
+    encoding = layout.encoding
+    if encoding == "auto":
+        encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    read = pd.read_csv(
+        io.StringIO(content.decode(encoding), newline=""),
+        sep=layout.delimiter,
+        dtype=str,
+        keep_default_na=False,
+        engine="python",
+    )
+    seconds = FORMS[form][2](read["t"].str.strip(" \t"))
+    good = (seconds > 0) & (seconds < LAST) & ~read["t"].str.strip(" ").isin(NULL_VALUES)
+    for column in ("u", "i"):
+        ids = read[column]
+        good &= (ids.str.strip(" \t") != "") & ~ids.str.strip(" ").isin(NULL_VALUES)
+        good &= (ids.str.len() <= 256) & ~ids.str.contains("[\n\r]")
+    kept = read[good]
+    return list(zip(kept["u"], kept["i"], seconds[good].astype(int), strict=True))
+
+
+@settings(deadline=None, max_examples=100)
+@given(files())
+def test_what_is_kept_of_any_file_is_what_pandas_reads(
+    tmp_path_factory: pytest.TempPathFactory, made: tuple[bytes, Layout, str]
+) -> None:
+    content, layout, form = made
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "data.csv").write_bytes(content)
+    with opened([RawFile(folder / "data.csv", "data.csv")], layout, Rules("skip")) as ratings:
+        ratings.write_interactions(folder / "interactions.csv")
+    with (folder / "interactions.csv").open(newline="", encoding="utf-8") as file:
+        written = [(user, item, int(time)) for user, item, time in list(csv.reader(file))[1:]]
+    assert written == by_pandas(content, layout, form)
