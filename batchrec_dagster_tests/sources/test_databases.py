@@ -97,6 +97,11 @@ class TestPostgres:
             assert "ratings.query" in refused(place, query)
         assert server.query("SELECT a FROM t", url=url) == [(1,)]
 
+    @pytest.mark.usefixtures("url")
+    def test_time_has_a_limit(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BATCHREC_QUERY_MINUTES", "0.005")
+        assert "statement timeout" in refused(place, "SELECT pg_sleep(60)::text AS a")
+
     def test_a_version_saves_the_query(
         self, server: PostgresServer, url: str, place: Place
     ) -> None:

@@ -158,7 +158,11 @@ def _write(url: str, sql: str, setting: str, path: Path) -> None:
             with engine.connect() as connection:
                 if statement := READ_ONLY.get(engine.dialect.name):
                     connection.exec_driver_sql(statement)
-                    connection.commit()
+                if engine.dialect.name == "postgresql":
+                    # Elsewhere the time ends between two batches only.
+                    most = int(Limits.from_environment().query_seconds * 1000)
+                    connection.exec_driver_sql(f"SET statement_timeout = {most}")
+                connection.commit()
                 # What looks like a parameter in the query is not one.
                 connection.execution_options(stream_results=True, no_parameters=True)
                 answer = connection.exec_driver_sql(sql)
