@@ -3,13 +3,17 @@ whatever group or key prefix the team's own assets have."""
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
+from click.testing import CliRunner
 
 import batchrec_dagster
+from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.runs import is_of, running
 from batchrec_dagster.pipeline.loading import DeclarationError
@@ -213,3 +217,26 @@ def test_partitions_that_mean_nothing_are_refused(
             raise_on_error=False,
         )
     assert why(result).startswith("shop has no partitions: each run makes the lists of all ratings")
+
+
+def test_check_and_new_judge_by_the_projects_own_definitions(
+    team: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They load with those of the team: a key of ours is taken there."""
+    monkeypatch.chdir(team.root)
+    monkeypatch.setenv("BATCHREC_HOME", str(team.root / ".batchrec"))
+    own = team.package / "definitions.py"
+    own.write_text(
+        "from pathlib import Path\nimport dagster as dg\n\n@dg.definitions\ndef defs():\n"
+        "    ours = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
+        "    return dg.Definitions.merge(ours, dg.Definitions(resources={KEY: 7}))\n"
+    )
+    said = {}
+    for key in ("theirs", "batchrec_storage"):
+        own.write_text(own.read_text().replace("KEY", repr(key)).replace("'theirs'", repr(key)))
+        sys.modules.pop(f"{team.package.name}.definitions", None)
+        importlib.invalidate_caches()
+        said[key] = CliRunner().invoke(main, ["check"])
+    assert said["theirs"].exit_code == 0, said["theirs"].output
+    assert said["batchrec_storage"].exit_code == 1
+    assert "different resources with same key 'batchrec_storage'" in said["batchrec_storage"].output

@@ -149,6 +149,7 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
         click.echo("\n".join(map(plain, lines)))
     for warning in [warning for each in found for warning in each.warnings]:
         click.echo(f"Warning: {plain(warning)}", err=True)
+    _check_project(project, written)
     click.echo("\n  ".join([f"\nWrote {near(written)}; it loads. Next:", *_next(name)]))
 
 
@@ -315,6 +316,16 @@ def _write(project: Project, name: str, text: str) -> Path:
         except OSError as error:
             raise click.ClickException(f"cannot write {target}: {error.strerror}") from error
     return target / "defs.yaml"
+
+
+def _check_project(project: Project, written: Path) -> None:
+    """Raise click.ClickException if the project does not load with what was written."""
+    from batchrec_dagster.cli.pipelines import problems
+    from batchrec_dagster.reporting.terminal import plain
+
+    if others := problems(project, whole=True):
+        why = "\n  ".join(map(plain, others))
+        raise click.ClickException(f"wrote {near(written)}; the project does not load:\n  {why}")
 
 
 def _next(name: str) -> list[str]:

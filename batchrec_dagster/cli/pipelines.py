@@ -80,14 +80,15 @@ def check() -> None:
     """
     storage()  # raises click.ClickException for wrong settings of the deployment
     project = find_project()
-    if found := problems(project):
+    if found := problems(project, whole=True):
         raise click.ClickException("\n".join(found))
     names = ", ".join(sorted(declared_pipelines(project)))
     click.echo(f"All pipelines in {near(project.defs)} load: {names or 'there are none yet'}")
 
 
-def problems(project: Project) -> list[str]:
-    """A line for each error that keeps a pipeline of the project from loading."""
+def problems(project: Project, *, whole: bool = False) -> list[str]:
+    """A line for each error that keeps a pipeline of the project from loading; `whole`: or what
+    else keeps the project from it."""
     import dagster as dg
 
     from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
@@ -100,6 +101,27 @@ def problems(project: Project) -> list[str]:
             return str(error).splitlines()
         except Exception as error:  # A Python file in defs/ can raise anything.
             return [f"{project.defs}: {type(error).__name__}: {error}"]
+        return _problems_of_the_whole(f"{project.module}.definitions") if whole else []
+
+
+def _problems_of_the_whole(module: str) -> list[str]:
+    """What keeps the project's own definitions from loading, such as a second resource of the same
+    key."""
+    import importlib
+    from importlib.util import find_spec
+
+    import dagster as dg
+
+    try:
+        if find_spec(module) is None:
+            return []
+        for value in vars(importlib.import_module(module)).values():
+            # What `@dg.definitions` makes of a function.
+            loaded = value() if hasattr(value, "load_fn") else value
+            if isinstance(loaded, dg.Definitions):
+                dg.Definitions.validate_loadable(loaded)
+    except Exception as error:  # A project's own code can raise anything.
+        return [f"{module}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"]
     return []
 
 
