@@ -53,17 +53,30 @@ def test_a_run_of_the_web_page_that_was_killed_says_so_in_the_alert(
     assert stages.errors == [line]
 
 
-def test_a_step_without_memory_says_what_to_do(instance: dg.DagsterInstance) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("Unable to allocate 7 TiB"), "Unable to allocate 7 TiB: memory most likely"),
+        (
+            OSError("No space left on device (os error 28)"),
+            "No space left on device (os error 28): free some space; batchrec doctor names",
+        ),
+        (OSError("Not a directory"), "Not a directory"),
+    ],
+)
+def test_a_step_without_memory_or_disk_says_what_to_do(
+    instance: dg.DagsterInstance, error: Exception, said: str
+) -> None:
     @dg.job(name="shop_refresh")
     def job() -> None:
         @dg.op
         def interactions() -> None:
-            raise MemoryError("Unable to allocate 7 TiB")
+            raise error
 
         interactions()
 
     run = job.execute_in_process(instance=instance, raise_on_error=False).dagster_run
     stages = RunStages(instance, run)
     assert len(list(stages.update())) == 1
-    (error,) = stages.errors
-    assert error.startswith("interactions: MemoryError: Unable to allocate 7 TiB: memory most")
+    (line,) = stages.errors
+    assert line.startswith(f"interactions: {type(error).__name__}: {said}")

@@ -13,6 +13,7 @@ _MEMORY = (
     "memory most likely ran out. Give the machine or container more, keep fewer interactions"
     " (interactions.window), or prepare them on Spark (preparation)"
 )
+_DISK = "free some space; batchrec doctor names the disks, that of temporary files (TMPDIR) too"
 
 
 def killed(what: str, signal: int) -> str:
@@ -37,5 +38,6 @@ def reason(event: DagsterEvent) -> str | None:
         return None
     # The outer error only says that the step failed.
     cause = error.cause or error
-    memory = f": {_MEMORY}" if (cause.cls_name or "").endswith("MemoryError") else ""
-    return f"{cause.message.strip()}{memory}"
+    fix = _MEMORY if (cause.cls_name or "").endswith("MemoryError") else ""
+    fix = _DISK if "No space left on device" in cause.message else fix
+    return f"{cause.message.strip()}{fix and ': '}{fix}"
