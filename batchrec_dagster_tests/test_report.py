@@ -246,7 +246,7 @@ def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, A
         assert (image, link) == (None, None)
         overlaps = sorted(overlap(item, other) for other in users_of if other != item)[::-1]
         assert [overlap(item, ids[other]) for other in near[::2]] == pytest.approx(
-            [value for value in overlaps[:5] if value]
+            [value for value in overlaps[:5] if value and shown]
         )
         for other, both in zip(near[::2], near[1::2], strict=True):
             assert both == len(users_of[item] & users_of[ids[other]])

@@ -269,7 +269,7 @@ def test_dark_mode_and_printing(opened: Any) -> None:
     dark = opened.locator("#theme")
     dark.click()
     assert colour() != light
-    assert dark.get_attribute("aria-pressed") == "true"
+    assert (dark.get_attribute("aria-pressed"), dark.text_content()) == ("true", "Dark: on")
     opened.evaluate(
         "addEventListener('beforeprint', () => {"
         " window.unfolded = document.querySelectorAll('details[open]').length })"
@@ -281,6 +281,12 @@ def test_dark_mode_and_printing(opened: Any) -> None:
     assert colour() == "rgb(255, 255, 255)"
     assert not opened.locator("nav").is_visible()
     assert not dark.is_visible()
+    # Names that are buttons on the screen are text on paper, charts stand next to their numbers.
+    assert opened.locator("#recommended button").first.is_visible()
+    for figure in opened.locator("figure:has(.chart)").all():
+        parts = figure.locator(".chart, details").all()
+        tops = [part.bounding_box()["y"] for part in parts]
+        assert tops[0] == tops[1]
 
 
 @pytest.mark.parametrize("opened", [{"java_script_enabled": False}], indirect=True)

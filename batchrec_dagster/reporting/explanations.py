@@ -6,10 +6,7 @@ because few can be chance. It shows association, not the model's reasoning.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +36,17 @@ def user_item_matrix(pairs: pl.LazyFrame, items: pl.Series) -> sparse.csr_array:
 
 
 def best_explanations(
-    matrix: sparse.csr_array, histories: list[Indices], lists: list[Indices]
-) -> list[tuple[Indices, Indices]]:
+    matrix: sparse.csr_array,
+    histories: list[Indices],
+    lists: list[Indices],
+    *,
+    near: int = 0,
+    most_items: int = 0,
+) -> tuple[list[tuple[Indices, Indices]], dict[int, list[tuple[int, int]]]]:
     """For each user, two arrays as long as their list: the item of the history that explains each
-    recommendation best, and how many users have both; -1 and 0 where no item does.
+    recommendation best, and how many users have both; -1 and 0 where no item does. And for each of
+    the `most_items` items in most lists, the `near` items whose audiences overlap most with its,
+    and how many users have both, best first.
 
     matrix: of user_item_matrix; histories, lists: columns of the matrix for each user.
     """
@@ -55,6 +59,8 @@ def best_explanations(
     by_item = matrix.T.tocsr()
     both = np.zeros(matrix.shape[1], np.int64)
     listed = sorted(wanted)
+    often = {*sorted(wanted, key=lambda item: -len(wanted[item]))[:most_items]}
+    neighbours: dict[int, list[tuple[int, int]]] = {}
     for start in range(0, len(listed), BLOCK):
         block = listed[start : start + BLOCK]
         rows = by_item[block] @ matrix
@@ -73,37 +79,27 @@ def best_explanations(
                 if shared[best]:
                     found[user][0][at], found[user][1][at] = history[best], shared[best]
             both[rows.indices[row]] = 0
-    return found
+            if item in often:
+                overlap = rows.indices[row], rows.data[row]
+                neighbours[item] = _nearest(item, *overlap, users_of, near)
+    return found, neighbours
 
 
-def neighbours(matrix: sparse.csr_array, items: Indices, most: int) -> list[list[tuple[int, int]]]:
-    """For each item, the columns whose audiences overlap most, and how many users have both, best
-    first.
+def _nearest(
+    item: int, others: Indices, both: Indices, users_of: Indices, most: int
+) -> list[tuple[int, int]]:
+    """The other columns whose audiences overlap most with the item's, and how many users have both,
+    best first.
 
-    matrix: of user_item_matrix; items: columns of it.
+    others: the columns that share users; both: how many; users_of: the users of each column.
     """
-    users_of = np.maximum(1, np.asarray(matrix.sum(axis=0)))
-    by_item = matrix.T.tocsr()
-
-    def of_block(start: int) -> list[list[tuple[int, int]]]:
-        block = items[start : start + BLOCK]
-        rows = by_item[block] @ matrix
-        found = []
-        for place, item in enumerate(block):
-            row = slice(*rows.indptr[place : place + 2])
-            others, both = rows.indices[row], rows.data[row]
-            scores = both / np.sqrt(users_of[others]) * (both / (both + DISCOUNT))
-            scores[others == item] = 0  # It is not its own neighbour.
-            # Of thousands only a few are wanted.
-            least = np.partition(scores, -most)[-most] if len(scores) > most else 0.0
-            high = np.flatnonzero(scores >= least)
-            best = high[np.argsort(-scores[high], kind="stable")[:most]]
-            found.append([(int(others[at]), int(both[at])) for at in best if scores[at]])
-        return found
-
-    # NumPy and SciPy work at the same time on all cores.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(chain(*pool.map(of_block, range(0, len(items), BLOCK))))
+    scores = both / np.sqrt(users_of[others]) * (both / (both + DISCOUNT))
+    scores[others == item] = 0  # It is not its own neighbour.
+    # Of thousands only a few are wanted.
+    least = np.partition(scores, -most)[-most] if len(scores) > most else 0.0
+    high = np.flatnonzero(scores >= least)
+    best = high[np.argsort(-scores[high], kind="stable")[:most]]
+    return [(int(others[at]), int(both[at])) for at in best if scores[at]]
 
 
 def similar_items(pairs: pl.LazyFrame, item: str, most: int) -> list[tuple[str, int]]:

@@ -196,7 +196,7 @@ def _explanations(pairs: pl.LazyFrame, had: list[str], listed: list[str]) -> lis
     matrix = user_item_matrix(pairs, pl.Series(items, dtype=pl.String))
     columns = {item: column for column, item in enumerate(items)}
     history, wanted = (np.array([columns[i] for i in ids], np.int64) for ids in (had, listed))
-    ((because, both),) = best_explanations(matrix, [history], [wanted])
+    [(because, both)], _ = best_explanations(matrix, [history], [wanted])
     return [
         (items[column] if column >= 0 else "", int(count))
         for column, count in zip(because, both, strict=True)

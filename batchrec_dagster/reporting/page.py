@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ def page(facts: Facts) -> str:
         "score": score,
         "shortened": shortened,
         "breakable": breakable,
+        "days": days,
         "sentence": lambda text: text[:1].upper() + text[1:],
     }
     style = (TEMPLATE / "report.css").read_text(encoding="utf-8")
@@ -78,6 +80,17 @@ def page(facts: Facts) -> str:
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
         data=json_for_html({"items": people.items, "people": people.people}),
+    )
+
+
+DAY = re.compile(r"(\d{4}-\d\d-\d\d)")
+
+
+def days(text: str) -> Markup:
+    """A text whose days do not wrap at their hyphens."""
+    parts = enumerate(DAY.split(text))
+    return Markup().join(
+        Markup('<span class="day">{}</span>').format(part) if at % 2 else part for at, part in parts
     )
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import sparse
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.explanations import (
     Indices,
     best_explanations,
-    neighbours,
     user_item_matrix,
 )
 from batchrec_dagster.reporting.published import Tables
@@ -28,7 +25,7 @@ LIST = 25
 MOST_COUNTED = 100_000
 MOST_PAIRS = 300_000_000
 # Items with neighbours in the report, and how many.
-MOST_ITEMS = 6_000
+MOST_ITEMS = 5_000
 NEIGHBOURS = 5
 DAY = 86_400
 
@@ -39,11 +36,11 @@ class People:
 
     served: users with a list; counted: users whose histories count for the explanations. items:
     [id, title or None, how many of the counted users have it, how many lists have it, neighbours,
-    image, link]; neighbours is a flat [item, counted users who have both, …] of the items whose
-    audiences overlap most, best first; image and link are addresses or None. people: [user id,
-    interactions, history, list]; history is a flat [item, day, …], newest first, in days since
-    1970; list a flat [item, item that explains it or -1, counted users who have both, …], best
-    first. An item is its index in `items`.
+    image, link]; neighbours is, for items in lists, a flat [item, counted users who have both, …]
+    of those whose audiences overlap most, best first; image and link are addresses or None.
+    people: [user id, interactions, history, list]; history is a flat [item, day, …], newest first,
+    in days since 1970; list a flat [item, item that explains it or -1, counted users who have
+    both, …], best first. An item is its index in `items`.
     """
 
     served: int
@@ -71,12 +68,18 @@ def people(tables: Tables, counts: Counts, most: int = MOST_PEOPLE) -> People:
     had, listed = (
         _by_user(frame, items, chosen) for frame in (histories, lists.sort("user_id", "rank"))
     )
-    explanations = best_explanations(matrix, _columns(had), _columns(listed))
+    explanations, near = best_explanations(
+        matrix, _columns(had), _columns(listed), near=NEIGHBOURS, most_items=MOST_ITEMS
+    )
     used: dict[int, int] = {}
     rows = [
         _person(*of_user, used) for of_user in zip(chosen, had, listed, explanations, strict=True)
     ]
-    near = _neighbours(matrix, used)
+    # What is near is shown by its title too.
+    flat_near = {
+        item: [value for other, both in found for value in (_number(other, used), both)]
+        for item, found in near.items()
+    }
     ids = items.gather(list(used))
     titles = [shortened(title) for title in tables.titles_of(ids)]
     users = np.asarray(matrix.sum(axis=0))[list(used)].tolist()
@@ -86,7 +89,7 @@ def people(tables: Tables, counts: Counts, most: int = MOST_PEOPLE) -> People:
         titles,
         users,
         [lists_of.get(item, 0) for item in ids],
-        [flat for _, flat in zip(ids, chain(near, repeat([])), strict=False)],
+        [flat_near.get(column, []) for column in used],
         tables.images_of(ids),
         tables.links_of(ids),
     )
@@ -98,16 +101,6 @@ def people(tables: Tables, counts: Counts, most: int = MOST_PEOPLE) -> People:
     )
 
 
-def _neighbours(matrix: sparse.csr_array, used: dict[int, int]) -> list[list[int]]:
-    """People's neighbours of the first MOST_ITEMS of the used items; new items among these are
-    added to `used`, and have none themselves."""
-    found = neighbours(matrix, np.array(list(used)[:MOST_ITEMS], np.int64), NEIGHBOURS)
-    return [
-        [value for item, both in near for value in (used.setdefault(item, len(used)), both)]
-        for near in found
-    ]
-
-
 def _person(
     user: str,
     history: pl.DataFrame,
@@ -117,9 +110,6 @@ def _person(
 ) -> list[Any]:
     """A row of People.people. used: the items' numbers so far in People.items, extended here."""
 
-    def number(item: int) -> int:
-        return -1 if item < 0 else used.setdefault(item, len(used))
-
     latest = history.head(HISTORY)
     because, both = (part.tolist() for part in explanation)
     return [
@@ -128,14 +118,19 @@ def _person(
         [
             value
             for item, last in latest.select("column", "last").iter_rows()
-            for value in (number(item), last // DAY)
+            for value in (_number(item, used), last // DAY)
         ],
         [
             value
             for item, cause, users in zip(listed.get_column("column"), because, both, strict=True)
-            for value in (number(item), number(cause), users)
+            for value in (_number(item, used), _number(cause, used), users)
         ],
     ]
+
+
+def _number(item: int, used: dict[int, int]) -> int:
+    """The item's number in People.items, a new one if need be; -1 for no item."""
+    return -1 if item < 0 else used.setdefault(item, len(used))
 
 
 def _every(values: pl.Series, step: int) -> pl.Series:
