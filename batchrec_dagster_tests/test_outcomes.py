@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,7 +15,8 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.reporting.outcomes import outcomes_of, sentences
+from batchrec_dagster.reporting.outcomes import NOTHING_YET, outcomes_of, sentences
+from batchrec_dagster.reporting.outcomes_section import outcomes_section
 from batchrec_dagster.steps.outcome_periods import DATA, PUBLICATION, periods
 from batchrec_dagster.steps.outcomes import Measured, measure_outcomes
 from batchrec_dagster.steps.rollback import published_table
@@ -252,3 +254,37 @@ def test_an_edition_of_an_older_batchrec_counts_from_its_publication() -> None:
     (found,) = periods([old, nameless], newest=150)
     assert (found.start, found.known_until) == (100, 100)
     assert periods([old], newest=90) == []
+
+
+def test_the_report_has_the_numbers_of_a_plain_count(
+    storage: StorageResource, tmp_path: Path
+) -> None:
+    chance = random.Random(1)
+    events = [
+        (f"u{chance.randrange(40)}", f"i{chance.randrange(9)}", T0 + chance.randrange(3 * DAY))
+        for _ in range(400)
+    ]
+    lists = {f"u{n}": chance.sample([f"i{n}" for n in range(9)], 3) for n in range(40)}
+    for day in (1, 2):
+        known = T0 + day * DAY
+        publish(storage, tmp_path, lists, made_at=at(known + 60), data_until=known)
+    write_events(storage, events)
+    newest = max(time for _, _, time in events)
+    known = T0 + 2 * DAY
+    plain = counted(events, lists, known, known + 60, newest, seen=True)
+    section = outcomes_section(measured(storage).outcomes)
+    values = {
+        tile.fact: float(re.findall('value="(.+?)"', tile.value)[0]) for tile in section.tiles
+    }
+    assert values == {
+        "hit_rate": pytest.approx(plain["hit_users"] / plain["active"]),
+        "list_share": pytest.approx(plain["hits"] / plain["new"]),
+        "outcome_recall": pytest.approx(plain["recall"] / plain["active"]),
+        "active_users": plain["active"],
+    }
+    popular = f"{plain['popular_hit_users'] / plain['active']:.1%}"
+    assert f"would have reached {popular}." in section.text[0]
+    (figure,) = section.figures
+    assert figure.svg is not None
+    assert [row[0].partition(".")[0] for row in figure.rows] == ["2", "1"]
+    assert outcomes_section([]).text == [NOTHING_YET]
