@@ -20,7 +20,7 @@ from report import RESULTS, table, write
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning.ranking import top_k
-from batchrec_dagster.local_personalize.learning.serving import CHUNK_SCORES, exclude_entries
+from batchrec_dagster.local_personalize.learning.serving import chunk_size, exclude_entries
 from batchrec_dagster.local_personalize.learning.threads import (
     cores,
     ordered_map,
@@ -50,7 +50,7 @@ def generate(count: int, n_items: int, factors: int) -> tuple[Float32, Float32, 
 def ours(users: Float32, items: Float32, seen: csr_matrix) -> Int32:
     """Score a chunk that stays in the cache, mask seen items, take the top k."""
     exclude = exclude_entries(seen)
-    size = max(1, CHUNK_SCORES // len(items))
+    size = chunk_size(len(items))
 
     def chunk(start: int) -> Int32:
         part = slice(start, start + size)
@@ -70,7 +70,7 @@ def run_implicit(users: Float32, items: Float32, seen: csr_matrix) -> Int32:
 
 def product(users: Float32, items: Float32, seen: csr_matrix) -> None:
     """The lower bound for scoring all items."""
-    size = max(1, CHUNK_SCORES // len(items))
+    size = chunk_size(len(items))
     for _ in ordered_map(
         lambda start: (users[start : start + size] @ items.T).shape, range(0, len(users), size)
     ):

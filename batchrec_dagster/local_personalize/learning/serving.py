@@ -29,6 +29,9 @@ Exclude = Callable[[slice, Float32], None]
 
 CHUNK_SCORES = 1 << 20  # 4 MiB of scores, which stay in the cache until they are ranked
 MAX_CHUNK = 1024
+# With fewer rows, a product with the items' factors takes up to 1.7 times as long: BLAS packs the
+# factors anew for each. So a large catalogue gets these rows, or four times CHUNK_SCORES.
+EFFICIENT_CHUNK = 96
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,9 @@ class UserModel:
 
 def chunk_size(columns: int) -> int:
     """How many rows of so many scores fit into a chunk."""
-    return max(1, min(MAX_CHUNK, CHUNK_SCORES // max(1, columns)))
+    columns = max(1, columns)
+    efficient = min(EFFICIENT_CHUNK, 4 * CHUNK_SCORES // columns)
+    return max(1, efficient, min(MAX_CHUNK, CHUNK_SCORES // columns))
 
 
 def exclude_entries(excluded: csr_matrix) -> Exclude:
