@@ -415,8 +415,6 @@ def test_columns_of_the_items_can_be_told_as_those_of_the_ratings(here: Project)
     code, said = new("pub", "--ratings", "ratings.csv", "--items-id", "2")
     assert code == 2
     assert "but not their file: --items FILE" in said
-    pl.DataFrame({"id": [1]}).write_parquet(here.root / "products.csv")
-    assert "products.csv is parquet. Items are read from CSV" in new("pub", *ask)[1]
     assert left(here) == ["club", "shop"]
 
 

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import xlsxwriter
 
+from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
@@ -96,6 +98,35 @@ MADE: dict[str, Callable[[Path], Path]] = {
     "JSON array": array,
     "UTF-16": lambda path: csv(path, lambda text: text.decode().encode("utf-16")),
 }
+
+
+ITEMS: list[dict[str, Any]] = [
+    {"sku": "007", "name": "Größe", "price": 2.5},
+    {"sku": "", "name": None, "price": 1.0},
+]
+
+
+@pytest.mark.parametrize("kind", ["Excel", "JSON array", "JSON Lines", "Feather", "Parquet"])
+def test_items_may_be_in_them_too(tmp_path: Path, kind: str) -> None:
+    path, frame = tmp_path / "items", pl.DataFrame(ITEMS)
+    if kind == "Excel":
+        book = xlsxwriter.Workbook(path)
+        rows = [list(ITEMS[0]), *(["" if v is None else v for v in row.values()] for row in ITEMS)]
+        sheet = book.add_worksheet()
+        for number, row in enumerate(rows):
+            sheet.write_row(number, 0, row)
+        book.close()
+    elif kind.startswith("JSON"):
+        lines = [json.dumps(item, ensure_ascii=False) for item in ITEMS]
+        path.write_text("\n".join(lines) if kind == "JSON Lines" else f"[{', '.join(lines)}]")
+    else:
+        (frame.write_ipc if kind == "Feather" else frame.write_parquet)(path)
+    layout = ItemsLayout(None, "sku", title="name", numbers={"PRICE": "price"})
+    read = ItemsFile(path, "items", layout).read()
+    assert read.titles.rows() == [("007", "Größe")]
+    assert read.metadata.rows() == [("007", 2.5)]
+    place = {"Excel": "row 3", "JSON array": "element 2", "JSON Lines": "line 2"}.get(kind, "row 2")
+    assert read.bad.examples[0].startswith(f"items, {place}: no item")
 
 
 @pytest.mark.parametrize("kind", MADE)

@@ -8,7 +8,7 @@ from batchrec_dagster.cli.recognise import AskedReading, Recognised, declared, u
 from batchrec_dagster.cli.sample import Sample, UnknownColumnsError, read_sample
 from batchrec_dagster.personalize.datasets import VALUE_SEPARATOR, field_name
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
-from batchrec_dagster.preparation.layout import Column, PreparationError, matching, recognise
+from batchrec_dagster.preparation.layout import Column, matching, recognise
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 from batchrec_dagster.preparation.sources.source import hide_query
@@ -64,8 +64,6 @@ def _items_layout(
     file: RawFile, asked: Mapping[str, Column], delimiter: str | None, ratings: Recognised
 ) -> ItemsLayout:
     sample = read_sample([file], asked, delimiter)
-    if sample.format != "csv":
-        raise PreparationError(f"{file.name} is {sample.format}. Items are read from CSV")
     sample.check_columns(asked)
     of_ratings = ratings.settings.get("columns")
     same_name = [of_ratings["item"]] if isinstance(of_ratings, dict) else []

@@ -36,10 +36,10 @@ from batchrec_dagster.preparation.layout import (
     split_line,
 )
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, check_width
-from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
+from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.prepare import BadRows
 from batchrec_dagster.preparation.polars.tables import SHOWN, damaged
-from batchrec_dagster.preparation.sources.limits import PARQUET
+from batchrec_dagster.preparation.recognition import file_format
 from batchrec_dagster.storage.scratch import temporary_folder
 
 EXAMPLES = 5
@@ -148,9 +148,10 @@ class ItemsFile:
     @cached_property
     def delimiter(self) -> str:
         """What separates the fields."""
-        if self.layout.delimiter is not None or self._parquet is not None:
+        _, content = self._content
+        if self.layout.delimiter is not None or not isinstance(content, str):
             return self.layout.delimiter or ","
-        first = next((line for line in io.StringIO(self._text) if line.strip()), "")
+        first = next((line for line in io.StringIO(content) if line.strip()), "")
         wanted = set(self.layout.roles.values())
 
         def fits(by: str) -> bool:
@@ -181,7 +182,8 @@ class ItemsFile:
                 reasons[str(error)] += 1
                 if len(examples) < EXAMPLES:
                     text = self.delimiter.join(fields)
-                    examples.append(f"{self.name}, line {line}: {error}: {text[:SHOWN]!r}")
+                    place = self._content[0].place(line)
+                    examples.append(f"{self.name}, {place}: {error}: {text[:SHOWN]!r}")
             else:
                 seen.add(values[0])
                 good.append(values)
@@ -262,12 +264,13 @@ class ItemsFile:
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """The number of each line that is not blank, and its fields."""
-        if self._parquet is not None:
-            rows = self._cells(self._parquet)
-            yield from enumerate([rows.columns, *map(list, rows.rows())], start=1)
+        _, content = self._content
+        if not isinstance(content, str):
+            rows = self._cells(content)
+            yield from enumerate([rows.columns, *map(list, rows.rows())])
             return
         delimiter = self.delimiter
-        file = io.StringIO(self._text, newline="")
+        file = io.StringIO(content, newline="")
         if delimiter not in QUOTED:
             for number, line in enumerate(file, start=1):
                 if line.strip():
@@ -282,16 +285,22 @@ class ItemsFile:
             ) from error
 
     @cached_property
-    def _parquet(self) -> pl.DataFrame | None:
-        with self.path.open("rb") as file:
-            if file.read(len(PARQUET)) != PARQUET:
-                return None
+    def _content(self) -> tuple[Opened, str | pl.DataFrame]:
+        """The file, and its text if it is CSV, else its rows."""
         with temporary_folder() as folder:
-            opened = open_file(RawFile(self.path, self.name), "auto", folder)
-        try:
-            return pl.read_parquet(opened.path, glob=False)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise damaged(opened, error) from error
+            opened = open_file(RawFile(self.path, self.name), self.layout.encoding, folder)
+            form = file_format(opened)
+            if form == "csv":
+                return opened, opened.path.read_bytes().decode("utf-8-sig")
+            try:
+                if form == "json":
+                    return opened, pl.read_ndjson(opened.path, infer_schema_length=None)
+                return opened, pl.read_parquet(opened.path, glob=False)
+            except (pl.exceptions.PolarsError, OSError) as error:
+                if form == "parquet":
+                    raise damaged(opened, error) from error
+                reason = str(error).partition("\n")[0]
+                raise PreparationError(f"{self.name} is not JSON Lines ({reason})") from error
 
     def _cells(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The columns that are used as text, lists joined; nothing in the other columns."""
@@ -312,13 +321,6 @@ class ItemsFile:
                 )
             cells.append(cell.cast(text).fill_null(""))
         return rows.select(cells)
-
-    @cached_property
-    def _text(self) -> str:
-        with temporary_folder() as folder:
-            file = RawFile(self.path, self.name)
-            opened = open_file(file, self.layout.encoding, folder)
-            return opened.path.read_bytes().decode("utf-8-sig")
 
 
 def _item(text: str, null_values: Sequence[str]) -> str:

@@ -93,7 +93,7 @@ def _open(file: RawFile, encoding: Encoding, folder: Path, limits: Limits) -> Op
     start = _start(path)
     if start.startswith(PARQUET):
         _check_footer(path, file, limits)
-        return opened
+        return replace(opened, unit="row")
     found = _with_bytes(opened, limits)
     if found.ascii:
         return found
