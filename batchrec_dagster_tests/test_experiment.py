@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,25 @@ def test_two_nights_of_an_experiment_in_a_folder_and_in_a_bucket(
     shops = [Shop(tmp_path / "folder", control, None), Shop(tmp_path / "s3", control, s3)]
     found = [two_nights(shop, instance, control) for shop in shops]
     assert found[0] == found[1]
+    a_night_after_publication(shops[0], instance)
+
+
+def a_night_after_publication(shop: Shop, instance: dg.DagsterInstance) -> None:
+    """What comes after lists were published, counts from then on."""
+    file = shop.project.root / "ratings.csv"
+    ratings, time_ = pl.read_csv(file), pl.col("timestamp")
+    is_last = time_ == time_.max().over("userId")
+    now = pl.when(is_last).then(int(time.time()) + 60).otherwise(time_)
+    ratings.with_columns(timestamp=now).write_csv(file)
+    shop.run(instance)
+    assert {(one.edition, one.since) for one in shop.outcomes()} == {
+        (1, "publication"),
+        (2, "publication"),
+    }
+    counted = {one.edition: one.interactions for one in shop.outcomes() if one.arm == MODEL}
+    assert counted[1] == 0
+    kept = ratings.filter(is_last, pl.col("rating") >= 3.5)["userId"].cast(pl.String)
+    assert counted[2] == int((arms(kept, HOLDOUT) == MODEL).sum())
 
 
 def two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> list[Outcome]:

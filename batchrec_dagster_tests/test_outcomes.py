@@ -232,6 +232,12 @@ def test_periods_run_from_publication_to_publication() -> None:
     assert {one.since for one in found} == {PUBLICATION}
 
 
+def test_what_an_edition_was_made_from_is_not_after_it() -> None:
+    ahead = editions(100, 200, data_until=[90, 250])
+    assert spans(periods(ahead, newest=250)) == [(1, 100, 250)]
+    assert spans(periods(ahead, newest=300)) == [(1, 100, 250), (2, 250, 300)]
+
+
 def test_after_a_rollback_people_get_the_older_lists_again() -> None:
     rollback = [(1, datetime.fromtimestamp(250, UTC))]
     found = periods(editions(100, 200), newest=400, published_again=rollback)

@@ -41,28 +41,33 @@ def periods(
 
     published_again: edition numbers and times, as from `rollback_times`.
     """
-    known = {edition.number: edition for edition in editions if "made_at" in edition.about}
-    if not known:
+    there = {edition.number: edition for edition in editions if "made_at" in edition.about}
+    if not there:
         return []
-    made = {number: _seconds(edition.about["made_at"]) for number, edition in known.items()}
+    made = {number: _seconds(edition.about["made_at"]) for number, edition in there.items()}
     if newest > min(made.values()):
-        again = [(int(at.timestamp()), number) for number, at in published_again if number in known]
+        again = [(int(at.timestamp()), number) for number, at in published_again if number in there]
         since = PUBLICATION
-        starts = sorted([*((at, number) for number, at in made.items()), *again])
+        # What an edition was made from is not after it, even if its clock is ahead.
+        after = [
+            (max(at, int(there[number].about.get("data_until", at))), number)
+            for number, at in made.items()
+        ]
+        starts = sorted([*after, *again])
     else:
         since = DATA
         starts = [
-            (int(known[number].about["data_until"]), number)
-            for number in sorted(known)
-            if "data_until" in known[number].about
+            (int(there[number].about["data_until"]), number)
+            for number in sorted(there)
+            if "data_until" in there[number].about
         ]
     live = [
         one for one, before in zip(starts, [(0, -1), *starts], strict=False) if _new(one, before)
     ]
     return [
-        Period(known[number], known_until, start, min(end, newest), since)
+        Period(there[number], known_until, start, min(end, newest), since)
         for (start, number), (end, _) in pairwise([*live, (newest, -1)])
-        for known_until in [int(known[number].about.get("data_until", start))]
+        for known_until in [int(there[number].about.get("data_until", start))]
         if min(end, newest) > start
     ]
 
