@@ -61,10 +61,10 @@
     return row;
   }
 
-  // Spreadsheets run cells that start like a formula.
+  // Spreadsheets run cells that start like a formula, some also what follows another separator.
   const cell = (value) => {
-    const text = String(value ?? "").replace(/^(?=[=+@\t\r]|-(?![\d.]+$))/, "'");
-    return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    const text = String(value ?? "").replace(/^(?=[=+\-@\uff1d\uff0b\uff0d\uff20\t\r\n])|(?<=[;|\t\r\n]"*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])/g, "'");
+    return /[",;\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   function download(name, rows) {
     const text = rows.map((row) => row.map(cell).join(",") + "\r\n").join("");
