@@ -75,7 +75,7 @@ MILLISECONDS = edited(
         (
             MILLISECONDS,
             {"timestamp_unit": "s"},
-            ["timestamps_plausible: from the year 49,", "ratings.timestamp_unit: ms"],
+            ["the timestamp is 0 or after 2099", "ratings.timestamp_unit is another"],
         ),
         (
             edited(lambda lines: lines[:900]),

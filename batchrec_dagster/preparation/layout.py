@@ -95,7 +95,7 @@ PROBLEMS = (
     "the timestamp cannot be read as {form}",
     "the year of the timestamp has two digits (write %y in ratings.timestamp_format)",
     "the timestamp is before 1970",
-    "the timestamp is 0 or after 2099, which stands for none",
+    "the timestamp is 0 or after 2099 (that is no time, or ratings.timestamp_unit is another)",
 )
 TWO_DIGITS, BEFORE_1970, SENTINEL = PROBLEMS[-3:]
 QUOTES_FIX = 'Write "" for each quote inside a quoted field, or set ratings.quotes: false'
