@@ -27,14 +27,15 @@ def test_ci_runs_the_script_of_the_repository_with_read_access_only() -> None:
     # YAML 1.1 reads the key `on` as true.
     assert {"push", "pull_request"} == workflow[True].keys()
     assert workflow["permissions"] == {"contents": "read"}
-    (job,) = workflow["jobs"].values()
-    assert [step["run"] for step in job["steps"] if "run" in step][-1] == ".ci/run"
-    for step in job["steps"]:
-        assert "uses" not in step or re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"])
+    for name, script in {"check": ".ci/run", "versions": ".ci/versions"}.items():
+        steps = workflow["jobs"][name]["steps"]
+        assert [step["run"] for step in steps if "run" in step][-1].split()[0] == script
+        for step in steps:
+            assert "uses" not in step or re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"])
 
 
 def test_ci_runs_the_oldest_and_the_newest_python_that_is_supported() -> None:
-    (job,) = parsed(GITHUB / "workflows" / "ci.yml")["jobs"].values()
+    job = parsed(GITHUB / "workflows" / "ci.yml")["jobs"]["check"]
     tested = [
         tuple(map(int, version.split("."))) for version in job["strategy"]["matrix"]["python"]
     ]
@@ -43,8 +44,9 @@ def test_ci_runs_the_oldest_and_the_newest_python_that_is_supported() -> None:
     assert max(tested) == (int(after[0]), int(after[1]) - 1)
 
 
-def test_the_ci_script_is_executable() -> None:
-    assert (REPOSITORY / ".ci" / "run").stat().st_mode & 0o111
+@pytest.mark.parametrize("name", ["run", "versions"])
+def test_a_ci_script_is_executable(name: str) -> None:
+    assert (REPOSITORY / ".ci" / name).stat().st_mode & 0o111
 
 
 @pytest.mark.parametrize("name", ["bug", "feature"])
