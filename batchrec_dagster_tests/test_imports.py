@@ -3,6 +3,12 @@ for it."""
 
 import subprocess
 import sys
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster_tests.support import Project, declaration, definitions
 
 # Each is imported where it is used.
 HEAVY = {
@@ -24,3 +30,23 @@ def test_loading_pipelines_imports_nothing_that_only_steps_use() -> None:
         check=True,
     )
     assert set(done.stdout.split()) & HEAVY == set()
+
+
+def test_a_project_is_walked_through_once_however_many_pipelines_it_has(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks = []
+    walk = dg.ComponentTree.find_root_decl
+
+    def counted(tree: dg.ComponentTree) -> Any:
+        walks.append(tree)
+        return walk(tree)
+
+    monkeypatch.setattr(dg.ComponentTree, "find_root_decl", counted)
+    numbers = []
+    for name in ("one", "two", "three", "four"):
+        project.declare(declaration(name, "ratings.csv"))
+        walks.clear()
+        with definitions(project):
+            numbers.append(len(walks))
+    assert numbers == [numbers[0]] * 4
