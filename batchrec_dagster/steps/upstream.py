@@ -60,7 +60,8 @@ def found_upstream(source: Source, context: dg.AssetExecutionContext) -> Source:
     made = event.asset_materialization if event else None
     if event is None or made is None:
         raise dg.Failure(
-            f"{source.text} was never materialized: materialize it, then run this again",
+            f"{source.text} was never materialized: materialize it, then run this again. Without"
+            " DAGSTER_HOME, Dagster's own commands do not remember it",
             allow_retries=False,
         )
     defined = _definition(context, key)
