@@ -174,6 +174,8 @@ def counts(metadata: Mapping[str, Any]) -> str:
         return _line(outcome)
     if "rows_read" in metadata:
         return f"{rows:,} of {metadata['rows_read']:,} rows kept"
+    if rows == 0 and users is None:  # outcomes, before anybody has used the lists
+        return "nothing yet"
     if rows is None or rows == users:
         return f"{users:,} users"
     return f"{rows:,} rows" + ("" if users is None else f" for {users:,} users")
