@@ -219,7 +219,7 @@ def test_partitions_that_mean_nothing_are_refused(
     assert why(result).startswith("shop has no partitions: each run makes the lists of all ratings")
 
 
-def test_check_and_new_judge_by_the_projects_own_definitions(
+def test_check_and_doctor_judge_by_the_projects_own_definitions(
     team: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They load with those of the team: a key of ours is taken there."""
@@ -231,12 +231,17 @@ def test_check_and_new_judge_by_the_projects_own_definitions(
         "    ours = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
         "    return dg.Definitions.merge(ours, dg.Definitions(resources={KEY: 7}))\n"
     )
-    said = {}
+    said, examined = {}, {}
     for key in ("theirs", "batchrec_storage"):
         own.write_text(own.read_text().replace("KEY", repr(key)).replace("'theirs'", repr(key)))
         sys.modules.pop(f"{team.package.name}.definitions", None)
         importlib.invalidate_caches()
         said[key] = CliRunner().invoke(main, ["check"])
+        sys.modules.pop(f"{team.package.name}.definitions", None)
+        examined[key] = CliRunner().invoke(main, ["doctor"]).output
     assert said["theirs"].exit_code == 0, said["theirs"].output
     assert said["batchrec_storage"].exit_code == 1
-    assert "different resources with same key 'batchrec_storage'" in said["batchrec_storage"].output
+    taken = "different resources with same key 'batchrec_storage'"
+    assert taken in said["batchrec_storage"].output
+    assert taken in examined["batchrec_storage"]
+    assert taken not in examined["theirs"]

@@ -57,10 +57,11 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 
 def _pipelines() -> Iterator[Finding]:
-    """Whether the project's declarations load, as Dagster loads them in its folder."""
+    """Whether the project's declarations load, and all of its definitions with them."""
+    from batchrec_dagster.cli.pipelines import problems_of_the_whole
     from batchrec_dagster.cli.project import ProjectError, find_project, importable
     from batchrec_dagster.doctor import pipelines_findings
-    from batchrec_dagster.doctor.findings import unknown
+    from batchrec_dagster.doctor.findings import failed, unknown
 
     try:
         project = find_project()
@@ -69,3 +70,5 @@ def _pipelines() -> Iterator[Finding]:
         return
     with importable(project):
         yield from pipelines_findings(project.defs.parent)
+        for line in problems_of_the_whole(f"{project.module}.definitions"):
+            yield failed("project", line, "for details, run: dg check defs")

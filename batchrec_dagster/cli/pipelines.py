@@ -101,10 +101,10 @@ def problems(project: Project, *, whole: bool = False) -> list[str]:
             return str(error).splitlines()
         except Exception as error:  # A Python file in defs/ can raise anything.
             return [f"{project.defs}: {type(error).__name__}: {error}"]
-        return _problems_of_the_whole(f"{project.module}.definitions") if whole else []
+        return problems_of_the_whole(f"{project.module}.definitions") if whole else []
 
 
-def _problems_of_the_whole(module: str) -> list[str]:
+def problems_of_the_whole(module: str) -> list[str]:
     """What keeps the project's own definitions from loading, such as a second resource of the same
     key."""
     import importlib
