@@ -18,7 +18,7 @@ directory_type = "project"
 root_module = "{module}"
 code_location_name = "{module}"
 """
-_DEFINITIONS = '''\
+OF_A_PROJECT = '''\
 """What Dagster loads: the pipelines under defs/."""
 
 from pathlib import Path
@@ -88,7 +88,7 @@ def init(folder: Path) -> None:
     files = {
         "pyproject.toml": _PYPROJECT.format(module=module),
         f"{module}/__init__.py": "",
-        f"{module}/definitions.py": _DEFINITIONS,
+        f"{module}/definitions.py": OF_A_PROJECT,
         f"{module}/defs/.gitkeep": "",
         "workspace.yaml": _WORKSPACE.format(module=module),
         "dagster.yaml": _DAGSTER,
@@ -108,7 +108,7 @@ def init(folder: Path) -> None:
         raise click.ClickException(f"cannot write {folder}: {error.strerror}") from error
     lines = [
         f"cd {shlex.quote(str(near(folder)))}",
-        f"{program('batchrec')} new shop --ratings FILE",
+        f"{program('batchrec', folder)} new shop --ratings FILE",
     ]
     click.echo("\n  ".join([f"Made {near(folder)}. Next:", *lines]))
 

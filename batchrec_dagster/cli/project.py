@@ -174,15 +174,16 @@ def importable(project: Project) -> Iterator[None]:
         sys.path.remove(str(project.root))
 
 
-def program(name: str) -> str:
-    """How to call a program of this environment from the working folder."""
+def program(name: str, folder: Path | None = None) -> str:
+    """How to call a program of this environment from the folder, by default the working one."""
     path = Path(sys.executable).parent / name
-    return name if shutil.which(name) == str(path) else shlex.quote(str(near(path)))
+    return name if shutil.which(name) == str(path) else shlex.quote(str(near(path, folder)))
 
 
-def near(path: Path) -> Path:
-    """The path relative to the working folder, if it is below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def near(path: Path, folder: Path | None = None) -> Path:
+    """The path relative to the folder, by default the working one, if it is below it."""
+    folder = folder or Path.cwd()
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def storage(pipeline: str | None = None) -> StorageResource:

@@ -12,7 +12,6 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-import vl_convert
 from markupsafe import Markup
 
 # The longest label, in Latin letters; wide characters count for two.
@@ -131,6 +130,8 @@ def chart(
 def _drawn(
     rows: list[dict[str, Any]], mark: dict[str, Any], height: int, encoding: dict[str, Any]
 ) -> Markup:
+    import vl_convert  # of an extra
+
     svg = vl_convert.vegalite_to_svg(
         {
             "$schema": "https://vega.github.io/schema/vega-lite/v6.json",

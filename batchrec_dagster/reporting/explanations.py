@@ -7,11 +7,14 @@ because few can be chance. It shows association, not the model's reasoning.
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import sparse
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 # At this many common users, the discount is one half.
 DISCOUNT = 10
@@ -26,6 +29,8 @@ def user_item_matrix(pairs: pl.LazyFrame, items: pl.Series) -> sparse.csr_array:
 
     pairs: user_id, item; duplicates and other items do not count.
     """
+    from scipy import sparse  # of an extra
+
     numbers = items.alias("item").to_frame().with_row_index("column").lazy()
     found = pairs.join(numbers, on="item").unique().collect(engine="streaming")
     users = found.select(pl.col("user_id").unique()).with_row_index("row")

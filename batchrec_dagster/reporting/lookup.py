@@ -18,6 +18,7 @@ from batchrec_dagster.reporting.explanations import (
     user_item_matrix,
 )
 from batchrec_dagster.reporting.published import Published
+from batchrec_dagster.storage.extras import installed
 
 HISTORY = 25
 FIRST_USERS = 10
@@ -191,7 +192,9 @@ def _sample(interactions: pl.LazyFrame, size: int) -> pl.LazyFrame:
 
 def _explanations(pairs: pl.LazyFrame, had: list[str], listed: list[str]) -> list[tuple[str, int]]:
     """For each item of the list the one that explains it best, and how many users have both; an
-    empty text and 0 where none does."""
+    empty text and 0 where none does, or what they are found with is not installed."""
+    if not installed("report"):
+        return [("", 0)] * len(listed)
     items = list(dict.fromkeys([*had, *listed]))
     matrix = user_item_matrix(pairs, pl.Series(items, dtype=pl.String))
     columns = {item: column for column, item in enumerate(items)}

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
 LEVEL = 0.95
 POWER = 0.8
@@ -59,6 +58,8 @@ def share(of: ArrayLike, to: ArrayLike, users: float) -> Estimate | None:
 
     users: how many users it was measured on.
     """
+    from scipy import special  # of an extra
+
     found = ratio(of, to)
     if found is None:
         return None
@@ -104,6 +105,8 @@ def users_needed(measured: Estimate, users: float, effect: float, control_share:
 
     measured: the mean of `users` users. effect: 0.05 is 5%. Source: Kohavi et al., ch. 17.
     """
+    from scipy import special  # of an extra
+
     quantiles = float(special.ndtri((1 + LEVEL) / 2) + special.ndtri(POWER))
     of_one_user = measured.variance * users
     arms = 1 / control_share + 1 / (1 - control_share)
@@ -111,6 +114,8 @@ def users_needed(measured: Estimate, users: float, effect: float, control_share:
 
 
 def _interval(value: float, variance: float, degrees: float) -> Estimate:
+    from scipy import special  # of an extra
+
     half = (
         float(special.stdtrit(degrees, (1 + LEVEL) / 2)) * math.sqrt(variance) if variance else 0.0
     )

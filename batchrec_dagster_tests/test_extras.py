@@ -1,0 +1,55 @@
+"""Without any extra, a pipeline runs on a Personalize and an S3 elsewhere, as on AWS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from batchrec_dagster.cli.init import OF_A_PROJECT
+from batchrec_dagster.storage.extras import EXTRAS
+from batchrec_dagster_tests.nights.night import night
+from batchrec_dagster_tests.s3_server import S3Server
+
+# Python imports this at its start: the packages of the extras are not to be found.
+ABSENT = f"""\
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in {sorted({module for modules in EXTRAS.values() for module in modules})!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import importlib.util
+find_spec = importlib.util.find_spec
+
+def absent(name, package=None):
+    try:
+        return find_spec(name, package)
+    except ModuleNotFoundError:
+        return None
+
+importlib.util.find_spec = absent
+"""
+
+
+def test_without_extras_a_pipeline_runs_and_is_shown(tmp_path: Path, s3: S3Server) -> None:
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "sitecustomize.py").write_text(ABSENT)
+    with night(tmp_path, s3) as shop:
+        shop.start_personalize()
+        project = shop.project
+        (project.package / "definitions.py").write_text(OF_A_PROJECT)
+        project.environment |= shop.environment | {
+            "PYTHONPATH": f"{tmp_path / 'python'}:{project.root}"
+        }
+        made = project.run("batchrec", "run", "shop")
+        assert made.returncode == 0, made.stdout + made.stderr
+        assert "published edition 1" in made.stdout
+        assert "recommendation_report" not in made.stdout
+        user, _, item = shop.lists().row(0)
+        shown = project.run("batchrec", "show", user)
+        assert shown.returncode == 0, shown.stderr
+        assert item in shown.stdout
+        planned = project.run("batchrec", "show", "--experiment")
+        assert planned.returncode == 1
+        assert "pip install 'batchrec-dagster[report]'" in planned.stderr
