@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.layout import NULL_VALUES, Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Preparation, Ratings, opened
 from batchrec_dagster.preparation.recognition import Reading
@@ -147,7 +147,12 @@ def test_json_values_are_ids_or_problems(tmp_path_factory: pytest.TempPathFactor
         for u, i in rows
         if all(
             isinstance(value, int)
-            or (isinstance(value, str) and value.strip(" \t") and not set("\n\r\0") & set(value))
+            or (
+                isinstance(value, str)
+                and value.strip(" \t")
+                and value.strip(" ") not in NULL_VALUES
+                and not set("\n\r\0") & set(value)
+            )
             for value in (u, i)
         )
     ]

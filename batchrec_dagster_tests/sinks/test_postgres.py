@@ -317,8 +317,8 @@ from batchrec_dagster_tests.sinks.support import many
 url, step = sys.argv[1:]
 whole = getattr(postgres, step)
 
-def and_then_nothing(*arguments):
-    whole(*arguments)
+def and_then_nothing(*arguments, **named):
+    whole(*arguments, **named)
     print("half", flush=True)
     time.sleep(600)
 

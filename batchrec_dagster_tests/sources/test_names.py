@@ -33,7 +33,7 @@ def test_a_real_set_is_copied_whole_and_laid_out_as_known(place: Place) -> None:
 def test_the_sample_is_a_source(place: Place) -> None:
     assert place.copied("sample://hetrec/movies.dat") == generator.FILES["movies.dat"]()
     assert place.filename("sample://hetrec") == "user_ratedmovies-timestamps.dat"
-    assert place.fingerprint("sample://hetrec") == "version 1, seed 2011"
+    assert place.fingerprint("sample://hetrec") == generator.FINGERPRINT
     assert parse_source("sample://hetrec").layout == movielens.HETREC
     assert parse_source("sample://hetrec/movies.dat").layout is None
 
