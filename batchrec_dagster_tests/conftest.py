@@ -13,8 +13,10 @@ import pytest
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 from batchrec_dagster_tests.support import Project, module_project
 
-# A busy machine is no bug: tests assert nothing about time.
-hypothesis.settings.register_profile("batchrec", deadline=None)
+# A busy machine is no bug: tests assert nothing about time. The same examples every time, so that a
+# failure is the change's own; `--hypothesis-profile=wild` draws others.
+hypothesis.settings.register_profile("batchrec", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("wild", deadline=None)
 hypothesis.settings.load_profile("batchrec")
 
 # Fixtures that start a server, a browser or Spark.
