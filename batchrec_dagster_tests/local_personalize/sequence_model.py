@@ -40,8 +40,14 @@ TYPES = {
     "items": "ITEMS",
     "wider items": "ITEMS",
 }
-# What the schema of an Items data set may be replaced by.
-WIDER = {"items": ("items", "wider items"), "wider items": ("wider items",)}
+# The forms that have all columns of a form: such data can be imported by its schema, and the schema
+# of an Items data set may be replaced by such a one.
+FITS = {
+    "plain": ("plain", "events"),
+    "events": ("events",),
+    "items": ("items", "wider items"),
+    "wider items": ("wider items",),
+}
 
 
 @dataclass
@@ -136,7 +142,7 @@ class Model:
             return INVALID
         if schema not in self.known:
             return MISSING
-        fits = self.known[schema].form in WIDER[self.form_of(dataset)]
+        fits = self.known[schema].form in FITS[self.form_of(dataset)]
         return None if fits else INVALID
 
     def update_solution(self, solution: str) -> str | None:
@@ -223,7 +229,7 @@ class Model:
             return {str(known.status)}
         match known.kind:
             case "DatasetImportJob":
-                return {ACTIVE if self.form_of(known.parent or "") == known.form else FAILED}
+                return {ACTIVE if known.form in FITS[self.form_of(known.parent or "")] else FAILED}
             case "SolutionVersion":
                 return self._with_data(known.group or "", full=known.segments)
             case "BatchInferenceJob":
@@ -246,7 +252,7 @@ class Model:
             return {FAILED}
         jobs = [self.known[job] for job in self.of("DatasetImportJob", arn)]
         comes = any(
-            job.status == PENDING and job.form == self.form_of(arn) and (job.full or not full)
+            job.status == PENDING and job.form in FITS[self.form_of(arn)] and (job.full or not full)
             for job in jobs
         )
         if not (dataset.full if full else dataset.rows):
