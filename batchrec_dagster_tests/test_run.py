@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import pty
 import re
@@ -12,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.project import use_dagster_home
 from batchrec_dagster.reporting.run_stages import RunStages, counts, duration
+from batchrec_dagster.storage.lease import Lease
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.processes import started
 from batchrec_dagster_tests.support import (
     Project,
@@ -170,12 +174,22 @@ def test_a_run_in_a_pipe_says_a_line_a_stage_and_the_next_says_that_nothing_chan
     assert not [message for message in logged if "inferred in" in message]
 
 
+def another_run_imports(shop: Project) -> AbstractContextManager[None]:
+    """The lease on the import, so that a run that is started meanwhile waits there."""
+    store = ObjectStore(folders={"storage": shop.storage})
+    folder = "s3://storage/shop/leases/personalize_dataset/"
+    return Lease(store, folder, "another", logging.getLogger(), deadline_seconds=60).held()
+
+
 @pytest.mark.slow
 def test_ctrl_c_cancels_the_run_and_the_exit_code_of_a_failed_run_is_one(
     shop: Project, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    with started([BATCHREC, "run", "shop"], shop.root, environment(), log) as process:
+    with (
+        another_run_imports(shop),
+        started([BATCHREC, "run", "shop"], shop.root, environment(), log) as process,
+    ):
         process.wait_for(
             lambda: "raw_ratings" in log.read_text() or None, "first stage", timeout=120
         )
@@ -184,9 +198,12 @@ def test_ctrl_c_cancels_the_run_and_the_exit_code_of_a_failed_run_is_one(
     assert "shop: stopped after " in log.read_text()
     assert runs(shop)[0].status == dg.DagsterRunStatus.CANCELED
 
-    with started([BATCHREC, "run", "shop"], shop.root, environment(), log) as process:
+    with (
+        another_run_imports(shop),
+        started([BATCHREC, "run", "shop"], shop.root, environment(), log) as process,
+    ):
         process.wait_for(
-            lambda: "raw_ratings" in log.read_text() or None, "first stage", timeout=120, every=0.01
+            lambda: "raw_ratings" in log.read_text() or None, "first stage", timeout=120
         )
         children = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children")
         # So a step ends that Polars cannot give the memory.
