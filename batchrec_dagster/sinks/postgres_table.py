@@ -57,7 +57,7 @@ COLUMNS = {
 ARM = "arm"
 ADD_ARM = "ALTER TABLE {} ADD COLUMN IF NOT EXISTS arm text"
 RIGHTS = "; the user needs CREATE on the schema, and to own the table where there is one"
-# What libpq says, before there are error codes, about what no retry mends.
+# What libpq says, before there are error codes, about what no retry can fix.
 LASTING = (
     "authentication failed",
     "authentication method requirement",

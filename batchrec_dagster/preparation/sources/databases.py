@@ -43,7 +43,7 @@ SCHEME, DUCKDB = "sql+env://", "duckdb:///"
 BATCH = 50_000
 VERSION_ROWS = 1_000
 SHOWN = 400
-# The driver that SQLAlchemy is told to use for the plain name, and what to install for it.
+# The driver that SQLAlchemy uses for the plain name, and what to install for it.
 DRIVERS = {
     "postgres": ("postgresql+psycopg2", "batchrec-dagster[postgres]"),
     "postgresql": ("postgresql+psycopg2", "batchrec-dagster[postgres]"),
