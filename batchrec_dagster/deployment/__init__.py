@@ -1,4 +1,4 @@
-"""Environment variables -> resources. No other module reads the environment."""
+"""Environment variables -> resources. Sources read their own: a database's URL, and limits."""
 
 from __future__ import annotations
 
