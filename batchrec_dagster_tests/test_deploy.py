@@ -141,6 +141,8 @@ def test_the_bucket_can_be_for_this_account_s_personalize_alone() -> None:
     assert [(each["Principal"], each["Condition"]) for each in allowed] == [
         ({"Service": "personalize.amazonaws.com"}, OF_THIS_ACCOUNT)
     ] * len(allowed)
+    _, key = stack(SourceConditions="yes", Encryption="kms")["Key"]["KeyPolicy"]["Statement"]
+    assert key["Condition"] == {"StringEquals": OF_THIS_ACCOUNT["StringEquals"]}
     (trust,) = stack()["PersonalizeRole"]["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Condition"] == OF_THIS_ACCOUNT
 
@@ -163,7 +165,7 @@ def test_a_key_lets_personalize_in_and_a_glue_job_has_a_role_of_its_own() -> Non
     resources = stack(**EVERYTHING)
     _, personalize = resources["Key"]["KeyPolicy"]["Statement"]
     assert personalize["Principal"] == {"Service": "personalize.amazonaws.com"}
-    assert personalize["Condition"]["StringEquals"] == {"aws:SourceAccount": ACCOUNT}
+    assert "Condition" not in personalize
     assert resources["GlueJob"]["Role"] == "<GlueRole.Arn>"
     assert resources["GlueJob"]["GlueVersion"] == GLUE_VERSION
     assert not {"Key", "GlueJob", "GlueRole", "EmrRole", "AlertTopic"} & stack().keys()
