@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 from peers import IALS, Family, Peer, available, fitted
 from report import RESULTS, ROOT, table, write
+from shapes import shapes
 
 from batchrec_dagster.local_personalize.learning.evaluation import (
     Split,
@@ -107,6 +108,7 @@ def data_sets(shared: Path) -> Iterator[tuple[str, pl.DataFrame]]:
             "personalize-interactions",
             frame.select("USER_ID", "ITEM_ID", pl.col("TIMESTAMP").cast(pl.Int64)),
         )
+    yield from shapes()
 
 
 def folds(data: Interactions, count: int, seed: int = 0) -> list[Split]:
