@@ -101,7 +101,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
         ({"interactions": {"filter": "1 = 1"}}, 12, "interactions.filter", "no column"),
         ({"interactions": {"window": {"days": 0}}}, 13, "interactions.window.days", "from 1"),
         ({"gate": {"max_drop": 30}}, 14, "gate.max_drop", "from 0 to 1"),
-        ({"publication": {"history": 0}}, 14, "publication.history", "1 or more"),
+        ({"publication": {"history": 0}}, 14, "publication.history", "from 1"),
         ({"publication": {"max_file_gb": 6}}, 14, "publication.max_file_gb", "no such setting"),
         (
             {"interactions": {"min_interactions_per_user": 0}},
@@ -136,7 +136,7 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             "attributes",
             "needs ratings.columns.rating",
         ),
-        ({"interactions": {"min_rating": float("inf")}}, 12, "interactions.min_rating", "3.5"),
+        ({"interactions": {"min_rating": float("inf")}}, 12, "interactions.min_rating", "a number"),
         ({"solution": {"recipe": "aws-x"}}, 14, "solution.recipe", "aws-user-personalization-v2"),
         (
             {"solution": {"hyperparameters": {"apply_recency_bias": "perhaps"}}},

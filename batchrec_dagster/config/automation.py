@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field, field_validator
 
+from batchrec_dagster.config.validation import in_range
+
 
 def cron_is_valid(cron: str) -> str:
     """The cron schedule. Raises ValueError."""
@@ -51,9 +53,6 @@ class Schedule(dg.Model):
         return timezone
 
 
-LEAST = 5
-
-
 class OnNewFiles(dg.Model):
     """Whether new files of ratings start a refresh."""
 
@@ -64,15 +63,11 @@ class OnNewFiles(dg.Model):
     every_seconds: int = Field(
         default=60,
         description="How often ratings.source is checked. A refresh starts once it is unchanged"
-        " from one check to the next and no other refresh is running.",
+        " from one check to the next and no other refresh is running. At least 5:"
+        " a check itself takes some.",
     )
 
-    @field_validator("every_seconds")
-    @classmethod
-    def _check_takes_seconds(cls, every_seconds: int) -> int:
-        if every_seconds < LEAST:
-            raise ValueError(f"write {LEAST} seconds or more: a check itself takes some")
-        return every_seconds
+    _seconds_in_range = in_range("every_seconds", least=5)
 
 
 TOPIC = re.compile(r"arn:[a-z\d-]+:sns:([a-z\d-]+):\d{12}:[\w-]+")
@@ -118,12 +113,7 @@ class Alerts(dg.Model):
             )
         return name
 
-    @field_validator("late_after_hours")
-    @classmethod
-    def _hours_are_positive(cls, hours: float) -> float:
-        if not 0 < hours < float("inf"):
-            raise ValueError("write a number of hours above 0")
-        return hours
+    _hours_in_range = in_range("late_after_hours", above=0)
 
     @field_validator("dagster_url")
     @classmethod
@@ -148,9 +138,4 @@ class Budget(dg.Model):
         examples=[20],
     )
 
-    @field_validator("max_usd_per_run")
-    @classmethod
-    def _is_an_amount(cls, most: float | None) -> float | None:
-        if most is not None and not 0 < most < float("inf"):
-            raise ValueError("write an amount in USD above 0, or omit it")
-        return most
+    _amount_in_range = in_range("max_usd_per_run", above=0)

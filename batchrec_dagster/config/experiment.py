@@ -8,6 +8,8 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field, field_validator
 
+from batchrec_dagster.config.validation import in_range
+
 
 class Experiment(dg.Model):
     """A holdout: by comparing its users with the others one learns what the lists cause."""
@@ -41,9 +43,4 @@ class Experiment(dg.Model):
             raise ValueError("write letters, digits, _ and -, at most 64")
         return name
 
-    @field_validator("control_share")
-    @classmethod
-    def _some_are_in_each_arm(cls, share: float) -> float:
-        if not 0 < share <= 0.5:
-            raise ValueError("write a number above 0 and at most 0.5, such as 0.1")
-        return share
+    _share_in_range = in_range("control_share", above=0, most=0.5)

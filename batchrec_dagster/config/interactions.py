@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 from datetime import UTC, datetime
 from typing import Literal, Self
 
 import dagster as dg
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.sources import known_source
+from batchrec_dagster.config.validation import in_range
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sql import filter_columns
-
-
-def _positive(number: int) -> int:
-    if number < 1:
-        raise ValueError("write a whole number from 1")
-    return number
 
 
 class Window(dg.Model):
@@ -30,10 +24,7 @@ class Window(dg.Model):
         json_schema_extra={"minimum": 1},
     )
 
-    @field_validator("days")
-    @classmethod
-    def _days_are_positive(cls, days: int) -> int:
-        return _positive(days)
+    _days_in_range = in_range("days", least=1)
 
 
 class Interactions(dg.Model):
@@ -72,17 +63,9 @@ class Interactions(dg.Model):
         examples=[5],
     )
 
-    @field_validator("min_rating")
-    @classmethod
-    def _min_rating_is_finite(cls, min_rating: float | None) -> float | None:
-        if min_rating is not None and not math.isfinite(min_rating):
-            raise ValueError("write a number such as 3.5")
-        return min_rating
+    _rating_in_range = in_range("min_rating")
 
-    @field_validator("min_interactions_per_user", "min_interactions_per_item")
-    @classmethod
-    def _minimum_is_positive(cls, least: int | None) -> int | None:
-        return None if least is None else _positive(least)
+    _least_in_range = in_range("min_interactions_per_user", "min_interactions_per_item", least=1)
 
     @field_validator("filter")
     @classmethod
@@ -198,7 +181,8 @@ class Preparation(dg.Model):
         default=None, description="glue: the worker type. Default: the job's own."
     )
     workers: int | None = Field(
-        default=None, description="glue: the number of workers. Default: the job's own."
+        default=None,
+        description="glue: the number of workers, the driver among them. Default: the job's own.",
     )
     timeout_minutes: int | None = Field(
         default=None,
@@ -220,14 +204,8 @@ class Preparation(dg.Model):
             raise ValueError("write an ARN such as arn:aws:iam::123456789012:role/batchrec-spark")
         return role
 
-    @field_validator("workers", "timeout_minutes")
-    @classmethod
-    def _numbers_are_possible(cls, number: int | None, info: ValidationInfo) -> int | None:
-        # Glue counts the driver among the workers.
-        least = 2 if info.field_name == "workers" else 1
-        if number is not None and number < least:
-            raise ValueError(f"write a whole number from {least} on")
-        return number
+    _workers_in_range = in_range("workers", least=2)
+    _timeout_in_range = in_range("timeout_minutes", least=1)
 
     @field_validator("memory")
     @classmethod

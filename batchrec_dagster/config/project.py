@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Self
+from typing import Any
 
 import dagster as dg
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
+
+from batchrec_dagster.config.validation import in_range
 
 _VARIABLES = {
     "storage": "BATCHREC_STORAGE",
@@ -55,11 +57,8 @@ class Retries(dg.Model):
         default=60, description="The pause before the first; it doubles each time."
     )
 
-    @model_validator(mode="after")
-    def _numbers_are_possible(self) -> Self:
-        if self.max_retries < 1 or not 0 <= self.delay_seconds < float("inf"):
-            raise ValueError("write 1 retry or more, and a delay of 0 seconds or more")
-        return self
+    _retries_in_range = in_range("max_retries", least=1)
+    _delay_in_range = in_range("delay_seconds", least=0)
 
     @property
     def policy(self) -> dg.RetryPolicy:

@@ -7,7 +7,7 @@ from typing import Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.validation import check_syntax
+from batchrec_dagster.config.validation import check_syntax, in_range
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.filter_expressions import (
     EXCLUDE_SEEN,
@@ -51,19 +51,9 @@ class Recommendations(dg.Model):
         json_schema_extra={"minimum": 0, "maximum": 1},
     )
 
-    @field_validator("exploration_weight")
-    @classmethod
-    def _exploration_weight_is_possible(cls, weight: float) -> float:
-        if not 0 <= weight <= 1:
-            raise ValueError("write a number from 0 to 1")
-        return weight
+    _weight_in_range = in_range("exploration_weight", least=0, most=1)
 
-    @field_validator("num_results")
-    @classmethod
-    def _num_results_is_possible(cls, num_results: int) -> int:
-        if not 1 <= num_results <= MAX_RESULTS:
-            raise ValueError(f"write a whole number from 1 to {MAX_RESULTS}")
-        return num_results
+    _length_in_range = in_range("num_results", least=1, most=MAX_RESULTS)
 
     @field_validator("filter")
     @classmethod
@@ -151,12 +141,7 @@ class Gate(dg.Model):
         examples=[0.02],
     )
 
-    @field_validator("min_ndcg_at_25", "max_drop", "min_coverage")
-    @classmethod
-    def _is_a_share(cls, value: float) -> float:
-        if not 0 <= value <= 1:
-            raise ValueError("write a number from 0 to 1, such as 0.1")
-        return value
+    _shares_in_range = in_range("min_ndcg_at_25", "max_drop", "min_coverage", least=0, most=1)
 
 
 class Publication(dg.Model):
@@ -167,9 +152,4 @@ class Publication(dg.Model):
         description="The number of older tables to keep, to roll back to; at least 1.",
     )
 
-    @field_validator("history")
-    @classmethod
-    def _something_is_kept(cls, history: int) -> int:
-        if history < 1:
-            raise ValueError("write 1 or more: a rollback needs an older table to go back to")
-        return history
+    _history_in_range = in_range("history", least=1)

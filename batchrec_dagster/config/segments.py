@@ -8,7 +8,7 @@ from typing import Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.validation import check_syntax
+from batchrec_dagster.config.validation import check_syntax, in_range
 from batchrec_dagster.personalize.batch_files import ITEM_ATTRIBUTES, ITEM_FIELD, MAX_SEGMENT_USERS
 from batchrec_dagster.personalize.filter_expressions import (
     placeholders,
@@ -68,12 +68,7 @@ class Segments(dg.Model):
                 )
         return attributes
 
-    @field_validator("users_per_segment")
-    @classmethod
-    def _users_per_segment_is_possible(cls, users_per_segment: int) -> int:
-        if not 1 <= users_per_segment <= MAX_SEGMENT_USERS:
-            raise ValueError(f"write a whole number from 1 to {MAX_SEGMENT_USERS}")
-        return users_per_segment
+    _users_in_range = in_range("users_per_segment", least=1, most=MAX_SEGMENT_USERS)
 
     @field_validator("filter")
     @classmethod

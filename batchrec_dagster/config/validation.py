@@ -6,9 +6,11 @@ Filters and item attributes that Personalize would refuse fail at load time.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 from pydantic_core import InitErrorDetails
 
 from batchrec_dagster.personalize.filter_check import (
@@ -44,6 +46,33 @@ def field_errors(messages: Mapping[tuple[str, ...], str]) -> ValidationError:
             for keys, message in messages.items()
         ],
     )
+
+
+def in_range(
+    *fields: str,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """A validator for numbers: finite, at least or above a bound, and at most another.
+
+    Dagster's models take no constraints in the fields themselves.
+    """
+
+    def check(number: float | None) -> float | None:
+        fits = number is None or (
+            math.isfinite(number)
+            and (least is None or number >= least)
+            and (above is None or number > above)
+            and (most is None or number <= most)
+        )
+        if not fits:
+            bounds = {"from": least, "above": above, "to": most}
+            limits = [f" {word} {bound}" for word, bound in bounds.items() if bound is not None]
+            raise ValueError("write a number" + "".join(limits))
+        return number
+
+    return field_validator(*fields)(check)
 
 
 Schemas = Mapping[str, Schema]  # by dataset type
