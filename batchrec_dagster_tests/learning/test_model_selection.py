@@ -60,8 +60,10 @@ class NoisyScorer:
     noise: Float32
     best_exponent: float | None = None
     kind: str = field(default="noisy", init=False)
+    scored: list[tuple[int, float]] = field(default_factory=list, init=False)
 
     def score(self, history: History, exponent: float) -> Float32:
+        self.scored.extend((int(user), exponent) for user in history.items)
         off = 0.0 if self.best_exponent is None else 3 * abs(exponent - self.best_exponent)
         return np.asarray((self.table + (1 + off) * self.noise)[history.items], dtype=np.float32)
 
@@ -189,6 +191,15 @@ def test_repeating_the_same_users_adds_no_confidence() -> None:
     once, again = select_blend([one], recency=True), select_blend([one] * 5, recency=True)
     assert (again.recency_exponents, again.weights) == (once.recency_exponents, once.weights)
     assert again.ndcg == pytest.approx(once.ndcg)
+
+
+def test_a_component_scores_each_user_once_per_exponent() -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
+    select_blend([one], recency=True)
+    for name, scorer in one.scorers.items():
+        assert isinstance(scorer, NoisyScorer)
+        wanted = [(user, each) for user in range(USERS) for each in RECENCY_EXPONENTS[name]]
+        assert sorted(scorer.scored) == sorted(wanted)
 
 
 def test_few_users_get_earlier_cutoffs_and_many_do_not() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 
 import numpy as np
 import numpy.typing as npt
@@ -187,16 +187,24 @@ def fit_temperature(score: Callable[[History], Float32], sets: Sequence[Validati
     With it, softmax scores are about the probabilities that an item is next; 1 without users.
     """
     grid = np.geomspace(0.02, 5.0, 24)
-    total = np.zeros(len(grid))
-    for one in sets:
-        for history, truth in one.chunks():
-            scores = score(history)
-            user, item = truth.nonzero()
-            highest = scores.max(axis=1, keepdims=True)
-            for i, value in enumerate(grid):
-                logits = (scores - highest) / np.float32(value)
-                sums = np.log(np.exp(logits).sum(axis=1, dtype=np.float64))
-                total[i] += (logits[user, item] - sums[user]).sum()
+
+    def likelihoods(chunk: tuple[History, csr_matrix]) -> Float64:
+        history, truth = chunk
+        scores = score(history)
+        scores -= scores.max(axis=1, keepdims=True)
+        user, item = truth.nonzero()
+        logits = np.empty_like(scores)
+        out = np.empty(len(grid))
+        for i, value in enumerate(grid):
+            np.divide(scores, np.float32(value), out=logits)
+            of_truth = logits[user, item].astype(np.float64)
+            np.exp(logits, out=logits)
+            out[i] = (of_truth - np.log(logits.sum(axis=1)).astype(np.float64)[user]).sum()
+        return out
+
+    total = sum(
+        ordered_map(likelihoods, chain(*(one.chunks() for one in sets))), np.zeros(len(grid))
+    )
     return float(grid[total.argmax()]) if total.any() else 1.0
 
 
@@ -207,9 +215,10 @@ def _select_exponents(
     exponents, single = {}, {}
     for name in names:
         options = RECENCY_EXPONENTS[name] if recency else (0.0,)
-        scores = chunks.ndcg(partial(_Chunk.scores, name=name, exponents=options))
+        scores = chunks.ndcg(partial(chunks.scores, name=name, exponents=options))
         at = _select(scores)
         exponents[name], single[name] = options[at], scores[at]
+        chunks.drop(name, [option for option in options if option != options[at]])
     return exponents, single
 
 
@@ -247,22 +256,24 @@ class _Chunk:
         return [scorer.score(self.history, exponent) for exponent in exponents]
 
     def ndcg(self, scored: Iterable[Float32]) -> Float64:
-        """(scores, users): NDCG at 25 with each of the scores, whose seen items it overwrites."""
+        """(scores, users): NDCG at 25 with each of the scores."""
         seen = self.history.recency_weights(0.0).nonzero()
         is_relevant = self.truth.toarray() > 0
         relevant = is_relevant.sum(axis=1)
         out = []
         for scores in scored:
+            of_seen = scores[seen]
             scores[seen] = -np.inf
             items = top_k(scores, MAX_DEPTH)
+            scores[seen] = of_seen
             hits = np.take_along_axis(is_relevant, np.maximum(items, 0), axis=1) & (items >= 0)
             out.append(ndcg(hits, relevant))
         return np.stack(out)
 
 
 class _Chunks:
-    """All users of the validation sets. The scores of selected components are kept while they
-    fit into KEPT_BYTES: several questions are asked of them."""
+    """All users of the validation sets. The scores of components are kept while they fit into
+    KEPT_BYTES: several questions are asked of them."""
 
     def __init__(self, sets: Sequence[ValidationSet]) -> None:
         parts = [[_Chunk(one.scorers, *part) for part in one.chunks()] for one in sets]
@@ -280,19 +291,26 @@ class _Chunks:
             for values in np.concatenate(list(measured), axis=1)
         ]
 
-    def score(self, chunk: _Chunk, name: str, exponent: float) -> Float32:
-        """(users, n_items) of a component, not to be changed."""
-        if (found := chunk.kept.get((name, exponent))) is None:
-            [found] = chunk.scores(name, [exponent])
-            if self._room >= found.nbytes:
-                self._room -= found.nbytes
-                chunk.kept[name, exponent] = found
-        return found
+    def scores(self, chunk: _Chunk, name: str, exponents: Sequence[float]) -> list[Float32]:
+        """(users, n_items) of a component for each exponent, to be left as they are."""
+        missing = [each for each in exponents if (name, each) not in chunk.kept]
+        found = dict(zip(missing, chunk.scores(name, missing), strict=True)) if missing else {}
+        for exponent, scores in found.items():
+            if self._room >= scores.nbytes:
+                self._room -= scores.nbytes
+                chunk.kept[name, exponent] = scores
+        return [found[each] if each in found else chunk.kept[name, each] for each in exponents]
+
+    def drop(self, name: str, exponents: Sequence[float]) -> None:
+        """Make room: the scores with these exponents are not asked for again."""
+        for chunk, exponent in product(self._chunks, exponents):
+            if (scores := chunk.kept.pop((name, exponent), None)) is not None:
+                self._room += scores.nbytes
 
     def spread(self, name: str, exponent: float) -> float:
         """The standard deviation of a component's scores over the items, mean over users."""
         spreads = ordered_map(
-            lambda chunk: self.score(chunk, name, exponent).std(axis=1), self._of_one_set
+            lambda chunk: self.scores(chunk, name, [exponent])[0].std(axis=1), self._of_one_set
         )
         return float(np.concatenate(list(spreads)).mean()) or 1.0
 
@@ -303,5 +321,5 @@ class _Chunks:
         for option in options:
             scores = np.zeros(chunk.truth.shape, dtype=np.float32)
             for (name, exponent), factor in option.items():
-                scores += np.float32(factor) * self.score(chunk, name, exponent)
+                scores += np.float32(factor) * self.scores(chunk, name, [exponent])[0]
             yield scores
