@@ -94,6 +94,7 @@ def test_the_quotas_of_the_embedded_personalize_are_counted(
     found = by_check(examine(home))
     assert found["quota of dataset groups"].message == "1 of 50 used"
     assert found["quota of schemas"] == Finding("quota of schemas", "ok", "0 of 500 used")
+    assert found["quota of solutions in a dataset group"].message == "0 of 10 used"
     found = by_check(examine({**home, QUOTAS_VARIABLE: "dataset_groups=1"}))
     assert found["quota of dataset groups"].status == "warning"
     assert f"{QUOTAS_VARIABLE}=dataset_groups=2" in found["quota of dataset groups"].fix

@@ -120,12 +120,19 @@ def _embedded_home(catalog: Path) -> Finding:
 
 
 def _embedded_quotas(catalog: Path, quotas: Quotas) -> Iterator[Finding]:
-    """What is used of the quotas that a new pipeline needs."""
+    """What is used of the quotas: in all, or in the dataset group that has most."""
     with closing(sqlite3.connect(f"{catalog.as_uri()}?mode=ro", uri=True)) as connection:
-        used = dict(connection.execute("SELECT kind, COUNT(*) FROM resources GROUP BY kind"))
+        used = dict(
+            connection.execute(
+                "SELECT kind, MAX(number) FROM (SELECT kind, COUNT(*) AS number FROM resources"
+                " GROUP BY kind, parent) GROUP BY kind"
+            )
+        )
     for what, kind, name in (
         ("dataset groups", "DatasetGroup", "dataset_groups"),
         ("schemas", "Schema", "schemas"),
+        ("solutions in a dataset group", "Solution", "solutions_per_group"),
+        ("filters in a dataset group", "Filter", "filters_per_group"),
     ):
         quota: int = getattr(quotas, name)
         message = f"{used.get(kind, 0)} of {quota} used"
@@ -136,7 +143,7 @@ def _embedded_quotas(catalog: Path, quotas: Quotas) -> Iterator[Finding]:
                 "delete what you no longer need (NAME_teardown), or set"
                 f" {QUOTAS_VARIABLE}={name}={2 * quota or 1}"
             )
-            yield warning(f"quota of {what}", f"{message}: a new pipeline finds no room", fix)
+            yield warning(f"quota of {what}", f"{message}: there is no room for a new one", fix)
 
 
 def _free_space(deployment: Deployment) -> Iterator[Finding]:

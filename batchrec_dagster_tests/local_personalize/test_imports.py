@@ -242,6 +242,12 @@ def test_event_types_and_optional_columns_are_ten_at_most(local: Local) -> None:
     local.store.put(FILE, (HEADER + b"\n".join(data)).replace(b"type9", b"type8"))
     (dataset,) = local.client.list_datasets()["datasets"]
     local.active(local.import_job(dataset["datasetArn"], FILE, "nine"))
+    others = (HEADER + b"\n".join(data)).replace(b"type9", b"other").replace(b"type8", b"other")
+    local.store.put(FILE, others)
+    more = local.wait(
+        local.import_job(dataset["datasetArn"], FILE, "more", importMode="INCREMENTAL")
+    )
+    assert "The data has 10 event types" in more["failureReason"]
 
 
 def test_csv_from_spreadsheets_is_read(local: Local) -> None:

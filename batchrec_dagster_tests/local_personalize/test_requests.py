@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore import xform_name
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
-from batchrec_dagster.local_personalize.api.validation import service_model
+from batchrec_dagster.local_personalize.api.validation import input_shape, service_model
 from batchrec_dagster.local_personalize.catalog.kinds import Quotas
 from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.local_personalize.operations import registry
@@ -194,6 +195,18 @@ def test_the_lists_of_unsupported_kinds_are_empty(local: Local) -> None:
         with pytest.raises(client.exceptions.InvalidNextTokenException):
             getattr(client, name)(nextToken="x")
     assert client.list_event_trackers(datasetGroupArn=group)["eventTrackers"] == []
+
+
+def test_a_resource_of_an_unsupported_kind_is_not_found(local: Local) -> None:
+    """As on AWS, for clean-ups by stored ARNs and for programs that look before they create."""
+    asked = set()
+    for operation, member in registry.NEVER_FOUND.items():
+        if set(input_shape(operation).required_members) <= {member}:
+            ask = getattr(local.client, xform_name(operation))
+            with pytest.raises(local.client.exceptions.ResourceNotFoundException, match=GROUP):
+                ask(**{member: GROUP})
+            asked.add(operation)
+    assert asked >= {"DescribeCampaign", "DeleteEventTracker", "StopRecommender"}
 
 
 def test_an_internal_error_is_not_exposed(
@@ -384,7 +397,7 @@ def test_tags(local: Local) -> None:
     assert client.list_tags_for_resource(resourceArn=arn)["tags"] == []  # they went with it
 
 
-def test_a_resource_in_use_cannot_be_deleted(local: Local) -> None:
+def test_a_resource_in_use_cannot_be_deleted(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     client = local.client
     in_use = client.exceptions.ResourceInUseException
     group, dataset = local.imported(taste_rows())
@@ -400,6 +413,16 @@ def test_a_resource_in_use_cannot_be_deleted(local: Local) -> None:
     local.gone(solution)
     local.gone(version)
     assert not list((local.root / "home" / "models").iterdir())
+    other = local.solution(group, name="other")
+    with monkeypatch.context() as held:
+        held.setattr(Worker, "wake", lambda worker: None)
+        client.update_solution(solutionArn=other, performAutoTraining=True)
+        with pytest.raises(in_use, match="it is being updated"):
+            client.delete_solution(solutionArn=other)
+    while local.describe(other)["latestSolutionUpdate"]["status"] != "ACTIVE":
+        pass
+    client.delete_solution(solutionArn=other)
+    local.gone(other)
     with pytest.raises(in_use, match="still has datasets"):
         client.delete_dataset_group(datasetGroupArn=group)
     with pytest.raises(in_use, match=f"still has filters.*{kept}"):

@@ -143,10 +143,15 @@ def _few_interactions(local: Local) -> str | None:
 
 
 def _name_again(local: Local) -> str | None:
-    _, dataset = local.imported(taste_rows())
-    local.client.delete_dataset(datasetArn=dataset)
-    local.gone(dataset)
-    return _refusal(local, "list_dataset_import_jobs", datasetArn=dataset)
+    group, _ = local.imported(taste_rows())
+    local.store.put("s3://data/users.json", b'{"userId": "u1"}\n')
+    for _ in range(2):
+        solution = local.solution(group, "aws-popularity-count")
+        job = local.active(local.batch_job(local.active(local.version(solution))))
+        local.client.delete_solution(solutionArn=solution)
+        local.gone(solution)
+        assert local.describe(job)["status"] == "ACTIVE"
+    return None
 
 
 def _v2_lines(local: Local) -> str | None:
@@ -315,7 +320,7 @@ ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
     "trainingMode AUTOTRAIN": (lambda local: _version(local, trainingMode="AUTOTRAIN"), INVALID),
     "performAutoTraining": (lambda local: _solution(local, performAutoTraining=True), None),
     "performAutoML": (lambda local: _solution(local, performAutoML=True), INVALID),
-    "names of import jobs": (_name_again, None),
+    "names of jobs": (_name_again, None),
     "reasons and placeholders of aws-user-personalization-v2": (_v2_lines, None),
     "ids in batch lines": (_numeric_ids, None),
     "roleArn": (lambda local: _group(local, roleArn=ROLE, kmsKeyArn=KEY), None),

@@ -238,6 +238,9 @@ def test_invalid_solution_options(local: Local) -> None:
     solution = local.solution(group)
     with pytest.raises(invalid, match="semantic-similarity recipe only"):
         local.client.update_solution(solutionArn=solution, performIncrementalUpdate=True)
+    update: Any = none
+    with pytest.raises(invalid, match="needs a weight above 0"):
+        local.client.update_solution(solutionArn=solution, solutionUpdateConfig=update)
 
 
 def test_automatic_training_starts_soon_and_then_by_its_schedule(
@@ -245,7 +248,7 @@ def test_automatic_training_starts_soon_and_then_by_its_schedule(
 ) -> None:
     monkeypatch.setattr(service, "_LOOK_SECONDS", 0.0)
     monkeypatch.setattr(solution_versions, "SOON_SECONDS", 0.3)
-    group, _ = local.imported(taste_rows())
+    group, dataset = local.imported(taste_rows())
     schedule: Any = {"autoTrainingConfig": {"schedulingExpression": "rate(2 days)"}}
     made = local.solution(
         group, "aws-popularity-count", performAutoTraining=True, solutionConfig=schedule
@@ -263,13 +266,31 @@ def test_automatic_training_starts_soon_and_then_by_its_schedule(
         return len(listed["solutionVersions"])
 
     now = time.time()
-    for days, expected in ((1.9, 1), (2.1, 2), (2.2, 2)):
-        monkeypatch.setattr(time, "time", lambda days=days: now + days * 86_400)
+
+    def wait(days: float) -> None:
+        monkeypatch.setattr(time, "time", lambda: now + days * 86_400)
+
+    def add_data(job: str) -> None:
+        uri = "s3://data/interactions.csv"
+        local.active(local.import_job(dataset, uri, job, importMode="INCREMENTAL"))
+
+    for days, expected in ((1.9, 1), (2.1, 1), (4.0, 1)):  # there is no new data
+        wait(days)
         assert versions() == expected
-    local.client.update_solution(solutionArn=made, performAutoTraining=False)
-    monkeypatch.setattr(time, "time", lambda: now + 9 * 86_400)
+    add_data("second")
+    for days, expected in ((4.2, 2), (4.3, 2)):
+        wait(days)
+        assert versions() == expected
+    client = local.client
+    client.update_solution(solutionArn=made, performAutoTraining=False)
+    wait(9)
     local.active(made)
     assert versions() == 2
+    add_data("third")
+    daily: Any = {"autoTrainingConfig": {"schedulingExpression": "rate(1 day)"}}
+    client.update_solution(solutionArn=made, performAutoTraining=True, solutionUpdateConfig=daily)
+    wait(9.01)  # soon after it is turned on
+    assert versions() == 3
 
 
 def test_an_objective_adds_its_metric(local: Local) -> None:
@@ -309,9 +330,10 @@ def test_a_version_by_the_client_is_the_first(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_LOOK_SECONDS", 0.0)
-    group, _ = local.imported(taste_rows())
+    group, dataset = local.imported(taste_rows())
     solution = local.solution(group, "aws-popularity-count", performAutoTraining=True)
     local.active(local.version(solution))
+    local.active(local.import_job(dataset, "s3://data/interactions.csv", "second"))
     now = time.time()
     for days, expected in ((0.1, 1), (6.9, 1), (7.2, 2)):
         monkeypatch.setattr(time, "time", lambda days=days: now + days * 86_400)

@@ -9,7 +9,11 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from batchrec_dagster.local_personalize.api.validation import service_model
-from batchrec_dagster.local_personalize.operations.registry import EMPTY_LISTS, OPERATIONS
+from batchrec_dagster.local_personalize.operations.registry import (
+    EMPTY_LISTS,
+    NEVER_FOUND,
+    OPERATIONS,
+)
 from batchrec_dagster.local_personalize.recipes import REAL_TIME_RECIPES, RECIPES
 
 _REAL_TIME = "serve recommendations in real time"
@@ -54,7 +58,7 @@ RULES = (
     Row("quotas", True, "Amazon's, but 50 dataset groups; `--quota` changes them"),
     Row("tags", True, "at most 50; schemas have none, as on AWS"),
     Row("fewer than 1000 interactions", True, "the import ends as CREATE FAILED"),
-    Row("event types", True, "at most 10, together with the optional columns of interactions"),
+    Row("event types", True, "at most 10 in a dataset, together with its optional columns"),
     Row("columns of CSV files", True, "matched by name; further ones are ignored"),
     Row("importMode INCREMENTAL", True, "rows are added; FULL replaces them and must come first"),
     Row(
@@ -81,10 +85,10 @@ RULES = (
     Row(
         "performAutoTraining",
         True,
-        "a first version soon, then by schedulingExpression, at a request",
+        "a first version soon, then by schedulingExpression, at a request, if there is new data",
     ),
     Row("performAutoML", False, "deprecated: choose a recipe"),
-    Row("names of import jobs", True, "free again when the dataset is deleted"),
+    Row("names of jobs", True, "free again when their dataset or solution is deleted"),
     Row(
         "reasons and placeholders of aws-user-personalization-v2",
         True,
@@ -113,8 +117,9 @@ def refusal(operation: str) -> str:
 def operations() -> Iterator[Row]:
     """A row for every operation of the service model."""
     for name in sorted(service_model().operation_names):
-        if name in EMPTY_LISTS:
-            yield Row(name, True, f"always empty: {_refusal_reason(name)}")
+        if name in EMPTY_LISTS or name in NEVER_FOUND:
+            answer = "always empty" if name in EMPTY_LISTS else "ResourceNotFoundException"
+            yield Row(name, True, f"{answer}: {_refusal_reason(name)}")
         else:
             known = name in OPERATIONS
             yield Row(name, known, "" if known else _refusal_reason(name))

@@ -7,7 +7,7 @@ Source of the rules: developer guide, "Preparing training data" and "Bulk import
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,10 +36,13 @@ class Source(NamedTuple):
     name: str
 
 
-def import_files(sources: Sequence[Source], schema: Schema, target: Path) -> int:
+def import_files(
+    sources: Sequence[Source], schema: Schema, target: Path, event_types: Collection[str] = ()
+) -> int:
     """Write the rows of all files to the Parquet file `target`; returns their number.
 
-    Raises JobFailedError, which names the file and line, or what is missing.
+    `event_types` are those that the dataset has already. Raises JobFailedError, which names the
+    file and line, or what is missing.
     """
     frames = [_check(source, schema) for source in sources]
     rows = sum(count for _, count in frames)
@@ -50,24 +53,29 @@ def import_files(sources: Sequence[Source], schema: Schema, target: Path) -> int
         )
     pl.concat([frame for frame, _ in frames]).sink_parquet(target)
     if schema.field(EVENT_TYPE):
-        _check_event_types(target, schema)
+        _check_event_types(target, schema, event_types)
     return rows
 
 
-def _check_event_types(target: Path, schema: Schema) -> None:
-    event_type = pl.col(EVENT_TYPE)
-    types = pl.scan_parquet(target).select(event_type.drop_nulls().n_unique()).collect().item()
+def _check_event_types(target: Path, schema: Schema, earlier: Collection[str]) -> None:
+    types = unique_event_types(pl.scan_parquet(target))
     if not types:
         raise JobFailedError(
             "All values in the event_type column are either reserved keywords or null"
         )
+    count = len(types | set(earlier))
     columns = schemas.optional_columns(schema)
-    if types + len(columns) > schemas.MAX_EVENT_TYPES:
+    if count + len(columns) > schemas.MAX_EVENT_TYPES:
         raise JobFailedError(
-            f"Create failed. The data has {types} event types and the schema {len(columns)}"
+            f"Create failed. The data has {count} event types and the schema {len(columns)}"
             f" optional columns ({', '.join(columns)}); {schemas.MAX_EVENT_TYPES} at most are"
             " allowed together."
         )
+
+
+def unique_event_types(rows: pl.LazyFrame) -> set[str]:
+    """The distinct event types of interactions, without null."""
+    return set(rows.select(pl.col(EVENT_TYPE).drop_nulls().unique()).collect().to_series())
 
 
 def _check(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,18 @@ from batchrec_dagster.local_personalize.data.datasets import (
     FULL,
     INCREMENTAL,
     ROWS,
+    read_rows,
     save_interactions,
 )
-from batchrec_dagster.local_personalize.data.importing import Source, import_files
+from batchrec_dagster.local_personalize.data.importing import (
+    Source,
+    import_files,
+    unique_event_types,
+)
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
 from batchrec_dagster.local_personalize.jobs.job import Job, check_location, objects_at
 from batchrec_dagster.local_personalize.operations.datasets import schema_of
-from batchrec_dagster.personalize.schemas import INTERACTIONS
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, INTERACTIONS, Schema
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.object_store import ObjectInfo
 
@@ -74,7 +80,8 @@ def _perform(job: Job) -> JobResult:
         sources = _download(job, body["dataSource"]["dataLocation"], mode, work)
         imported = work / "imported"
         imported.mkdir()
-        rows = import_files(sources, schema, imported / ROWS)
+        types = _earlier_event_types(job, dataset_arn, schema) if mode == INCREMENTAL else ()
+        rows = import_files(sources, schema, imported / ROWS, types)
         if schema.dataset_type == INTERACTIONS:
             save_interactions(imported)
         durable.publish(imported, published)
@@ -99,6 +106,12 @@ def _perform(job: Job) -> JobResult:
             remove(path)
 
     return JobResult(in_transaction=add_file, after=remove_replaced)
+
+
+def _earlier_event_types(job: Job, dataset_arn: str, schema: Schema) -> Collection[str]:
+    if schema.field(EVENT_TYPE) is None:
+        return ()
+    return read_rows(job.catalog, job.home, dataset_arn, [EVENT_TYPE], unique_event_types)
 
 
 def _is_marker(info: ObjectInfo) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from batchrec_dagster.local_personalize.api.validation import (
     output_members,
@@ -13,6 +13,7 @@ from batchrec_dagster.local_personalize.api.validation import (
 )
 from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Kind
+from batchrec_dagster.local_personalize.errors import NotFoundError
 from batchrec_dagster.local_personalize.operations import (
     datasets,
     resources,
@@ -110,6 +111,11 @@ def _empty_list(operation: str, call: Call) -> dict[str, Any]:
     }
 
 
+def _not_found(member: str, call: Call) -> NoReturn:
+    """As on AWS for an ARN that names nothing, for programs that look before they create."""
+    raise NotFoundError(call.params.get(member, ""))
+
+
 _SUPPORTED: dict[str, Operation] = {
     **{
         operation: partial(_VERBS[verb], kind)
@@ -133,9 +139,24 @@ EMPTY_LISTS = frozenset(
     if name.startswith("List") and name not in _SUPPORTED
 )
 
+# Their kinds, such as EventTracker.
+_OTHER_KINDS = frozenset(
+    name.removeprefix("Create")
+    for name in service_model().operation_names
+    if name.startswith("Create") and name not in _SUPPORTED
+)
+# What can be asked of such a resource: there is none. Operation -> the member with its ARN.
+NEVER_FOUND = {
+    f"{verb}{kind}": f"{kind[0].lower()}{kind[1:]}Arn"
+    for verb in ("Describe", "Delete", "Update", "Start", "Stop")
+    for kind in _OTHER_KINDS
+    if f"{verb}{kind}" in service_model().operation_names
+}
+
 OPERATIONS: dict[str, Operation] = {
     **_SUPPORTED,
     **{name: partial(_empty_list, name) for name in EMPTY_LISTS},
+    **{name: partial(_not_found, member) for name, member in NEVER_FOUND.items()},
 }
 
 READS = frozenset(name for name in OPERATIONS if name.startswith(("Describe", "List", "Get")))

@@ -90,8 +90,7 @@ def create(kind: Kind, call: Call) -> dict[str, Any]:
     tags = check_tags(call.params.get("tags", []))
     draft = kind.create(call)
     arn = call.arn(draft.resource)
-    if call.records.find(arn):
-        raise AlreadyExistsError(arn)
+    _check_name_is_free(call, arn)
     _check_quotas(kind, call, draft.parent)
     call.records.add(
         Resource(
@@ -145,6 +144,8 @@ def delete(kind: Kind, call: Call) -> dict[str, Any]:
     resource = call.get(kind.name, call.params[kind.arn_member])
     if resource.status in BUSY:
         raise InUseError(f"{resource.arn} cannot be deleted: its status is {resource.status}.")
+    if resource.unfinished:
+        raise InUseError(f"{resource.arn} cannot be deleted: it is being updated.")
     kind.check_delete(call, resource)
     if kind.perform is None:
         call.records.remove(resource.arn)
@@ -179,6 +180,15 @@ def _members(kind: Kind, resource: Resource) -> dict[str, Any]:
         "creationDateTime": resource.created,
         "lastUpdatedDateTime": resource.updated,
     }
+
+
+def _check_name_is_free(call: Call, arn: str) -> None:
+    """Raise AlreadyExistsError, unless the name is a job's whose solution version is deleted."""
+    existing = call.records.find(arn)
+    if existing and existing.parent and call.records.find(existing.parent) is None:
+        call.records.remove(arn)
+    elif existing:
+        raise AlreadyExistsError(arn)
 
 
 def _check_quotas(kind: Kind, call: Call, parent: str | None) -> None:

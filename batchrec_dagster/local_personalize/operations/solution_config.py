@@ -94,8 +94,8 @@ def check_solution(recipe: Recipe, params: Mapping[str, Any]) -> None:
         raise InvalidInputError(str(error)) from None
     if params.get("performHPO"):
         check_hpo(recipe, config)
-    check_incremental(params)
-    check_schedule(config)
+    _check_incremental(params)
+    _check_schedule(config)
     threshold = config.get("eventValueThreshold")
     if threshold is not None and not _is_number(threshold):
         raise InvalidInputError("eventValueThreshold must be a number.")
@@ -103,14 +103,20 @@ def check_solution(recipe: Recipe, params: Mapping[str, Any]) -> None:
         _check_events(recipe, params)
 
 
-def check_schedule(config: Mapping[str, Any]) -> None:
+def _check_schedule(config: Mapping[str, Any]) -> None:
     """Raise InvalidInputError for a schedulingExpression that is not of 1 to 30 days."""
-    text = config.get("autoTrainingConfig", {}).get("schedulingExpression")
+    text = training_schedule(config)
     if text is not None and not MIN_DAYS <= schedule_days(text) <= MAX_DAYS:
         raise InvalidInputError(
             f"schedulingExpression must be rate(N days), N from {MIN_DAYS} to {MAX_DAYS}, not"
             f" {text}."
         )
+
+
+def training_schedule(config: Mapping[str, Any]) -> str | None:
+    """The schedulingExpression of a solution's configuration, if it has one."""
+    text: str | None = config.get("autoTrainingConfig", {}).get("schedulingExpression")
+    return text
 
 
 def schedule_days(expression: str) -> int:
@@ -139,7 +145,7 @@ def check_objective(recipe: Recipe, config: Mapping[str, Any], items: Schema | N
         )
 
 
-def check_incremental(params: Mapping[str, Any]) -> None:
+def _check_incremental(params: Mapping[str, Any]) -> None:
     """Raise InvalidInputError for incremental updates, which no recipe here supports."""
     if params.get("performIncrementalUpdate"):
         raise InvalidInputError(

@@ -48,7 +48,11 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     positions,
 )
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of
-from batchrec_dagster.local_personalize.operations.solution_config import hpo_search, schedule_days
+from batchrec_dagster.local_personalize.operations.solution_config import (
+    hpo_search,
+    schedule_days,
+    training_schedule,
+)
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, train, training_parameters
 from batchrec_dagster.personalize import evidence, schemas
 from batchrec_dagster.personalize.datasets import (
@@ -215,24 +219,19 @@ def _body(solution: Resource, mode: str, training_type: str) -> dict[str, Any]:
     }
 
 
-# How soon a new solution is trained automatically; within an hour on AWS. A client that trains it
-# itself has created a version by then, which AWS takes for the first automatic one, too.
+# How soon a solution is trained automatically, when it is new or changed; within an hour on AWS.
 SOON_SECONDS = 5.0
 _DAY_SECONDS = 86_400.0
 _DEFAULT_SCHEDULE = "rate(7 days)"
-NEXT_TRAINING = "next_training"  # in a solution's state: the time in epoch seconds
+# In a solution's state, in epoch seconds: when it is next trained, and, if that is the first time
+# by its schedule, since when it has that.
+NEXT_TRAINING, NEW_SCHEDULE = "next_training", "first_training"
 
 
 def first_training() -> dict[str, Any]:
-    """The state of a new solution that is trained automatically, unless it is trained by then."""
-    return {NEXT_TRAINING: time.time() + SOON_SECONDS, "first_training": True}
-
-
-def schedule_training(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of a solution that is next trained by its schedulingExpression from now on."""
-    auto = config.get("autoTrainingConfig", {})
-    days = schedule_days(auto.get("schedulingExpression", _DEFAULT_SCHEDULE))
-    return {NEXT_TRAINING: time.time() + days * _DAY_SECONDS, "first_training": False}
+    """The state of a solution whose automatic training is new, or has another schedule."""
+    now = time.time()
+    return {NEXT_TRAINING: now + SOON_SECONDS, NEW_SCHEDULE: now}
 
 
 def due_solutions(records: Records) -> list[Resource]:
@@ -254,12 +253,14 @@ def _trainable(records: Records, solution: Resource) -> bool:
 
 
 def train_due_solutions(records: Records) -> None:
-    """Add a version for each due solution; not a first one if a client has added one."""
+    """Add a version for each due solution with new data; not a first one if a client added one.
+
+    Source: developer guide, "Configuring automatic training".
+    """
     for solution in due_solutions(records):
-        versions = records.children("SolutionVersion", solution.arn)
-        if not (versions and solution.state["first_training"]):
-            dataset = dataset_of(records, solution.body["datasetGroupArn"], schemas.INTERACTIONS)
-            assert dataset is not None  # due_solutions checks it
+        dataset = dataset_of(records, solution.body["datasetGroupArn"], schemas.INTERACTIONS)
+        assert dataset is not None  # due_solutions checks it
+        if _needs_training(records, solution, dataset):
             records.add(
                 Resource(
                     arn=f"{solution.arn}/{_new_id()}",
@@ -272,8 +273,21 @@ def train_due_solutions(records: Records) -> None:
                     state={"dataset": dataset.arn, "previous": None},
                 )
             )
-        later = schedule_training(solution.body.get("solutionConfig", {}))
+        config = solution.body.get("solutionConfig", {})
+        days = schedule_days(training_schedule(config) or _DEFAULT_SCHEDULE)
+        later = {NEXT_TRAINING: time.time() + days * _DAY_SECONDS, NEW_SCHEDULE: None}
         records.save(replace(solution, state=solution.state | later))
+
+
+def _needs_training(records: Records, solution: Resource, dataset: Resource) -> bool:
+    versions = records.children("SolutionVersion", solution.arn)
+    if not versions:
+        return True
+    last, since = versions[-1].created, solution.state.get(NEW_SCHEDULE)
+    imports = records.children("DatasetImportJob", dataset.arn)
+    return not (since and last >= since) and any(
+        job.status == ACTIVE and job.updated > last for job in imports
+    )
 
 
 def _latest_active(recipe: Recipe, earlier: Sequence[Resource]) -> Resource:

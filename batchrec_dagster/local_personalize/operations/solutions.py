@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from batchrec_dagster.local_personalize.api.validation import member_shape, prune
@@ -12,15 +13,13 @@ from batchrec_dagster.local_personalize.jobs.job import Job, logger
 from batchrec_dagster.local_personalize.jobs.lifecycle import start_update
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
 from batchrec_dagster.local_personalize.operations.solution_config import (
-    check_incremental,
     check_objective,
-    check_schedule,
     check_solution,
     ignored_options,
+    training_schedule,
 )
 from batchrec_dagster.local_personalize.operations.solution_versions import (
     first_training,
-    schedule_training,
     version_files,
 )
 from batchrec_dagster.local_personalize.recipes import get_recipe
@@ -103,24 +102,33 @@ def _latest_version(records: Records, solution: Resource) -> dict[str, Any]:
 
 
 def update(call: Call) -> dict[str, Any]:
-    """UpdateSolution: whether to train automatically, and how often from now on."""
+    """UpdateSolution: whether to train automatically, how often, and on which events.
+
+    A training that is turned on, or has a new schedule, starts soon. Source: developer guide,
+    "Updating a solution to change its automatic training configuration".
+    """
     solution = call.get_active("Solution", call.params["solutionArn"])
     if solution.unfinished:
         raise InUseError(f"{solution.arn} is being updated.")
-    check_incremental(call.params)
-    check_schedule(call.params.get("solutionUpdateConfig", {}))
     members = ("performAutoTraining", "performIncrementalUpdate", "solutionUpdateConfig")
     change = {member: call.params[member] for member in members if member in call.params}
     if not change:
         raise InvalidInputError("There is nothing to update.")
-    changed = start_update(solution, "latestSolutionUpdate", change)
-    changed.body.update((name, change[name]) for name in members[:2] if name in change)
-    config = {**changed.body.get("solutionConfig", {}), **change.get("solutionUpdateConfig", {})}
+    old = solution.body
+    new = {**old, **{name: change[name] for name in members[:2] if name in change}}
+    config = {**old.get("solutionConfig", {}), **change.get("solutionUpdateConfig", {})}
     if config:
-        changed.body["solutionConfig"] = config
-    changed.state.update(schedule_training(config))
+        new["solutionConfig"] = config
+    check_solution(get_recipe(old["recipeArn"]), new)
+    changed = start_update(replace(solution, body=new), "latestSolutionUpdate", change)
+    if _training(new) != _training(old):
+        changed.state.update(first_training())
     call.records.save(changed)
     return {"solutionArn": solution.arn}
+
+
+def _training(body: dict[str, Any]) -> tuple[bool, str | None]:
+    return body["performAutoTraining"], training_schedule(body.get("solutionConfig", {}))
 
 
 SOLUTION = Kind(
