@@ -140,11 +140,11 @@ def test_items_can_be_added_changed_and_removed_once_a_pipeline_has_run(
     groups = [metadata(each, "personalize_dataset")["dataset_group_name"] for each in results]
     assert len({*groups}) == 3
     assert groups[0] == groups[2] == groups[4]
-    # Changed back, nothing is done again. Two changes later the first solutions are pruned.
-    assert outcomes(results[2])[1:] == [
-        f"unchanged: not {done} again" for done in ("imported", "trained", "inferred")
-    ]
-    assert outcomes(results[4])[2] == "trained"
+    # Changed back, nothing is done again: what the edition before was made from is not pruned.
+    for changed_back in (results[2], results[4]):
+        assert outcomes(changed_back)[1:] == [
+            f"unchanged: not {done} again" for done in ("imported", "trained", "inferred")
+        ]
 
 
 def test_an_asset_of_ones_own_gets_the_items_with_numbers_and_ids_as_text(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dagster as dg
@@ -45,8 +45,10 @@ ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
 WORK = {SOLUTION: (SOLUTION_VERSION,), DATASET: (IMPORT_JOB,)}
 
 
-# So many of a kind are kept besides those in use: a setting may be changed back.
-SPARE_GROUPS, SPARE_IN_GROUP = 1, 2
+# So many of a kind are kept in a dataset group besides those in use: a setting may be changed back.
+SPARE = 2
+# How long a run waits for what it prunes; the next one continues.
+PRUNE_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -117,51 +119,46 @@ def delete(ensure: Ensure, plan: Plan) -> None:
             _wait_until_gone(ensure, piece, deadline)
 
 
-def prune(ensure: Ensure, pipeline: str, group: str, in_use: Collection[str]) -> list[Piece]:
-    """Delete what earlier settings of the pipeline left, and return it. It does not wait: what
-    cannot be deleted yet is deleted by a later run. group: the name of the dataset group in use;
-    in_use: the names of the solutions and filters in it that are."""
-    deleted = []
+def prune(
+    ensure: Ensure, pipeline: str, group: str, in_use: Collection[str], kept: Collection[str]
+) -> list[Piece]:
+    """Delete what earlier settings of the pipeline left, wait until it is gone, and return it.
+
+    group: the name of the dataset group in use; in_use: the names of the solutions and filters in
+    it that are; kept: those of other dataset groups to keep. What has work under way stays for a
+    later run. Raises dg.Failure, and botocore's ClientError.
+    """
+    found = Plan()
     named = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    groups = [g for g in _newest_first(ensure.list(DATASET_GROUP)) if named.fullmatch(g["name"])]
-    (current,) = [g for g in groups if g["name"] == group]
-    others = [g for g in groups if g is not current]
-    for old in _pieces(DATASET_GROUP, others[SPARE_GROUPS:]):
-        if _is_ours(ensure, old, pipeline):
-            plan = Plan()
-            _look_into(ensure, old, pipeline, plan)
-            if not plan.work and not plan.in_the_way:
-                schemas = _pieces(SCHEMA, ensure.list(SCHEMA))
-                plan.pieces.extend(s for s in schemas if s.name.startswith(f"{old.name}-"))
-                deleted += _delete_now(ensure, plan.pieces)
-    for kind in (FILTER, SOLUTION):
-        there = _newest_first(ensure.list(kind, datasetGroupArn=current[DATASET_GROUP.arn]))
-        unused = [each for each in there if each["name"] not in in_use]
-        old_ones = _pieces(kind, unused[SPARE_IN_GROUP:])
-        deleted += _delete_now(ensure, [p for p in old_ones if _is_ours(ensure, p, pipeline)])
-    return deleted
+    for each in _pieces(DATASET_GROUP, ensure.list(DATASET_GROUP)):
+        if each.name == group:
+            for kind in (FILTER, SOLUTION):
+                there = ensure.list(kind, datasetGroupArn=each.arn)
+                unused = [one for one in there if one[kind.name] not in in_use]
+                unused.sort(key=lambda one: one["creationDateTime"], reverse=True)
+                for piece in _pieces(kind, unused[SPARE:]):
+                    _add_idle(found, ensure, pipeline, piece)
+        elif named.fullmatch(each.name) and each.name not in kept:
+            _add_idle(found, ensure, pipeline, each)
+    delete(replace(ensure, deadline_seconds=min(PRUNE_SECONDS, ensure.deadline_seconds)), found)
+    return found.pieces
 
 
-def _newest_first(summaries: Iterable[Description]) -> list[Description]:
-    return sorted(summaries, key=lambda summary: summary["creationDateTime"], reverse=True)
-
-
-def _delete_now(ensure: Ensure, pieces: Collection[Piece]) -> list[Piece]:
-    """Ask to delete them, and return those. A kind waits until the kinds before it are gone."""
-    deleted: list[Piece] = []
-    for kind in ORDER:
-        waiting = False
-        for piece in (piece for piece in pieces if piece.kind is kind):
-            try:
-                getattr(ensure.client, f"delete_{kind.snake}")(**{kind.arn: piece.arn})
-                deleted.append(piece)
-            except ClientError as error:
-                if error.response["Error"]["Code"] != "ResourceInUseException":
-                    raise
-                waiting = True
-        if waiting:
-            break
-    return deleted
+def _add_idle(found: Plan, ensure: Ensure, pipeline: str, piece: Piece) -> None:
+    """Add it with what is in it, if it is the pipeline's and nothing is under way in it."""
+    plan = Plan()
+    with _may_be_gone():
+        if not _is_ours(ensure, piece, pipeline):
+            return
+        if piece.kind is DATASET_GROUP:
+            _look_into(ensure, piece, pipeline, plan)
+            schemas = _pieces(SCHEMA, ensure.list(SCHEMA))
+            plan.pieces.extend(one for one in schemas if one.name.startswith(f"{piece.name}-"))
+        else:
+            _look_at(ensure, piece, plan)
+        _find_jobs(ensure, plan)
+    if not plan.work and not plan.in_the_way:
+        found.pieces.extend(plan.pieces)
 
 
 def _look_into(ensure: Ensure, group: Piece, pipeline: str, plan: Plan) -> None:
@@ -174,14 +171,18 @@ def _look_into(ensure: Ensure, group: Piece, pipeline: str, plan: Plan) -> None:
                         f"{piece} in {group.name} was not created by the pipeline {pipeline}"
                     )
                     continue
-                plan.pieces.append(piece)
-                for work in WORK.get(kind, ()):
-                    found = ensure.list(work, **{kind.arn: piece.arn})
-                    plan.work.extend(_pieces(work, filter(_is_busy, found)))
-                if kind is SOLUTION:
-                    _report(ensure, CAMPAIGN, piece, plan)
+                _look_at(ensure, piece, plan)
     for kind in (EVENT_TRACKER, METRIC_ATTRIBUTION, RECOMMENDER):
         _report(ensure, kind, group, plan)
+
+
+def _look_at(ensure: Ensure, piece: Piece, plan: Plan) -> None:
+    plan.pieces.append(piece)
+    for work in WORK.get(piece.kind, ()):
+        found = ensure.list(work, **{piece.kind.arn: piece.arn})
+        plan.work.extend(_pieces(work, filter(_is_busy, found)))
+    if piece.kind is SOLUTION:
+        _report(ensure, CAMPAIGN, piece, plan)
 
 
 def _report(ensure: Ensure, kind: Kind, parent: Piece, plan: Plan) -> None:
@@ -318,8 +319,7 @@ def _describe(ensure: Ensure, piece: Piece) -> Description | None:
 def _sleep(ensure: Ensure, piece: Piece, why: str, deadline: float) -> None:
     if time.monotonic() + ensure.poll_seconds > deadline:
         raise dg.Failure(
-            f"{piece} {why}, after {ensure.deadline_seconds / 3600:g} hours. Run the teardown"
-            " again to resume",
+            f"{piece} {why}, after {ensure.deadline_seconds / 3600:g} hours. Run again to resume",
             allow_retries=False,
         )
     time.sleep(ensure.poll_seconds)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import dagster as dg
 import polars as pl
 from botocore.exceptions import ClientError
 
@@ -43,7 +44,9 @@ from batchrec_dagster.steps.recommendation_table import (
     read_interactions,
 )
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.rollback import published_table
 from batchrec_dagster.steps.training import trained_by
+from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.scratch import temporary_folder
@@ -99,7 +102,7 @@ def infer_and_publish(
     for job, batch in zip(jobs, batches, strict=True):
         ensure.log.info(_done(job, len(batch.users)))
     edition, table = _publish(publishing, ensure, batch_users, batches, jobs, known, [gate], run)
-    _prune(pipeline, ensure, model.dataset_group_name)
+    _prune(pipeline, storage, ensure, model.dataset_group_name)
     cost = [
         recommendations_cost(batch.recipe, len(batch.users))
         for job, batch in zip(jobs, batches, strict=True)
@@ -157,8 +160,9 @@ def _publish(
     return edition, table
 
 
-def _prune(pipeline: Pipeline, ensure: Ensure, group: str) -> None:
-    """Delete what earlier settings left in Personalize. It fails no run: the lists are out."""
+def _prune(pipeline: Pipeline, storage: StorageResource, ensure: Ensure, group: str) -> None:
+    """Delete what earlier settings left in Personalize, but for the dataset group that an edition
+    was last made from. It fails no run: the lists are out."""
     solutions = {
         solution_name(group, *each)
         for recipes in trained_by(pipeline).values()
@@ -171,10 +175,18 @@ def _prune(pipeline: Pipeline, ensure: Ensure, group: str) -> None:
     filters = {f"{group}-{fingerprint(each)[:8]}" for each in expressions if each}
     in_use = {*solutions, *filters, f"{group}-exclude-seen"}
     try:
-        for piece in prune(ensure, pipeline.name, group, in_use):
-            ensure.log.info(f"deleting {piece}, which earlier settings left")
-    except ClientError as error:
-        ensure.log.warning(f"what earlier settings left in Personalize was not deleted: {error}")
+        # An edition's solution is named after its dataset group.
+        older = published_table(storage, pipeline.places).older()
+        versions = (str(edition.about.get("solution_version_arn")) for edition in older)
+        groups = [
+            version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version
+        ]
+        kept = [each for each in groups if each != group][:1]
+        for piece in prune(ensure, pipeline.name, group, in_use, kept):
+            ensure.log.info(f"deleted {piece}, which earlier settings left")
+    except (StorageError, dg.Failure, ClientError) as error:
+        reason = getattr(error, "description", None) or error
+        ensure.log.warning(f"what earlier settings left in Personalize is still there: {reason}")
 
 
 def _done(job: Ensured, users: int) -> str:
