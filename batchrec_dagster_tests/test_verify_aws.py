@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.doctor.verify_aws import QUESTIONS, Verification
+from batchrec_dagster.doctor.aws_questions import QUESTIONS, about_lines
+from batchrec_dagster.doctor.verify_aws import Verification
 from batchrec_dagster.personalize.ensure import DATASET, DATASET_GROUP, FILTER, SCHEMA, SOLUTION
 from batchrec_dagster.steps.training import now
 from batchrec_dagster_tests.support import Project, killed_at
@@ -34,7 +35,7 @@ def what_is_left(folder: Path) -> list[str]:
     on = opened(folder)
     kinds = (DATASET_GROUP, SCHEMA, DATASET, SOLUTION, FILTER)
     named = [str(each["name"]) for kind in kinds for each in on.ensure.list(kind)]
-    return named + [file.uri for file in on.personalize.storage.store.list(on.uri(""))]
+    return named + [file.uri for file in on.personalize.storage.store.list(on.trial.uri(""))]
 
 
 def billed(on: Verification, ended_days_ago: int) -> dict[str, Any]:
@@ -54,8 +55,16 @@ def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
     killed_at(project, COMMAND, f"{training} (FULL)")
     file = tmp_path / "verify-aws.json"
     first = json.loads(file.read_text())["answers"]
-    assert first["v2_lines"]["answer"]["line"] == ["input", "output", "error"]
+    assert first["v2_lines"]["answer"]["line"] == ["error", "input", "output"]
+    assert first["v2_lines"]["answer"]["read_by_batchrec"] == "50 lines"
+    assert first["over_500"]["answer"] == {"asked": 600, "least": 600, "most": 600}
     assert set(first) == {"v2_lines", "policy", "kms", "over_500"}
+    # A job wrote what nobody expects: that is an answer, and the other questions are asked.
+    state = json.loads(file.read_text())
+    del state["answers"]["over_500"], first["over_500"]
+    file.write_text(json.dumps(state))
+    (output,) = project.storage.glob("verify-aws-*/**/many/*.out")
+    output.write_text("recommendations: 600\n")
 
     done = project.run(*COMMAND)
     assert done.returncode == 0, done.stderr
@@ -65,11 +74,11 @@ def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
     text = file.read_text()
     answers = json.loads(text)["answers"]
     assert answers.items() >= first.items()
-    assert list(answers) == [question.name for question in QUESTIONS]
+    assert set(answers) == {question.name for question in QUESTIONS}
+    assert answers["over_500"]["status"] == "unexpected"
     skipped = {name for name, found in answers.items() if found["status"] == "skipped"}
     assert skipped == {"kms", "glue", "bill"}
     assert {answers[name]["reason"] for name in skipped} == {"local"}
-    assert answers["over_500"]["answer"] == {"asked": 600, "least": 600, "most": 600}
     update, full = answers["update"]["answer"], answers["versions"]["answer"]
     assert update["name"].endswith("-update")
     assert set(update["metrics"]) == set(full["aws-user-personalization"]["metrics"])
@@ -85,6 +94,30 @@ def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
     assert what_is_left(tmp_path) == []
 
 
+def test_what_is_in_lines_is_told_whatever_it_is() -> None:
+    scored = {"recommendedItems": ["1", "2"], "scores": [0.5, 0.25]}
+    padded = {**scored, "scores": [0.5], "reasons": [[], ["popular"]]}
+    lines: list[dict[str, Any]] = [
+        {"input": {"userId": "a"}, "output": scored, "error": None},
+        {"input": {"userId": "b"}, "output": padded, "error": None, "more": 1},
+        {"input": {"userId": "c"}, "output": {**scored, "scores": [0.5, float("nan")]}},
+        {"input": {"userId": "d"}, "output": None, "error": "unknown"},
+    ]
+    found = about_lines(lines)
+    assert json.loads(found.pop("example")) == lines[1]
+    assert found == {
+        "line": ["error", "input", "more", "output"],
+        "output": ["reasons", "recommendedItems", "scores"],
+        "users": 4,
+        "users_with_fewer_scores_than_items": 1,
+        "users_with_nan": 1,
+        "errors": ["unknown"],
+        "read_by_batchrec": "4 lines",
+    }
+    of_another_form = about_lines([{"input": "a", "output": {"recommendedItems": [{"id": 1}]}}])
+    assert "not a batch inference output file" in of_another_form["read_by_batchrec"]
+
+
 @pytest.mark.slow
 def test_what_an_interrupted_call_made_is_deleted_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -96,7 +129,7 @@ def test_what_an_interrupted_call_made_is_deleted_on_request(
     assert "there is no verify-aws.json" in nothing.output
     on = opened(tmp_path)
     on._save()
-    on.start_import()
+    on.trial.start_import()
     assert len(what_is_left(tmp_path)) == 5
     deleted = run.invoke(main, ["verify-aws", "--delete"])
     assert deleted.exit_code == 0, deleted.output

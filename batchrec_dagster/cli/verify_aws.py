@@ -46,7 +46,8 @@ def verify_aws(
     from dagster import Failure
 
     from batchrec_dagster.deployment import Deployment, DeploymentError
-    from batchrec_dagster.doctor.verify_aws import DELETED, Verification, VerifyError, estimated
+    from batchrec_dagster.doctor.aws_questions import DELETED, estimated
+    from batchrec_dagster.doctor.verify_aws import Verification, VerifyError
     from batchrec_dagster.steps.cost import summary
     from batchrec_dagster.storage.object_store import StorageError
 
