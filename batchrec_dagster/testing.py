@@ -27,13 +27,13 @@ import pytest
 from batchrec_dagster.local_personalize.api.archive import import_home
 from batchrec_dagster.local_personalize.api.client import Quotas, client_for
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.catalog.kinds import ACCOUNT_ID
 from batchrec_dagster.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     import uvicorn
     from types_boto3_personalize import PersonalizeClient
 
-_REGION = "us-east-1"
 _NAP_SECONDS = 0.01
 
 
@@ -42,7 +42,7 @@ class StartedPersonalize:
 
     `client` is a boto3 `personalize` client, `bucket` the bucket's name, `role_arn` a role for
     requests, `store` the storage as an ObjectStore. `start_from` is a file that `batchrec
-    local-personalize --export` wrote, to start from a trained state.
+    local-personalize --export` wrote, to start from a trained state, with its region and account.
     `v2_lines` adds what AWS adds to lists of aws-user-personalization-v2.
     """
 
@@ -57,14 +57,19 @@ class StartedPersonalize:
         start_from: Path | None = None,
         v2_lines: bool = False,
     ) -> None:
-        if start_from:
-            import_home(start_from, folder / "home")
+        scope = import_home(start_from, folder / "home") if start_from else None
+        self.region, account = scope or ("us-east-1", ACCOUNT_ID)
         self.bucket = bucket
         self.store = ObjectStore(folders={bucket: folder / "storage"})
         self._service = LocalPersonalize(
-            folder / "home", self.store, region=_REGION, quotas=quotas, v2_lines=v2_lines
+            folder / "home",
+            self.store,
+            region=self.region,
+            account=account,
+            quotas=quotas,
+            v2_lines=v2_lines,
         )
-        self.client: PersonalizeClient = client_for(self._service, region=_REGION)
+        self.client: PersonalizeClient = client_for(self._service, region=self.region)
         self._server: tuple[uvicorn.Server, threading.Thread] | None = None
 
     def uri(self, key: str) -> str:
@@ -110,7 +115,7 @@ class StartedPersonalize:
             "AWS_ENDPOINT_URL_PERSONALIZE": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
-            "AWS_DEFAULT_REGION": _REGION,
+            "AWS_DEFAULT_REGION": self.region,
         }
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ GOOD = {"format": 1, "resources": [], "tags": {}}
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Local, str]:
     """A home with a version, whose ARN is the second."""
     local = Local(tmp_path_factory.mktemp("trained"))
+    local.client = local.another_client(region="eu-west-1", account="123456789012")
     group, _ = local.imported(taste_rows())
     local.client.tag_resource(resourceArn=group, tags=[{"tagKey": "team", "tagValue": "a"}])
     return local, local.active(local.version(local.solution(group)))
@@ -36,6 +37,9 @@ def test_an_imported_home_is_as_trained(trained: tuple[Local, str], tmp_path: Pa
     file, home = tmp_path / "trained.tar", str(local.root / "home")
     done = CliRunner().invoke(local_personalize, ["--home", home, "--export", str(file)])
     assert done.exit_code == 0, done.output
+    again = str(tmp_path / "again")
+    done = CliRunner().invoke(local_personalize, ["--home", again, "--import", str(file)])
+    assert done.output == "Start it with --region eu-west-1 --account 123456789012\n"
     started = StartedPersonalize(tmp_path / "new", start_from=file)
     try:
         client = started.client

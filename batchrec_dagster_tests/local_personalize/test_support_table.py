@@ -177,6 +177,12 @@ def _numeric_ids(local: Local) -> str | None:
     local.active(local.batch_job(version))
     (line,) = local.lines("s3://data/out/users.json.out")
     assert json.loads(line)["input"] == {"userId": "5"}
+    return None
+
+
+def _rounded_metrics(local: Local) -> str | None:
+    group, _ = local.imported(taste_rows())
+    version = local.active(local.version(local.solution(group, "aws-popularity-count")))
     metrics = local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
     assert metrics == {name: round(value, 4) for name, value in metrics.items()}
     return None
@@ -188,6 +194,12 @@ def _many_event_types(local: Local) -> str | None:
     local.store.put("s3://data/many.csv", data.encode())
     with pytest.raises(AssertionError, match=r"CREATE FAILED.*10 at most are allowed together"):
         local.active(local.import_job(local.dataset(local.group()), "s3://data/many.csv"))
+    return None
+
+
+def _long_id(local: Local) -> str | None:
+    with pytest.raises(AssertionError, match="ITEM_ID is longer than 256 characters"):
+        local.imported([("u1", "i" * 257, 1), *taste_rows()])
     return None
 
 
@@ -295,6 +307,7 @@ ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
     "fewer than 1000 interactions": (_few_interactions, None),
     "event types": (_many_event_types, None),
     "columns of CSV files": (_other_columns, None),
+    "lengths of values": (_long_id, None),
     "importMode INCREMENTAL": (_incremental, None),
     "UpdateDataset": (_interactions_schema_replaced, INVALID),
     "filters": (_wrong_filter, INVALID),
@@ -323,6 +336,7 @@ ASKED: dict[str, tuple[Callable[[Local], str | None], str | None]] = {
     "names of jobs": (_name_again, None),
     "reasons and placeholders of aws-user-personalization-v2": (_v2_lines, None),
     "ids in batch lines": (_numeric_ids, None),
+    "GetSolutionMetrics": (_rounded_metrics, None),
     "roleArn": (lambda local: _group(local, roleArn=ROLE, kmsKeyArn=KEY), None),
     "kmsKeyArn": (lambda local: _group(local, kmsKeyArn=KEY), None),
     "domain dataset groups and schemas": (_domain, INVALID),

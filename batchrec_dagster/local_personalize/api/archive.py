@@ -62,8 +62,11 @@ def export_home(home: Path, target: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def import_home(source: Path, home: Path) -> None:
-    """Make the home from an exported file; complete, or not at all. Raises ArchiveError."""
+def import_home(source: Path, home: Path) -> tuple[str, str] | None:
+    """Make the home from an exported file; complete, or not at all. Raises ArchiveError.
+
+    Returns the region and account of its first resource, if any: clients of others list nothing.
+    """
     if home.exists() and any(home.iterdir()):
         raise ArchiveError(f"{home} is not empty: import into a new folder (--home).")
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -71,15 +74,19 @@ def import_home(source: Path, home: Path) -> None:
     try:
         folders = Home(work)
         with tarfile.open(source, "r:") as archive:
-            _fill(folders, archive, source)
+            resources = _fill(folders, archive, source)
         work.rename(home)
     except (tarfile.TarError, sqlite3.Error, OSError, TypeError, LookupError) as error:
         raise ArchiveError(f"{source} cannot be imported: {error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    if not resources:
+        return None
+    _, _, _, region, account, _ = resources[0].arn.split(":", 5)
+    return region, account
 
 
-def _fill(home: Home, archive: tarfile.TarFile, source: Path) -> None:
+def _fill(home: Home, archive: tarfile.TarFile, source: Path) -> list[Resource]:
     content: Any = None
     for member in archive:
         if member.isdir() and _is_inside(member.name):
@@ -98,6 +105,7 @@ def _fill(home: Home, archive: tarfile.TarFile, source: Path) -> None:
             raise ArchiveError(f"{source}: {member.name!r} does not belong into a home.")
     if content is None:
         raise ArchiveError(f"{source} has no {CATALOG}: it is not an exported home.")
+    resources: list[Resource]
     resources, tags = content
     for resource in resources:
         for named in _paths(resource.state):
@@ -105,6 +113,7 @@ def _fill(home: Home, archive: tarfile.TarFile, source: Path) -> None:
                 raise ArchiveError(f"{source} lacks {named!r}, which {resource.arn} names.")
     with Catalog(home.catalog).writing() as records:
         _restore(records, resources, tags)
+    return resources
 
 
 def _restore(records: Records, resources: list[Resource], tags: dict[str, Any]) -> None:

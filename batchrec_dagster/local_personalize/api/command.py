@@ -69,8 +69,8 @@ def _move_home(home: Path, export_to: Path | None, import_from: Path | None) -> 
     from batchrec_dagster.local_personalize.errors import CatalogError
 
     try:
-        if import_from:
-            import_home(import_from, home)
+        if import_from and (scope := import_home(import_from, home)):
+            click.echo("Start it with --region {} --account {}".format(*scope))
         if export_to:
             export_home(home, export_to)
     except (ArchiveError, CatalogError) as error:

@@ -53,13 +53,26 @@ class Row(NamedTuple):
 RULES = (
     Row("constraints of the service model", True, "required, type, length, range, pattern, enum"),
     Row("unique names, one dataset of a type in a group", True, "ResourceAlreadyExistsException"),
-    Row("schemas (Avro)", True, "reserved fields, types, null unions, numbers of fields"),
+    Row(
+        "schemas (Avro)",
+        True,
+        "reserved fields, types, null unions, numbers of fields, one textual",
+    ),
     Row("resources in use, order of deletion", True, "ResourceInUseException"),
     Row("quotas", True, "Amazon's, but 50 dataset groups; `--quota` changes them"),
     Row("tags", True, "at most 50; schemas have none, as on AWS"),
     Row("fewer than 1000 interactions", True, "the import ends as CREATE FAILED"),
     Row("event types", True, "at most 10 in a dataset, together with its optional columns"),
-    Row("columns of CSV files", True, "matched by name; further ones are ignored"),
+    Row(
+        "columns of CSV files",
+        True,
+        "matched by name; further ones are ignored, and so is an empty `_SUCCESS`",
+    ),
+    Row(
+        "lengths of values",
+        True,
+        "ids 256 characters, categorical values and other strings of items 1,000; textual ones any",
+    ),
     Row("importMode INCREMENTAL", True, "rows are added; FULL replaces them and must come first"),
     Row(
         "UpdateDataset",
@@ -85,7 +98,8 @@ RULES = (
     Row(
         "performAutoTraining",
         True,
-        "a first version soon, then by schedulingExpression, at a request, if there is new data",
+        "a first version soon, then by schedulingExpression (1 to 30 days), at a request, if there"
+        " is new data",
     ),
     Row("performAutoML", False, "deprecated: choose a recipe"),
     Row("names of jobs", True, "free again when their dataset or solution is deleted"),
@@ -95,6 +109,7 @@ RULES = (
         "with `--v2-lines`, to test how a program reads them",
     ),
     Row("ids in batch lines", True, "numbers are taken as text"),
+    Row("GetSolutionMetrics", True, "four decimals"),
     Row("roleArn", True, "stored; storage is read with the server's own credentials"),
     Row("kmsKeyArn", True, "stored; nothing is encrypted"),
     Row(
