@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ import pytest
 
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 from batchrec_dagster_tests.support import Project, module_project
+
+# Compiled once, and not in each of the hundreds of processes that tests start.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A busy machine is no bug: tests assert nothing about time. The same examples every time, so that a
 # failure is the change's own; `--hypothesis-profile=wild` draws others.

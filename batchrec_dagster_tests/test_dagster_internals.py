@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -18,15 +18,21 @@ ROOM = PACKAGE / "dagster_internals"
 PRIVATE = re.compile(r"(dagster(_\w+)?(\.\w+)*\._.*|dagster\.components\..*|dagster_webserver\b.*)")
 
 
-def imports() -> Iterator[tuple[str, str, str]]:
+@cache
+def imports() -> tuple[tuple[str, str, str], ...]:
     """The file, the module and the name of each import from a private module of Dagster."""
+    found: list[tuple[str, str, str]] = []
     for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text()
+        if not PRIVATE.search(text):
+            continue
         file = str(path.relative_to(REPOSITORY))
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom) and PRIVATE.fullmatch(node.module or ""):
-                yield from ((file, str(node.module), name.name) for name in node.names)
+                found += ((file, str(node.module), name.name) for name in node.names)
             elif isinstance(node, ast.Import):
-                yield from ((file, n.name, "") for n in node.names if PRIVATE.fullmatch(n.name))
+                found += ((file, n.name, "") for n in node.names if PRIVATE.fullmatch(n.name))
+    return tuple(found)
 
 
 USED = sorted({(module, name) for _, module, name in imports()})

@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
+import scipy  # scipy.stats, which takes a second, once it is used
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.steps.arms import CONTROL, GROUPS, MODEL, arm, arms, groups
@@ -38,7 +38,7 @@ def test_arms_are_balanced_and_a_larger_share_moves_users_one_way() -> None:
         arms(USERS, Experiment(name="holdout", control_share=share)) == CONTROL for share in shares
     ]
     for wanted, control in zip(shares, controls, strict=True):
-        assert stats.binomtest(int(control.sum()), len(USERS), wanted).pvalue > 0.001
+        assert scipy.stats.binomtest(int(control.sum()), len(USERS), wanted).pvalue > 0.001
     for smaller, larger in pairwise(controls):
         assert not (smaller & ~larger).any()
 
@@ -47,10 +47,10 @@ def test_groups_are_even_and_independent_of_the_arms() -> None:
     found = groups(USERS)
     assert found.unique().sort().to_list() == [*range(GROUPS)]
     counts = [*pl.Series(found.value_counts()["count"])]
-    assert stats.chisquare(counts).pvalue > 0.001
+    assert scipy.stats.chisquare(counts).pvalue > 0.001
     in_control = pl.DataFrame({"group": found, "control": arms(USERS, TEST) == CONTROL})
     per_group = in_control.group_by("group").agg(pl.col("control").sum())["control"]
-    assert stats.chisquare(per_group.to_list()).pvalue > 0.001
+    assert scipy.stats.chisquare(per_group.to_list()).pvalue > 0.001
 
 
 @given(st.text(), st.text(max_size=5))
@@ -64,7 +64,7 @@ def test_of_groups_of_one_user_each_a_mean_has_the_interval_of_students_t() -> N
     values = np.random.default_rng(1).exponential(size=50)
     found = ratio(values, np.ones(50))
     assert found is not None
-    low, high = stats.t.interval(0.95, 49, values.mean(), stats.sem(values))
+    low, high = scipy.stats.t.interval(0.95, 49, values.mean(), scipy.stats.sem(values))
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
@@ -72,11 +72,11 @@ def test_a_share_of_single_users_has_the_exact_interval() -> None:
     hits = np.repeat([1.0, 0.0], [30, 970])
     found = share(hits, np.ones(1000), users=1000)
     assert found is not None
-    exact = stats.binomtest(30, 1000).proportion_ci(method="exact")
+    exact = scipy.stats.binomtest(30, 1000).proportion_ci(method="exact")
     assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=2e-3)
     for value in (0.0, 1.0):
         found = share(np.full(20, value), np.ones(20), users=50)
-        exact = stats.binomtest(int(50 * value), 50).proportion_ci(method="exact")
+        exact = scipy.stats.binomtest(int(50 * value), 50).proportion_ci(method="exact")
         assert found is not None
         assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
 
@@ -88,7 +88,7 @@ def test_a_difference_is_welchs() -> None:
     assert means[0] is not None
     assert means[1] is not None
     found = difference(means[0], means[1])
-    welch = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+    welch = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval()
     assert (found.low, found.high) == pytest.approx((welch.low, welch.high))
 
 
@@ -118,5 +118,5 @@ def test_the_users_needed_find_the_lift_four_times_of_five() -> None:
     for _ in range(400):
         control = chance.poisson(2.0, users // 5)
         model = chance.poisson(2.2, users - users // 5)
-        found += stats.ttest_ind(model, control, equal_var=False).pvalue < 0.05
+        found += scipy.stats.ttest_ind(model, control, equal_var=False).pvalue < 0.05
     assert found / 400 == pytest.approx(0.8, abs=0.06)

@@ -297,6 +297,7 @@ def test_dagster_s_home_is_in_batchrec_s_where_nothing_sets_it(
     assert (home / "dagster.yaml").read_text() == "{}\n"
 
 
+@pytest.mark.slow
 def test_pipelines_are_listed_with_their_last_run_and_edition_and_the_report_opens(
     here: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

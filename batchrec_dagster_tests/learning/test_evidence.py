@@ -67,6 +67,7 @@ def test_segments_have_no_evidence(data: Interactions) -> None:
     assert Evidence.read(train("aws-item-affinity", data, {}).evidence) == []
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth() -> None:
     """Of 200 samples of 200 users, whose NDCG is 0 for most and uneven for the others."""
     rng = np.random.default_rng(0)
