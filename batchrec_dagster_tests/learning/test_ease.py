@@ -25,7 +25,7 @@ def lower_blocks(matrix: Float64) -> list[npt.NDArray[np.float32]]:
 def whole(lower: list[npt.NDArray[np.float32]], n: int) -> Float64:
     """The symmetric matrix of such blocks."""
     parts = ease.blocks(n)
-    return np.hstack([ease.column_block(lower, parts, k) for k in range(len(parts))]).astype(
+    return np.vstack([ease.row_block(lower, parts, k) for k in range(len(parts))]).astype(
         np.float64
     )
 
@@ -96,15 +96,20 @@ def test_a_matrix_that_is_not_positive_definite_raises(
     density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     seed=st.integers(0, 99),
     block=st.sampled_from([2, 5, 64]),
+    long=st.sampled_from([0, 2, 12]),
+    kept=st.sampled_from([0, 99]),
 )
 @settings(max_examples=60, deadline=None)
 def test_ease_matches_the_paper(
-    users: int, items: int, density: float, seed: int, block: int
+    users: int, items: int, density: float, seed: int, block: int, long: int, kept: int
 ) -> None:
-    """With fewer users than items and with more: both ways to the inverse."""
+    """With fewer users than items and with more: all ways to the inverse."""
     matrix = random_matrix(users, items, density, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ease, "BLOCK", block)
+        patch.setattr(ease, "LONG", long)
+        patch.setattr(ease, "ROWS", 3)
+        patch.setattr(ease, "MAX_KEPT_ITEMS", kept)
         weights = ease.fit(matrix, core=items, regularization=3.0, neighbors=items)
     assert weights.toarray() == pytest.approx(plain_ease(matrix, 3.0), abs=1e-4)
 

@@ -54,7 +54,7 @@ def invert(lower: list[Float32], log: Callable[[str], None] = lambda _: None) ->
 
 
 def _sweep(lower: list[Float32], parts: list[slice], k: int, pivot: slice) -> None:
-    across = np.ascontiguousarray(column_block(lower, parts, k).T)  # (b, n)
+    across = row_block(lower, parts, k)
     square = across[:, pivot].astype(np.float64)
     np.linalg.cholesky(square)  # raises unless positive definite
     inverse = np.linalg.inv(square).astype(np.float32)
@@ -84,22 +84,36 @@ def _sweep(lower: list[Float32], parts: list[slice], k: int, pivot: slice) -> No
     lower[k][:, pivot] = -inverse
 
 
-def column_block(lower: list[Float32], parts: list[slice], k: int) -> Float32:
-    """The full columns (n, b) of block k, from the lower half."""
+def row_block(lower: list[Float32], parts: list[slice], k: int) -> Float32:
+    """The full rows (b, n) of block k, from the lower half."""
     pivot = parts[k]
-    n = parts[-1].stop
-    out = np.empty((n, pivot.stop - pivot.start), dtype=np.float32)
-    out[: pivot.stop] = lower[k].T
+    out = np.empty((pivot.stop - pivot.start, parts[-1].stop), dtype=np.float32)
+    out[:, : pivot.stop] = lower[k]
     for i in range(k + 1, len(parts)):
-        out[parts[i]] = lower[i][:, pivot]
+        _transpose(lower[i][:, pivot], out[:, parts[i]])
     return out
 
 
-Columns = Callable[[slice], Float32]
+def _transpose(block: Float32, out: Float32) -> None:
+    """Write the transpose; by tiles that stay in the cache, in a third of the time."""
+    for start in range(0, len(block), TILE):
+        out[:, start : start + TILE] = block[start : start + TILE].T
+
+
+Rows = Callable[[slice], Float32]
+
+# Of the inverse by users, half is kept up to here: 0.6 GB. The columns of more items are multiplied
+# twice instead.
+MAX_KEPT_ITEMS = 17_000
 
 # Products of XᵀX added at once, and sums kept meanwhile: a few MiB of each.
 ENTRIES = 1 << 20
 SUMS = 1 << 20
+
+# Rows of X with more than one entry in so many columns are multiplied as dense ones, so many at
+# once: adding up a product of two entries takes as long as about so many products within BLAS.
+LONG = 12
+ROWS = 1024
 
 
 def fit(
@@ -123,7 +137,7 @@ def fit(
     if n_items < 2:
         return csr_matrix((n_items, n_items), dtype=np.float32)
     inside = matrix[:, :core]
-    columns = (
+    inverse = (
         _inverse_by_users(inside, regularization, log)
         if matrix.shape[0] < core
         else _inverse_by_items(inside, regularization, log)
@@ -141,7 +155,7 @@ def fit(
         if part.start >= core:
             single.data[single.indices == np.repeat(width + part.start, np.diff(single.indptr))] = 0
             return top_k_per_row(single, neighbors)
-        rows = _transposed(columns(part))  # (width, core)
+        rows = inverse(part)  # (width, core)
         diagonal = rows[width, width + part.start]
         rows[width, width + part.start] = 0
         together = top_k_per_dense_row(rows, neighbors)
@@ -155,14 +169,6 @@ def fit(
     by_target = vstack(list(ordered_map(weights, parts)), format="csr")
     out: csr_matrix = by_target.T.tocsr()
     out.sort_indices()
-    return out
-
-
-def _transposed(block: Float32) -> Float32:
-    """The transpose, contiguous; by tiles that stay in the cache, in a third of the time."""
-    out = np.empty(block.shape[::-1], dtype=np.float32)
-    for start in range(0, len(block), TILE):
-        out[:, start : start + TILE] = block[start : start + TILE].T
     return out
 
 
@@ -226,21 +232,25 @@ def _shrink(matrix: csr_matrix, regularization: float) -> Float32:
 
 def _inverse_by_items(
     matrix: csr_matrix, regularization: float, log: Callable[[str], None]
-) -> Columns:
-    """Columns of (XᵀX + λI)⁻¹, inverted directly: memory for half of items x items."""
-    lower = gram(matrix)
-    parts = blocks(matrix.shape[1])
+) -> Rows:
+    """Rows of (XᵀX + λI)⁻¹, inverted directly: memory for half of items x items."""
+    lower, parts = gram(matrix), blocks(matrix.shape[1])
     _add_to_diagonal(lower, parts, regularization)
     invert(lower, log)
+    return _rows_of(lower, parts)
+
+
+def _rows_of(lower: list[Float32], parts: list[slice]) -> Rows:
+    """Looks up blocks of rows in the lower half of a symmetric matrix."""
     at = {part.start: k for k, part in enumerate(parts)}
-    return lambda part: column_block(lower, parts, at[part.start])
+    return lambda part: row_block(lower, parts, at[part.start])
 
 
 def _inverse_by_users(
     matrix: csr_matrix, regularization: float, log: Callable[[str], None]
-) -> Columns:
-    """The same columns by the Woodbury identity, (I - Xᵀ(XXᵀ + λI)⁻¹X) / λ: cheap for few users."""
-    users = matrix.shape[0]
+) -> Rows:
+    """The same rows by the Woodbury identity, (I - Xᵀ(XXᵀ + λI)⁻¹X) / λ: cheap for few users."""
+    users, n_items = matrix.shape
     by_item = matrix.T.tocsr()
     whole = np.zeros((0, 0), dtype=np.float32)
     if users:
@@ -248,35 +258,59 @@ def _inverse_by_users(
         parts = blocks(users)
         _add_to_diagonal(lower, parts, regularization)
         invert(lower, log)
-        whole = np.hstack([column_block(lower, parts, k) for k in range(len(parts))])
+        whole = np.vstack([row_block(lower, parts, k) for k in range(len(parts))])
 
-    def columns(part: slice) -> Float32:
+    def columns(part: slice, first: int) -> Float32:
+        """(n_items - first, width): from row `first` on."""
         half = np.ascontiguousarray((by_item[part] @ whole).T)  # (users, width)
-        out: Float32 = by_item @ half
-        np.negative(out, out=out)
+        out: Float32 = by_item[first:] @ half
+        out /= np.float32(-regularization)
         width = np.arange(part.stop - part.start)
-        out[width + part.start, width] += 1
-        out /= np.float32(regularization)
+        out[width + part.start - first, width] += np.float32(1 / regularization)
         return out
 
-    return columns
+    if n_items > MAX_KEPT_ITEMS:
+        return lambda part: _transposed(columns(part, 0))
+    parts = blocks(n_items)
+    lower = [np.empty((part.stop - part.start, part.stop), np.float32) for part in parts]
+
+    def fill(k: int) -> None:
+        """From the diagonal down: the items there are less popular, so their rows are short."""
+        below = columns(parts[k], parts[k].start)
+        for rows, part in zip(lower[k:], parts[k:], strict=True):
+            rows[:, parts[k]] = below[part.start - parts[k].start : part.stop - parts[k].start]
+
+    for_each(fill, range(len(parts)))
+    return _rows_of(lower, parts)
+
+
+def _transposed(block: Float32) -> Float32:
+    out = np.empty(block.shape[::-1], dtype=np.float32)
+    _transpose(block, out)
+    return out
 
 
 def gram(matrix: csr_matrix) -> list[Float32]:
     """XᵀX of a (rows, n) matrix, as `invert` takes it: the rows that each two columns share."""
-    parts = blocks(matrix.shape[1])
-    by_column = matrix.T.tocsr()
+    n = matrix.shape[1]
+    parts = blocks(n)
+    is_long = np.diff(matrix.indptr) * LONG > n
+    long, short = matrix[is_long], matrix[~is_long]
+    by_column = short.T.tocsr()
     lower: list[Float32] = [np.empty((0, 0), np.float32)] * len(parts)
 
     def multiply(i: int) -> None:
         width = parts[i].stop
-        left = matrix[:, :width]
+        left = short[:, :width]
         out = np.empty((width - parts[i].start, width), dtype=np.float32)
         step = max(1, SUMS // width)
         for first in range(0, len(out), step):
             some = out[first : first + step]
             start = parts[i].start + first
             some[:] = _dense_product(by_column[start : start + len(some)], left)
+        for first in range(0, long.shape[0], ROWS):
+            rows = long[first : first + ROWS, :width].toarray()
+            out += np.ascontiguousarray(rows[:, parts[i].start :].T) @ rows
         lower[i] = out
 
     for_each(multiply, range(len(parts) - 1, -1, -1))
