@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.reporting.explanations import best_explanations, user_item_matrix
 from batchrec_dagster.reporting.published import Published
 from batchrec_dagster.reporting.show import summary
 from batchrec_dagster.storage.io_managers import HtmlIOManager
@@ -273,6 +275,27 @@ def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, A
             best = max(overlap(ids[item], other) for other in others)
             assert overlap(ids[item], ids[because]) == pytest.approx(best)
     assert seen == {row["user_id"] for row in lists}
+
+
+def test_equal_explanations_and_neighbours_do_not_depend_on_the_order_of_users() -> None:
+    items = pl.Series([f"i{n:02}" for n in range(20)])
+    users = pl.DataFrame({"user_id": [f"u{n}" for n in range(8)]})
+    pairs = users.join(items.to_frame("item"), how="cross")
+    for seed in range(3):
+        matrix = user_item_matrix(pairs.sample(fraction=1, shuffle=True, seed=seed).lazy(), items)
+        found, near = best_explanations(
+            matrix,
+            [np.array([4, 7, 2]), np.array([9])],
+            [np.array([7, 4]), np.array([9])],
+            near=3,
+            most_items=20,
+        )
+        assert [(because.tolist(), both.tolist()) for because, both in found] == [
+            ([4, 7], [8, 8]),
+            ([-1], [0]),
+        ]
+        assert near[4] == [(0, 8), (1, 8), (2, 8)]
+        assert near[9] == near[7] == near[4]
 
 
 def test_a_page_is_passed_on_as_text(tmp_path: Path) -> None:

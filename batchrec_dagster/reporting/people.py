@@ -28,6 +28,7 @@ MOST_PAIRS = 300_000_000
 MOST_ITEMS = 5_000
 NEIGHBOURS = 5
 DAY = 86_400
+_NONE = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -68,69 +69,71 @@ def people(tables: Tables, counts: Counts, most: int = MOST_PEOPLE) -> People:
     had, listed = (
         _by_user(frame, items, chosen) for frame in (histories, lists.sort("user_id", "rank"))
     )
-    explanations, near = best_explanations(
-        matrix, _columns(had), _columns(listed), near=NEIGHBOURS, most_items=MOST_ITEMS
+    had_items, listed_items = _arrays(had, "column"), _arrays(listed, "column")
+    explained, near = best_explanations(
+        matrix, had_items, listed_items, near=NEIGHBOURS, most_items=MOST_ITEMS
     )
-    used: dict[int, int] = {}
-    rows = [
-        _person(*of_user, used) for of_user in zip(chosen, had, listed, explanations, strict=True)
-    ]
     # What is near is shown by its title too.
+    neighbours = [np.array([other for other, _ in found], np.int64) for found in near.values()]
+    recent = [of_user[:HISTORY] for of_user in had_items]
+    used = _used([*recent, *listed_items, *(because for because, _ in explained), *neighbours])
+    # Their numbers in People.items; the last is that of no item, -1.
+    number = np.full(len(items) + 1, -1)
+    number[used] = np.arange(len(used))
+    columns_of_users = (had.get_column("times").list.sum(), recent, _arrays(had, "day"))
+    rows = [
+        [user, times, _flat(number[latest], days[: len(latest)]), _flat(number[of_list], *why)]
+        for user, times, latest, days, of_list, why in zip(
+            chosen,
+            *columns_of_users,
+            listed_items,
+            [(number[because], both) for because, both in explained],
+            strict=True,
+        )
+    ]
     flat_near = {
-        item: [value for other, both in found for value in (_number(other, used), both)]
+        item: [value for other, both in found for value in (int(number[other]), both)]
         for item, found in near.items()
     }
-    ids = items.gather(list(used))
-    titles = [shortened(title) for title in tables.titles_of(ids)]
-    users = np.asarray(matrix.sum(axis=0))[list(used)].tolist()
-    lists_of = dict(counts.lists.select("item", "lists").iter_rows())
-    columns = (
-        ids.to_list(),
-        titles,
-        users,
-        [lists_of.get(item, 0) for item in ids],
-        [flat_near.get(column, []) for column in used],
-        tables.images_of(ids),
-        tables.links_of(ids),
-    )
+    ids, users = items.gather(used), np.asarray(matrix.sum(axis=0))[used].tolist()
+    near_used = [flat_near.get(column, []) for column in used.tolist()]
     return People(
         served=counts.served.len(),
         counted=counted.len(),
-        items=[[*row] for row in zip(*columns, strict=True)],
+        items=_items(tables, counts, ids, users, near_used),
         people=rows,
     )
 
 
-def _person(
-    user: str,
-    history: pl.DataFrame,
-    listed: pl.DataFrame,
-    explanation: tuple[Indices, Indices],
-    used: dict[int, int],
-) -> list[Any]:
-    """A row of People.people. used: the items' numbers so far in People.items, extended here."""
-
-    latest = history.head(HISTORY)
-    because, both = (part.tolist() for part in explanation)
-    return [
-        user,
-        history.get_column("times").sum(),
-        [
-            value
-            for item, last in latest.select("column", "last").iter_rows()
-            for value in (_number(item, used), last // DAY)
-        ],
-        [
-            value
-            for item, cause, users in zip(listed.get_column("column"), because, both, strict=True)
-            for value in (_number(item, used), _number(cause, used), users)
-        ],
-    ]
+def _items(
+    tables: Tables, counts: Counts, ids: pl.Series, users: list[int], near: list[list[int]]
+) -> list[list[Any]]:
+    """The rows of People.items."""
+    lists_of = dict(counts.lists.select("item", "lists").iter_rows())
+    columns = (
+        ids.to_list(),
+        [shortened(title) for title in tables.titles_of(ids)],
+        users,
+        [lists_of.get(item, 0) for item in ids],
+        near,
+        tables.images_of(ids),
+        tables.links_of(ids),
+    )
+    return [[*row] for row in zip(*columns, strict=True)]
 
 
-def _number(item: int, used: dict[int, int]) -> int:
-    """The item's number in People.items, a new one if need be; -1 for no item."""
-    return -1 if item < 0 else used.setdefault(item, len(used))
+def _used(shown: list[Indices]) -> Indices:
+    """The items that are shown, those shown first before others: popular ones have low numbers,
+    which make a small page."""
+    every = np.concatenate([_NONE, *shown])
+    used, first = np.unique(every[every >= 0], return_index=True)
+    return used[np.argsort(first)]
+
+
+def _flat(*columns: Indices) -> list[int]:
+    """The first of each column, then the second of each, and so on."""
+    flat: list[int] = np.column_stack(columns).ravel().tolist()
+    return flat
 
 
 def _every(values: pl.Series, step: int) -> pl.Series:
@@ -154,11 +157,11 @@ def _lists(tables: Tables, users: pl.Series) -> pl.LazyFrame:
 
 
 def _histories(tables: Tables, users: pl.Series) -> pl.LazyFrame:
-    """user_id, item, last (epoch seconds), times: each user's items."""
+    """user_id, item, day (since 1970), last (epoch seconds), times: each user's items."""
     return (
         _of(users, tables)
         .group_by("user_id", "item")
-        .agg(last=pl.col("time").max(), times=pl.len())
+        .agg(day=pl.col("time").max() // DAY, last=pl.col("time").max(), times=pl.len())
     )
 
 
@@ -169,16 +172,17 @@ def _countable(counts: Counts) -> pl.Series:
     return _every(counts.users.get_column("user_id"), step)
 
 
-def _by_user(frame: pl.DataFrame, items: pl.Series, users: pl.Series) -> list[pl.DataFrame]:
-    """Each user's rows in their order, with the item's index in `items` as `column`."""
+def _by_user(frame: pl.DataFrame, items: pl.Series, users: pl.Series) -> pl.DataFrame:
+    """A row for each user, whose cells are lists of the user's rows in their order, with the item's
+    index in `items` as `column`."""
     columns = items.alias("item").to_frame().with_row_index("column").cast({"column": pl.Int64})
-    joined = frame.join(columns, on="item", maintain_order="left")
-    groups = joined.partition_by("user_id", as_dict=True)
-    return [groups.get((user,), joined.clear()) for user in users]
+    found = frame.join(columns, on="item", maintain_order="left").group_by("user_id").agg(pl.all())
+    lists = users.to_frame("user_id").join(found, on="user_id", how="left", maintain_order="left")
+    return lists.with_columns(pl.exclude("user_id").fill_null([]))
 
 
-def _columns(frames: list[pl.DataFrame]) -> list[Indices]:
-    return [frame.get_column("column").to_numpy() for frame in frames]
+def _arrays(lists: pl.DataFrame, column: str) -> list[Indices]:
+    return [cells.to_numpy() for cells in lists.get_column(column)]
 
 
 # Longer titles are cut.
