@@ -386,12 +386,20 @@ def test_another_deployments_group_is_refused_by_name_and_left_alone(
     refused = why(refresh(project, "shop", instance))
     assert refused.startswith(
         f"the dataset group {group['name']} belongs to the deployment with the storage"
-        " s3://other/batchrec/. Rename this pipeline."
+        " s3://other/batchrec/. Rename this pipeline, or set a BATCHREC_HOME of its own."
     )
     assert f"tag-resource --resource-arn {arn} --tags tagKey={tag},tagValue={mine}" in refused
     before = there(client)
     assert teardown(project, "shop", instance, delete=True).success
     assert there(client) == before
+
+    # Another folder has the bucket's name too.
+    client.tag_resource(resourceArn=arn, tags=[{"tagKey": tag, "tagValue": mine}])
+    project.environment["BATCHREC_STORAGE"] = str(project.root / "other")
+    refused = why(refresh(project, "shop", instance))
+    assert f"belongs to the deployment with the storage {mine}." in refused
+    assert f"tagValue={mine}../../other" in refused
+    del project.environment["BATCHREC_STORAGE"]
 
     # Without a record of it, a group without the tag may be anybody's.
     client.untag_resource(resourceArn=arn, tagKeys=[tag])

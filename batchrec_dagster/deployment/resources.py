@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,12 +108,26 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         retry_truncated_responses(client)
         return client
 
+    @property
+    def storage_tag(self) -> str:
+        """The deployment's storage root, as a tag. All folders have one bucket's name: one that is
+        not next to the embedded Personalize's home has its path from there, too. Both can be moved
+        together."""
+        root = self.storage.uri("")
+        if self.storage.in_s3 or self.endpoint != EMBEDDED:
+            return root
+        path = os.path.relpath(self.storage.root, self.home)
+        if Path(path) == Path("../storage"):
+            return root
+        # Of the characters and the length that a tag may have.
+        return root + re.sub(r"[^\w .:/=+@-]", "_", path)[-200:]
+
     def ensure(self, log: logging.Logger, tags: dict[str, str]) -> Ensure:
         """What finds, adopts or creates resources and waits for them; new ones get these tags."""
         return Ensure(
             client=self.client,
             log=log,
-            tags={**tags, STORAGE_TAG: self.storage.uri("")},
+            tags={**tags, STORAGE_TAG: self.storage_tag},
             poll_seconds=self.poll_seconds,
             busy_seconds=self.busy_seconds,
             heartbeat_seconds=self.heartbeat_seconds,

@@ -29,10 +29,11 @@ from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import all_recipes, recipes_to_train
 from batchrec_dagster.storage.io_managers import Stored
 from batchrec_dagster.storage.paths import read_record, write_record
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import LOCAL_BUCKET, StorageResource
 from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
 ASSET = "personalize_dataset"
+FOLDER = f"s3://{LOCAL_BUCKET}/"
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,15 @@ def import_dataset(
     sizes = _sizes(storage, files)
     group_name = f"{pipeline.name}-{schemas_version(files)[:8]}"
     recorded = read_record(storage, pipeline.places.record(ASSET))
-    existing = next((g for g in ensure.list(DATASET_GROUP) if g["name"] == group_name), None)
-    if existing is not None:
-        _check_owner(ensure, existing, recorded.get("dataset_group_arn"))
-    elif pipeline.budget.max_usd_per_run is not None:
+    exists = any(group["name"] == group_name for group in ensure.list(DATASET_GROUP))
+    if not exists and pipeline.budget.max_usd_per_run is not None:
         # Check the budget before anything is created.
         first = estimate(pipeline, storage, imports=sizes, trainings=all_recipes(pipeline))
         require(within_budget(pipeline.budget, first, on_aws=ensure.on_aws))
-    group_arn = ensure.named(DATASET_GROUP, group_name, {}).arn
+    group = ensure.named(DATASET_GROUP, group_name, {})
+    group_arn = group.arn
+    if not group.created:
+        _check_owner(ensure, group, recorded.get("dataset_group_arn"))
     datasets = [_ensure_dataset(ensure, group_arn, group_name, file) for file in files]
     # The record may describe imports that a teardown has deleted since.
     is_new = (
@@ -152,26 +154,25 @@ def import_dataset(
     return DatasetImport(record, stored, imports, costs, paid, checks)
 
 
-def _check_owner(ensure: Ensure, group: Description, recorded: str | None) -> None:
+def _check_owner(ensure: Ensure, group: Ensured, recorded: str | None) -> None:
     """Adopt the dataset group if it has the tag of this deployment's storage, or none and this
     deployment recorded it. Raises dg.Failure for a group of somebody else."""
-    arn, mine = group[DATASET_GROUP.arn], ensure.tags.get(STORAGE_TAG)
-    if mine is None or str(group["status"]).startswith("DELETE"):
-        return
+    arn, mine = group.arn, ensure.tags.get(STORAGE_TAG)
     tags = ensure.tags_of(arn)
-    if tags.get(STORAGE_TAG) == mine:
+    if mine is None or tags.get(STORAGE_TAG) == mine:
         return
-    if STORAGE_TAG not in tags and recorded == arn:
-        # Created before groups had this tag.
+    if tags.get(STORAGE_TAG, FOLDER) == FOLDER and recorded == arn:
+        # Created before groups had this tag, or before it told folders apart.
         ensure.client.tag_resource(
             resourceArn=arn, tags=[{"tagKey": STORAGE_TAG, "tagValue": mine}]
         )
         return
     whose = f"the deployment with the storage {tags.get(STORAGE_TAG)}"
     raise dg.Failure(
-        f"the dataset group {group['name']} belongs to"
+        f"the dataset group {group.description['name']} belongs to"
         f" {whose if STORAGE_TAG in tags else 'somebody else: it has no tag ' + STORAGE_TAG}."
-        " Rename this pipeline. If the group is this pipeline's, say so: aws personalize"
+        f" Rename this pipeline{'' if ensure.on_aws else ', or set a BATCHREC_HOME of its own'}. If"
+        " the group is this pipeline's, say so: aws personalize"
         f" tag-resource --resource-arn {arn} --tags tagKey={STORAGE_TAG},tagValue={mine}",
         allow_retries=False,
     )
