@@ -48,14 +48,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
         ensure = personalize.ensure(log, {PIPELINE_TAG: pipeline})
         plan = find(ensure, pipeline)
         found = store.list(root) if files else []
-        lines = [
-            *(f"end {work}" for work in plan.work),
-            *(f"delete {piece}" for piece in plan.pieces),
-            *([f"delete {len(found):,} files under {root}"] if found else []),
-            *(f"in the way: {what}" for what in plan.in_the_way),
-            *(f"left alone: {what}" for what in plan.left),
-        ]
-        click.echo("\n".join(lines))
+        click.echo("\n".join(plan.lines(found, root)))
         if not plan.pieces and not found:
             raise NotFoundError(f"there is nothing of {pipeline} to delete")
         if not yes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -39,6 +39,7 @@ from batchrec_dagster.personalize.ensure import (
     Ensure,
     Kind,
 )
+from batchrec_dagster.storage.object_store import ObjectInfo
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
 ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
@@ -76,6 +77,20 @@ class Plan:
     work: list[Piece] = field(default_factory=list)
     in_the_way: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+
+    def lines(
+        self, files: Sequence[ObjectInfo], root: str, running: Sequence[str] = ()
+    ) -> list[str]:
+        """The plan in words, in the order of deletion. files: to delete, under `root`; running: the
+        runs that are in the way."""
+        size = sum(file.size for file in files) / 1e6
+        return [
+            *(f"end {work}" for work in self.work),
+            *(f"delete {piece}" for piece in self.pieces),
+            *([f"delete {len(files):,} files under {root} ({size:,.1f} MB)"] if files else []),
+            *(f"in the way: {what}" for what in [*running, *self.in_the_way]),
+            *(f"left alone: {what}" for what in self.left),
+        ]
 
 
 def find(ensure: Ensure, pipeline: str) -> Plan:
@@ -187,13 +202,7 @@ def _look_at(ensure: Ensure, piece: Piece, plan: Plan) -> None:
 
 def _report(ensure: Ensure, kind: Kind, parent: Piece, plan: Plan) -> None:
     """Report resources of this kind in the parent: no pipeline creates them."""
-    try:
-        found = ensure.list(kind, **{parent.kind.arn: parent.arn})
-    except ClientError as error:
-        # The local Personalize has no such kinds.
-        if "is not supported" not in error.response["Error"]["Message"]:
-            raise
-        return
+    found = ensure.list(kind, **{parent.kind.arn: parent.arn})
     plan.in_the_way.extend(f"{piece} belongs to {parent}" for piece in _pieces(kind, found))
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.personalize.teardown import Plan, delete, find
+from batchrec_dagster.personalize.teardown import delete, find
 from batchrec_dagster.pipeline.automation import runs
 from batchrec_dagster.pipeline.exclusive_step import leased
 from batchrec_dagster.pipeline.ui import preview
@@ -41,7 +41,6 @@ class TeardownConfig(dg.Config):
 
 def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobDefinition:
     """The job; runs of these assets are in its way."""
-
     keys = {name: pipeline.resource_key(name) for name in ("storage", "personalize")}
 
     # Ops and jobs share one namespace, so the op is named like an asset.
@@ -63,9 +62,10 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
                 ensure = personalize.ensure(context.log, pipeline.tags)
                 plan = find(ensure, pipeline.name)
                 files = _files(storage, pipeline) if config.storage else []
-                lines = _lines(pipeline, plan, files, running, root)
-                doing = "deleting" if config.delete else "this would be deleted"
-                context.log.info("\n".join([f"{doing}:", *lines]))
+                lines = plan.lines(files, root, running) or ["there is nothing to delete"]
+                lines.extend(_in_sinks(pipeline))
+                doing = "deleting:" if config.delete else "this would be deleted:"
+                context.log.info("\n".join([doing, *lines]))
                 if config.delete:
                     delete(ensure, plan)
                     for file in files:
@@ -123,22 +123,6 @@ def _leases(
         for step in STEPS if config.delete else ():
             stack.enter_context(leased(pipeline, step, context, personalize))
         yield
-
-
-def _lines(
-    pipeline: Pipeline, plan: Plan, files: list[ObjectInfo], running: list[str], root: str
-) -> list[str]:
-    """The plan, in the order of deletion."""
-    size = sum(file.size for file in files) / 1e6
-    lines = [
-        *(f"end {work}" for work in plan.work),
-        *(f"delete {piece}" for piece in plan.pieces),
-        *([f"delete {len(files):,} files under {root} ({size:,.1f} MB)"] if files else []),
-        *(f"in the way: {what}" for what in [*running, *plan.in_the_way]),
-        *(f"left alone: {what}" for what in plan.left),
-    ]
-    lines = lines or ["there is nothing to delete"]
-    return [*lines, *_in_sinks(pipeline)]
 
 
 def _in_sinks(pipeline: Pipeline) -> list[str]:
