@@ -191,18 +191,20 @@ class Evaluation:
         return ndcg(self.hits, self.relevant)
 
 
-def evaluate(model: UserModel, held_out: Split) -> Evaluation:
+def evaluate(model: UserModel, held_out: Split, *, include_seen: bool = False) -> Evaluation:
     """Recommend 25 items to each held-out user and look them up in the user's held-out rows.
 
-    Items of the input are neither recommended nor relevant; users without a relevant item are
-    left out.
+    Items of the input are neither recommended nor relevant, but for `include_seen`; users without
+    a relevant item are left out.
     """
     seen = _interaction_matrix(held_out.inputs, held_out.users, model.item_ids)
     truth = _interaction_matrix(held_out.truth, held_out.users, model.item_ids)
-    truth = (truth - truth.multiply(seen)).tocsr()
-    truth.eliminate_zeros()
+    if not include_seen:
+        truth = (truth - truth.multiply(seen)).tocsr()
+        truth.eliminate_zeros()
     ids = held_out.inputs.user_ids[held_out.users]
-    lists = model.recommend(list(ids), held_out.inputs, MAX_DEPTH, exclude=exclude_entries(seen))
+    exclude = None if include_seen else exclude_entries(seen)
+    lists = model.recommend(list(ids), held_out.inputs, MAX_DEPTH, exclude=exclude)
     recommended = np.concatenate([chunk.items for chunk in lists])
     relevant = np.diff(truth.indptr).astype(np.int64)
     rows = np.arange(len(ids))[:, None]

@@ -157,6 +157,7 @@ class History:
     items: Int32  # (entries,) index into the model's items
     ranks: Float32  # (entries,) 0 is the newest; items of the same second share their mean rank
     n_items: int
+    counts: Float32 | None = None  # (entries,) how often each occurs; None: all once
 
     @property
     def lengths(self) -> Int64:
@@ -167,12 +168,23 @@ class History:
         """The histories of the users from `first` to before `last`."""
         starts = self.starts[first : last + 1]
         entries = slice(starts[0], starts[-1])
-        return History(starts - starts[0], self.items[entries], self.ranks[entries], self.n_items)
+        counts = None if self.counts is None else self.counts[entries]
+        ranks = self.ranks[entries]
+        return History(starts - starts[0], self.items[entries], ranks, self.n_items, counts)
+
+    @property
+    def seen(self) -> csr_matrix:
+        """(users, n_items) bool: the items of each history."""
+        # A copy: where scipy sorts a matrix, it would sort `items` too, and not `ranks`.
+        ones = np.ones(len(self.items), dtype=bool)
+        shape = len(self.starts) - 1, self.n_items
+        return csr_matrix((ones, self.items.copy(), self.starts), shape=shape)
 
     def recency_weights(self, exponent: float) -> csr_matrix:
         """(users, n_items) float32: (1 + rank)^-exponent for the items of a history, else 0.
 
-        Exponent 0 gives all items weight 1. Recency applies to scoring, not to training.
+        Exponent 0 gives all items weight 1. Recency applies to scoring, not to training. It has
+        the array `items`: do not sort or compare it.
         """
         data = (1 + self.ranks) ** np.float32(-exponent)
         return csr_matrix(
@@ -210,6 +222,7 @@ class Histories:
             np.concatenate([part.items for part in parts]),
             np.concatenate([part.ranks for part in parts]),
             self._n_items,
+            _join_counts(parts),
         )
 
     def _rows(self, users: Int32) -> tuple[Int64, Int64]:
@@ -232,15 +245,31 @@ class Histories:
         keep = items >= 0
         if not keep.all():
             owner, items, times = owner[keep], items[keep], times[keep]
-        again = _repeat_entries(owner, items, len(first), self._n_items)
+        again, newest = _repeat_entries(owner, items, len(first), self._n_items)
+        counts = None
         if len(again):
-            owner, items, times = (np.delete(column, again) for column in (owner, items, times))
+            counts = np.bincount(newest, minlength=len(items)).astype(np.float32) + 1
+            owner, items, times, counts = (
+                np.delete(column, again) for column in (owner, items, times, counts)
+            )
         starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(first)))])
-        return History(starts, items, _mean_ranks(owner, times, starts), self._n_items)
+        return History(starts, items, _mean_ranks(owner, times, starts), self._n_items, counts)
 
 
-def _repeat_entries(owner: Int32, items: Int32, users: int, n_items: int) -> Int64:
-    """The entries whose item the same user has more recently: an item counts once."""
+def _join_counts(parts: Sequence[History]) -> Float32 | None:
+    if all(part.counts is None for part in parts):
+        return None
+    ones = [np.ones(len(part.items), np.float32) for part in parts]
+    return np.concatenate(
+        [one if part.counts is None else part.counts for part, one in zip(parts, ones, strict=True)]
+    )
+
+
+def _repeat_entries(owner: Int32, items: Int32, users: int, n_items: int) -> tuple[Int64, Int64]:
+    """The entries whose item the same user has more recently, and the newest entry of each.
+
+    An item counts once in a history.
+    """
     starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=users))])
     entries = np.arange(len(items), dtype=np.int32)
     # A counting sort by item, then user, then entry.
@@ -248,7 +277,8 @@ def _repeat_entries(owner: Int32, items: Int32, users: int, n_items: int) -> Int
     same = np.diff(by_item.indices, prepend=-1) == 0
     opens = by_item.indptr[:-1]
     same[opens[opens < len(same)]] = False
-    return np.asarray(by_item.data[same])
+    newest = by_item.data[~same][np.cumsum(~same) - 1]
+    return np.asarray(by_item.data[same]), np.asarray(newest[same])
 
 
 def _mean_ranks(owner: Int32, times: Int64, starts: Int64) -> Float32:

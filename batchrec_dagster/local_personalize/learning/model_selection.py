@@ -37,6 +37,7 @@ from batchrec_dagster.local_personalize.learning.evaluation import (
     with_earlier_cutoffs,
 )
 from batchrec_dagster.local_personalize.learning.interactions import Histories, History, Ids, Int32
+from batchrec_dagster.local_personalize.learning.models import Repeats
 from batchrec_dagster.local_personalize.learning.ranking import top_k
 from batchrec_dagster.local_personalize.learning.threads import ordered_map
 
@@ -67,6 +68,9 @@ BLEND_WEIGHTS: Sequence[Weights] = (
 )
 
 POPULARITY_WEIGHT = 0.6  # smaller weights did harm on data sets where they seemed to help
+
+REPEAT_EXPONENTS = (0.6, 0.0, 0.3, 0.9)  # the default first
+LEAST_REPEATS = 0.01  # share of the next interactions, below which repeats are not tried
 
 MAX_USERS = 2_000  # enough to tell two models apart, and cheap compared with training
 CHUNK = 64  # users
@@ -111,7 +115,7 @@ def validation_set(
     inputs = Histories(held_out.inputs, item_ids).of_users(users)
     truth = Histories(held_out.truth, item_ids).of_users(users).recency_weights(0.0)
     if not include_seen:
-        truth = (truth - truth.multiply(inputs.recency_weights(0.0) > 0)).tocsr()
+        truth = (truth - truth.multiply(inputs.seen)).tocsr()
         truth.eliminate_zeros()
     some = (np.diff(truth.indptr) > 0) & (inputs.lengths > 0)
     inputs = Histories(held_out.inputs, item_ids).of_users(users[some])
@@ -179,6 +183,39 @@ def select_blend(sets: Sequence[ValidationSet], *, recency: bool) -> Blend:
         {name: weight * scales[name] for name, weight in selected.items()},
         float(score.mean()),
     )
+
+
+def select_repeats(score: Callable[[History], Float32], held_out: ValidationSet) -> Repeats | None:
+    """The repeats with which lists of any items are better for the held-out users; None if none.
+
+    `score` gives (users, n_items) logits. The relevant items include seen ones. Repeats must raise
+    NDCG at 25 by more than a standard error of the users' paired differences.
+    """
+    seen = held_out.truth.multiply(held_out.inputs.seen)
+    share = min(0.99, seen.nnz / max(1, held_out.truth.nnz))
+    if share < LEAST_REPEATS:
+        return None
+    options = [Repeats(share, exponent) for exponent in REPEAT_EXPONENTS]
+
+    def evaluate(part: tuple[History, csr_matrix]) -> Float64:
+        """(1 + options, users): NDCG at 25 without repeats, then with each option."""
+        history, truth = part
+        is_relevant = truth.toarray() > 0
+        logits = score(history)
+        out = []
+        for option in (None, *options):
+            scores = logits.copy()
+            if option is not None:
+                option.add(scores, history)
+            items = top_k(scores, MAX_DEPTH)
+            hits = np.take_along_axis(is_relevant, np.maximum(items, 0), axis=1) & (items >= 0)
+            out.append(ndcg(hits, is_relevant.sum(axis=1)))
+        return np.stack(out)
+
+    parts = list(ordered_map(evaluate, held_out.chunks()))
+    without, *scores = np.concatenate(parts, axis=1)
+    at = _select(scores)
+    return options[at] if _is_better(scores[at], without) else None
 
 
 def fit_temperature(score: Callable[[History], Float32], sets: Sequence[ValidationSet]) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,7 +33,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
 )
 from batchrec_dagster.local_personalize.learning.ranking import StreamingTopK
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
-from batchrec_dagster.local_personalize.learning.serving import UserModel, chunk_size
+from batchrec_dagster.local_personalize.learning.serving import UserModel, chunk_size, logsumexp
 from batchrec_dagster.local_personalize.learning.store import (
     Arrays,
     load_arrays,
@@ -74,6 +74,30 @@ class PopularityModel(UserModel):
 
 
 @dataclass(frozen=True)
+class Repeats:
+    """How likely the items of a history are to come again, as in groceries and music.
+
+    An item's chance is in proportion to how often it occurred, and falls with the number of items
+    since: Anderson et al., "The dynamics of repeat consumption" (WWW 2014). It is added to that of
+    the model, so the order of items that are new to a user does not depend on repeats.
+    """
+
+    share: float  # of all interactions, between 0 and 1
+    exponent: float  # of the recency, see History.recency_weights
+
+    def add(self, logits: Float32, history: History) -> None:
+        """Raise the logits (users, n_items) of the items of the history, in place."""
+        owner = np.repeat(np.arange(len(history.lengths)), history.lengths)
+        chance = (1.0 + history.ranks) ** -self.exponent
+        if history.counts is not None:
+            chance *= history.counts
+        chance /= np.bincount(owner, weights=chance)[owner]
+        odds = self.share / (1 - self.share)
+        repeated = np.log(odds * chance) + logsumexp(logits)[owner, 0]
+        logits[owner, history.items] = np.logaddexp(logits[owner, history.items], repeated)
+
+
+@dataclass(frozen=True)
 class BlendModel(UserModel):
     """The model of aws-user-personalization: a weighted sum of components.
 
@@ -89,6 +113,7 @@ class BlendModel(UserModel):
     recency_exponents: Mapping[str, float]  # of each component, see History.recency_weights
     weights: Mapping[str, float]  # of each component's scores in the logits
     held_out: HeldOut | None = None
+    repeats: Repeats | None = None  # None: users seldom have an item again
 
     def score(self, history: History) -> Float32:
         """(users, n_items) logits."""
@@ -97,6 +122,8 @@ class BlendModel(UserModel):
             scores = scorer.score(history, self.recency_exponents[name])
             scores *= np.float32(self.weights[name])
             logits += scores
+        if self.repeats is not None:
+            self.repeats.add(logits, history)
         logits[history.lengths == 0] = self.popularity
         return logits
 
@@ -119,7 +146,8 @@ class BlendModel(UserModel):
                 "weight": self.weights[name],
             }
             arrays |= {f"{name}.{key}": value for key, value in scorer.arrays().items()}
-        return arrays, {"components": facts}
+        repeats = {"repeats": asdict(self.repeats)} if self.repeats is not None else {}
+        return arrays, {"components": facts, **repeats}
 
     @classmethod
     def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> BlendModel:
@@ -141,6 +169,7 @@ class BlendModel(UserModel):
             scorers,
             {name: fact["recency_exponent"] for name, fact in components.items()},
             {name: fact["weight"] for name, fact in components.items()},
+            repeats=Repeats(**facts["repeats"]) if "repeats" in facts else None,
         )
 
 
@@ -305,6 +334,6 @@ def load_model(folder: Path) -> AnyModel:
         if model.kind == kind:
             try:
                 return model.load(unpack_ids(arrays), arrays, facts)
-            except (KeyError, ValueError) as error:
+            except (KeyError, ValueError, TypeError) as error:
                 raise ModelFileError(f"the model in {folder} is incomplete: {error}") from error
     raise ModelFileError(f"the model in {folder} has the unknown kind {kind!r}")

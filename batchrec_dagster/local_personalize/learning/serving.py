@@ -75,7 +75,7 @@ class UserModel:
         """
 
         def best(block: slice, scores: Float32) -> Recommended:
-            normalizer = _logsumexp(scores)
+            normalizer = logsumexp(scores)
             if exclude is not None:
                 exclude(block, scores)
             items = top_k(scores, num_results)
@@ -162,7 +162,7 @@ def _softmax(logits: Float64) -> Float64:
     return np.asarray(out / np.maximum(out.sum(axis=1, keepdims=True), np.finfo(float).tiny))
 
 
-def _logsumexp(logits: Float32) -> Float64:
+def logsumexp(logits: Float32) -> Float64:
     """(rows, 1): log of the sum of the exponentials of each row."""
     if not logits.shape[1]:
         return np.zeros((len(logits), 1))

@@ -50,6 +50,8 @@ from batchrec_dagster.local_personalize.learning.model_selection import (
     Blend,
     fit_temperature,
     select_blend,
+    select_repeats,
+    validation_set,
     validation_sets,
 )
 from batchrec_dagster.local_personalize.learning.models import BlendModel, HeldOut, load_model
@@ -77,12 +79,18 @@ def train_blend(
         second = split(interactions, seed, without=held_out.users, share=SECOND_HELD_OUT_SHARE)
         splits += [second] if second else []
     measured, blend, temperature = _select(splits, values, seed, log)
+    repeats = select_repeats(
+        measured.score, validation_set({}, held_out, measured.item_ids, include_seen=True)
+    )
+    if repeats is not None:
+        log(f"repeats: {repeats.share:.0%} of the next interactions, recency {repeats.exponent}")
+    measured = replace(measured, repeats=repeats)
     metrics = _metrics(measured, held_out, log)
     users = interactions.user_ids[held_out.users]
     del splits, held_out  # copies of the data, before the largest fit
     fitter = ComponentFitter(interactions, values, seed, log, start=measured)
     fitted = fitter.fit(list(blend.weights), values)
-    model = fitted.blend(blend, temperature)
+    model = replace(fitted.blend(blend, temperature), repeats=repeats)
     return replace(model, held_out=HeldOut(measured, users, values)), metrics
 
 
@@ -167,7 +175,12 @@ def _updated(
             scorers[name] = fitter.resume_factors(scorer, old_index)
     log(f"updated: {len(interactions):,} interactions in {time.monotonic() - began:.1f} s")
     return BlendModel(
-        fitter.item_ids, fitter.popularity, scorers, old.recency_exponents, old.weights
+        fitter.item_ids,
+        fitter.popularity,
+        scorers,
+        old.recency_exponents,
+        old.weights,
+        repeats=old.repeats,
     )
 
 

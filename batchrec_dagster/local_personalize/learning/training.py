@@ -129,7 +129,7 @@ def measure_repeat_factor(model: BlendModel, held_out: ValidationSet) -> float:
     """
     seen_hits = new_hits = seen_expected = new_expected = 0.0
     for history, truth in held_out.chunks():
-        seen = history.recency_weights(0.0) > 0
+        seen = history.seen
         predicted = probabilities(model, history)
         of_seen = float(predicted[seen.nonzero()].sum(dtype=np.float64))
         seen_expected += of_seen

@@ -1,0 +1,99 @@
+"""Items that users have again and again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batchrec_dagster.local_personalize.learning.evaluation import evaluate, split
+from batchrec_dagster.local_personalize.learning.interactions import Histories, Interactions
+from batchrec_dagster.local_personalize.learning.models import BlendModel, Repeats, load_model
+from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster_tests.learning.support import Row, interactions_of, lists, tastes
+
+
+def staples(users: int = 60) -> list[Row]:
+    """Users who have three items of their own again and again, and others now and then."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(users):
+        own, others = np.split(rng.permutation(40)[:12], [3])
+        for time in range(30):
+            item = rng.choice(own) if rng.random() < 0.8 else rng.choice(others)
+            rows.append((f"u{user}", f"i{item}", time))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def data() -> Interactions:
+    return interactions_of(staples())
+
+
+@pytest.fixture(scope="module")
+def model(data: Interactions) -> BlendModel:
+    trained = train("aws-user-personalization", data, {}).model
+    assert isinstance(trained, BlendModel)
+    return trained
+
+
+def test_what_users_have_again_leads_their_lists(data: Interactions, model: BlendModel) -> None:
+    assert model.repeats is not None
+    assert 0.5 < model.repeats.share < 0.99
+    counts = Histories(data, model.item_ids).of_users(np.array([0], np.int32))
+    assert counts.counts is not None
+    often = model.item_ids[counts.items[np.argsort(-counts.counts)[:3]]]
+    user = str(data.user_ids[0])
+    assert set(lists(model, [user], data, 3)[0]) == set(often)
+    held_out = split(data, seed=1)
+    assert held_out is not None
+    with_seen = evaluate(model, held_out, include_seen=True).ndcg()
+    without = evaluate(replace(model, repeats=None), held_out, include_seen=True).ndcg()
+    assert with_seen.mean() > without.mean() + 0.1
+
+
+def test_lists_of_new_items_do_not_depend_on_repeats(data: Interactions, model: BlendModel) -> None:
+    held_out = split(data, seed=1)
+    assert held_out is not None
+    ours, plain = (evaluate(one, held_out) for one in (model, replace(model, repeats=None)))
+    assert np.array_equal(ours.recommended, plain.recommended)
+
+
+def test_repeats_are_saved(data: Interactions, model: BlendModel, tmp_path: Path) -> None:
+    model.save(tmp_path)
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded, BlendModel)
+    assert loaded.repeats == model.repeats
+    replace(model, repeats=None).save(tmp_path)  # as models of earlier versions are
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded, BlendModel)
+    assert loaded.repeats is None
+
+
+def test_films_have_no_repeats() -> None:
+    trained = train("aws-user-personalization", interactions_of(tastes()), {}).model
+    assert isinstance(trained, BlendModel)
+    assert trained.repeats is None
+
+
+def test_a_repeat_is_as_likely_as_its_share(data: Interactions, model: BlendModel) -> None:
+    history = Histories(data, model.item_ids).of_users(np.arange(5, dtype=np.int32))
+    logits = replace(model, repeats=None).score(history)
+    before = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    Repeats(0.25, 0.3).add(logits, history)
+    after = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    chance = np.zeros(before.shape)
+    owner = np.repeat(np.arange(5), history.lengths)
+    assert history.counts is not None
+    chance[owner, history.items] = history.counts * (1 + history.ranks) ** -0.3
+    wanted = 0.25 * chance / chance.sum(axis=1, keepdims=True) + 0.75 * before
+    np.testing.assert_allclose(after, wanted, rtol=1e-4)
+
+
+def test_looking_at_what_was_seen_leaves_the_history_in_order(data: Interactions) -> None:
+    history = Histories(data, data.item_ids).of_users(np.arange(5, dtype=np.int32))
+    items = history.items.copy()
+    assert (history.seen > 0).nnz == len(items)
+    assert np.array_equal(history.items, items)
