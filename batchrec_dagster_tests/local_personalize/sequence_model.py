@@ -112,7 +112,8 @@ class Model:
         return LIMIT if len(self.of(kind, parent)) >= most else None
 
     def start(self, arn: str, kind: str, most: int) -> str | None:
-        if arn in self.known:
+        # The name of a batch job is free when its version is gone.
+        if arn in self.known and self.known[arn].parent in self.known:
             return EXISTS
         running = [job for job in self.of(kind) if self.known[job].status == PENDING]
         return LIMIT if len(running) >= most else None
@@ -191,7 +192,7 @@ class Model:
         if arn not in self.known:
             return MISSING
         known = self.known[arn]
-        if known.status in (PENDING, DELETING) or (known.kind == "Dataset" and known.updating):
+        if known.status in (PENDING, DELETING) or known.updating:
             return IN_USE
         others = list(self.known.values())
         match known.kind:

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,7 @@ from hypothesis.stateful import (
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.errors import NotFoundError, ServiceError
 from batchrec_dagster.local_personalize.jobs.worker import Pace
+from batchrec_dagster.local_personalize.operations import solution_versions
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS
@@ -128,6 +130,14 @@ def _at_work(home: Path, data: Path) -> None:
     time.sleep(DEADLINE_SECONDS)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_automatic_training() -> Iterator[None]:
+    """It would come when the clock says so, and not when the sequence does."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(solution_versions, "SOON_SECONDS", 1e9)
+        yield
+
+
 class Sequences(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -158,6 +168,7 @@ class Sequences(RuleBasedStateMachine):
         answer = self._ask(f"Create{made.kind}", params, expected)
         if expected is None:
             assert answer == {_member(made.kind): arn}
+            self.model.known.pop(arn, None)  # the new one is the last of its list
             self.model.known[arn] = made
 
     def _pick(self, kind: str, pick: int) -> str:
@@ -291,6 +302,8 @@ class Sequences(RuleBasedStateMachine):
         group = known.group if known else None
         made = Known(kind, parent=version_arn, group=group, filter=filter_arn)
         self._create(params, made, arn, expected)
+        if expected is None:  # perhaps under the name of an earlier job
+            shutil.rmtree(self.home / "out" / kind / job, ignore_errors=True)
 
     @rule(version=PICKS)
     def stop(self, version: int) -> None:
