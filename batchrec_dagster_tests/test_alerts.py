@@ -35,6 +35,7 @@ from batchrec_dagster_tests.support import Project, declaration, definitions, wr
 
 pytestmark = pytest.mark.slow
 
+ON_FAILURE, WHEN_LATE = "batchrec_alert_on_failure", "batchrec_alert_when_late"
 REGION = "eu-west-1"
 PATH = "/services/T000/B000/planted-webhook-path"
 
@@ -124,7 +125,7 @@ def test_a_failed_run_is_alerted_once_with_step_reason_and_link(
     project.declare(declaration("shop", source, alerts=alerts))
     project.declare(declaration("shop_2", source))
     with definitions(project) as defs:
-        name = "shop_alert_on_failure"
+        name = ON_FAILURE
         first = tick(defs, name, instance, None)
         # Another pipeline's failure is not this one's, though its name begins with it.
         for job in ("shop_2_refresh", "shop_refresh"):
@@ -149,7 +150,7 @@ def test_a_failed_run_of_some_assets_is_alerted_too(
 ) -> None:
     project.declare(declaration("shop", "missing.csv", alerts=ALERTS))
     with definitions(project) as defs:
-        name = "shop_alert_on_failure"
+        name = ON_FAILURE
         cursor = tick(defs, name, instance, None).cursor
         # The job of which the UI and `dagster asset materialize` run a part.
         result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
@@ -181,11 +182,11 @@ def test_a_check_of_its_own_that_closes_is_named_with_what_it_found(
         assets=[solution_version],
         asset_checks=[gate],
         jobs=[job],
-        sensors=alert_sensors(pipeline, ()),
+        sensors=alert_sensors([pipeline]),
     )
-    cursor = tick(defs, "shop_alert_on_failure", instance, None).cursor
+    cursor = tick(defs, ON_FAILURE, instance, None).cursor
     defs.resolve_job_def("shop_refresh").execute_in_process(instance=instance, raise_on_error=False)
-    tick(defs, "shop_alert_on_failure", instance, cursor)
+    tick(defs, ON_FAILURE, instance, cursor)
     (text,) = slack.posted
     assert "Check of shop/solution_version: gate: NDCG@25 .05 is below .10" in text
 
@@ -199,7 +200,7 @@ def fails(*reasons: str, **alerts: str) -> dg.Definitions:
         raise dg.Failure(next(left))
 
     jobs = [dg.define_asset_job("shop_refresh", selection="*")]
-    sensors = alert_sensors(declared(alerts={**ALERTS, **alerts}), ())
+    sensors = alert_sensors([declared(alerts={**ALERTS, **alerts})])
     return dg.Definitions(assets=[interactions], jobs=jobs, sensors=sensors)
 
 
@@ -210,7 +211,7 @@ def run(defs: dg.Definitions, instance: dg.DagsterInstance) -> None:
 @pytest.mark.attack
 def test_data_in_an_alert_are_text(instance: dg.DagsterInstance, slack: Hook, topic: str) -> None:
     reason = "\n".join([*HOSTILE, f"Run: https://{OUTSIDE}/"])
-    name, defs = "shop_alert_on_failure", fails(reason, sns_topic=topic)
+    name, defs = ON_FAILURE, fails(reason, sns_topic=topic)
     cursor = tick(defs, name, instance, None).cursor
     run(defs, instance)
     tick(defs, name, instance, cursor)
@@ -228,17 +229,18 @@ def test_data_in_an_alert_are_text(instance: dg.DagsterInstance, slack: Hook, to
 def test_a_message_that_nobody_took_is_tried_again_until_one_does(
     instance: dg.DagsterInstance, slack: Hook
 ) -> None:
-    name, defs = "shop_alert_on_failure", fails("first", "second", "third")
+    name, defs = ON_FAILURE, fails("first", "second", "third")
     cursor = tick(defs, name, instance, None).cursor
     for _ in range(3):
         run(defs, instance)
-    cursor = tick(defs, name, instance, cursor).cursor
     slack.answers = [500] * 4
+    result = tick(defs, name, instance, cursor)
+    assert "HTTP Error 500" in result.skip_message
+    # Dagster keeps the cursor of a tick that fails, as one does that has nothing new to remember.
+    with pytest.raises(AlertError, match="500"):
+        tick(defs, name, instance, result.cursor)
+    cursor = result.cursor
     for _ in range(2):
-        # Dagster keeps the cursor of a tick that fails.
-        with pytest.raises(AlertError, match="500"):
-            tick(defs, name, instance, cursor)
-    for _ in range(4):
         cursor = tick(defs, name, instance, cursor).cursor
     told = [text.splitlines()[1].partition(": ")[2] for text in slack.posted]
     assert told == ["first", "second", "third"]
@@ -248,13 +250,16 @@ def test_a_message_that_nobody_took_for_a_day_is_given_up(
     instance: dg.DagsterInstance, slack: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("batchrec_dagster.pipeline.automation.alerts.GIVE_UP", hours(0))
-    name, defs = "shop_alert_on_failure", fails("first", "second")
+    name, defs = ON_FAILURE, fails("first", "second")
     cursor = tick(defs, name, instance, None).cursor
-    for _ in range(2):
-        run(defs, instance)
+    run(defs, instance)
     slack.answers = [404]
     result = tick(defs, name, instance, cursor)
-    assert "given up: Slack (SHOP_HOOK): the webhook answers 404" in result.skip_message
+    assert (
+        "given up: batchrec: shop_refresh failed: Slack (SHOP_HOOK): the webhook answers 404"
+        in (result.skip_message)
+    )
+    run(defs, instance)
     tick(defs, name, instance, result.cursor)
     assert [text.splitlines()[1] for text in slack.posted] == ["Step shop__interactions: second"]
 
@@ -262,7 +267,7 @@ def test_a_message_that_nobody_took_for_a_day_is_given_up(
 def test_a_message_that_one_way_took_is_not_sent_again(
     instance: dg.DagsterInstance, slack: Hook, topic: str
 ) -> None:
-    name, defs = "shop_alert_on_failure", fails("first", sns_topic=topic)
+    name, defs = ON_FAILURE, fails("first", sns_topic=topic)
     cursor = tick(defs, name, instance, None).cursor
     run(defs, instance)
     slack.answers = [404]
@@ -282,14 +287,14 @@ def test_an_unexpected_error_is_alerted_with_whether_it_is_retried(
     defs = dg.Definitions(
         assets=[interactions],
         jobs=[dg.define_asset_job("shop_refresh", selection="*")],
-        sensors=alert_sensors(declared(), ()),
+        sensors=alert_sensors([declared()]),
     )
-    cursor = tick(defs, "shop_alert_on_failure", instance, None).cursor
+    cursor = tick(defs, ON_FAILURE, instance, None).cursor
     result = defs.resolve_job_def("shop_refresh").execute_in_process(
         instance=instance, raise_on_error=False
     )
     instance.add_run_tags(result.run_id, {"dagster/will_retry": "true"})
-    tick(defs, "shop_alert_on_failure", instance, cursor)
+    tick(defs, ON_FAILURE, instance, cursor)
     (text,) = slack.posted
     assert text.splitlines()[1:3] == [
         "Step shop__interactions: ZeroDivisionError: division by zero",
@@ -366,29 +371,56 @@ def test_the_sensor_of_late_schedules_looks_at_the_last_lists(
             schedule={"cron": "* * * * *", "enabled": True},
         )
     )
-    since = {"since": (datetime.now(UTC) - hours(1)).isoformat()}
+    state = {"shop": {"since": (datetime.now(UTC) - hours(1)).isoformat()}}
+    since = json.dumps({"state": state, "waiting": []})
     slack.answers = [500, 500]
     with definitions(project) as defs:
-        with pytest.raises(AlertError, match="500"):
-            tick(defs, "shop_alert_when_late", instance_with_schedules, json.dumps(since))
+        result = tick(defs, WHEN_LATE, instance_with_schedules, since)
+        assert "HTTP Error 500" in result.skip_message
         # What nobody took is told at the next look.
-        result = tick(defs, "shop_alert_when_late", instance_with_schedules, json.dumps(since))
-        assert "is late: alert sent" in result.skip_message
+        result = tick(defs, WHEN_LATE, instance_with_schedules, result.cursor)
         (text,) = slack.posted
         assert text.startswith("batchrec: shop is late\n")
         key = dg.AssetKey(["shop", "recommendations"])
         instance_with_schedules.report_runless_asset_event(dg.AssetMaterialization(key))
-        result = tick(defs, "shop_alert_when_late", instance_with_schedules, result.cursor)
+        result = tick(defs, WHEN_LATE, instance_with_schedules, result.cursor)
         assert "are there" in result.skip_message
         # Lists that are published once more are as old as they were.
         old = {"made_at": (datetime.now(UTC) - hours(2)).isoformat(timespec="seconds")}
         instance_with_schedules.report_runless_asset_event(
             dg.AssetMaterialization(key, metadata=old)
         )
-        result = tick(defs, "shop_alert_when_late", instance_with_schedules, json.dumps(since))
+        result = tick(defs, WHEN_LATE, instance_with_schedules, since)
         assert "is late: alert sent" in result.skip_message
     assert f"were made: {old['made_at'][:16].replace('T', ' ')}." in slack.posted[-1]
     assert len(slack.posted) == 2
+
+
+def test_two_sensors_alert_for_all_pipelines_and_one_channel_holds_up_no_other(
+    project: Project, instance: dg.DagsterInstance, slack: Hook, topic: str
+) -> None:
+    channels: dict[str, dict[str, str]] = {"club": ALERTS, "shop": {"sns_topic": topic}, "toys": {}}
+    for name, alerts in channels.items():
+        project.declare(declaration(name, "missing.csv", alerts=alerts))
+    with definitions(project) as defs:
+        names = {sensor.name for sensor in defs.get_repository_def().sensor_defs}
+        assert names == {ON_FAILURE, WHEN_LATE, *(f"{name}_new_files" for name in channels)}
+        cursor = tick(defs, ON_FAILURE, instance, None).cursor
+        # A team's own job, with assets of two pipelines.
+        theirs = dg.Definitions.merge(
+            defs, dg.Definitions(jobs=[dg.define_asset_job("nightly", "*")])
+        )
+        for job in ("nightly", "toys_refresh", "shop_refresh"):
+            run = theirs.resolve_job_def(job)
+            assert not run.execute_in_process(instance=instance, raise_on_error=False).success
+        slack.answers = [404]
+        result = tick(defs, ON_FAILURE, instance, cursor)
+        titles = [subject for subject, _ in published(topic)]
+        assert titles == ["batchrec: nightly failed", "batchrec: shop_refresh failed"]
+        assert slack.posted == []
+        tick(defs, ON_FAILURE, instance, result.cursor)
+    assert [text.splitlines()[0] for text in slack.posted] == ["batchrec: nightly failed"]
+    assert len(published(topic)) == 2
 
 
 def test_without_declared_channels_there_are_no_alerts(project: Project) -> None:
@@ -503,7 +535,7 @@ def test_no_planted_secret_is_in_logs_metadata_run_config_or_storage(
     home = project.root / "dagster-home"
     home.mkdir()
     with dg.instance_for_test(temp_dir=str(home)) as instance, definitions(project) as defs:
-        cursor = tick(defs, "shop_alert_on_failure", instance, None).cursor
+        cursor = tick(defs, ON_FAILURE, instance, None).cursor
         result = defs.resolve_job_def("shop_refresh").execute_in_process(
             instance=instance, raise_on_error=False
         )
@@ -511,7 +543,7 @@ def test_no_planted_secret_is_in_logs_metadata_run_config_or_storage(
         assert [e.step_key for e in result.all_events if e.is_step_failure] == [
             "shop__recommendations_in_postgres"
         ]
-        tick(defs, "shop_alert_on_failure", instance, cursor)
+        tick(defs, ON_FAILURE, instance, cursor)
         stored = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
     store = s3.store()
     objects = store.list(f"s3://{bucket}/")

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import batchrec_dagster
 from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.automation.runs import is_of, running
+from batchrec_dagster.pipeline.automation.runs import running
 from batchrec_dagster.pipeline.loading import DeclarationError
 from batchrec_dagster_tests.support import (
     Project,
@@ -109,11 +109,29 @@ def test_a_run_of_the_teams_own_assets_is_none_of_the_pipelines(
             all_assets, asset_selection={key}, status=dg.DagsterRunStatus.STARTED
         )
 
-    theirs = started(MAILING)
-    assert not is_of(pipeline, ours, theirs)
+    started(MAILING)
     assert running(pipeline, ours, instance) == []
     lists = started(pipeline.asset_key("recommendations"))
     assert running(pipeline, ours, instance) == [f"run {lists.run_id} of __ASSET_JOB is under way"]
+
+
+def test_a_run_of_the_teams_own_job_with_our_assets_is_one_of_the_pipelines(
+    team: Project, instance: dg.DagsterInstance
+) -> None:
+    pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv"))
+    with definitions(team) as defs:
+        ours = set(defs.resolve_job_def("shop_refresh").asset_layer.executable_asset_keys)
+        jobs = [dg.define_asset_job("nightly", "*"), dg.define_asset_job("mails", [MAILING])]
+        theirs = dg.Definitions.merge(defs, dg.Definitions(jobs=jobs))
+        started = {
+            name: instance.create_run_for_job(
+                theirs.resolve_job_def(name), status=dg.DagsterRunStatus.STARTED
+            )
+            for name in ("nightly", "mails")
+        }
+    nightly = started["nightly"]
+    assert nightly.asset_selection is None
+    assert running(pipeline, ours, instance) == [f"run {nightly.run_id} of nightly is under way"]
 
 
 def test_the_yaml_says_how_the_assets_fit_into_the_project(team: Project) -> None:

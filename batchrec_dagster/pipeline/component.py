@@ -24,6 +24,7 @@ from batchrec_dagster.pipeline.assets.solution_version import (
     solution_version,
 )
 from batchrec_dagster.pipeline.assets.user_segments import user_segments
+from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import automation
 from batchrec_dagster.pipeline.loading import (
     DeclarationError,
@@ -103,6 +104,10 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
         return dg.Definitions.merge(
             dg.Definitions(assets=assets, resources=deployment.resources(self.resource_suffix)),
             automation(self, keys, context.project_root, executor),
+            # One of the project's pipelines brings the alerts of all.
+            dg.Definitions(
+                sensors=alert_sensors(declared) if declared[0].name == self.name else []
+            ),
         )
 
     def _deployment(self, context: dg.ComponentLoadContext) -> Deployment:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any
+from functools import cache, wraps
+from typing import Any, get_origin
 
 import dagster as dg
 
@@ -68,6 +68,7 @@ def asset(
             retry_policy=pipeline.assets.retries.policy if pipeline.assets.retries else None,
             automation_condition=_automation(pipeline.automation),
             code_version=code_version,
+            config_schema=config_field(_config_class(function)),
             io_manager_key=pipeline.resource_key(io_manager) if io_manager else None,
             metadata={
                 PIPELINE: pipeline.name,
@@ -93,17 +94,33 @@ def _automation(declared: str) -> dg.AutomationCondition[Any] | None:
     return dg.AutomationCondition.on_cron(declared)
 
 
+@cache
+def config_field(config: type[dg.Config] | None) -> dg.Field | None:
+    """The schema of a run's config: Dagster itself would build it anew for each pipeline."""
+    return config.to_config_schema().as_field() if config else None
+
+
+def _config_class(function: Function) -> type[dg.Config] | None:
+    declared = inspect.signature(function).parameters.get("config")
+    return declared.annotation if declared else None
+
+
 def _with_resources(pipeline: Pipeline, function: Function) -> Function:
-    """The function without its parameters of RESOURCES, which it gets under the pipeline's keys:
-    Dagster itself finds a resource only under the name of the parameter."""
+    """The function without its config and its parameters of RESOURCES, which it gets under the
+    pipeline's keys: Dagster itself finds a resource only under the name of the parameter."""
     signature = inspect.signature(function)
     wanted = [one for one in RESOURCES if one in signature.parameters]
-    own_context = "context" in signature.parameters
+    own_context, config = "context" in signature.parameters, _config_class(function)
 
     def arguments(context: dg.AssetExecutionContext, inputs: Mapping[str, Any]) -> dict[str, Any]:
         _check_unpartitioned(pipeline, context)
         resources = {one: getattr(context.resources, pipeline.resource_key(one)) for one in wanted}
-        return {**({"context": context} if own_context else {}), **inputs, **resources}
+        return {
+            **({"context": context} if own_context else {}),
+            **({"config": config(**context.op_execution_context.op_config)} if config else {}),
+            **inputs,
+            **resources,
+        }
 
     @wraps(function)
     def returning(context: dg.AssetExecutionContext, **inputs: Any) -> Any:
@@ -119,8 +136,15 @@ def _with_resources(pipeline: Pipeline, function: Function) -> Function:
     context = inspect.Parameter(
         "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=dg.AssetExecutionContext
     )
-    others = [p for p in signature.parameters.values() if p.name not in ("context", *wanted)]
-    made.__signature__ = signature.replace(parameters=[context, *others])
+    # Plain types: Dagster builds one of its own for each `dict[str, Any]` that it sees.
+    others = [
+        one.replace(annotation=get_origin(one.annotation) or one.annotation)
+        for one in signature.parameters.values()
+        if one.name not in ("context", "config", *wanted)
+    ]
+    made.__signature__ = signature.replace(
+        parameters=[context, *others], return_annotation=inspect.Signature.empty
+    )
     return made  # type: ignore[no-any-return]
 
 

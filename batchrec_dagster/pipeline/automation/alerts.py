@@ -7,12 +7,13 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from html import escape
 from http.client import HTTPException, InvalidURL
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import boto3
 import dagster as dg
@@ -23,7 +24,8 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.automation import TOPIC, Alerts
 from batchrec_dagster.dagster_internals import get_latest_completed_cron_tick
 from batchrec_dagster.personalize.permissions import explain_refusals
-from batchrec_dagster.pipeline.automation.runs import is_of
+from batchrec_dagster.pipeline.automation.runs import assets_of, job_names
+from batchrec_dagster.pipeline.declare_asset import PIPELINE
 from batchrec_dagster.reporting.failures import reason
 from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.reporting.terminal import plain
@@ -137,58 +139,153 @@ def _post(variable: str, text: str) -> None:
 
 LONGEST_REASON = 3000
 RUN_FAILURE: Final = dg.DagsterEventType.RUN_FAILURE
-# Failures a tick reads; those of all pipelines are among them.
+# Failures a tick reads; those of all jobs are among them.
 AT_ONCE = 100
 # How long an alert that no channel delivered is retried.
 GIVE_UP = timedelta(hours=24)
+# A tick starts no alert after this: the last one may take half of its minute.
+SECONDS_A_TICK = 20.0
 # Dagster's tag on a failed run that its daemon will retry.
 WILL_RETRY = "dagster/will_retry"
 
 
-def alert_sensors(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> list[dg.SensorDefinition]:
-    """`NAME_alert_on_failure`, of runs of these assets, and `NAME_alert_when_late`, if alerts are
-    declared."""
-    if not pipeline.alerts.enabled:
+class Alert(NamedTuple):
+    """A message about a pipeline, not delivered yet; `at` in seconds since 1970."""
+
+    pipeline: str
+    at: float
+    message: Message
+
+
+State = dict[str, Any]  # What a sensor remembers of the events it has seen, as JSON.
+News = Callable[[dg.SensorEvaluationContext, State], tuple[State, list[Alert], str]]
+
+
+def alert_sensors(pipelines: Iterable[Pipeline]) -> list[dg.SensorDefinition]:
+    """`batchrec_alert_on_failure` and `batchrec_alert_when_late`, for all pipelines of a code
+    location that declare alerts: a tick asks Dagster once, however many they are."""
+    alerted = {one.name: one for one in pipelines if one.alerts.enabled}
+    if not alerted:
         return []
-    return [_on_failure(pipeline, assets), _when_late(pipeline)]
+    hours = (f"{one.name} ({one.alerts.late_after_hours:g} h)" for one in alerted.values())
+    return [
+        _sensor(
+            "batchrec_alert_on_failure",
+            30,
+            f"Alerts when a run fails, with the reason: {', '.join(alerted)}.",
+            alerted,
+            partial(failures, alerted),
+        ),
+        _sensor(
+            "batchrec_alert_when_late",
+            300,
+            "Alerts when there are no new recommendations so long after the scheduled time:"
+            f" {', '.join(hours)}.",
+            alerted,
+            partial(late_lists, alerted),
+        ),
+    ]
 
 
-def _on_failure(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.SensorDefinition:
-    # Dagster's own run failure sensor moves on even if the alert was not delivered. This cursor (a
-    # storage id of the event log) stays until a channel delivers, one run a tick: nothing is sent
-    # twice.
+def _sensor(
+    name: str, seconds: int, description: str, pipelines: Mapping[str, Pipeline], news: News
+) -> dg.SensorDefinition:
+    """A sensor that keeps alerts in its cursor until a channel delivers them; Dagster's own run
+    failure sensor moves on either way."""
+
     @dg.sensor(
-        name=f"{pipeline.name}_alert_on_failure",
-        minimum_interval_seconds=30,
+        name=name,
+        minimum_interval_seconds=seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Alerts when a run of {pipeline.name} fails, with the reason.",
+        description=description,
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        if not (context.cursor or "").isdigit():
-            newest = context.instance.fetch_run_status_changes(RUN_FAILURE, limit=1).records
-            cursor = newest[0].storage_id if newest else 0
-            return dg.SensorResult(skip_reason="alerts on failures from now on", cursor=str(cursor))
-        cursor = int(context.cursor or 0)
-        after = dg.RunStatusChangeRecordsFilter(event_type=RUN_FAILURE, after_storage_id=cursor)
-        found = context.instance.fetch_run_status_changes(after, limit=AT_ONCE, ascending=True)
-        for record in found.records:
-            cursor = record.storage_id
-            run = context.instance.get_run_by_id(record.event_log_entry.run_id)
-            if run is None or not is_of(pipeline, assets, run):
-                continue
-            try:
-                problems = send(pipeline.alerts, failure(pipeline, context.instance, run))
-            except AlertError as error:
-                if datetime.now(UTC).timestamp() - record.timestamp < GIVE_UP.total_seconds():
-                    raise
-                problems = [f"given up: {error}"]
-            for problem in problems:
-                context.log.error(problem)
-            reason = f"run {run.run_id} has failed: {'; '.join(problems) or 'alert sent'}"
-            return dg.SensorResult(skip_reason=reason, cursor=str(cursor))
-        return dg.SensorResult(skip_reason="no run has failed", cursor=str(cursor))
+        before = json.loads(context.cursor or '{"state": {}, "waiting": []}')
+        waiting = [Alert(name, at, Message(*message)) for name, at, message in before["waiting"]]
+        state, alerts, reason = news(context, before["state"])
+        left, problems = _deliver([*waiting, *alerts], pipelines)
+        kept = [(one.pipeline, one.at, (one.message.title, one.message.lines)) for one in left]
+        cursor = json.dumps({"state": state, "waiting": kept})
+        # Dagster forgets the cursor of a tick that fails, and what was sent would be sent again.
+        if problems and cursor == context.cursor:
+            raise AlertError("; ".join(problems))
+        for problem in problems:
+            context.log.error(problem)
+        return dg.SensorResult(skip_reason="; ".join([reason, *problems]), cursor=cursor)
 
     return sensor
+
+
+def _deliver(
+    alerts: Sequence[Alert], pipelines: Mapping[str, Pipeline]
+) -> tuple[list[Alert], list[str]]:
+    """Send the alerts. Returns those that no channel took, the ones that were tried at the end, and
+    the errors. Channels that all failed are not tried again for the next alert."""
+    until = time.monotonic() + SECONDS_A_TICK
+    untried: list[Alert] = []
+    tried: list[Alert] = []
+    problems: list[str] = []
+    broken: dict[tuple[str | None, str | None], str] = {}
+    for alert in alerts:
+        if (pipeline := pipelines.get(alert.pipeline)) is None:
+            continue
+        channels = (pipeline.alerts.sns_topic, pipeline.alerts.slack_webhook_env)
+        if channels not in broken:
+            if time.monotonic() > until:
+                untried.append(alert)
+                continue
+            try:
+                problems += send(pipeline.alerts, alert.message)
+                continue
+            except AlertError as error:
+                broken[channels] = str(error)
+        if datetime.now(UTC).timestamp() - alert.at < GIVE_UP.total_seconds():
+            tried.append(alert)
+            problems.append(broken[channels])
+        else:
+            problems.append(f"given up: {alert.message.title}: {broken[channels]}")
+    return [*untried, *tried], list(dict.fromkeys(problems))
+
+
+def failures(
+    pipelines: Mapping[str, Pipeline], context: dg.SensorEvaluationContext, before: State
+) -> tuple[State, list[Alert], str]:
+    """An alert for each run that failed since the last tick. The state: the event log's id of the
+    last failure seen."""
+    instance = context.instance
+    if "seen" not in before:
+        newest = instance.fetch_run_status_changes(RUN_FAILURE, limit=1).records
+        seen = newest[0].storage_id if newest else 0
+        return {"seen": seen}, [], "alerts on failures from now on"
+    after = dg.RunStatusChangeRecordsFilter(RUN_FAILURE, after_storage_id=before["seen"])
+    found = instance.fetch_run_status_changes(after, limit=AT_ONCE, ascending=True).records
+    alerts = []
+    for record in found:
+        run = instance.get_run_by_id(record.event_log_entry.run_id)
+        if run is not None:
+            alerts += [
+                Alert(name, record.timestamp, failure(pipelines[name], instance, run))
+                for name in sorted(_concerned(pipelines, context, run))
+            ]
+    ids = [record.event_log_entry.run_id for record in found]
+    return (
+        {"seen": found[-1].storage_id if found else before["seen"]},
+        alerts,
+        f"runs have failed: {', '.join(ids)}" if alerts else "no run has failed",
+    )
+
+
+def _concerned(
+    pipelines: Mapping[str, Pipeline], context: dg.SensorEvaluationContext, run: dg.DagsterRun
+) -> set[str]:
+    """The pipelines whose job this run is, or whose assets it makes."""
+    if own := {name for name in pipelines if run.job_name in job_names(name)}:
+        return own
+    assets = context.repository_def.assets_defs_by_key if context.repository_def else {}
+    made = [
+        assets[key].metadata_by_key[key] for key in assets_of(context.instance, run) & {*assets}
+    ]
+    return {str(metadata.get(PIPELINE)) for metadata in made} & pipelines.keys()
 
 
 def failure(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Message:
@@ -220,28 +317,27 @@ def failure(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun
     return Message(title, [*lines, f"Run: {pipeline.alerts.dagster_url}/runs/{run.run_id}"])
 
 
-def _when_late(pipeline: Pipeline) -> dg.SensorDefinition:
-    key = pipeline.asset_key("recommendations")
-
-    @dg.sensor(
-        name=f"{pipeline.name}_alert_when_late",
-        minimum_interval_seconds=300,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Alerts when {pipeline.name} has no new recommendations"
-        f" {pipeline.alerts.late_after_hours:g} hours after the scheduled time.",
-    )
-    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        made = made_at(context.instance.get_latest_materialization_event(key))
-        before = json.loads(context.cursor or "{}")
-        after, message, reason = look(
-            pipeline, before, datetime.now(UTC), made, on=_is_on(pipeline, context.instance)
+def late_lists(
+    pipelines: Mapping[str, Pipeline], context: dg.SensorEvaluationContext, before: State
+) -> tuple[State, list[Alert], str]:
+    """An alert for each pipeline that is late. The state: what `look` remembers of each."""
+    now, on = datetime.now(UTC), _switched_on(pipelines.values(), context.instance)
+    keys = [pipelines[name].asset_key("recommendations") for name in sorted(on)]
+    records = context.instance.get_asset_records(keys) if keys else []
+    entries = [record.asset_entry for record in records]
+    made = {entry.asset_key: made_at(entry.last_materialization) for entry in entries}
+    after, alerts = {}, []
+    reasons: dict[str, list[str]] = {}
+    for name, pipeline in pipelines.items():
+        last = made.get(pipeline.asset_key("recommendations"))
+        after[name], message, reason = look(
+            pipeline, before.get(name, {}), now, last, on=name in on
         )
         if message is not None:
-            for problem in send(pipeline.alerts, message):
-                context.log.error(problem)
-        return dg.SensorResult(skip_reason=reason, cursor=json.dumps(after))
-
-    return sensor
+            alerts.append(Alert(name, now.timestamp(), message))
+        reasons.setdefault(reason, []).append(name)
+    said = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+    return after, alerts, said
 
 
 def made_at(event: dg.EventLogEntry | None) -> datetime | None:
@@ -294,9 +390,12 @@ def look(
     return after, message, f"{due:%Y-%m-%d %H:%M} is late: alert sent"
 
 
-def _is_on(pipeline: Pipeline, instance: dg.DagsterInstance) -> bool:
-    """Whether the schedule is on: as switched in the UI, else as declared."""
-    for state in instance.all_instigator_state():
-        if state.instigator_name == f"{pipeline.name}_schedule":
-            return state.status.value != "STOPPED"
-    return pipeline.schedule.enabled
+def _switched_on(pipelines: Iterable[Pipeline], instance: dg.DagsterInstance) -> set[str]:
+    """The pipelines whose schedule is on: as switched in the UI, else as declared."""
+    switched = {
+        state.instigator_name: state.status.value != "STOPPED"
+        for state in instance.all_instigator_state()
+    }
+    return {
+        one.name for one in pipelines if switched.get(f"{one.name}_schedule", one.schedule.enabled)
+    }

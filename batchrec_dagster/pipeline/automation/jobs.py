@@ -9,7 +9,6 @@ from pathlib import Path
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.new_files import new_files_sensor
 from batchrec_dagster.pipeline.automation.runs import run_under_way
 from batchrec_dagster.pipeline.automation.teardown import teardown_job
@@ -28,7 +27,7 @@ def automation(
 ) -> dg.Definitions:
     """`NAME_refresh` materializes the pipeline's assets; `NAME_schedule` runs it at the declared
     times, and `NAME_new_files` when a path or s3:// source has new files. `NAME_rollback` publishes
-    older lists again, `NAME_teardown` deletes everything. Sensors send the declared alerts.
+    older lists again, `NAME_teardown` deletes everything.
 
     executor: of the jobs, where it is not the code location's.
     """
@@ -45,11 +44,7 @@ def automation(
     return dg.Definitions(
         jobs=[job, rollback_job(pipeline, assets, executor), teardown_job(pipeline, assets)],
         schedules=[refresh_schedule(pipeline, job)],
-        sensors=[
-            *sensors,
-            *_automation_sensors(pipeline, assets),
-            *alert_sensors(pipeline, assets),
-        ],
+        sensors=[*sensors, *_automation_sensors(pipeline, assets)],
     )
 
 

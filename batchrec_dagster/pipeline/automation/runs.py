@@ -35,24 +35,33 @@ def run_under_way(instance: dg.DagsterInstance, job: str) -> str | None:
     return runs[0].run_id if runs else None
 
 
-def is_of(pipeline: Pipeline, assets: Collection[dg.AssetKey], run: dg.DagsterRun) -> bool:
-    """Whether the run is one of the pipeline's jobs, or materializes some of its assets."""
-    if run.job_name in {f"{pipeline.name}_{what}" for what in ("refresh", "rollback", "teardown")}:
-        return True
-    chosen = [*(run.asset_selection or ()), *(c.asset_key for c in run.asset_check_selection or ())]
-    return not {*assets}.isdisjoint(chosen)
+def job_names(pipeline: str) -> list[str]:
+    """The names of the pipeline's jobs."""
+    return [f"{pipeline}_{what}" for what in ("refresh", "rollback", "teardown")]
+
+
+def assets_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
+    """The assets that a run was asked to make or check, or all of its job, whosever job it is."""
+    checks = {check.asset_key for check in run.asset_check_selection or ()}
+    if chosen := checks.union(run.asset_selection or ()):
+        return chosen
+    planned = instance.all_logs(
+        run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+    )
+    events = [entry.dagster_event for entry in planned]
+    return {event.asset_key for event in events if event and event.asset_key}
 
 
 def running(
     pipeline: Pipeline, assets: Collection[dg.AssetKey], instance: dg.DagsterInstance
 ) -> list[str]:
     """`run ID of JOB is under way` for every run but teardowns that writes, or soon will."""
-    runs = instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
-    teardown = f"{pipeline.name}_teardown"
+    own = job_names(pipeline.name)
     return [
         f"run {run.run_id} of {run.job_name} is under way"
-        for run in runs
-        if is_of(pipeline, assets, run) and run.job_name != teardown
+        for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
+        if run.job_name != f"{pipeline.name}_teardown"
+        and (run.job_name in own or not assets_of(instance, run).isdisjoint(assets))
     ]
 
 
