@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from batchrec_dagster import BatchRecommendations
 from batchrec_dagster.config import COMPONENT_TYPE, Pipeline
@@ -610,6 +611,32 @@ def test_each_hyperparameter_goes_where_personalize_expects_it() -> None:
         "featureTransformationParameters": {"max_user_history_length_percentile": "0.9"},
     }
     assert solution_config({}) == {"algorithmHyperParameters": {}}
+
+
+def test_event_weights_are_personalizes_events_config() -> None:
+    solution = Solution.model_validate({"event_weights": {"view": 0.3, "purchase": 1}})
+    [own, popularity] = solution.recipes.values()
+    assert solution_config(own)["eventsConfig"] == {
+        "eventParametersList": [
+            {"eventType": "purchase", "weight": 1.0},
+            {"eventType": "view", "weight": 0.3},
+        ]
+    }
+    assert popularity == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"event_weights": {"view": 1.2}}, "write weights from 0 to 1"),
+        ({"event_weights": {"view": 0}}, "a weight above 0"),
+        ({"event_weights": {f"t{n}": 1 for n in range(11)}}, "at most 10 event types"),
+        ({"event_weights": {"view": 1}, **UPDATABLE}, "aws-user-personalization-v2 only"),
+    ],
+)
+def test_event_weights_are_checked(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        Solution.model_validate(settings)
 
 
 def test_every_setting_has_a_description_for_the_editor() -> None:

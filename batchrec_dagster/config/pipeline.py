@@ -201,6 +201,13 @@ class Pipeline(dg.Model):
         return self
 
     @model_validator(mode="after")
+    def _weighted_events_have_types(self) -> Self:
+        columns = self.ratings.columns
+        if self.solution.event_weights and columns is not None and columns.event_type is None:
+            raise ValueError("solution.event_weights needs ratings.columns.event_type")
+        return self
+
+    @model_validator(mode="after")
     def _control_has_a_model(self) -> Self:
         popular = self.experiment is not None and self.experiment.control == "popular"
         if popular and POPULARITY_COUNT not in [*self.solution.recipes][1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Self
 
 import dagster as dg
@@ -9,11 +10,14 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.validation import field_errors
 from batchrec_dagster.personalize.recipes import (
+    EVENT_WEIGHTS,
     POPULARITY_COUNT,
+    USER_PERSONALIZATION_V2,
     USER_RECIPES,
     HyperparameterError,
     parse_hyperparameters,
 )
+from batchrec_dagster.personalize.schemas import MAX_EVENT_TYPES
 
 
 class Retrain(dg.Model):
@@ -47,6 +51,13 @@ class Solution(dg.Model):
         description="The recipe's own settings, by Personalize's names (algorithmHyperParameters).",
         examples=[{"hidden_dimension": 64}],
     )
+    event_weights: dict[str, float] = Field(
+        default_factory=dict,
+        description="How much events of each type count, 0 to 1 (Personalize's eventsConfig): only"
+        " the ratios matter, and events of other types are not trained on. With"
+        f" {USER_PERSONALIZATION_V2}, and with ratings.columns.event_type.",
+        examples=[{"purchase": 1.0, "view": 0.3}],
+    )
     compare_with_popularity: bool = Field(
         default=True,
         description="Also train aws-popularity-count, to compare the metrics with a list of the"
@@ -62,6 +73,26 @@ class Solution(dg.Model):
         if recipe not in USER_RECIPES:
             raise ValueError(f"unknown recipe; allowed are {', '.join(USER_RECIPES)}")
         return recipe
+
+    @field_validator("event_weights")
+    @classmethod
+    def _weights_are_personalizes(cls, weights: dict[str, float]) -> dict[str, float]:
+        if len(weights) > MAX_EVENT_TYPES:
+            raise ValueError(f"Personalize takes at most {MAX_EVENT_TYPES} event types")
+        if not all(0 <= weight <= 1 for weight in weights.values()):
+            raise ValueError("write weights from 0 to 1")
+        if weights and not any(weights.values()):
+            raise ValueError("give one event type, at least, a weight above 0")
+        return weights
+
+    @model_validator(mode="after")
+    def _weights_are_the_recipes(self) -> Self:
+        if self.event_weights and self.recipe != USER_PERSONALIZATION_V2:
+            raise ValueError(
+                f"event_weights are for {USER_PERSONALIZATION_V2} only: omit them, or set recipe:"
+                f" {USER_PERSONALIZATION_V2}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _hyperparameters_are_the_recipes(self) -> Self:
@@ -81,8 +112,12 @@ class Solution(dg.Model):
 
     @property
     def recipes(self) -> dict[str, dict[str, str]]:
-        """The hyperparameters of each trained recipe: first its own, then popularity."""
+        """The hyperparameters of each trained recipe, and EVENT_WEIGHTS as JSON, if any: first
+        its own, then popularity."""
         recipes = {self.recipe: self.algorithm_hyperparameters}
+        if self.event_weights:
+            weights = json.dumps(self.event_weights, sort_keys=True)
+            recipes[self.recipe] |= {EVENT_WEIGHTS: weights}
         if self.compare_with_popularity:
             recipes.setdefault(POPULARITY_COUNT, {})
         return recipes

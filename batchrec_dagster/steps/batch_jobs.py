@@ -1,7 +1,9 @@
 """Names, configurations, filters and output files of the jobs in Personalize."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -9,7 +11,7 @@ import polars as pl
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.ensure import FILTER, Description, Ensure, Ensured
-from batchrec_dagster.personalize.recipes import FEATURES
+from batchrec_dagster.personalize.recipes import EVENT_WEIGHTS, FEATURES
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
@@ -39,12 +41,19 @@ def solution_name(dataset_group: str, recipe: str, hyperparameters: Mapping[str,
     return f"{dataset_group}-{fingerprint(recipe, hyperparameters)[:8]}"
 
 
-def solution_config(hyperparameters: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def solution_config(hyperparameters: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """CreateSolution's `solutionConfig`, with each hyperparameter where Personalize wants it."""
+    elsewhere = {*FEATURES, EVENT_WEIGHTS}
     features = {key: text for key, text in hyperparameters.items() if key in FEATURES}
-    algorithm = {key: text for key, text in hyperparameters.items() if key not in FEATURES}
-    config = {"algorithmHyperParameters": algorithm}
-    return {**config, "featureTransformationParameters": features} if features else config
+    algorithm = {key: text for key, text in hyperparameters.items() if key not in elsewhere}
+    config: dict[str, dict[str, Any]] = {"algorithmHyperParameters": algorithm}
+    if features:
+        config["featureTransformationParameters"] = features
+    if EVENT_WEIGHTS in hyperparameters:
+        weights = json.loads(hyperparameters[EVENT_WEIGHTS])
+        events = [{"eventType": kind, "weight": weight} for kind, weight in weights.items()]
+        config["eventsConfig"] = {"eventParametersList": events}
+    return config
 
 
 def outcome(ensured: Ensured, done: str) -> str:

@@ -1,15 +1,16 @@
 """Item-item weights from which item followed which: directional co-occurrence in a window.
 
-A pair of items in one history counts distance^-0.5, so near pairs count more, and the popularity
-of both items is discounted, as in cosine similarity. Related: Sarwar et al., "Item-based
-collaborative filtering" (WWW 2001); Garg et al., "Sequence and time aware neighborhood for
-session-based recommendations" (SIGIR 2019).
+A pair of items in one history counts distance^-0.5, so near pairs count more, times the weights of
+both events, if they have any. The popularity of both items is discounted, as in cosine similarity.
+Related: Sarwar et al., "Item-based collaborative filtering" (WWW 2001); Garg et al., "Sequence and
+time aware neighborhood for session-based recommendations" (SIGIR 2019).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,6 +85,7 @@ class _Pairs:
     windows: Int32  # (places, window) sliding windows over the line
     sides: list[tuple[int, Float32]]  # shift of the window, what each pair in it counts
     at_once: int
+    weights: Float32 | None  # (line,) of the events
 
     @classmethod
     def of(cls, history: History, window: int, symmetric: bool) -> _Pairs:
@@ -103,6 +105,7 @@ class _Pairs:
             np.lib.stride_tricks.sliding_window_view(line, window),
             sides,
             at_once,
+            _weights_of_line(history, line),
         )
 
     def batches(self, block: slice) -> Iterator[tuple[Int32, Int32, Float32]]:
@@ -113,7 +116,26 @@ class _Pairs:
             some = slice(first, first + self.at_once)
             for shift, nearness in self.sides:
                 columns = self.windows[places[some] + shift].astype(np.int32, copy=False)
-                yield row[some], columns, nearness[: columns.size]
+                yield row[some], columns, self._count(nearness, places[some], shift, columns.shape)
+
+    def _count(
+        self, nearness: Float32, places: npt.NDArray[Any], shift: int, shape: tuple[int, ...]
+    ) -> Float32:
+        """What each pair counts."""
+        if self.weights is None:
+            return nearness[: shape[0] * shape[1]]
+        of_columns = np.lib.stride_tricks.sliding_window_view(self.weights, shape[1])
+        both: Float32 = of_columns[places + shift] * self.weights[places][:, None]
+        both *= nearness[: both.size].reshape(shape)
+        return both.ravel()
+
+
+def _weights_of_line(history: History, line: Int32) -> Float32 | None:
+    if history.weights is None:
+        return None
+    weights = np.zeros(len(line), dtype=np.float32)
+    weights[line < history.n_items] = history.weights
+    return weights
 
 
 def _padded_line(history: History, window: int) -> tuple[Int32, npt.NDArray[np.signedinteger]]:

@@ -132,7 +132,14 @@ def _shuffle_ties(interactions: Interactions) -> Interactions:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ mixed >> np.uint64(shift)) * np.uint64(factor)
     order = np.lexsort((mixed ^ mixed >> np.uint64(31), times, users))
-    return replace(interactions, users=users[order], items=items[order], timestamps=times[order])
+    weights = None if interactions.weights is None else interactions.weights[order]
+    return replace(
+        interactions,
+        users=users[order],
+        items=items[order],
+        timestamps=times[order],
+        weights=weights,
+    )
 
 
 def _is_oldest(interactions: Interactions, share: float) -> npt.NDArray[np.bool_]:

@@ -30,6 +30,8 @@ Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
+WEIGHT = "WEIGHT"
+
 SORTED_AT_ONCE = 4 << 20
 AT_ONCE = 1 << 20  # interactions made histories at once, at some tens of bytes each
 
@@ -46,18 +48,22 @@ class Interactions:
     users: Int32  # (n,) index into user_ids
     items: Int32  # (n,) index into item_ids
     timestamps: Int64  # (n,) epoch seconds
+    weights: Float32 | None = None  # (n,) of the events, above 0 and at most 1; None: all 1
     rewards: Float64 | None = None  # (n_items,) of the solution's optimizationObjective, if any
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame | pl.LazyFrame) -> Interactions:
         """From a frame with USER_ID and ITEM_ID (String) and TIMESTAMP (Int64), in any order.
 
-        Of a lazy frame, the strings are never in memory all at once; memory is 32 bytes a row.
+        A column WEIGHT (Float32), if any, has the weights of the events. Of a lazy frame, the
+        strings are never in memory all at once; memory is 32 bytes a row.
         """
         rows = frame.lazy()
         # With sorted categories, the order of an Enum's codes is the order of the ids.
         user_ids, item_ids = _distinct(rows, USER_ID), _distinct(rows, ITEM_ID)
+        weights = [pl.col(WEIGHT)] if WEIGHT in rows.collect_schema() else []
         coded = rows.select(
+            *weights,
             users=pl.col(USER_ID).cast(pl.Enum(user_ids)).to_physical().cast(pl.Int32),
             timestamps=pl.col(TIMESTAMP).cast(pl.Int64),
             items=pl.col(ITEM_ID).cast(pl.Enum(item_ids)).to_physical().cast(pl.Int32),
@@ -85,6 +91,7 @@ class Interactions:
             users=self.users[rows],
             items=self.items[rows],
             timestamps=self.timestamps[rows],
+            weights=None if self.weights is None else self.weights[rows],
         )
 
 
@@ -119,8 +126,8 @@ def _distinct(rows: pl.LazyFrame, column: str) -> pl.Series:
     return rows.select(pl.col(column).unique()).collect(engine="streaming")[column].sort()
 
 
-def sort_rows(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64]:
-    """The columns users, items and timestamps, sorted by user, time and item.
+def sort_rows(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64, Float32 | None]:
+    """The columns users, items, timestamps and, if there, WEIGHT, sorted by user, time and item.
 
     Block by block: sorting all rows at once would take twice their memory.
     """
@@ -128,13 +135,17 @@ def sort_rows(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64]:
     starts = np.concatenate([[0], np.cumsum(counts)])
     users = np.repeat(np.arange(n_users, dtype=np.int32), counts)
     items, timestamps = np.empty(len(users), np.int32), np.empty(len(users), np.int64)
+    keys = [name for name in ("users", "timestamps", "items", WEIGHT) if name in coded.columns]
+    weights = np.empty(len(users), np.float32) if WEIGHT in keys else None
     for users_block in pieces(starts, SORTED_AT_ONCE):
         first, last = users_block.start, users_block.stop
         rows = slice(starts[first], starts[last])
         in_block = pl.col("users").is_between(first, last, closed="left")
-        block = coded.filter(in_block).sort("users", "timestamps", "items")
+        block = coded.filter(in_block).sort(keys)
         items[rows], timestamps[rows] = block["items"].to_numpy(), block["timestamps"].to_numpy()
-    return users, items, timestamps
+        if weights is not None:
+            weights[rows] = block[WEIGHT].to_numpy()
+    return users, items, timestamps, weights
 
 
 def _strings(values: Sequence[str] | Ids) -> pl.Series:
@@ -158,6 +169,7 @@ class History:
     ranks: Float32  # (entries,) 0 is the newest; items of the same second share their mean rank
     n_items: int
     counts: Float32 | None = None  # (entries,) how often each occurs; None: all once
+    weights: Float32 | None = None  # (entries,) the largest of its events; None: all 1
 
     @property
     def lengths(self) -> Int64:
@@ -168,9 +180,11 @@ class History:
         """The histories of the users from `first` to before `last`."""
         starts = self.starts[first : last + 1]
         entries = slice(starts[0], starts[-1])
-        counts = None if self.counts is None else self.counts[entries]
-        ranks = self.ranks[entries]
-        return History(starts - starts[0], self.items[entries], ranks, self.n_items, counts)
+        counts, weights = (
+            None if one is None else one[entries] for one in (self.counts, self.weights)
+        )
+        items, ranks = self.items[entries], self.ranks[entries]
+        return History(starts - starts[0], items, ranks, self.n_items, counts, weights)
 
     @property
     def seen(self) -> csr_matrix:
@@ -183,10 +197,12 @@ class History:
     def recency_weights(self, exponent: float) -> csr_matrix:
         """(users, n_items) float32: (1 + rank)^-exponent for the items of a history, else 0.
 
-        Exponent 0 gives all items weight 1. Recency applies to scoring, not to training. It has
-        the array `items`: do not sort or compare it.
+        Times the weights of events, if any. Exponent 0 gives all items the same. Recency applies
+        to scoring, not to training. It has the array `items`: do not sort or compare it.
         """
         data = (1 + self.ranks) ** np.float32(-exponent)
+        if self.weights is not None:
+            data *= self.weights
         return csr_matrix(
             (data, self.items, self.starts), shape=(len(self.starts) - 1, self.n_items)
         )
@@ -222,7 +238,8 @@ class Histories:
             np.concatenate([part.items for part in parts]),
             np.concatenate([part.ranks for part in parts]),
             self._n_items,
-            _join_counts(parts),
+            _join([part.counts for part in parts], parts),
+            _join([part.weights for part in parts], parts),
         )
 
     def _rows(self, users: Int32) -> tuple[Int64, Int64]:
@@ -242,27 +259,32 @@ class Histories:
         rows -= np.arange(len(owner))
         items = self._items[data.items[rows]]
         times = data.timestamps[rows]
+        weights = None if data.weights is None else data.weights[rows]
         keep = items >= 0
         if not keep.all():
             owner, items, times = owner[keep], items[keep], times[keep]
+            weights = None if weights is None else weights[keep]
         again, newest = _repeat_entries(owner, items, len(first), self._n_items)
         counts = None
         if len(again):
+            if weights is not None:
+                np.maximum.at(weights, newest, weights[again])
+                weights = np.delete(weights, again)
             counts = np.bincount(newest, minlength=len(items)).astype(np.float32) + 1
             owner, items, times, counts = (
                 np.delete(column, again) for column in (owner, items, times, counts)
             )
         starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(first)))])
-        return History(starts, items, _mean_ranks(owner, times, starts), self._n_items, counts)
+        ranks = _mean_ranks(owner, times, starts)
+        return History(starts, items, ranks, self._n_items, counts, weights)
 
 
-def _join_counts(parts: Sequence[History]) -> Float32 | None:
-    if all(part.counts is None for part in parts):
+def _join(values: Sequence[Float32 | None], parts: Sequence[History]) -> Float32 | None:
+    """The values of all parts; ones where a part has none, None if no part has any."""
+    if all(value is None for value in values):
         return None
     ones = [np.ones(len(part.items), np.float32) for part in parts]
-    return np.concatenate(
-        [one if part.counts is None else part.counts for part, one in zip(parts, ones, strict=True)]
-    )
+    return np.concatenate([o if v is None else v for v, o in zip(values, ones, strict=True)])
 
 
 def _repeat_entries(owner: Int32, items: Int32, users: int, n_items: int) -> tuple[Int64, Int64]:

@@ -34,7 +34,10 @@ from batchrec_dagster.local_personalize.learning.models import (
     load_model,
 )
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
-from batchrec_dagster.local_personalize.operations.solution_versions import find_version
+from batchrec_dagster.local_personalize.operations.solution_versions import (
+    find_version,
+    histories,
+)
 from batchrec_dagster.local_personalize.recipes import RECIPES, RELATED_ITEMS, Recipe
 from batchrec_dagster.personalize.batch_files import (
     MAX_INPUT_BYTES,
@@ -255,8 +258,7 @@ def _recommender(job: Job) -> Recommender:
     job.progress(f"{recipe.name}: {len(model.item_ids):,} items")
     interactions = None
     if recipe.type != RELATED_ITEMS:
-        dataset = find_dataset(job.catalog, version.body["datasetGroupArn"], INTERACTIONS)
-        interactions = read_interactions(job.catalog, job.home, dataset)
+        interactions = histories(job, version)
         job.progress(f"{len(interactions):,} interactions")
     if ignored := [
         name for name, value in body.get("batchInferenceJobConfig", {}).items() if value

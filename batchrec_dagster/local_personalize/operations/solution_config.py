@@ -156,9 +156,7 @@ def _check_incremental(params: Mapping[str, Any]) -> None:
 def ignored_options(body: Mapping[str, Any]) -> list[str]:
     """The options of a solution that have no effect locally."""
     config = body.get("solutionConfig", {})
-    events = config.get("eventsConfig", {}).get("eventParametersList", [])
-    ignored = [name for name in _WITHOUT_EFFECT if config.get(name)]
-    return ignored + ["the weights of eventsConfig"] * any(e.get("weight", 0) > 0 for e in events)
+    return [name for name in _WITHOUT_EFFECT if config.get(name)]
 
 
 def _check_events(recipe: Recipe, params: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ from batchrec_dagster.local_personalize.catalog.kinds import (
     Lane,
 )
 from batchrec_dagster.local_personalize.data.datasets import (
+    find_dataset,
     group_reader,
     read_interactions,
     read_rows,
@@ -42,6 +43,7 @@ from batchrec_dagster.local_personalize.errors import (
 )
 from batchrec_dagster.local_personalize.jobs.job import Job
 from batchrec_dagster.local_personalize.learning.interactions import (
+    WEIGHT,
     Interactions,
     ModelFileError,
     TrainingError,
@@ -74,14 +76,14 @@ from batchrec_dagster.storage import durable
 def training_data(job: Job) -> Interactions:
     """The interactions that match the solution's events. Raises JobFailedError if too few."""
     version = job.resource
-    events = _event_conditions(version.body)
     full_imports_only = RECIPES[version.body["recipeArn"]].makes_segments
-    if {} in events:
+    events = _event_conditions(version.body)
+    if events == [({}, 1.0)]:
         interactions = read_interactions(
             job.catalog, job.home, version.state["dataset"], full_imports_only=full_imports_only
         )
     else:
-        interactions = _select_events(job, events, full_imports_only)
+        interactions = _select_events(job, version.state["dataset"], events, full_imports_only)
     job.progress(f"{len(interactions):,} interactions")
     _check_minimums(interactions)
     return interactions
@@ -104,19 +106,36 @@ def with_rewards(job: Job, interactions: Interactions) -> Interactions:
     return replace(interactions, rewards=rewards)
 
 
-def _select_events(job: Job, events: list[dict[str, Any]], full_imports_only: bool) -> Interactions:
+def histories(job: Job, version: Resource) -> Interactions:
+    """The interactions to recommend from: all, but of weighted events, as in the training."""
+    events = _event_conditions(version.body)
+    dataset = find_dataset(job.catalog, version.body["datasetGroupArn"], schemas.INTERACTIONS)
+    if len({weight for _, weight in events}) == 1:
+        return read_interactions(job.catalog, job.home, dataset)
+    return _select_events(job, dataset, events, full_imports_only=False)
+
+
+def _select_events(
+    job: Job, dataset: str, events: list[tuple[Conditions, float]], full_imports_only: bool
+) -> Interactions:
     columns = [USER_ID, ITEM_ID, TIMESTAMP]
-    needed = dict.fromkeys([*columns, *(name for event in events for name in event)])
+    needed = dict.fromkeys([*columns, *(name for event, _ in events for name in event)])
+    most = max(weight for _, weight in events)  # only the ratios of weights matter
+    weights = [
+        pl.when(_matches(event)).then(pl.lit(weight / most, pl.Float32)) for event, weight in events
+    ]
+    weighted = len({weight for _, weight in events}) > 1
 
     def take(rows: pl.LazyFrame) -> Interactions:
-        matching = rows.filter(pl.any_horizontal(_matches(event) for event in events))
-        return Interactions.from_frame(matching.select(columns))
+        of_event = pl.max_horizontal(weights).alias(WEIGHT)
+        matching = rows.with_columns(of_event).filter(pl.col(WEIGHT).is_not_null())
+        return Interactions.from_frame(matching.select(*columns, *([WEIGHT] if weighted else [])))
 
     try:
         return read_rows(
             job.catalog,
             job.home,
-            job.resource.state["dataset"],
+            dataset,
             list(needed),
             take,
             full_imports_only=full_imports_only,
@@ -125,20 +144,27 @@ def _select_events(job: Job, events: list[dict[str, Any]], full_imports_only: bo
         raise JobFailedError(f"Create failed. The interactions lack a column: {error}") from None
 
 
-def _event_conditions(version: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The events to train on: required EVENT_TYPE and least EVENT_VALUE, where given."""
+Conditions = dict[str, str | float]
+
+
+def _event_conditions(version: Mapping[str, Any]) -> list[tuple[Conditions, float]]:
+    """The events to train on: required EVENT_TYPE and least EVENT_VALUE, where given; weights."""
     config = version.get("solutionConfig", {})
     events = config.get("eventsConfig", {}).get("eventParametersList")
     if not events:
         threshold = config.get("eventValueThreshold")
         events = [{"eventType": version.get("eventType"), "eventValueThreshold": threshold}]
     conditions = [
-        {EVENT_TYPE: event.get("eventType"), EVENT_VALUE: event.get("eventValueThreshold")}
+        (
+            {EVENT_TYPE: event.get("eventType"), EVENT_VALUE: event.get("eventValueThreshold")},
+            float(event.get("weight", 1.0)),
+        )
         for event in events
         if event.get("weight") != 0
     ]
     return [
-        {name: value for name, value in event.items() if value is not None} for event in conditions
+        ({name: value for name, value in event.items() if value is not None}, weight)
+        for event, weight in conditions
     ]
 
 
