@@ -17,7 +17,7 @@ import xlsxwriter
 import yaml
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.preparation.layout import CONSTANT_TIME, NULL_ID
+from batchrec_dagster.preparation.layout import CONSTANT_TIME, NULL_ID, recognise
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
 from batchrec_dagster.preparation.sources.source import SourceContext
@@ -171,3 +171,8 @@ def test_a_shape_of_the_table(tmp_path: Path, shape: str) -> None:
         done = read.write_interactions(written)
     assert written.read_text().splitlines()[1:] == wanted
     assert done.left_out.get(NULL_ID, 0) == (2 if shape == "Snowflake unload" else 0)
+
+
+def test_orders_of_customers_are_recognised_by_their_names() -> None:
+    found = recognise(["order_id", "Customer", "sku", "quantity", "ordered_at"])
+    assert found == {"user": "Customer", "item": "sku", "timestamp": "ordered_at"}

@@ -23,9 +23,8 @@ from report import RESULTS, table, write
 ASSETS = 9  # of a pipeline without items, segments and sinks
 START = "import dagster as dg; from pathlib import Path; import os"
 OURS = f"""{START}
-from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.pipeline.loading import load_pipelines
-load_pipelines(Path({{folder!r}})).get_repository_def().load_all_definitions()
+from batchrec_dagster.definitions import load
+load(Path({{folder!r}})).get_repository_def().load_all_definitions()
 """
 BARE = f"""{START}
 def shop(name):

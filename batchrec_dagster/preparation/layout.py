@@ -198,12 +198,12 @@ class Layout:
 # RecBole and Amazon Personalize itself have them, in small letters without what joins words. Of
 # several in one file the first in this list counts.
 _WORDS = {
-    "user": "userid user uid visitorid customerid reviewerid memberid accountid profileid",
+    "user": "userid user uid visitorid customerid customer reviewerid memberid accountid profileid",
     "item": "itemid item iid movieid productid asin isbn bookid animeid artistid trackid songid"
     " gameid businessid recipeid articleid newsid beerid contentid sku",
     "rating": "rating bookrating userrating reviewscore overall stars score",
     "timestamp": "timestamp unixreviewtime eventtime eventtimestamp ratingtimestamp createdat"
-    " datetime time ts date",
+    " orderedat orderdate purchasedat datetime time ts date",
     "event_type": "eventtype event",
 }
 NAMES = {role: words.split() for role, words in _WORDS.items()}
