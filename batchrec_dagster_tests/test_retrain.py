@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from batchrec_dagster.deployment import resources
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.pipeline.loading import DeclarationError
@@ -187,13 +189,30 @@ def test_exploration_is_requested_for_the_recipe_that_has_it_and_is_off_by_defau
             pass
 
 
-def test_versions_that_somebody_else_trained_without_a_name_do_not_count(
+def test_versions_without_names_are_known_by_tags_and_those_of_somebody_else_do_not_count(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def without_names(*args: Any, **options: Any) -> Any:
+        """A Personalize that leaves out what answers need not have, and measures nothing."""
+        client = embedded_client(*args, **options)
+        events, after = client.meta.events, "after-call.personalize."
+
+        def forget_name(parsed: dict[str, Any], **_: Any) -> None:
+            parsed.get("solutionVersion", {}).pop("name", None)
+
+        def forget_metrics(parsed: dict[str, Any], **_: Any) -> None:
+            parsed["metrics"] = dict.fromkeys(parsed["metrics"], math.nan)
+
+        events.register(f"{after}DescribeSolutionVersion", forget_name)
+        events.register(f"{after}GetSolutionMetrics", forget_metrics)
+        return client
+
+    monkeypatch.setattr(resources, "embedded_client", without_names)
     shop = Shop(project, instance, monkeypatch)
     shop.rate()
     shop.declare(solution={"recipe": "aws-popularity-count"})
-    assert shop.night() == (TRAINED, INFERRED)
+    assert shop.night(assets=None) == (TRAINED, INFERRED)
+    assert shop.record["metrics"] == {}
     ours = shop.record["solution_version_arn"]
     client = embedded_client(shop.project.root / ".batchrec" / "personalize", ObjectStore())
     theirs = client.create_solution_version(solutionArn=ours.rpartition("/")[0])

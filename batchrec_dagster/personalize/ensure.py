@@ -73,6 +73,8 @@ RECOMMENDER = Kind("recommender")
 
 # The tags of what a pipeline creates: its name, and the storage of its deployment.
 PIPELINE_TAG, STORAGE_TAG = "batchrec:pipeline", "batchrec:storage"
+# Its name, on a solution version: DescribeSolutionVersion need not answer with one.
+NAME_TAG = "batchrec:name"
 
 ACTIVE = "ACTIVE"
 FAILED = ("CREATE FAILED", "CREATE STOPPED")
@@ -191,8 +193,7 @@ class Ensure:
             newest = next((s for s in reversed(existing) if s["status"] not in FAILED), None)
             if newest is not None:
                 description = self.describe(kind, newest[kind.arn])
-                # A solution version that somebody else made may have no name.
-                named = str(description.get(kind.name)).startswith(f"{stem}-")
+                named = description[kind.name].startswith(f"{stem}-")
                 if named and usable(description):
                     return Started(newest[kind.arn], created=False)
             # A name stays taken where List does not show it: by a job of another dataset group, or
@@ -271,19 +272,22 @@ class Ensure:
             token = {"nextToken": page["nextToken"]}
 
     def describe(self, kind: Kind, arn: str) -> Description:
-        """Describe's answer."""
+        """Describe's answer; a solution version without a name has that of its tag, or an empty
+        one."""
         answer = getattr(self.client, f"describe_{kind.snake}")(**{kind.arn: arn})
         description: Description = answer[kind.member]
+        if kind is SOLUTION_VERSION and not description.get("name"):
+            return {**description, "name": self.tags_of(arn).get(NAME_TAG, "")}
         return description
 
     def _create(
         self, kind: Kind, name: str, create: Mapping[str, Any], deadline: float
     ) -> str | None:
         """The new resource's ARN; None if another run has just created that name."""
-        tags = [{"tagKey": key, "tagValue": value} for key, value in self.tags.items()]
         arguments = {kind.name: name, **create}
         if kind is not SCHEMA:
-            arguments["tags"] = tags
+            tags = {**self.tags, **({NAME_TAG: name} if kind is SOLUTION_VERSION else {})}
+            arguments["tags"] = [{"tagKey": key, "tagValue": of} for key, of in tags.items()]
         while True:
             try:
                 answer = getattr(self.client, f"create_{kind.snake}")(**arguments)

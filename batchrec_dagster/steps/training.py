@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -113,8 +114,8 @@ class Trainer:
         for version in reversed(there):
             if version["status"] not in FAILED:
                 described = self.ensure.describe(SOLUTION_VERSION, version[SOLUTION_VERSION.arn])
-                # A training in the console, an automatic one or an UPDATE may have no name.
-                if str(described.get("name")).startswith(f"{self.pipeline.name}-"):
+                # A training in the console, an automatic one or an UPDATE has no name of ours.
+                if described["name"].startswith(f"{self.pipeline.name}-"):
                     return described
         return None
 
@@ -237,7 +238,8 @@ def _record(
 
 
 def _metrics(answer: Mapping[str, Any]) -> dict[str, float]:
-    return dict(sorted(answer["metrics"].items()))
+    """Without those that are no number, which every limit of the gate would let pass."""
+    return {name: of for name, of in sorted(answer["metrics"].items()) if not math.isnan(of)}
 
 
 def trained_on(pipeline: Pipeline, version: Description) -> str:
