@@ -5,12 +5,19 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import sqlite3
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
+from threading import Event
+from typing import Any
 
+import dagster as dg
 import pytest
 
+from batchrec_dagster.cli.project import STORAGE
+from batchrec_dagster.dagster_internals.sqlite_storage import OPEN_LOGS
 from batchrec_dagster_tests.support import REPOSITORY
 
 PACKAGE = REPOSITORY / "batchrec_dagster"
@@ -58,3 +65,60 @@ def test_dagster_still_has_it(module: str, name: str) -> None:
 
 def test_dagster_still_has_the_module_that_is_its_daemon() -> None:
     assert find_spec("dagster._daemon.__main__")
+
+
+def test_events_are_in_the_files_where_dagster_itself_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dg.asset
+    def lists() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(metadata={"users": 60})
+
+    (tmp_path / "dagster.yaml").write_text(STORAGE)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with dg.DagsterInstance.get() as ours, dg.DagsterInstance.local_temp(str(tmp_path)) as dagsters:
+        result = dg.materialize([lists], instance=ours)
+        run = result.dagster_run
+        logged = [entry.user_message for entry in ours.all_logs(run.run_id)]
+        assert logged == [entry.user_message for entry in dagsters.all_logs(run.run_id)]
+        for instance in (ours, dagsters):
+            assert instance.get_runs()[0].is_success
+            found = instance.get_latest_materialization_event(dg.AssetKey("lists"))
+            assert found is not None
+            assert found.asset_materialization is not None
+            assert found.asset_materialization.metadata["users"].value == 60
+
+        # The web page, another process, watches the run's file.
+        seen = Event()
+        last = dagsters.get_records_for_run(run.run_id).cursor
+        dagsters.watch_event_logs(run.run_id, last, lambda entry, cursor: seen.set())
+        ours.report_engine_event("one more", run)
+        assert seen.wait(60)
+
+        for _ in range(OPEN_LOGS + 1):
+            dg.materialize([lists], instance=ours)
+        assert "one more" in str(ours.all_logs(run.run_id)[-1].dagster_event)
+        ours.wipe()
+        assert ours.get_runs() == [] == ours.all_logs(run.run_id)
+
+
+def test_the_databases_stay_open_between_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dagster.yaml").write_text(STORAGE)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    opened: list[Any] = []
+    with dg.DagsterInstance.get() as instance:
+        run = instance.create_run_for_job(dg.GraphDefinition(name="idle").to_job())
+        instance.report_engine_event("first", run)
+        real = sqlite3.dbapi2.connect
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            opened.append(arguments)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(sqlite3.dbapi2, "connect", counted)
+        for number in range(5):
+            instance.report_engine_event(f"{number}", run)
+            instance.get_run_by_id(run.run_id)
+    assert opened == []

@@ -13,12 +13,14 @@ import struct
 import subprocess
 import sys
 import termios
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
@@ -120,8 +122,16 @@ def screen(said: str) -> list[str]:
 
 def runs(project: Project) -> list[dg.DagsterRun]:
     """The runs that Dagster's web page shows, newest first."""
-    with dg.DagsterInstance.from_config(str(project.root / HOME)) as instance:
+    with history(project) as instance:
         return [*instance.get_runs()]
+
+
+@contextmanager
+def history(project: Project) -> Iterator[dg.DagsterInstance]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(project.root / HOME))
+        with dg.DagsterInstance.get() as instance:
+            yield instance
 
 
 def stage_lines(said: str) -> list[list[str]]:
@@ -151,9 +161,8 @@ def test_a_run_in_a_pipe_says_a_line_a_stage_and_the_next_says_that_nothing_chan
     # Where `make ui` looks, with the settings of the project.
     (run,) = runs(shop)
     assert (run.job_name, run.status) == ("shop_refresh", dg.DagsterRunStatus.SUCCESS)
-    assert (shop.root / HOME / "dagster.yaml").read_text() == (
-        shop.root / "dagster.yaml"
-    ).read_text()
+    settings = (shop.root / HOME / "dagster.yaml").read_text()
+    assert settings.startswith((shop.root / "dagster.yaml").read_text())
 
     code, shown = on_a_terminal(shop, "shop")
     text = "\n".join(shown)
@@ -168,7 +177,7 @@ def test_a_run_in_a_pipe_says_a_line_a_stage_and_the_next_says_that_nothing_chan
         assert f"unchanged: not {what} again" in text
     assert "shop: the lists are unchanged (" in text
     assert ": edition 1 of 20" in text
-    with dg.DagsterInstance.from_config(str(shop.root / HOME)) as instance:
+    with history(shop) as instance:
         logged = [entry.user_message for entry in instance.all_logs(runs(shop)[0].run_id)]
     assert "60 users: unchanged: not inferred again" in logged
     assert not [message for message in logged if "inferred in" in message]
@@ -290,11 +299,19 @@ def test_dagster_s_home_is_in_batchrec_s_where_nothing_sets_it(
     home = here.root / HOME
     assert os.environ["DAGSTER_HOME"] == str(home)
     assert home.stat().st_mode & 0o077 == 0
-    assert (home / "dagster.yaml").read_text() == "telemetry: {enabled: false}\n"
+    settings = yaml.safe_load((home / "dagster.yaml").read_text())
+    assert settings["telemetry"] == {"enabled": False}
+    assert settings["storage"]["custom"]["class"] == "SqliteStorage"
     (home / "dagster.yaml").write_text("{}\n")  # the user's own
     monkeypatch.delenv("DAGSTER_HOME")
     use_dagster_home()
     assert (home / "dagster.yaml").read_text() == "{}\n"
+
+
+def test_a_storage_that_the_project_declares_stays(here: Project) -> None:
+    declared = "storage: {sqlite: {base_dir: /var/lib/shop}}\n"
+    (here.root / "dagster.yaml").write_text(declared)
+    assert (use_dagster_home() / "dagster.yaml").read_text() == declared
 
 
 @pytest.mark.slow

@@ -99,7 +99,8 @@ def dagster_home() -> Path:
 
 
 def use_dagster_home() -> Path:
-    """Let Dagster keep its history in `dagster_home`; a new one gets the project's dagster.yaml."""
+    """Let Dagster keep its history in `dagster_home`; a new one gets the project's dagster.yaml,
+    and the storage that syncs less."""
     from batchrec_dagster.storage.durable import make_folders
     from batchrec_dagster.storage.file_lock import exclusive
 
@@ -110,12 +111,35 @@ def use_dagster_home() -> Path:
             make_folders(home, 0o700)
             with exclusive(home):
                 if settings.is_file() and not (home / settings.name).exists():
-                    shutil.copyfile(settings, home / settings.name)
-                    (home / settings.name).chmod(0o600)
+                    text = settings.read_text(encoding="utf-8")
+                    with_storage = text if _has_storage(text) else text + STORAGE
+                    made = home / settings.name
+                    made.touch(0o600)
+                    made.write_text(with_storage, encoding="utf-8")
         except OSError as error:
             raise click.ClickException(f"cannot write {home}: {error.strerror}") from error
         os.environ["DAGSTER_HOME"] = str(home)
     return home
+
+
+# Not in the project's dagster.yaml: `dagster dev` reads that without a DAGSTER_HOME.
+STORAGE = """
+# Dagster's own SQLite storage opens, syncs and closes its databases for each event.
+storage:
+  custom:
+    module: batchrec_dagster.dagster_internals.sqlite_storage
+    class: SqliteStorage
+    config: {base_dir: {env: DAGSTER_HOME}}
+"""
+_STORAGES = {"storage", "run_storage", "event_log_storage", "schedule_storage"}
+
+
+def _has_storage(settings: str) -> bool:
+    try:
+        declared = yaml.safe_load(settings)
+    except yaml.YAMLError:
+        return True  # Dagster's own error names what is wrong.
+    return not isinstance(declared, dict | None) or bool(_STORAGES & {*(declared or {})})
 
 
 @contextmanager
