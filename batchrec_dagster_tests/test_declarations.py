@@ -138,6 +138,12 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             "needs ratings.columns.rating",
         ),
         ({"interactions": {"min_rating": float("inf")}}, 12, "interactions.min_rating", "a number"),
+        (
+            {"solution": {"event_weights": {"view": 1.0}}},
+            14,
+            "solution.event_weights",
+            "needs ratings.columns.event_type",
+        ),
         ({"solution": {"recipe": "aws-x"}}, 14, "solution.recipe", "aws-user-personalization-v2"),
         (
             {"solution": {"hyperparameters": {"apply_recency_bias": "perhaps"}}},

@@ -37,7 +37,8 @@ Options = Mapping[str, Any]
 Score = Callable[[History, float], Float32]  # with the exponent of History.recency_weights
 
 PLAIN, RECENT = (0.0,), (0.3, 0.5, 0.7, 0.9, 1.2)
-IALS = "iALS (implicit)"
+IALS, OWN_ITEMS = "iALS (implicit)", "own items, recent first"
+WINDOW = 20  # interactions before and after a cut in SLIST
 NEAREST = 200  # candidate items of SLIM for each item
 
 
@@ -145,6 +146,53 @@ def fit_slim(matrix: csr_matrix, options: Options) -> Score:
     return by_item(by_target.T.tocsr())
 
 
+def fit_slist(matrix: csr_matrix, options: Options) -> Score:
+    """SLIST (Choi et al., WWW 2021): what follows what within WINDOW, and what goes together.
+
+    `share` of the loss is of the second kind. Distances in a history decay by exp(-1 / `decay`).
+    """
+    n, share, regularization = matrix.shape[1], options["share"], options["regularization"]
+    owner = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))[::-1]
+    items = matrix.indices[::-1]  # from old to new; a cut before each
+    past, future = [], []
+    for k in range(WINDOW):
+        ahead = np.flatnonzero(owner[k + 1 :] == owner[: len(owner) - k - 1])  # k + 1 later
+        weight = np.full(len(ahead), np.exp(-k / options["decay"]), np.float32)
+        past.append((weight, ahead + k + 1, items[ahead]))  # value, cut, item
+        opened = np.flatnonzero(owner[1:] == owner[:-1]) + 1  # cuts with a past
+        opened = opened[opened + k < len(owner)]
+        opened = opened[owner[opened + k] == owner[opened]]
+        future.append((np.full(len(opened), weight[0], np.float32), opened, items[opened + k]))
+
+    def stacked(parts: list[tuple[Any, ...]]) -> csr_matrix:
+        value, cut, item = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return csr_matrix((value, (cut, item)), shape=(len(owner), n))
+
+    before, after = stacked(past), stacked(future)
+    both = (before.T @ before).toarray() * (1 - share)
+    inverse = np.linalg.inv(
+        share * (matrix.T @ matrix).toarray() + both + regularization * np.eye(n, dtype=np.float32)
+    )
+    rest = both - (before.T @ after).toarray() * (1 - share)
+    rest[np.arange(n), np.arange(n)] += regularization
+    weights = np.eye(n, dtype=np.float32) - (inverse @ rest).astype(np.float32)
+    return lambda history, recency: np.asarray(history.recency_weights(recency) @ weights)
+
+
+def fit_own_items(matrix: csr_matrix, options: Options) -> Score:
+    """What the user had, by count and recency; then the most popular items."""
+    popularity = np.asarray(matrix.sum(axis=0)).ravel() / (1e6 * matrix.shape[0])
+
+    def score(history: History, recency: float) -> Float32:
+        out = np.tile(popularity.astype(np.float32), (len(history.lengths), 1))
+        owner = np.repeat(np.arange(len(out)), history.lengths)
+        counts = 1 if history.counts is None else history.counts
+        out[owner, history.items] += counts * (1 + history.ranks) ** -recency
+        return out
+
+    return score
+
+
 def _nearest(matrix: csr_matrix, neighbours: int) -> csr_matrix:
     """(n_items, n_items): cosines of the nearest neighbours of each item, with ties; else 0."""
     lengths = np.sqrt(np.maximum(np.diff(matrix.tocsc().indptr), 1))
@@ -190,6 +238,12 @@ FAMILIES: dict[str, Family] = {
     "EASE, recent first": Family(fit_ease, {"regularization": REGULARIZATION}, RECENT),
     "item-kNN": Family(fit_knn, {"neighbours": NEIGHBOURS}),
     "item-kNN, recent first": Family(fit_knn, {"neighbours": NEIGHBOURS}, RECENT),
+    "SLIST": Family(
+        fit_slist,
+        {"share": (0.2, 0.8), "regularization": (10.0, 100.0, 1000.0), "decay": (2.0, 8.0)},
+        RECENT,
+    ),
+    OWN_ITEMS: Family(fit_own_items, {}, (0.0, *RECENT)),
     "SLIM": Family(fit_slim, {"l1": (0.5, 2.0), "l2": (5.0, 50.0)}, needs="sklearn"),
 }
 

@@ -204,7 +204,7 @@ class Pipeline(dg.Model):
     def _weighted_events_have_types(self) -> Self:
         columns = self.ratings.columns
         if self.solution.event_weights and columns is not None and columns.event_type is None:
-            raise ValueError("solution.event_weights needs ratings.columns.event_type")
+            raise field_errors({("solution", "event_weights"): "needs ratings.columns.event_type"})
         return self
 
     @model_validator(mode="after")
