@@ -86,6 +86,18 @@ def environment_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In an empty folder, and of this machine's settings none."""
+    for name in os.environ:
+        if name.startswith(("AWS_", "BATCHREC_", "DAGSTER_")):
+            monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     """In memory: a run on a file-based one takes twice the CPU."""
     with dg.DagsterInstance.ephemeral() as instance:

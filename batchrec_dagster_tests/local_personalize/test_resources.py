@@ -1,0 +1,289 @@
+"""What there is in an account: names, quotas, pages, tags, and what is in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+from batchrec_dagster.local_personalize.jobs.worker import Worker
+from batchrec_dagster.local_personalize.recipes import RECIPES
+from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster_tests.local_personalize.support import (
+    RECIPE,
+    Local,
+    taste_rows,
+    user_lines,
+)
+
+GROUP = "arn:aws:personalize:us-east-1:000000000000:dataset-group/films"
+
+
+def test_names_are_unique(local: Local) -> None:
+    local.imported(taste_rows())
+    dataset = f"{GROUP.replace('dataset-group', 'dataset')}/INTERACTIONS"
+    solution = local.solution(GROUP)
+    local.filter(GROUP)
+    version = local.active(local.version(solution, name="one"))
+    local.store.put("s3://data/users.json", user_lines(["u1"]))
+    local.active(local.batch_job(version))
+    exists = local.client.exceptions.ResourceAlreadyExistsException
+    again = (
+        lambda: local.group(),
+        lambda: local.dataset(GROUP),
+        lambda: local.client.create_dataset(
+            name="other",
+            schemaArn=GROUP.replace("dataset-group", "schema"),
+            datasetGroupArn=GROUP,
+            datasetType="interactions",
+        ),
+        lambda: local.import_job(dataset, "s3://data/interactions.csv"),
+        lambda: local.solution(GROUP),
+        lambda: local.version(solution, name="one"),
+        lambda: local.filter(GROUP),
+        lambda: local.batch_job(version),
+    )
+    for request in again:
+        with pytest.raises(exists, match="already exists"):
+            request()
+
+
+def test_what_does_not_exist(local: Local) -> None:
+    nothing = local.client.exceptions.ResourceNotFoundException
+    arn = GROUP.replace("films", "none")
+    client = local.client
+    group = local.group()
+    requests = (
+        lambda: client.describe_dataset_group(datasetGroupArn=arn),
+        lambda: client.describe_schema(schemaArn=group),  # it exists, as something else
+        lambda: client.delete_solution(solutionArn=arn),
+        lambda: client.list_tags_for_resource(resourceArn=arn),
+        lambda: client.get_solution_metrics(solutionVersionArn=arn),
+        lambda: client.stop_solution_version_creation(solutionVersionArn=arn),
+        lambda: client.describe_recipe(recipeArn=RECIPE + "aws-magic"),
+        lambda: local.solution(group, "aws-magic"),
+        lambda: local.version(arn),
+        lambda: local.import_job(arn, "s3://data/interactions.csv"),
+        lambda: local.batch_job(arn),
+        lambda: local.filter(arn),
+    )
+    for request in requests:
+        with pytest.raises(nothing, match="does not exist"):
+            request()
+
+
+def test_quotas(tmp_path: Path) -> None:
+    quotas = Quotas(
+        schemas=1,
+        dataset_groups=2,
+        solutions_per_group=1,
+        filters_per_group=1,
+        running_dataset_import_jobs=0,
+        running_solution_versions=0,
+    )
+    local = Local(tmp_path, quotas)
+    limit = local.client.exceptions.LimitExceededException
+    group, other = local.group("films"), local.group("books")
+    dataset = local.dataset(group)
+    solution = local.solution(group)
+    local.filter(group)
+    with pytest.raises(limit, match="already 2 datasetGroups in this region") as refused:
+        local.group("songs")
+    message = refused.value.response["Error"]["Message"]
+    assert "Delete one that you no longer need" in message
+    assert message.endswith("BATCHREC_LOCAL_PERSONALIZE_QUOTAS=dataset_groups=4")
+    with pytest.raises(limit, match="already 1 schemas"):
+        local.client.create_schema(name="more", schema=interactions_schema(event_type=False))
+    with pytest.raises(limit, match=f"already 1 solutions in {group}"):
+        local.solution(group, name="second")
+    with pytest.raises(limit, match="already 1 Filters"):
+        local.filter(group, name="second")
+    running = "More than 0 resources with PENDING or IN_PROGRESS status. Wait until one ends"
+    with pytest.raises(limit, match=running):
+        local.import_job(dataset, "s3://data/interactions.csv")
+    with pytest.raises(limit, match=running):
+        local.version(solution)
+    local.solution(other, name="second")  # the quota is the group's
+
+
+def test_lists_come_in_pages(local: Local) -> None:
+    client = local.client
+    names = [f"schema-{number}" for number in range(7)]
+    for name in names:
+        client.create_schema(name=name, schema=interactions_schema(event_type=False))
+    pages = list(client.get_paginator("list_schemas").paginate(PaginationConfig={"PageSize": 3}))
+    assert [[schema["name"] for schema in page["schemas"]] for page in pages] == [
+        names[:3],
+        names[3:6],
+        names[6:],
+    ]
+    first = client.list_schemas(maxResults=3)
+    client.delete_schema(schemaArn=first["schemas"][2]["schemaArn"])
+    second = client.list_schemas(maxResults=3, nextToken=first["nextToken"])
+    assert [schema["name"] for schema in second["schemas"]] == names[3:6]  # none is left out
+    recipes = [
+        recipe["name"]
+        for page in client.get_paginator("list_recipes").paginate(PaginationConfig={"PageSize": 1})
+        for recipe in page["recipes"]
+    ]
+    assert recipes == [recipe.name for recipe in RECIPES.values()]
+
+
+@pytest.mark.parametrize("token", ["x", "WzFd", "e30=", "bnVsbA=="])
+def test_an_invalid_token(local: Local, token: str) -> None:
+    with pytest.raises(local.client.exceptions.InvalidNextTokenException):
+        local.client.list_schemas(nextToken=token)
+
+
+def test_a_token_is_valid_only_for_its_list(local: Local) -> None:
+    for name in ("one", "two"):
+        local.group(name)
+    token = local.client.list_dataset_groups(maxResults=1)["nextToken"]
+    with pytest.raises(local.client.exceptions.InvalidNextTokenException):
+        local.client.list_schemas(nextToken=token)
+
+
+def test_lists_of_a_parent(local: Local) -> None:
+    one, two = local.group("one"), local.group("two")
+    local.solution(one, name="first")
+    local.solution(two, name="second")
+    listed = local.client.list_solutions(datasetGroupArn=two)["solutions"]
+    assert [solution["name"] for solution in listed] == ["second"]
+    assert len(local.client.list_solutions()["solutions"]) == 2
+    local.dataset(one)
+    local.filter(one)
+    assert [found["name"] for found in local.client.list_filters()["Filters"]] == ["seen"]
+    assert local.client.list_filters(datasetGroupArn=two)["Filters"] == []
+
+
+def test_tags(local: Local) -> None:
+    client = local.client
+    arn = client.create_dataset_group(name="films", tags=[{"tagKey": "a", "tagValue": "1"}])[
+        "datasetGroupArn"
+    ]
+    client.tag_resource(
+        resourceArn=arn,
+        tags=[{"tagKey": "a", "tagValue": "2"}, {"tagKey": "b", "tagValue": ""}],
+    )
+    assert client.list_tags_for_resource(resourceArn=arn)["tags"] == [
+        {"tagKey": "a", "tagValue": "2"},
+        {"tagKey": "b", "tagValue": ""},
+    ]
+    client.untag_resource(resourceArn=arn, tagKeys=["a", "never"])
+    assert client.list_tags_for_resource(resourceArn=arn)["tags"] == [
+        {"tagKey": "b", "tagValue": ""}
+    ]
+    with pytest.raises(client.exceptions.TooManyTagsException):
+        client.tag_resource(
+            resourceArn=arn,
+            tags=[{"tagKey": f"k{n}", "tagValue": "v"} for n in range(50)],
+        )
+    with pytest.raises(client.exceptions.InvalidInputException, match="more than once"):
+        client.tag_resource(resourceArn=arn, tags=[{"tagKey": "a", "tagValue": "1"}] * 2)
+    with pytest.raises(client.exceptions.InvalidInputException, match="aws:"):
+        client.tag_resource(resourceArn=arn, tags=[{"tagKey": "aws:x", "tagValue": "1"}])
+    local.active(arn)
+    client.delete_dataset_group(datasetGroupArn=arn)
+    local.gone(arn)
+    local.group()
+    assert client.list_tags_for_resource(resourceArn=arn)["tags"] == []  # they went with it
+
+
+def test_a_resource_in_use_cannot_be_deleted(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = local.client
+    in_use = client.exceptions.ResourceInUseException
+    group, dataset = local.imported(taste_rows())
+    solution = local.solution(group)
+    version = local.active(local.version(solution))
+    kept = local.filter(group)
+    schema = client.describe_dataset(datasetArn=dataset)["dataset"]["schemaArn"]
+    with pytest.raises(in_use, match="still has solutions"):
+        client.delete_dataset_group(datasetGroupArn=group)
+    with pytest.raises(in_use, match="is the schema of"):
+        client.delete_schema(schemaArn=schema)
+    client.delete_solution(solutionArn=solution)
+    local.gone(solution)
+    local.gone(version)
+    assert not list((local.root / "home" / "models").iterdir())
+    other = local.solution(group, name="other")
+    with monkeypatch.context() as held:
+        held.setattr(Worker, "wake", lambda worker: None)
+        client.update_solution(solutionArn=other, performAutoTraining=True)
+        with pytest.raises(in_use, match="it is being updated"):
+            client.delete_solution(solutionArn=other)
+    while local.describe(other)["latestSolutionUpdate"]["status"] != "ACTIVE":
+        pass
+    client.delete_solution(solutionArn=other)
+    local.gone(other)
+    with pytest.raises(in_use, match="still has datasets"):
+        client.delete_dataset_group(datasetGroupArn=group)
+    with pytest.raises(in_use, match=f"still has filters.*{kept}"):
+        client.delete_dataset(datasetArn=dataset)
+    client.delete_filter(filterArn=kept)
+    local.gone(kept)
+    client.delete_dataset(datasetArn=dataset)
+    local.gone(dataset)
+    assert not list((local.root / "home" / "datasets").iterdir())
+    client.delete_dataset_group(datasetGroupArn=group)
+    local.gone(group)
+    client.delete_schema(schemaArn=schema)
+    local.gone(schema)
+
+
+def test_a_resource_that_is_not_active_cannot_be_used(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_use = local.client.exceptions.ResourceInUseException
+    schema = local.client.create_schema(name="films", schema=interactions_schema(event_type=False))[
+        "schemaArn"
+    ]
+    with monkeypatch.context() as held:
+        held.setattr(Worker, "wake", lambda worker: None)  # nobody does the work
+        group = local.client.create_dataset_group(name="films")["datasetGroupArn"]
+        assert local.describe(group)["status"] == "CREATE PENDING"
+        with pytest.raises(in_use, match="CREATE PENDING"):
+            local.client.create_dataset(
+                name="films", schemaArn=schema, datasetGroupArn=group, datasetType="Interactions"
+            )
+        with pytest.raises(in_use, match="CREATE PENDING"):
+            local.solution(group)
+        with pytest.raises(in_use, match="CREATE PENDING"):
+            local.client.delete_dataset_group(datasetGroupArn=group)
+    local.active(group)
+    local.solution(group)
+
+
+def test_the_region_and_its_resources_are_the_clients(local: Local) -> None:
+    local.group()
+    elsewhere = local.another_client(region="eu-west-1")
+    assert elsewhere.list_dataset_groups()["datasetGroups"] == []
+    made = elsewhere.create_dataset_group(name="films")["datasetGroupArn"]
+    assert made == "arn:aws:personalize:eu-west-1:000000000000:dataset-group/films"
+
+
+def test_an_account_has_its_own_resources_and_quotas(tmp_path: Path) -> None:
+    local = Local(tmp_path, Quotas(dataset_groups=1))
+    local.group()
+    other = local.another_client(account="123456789012")
+    assert other.list_dataset_groups()["datasetGroups"] == []
+    made = other.create_dataset_group(name="films")["datasetGroupArn"]
+    assert made == "arn:aws:personalize:us-east-1:123456789012:dataset-group/films"
+    (listed,) = other.list_dataset_groups()["datasetGroups"]
+    assert listed["datasetGroupArn"] == made
+    with pytest.raises(other.exceptions.LimitExceededException):
+        other.create_dataset_group(name="books")
+
+
+def test_quotas_from_texts() -> None:
+    assert Quotas.parse([]) == Quotas(dataset_groups=50, schemas=500)
+    assert Quotas.parse(["dataset_groups=5", "schemas=9"]) == Quotas(dataset_groups=5, schemas=9)
+    for text in ("groups=5", "schemas", "schemas=-1", "schemas=many"):
+        with pytest.raises(ValueError, match=f"'{text}' is not NAME=NUMBER.*dataset_groups"):
+            Quotas.parse([text])
+
+
+def test_times_are_times(local: Local) -> None:
+    described = local.client.describe_dataset_group(datasetGroupArn=local.group())["datasetGroup"]
+    assert described["creationDateTime"] <= described["lastUpdatedDateTime"]
+    assert described["creationDateTime"].tzinfo is not None

@@ -1,0 +1,97 @@
+"""A pipeline whose YAML cannot be loaded stops no other: an asset stands in for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.config import COMPONENT_TYPE
+from batchrec_dagster.pipeline.loading import load_valid_pipelines
+from batchrec_dagster_tests import support
+from batchrec_dagster_tests.support import (
+    Project,
+    copied_project,
+    declaration,
+    definitions,
+    why,
+    write_ratings,
+)
+
+BROKEN_FILES = {
+    "bad_value": ("attributes: {name: x, ratings: {source: 'ftp://x/y'}}", "https://"),
+    "not-yaml": ("attributes: {name: x, ratings: [", "line 3: this is not YAML"),
+    "no_env": (
+        "attributes: {name: x, ratings: {source: '{{ env.NOT_SET }}'}}",
+        "line 2: ratings: ",
+    ),
+    "group/wrong_type": ("type: Pipeline", "line 1: type: Pipeline does not exist"),
+    "group/empty": (None, "the file is empty"),
+    "twice_1": ("attributes: {name: twice, ratings: {source: r.csv}}", "twice is also the name"),
+    "twice_2": ("attributes: {name: twice, ratings: {source: r.csv}}", "twice is also the name"),
+    "sink_1": (
+        "attributes: {name: a, ratings: {source: r.csv}, sinks: {dynamodb: {table: lists}}}",
+        "a and b write to the same place, sinks.dynamodb.table: lists",
+    ),
+    "sink_2": (
+        "attributes: {name: b, ratings: {source: r.csv}, sinks: {dynamodb: {table: lists}}}",
+        "a and b write to the same place, sinks.dynamodb.table: lists",
+    ),
+}
+
+
+def declare_broken(project: Project) -> dict[str, Path]:
+    """Write BROKEN_FILES; the file of each name."""
+    files = {name: project.package / "defs" / name / "defs.yaml" for name in BROKEN_FILES}
+    for (text, _), file in zip(BROKEN_FILES.values(), files.values(), strict=True):
+        file.parent.mkdir(parents=True)
+        head = "" if text is None or "type:" in text else f"type: {COMPONENT_TYPE}\n"
+        file.write_text(f"{head}{text or '# later'}\n")
+    return files
+
+
+def test_an_asset_stands_in_for_each_broken_pipeline(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.declare(declaration("shop", "ratings.csv"))
+    files = declare_broken(project)
+    monkeypatch.setattr(support, "load_pipelines", load_valid_pipelines)
+    with definitions(project) as defs:
+        jobs = {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
+        assert jobs == {"shop_refresh", "shop_rollback", "shop_teardown"}
+        for name, (_, said) in BROKEN_FILES.items():
+            key = dg.AssetKey([*name.split("/"), "broken"])
+            asset = defs.resolve_assets_def(key)
+            (spec,) = asset.specs
+            assert f"{files[name]}, line " in (spec.description or "")
+            assert said in (spec.description or "")
+        run = dg.materialize([asset], instance=instance, raise_on_error=False)
+        assert said in why(run)
+        sensor = defs.resolve_sensor_def("broken_pipelines")
+        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+        with pytest.raises(dg.Failure, match=r"not-yaml/defs.yaml, line 3: this is not YAML"):
+            sensor(dg.build_sensor_context(instance))
+
+
+@pytest.mark.slow
+def test_a_broken_pipeline_fails_validation_and_stops_no_other(tmp_path: Path) -> None:
+    project = copied_project(tmp_path)
+    write_ratings(project.root / "ratings.csv")
+    project.declare(declaration("shop", "ratings.csv"))
+    file = project.declare(declaration("later", "ftp://x/y"))
+    module = ("-m", "batchrec_dagster.definitions")
+    # Not the script: it would import the package that this copies.
+    batchrec = ("python", "-c", "from batchrec_dagster.cli import main; main()")
+    for command in (("dagster", "definitions", "validate", *module), (*batchrec, "doctor")):
+        checked = project.run(*command)
+        assert checked.returncode == 1
+        assert f"{file}, line 5: ratings.source: ftp://x/y" in checked.stdout + checked.stderr
+    ran = project.run("dagster", "job", "execute", *module, "-j", "shop_refresh")
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert f"{file}, line 5: ratings.source: ftp://x/y" in ran.stderr
+    for shown in ("show", "list"):
+        said = project.run(*batchrec, shown)
+        assert said.returncode == 0
+        assert "shop" in said.stdout
+        assert f"not refreshed until fixed:\n  {file}, line 5: ratings.source: " in said.stderr

@@ -1,0 +1,136 @@
+"""What a valid YAML becomes: assets, their code versions, the schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+
+from batchrec_dagster import BatchRecommendations
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster_tests.support import (
+    REPOSITORY,
+    declaration,
+    definitions,
+    module_project,
+)
+
+ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES": "genres"}}}
+
+
+def test_every_setting_has_a_description_for_the_editor() -> None:
+    model = BatchRecommendations.get_model_cls()
+    assert model is not None
+    schema = model.model_json_schema()
+    parts = [schema, *schema["$defs"].values()]
+    undescribed = [
+        f"{part['title']}.{name}"
+        for part in parts
+        for name, member in part["properties"].items()
+        if not member.get("description")
+    ]
+    assert len(parts) >= 17
+    assert undescribed == []
+
+
+def test_the_schedule_runs_the_refresh_job_as_declared(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    schedule = {"cron": "30 4 * * 1", "timezone": "Europe/Berlin", "enabled": True}
+    project.declare(declaration("shop", "ratings.csv", schedule=schedule))
+    with definitions(project) as defs:
+        declared = defs.resolve_schedule_def("shop_schedule")
+    assert declared.job_name == "shop_refresh"
+    assert declared.cron_schedule == "30 4 * * 1"
+    assert declared.execution_timezone == "Europe/Berlin"
+    assert declared.default_status is dg.DefaultScheduleStatus.RUNNING
+
+
+def test_assets_say_what_they_are(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    project.declare(declaration("shop", "ratings.csv", owners=["ann@example.com"]))
+    with definitions(project) as defs:
+        specs = defs.resolve_all_asset_specs()
+    names = {spec.key.to_user_string() for spec in specs}
+    assert names == {
+        f"shop/{name}"
+        for name in (
+            "raw_ratings",
+            "interactions",
+            "batch_users",
+            "personalize_dataset",
+            "solution_version",
+            "recommendations",
+            "recommendation_outcomes",
+            "recommendation_report",
+        )
+    }
+    for spec in specs:
+        assert spec.description
+        assert spec.kinds
+        assert spec.owners == ["ann@example.com"]
+        assert spec.group_name == "shop"
+        assert spec.code_version
+
+
+def test_the_pipeline_that_the_readme_shows_loads(tmp_path: Path) -> None:
+    text = (
+        (REPOSITORY / "README.md").read_text().partition("```yaml\ntype: ")[2].partition("```")[0]
+    )
+    project = module_project(tmp_path)
+    project.declare(yaml.safe_load(f"type: {text}")["attributes"])
+    with definitions(project) as defs:
+        assert "recommendations_in_postgres" in {
+            key.path[-1] for key in defs.resolve_all_asset_keys()
+        }
+
+
+def test_assets_are_there_for_what_is_declared(tmp_path: Path) -> None:
+    def assets(**attributes: Any) -> dict[str, set[str]]:
+        project.declare(declaration("shop", "ratings.csv", **attributes))
+        with definitions(project) as defs:
+            specs = defs.resolve_all_asset_specs()
+        return {spec.key.path[-1]: {dep.asset_key.path[-1] for dep in spec.deps} for spec in specs}
+
+    project = module_project(tmp_path)
+    plain = assets()
+    segments = assets(segments={"items": [1]})
+    assert set(segments) - set(plain) == {"segment_solution_version", "user_segments"}
+    assert segments["user_segments"] == {"segment_solution_version"}
+    told = assets(items={"source": "sample://hetrec/movies.dat"}, segments={"items": [1]})
+    assert set(told) - set(segments) == {"raw_items", "items", "item_titles"}
+    assert told["personalize_dataset"] == {"interactions", "items"}
+    assert told["recommendations"] - plain["recommendations"] == {"item_titles"}
+    assert told["user_segments"] == {"segment_solution_version", "item_titles"}
+    titles = assets(items={"source": "movielens://ml-100k/u.item"})
+    assert set(titles) - set(plain) == {"raw_items", "item_titles"}
+    metadata_only = assets(items=ITEMS)
+    assert set(metadata_only) - set(plain) == {"raw_items", "items"}
+
+
+def test_the_code_version_changes_with_the_settings_an_asset_reads() -> None:
+    def versions(**attributes: Any) -> dict[str, str | None]:
+        from batchrec_dagster.pipeline.assets.batch_users import batch_users
+        from batchrec_dagster.pipeline.assets.interactions import interactions
+        from batchrec_dagster.pipeline.assets.solution_version import solution_version
+
+        pipeline = Pipeline.model_validate({**declaration("shop", "ratings.csv"), **attributes})
+        assets = [batch_users(pipeline), interactions(pipeline), solution_version(pipeline)]
+        return {
+            asset.key.path[-1]: next(iter(asset.code_versions_by_key.values())) for asset in assets
+        }
+
+    before = versions()
+    stricter = versions(interactions={"min_rating": 4})
+    assert stricter["interactions"] != before["interactions"]
+    assert stricter["solution_version"] == before["solution_version"]
+    items = versions(items=ITEMS)
+    genre = {"filter": "EXCLUDE ItemID WHERE Items.GENRES = $G", "filter_values": {"G": "War"}}
+    filtered = versions(items=ITEMS, recommendations=genre)
+    assert filtered["batch_users"] != items["batch_users"]
+    assert filtered["interactions"] == items["interactions"]
+    other = versions(solution={"recipe": "aws-popularity-count"})
+    assert other["interactions"] == before["interactions"]
+    assert other["solution_version"] != before["solution_version"]
+    assert versions(schedule={"cron": "@daily"}) == before

@@ -1,0 +1,88 @@
+"""Templates in a YAML, and hyperparameters, go where they belong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from batchrec_dagster.config.solution import Solution
+from batchrec_dagster.pipeline.loading import DeclarationError
+from batchrec_dagster.steps.batch_jobs import solution_config
+from batchrec_dagster_tests.support import (
+    declaration,
+    definitions,
+    module_project,
+)
+
+UPDATABLE = {"recipe": "aws-user-personalization"}
+
+
+def test_a_template_is_filled_in_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = module_project(tmp_path)
+    project.declare(declaration("shop", "{{ env.RATINGS }}"))
+    monkeypatch.setenv("RATINGS", "gopher://x")
+    with (
+        pytest.raises(DeclarationError, match=r"line 4: ratings: gopher://x: "),
+        definitions(project),
+    ):
+        pass
+    monkeypatch.setenv("RATINGS", "ratings.csv")
+    with definitions(project) as defs:
+        assert defs.resolve_job_def("shop_refresh")
+
+
+def test_templates_stand_in_for_items_filters_and_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = module_project(tmp_path)
+    project.declare(
+        declaration(
+            "shop",
+            "ratings.csv",
+            items={"source": "{{ env.ITEMS }}"},
+            recommendations={"filter": "{{ env.FILTER }}", "filter_values": {"YEAR": 1999}},
+            segments={"attributes": ["{{ env.ATTRIBUTES }}"]},
+        )
+    )
+    monkeypatch.setenv("ITEMS", "sample://hetrec/movies.dat")
+    monkeypatch.setenv("FILTER", "EXCLUDE ItemID WHERE Items.YEAR < $YEAR")
+    monkeypatch.setenv("ATTRIBUTES", 'ITEMS.GENRES = "War"')
+    with definitions(project) as defs:
+        assert defs.resolve_job_def("shop_refresh")
+    monkeypatch.setenv("ATTRIBUTES", "war films")
+    with (
+        pytest.raises(
+            DeclarationError, match=r"line 19: segments: 'war films' is not an expression"
+        ),
+        definitions(project),
+    ):
+        pass
+
+
+def test_hyperparameters_may_be_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = module_project(tmp_path)
+    solution = {**UPDATABLE, "hyperparameters": {"bptt": "{{ env.BPTT }}"}}
+    project.declare(declaration("shop", "ratings.csv", solution=solution))
+    monkeypatch.setenv("BPTT", "16")
+    with definitions(project) as defs:
+        assert defs.resolve_job_def("shop_refresh")
+    monkeypatch.setenv("BPTT", "64")
+    with (
+        pytest.raises(DeclarationError, match="solution: hyperparameter bptt is '64'; allowed: a"),
+        definitions(project),
+    ):
+        pass
+
+
+def test_each_hyperparameter_goes_where_personalize_expects_it() -> None:
+    solution = Solution.model_validate(
+        {**UPDATABLE, "hyperparameters": {"bptt": 4, "max_user_history_length_percentile": 0.9}}
+    )
+    assert solution_config(solution.algorithm_hyperparameters) == {
+        "algorithmHyperParameters": {"bptt": "4"},
+        "featureTransformationParameters": {"max_user_history_length_percentile": "0.9"},
+    }
+    assert solution_config({}) == {"algorithmHyperParameters": {}}
