@@ -19,7 +19,7 @@ ui: setup  ## Opens Dagster on http://127.0.0.1:3000.
 	@$(BIN)/batchrec ui
 
 test: .venv/dev  ## Runs the whole test suite.
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test-fast: .venv/dev  ## Runs the tests that need no server, browser or Spark (a minute).
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"

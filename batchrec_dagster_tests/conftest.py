@@ -17,10 +17,12 @@ from batchrec_dagster_tests.support import Project, module_project
 # Compiled once, and not in each of the hundreds of processes that tests start.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Java's second compiler pays for itself only after minutes.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 # A busy machine is no bug: tests assert nothing about time. The same examples every time, so that a
-# failure is the change's own; `--hypothesis-profile=wild` draws others.
-hypothesis.settings.register_profile("batchrec", deadline=None, derandomize=True)
+# failure is the change's own; `--hypothesis-profile=wild` draws others, and more.
+hypothesis.settings.register_profile("batchrec", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("wild", deadline=None)
 hypothesis.settings.load_profile("batchrec")
 
@@ -48,6 +50,11 @@ LONGEST = (
     "test_rollback.py",
     "test_done_once.py",
     "test_emr.py",
+    "test_power_cut.py",
+    "test_fuzzed_data.py",
+    "test_any_sequence.py",
+    "test_any_request.py",
+    "test_jobs.py",
 )
 # A file whose tests are all slow.
 SLOW_FILE = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)

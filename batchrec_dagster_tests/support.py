@@ -190,13 +190,22 @@ def refresh(
     instance: dg.DagsterInstance,
     run_config: Mapping[str, Any] | None = None,
     assets: Sequence[str] | None = None,
+    *,
+    report: bool = False,
 ) -> dg.ExecuteInProcessResult:
-    """Run a pipeline's refresh job, or these assets of it, in this process."""
+    """Run a pipeline's refresh job, or these assets of it, in this process. The report, which takes
+    a third of a small run, is made where it is asked for."""
     with definitions(project) as defs:
-        return defs.resolve_job_def(f"{name}_refresh").execute_in_process(
+        job = defs.resolve_job_def(f"{name}_refresh")
+        wanted = {dg.AssetKey([name, asset]) for asset in assets or ()}
+        if not assets:
+            wanted = {*job.asset_layer.selected_asset_keys}
+            if not report:
+                wanted.discard(dg.AssetKey([name, "recommendation_report"]))
+        return job.execute_in_process(
             instance=instance,
             run_config=run_config,
-            asset_selection=[dg.AssetKey([name, asset]) for asset in assets] if assets else None,
+            asset_selection=[*wanted],
             raise_on_error=False,
         )
 

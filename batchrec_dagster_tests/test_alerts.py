@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -30,7 +29,7 @@ from batchrec_dagster.pipeline.automation.alerts import (
 )
 from batchrec_dagster.storage.redaction import redacted
 from batchrec_dagster_tests.hostile import CONTROLS, HOSTILE, OUTSIDE
-from batchrec_dagster_tests.s3_server import OWNER, S3Server, s3_server
+from batchrec_dagster_tests.s3_server import OWNER, S3Server
 from batchrec_dagster_tests.support import Project, declaration, definitions, write_ratings
 
 pytestmark = pytest.mark.slow
@@ -497,14 +496,6 @@ def test_what_looks_like_a_secret_is_hidden(text: str) -> None:
 def test_ordinary_words_are_left() -> None:
     text = "cannot read s3://shop/ratings.csv: the secret does not match the access key"
     assert redacted(text, {"SECRET_MODE": "on", "HOME": "/root"}) == text
-
-
-@pytest.fixture
-def s3(tmp_path: Path) -> Iterator[S3Server]:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    with s3_server(folder) as server:
-        yield server
 
 
 def test_no_planted_secret_is_in_logs_metadata_run_config_or_storage(

@@ -16,7 +16,6 @@ from batchrec_dagster_tests.hostile import CONTROLS, HOSTILE, quoted
 from batchrec_dagster_tests.support import (
     COLUMNS,
     Project,
-    copied_project,
     declaration,
     definitions,
     interactions,
@@ -161,19 +160,6 @@ def test_skip_keeps_the_good_rows_and_reports_the_others(
     assert told["bad_row_examples"][0].endswith(
         "line 1802: the rating is not a number: '1,2,great,1500000000'"
     )
-
-
-def test_the_command_shows_the_line_and_fails(tmp_path: Path) -> None:
-    project = copied_project(tmp_path)
-    file = project.declare(declaration("shop", "nowhere.csv"))
-    job = ("dagster", "job", "execute", "-m", "batchrec_dagster.definitions", "-j", "shop_refresh")
-    missing = project.run(*job)
-    assert missing.returncode != 0
-    assert "nowhere.csv" in missing.stdout + missing.stderr
-    file.write_text(file.read_text().replace("min_rating", "minrating"))
-    impossible = project.run(*job)
-    assert impossible.returncode != 0
-    assert f"{file}, line 12: interactions.minrating: there is no such setting" in impossible.stderr
 
 
 @pytest.mark.attack

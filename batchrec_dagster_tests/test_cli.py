@@ -52,7 +52,7 @@ def test_show_tells_what_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert show()[0] == 3
     project.declare(declaration("shop", write_ratings(tmp_path / "ratings.csv")))
     with dg.DagsterInstance.get() as instance:
-        assert refresh(project, "shop", instance).success
+        assert refresh(project, "shop", instance, report=True).success
     code, said = show()
     assert code == 0
     table = project.storage / "shop/curated/recommendations/recommendations.parquet"

@@ -206,7 +206,7 @@ def test_a_deployment_that_cannot_be_is_refused_by_the_file(team: Project) -> No
 def test_lists_are_loaded_in_another_code_location(
     team: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = refresh(team, "shop", instance)
+    result = refresh(team, "shop", instance, report=True)
     assert result.success
     count = metadata(result, "recommendations")["dagster/row_count"]
     monkeypatch.setenv("BATCHREC_HOME", str(team.root / ".batchrec"))

@@ -62,7 +62,7 @@ class Shop:
         self.project.declare(declaration("shop", "ratings.csv", experiment=experiment, sinks=sinks))
 
     def run(self, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-        done = refresh(self.project, "shop", instance)
+        done = refresh(self.project, "shop", instance, report=True)
         assert done.success
         return done
 

@@ -78,7 +78,7 @@ def test_items_are_imported_and_titles_stand_in_the_table(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     project.declare(declared(project))
-    result = refresh(project, "shop", instance)
+    result = refresh(project, "shop", instance, report=True)
     assert result.success
     items = items_of(project)
     assert items.columns == ["ITEM_ID", "CREATION_TIMESTAMP", "GENRES", "YEAR"]
@@ -100,7 +100,7 @@ def test_items_are_imported_and_titles_stand_in_the_table(
     assert [column.name for column in schema.columns] == lists.columns
 
     assert stale(project, instance) == {}
-    again = refresh(project, "shop", instance)
+    again = refresh(project, "shop", instance, report=True)
     assert stale(project, instance) == {}
     assert outcomes(again) == [
         f"unchanged: not {done} again" for done in ("copied", "imported", "trained", "inferred")

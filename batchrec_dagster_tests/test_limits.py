@@ -31,7 +31,7 @@ from batchrec_dagster_tests.support import Project, refresh, why
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limit, value = getattr(resource, sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
-result = refresh(Project(Path(sys.argv[1])), "shop", dg.DagsterInstance.ephemeral())
+result = refresh(Project(Path(sys.argv[1])), "shop", dg.DagsterInstance.ephemeral(), report=True)
 print("because: " + ("" if result.success else why(result)))
 """
 

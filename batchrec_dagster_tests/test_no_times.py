@@ -104,7 +104,7 @@ def test_the_report_says_that_there_are_no_times(
     (project.root / "played.csv").write_text("user_id,item_id\n" + rows)
     ratings = {"source": "played.csv", "columns": {"timestamp": "none"}}
     project.declare(declaration("shop", "played.csv", ratings=ratings, interactions={}))
-    result = refresh(project, "shop", instance)
+    result = refresh(project, "shop", instance, report=True)
     assert metadata(result, "raw_ratings")["timestamp_unit"] == "none"
     assert metadata(result, "interactions")["timestamp_unit"] == "none"
     page = (project.storage / "shop/curated/report/index.html").read_text()

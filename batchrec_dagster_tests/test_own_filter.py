@@ -59,7 +59,7 @@ def test_a_filter_is_applied_beside_exclude_seen(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     project.declare(declared(project, filter=FILTER, filter_values={"GENRES": ["War", "Drama"]}))
-    result = refresh(project, "shop", instance)
+    result = refresh(project, "shop", instance, report=True)
     assert result.success
     assert first_line(project) == {"userId": "1", "filterValues": {"GENRES": '"War","Drama"'}}
     assert is_odd(project).all()

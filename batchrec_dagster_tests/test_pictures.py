@@ -61,7 +61,7 @@ def taken(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     name = declared["name"]
     folder = Path(os.environ.get("BATCHREC_PICTURES") or tmp_path_factory.mktemp("pictures"))
     with dg.DagsterInstance.from_config(project.process_environment()["DAGSTER_HOME"]) as instance:
-        result = refresh(project, name, instance)
+        result = refresh(project, name, instance, report=True)
         assert result.success
         events = result.get_asset_materialization_events()
         assets = [event.asset_key.path[-1] for event in events if event.asset_key]

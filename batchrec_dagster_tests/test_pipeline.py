@@ -40,7 +40,7 @@ def test_a_ratings_file_becomes_recommendations_for_every_user(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
-    result = refresh(project, "shop", instance)
+    result = refresh(project, "shop", instance, report=True)
     assert result.success
     lists = table(project, "shop")
     assert lists.schema == {
@@ -192,9 +192,9 @@ def test_what_the_ui_calls_stale_is_what_a_run_would_change(
     declared = declaration("shop", write_ratings(project.root / "ratings.csv"))
     project.declare(declared)
     assert set(stale(project, instance).values()) == {"MISSING"}
-    refresh(project, "shop", instance)
+    refresh(project, "shop", instance, report=True)
     assert stale(project, instance) == {}
-    refresh(project, "shop", instance)
+    refresh(project, "shop", instance, report=True)
     assert stale(project, instance) == {}
     project.declare({**declared, "interactions": {"min_rating": 4}})
     assert stale(project, instance) == {"interactions": "STALE"}

@@ -38,9 +38,9 @@ pytestmark = [
 ]
 
 SEED = 11
-CUTS = 24
+CUTS = 18
 # Reading what a cut left is cheap, a night after it is not.
-CUTS_PER_NIGHT = 2
+CUTS_PER_NIGHT = 3
 LISTS = ["user_id", "rank", "item_id"]
 NIGHT = """
 import sys

@@ -23,7 +23,7 @@ from batchrec_dagster_tests.local_personalize.forks import FORKS
 
 pytestmark = pytest.mark.slow
 
-MOMENTS = 10
+MOMENTS = 6
 ROWS = 20_000
 SEED = 5
 RAW, PUBLISHED = "s3://lake/raw/ratings.csv", "s3://lake/interactions/interactions.csv"

@@ -26,7 +26,7 @@ from batchrec_dagster_tests.s3_server import OWNER, S3Server
 
 pytestmark = pytest.mark.slow
 
-REFRESHES, KILLS = 24, 8
+REFRESHES, KILLS = 15, 5
 KEEP = 2
 SEED = 6
 ROWS, PIECES = 20_000, 4

@@ -125,7 +125,7 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
         batch_users={"source": str(requested)},
     )
     project.declare(settings)
-    result = refresh(project, "shop", instance)
+    result = refresh(project, "shop", instance, report=True)
     assert result.success
     report = Reader(report_file(project).read_text())
 
@@ -313,7 +313,7 @@ def test_each_night_says_what_is_true_of_it(
 
     def night(**attributes: Any) -> tuple[str, Reader]:
         project.declare({**declaration("shop", ratings), **attributes})
-        result = refresh(project, "shop", instance)
+        result = refresh(project, "shop", instance, report=True)
         assert result.success
         said = str(metadata(result, "recommendation_report")["verdict"])
         assert summary(Published(storage, "shop"), None)["verdict"] == said

@@ -69,7 +69,7 @@ class Shop:
     def run(
         self, config: dict[str, Any] | None = None, assets: Sequence[str] | None = ASSETS
     ) -> dg.ExecuteInProcessResult:
-        return refresh(self.project, "shop", self.instance, config, assets)
+        return refresh(self.project, "shop", self.instance, config, assets, report=True)
 
     def night(
         self, config: dict[str, Any] | None = None, assets: Sequence[str] | None = ASSETS

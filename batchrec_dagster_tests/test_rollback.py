@@ -214,7 +214,7 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     project.declare(declaration("shop", ratings, gate={"max_drop": 1}))
     for users in (60, 61):
         write_ratings(ratings, users=users)
-        made = refresh(project, "shop", instance)
+        made = refresh(project, "shop", instance, report=True)
         assert made.success
     about, rows = published(project)
     assert about["edition"] == 2
@@ -241,13 +241,13 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert "The lists were made from earlier data" in report
 
     # Nothing is new: the same lists are not published again by themselves.
-    unchanged = refresh(project, "shop", instance)
+    unchanged = refresh(project, "shop", instance, report=True)
     assert not unchanged.success
     assert "its lists were rolled back" in why(unchanged)
     assert published(project)[0]["edition"] == 1
     # What is new is, and is compared with what people have.
     write_ratings(ratings, users=62)
-    new = refresh(project, "shop", instance)
+    new = refresh(project, "shop", instance, report=True)
     assert new.success
     assert published(project)[0]["edition"] == 3
     (gate,) = [e for e in new.get_asset_check_evaluations() if e.check_name == "quality_gate"]

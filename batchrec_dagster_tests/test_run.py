@@ -329,7 +329,7 @@ def test_pipelines_are_listed_with_their_last_run_and_edition_and_the_report_ope
     assert "no report yet" in said
     use_dagster_home()
     with dg.DagsterInstance.get() as instance:
-        done = refresh(here, "shop", instance)
+        done = refresh(here, "shop", instance, report=True)
         assert done.success
         view = RunStages(instance, done.dagster_run)
         assert [stage.name for stage in view.update()] == STAGES

@@ -25,7 +25,6 @@ from batchrec_dagster_tests.s3_server import (
     STRANGER,
     Keys,
     S3Server,
-    s3_server,
 )
 from batchrec_dagster_tests.support import (
     Project,
@@ -40,18 +39,13 @@ SAME = (
     "transformed/interactions/interactions.csv",
     "transformed/batch_users_input/users.json",
 )
+PREPARED = ["raw_ratings", "interactions"]
 RECOMMENDATIONS = "curated/recommendations/recommendations.parquet"
 WRONG_SECRET = Keys(OWNER.access, "another-secret")
 REFUSED = [
     pytest.param(STRANGER, "AWS does not know the credentials", id="unknown key"),
     pytest.param(WRONG_SECRET, "the secret does not match the access key", id="wrong secret"),
 ]
-
-
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture
@@ -142,9 +136,9 @@ def test_a_source_in_a_bucket_is_read_and_copied_once(
     environment = {**log_in(OWNER), "BATCHREC_STORAGE": f"s3://{bucket}/out"}
     project = shop(tmp_path, f"s3://{bucket}/exports/ratings.csv", environment)
 
-    assert refresh(project, "shop", instance).success
+    assert refresh(project, "shop", instance, assets=PREPARED).success
     copied = s3.client().head_object(Bucket=bucket, Key="out/shop/raw/ratings.csv")
-    assert refresh(project, "shop", instance).success
+    assert refresh(project, "shop", instance, assets=PREPARED).success
     again = s3.client().head_object(Bucket=bucket, Key="out/shop/raw/ratings.csv")
 
     assert copied["ContentLength"] == len(ratings)
@@ -163,7 +157,7 @@ def test_a_source_in_a_bucket_can_feed_a_folder(
     s3.client().put_object(Bucket=bucket, Key="exports/ratings.csv", Body=ratings)
     project = shop(tmp_path, f"s3://{bucket}/exports/ratings.csv", log_in(READER))
 
-    assert refresh(project, "shop", instance).success
+    assert refresh(project, "shop", instance, assets=PREPARED).success
     assert (project.storage / "shop/raw/ratings.csv").read_bytes() == ratings
     assert keys_in(s3, bucket) == ["exports/ratings.csv"]
 

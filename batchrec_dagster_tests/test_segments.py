@@ -45,7 +45,7 @@ def test_each_item_gets_the_users_who_belong_to_it(
 ) -> None:
     settings = declared(project, {"items": ITEMS, "users_per_segment": 10})
     project.declare(settings)
-    result = refresh(project, "shop", instance)
+    result = refresh(project, "shop", instance, report=True)
     assert result.success
     table = segments_of(project)
     assert table.schema == {"segment": pl.String, "rank": pl.Int32, "user_id": pl.String}
@@ -68,7 +68,7 @@ def test_each_item_gets_the_users_who_belong_to_it(
     assert len(checks) == 3
     assert all(check.passed for check in checks)
 
-    again = refresh(project, "shop", instance)
+    again = refresh(project, "shop", instance, report=True)
     assert metadata(again, "segment_solution_version")["outcome"] == "unchanged: not trained again"
     assert metadata(again, "user_segments")["outcome"] == "unchanged: not segmented again"
     assert metadata(again, "user_segments")["cost_usd_on_aws"] == 0

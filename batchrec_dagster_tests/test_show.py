@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.hostile import HOSTILE as STRANGERS
-from batchrec_dagster_tests.s3_server import OWNER, s3_server
+from batchrec_dagster_tests.s3_server import OWNER, S3Server
 
 pytestmark = pytest.mark.slow
 
@@ -343,22 +343,15 @@ def test_an_ascii_pipe_is_no_error(home: Path) -> None:
     assert "Krak\\xf3w \\U0001f3ac" in result.output
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server.endpoint, server.new_bucket()
-
-
 def test_of_a_large_table_in_s3_only_a_part_is_read_for_one_user(
-    tmp_path: Path, bucket: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endpoint, name = bucket
     users = [f"user-{number:05}" for number in range(4_000)]
     items = [f"item-{number:02}" for number in range(75)]
     publish(tmp_path, users=users, items=items, rows_of_a_group=5_000)
     environment = {
-        "BATCHREC_STORAGE": f"s3://{name}/lists",
-        "AWS_ENDPOINT_URL_S3": endpoint,
+        "BATCHREC_STORAGE": f"s3://{s3.new_bucket()}/lists",
+        "AWS_ENDPOINT_URL_S3": s3.endpoint,
         "AWS_ACCESS_KEY_ID": OWNER.access,
         "AWS_SECRET_ACCESS_KEY": OWNER.secret,
         "AWS_REGION": "us-east-1",

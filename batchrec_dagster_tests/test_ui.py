@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +17,6 @@ from batchrec_dagster.pipeline import ui as links
 from batchrec_dagster.reporting.markdown import WORD_JOINER
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.hostile import ADDRESSES, HOSTILE, OUTSIDE, quoted
-from batchrec_dagster_tests.processes import free_ports, started
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -32,7 +26,7 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 from batchrec_dagster_tests.test_markdown import ADDRESS, PARSER
-from batchrec_dagster_tests.web_ui import answers, web_ui
+from batchrec_dagster_tests.web_ui import web_ui
 
 pytestmark = [pytest.mark.slow, pytest.mark.attack]
 
@@ -108,7 +102,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     home = project.process_environment()["DAGSTER_HOME"]
     with dg.DagsterInstance.from_config(home) as instance:
         for _ in range(2):
-            assert refresh(project, "shop", instance).success
+            assert refresh(project, "shop", instance, report=True).success
         with definitions(project) as defs:
             graph = defs.resolve_asset_graph()
             assets = [*defs.resolve_all_asset_specs()]
@@ -294,37 +288,3 @@ def test_links_lead_to_the_console_on_aws_alone(tmp_path: Path) -> None:
         "t_in_console": "https://console.aws.amazon.com/s3/object/bucket?prefix=a%20b/x/%C3%A9",
     }
     assert [*links.stored("t", other, other.uri("x"))] == ["t"]
-
-
-def test_ctrl_c_stops_web_server_daemon_and_code_servers(tmp_path: Path) -> None:
-    (tmp_path / "definitions.py").write_text("import dagster as dg\ndefs = dg.Definitions()\n")
-    (tmp_path / "workspace.yaml").write_text("load_from: [{python_file: definitions.py}]\n")
-    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    (port,) = free_ports(1)
-    command = [str(Path(sys.executable).with_name("batchrec")), "ui", "--port", str(port)]
-    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path)}
-    with started(command, tmp_path, environment, tmp_path / "log", grace=60) as ui:
-        address = f"http://127.0.0.1:{port}/server_info"
-        ui.wait_for(lambda: answers(address), "answer of the UI", timeout=180)
-        ui.wait_for(lambda: "following daemons" in ui.log.read_text() or None, "daemon", timeout=60)
-        assert len(of_session(ui.process.pid)) >= 4  # with the code server's own child
-        os.killpg(ui.process.pid, signal.SIGINT)  # as a terminal does it
-        assert ui.process.wait(60) == 0
-        deadline = time.monotonic() + 60
-        while left := of_session(ui.process.pid):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.2)
-    databases = list(tmp_path.rglob("*.db"))
-    assert len(databases) >= 3
-    assert {each.stat().st_mode & 0o077 for each in databases} == {0}
-
-
-def of_session(session: int) -> list[str]:
-    """The commands of the session's processes that run."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has just ended
-            state, _, _, its_session, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
-            if its_session == str(session) and state != "Z":
-                found.append((folder / "cmdline").read_text())
-    return found

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -75,33 +78,20 @@ def instance_of(project: Project) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def test_the_assets_are_materialized_by_command(project: Project) -> None:
+def test_assets_and_jobs_run_by_command_and_train_again_when_forced(project: Project) -> None:
     done = project.run("dagster", "asset", "materialize", *MODULE, "--select", "group:shop")
     assert done.returncode == 0, done.stderr
+    assert trained(done.stderr)
     assert table(project).get_column("user_id").n_unique() == 60
 
-    shown = project.run("batchrec", "show")
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.startswith("shop\n")
-    assert "1,800 rows from ratings.csv" in shown.stdout
-    assert "1,500 recommendations for 60 users" in shown.stdout
-    assert "recommendations.parquet" in shown.stdout
-
-
-def test_the_job_is_executed_by_command_and_trains_again_when_forced(project: Project) -> None:
     config = project.root / "config.yaml"
     config.write_text(
         yaml.safe_dump({"ops": {"shop__solution_version": {"config": {"force_train": True}}}})
     )
     job = ("dagster", "job", "execute", *MODULE, "-j", "shop_refresh")
-
-    def run(*more: str) -> bool:
-        done = project.run(*job, *more)
-        assert done.returncode == 0, done.stderr
-        return trained(done.stderr)
-
-    assert [run(), run("-c", str(config))] == [True, True]
-    assert table(project).get_column("user_id").n_unique() == 60
+    done = project.run(*job, "-c", str(config))
+    assert done.returncode == 0, done.stderr
+    assert trained(done.stderr)
     with instance_of(project) as instance:
         key = dg.AssetKey(["shop", "solution_version"])
         records = instance.fetch_materializations(key, limit=10).records
@@ -132,11 +122,13 @@ def test_what_fails_ends_the_command_with_an_error(project: Project) -> None:
     assert not project.storage.exists() or not [*project.storage.rglob("*.*")]
 
 
-def test_the_ui_shows_the_lineage_and_materializes_it(
+def test_the_ui_shows_the_lineage_materializes_it_and_ends_by_ctrl_c(
     project: Project, tmp_path: Path, browser: Any
 ) -> None:
     expect = pytest.importorskip("playwright.sync_api").expect
     project.declare(declaration("movielens", "ratings.csv"))
+    home = project.root / ".batchrec" / "dagster"
+    home.mkdir(mode=0o700, parents=True)
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     asked: list[str] = []
@@ -164,10 +156,37 @@ def test_the_ui_shows_the_lineage_and_materializes_it(
         expect(page.get_by_text("Never materialized")).to_have_count(0)
         expect(page.get_by_text("Materialized")).to_have_count(len(ASSETS))
         page.close()
+        ends_with_all_its_processes(dev)
 
     hosts = {urlsplit(url).hostname for url in asked if urlsplit(url).scheme not in LOCAL_SCHEMES}
     assert hosts == {"127.0.0.1"}
     assert table(project, "movielens").get_column("user_id").n_unique() == 60
+    databases = [*home.rglob("*.db")]
+    assert len(databases) >= 3
+    assert {each.stat().st_mode & 0o077 for each in databases} == {0}
+
+
+def ends_with_all_its_processes(ui: Started) -> None:
+    """Web server, daemon, code servers; by Ctrl-C as a terminal does it."""
+    ui.wait_for(lambda: "following daemons" in ui.log.read_text() or None, "daemon", timeout=60)
+    assert len(of_session(ui.process.pid)) >= 4  # with the code server's own child
+    os.killpg(ui.process.pid, signal.SIGINT)
+    assert ui.process.wait(60) == 0
+    deadline = time.monotonic() + 60
+    while left := of_session(ui.process.pid):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def of_session(session: int) -> list[str]:
+    """The commands of the session's processes that run."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            state, _, _, its_session, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+            if its_session == str(session) and state != "Z":
+                found.append((folder / "cmdline").read_text())
+    return found
 
 
 # What such URLs stand for is in the page or in the browser.

@@ -471,7 +471,7 @@ class Sequences(RuleBasedStateMachine):
 
 TestSequences = Sequences.TestCase
 TestSequences.settings = settings(
-    max_examples=int(os.environ.get("BATCHREC_TEST_SEQUENCES", "25")),
+    max_examples=int(os.environ.get("BATCHREC_TEST_SEQUENCES", "12")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -32,7 +32,7 @@ DEADLINE_SECONDS = 60.0
 BOM = b"\xef\xbb\xbf"
 GOOD = csv_bytes(taste_rows(1000))
 SETTINGS = settings(
-    max_examples=150,
+    max_examples=75,
     deadline=None,
     database=None,
     derandomize=True,
@@ -264,7 +264,7 @@ def _asked(data: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
 def test_any_line_is_answered_in_its_place(fuzzed: Fuzzed, recipe: Recipe) -> None:
-    @settings(SETTINGS, max_examples=25)
+    @settings(SETTINGS, max_examples=12)
     @given(data=lines(recipe))
     def check(data: bytes) -> None:
         asked = _asked(data)

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
     from types_boto3_personalize import PersonalizeClient
 
-MOMENTS = 9
-PROCESSES = 8
+MOMENTS = 6
+PROCESSES = 5
 SEED = 11
 ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"
 SEGMENTS = "aws-item-affinity"
@@ -306,10 +306,10 @@ def test_killed_at_any_moment_every_job_ends_right(
         shutil.rmtree(root)
 
 
-def test_eight_processes_do_the_same_and_other_work_on_one_home(
+def test_processes_do_the_same_and_other_work_on_one_home(
     tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
-    """All eight do the one chain and each a batch of its own; two of them are killed."""
+    """All do the one chain and each a batch of its own; two of them are killed."""
     expected, seconds = undisturbed
     root = _new_root(tmp_path)
     rng = random.Random(SEED)

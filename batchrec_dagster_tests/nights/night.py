@@ -26,8 +26,8 @@ from batchrec_dagster_tests.s3_server import OWNER, Keys, S3Server
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
-    definitions,
     module_project,
+    refresh,
     write_ratings,
 )
 
@@ -122,11 +122,8 @@ class Night:
         """Start the refresh job."""
         self.runs += 1
         said = self.project.root / f"run-{self.runs}.txt"
-        home = self.project.root / "dagster"
-        home.mkdir(exist_ok=True)
         process = FORKS.Process(
-            target=_refresh,
-            args=(self.project.root, {**self.environment, **environment}, home, said),
+            target=_refresh, args=(self.project.root, {**self.environment, **environment}, said)
         )
         process.start()
         return Run(process, said)
@@ -154,8 +151,8 @@ class Night:
         root.mkdir()
         undisturbed = module_project(root)
         undisturbed.declare(declaration("shop", ratings))
-        with dg.DagsterInstance.ephemeral() as instance, definitions(undisturbed) as defs:
-            assert defs.resolve_job_def("shop_refresh").execute_in_process(instance=instance)
+        with dg.DagsterInstance.ephemeral() as instance:
+            assert refresh(undisturbed, "shop", instance).success
         return pl.read_parquet(undisturbed.storage / TABLE).select("user_id", "rank", "item_id")
 
 
@@ -210,8 +207,9 @@ def killed_at_random(run: Run, seconds: float) -> bool:
     return run.kill()
 
 
-def _refresh(root: Path, environment: Mapping[str, str], home: Path, said: Path) -> None:
-    """In a process of its own: run the job, and write down why it failed, if it did."""
+def _refresh(root: Path, environment: Mapping[str, str], said: Path) -> None:
+    """In a process of its own: run the job, and write down why it failed, if it did. What Dagster
+    remembers dies with the process: the next run has only the storage and Personalize."""
     for name in [*os.environ]:
         if name.startswith("AWS_"):
             del os.environ[name]
@@ -219,10 +217,8 @@ def _refresh(root: Path, environment: Mapping[str, str], home: Path, said: Path)
     os.environ.update(AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull)
     project = Project(root, dict(environment))
     try:
-        with dg.DagsterInstance.from_config(str(home)) as instance, definitions(project) as defs:
-            result = defs.resolve_job_def("shop_refresh").execute_in_process(
-                instance=instance, raise_on_error=False
-            )
+        with dg.DagsterInstance.ephemeral() as instance:
+            result = refresh(project, "shop", instance)
         why = [
             f"{event.step_failure_data.error}"
             for event in result.all_events

@@ -17,8 +17,8 @@ from batchrec_dagster_tests.s3_server import S3Server, s3_ports, s3_server
 pytestmark = pytest.mark.slow
 
 SEED = 7
-RUNS_KILLED = 9
-NIGHTS = 4
+RUNS_KILLED = 6
+NIGHTS = 3
 
 
 def seconds_of_a_night(night: Night) -> float:

@@ -21,7 +21,7 @@ from pyroaring import BitMap64
 
 from batchrec_dagster.config.ratings import Ratings
 from batchrec_dagster.preparation.sources.source import SourceError
-from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, s3_server
+from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, S3Server
 from batchrec_dagster_tests.sources.support import Place
 
 ROWS = pa.table({"user": ["a", "b", "c"], "item": [1, 2, 3], "day": ["x", "x", "y"]})
@@ -178,33 +178,31 @@ def test_a_damaged_table_is_refused_by_name(place: Place, make: Callable[[Place]
     assert "table that cannot be read" in refused(place, "orders/")
 
 
-@pytest.mark.slow
-def test_tables_in_s3(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with s3_server(tmp_path) as server:
-        bucket = server.new_bucket()
-        for name, value in server.environment(READER).items():
-            monkeypatch.setenv(name, value)
-        keys = {"aws_access_key_id": OWNER.access, "aws_secret_access_key": OWNER.secret}
-        url = {"aws_endpoint_url": server.endpoint, "aws_allow_http": "true"}
-        options = {**keys, **url, "aws_region": REGION}
-        write_deltalake(f"s3://{bucket}/delta", ROWS, storage_options=options)
-        DeltaTable(f"s3://{bucket}/delta", storage_options=options).delete("user = 'b'")
-        catalog = SqlCatalog(
-            "shop",
-            uri="sqlite://",
-            warehouse=f"s3://{bucket}",
-            **{"s3.endpoint": server.endpoint, "s3.region": REGION},
-            **{"s3.access-key-id": OWNER.access, "s3.secret-access-key": OWNER.secret},
-        )
-        catalog.create_namespace("shop")
-        location = f"s3://{bucket}/iceberg"
-        table = catalog.create_table("shop.orders", ROWS.schema, location=location)
-        table.append(ROWS)
-        table.delete("user = 'b'")
-        folders = {"copies": place.base.parent / "copies"}
-        there = replace(place, store=replace(server.store(READER), folders=folders))
-        for name in ("delta", "iceberg"):
-            assert sorted(read(there, f"s3://{bucket}/{name}/")[0].rows()) == LEFT
-        server.store().put(f"s3://{bucket}/csv/day=x/1.csv", b"user\na\n")
-        query = "SELECT user, day FROM source"
-        assert read(there, f"s3://{bucket}/csv/", query)[0].rows() == [("a", "x")]
+def test_tables_in_s3(place: Place, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = s3.new_bucket()
+    for name, value in s3.environment(READER).items():
+        monkeypatch.setenv(name, value)
+    keys = {"aws_access_key_id": OWNER.access, "aws_secret_access_key": OWNER.secret}
+    url = {"aws_endpoint_url": s3.endpoint, "aws_allow_http": "true"}
+    options = {**keys, **url, "aws_region": REGION}
+    write_deltalake(f"s3://{bucket}/delta", ROWS, storage_options=options)
+    DeltaTable(f"s3://{bucket}/delta", storage_options=options).delete("user = 'b'")
+    catalog = SqlCatalog(
+        "shop",
+        uri="sqlite://",
+        warehouse=f"s3://{bucket}",
+        **{"s3.endpoint": s3.endpoint, "s3.region": REGION},
+        **{"s3.access-key-id": OWNER.access, "s3.secret-access-key": OWNER.secret},
+    )
+    catalog.create_namespace("shop")
+    location = f"s3://{bucket}/iceberg"
+    table = catalog.create_table("shop.orders", ROWS.schema, location=location)
+    table.append(ROWS)
+    table.delete("user = 'b'")
+    folders = {"copies": place.base.parent / "copies"}
+    there = replace(place, store=replace(s3.store(READER), folders=folders))
+    for name in ("delta", "iceberg"):
+        assert sorted(read(there, f"s3://{bucket}/{name}/")[0].rows()) == LEFT
+    s3.store().put(f"s3://{bucket}/csv/day=x/1.csv", b"user\na\n")
+    query = "SELECT user, day FROM source"
+    assert read(there, f"s3://{bucket}/csv/", query)[0].rows() == [("a", "x")]
