@@ -264,6 +264,8 @@ def test_a_limit_that_no_waiting_changes_fails_at_once() -> None:
     client = Scripted(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
     with pytest.raises(dg.Failure, match=r"rejected .* not now \(LimitExceededException\)"):
         ensure(client).start_named(DATASET_GROUP, "shop", {})
+    with pytest.raises(dg.Failure, match=r"delete one that nobody needs .* Service Quotas"):
+        replace(ensure(client), on_aws=True).start_named(DATASET_GROUP, "shop", {})
 
 
 def test_what_is_refused_for_good_fails_at_once() -> None:

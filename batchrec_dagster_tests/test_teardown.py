@@ -203,7 +203,7 @@ def test_a_pipeline_whose_declaration_is_gone_is_torn_down_by_its_name(
     done = run.invoke(main, ["teardown", "shop", "--storage", "--yes"])
     assert done.exit_code == 0, done.output
     assert there(client) == set()
-    assert not file.exists()
+    assert not (project.storage / "shop").exists()
     assert run.invoke(main, ["teardown", "shop", "--yes"]).exit_code == 3
 
 
@@ -415,8 +415,8 @@ def test_a_group_of_the_name_without_the_tag_is_left_alone(
     plan = find(ensure(client), "shop")
     assert plan.pieces == []
     assert plan.left == [
-        "dataset group shop-0123abcd has no tag batchrec:pipeline=shop, or has another"
-        " batchrec:storage",
+        "dataset group shop-0123abcd belongs to somebody else: batchrec:pipeline=,"
+        " batchrec:storage=",
         f"schema shop-0123abcd-interactions is used by {made['dataset']}",
     ]
     delete(ensure(client), plan)

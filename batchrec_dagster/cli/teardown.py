@@ -35,6 +35,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     from batchrec_dagster.deployment import Deployment, DeploymentError
     from batchrec_dagster.personalize.ensure import PIPELINE_TAG
     from batchrec_dagster.personalize.teardown import delete, find
+    from batchrec_dagster.pipeline.automation.teardown import delete_empty_folders
     from batchrec_dagster.storage.object_store import StorageError
 
     _check_gone(pipeline)
@@ -56,6 +57,8 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
         delete(ensure, plan)
         for file in found:
             store.delete(file.uri)
+        if files:
+            delete_empty_folders(store.local_path(root))
     except (DeploymentError, StorageError) as error:
         raise click.ClickException(str(error)) from error
     except Failure as error:

@@ -103,8 +103,7 @@ def refusal(error: dg.Failure | ClientError) -> str:
 
 
 def _v2_lines(on: Trial) -> dict[str, Any]:
-    (lines,) = on.lines(on.filtered())
-    return about_lines(lines)
+    return about_lines(*on.lines(on.filtered()))
 
 
 def about_lines(lines: Sequence[Line]) -> dict[str, Any]:
@@ -112,9 +111,9 @@ def about_lines(lines: Sequence[Line]) -> dict[str, Any]:
     outputs = [line["output"] for line in lines if line.get("output")]
     padded = [len(each.get("scores") or []) < len(each["recommendedItems"]) for each in outputs]
     written = [json.dumps(line) for line in lines]
-    text = "\n".join(written)
     try:
-        read = f"{read_inference(text.encode()).height} lines"
+        rows = read_inference("\n".join(written).encode()).height
+        read = f"{rows} lines"
     except ValueError as error:
         read = str(error)
     return {

@@ -88,7 +88,11 @@ TAKEN_NAMES = 100
 
 # The next poll comes after a twentieth of the time waited so far, between 1 and 20 intervals.
 EASING = 20
-INVALID = "InvalidInputException"
+INVALID, LIMIT = "InvalidInputException", "LimitExceededException"
+NO_ROOM = (
+    "delete one that nobody needs (`batchrec teardown NAME` for a pipeline that is gone), or ask"
+    " Service Quotas for more"
+)
 
 
 @dataclass(frozen=True)
@@ -297,6 +301,8 @@ class Ensure:
                     return None
                 if not _passes(kind, code, message):
                     fix = role_trouble(message, create) if code == INVALID else None
+                    if code == LIMIT and self.on_aws:  # The local one says what to do itself.
+                        fix = NO_ROOM
                     raise dg.Failure(
                         f"Personalize rejected the {kind.label} {name}: {message} ({code})"
                         + (f"; {fix}" if fix else ""),
@@ -333,7 +339,7 @@ def _passes(kind: Kind, code: str, message: str) -> bool:
 
     It does not help against the limit of filters or solutions in a dataset group.
     """
-    if code == "LimitExceededException":
+    if code == LIMIT:
         return kind.names_are_free or "IN_PROGRESS" in message
     return code == "ResourceInUseException"
 

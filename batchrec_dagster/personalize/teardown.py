@@ -103,8 +103,9 @@ def find(ensure: Ensure, pipeline: str) -> Plan:
                 if _is_ours(ensure, group, pipeline):
                     _look_into(ensure, group, pipeline, plan)
                 else:
-                    mine = f"{PIPELINE_TAG}={pipeline}, or has another {STORAGE_TAG}"
-                    plan.left.append(f"{group} has no tag {mine}")
+                    tags = ensure.tags_of(group.arn)
+                    said = [f"{key}={tags.get(key, '')}" for key in (PIPELINE_TAG, STORAGE_TAG)]
+                    plan.left.append(f"{group} belongs to somebody else: {', '.join(said)}")
     _find_schemas(ensure, named, plan)
     _find_jobs(ensure, plan)
     plan.pieces.sort(key=lambda piece: ORDER.index(piece.kind))

@@ -72,7 +72,7 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
                         storage.store.delete(file.uri)
             # Only now are the leases' own files gone.
             if config.delete and config.storage:
-                _delete_empty_folders(storage.store.local_path(root))
+                delete_empty_folders(storage.store.local_path(root))
         except StorageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         if not config.delete:
@@ -138,7 +138,7 @@ def _files(storage: StorageResource, pipeline: Pipeline) -> list[ObjectInfo]:
     return [file for file in found if not file.uri.startswith(leases)]
 
 
-def _delete_empty_folders(path: Path | None) -> None:
+def delete_empty_folders(path: Path | None) -> None:
     """As in S3, where a prefix without objects does not exist."""
     if path is None:
         return
