@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,20 @@ from batchrec_dagster.local_personalize.learning.components import (
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
+    USER_NEIGHBORS,
     PopularityScorer,
     Scorer,
+    UserNeighborScorer,
 )
-from batchrec_dagster.local_personalize.learning.evaluation import EARLIER_CUTOFFS, split
+from batchrec_dagster.local_personalize.learning.evaluation import (
+    EARLIER_CUTOFFS,
+    split,
+    split_histories,
+)
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     History,
+    ModelFileError,
     log_popularity,
     popular_first,
 )
@@ -38,13 +45,17 @@ from batchrec_dagster.local_personalize.learning.model_selection import (
     BLEND_WEIGHTS,
     RECENCY_EXPONENTS,
     Blend,
-    ValidationSet,
     fit_temperature,
     select_blend,
-    validation_sets,
 )
 from batchrec_dagster.local_personalize.learning.models import BlendModel, load_model
 from batchrec_dagster.local_personalize.learning.ranking import top_k
+from batchrec_dagster.local_personalize.learning.validation import (
+    CANDIDATES,
+    ScoredUsers,
+    ValidationSet,
+    validation_sets,
+)
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import interactions_of, lists, tastes
 
@@ -100,6 +111,16 @@ def single_ndcg(one: ValidationSet, name: str, exponent: float) -> float:
     return float(evaluation.ndcg(hits, np.ones(USERS, np.int64)).mean())
 
 
+def share_of(blend: Blend, one: ValidationSet) -> dict[str, float]:
+    """The weights on scores of the same spread."""
+    exponents = blend.recency_exponents
+    return {
+        name: weight
+        * float(one.scorers[name].score(one.inputs, exponents[name]).std(axis=1).mean())
+        for name, weight in blend.weights.items()
+    }
+
+
 def test_components_with_different_errors_are_blended() -> None:
     one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6), factors=noise(3, 0.6))
     blend = select_blend([one], recency=True)
@@ -112,25 +133,23 @@ def test_components_with_different_errors_are_blended() -> None:
 @pytest.mark.parametrize("good", [EASE, SEQUENCE, FACTORS])
 def test_a_good_component_among_bad_ones_serves_alone(good: str) -> None:
     noises = {name: noise(i, 50.0) for i, name in enumerate((EASE, SEQUENCE, FACTORS))}
-    one = validation_set_of(**{**noises, good: noise(7, 0.01)})
+    one = validation_set_of(**{**noises, good: noise(7, 0.3)})
     blend = select_blend([one], recency=True)
     assert list(blend.weights) == [good]
     assert blend.ndcg == pytest.approx(single_ndcg(one, good, blend.recency_exponents[good]))
 
 
-@pytest.mark.parametrize(("sequence", "symmetric"), [(0.9, 0.4), (0.4, 0.9), (0.6, 0.6)])
-def test_symmetric_cooccurrence_replaces_the_sequence_if_better(
-    sequence: float, symmetric: float
-) -> None:
+@pytest.mark.parametrize(("sequence", "symmetric"), [(0.9, 0.3), (0.3, 0.9)])
+def test_the_better_cooccurrence_weighs_more(sequence: float, symmetric: float) -> None:
     noises = {
         EASE: noise(1, 0.5),
         SEQUENCE: noise(2, sequence),
-        SYMMETRIC_COOC: noise(2, symmetric),
+        SYMMETRIC_COOC: noise(4, symmetric),
     }
-    blend = select_blend([validation_set_of(**noises, factors=noise(3, 0.6))], recency=True)
-    used, left = (SYMMETRIC_COOC, SEQUENCE) if symmetric < sequence else (SEQUENCE, SYMMETRIC_COOC)
-    assert used in blend.weights
-    assert left not in blend.weights
+    one = validation_set_of(**noises, factors=noise(3, 0.6))
+    weights = share_of(select_blend([one], recency=True), one)
+    more, less = (SYMMETRIC_COOC, SEQUENCE) if symmetric < sequence else (SEQUENCE, SYMMETRIC_COOC)
+    assert weights[more] > 2 * weights.get(less, 0.0)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.9, 0.4), (0.4, 0.9), (0.6, 0.6)])
@@ -142,10 +161,12 @@ def test_high_regularization_is_selected_unless_low_is_better(low: float, high: 
     assert left not in blend.weights
 
 
-@pytest.mark.parametrize(("size", "added"), [(50.0, True), (0.01, False)])
-def test_popularity_is_added_if_histories_say_little(size: float, added: bool) -> None:
+@pytest.mark.parametrize(("size", "other", "added"), [(50.0, 0.0, True), (0.3, 50.0, False)])
+def test_popularity_is_added_if_histories_say_little(
+    size: float, other: float, added: bool
+) -> None:
     counts = truth_table().sum(axis=0)  # each relevant item as often as the others
-    popular = NoisyScorer(np.tile(counts, (USERS, 1)), np.zeros((USERS, 200), np.float32))
+    popular = NoisyScorer(np.tile(counts, (USERS, 1)), noise(5, other))
     one = validation_set_of(ease=noise(1, size), factors=noise(2, 60.0), popularity=popular)
     blend = select_blend([one], recency=True)
     assert (POPULARITY in blend.weights) == added
@@ -153,14 +174,41 @@ def test_popularity_is_added_if_histories_say_little(size: float, added: bool) -
         assert blend.ndcg > single_ndcg(one, EASE, RECENCY_EXPONENTS[EASE][0])
 
 
-def test_equal_components_keep_the_defaults_and_no_blend() -> None:
+def test_popularity_alone_serves_if_nothing_is_better() -> None:
+    popular = NoisyScorer(truth_table(), noise(9, 0.3))
+    one = validation_set_of(ease=noise(1, 50.0), factors=noise(2, 60.0), popularity=popular)
+    assert list(select_blend([one], recency=True).weights) == [POPULARITY]
+
+
+def test_options_that_cannot_be_told_apart_are_averaged() -> None:
     same = noise(1, 0.5)
-    blend = select_blend([validation_set_of(ease=same, sequence=same, factors=same)], recency=True)
-    assert len(blend.weights) == 1
-    assert all(
-        blend.recency_exponents[name] == RECENCY_EXPONENTS[name][0]
-        for name in blend.recency_exponents
-    )
+    one = validation_set_of(ease=same, sequence=same, factors=same)
+    blend = select_blend([one], recency=True)
+    assert set(blend.weights) == {EASE, SEQUENCE, FACTORS}
+    assert sum(share_of(blend, one).values()) == pytest.approx(1)
+    assert blend.recency_exponents == {EASE: 0.6, SEQUENCE: 1.2, FACTORS: 0.6}
+    assert blend.ndcg == pytest.approx(single_ndcg(one, EASE, 0.6))
+
+
+def test_cooccurrence_looks_at_newer_items_in_a_blend_unless_that_is_worse() -> None:
+    worse = NoisyScorer(truth_table(), noise(2, 0.4), best_exponent=0.9)
+    one = validation_set_of(ease=noise(1, 0.6), sequence=worse, factors=noise(3, 0.6))
+    assert select_blend([one], recency=True).recency_exponents[SEQUENCE] == 0.9
+
+
+def test_the_candidates_of_components_tell_what_all_items_tell() -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6))
+    users = ScoredUsers([one])
+    keys = [(EASE, 0.6), (SEQUENCE, 0.9)]
+    [candidates, *others] = users.candidates(keys)
+    assert candidates.is_relevant.shape[1] <= 2 * CANDIDATES
+    for blend in ({keys[0]: 1.0}, {keys[0]: 0.3, keys[1]: 0.7}):
+        found = users.by_user(each.ndcg([blend]) for each in [candidates, *others])
+        scores = np.zeros((USERS, 200), np.float32)
+        for (name, exponent), weight in blend.items():
+            scores += np.float32(weight) * one.scorers[name].score(one.inputs, exponent)
+        whole = ScoredUsers([replace(one, scorers={EASE: NoisyScorer(scores, 0 * scores)})])
+        assert found[0] == pytest.approx(whole.ndcg(EASE, [0.0])[0])
 
 
 def test_an_exponent_is_selected_if_clearly_better() -> None:
@@ -266,6 +314,51 @@ def test_factors_solve_the_equations_of_the_paper() -> None:
             expected = items @ np.linalg.solve(left, items[met].T @ confidence[user, met])
             assert found[user] == pytest.approx(expected, abs=1e-3)
         assert (found[-1] == 0).all()
+
+
+def test_neighbors_add_up_the_items_of_the_most_similar_users(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(components, "NEIGHBORS", 7)
+    data = interactions_of(tastes())
+    histories = Histories(data, data.item_ids[popular_first(data)])
+    history = histories.of_users(histories.users([*data.user_ids, "nobody"]))
+    had = history.recency_weights(0.0)[:-1]
+    scorer = UserNeighborScorer(had.sorted_indices())
+    had, found = had.toarray(), scorer.score(history, 0.6)
+    weights = 1 / (had.sum(axis=0) + components.FREQUENCY_SHIFT)
+    for user, row in enumerate(history.recency_weights(0.6).toarray()):
+        similarity = had @ (weights * row) / np.sqrt(had @ weights)
+        nearest = np.argsort(-similarity, kind="stable")[:7]
+        expected = similarity[nearest] @ had[nearest]
+        expected[row > 0] = 0  # the nearest user is this one
+        assert found[user] == pytest.approx(expected, abs=1e-5)
+    again = UserNeighborScorer.from_arrays(scorer.arrays())
+    assert (again.score(history, 0.6) == found).all()
+
+
+def test_neighbors_are_for_users_who_share_little() -> None:
+    held = split(interactions_of(tastes(each=3)), 0)
+    assert held is not None
+    assert USER_NEIGHBORS in train_blend._components(held)
+    own = split_histories(interactions_of(tastes(each=20)))
+    assert own is not None
+    assert USER_NEIGHBORS not in train_blend._components(own)  # users would find themselves
+    everyone = [(f"u{user}", f"i{item}", 0) for user in range(1_000) for item in range(8)]
+    alike = split(interactions_of(everyone), 0)
+    assert alike is not None
+    assert USER_NEIGHBORS not in train_blend._components(alike)
+
+
+def test_an_unknown_component_is_refused_by_name(tmp_path: Path) -> None:
+    data = interactions_of(tastes())
+    fitted = fit_components.ComponentFitter(data, {}, 0, print).fit([USER_NEIGHBORS], {})
+    fitted.blend(Blend({USER_NEIGHBORS: 0.6}, {USER_NEIGHBORS: 1.0}, 0.1), 1.0).save(tmp_path)
+    assert isinstance(load_model(tmp_path), BlendModel)
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace(f'"kind": "{USER_NEIGHBORS}"', '"kind": "of-later"'))
+    with pytest.raises(ModelFileError, match="of-later"):
+        load_model(tmp_path)
 
 
 @pytest.mark.slow

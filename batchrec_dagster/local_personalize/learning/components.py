@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 from implicit.cpu.als import AlternatingLeastSquares
-from scipy.sparse import csc_matrix, csr_matrix
+from scipy.sparse import csc_matrix, csr_matrix, diags
 
 from batchrec_dagster.local_personalize.learning.interactions import History
+from batchrec_dagster.local_personalize.learning.ranking import top_k_per_row
 from batchrec_dagster.local_personalize.learning.store import Arrays
 from batchrec_dagster.local_personalize.learning.threads import cores, pieces, single_threaded_blas
 
@@ -22,6 +23,7 @@ Float32 = npt.NDArray[np.float32]
 EASE, SEQUENCE, FACTORS, POPULARITY = "ease", "sequence", "factors", "popularity"
 EASE_HIGH_REG = "ease-high-reg"  # EASE with more regularization
 SYMMETRIC_COOC = "cooccurrence-symmetric"  # co-occurrence of items in either order
+USER_NEIGHBORS = "user-neighbors"
 
 ENTRIES = 1 << 19  # summed at once: 4 MiB, so that they stay in the cache
 
@@ -29,6 +31,9 @@ ALS_FACTORS = 64
 ALS_REGULARIZATION = 5.0
 ALS_ITERATIONS = 8
 ALS_UPDATE_ITERATIONS = 2
+
+NEIGHBORS = 100  # users
+FREQUENCY_SHIFT = 5.0
 
 
 class Scorer(Protocol):
@@ -137,8 +142,51 @@ class PopularityScorer:
         return cls(arrays["counts"])
 
 
-SCORER_TYPES: dict[str, type[ItemItemScorer] | type[FactorScorer] | type[PopularityScorer]] = {
-    scorer.kind: scorer for scorer in (ItemItemScorer, FactorScorer, PopularityScorer)
+@dataclass(frozen=True)
+class UserNeighborScorer:
+    """Adds up the items of the users with the most similar histories.
+
+    The similarity is a cosine in which frequent items count less. Source: Breese, Heckerman, Kadie,
+    "Empirical analysis of predictive algorithms for collaborative filtering" (UAI 1998).
+    """
+
+    kind: ClassVar[str] = "user-neighbors"
+
+    matrix: csr_matrix  # (users, n_items) float32: the weights of the interactions
+
+    def score(self, history: History, exponent: float) -> Float32:
+        """See Scorer; 0 for the items of the history, which its own user has among the users."""
+        near = (history.recency_weights(exponent) @ self._users_by_item).tocsr()
+        [scores] = sparse_matmul([top_k_per_row(near, NEIGHBORS)], self.matrix)
+        scores[history.seen.nonzero()] = 0
+        return scores
+
+    @cached_property
+    def _users_by_item(self) -> csr_matrix:
+        """(n_items, users): how much an item of a history adds to the similarity to a user."""
+        counts = np.bincount(self.matrix.indices, minlength=self.matrix.shape[1])
+        weights = (1 / (counts + FREQUENCY_SHIFT)).astype(np.float32)
+        lengths = np.sqrt(np.maximum(self.matrix @ weights, np.finfo(np.float32).tiny))
+        out: csr_matrix = (diags(1 / lengths) @ self.matrix @ diags(weights)).T.tocsr()
+        return out.astype(np.float32)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """See Scorer."""
+        arrays = {name: getattr(self.matrix, name) for name in ("data", "indices", "indptr")}
+        return {**arrays, "n_items": np.array(self.matrix.shape[1])}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> UserNeighborScorer:
+        """The scorer that gave the arrays."""
+        shape = len(arrays["indptr"]) - 1, int(arrays["n_items"])
+        entries = arrays["data"], arrays["indices"], arrays["indptr"]
+        return cls(csr_matrix(entries, shape=shape))
+
+
+_Any = ItemItemScorer | FactorScorer | PopularityScorer | UserNeighborScorer
+SCORER_TYPES: dict[str, type[_Any]] = {
+    scorer.kind: scorer
+    for scorer in (ItemItemScorer, FactorScorer, PopularityScorer, UserNeighborScorer)
 }
 
 

@@ -19,10 +19,12 @@ from batchrec_dagster.local_personalize.learning.components import (
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
+    USER_NEIGHBORS,
     FactorScorer,
     ItemItemScorer,
     PopularityScorer,
     Scorer,
+    UserNeighborScorer,
     fit_factors,
 )
 from batchrec_dagster.local_personalize.learning.hpo import Log
@@ -111,6 +113,8 @@ class ComponentFitter:
     def _fit(self, name: str, window: int, factors: int) -> Scorer:
         if name == POPULARITY:
             return PopularityScorer(self._counts)
+        if name == USER_NEIGHBORS:
+            return UserNeighborScorer(self.matrix.sorted_indices())
         if name in (EASE, EASE_HIGH_REG):
             weights = ease.fit(
                 self.matrix,

@@ -23,6 +23,7 @@ from batchrec_dagster.local_personalize.learning.components import (
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
+    USER_NEIGHBORS,
     FactorScorer,
     ItemItemScorer,
     Scorer,
@@ -51,14 +52,17 @@ from batchrec_dagster.local_personalize.learning.model_selection import (
     fit_temperature,
     select_blend,
     select_repeats,
+)
+from batchrec_dagster.local_personalize.learning.models import BlendModel, HeldOut, load_model
+from batchrec_dagster.local_personalize.learning.validation import (
     validation_set,
     validation_sets,
 )
-from batchrec_dagster.local_personalize.learning.models import BlendModel, HeldOut, load_model
 from batchrec_dagster.personalize.recipes import Values
 
 COMPONENTS = (EASE, SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
 HIGH_REG_MAX_ITEMS = 6_000  # a second EASE takes time with the square or cube of the items
+MAX_COMPARED_USERS = 5_000  # with each user, on average; where they are more, neighbors add nothing
 DEFAULT_WEIGHT = 10.0  # of EASE alone: about the spread of the softmax that a selection gives
 
 # With fewer users held out, a second split is fitted too: few users select noise.
@@ -159,7 +163,7 @@ def _updated(
     old_index = fitter.old_index(old)
     scorers: dict[str, Scorer] = {}
     for name, scorer in old.scorers.items():
-        if name in (SEQUENCE, SYMMETRIC_COOC, POPULARITY):
+        if name in (SEQUENCE, SYMMETRIC_COOC, POPULARITY, USER_NEIGHBORS):
             scorers[name] = fitter.fit([name], values).scorers[name]
         elif isinstance(scorer, ItemItemScorer):
             scorers[name] = ItemItemScorer(
@@ -204,10 +208,18 @@ def _select(
 
 
 def _components(held_out: Split) -> tuple[str, ...]:
-    """The components to select from: a second EASE only if one split has users enough."""
-    enough = len(held_out.users) >= MIN_VALIDATION_USERS
-    few_items = len(held_out.train.item_ids) <= HIGH_REG_MAX_ITEMS
-    return (*COMPONENTS, EASE_HIGH_REG) if enough and few_items else COMPONENTS
+    """The components to select from.
+
+    A second EASE only if one split has users enough; neighbors only if users are compared with few
+    others, and not with themselves, as where the held-out users are trained on.
+    """
+    data, names = held_out.train, list(COMPONENTS)
+    if len(held_out.users) >= MIN_VALIDATION_USERS and len(data.item_ids) <= HIGH_REG_MAX_ITEMS:
+        names.append(EASE_HIGH_REG)
+    compared = float((data.item_counts.astype(np.float64) ** 2).sum())
+    if compared <= MAX_COMPARED_USERS * len(data.user_ids) and data is not held_out.inputs:
+        names.append(USER_NEIGHBORS)
+    return tuple(names)
 
 
 def _default_blend(interactions: Interactions, values: Values, seed: int, log: Log) -> BlendModel:

@@ -28,10 +28,6 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     log_popularity,
     popular_first,
 )
-from batchrec_dagster.local_personalize.learning.model_selection import (
-    ValidationSet,
-    validation_set,
-)
 from batchrec_dagster.local_personalize.learning.models import (
     AnyModel,
     BlendModel,
@@ -49,6 +45,10 @@ from batchrec_dagster.local_personalize.learning.train_blend import (
     train_blend,
     train_blend_on_histories,
     update_blend,
+)
+from batchrec_dagster.local_personalize.learning.validation import (
+    ValidationSet,
+    validation_set,
 )
 from batchrec_dagster.personalize.recipes import Values
 
