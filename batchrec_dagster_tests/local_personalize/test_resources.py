@@ -212,8 +212,10 @@ def test_a_resource_in_use_cannot_be_deleted(local: Local, monkeypatch: pytest.M
         client.update_solution(solutionArn=other, performAutoTraining=True)
         with pytest.raises(in_use, match="it is being updated"):
             client.delete_solution(solutionArn=other)
+        assert local.describe(other)["performAutoTraining"] is False
     while local.describe(other)["latestSolutionUpdate"]["status"] != "ACTIVE":
         pass
+    assert local.describe(other)["performAutoTraining"] is True
     client.delete_solution(solutionArn=other)
     local.gone(other)
     with pytest.raises(in_use, match="still has datasets"):

@@ -283,14 +283,18 @@ def test_automatic_training_starts_soon_and_then_by_its_schedule(
     for days, expected in ((4.2, 2), (4.3, 2)):
         wait(days)
         assert versions() == expected
-    client = local.client
-    client.update_solution(solutionArn=made, performAutoTraining=False)
+
+    def update(**change: Any) -> None:
+        local.client.update_solution(solutionArn=made, **change)
+        while local.describe(made)["latestSolutionUpdate"]["status"] != "ACTIVE":
+            time.sleep(0.01)
+
+    update(performAutoTraining=False)
     wait(9)
-    local.active(made)
     assert versions() == 2
     add_data("third")
     daily: Any = {"autoTrainingConfig": {"schedulingExpression": "rate(1 day)"}}
-    client.update_solution(solutionArn=made, performAutoTraining=True, solutionUpdateConfig=daily)
+    update(performAutoTraining=True, solutionUpdateConfig=daily)
     wait(9.01)  # soon after it is turned on
     assert versions() == 3
 

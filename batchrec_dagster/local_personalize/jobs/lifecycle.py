@@ -41,6 +41,8 @@ from batchrec_dagster.storage.object_store import StorageError
 # Members of Describe for an update to a resource that stays ACTIVE in the meantime.
 _UPDATES = ("latestSolutionUpdate", "latestDatasetUpdate")
 
+UPDATED = "updated"  # in a resource's state: members of Describe as they are after the update
+
 _NAP_SECONDS = 0.1
 _OS_ERROR = "(os error "  # in Polars' errors, which are no OSError
 
@@ -163,7 +165,10 @@ def _fail(reason: str) -> Outcome:
 
 
 def _finish_update(records: Records, resource: Resource) -> Resource:
-    return _set_update_status(resource.with_status(ACTIVE), ACTIVE)
+    body = {**resource.body, **resource.state.get(UPDATED, {})}
+    state = {name: value for name, value in resource.state.items() if name != UPDATED}
+    updated = replace(resource, body=body, state=state)
+    return _set_update_status(updated.with_status(ACTIVE), ACTIVE)
 
 
 def _set_update_status(resource: Resource, status: str) -> Resource:

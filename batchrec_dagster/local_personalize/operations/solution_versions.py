@@ -260,22 +260,17 @@ def first_training() -> dict[str, Any]:
     return {NEXT_TRAINING: now + SOON_SECONDS, NEW_SCHEDULE: now}
 
 
-def due_solutions(records: Records) -> list[Resource]:
-    """The solutions whose next automatic training is due and can start."""
-    now = time.time()
-    return [
-        solution
-        for solution in records.in_all_regions("Solution")
-        if solution.body["performAutoTraining"]
-        and solution.status == ACTIVE
-        and solution.state.get(NEXT_TRAINING, now + 1) <= now
-        and _trainable(records, solution)
-    ]
-
-
-def _trainable(records: Records, solution: Resource) -> bool:
-    dataset = dataset_of(records, solution.body["datasetGroupArn"], schemas.INTERACTIONS)
-    return dataset is not None and dataset.status == ACTIVE and bool(dataset.state["files"])
+def due_solutions(records: Records) -> list[tuple[Resource, Resource]]:
+    """The solutions whose automatic training is due and can start, each with its interactions."""
+    now, due = time.time(), []
+    for solution in records.in_all_regions("Solution"):
+        at = solution.state.get(NEXT_TRAINING, now + 1)
+        if solution.body["performAutoTraining"] and solution.status == ACTIVE and at <= now:
+            group = solution.body["datasetGroupArn"]
+            dataset = dataset_of(records, group, schemas.INTERACTIONS)
+            if dataset and dataset.status == ACTIVE and dataset.state["files"]:
+                due.append((solution, dataset))
+    return due
 
 
 def train_due_solutions(records: Records) -> None:
@@ -283,9 +278,7 @@ def train_due_solutions(records: Records) -> None:
 
     Source: developer guide, "Configuring automatic training".
     """
-    for solution in due_solutions(records):
-        dataset = dataset_of(records, solution.body["datasetGroupArn"], schemas.INTERACTIONS)
-        assert dataset is not None  # due_solutions checks it
+    for solution, dataset in due_solutions(records):
         if _needs_training(records, solution, dataset):
             records.add(
                 Resource(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from batchrec_dagster.local_personalize.api.validation import member_shape, prune
@@ -10,7 +9,7 @@ from batchrec_dagster.local_personalize.catalog.catalog import BUSY, Records, Re
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
 from batchrec_dagster.local_personalize.jobs.job import Job, logger
-from batchrec_dagster.local_personalize.jobs.lifecycle import start_update
+from batchrec_dagster.local_personalize.jobs.lifecycle import UPDATED, start_update
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
 from batchrec_dagster.local_personalize.operations.solution_config import (
     check_objective,
@@ -104,8 +103,9 @@ def _latest_version(records: Records, solution: Resource) -> dict[str, Any]:
 def update(call: Call) -> dict[str, Any]:
     """UpdateSolution: whether to train automatically, how often, and on which events.
 
-    A training that is turned on, or has a new schedule, starts soon. Source: developer guide,
-    "Updating a solution to change its automatic training configuration".
+    The solution keeps its configuration until the update is done. A training that is turned on,
+    or has a new schedule, starts soon. Source: developer guide, "Updating a solution to change its
+    automatic training configuration".
     """
     solution = call.get_active("Solution", call.params["solutionArn"])
     if solution.unfinished:
@@ -114,14 +114,15 @@ def update(call: Call) -> dict[str, Any]:
     change = {member: call.params[member] for member in members if member in call.params}
     if not change:
         raise InvalidInputError("There is nothing to update.")
-    old = solution.body
-    new = {**old, **{name: change[name] for name in members[:2] if name in change}}
-    config = {**old.get("solutionConfig", {}), **change.get("solutionUpdateConfig", {})}
-    if config:
-        new["solutionConfig"] = config
-    check_solution(get_recipe(old["recipeArn"]), new)
-    changed = start_update(replace(solution, body=new), "latestSolutionUpdate", change)
-    if _training(new) != _training(old):
+    new = {name: change[name] for name in members[:2] if name in change}
+    if "solutionUpdateConfig" in change:
+        config = solution.body.get("solutionConfig", {})
+        new["solutionConfig"] = config | change["solutionUpdateConfig"]
+    body = solution.body | new
+    check_solution(get_recipe(body["recipeArn"]), body)
+    changed = start_update(solution, "latestSolutionUpdate", change)
+    changed.state[UPDATED] = new
+    if _training(body) != _training(solution.body):
         changed.state.update(first_training())
     call.records.save(changed)
     return {"solutionArn": solution.arn}
