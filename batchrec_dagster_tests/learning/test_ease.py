@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease
+from batchrec_dagster.local_personalize.learning import ease, low_rank
 
 Float64 = npt.NDArray[np.float64]
 
@@ -142,13 +142,13 @@ def test_fewer_than_two_items_have_no_weights(items: int) -> None:
     seed=st.integers(0, 99),
 )
 @settings(max_examples=80, deadline=None)
-def test_items_outside_the_core_are_regressed_pairwise(
+def test_pairs_outside_the_core_have_the_weights_of_all_where_users_share_them(
     users: int, items: int, core: int, neighbors: int, seed: int
 ) -> None:
+    """All eigenvectors of so few items are known, so nothing is approximated."""
     matrix = random_matrix(users, items, 0.3, seed)
     dense = matrix.toarray().astype(np.float64)
-    plain = (dense.T @ dense) / (dense.sum(axis=0) + 3)[:, None]
-    np.fill_diagonal(plain, 0)
+    plain = plain_ease(matrix, 3.0) * (dense.T @ dense > 0)
     core = min(core, items)
     plain[:core, :core] = plain_ease(matrix[:, :core], 3.0) if core else 0
     with pytest.MonkeyPatch.context() as patch:
@@ -177,6 +177,26 @@ def test_thirty_thousand_items() -> None:
     matrix = matrix[:, np.argsort(-np.diff(matrix.tocsc().indptr), kind="stable")].tocsr()
     weights = ease.fit(matrix, core=1_500, regularization=20.0, neighbors=50)
     assert weights.shape == (items, items)
-    two = matrix[:, [0, 29_999]].toarray().astype(np.float64)
     assert np.isfinite(weights.data).all()
-    assert weights[0, 29_999] == pytest.approx(two[:, 0] @ two[:, 1] / (two[:, 0].sum() + 20))
+    kernel = (matrix @ matrix.T).toarray().astype(np.float64) + 20 * np.eye(users)
+    two = matrix[:, [0, 29_999]].toarray().astype(np.float64)
+    precision = np.eye(2) - two.T @ np.linalg.solve(kernel, two)
+    assert weights[0, 29_999] == pytest.approx(-precision[0, 1] / precision[1, 1], rel=1e-3)
+
+
+def test_a_small_core_is_about_as_accurate_as_all_items() -> None:
+    """Items in groups of taste; the weights of pairs outside the core are approximate."""
+    rng = np.random.default_rng(0)
+    users, items, groups = 600, 400, 8
+    popular = (np.arange(items) + 5.0) ** -0.8
+    likes = np.where(np.arange(users)[:, None] % groups == np.arange(items) % groups, 0.9, 0.1)
+    matrix = csr_matrix((rng.random((users, items)) < popular * likes * 4).astype(np.float32))
+    matrix = matrix[:, np.argsort(-np.asarray(matrix.sum(axis=0)).ravel(), kind="stable")].tocsr()
+    exact = plain_ease(matrix, 50.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(low_rank, "RANK", 16)
+        found = ease.fit(matrix, core=40, regularization=50.0, neighbors=items).toarray()
+    outside = np.ones_like(exact, dtype=bool)
+    outside[:40, :40] = False
+    shared = outside & ((matrix.T @ matrix).toarray() > 0)
+    assert np.corrcoef(found[shared], exact[shared])[0, 1] > 0.9

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix, hstack, vstack
 
+from batchrec_dagster.local_personalize.learning.low_rank import LowRank
 from batchrec_dagster.local_personalize.learning.ranking import (
     keep_columns,
     most_recent,
@@ -127,10 +128,10 @@ def fit(
     """Weights (n_items, n_items) float32: row = an item of a history, column = an item to score.
 
     `matrix` is (users, n_items) of ones: the most popular items first, the entries of a row from
-    new to old. The first `core` items are regressed jointly, as in the paper; every pair with an
-    item outside the core is a regression of one item on the other, over the newest entries of
-    each user (`ranking.most_recent`). Each column keeps its `neighbors` largest weights: they
-    carry the accuracy, and scoring costs in proportion to them.
+    new to old. The first `core` items are regressed jointly, as in the paper; of pairs with an
+    item outside the core, the weights are approximate (`LowRank`), over the newest entries of each
+    user (`ranking.most_recent`). Each column keeps its `neighbors` largest weights: they carry the
+    accuracy, and scoring costs in proportion to them.
     """
     n_items = matrix.shape[1]
     core = min(core, n_items)
@@ -142,16 +143,18 @@ def fit(
         if matrix.shape[0] < core
         else _inverse_by_items(inside, regularization, log)
     )
-    shrink = _shrink(matrix, regularization)
     paired = most_recent(matrix)
     by_item = paired.T.tocsr()
     outside = paired[:, core:]
+    low_rank = LowRank.of(matrix, regularization) if core < n_items else None
 
     def weights(part: slice) -> csr_matrix:
         """(width, n_items): the weights of a block of targets, all in the core or all outside."""
         width = np.arange(part.stop - part.start)
+        first = core if part.start < core else 0
         single = by_item[part] @ (outside if part.start < core else paired)
-        single.data *= shrink[single.indices + (core if part.start < core else 0)]
+        if low_rank is not None:
+            low_rank.to_weights(single, part, first)
         if part.start >= core:
             single.data[single.indices == np.repeat(width + part.start, np.diff(single.indptr))] = 0
             return top_k_per_row(single, neighbors)
