@@ -181,6 +181,12 @@ def test_pipelines_of_one_location_have_their_own_buckets_or_those_of_the_projec
         "type: batchrec_dagster.BatchrecResources\n"
         "attributes: {storage: 's3://{{ env.STAGE }}-lists/all', region: eu-west-1}\n"
     )
+    with (
+        pytest.raises(DeclarationError, match=r"env\.STAGE.* variable in it is not set") as error,
+        definitions(team),
+    ):
+        pass
+    assert str(error.value).startswith(f"{resources}, line 2: ")
     team.environment["STAGE"] = "dev"
     team.declare(declaration("us", "ratings.csv", deployment={"storage": "s3://lists-us/batchrec"}))
     with definitions(team) as defs:

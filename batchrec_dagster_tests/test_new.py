@@ -543,6 +543,7 @@ def test_names_in_a_file_run_no_template(here: Project, instance: dg.DagsterInst
         ("{{ env.__class__.__init__.__globals__.os.mkdir('RAN') }}", "is unsafe"),
         ("{{ context.project_root }}", "'context' is undefined"),
         ("{{ env('NOT_SET') }}", "NOT_SET is not set"),
+        ("s3://shop/{{ env.NOT_SET }}/orders.csv", "an environment variable in it is not set"),
         ("{{ env.", "expected name"),
     ],
 )

@@ -9,16 +9,27 @@ from __future__ import annotations
 import ast
 import json
 import re
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 from jinja2 import StrictUndefined, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel
 
 from batchrec_dagster.dagster_internals import ResolutionException
 
 _SANDBOX = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
 _SANDBOX.globals.clear()
+
+
+def _must_be_set(value: object) -> object:
+    if value is None:
+        raise TypeError("an environment variable in it is not set")
+    return value
+
+
+# None is a whole setting that is left out; within a text it would be the word None.
+_WITHIN_TEXT = _SANDBOX.overlay(finalize=_must_be_set)
 _MARKS = re.compile(r"\{[{%#]")
 
 
@@ -35,6 +46,22 @@ class TemplateContext(dg.ResolutionContext):
         return super().resolve_value(val, as_type)
 
 
+class Sandboxed(dg.Resolvable):
+    """A component whose templates know the environment alone."""
+
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
+        """As Dagster does, with the sandbox."""
+        sandbox = TemplateContext(
+            scope=context.scope,
+            path=context.path,
+            source_position_tree=context.source_position_tree,
+            stash=context.stash,
+        )
+        resolved: Self = super().resolve_from_model(sandbox, model)
+        return resolved
+
+
 def fill_in(text: str, env: object) -> object:
     """The text with its templates filled in; a text without templates as it is.
 
@@ -44,7 +71,9 @@ def fill_in(text: str, env: object) -> object:
         return text
     try:
         parsed = _SANDBOX.parse(text)
-        filled = _SANDBOX.from_string(parsed).render(env=env)
+        parts = [part for output in parsed.find_all(nodes.Output) for part in output.nodes]
+        sandbox = _SANDBOX if len(parts) == 1 else _WITHIN_TEXT
+        filled = sandbox.from_string(parsed).render(env=env)
     except (TemplateError, ResolutionException, TypeError, ArithmeticError) as error:
         raise ValueError(
             f"cannot fill in {text!r}: {error}. Templates know the environment alone, such as"

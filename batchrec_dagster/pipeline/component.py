@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.templates import TemplateContext
+from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment, DeploymentError
 from batchrec_dagster.pipeline.assets.batch_users import batch_users
 from batchrec_dagster.pipeline.assets.interactions import interactions
@@ -38,7 +38,7 @@ from batchrec_dagster.storage.extras import installed
 
 
 @dg.scaffold_with(PipelineScaffolder)
-class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
+class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
     """Recommendations for every user from a file of ratings, with Amazon Personalize."""
 
     _file: Path | None = PrivateAttr(default=None)
@@ -55,18 +55,6 @@ class BatchRecommendations(Pipeline, dg.Component, dg.Resolvable):
         for declared in filter(None, (loaded.ratings, loaded.items)):
             declared._file = os.path.relpath(file, context.project_root)
         return loaded
-
-    @classmethod
-    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
-        """As Dagster does, with templates that know the environment alone."""
-        sandbox = TemplateContext(
-            scope=context.scope,
-            path=context.path,
-            source_position_tree=context.source_position_tree,
-            stash=context.stash,
-        )
-        resolved: Self = super().resolve_from_model(sandbox, model)
-        return resolved
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         declared = components_of(context, BatchRecommendations)

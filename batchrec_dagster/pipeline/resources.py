@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.config.project import DeploymentSettings
+from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.declare_asset import PIPELINE
 from batchrec_dagster.pipeline.loading import components_of
@@ -16,7 +17,7 @@ from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.paths import Places
 
 
-class BatchrecResources(DeploymentSettings, dg.Component, dg.Resolvable):
+class BatchrecResources(Sandboxed, DeploymentSettings, dg.Component):
     """Storage and Personalize of all pipelines in the project, in place of environment
     variables."""
 
