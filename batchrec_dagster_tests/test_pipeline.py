@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import dagster as dg
 import polars as pl
@@ -80,15 +81,38 @@ def test_a_ratings_file_becomes_recommendations_for_every_user(
 
 @pytest.mark.slow
 def test_the_same_run_twice_imports_and_trains_nothing(
-    project: Project, instance: dg.DagsterInstance
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
-    refresh(project, "shop", instance)
+    first = refresh(project, "shop", instance)
     before = table(project, "shop")
+    page = (project.storage / "shop/curated/report/index.html").read_text()
+    # Nothing is built or counted again.
+    monkeypatch.delattr("batchrec_dagster.steps.infer.build_locally")
+    monkeypatch.delattr("batchrec_dagster.steps.report.tallies")
     again = refresh(project, "shop", instance)
     assert again.success
     assert outcomes(again) == UNCHANGED
     assert table(project, "shop").equals(before)
+    checks = [
+        {one.check_name: one for one in result.get_asset_check_evaluations()}
+        for result in (first, again)
+    ]
+    assert checks[0].keys() == checks[1].keys()
+    for name in ("every_user_answered", "no_seen_items", "lists_full"):
+        old, new = (found[name] for found in checks)
+        assert (new.passed, new.metadata) == (old.passed, old.metadata)
+        day = f"{datetime.now(UTC):%Y-%m-%d}"
+        assert f"{new.description}".startswith(
+            f"{old.description}; as checked {day}, when edition 1 "
+        )
+    kept, made = (metadata(result, "recommendations") for result in (again, first))
+    differing = {key for key in made if made[key] != kept.get(key)}
+    assert differing == {"outcome", "seconds", "cost_usd_on_aws", "cost_usd_on_aws_from"}
+    shown = (project.storage / "shop/curated/report/index.html").read_text()
+    assert re.findall("<script.*?</script>", shown, re.S) == re.findall(
+        "<script.*?</script>", page, re.S
+    )
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from batchrec_dagster.reporting.changes import changes_section
 from batchrec_dagster.reporting.charts import Kind, chart, readable
 from batchrec_dagster.reporting.drift import Data, Inputs
 from batchrec_dagster.reporting.editions import diff
-from batchrec_dagster.reporting.facts import CheckResult, Facts, Run, Training, facts
+from batchrec_dagster.reporting.facts import CheckResult, Facts, Run, Training, facts, tallies
 from batchrec_dagster.reporting.outcomes import Outcome, Rate
 from batchrec_dagster.reporting.outcomes_section import outcomes_section
 from batchrec_dagster.reporting.page import json_for_html, page
@@ -123,7 +123,7 @@ def shown() -> Facts:
     ]
     drift = inputs[1].after(inputs[0]).drift
     sections = [changes_section(changes, drift), outcomes_section(outcomes())]
-    return replace(facts(run(), found), drift=drift, sections=sections)
+    return replace(facts(run(), tallies(found)), drift=drift, sections=sections)
 
 
 def outcomes() -> list[Outcome]:
@@ -300,7 +300,7 @@ def test_many_users_are_sampled_evenly_and_the_page_says_so(
     monkeypatch: pytest.MonkeyPatch, browser: Any
 ) -> None:
     monkeypatch.setattr(people, "MOST_COUNTED", 6)
-    found = facts(run(), tables(), most_people=5)
+    found = facts(run(), tallies(tables(), most_people=5))
     everyone = sorted(tables().users.collect().get_column("userId"))
     assert [user for user, *_ in found.people.people] == everyone[::3]
     prose = re.sub("<[^>]*>", "", page(found))
@@ -320,7 +320,7 @@ def test_the_page_opens_with_the_verdict_in_a_word_and_a_shape(
     lead = {"good": 0.1, "watch": 0.0, "bad": -0.1}[judgement]
     estimate = Estimate(lead, lead - 0.05, lead + 0.05)
     evidence = [Evidence("all", 200, Estimate(0.2), Estimate(0.2 - lead), estimate)]
-    found = facts(replace(run(), checks=[], evidence=evidence), tables())
+    found = facts(replace(run(), checks=[], evidence=evidence), tallies(tables()))
     assert found.verdict.judgement == judgement
     tab = browser.new_page()
     tab.set_content(page(found))
@@ -343,8 +343,10 @@ def test_models_of_other_settings_are_not_compared() -> None:
         replace(old, interactions={"min_rating": 3.5}),
         replace(new, interactions={"min_rating": 4.0}),
     ]
-    assert "these cannot be compared" in page(facts(replace(run(), trainings=trainings), tables()))
-    assert "these cannot be compared" not in page(facts(run(), tables()))
+    assert "these cannot be compared" in page(
+        facts(replace(run(), trainings=trainings), tallies(tables()))
+    )
+    assert "these cannot be compared" not in page(facts(run(), tallies(tables())))
 
 
 def test_the_latest_models_are_listed_newest_first() -> None:
@@ -357,7 +359,7 @@ def test_the_latest_models_are_listed_newest_first() -> None:
         )
         for n in (1, 2, 3)
     ]
-    shown = Reader(page(facts(replace(run(), trainings=trainings), tables())))
+    shown = Reader(page(facts(replace(run(), trainings=trainings), tallies(tables()))))
     assert shown.tables["runs-table"][1:] == [
         [f"2026-01-0{n} 00:00 UTC, aws-similar-items", n / 10, n / 20, n / 30, 0.5]
         for n in (3, 2, 1)
@@ -421,7 +423,7 @@ def pictured() -> Tables:
 def shop(browser: Any, tmp_path: Path) -> Iterator[tuple[Any, list[str]]]:
     """The page of a shop with pictures, and the addresses that it has asked for."""
     file = tmp_path / "index.html"
-    file.write_text(page(facts(run(), pictured())), encoding="utf-8")
+    file.write_text(page(facts(run(), tallies(pictured()))), encoding="utf-8")
     tab = browser.new_page()
     asked: list[str] = []
 

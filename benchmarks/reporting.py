@@ -69,7 +69,7 @@ def make(folder: Path) -> dict[str, float]:
     """Make the report in this process: seconds, bytes of the page, gigabytes at the most."""
     import polars as pl
 
-    from batchrec_dagster.reporting.facts import Run, facts
+    from batchrec_dagster.reporting.facts import Run, facts, tallies
     from batchrec_dagster.reporting.page import page
     from batchrec_dagster.reporting.published import Tables, scan_interactions
 
@@ -93,7 +93,7 @@ def make(folder: Path) -> dict[str, float]:
         items=pl.read_parquet(folder / "items.parquet"),
         categories=["GENRES"],
     )
-    html = page(facts(run, tables))
+    html = page(facts(run, tallies(tables)))
     return {
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": time.process_time() - begin_cpu,

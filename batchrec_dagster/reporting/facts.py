@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import dagster as dg
 import polars as pl
+from pydantic import PlainSerializer, PlainValidator
 
 from batchrec_dagster.personalize.evidence import ALL, Evidence
 from batchrec_dagster.reporting.drift import Data, Drift
@@ -145,6 +146,25 @@ class Segment:
     first: list[str]
 
 
+Ids = Annotated[
+    pl.Series,
+    PlainValidator(lambda ids: pl.Series(ids, dtype=pl.String)),
+    PlainSerializer(lambda ids: ids.to_list()),
+]
+
+
+@dataclass(frozen=True)
+class Tallies:
+    """What follows from the tables alone. item_ids: of the interactions, sorted."""
+
+    data: Data
+    audience: Audience
+    catalogue: Catalogue
+    people: People
+    item_ids: Ids
+    segments: list[Segment]
+
+
 @dataclass(frozen=True)
 class Facts:
     """The whole report.
@@ -211,11 +231,15 @@ class Facts:
         )
 
 
-def facts(run: Run, tables: Tables, most_people: int = MOST_PEOPLE) -> Facts:
+def facts(run: Run, tallies: Tallies) -> Facts:
+    """Everything in the report but what compares it with earlier ones."""
+    return Facts(run=run, **vars(tallies))
+
+
+def tallies(tables: Tables, most_people: int = MOST_PEOPLE) -> Tallies:
     """Count everything in the report, with at most `most_people` users to look up."""
     counted = counts(tables)
-    return Facts(
-        run=run,
+    return Tallies(
         data=counted.data,
         item_ids=counted.items.get_column("item").sort(),
         audience=audience(tables, counted),

@@ -84,6 +84,12 @@ def has_output(storage: StorageResource, job: Description) -> bool:
     return bool(sizes) and all(sizes)
 
 
+def output_version(storage: StorageResource, jobs: Iterable[Description]) -> str:
+    """A fingerprint of the files that the jobs wrote, without reading them."""
+    files = [file for job in jobs for file in _files(storage, output_folder(job))]
+    return fingerprint(*((file.uri, file.size, file.etag) for file in files))
+
+
 def mark_damaged(storage: StorageResource, job: Description, reason: str) -> None:
     """Have the next run start another job, as this one's output is of no use."""
     storage.store.put(output_folder(job) + DAMAGED, f"{reason}\n".encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,13 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import FILTER_HISTORY
-from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB, Ensure, Ensured, Started
+from batchrec_dagster.personalize.ensure import (
+    ACTIVE,
+    BATCH_INFERENCE_JOB,
+    Ensure,
+    Ensured,
+    Started,
+)
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.batch_jobs import (
@@ -23,6 +29,7 @@ from batchrec_dagster.steps.batch_jobs import (
     has_output,
     job_seconds,
     outcome,
+    output_version,
     require_output,
     solution_name,
 )
@@ -35,8 +42,9 @@ from batchrec_dagster.steps.batches import (
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.cost import Cost, recommendations_cost
 from batchrec_dagster.steps.items import titles_versions
-from batchrec_dagster.steps.publishing import Publishing
+from batchrec_dagster.steps.publishing import Publishing, storage_errors
 from batchrec_dagster.steps.recommendation_table import (
+    SAMPLE,
     KnownInteractions,
     RecommendationTable,
     SeenItems,
@@ -90,6 +98,9 @@ def infer_and_publish(
     publishing = Publishing(pipeline, storage, model, files.version())
     gate = publishing.gate(skip=skip_quality_gate)
     require([gate])
+    if unchanged := _unchanged(publishing, ensure, batch_users, gate):
+        _prune(pipeline, storage, ensure, model.dataset_group_name)
+        return unchanged
     batches = find_batches(pipeline, storage, model, batch_users)
     users = pl.concat([batch.users for batch in batches])
     ensure = ensure.for_data(model.data_version)
@@ -101,7 +112,9 @@ def infer_and_publish(
     jobs = ensure.all_ready(BATCH_INFERENCE_JOB, started)
     for job, batch in zip(jobs, batches, strict=True):
         ensure.log.info(_done(job, len(batch.users)))
-    edition, table = _publish(publishing, ensure, batch_users, batches, jobs, known, [gate], run)
+    edition, table = _publish(
+        publishing, ensure, batch_users, batches, jobs, known, num_results, [gate], run
+    )
     _prune(pipeline, storage, ensure, model.dataset_group_name)
     cost = [
         recommendations_cost(batch.recipe, len(batch.users))
@@ -118,6 +131,7 @@ def _publish(
     batches: Sequence[Batch],
     jobs: Sequence[Ensured],
     known: KnownInteractions,
+    num_results: int,
     gate: Sequence[Checked],
     run: str,
 ) -> tuple[Edition, RecommendationTable]:
@@ -132,19 +146,16 @@ def _publish(
     ):
         table = build_locally(pipeline, storage, outputs, users, known.seen, ensure.log, writer)
         checks = [*gate, *table.checks]
-        version = fingerprint(
-            *(job.arn for job in jobs),
-            publishing.users_version,
-            pipeline.recommendations,
-            TABLE_VERSION,
-            *titles_versions(pipeline, storage),
-            *experiment,
-        )
+        version = _version(publishing, [job.arn for job in jobs])
         facts = {
             "batch_inference_job_arn": jobs[0].arn,
             "rows": table.rows,
             "users": table.users,
             "items": table.items,
+            "seen_items_dropped": table.dropped,
+            "items_without_score": table.padding,
+            "results_asked_for": num_results,
+            "outputs": output_version(storage, outputs),
             "data_until": known.until,
             "exclude_seen": pipeline.recommendations.exclude_seen,
             **({"experiment": experiment[0].model_dump()} if experiment else {}),
@@ -158,6 +169,67 @@ def _publish(
         edition = publishing.publish(writer.path)
         forget_users_without_lists(pipeline, storage)
     return edition, table
+
+
+def _version(publishing: Publishing, jobs: Sequence[str]) -> str:
+    """The version of the table that these jobs' lists make."""
+    pipeline = publishing.pipeline
+    return fingerprint(
+        *jobs,
+        publishing.users_version,
+        pipeline.recommendations,
+        TABLE_VERSION,
+        *titles_versions(pipeline, publishing.storage),
+        *([pipeline.experiment] if pipeline.experiment else []),
+    )
+
+
+def _unchanged(
+    publishing: Publishing, ensure: Ensure, batch_users: pl.LazyFrame, gate: Checked
+) -> Recommendations | None:
+    """What is published, with its checks, if the same model, data, users, titles and settings made
+    it of a job that is still there: to read it all again would find the same. None otherwise, for
+    an experiment, and for an edition that an older batchrec published."""
+    pipeline, storage = publishing.pipeline, publishing.storage
+    with storage_errors():
+        table = published_table(storage, pipeline.places)
+        edition = table.current()
+        if edition is None or pipeline.experiment or "outputs" not in edition.about:
+            return None
+        about, arn = edition.about, str(edition.about["batch_inference_job_arn"])
+        same = about["made_by"] == publishing.made_by
+        if not same or edition.version != _version(publishing, [arn]):
+            return None
+        try:
+            description = ensure.describe(BATCH_INFERENCE_JOB, arn)
+        except ClientError:
+            return None  # It was deleted, for example; another job says what else is wrong.
+        if (
+            description["status"] != ACTIVE
+            or not has_output(storage, description)
+            or output_version(storage, [description]) != about["outputs"]
+        ):
+            return None
+        sample = table.read_edition(edition).head(SAMPLE).collect(engine="streaming")
+    job = Ensured(arn, description, created=False, seconds=0.0)
+    users = batch_users.select(pl.len()).collect(engine="streaming").item()
+    ensure.log.info(_done(job, users))
+    note = f"as checked {about['made_at'][:10]}, when edition {edition.number} was published"
+    checks = [
+        replace(check, found=f"{check.found}; {note}")
+        for check in (Checked(**stored) for stored in about["checks"])
+        if check.name != gate.name
+    ]
+    counted = RecommendationTable(
+        about["rows"],
+        about["users"],
+        about["items"],
+        about["seen_items_dropped"],
+        about["items_without_score"],
+        sample,
+        checks,
+    )
+    return Recommendations(edition, counted, job, about["results_asked_for"], [], [gate, *checks])
 
 
 def _prune(pipeline: Pipeline, storage: StorageResource, ensure: Ensure, group: str) -> None:

@@ -33,6 +33,8 @@ from batchrec_dagster.storage.resource import StorageResource
 
 # No pair has this number: users and items are numbered from 0, below 2**32 - 1.
 NO_PAIR = 2**64 - 1
+# Rows of the table that the UI shows.
+SAMPLE = 5
 
 
 class SeenItems:
@@ -181,8 +183,8 @@ class ListBuilder:
         )
 
     def _count(self, table: pl.DataFrame) -> None:
-        first = table.head(5)
-        self.sample = first if not self.rows else pl.concat([self.sample, first]).head(5)
+        first = table.head(SAMPLE)
+        self.sample = first if not self.rows else pl.concat([self.sample, first]).head(SAMPLE)
         lengths = table.group_by("user_id").agg(
             pl.len(), pl.col("item_id").n_unique().alias("items")
         )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 import polars as pl
+from pydantic import TypeAdapter, ValidationError
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.evidence import Evidence
@@ -23,8 +24,10 @@ from batchrec_dagster.reporting.facts import (
     LISTS_FULL,
     Facts,
     Run,
+    Tallies,
     check_results,
     facts,
+    tallies,
     trainings,
 )
 from batchrec_dagster.reporting.history import EditionHistory, before_of
@@ -36,9 +39,13 @@ from batchrec_dagster.steps.batches import withheld
 from batchrec_dagster.steps.experiment import experiment_result
 from batchrec_dagster.steps.items import categories, titles_of
 from batchrec_dagster.steps.outcomes import outcomes, read_sums
-from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.object_store import ObjectNotFoundError, StorageError
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.user_stats import UsersOfInteractions
+
+# Part of what the kept tallies are known by: raise it when the same tables give others.
+TALLIES_VERSION = "1"
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,7 @@ def build_report(
             full=_full(edition),
             withheld=withheld(pipeline, storage, edition),
         )
-        with _tables(pipeline, storage, lists) as tables:
-            found = facts(run, tables)
+        found = facts(run, _counted(pipeline, storage, edition, lists))
         inputs = Inputs(found.data, found.item_ids).after(history.inputs())
         changes = history.compare(before, edition) if before else None
         sections = [changes_section(changes, inputs.drift), _outcomes(pipeline, storage)]
@@ -126,6 +132,53 @@ def _trained_before(trained: Mapping[str, Any]) -> datetime | None:
     if "trained_on" not in trained or trained["data_version"].startswith(trained["trained_on"]):
         return None
     return datetime.fromisoformat(trained["trained_at"])
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """The tallies of the last report, and a fingerprint of the tables that they are of."""
+
+    version: str
+    tallies: Tallies
+
+
+_REMEMBERED = TypeAdapter(_Remembered)
+
+
+def _counted(
+    pipeline: Pipeline, storage: StorageResource, edition: Edition, lists: pl.LazyFrame
+) -> Tallies:
+    """The tallies of the tables: those of the last report if it had the same. Raises
+    StorageError."""
+    uri = storage.uri(pipeline.places.record("report_tallies"))
+    version = _tables_version(pipeline, storage, edition)
+    with suppress(ObjectNotFoundError, ValidationError):
+        remembered = _REMEMBERED.validate_json(storage.store.get(uri))
+        if remembered.version == version:
+            return remembered.tallies
+    with _tables(pipeline, storage, lists) as tables:
+        counted = tallies(tables)
+    storage.store.put(uri, _REMEMBERED.dump_json(_Remembered(version, counted)))
+    return counted
+
+
+def _tables_version(pipeline: Pipeline, storage: StorageResource, edition: Edition) -> str:
+    places = pipeline.places
+    interactions = storage.uri(places.interactions)
+    optional = {
+        places.item_titles: bool(titles_of(pipeline)),
+        places.items: bool(categories(pipeline)),
+        places.user_segments: pipeline.segments is not None,
+    }
+    return fingerprint(
+        TALLIES_VERSION,
+        edition.version,
+        UsersOfInteractions(storage.store, interactions).version() or storage.version(interactions),
+        UsersFiles(storage.store, storage.uri(places.batch_users)).version(),
+        [key for key, there in optional.items() if there],
+        [storage.version(storage.uri(key)) for key, there in optional.items() if there],
+        list(categories(pipeline)),
+    )
 
 
 @contextmanager
