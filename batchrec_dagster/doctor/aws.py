@@ -23,7 +23,12 @@ from batchrec_dagster.doctor.findings import (
     unknown,
     warning,
 )
-from batchrec_dagster.personalize.permissions import credentials_trouble, is_denied, lacking
+from batchrec_dagster.personalize.permissions import (
+    credentials_trouble,
+    is_denied,
+    lacking,
+    partition,
+)
 from batchrec_dagster.storage.object_store import split_uri
 
 Document = Mapping[str, Any]
@@ -54,8 +59,9 @@ def aws_findings(deployment: Deployment) -> Iterator[Finding]:
 
 def _region(deployment: Deployment) -> Finding:
     aws = session(deployment)
-    region, known = aws.region_name, aws.get_available_regions("personalize")
-    fix = f"set AWS_REGION to one of: {', '.join(known)}"
+    region = aws.region_name
+    known = aws.get_available_regions("personalize", partition_name=partition(region))
+    fix = f"set AWS_REGION to one of: {', '.join(known) or 'another partition'}"
     if region is None:
         return failed("region", "no region is set", fix)
     if region not in known:

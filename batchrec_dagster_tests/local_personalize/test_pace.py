@@ -28,21 +28,28 @@ def test_at_the_pace_of_aws_work_takes_minutes(lane: Lane, minutes: int) -> None
     assert pace.pending_seconds(lane) + pace.in_progress_seconds(lane) == 60 * minutes
 
 
-def test_a_delayed_group_is_pending_then_in_progress(tmp_path: Path) -> None:
+def test_a_delayed_group_or_update_is_pending_then_in_progress(tmp_path: Path) -> None:
     local = Local(tmp_path)
-    pace = Pace(0.01)
-    client = embedded_client(tmp_path / "paced", local.store, pace=pace)
+    pace = Pace(0.005)
+    local.client = client = embedded_client(tmp_path / "paced", local.store, pace=pace)
+
+    def seen(arn: str, update: str | None = None) -> dict[str, float]:
+        times: dict[str, float] = {}
+        while "ACTIVE" not in times:
+            found = describe(client, arn)
+            times.setdefault((found[update] if update else found)["status"], time.time())
+            time.sleep(0.005)
+        assert list(times) == ["CREATE PENDING", "CREATE IN_PROGRESS", "ACTIVE"]
+        return times
+
     arn = client.create_dataset_group(name="films")["datasetGroupArn"]
-    seen: dict[str, float] = {}
-    while "ACTIVE" not in seen:
-        found = describe(client, arn)
-        seen.setdefault(found["status"], time.time())
-        time.sleep(0.005)
-    assert list(seen) == ["CREATE PENDING", "CREATE IN_PROGRESS", "ACTIVE"]
+    times = seen(arn)
     created = describe(client, arn)["creationDateTime"].timestamp()
-    in_progress, active = seen["CREATE IN_PROGRESS"], seen["ACTIVE"]
-    assert in_progress - created >= pace.pending_seconds(Lane.QUICK)
-    assert active - created >= 60 * 0.01
+    assert times["CREATE IN_PROGRESS"] - created >= pace.pending_seconds(Lane.QUICK)
+    assert times["ACTIVE"] - created >= 60 * 0.005
+    solution = local.solution(arn)
+    client.update_solution(solutionArn=solution, performAutoTraining=True)
+    seen(solution, "latestSolutionUpdate")
 
 
 def test_a_delayed_training_can_be_stopped(tmp_path: Path) -> None:
