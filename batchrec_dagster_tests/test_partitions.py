@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.deployment import Deployment, resources
-from batchrec_dagster.doctor.aws import _resources
+from batchrec_dagster.doctor.aws import _region, _resources
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.operations import solutions
 from batchrec_dagster.local_personalize.recipes import Recipe, get_recipe
@@ -105,7 +105,7 @@ def test_a_refusal_of_s3_names_the_bucket_by_its_partition(
 
 
 @in_each
-def test_the_doctor_asks_about_the_bucket_by_its_partition(name: str, region: str) -> None:
+def test_the_doctor_asks_about_region_and_bucket_by_their_partition(name: str, region: str) -> None:
     deployment = Deployment.from_environment(
         {
             "BATCHREC_PERSONALIZE": "aws",
@@ -115,6 +115,10 @@ def test_the_doctor_asks_about_the_bucket_by_its_partition(name: str, region: st
         }
     )
     assert {arn.split(":")[1] for arn in _resources(deployment)} == {name}
+    # As of now, boto3 knows Personalize in China, and none in GovCloud.
+    known = boto3.Session().get_available_regions("personalize", partition_name=name)
+    assert _region(deployment).status == ("ok" if region in known else "failed")
+    assert "cn-north-1" in known or name != "aws-cn"
 
 
 @pytest.mark.slow
