@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from batchrec_dagster.local_personalize.learning import (
     components,
     evaluation,
     fit_components,
+    model_selection,
     train_blend,
 )
 from batchrec_dagster.local_personalize.learning.components import (
@@ -54,6 +56,7 @@ from batchrec_dagster.local_personalize.learning.validation import (
     CANDIDATES,
     ScoredUsers,
     ValidationSet,
+    Weights,
     validation_sets,
 )
 from batchrec_dagster.local_personalize.recipes import train
@@ -188,6 +191,20 @@ def test_options_that_cannot_be_told_apart_are_averaged() -> None:
     assert sum(share_of(blend, one).values()) == pytest.approx(1)
     assert blend.recency_exponents == {EASE: 0.6, SEQUENCE: 1.2, FACTORS: 0.6}
     assert blend.ndcg == pytest.approx(single_ndcg(one, EASE, 0.6))
+
+
+def test_options_are_not_averaged_if_their_mean_is_clearly_worse() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.random(50), rng.random(50)
+
+    def evaluate(options: Sequence[Weights]) -> list[npt.NDArray[np.float64]]:
+        alone = {EASE: first, SEQUENCE: second}
+        return [alone[next(iter(o))] if len(o) == 1 else 0.8 * first for o in options]
+
+    weights, score = model_selection._average_best([{EASE: 1.0}, {SEQUENCE: 1.0}], evaluate)
+    best = max(first, second, key=np.mean)
+    assert len(weights) == 1
+    assert (score == best).all()
 
 
 def test_cooccurrence_looks_at_newer_items_in_a_blend_unless_that_is_worse() -> None:

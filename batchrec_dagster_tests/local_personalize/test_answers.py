@@ -156,7 +156,11 @@ def test_lines_of_all_kinds_are_answered_in_order(
         required,
         None,
     ]
-    assert len({json.dumps(answer["output"]) for answer in answers[::2]}) == 1
+    first, *others = (answer["output"] for answer in answers[::2])
+    for other in others:
+        assert other["recommendedItems"] == first["recommendedItems"]
+        # Products of other sizes round differently.
+        assert other["scores"] == pytest.approx(first["scores"], rel=1e-4)
     assert all(answer["output"] == {"recommendedItems": []} for answer in answers[1::2])
 
 

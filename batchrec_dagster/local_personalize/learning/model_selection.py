@@ -5,11 +5,11 @@ luck. So the options are few, and defaults stay unless half a standard error of 
 differences speaks against them: the recency exponents of single components, and that in a blend,
 where others see the whole history, co-occurrence looks at newer items than it does alone.
 
-The weights are the mean of all options that the best one does not beat by a standard error: single
-components, blends, each of these with popularity, which helps where histories say little, and
-popularity alone. With few users, each is also evaluated at earlier cutoffs of the history, which
-separates models about as well as more users would; standard errors remain those of the users'
-means.
+The weights are the mean of all options that the best one does not beat by a standard error, or by
+less, until it does not beat the mean by half of one. The options are single components, blends,
+each of these with popularity, which helps where histories say little, and popularity alone. With
+few users, each is also evaluated at earlier cutoffs of the history, which separates models about as
+well as more users would; standard errors remain those of the users' means.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ BLEND_WEIGHTS: Sequence[Weights] = (
     {FACTORS: 0.5, USER_NEIGHBORS: 0.5},
 )
 POPULARITY_WEIGHTS = (0.3, 0.6)  # added to each option; more is popularity alone
+TOLERANCES = (1.0, 0.5, 0.25, 0.1, 0.0)  # standard errors by which the best may beat an option
 LEAST_WEIGHT = 0.05  # less changes little, and costs as much to fit and to serve
 
 REPEAT_EXPONENTS = (0.6, 0.0, 0.3, 0.9)  # the default first
@@ -122,8 +123,7 @@ def select_blend(sets: Sequence[ValidationSet], *, recency: bool) -> Blend:
             [before] = evaluate([blend], exponents)
             [after] = evaluate([blend], {**exponents, name: exponent})
             exponents[name] = exponents[name] if _is_better(before, after, 0.5) else exponent
-    weights = _average(options, evaluate(options, exponents))
-    [score] = evaluate([weights], exponents)
+    weights, score = _average_best(options, lambda some: evaluate(some, exponents))
     return Blend(
         {name: exponents[name] for name in weights},
         {name: weight * scales[name, exponents[name]] for name, weight in weights.items()},
@@ -155,17 +155,31 @@ def _options(names: Sequence[str]) -> list[Weights]:
     return options
 
 
-def _average(options: Sequence[Weights], scores: Sequence[Float64]) -> dict[str, float]:
-    """The mean of the options that the best one does not beat by a standard error.
+def _average_best(
+    options: Sequence[Weights], evaluate: Callable[[Sequence[Weights]], list[Float64]]
+) -> tuple[Weights, Float64]:
+    """The mean of the options that may be the best, and the users' NDCG with it.
 
-    Which of these is the best is chance, and their mean depends on it less.
+    Which of them is the best is chance, and their mean depends on it less. It is of as many options
+    as it can be without being worse than the best one by half a standard error.
     """
+    scores = evaluate(options)
     best = max(scores, key=lambda score: score.mean())
-    close = [
-        option for option, score in zip(options, scores, strict=True) if not _is_better(best, score)
-    ]
-    names = sorted(set(chain(*close)))  # as a saved model has them: sums of floats depend on it
-    mean = {name: sum(option.get(name, 0.0) for option in close) / len(close) for name in names}
+    for errors in TOLERANCES:
+        beaten = [_is_better(best, score, errors) for score in scores]
+        weights = _average(
+            [option for option, is_beaten in zip(options, beaten, strict=True) if not is_beaten]
+        )
+        [score] = evaluate([weights])
+        if not _is_better(best, score, 0.5):
+            break
+    return weights, score
+
+
+def _average(options: Sequence[Weights]) -> Weights:
+    """The mean of the options, without small weights."""
+    names = sorted(set(chain(*options)))  # as a saved model has them: sums of floats depend on it
+    mean = {name: sum(option.get(name, 0.0) for option in options) / len(options) for name in names}
     kept = {name: weight for name, weight in mean.items() if weight >= LEAST_WEIGHT}
     return {name: weight / sum(kept.values()) for name, weight in kept.items()}
 
