@@ -52,12 +52,14 @@ def test_training_and_serving_use_no_more_threads_than_cores(
     data = interactions_of(tastes())
     counts: list[int] = []
     done = threading.Event()
+    others = set(threading.enumerate())  # of clients that an earlier test left open
 
     def watch() -> None:
         while not done.wait(0.001):
             counts.append(
                 sum(
-                    thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()
+                    thread.name.startswith("ThreadPoolExecutor")
+                    for thread in set(threading.enumerate()) - others
                 )
             )
 
