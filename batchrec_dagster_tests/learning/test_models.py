@@ -445,3 +445,10 @@ def test_saving_over_a_model_replaces_it(tmp_path: Path) -> None:
     again = load_model(tmp_path)
     assert isinstance(again, PopularityModel)
     assert list(again.item_ids) == ["a", "b"]
+
+
+@pytest.mark.parametrize("columns", [1, 1_000, 27_000, 100_000, 1 << 20, 50_000_000])
+def test_a_chunk_has_rows_enough_for_blas_but_malloc_keeps_its_memory(columns: int) -> None:
+    rows = serving.chunk_size(columns)
+    assert rows >= (256 if columns <= 27_000 else 1)
+    assert rows == 1 or rows * columns * 4 < 32 << 20

@@ -30,8 +30,9 @@ Exclude = Callable[[slice, Float32], None]
 CHUNK_SCORES = 1 << 20  # 4 MiB of scores, which stay in the cache until they are ranked
 MAX_CHUNK = 1024
 # With fewer rows, a product with the items' factors takes up to 1.7 times as long: BLAS packs the
-# factors anew for each. So a large catalogue gets these rows, or four times CHUNK_SCORES.
-EFFICIENT_CHUNK = 96
+# factors anew for each. So a large catalogue gets these rows, or seven times CHUNK_SCORES: malloc
+# maps memory anew for each chunk of 32 MiB and more.
+EFFICIENT_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class UserModel:
 def chunk_size(columns: int) -> int:
     """How many rows of so many scores fit into a chunk."""
     columns = max(1, columns)
-    efficient = min(EFFICIENT_CHUNK, 4 * CHUNK_SCORES // columns)
+    efficient = min(EFFICIENT_CHUNK, 7 * CHUNK_SCORES // columns)
     return max(1, efficient, min(MAX_CHUNK, CHUNK_SCORES // columns))
 
 
