@@ -98,18 +98,17 @@ def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
 
     Bad data gives a failed outcome, not an exception. Raises ClosingError, CatalogError.
     """
-    if job.resource.status in (ACTIVE, *UPDATING):
-        return Outcome(_finish_update)
+    updates = job.resource.status in (ACTIVE, *UPDATING)
     try:
         if job.resource.status == CREATE_STOPPING:
             raise StoppedError
         assert kind.perform is not None
         until = time.monotonic() + least_seconds
-        finished = kind.perform(job)
+        outcome = Outcome(_finish_update) if updates else _succeed(kind.perform(job))
         while (left := until - time.monotonic()) > 0:
             job.checkpoint()
             time.sleep(min(left, _NAP_SECONDS))
-        return _succeed(finished)
+        return outcome
     except StoppedError:
         return Outcome(_stop)
     except (ClosingError, CatalogError):
