@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,12 +65,7 @@ class S3Server:
 
     def client(self, keys: Keys = OWNER) -> S3Client:
         """A boto3 client, beside which this project's own way to S3 is held."""
-        client: S3Client = self.session(keys).client(
-            "s3",
-            endpoint_url=self.endpoint,
-            config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
-        )
-        return client
+        return _client(self, keys)
 
     def store(self, keys: Keys = OWNER) -> ObjectStore:
         return ObjectStore({}, self.session(keys), self.endpoint)
@@ -78,6 +74,17 @@ class S3Server:
         bucket = f"test-{uuid.uuid4().hex}"
         self.client().create_bucket(Bucket=bucket)
         return bucket
+
+
+@cache
+def _client(server: S3Server, keys: Keys) -> S3Client:
+    """To make one takes as much CPU as a hundred requests."""
+    client: S3Client = server.session(keys).client(
+        "s3",
+        endpoint_url=server.endpoint,
+        config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
+    )
+    return client
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from typing import Any, NamedTuple
 
 from botocore import xform_name
@@ -18,6 +17,7 @@ from batchrec_dagster_tests.local_personalize.support import (
     SEEN,
     csv_bytes,
     describe,
+    looks,
     taste_rows,
     user_lines,
 )
@@ -90,24 +90,20 @@ class Walk:
 
     def lasts(self, arn: str) -> None:
         """Returns when nothing more happens to the resource."""
-        give_up = time.monotonic() + 120
-        while time.monotonic() < give_up:
+        for _ in looks(120):
             found = describe(self.client, arn)
             updates = [v for name, v in found.items() if re.fullmatch("latest.*Update", name)]
             statuses = {found.get("status", "ACTIVE"), *(update["status"] for update in updates)}
             if not {"CREATE PENDING", "CREATE IN_PROGRESS", "CREATE STOPPING"} & statuses:
                 return
-            time.sleep(0.01)
         raise AssertionError(found)
 
     def gone(self, arn: str) -> None:
-        give_up = time.monotonic() + 60
-        while time.monotonic() < give_up:
+        for _ in looks():
             try:
                 describe(self.client, arn)
             except self.client.exceptions.ResourceNotFoundException:
                 return
-            time.sleep(0.01)
         raise AssertionError(arn)
 
 

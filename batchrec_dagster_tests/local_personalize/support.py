@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,16 @@ SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
 DEADLINE_SECONDS = 60.0
 
 Row = tuple[str, str, int]
+
+
+def looks(seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
+    """Moments to look at what goes on, ever further apart, until so many seconds are over: a look
+    takes as much CPU as five milliseconds of the work."""
+    give_up, pause = time.monotonic() + seconds, 0.005
+    while time.monotonic() < give_up:
+        yield
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.05)
 
 
 def taste_rows(rows: int = 1500, users: int = 60, items: int = 40, seed: int = 0) -> list[Row]:
@@ -78,14 +88,12 @@ class Local:
     def settled(self, arn: str) -> list[dict[str, Any]]:
         """A description for each status that was seen, up to the one that lasts."""
         seen: list[dict[str, Any]] = []
-        give_up = time.monotonic() + DEADLINE_SECONDS
-        while time.monotonic() < give_up:
+        for _ in looks():
             found = self.describe(arn)
             if not seen or found["status"] != seen[-1]["status"]:
                 seen.append(found)
             if found["status"] in ("ACTIVE", "CREATE FAILED", "CREATE STOPPED"):
                 return seen
-            time.sleep(0.005)
         raise AssertionError(f"{arn} is still {found['status']}")
 
     def active(self, arn: str) -> str:
@@ -96,13 +104,11 @@ class Local:
 
     def gone(self, arn: str) -> None:
         """Returns once the resource is not there any more."""
-        give_up = time.monotonic() + DEADLINE_SECONDS
-        while time.monotonic() < give_up:
+        for _ in looks():
             try:
                 self.describe(arn)
             except self.client.exceptions.ResourceNotFoundException:
                 return
-            time.sleep(0.005)
         raise AssertionError(f"{arn} is still there")
 
     def group(self, name: str = "films") -> str:

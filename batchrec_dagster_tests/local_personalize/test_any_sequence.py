@@ -53,6 +53,7 @@ from batchrec_dagster_tests.local_personalize.support import (
     ROLE,
     SEEN,
     csv_bytes,
+    looks,
     taste_rows,
 )
 
@@ -424,8 +425,7 @@ class Sequences(RuleBasedStateMachine):
     def _lasting(self, arn: str, right: set[str]) -> str:
         """The status that lasts; it must be one of the right ones."""
         kind = self.model.known[arn].kind
-        give_up = time.monotonic() + DEADLINE_SECONDS
-        while time.monotonic() < give_up:
+        for _ in looks():
             described = self._described(kind, arn)
             status = str(described.get("status"))
             updates = [described[name] for name in described if name.endswith("Update")]
@@ -433,7 +433,6 @@ class Sequences(RuleBasedStateMachine):
             if status in right and done:
                 return status
             assert status not in (FAILED, STOPPED, "gone"), (arn, described, right)
-            time.sleep(0.001)
         raise AssertionError(f"{arn} is {described} and not {right}")
 
     def _described(self, kind: str, arn: str) -> dict[str, Any]:

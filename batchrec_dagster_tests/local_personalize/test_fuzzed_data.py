@@ -6,7 +6,6 @@ import csv
 import io
 import itertools
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,12 @@ from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.support import (
     csv_bytes,
     describe,
+    looks,
     taste_rows,
 )
 
 pytestmark = pytest.mark.slow
 
-DEADLINE_SECONDS = 60.0
 BOM = b"\xef\xbb\xbf"
 GOOD = csv_bytes(taste_rows(1000))
 SETTINGS = settings(
@@ -93,15 +92,13 @@ class Fuzzed:
 
     def ends(self, arn: str) -> dict[str, Any]:
         """The description, once nothing more happens; a failure has a reason, and is no flaw."""
-        give_up = time.monotonic() + DEADLINE_SECONDS
-        while time.monotonic() < give_up:
+        for _ in looks():
             found = describe(self.started.client, arn)
             if found.get("status") not in ("CREATE PENDING", "CREATE IN_PROGRESS"):
                 if found.get("status") == "CREATE FAILED":
                     assert found["failureReason"]
                     assert "internal error" not in found["failureReason"]
                 return found
-            time.sleep(0.002)
         raise AssertionError(f"{arn} never ends")
 
     def imported(self, data: bytes, dataset: str | None = None) -> dict[str, Any]:

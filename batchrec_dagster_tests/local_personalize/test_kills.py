@@ -32,6 +32,7 @@ from batchrec_dagster_tests.local_personalize.support import (
     Local,
     csv_bytes,
     describe,
+    looks,
     taste_rows,
     user_lines,
 )
@@ -149,13 +150,11 @@ class Chain:
                 return
 
     def _active(self, arn: str) -> str:
-        give_up = time.monotonic() + 120
-        while time.monotonic() < give_up:
+        for _ in looks(120):
             found = describe(self._client, arn)
             if found.get("status", "ACTIVE") == "ACTIVE":
                 return arn
             assert found["status"] in ("CREATE PENDING", "CREATE IN_PROGRESS"), found
-            time.sleep(0.005)
         raise AssertionError(f"{arn} never ends")
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,7 @@ class Night:
             return None
         return True
 
-    @property
+    @cached_property
     def personalize(self) -> PersonalizeClient:
         """Straight to it, past every proxy."""
         session = boto3.Session("any", "any", region_name="us-east-1")
