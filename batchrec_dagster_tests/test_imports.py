@@ -19,8 +19,10 @@ HEAVY = {
 
 def test_loading_pipelines_imports_nothing_that_only_steps_use() -> None:
     code = (
-        "import sys; from batchrec_dagster import BatchRecommendations, definitions;"
-        "definitions.defs(); print(*{name.partition('.')[0] for name in sys.modules})"
+        "import gc, sys; from batchrec_dagster import BatchRecommendations, definitions;"
+        # What is loaded stays, and nobody looks through it for garbage.
+        "definitions.defs(); assert gc.isenabled() and gc.get_freeze_count() > 0;"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -30,6 +32,19 @@ def test_loading_pipelines_imports_nothing_that_only_steps_use() -> None:
         check=True,
     )
     assert set(done.stdout.split()) & HEAVY == set()
+
+
+def test_pipelines_share_the_schemas_and_types_that_dagster_would_make_for_each(
+    project: Project,
+) -> None:
+    for name in ("one", "two"):
+        project.declare(declaration(name, "ratings.csv"))
+    with definitions(project) as defs:
+        assets = defs.get_repository_def().assets_defs_by_key
+    one, two = (assets[dg.AssetKey([name, "recommendations"])].op for name in ("one", "two"))
+    assert one.config_schema.as_field() is two.config_schema.as_field()
+    for name in ("solution_version", "batch_users"):
+        assert one.input_dict[name].dagster_type is two.input_dict[name].dagster_type
 
 
 def test_a_project_is_walked_through_once_however_many_pipelines_it_has(
