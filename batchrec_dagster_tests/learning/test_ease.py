@@ -133,7 +133,6 @@ def test_fewer_than_two_items_have_no_weights(items: int) -> None:
     assert weights.nnz == 0
 
 
-@pytest.mark.slow
 @given(
     users=st.integers(1, 25),
     items=st.integers(2, 15),
@@ -141,7 +140,7 @@ def test_fewer_than_two_items_have_no_weights(items: int) -> None:
     neighbors=st.integers(1, 15),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_pairs_outside_the_core_have_the_weights_of_all_where_users_share_them(
     users: int, items: int, core: int, neighbors: int, seed: int
 ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, fit_components, serving, threads
+from batchrec_dagster.local_personalize.learning import fit_components, serving, threads
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     ModelFileError,
@@ -318,19 +318,6 @@ def test_items_outside_the_core_are_recommended(
         for item in chunk.items.ravel()
     ]
     assert set(found) - core
-
-
-def test_weights_outside_the_core_are_single_ridge_regressions() -> None:
-    met = np.random.default_rng(0).random((30, 8)) < 0.4
-    matrix = csr_matrix(met.astype(np.float32))
-    weights = ease.fit(matrix, core=5, regularization=3.0, neighbors=8).toarray()
-    counts = matrix.toarray().T @ matrix.toarray()
-    plain = counts / (np.diagonal(counts)[:, None] + 3.0)
-    np.fill_diagonal(plain, 0)
-    assert weights[:, 5:] == pytest.approx(plain[:, 5:])
-    assert weights[5:, :] == pytest.approx(plain[5:, :])
-    core = ease.fit(matrix[:, :5], core=5, regularization=3.0, neighbors=8).toarray()
-    assert weights[:5, :5] == pytest.approx(core)
 
 
 # --- the same every time ---

@@ -51,6 +51,8 @@ class LowRank:
             probes = rng.standard_normal((n_items, PROBES), dtype=np.float32)
             probes -= basis @ (basis.T @ probes)
             images = transposed @ (matrix @ probes)
+            # Once more, so that items with the same users get the same vectors, to the last bit.
+            basis = transposed @ (matrix @ basis) / np.maximum(values, 1e-3).astype(np.float32)
         # The mean of the other eigenvalues, weighted by themselves.
         first, second = float(np.vdot(probes, images)), float(np.vdot(images, images))
         slope = 1 / (regularization + second / max(first, 1.0))
