@@ -308,6 +308,32 @@ def test_dagster_s_home_is_in_batchrec_s_where_nothing_sets_it(
     assert (home / "dagster.yaml").read_text() == "{}\n"
 
 
+def test_a_run_starts_before_this_process_opens_a_history_that_is_there(
+    here: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.declare(declaration("shop", "ratings.csv"))
+    done: list[str] = []
+
+    @contextmanager
+    def opened() -> Iterator[None]:
+        done.append("opened")
+        yield
+
+    def started(command: list[str], **options: object) -> None:
+        done.append("started")
+        raise OSError
+
+    monkeypatch.setattr("batchrec_dagster.cli.project.dagster_instance", opened)
+    monkeypatch.setattr(subprocess, "Popen", started)
+    CliRunner().invoke(main, ["run", "shop"])
+    assert done == ["opened", "started"]  # Dagster lets one of two that make databases fail.
+    (here.root / HOME / "schedules").mkdir()
+    (here.root / HOME / "schedules/schedules.db").touch()
+    done.clear()
+    CliRunner().invoke(main, ["run", "shop"])
+    assert done == ["started"]
+
+
 def test_a_storage_that_the_project_declares_stays(here: Project) -> None:
     declared = "storage: {sqlite: {base_dir: /var/lib/shop}}\n"
     (here.root / "dagster.yaml").write_text(declared)

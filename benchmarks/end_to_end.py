@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import yaml
 from report import RESULTS, table, write
 
 import batchrec_dagster
+from batchrec_dagster.cli.project import STORAGE
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.loading import load_pipelines
 
@@ -40,7 +42,10 @@ def run(home: Path) -> dict[str, float]:
     job = pipelines.resolve_job_def(JOB)
     own = home / "dagster"
     own.mkdir()
-    with dg.DagsterInstance.local_temp(str(own), overrides=QUIET) as instance:
+    # As `batchrec run` keeps its history.
+    os.environ["DAGSTER_HOME"] = str(own)
+    settings = {**QUIET, **yaml.safe_load(STORAGE)}
+    with dg.DagsterInstance.local_temp(str(own), overrides=settings) as instance:
         began = time.perf_counter()
         result = job.execute_in_process(instance=instance)
         total = time.perf_counter() - began

@@ -122,6 +122,17 @@ def use_dagster_home() -> Path:
     return home
 
 
+def has_history() -> bool:
+    """Whether Dagster's home has its SQLite databases; waits while another process makes them."""
+    from batchrec_dagster.storage.file_lock import exclusive
+
+    home = use_dagster_home()
+    if not home.is_dir():
+        return False
+    with exclusive(home):
+        return (home / "schedules" / "schedules.db").is_file()
+
+
 # Not in the project's dagster.yaml: `dagster dev` reads that without a DAGSTER_HOME.
 STORAGE = """
 # Dagster's own SQLite storage opens, syncs and closes its databases for each event.

@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
@@ -68,7 +68,9 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
     tag = uuid.uuid4().hex
     command = [*of.job_command(f"{name}_refresh"), "--tags", json.dumps({TAG: tag})]
     started = time.time()
-    with of.dagster_instance() as instance, TemporaryFile() as said, _signals() as received:
+    with ExitStack() as stack, TemporaryFile() as said, _signals() as received:
+        if not of.has_history():
+            stack.enter_context(of.dagster_instance())  # makes the databases
         # In a session of its own, Ctrl-C does not reach it before Dagster knows that it is wanted.
         process = subprocess.Popen(
             [*command, *(["-c", str(config)] if config else [])],
@@ -78,6 +80,8 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
             start_new_session=True,
         )
         try:
+            # Meanwhile: both processes take their time to import Dagster.
+            instance = stack.enter_context(of.dagster_instance())
             stages = _watch(name, instance, tag, process, received)
             _conclude(name, instance, stages, said, time.time() - started, stopped=received)
         finally:

@@ -65,7 +65,7 @@ SETTINGS = (
     ),
     Setting(
         "BATCHREC_POLL_SECONDS",
-        "30 on aws, else 0.2",
+        "30 on aws, else 0.05",
         "initial polling interval; backs off on long jobs",
     ),
     Setting(
@@ -176,7 +176,9 @@ class Deployment:
             home=home,
             storage=get("BATCHREC_STORAGE", default=str(home / "storage")),
             personalize=personalize,
-            poll_seconds=number("BATCHREC_POLL_SECONDS", default=30 if personalize == AWS else 0.2),
+            poll_seconds=number(
+                "BATCHREC_POLL_SECONDS", default=30 if personalize == AWS else 0.05
+            ),
             busy_seconds=number("BATCHREC_BUSY_SECONDS", default=300 if personalize == AWS else 5),
             deadline_hours=number("BATCHREC_DEADLINE_HOURS", default=24),
             role_arn=get("BATCHREC_ROLE_ARN", default=LOCAL_ROLE_ARN),
