@@ -84,13 +84,13 @@ def test_the_same_run_twice_imports_and_trains_nothing(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
-    first = refresh(project, "shop", instance)
+    first = refresh(project, "shop", instance, report=True)
     before = table(project, "shop")
     page = (project.storage / "shop/curated/report/index.html").read_text()
     # Nothing is built or counted again.
     monkeypatch.delattr("batchrec_dagster.steps.infer.build_locally")
     monkeypatch.delattr("batchrec_dagster.steps.report.tallies")
-    again = refresh(project, "shop", instance)
+    again = refresh(project, "shop", instance, report=True)
     assert again.success
     assert outcomes(again) == UNCHANGED
     assert table(project, "shop").equals(before)
