@@ -193,6 +193,7 @@ def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None
         return [row for chunk in chunks for row in chunk.items.tolist()]
 
     whole = found()
+    monkeypatch.setattr(serving, "EFFICIENT_CHUNK", 1)
     monkeypatch.setattr(serving, "CHUNK_SCORES", 7 * 10)
     assert found() == whole
 

@@ -206,6 +206,7 @@ def test_a_saved_model_answers_the_same_and_damage_names_the_file(
     assert isinstance(again, RelatedItemsModel)
     items = [*model.item_ids, "new"]
     before = similar(model, items, 12)
+    monkeypatch.setattr(serving, "EFFICIENT_CHUNK", 1)
     monkeypatch.setattr(serving, "CHUNK_SCORES", 3 * 10)
     assert similar(again, items, 12) == before
     for path in sorted(tmp_path.iterdir()):

@@ -76,6 +76,7 @@ def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None
     users = [f"u{n}" for n in range(60)]
     wanted = [list(range(n % 7, 40, 1 + n % 5)) for n in range(60)]
     rows, scores = ranked(model, users, wanted)
+    monkeypatch.setattr(serving, "EFFICIENT_CHUNK", 1)
     monkeypatch.setattr(serving, "CHUNK_SCORES", 7 * 10)
     again, again_scores = ranked(model, users, wanted)
     assert again == rows

@@ -333,7 +333,8 @@ def test_a_long_job_logs_its_progress(
     local: Local, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(serving, "CHUNK_SCORES", 25 * 10)
+    monkeypatch.setattr(serving, "EFFICIENT_CHUNK", 1)
+    monkeypatch.setattr(serving, "CHUNK_SCORES", 25 * 40)
     group, _ = local.imported(taste_rows())
     version = _trained(local, group)
     with caplog.at_level("INFO"):
