@@ -493,7 +493,7 @@ def test_what_does_not_load_is_not_left_behind(
     code, said = new("shop", "--ratings", "ratings.csv")
     assert code == 1
     assert f"{here.package}/defs/shop/defs.yaml, line" in said
-    assert "recommendations.num_results: write a whole number from 1 to 500" in said
+    assert "recommendations.num_results: write a number from 1 to 500" in said
     assert left(here) == []
 
 
