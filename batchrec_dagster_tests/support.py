@@ -27,6 +27,18 @@ from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.preparation.users import distinct_users
 from batchrec_dagster.storage.object_store import ObjectStore
 
+# The assets of a pipeline that declares ratings alone, in their order.
+ASSETS = [
+    "raw_ratings",
+    "interactions",
+    "batch_users",
+    "personalize_dataset",
+    "solution_version",
+    "recommendations",
+    "recommendation_outcomes",
+    "recommendation_report",
+]
+
 REPOSITORY = Path(__file__).parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 # Of axe's rules those that WCAG 2.2 asks for at the levels A and AA.

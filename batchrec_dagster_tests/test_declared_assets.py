@@ -11,6 +11,7 @@ import yaml
 from batchrec_dagster import BatchRecommendations
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster_tests.support import (
+    ASSETS,
     REPOSITORY,
     declaration,
     definitions,
@@ -53,19 +54,7 @@ def test_assets_say_what_they_are(tmp_path: Path) -> None:
     with definitions(project) as defs:
         specs = defs.resolve_all_asset_specs()
     names = {spec.key.to_user_string() for spec in specs}
-    assert names == {
-        f"shop/{name}"
-        for name in (
-            "raw_ratings",
-            "interactions",
-            "batch_users",
-            "personalize_dataset",
-            "solution_version",
-            "recommendations",
-            "recommendation_outcomes",
-            "recommendation_report",
-        )
-    }
+    assert names == {f"shop/{name}" for name in ASSETS}
     for spec in specs:
         assert spec.description
         assert spec.kinds

@@ -30,6 +30,7 @@ from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.processes import started
 from batchrec_dagster_tests.support import (
+    ASSETS,
     Project,
     copied_project,
     declaration,
@@ -38,16 +39,6 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
-STAGES = [
-    "raw_ratings",
-    "interactions",
-    "batch_users",
-    "personalize_dataset",
-    "solution_version",
-    "recommendations",
-    "recommendation_outcomes",
-    "recommendation_report",
-]
 BATCHREC = str(Path(sys.executable).parent / "batchrec")
 HOME = ".batchrec/dagster"
 
@@ -150,7 +141,7 @@ def test_a_run_in_a_pipe_says_a_line_a_stage_and_the_next_says_that_nothing_chan
     done = in_a_pipe(shop)
     assert done.returncode == 0, done.stderr
     lines = stage_lines(done.stdout)
-    assert [name for name, _, _ in lines] == STAGES
+    assert [name for name, _, _ in lines] == ASSETS
     assert {status for _, status, _ in lines} == {"done"}
     assert lines[1][2] == "1,598 of 1,800 rows kept"
     assert lines[5][2] == "1,500 rows for 60 users"
@@ -170,8 +161,8 @@ def test_a_run_in_a_pipe_says_a_line_a_stage_and_the_next_says_that_nothing_chan
     assert len(shown) <= 25
     assert max(len(line) for line in shown if BATCHREC not in line) <= 80
     assert "last run" in shown[0]
-    table = shown[1 : 1 + len(STAGES)]
-    assert [line.split()[0] for line in table] == STAGES
+    table = shown[1 : 1 + len(ASSETS)]
+    assert [line.split()[0] for line in table] == ASSETS
     assert all(line.split()[1] == "done" for line in table)
     for what in ("copied", "imported", "trained", "inferred"):
         assert f"unchanged: not {what} again" in text
@@ -358,7 +349,7 @@ def test_pipelines_are_listed_with_their_last_run_and_edition_and_the_report_ope
         done = refresh(here, "shop", instance, report=True)
         assert done.success
         view = RunStages(instance, done.dagster_run)
-        assert [stage.name for stage in view.update()] == STAGES
+        assert [stage.name for stage in view.update()] == ASSETS
         # The run before is this one: so long it took.
         assert all(stage.last_time is not None for stage in view.stages.values())
         assert "recommendation_report" in view.line(view.stages["shop__recommendation_report"])

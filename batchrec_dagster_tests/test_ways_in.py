@@ -20,6 +20,7 @@ import yaml
 
 from batchrec_dagster_tests.processes import Started, free_ports, started
 from batchrec_dagster_tests.support import (
+    ASSETS,
     Project,
     copied_project,
     declaration,
@@ -30,16 +31,6 @@ from batchrec_dagster_tests.web_ui import UPRIGHT, answers
 pytestmark = pytest.mark.slow
 
 MODULE = ("-m", "batchrec_dagster.definitions")
-ASSETS = (
-    "raw_ratings",
-    "interactions",
-    "batch_users",
-    "personalize_dataset",
-    "solution_version",
-    "recommendations",
-    "recommendation_outcomes",
-    "recommendation_report",
-)
 
 
 @pytest.fixture
