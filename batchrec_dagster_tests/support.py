@@ -235,7 +235,7 @@ def interactions(project: Project, name: str) -> pl.DataFrame:
     )
 
 
-def assert_etags_are_told(store: ObjectStore, folder: Path, root: str) -> None:
+def assert_etags_are_given(store: ObjectStore, folder: Path, root: str) -> None:
     """In a folder and in S3: in one request and in parts."""
     file = folder / "file"
     file.write_bytes(b"0123456789" * 1_000_000)

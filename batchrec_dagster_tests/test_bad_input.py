@@ -94,7 +94,7 @@ MILLISECONDS = edited(
         "too few interactions",
     ],
 )
-def test_bad_input_is_told_in_one_line_and_loses_nothing(
+def test_bad_input_is_reported_in_one_line_and_loses_nothing(
     project: Project,
     instance: dg.DagsterInstance,
     break_file: Callable[[Path], Any],

@@ -209,7 +209,7 @@ def test_a_bad_line_of_json_is_an_error_with_its_line_or_counted(
     assert done.rows_read == 2
 
 
-def test_nulls_and_nans_of_parquet_are_told_by_their_row(tmp_path: Path) -> None:
+def test_nulls_and_nans_of_parquet_are_reported_by_their_row(tmp_path: Path) -> None:
     frame = pl.DataFrame(
         {
             "user": ["a", None, "c", "d", "NaN"],

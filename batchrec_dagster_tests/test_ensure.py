@@ -158,7 +158,7 @@ def test_each_change_of_status_and_a_heartbeat_are_logged(caplog: pytest.LogCapt
     assert done.seconds == 150
 
 
-def test_the_time_left_is_told_by_what_the_last_job_took(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_time_left_is_given_by_what_the_last_job_took(caplog: pytest.LogCaptureFixture) -> None:
     last = job("shop-xyz-1", "ACTIVE", age=1)
     last["lastUpdatedDateTime"] = last["creationDateTime"] + timedelta(seconds=100)
     client = Scripted(statuses=[*["CREATE IN_PROGRESS"] * 14, "ACTIVE"], there=[last])
@@ -207,7 +207,7 @@ def test_those_that_started_together_do_not_ask_together(monkeypatch: pytest.Mon
     assert asked == [(0.8, 1.2)]
 
 
-def test_a_role_that_may_not_read_is_told_what_to_allow() -> None:
+def test_a_role_that_may_not_read_is_reported_with_what_to_allow() -> None:
     job = {
         "status": "CREATE FAILED",
         "failureReason": "Insufficient privileges for accessing data in Amazon S3.",
@@ -228,7 +228,7 @@ def test_an_unknown_status_counts_as_in_progress() -> None:
 
 
 @pytest.mark.parametrize("status", ["CREATE FAILED", "CREATE STOPPED"])
-def test_a_failure_has_personalizes_reason_the_arn_and_the_mend(status: str) -> None:
+def test_a_failure_has_personalizes_reason_the_arn_and_the_fix(status: str) -> None:
     with pytest.raises(dg.Failure) as error:
         ensure(Scripted(statuses=[status])).ready(IMPORT_JOB, Started(ARN, created=True))
     assert error.value.description is not None
@@ -295,7 +295,7 @@ def test_a_name_taken_by_a_job_that_list_does_not_show_leaves_the_next_number() 
         start(client)
 
 
-def test_a_name_that_is_taken_elsewhere_is_told() -> None:
+def test_a_name_that_is_taken_elsewhere_is_reported() -> None:
     client = Scripted(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 10)
     with pytest.raises(dg.Failure, match="another dataset group of this account may have it"):
         ensure(client).start_named(DATASET_GROUP, "shop", {})

@@ -105,7 +105,7 @@ def test_a_piece_at_a_time_is_as_good_as_all_at_once(batch: Any) -> None:
 
 
 @given(pairs=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(ITEMS))))
-def test_what_is_seen_is_told_of_those_who_are_asked_about(pairs: list[tuple[str, str]]) -> None:
+def test_what_is_seen_is_known_of_those_who_are_asked_about(pairs: list[tuple[str, str]]) -> None:
     schema = {"USER_ID": pl.String, "ITEM_ID": pl.String}
     interactions = pl.LazyFrame(pairs, schema=schema, orient="row")
     seen = SeenItems(interactions, pl.Series(["b", "a", "z"]))
@@ -115,7 +115,7 @@ def test_what_is_seen_is_told_of_those_who_are_asked_about(pairs: list[tuple[str
     assert seen.longest == max(len({i for u, i in pairs if u == user}) for user in "ab")
 
 
-def test_a_line_that_failed_is_told_from_whichever_piece_it_is_in() -> None:
+def test_a_line_that_failed_is_reported_from_whichever_piece_it_is_in() -> None:
     made = ListBuilder(2)
     for user, error in [("a", None), ("b", "User error"), ("c", "other"), ("a", None)]:
         line = inference_line({"userId": user}, [] if error else ["1"], error=error)

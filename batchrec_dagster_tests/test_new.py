@@ -365,7 +365,7 @@ def test_items_are_looked_at_too(here: Project) -> None:
     assert "couldn't recognise the column with the item's id. Found: a, b" in said
 
 
-def test_columns_of_the_items_can_be_told_as_those_of_the_ratings(here: Project) -> None:
+def test_columns_of_the_items_can_be_given_as_those_of_the_ratings(here: Project) -> None:
     written(here.root / "ratings.csv", "userId,productId,rating,timestamp")
     lines = [f"A|B#{item}#Product {item}#{item},5#7" for item in range(85)]
     (here.root / "products.csv").write_text("\n".join(["what#key#called#cost#year", *lines]))
@@ -418,7 +418,7 @@ def test_columns_of_the_items_can_be_told_as_those_of_the_ratings(here: Project)
     assert left(here) == ["club", "shop"]
 
 
-def test_what_is_too_little_or_bad_is_told(here: Project) -> None:
+def test_what_is_too_little_or_bad_is_reported(here: Project) -> None:
     (here.root / "few.csv").write_text("user_id,item_id,timestamp\na,b,1500000000\n,c,1500000001\n")
     code, said = new("shop", "--ratings", "few.csv")
     assert code == 1

@@ -21,7 +21,7 @@ from batchrec_dagster.storage.object_store import (
     part_size,
     split_uri,
 )
-from batchrec_dagster_tests.support import assert_etags_are_told
+from batchrec_dagster_tests.support import assert_etags_are_given
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_s3_takes_the_parts_of_an_object_of_any_size(size: int) -> None:
 
 
 def test_what_is_written_is_known_by_its_etag(store: ObjectStore, tmp_path: Path) -> None:
-    assert_etags_are_told(store, tmp_path, "s3://local")
+    assert_etags_are_given(store, tmp_path, "s3://local")
 
 
 def test_a_put_that_breaks_off_leaves_the_old_object(store: ObjectStore) -> None:

@@ -355,7 +355,7 @@ def test_what_is_read_in_place_is_not_copied(
         ("ratings: {source: parts}\ninteractions: {filter: cost > 1}", "has no column 'cost'"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(
+def test_what_cannot_be_is_reported_in_one_line(
     project: Project, instance: dg.DagsterInstance, declared: str, said: str
 ) -> None:
     write_parts(project, "a.csv")

@@ -55,7 +55,7 @@ def is_odd(project: Project) -> pl.Series:
     return table(project, "shop").get_column("item_id").cast(int) % 2 == 1
 
 
-def test_a_filter_is_applied_beside_exclude_seen(
+def test_a_filter_is_applied_with_exclude_seen(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     project.declare(declared(project, filter=FILTER, filter_values={"GENRES": ["War", "Drama"]}))
@@ -93,7 +93,7 @@ def test_a_filter_that_leaves_too_little_is_a_warning(
     assert "recommendations.filter" in (full.description or "")
 
 
-def test_a_filter_that_only_personalize_refuses_is_told_in_a_line(
+def test_a_filter_that_only_personalize_refuses_is_reported_in_a_line(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("batchrec_dagster.config.pipeline.filter_problem", allowed)

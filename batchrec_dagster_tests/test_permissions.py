@@ -211,7 +211,7 @@ def test_the_roles_policy_is_what_personalize_does(needed: Needed) -> None:
 
 
 @pytest.mark.slow
-def test_each_permission_that_is_taken_away_is_named_with_the_resource_and_the_mend(
+def test_each_permission_that_is_taken_away_is_named_with_the_resource_and_the_fix(
     needed: Needed, tmp_path: Path, s3: S3Server
 ) -> None:
     with account(tmp_path, s3, s3.new_bucket()) as own:

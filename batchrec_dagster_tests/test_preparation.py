@@ -156,7 +156,7 @@ def test_a_comma_may_stand_for_the_point_in_numbers(tmp_path: Path, by: str) -> 
         prepare(tmp_path, content(",") + by.join(["c", "10", "3.5", "1000", "1"]), commas)
 
 
-def test_what_has_no_commas_cannot_be_told_of_one(tmp_path: Path) -> None:
+def test_what_has_no_commas_cannot_be_recognised_in_one(tmp_path: Path) -> None:
     with pytest.raises(PreparationError, match="is json, whose numbers have a point"):
         prepare(tmp_path, '{"user": 1}\n', Reading(decimal=","))
 

@@ -101,7 +101,7 @@ def test_other_refusals_are_told_apart(code: str, told: str, said: str) -> None:
     assert refused(code, told, "list_schemas").startswith(said)
 
 
-def test_a_failure_of_a_job_that_is_not_for_want_of_rights_gets_no_mend() -> None:
+def test_a_failure_of_a_job_that_is_not_for_want_of_rights_gets_no_fix() -> None:
     assert role_trouble("Invalid Data location.", {}) is None
     job = {"roleArn": "arn:r", "jobOutput": {"s3DataDestination": {"path": "s3://b/out/"}}}
     mend = role_trouble("Amazon Personalize is unable to assume the role", job)

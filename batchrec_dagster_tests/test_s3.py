@@ -28,7 +28,7 @@ from batchrec_dagster_tests.s3_server import (
 )
 from batchrec_dagster_tests.support import (
     Project,
-    assert_etags_are_told,
+    assert_etags_are_given,
     declaration,
     module_project,
     refresh,
@@ -260,7 +260,7 @@ def test_the_parts_of_a_large_file_grow_with_it(
 
 
 def test_what_is_written_is_known_by_its_etag(s3: S3Server, bucket: str, tmp_path: Path) -> None:
-    assert_etags_are_told(s3.store(), tmp_path, f"s3://{bucket}")
+    assert_etags_are_given(s3.store(), tmp_path, f"s3://{bucket}")
 
 
 def test_pieces_that_break_off_leave_the_old_object(s3: S3Server, bucket: str) -> None:

@@ -113,7 +113,7 @@ def test_attributes_of_items_get_users_and_items_titles(
     ]
 
 
-def test_what_cannot_be_answered_is_told_and_not_published(
+def test_what_cannot_be_answered_is_reported_and_not_published(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nobody = 'EXCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("*")'

@@ -94,7 +94,7 @@ def test_a_killed_call_is_continued_and_leaves_nothing(tmp_path: Path) -> None:
     assert what_is_left(tmp_path) == []
 
 
-def test_what_is_in_lines_is_told_whatever_it_is() -> None:
+def test_what_is_in_lines_is_reported_whatever_it_is() -> None:
     scored = {"recommendedItems": ["1", "2"], "scores": [0.5, 0.25]}
     padded = {**scored, "scores": [0.5], "reasons": [[], ["popular"]]}
     lines: list[dict[str, Any]] = [

@@ -118,7 +118,7 @@ def test_credentials_that_expire_stop_the_run_and_new_ones_go_on(
         assert shop.made() == made_once(2)
 
 
-def test_a_job_that_fails_is_told_and_made_again(tmp_path: Path, s3: S3Server) -> None:
+def test_a_job_that_fails_is_reported_and_made_again(tmp_path: Path, s3: S3Server) -> None:
     with night(tmp_path, s3) as shop:
         shop.start_personalize()
         assert not shop.start_run().end()

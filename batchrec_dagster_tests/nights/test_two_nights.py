@@ -272,7 +272,7 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
         assert not left
         assert not [*s3.store().list(f"s3://{bucket}/lists/shop/")]
         assert len([*s3.store().list(f"s3://{bucket}/orders/")]) == 2
-        no_secret_is_told(project, server)
+        no_secret_is_shown(project, server)
 
 
 def upload(s3: S3Server, bucket: str, folder: Path, night: int) -> None:
@@ -291,7 +291,7 @@ def log_of(instance: dg.DagsterInstance, runs: list[dg.DagsterRun]) -> str:
     )
 
 
-def no_secret_is_told(project: Project, server: Server) -> None:
+def no_secret_is_shown(project: Project, server: Server) -> None:
     """Neither in what the services said, nor in what Dagster remembers."""
     secrets = {SECRET, server.ours["AWS_SECRET_ACCESS_KEY"], server.ours["SHOP_DATABASE_URL"]}
     told = [file.read_text(errors="replace") for file in project.root.glob("*.log")]

@@ -153,7 +153,7 @@ def test_what_is_not_read_again_at_once_is_asked_for_again(client: Any, table: U
     assert write(table, many(10)).counts.users == 10
 
 
-def test_a_table_that_takes_nothing_is_told_of(client: Any, table: UserLists) -> None:
+def test_a_table_that_takes_nothing_is_reported(client: Any, table: UserLists) -> None:
     users = [{"user_id": {"S": user}} for user in "012"]
 
     def refuse(parsed: dict[str, Any], **_: Any) -> None:
@@ -177,7 +177,7 @@ def test_a_write_that_was_killed_forgets_nobody(
     assert set(stored(client)) == {"9"}
 
 
-def test_a_table_that_cannot_be_is_told_of(client: Any, tmp_path: Path) -> None:
+def test_a_table_that_cannot_be_is_reported(client: Any, tmp_path: Path) -> None:
     lists = UserLists(
         client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet", "shop"
     )

@@ -181,7 +181,7 @@ def test_lists_that_change_while_they_are_written_are_not_put(
     assert content(tmp_path) == before
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "exports").write_text("a file where a folder should be")
     with pytest.raises(SinkError, match="cannot write s3://bucket/exports/lists") as error:
         write(tmp_path, many(1))

@@ -203,7 +203,7 @@ def test_readers_see_all_the_old_or_all_the_new(postgres: PostgresServer, url: s
     assert all(count == 150 and first == last for count, first, last in seen)
 
 
-def test_a_reader_who_does_not_let_go_is_told_of_and_keeps_nobody_out(
+def test_a_reader_who_does_not_let_go_is_reported_and_keeps_nobody_out(
     postgres: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sink, "LOCK_ATTEMPTS", 2)
@@ -252,7 +252,7 @@ def test_lists_that_change_while_they_are_written_are_not_published(
         ("mysql://owner:owner-secret@127.0.0.1/postgres", "no URL of a", False),
     ],
 )
-def test_what_is_wrong_with_the_connection_is_told_without_the_password(
+def test_what_is_wrong_with_the_connection_is_reported_without_the_password(
     postgres: PostgresServer, wrong: str, said: str, passing: bool
 ) -> None:
     with pytest.raises(SinkError, match=said) as error:
@@ -297,7 +297,7 @@ def _until_reloaded(url: str) -> None:
         time.sleep(0.05)
 
 
-def test_what_the_table_refuses_is_told(postgres: PostgresServer, url: str) -> None:
+def test_what_the_table_refuses_is_reported(postgres: PostgresServer, url: str) -> None:
     with pytest.raises(SinkError, match="invalid byte sequence") as error:
         replace(recommendations({"a\0b": ["1"]}), url)
     assert not isinstance(error.value, SinkUnavailableError)

@@ -249,7 +249,7 @@ def test_a_secret_in_the_yaml_is_refused_and_not_repeated(
         ({"redis": {}}, "sinks.redis: there is no such setting"),
     ],
 )
-def test_sinks_that_cannot_be_are_told_when_loaded(
+def test_sinks_that_cannot_be_are_reported_when_loaded(
     project: Project, declared: dict[str, Any], said: str
 ) -> None:
     project.declare(declaration("shop", "ratings.csv", sinks=declared))
