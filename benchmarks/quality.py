@@ -156,7 +156,8 @@ class Comparison:
             if name == OWN_ITEMS and not include_seen:
                 continue
             grid = {
-                key: values[self.every // 2 :: self.every] for key, values in family.grid.items()
+                key: values[min(self.every // 2, len(values) - 1) :: self.every]
+                for key, values in family.grid.items()
             }
             thin = replace(family, grid=grid)
             options, recency = tune(thin, held[0].train, self.tuning_splits, include_seen)
