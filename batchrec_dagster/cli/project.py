@@ -101,7 +101,7 @@ def dagster_home() -> Path:
 def use_dagster_home() -> Path:
     """Let Dagster keep its history in `dagster_home`; a new one gets the project's dagster.yaml,
     and the storage that syncs less."""
-    from batchrec_dagster.storage.durable import make_folders
+    from batchrec_dagster.storage.durable import make_folders, write
     from batchrec_dagster.storage.file_lock import exclusive
 
     home = dagster_home()
@@ -111,11 +111,10 @@ def use_dagster_home() -> Path:
             make_folders(home, 0o700)
             with exclusive(home):
                 if settings.is_file() and not (home / settings.name).exists():
-                    text = settings.read_text(encoding="utf-8")
-                    with_storage = text if _has_storage(text) else text + STORAGE
-                    made = home / settings.name
-                    made.touch(0o600)
-                    made.write_text(with_storage, encoding="utf-8")
+                    text = settings.read_bytes()
+                    more = b"" if _has_storage(text) else STORAGE.encode()
+                    write(home / settings.name, [text + more])
+                    (home / settings.name).chmod(0o600)
         except OSError as error:
             raise click.ClickException(f"cannot write {home}: {error.strerror}") from error
         os.environ["DAGSTER_HOME"] = str(home)
@@ -145,7 +144,7 @@ storage:
 _STORAGES = {"storage", "run_storage", "event_log_storage", "schedule_storage"}
 
 
-def _has_storage(settings: str) -> bool:
+def _has_storage(settings: bytes) -> bool:
     try:
         declared = yaml.safe_load(settings)
     except yaml.YAMLError:

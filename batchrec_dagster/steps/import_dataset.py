@@ -162,7 +162,7 @@ def _check_owner(ensure: Ensure, group: Ensured, recorded: str | None) -> None:
     if mine is None or tags.get(STORAGE_TAG) == mine:
         return
     if tags.get(STORAGE_TAG, FOLDER) == FOLDER and recorded == arn:
-        # Created before groups had this tag, or before it told folders apart.
+        # Created before groups had this tag, or before it named a folder's place.
         ensure.client.tag_resource(
             resourceArn=arn, tags=[{"tagKey": STORAGE_TAG, "tagValue": mine}]
         )
