@@ -196,6 +196,25 @@ def test_a_user_without_a_list_and_one_without_a_history(home: Path) -> None:
     assert "History: latest 0 of 0 interactions\nnone" in show("u0")[1]
 
 
+def test_items_without_a_score_are_marked_where_personalize_added_them(home: Path) -> None:
+    storage = publish(home)
+    place = storage.uri(Places("shop").recommendations)
+    frame = pl.read_parquet(home / "storage/shop/curated/recommendations/recommendations.parquet")
+    last = (pl.col("user_id") == "u0") & (pl.col("rank") >= 6)
+    lists = frame.with_columns(score=pl.when(~last).then("score"))
+    for padding in (0, 2):  # 0: a recipe that gives no scores
+        about = {"edition": padding + 1, "version": f"v{padding}", "items_without_score": padding}
+        with TableWriter(home / "lists.parquet") as writer:
+            writer.write(lists.to_arrow(compat_level=pl.CompatLevel.oldest()))
+            writer.finish({**about, "made_at": "2026-05-01T03:00:00+00:00"})
+        PublishedTable(storage.store, place).publish(writer.path, keep=0)
+        [found] = pipelines("u0")
+        marked = [item["rank"] for item in found["recommendations"] if item["padding"]]
+        assert marked == ([6, 7] if padding else [])
+        note = "Popular items that Personalize added, without a score: #6, #7."
+        assert (note in show("u0")[1]) is bool(padding)
+
+
 def test_kinds_of_events_are_shown_where_there_are_several(home: Path) -> None:
     publish(home)
     file = home / "storage/shop/transformed/interactions/interactions.csv"

@@ -42,7 +42,10 @@ class Interaction:
 @dataclass(frozen=True)
 class Recommended:
     """An item of a user's list, the item of their history that explains it best, and how many of
-    the counted users have both; score None if the recipe has none."""
+    the counted users have both; score None if the recipe has none.
+
+    padding: a popular item without a score, which Personalize added to a short list.
+    """
 
     rank: int
     item: str
@@ -51,6 +54,7 @@ class Recommended:
     because: str | None
     because_title: str | None
     users_with_both: int
+    padding: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ def person(published: Published, user: str) -> Person | None:
     first = had.head(HISTORY)
     titles = published.titles([*first.get_column(ITEM_ID), *listed, *(item for item, _ in reasons)])
     events = first.get_column(EVENT_TYPE) if EVENT_TYPE in first.columns else pl.Series([""])
+    padded = bool(published.edition and published.edition.about.get("items_without_score"))
     types = events.to_list() if set(events) - {EVENT_TYPE_VALUE, ""} else [None] * first.height
     return Person(
         pipeline=published.pipeline,
@@ -127,7 +132,7 @@ def person(published: Published, user: str) -> Person | None:
         ],
         recommendations=[
             Recommended(rank, item, titles.get(item), score, because or None,
-                        titles.get(because), both)
+                        titles.get(because), both, padded and score is None)
             for (rank, item, score), (because, both) in zip(
                 table.select("rank", "item_id", "score").iter_rows(), reasons, strict=True
             )

@@ -50,6 +50,7 @@ def _person(person: Person, width: int | None) -> str:
         ],
         note="" if person.history else "none: the list shows what most people like",
     )
+    padding = ", ".join(f"#{one.rank}" for one in person.recommendations if one.padding)
     recommended = Section(
         title=f"Recommended: {len(person.recommendations):,} items",
         columns=[
@@ -69,6 +70,7 @@ def _person(person: Person, width: int | None) -> str:
         ],
         note="because of: the item in the history whose audience overlaps most; both: people who"
         " liked both. It shows association, not the model's reasoning."
+        + (f" Popular items that Personalize added, without a score: {padding}." if padding else "")
         if person.recommendations
         else "none: this user was not requested, is in an experiment's control, or has already seen"
         " every item",
