@@ -27,7 +27,7 @@ from batchrec_dagster.pipeline.automation.alerts import (
     look,
     send,
 )
-from batchrec_dagster.storage.redaction import redacted
+from batchrec_dagster.storage.secrets import redacted
 from batchrec_dagster_tests.hostile import CONTROLS, HOSTILE, OUTSIDE
 from batchrec_dagster_tests.s3_server import OWNER, S3Server
 from batchrec_dagster_tests.support import Project, declaration, definitions, write_ratings

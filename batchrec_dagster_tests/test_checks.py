@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.pipeline.checks import run_step
+from batchrec_dagster.pipeline.run_step import run_step
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps import checks
 from batchrec_dagster.steps.publishing import checks_of

@@ -12,9 +12,9 @@ import scipy  # scipy.stats, which takes a second, once it is used
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.steps.arms import CONTROL, GROUPS, MODEL, arm, arms, groups
+from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.steps.estimates import difference, lift, ratio, share, users_needed
+from batchrec_dagster.steps.experiment import CONTROL, GROUPS, MODEL, arm, arms, groups
 
 USERS = pl.Series([f"user {number}" for number in range(20_000)])
 TEST = Experiment(name="holdout")

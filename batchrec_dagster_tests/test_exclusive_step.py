@@ -11,8 +11,7 @@ import pytest
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.pipeline.checks import published, specs
-from batchrec_dagster.pipeline.exclusive_step import exclusive_step
+from batchrec_dagster.pipeline.run_step import exclusive_step, published, specs
 from batchrec_dagster.steps.checks import Checked
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import PublishedTable

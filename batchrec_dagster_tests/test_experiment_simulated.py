@@ -9,11 +9,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.reporting.experiment import ExperimentView, experiment_text, result_lines
-from batchrec_dagster.steps.arms import CONTROL, MODEL, arms
 from batchrec_dagster.steps.estimates import ratio, users_needed
-from batchrec_dagster.steps.experiment import ExperimentResult, experiment_result, plan
+from batchrec_dagster.steps.experiment import (
+    CONTROL,
+    MODEL,
+    ExperimentResult,
+    arms,
+    experiment_result,
+    plan,
+)
 from batchrec_dagster.steps.outcome_periods import PUBLICATION, Period
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, UserGroups, sums
 from batchrec_dagster.storage.published_table import Edition

@@ -15,8 +15,12 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.reporting.outcomes import NOTHING_YET, outcomes_of, sentences
-from batchrec_dagster.reporting.outcomes_section import outcomes_section
+from batchrec_dagster.reporting.outcomes import (
+    NOTHING_YET,
+    outcomes_of,
+    outcomes_section,
+    sentences,
+)
 from batchrec_dagster.steps.outcome_periods import DATA, PUBLICATION, periods
 from batchrec_dagster.steps.outcomes import Measured, measure_outcomes
 from batchrec_dagster.steps.rollback import published_table

@@ -25,8 +25,7 @@ from batchrec_dagster.reporting.charts import Kind, chart, readable
 from batchrec_dagster.reporting.drift import Data, Inputs
 from batchrec_dagster.reporting.editions import diff
 from batchrec_dagster.reporting.facts import CheckResult, Facts, Run, Training, facts, tallies
-from batchrec_dagster.reporting.outcomes import Outcome, Rate
-from batchrec_dagster.reporting.outcomes_section import outcomes_section
+from batchrec_dagster.reporting.outcomes import Outcome, Rate, outcomes_section
 from batchrec_dagster.reporting.page import json_for_html, page
 from batchrec_dagster.reporting.published import Tables
 from batchrec_dagster.storage.published_table import Edition

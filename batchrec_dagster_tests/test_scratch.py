@@ -19,7 +19,7 @@ from batchrec_dagster.storage.resource import StorageResource
 
 HOLD = """
 import sys
-from batchrec_dagster.storage.scratch import temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder
 with temporary_folder() as folder:
     (folder / "part").mkdir()
     (folder / "part" / "file").write_text("x")

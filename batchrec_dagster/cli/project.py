@@ -101,8 +101,7 @@ def dagster_home() -> Path:
 def use_dagster_home() -> Path:
     """Let Dagster keep its history in `dagster_home`; a new one gets the project's dagster.yaml,
     and the storage that syncs less."""
-    from batchrec_dagster.storage.durable import make_folders, write
-    from batchrec_dagster.storage.file_lock import exclusive
+    from batchrec_dagster.storage.durable import exclusive, make_folders, write
 
     home = dagster_home()
     if not os.environ.get("DAGSTER_HOME"):
@@ -123,7 +122,7 @@ def use_dagster_home() -> Path:
 
 def has_history() -> bool:
     """Whether Dagster's home has its SQLite databases; waits while another process makes them."""
-    from batchrec_dagster.storage.file_lock import exclusive
+    from batchrec_dagster.storage.durable import exclusive
 
     home = use_dagster_home()
     if not home.is_dir():
@@ -157,8 +156,7 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
     """Dagster's instance with the runs, in `dagster_home`. Raises click.ClickException."""
     import dagster as dg
 
-    from batchrec_dagster.storage.durable import as_closed_as
-    from batchrec_dagster.storage.file_lock import exclusive
+    from batchrec_dagster.storage.durable import as_closed_as, exclusive
 
     home = use_dagster_home()
     try:

@@ -36,7 +36,7 @@ from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.preparation.users import Counts, count_rows
 from batchrec_dagster.reporting.terminal import plain
 from batchrec_dagster.steps.checks import Checked, enough_interactions, timestamps_plausible
-from batchrec_dagster.storage.scratch import temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder
 
 # The options that give the columns that every source of ratings must have.
 OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}

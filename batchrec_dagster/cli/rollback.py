@@ -16,7 +16,7 @@ from batchrec_dagster.cli.project import (
     storage,
     use_dagster_home,
 )
-from batchrec_dagster.storage.scratch import temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
     from batchrec_dagster.storage.paths import Places

@@ -33,7 +33,7 @@ from batchrec_dagster.preparation.polars.rows import typed
 from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.recognition import file_format
 from batchrec_dagster.steps.checks import timestamps_plausible
-from batchrec_dagster.storage.scratch import temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder
 
 ROWS, LINES = 1_000, 20
 # Common formats that `times.form` does not know. One counts if it alone reads all the first rows.

@@ -16,12 +16,11 @@ from batchrec_dagster.config.automation import (
     Schedule,
     cron_is_valid,
 )
-from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.interactions import BatchUsers, Interactions, Preparation
 from batchrec_dagster.config.items import Items
 from batchrec_dagster.config.project import AssetSettings, DeploymentSettings
 from batchrec_dagster.config.ratings import Ratings
-from batchrec_dagster.config.recommendations import Gate, Publication, Recommendations
+from batchrec_dagster.config.recommendations import Experiment, Gate, Publication, Recommendations
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.config.validation import attributes_problem, field_errors, filter_problem

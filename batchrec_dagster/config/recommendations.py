@@ -1,8 +1,9 @@
-"""What each user gets, how good the model must be, and how many older tables are kept."""
+"""What each user gets, how good the model must be, how many older tables are kept, experiments."""
 
 from __future__ import annotations
 
-from typing import Self
+import re
+from typing import Literal, Self
 
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
@@ -153,3 +154,38 @@ class Publication(dg.Model):
     )
 
     _history_in_range = in_range("history", least=1)
+
+
+class Experiment(dg.Model):
+    """A holdout: by comparing its users with the others one learns what the lists cause."""
+
+    name: str = Field(
+        description="Letters, digits, _ and -, at most 64. Another name divides the users anew.",
+        examples=["holdout_2027"],
+        # Or a template.
+        json_schema_extra={"pattern": r"^([A-Za-z0-9_-]{1,64}|.*\{\{.*)$"},
+    )
+    control_share: float = Field(
+        default=0.1,
+        description="The share of users in the control, more than 0 and at most 0.5. With a larger"
+        " share users only move into the control, with a smaller one only out of it.",
+        json_schema_extra={"exclusiveMinimum": 0, "maximum": 0.5},
+    )
+    control: Literal["popular", "none"] = Field(
+        default="popular",
+        description="What the control gets: popular (the lists of aws-popularity-count) or none (no"
+        " rows in the table).",
+    )
+    salt: str = Field(
+        default="",
+        description="Any text: another one divides the users anew under the same name.",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_possible(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+            raise ValueError("write letters, digits, _ and -, at most 64")
+        return name
+
+    _share_in_range = in_range("control_share", above=0, most=0.5)

@@ -17,7 +17,7 @@ from batchrec_dagster.doctor.storage import storage_findings
 from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 from batchrec_dagster.sinks.sink import Description
-from batchrec_dagster.storage.redaction import redacted
+from batchrec_dagster.storage.secrets import redacted
 
 __all__ = ["Finding", "examine", "pipelines_findings"]
 

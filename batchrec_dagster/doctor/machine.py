@@ -16,7 +16,7 @@ from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
 from batchrec_dagster.storage import durable
-from batchrec_dagster.storage.file_lock import exclusive
+from batchrec_dagster.storage.durable import exclusive
 
 GB = 10**9
 # FULL: too little for a run; NEARLY_FULL: a few nights of a large pipeline.

@@ -17,8 +17,8 @@ from pathlib import Path
 import polars as pl
 
 from batchrec_dagster.personalize.batch_files import MAX_INPUT_RECORDS
+from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
-from batchrec_dagster.storage.scratch import temporary_folder
 
 # Rows to encode as JSON at once.
 PIECE = 1_000_000

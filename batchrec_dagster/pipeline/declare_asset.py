@@ -11,7 +11,7 @@ from typing import Any, get_origin
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.checks import specs
+from batchrec_dagster.pipeline.run_step import specs
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.storage.extras import ExtraMissingError
 from batchrec_dagster.storage.io_managers import STORAGE_KEY

@@ -40,7 +40,7 @@ from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_f
 from batchrec_dagster.preparation.polars.prepare import BadRows
 from batchrec_dagster.preparation.polars.tables import SHOWN, damaged
 from batchrec_dagster.preparation.recognition import file_format
-from batchrec_dagster.storage.scratch import temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder
 
 EXAMPLES = 5
 

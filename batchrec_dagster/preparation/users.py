@@ -15,7 +15,7 @@ from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, ParquetTable, Table
-from batchrec_dagster.storage.scratch import temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder
 
 # Rows of which Polars' streaming unique holds in a few hundred megabytes; rows of a piece.
 FEW, PIECE = 10_000_000, 1_000_000

@@ -1,13 +1,23 @@
-"""What people did with the lists, as records that the table, the report and the UI show."""
+"""What people did with the lists: records that the table and the UI show, the report's section."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 import polars as pl
+
+from batchrec_dagster.reporting.charts import chart
+from batchrec_dagster.reporting.sections import (
+    Figure,
+    Judgement,
+    Section,
+    Tile,
+    count,
+    percent,
+)
 
 
 @dataclass(frozen=True)
@@ -134,3 +144,101 @@ REPLAYED = (
     "These data end before the lists were published: the numbers say how well the lists foresee"
     " what comes, not what they caused."
 )
+
+
+NAME, TITLE = "outcomes", "What people did with the lists"
+LISTS, POPULAR = "These lists", "Most popular items"
+MOST_EDITIONS = 30
+
+
+def outcomes_section(outcomes: Sequence[Outcome], experiment: Sequence[str] = ()) -> Section:
+    """The section of the report. experiment: what an experiment shows, in sentences."""
+    of_model = [one for one in outcomes if one.arm == "model"]
+    if not of_model:
+        return Section(NAME, TITLE, [NOTHING_YET])
+    newest = of_model[-1]
+    replayed = [REPLAYED] if newest.since == "data" else []
+    measured = [one for one in of_model if one.hit_rate is not None][-MOST_EDITIONS:]
+    return Section(
+        NAME,
+        TITLE,
+        [
+            " ".join([*sentences(newest), *replayed]),
+            *([" ".join(experiment)] if experiment else []),
+        ],
+        tiles=[*_tiles(newest)],
+        figures=[_over_time(measured)] if measured else [],
+    )
+
+
+def _tiles(outcome: Outcome) -> Iterator[Tile]:
+    if outcome.hit_rate is None or outcome.recall is None or outcome.list_share is None:
+        return
+    gain = outcome.gain
+    judgement: Judgement = "watch"
+    if gain is not None and gain.low > 0:
+        judgement = "good"
+    elif gain is not None and gain.high < 0:
+        judgement = "bad"
+    yield Tile(
+        "hit_rate",
+        "Chose from their list",
+        percent(outcome.hit_rate.value),
+        "Of those who did something new. Popular items would have reached"
+        f" {outcome.popular_hit_rate:.1%}.",
+        judgement,
+    )
+    yield Tile(
+        "list_share",
+        "Choices on the list",
+        percent(outcome.list_share.value),
+        f"Share of all new interactions. Popular items: {outcome.popular_list_share:.1%}.",
+    )
+    yield Tile(
+        "outcome_recall",
+        "Average per person",
+        percent(outcome.recall.value),
+        "Share of a person's new interactions that was on their list. Popular items:"
+        f" {outcome.popular_recall:.1%}.",
+    )
+    yield Tile(
+        "active_users",
+        "Did something new",
+        count(outcome.active_users),
+        f"Of {outcome.users:,} users with a list.",
+    )
+
+
+def _over_time(outcomes: Sequence[Outcome]) -> Figure:
+    labels = [f"{one.edition}. {one.end:%Y-%m-%d}" for one in outcomes]
+    points = [
+        (label, series, value)
+        for label, one in zip(labels, outcomes, strict=True)
+        for series, value in (
+            (LISTS, one.hit_rate.value if one.hit_rate else 0.0),
+            (POPULAR, one.popular_hit_rate or 0.0),
+        )
+    ]
+    return Figure(
+        "outcomes-over-time",
+        "Who chose something from their list",
+        "Share of active users who chose something from their list, after each edition.",
+        chart(
+            "lines", points, labels="Edition", values="Users", series=[LISTS, POPULAR], percent=True
+        )
+        if len(outcomes) > 1
+        else None,
+        [LISTS, POPULAR],
+        ["Edition", LISTS, "95% interval", POPULAR, "Active users"],
+        [
+            [
+                label,
+                percent(one.hit_rate.value),
+                f"{one.hit_rate.low:.1%} to {one.hit_rate.high:.1%}",
+                percent(one.popular_hit_rate or 0.0),
+                count(one.active_users),
+            ]
+            for label, one in reversed([*zip(labels, outcomes, strict=True)])
+            if one.hit_rate is not None
+        ],
+    )

@@ -30,10 +30,10 @@ from batchrec_dagster.sinks.sink import (
     counts,
     lists,
 )
+from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError, split_uri
 from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster.storage.scratch import temporary_folder
 
 # The last four are the full-width forms, the same to spreadsheets in East Asian settings.
 _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"

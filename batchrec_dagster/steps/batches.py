@@ -10,11 +10,11 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.batch_input import UsersFiles, measured
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
-from batchrec_dagster.steps.arms import CONTROL, MODEL, arms
+from batchrec_dagster.steps.experiment import CONTROL, MODEL, arms
 from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rollback import published_table

@@ -1,6 +1,6 @@
 """Verdicts on the data: what must hold before the next step spends money or a table is published.
 
-A check looks at plain values and says what it found. pipeline/checks.py reports it to Dagster.
+A check looks at plain values and says what it found. pipeline/run_step.py reports it to Dagster.
 """
 
 from __future__ import annotations

@@ -54,10 +54,10 @@ from batchrec_dagster.steps.recommendation_table import (
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rollback import published_table
 from batchrec_dagster.steps.training import trained_by
+from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster.storage.scratch import temporary_folder
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"

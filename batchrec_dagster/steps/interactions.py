@@ -30,10 +30,10 @@ from batchrec_dagster.steps.checks import (
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.raw_inspection import open_first_file, s3_uris
 from batchrec_dagster.steps.spark_jobs import SparkEngine, spark_engine
+from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.io_managers import Prepared
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster.storage.scratch import temporary_folder
 
 SAMPLE = 5
 # Longer than any job runs.

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.steps.arms import MODEL, arms, groups
+from batchrec_dagster.steps.experiment import MODEL, arms, groups
 from batchrec_dagster.steps.outcome_periods import Period
 from batchrec_dagster.steps.recommendation_table import position
 

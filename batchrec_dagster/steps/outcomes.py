@@ -11,14 +11,13 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.outcomes import SCHEMA, Outcome, Rate
-from batchrec_dagster.steps.arms import CONTROL
 from batchrec_dagster.steps.batches import users_without_lists
 from batchrec_dagster.steps.estimates import Estimate, share
-from batchrec_dagster.steps.experiment import ExperimentResult, experiment_result, rate
+from batchrec_dagster.steps.experiment import CONTROL, ExperimentResult, experiment_result, rate
 from batchrec_dagster.steps.outcome_periods import Period, periods
 from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, UserGroups, sums

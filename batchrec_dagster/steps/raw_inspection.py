@@ -19,8 +19,8 @@ from batchrec_dagster.preparation.sources.limits import PARQUET
 from batchrec_dagster.steps.checks import Checked, rows_readable
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.spark_jobs import spark_engine
+from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster.storage.scratch import temporary_folder
 
 
 @dataclass(frozen=True)

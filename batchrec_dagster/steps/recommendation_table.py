@@ -10,12 +10,11 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.batch_files import read_inference
 from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.ensure import Description
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.steps.arms import MODEL, arms
 from batchrec_dagster.steps.batch_jobs import counted, output_pieces
 from batchrec_dagster.steps.checks import (
     Checked,
@@ -25,6 +24,7 @@ from batchrec_dagster.steps.checks import (
     no_failed_lines,
     no_seen_items,
 )
+from batchrec_dagster.steps.experiment import MODEL, arms
 from batchrec_dagster.steps.items import read_titles, with_titles
 from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.storage.progress import Progress

@@ -31,7 +31,7 @@ from batchrec_dagster.reporting.facts import (
     trainings,
 )
 from batchrec_dagster.reporting.history import EditionHistory, before_of
-from batchrec_dagster.reporting.outcomes_section import outcomes_section
+from batchrec_dagster.reporting.outcomes import outcomes_section
 from batchrec_dagster.reporting.page import page
 from batchrec_dagster.reporting.published import Tables, scan_interactions
 from batchrec_dagster.reporting.sections import Section

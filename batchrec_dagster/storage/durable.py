@@ -1,8 +1,8 @@
-"""Files that are complete wherever they exist, whatever kills the process or the machine.
+"""Files that are complete wherever they exist, whatever kills the process or the machine; locks.
 
 A file gets its name by a rename, after its content has reached the disk: without the sync, a power
-cut may leave the name with an empty or shorter file. While a file is being written, its process
-holds a lock on it, so that the next run knows what a killed one left.
+cut may leave the name with an empty or shorter file. While a file is being written or a temporary
+folder is in use, its process holds a lock on it, so that the next run knows what a killed one left.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 # The name of a file that is not finished yet. obstore lists no such file.
@@ -113,11 +116,15 @@ def lock_new(opened: int, path: Path) -> bool:
 
 
 def _remove_unlocked(path: Path) -> None:
-    with suppress(OSError):  # gone, or its process is alive
+    with suppress(OSError):  # gone, of another user, or its process is alive
         opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+            status = os.fstat(opened)
+            if not stat.S_ISDIR(status.st_mode):
+                path.unlink()
+            elif status.st_uid == os.geteuid():
+                shutil.rmtree(path)
         finally:
             os.close(opened)
 
@@ -133,3 +140,53 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(opened)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file or folder; waits for other processes and threads."""
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    opened = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        # Closing is not enough: a child forked in the meantime has the file open too.
+        fcntl.flock(opened, fcntl.LOCK_UN)
+        os.close(opened)
+
+
+_PREFIX = "batchrec-temporary-"
+# Nothing that a person names is removed.
+_OURS = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A new, empty folder of this user alone; it is removed when the block ends.
+
+    This process locks it, so that the next process that wants one knows what a killed one left.
+    """
+    _remove_abandoned(Path(tempfile.gettempdir()))
+    folder, opened = _new()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(opened)
+
+
+def _new() -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        with suppress(FileNotFoundError):  # another process has taken it for abandoned
+            opened = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            if lock_new(opened, folder):
+                return folder, opened
+
+
+@cache  # once in a process
+def _remove_abandoned(where: Path) -> None:
+    for folder in where.glob(f"{_PREFIX}*"):
+        if _OURS.fullmatch(folder.name):
+            _remove_unlocked(folder)

@@ -22,10 +22,10 @@ import polars as pl
 from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID
+from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError, StorageError
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster.storage.scratch import temporary_folder
 from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"

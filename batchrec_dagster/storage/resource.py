@@ -13,8 +13,8 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.personalize.permissions import explain_refusals
+from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore
-from batchrec_dagster.storage.scratch import temporary_folder
 
 if TYPE_CHECKING:
     import boto3

@@ -34,7 +34,7 @@ from batchrec_dagster.dagster_internals.web_server import (
     create_app_from_workspace_process_context,
 )
 from batchrec_dagster.storage import durable
-from batchrec_dagster.storage.scratch import temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.web.guard import Guard, refuse
 from batchrec_dagster.web.server import BODY_SECONDS, BodyTooLargeError, LimitedServer, read_body
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from batchrec_dagster.local_personalize.errors import CatalogError
 from batchrec_dagster.storage import durable
-from batchrec_dagster.storage.file_lock import exclusive
+from batchrec_dagster.storage.durable import exclusive
 
 _BUSY_SECONDS = 60
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchrec_dagster.storage import durable
-from batchrec_dagster.storage.file_lock import exclusive
+from batchrec_dagster.storage.durable import exclusive
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,15 @@ from batchrec_dagster.local_personalize.catalog.home import (
 )
 from batchrec_dagster.local_personalize.catalog.kinds import Kind, Lane, no_files
 from batchrec_dagster.local_personalize.errors import CatalogError
-from batchrec_dagster.local_personalize.jobs import lifecycle
-from batchrec_dagster.local_personalize.jobs.job import ClosingError, Job, logger
+from batchrec_dagster.local_personalize.jobs.job import (
+    ClosingError,
+    Job,
+    is_creating,
+    is_deleting,
+    logger,
+    perform,
+    start,
+)
 from batchrec_dagster.storage.object_store import ObjectStore
 
 _MINUTES = {Lane.QUICK: 1.0, Lane.IMPORT: 8.0, Lane.TRAINING: 20.0, Lane.INFERENCE: 30.0}
@@ -178,7 +185,7 @@ class Worker:
                         logger.warning(
                             "%s: its worker has ended; starting the job again", resource.arn
                         )
-                    claimed = replace(lifecycle.start(resource), owner=name)
+                    claimed = replace(start(resource), owner=name)
                     records.save(claimed)
                     self._claimed.add(claimed.arn)
                     logger.info("%s: %s", claimed.arn, claimed.status)
@@ -186,7 +193,7 @@ class Worker:
         return None
 
     def _lane(self, resource: Resource) -> Lane:
-        return self._kinds[resource.kind].lane if lifecycle.is_creating(resource) else Lane.QUICK
+        return self._kinds[resource.kind].lane if is_creating(resource) else Lane.QUICK
 
     def _is_claimable(self, resource: Resource) -> bool:
         if resource.owner is None:
@@ -201,10 +208,10 @@ class Worker:
         kind = self._kinds[resource.kind]
         job = Job(resource, self._catalog, self._home, self._store, lambda: self._closing)
         try:
-            if lifecycle.is_deleting(resource):
+            if is_deleting(resource):
                 self._delete(kind, resource)
                 return
-            outcome = lifecycle.perform(kind, job, self._pace.in_progress_seconds(kind.lane))
+            outcome = perform(kind, job, self._pace.in_progress_seconds(kind.lane))
         except ClosingError:
             return
         with self._catalog.writing() as records:

@@ -11,7 +11,7 @@ from batchrec_dagster.local_personalize.errors import (
     InvalidInputError,
     LimitExceededError,
 )
-from batchrec_dagster.local_personalize.jobs.lifecycle import start_update
+from batchrec_dagster.local_personalize.jobs.job import start_update
 from batchrec_dagster.personalize.filter_check import check_expression, check_group_fields
 from batchrec_dagster.personalize.filter_grammar import FilterError
 from batchrec_dagster.personalize.schemas import (

@@ -8,8 +8,7 @@ from batchrec_dagster.local_personalize.api.validation import member_shape, prun
 from batchrec_dagster.local_personalize.catalog.catalog import BUSY, Records, Resource
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
-from batchrec_dagster.local_personalize.jobs.job import Job, logger
-from batchrec_dagster.local_personalize.jobs.lifecycle import UPDATED, start_update
+from batchrec_dagster.local_personalize.jobs.job import UPDATED, Job, logger, start_update
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
 from batchrec_dagster.local_personalize.operations.solution_config import (
     check_objective,

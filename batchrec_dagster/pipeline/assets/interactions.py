@@ -15,8 +15,8 @@ from batchrec_dagster.personalize.schemas import (
     TIMESTAMP,
     USER_ID,
 )
-from batchrec_dagster.pipeline.checks import published
 from batchrec_dagster.pipeline.declare_asset import PREPARED, asset
+from batchrec_dagster.pipeline.run_step import published
 from batchrec_dagster.pipeline.ui import column_lineage, column_schema, preview, sample
 from batchrec_dagster.preparation.polars.prepare import Preparation
 from batchrec_dagster.preparation.rules import Rules

@@ -12,8 +12,8 @@ import polars as pl
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.items import Items
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
-from batchrec_dagster.pipeline.checks import published
 from batchrec_dagster.pipeline.declare_asset import PREPARED, RAW, asset
+from batchrec_dagster.pipeline.run_step import published
 from batchrec_dagster.pipeline.ui import column_lineage, column_schema, preview, raw_files, sample
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column

@@ -9,9 +9,8 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.pipeline.checks import published, run_step
 from batchrec_dagster.pipeline.declare_asset import MODEL, asset
-from batchrec_dagster.pipeline.exclusive_step import exclusive_step
+from batchrec_dagster.pipeline.run_step import exclusive_step, published, run_step
 from batchrec_dagster.pipeline.ui import dataset_group, preview
 from batchrec_dagster.reporting.markdown import table
 from batchrec_dagster.steps.cost import cost_metadata

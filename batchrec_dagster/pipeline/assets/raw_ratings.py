@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.pipeline.checks import published
 from batchrec_dagster.pipeline.declare_asset import RAW, asset
+from batchrec_dagster.pipeline.run_step import published
 from batchrec_dagster.pipeline.ui import preview, raw_files
 from batchrec_dagster.reporting.markdown import code, escaped
 from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files

@@ -71,7 +71,7 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[pl.DataFrame]:
         # SciPy and NumPy
         from batchrec_dagster.reporting.experiment import result_lines
-        from batchrec_dagster.steps.arms import MODEL
+        from batchrec_dagster.steps.experiment import MODEL
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
         started = time.monotonic()

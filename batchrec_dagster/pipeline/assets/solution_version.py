@@ -11,7 +11,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.pipeline.declare_asset import MODEL, asset
-from batchrec_dagster.pipeline.exclusive_step import exclusive_step
+from batchrec_dagster.pipeline.run_step import exclusive_step
 from batchrec_dagster.pipeline.ui import dataset_group, preview
 from batchrec_dagster.reporting.markdown import escaped, table
 from batchrec_dagster.reporting.provenance import measured_on

@@ -10,9 +10,8 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
-from batchrec_dagster.pipeline.checks import published, run_step
 from batchrec_dagster.pipeline.declare_asset import asset
-from batchrec_dagster.pipeline.exclusive_step import exclusive_step
+from batchrec_dagster.pipeline.run_step import exclusive_step, published, run_step
 from batchrec_dagster.pipeline.ui import (
     column_lineage,
     column_schema,

@@ -29,7 +29,7 @@ from batchrec_dagster.pipeline.declare_asset import PIPELINE
 from batchrec_dagster.reporting.failures import reason
 from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.reporting.terminal import plain
-from batchrec_dagster.storage.redaction import redacted
+from batchrec_dagster.storage.secrets import redacted
 
 # All channels and attempts must end within the minute that Dagster allows a sensor; otherwise the
 # next tick would repeat an alert on channels where it already arrived.

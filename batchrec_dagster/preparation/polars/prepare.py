@@ -53,7 +53,7 @@ from batchrec_dagster.preparation.recognition import (
     open_table,
 )
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE, Rules
-from batchrec_dagster.storage.scratch import temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder
 
 _ROWS_OF_A_FILE = 1 << 40
 

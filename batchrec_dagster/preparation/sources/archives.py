@@ -14,7 +14,7 @@ from batchrec_dagster.preparation.sources.files import LocalFile
 from batchrec_dagster.preparation.sources.formats import START, format_of
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 from batchrec_dagster.preparation.sources.source import EMPTY, File, FileError, Look, SourceContext
-from batchrec_dagster.storage.scratch import temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder
 
 CHUNK = 1024 * 1024
 

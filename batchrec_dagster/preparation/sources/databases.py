@@ -32,9 +32,8 @@ from batchrec_dagster.preparation.sources.source import (
     SourceContext,
     naming,
 )
-from batchrec_dagster.storage.postgres_safety import safe_defaults
-from batchrec_dagster.storage.redaction import HIDDEN
-from batchrec_dagster.storage.scratch import temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.secrets import HIDDEN, safe_defaults
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

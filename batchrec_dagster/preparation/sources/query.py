@@ -39,7 +39,7 @@ from batchrec_dagster.preparation.sources.tables import (
     partitions,
     table_of,
 )
-from batchrec_dagster.storage.scratch import temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, Error

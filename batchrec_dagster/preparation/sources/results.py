@@ -19,7 +19,7 @@ from batchrec_dagster.preparation.sources.source import (
     Look,
     SourceContext,
 )
-from batchrec_dagster.storage.scratch import temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder
 
 CHUNK = 8 * 1024 * 1024
 ASSET = "asset://"

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.download import DownloadError, safe_url
+from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
-from batchrec_dagster.storage.scratch import temporary_folder
 
 LONGEST_FILENAME = 120
 EMPTY = "it is empty: check what writes it"
