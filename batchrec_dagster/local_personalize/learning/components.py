@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from implicit.cpu.als import AlternatingLeastSquares
-from scipy.sparse import csc_matrix, csr_matrix, diags
+from scipy.sparse import csr_matrix, diags
+from scipy.sparse._sparsetools import csc_matvec, csc_matvecs
 
 from batchrec_dagster.local_personalize.learning.interactions import History
 from batchrec_dagster.local_personalize.learning.ranking import top_k_per_row
 from batchrec_dagster.local_personalize.learning.store import Arrays
-from batchrec_dagster.local_personalize.learning.threads import cores, pieces, single_threaded_blas
+from batchrec_dagster.local_personalize.learning.threads import cores, single_threaded_blas
 
 Float32 = npt.NDArray[np.float32]
 
@@ -24,8 +26,6 @@ EASE, SEQUENCE, FACTORS, POPULARITY = "ease", "sequence", "factors", "popularity
 EASE_HIGH_REG = "ease-high-reg"  # EASE with more regularization
 SYMMETRIC_COOC = "cooccurrence-symmetric"  # co-occurrence of items in either order
 USER_NEIGHBORS = "user-neighbors"
-
-ENTRIES = 1 << 19  # summed at once: 4 MiB, so that they stay in the cache
 
 ALS_FACTORS = 64
 ALS_REGULARIZATION = 5.0
@@ -82,7 +82,7 @@ class FactorScorer:
     """Implicit ALS: solves a user's factors from the history, then multiplies by the items'.
 
     Source: Hu, Koren, Volinsky, "Collaborative filtering for implicit feedback datasets" (ICDM
-    2008), with the least squares of the library `implicit`.
+    2008).
     """
 
     kind: ClassVar[str] = "factors"
@@ -92,27 +92,30 @@ class FactorScorer:
 
     def score(self, history: History, exponent: float) -> Float32:
         """See Scorer."""
-        weights = history.recency_weights(exponent)
-        # implicit needs at least one row with an entry; it leaves empty rows undefined.
-        users = self._solver.recalculate_user(np.arange(weights.shape[0]), weights)
-        users[history.lengths == 0] = 0
+        weights = history.recency_weights(exponent).data
+        k = self.item_factors.shape[1]
+        left = np.empty((len(history.lengths), k, k), dtype=np.float32)
+        right = np.zeros((len(history.lengths), k, 1), dtype=np.float32)
+        for user, (first, last) in enumerate(pairwise(history.starts)):
+            own = self.item_factors[history.items[first:last]]
+            confidence = weights[first:last, None]
+            np.matmul(own.T, own * (confidence - 1), out=left[user])
+            right[user] = own.T @ confidence
+        left += self._of_no_history
+        users = np.linalg.solve(left, right)[:, :, 0]
         return np.asarray(users @ self.item_factors.T)
 
     @cached_property
-    def _solver(self) -> AlternatingLeastSquares:
-        solver = AlternatingLeastSquares(
-            factors=self.item_factors.shape[1], regularization=self.regularization, num_threads=1
-        )
-        solver.item_factors = self.item_factors
-        solver._YtY = self.item_factors.T @ self.item_factors
-        return solver
+    def _of_no_history(self) -> Float32:
+        """(k, k): what every user's least squares have in common."""
+        common: Float32 = self.item_factors.T @ self.item_factors
+        common[np.diag_indices_from(common)] += np.float32(self.regularization)
+        return common
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """See Scorer."""
-        return {
-            "item_factors": self.item_factors,
-            "regularization": np.array(self.regularization),
-        }
+        regularization = np.array(self.regularization)
+        return {"item_factors": self.item_factors, "regularization": regularization}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> FactorScorer:
@@ -179,8 +182,7 @@ class UserNeighborScorer:
     def from_arrays(cls, arrays: Arrays) -> UserNeighborScorer:
         """The scorer that gave the arrays."""
         shape = len(arrays["indptr"]) - 1, int(arrays["n_items"])
-        entries = arrays["data"], arrays["indices"], arrays["indptr"]
-        return cls(csr_matrix(entries, shape=shape))
+        return cls(csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape))
 
 
 _Any = ItemItemScorer | FactorScorer | PopularityScorer | UserNeighborScorer
@@ -219,22 +221,25 @@ def sparse_matmul(weights: Sequence[csr_matrix], rows: csr_matrix) -> list[Float
 
     The weights have their entries in the same places.
     """
-    first, n = weights[0], rows.shape[1]
-    values = np.stack([each.data for each in weights], axis=1)
-    out = [np.empty((first.shape[0], n), dtype=np.float32) for _ in weights]
-    lengths = np.diff(rows.indptr)[first.indices]
-    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[first.indptr]
-    for block in pieces(ends, ENTRIES):
-        entries = slice(first.indptr[block.start], first.indptr[block.stop])
-        added = rows[first.indices[entries]]
-        # The rows of the product are one long vector.
-        offsets = np.arange(block.stop - block.start, dtype=np.int32) * np.int32(n)
-        places = added.indices + np.repeat(offsets, np.diff(ends[block.start : block.stop + 1]))
-        by_entry = csc_matrix(
-            (added.data, places, added.indptr),
-            shape=((block.stop - block.start) * n, entries.stop - entries.start),
-        )
-        sums = by_entry @ values[entries]
+    first, (m, n) = weights[0], rows.shape
+    owner = np.repeat(np.arange(first.shape[0]), np.diff(first.indptr))
+    order = np.lexsort((m - first.indices, owner))
+    at = first.indices[order]
+    # As columns of scipy, a row and what is between two rows take turns. From the last row to the
+    # first, the latter ends before it begins, so it is empty, and no row has to be copied.
+    ends = np.stack([rows.indptr[at], rows.indptr[at + 1]], axis=1).ravel()
+    values = np.zeros((len(ends), len(weights)), dtype=np.float32)
+    values[::2] = np.stack([each.data for each in weights], axis=1)[order]
+    out = [np.zeros((first.shape[0], n), dtype=np.float32) for _ in weights]
+    for user in np.flatnonzero(np.diff(first.indptr)):
+        part = slice(2 * first.indptr[user], 2 * first.indptr[user + 1])
+        entries = ends[part], rows.indices, rows.data, values[part].ravel()
+        columns = len(entries[0]) - 1
+        if len(out) == 1:
+            csc_matvec(n, columns, *entries, out[0][user])
+            continue
+        sums = np.zeros((n, len(out)), dtype=np.float32)
+        csc_matvecs(n, columns, len(out), *entries, sums.ravel())
         for product, each in zip(out, sums.T, strict=True):
-            product[block] = each.reshape(-1, n)
+            product[user] = each
     return out
