@@ -12,7 +12,7 @@ import pytest
 from batchrec_dagster.pipeline.automation.alerts import failure
 from batchrec_dagster.reporting.failures import killed
 from batchrec_dagster.reporting.run_stages import RunStages
-from batchrec_dagster_tests.test_alerts import declared
+from batchrec_dagster_tests.alerts_support import declared
 
 
 @dg.job
