@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,15 @@ def _light_regularization(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained(rows: list[Row], recipe: str = PERSONALIZATION, **hyperparameters: str) -> UserModel:
-    return for_users(train(recipe, interactions_of(rows), hyperparameters).model)
+    return _trained(tuple(rows), recipe, tuple(hyperparameters.items()))
+
+
+@cache
+def _trained(
+    rows: tuple[Row, ...], recipe: str, parameters: tuple[tuple[str, str], ...]
+) -> UserModel:
+    """Trained once: half of these tests look at the same model."""
+    return for_users(train(recipe, interactions_of(rows), dict(parameters)).model)
 
 
 # --- what is recommended ---
@@ -301,7 +310,7 @@ def test_items_outside_the_core_are_recommended(
 ) -> None:
     monkeypatch.setattr(fit_components, "DENSE_LIMIT", 10)
     rows = tastes()
-    model = trained(rows)
+    model = for_users(train(PERSONALIZATION, interactions_of(rows), {}).model)
     rare = str(model.item_ids[-1])
     data = interactions_of([*rows, ("fan", rare, 1)])
     # One item outside the core is enough to know which half the user likes ...
