@@ -19,6 +19,10 @@ Found = TypeVar("Found")
 # Not of a test's seed: two that start servers at once would choose alike.
 _CHANCE = random.SystemRandom()
 _given: set[int] = set()
+# Workers of pytest-xdist draw from ports of their own: between the look and the start of a server
+# another could take the same.
+_WORKERS = 8
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % _WORKERS
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def free_ports(count: int, *, beside: int = 0) -> list[int]:
     found: list[int] = []
     with contextlib.ExitStack() as held:
         while len(found) < count:
-            port = _CHANCE.randrange(11_000, 22_000)
+            port = _CHANCE.randrange(11_000 + _WORKER, 22_000, _WORKERS)
             wanted = {port, port + beside}
             if not wanted & _given:
                 with contextlib.suppress(OSError):

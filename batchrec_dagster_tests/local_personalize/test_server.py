@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -37,9 +36,11 @@ from batchrec_dagster_tests.local_personalize.support import (
     ROLE,
     csv_bytes,
     describe,
+    looks,
     taste_rows,
     user_lines,
 )
+from batchrec_dagster_tests.processes import free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -66,22 +67,15 @@ class Server:
     def request(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         connection.request(method, path, body, headers or {})
         response = connection.getresponse()
         return response.status, response.read()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def _started(root: Path, **environment: str) -> Iterator[Server]:
-    port = _free_port()
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "batchrec_dagster.local_personalize", "--port", str(port)]
     command += ["--home", str(root / "home"), "--bucket", f"data={root / 'storage'}"]
     with (root / "log").open("w") as log:
@@ -90,13 +84,12 @@ def _started(root: Path, **environment: str) -> Iterator[Server]:
         )
     server = Server(root, process, port)
     try:
-        for _ in range(3000):
+        for _ in looks():
             try:
                 server.request("GET", "/health")
                 break
             except ConnectionError:
                 assert process.poll() is None, (root / "log").read_text()
-                time.sleep(0.01)
         yield server
     finally:
         process.terminate()
@@ -297,7 +290,7 @@ def test_loopback_addresses(host: str, only_here: bool) -> None:
 
 
 def test_a_public_address_is_logged_as_a_warning(tmp_path: Path) -> None:
-    port = _free_port()
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "batchrec_dagster.local_personalize", "--host", "0.0.0.0"]
     process = subprocess.Popen(
         [*command, "--port", str(port), "--home", str(tmp_path / "home")],
