@@ -239,10 +239,9 @@ def test_a_server_does_not_make_it_wait_forever(
 def test_a_query_is_never_logged(
     web: Web, tmp_path: Path, caplog: pytest.LogCaptureFixture, waits: list[float]
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{free.getsockname()[1]}/ratings.zip"
-    with caplog.at_level(logging.INFO):
+    with socket.socket() as mute, caplog.at_level(logging.INFO):
+        mute.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{mute.getsockname()[1]}/ratings.zip"
         for url in (nobody, serve(web, Page(CONTENT, statuses=[500] * 9)), "data:,x", "ftp://x/a"):
             with pytest.raises(DownloadError) as caught:
                 download(url + "?X-Amz-Signature=secret", tmp_path / "a.zip")
@@ -261,8 +260,12 @@ def test_a_server_that_stays_broken_is_given_up(
 
 
 def test_a_server_that_falls_silent_is_asked_again(
-    web: Web, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def pause(seconds: float) -> None:
+        monkeypatch.setattr(module, "TIMEOUT", 120.0)  # for an answer on a busy machine
+
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", pause)
     monkeypatch.setattr(module, "TIMEOUT", 0.2)
     download(serve(web, Page(CONTENT, stalls=[0.6])), tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
@@ -270,11 +273,12 @@ def test_a_server_that_falls_silent_is_asked_again(
 
 
 def test_no_server_at_all_is_said_so(tmp_path: Path, waits: list[float]) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(DownloadError, match=r"no connection.*look at the network"):
-        download(f"http://127.0.0.1:{port}/a.zip", tmp_path / "a.zip")
+    # Nobody listens on this port, nor does another test as long as it is taken.
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        port = mute.getsockname()[1]
+        with pytest.raises(DownloadError, match=r"no connection.*look at the network"):
+            download(f"http://127.0.0.1:{port}/a.zip", tmp_path / "a.zip")
     assert waits == [2, 4]
 
 
@@ -410,7 +414,7 @@ def test_two_at_once_fetch_it_once(web: Web, tmp_path: Path) -> None:
     for thread in both:
         thread.start()
     for thread in both:
-        thread.join(timeout=10)
+        thread.join()
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     assert len(web.asked) == 1
 

@@ -180,15 +180,18 @@ async def _echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 class _Small(LimitedProtocol):
-    header_seconds = 0.5
     max_connections = 3
 
 
+class _Impatient(_Small):
+    header_seconds = 0.5
+
+
 @contextmanager
-def served(app: Any) -> Iterator[tuple[str, int]]:
+def served(app: Any, protocol: type[LimitedProtocol] = _Small) -> Iterator[tuple[str, int]]:
     """The address of a server with small limits, in a thread."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = LimitedServer(app, "127.0.0.1", 0, _Small, log_level="error", lifespan="off")
+    server = LimitedServer(app, "127.0.0.1", 0, protocol, log_level="error", lifespan="off")
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
@@ -200,7 +203,7 @@ def served(app: Any) -> Iterator[tuple[str, int]]:
 
 
 def connect(address: tuple[str, int], sent: bytes) -> socket.socket:
-    opened = socket.create_connection(address, timeout=20)
+    opened = socket.create_connection(address, timeout=120)
     opened.sendall(sent)
     return opened
 
@@ -214,7 +217,7 @@ def closed(opened: socket.socket) -> bool:
 
 
 def test_headers_that_do_not_come_close_the_connection() -> None:
-    with served(_echo) as address:
+    with served(_echo, _Impatient) as address:
         for sent in (b"", b"GET / HTTP/1.1\r\nHost: loc"):
             with connect(address, sent) as half:
                 assert closed(half)
@@ -231,11 +234,19 @@ def trickle(opened: socket.socket) -> None:
 
 def test_a_new_connection_closes_the_one_that_has_waited_longest_but_none_that_is_busy() -> None:
     busy = b"GET /busy HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with served(_echo) as address:
-        held = [connect(address, busy), connect(address, busy), connect(address, b"")]
-        time.sleep(0.2)  # all three have arrived
-        held.append(connect(address, busy))
+    arrived = threading.Semaphore(0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        arrived.release()
+        await _echo(scope, receive, send)
+
+    with served(app) as address:
+        held = [connect(address, busy), connect(address, busy)]
+        for _ in held:
+            assert arrived.acquire(timeout=120)
+        held += [connect(address, b""), connect(address, busy)]
         assert closed(held.pop(2))  # long before its time
+        assert arrived.acquire(timeout=120)
         with connect(address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") as new:
             assert closed(new)  # all are busy
         for each in held:
@@ -243,7 +254,7 @@ def test_a_new_connection_closes_the_one_that_has_waited_longest_but_none_that_i
 
 
 def ask(address: tuple[str, int], body: bytes) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(*address, timeout=20)
+    connection = http.client.HTTPConnection(*address, timeout=120)
     try:
         connection.request("POST", "/graphql", body, {"Content-Type": "application/json"})
         response = connection.getresponse()
@@ -253,11 +264,12 @@ def ask(address: tuple[str, int], body: bytes) -> tuple[int, bytes]:
 
 
 def test_a_body_has_a_largest_size_and_a_longest_time() -> None:
-    with served(JsonPosts(_echo, body_seconds=0.5)) as address:
+    with served(JsonPosts(_echo)) as address:
         largest = b" " * MAX_BODY_BYTES
         assert ask(address, largest) == (200, str(MAX_BODY_BYTES).encode())
         status, said = ask(address, largest + b" ")
         assert (status, said) == (413, b"A request may have at most 1048576 bytes.\n")
+    with served(JsonPosts(_echo, body_seconds=0.5)) as address:
         head = "POST /graphql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         with connect(address, f"{head}Content-Length: 9\r\n\r\n1234".encode()) as slow:
             assert slow.recv(99).startswith(b"HTTP/1.1 408 ")

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.local_personalize.jobs.worker import Pace
+from batchrec_dagster.local_personalize.catalog.kinds import Lane
+from batchrec_dagster.local_personalize.jobs.worker import Pace, Worker
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.personalize.ensure import (
     DATASET,
@@ -72,7 +73,7 @@ def client_for(project: Project, **options: Any) -> PersonalizeClient:
     )
 
 
-def ensure(client: PersonalizeClient, pipeline: str = "shop", *, deadline: float = 60) -> Ensure:
+def ensure(client: PersonalizeClient, pipeline: str = "shop", *, deadline: float = 600) -> Ensure:
     return Ensure(
         client=client,
         log=logging.getLogger("test"),
@@ -325,17 +326,19 @@ def test_what_somebody_else_made_in_the_group_stops_it(
 
 
 def test_what_is_being_deleted_already_is_waited_for(
-    project: Project, made: dict[str, str]
+    project: Project, made: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = client_for(project, pace=Pace(0.01))
-    arn = solution(slow, made["group"], {})
-    while slow.describe_solution(solutionArn=arn)["solution"]["status"] != "ACTIVE":
+    client = client_for(project)
+    arn = solution(client, made["group"], {})
+    while client.describe_solution(solutionArn=arn)["solution"]["status"] != "ACTIVE":
         time.sleep(0.01)
-    slow.delete_solution(solutionArn=arn)
-    plan = find(ensure(slow), "shop")
+    with monkeypatch.context() as held:
+        held.setattr(Worker, "wake", lambda worker: None)  # nobody deletes it yet
+        client.delete_solution(solutionArn=arn)
+        plan = find(ensure(client), "shop")
     assert (plan.pieces[0].arn, plan.in_the_way) == (arn, [])
-    delete(ensure(slow), plan)
-    assert there(slow) == set()
+    delete(ensure(client), plan)
+    assert there(client) == set()
 
 
 class WithRealTime:
@@ -423,14 +426,24 @@ def test_a_group_of_the_name_without_the_tag_is_left_alone(
     assert there(client) == set(made.values())
 
 
+class TrainingsWait(Pace):
+    """Trainings begin when the test is over; the rest is done at once."""
+
+    def pending_seconds(self, lane: Lane) -> float:
+        return 1e6 if lane is Lane.TRAINING else 0.0
+
+
 def test_imports_are_waited_for_and_trainings_stopped(
-    project: Project, made: dict[str, str], caplog: pytest.LogCaptureFixture
+    project: Project,
+    made: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = [f"u{n % 50},i{n % 40},{1_600_000_000 + n},watch" for n in range(1500)]
     text = "\n".join(["USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE", *rows, ""])
     project.storage.mkdir(parents=True, exist_ok=True)
     (project.storage / "interactions.csv").write_text(text)
-    slow = client_for(project, pace=Pace(0.005))
+    slow = client_for(project, pace=TrainingsWait())
     arn = solution(slow, made["group"], {"batchrec:pipeline": "shop"})
 
     def start_import(name: str) -> str:
@@ -449,9 +462,11 @@ def test_imports_are_waited_for_and_trainings_stopped(
         != "ACTIVE"
     ):
         time.sleep(0.01)
-    version = slow.create_solution_version(name="by-popularity-1", solutionArn=arn)
-    start_import("second")
-    plan = find(ensure(slow), "shop")
+    with monkeypatch.context() as held:
+        held.setattr(Worker, "wake", lambda worker: None)  # nobody imports yet
+        version = slow.create_solution_version(name="by-popularity-1", solutionArn=arn)
+        start_import("second")
+        plan = find(ensure(slow), "shop")
     assert {piece.kind.label for piece in plan.work} == {"solution version", "dataset import job"}
     with caplog.at_level(logging.INFO):
         delete(ensure(slow), plan)
