@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import dagster as dg
 import hypothesis
 import pytest
 
+from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 from batchrec_dagster_tests.support import Project, module_project
 
@@ -56,6 +58,8 @@ LONGEST = (
     "test_any_request.py",
     "test_jobs.py",
 )
+# A job stops at its next checkpoint, which is soon but on a busy machine.
+STOP_SECONDS = 120.0
 # A file whose tests are all slow.
 SLOW_FILE = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
 # A fixture with parameters may start S3 for some of them only.
@@ -90,6 +94,33 @@ def environment_as_it_was() -> Iterator[None]:
     if os.environ != before:
         os.environ.clear()
         os.environ.update(before)
+
+
+# Of the embedded Personalizes of this process.
+WORKERS: weakref.WeakSet[Worker] = weakref.WeakSet()
+_make_worker = Worker.__init__
+
+
+def _make_and_list_worker(worker: Worker, *args: Any) -> None:
+    _make_worker(worker, *args)
+    WORKERS.add(worker)
+
+
+Worker.__init__ = _make_and_list_worker  # type: ignore[assignment, method-assign]
+
+
+def workers_closed() -> Iterator[None]:
+    """Jobs of an embedded Personalize end with the test, or the module, that started it: later
+    tests patch what they call, watch threads and count CPU."""
+    earlier = set(WORKERS)
+    yield
+    for worker in set(WORKERS) - earlier:
+        worker.close(STOP_SECONDS)
+        assert not worker._threads, f"jobs do not stop: {worker._threads}"
+
+
+jobs_end_with_their_test = pytest.fixture(autouse=True)(workers_closed)
+jobs_end_with_their_module = pytest.fixture(autouse=True, scope="module")(workers_closed)
 
 
 @pytest.fixture
@@ -127,6 +158,10 @@ QUIET_BROWSER = (
 )
 
 
+# Milliseconds that a page may take on a busy machine: what is there is found at once.
+PATIENCE = 300_000
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """One S3 server for each worker; each test makes buckets of its own. A test that kills the
@@ -143,5 +178,14 @@ def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     with sync_api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=str(BROWSER), args=[*QUIET_BROWSER])
+        open_page = started.new_page
+
+        def patient_page(**options: Any) -> Any:
+            page = open_page(**options)
+            page.set_default_timeout(PATIENCE)
+            return page
+
+        started.new_page = patient_page
+        sync_api.expect.set_options(timeout=PATIENCE)
         yield started
         started.close()

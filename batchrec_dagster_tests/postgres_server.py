@@ -115,7 +115,7 @@ def serving(server: PostgresServer, folder: Path) -> Iterator[None]:
     with started(command, folder, environment, folder / "log") as process:
         server.running.append(process)
         try:
-            process.wait_for(ready, "answer of PostgreSQL", timeout=60)
+            process.wait_for(ready, "answer of PostgreSQL", timeout=300)
             yield
         finally:
             # Asked otherwise, it would wait for its connections to close, or for a checkpoint; what

@@ -129,7 +129,7 @@ def s3_server(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
                 return None
             return True
 
-        process.wait_for(ready, "answer of the S3 server", timeout=60)
+        process.wait_for(ready, "answer of the S3 server", timeout=300)
         yield server
 
 

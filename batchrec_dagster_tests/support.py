@@ -153,7 +153,7 @@ def killed_at(project: Project, command: Sequence[str], moment: str) -> None:
             if moment in line:
                 os.killpg(process.pid, signal.SIGKILL)
                 break
-        assert process.wait(timeout=60) == -signal.SIGKILL, log.read_text()
+        assert process.wait(timeout=300) == -signal.SIGKILL, log.read_text()
 
 
 def copied_project(root: Path) -> Project:

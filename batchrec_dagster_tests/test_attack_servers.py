@@ -57,7 +57,7 @@ STRANGERS = (
 def ask(
     address: str, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
 ) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=300)
     try:
         connection.request(method, path, body, headers or {})
         response = connection.getresponse()
@@ -103,7 +103,7 @@ def local_personalize(folder: Path) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "batchrec_dagster.local_personalize", "--port", str(port)]
     with started(command, folder, os.environ, folder / "log") as server:
-        server.wait_for(lambda: answers(f"{address}/health"), "answer", timeout=120)
+        server.wait_for(lambda: answers(f"{address}/health"), "answer", timeout=300)
         yield address
 
 
@@ -162,7 +162,7 @@ def test_half_open_connections_shut_nobody_out(ui: str, personalize: str) -> Non
         where = urlsplit(address)
         with ExitStack() as held:
             for _ in range(HALF_OPEN):
-                half = socket.create_connection((where.hostname, where.port), timeout=60)
+                half = socket.create_connection((where.hostname, where.port), timeout=300)
                 held.enter_context(half).send(b"GET / HTTP/1.1\r\nHost: loc")
             assert ask(address, "GET", path)[0] == 200
 
@@ -214,7 +214,7 @@ def test_a_hostile_page_in_a_browser_changes_nothing(ui: str, browser: Any) -> N
             for host in ("127.0.0.1", "localhost"):
                 tab = browser.new_page()
                 tab.goto(f"http://{host}:{urlsplit(web.address).port}/")
-                tab.wait_for_function("window.done", timeout=60_000)
+                tab.wait_for_function("window.done")
                 assert tab.evaluate("window.opened") is None
                 tab.close()
     assert paused(ui)

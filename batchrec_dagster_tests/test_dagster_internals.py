@@ -93,7 +93,7 @@ def test_events_are_in_the_files_where_dagster_itself_looks(
         last = dagsters.get_records_for_run(run.run_id).cursor
         dagsters.watch_event_logs(run.run_id, last, lambda entry, cursor: seen.set())
         ours.report_engine_event("one more", run)
-        assert seen.wait(60)
+        assert seen.wait(300)
 
         for _ in range(OPEN_LOGS + 1):
             dg.materialize([lists], instance=ours)

@@ -97,7 +97,6 @@ def test_nothing_bars_anyone_from_the_site_on_a_phone(site: Path, browser: Any) 
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     for name, scheme in (("tutorial", "light"), ("reference", "dark"), ("aws", "light")):
         page = browser.new_page(viewport={"width": 360, "height": 800}, color_scheme=scheme)
-        page.set_default_timeout(90_000)
         page.goto((site / f"{name}.html").as_uri())
         found = axe.run(page, options={"runOnly": WCAG})
         assert found.violations_count == 0, found.generate_report()

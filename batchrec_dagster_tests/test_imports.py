@@ -28,7 +28,7 @@ def test_loading_pipelines_imports_nothing_that_only_steps_use() -> None:
         [sys.executable, "-W", "ignore", "-c", code],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     assert set(done.stdout.split()) & HEAVY == set()

@@ -61,7 +61,7 @@ def elsewhere(place: tuple[ObjectStore, str], number: int = 1) -> None:
 
 def said(caplog: pytest.LogCaptureFixture, what: str) -> None:
     """Returns once it was said."""
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 300
     while what not in caplog.text:
         assert time.monotonic() < give_up, caplog.text
         time.sleep(0.01)
@@ -282,7 +282,7 @@ def test_a_run_waits_for_the_one_that_trains_and_finds_it_done(
     second = threading.Thread(target=run)
     with first.held():
         second.start()
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 300
         while not waits():
             assert time.monotonic() < give_up
             assert second.is_alive(), [why(result) for result in results]

@@ -75,12 +75,11 @@ def taken(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _take_lineage(browser: Any, project: Project, name: str, assets: list[str], file: Path) -> None:
     expect = pytest.importorskip("playwright.sync_api").expect
     page = browser.new_page(viewport={"width": 1400, "height": 1760})
-    page.set_default_timeout(90_000)
     page.add_init_script(UPRIGHT)
     with web_ui(project) as address:
         page.goto(f"{address}/locations/{LOCATION}/asset-groups/{name}/lineage")
-        expect(page.get_by_text("Materialized")).to_have_count(len(assets), timeout=90_000)
-        expect(page.get_by_text("Loading")).to_have_count(0, timeout=90_000)
+        expect(page.get_by_text("Materialized")).to_have_count(len(assets))
+        expect(page.get_by_text("Loading")).to_have_count(0)
         # Each asset's name stands at the upper left of its box.
         boxes = [page.get_by_text(asset, exact=True).first.bounding_box() for asset in assets]
         left, top = (min(box[side] for box in boxes) - 50 for side in ("x", "y"))

@@ -144,7 +144,7 @@ def next_night(project: Project, said: Path) -> str:
     """The same in a process of its own, as after a power cut no thread of the last one is left."""
     process = FORKS.Process(target=_next_night, args=(project, said))
     process.start()
-    process.join(300)
+    process.join(600)
     assert not process.is_alive(), "the run does not end"
     return said.read_text() if said.exists() else "the process died"
 
@@ -165,7 +165,7 @@ def recorded_night(project: Project, folder: Path) -> Path:
         [sys.executable, "-c", NIGHT, str(project.root)],
         env={**os.environ, **recording, "LD_PRELOAD": str(library)},
         check=True,
-        timeout=300,
+        timeout=600,
     )
     return log
 

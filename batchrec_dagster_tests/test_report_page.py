@@ -168,7 +168,7 @@ def opened(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterat
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     context.set_offline(True)
     tab = context.new_page()
-    tab.set_default_timeout(30_000)
+    tab.set_default_timeout(300_000)
     uri = report.as_uri()
     wrong: list[str] = []
     tab.on("request", lambda request: wrong.append(request.url) if request.url != uri else None)

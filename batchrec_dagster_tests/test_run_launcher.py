@@ -75,7 +75,7 @@ def test_a_run_is_lost_when_its_code_location_was_killed_and_is_back(home: Path)
             *("--host", "127.0.0.1", "--port", str(port), "--location-name", "here"),
         ]
         with started(command, home, environment(home), home / f"{name}.log") as server:
-            server.wait_for(answers, "answer of the code location", timeout=60)
+            server.wait_for(answers, "answer of the code location", timeout=300)
             yield server
 
     def answers() -> bool | None:

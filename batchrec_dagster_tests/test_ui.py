@@ -114,7 +114,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 @pytest.fixture
 def tab(browser: Any) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1400, "height": 2000})
-    page.set_default_timeout(90_000)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     yield page
@@ -136,7 +135,6 @@ def numbers(metadata: dict[str, Any]) -> list[str]:
 
 def test_each_asset_says_what_it_is_and_its_numbers_are_plotted(shop: Shop, tab: Any) -> None:
     expect = pytest.importorskip("playwright.sync_api").expect
-    expect.set_options(timeout=90_000)
     body = tab.locator("body")
     for spec in shop.assets:
         asset = spec.key.path[-1]
@@ -159,7 +157,6 @@ def test_each_asset_says_what_it_is_and_its_numbers_are_plotted(shop: Shop, tab:
 
 def test_each_check_says_in_words_what_it_found(shop: Shop, tab: Any) -> None:
     expect = pytest.importorskip("playwright.sync_api").expect
-    expect.set_options(timeout=90_000)
     body = tab.locator("body")
     for asset in sorted({check.asset_key.path[-1] for check in shop.checks}):
         tab.goto(f"{shop.address}/assets/shop/{asset}?view=checks")

@@ -45,7 +45,7 @@ def web_ui(project: Project) -> Iterator[str]:
         environment,
         project.root / "webserver.log",
     ) as server:
-        server.wait_for(lambda: answers(f"{address}/server_info"), "answer of the UI", timeout=180)
+        server.wait_for(lambda: answers(f"{address}/server_info"), "answer of the UI", timeout=300)
         yield address
 
 

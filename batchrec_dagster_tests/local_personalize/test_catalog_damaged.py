@@ -35,7 +35,7 @@ def test_the_server_says_that_the_catalogue_is_damaged(tmp_path: Path) -> None:
         left.unlink()
     (tmp_path / "catalog.sqlite").write_bytes(b"no database" * 1000)
     with served(application(service)) as address:
-        connection = http.client.HTTPConnection(*address, timeout=20)
+        connection = http.client.HTTPConnection(*address, timeout=120)
         connection.request("POST", "/", "{}", {"X-Amz-Target": "AmazonPersonalize.ListSchemas"})
         answered = connection.getresponse()
         assert answered.status == 500

@@ -44,7 +44,7 @@ def test_the_walkthrough_with_commands_and_paginators(node: str, tmp_path: Path)
             },
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         lines = started.get("recommendations/users.json.out").decode().splitlines()

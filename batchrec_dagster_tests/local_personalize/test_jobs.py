@@ -25,7 +25,13 @@ from batchrec_dagster.local_personalize.operations import (
     dataset_import_jobs,
     solution_versions,
 )
-from batchrec_dagster_tests.local_personalize.support import ROLE, Local, taste_rows, user_lines
+from batchrec_dagster_tests.local_personalize.support import (
+    ROLE,
+    Local,
+    looks,
+    taste_rows,
+    user_lines,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -98,11 +104,10 @@ def hanging(tmp_path: Path) -> Iterator[Start]:
         begun.unlink(missing_ok=True)
         process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
         started.append(process)
-        for _ in range(3000):
+        for _ in looks():
             if begun.exists():
                 return process
             assert process.poll() is None
-            time.sleep(0.01)
         raise AssertionError("the process does not begin its work")
 
     yield start
@@ -115,7 +120,7 @@ def test_a_training_is_pending_then_in_progress_then_active(local: Local, gate: 
     group, dataset = local.imported(taste_rows())
     solution = local.solution(group)
     first, second = local.version(solution), local.version(solution)
-    assert gate.begun.acquire(timeout=30)
+    assert gate.begun.acquire(timeout=300)
     assert local.describe(first)["status"] == "CREATE IN_PROGRESS"
     assert local.describe(second)["status"] == "CREATE PENDING"
     assert local.describe(solution)["latestSolutionVersion"]["status"] == "CREATE PENDING"
@@ -147,7 +152,7 @@ def test_imports_and_batch_jobs_wait_in_line(
     found = module.objects_at
 
     def held(*args: Any) -> Any:
-        assert opened.wait(30)
+        assert opened.wait(300)
         return found(*args)
 
     monkeypatch.setattr(module, "objects_at", held)
@@ -175,7 +180,7 @@ def test_stopping_a_pending_and_a_running_version(local: Local, gate: Gate) -> N
     group, _ = local.imported(taste_rows())
     solution = local.solution(group)
     running, pending = local.version(solution), local.version(solution)
-    assert gate.begun.acquire(timeout=30)
+    assert gate.begun.acquire(timeout=300)
     local.client.stop_solution_version_creation(solutionVersionArn=pending)
     assert local.describe(pending)["status"] == "CREATE STOPPED"
     local.client.stop_solution_version_creation(solutionVersionArn=running)
@@ -281,7 +286,7 @@ def test_unfinished_jobs_resume_when_the_next_process_starts(local: Local, hangi
         while not list((root / "home" / "models").glob("*[!t]")):
             time.sleep(0.01)
     """)
-    subprocess.run([sys.executable, "-c", code, str(local.root)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(local.root)], check=True, timeout=300)
 
 
 def test_the_interpreter_ends_during_a_running_job(local: Local) -> None:
@@ -300,9 +305,9 @@ def test_the_interpreter_ends_during_a_running_job(local: Local) -> None:
         solution_versions.train = endless
         client = embedded_client(root / "home", ObjectStore(folders={"data": root / "storage"}))
         client.create_solution_version(solutionArn=sys.argv[2])
-        assert begun.wait(30)
+        assert begun.wait(300)
     """)
-    done = subprocess.run([sys.executable, "-c", code, str(local.root), solution], timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, str(local.root), solution], timeout=300)
     assert done.returncode == 0
     (version,) = local.client.list_solution_versions(solutionArn=solution)["solutionVersions"]
     local.active(version["solutionVersionArn"])
@@ -328,9 +333,9 @@ def test_a_training_on_all_cores_is_left_to_the_next_process(local: Local) -> No
         solution_versions.train = endless
         client = embedded_client(root / "home", ObjectStore(folders={"data": root / "storage"}))
         client.create_solution_version(solutionArn=sys.argv[2])
-        assert begun.wait(30)
+        assert begun.wait(300)
     """)
-    done = subprocess.run([sys.executable, "-c", code, str(local.root), solution], timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, str(local.root), solution], timeout=300)
     assert done.returncode == 0
     (version,) = local.client.list_solution_versions(solutionArn=solution)["solutionVersions"]
     local.active(version["solutionVersionArn"])

@@ -150,7 +150,7 @@ class Chain:
                 return
 
     def _active(self, arn: str) -> str:
-        for _ in looks(120):
+        for _ in looks():
             found = describe(self._client, arn)
             if found.get("status", "ACTIVE") == "ACTIVE":
                 return arn
@@ -262,7 +262,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
             while True:
                 began[reader.recv()] = time.monotonic()
         ends = [*began.values(), time.monotonic()][1:]
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
     left = _left(roots[1])
     assert left == _left(roots[0])
@@ -318,7 +318,7 @@ def test_processes_do_the_same_and_other_work_on_one_home(
         time.sleep(rng.random() * sum(seconds.values()))
         process.kill()
     for process in processes:
-        process.join(120)
+        process.join(600)
     assert [process.exitcode for process in processes[2:]] == [0] * (PROCESSES - 2)
     for number in range(2):
         _finished(root, ["batch", f"own{number}"])

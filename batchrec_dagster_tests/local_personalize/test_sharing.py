@@ -46,7 +46,7 @@ def test_processes_and_clients_share_a_home(local: Local) -> None:
         subprocess.Popen([sys.executable, "-c", code, str(local.root), name, dataset])
         for name in ("one", "two")
     ]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait(300) for process in processes] == [0, 0]
     jobs = local.client.list_dataset_import_jobs(datasetArn=dataset)["datasetImportJobs"]
     assert len(jobs) == 11
     assert {job["status"] for job in jobs} == {"ACTIVE"}
@@ -103,7 +103,7 @@ def test_nothing_fails_when_many_processes_ask_at_once(local: Local) -> None:
         )
         for name in ("one", "two", "three", "four")
     ]
-    answers = [process.communicate(timeout=60) for process in processes]
+    answers = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, answers
     assert [errors for _, errors in answers] == [""] * 4
     assert sum(int(output) for output, _ in answers) == 2  # who came second was told so

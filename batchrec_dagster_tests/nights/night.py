@@ -90,7 +90,7 @@ class Night:
         self.server = self._server.enter_context(
             started(command, self.project.root, environment, log, grace=1)
         )
-        self.server.wait_for(self._answers, "answer of the local Personalize", timeout=60)
+        self.server.wait_for(self._answers, "answer of the local Personalize", timeout=300)
 
     def kill_personalize(self) -> None:
         """SIGKILL."""

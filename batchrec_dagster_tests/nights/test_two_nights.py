@@ -185,7 +185,7 @@ def local_personalize(root: Path, s3: S3Server) -> Iterator[tuple[str, Personali
         return True
 
     with started(command, root, environment, root / "personalize.log") as process:
-        process.wait_for(answers, "answer of the local Personalize", timeout=60)
+        process.wait_for(answers, "answer of the local Personalize", timeout=300)
         yield url, client
 
 

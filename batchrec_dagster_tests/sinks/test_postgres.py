@@ -292,7 +292,7 @@ def test_a_password_is_not_sent_as_it_is(postgres: PostgresServer, url: str) -> 
 
 def _until_reloaded(url: str) -> None:
     """The server reads its configuration a moment after it was asked to."""
-    for _ in range(100):
+    for _ in range(2000):
         sink.look(sink.Target(url, "recommendations"))
         time.sleep(0.05)
 
