@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
@@ -82,6 +82,7 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
         try:
             # Meanwhile: both processes take their time to import Dagster.
             instance = stack.enter_context(of.dagster_instance())
+            _import_for_the_end()
             stages = _watch(name, instance, tag, process, received)
             _conclude(name, instance, stages, said, time.time() - started, stopped=received)
         finally:
@@ -90,6 +91,13 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
                 process.wait()
     if received or process.returncode:
         context.exit(128 + received[0] if received else 1)
+
+
+def _import_for_the_end() -> None:
+    """Import what `_result` needs while the run goes on: afterwards somebody would wait for it."""
+    import batchrec_dagster.deployment
+    import batchrec_dagster.reporting.published
+    import batchrec_dagster.reporting.show  # noqa: F401
 
 
 def _chosen(pipeline: str | None) -> str:
@@ -148,7 +156,8 @@ def _watch(
             show(stages, done, ended)
             if ended:
                 return stages
-            time.sleep(LOOK_EVERY)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_EVERY)
 
 
 def _runs(instance: dg.DagsterInstance, tag: str) -> list[dg.DagsterRun]:

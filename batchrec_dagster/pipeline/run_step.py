@@ -52,20 +52,21 @@ def published(
     """The asset's result with its checks; if a check blocks, only the checks, and dg.Failure, so
     that the value is not stored."""
     yield from stopped(checks)
-    yield result._replace(check_results=_results(checks))
+    yield result._replace(check_results=results(checks))
 
 
 def stopped(checks: Sequence[Checked]) -> Iterator[dg.AssetCheckResult]:
     """The checks and dg.Failure if one of them blocks, else nothing."""
     failed = [check for check in checks if check.blocks]
     if failed:
-        yield from _results(checks)
+        yield from results(checks)
         raise dg.Failure(
             "; ".join(f"{check.name}: {check.found}" for check in failed), allow_retries=False
         )
 
 
-def _results(checks: Sequence[Checked]) -> list[dg.AssetCheckResult]:
+def results(checks: Sequence[Checked]) -> list[dg.AssetCheckResult]:
+    """The verdicts as Dagster takes them."""
     return [
         dg.AssetCheckResult(
             check_name=check.name,

@@ -30,7 +30,7 @@ from batchrec_dagster.steps.training import all_recipes, recipes_to_train
 from batchrec_dagster.storage.io_managers import Stored
 from batchrec_dagster.storage.paths import read_record, write_record
 from batchrec_dagster.storage.resource import LOCAL_BUCKET, StorageResource
-from batchrec_dagster.storage.user_stats import UsersOfInteractions
+from batchrec_dagster.storage.user_stats import interactions_version
 
 ASSET = "personalize_dataset"
 FOLDER = f"s3://{LOCAL_BUCKET}/"
@@ -179,11 +179,8 @@ def _check_owner(ensure: Ensure, group: Ensured, recorded: str | None) -> None:
 
 
 def _version(storage: StorageResource, file: DatasetFile) -> str:
-    """The version of the file, which is read for it unless Spark recorded it."""
     uri = storage.uri(file.key)
-    if file.is_interactions:
-        return UsersOfInteractions(storage.store, uri).version() or storage.version(uri)
-    return storage.version(uri)
+    return interactions_version(storage, uri) if file.is_interactions else storage.version(uri)
 
 
 def _sizes(storage: StorageResource, files: Sequence[DatasetFile]) -> dict[str, int]:

@@ -153,7 +153,8 @@ def _copy_changed(
                 if file.file.changed(context):
                     changed.append(file.file.shown)
         files.append(new)
-    return RawFiles(RawRecord(source.shown, tuple(files)), copied, tuple(changed))
+    columns = before.columns if tuple(files) == before.files else {}
+    return RawFiles(RawRecord(source.shown, tuple(files), columns), copied, tuple(changed))
 
 
 def _is_copied(old: FileRecord, new: FileRecord, storage: StorageResource) -> bool:
@@ -163,6 +164,18 @@ def _is_copied(old: FileRecord, new: FileRecord, storage: StorageResource) -> bo
         and (info := storage.store.head(old.uri)) is not None
         and info.size == old.size
     )
+
+
+def unchanged_version(raw: RawFiles, storage: StorageResource) -> str | None:
+    """The record's version if the copies of an earlier run still have its content; None if not, or
+    if this run copied some, or left them in place. Reads them. Raises StorageError."""
+    same = not raw.copied and all(
+        file.uri is not None
+        and file.sha256 is not None
+        and file.sha256.startswith(storage.version(file.uri))
+        for file in raw.record.files
+    )
+    return raw.record.version if same else None
 
 
 @contextmanager

@@ -42,7 +42,7 @@ from batchrec_dagster.steps.outcomes import outcomes, read_sums
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, StorageError
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster.storage.user_stats import UsersOfInteractions
+from batchrec_dagster.storage.user_stats import interactions_version
 
 # Part of what the kept tallies are known by: raise it when the same tables give others.
 TALLIES_VERSION = "1"
@@ -173,7 +173,7 @@ def _tables_version(pipeline: Pipeline, storage: StorageResource, edition: Editi
     return fingerprint(
         TALLIES_VERSION,
         edition.version,
-        UsersOfInteractions(storage.store, interactions).version() or storage.version(interactions),
+        interactions_version(storage, interactions),
         UsersFiles(storage.store, storage.uri(places.batch_users)).version(),
         [key for key, there in optional.items() if there],
         [storage.version(storage.uri(key)) for key, there in optional.items() if there],

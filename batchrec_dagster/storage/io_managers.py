@@ -290,10 +290,11 @@ class UsersIOManager(JsonLinesIOManager):
 
     storage: StorageResource
 
-    def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame) -> None:
+    def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame | Stored) -> None:
         users = UsersFiles(self.storage.store, self.storage.uri(self._key(context)))
         try:
-            users.publish(obj)
+            if not isinstance(obj, Stored):
+                users.publish(obj)
             context.add_output_metadata({"dagster/uri": users.input()})
         except StorageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error

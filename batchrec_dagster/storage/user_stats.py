@@ -10,10 +10,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
+
+if TYPE_CHECKING:
+    from batchrec_dagster.storage.resource import StorageResource
 
 
 @dataclass(frozen=True)
@@ -63,3 +67,9 @@ class UsersOfInteractions:
     def _of(self, etag: str) -> str:
         # An ETag may contain any character.
         return f"{self.folder}{hashlib.sha256(etag.encode()).hexdigest()[:16]}/"
+
+
+def interactions_version(storage: StorageResource, uri: str) -> str:
+    """The version of the stored interactions, which are read for it unless Spark recorded it.
+    Raises StorageError."""
+    return UsersOfInteractions(storage.store, uri).version() or storage.version(uri)

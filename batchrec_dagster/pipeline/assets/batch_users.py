@@ -2,19 +2,24 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
-import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.interactions import BatchUsers
 from batchrec_dagster.personalize.batch_files import USER_FIELD
+from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.pipeline.declare_asset import PREPARED, asset
+from batchrec_dagster.pipeline.reuse import PREPARED_BEFORE, MadeOf
 from batchrec_dagster.pipeline.ui import column_lineage, column_schema, preview, sample
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.steps.batch_users import find_batch_users
+from batchrec_dagster.storage.io_managers import Stored
+from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.user_stats import interactions_version
 
 CODE_VERSION = "2"
 COLUMNS = {
@@ -42,26 +47,46 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
         io_manager="batch_users_io",
         deps=[pipeline.asset_key("interactions")],
     )
-    def batch_users(storage: StorageResource) -> dg.MaterializeResult[pl.DataFrame]:
+    def batch_users(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> dg.MaterializeResult[Any]:
         started = time.monotonic()
+        made_of = _made_of(pipeline, context, storage)
+        users = UsersFiles(storage.store, storage.uri(pipeline.places.batch_users))
+        if declared.source is None and (
+            same := made_of.earlier(users.version, Stored(users.uri), PREPARED_BEFORE)
+        ):
+            return same
         found = find_batch_users(pipeline, storage, project)
-        users = found.users
+        table = found.users
         return dg.MaterializeResult(
-            value=users,
+            value=table,
             data_version=dg.DataVersion(found.version),
             metadata={
-                "preview": preview(f"**{users.height:,} users** get a list."),
-                "dagster/row_count": users.height,
-                "dagster/column_schema": column_schema(COLUMNS, users.columns),
-                "dagster/column_lineage": column_lineage(pipeline, lineage, users.columns),
-                "users": users.height,
+                "preview": preview(f"**{table.height:,} users** get a list."),
+                "dagster/row_count": table.height,
+                "dagster/column_schema": column_schema(COLUMNS, table.columns),
+                "dagster/column_lineage": column_lineage(pipeline, lineage, table.columns),
+                "users": table.height,
                 "filter_values": filter_values,
-                "sample": sample(users.select(USER_FIELD).head(5)),
+                "sample": sample(table.select(USER_FIELD).head(5)),
+                **made_of.metadata(found.version),
                 "seconds": time.monotonic() - started,
             },
         )
 
     return batch_users
+
+
+def _made_of(
+    pipeline: Pipeline, context: dg.AssetExecutionContext, storage: StorageResource
+) -> MadeOf:
+    try:
+        return MadeOf(
+            context, (interactions_version(storage, storage.uri(pipeline.places.interactions)),)
+        )
+    except StorageError:
+        return MadeOf(context, ())  # find_batch_users says what is wrong.
 
 
 def _who(declared: BatchUsers) -> str:

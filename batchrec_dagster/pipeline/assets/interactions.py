@@ -16,15 +16,21 @@ from batchrec_dagster.personalize.schemas import (
     USER_ID,
 )
 from batchrec_dagster.pipeline.declare_asset import PREPARED, asset
+from batchrec_dagster.pipeline.reuse import PREPARED_BEFORE, MadeOf
 from batchrec_dagster.pipeline.run_step import published
 from batchrec_dagster.pipeline.ui import column_lineage, column_schema, preview, sample
 from batchrec_dagster.preparation.polars.prepare import Preparation
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import Done
 from batchrec_dagster.reporting.markdown import table
-from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
+from batchrec_dagster.steps.interactions import (
+    PreparedInteractions,
+    prepare_interactions,
+)
 from batchrec_dagster.steps.raw_files import RawRecord
+from batchrec_dagster.storage.io_managers import Stored
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.user_stats import interactions_version
 
 CODE_VERSION = "2"
 
@@ -71,6 +77,15 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
     ) -> Iterator[Any]:
         started = time.monotonic()
         raw = RawRecord.from_json(raw_ratings)
+        made_of = MadeOf(context, (raw.version, *raw.columns.values()))
+        uri = storage.uri(pipeline.places.interactions)
+        if same := made_of.earlier(
+            lambda: interactions_version(storage, uri),
+            Stored(uri),
+            PREPARED_BEFORE,
+        ):
+            yield same
+            return
         with prepare_interactions(context, raw, pipeline, storage, project) as prepared:
             _log(context, prepared.result, time.monotonic() - started)
             yield from published(
@@ -81,6 +96,7 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
                     metadata={
                         **_metadata(pipeline, raw, prepared),
                         "engine": engine,
+                        **made_of.metadata(prepared.version, prepared.checks),
                         "seconds": time.monotonic() - started,
                     },
                 ),

@@ -1,5 +1,6 @@
 """raw_items, items and item_titles: what Personalize learns of the items, and what people read."""
 
+import io
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.items import Items
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
 from batchrec_dagster.pipeline.declare_asset import PREPARED, RAW, asset
+from batchrec_dagster.pipeline.reuse import PREPARED_BEFORE, MadeOf
 from batchrec_dagster.pipeline.run_step import published
 from batchrec_dagster.pipeline.ui import column_lineage, column_schema, preview, raw_files, sample
 from batchrec_dagster.preparation.items import ItemsLayout
@@ -20,8 +22,9 @@ from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.reporting.markdown import table as markdown_table
 from batchrec_dagster.steps.items import check_items, read_items
-from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files
+from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files, unchanged_version
 from batchrec_dagster.steps.upstream import found_upstream
+from batchrec_dagster.storage.io_managers import Stored
 from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "1"
@@ -77,12 +80,20 @@ def raw_items(
         with bring_raw_files(
             found_upstream(source, context), storage, project, record=record_key, place=place
         ) as raw:
+            made_of = MadeOf(context, ())
             context.log.info(f"{source.shown}: {raw.outcome}")
+            shown = {**raw_files(raw, storage), "seconds": time.monotonic() - started}
+            value = raw.record.to_json()
+            if same := made_of.earlier(
+                lambda: unchanged_version(raw, storage), value, raw.outcome, shown
+            ):
+                yield same
+                return
             check = check_items(raw.record, storage, layout, declared.on_bad_rows)
             yield from published(
                 [check],
                 dg.MaterializeResult(
-                    value=raw.record.to_json(),
+                    value=value,
                     data_version=dg.DataVersion(raw.record.version),
                     metadata={
                         **raw_files(raw, storage),
@@ -91,6 +102,7 @@ def raw_items(
                         "dagster/row_count": check.numbers.get("rows", 0),
                         "dagster/column_schema": _file_schema(layout),
                         "bad_rows": check.numbers.get("bad_rows", 0),
+                        **made_of.metadata(raw.record.version, [check]),
                         "seconds": time.monotonic() - started,
                     },
                 ),
@@ -113,14 +125,23 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
         io_manager="items_io",
     )
     def items(
-        raw_items: dict[str, Any], storage: StorageResource
-    ) -> dg.MaterializeResult[pl.DataFrame]:
+        context: dg.AssetExecutionContext, raw_items: dict[str, Any], storage: StorageResource
+    ) -> dg.MaterializeResult[Any]:
         started = time.monotonic()
-        table = read_items(RawRecord.from_json(raw_items), storage, layout).metadata
+        raw, uri = RawRecord.from_json(raw_items), storage.uri(pipeline.places.items)
+        made_of = MadeOf(context, (raw.version,))
+        if same := made_of.earlier(
+            lambda: fingerprint(bytes(storage.store.get(uri)).decode()),
+            Stored(uri),
+            PREPARED_BEFORE,
+        ):
+            return same
+        table = read_items(raw, storage, layout).metadata
+        version = fingerprint(table.write_csv())
         empty = {column: table.get_column(column).null_count() for column in layout.columns[1:]}
         return dg.MaterializeResult(
             value=table,
-            data_version=dg.DataVersion(fingerprint(table.write_csv())),
+            data_version=dg.DataVersion(version),
             metadata={
                 "preview": preview(
                     f"**{table.height:,} items**. Missing values:",
@@ -133,6 +154,7 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
                 ),
                 "empty": empty,
                 "sample": sample(table.head(5)),
+                **made_of.metadata(version),
                 "seconds": time.monotonic() - started,
             },
         )
@@ -154,14 +176,23 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
         io_manager="parquet_io",
     )
     def item_titles(
-        raw_items: dict[str, Any], storage: StorageResource
-    ) -> dg.MaterializeResult[pl.DataFrame]:
+        context: dg.AssetExecutionContext, raw_items: dict[str, Any], storage: StorageResource
+    ) -> dg.MaterializeResult[Any]:
         started = time.monotonic()
-        titles = read_items(RawRecord.from_json(raw_items), storage, layout).titles
+        raw, uri = RawRecord.from_json(raw_items), storage.uri(pipeline.places.item_titles)
+        made_of = MadeOf(context, (raw.version,))
+        if same := made_of.earlier(
+            lambda: _titles_version(bytes(storage.store.get(uri))),
+            Stored(uri),
+            PREPARED_BEFORE,
+        ):
+            return same
+        titles = read_items(raw, storage, layout).titles
+        version = fingerprint(titles.write_csv())
         without = titles.get_column("title").null_count()
         return dg.MaterializeResult(
             value=titles,
-            data_version=dg.DataVersion(fingerprint(titles.write_csv())),
+            data_version=dg.DataVersion(version),
             metadata={
                 "preview": preview(f"**{titles.height:,} items**, {without:,} without a title."),
                 "dagster/row_count": titles.height,
@@ -171,11 +202,19 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
                 ),
                 "without_title": without,
                 "sample": sample(titles.head(5)),
+                **made_of.metadata(version),
                 "seconds": time.monotonic() - started,
             },
         )
 
     return item_titles
+
+
+def _titles_version(stored: bytes) -> str | None:
+    """The version of titles that are stored as batchrec writes them, to the byte."""
+    titles, written = pl.read_parquet(stored), io.BytesIO()
+    titles.write_parquet(written)
+    return fingerprint(titles.write_csv()) if written.getvalue() == stored else None
 
 
 def _file_schema(layout: ItemsLayout) -> dg.TableSchema:

@@ -10,10 +10,11 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.pipeline.declare_asset import RAW, asset
+from batchrec_dagster.pipeline.reuse import MadeOf
 from batchrec_dagster.pipeline.run_step import published
 from batchrec_dagster.pipeline.ui import preview, raw_files
 from batchrec_dagster.reporting.markdown import code, escaped
-from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files
+from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files, unchanged_version
 from batchrec_dagster.steps.raw_inspection import (
     RatingsFormat,
     RatingsInspection,
@@ -32,6 +33,10 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
     copied = "copied to the storage unchanged" if ratings.copy_to_storage else "read in place"
     if ratings.query is not None:
         copied = f"the rows of ratings.query on {ratings.shown_source}, in one Parquet file"
+
+    def made_of(context: dg.AssetExecutionContext, record: RawRecord) -> MadeOf:
+        # The rules name columns too.
+        return MadeOf(context, (fingerprint(pipeline.rules, pipeline.preparation, record.columns),))
 
     @asset(
         pipeline,
@@ -55,6 +60,12 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
             found_upstream(source, context), storage, project, record=record_key, place=place
         ) as raw:
             context.log.info(f"{source.shown}: {raw.outcome}")
+            shown = {**raw_files(raw, storage), "seconds": time.monotonic() - started}
+            if same := made_of(context, raw.record).earlier(
+                lambda: unchanged_version(raw, storage), raw.record.to_json(), raw.outcome, shown
+            ):
+                yield same
+                return
             found = inspect_ratings(raw.record, pipeline, storage, project)
             columns = found.format.columns if found.format else {}
             for warning in found.format.warnings if found.format else ():
@@ -68,6 +79,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                     metadata={
                         **raw_files(raw, storage),
                         **_metadata(record, found),
+                        **made_of(context, record).metadata(record.version, [found.check]),
                         "seconds": time.monotonic() - started,
                     },
                 ),
