@@ -267,7 +267,8 @@ ELSEWHERE = {
     "importMode INCREMENTAL": "walk.full_import_replaces_and_incremental_adds",
     "trainingMode UPDATE": "training_modes.an_update_starts_from_the_latest_version",
     "performHPO": "training_modes.a_search_chooses_hyperparameters",
-    "itemExplorationConfig, rankingInfluence": "answers.options_without_effect_are_logged_once",
+    "itemExplorationConfig": "item_metadata.exploration_weight_bounds_the_share_and_0_turns_it_off",
+    "rankingInfluence": "answers.options_without_effect_are_logged_once",
     "ids in batch lines": "batch_lines.ids_that_are_numbers_are_taken_as_text",
 }
 

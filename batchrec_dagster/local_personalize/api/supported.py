@@ -87,7 +87,13 @@ RULES = (
     ),
     Row("performHPO", True, "searches the hyperparameters that have an effect here"),
     Row("unknown hyperparameters", False, "refused with the list of the recipe's own"),
-    Row("itemExplorationConfig, rankingInfluence", True, "stored; nothing is explored"),
+    Row(
+        "itemExplorationConfig",
+        True,
+        "explorationWeight is the largest share of new items of the Items dataset in a list; the"
+        " same lists each time",
+    ),
+    Row("rankingInfluence", True, "stored, without effect"),
     Row(
         "optimizationObjective, trainingDataConfig",
         True,

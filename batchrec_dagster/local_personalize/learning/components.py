@@ -14,6 +14,7 @@ from implicit.cpu.als import AlternatingLeastSquares
 from scipy.sparse import csr_matrix, diags
 from scipy.sparse._sparsetools import csc_matvec, csc_matvecs
 
+from batchrec_dagster.local_personalize.learning.content import ContentScorer
 from batchrec_dagster.local_personalize.learning.interactions import History
 from batchrec_dagster.local_personalize.learning.ranking import top_k_per_row
 from batchrec_dagster.local_personalize.learning.store import Arrays
@@ -26,6 +27,7 @@ EASE, SEQUENCE, FACTORS, POPULARITY = "ease", "sequence", "factors", "popularity
 EASE_HIGH_REG = "ease-high-reg"  # EASE with more regularization
 SYMMETRIC_COOC = "cooccurrence-symmetric"  # co-occurrence of items in either order
 USER_NEIGHBORS = "user-neighbors"
+CONTENT = "content"  # the features of the Items dataset
 
 ALS_FACTORS = 64
 ALS_REGULARIZATION = 5.0
@@ -185,10 +187,16 @@ class UserNeighborScorer:
         return cls(csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape))
 
 
-_Any = ItemItemScorer | FactorScorer | PopularityScorer | UserNeighborScorer
+_Any = ItemItemScorer | FactorScorer | PopularityScorer | UserNeighborScorer | ContentScorer
 SCORER_TYPES: dict[str, type[_Any]] = {
     scorer.kind: scorer
-    for scorer in (ItemItemScorer, FactorScorer, PopularityScorer, UserNeighborScorer)
+    for scorer in (
+        ItemItemScorer,
+        FactorScorer,
+        PopularityScorer,
+        UserNeighborScorer,
+        ContentScorer,
+    )
 }
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import cooccurrence, ease
+from batchrec_dagster.local_personalize.learning import content, cooccurrence, ease
 from batchrec_dagster.local_personalize.learning.components import (
     ALS_FACTORS,
+    CONTENT,
     EASE,
     EASE_HIGH_REG,
     FACTORS,
@@ -39,6 +40,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.models import BlendModel
+from batchrec_dagster.local_personalize.learning.new_items import find_new_items
 from batchrec_dagster.personalize.recipes import Values
 
 DENSE_LIMIT = 12_000  # EASE takes n^2 memory and n^3 time, n the smaller of items and users
@@ -88,6 +90,8 @@ class ComponentFitter:
         users = np.unique(selected.users)
         self.history = Histories(selected, self.item_ids).of_users(users)
         self.matrix: csr_matrix = self.history.recency_weights(0.0)
+        self._features = interactions.features
+        self._newest = int(interactions.timestamps.max(initial=0))
         self._counts = interactions.item_counts[order].astype(np.float32)
         self._rows = len(selected)
         self._seed = seed
@@ -132,17 +136,30 @@ class ComponentFitter:
                 symmetric=name == SYMMETRIC_COOC,
             )
             return ItemItemScorer(weights)
+        if name == CONTENT:
+            assert self._features is not None
+            at = positions(self._features.item_ids, self.item_ids)
+            return content.fit(self.matrix, self._features.rows(at))
         start = self._start.scorers.get(FACTORS) if self._start else None
         if self._start and isinstance(start, FactorScorer):
             return self.resume_factors(start, self.old_index(self._start))
         return fit_factors(self.matrix, factors=factors, seed=self._seed)
+
+    def with_new_items(self, model: BlendModel) -> BlendModel:
+        """The model, fitted here, with the items that have features and no interactions."""
+        found = find_new_items(self._features, self._newest, self.item_ids, self.matrix)
+        if found is None:
+            return model
+        ids, new_items = found
+        self._log(f"new items, scored by their features: {len(ids):,}")
+        return replace(model, item_ids=np.concatenate([model.item_ids, ids]), new_items=new_items)
 
     def old_index(self, earlier: BlendModel) -> Int32:
         """(n_items,): the index of each item in what was fitted earlier, -1 if it is new.
 
         Items without interactions, which have log(0.5), count as new.
         """
-        index = positions(earlier.item_ids, self.item_ids).copy()
+        index = positions(earlier.item_ids[: len(earlier.popularity)], self.item_ids).copy()
         index[(index >= 0) & (earlier.popularity[index] < 0)] = -1
         return index
 

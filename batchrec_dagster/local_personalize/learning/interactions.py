@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy.sparse import csr_matrix
 
+from batchrec_dagster.local_personalize.learning.item_features import ItemFeatures
 from batchrec_dagster.local_personalize.learning.threads import ordered_map, pieces
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 
@@ -50,6 +51,7 @@ class Interactions:
     timestamps: Int64  # (n,) epoch seconds
     weights: Float32 | None = None  # (n,) of the events, above 0 and at most 1; None: all 1
     rewards: Float64 | None = None  # (n_items,) of the solution's optimizationObjective, if any
+    features: ItemFeatures | None = None  # of the Items dataset, if the recipe reads it
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame | pl.LazyFrame) -> Interactions:
@@ -185,6 +187,17 @@ class History:
         )
         items, ranks = self.items[entries], self.ranks[entries]
         return History(starts - starts[0], items, ranks, self.n_items, counts, weights)
+
+    def only(self, n_items: int) -> History:
+        """The histories without items from `n_items` on."""
+        kept = self.items < n_items
+        if kept.all():
+            return replace(self, n_items=n_items)
+        starts = np.concatenate([[0], np.cumsum(kept)])[self.starts]
+        counts, weights = (
+            None if one is None else one[kept] for one in (self.counts, self.weights)
+        )
+        return History(starts, self.items[kept], self.ranks[kept], n_items, counts, weights)
 
     @property
     def seen(self) -> csr_matrix:

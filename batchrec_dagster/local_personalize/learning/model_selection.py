@@ -22,6 +22,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning.components import (
+    CONTENT,
     EASE,
     EASE_HIGH_REG,
     FACTORS,
@@ -51,13 +52,14 @@ RECENCY_EXPONENTS: Mapping[str, Sequence[float]] = {
     SYMMETRIC_COOC: (0.9, 0.3, 0.6, 1.2),
     FACTORS: (0.6, 0.0, 0.3, 0.9),
     USER_NEIGHBORS: (0.9, 0.3, 0.6, 1.2),
+    CONTENT: (0.9, 0.3, 0.6),
 }
 
 COOCCURRENCES = (SEQUENCE, SYMMETRIC_COOC)
 
 # The options for a blend's weights, on scores of the same spread; of each there is another one with
 # the symmetric co-occurrence in place of the sequence.
-BLEND_WEIGHTS: Sequence[Weights] = (
+_INTERACTIONS_WEIGHTS: Sequence[Weights] = (
     {EASE: 0.35, SEQUENCE: 0.55, FACTORS: 0.1},
     {EASE: 0.4, SEQUENCE: 0.6},
     {EASE: 0.6, SEQUENCE: 0.4},
@@ -71,6 +73,15 @@ BLEND_WEIGHTS: Sequence[Weights] = (
     {EASE: 0.25, SEQUENCE: 0.25, FACTORS: 0.25, USER_NEIGHBORS: 0.25},
     {EASE: 0.4, USER_NEIGHBORS: 0.6},
     {FACTORS: 0.5, USER_NEIGHBORS: 0.5},
+)
+CONTENT_WEIGHT = 0.15  # added to the first options, if there are features of items
+BLEND_WEIGHTS: Sequence[Weights] = (
+    *_INTERACTIONS_WEIGHTS,
+    *(
+        {name: (1 - CONTENT_WEIGHT) * weight for name, weight in option.items()}
+        | {CONTENT: CONTENT_WEIGHT}
+        for option in _INTERACTIONS_WEIGHTS[:4]
+    ),
 )
 POPULARITY_WEIGHTS = (0.3, 0.6)  # added to each option; more is popularity alone
 TOLERANCES = (1.0, 0.5, 0.25, 0.1, 0.0)  # standard errors by which the best may beat an option

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     ModelFileError,
 )
+from batchrec_dagster.local_personalize.learning.new_items import NewItems
 from batchrec_dagster.local_personalize.learning.ranking import StreamingTopK
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
 from batchrec_dagster.local_personalize.learning.serving import UserModel, chunk_size, logsumexp
@@ -46,6 +47,7 @@ from batchrec_dagster.personalize.recipes import Values
 
 Float32 = npt.NDArray[np.float32]
 
+NEW_ITEMS = "new-items"  # prefix of their arrays
 HELD_OUT = "held-out"  # a subfolder of the model's folder, and the kind in its manifest
 
 
@@ -108,16 +110,20 @@ class BlendModel(UserModel):
     kind: ClassVar[str] = "personalization"
 
     item_ids: Ids
-    popularity: Float32  # (n_items,) log of the counts
+    popularity: Float32  # (n_items without new ones,) log of the counts
     scorers: Mapping[str, Scorer]  # by name of the component
     recency_exponents: Mapping[str, float]  # of each component, see History.recency_weights
     weights: Mapping[str, float]  # of each component's scores in the logits
     held_out: HeldOut | None = None
     repeats: Repeats | None = None  # None: users seldom have an item again
+    new_items: NewItems | None = None  # the last of `item_ids`, which nobody had in the training
 
     def score(self, history: History) -> Float32:
         """(users, n_items) logits."""
-        logits = np.zeros((len(history.lengths), len(self.item_ids)), dtype=np.float32)
+        out = np.zeros((len(history.lengths), len(self.item_ids)), dtype=np.float32)
+        whole, logits = history, out
+        if self.new_items is not None:
+            history, logits = history.only(len(self.popularity)), out[:, : len(self.popularity)]
         for name, scorer in self.scorers.items():
             scores = scorer.score(history, self.recency_exponents[name])
             scores *= np.float32(self.weights[name])
@@ -125,7 +131,26 @@ class BlendModel(UserModel):
         if self.repeats is not None:
             self.repeats.add(logits, history)
         logits[history.lengths == 0] = self.popularity
-        return logits
+        if self.new_items is not None:
+            out[:, logits.shape[1] :] = self.new_items.score(whole, logits)
+        return out
+
+    def exploring(self, weight: float, max_age: float) -> BlendModel:
+        """The model with new items of at most `max_age` days, in this share of a list at most."""
+        if self.new_items is None:
+            return self
+        ages = self.new_items.ages
+        kept = np.isnan(ages) | (ages <= max_age)
+        if not weight or not kept.any():
+            return replace(self, item_ids=self.item_ids[: len(self.popularity)], new_items=None)
+        own = np.ones(len(self.popularity), dtype=bool)
+        ids = self.item_ids[np.concatenate([own, kept])]
+        return replace(self, item_ids=ids, new_items=self.new_items.only(kept, weight))
+
+    def limit(self, scores: Float32, num_results: int) -> None:
+        """See UserModel."""
+        if self.new_items is not None:
+            self.new_items.limit(scores, num_results)
 
     def save(self, folder: Path) -> None:
         """See UserModel."""
@@ -147,6 +172,9 @@ class BlendModel(UserModel):
             }
             arrays |= {f"{name}.{key}": value for key, value in scorer.arrays().items()}
         repeats = {"repeats": asdict(self.repeats)} if self.repeats is not None else {}
+        if self.new_items is not None:
+            new = self.new_items.arrays()
+            arrays |= {f"{NEW_ITEMS}.{key}": value for key, value in new.items()}
         return arrays, {"components": facts, **repeats}
 
     @classmethod
@@ -157,12 +185,7 @@ class BlendModel(UserModel):
         components = facts["components"]
         scorers: dict[str, Scorer] = {}
         for name, fact in components.items():
-            own = {
-                key.removeprefix(f"{name}."): value
-                for key, value in arrays.items()
-                if key.startswith(f"{name}.")
-            }
-            scorers[name] = SCORER_TYPES[fact["kind"]].from_arrays(own)
+            scorers[name] = SCORER_TYPES[fact["kind"]].from_arrays(_of(arrays, name))
         return cls(
             item_ids,
             arrays["popularity"],
@@ -170,7 +193,14 @@ class BlendModel(UserModel):
             {name: fact["recency_exponent"] for name, fact in components.items()},
             {name: fact["weight"] for name, fact in components.items()},
             repeats=Repeats(**facts["repeats"]) if "repeats" in facts else None,
+            new_items=NewItems.from_arrays(new) if (new := _of(arrays, NEW_ITEMS)) else None,
         )
+
+
+def _of(arrays: Arrays, name: str) -> Arrays:
+    """The arrays of a component, by the names that it gave them."""
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _from_old_names(arrays: Arrays, facts: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:

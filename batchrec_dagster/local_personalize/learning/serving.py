@@ -57,6 +57,9 @@ class UserModel:
         """(users, n_items) logits."""
         raise NotImplementedError
 
+    def limit(self, scores: Float32, num_results: int) -> None:
+        """Set scores (users, n_items) to -inf of which a list may have no more."""
+
     def save(self, folder: Path) -> None:
         """Write the model into the folder: plain arrays and a manifest."""
         raise NotImplementedError
@@ -79,6 +82,7 @@ class UserModel:
             normalizer = logsumexp(scores)
             if exclude is not None:
                 exclude(block, scores)
+            self.limit(scores, num_results)
             items = top_k(scores, num_results)
             chosen = np.take_along_axis(scores, np.maximum(items, 0), axis=1).astype(np.float64)
             return Recommended(items, np.where(items < 0, 0.0, np.exp(chosen - normalizer)))

@@ -17,6 +17,7 @@ import numpy as np
 
 from batchrec_dagster.local_personalize.learning import ease
 from batchrec_dagster.local_personalize.learning.components import (
+    CONTENT,
     EASE,
     EASE_HIGH_REG,
     FACTORS,
@@ -94,7 +95,7 @@ def train_blend(
     del splits, held_out  # copies of the data, before the largest fit
     fitter = ComponentFitter(interactions, values, seed, log, start=measured)
     fitted = fitter.fit(list(blend.weights), values)
-    model = replace(fitted.blend(blend, temperature), repeats=repeats)
+    model = fitter.with_new_items(replace(fitted.blend(blend, temperature), repeats=repeats))
     return replace(model, held_out=HeldOut(measured, users, values)), metrics
 
 
@@ -151,19 +152,28 @@ def update_blend(
         held_out = split_users(interactions, held)
         measured = _updated(before.model, held_out.train, values, seed, log)
         metrics = _metrics(measured, held_out, log)
-    model = _updated(old, interactions, values, seed, log)
+    model = _updated(old, interactions, values, seed, log, serves=True)
     return replace(model, held_out=HeldOut(measured, before.users, values)), metrics, values
 
 
 def _updated(
-    old: BlendModel, interactions: Interactions, values: Values, seed: int, log: Log
+    old: BlendModel,
+    interactions: Interactions,
+    values: Values,
+    seed: int,
+    log: Log,
+    *,
+    serves: bool = False,
 ) -> BlendModel:
+    """The model with new data; with new items if it `serves`, rather than measures."""
     began = time.monotonic()
     fitter = ComponentFitter(interactions, values, seed, log)
     old_index = fitter.old_index(old)
     scorers: dict[str, Scorer] = {}
     for name, scorer in old.scorers.items():
-        if name in (SEQUENCE, SYMMETRIC_COOC, POPULARITY, USER_NEIGHBORS):
+        if name in (SEQUENCE, SYMMETRIC_COOC, POPULARITY, USER_NEIGHBORS) or (
+            name == CONTENT and interactions.features is not None
+        ):
             scorers[name] = fitter.fit([name], values).scorers[name]
         elif isinstance(scorer, ItemItemScorer):
             scorers[name] = ItemItemScorer(
@@ -178,7 +188,7 @@ def _updated(
         elif isinstance(scorer, FactorScorer):
             scorers[name] = fitter.resume_factors(scorer, old_index)
     log(f"updated: {len(interactions):,} interactions in {time.monotonic() - began:.1f} s")
-    return BlendModel(
+    model = BlendModel(
         fitter.item_ids,
         fitter.popularity,
         scorers,
@@ -186,6 +196,7 @@ def _updated(
         old.weights,
         repeats=old.repeats,
     )
+    return fitter.with_new_items(model) if serves else model
 
 
 def _select(
@@ -219,6 +230,8 @@ def _components(held_out: Split) -> tuple[str, ...]:
     compared = float((data.item_counts.astype(np.float64) ** 2).sum())
     if compared <= MAX_COMPARED_USERS * len(data.user_ids) and data is not held_out.inputs:
         names.append(USER_NEIGHBORS)
+    if data.features is not None:
+        names.append(CONTENT)
     return tuple(names)
 
 

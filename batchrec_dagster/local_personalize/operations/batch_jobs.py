@@ -30,15 +30,22 @@ from batchrec_dagster.local_personalize.jobs.job import (
 from batchrec_dagster.local_personalize.learning.interactions import ModelFileError
 from batchrec_dagster.local_personalize.learning.models import (
     AnyModel,
+    BlendModel,
     SegmentationModel,
     load_model,
 )
+from batchrec_dagster.local_personalize.learning.new_items import EXPLORATION_WEIGHT, MAX_AGE
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
 from batchrec_dagster.local_personalize.operations.solution_versions import (
     find_version,
     histories,
 )
-from batchrec_dagster.local_personalize.recipes import RECIPES, RELATED_ITEMS, Recipe
+from batchrec_dagster.local_personalize.recipes import (
+    RECIPES,
+    RELATED_ITEMS,
+    USER_PERSONALIZATION,
+    Recipe,
+)
 from batchrec_dagster.personalize.batch_files import (
     MAX_INPUT_BYTES,
     MAX_INPUT_RECORDS,
@@ -260,10 +267,17 @@ def _recommender(job: Job) -> Recommender:
     if recipe.type != RELATED_ITEMS:
         interactions = histories(job, version)
         job.progress(f"{len(interactions):,} interactions")
-    if ignored := [
-        name for name, value in body.get("batchInferenceJobConfig", {}).items() if value
-    ]:
-        job.progress(f"{' and '.join(ignored)}: stored, without effect locally")
+    config = {key: of for key, of in body.get("batchInferenceJobConfig", {}).items() if of}
+    if isinstance(model, BlendModel) and model.new_items is not None:
+        exploration = config.pop("itemExplorationConfig", {})
+        weight = float(exploration.get("explorationWeight", EXPLORATION_WEIGHT))
+        max_age = float(exploration.get("explorationItemAgeCutOff", MAX_AGE))
+        # A ranking has the items that were asked for.
+        model = model.exploring(
+            weight, max_age if recipe.type == USER_PERSONALIZATION else math.inf
+        )
+    if config:
+        job.progress(f"{' and '.join(config)}: stored, without effect locally")
     return Recommender(
         recipe=recipe,
         model=model,

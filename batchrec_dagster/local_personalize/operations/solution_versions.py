@@ -49,13 +49,21 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     TrainingError,
     positions,
 )
-from batchrec_dagster.local_personalize.operations.datasets import dataset_of
+from batchrec_dagster.local_personalize.learning.item_features import read_features
+from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
 from batchrec_dagster.local_personalize.operations.solution_config import (
     hpo_search,
     schedule_days,
     training_schedule,
 )
-from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, train, training_parameters
+from batchrec_dagster.local_personalize.recipes import (
+    PERSONALIZED_RANKING,
+    RECIPES,
+    USER_PERSONALIZATION,
+    Recipe,
+    train,
+    training_parameters,
+)
 from batchrec_dagster.personalize import evidence, schemas
 from batchrec_dagster.personalize.datasets import (
     MIN_INTERACTIONS,
@@ -104,6 +112,23 @@ def with_rewards(job: Job, interactions: Interactions) -> Interactions:
     values = frame[column].cast(pl.Float64).to_numpy()
     rewards = np.where(at >= 0, np.maximum(values[at], 0.0), 0.0)
     return replace(interactions, rewards=rewards)
+
+
+def with_features(job: Job, interactions: Interactions) -> Interactions:
+    """The interactions with the features of the Items dataset, if there is one with data."""
+    version = job.resource.body
+    if RECIPES[version["recipeArn"]].type not in (USER_PERSONALIZATION, PERSONALIZED_RANKING):
+        return interactions
+    with job.catalog.reading() as records:
+        dataset = dataset_of(records, version["datasetGroupArn"], schemas.ITEMS)
+        if dataset is None or not dataset.state["files"]:
+            return interactions
+        fields = schema_of(records, dataset).fields
+    read = group_reader(job.catalog, job.home, version["datasetGroupArn"])
+    features = read_features(fields, lambda name: read(schemas.ITEMS, [ITEM_ID, name]))
+    if features is not None:
+        job.progress(f"{len(features.item_ids):,} items with {features.matrix.shape[1]:,} features")
+    return replace(interactions, features=features)
 
 
 def histories(job: Job, version: Resource) -> Interactions:
@@ -333,7 +358,7 @@ def _active_dataset(records: Records, group_arn: str, dataset_type: str) -> Reso
 def _perform(job: Job) -> JobResult:
     began = time.monotonic()
     version, home = job.resource, job.home
-    interactions = with_rewards(job, training_data(job))
+    interactions = with_features(job, with_rewards(job, training_data(job)))
     home.discard_attempts(home.models, version.arn)
     recipe = RECIPES[version.body["recipeArn"]]
     config = version.body.get("solutionConfig", {})

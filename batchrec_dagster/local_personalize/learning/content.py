@@ -1,0 +1,72 @@
+"""Scores items by what they are: the component of the Items dataset, and items that are new.
+
+The weights of the features are learned in closed form: which features of a history predict which
+features of all its items. They have no entry for a single item, so they score new ones too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix, diags
+
+from batchrec_dagster.local_personalize.learning.interactions import Float64, History
+from batchrec_dagster.local_personalize.learning.store import Arrays
+from batchrec_dagster.local_personalize.learning.threads import single_threaded_blas
+
+Float32 = npt.NDArray[np.float32]
+
+MAX_USERS = 20_000  # to fit the weights of at most 500 features on
+USER_REGULARIZATION = 0.01  # of the users
+ITEM_REGULARIZATION = 1.0
+
+
+@dataclass(frozen=True)
+class ContentScorer:
+    """Features of a history, times the weights between features, times the features of items."""
+
+    kind: ClassVar[str] = "content"
+
+    features: csr_matrix  # (n_items, features) float32
+    weights: Float32  # (features, features), row = of a history, column = of an item to score
+
+    def score(self, history: History, exponent: float) -> Float32:
+        """See Scorer."""
+        profiles = (history.recency_weights(exponent) @ self.features).toarray() @ self.weights
+        return np.ascontiguousarray((self.features @ profiles.T).T, dtype=np.float32)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """See Scorer."""
+        arrays = {name: getattr(self.features, name) for name in ("data", "indices", "indptr")}
+        return {**arrays, "weights": self.weights}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> ContentScorer:
+        """The scorer that gave the arrays."""
+        weights = np.asarray(arrays["weights"])
+        shape = len(arrays["indptr"]) - 1, len(weights)
+        entries = arrays["data"], arrays["indices"], arrays["indptr"]
+        return cls(csr_matrix(entries, shape=shape), weights)
+
+
+def fit(matrix: csr_matrix, features: csr_matrix) -> ContentScorer:
+    """The scorer of items with these (n_items, features), from (users, n_items) of ones.
+
+    Two ridge regressions: of the interactions of users on the features of their histories, and on
+    the features of the items. With U = X F, the weights are (UᵀU + aI)⁻¹ UᵀXF (FᵀF + bI)⁻¹.
+    """
+    if matrix.shape[0] > MAX_USERS:
+        matrix = matrix[np.linspace(0, matrix.shape[0] - 1, MAX_USERS).astype(np.int64)]
+    size = features.shape[1]
+    lengths = np.maximum(np.diff(matrix.indptr), 1)
+    profiles = (diags(1 / np.sqrt(lengths)) @ matrix @ features).toarray().astype(np.float64)
+    of_items: Float64 = (features.T @ features).toarray().astype(np.float64)
+    with single_threaded_blas():
+        gram = profiles.T @ profiles
+        penalty = USER_REGULARIZATION * matrix.shape[0] * np.eye(size)
+        weights = np.linalg.solve(gram + penalty, gram)
+        weights = np.linalg.solve(of_items + ITEM_REGULARIZATION * np.eye(size), weights.T).T
+    return ContentScorer(features, weights.astype(np.float32))

@@ -1,0 +1,121 @@
+"""The Items dataset as a sparse matrix: categories, numbers in buckets, creation times.
+
+Rare values weigh more (the logarithm of their inverse frequency). Textual columns are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy.sparse import csr_matrix, diags
+
+from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, Field
+
+Ids = npt.NDArray[np.object_]
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+MAX_FEATURES = 500  # the most frequent of all columns: fitting their weights takes its cube
+MAX_ENTRIES = 64  # features of an item
+BUCKETS = 10  # of a number, with as many items each
+
+# The columns ITEM_ID and another one of the Items dataset; later rows of an item count.
+ReadColumn = Callable[[str], pl.DataFrame]
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    """What the Items dataset says about its items."""
+
+    item_ids: Ids  # (n,) distinct, in the order of the dataset
+    matrix: csr_matrix  # (n, features) float32, each row of length 1, or 0 without a value
+    created: Float64  # (n,) CREATION_TIMESTAMP in epoch seconds, NaN where unknown
+
+    def rows(self, at: npt.NDArray[np.int32]) -> csr_matrix:
+        """(len(at), features): the rows of these indices, without entries for -1."""
+        known = (at >= 0).astype(np.float32)
+        if not len(self.item_ids):
+            return csr_matrix((len(at), self.matrix.shape[1]), dtype=np.float32)
+        out = (diags(known, dtype=np.float32) @ self.matrix[np.maximum(at, 0)]).tocsr()
+        out.eliminate_zeros()
+        return out.astype(np.float32)
+
+
+def read_features(fields: Sequence[Field], read: ReadColumn) -> ItemFeatures | None:
+    """The features of the items, column by column; None if no column tells items apart."""
+    ids: pl.Series | None = None
+    created = None
+    columns: list[tuple[Int64, pl.Series]] = []
+    for field in fields:
+        if field.textual or field.name.upper() == ITEM_ID:
+            continue
+        frame = read(field.name).unique(ITEM_ID, keep="last", maintain_order=True)
+        if ids is None:
+            ids = frame[ITEM_ID]
+        elif not frame[ITEM_ID].equals(ids):  # imported again meanwhile
+            wanted = pl.DataFrame({ITEM_ID: ids})
+            frame = wanted.join(frame, on=ITEM_ID, how="left", maintain_order="left")
+        cells = frame[frame.columns[1]]
+        if field.name.upper() == CREATION_TIMESTAMP:
+            created = cells.cast(pl.Float64).fill_null(np.nan).to_numpy()
+        columns.append(_categories(cells) if field.type == "string" else _buckets(cells))
+    if ids is None:
+        return None
+    matrix = _matrix(columns, len(ids))
+    if not matrix.nnz:
+        return None
+    names = np.empty(len(ids), dtype=object)
+    names[:] = ids.to_list()
+    return ItemFeatures(names, matrix, np.full(len(ids), np.nan) if created is None else created)
+
+
+def _categories(cells: pl.Series) -> tuple[Int64, pl.Series]:
+    """The rows and values of a column of texts; a cell may have several, between `|`."""
+    split = pl.DataFrame({"row": np.arange(len(cells)), "value": cells.cast(pl.String)}).select(
+        "row", pl.col("value").str.split("|").list.head(MAX_ENTRIES)
+    )
+    values = split.explode("value").with_columns(pl.col("value").str.strip_chars())
+    values = values.filter(pl.col("value").is_not_null() & (pl.col("value") != ""))
+    values = values.unique(maintain_order=True)
+    return values["row"].to_numpy(), values["value"]
+
+
+def _buckets(cells: pl.Series) -> tuple[Int64, pl.Series]:
+    """The rows and buckets of a column of numbers or booleans."""
+    numbers = cells.cast(pl.Float64).fill_null(np.nan).to_numpy()
+    rows = np.flatnonzero(np.isfinite(numbers))
+    if not len(rows):
+        return rows, pl.Series([], dtype=pl.String)
+    steps = np.linspace(0, 1, BUCKETS + 1)[1:-1]
+    edges = np.unique(np.quantile(numbers[rows], steps, method="inverted_cdf"))
+    return rows, pl.Series(np.searchsorted(edges, numbers[rows])).cast(pl.String)
+
+
+def _matrix(columns: Sequence[tuple[Int64, pl.Series]], n: int) -> csr_matrix:
+    """(n, features), from the rows and values of each column."""
+    entries = pl.concat(
+        pl.DataFrame(
+            {"row": rows, "value": values}, schema={"row": pl.Int64, "value": pl.String}
+        ).with_columns(column=pl.lit(at, pl.Int32))
+        for at, (rows, values) in enumerate(columns)
+    )
+    counts = (
+        entries.group_by("column", "value")
+        .agg(count=pl.len())
+        # A value of one item, or of all, says nothing about which items go together.
+        .filter((pl.col("count") > 1) & (pl.col("count") < n))
+        .sort(["count", "column", "value"], descending=[True, False, False])
+        .head(MAX_FEATURES)
+        .with_row_index("feature")
+    )
+    entries = entries.join(counts, on=["column", "value"]).sort("row", "feature")
+    weights = np.log(n / entries["count"].to_numpy()).astype(np.float32)
+    at = entries["row"].to_numpy(), entries["feature"].to_numpy().astype(np.int32)
+    matrix = csr_matrix((weights, at), shape=(n, len(counts)), dtype=np.float32)
+    lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    scale = (1 / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
+    return csr_matrix(diags(scale) @ matrix, dtype=np.float32)

@@ -1,0 +1,156 @@
+"""The Items dataset in the training, through the API: new items, and data that say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+
+from batchrec_dagster.local_personalize.api.archive import export_home, import_home
+from batchrec_dagster.personalize.datasets import items_schema
+from batchrec_dagster_tests.local_personalize.support import (
+    SEEN,
+    Local,
+    csv_bytes,
+    taste_rows,
+    user_lines,
+)
+
+EVEN = {f"new{n}" for n in range(0, 12, 2)}
+ODD = {f"new{n}" for n in range(1, 12, 2)}
+KINDS = {f"i{n}": ("even", "odd")[n % 2] for n in range(40)} | {
+    f"new{n}": ("even", "odd")[n % 2] for n in range(12)
+}
+USERS = [f"u{n}" for n in range(60)]
+
+
+def _with_items(local: Local, rows: Iterable[tuple[str, str]]) -> str:
+    """A group with interactions, and an Items dataset of these ids and categories."""
+    group, _ = local.imported(taste_rows())
+    schema = local.client.create_schema(
+        name="items", schema=items_schema(created=False, categories=["KIND"], numbers=[])
+    )["schemaArn"]
+    made = local.client.create_dataset(
+        name="items", schemaArn=schema, datasetGroupArn=group, datasetType="Items"
+    )
+    lines = ["ITEM_ID,KIND", *(f"{item},{kind}" for item, kind in rows), ""]
+    local.store.put("s3://data/items.csv", "\n".join(lines).encode())
+    dataset = local.active(made["datasetArn"])
+    local.active(local.import_job(dataset, "s3://data/items.csv", "items"))
+    return group
+
+
+def _exploring(weight: str) -> Mapping[str, Any]:
+    config = {"itemExplorationConfig": {"explorationWeight": weight}}
+    return {"batchInferenceJobConfig": config}
+
+
+@pytest.mark.parametrize("recipe", ["aws-user-personalization", "aws-user-personalization-v2"])
+def test_new_items_are_recommended_to_who_likes_their_kind(local: Local, recipe: str) -> None:
+    group = _with_items(local, KINDS.items())
+    version = local.active(local.version(local.solution(group, recipe)))
+    seen = local.filter(group, SEEN)
+    found = local.recommended(version, USERS, numResults=10, filterArn=seen)
+    for user, items in found.items():
+        even = int(user[1:]) % 2 == 0
+        assert not (ODD if even else EVEN) & set(items)
+    assert sum(bool((EVEN | ODD) & set(items)) for items in found.values()) > 30
+
+
+def test_exploration_weight_bounds_the_share_and_0_turns_it_off(local: Local) -> None:
+    group = _with_items(local, KINDS.items())
+    version = local.active(local.version(local.solution(group, "aws-user-personalization")))
+    seen = local.filter(group, SEEN)
+    most = []
+    for weight in ("0", "0.1", "0.5"):
+        found = local.recommended(
+            version, USERS, f"job{weight[-1]}", numResults=10, filterArn=seen, **_exploring(weight)
+        )
+        most.append(max(len((EVEN | ODD) & set(items)) for items in found.values()))
+        assert most[-1] <= float(weight) * 10
+    assert most[0] == 0
+    assert most[1] == 1
+    assert most[2] > 1
+
+
+def test_filters_work_on_new_items(local: Local) -> None:
+    group = _with_items(local, KINDS.items())
+    version = local.active(local.version(local.solution(group)))
+    only = local.filter(group, 'INCLUDE ItemID WHERE Items.KIND IN ("odd")', "odd")
+    for items in local.recommended(version, ["u1", "u3"], numResults=20, filterArn=only).values():
+        assert ODD & set(items)
+        assert {KINDS[item] for item in items} == {"odd"}
+    # What a user has interacted with meanwhile is seen, though it was new to the training.
+    later = [*taste_rows(), ("u1", "new1", 1_700_000_000), ("u1", "new3", 1_700_000_001)]
+    local.store.put("s3://data/more.csv", csv_bytes(later))
+    dataset = next(
+        d["datasetArn"]
+        for d in local.client.list_datasets(datasetGroupArn=group)["datasets"]
+        if d["datasetType"] == "INTERACTIONS"
+    )
+    local.active(local.import_job(dataset, "s3://data/more.csv", "more"))
+    seen = local.filter(group, SEEN)
+    items = local.recommended(version, ["u1"], "later", numResults=20, filterArn=seen)["u1"]
+    assert not {"new1", "new3"} & set(items)
+    assert ODD & set(items)
+
+
+def test_a_ranking_orders_new_items_by_their_kind(local: Local) -> None:
+    group = _with_items(local, KINDS.items())
+    solution = local.solution(group, "aws-personalized-ranking")
+    version = local.active(local.version(solution))
+    line = b'{"userId": "u%d", "itemList": ["new0", "nobody", "new1"]}\n'
+    local.store.put("s3://data/users.json", line % 0 + line % 1)
+    local.active(local.batch_job(version))
+    first, second = local.lines("s3://data/out/users.json.out")
+    assert '"new0","new1","nobody"' in first.replace('", "', '","')
+    assert '"new1","new0","nobody"' in second.replace('", "', '","')
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(item, "one") for item in KINDS],
+        [(item, "") for item in KINDS],
+        [(f"other{n}", f"value{n}") for n in range(100_000)],
+    ],
+    ids=["one category for all", "no value", "100,000 values of unknown items"],
+)
+def test_items_that_say_nothing_change_nothing(
+    local: Local, tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    group = _with_items(local, rows)
+    version = local.active(local.version(local.solution(group)))
+    plain = Local(tmp_path_factory.mktemp("plain"))
+    without, _ = plain.imported(taste_rows())
+    expected = plain.active(plain.version(plain.solution(without)))
+    assert local.recommended(version, USERS) == plain.recommended(expected, USERS)
+
+
+def test_an_empty_items_dataset_changes_nothing(local: Local) -> None:
+    group, _ = local.imported(taste_rows())
+    schema = local.client.create_schema(
+        name="items", schema=items_schema(created=False, categories=["KIND"], numbers=[])
+    )["schemaArn"]
+    made = local.client.create_dataset(
+        name="items", schemaArn=schema, datasetGroupArn=group, datasetType="Items"
+    )
+    local.active(made["datasetArn"])
+    version = local.active(local.version(local.solution(group)))
+    assert len(local.recommended(version, ["u1"], numResults=30)["u1"]) == 30
+
+
+def test_an_update_and_an_imported_home_keep_new_items(local: Local) -> None:
+    group = _with_items(local, KINDS.items())
+    solution = local.solution(group, "aws-user-personalization")
+    local.active(local.version(solution))
+    version = local.active(local.version(solution, trainingMode="UPDATE"))
+    found = local.recommended(version, USERS)
+    assert any(EVEN & set(items) for items in found.values())
+    archive = local.root / "home.tar"
+    export_home(local.root / "home", archive)
+    import_home(archive, local.root / "other" / "home")
+    other = Local(local.root / "other")
+    other.store.put("s3://data/users.json", user_lines(USERS))
+    assert other.recommended(version, USERS, "again") == found
