@@ -357,14 +357,14 @@ def test_neighbors_add_up_the_items_of_the_most_similar_users(
 def test_neighbors_are_for_users_who_share_little() -> None:
     held = split(interactions_of(tastes(each=3)), 0)
     assert held is not None
-    assert USER_NEIGHBORS in train_blend._components(held)
+    assert USER_NEIGHBORS in train_blend._options(held)
     own = split_histories(interactions_of(tastes(each=20)))
     assert own is not None
-    assert USER_NEIGHBORS not in train_blend._components(own)  # users would find themselves
+    assert USER_NEIGHBORS not in train_blend._options(own)  # users would find themselves
     everyone = [(f"u{user}", f"i{item}", 0) for user in range(1_000) for item in range(8)]
     alike = split(interactions_of(everyone), 0)
     assert alike is not None
-    assert USER_NEIGHBORS not in train_blend._components(alike)
+    assert USER_NEIGHBORS not in train_blend._options(alike)
 
 
 def test_an_unknown_component_is_refused_by_name(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_an_update_counts_popularity_again(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(
         train_blend, "MIN_VALIDATION_USERS", 1
     )  # so that EASE_HIGH_REG is among the scorers
-    monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency: choice)
+    monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency, options: choice)
     before = saved(train(RECIPE, interactions_of(tastes()), {}), tmp_path / "m")
     now = interactions_of([*tastes(), *grown()])
     model = train(RECIPE, now, {}, previous=before).model

@@ -44,8 +44,10 @@ from batchrec_dagster.local_personalize.learning.validation import (
     Weights,
 )
 
+Options = Mapping[str, Sequence[float]]  # the recency exponents to try, by name of the component
+
 # The options for each component, the default first.
-RECENCY_EXPONENTS: Mapping[str, Sequence[float]] = {
+RECENCY_EXPONENTS: Options = {
     EASE: (0.6, 0.3, 0.9, 1.2),
     EASE_HIGH_REG: (0.6, 0.3, 0.9, 1.2),
     SEQUENCE: (0.9, 0.3, 0.6, 1.2),
@@ -100,41 +102,47 @@ class Blend:
     ndcg: float  # at 25, mean over the users that it was selected on
 
 
-def select_blend(sets: Sequence[ValidationSet], *, recency: bool) -> Blend:
+def select_blend(
+    sets: Sequence[ValidationSet], *, recency: bool, options: Options = RECENCY_EXPONENTS
+) -> Blend:
     """The exponents and weights to serve with; without `recency`, all exponents are 0."""
     names = [name for name in sets[0].scorers if name != POPULARITY]
     if not any(len(one.inputs.lengths) for one in sets):
-        exponent = RECENCY_EXPONENTS[names[0]][0] if recency else 0.0
+        exponent = options[names[0]][0] if recency else 0.0
         return Blend({names[0]: exponent}, {names[0]: 1.0}, 0.0)
     users = ScoredUsers(sets)
-    exponents, single = _select_exponents(users, names, recency)
-    if EASE_HIGH_REG in names:
+    exponents, single = _select_exponents(users, names, options if recency else None)
+    if EASE in names and EASE_HIGH_REG in names:
         low_is_better = _is_better(single[EASE], single[EASE_HIGH_REG], 0.5)
         names.remove(EASE_HIGH_REG if low_is_better else EASE)
     if POPULARITY in sets[0].scorers:
         names.append(POPULARITY)
         exponents[POPULARITY] = 0.0
-    newer = {name: _newer(exponents[name]) for name in COOCCURRENCES if name in names and recency}
+    newer = {
+        name: _newer(exponents[name])
+        for name in COOCCURRENCES
+        if name in names and recency and len(options[name]) > 1
+    }
     scored = {*((name, exponents[name]) for name in names), *newer.items()}
     scales = {key: 1 / users.spread(*key) for key in sorted(scored)}
     candidates = users.candidates(list(scales))
 
-    def evaluate(options: Sequence[Weights], exponents: Weights) -> list[Float64]:
+    def evaluate(blends: Sequence[Weights], exponents: Weights) -> list[Float64]:
         at = {name: (name, exponents[name]) for name in names}
-        blends = [
-            {at[name]: weight * scales[at[name]] for name, weight in option.items()}
-            for option in options
+        keyed = [
+            {at[name]: weight * scales[at[name]] for name, weight in blend.items()}
+            for blend in blends
         ]
-        return users.by_user(ordered_map(lambda some: some.ndcg(blends), candidates))
+        return users.by_user(ordered_map(lambda some: some.ndcg(keyed), candidates))
 
-    options = _options(names)
+    blends = _blends(names)
     for name, exponent in newer.items():
-        blend = next((option for option in options if name in option and len(option) > 1), None)
+        blend = next((option for option in blends if name in option and len(option) > 1), None)
         if blend is not None:
             [before] = evaluate([blend], exponents)
             [after] = evaluate([blend], {**exponents, name: exponent})
             exponents[name] = exponents[name] if _is_better(before, after, 0.5) else exponent
-    weights, score = _average_best(options, lambda some: evaluate(some, exponents))
+    weights, score = _average_best(blends, lambda some: evaluate(some, exponents))
     return Blend(
         {name: exponents[name] for name in weights},
         {name: weight * scales[name, exponents[name]] for name, weight in weights.items()},
@@ -142,7 +150,7 @@ def select_blend(sets: Sequence[ValidationSet], *, recency: bool) -> Blend:
     )
 
 
-def _options(names: Sequence[str]) -> list[Weights]:
+def _blends(names: Sequence[str]) -> list[Weights]:
     """The weights to try for these components."""
     ease = EASE_HIGH_REG if EASE_HIGH_REG in names else EASE
     blends = [
@@ -256,17 +264,17 @@ def fit_temperature(score: Callable[[History], Float32], sets: Sequence[Validati
 
 
 def _select_exponents(
-    users: ScoredUsers, names: Sequence[str], recency: bool
+    users: ScoredUsers, names: Sequence[str], options: Options | None
 ) -> tuple[dict[str, float], dict[str, Float64]]:
-    """The recency exponent of each component, and the users' NDCG with it alone."""
+    """The recency exponent of each component, 0 without options, and the users' NDCG with it."""
     exponents, single = {}, {}
     for name in names:
-        options = RECENCY_EXPONENTS[name] if recency else (0.0,)
-        scores = users.ndcg(name, options)
+        tried = options[name] if options else (0.0,)
+        scores = users.ndcg(name, tried)
         at = _select(scores)
-        exponents[name], single[name] = options[at], scores[at]
-        needed = {options[at], *([_newer(options[at])] if name in COOCCURRENCES else [])}
-        users.drop(name, [option for option in options if option not in needed])
+        exponents[name], single[name] = tried[at], scores[at]
+        needed = {tried[at], *([_newer(tried[at])] if name in COOCCURRENCES else [])}
+        users.drop(name, [each for each in tried if each not in needed])
     return exponents, single
 
 

@@ -50,11 +50,18 @@ from batchrec_dagster.local_personalize.learning.interactions import (
 from batchrec_dagster.local_personalize.learning.model_selection import (
     RECENCY_EXPONENTS,
     Blend,
+    Options,
     fit_temperature,
     select_blend,
     select_repeats,
 )
 from batchrec_dagster.local_personalize.learning.models import BlendModel, HeldOut, load_model
+from batchrec_dagster.local_personalize.learning.sampling import (
+    held_out_share,
+    is_large,
+    sample,
+    select_on_sample,
+)
 from batchrec_dagster.local_personalize.learning.validation import (
     validation_set,
     validation_sets,
@@ -75,7 +82,7 @@ def train_blend(
     interactions: Interactions, values: Values, seed: int, log: Log
 ) -> tuple[BlendModel, dict[str, float]]:
     """The model and its metrics; no metrics when no users can be held out."""
-    held_out = split(interactions, seed)
+    held_out = split(interactions, seed, share=held_out_share(interactions))
     if held_out is None:
         log("too little data to hold out users: no metrics, default blend")
         return _default_blend(interactions, values, seed, log), {}
@@ -83,7 +90,11 @@ def train_blend(
     if len(held_out.users) < MIN_VALIDATION_USERS:
         second = split(interactions, seed, without=held_out.users, share=SECOND_HELD_OUT_SHARE)
         splits += [second] if second else []
-    measured, blend, temperature = _select(splits, values, seed, log)
+    options = _options(held_out)
+    large = is_large(interactions)
+    if large:
+        options = _options_of_sample(sample(held_out, seed), options, values, seed, log)
+    measured, blend, temperature = _select(splits, options, values, seed, log)
     repeats = select_repeats(
         measured.score, validation_set({}, held_out, measured.item_ids, include_seen=True)
     )
@@ -93,6 +104,9 @@ def train_blend(
     metrics = _metrics(measured, held_out, log)
     users = interactions.user_ids[held_out.users]
     del splits, held_out  # copies of the data, before the largest fit
+    if large:  # EASE of nearly all users is not fitted again with the others
+        model = _updated(measured, interactions, values, seed, log, serves=True)
+        return replace(model, held_out=HeldOut(measured, users, values)), metrics
     fitter = ComponentFitter(interactions, values, seed, log, start=measured)
     fitted = fitter.fit(list(blend.weights), values)
     model = fitter.with_new_items(replace(fitted.blend(blend, temperature), repeats=repeats))
@@ -107,7 +121,8 @@ def train_blend_on_histories(
     if held_out is None:
         log("no user has enough interactions to hold some out: no metrics, default blend")
         return _default_blend(interactions, values, seed, log), None, None
-    measured, blend, temperature = _select([held_out], values, seed, log)
+    options = _options(held_out)
+    measured, blend, temperature = _select([held_out], options, values, seed, log)
     fitter = ComponentFitter(interactions, values, seed, log, start=measured)
     fitted = fitter.fit(list(blend.weights), values)
     return fitted.blend(blend, temperature), measured, held_out
@@ -120,7 +135,7 @@ def measure_blend(
     fitter = ComponentFitter(held_out.train, values, seed, log)
 
     def ndcg(tried: Values) -> float:
-        fitted = fitter.fit(_components(held_out), tried)
+        fitted = fitter.fit(list(_options(held_out)), tried)
         sets = validation_sets(fitted.scorers, held_out, fitted.item_ids)
         return select_blend(sets, recency=_recency(tried, held_out.train)).ndcg
 
@@ -199,17 +214,32 @@ def _updated(
     return fitter.with_new_items(model) if serves else model
 
 
+def _options_of_sample(
+    part: Split, options: Options, values: Values, seed: int, log: Log
+) -> Options:
+    """Of the components and their recency exponents, those that a sample selects."""
+    log(f"components are selected on a sample of {len(part.train):,} interactions")
+    fitted = ComponentFitter(part.train, values, seed, log).fit(list(options), values)
+    sets = validation_sets(fitted.scorers, part, fitted.item_ids)
+    blend = select_on_sample(sets, recency=_recency(values, part.train))
+    log(f"selected on the sample: {', '.join(blend.weights)}; NDCG at 25 of {blend.ndcg:.4f}")
+    return {
+        name: [blend.recency_exponents[name]] for name in options if name in blend.recency_exponents
+    }
+
+
 def _select(
-    splits: list[Split], values: Values, seed: int, log: Log
+    splits: list[Split], options: Options, values: Values, seed: int, log: Log
 ) -> tuple[BlendModel, Blend, float]:
     """The blend selected on all splits, its model of the first split, and its temperature."""
-    names = _components(splits[0])
+    names = list(options)
     fits = [ComponentFitter(one.train, values, seed, log).fit(names, values) for one in splits]
     sets = [
         validation_sets(fitted.scorers, one, fitted.item_ids)
         for fitted, one in zip(fits, splits, strict=True)
     ]
-    blend = select_blend(list(chain(*sets)), recency=_recency(values, splits[0].train))
+    recency = _recency(values, splits[0].train)
+    blend = select_blend(list(chain(*sets)), recency=recency, options=options)
     temperature = fit_temperature(fits[0].blend(blend, 1.0).score, sets[0][:1])
     components = ", ".join(
         f"{name} (recency {blend.recency_exponents[name]})" for name in blend.weights
@@ -218,8 +248,8 @@ def _select(
     return fits[0].blend(blend, temperature), blend, temperature
 
 
-def _components(held_out: Split) -> tuple[str, ...]:
-    """The components to select from.
+def _options(held_out: Split) -> Options:
+    """The components to select from, with the recency exponents to try.
 
     A second EASE only if one split has users enough; neighbors only if users are compared with few
     others, and not with themselves, as where the held-out users are trained on.
@@ -232,7 +262,7 @@ def _components(held_out: Split) -> tuple[str, ...]:
         names.append(USER_NEIGHBORS)
     if data.features is not None:
         names.append(CONTENT)
-    return tuple(names)
+    return {name: RECENCY_EXPONENTS.get(name, (0.0,)) for name in names}
 
 
 def _default_blend(interactions: Interactions, values: Values, seed: int, log: Log) -> BlendModel:
