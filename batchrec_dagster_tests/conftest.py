@@ -34,6 +34,7 @@ LONGEST = (
     "test_team_project.py",
     "test_two_nights.py",
     "test_docs.py",
+    "test_run.py",
     "test_retrain.py",
     "test_pipeline.py",
     "test_kills.py",

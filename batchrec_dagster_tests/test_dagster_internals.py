@@ -52,6 +52,7 @@ def test_private_parts_of_dagster_are_imported_in_one_place() -> None:
     assert elsewhere == []
 
 
+@pytest.mark.slow  # imports the web server, which takes as long as all the rest of Dagster
 @pytest.mark.parametrize(("module", "name"), [pytest.param(*used, id=used[1]) for used in USED])
 def test_dagster_still_has_it(module: str, name: str) -> None:
     try:

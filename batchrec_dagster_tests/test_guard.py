@@ -16,7 +16,6 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.web.dagster_ui import JsonPosts
 from batchrec_dagster.web.guard import Guard
 from batchrec_dagster.web.server import MAX_BODY_BYTES, LimitedProtocol, LimitedServer
 
@@ -158,6 +157,8 @@ def test_a_refused_name_says_how_to_allow_it() -> None:
     ],
 )
 def test_graphql_by_json_post_only(asked: dict[str, Any], answered: int) -> None:
+    from batchrec_dagster.web.dagster_ui import JsonPosts
+
     assert status(JsonPosts(_unreachable), asked) == answered
 
 
@@ -216,6 +217,7 @@ def closed(opened: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_headers_that_do_not_come_close_the_connection() -> None:
     with served(_echo, _Impatient) as address:
         for sent in (b"", b"GET / HTTP/1.1\r\nHost: loc"):
@@ -232,6 +234,7 @@ def trickle(opened: socket.socket) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_new_connection_closes_the_one_that_has_waited_longest_but_none_that_is_busy() -> None:
     busy = b"GET /busy HTTP/1.1\r\nHost: localhost\r\n\r\n"
     arrived = threading.Semaphore(0)
@@ -263,7 +266,10 @@ def ask(address: tuple[str, int], body: bytes) -> tuple[int, bytes]:
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_body_has_a_largest_size_and_a_longest_time() -> None:
+    from batchrec_dagster.web.dagster_ui import JsonPosts
+
     with served(JsonPosts(_echo)) as address:
         largest = b" " * MAX_BODY_BYTES
         assert ask(address, largest) == (200, str(MAX_BODY_BYTES).encode())
