@@ -158,7 +158,8 @@ def killed_at(project: Project, command: Sequence[str], moment: str) -> None:
 
 def copied_project(root: Path) -> Project:
     """A copy of this project without its pipelines, to run commands in."""
-    ignored = shutil.ignore_patterns("__pycache__", "defs")
+    # What is compiled comes along, but for files that another process is writing.
+    ignored = shutil.ignore_patterns("*.pyc.*", "defs")
     shutil.copytree(REPOSITORY / "batchrec_dagster", root / "batchrec_dagster", ignore=ignored)
     for name in ("pyproject.toml", "workspace.yaml", "dagster.yaml"):
         shutil.copy(REPOSITORY / name, root)

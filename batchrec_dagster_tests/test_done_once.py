@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
@@ -63,7 +64,9 @@ def test_two_runs_at_once_do_the_work_once(tmp_path: Path) -> None:
     project = copied_project(tmp_path)
     project.declare(declaration("shop", write_ratings(tmp_path / "ratings.csv")))
     # Dagster itself cannot set up one home in two processes at the same moment.
-    project.run("dagster", "run", "list")
+    home = project.process_environment()["DAGSTER_HOME"]
+    with dg.DagsterInstance.from_config(home) as instance:
+        assert instance.get_runs() == []
     with ThreadPoolExecutor() as pool:
         runs = list(pool.map(lambda _: project.run(*REFRESH), range(2)))
     assert [run.returncode for run in runs] == [0, 0], [run.stdout + run.stderr for run in runs]

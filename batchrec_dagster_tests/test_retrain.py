@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -283,7 +284,7 @@ def test_a_model_that_the_gate_refuses_is_replaced_with_the_next_data(
     shop.rate(users=62)
     assert shop.night() == (KEPT, INFERRED)
     check = quality_gate(shop)
-    assert f"the model was trained on {datetime.now(UTC):%Y-%m-%d}, on earlier data" in check
+    assert re.search(r"the model was trained on 20\d\d-\d\d-\d\d, on earlier data", check)
 
 
 def quality_gate(shop: Shop) -> str:
@@ -342,11 +343,11 @@ def test_no_training_is_estimated_where_none_will_run(
 
 def test_the_report_says_when_the_model_is_older_than_the_data(shop: Shop) -> None:
     report = shop.project.storage / "shop/curated/report/index.html"
-    said = f"The model was trained on {datetime.now(UTC):%Y-%m-%d}, on earlier data"
-    assert said not in report.read_text()
+    said = re.compile(r"The model was trained on 20\d\d-\d\d-\d\d, on earlier data")
+    assert not said.search(report.read_text())
     shop.rate(users=61)
     shop.night(assets=None)
-    assert said in report.read_text()
+    assert said.search(report.read_text())
 
 
 def test_segments_follow_it_too(

@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -388,7 +389,9 @@ def test_the_web_page_opens_only_if_it_runs(here: Project, monkeypatch: pytest.M
     port = str(server.server_port)
     assert batchrec("open", "ui", "--port", port) == (0, f"http://127.0.0.1:{port}\n")
     server.server_close()
-    code, said = batchrec("open", "ui", "--port", port)
+    with socket.socket() as mute:  # nobody else listens there meanwhile
+        mute.bind(("127.0.0.1", 0))
+        code, said = batchrec("open", "ui", "--port", str(mute.getsockname()[1]))
     assert code == 1
     assert "batchrec ui" in said
 

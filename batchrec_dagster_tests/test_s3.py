@@ -410,13 +410,13 @@ def test_credentials_that_expire_in_the_middle_of_a_night_are_renewed(
     s3: S3Server, bucket: str
 ) -> None:
     """The first are withdrawn when they have expired: a store that kept them would be refused."""
-    role = Temporary(READER, OWNER, seconds=3)
+    role = Temporary(READER, OWNER, seconds=10)
     store, uri = ObjectStore({}, role.session(), s3.endpoint), f"s3://{bucket}/key"
     assert store.list(uri) == []
     with pytest.raises(StorageError, match="permission denied"):
         store.put(uri, b"x")
     assert role.given == 1
-    time.sleep(3)
+    time.sleep(10)
     store.put(uri, b"x")
     assert store.get(uri) == b"x"
     assert role.given >= 2
