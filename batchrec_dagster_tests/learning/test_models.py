@@ -16,6 +16,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     ModelFileError,
     TrainingError,
 )
+from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.models import (
     AnyModel,
     HeldOut,
@@ -96,6 +97,20 @@ def test_unknown_users_get_popular_items_with_their_shares(recipe: str) -> None:
     model, data = trained(rows, recipe), interactions_of(rows)
     assert lists(model, ["nobody"], data, 4) == [["d", "a", "c", "b"]]
     assert scores(model, ["nobody"], data, 4)[0] == pytest.approx(np.array([4, 3, 3, 1]) / 11)
+
+
+def test_scores_are_the_weighted_sum_of_the_components() -> None:
+    data = interactions_of(tastes())
+    fitter = fit_components.ComponentFitter(data, {}, 0, lambda _: None)
+    names = ["ease", "sequence", "cooccurrence-symmetric", "factors", "popularity"]
+    exponents = dict(zip(names, (0.6, 0.9, 0.9, 0.3, 0.0), strict=True))  # two share theirs
+    weights = dict(zip(names, (20.0, 3.0, 5.0, 2.0, 0.01), strict=True))
+    model = fitter.fit(names, {}).blend(Blend(exponents, weights, 0.0), 1.0)
+    expected = sum(
+        weights[name] * scorer.score(fitter.history, exponents[name]).astype(np.float64)
+        for name, scorer in model.scorers.items()
+    )
+    assert model.score(fitter.history) == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_users_not_trained_on_get_personal_lists() -> None:

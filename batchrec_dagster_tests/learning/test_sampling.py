@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, sampling, train_blend
-from batchrec_dagster.local_personalize.learning.components import EASE
+from batchrec_dagster.local_personalize.learning import (
+    ease,
+    fit_components,
+    sampling,
+    train_blend,
+)
+from batchrec_dagster.local_personalize.learning.components import EASE, SEQUENCE
 from batchrec_dagster.local_personalize.learning.evaluation import Split, split
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
@@ -75,6 +80,20 @@ def test_a_sample_has_whole_users_and_the_most_popular_items() -> None:
         assert after.users.tolist() == before.users[rows].tolist()
         names = before.item_ids[before.items[rows]]
         assert after.item_ids[after.items].tolist() == names.tolist()
+
+
+def test_of_many_interactions_co_occurrence_keeps_fewer_neighbors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fit_components, "COOC_NEIGHBORS_OF_MANY", 3)
+    data = interactions_of(tastes())
+    kept = []
+    for rows in (len(data) + 1, len(data)):
+        monkeypatch.setattr(fit_components, "MANY_ROWS", rows)
+        fitter = fit_components.ComponentFitter(data, {}, 0, lambda _: None)
+        weights = fitter.fit([SEQUENCE], {}).scorers[SEQUENCE].arrays()
+        kept.append(np.diff(weights["indptr"]).max())
+    assert kept[0] > kept[1] == 3
 
 
 @pytest.mark.usefixtures("small_limits")

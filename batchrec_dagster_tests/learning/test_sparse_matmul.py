@@ -39,6 +39,18 @@ def test_matches_the_dense_product(users: int, items: int, density: float, seed:
     assert np.array_equal(twice, 2 * once)
 
 
+def test_adds_to_scores_in_place() -> None:
+    rng = np.random.default_rng(0)
+    weights, rows = drawn(5, 9, 0.5, rng), drawn(9, 9, 0.5, rng)
+    before = rng.random((5, 12)).astype(np.float32)
+    after = before.copy()
+    [found] = components.sparse_matmul([weights], rows, [after[:, :9]])
+    assert np.shares_memory(found, after)
+    expected = before[:, :9] + weights.toarray() @ rows.toarray()
+    assert after[:, :9] == pytest.approx(expected, abs=1e-5)
+    assert np.array_equal(after[:, 9:], before[:, 9:])
+
+
 def test_adds_an_item_that_a_history_has_twice_again() -> None:
     rows = csr_matrix(np.array([[1, 0, 2], [0, 3, 0]], dtype=np.float32))
     entries = np.array([1, 10, 100], dtype=np.float32), np.array([0, 1, 0]), np.array([0, 0, 3])

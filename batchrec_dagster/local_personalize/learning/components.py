@@ -68,6 +68,10 @@ class ItemItemScorer:
         """`score` with each of the exponents, in little more time than with one."""
         return sparse_matmul([history.recency_weights(each) for each in exponents], self.weights)
 
+    def add(self, logits: Float32, history: History, exponent: float) -> None:
+        """Add `score` to the (users, n_items) logits, in place: in half the time."""
+        sparse_matmul([history.recency_weights(exponent)], self.weights, [logits])
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """See Scorer."""
         return {name: getattr(self.weights, name) for name in ("data", "indices", "indptr")}
@@ -224,10 +228,12 @@ def fit_factors(
     return FactorScorer(np.ascontiguousarray(model.item_factors), ALS_REGULARIZATION)
 
 
-def sparse_matmul(weights: Sequence[csr_matrix], rows: csr_matrix) -> list[Float32]:
+def sparse_matmul(
+    weights: Sequence[csr_matrix], rows: csr_matrix, out: list[Float32] | None = None
+) -> list[Float32]:
     """The dense products (users, n) of each of `weights` (users, m) and `rows` (m, n), all float32.
 
-    The weights have their entries in the same places.
+    The weights have their entries in the same places. One product may be added to an `out`.
     """
     first, (m, n) = weights[0], rows.shape
     owner = np.repeat(np.arange(first.shape[0]), np.diff(first.indptr))
@@ -238,7 +244,7 @@ def sparse_matmul(weights: Sequence[csr_matrix], rows: csr_matrix) -> list[Float
     ends = np.stack([rows.indptr[at], rows.indptr[at + 1]], axis=1).ravel()
     values = np.zeros((len(ends), len(weights)), dtype=np.float32)
     values[::2] = np.stack([each.data for each in weights], axis=1)[order]
-    out = [np.zeros((first.shape[0], n), dtype=np.float32) for _ in weights]
+    out = out or [np.zeros((first.shape[0], n), dtype=np.float32) for _ in weights]
     for user in np.flatnonzero(np.diff(first.indptr)):
         part = slice(2 * first.indptr[user], 2 * first.indptr[user + 1])
         entries = ends[part], rows.indices, rows.data, values[part].ravel()

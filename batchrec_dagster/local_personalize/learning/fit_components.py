@@ -49,6 +49,8 @@ REGULARIZATION = 300.0
 HIGH_REGULARIZATION = 1_000.0
 EASE_NEIGHBORS = 200  # weights kept for each item to score
 COOC_NEIGHBORS = 500  # weights kept for each item of a history
+MANY_ROWS = 2_500_000  # interactions, from which COOC_NEIGHBORS_OF_MANY are as accurate
+COOC_NEIGHBORS_OF_MANY = 200
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class ComponentFitter:
             weights = cooccurrence.fit(
                 self.history,
                 window=window,
-                neighbors=COOC_NEIGHBORS,
+                neighbors=COOC_NEIGHBORS if self._rows < MANY_ROWS else COOC_NEIGHBORS_OF_MANY,
                 symmetric=name == SYMMETRIC_COOC,
             )
             return ItemItemScorer(weights)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from batchrec_dagster.local_personalize.learning.components import (
     EASE_HIGH_REG,
     SCORER_TYPES,
     SYMMETRIC_COOC,
+    ItemItemScorer,
     Scorer,
 )
 from batchrec_dagster.local_personalize.learning.interactions import (
@@ -124,16 +126,32 @@ class BlendModel(UserModel):
         whole, logits = history, out
         if self.new_items is not None:
             history, logits = history.only(len(self.popularity)), out[:, : len(self.popularity)]
+        for exponent, items in self._item_weights.items():
+            items.add(logits, history, exponent)
         for name, scorer in self.scorers.items():
-            scores = scorer.score(history, self.recency_exponents[name])
-            scores *= np.float32(self.weights[name])
-            logits += scores
+            if not isinstance(scorer, ItemItemScorer):
+                scores = scorer.score(history, self.recency_exponents[name])
+                scores *= np.float32(self.weights[name])
+                logits += scores
         if self.repeats is not None:
             self.repeats.add(logits, history)
         logits[history.lengths == 0] = self.popularity
         if self.new_items is not None:
             out[:, logits.shape[1] :] = self.new_items.score(whole, logits)
         return out
+
+    @cached_property
+    def _item_weights(self) -> Mapping[float, ItemItemScorer]:
+        """The components of item weights, by recency exponent: those of one are added up."""
+        sums: dict[float, csr_matrix] = {}
+        for name, scorer in self.scorers.items():
+            if isinstance(scorer, ItemItemScorer):
+                exponent = self.recency_exponents[name]
+                data = scorer.weights.data * np.float32(self.weights[name])
+                arrays = data, scorer.weights.indices, scorer.weights.indptr
+                part = csr_matrix(arrays, shape=scorer.weights.shape)
+                sums[exponent] = sums[exponent] + part if exponent in sums else part
+        return {exponent: ItemItemScorer(weights) for exponent, weights in sums.items()}
 
     def exploring(self, weight: float, max_age: float) -> BlendModel:
         """The model with new items of at most `max_age` days, in this share of a list at most."""
