@@ -31,7 +31,7 @@ HELD_OUT_SHARE = 0.1
 INPUT_SHARE = 0.9
 SEGMENT_INPUT_SHARE = 0.8
 EARLIER_CUTOFFS = (0.8, 0.7, 0.6, 0.5)  # shares of a history
-MIN_QUERIES = 600  # (user, cutoff) pairs to select a model on, if cutoffs suffice
+MIN_QUERIES = 400  # (user, cutoff) pairs to select a model on, if cutoffs suffice
 
 
 @dataclass(frozen=True)
