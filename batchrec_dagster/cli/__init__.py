@@ -1,5 +1,7 @@
 """The `batchrec` command. Thin: each command has its module."""
 
+from typing import Any
+
 import click
 
 from batchrec_dagster.cli.doctor import doctor, verify_aws
@@ -14,7 +16,39 @@ from batchrec_dagster.cli.ui import ui
 from batchrec_dagster.local_personalize.api.command import local_personalize
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Ends a command with the message of an error that says what to do, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if not (message := _message(error)):
+                raise
+            raise click.ClickException(message) from error
+
+
+def _message(error: Exception) -> str:
+    """What the error says; empty for one that is a bug."""
+    from dagster import DagsterInvariantViolationError, Failure
+
+    from batchrec_dagster.deployment import DeploymentError
+    from batchrec_dagster.pipeline.loading import DeclarationError
+    from batchrec_dagster.preparation.layout import PreparationError
+    from batchrec_dagster.preparation.sources.source import SourceError
+    from batchrec_dagster.reporting.terminal import plain
+    from batchrec_dagster.storage.extras import ExtraMissingError
+    from batchrec_dagster.storage.object_store import StorageError
+
+    of_data = (StorageError, PreparationError, SourceError, Failure)
+    of_settings = (DeploymentError, DeclarationError, ExtraMissingError)
+    if not isinstance(error, (*of_data, *of_settings, DagsterInvariantViolationError)):
+        return ""
+    said = error.description or "" if isinstance(error, Failure) else str(error)
+    return "\n".join(map(plain, said.splitlines()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="batchrec-dagster")
 def main() -> None:
     """Batch recommendations with Amazon Personalize, as Dagster assets.

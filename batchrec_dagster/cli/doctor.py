@@ -114,7 +114,7 @@ def verify_aws(
     from botocore.exceptions import BotoCoreError, ClientError
     from dagster import Failure
 
-    from batchrec_dagster.deployment import Deployment, DeploymentError
+    from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.doctor.aws_questions import DELETED, estimated
     from batchrec_dagster.doctor.verify_aws import Verification, VerifyError
     from batchrec_dagster.steps.cost import summary
@@ -139,7 +139,7 @@ def verify_aws(
                 if not yes:
                     click.confirm("Run it?", abort=True)
             verification.run()
-    except (DeploymentError, VerifyError) as error:
+    except VerifyError as error:
         raise click.ClickException(str(error)) from error
     except (StorageError, Failure, BotoCoreError, ClientError) as error:
         reason = getattr(error, "description", None) or str(error)

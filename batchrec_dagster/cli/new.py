@@ -123,25 +123,15 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     project = find_project()
     _check_name(name, project)
 
-    from batchrec_dagster.cli.sample import UnknownColumnsError
-    from batchrec_dagster.pipeline.loading import DeclarationError
     from batchrec_dagster.pipeline.scaffolding import block
-    from batchrec_dagster.preparation.layout import PreparationError
-    from batchrec_dagster.preparation.sources.source import SourceError
     from batchrec_dagster.reporting.terminal import plain
-    from batchrec_dagster.storage.object_store import StorageError
 
-    try:
-        found = [_ratings(_source(ratings, project), project, columns, options)]
-        if items is not None:
-            source = _source(items, project)
-            found.append(_items(source, project, item_columns, options, found[0]))
-        text = _text(project.defs / name, name, options["on_bad_rows"], *found)
-        written = _write(project, name, text)
-    except UnknownColumnsError as error:
-        raise click.UsageError(plain(str(error))) from error
-    except (PreparationError, SourceError, StorageError, DeclarationError) as error:
-        raise click.ClickException(plain(str(error))) from error
+    found = [_ratings(_source(ratings, project), project, columns, options)]
+    if items is not None:
+        source = _source(items, project)
+        found.append(_items(source, project, item_columns, options, found[0]))
+    text = _text(project.defs / name, name, options["on_bad_rows"], *found)
+    written = _write(project, name, text)
     click.echo("\n".join(map(plain, [*found[0].preview, ""])))
     for each in found:
         settings = {key: value for key, value in each.settings.items() if key != "source"}

@@ -42,15 +42,11 @@ def list_pipelines(as_json: bool) -> None:
 
     from batchrec_dagster.reporting.published import Published
     from batchrec_dagster.reporting.show import overview, overview_text
-    from batchrec_dagster.storage.object_store import StorageError
 
     declared = sorted(declared_pipelines(find_project()))
     warn_of_broken()
-    try:
-        with dagster_instance() as instance:
-            found = [overview(Published(storage(name), name), instance) for name in declared]
-    except StorageError as error:
-        raise click.ClickException(str(error)) from error
+    with dagster_instance() as instance:
+        found = [overview(Published(storage(name), name), instance) for name in declared]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -170,15 +166,11 @@ def open_page(what: str, pipeline: str | None, port: int) -> None:
 def _report(pipeline: str | None) -> Path:
     """The file of the report. Raises click.ClickException."""
     from batchrec_dagster.reporting.published import Published, published_pipelines
-    from batchrec_dagster.storage.object_store import StorageError
 
     deployed = storage(pipeline)
-    try:
-        names = [pipeline] if pipeline is not None else published_pipelines(deployed)
-        found = [one for name in names if (one := Published(deployed, name)).report is not None]
-        newest = max(found, key=_written, default=None)
-    except StorageError as error:
-        raise click.ClickException(str(error)) from error
+    names = [pipeline] if pipeline is not None else published_pipelines(deployed)
+    found = [one for name in names if (one := Published(deployed, name)).report is not None]
+    newest = max(found, key=_written, default=None)
     if newest is None or newest.report is None:
         raise NotFoundError(f"no report yet. Make one: {program('batchrec')} run {pipeline or ''}")
     uri = newest.report.uri

@@ -153,21 +153,19 @@ def _has_storage(settings: bytes) -> bool:
 
 @contextmanager
 def dagster_instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance with the runs, in `dagster_home`. Raises click.ClickException."""
+    """Dagster's instance with the runs, in `dagster_home`. Raises DagsterInvariantViolationError,
+    click.ClickException."""
     import dagster as dg
 
     from batchrec_dagster.storage.durable import as_closed_as, exclusive
 
     home = use_dagster_home()
-    try:
-        with ExitStack() as making:
-            if home.is_dir():
-                # Of several processes that make its databases, Dagster lets all but one fail.
-                making.enter_context(exclusive(home))
-                making.enter_context(as_closed_as(home))
-            found = dg.DagsterInstance.get()
-    except dg.DagsterInvariantViolationError as error:
-        raise click.ClickException(str(error)) from error
+    with ExitStack() as making:
+        if home.is_dir():
+            # Of several processes that make its databases, Dagster lets all but one fail.
+            making.enter_context(exclusive(home))
+            making.enter_context(as_closed_as(home))
+        found = dg.DagsterInstance.get()
     with found as instance:
         yield instance
 
@@ -259,16 +257,6 @@ def _variables(declared: Mapping[str, Any], env: Mapping[str, str]) -> dict[str,
 
     filled = {name: fill_in(str(value), env) for name, value in declared.items()}
     return DeploymentSettings.model_validate(filled).variables
-
-
-def needs_extra(extra: str, command: str) -> None:
-    """Raise click.ClickException unless the extra is installed that the command needs."""
-    from batchrec_dagster.storage.extras import ExtraMissingError, require
-
-    try:
-        require(extra, command)
-    except ExtraMissingError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def complete_pipelines(

@@ -54,7 +54,6 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         rolled_back_keys,
         run_config,
     )
-    from batchrec_dagster.storage.object_store import StorageError
     from batchrec_dagster.storage.paths import Places
 
     deployed, places = storage(pipeline), Places(pipeline)
@@ -67,8 +66,6 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
             )
         pending = _unfinished(deployed, places)
         edition = chosen(table, to or PREVIOUS, bad, pending)
-    except StorageError as error:
-        raise click.ClickException(str(error)) from error
     except dg.Failure as error:
         raise NotFoundError(error.description or "") from error
     click.echo(_shown(table, current, edition, bad))

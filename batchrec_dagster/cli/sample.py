@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 
+import click
 import polars as pl
 
 from batchrec_dagster.preparation.layout import (
@@ -32,6 +33,7 @@ from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.rows import typed
 from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.recognition import file_format
+from batchrec_dagster.reporting.terminal import plain
 from batchrec_dagster.steps.checks import timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -44,8 +46,11 @@ TIME_FORMATS = [
 ]
 
 
-class UnknownColumnsError(PreparationError):
+class UnknownColumnsError(click.UsageError):
     """Columns were not recognised, or do not exist; the message says which options to use."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message))
 
 
 @dataclass(frozen=True)

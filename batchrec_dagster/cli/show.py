@@ -16,7 +16,6 @@ from batchrec_dagster.cli.project import (
     NotFoundError,
     complete_pipelines,
     instance_if_any,
-    needs_extra,
     storage,
 )
 
@@ -63,24 +62,19 @@ def show(
         raise click.UsageError("give a user, --item or --experiment: one of them")
     from batchrec_dagster.cli.pipelines import warn_of_broken
     from batchrec_dagster.reporting import lookup
-    from batchrec_dagster.reporting.terminal import plain
-    from batchrec_dagster.storage.object_store import StorageError
 
     if user is None and item is None and not experiment:
         warn_of_broken()
-    try:
-        published = published_of(pipeline)
-        shown: list[Any]
-        if user is not None:
-            shown = [lookup.person(one, user) for one in published]
-        elif item is not None:
-            shown = [lookup.item(one, item) for one in published]
-        elif experiment:
-            shown = _experiments(published)
-        else:
-            shown = _summaries(published)
-    except StorageError as error:
-        raise click.ClickException(plain(str(error))) from error
+    published = published_of(pipeline)
+    shown: list[Any]
+    if user is not None:
+        shown = [lookup.person(one, user) for one in published]
+    elif item is not None:
+        shown = [lookup.item(one, item) for one in published]
+    elif experiment:
+        shown = _experiments(published)
+    else:
+        shown = _summaries(published)
     found = [one for one in shown if one is not None]
     if not found:
         raise _not_found(published, "item" if user is None else "user", user or item or "")
@@ -122,7 +116,9 @@ def _not_found(published: list[Published], what: str, name: str) -> NotFoundErro
 
 
 def _experiments(published: list[Published]) -> list[Any]:
-    needs_extra("report", "batchrec show --experiment")
+    from batchrec_dagster.storage.extras import require
+
+    require("report", "batchrec show --experiment")
     from batchrec_dagster.reporting.experiment import ExperimentView
     from batchrec_dagster.steps.experiment import experiment_result, plan
     from batchrec_dagster.steps.outcomes import read_sums
@@ -197,18 +193,14 @@ def diff(editions: tuple[int, ...], pipeline: str | None, as_json: bool) -> None
     from batchrec_dagster.reporting.changes import diff_text
     from batchrec_dagster.reporting.history import EditionHistory
     from batchrec_dagster.reporting.terminal import plain
-    from batchrec_dagster.storage.object_store import StorageError
 
-    try:
-        published = published_of(pipeline)
-        if len(published) > 1:
-            names = ", ".join(one.pipeline for one in published)
-            raise click.UsageError(f"name one of the pipelines with --pipeline: {plain(names)}")
-        (one,) = published
-        history = EditionHistory(one.storage, one.places)
-        found = history.compare(*_chosen(history, editions))
-    except StorageError as error:
-        raise click.ClickException(plain(str(error))) from error
+    published = published_of(pipeline)
+    if len(published) > 1:
+        names = ", ".join(one.pipeline for one in published)
+        raise click.UsageError(f"name one of the pipelines with --pipeline: {plain(names)}")
+    (one,) = published
+    history = EditionHistory(one.storage, one.places)
+    found = history.compare(*_chosen(history, editions))
     if as_json:
         print_safely(json.dumps({"pipeline": one.pipeline, **asdict(found)}, indent=2))
         return

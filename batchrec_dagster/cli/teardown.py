@@ -30,39 +30,31 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
       batchrec teardown shop               # show, ask, delete
       batchrec teardown shop --storage     # the tables and copied ratings too
     """
-    from dagster import Failure
-
-    from batchrec_dagster.deployment import Deployment, DeploymentError
+    from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.personalize.ensure import PIPELINE_TAG
     from batchrec_dagster.personalize.teardown import delete, find
     from batchrec_dagster.pipeline.automation.teardown import delete_empty_folders
-    from batchrec_dagster.storage.object_store import StorageError
 
     _check_gone(pipeline)
     logging.basicConfig(format="%(message)s")
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
-    try:
-        deployment = Deployment.from_environment(environment())
-        storage, personalize = deployment.storage_resource, deployment.personalize_resource
-        store, root = storage.store, storage.uri(f"{pipeline}/")
-        ensure = personalize.ensure(log, {PIPELINE_TAG: pipeline})
-        plan = find(ensure, pipeline)
-        found = store.list(root) if files else []
-        click.echo("\n".join(plan.lines(found, root)))
-        if not plan.pieces and not found:
-            raise NotFoundError(f"there is nothing of {pipeline} to delete")
-        if not yes:
-            click.confirm("Delete this?", abort=True)
-        delete(ensure, plan)
-        for file in found:
-            store.delete(file.uri)
-        if files:
-            delete_empty_folders(store.local_path(root))
-    except (DeploymentError, StorageError) as error:
-        raise click.ClickException(str(error)) from error
-    except Failure as error:
-        raise click.ClickException(error.description or "") from error
+    deployment = Deployment.from_environment(environment())
+    storage, personalize = deployment.storage_resource, deployment.personalize_resource
+    store, root = storage.store, storage.uri(f"{pipeline}/")
+    ensure = personalize.ensure(log, {PIPELINE_TAG: pipeline})
+    plan = find(ensure, pipeline)
+    found = store.list(root) if files else []
+    click.echo("\n".join(plan.lines(found, root)))
+    if not plan.pieces and not found:
+        raise NotFoundError(f"there is nothing of {pipeline} to delete")
+    if not yes:
+        click.confirm("Delete this?", abort=True)
+    delete(ensure, plan)
+    for file in found:
+        store.delete(file.uri)
+    if files:
+        delete_empty_folders(store.local_path(root))
     click.echo(f"deleted what {pipeline} left")
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from batchrec_dagster.cli.project import dagster_instance, needs_extra
+from batchrec_dagster.cli.project import dagster_instance
+from batchrec_dagster.storage.extras import require
 from batchrec_dagster.web import allowed_hosts
 
 
@@ -43,7 +44,7 @@ def ui(
       batchrec ui --port 3001
       batchrec ui --no-daemon --host 0.0.0.0 --allowed-hosts dagster.example.com
     """
-    needs_extra("serve", "batchrec ui")
+    require("serve", "batchrec ui")
     from batchrec_dagster.web.dagster_ui import serve_ui
 
     with dagster_instance():

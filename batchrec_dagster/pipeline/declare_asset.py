@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, wraps
@@ -124,13 +125,16 @@ def _with_resources(pipeline: Pipeline, function: Function) -> Function:
 
     @wraps(function)
     def returning(context: dg.AssetExecutionContext, **inputs: Any) -> Any:
+        started = time.monotonic()
         with _extras_named():
-            return _for_people(function(**arguments(context, inputs)))
+            return _for_people(function(**arguments(context, inputs)), started)
 
     @wraps(function)
     def yielding(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
+        started = time.monotonic()
         with _extras_named():
-            yield from map(_for_people, function(**arguments(context, inputs)))
+            for result in function(**arguments(context, inputs)):
+                yield _for_people(result, started)
 
     made: Any = yielding if inspect.isgeneratorfunction(function) else returning
     context = inspect.Parameter(
@@ -152,13 +156,14 @@ def _with_resources(pipeline: Pipeline, function: Function) -> Function:
 DIGITS = 4
 
 
-def _for_people(result: Any) -> Any:
-    """An asset's result with rounded numbers, and without metadata that say nothing."""
+def _for_people(result: Any, started: float) -> Any:
+    """An asset's result with rounded numbers, the seconds that it took with any wait for another
+    run's lease, and without metadata that say nothing."""
     if not isinstance(result, dg.MaterializeResult) or result.metadata is None:
         return result
     shown = {
         key: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-        for key, value in result.metadata.items()
+        for key, value in {**result.metadata, "seconds": time.monotonic() - started}.items()
         if not (isinstance(value, str | list | dict) and not value)
     }
     return result._replace(metadata=shown)

@@ -4,10 +4,9 @@ same."""
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import dagster as dg
@@ -36,7 +35,6 @@ class MadeOf:
 
     context: dg.AssetExecutionContext
     inputs: tuple[str, ...]
-    started: float = field(default_factory=time.monotonic)
 
     def metadata(self, version: str, checks: Sequence[Checked] = ()) -> dict[str, Any]:
         """For the result that is stored with this version, and its checks."""
@@ -75,7 +73,6 @@ class MadeOf:
             metadata={
                 **kept,
                 "outcome": outcome,
-                "seconds": time.monotonic() - self.started,
                 **(metadata or {}),
             },
             check_results=results([Checked(**one) for one in verdicts]),

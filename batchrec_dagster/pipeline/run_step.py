@@ -16,8 +16,8 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.steps.checks import WARNINGS, Checked, FailedChecksError
-from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.storage.lease import Lease
+from batchrec_dagster.storage.resource import storage_errors
 
 Result = TypeVar("Result")
 
@@ -103,7 +103,7 @@ def leased(
     ).held()
 
 
-def exclusive_step(pipeline: Pipeline) -> Callable[[Step], Step]:
+def exclusive_step(pipeline: Pipeline, asset: str = "") -> Callable[[Step], Step]:
     """Decorate an asset's function that takes `context` and `personalize`: it runs under a lease.
 
     What the function yields reaches Dagster after the lease is released: Dagster does not close a
@@ -112,7 +112,7 @@ def exclusive_step(pipeline: Pipeline) -> Callable[[Step], Step]:
     """
 
     def decorate(step: Step) -> Step:
-        name = step.__name__
+        name = asset or step.__name__
 
         @wraps(step)
         def returning(context: dg.AssetExecutionContext, **inputs: Any) -> Any:

@@ -14,9 +14,9 @@ from batchrec_dagster.personalize.ensure import FILTER, Description, Ensure, Ens
 from batchrec_dagster.personalize.recipes import EVENT_WEIGHTS, FEATURES
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
+from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 
 def stem(name: str, version: str, force_run: str | None = None) -> str:
@@ -114,10 +114,9 @@ def output_pieces(
     be empty. Raises dg.Failure if a file cannot be read."""
     for uri in output_files(storage, job):
         try:
-            for piece in whole_lines(storage.store.chunks(uri)):
-                yield read(piece)
-        except StorageError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+            with storage_errors():
+                for piece in whole_lines(storage.store.chunks(uri)):
+                    yield read(piece)
         except ValueError as error:
             reason = f"{storage.where(uri)} is damaged: {str(error).partition(chr(10))[0]}"
             mark_damaged(storage, job, reason)

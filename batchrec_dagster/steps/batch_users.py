@@ -19,7 +19,7 @@ from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
 
@@ -39,7 +39,7 @@ def find_batch_users(
     dg.Failure."""
     declared = pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
-    try:
+    with storage_errors(PreparationError, SourceError):
         if declared.source is None:
             with _interaction_times(storage, pipeline.places.interactions) as times:
                 users = distinct_users(times, declared.since)
@@ -52,8 +52,6 @@ def find_batch_users(
             users = users.with_columns(filterValues=pl.struct(values))
         version, size = measured(users)
         check_limits(users.height, size)
-    except (PreparationError, SourceError, StorageError) as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     if not users.height:
         raise dg.Failure(
             f"no user has an interaction since {declared.active_since}: set"

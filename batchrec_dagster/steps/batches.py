@@ -15,12 +15,11 @@ from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.batch_input import UsersFiles, measured
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
 from batchrec_dagster.steps.experiment import CONTROL, MODEL, arms
-from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rollback import published_table
 from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 
 @dataclass(frozen=True)

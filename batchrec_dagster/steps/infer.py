@@ -42,7 +42,7 @@ from batchrec_dagster.steps.batches import (
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.cost import Cost, recommendations_cost
 from batchrec_dagster.steps.items import titles_versions
-from batchrec_dagster.steps.publishing import Publishing, storage_errors
+from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.recommendation_table import (
     SAMPLE,
     KnownInteractions,
@@ -57,7 +57,7 @@ from batchrec_dagster.steps.training import trained_by
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition, TableWriter
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"

@@ -33,7 +33,7 @@ from batchrec_dagster.steps.spark_jobs import SparkEngine, spark_engine
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.io_managers import Prepared
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 SAMPLE = 5
 # Longer than any job runs.
@@ -71,15 +71,13 @@ def prepare_interactions(
     relative path of the source starts at the project's folder. Raises dg.Failure."""
     engine = spark_engine(pipeline.preparation)
     with temporary_folder() as folder:
-        try:
+        with storage_errors(PreparationError, SourceError):
             if engine is not None and engine.on_aws:
                 prepared = _prepare_on_aws(context, engine, raw, pipeline, storage)
             else:
                 source = pipeline.ratings.rows
                 with open_raw_files(raw, source, storage, project) as files:
                     prepared = _prepare_here(context, files, pipeline, storage, folder)
-        except (PreparationError, SourceError, StorageError) as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
         yield prepared
 
 

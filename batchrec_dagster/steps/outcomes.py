@@ -21,11 +21,10 @@ from batchrec_dagster.steps.experiment import CONTROL, ExperimentResult, experim
 from batchrec_dagster.steps.outcome_periods import Period, periods
 from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, UserGroups, sums
-from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.steps.rollback import published_table, rollback_times
 from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
 from batchrec_dagster.storage.paths import Places
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,31 +24,29 @@ from batchrec_dagster.steps.rollback import (
     still_published,
     was_rolled_back,
 )
-from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster.storage.resource import StorageResource
-
-
-def lists_key(pipeline: Pipeline, solution_version_arn: str) -> str:
-    """The key by which lists of a model, with the current settings, are known when rolled back."""
-    # As without experiments, where there is none.
-    experiment = [pipeline.experiment] if pipeline.experiment else []
-    return fingerprint(solution_version_arn, pipeline.recommendations, *experiment)
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 
 @dataclass(frozen=True)
 class Publishing:
-    """Publishes lists that the model makes for the users. users_version: of the users' file."""
+    """Publishes lists that the model makes for the users. users_version: of the users' file; None
+    before there is one, when only the gate can be asked."""
 
     pipeline: Pipeline
     storage: StorageResource
     model: ModelRecord
-    users_version: str
+    users_version: str | None = None
 
     @property
     def made_by(self) -> list[str]:
         """Keys of what makes the lists: model and settings; these with data, users and titles."""
-        model = lists_key(self.pipeline, self.model.solution_version_arn)
+        # As without experiments, where there is none.
+        experiment = [self.pipeline.experiment] if self.pipeline.experiment else []
+        arn = self.model.solution_version_arn
+        model = fingerprint(arn, self.pipeline.recommendations, *experiment)
+        if self.users_version is None:
+            return [model]
         titles = titles_versions(self.pipeline, self.storage)
         inputs = (self.model.data_version, self.users_version, *titles)
         return [model, fingerprint(model, *inputs)]
@@ -156,12 +153,3 @@ def checks_of(edition: Edition, names: Sequence[str]) -> list[Checked]:
     }
     unknown = "not checked when these lists were published"
     return [found.get(name, Checked(name, passed=True, found=unknown)) for name in names]
-
-
-@contextmanager
-def storage_errors() -> Iterator[None]:
-    """Raises dg.Failure with the message of a StorageError."""
-    try:
-        yield
-    except StorageError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-import dagster as dg
-
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.source import (
     FoundFile,
@@ -21,9 +19,9 @@ from batchrec_dagster.preparation.sources.source import (
     SourceContext,
     SourceError,
 )
-from batchrec_dagster.storage.object_store import DamagedError, StorageError
+from batchrec_dagster.storage.object_store import DamagedError
 from batchrec_dagster.storage.paths import read_record
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def bring_raw_files(
     source are deleted; not when it raises, as the last run's record then stays in force. Raises
     dg.Failure.
     """
-    try:
+    with storage_errors(SourceError):
         storage.store.tidy(storage.uri(f"{record.partition('/')[0]}/"))
         before = RawRecord.from_json(read_record(storage, record))
         raw = _copy_changed(source, storage, project, before, place)
@@ -124,8 +122,6 @@ def bring_raw_files(
         for file in before.files:
             if file.uri is not None and file.uri not in kept:
                 storage.store.delete(file.uri)
-    except (SourceError, StorageError) as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 def _copy_changed(

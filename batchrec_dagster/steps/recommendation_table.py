@@ -26,10 +26,9 @@ from batchrec_dagster.steps.checks import (
 )
 from batchrec_dagster.steps.experiment import MODEL, arms
 from batchrec_dagster.steps.items import read_titles, with_titles
-from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.published_table import TableWriter
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 # No pair has this number: users and items are numbered from 0, below 2**32 - 1.
 NO_PAIR = 2**64 - 1

@@ -39,9 +39,9 @@ from batchrec_dagster.steps.batches import withheld
 from batchrec_dagster.steps.experiment import experiment_result
 from batchrec_dagster.steps.items import categories, titles_of
 from batchrec_dagster.steps.outcomes import outcomes, read_sums
-from batchrec_dagster.storage.object_store import ObjectNotFoundError, StorageError
+from batchrec_dagster.storage.object_store import ObjectNotFoundError
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 from batchrec_dagster.storage.user_stats import interactions_version
 
 # Part of what the kept tallies are known by: raise it when the same tables give others.
@@ -68,7 +68,7 @@ def build_report(
     table may be of an older one. `checks`: whose warnings it shows. `run_id`: of this run, to see
     whether it published the table. Raises dg.Failure."""
     history = EditionHistory(storage, pipeline.places)
-    try:
+    with storage_errors():
         edition, lists = history.table.read()
         before = history.before(edition)
         trained = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
@@ -100,8 +100,6 @@ def build_report(
         found = replace(found, drift=inputs.drift, changes=changes, sections=sections)
         history.remember_inputs(inputs)
         history.remember(edition, found)
-    except StorageError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     return Report(page(found), found)
 
 

@@ -28,11 +28,10 @@ from batchrec_dagster.steps.checks import (
 )
 from batchrec_dagster.steps.cost import Cost, count_users, segments_cost
 from batchrec_dagster.steps.items import read_titles, titles_versions, with_titles
-from batchrec_dagster.steps.publishing import storage_errors
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.io_managers import Stored
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq

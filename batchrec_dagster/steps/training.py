@@ -29,10 +29,8 @@ from batchrec_dagster.steps.batch_jobs import (
     stem,
 )
 from batchrec_dagster.steps.cost import Cost, trainings_cost
-from batchrec_dagster.steps.publishing import lists_key, storage_errors
-from batchrec_dagster.steps.quality_gate import quality_gate
+from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
-from batchrec_dagster.steps.rollback import published_table, still_published, was_rolled_back
 from batchrec_dagster.storage.resource import StorageResource
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
@@ -132,25 +130,11 @@ class Trainer:
         interactions = fingerprint(self.pipeline.interactions)
         if model.trained_with != interactions:
             return False
-        return self.asset != "solution_version" or self._passes_gate(model, interactions)
+        return self.asset != "solution_version" or self._passes_gate(model)
 
-    def _passes_gate(self, model: ModelRecord, measured_on: str) -> bool:
+    def _passes_gate(self, model: ModelRecord) -> bool:
         """Whether the model's lists may be published; if not, new data replace the model."""
-        places = self.pipeline.places
-        with storage_errors():
-            current = published_table(self.storage, places).current()
-            key = lists_key(self.pipeline, model.solution_version_arn)
-            rolled_back = was_rolled_back(self.storage, places, [key])
-            unfinished = still_published(self.storage, places, current)
-        return quality_gate(
-            self.pipeline.gate,
-            model,
-            current.about if current else None,
-            measured_on,
-            how_to_skip="",
-            rolled_back=rolled_back,
-            unfinished_rollback=unfinished,
-        ).passed
+        return Publishing(self.pipeline, self.storage, model).gate(skip=False).passed
 
 
 @dataclass(frozen=True)

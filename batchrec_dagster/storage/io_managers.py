@@ -23,9 +23,9 @@ from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError, StorageError
+from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
@@ -56,11 +56,9 @@ class StorageIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         uri = self.storage.uri(self._key(context))
-        try:
-            if not isinstance(obj, Stored):
+        if not isinstance(obj, Stored):
+            with storage_errors():
                 self.storage.store.put(uri, self.encode(obj))
-        except StorageError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
         context.add_output_metadata({"dagster/uri": uri})
 
     def load_input(self, context: dg.InputContext) -> Any:
@@ -69,20 +67,18 @@ class StorageIOManager(dg.ConfigurableIOManager):
         uri = self.storage.uri(self._key(context.upstream_output))
         wanted, optional = _unwrapped(context.dagster_type.typing_type)
         columns = (context.definition_metadata or {}).get("columns")
-        try:
-            if columns is None:
-                return self.load(uri, wanted)
-            frame = _projected(self.load(uri, pl.LazyFrame), columns, self.storage.where(uri))
-            return frame if wanted is pl.LazyFrame else convert(frame.collect(), wanted)
-        except ObjectNotFoundError as error:
-            if optional:
-                return None
-            raise dg.Failure(str(error), allow_retries=False) from error
-        except StorageError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
-        except (ValueError, pl.exceptions.PolarsError) as error:
-            damaged = DamagedError(self.storage.where(uri), error, MAKE_AGAIN)
-            raise dg.Failure(str(damaged), allow_retries=False) from error
+        with storage_errors():
+            try:
+                if columns is None:
+                    return self.load(uri, wanted)
+                frame = _projected(self.load(uri, pl.LazyFrame), columns, self.storage.where(uri))
+                return frame if wanted is pl.LazyFrame else convert(frame.collect(), wanted)
+            except ObjectNotFoundError:
+                if optional:
+                    return None
+                raise
+            except (ValueError, pl.exceptions.PolarsError) as error:
+                raise DamagedError(self.storage.where(uri), error, MAKE_AGAIN) from error
 
     def load(self, uri: str, wanted: object) -> Any:
         """The value of the object as the `wanted` type."""
@@ -292,12 +288,10 @@ class UsersIOManager(JsonLinesIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame | Stored) -> None:
         users = UsersFiles(self.storage.store, self.storage.uri(self._key(context)))
-        try:
+        with storage_errors():
             if not isinstance(obj, Stored):
                 users.publish(obj)
             context.add_output_metadata({"dagster/uri": users.input()})
-        except StorageError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
 
     def load(self, uri: str, wanted: object) -> Any:
         files = UsersFiles(self.storage.store, uri).files()
@@ -327,12 +321,10 @@ class InteractionsIOManager(InteractionsCsvIOManager):
             return
         uri = self.storage.uri(self._key(context))
         users = UsersOfInteractions(self.storage.store, uri)
-        try:
+        with storage_errors():
             etag = self._move(obj.interactions, uri)
             self._move(obj.users, users.place(etag, obj.version))
             users.keep_only(etag)
-        except StorageError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
         context.add_output_metadata({"dagster/uri": uri})
 
     def _move(self, source: Path | str, uri: str) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 import dagster as dg
 
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster.storage.resource import storage_errors
 
 RENEW_SECONDS = 15.0
 EXPIRES_SECONDS = 60.0
@@ -49,10 +50,8 @@ class Lease:
 
         Raises dg.Failure after the deadline, or if the storage cannot be written.
         """
-        try:
+        with storage_errors():
             number = self._acquire()
-        except StorageError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
         done = threading.Event()
         renewing = threading.Thread(target=self._renew, args=(number, done), daemon=True)
         renewing.start()

@@ -14,13 +14,24 @@ from pydantic import Field
 
 from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore
+from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore, StorageError
 
 if TYPE_CHECKING:
     import boto3
 
 # The bucket name of a folder, so that a pipeline names its data the same way everywhere.
 LOCAL_BUCKET = "batchrec-local"
+
+
+@contextmanager
+def storage_errors(*others: type[Exception]) -> Iterator[None]:
+    """Raises dg.Failure with the message of a StorageError, and of other errors that say what to
+    do."""
+    expected: tuple[type[Exception], ...] = (StorageError, *others)
+    try:
+        yield
+    except expected as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 class S3Connection(dg.ConfigurableResource[Any]):

@@ -1,6 +1,5 @@
 """batch_users: the users to recommend to, as the input of a batch inference job."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,6 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
     def batch_users(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult[Any]:
-        started = time.monotonic()
         made_of = _made_of(pipeline, context, storage)
         users = UsersFiles(storage.store, storage.uri(pipeline.places.batch_users))
         if declared.source is None and (
@@ -71,7 +69,6 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
                 "filter_values": filter_values,
                 "sample": sample(table.select(USER_FIELD).head(5)),
                 **made_of.metadata(found.version),
-                "seconds": time.monotonic() - started,
             },
         )
 

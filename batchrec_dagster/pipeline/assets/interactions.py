@@ -23,10 +23,7 @@ from batchrec_dagster.preparation.polars.prepare import Preparation
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import Done
 from batchrec_dagster.reporting.markdown import table
-from batchrec_dagster.steps.interactions import (
-    PreparedInteractions,
-    prepare_interactions,
-)
+from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.storage.io_managers import Stored
 from batchrec_dagster.storage.resource import StorageResource
@@ -80,9 +77,7 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
         made_of = MadeOf(context, (raw.version, *raw.columns.values()))
         uri = storage.uri(pipeline.places.interactions)
         if same := made_of.earlier(
-            lambda: interactions_version(storage, uri),
-            Stored(uri),
-            PREPARED_BEFORE,
+            lambda: interactions_version(storage, uri), Stored(uri), PREPARED_BEFORE
         ):
             yield same
             return
@@ -97,7 +92,6 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
                         **_metadata(pipeline, raw, prepared),
                         "engine": engine,
                         **made_of.metadata(prepared.version, prepared.checks),
-                        "seconds": time.monotonic() - started,
                     },
                 ),
             )

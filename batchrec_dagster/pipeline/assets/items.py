@@ -1,7 +1,6 @@
 """raw_items, items and item_titles: what Personalize learns of the items, and what people read."""
 
 import io
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -75,14 +74,13 @@ def raw_items(
         },
     )
     def raw_items(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
-        started = time.monotonic()
         record_key, place = places.record("raw_items"), places.raw_items
         with bring_raw_files(
             found_upstream(source, context), storage, project, record=record_key, place=place
         ) as raw:
             made_of = MadeOf(context, ())
             context.log.info(f"{source.shown}: {raw.outcome}")
-            shown = {**raw_files(raw, storage), "seconds": time.monotonic() - started}
+            shown = raw_files(raw, storage)
             value = raw.record.to_json()
             if same := made_of.earlier(
                 lambda: unchanged_version(raw, storage), value, raw.outcome, shown
@@ -103,7 +101,6 @@ def raw_items(
                         "dagster/column_schema": _file_schema(layout),
                         "bad_rows": check.numbers.get("bad_rows", 0),
                         **made_of.metadata(raw.record.version, [check]),
-                        "seconds": time.monotonic() - started,
                     },
                 ),
             )
@@ -127,7 +124,6 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     def items(
         context: dg.AssetExecutionContext, raw_items: dict[str, Any], storage: StorageResource
     ) -> dg.MaterializeResult[Any]:
-        started = time.monotonic()
         raw, uri = RawRecord.from_json(raw_items), storage.uri(pipeline.places.items)
         made_of = MadeOf(context, (raw.version,))
         if same := made_of.earlier(
@@ -155,7 +151,6 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
                 "empty": empty,
                 "sample": sample(table.head(5)),
                 **made_of.metadata(version),
-                "seconds": time.monotonic() - started,
             },
         )
 
@@ -178,7 +173,6 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     def item_titles(
         context: dg.AssetExecutionContext, raw_items: dict[str, Any], storage: StorageResource
     ) -> dg.MaterializeResult[Any]:
-        started = time.monotonic()
         raw, uri = RawRecord.from_json(raw_items), storage.uri(pipeline.places.item_titles)
         made_of = MadeOf(context, (raw.version,))
         if same := made_of.earlier(
@@ -203,7 +197,6 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
                 "without_title": without,
                 "sample": sample(titles.head(5)),
                 **made_of.metadata(version),
-                "seconds": time.monotonic() - started,
             },
         )
 

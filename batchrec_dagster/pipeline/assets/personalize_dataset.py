@@ -1,6 +1,5 @@
 """personalize_dataset: the interactions, and the items where declared, imported."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,7 +62,6 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         storage: StorageResource,
         personalize: PersonalizeResource,
     ) -> Iterator[Any]:
-        started = time.monotonic()
         imported = yield from run_step(
             lambda: import_dataset(
                 pipeline,
@@ -79,7 +77,6 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             data_version=dg.DataVersion(imported.record.data_version),
             metadata={
                 **_metadata(imported, personalize),
-                "seconds": time.monotonic() - started,
             },
         )
         yield from published(imported.checks, result)

@@ -1,6 +1,5 @@
 """raw_ratings: the files of ratings, copied to the storage or read in place."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -53,14 +52,13 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
         },
     )
     def raw_ratings(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
-        started = time.monotonic()
         record_key = places.record("raw_ratings")
         place = places.raw if ratings.copy_to_storage else None
         with bring_raw_files(
             found_upstream(source, context), storage, project, record=record_key, place=place
         ) as raw:
             context.log.info(f"{source.shown}: {raw.outcome}")
-            shown = {**raw_files(raw, storage), "seconds": time.monotonic() - started}
+            shown = raw_files(raw, storage)
             if same := made_of(context, raw.record).earlier(
                 lambda: unchanged_version(raw, storage), raw.record.to_json(), raw.outcome, shown
             ):
@@ -80,7 +78,6 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
                         **raw_files(raw, storage),
                         **_metadata(record, found),
                         **made_of(context, record).metadata(record.version, [found.check]),
-                        "seconds": time.monotonic() - started,
                     },
                 ),
             )

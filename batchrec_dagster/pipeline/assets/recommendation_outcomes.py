@@ -1,6 +1,5 @@
 """recommendation_outcomes: what people did with the lists, edition by edition."""
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -74,7 +73,6 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
         from batchrec_dagster.steps.experiment import MODEL
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
-        started = time.monotonic()
         measured = measure_outcomes(pipeline, storage)
         newest = next((one for one in reversed(measured.outcomes) if one.arm == MODEL), None)
         said = [*sentences(newest)] if newest else [NOTHING_YET]
@@ -90,7 +88,6 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "preview": preview(*map(escaped, said)),
                 **_metadata(pipeline, measured, newest),
                 **stored("table", storage, storage.uri(pipeline.places.outcomes)),
-                "seconds": time.monotonic() - started,
             },
         )
 

@@ -1,6 +1,5 @@
 """recommendation_report: the page that people open in a browser."""
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +48,6 @@ def recommendation_report(
         # SciPy and the charts: nothing else needs them.
         from batchrec_dagster.steps.report import build_report
 
-        started = time.monotonic()
         report = build_report(
             pipeline, solution_version, checks, storage, context.instance, context.run.run_id
         )
@@ -61,7 +59,6 @@ def recommendation_report(
             metadata={
                 **_metadata(report),
                 **stored("report", storage, storage.uri(pipeline.places.report)),
-                "seconds": time.monotonic() - started,
             },
         )
 

@@ -1,6 +1,5 @@
 """recommendations: every user's list, from a batch inference job to one table."""
 
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +112,6 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             return
         from batchrec_dagster.steps.infer import infer_and_publish  # NumPy
 
-        started = time.monotonic()
         model = ModelRecord.from_json(solution_version)
         inferred = yield from run_step(
             lambda: infer_and_publish(
@@ -131,7 +129,6 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             data_version=dg.DataVersion(inferred.edition.version),
             metadata={
                 **_metadata(pipeline, inferred, personalize, model),
-                "seconds": time.monotonic() - started,
                 **stored("table", storage, inferred.edition.uri),
             },
         )

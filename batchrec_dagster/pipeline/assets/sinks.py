@@ -2,7 +2,6 @@
 each declared sink. One that fails takes nothing back and stops no other."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +45,6 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink, project: Path) -> dg.As
     def write_sink(
         context: dg.AssetExecutionContext, recommendations: pl.LazyFrame, storage: StorageResource
     ) -> dg.MaterializeResult[None]:
-        started = time.monotonic()
         with _retried(context, key):
             written = sink.write(
                 recommendations,
@@ -61,7 +59,6 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink, project: Path) -> dg.As
                 "dagster/row_count": counts.rows,
                 "users": counts.users,
                 **written.facts,
-                "seconds": time.monotonic() - started,
             }
         )
 

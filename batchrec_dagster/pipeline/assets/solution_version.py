@@ -1,6 +1,5 @@
 """solution_version and segment_solution_version: models of the imported data, with metrics."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,54 +30,63 @@ class TrainingConfig(dg.Config):
 
 
 def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
-    """The asset."""
+    """The asset of the model that makes the lists."""
     solution = pipeline.solution
-
-    @asset(
-        pipeline,
-        description=f"The model, trained with the recipe {solution.recipe} on the imported"
-        f" data, and its metrics on held-out interactions. {_when(pipeline)}",
-        kinds={"personalize"},
-        stage=MODEL,
-        storage_key=pipeline.places.record("solution_version"),
-        code_version=f"{CODE_VERSION}-{fingerprint(solution)}",
-        io_manager="record_io",
+    description = (
+        f"The model, trained with the recipe {solution.recipe} on the imported data, and its"
+        f" metrics on held-out interactions. {_when(pipeline)}"
     )
-    @exclusive_step(pipeline)
-    def solution_version(
-        context: dg.AssetExecutionContext,
-        config: TrainingConfig,
-        personalize_dataset: dict[str, Any],
-        personalize: PersonalizeResource,
-    ) -> dg.MaterializeResult[dict[str, Any]]:
-        return _trained(pipeline, context, config, personalize_dataset, personalize)
-
-    return solution_version
+    return _model(pipeline, "solution_version", description, fingerprint(solution))
 
 
 def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
-    """The asset."""
+    """The asset of the model that makes the segments."""
+    description = (
+        "The model that assigns users to items, trained with the recipe"
+        f" {segments.recipe} on the imported data, and its metrics."
+    )
+    return _model(pipeline, "segment_solution_version", description, segments.recipe)
 
+
+def _model(pipeline: Pipeline, name: str, description: str, settings: str) -> dg.AssetsDefinition:
     @asset(
         pipeline,
-        description="The model that assigns users to items, trained with the recipe"
-        f" {segments.recipe} on the imported data, and its metrics.",
+        name=name,
+        description=description,
         kinds={"personalize"},
         stage=MODEL,
-        storage_key=pipeline.places.record("segment_solution_version"),
-        code_version=f"{CODE_VERSION}-{segments.recipe}",
+        storage_key=pipeline.places.record(name),
+        code_version=f"{CODE_VERSION}-{settings}",
         io_manager="record_io",
     )
-    @exclusive_step(pipeline)
-    def segment_solution_version(
+    @exclusive_step(pipeline, name)
+    def model(
         context: dg.AssetExecutionContext,
         config: TrainingConfig,
         personalize_dataset: dict[str, Any],
         personalize: PersonalizeResource,
     ) -> dg.MaterializeResult[dict[str, Any]]:
-        return _trained(pipeline, context, config, personalize_dataset, personalize)
+        training = train(
+            pipeline,
+            personalize.storage,
+            personalize.ensure(context.log, pipeline.tags),
+            name,
+            DatasetRecord.from_json(personalize_dataset),
+            run=context.run.root_run_id or context.run.run_id,
+            force=config.force_train,
+        )
+        version = training.record.solution_version_arn.rpartition("/")[2]
+        return dg.MaterializeResult(
+            value=training.record.to_json(),
+            # Batch inference uses the imported data, so lists follow the data too.
+            data_version=dg.DataVersion(f"{version}-{training.record.data_version}"),
+            metadata={
+                **_metadata(training, personalize),
+                "interactions": pipeline.interactions.model_dump(mode="json"),
+            },
+        )
 
-    return segment_solution_version
+    return model
 
 
 def _when(pipeline: Pipeline) -> str:
@@ -88,38 +96,7 @@ def _when(pipeline: Pipeline) -> str:
     return f"It is trained again when the data have changed and it is {days} days old."
 
 
-def _trained(
-    pipeline: Pipeline,
-    context: dg.AssetExecutionContext,
-    config: TrainingConfig,
-    dataset: dict[str, Any],
-    personalize: PersonalizeResource,
-) -> dg.MaterializeResult[dict[str, Any]]:
-    started = time.monotonic()
-    training = train(
-        pipeline,
-        personalize.storage,
-        personalize.ensure(context.log, pipeline.tags),
-        context.asset_key.path[-1],
-        DatasetRecord.from_json(dataset),
-        run=context.run.root_run_id or context.run.run_id,
-        force=config.force_train,
-    )
-    version = training.record.solution_version_arn.rpartition("/")[2]
-    return dg.MaterializeResult(
-        value=training.record.to_json(),
-        # Batch inference uses the imported data, so lists follow the data too.
-        data_version=dg.DataVersion(f"{version}-{training.record.data_version}"),
-        metadata={
-            **_metadata(training, personalize, started),
-            "interactions": pipeline.interactions.model_dump(mode="json"),
-        },
-    )
-
-
-def _metadata(
-    training: Training, personalize: PersonalizeResource, started: float
-) -> dict[str, Any]:
+def _metadata(training: Training, personalize: PersonalizeResource) -> dict[str, Any]:
     record, version = training.record, training.version.description
     metrics, baseline = _short(record.metrics), _short(record.popularity_metrics)
     return {
@@ -141,7 +118,6 @@ def _metadata(
         "training_hours": version.get("trainingHours", 0.0),
         "training_seconds": training.seconds,
         **cost_metadata("cost_usd", training.cost, on_aws=personalize.on_aws),
-        "seconds": time.monotonic() - started,
         **metrics,
         **{f"popularity_{key}": value for key, value in baseline.items()},
     }

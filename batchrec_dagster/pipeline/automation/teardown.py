@@ -14,8 +14,8 @@ from batchrec_dagster.pipeline.automation import runs
 from batchrec_dagster.pipeline.run_step import leased
 from batchrec_dagster.pipeline.ui import preview
 from batchrec_dagster.reporting.markdown import escaped
-from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.object_store import ObjectInfo
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 # The assets that work in Personalize, in order.
 STEPS = (
@@ -57,7 +57,7 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
         root = storage.uri(f"{pipeline.name}/")
         running = runs.running(pipeline, assets, context.instance)
         _check_idle(config, running)
-        try:
+        with storage_errors():
             with _leases(pipeline, context, personalize, config):
                 ensure = personalize.ensure(context.log, pipeline.tags)
                 plan = find(ensure, pipeline.name)
@@ -73,8 +73,6 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
             # Only now are the leases' own files gone.
             if config.delete and config.storage:
                 delete_empty_folders(storage.store.local_path(root))
-        except StorageError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
         if not config.delete:
             context.log.info(
                 f"nothing was deleted. To delete, run with ops: {{{pipeline.name}__teardown:"
