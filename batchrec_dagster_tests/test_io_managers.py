@@ -13,12 +13,12 @@ import pytest
 
 from batchrec_dagster.storage.io_managers import (
     STORAGE_KEY,
-    InteractionsCsvIOManager,
-    JsonLinesIOManager,
+    InteractionsIOManager,
     JsonRecordIOManager,
     ParquetIOManager,
     PublishedTableIOManager,
     StorageIOManager,
+    UsersIOManager,
 )
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -49,9 +49,7 @@ def passed_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "manager", [ParquetIOManager, InteractionsCsvIOManager, JsonLinesIOManager]
-)
+@pytest.mark.parametrize("manager", [ParquetIOManager, InteractionsIOManager, UsersIOManager])
 @pytest.mark.parametrize("wanted", FRAMES)
 def test_a_table_arrives_as_the_frame_that_is_asked_for(
     tmp_path: Path, manager: type[StorageIOManager], wanted: Any
@@ -72,9 +70,7 @@ def test_any_frame_can_be_stored(tmp_path: Path, value: object) -> None:
     assert got.equals(TABLE)
 
 
-@pytest.mark.parametrize(
-    "manager", [ParquetIOManager, InteractionsCsvIOManager, JsonLinesIOManager]
-)
+@pytest.mark.parametrize("manager", [ParquetIOManager, InteractionsIOManager, UsersIOManager])
 def test_a_file_is_stored_as_it_is_and_read_lazily(
     tmp_path: Path, manager: type[StorageIOManager]
 ) -> None:

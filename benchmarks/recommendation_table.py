@@ -89,15 +89,15 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.personalize.batch_files import read_inference
     from batchrec_dagster.steps.batch_jobs import output_pieces
     from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
-    from batchrec_dagster.storage.io_managers import InteractionsCsvIOManager, JsonLinesIOManager
+    from batchrec_dagster.storage.io_managers import InteractionsIOManager, UsersIOManager
     from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
     from batchrec_dagster.storage.resource import S3Connection, StorageResource
 
     started = time.perf_counter()
     storage = StorageResource(root=str(folder), s3=S3Connection())
-    asked = JsonLinesIOManager(storage=storage).load(storage.uri("users.json"), pl.LazyFrame)
+    asked = UsersIOManager(storage=storage).load(storage.uri("users.json"), pl.LazyFrame)
     users = asked.select("userId").collect(engine="streaming").get_column("userId")
-    csv = InteractionsCsvIOManager(storage=storage)
+    csv = InteractionsIOManager(storage=storage)
     interactions = csv.load(storage.uri("interactions.csv"), pl.LazyFrame)
     lists = ListBuilder(results, SeenItems(interactions, users))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field, field_validator
 
-from batchrec_dagster.config.validation import in_range
+from batchrec_dagster.config.validation import in_range, matching
 
 
 def cron_is_valid(cron: str) -> str:
@@ -38,10 +38,7 @@ class Schedule(dg.Model):
         description="Whether the schedule is on from the start. The UI can switch it too.",
     )
 
-    @field_validator("cron")
-    @classmethod
-    def _cron_is_valid(cls, cron: str) -> str:
-        return cron_is_valid(cron)
+    _cron_is_valid = field_validator("cron")(cron_is_valid)
 
     @field_validator("timezone")
     @classmethod
@@ -96,22 +93,18 @@ class Alerts(dg.Model):
         description="The URL of Dagster's UI, for links in alerts.",
     )
 
-    @field_validator("sns_topic")
-    @classmethod
-    def _topic_is_an_arn(cls, topic: str | None) -> str | None:
-        if topic is not None and "{{" not in topic and not TOPIC.fullmatch(topic):
-            raise ValueError("write the topic's ARN: arn:aws:sns:REGION:ACCOUNT:NAME")
-        return topic
-
-    @field_validator("slack_webhook_env")
-    @classmethod
-    def _webhook_stays_secret(cls, name: str | None) -> str | None:
-        # Anyone with the URL may post, so the error must not repeat it.
-        if name is not None and not re.fullmatch(r"[A-Za-z_]\w*", name):
-            raise ValueError(
-                "write the name of an environment variable, and put the webhook's URL into that"
-            )
-        return name
+    _topic_is_an_arn = matching(
+        "sns_topic",
+        pattern=TOPIC.pattern,
+        or_else="write the topic's ARN: arn:aws:sns:REGION:ACCOUNT:NAME",
+        or_template=True,
+    )
+    # Anyone with the URL may post, so the error does not repeat it.
+    _webhook_stays_secret = matching(
+        "slack_webhook_env",
+        pattern=r"[A-Za-z_]\w*",
+        or_else="write the name of an environment variable, and put the webhook's URL into that",
+    )
 
     _hours_in_range = in_range("late_after_hours", above=0)
 

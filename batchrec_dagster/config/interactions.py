@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import Literal, Self
 
@@ -10,7 +9,7 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.sources import known_source
-from batchrec_dagster.config.validation import in_range
+from batchrec_dagster.config.validation import in_range, matching
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sql import filter_columns
 
@@ -197,22 +196,17 @@ class Preparation(dg.Model):
         default=None, description="spark: the memory of its JVM.", examples=["4g"]
     )
 
-    @field_validator("role")
-    @classmethod
-    def _role_is_an_arn(cls, role: str | None) -> str | None:
-        if role is not None and "{{" not in role and not re.match(r"arn:[\w-]+:iam::\d+:", role):
-            raise ValueError("write an ARN such as arn:aws:iam::123456789012:role/batchrec-spark")
-        return role
+    _role_is_an_arn = matching(
+        "role",
+        pattern=r"arn:[\w-]+:iam::\d+:.*",
+        or_else="write an ARN such as arn:aws:iam::123456789012:role/batchrec-spark",
+        or_template=True,
+    )
 
     _workers_in_range = in_range("workers", least=2)
     _timeout_in_range = in_range("timeout_minutes", least=1)
 
-    @field_validator("memory")
-    @classmethod
-    def _memory_is_a_size(cls, memory: str | None) -> str | None:
-        if memory is not None and not re.fullmatch(r"\d+[mg]", memory):
-            raise ValueError("write a size such as 4g")
-        return memory
+    _memory_is_a_size = matching("memory", pattern=r"\d+[mg]", or_else="write a size such as 4g")
 
     @model_validator(mode="after")
     def _settings_belong_to_the_engine(self) -> Self:

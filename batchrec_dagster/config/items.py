@@ -143,15 +143,8 @@ class Items(Sourced):
         " counts them.",
     )
 
-    @field_validator("encoding")
-    @classmethod
-    def _encoding_is_known(cls, encoding: Encoding) -> Encoding:
-        return known_encoding(encoding)
-
-    @field_validator("delimiter")
-    @classmethod
-    def _delimiter_is_readable(cls, delimiter: str | None) -> str | None:
-        return readable_delimiter(delimiter)
+    _encoding_is_known = field_validator("encoding")(known_encoding)
+    _delimiter_is_readable = field_validator("delimiter")(readable_delimiter)
 
     @field_validator("separator")
     @classmethod

@@ -23,7 +23,12 @@ from batchrec_dagster.config.ratings import Ratings
 from batchrec_dagster.config.recommendations import Experiment, Gate, Publication, Recommendations
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.solution import Solution
-from batchrec_dagster.config.validation import attributes_problem, field_errors, filter_problem
+from batchrec_dagster.config.validation import (
+    attributes_problem,
+    field_errors,
+    filter_problem,
+    matching,
+)
 from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, parse_schema
@@ -139,12 +144,11 @@ class Pipeline(dg.Model):
         OnNewFiles, _part(OnNewFiles, "Whether new files of ratings start a refresh.")
     ] = Field(default_factory=OnNewFiles)
 
-    @field_validator("name")
-    @classmethod
-    def _name_is_possible(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,31}", name):
-            raise ValueError("write a letter, then letters, digits and _, at most 32 in all")
-        return name
+    _name_is_possible = matching(
+        "name",
+        pattern=r"[A-Za-z][A-Za-z0-9_]{0,31}",
+        or_else="write a letter, then letters, digits and _, at most 32 in all",
+    )
 
     @field_validator("automation")
     @classmethod

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import dagster as dg
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from batchrec_dagster.config.validation import in_range
+from batchrec_dagster.config.validation import in_range, matching
 
 _VARIABLES = {
     "storage": "BATCHREC_STORAGE",
@@ -96,16 +95,9 @@ class AssetSettings(dg.Model):
         " unavailable. With the in-process executor, Dagster also retries a canceled step.",
     )
 
-    @field_validator("key_prefix")
-    @classmethod
-    def _prefix_is_possible(cls, prefix: str | None) -> str | None:
-        if prefix is not None and not re.fullmatch(r"[\w-]+(/[\w-]+)*", prefix, re.ASCII):
-            raise ValueError("write parts of letters, digits, _ and -, separated by one /")
-        return prefix
-
-    @field_validator("group")
-    @classmethod
-    def _group_is_possible(cls, group: str | None) -> str | None:
-        if group is not None and not re.fullmatch(r"\w+", group, re.ASCII):
-            raise ValueError("write letters, digits and _")
-        return group
+    _prefix_is_possible = matching(
+        "key_prefix",
+        pattern=r"[\w-]+(/[\w-]+)*",
+        or_else="write parts of letters, digits, _ and -, separated by one /",
+    )
+    _group_is_possible = matching("group", pattern=r"\w+", or_else="write letters, digits and _")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal, Self
 
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.validation import check_syntax, in_range
+from batchrec_dagster.config.validation import check_syntax, in_range, matching
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.filter_expressions import (
     EXCLUDE_SEEN,
@@ -181,11 +180,10 @@ class Experiment(dg.Model):
         description="Any text: another one divides the users anew under the same name.",
     )
 
-    @field_validator("name")
-    @classmethod
-    def _name_is_possible(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-            raise ValueError("write letters, digits, _ and -, at most 64")
-        return name
+    _name_is_possible = matching(
+        "name",
+        pattern=r"[A-Za-z0-9_-]{1,64}",
+        or_else="write letters, digits, _ and -, at most 64",
+    )
 
     _share_in_range = in_range("control_share", above=0, most=0.5)

@@ -8,7 +8,7 @@ from typing import Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.validation import field_errors
+from batchrec_dagster.config.validation import field_errors, in_range
 from batchrec_dagster.personalize.recipes import (
     EVENT_WEIGHTS,
     POPULARITY_COUNT,
@@ -30,12 +30,7 @@ class Retrain(dg.Model):
         examples=[7],
     )
 
-    @field_validator("every_days")
-    @classmethod
-    def _at_least_a_day(cls, every_days: int | None) -> int | None:
-        if every_days is not None and every_days < 1:
-            raise ValueError("write 1 day or more")
-        return every_days
+    _at_least_a_day = in_range("every_days", least=1)
 
 
 class Solution(dg.Model):

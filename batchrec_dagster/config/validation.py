@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,6 +72,22 @@ def in_range(
             limits = [f" {word} {bound}" for word, bound in bounds.items() if bound is not None]
             raise ValueError("write a number" + "".join(limits))
         return number
+
+    return field_validator(*fields)(check)
+
+
+def matching(*fields: str, pattern: str, or_else: str, or_template: bool = False) -> Any:
+    """A validator for texts, each of which matches the whole pattern; `or_else` says what to write.
+
+    or_template: whether the model is also made of what was declared, before templates are filled
+    in.
+    """
+
+    def check(text: str | None) -> str | None:
+        template = or_template and "{{" in (text or "")
+        if text is not None and not template and not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(or_else)
+        return text
 
     return field_validator(*fields)(check)
 

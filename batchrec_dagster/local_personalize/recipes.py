@@ -31,8 +31,6 @@ from batchrec_dagster.personalize.batch_files import (
     USER_FIELD,
 )
 from batchrec_dagster.personalize.recipes import (
-    HYPERPARAMETERS,
-    Hyperparameters,
     Value,
     parse_hyperparameters,
     recipe_arn,
@@ -63,7 +61,6 @@ class Recipe:
     description: str
     input_fields: tuple[str, ...]
     output: Output
-    hyperparameters: Hyperparameters
     trainer: Trainer
     metrics: tuple[str, ...] = METRICS  # the names of GetSolutionMetrics
     updates: bool = False  # whether Personalize allows trainingMode UPDATE
@@ -87,7 +84,6 @@ _TABLE = (
         "Predicts the items that each user will interact with.",
         (USER_FIELD,),
         Output.SCORED_ITEMS,
-        HYPERPARAMETERS[names.USER_PERSONALIZATION],
         training.BLEND,
         updates=True,
     ),
@@ -97,7 +93,6 @@ _TABLE = (
         "Predicts the items that each user will interact with; the second generation.",
         (USER_FIELD,),
         Output.SCORED_ITEMS,
-        HYPERPARAMETERS[names.USER_PERSONALIZATION_V2],
         training.BLEND,
         events_config=True,
     ),
@@ -107,7 +102,6 @@ _TABLE = (
         "Recommends the items that most users have interacted with: a baseline.",
         (USER_FIELD,),
         Output.ITEMS,
-        HYPERPARAMETERS[names.POPULARITY_COUNT],
         training.POPULARITY,
     ),
     Recipe(
@@ -116,7 +110,6 @@ _TABLE = (
         "Orders a list of items by how likely a user is to want them.",
         (USER_FIELD, ITEM_LIST),
         Output.SCORED_ITEMS,
-        HYPERPARAMETERS[names.PERSONALIZED_RANKING],
         training.BLEND,
     ),
     Recipe(
@@ -125,7 +118,6 @@ _TABLE = (
         "Orders a list of items by how likely a user is to want them; the second generation.",
         (USER_FIELD, ITEM_LIST),
         Output.SCORED_ITEMS,
-        HYPERPARAMETERS[names.PERSONALIZED_RANKING_V2],
         training.BLEND,
         events_config=True,
     ),
@@ -135,7 +127,6 @@ _TABLE = (
         "Finds the items that the same users have interacted with.",
         (ITEM_FIELD,),
         Output.ITEMS,
-        HYPERPARAMETERS[names.SIMS],
         training.SIMS,
     ),
     Recipe(
@@ -144,7 +135,6 @@ _TABLE = (
         "Finds the items that are similar to a given one.",
         (ITEM_FIELD,),
         Output.ITEMS,
-        HYPERPARAMETERS[names.SIMILAR_ITEMS],
         training.SIMILAR_ITEMS,
     ),
     Recipe(
@@ -153,7 +143,6 @@ _TABLE = (
         "Finds the users who are most likely to interact with an item.",
         (ITEM_FIELD,),
         Output.USERS,
-        HYPERPARAMETERS[names.ITEM_AFFINITY],
         training.SEGMENTATION,
         SEGMENT_METRICS,
         max_lines=500,
@@ -164,7 +153,6 @@ _TABLE = (
         "Finds the users who are most likely to interact with items of some attributes.",
         (ITEM_ATTRIBUTES,),
         Output.USERS,
-        HYPERPARAMETERS[names.ITEM_ATTRIBUTE_AFFINITY],
         training.SEGMENTATION,
         SEGMENT_METRICS,
         max_lines=10,

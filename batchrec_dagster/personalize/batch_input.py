@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 
 from batchrec_dagster.personalize.batch_files import MAX_INPUT_RECORDS
-from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.durable import pieces, temporary_folder
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
 
 # Rows to encode as JSON at once.
@@ -70,7 +70,7 @@ class UsersFiles:
                 self.store.delete(self.manifest)
                 kept = {self.uri}
             else:
-                version = _version(chunk for file in files for chunk in _chunks(file))
+                version = _version(chunk for file in files for chunk in pieces(file))
                 names = [f"{version}/{file.name}" for file in files]
                 kept = {self.folder + name for name in names} | {self.manifest}
                 for name, file in zip(names, files, strict=True):
@@ -104,11 +104,6 @@ def _written(users: pl.DataFrame, path: Path) -> Path:
     with path.open("wb") as file:
         file.writelines(_lines(users))
     return path
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from iter(lambda: file.read(1024 * 1024), b"")
 
 
 def _version(chunks: Iterator[bytes]) -> str:

@@ -53,7 +53,7 @@ def csv_types(columns: Iterable[str]) -> dict[str, pl.DataType]:
 
 def scan_interactions(source: Path | io.BytesIO) -> pl.LazyFrame:
     """The CSV's rows, whatever columns it has: ids are text, whatever they look like."""
-    types = {USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64, EVENT_TYPE: pl.String}
+    types = csv_types(interactions_columns(event_type=True, event_value=True))
     return pl.scan_csv(source, schema_overrides=types, glob=False)
 
 

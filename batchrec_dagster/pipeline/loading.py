@@ -58,14 +58,6 @@ def components_of(context: dg.ComponentLoadContext, of_type: type[C]) -> list[C]
     return known[of_type]
 
 
-def load_pipelines(folder: Path) -> dg.Definitions:
-    """The definitions of every defs.yaml under the defs/ folder of this package folder.
-
-    Raises DeclarationError.
-    """
-    return _load(folder, ())
-
-
 def load_valid_pipelines(folder: Path) -> dg.Definitions:
     """As `load_pipelines`, but a broken defs.yaml stops no other pipeline: an asset named `broken`
     stands in its place, and a sensor fails with the errors of all such files.
@@ -75,7 +67,7 @@ def load_valid_pipelines(folder: Path) -> dg.Definitions:
     broken: dict[Path, list[str]] = {}
     while True:
         try:
-            loaded = _load(folder, broken)
+            loaded = load_pipelines(folder, broken)
         except DeclarationError as error:
             found = _by_file(folder / "defs", error)
             if not found.keys() - broken.keys():
@@ -85,8 +77,9 @@ def load_valid_pipelines(folder: Path) -> dg.Definitions:
             return dg.Definitions.merge(loaded, _stand_ins(folder / "defs", broken))
 
 
-def _load(folder: Path, without: Collection[Path]) -> dg.Definitions:
-    """The definitions of every defs.yaml but these. Raises DeclarationError."""
+def load_pipelines(folder: Path, without: Collection[Path] = ()) -> dg.Definitions:
+    """The definitions of every defs.yaml but these, under the defs/ folder of this package folder.
+    Raises DeclarationError."""
     try:
         with warnings.catch_warnings():
             # Notices that a few of Dagster's classes are new, for each file.

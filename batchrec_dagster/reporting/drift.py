@@ -29,15 +29,6 @@ class Data:
     events: Mapping[str, float] = field(default_factory=dict)
     mean_value: float | None = None
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """From what to_json gave."""
-        return cls(**values)
-
-    def to_json(self) -> dict[str, Any]:
-        """For a record."""
-        return asdict(self)
-
     @property
     def numbers(self) -> dict[str, float]:
         """The counts by name."""
@@ -99,15 +90,15 @@ class Inputs:
     def about(self) -> dict[str, Any]:
         """Everything but the items, for the metadata of a file."""
         drift = self.drift
-        before = None if drift is None else drift.before.to_json()
+        before = None if drift is None else asdict(drift.before)
         changes = (
             {} if drift is None else {"new": drift.new_items, "vanished": drift.vanished_items}
         )
-        return {"data": self.data.to_json(), "before": before, **changes}
+        return {"data": asdict(self.data), "before": before, **changes}
 
     @classmethod
     def read(cls, about: Mapping[str, Any], items: pl.Series) -> Self:
         """From `about` and the items of a file."""
-        data, before = Data.from_json(about["data"]), about["before"]
-        drift = before and Drift(Data.from_json(before), data, about["new"], about["vanished"])
+        data, before = Data(**about["data"]), about["before"]
+        drift = before and Drift(Data(**before), data, about["new"], about["vanished"])
         return cls(data, items, drift)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import polars as pl
@@ -183,7 +183,7 @@ def _shifts(old: pl.DataFrame, new: pl.DataFrame) -> list[Shift]:
 def _changed_data(before: Data | None, after: Data | None) -> Iterator[Change]:
     if before is None or after is None:
         return
-    old, new = before.to_json(), after.to_json()
+    old, new = asdict(before), asdict(after)
     for name in old:
         if old[name] != new[name]:
             yield Change(name, old[name], new[name])

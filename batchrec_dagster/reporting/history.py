@@ -67,7 +67,7 @@ class EditionHistory:
         """Note what the report says of the edition."""
         known = {
             "version": edition.version,
-            "data": facts.data.to_json(),
+            "data": asdict(facts.data),
             "verdict": asdict(facts.verdict),
         }
         editions = {**self.read(), str(edition.number): known}
@@ -91,7 +91,7 @@ class EditionHistory:
 
     def _data(self, edition: Edition) -> Data | None:
         known = self.known(edition).get("data")
-        return Data.from_json(known) if known else None
+        return Data(**known) if known else None
 
     def inputs(self) -> Inputs | None:
         """The data of the last run; None if there was none, or if its file is damaged."""

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchrec_dagster.personalize.schemas import TIMESTAMP
+from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
@@ -60,13 +59,6 @@ class Tables:
         ids = items.to_frame("item_id")
         found = ids.join(self.titles, on="item_id", how="left", maintain_order="left")
         return found.get_column(column).to_list()
-
-
-def scan_interactions(path: str | Path) -> pl.LazyFrame:
-    """The interactions of a CSV file: every column as text, but TIMESTAMP in epoch seconds."""
-    return pl.scan_csv(
-        path, schema_overrides={TIMESTAMP: pl.Int64()}, infer_schema=False, glob=False
-    )
 
 
 def published_pipelines(storage: StorageResource) -> list[str]:

@@ -55,7 +55,7 @@ def counts(tables: Tables) -> Counts:
                 pl.len().alias("interactions"),
                 first=pl.col(TIMESTAMP).min(),
                 last=pl.col(TIMESTAMP).max(),
-                mean_value=pl.col(EVENT_VALUE).cast(pl.Float64).mean() if value else None,
+                mean_value=pl.col(EVENT_VALUE).mean() if value else None,
             ),
             interactions.group_by(event=EVENT_TYPE if events else pl.lit(None)).agg(
                 interactions=pl.len().cast(pl.Int64)

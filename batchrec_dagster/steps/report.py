@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -16,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.batch_input import UsersFiles
+from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.reporting.changes import changes_section
 from batchrec_dagster.reporting.drift import Inputs
@@ -33,7 +35,7 @@ from batchrec_dagster.reporting.facts import (
 from batchrec_dagster.reporting.history import EditionHistory, before_of
 from batchrec_dagster.reporting.outcomes import outcomes_section
 from batchrec_dagster.reporting.page import page
-from batchrec_dagster.reporting.published import Tables, scan_interactions
+from batchrec_dagster.reporting.published import Tables
 from batchrec_dagster.reporting.sections import Section
 from batchrec_dagster.steps.batches import withheld
 from batchrec_dagster.steps.experiment import experiment_result
@@ -195,7 +197,7 @@ def _tables(
 
         users = UsersFiles(storage.store, storage.uri(places.batch_users)).files()
         yield Tables(
-            interactions=scan_interactions(path(storage.uri(places.interactions))),
+            interactions=scan_interactions(Path(path(storage.uri(places.interactions)))),
             recommendations=recommendations,
             users=pl.scan_ndjson([glob.escape(path(uri)) for uri in users]).select(USER_FIELD),
             titles=parquet(places.item_titles) if titles_of(pipeline) else None,

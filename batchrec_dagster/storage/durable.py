@@ -35,6 +35,12 @@ def publish(staged: Path, target: Path) -> None:
         sync(staged.parent)
 
 
+def pieces(path: Path, size: int = 1024 * 1024) -> Iterator[bytes]:
+    """The file's bytes, `size` at a time."""
+    with path.open("rb") as file:
+        yield from iter(lambda: file.read(size), b"")
+
+
 def write(target: Path, data: Iterable[bytes], *, replace: bool = True) -> bool:
     """Write a file from chunks, durably and in one moment, and the folders that it is in.
 

@@ -143,18 +143,6 @@ class ParquetIOManager(TableIOManager):
         return pl.scan_parquet(source, glob=False)
 
 
-class InteractionsCsvIOManager(TableIOManager):
-    """Personalize's interactions CSV: ids are text, whatever they look like."""
-
-    suffix = ".csv"
-
-    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
-        frame.write_csv(buffer)
-
-    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
-        return scan_interactions(source)
-
-
 class ItemsCsvIOManager(TableIOManager):
     """Personalize's items CSV: ids are text, other columns are numbers where all cells are."""
 
@@ -166,19 +154,6 @@ class ItemsCsvIOManager(TableIOManager):
     def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
         types = {ITEM_ID: pl.String}
         return pl.scan_csv(source, schema_overrides=types, infer_schema_length=None, glob=False)
-
-
-class JsonLinesIOManager(TableIOManager):
-    """Tables as JSON Lines, an object a row."""
-
-    suffix = ".json"
-
-    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
-        frame.write_ndjson(buffer)
-
-    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
-        # Polars always reads brackets and stars in this path as a pattern.
-        return pl.scan_ndjson(glob.escape(str(source)) if isinstance(source, Path) else source)
 
 
 class JsonRecordIOManager(StorageIOManager):
@@ -281,16 +256,24 @@ class PublishedTableIOManager(ParquetIOManager):
         return frame if wanted is pl.LazyFrame else convert(frame.collect(), wanted)
 
 
-class UsersIOManager(JsonLinesIOManager):
+class UsersIOManager(TableIOManager):
     """Users as JSON Lines, in one file or several."""
 
+    suffix = ".json"
     storage: StorageResource
 
-    def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame | Stored) -> None:
+    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
+        frame.write_ndjson(buffer)
+
+    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
+        # Polars always reads brackets and stars in this path as a pattern.
+        return pl.scan_ndjson(glob.escape(str(source)) if isinstance(source, Path) else source)
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         users = UsersFiles(self.storage.store, self.storage.uri(self._key(context)))
         with storage_errors():
             if not isinstance(obj, Stored):
-                users.publish(obj)
+                users.publish(to_polars(obj))
             context.add_output_metadata({"dagster/uri": users.input()})
 
     def load(self, uri: str, wanted: object) -> Any:
@@ -310,10 +293,18 @@ class Prepared:
     version: str
 
 
-class InteractionsIOManager(InteractionsCsvIOManager):
-    """Personalize's interactions CSV, and the users file next to it if Spark wrote one."""
+class InteractionsIOManager(TableIOManager):
+    """Personalize's interactions CSV: ids are text, whatever they look like. If Spark wrote a file
+    of their users, it is next to it."""
 
+    suffix = ".csv"
     storage: StorageResource
+
+    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
+        frame.write_csv(buffer)
+
+    def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
+        return scan_interactions(source)
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         if not isinstance(obj, Prepared):

@@ -398,8 +398,7 @@ def _chunks(data: bytes | Path | Iterable[bytes]) -> Iterator[bytes]:
     if isinstance(data, bytes):
         yield data
     elif isinstance(data, Path):
-        with data.open("rb") as file:
-            yield from iter(lambda: file.read(CHUNK), b"")
+        yield from durable.pieces(data, CHUNK)
     else:
         yield from data
 

@@ -3,7 +3,6 @@ and the records that steps write for later runs."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from batchrec_dagster.storage.io_managers import MAKE_AGAIN, Stored
@@ -11,52 +10,26 @@ from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundEr
 from batchrec_dagster.storage.resource import StorageResource
 
 
-@dataclass(frozen=True)
 class Places:
     """Storage keys of one pipeline."""
 
-    pipeline: str
-
-    @property
-    def interactions(self) -> str:
-        return f"{self.pipeline}/transformed/interactions/interactions.csv"
-
-    @property
-    def batch_users(self) -> str:
-        return f"{self.pipeline}/transformed/batch_users_input/users.json"
-
-    @property
-    def items(self) -> str:
-        return f"{self.pipeline}/transformed/items/items.csv"
-
-    @property
-    def item_titles(self) -> str:
-        return f"{self.pipeline}/transformed/item_titles/item_titles.parquet"
-
-    @property
-    def segment_queries(self) -> str:
-        return f"{self.pipeline}/transformed/batch_segments_input/queries.json"
-
-    @property
-    def user_segments(self) -> str:
-        return f"{self.pipeline}/curated/user_segments/user_segments.parquet"
-
-    @property
-    def recommendations(self) -> str:
-        return f"{self.pipeline}/curated/recommendations/recommendations.parquet"
-
-    @property
-    def report(self) -> str:
-        return f"{self.pipeline}/curated/report/index.html"
-
-    @property
-    def outcomes(self) -> str:
-        return f"{self.pipeline}/curated/recommendation_outcomes/recommendation_outcomes.parquet"
-
-    @property
-    def outcome_sums(self) -> str:
-        """What the outcomes are computed from: sums over groups of users."""
-        return f"{self.pipeline}/curated/recommendation_outcomes/sums.parquet"
+    def __init__(self, pipeline: str) -> None:
+        self.pipeline = pipeline
+        self.interactions = f"{pipeline}/transformed/interactions/interactions.csv"
+        self.batch_users = f"{pipeline}/transformed/batch_users_input/users.json"
+        self.items = f"{pipeline}/transformed/items/items.csv"
+        self.item_titles = f"{pipeline}/transformed/item_titles/item_titles.parquet"
+        self.segment_queries = f"{pipeline}/transformed/batch_segments_input/queries.json"
+        self.user_segments = f"{pipeline}/curated/user_segments/user_segments.parquet"
+        self.recommendations = f"{pipeline}/curated/recommendations/recommendations.parquet"
+        self.report = f"{pipeline}/curated/report/index.html"
+        self.outcomes = (
+            f"{pipeline}/curated/recommendation_outcomes/recommendation_outcomes.parquet"
+        )
+        # What the outcomes are computed from: sums over groups of users.
+        self.outcome_sums = f"{pipeline}/curated/recommendation_outcomes/sums.parquet"
+        # The data of the last report, which the next one compares its own with.
+        self.inputs = f"{pipeline}/records/inputs.parquet"
 
     def arm_users(self, arm: str) -> str:
         """The users of an experiment's arm, as the input of a batch inference job."""
@@ -90,11 +63,6 @@ class Places:
     def lease(self, asset: str) -> str:
         """The folder, with its final slash, of the lease on the asset's step."""
         return f"{self.pipeline}/leases/{asset}/"
-
-    @property
-    def inputs(self) -> str:
-        """The data of the last report, which the next one compares its own with."""
-        return f"{self.pipeline}/records/inputs.parquet"
 
     def record(self, asset: str) -> str:
         return f"{self.pipeline}/records/{asset}.json"

@@ -188,7 +188,7 @@ class Records:
 
     def find(self, arn: str) -> Resource | None:
         """The resource of this ARN, of any kind."""
-        return self._one("SELECT * FROM resources WHERE arn = ?", (arn,))
+        return next(iter(self._all("SELECT * FROM resources WHERE arn = ?", (arn,))), None)
 
     def add(self, resource: Resource) -> None:
         """Insert; sets `seq` and both times. The ARN must be free.
@@ -287,9 +287,6 @@ class Records:
         self._db.executemany(
             "DELETE FROM tags WHERE arn = ? AND key = ?", [(arn, key) for key in keys]
         )
-
-    def _one(self, query: str, values: tuple[Any, ...]) -> Resource | None:
-        return next(iter(self._all(query, values)), None)
 
     def _all(self, query: str, values: tuple[Any, ...]) -> list[Resource]:
         return [_resource(row) for row in self._db.execute(query, values)]

@@ -11,42 +11,22 @@ import fcntl
 import os
 import shutil
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.durable import exclusive
 
 
-@dataclass(frozen=True)
 class Home:
     """Paths under the folder. Readers ignore files that the catalog does not name."""
 
-    root: Path
-
-    def __post_init__(self) -> None:
-        for folder in (self.root, self.datasets, self.models, self.batches, self.owners):
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.catalog = root / "catalog.sqlite"
+        self.datasets, self.models = root / "datasets", root / "models"
+        self.batches, self.owners = root / "batches", root / "owners"
+        for folder in (root, self.datasets, self.models, self.batches, self.owners):
             durable.make_folders(folder, 0o700)
-
-    @property
-    def catalog(self) -> Path:
-        return self.root / "catalog.sqlite"
-
-    @property
-    def datasets(self) -> Path:
-        return self.root / "datasets"
-
-    @property
-    def models(self) -> Path:
-        return self.root / "models"
-
-    @property
-    def batches(self) -> Path:
-        return self.root / "batches"
-
-    @property
-    def owners(self) -> Path:
-        return self.root / "owners"
 
     @property
     def has_data(self) -> bool:

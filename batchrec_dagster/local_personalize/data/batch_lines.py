@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,24 +34,27 @@ class Request:
     values: dict[str, str] = field(default_factory=dict)  # its `filterValues`
 
 
-def answer_lines(
-    source: Path,
-    target: Path,
-    recipe: Recipe,
-    answer: Callable[[list[Request]], Iterator[str]],
-    step: Step,
-) -> None:
-    """Write one output line to `target` for each line of `source`; `answer` takes blocks."""
-    with source.open("rb") as lines, target.open("w", encoding="utf-8", newline="\n") as out:
-        for block in blocks(lines, recipe):
-            written = 0
-            for text in answer(block):
-                out.write(text)
-                out.write("\n")
-                written += 1
-                if written % _PROGRESS_LINES == 0:
-                    step(_PROGRESS_LINES)
-            step(written % _PROGRESS_LINES)
+class Answerer(ABC):
+    """A model of the recipe, with what its answers need."""
+
+    recipe: Recipe
+
+    @abstractmethod
+    def _lines(self, requests: Sequence[Request]) -> Iterator[str]:
+        """The output line of each request."""
+
+    def answer(self, source: Path, target: Path, step: Step) -> None:
+        """Write one output line to `target` for each line of `source`, a block at a time."""
+        with source.open("rb") as lines, target.open("w", encoding="utf-8", newline="\n") as out:
+            for block in blocks(lines, self.recipe):
+                written = 0
+                for text in self._lines(block):
+                    out.write(text)
+                    out.write("\n")
+                    written += 1
+                    if written % _PROGRESS_LINES == 0:
+                        step(_PROGRESS_LINES)
+                step(written % _PROGRESS_LINES)
 
 
 def blocks(file: BinaryIO, recipe: Recipe) -> Iterator[list[Request]]:

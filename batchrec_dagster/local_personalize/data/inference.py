@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from batchrec_dagster.local_personalize.data.batch_lines import Request, Step, answer_lines
+from batchrec_dagster.local_personalize.data.batch_lines import Answerer, Request
 from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, positions
 from batchrec_dagster.local_personalize.learning.models import AnyModel
@@ -32,7 +31,7 @@ Answer = tuple[list[str], list[float] | None]
 
 
 @dataclass(frozen=True)
-class Recommender:
+class Recommender(Answerer):
     """A model with the current interactions and the job's options."""
 
     recipe: Recipe
@@ -41,10 +40,6 @@ class Recommender:
     num_results: int
     filter: JobFilter | None
     v2_lines: bool = False
-
-    def answer(self, source: Path, target: Path, step: Step) -> None:
-        """Write one output line to `target` for each line of `source`."""
-        answer_lines(source, target, self.recipe, self._lines, step)
 
     def _lines(self, requests: Sequence[Request]) -> Iterator[str]:
         problems = [request.problem or self._filter_problem(request) for request in requests]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.local_personalize.data.batch_lines import Request, Step, answer_lines
+from batchrec_dagster.local_personalize.data.batch_lines import Answerer, Request
 from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.filters.tables import Read
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
@@ -74,7 +73,7 @@ def _equals(field: Field, value: Value) -> pl.Expr:
 
 
 @dataclass(frozen=True)
-class Segmenter:
+class Segmenter(Answerer):
     """A model with the current interactions and the job's options."""
 
     recipe: Recipe
@@ -85,10 +84,6 @@ class Segmenter:
     filter: JobFilter | None
     log: Callable[[str], None]
     checkpoint: Callable[[], None]
-
-    def answer(self, source: Path, target: Path, step: Step) -> None:
-        """Write one output line to `target` for each line of `source`."""
-        answer_lines(source, target, self.recipe, self._lines, step)
 
     def _lines(self, requests: Sequence[Request]) -> Iterator[str]:
         queries = [self._query(request) for request in requests]

@@ -6,12 +6,13 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
-from batchrec_dagster.local_personalize.data.batch_lines import Step, count_requests
+from batchrec_dagster.local_personalize.data.batch_lines import Answerer, count_requests
 from batchrec_dagster.local_personalize.data.datasets import (
     find_dataset,
     group_reader,
@@ -44,7 +45,6 @@ from batchrec_dagster.local_personalize.recipes import (
     RECIPES,
     RELATED_ITEMS,
     USER_PERSONALIZATION,
-    Recipe,
 )
 from batchrec_dagster.personalize.batch_files import (
     MAX_INPUT_BYTES,
@@ -65,15 +65,6 @@ from batchrec_dagster.storage.progress import Progress
 DEFAULT_RESULTS = 25
 MAX_FILES = 1000
 CHECK_MARKER = "_CHECK"  # written last, when the output is complete
-
-
-class Answerer(Protocol):
-    """Writes one output line to `target` for each line of `source`."""
-
-    @property
-    def recipe(self) -> Recipe: ...
-
-    def answer(self, source: Path, target: Path, step: Step) -> None: ...
 
 
 def _draft(call: Call, folder: str, version: Resource, members: Mapping[str, Any]) -> Draft:
@@ -288,15 +279,11 @@ def _recommender(job: Job) -> Recommender:
     )
 
 
-def _perform_inference(job: Job) -> JobResult:
-    return _run(job, _recommender)
-
-
 BATCH_INFERENCE_JOB = Kind(
     "BatchInferenceJob",
     _create_inference,
     parent="solutionVersionArn",
-    perform=_perform_inference,
+    perform=partial(_run, prepare=_recommender),
     lane=Lane.INFERENCE,
     running="running_batch_inference_jobs",
 )
@@ -362,15 +349,11 @@ def _items_schema(records: Records, version: Resource) -> Schema | None:
     return schema_of(records, dataset) if dataset else None
 
 
-def _perform_segments(job: Job) -> JobResult:
-    return _run(job, _segmenter)
-
-
 BATCH_SEGMENT_JOB = Kind(
     "BatchSegmentJob",
     _create_segments,
     parent="solutionVersionArn",
-    perform=_perform_segments,
+    perform=partial(_run, prepare=_segmenter),
     lane=Lane.INFERENCE,
     running="running_batch_segment_jobs",
 )

@@ -18,6 +18,7 @@ from batchrec_dagster.preparation.sources.conversion import CONVERSIONS
 from batchrec_dagster.preparation.sources.formats import BZIP2, START, UTF16, XZ, format_of
 from batchrec_dagster.preparation.sources.limits import GZIP, PARQUET, ZSTD, LimitError, Limits
 from batchrec_dagster.preparation.sources.source import FileError
+from batchrec_dagster.storage.durable import pieces
 
 CHUNK = 1024 * 1024
 # Bytes of lines with letters beyond ASCII by which the encoding is judged.
@@ -179,7 +180,7 @@ def _with_bytes(opened: Opened, limits: Limits) -> Opened:
     that is too long, which every reader would hold in memory."""
     quotes, nul, returns, is_ascii = False, False, False, True
     size, unfinished = 0, 0
-    for chunk in _pieces(opened.path):
+    for chunk in pieces(opened.path):
         unfinished = _unfinished_line(chunk, unfinished, limits.line_bytes)
         if unfinished > limits.line_bytes:
             number = _lines_before(opened.path, size + len(chunk) - unfinished) + 1
@@ -220,11 +221,6 @@ def _written(chunks: Iterable[bytes], folder: Path) -> Path:
     return path
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from iter(lambda: file.read(CHUNK), b"")
-
-
 @dataclass(frozen=True)
 class _FoundEncoding:
     """What Python calls it. `damaged`: UTF-8 with bytes in it that are not; `doubt`: why it may be
@@ -258,7 +254,7 @@ def _encoding_of(path: Path, name: str, declared: Encoding) -> _FoundEncoding:
 def _recoded(path: Path, encoding: str) -> Iterator[bytes]:
     """The file in UTF-8; bytes that stand for nothing are U+FFFD."""
     decode = codecs.getincrementaldecoder(encoding)("replace").decode
-    for chunk in _pieces(path):
+    for chunk in pieces(path):
         yield decode(chunk).encode()
     yield decode(b"", final=True).encode()
 
@@ -267,7 +263,7 @@ def _is_utf8(path: Path) -> tuple[bool, bool]:
     """Whether all of it is UTF-8; whether there is any letter beyond ASCII that is."""
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     valid, letters = True, False
-    for chunk in _pieces(path):
+    for chunk in pieces(path):
         text = decode(chunk)
         if not text.isascii():
             damaged = "\ufffd" in text

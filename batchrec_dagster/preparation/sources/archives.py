@@ -14,7 +14,7 @@ from batchrec_dagster.preparation.sources.files import LocalFile
 from batchrec_dagster.preparation.sources.formats import START, format_of
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 from batchrec_dagster.preparation.sources.source import EMPTY, File, FileError, Look, SourceContext
-from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.durable import pieces, temporary_folder
 
 CHUNK = 1024 * 1024
 
@@ -88,8 +88,7 @@ def _sheet(path: Path, name: str, conversion: Conversion) -> Iterator[bytes]:
             conversion.convert(path, target, name, Limits.from_environment())
         except LimitError as error:
             raise FileError(str(error)) from error
-        with target.open("rb") as file:
-            yield from iter(lambda: file.read(CHUNK), b"")
+        yield from pieces(target)
 
 
 def find_member(archive: Path, member: str) -> zipfile.ZipInfo:

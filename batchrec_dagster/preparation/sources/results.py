@@ -19,7 +19,7 @@ from batchrec_dagster.preparation.sources.source import (
     Look,
     SourceContext,
 )
-from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.durable import pieces, temporary_folder
 
 CHUNK = 8 * 1024 * 1024
 ASSET = "asset://"
@@ -48,8 +48,7 @@ class ResultFile(File):
         with temporary_folder() as folder:
             path = folder / "result.parquet"
             self.write(path, context)
-            with path.open("rb") as file:
-                yield from iter(lambda: file.read(CHUNK), b"")
+            yield from pieces(path, CHUNK)
 
 
 @dataclass(frozen=True)
