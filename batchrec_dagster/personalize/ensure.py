@@ -171,7 +171,7 @@ class Ensure:
             else:
                 waiting_for = f"{kind.label} {name} is being deleted"
                 self.log.info(f"{waiting_for}; waiting until it is gone")
-                self._sleep(self.poll_seconds, deadline, waiting_for)
+                self.sleep(self.poll_seconds, deadline, waiting_for)
         raise _taken(kind, name)
 
     def start_numbered(
@@ -257,7 +257,7 @@ class Ensure:
                 return Ensured(started.arn, description, started.created, now - begin)
             if status in FAILED:
                 raise _failure(kind, started.arn, description)
-            self._sleep(
+            self.sleep(
                 self._until_next_look(now - begin),
                 deadline,
                 f"{kind.label} {started.arn} is {status}",
@@ -312,7 +312,7 @@ class Ensure:
                     f"Personalize is busy ({message}); retrying the {kind.label} {name}"
                     f" in {self.busy_seconds:.0f} s"
                 )
-                self._sleep(self.busy_seconds, deadline, f"Personalize is still busy: {message}")
+                self.sleep(self.busy_seconds, deadline, f"Personalize is still busy: {message}")
             else:
                 arn: str = answer[kind.arn]
                 self.log.info(f"created {kind.label} {arn}")
@@ -322,7 +322,8 @@ class Ensure:
         """Seconds to the next poll; backs off on long jobs."""
         return min(max(self.poll_seconds, waited / EASING), EASING * self.poll_seconds)
 
-    def _sleep(self, seconds: float, deadline: float, waiting_for: str) -> None:
+    def sleep(self, seconds: float, deadline: float, waiting_for: str) -> None:
+        """Wait about so long. Raises dg.Failure if the deadline would pass."""
         # Jitter: pipelines that start together do not poll together.
         seconds *= random.uniform(0.8, 1.2)  # noqa: S311
         if time.monotonic() + seconds > deadline:

@@ -285,7 +285,7 @@ def _end(ensure: Ensure, piece: Piece, deadline: float) -> None:
         description = _describe(ensure, piece)
         if description is None or not _is_busy(description):
             return
-        _sleep(ensure, piece, f"is {description['status']}", deadline)
+        ensure.sleep(ensure.poll_seconds, deadline, f"{piece} is {description['status']}")
 
 
 def _delete(ensure: Ensure, piece: Piece, deadline: float) -> None:
@@ -304,7 +304,7 @@ def _delete(ensure: Ensure, piece: Piece, deadline: float) -> None:
             description = _describe(ensure, piece)
             if description and str(description.get("status")).startswith("DELETE"):
                 return
-            _sleep(ensure, piece, f"cannot be deleted yet: {message}", deadline)
+            ensure.sleep(ensure.poll_seconds, deadline, f"{piece} cannot be deleted yet: {message}")
         else:
             ensure.log.info(f"deleting {piece}")
             return
@@ -317,19 +317,10 @@ def _wait_until_gone(ensure: Ensure, piece: Piece, deadline: float) -> None:
             raise dg.Failure(
                 f"{piece} was not deleted: {description.get('failureReason')}", allow_retries=False
             )
-        _sleep(ensure, piece, f"is {status}", deadline)
+        ensure.sleep(ensure.poll_seconds, deadline, f"{piece} is {status}")
 
 
 def _describe(ensure: Ensure, piece: Piece) -> Description | None:
     with _may_be_gone():
         return ensure.describe(piece.kind, piece.arn)
     return None
-
-
-def _sleep(ensure: Ensure, piece: Piece, why: str, deadline: float) -> None:
-    if time.monotonic() + ensure.poll_seconds > deadline:
-        raise dg.Failure(
-            f"{piece} {why}, after {ensure.deadline_seconds / 3600:g} hours. Run again to resume",
-            allow_retries=False,
-        )
-    time.sleep(ensure.poll_seconds)

@@ -160,18 +160,16 @@ class Layout:
         return frozenset({"rating", "event_value", *times, *of_filter})
 
     @property
+    def columns(self) -> dict[str, Column]:
+        """The columns by role, but for those of the filter."""
+        roles = ("user", "item", "rating", "timestamp", "event_type", "event_value")
+        columns = {role: getattr(self, role) for role in roles}
+        return {role: column for role, column in columns.items() if column is not None}
+
+    @property
     def roles(self) -> dict[str, Column]:
         """The columns to read, by role; those of the filter too."""
-        columns = {
-            "user": self.user,
-            "item": self.item,
-            "rating": self.rating,
-            "timestamp": self.timestamp,
-            "event_type": self.event_type,
-            "event_value": self.event_value,
-            **{FILTER + name: self.named(name) for name in self.types},
-        }
-        return {role: column for role, column in columns.items() if column is not None}
+        return {**self.columns, **{FILTER + name: self.named(name) for name in self.types}}
 
     def named(self, name: str) -> Column:
         """The column that a filter calls by this name."""

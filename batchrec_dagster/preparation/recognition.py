@@ -62,14 +62,12 @@ class Reading:
     @classmethod
     def of(cls, layout: Layout) -> Reading:
         """The layout of a source that is known, as a declaration."""
-        roles = ("user", "item", "rating", "timestamp", "event_type", "event_value")
-        columns = {role: getattr(layout, role) for role in roles}
         return cls(
             layout.format,
             layout.delimiter,
             layout.encoding,
             layout.quoted,
-            {role: column for role, column in columns.items() if column is not None},
+            layout.columns,
             layout.timestamp_unit,
             layout.types,
             layout.decimal,
@@ -249,8 +247,7 @@ def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: T
         check_types(rules.filter, of_filter)
     except FilterError as error:
         raise PreparationError(f"{name}: interactions.filter: {error}") from error
-    fields = {**vars(layout), "types": of_filter}
-    return Layout(**fields)
+    return replace(layout, types=of_filter)
 
 
 def _simple(kind: str) -> str:

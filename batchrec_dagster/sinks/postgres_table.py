@@ -17,7 +17,7 @@ import io
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -134,36 +134,38 @@ def replace(frame: pl.LazyFrame, target: Target) -> Written:
     Facts: table, as SCHEMA.TABLE; database, as NAME at HOST.
     """
     wanted = counts(frame)
-    parameters = _parameters(target.url)
-    try:
-        with closing(_connect(target.url)) as connection:
-            schema = _replace(frame, wanted, connection, target)
-            database = f"{connection.info.dbname} at {connection.info.host}"
-            table = f"{schema}.{target.table}"
-            return Written(wanted, {"table": table, "database": database})
-    except psycopg2.Error as error:
-        raise _explanation(error, target, parameters.get("password")) from None
+    with _connected(target) as connection:
+        schema = _replace(frame, wanted, connection, target)
+        database = f"{connection.info.dbname} at {connection.info.host}"
+        return Written(wanted, {"table": f"{schema}.{target.table}", "database": database})
 
 
 def look(target: Target) -> str:
     """Where lists can be written, as SCHEMA.TABLE in NAME at HOST: what it takes is done in a
     transaction that is taken back. Raises SinkError."""
+    # What is not committed when the connection is closed, was not done.
+    with _connected(target) as connection, connection.cursor() as cursor:
+        schema = target.schema or _current_schema(cursor)
+        table, name = sql.Identifier(schema, target.table), f"{schema}.{target.table}"
+        _ensure_table(cursor, table, name, target.pipeline)
+        new = sql.Identifier(schema, f"{target.table}{MARK}{secrets.token_hex(4)}")
+        _run(cursor, "CREATE TABLE {} (LIKE {})", new, table)
+        cursor.execute(
+            "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)",
+            [table.as_string(cursor)],
+        )
+        if cursor.fetchone() != (True,):
+            raise SinkError(f"cannot write the table {name}: it is another user's{RIGHTS}")
+        return f"{name} in {connection.info.dbname} at {connection.info.host}"
+
+
+@contextmanager
+def _connected(target: Target) -> Iterator[Connection]:
+    """A connection, closed in the end. Makes a SinkError of PostgreSQL's errors."""
     parameters = _parameters(target.url)
     try:
-        # What is not committed when the connection is closed, was not done.
-        with closing(_connect(target.url)) as connection, connection.cursor() as cursor:
-            schema = target.schema or _current_schema(cursor)
-            table, name = sql.Identifier(schema, target.table), f"{schema}.{target.table}"
-            _ensure_table(cursor, table, name, target.pipeline)
-            new = sql.Identifier(schema, f"{target.table}{MARK}{secrets.token_hex(4)}")
-            _run(cursor, "CREATE TABLE {} (LIKE {})", new, table)
-            cursor.execute(
-                "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)",
-                [table.as_string(cursor)],
-            )
-            if cursor.fetchone() != (True,):
-                raise SinkError(f"cannot write the table {name}: it is another user's{RIGHTS}")
-            return f"{name} in {connection.info.dbname} at {connection.info.host}"
+        with closing(_connect(target.url)) as connection:
+            yield connection
     except psycopg2.Error as error:
         raise _explanation(error, target, parameters.get("password")) from None
 

@@ -131,13 +131,10 @@ def _format(read: Ratings, timestamp_unit: str) -> RatingsFormat:
 
 
 def _columns(read: Ratings) -> dict[str, str]:
-    layout, names = read.layout, list(read.found.types)
-    roles = ("user", "item", "rating", "timestamp", "event_type", "event_value")
-    columns = {role: getattr(layout, role) for role in roles}
+    names = list(read.found.types)
     return {
         role: names[column - 1] if isinstance(column, int) else column
-        for role, column in columns.items()
-        if column is not None
+        for role, column in read.layout.columns.items()
     }
 
 

@@ -45,85 +45,76 @@ class Row(NamedTuple):
     """A row of a table: `note` says how it is supported, or why it is refused."""
 
     name: str
-    supported: bool
-    note: str
+    note: str = ""
+    supported: bool = True
 
 
 # Rules beyond the service model. The tests check each on the service, by its name here.
 RULES = (
-    Row("constraints of the service model", True, "required, type, length, range, pattern, enum"),
-    Row("unique names, one dataset of a type in a group", True, "ResourceAlreadyExistsException"),
-    Row(
-        "schemas (Avro)",
-        True,
-        "reserved fields, types, null unions, numbers of fields, one textual",
-    ),
-    Row("resources in use, order of deletion", True, "ResourceInUseException"),
-    Row("quotas", True, "Amazon's, but 50 dataset groups; `--quota` changes them"),
-    Row("tags", True, "at most 50; schemas have none, as on AWS"),
-    Row("fewer than 1000 interactions", True, "the import ends as CREATE FAILED"),
-    Row("event types", True, "at most 10 in a dataset, together with its optional columns"),
+    Row("constraints of the service model", "required, type, length, range, pattern, enum"),
+    Row("unique names, one dataset of a type in a group", "ResourceAlreadyExistsException"),
+    Row("schemas (Avro)", "reserved fields, types, null unions, numbers of fields, one textual"),
+    Row("resources in use, order of deletion", "ResourceInUseException"),
+    Row("quotas", "Amazon's, but 50 dataset groups; `--quota` changes them"),
+    Row("tags", "at most 50; schemas have none, as on AWS"),
+    Row("fewer than 1000 interactions", "the import ends as CREATE FAILED"),
+    Row("event types", "at most 10 in a dataset, together with its optional columns"),
     Row(
         "columns of CSV files",
-        True,
         "matched by name; further ones are ignored, and so is an empty `_SUCCESS`",
     ),
     Row(
         "lengths of values",
-        True,
         "ids 256 characters, categorical values and other strings of items 1,000; textual ones any",
     ),
-    Row("importMode INCREMENTAL", True, "rows are added; FULL replaces them and must come first"),
+    Row("importMode INCREMENTAL", "rows are added; FULL replaces them and must come first"),
     Row(
         "UpdateDataset",
-        True,
         "Items and Users only, as on AWS; new fields must allow null; statuses UPDATE …",
     ),
-    Row("filters", True, "all documented syntax, checked against the group's schemas"),
+    Row("filters", "all documented syntax, checked against the group's schemas"),
     Row(
         "trainingMode UPDATE",
-        True,
         "for the recipes that Amazon updates too; new data without a full training",
     ),
-    Row("performHPO", True, "searches the hyperparameters that have an effect here"),
-    Row("unknown hyperparameters", False, "refused with the list of the recipe's own"),
+    Row("performHPO", "searches the hyperparameters that have an effect here"),
+    Row("unknown hyperparameters", "refused with the list of the recipe's own", supported=False),
     Row(
         "itemExplorationConfig",
-        True,
         "explorationWeight is the largest share of new items of the Items dataset in a list; the"
         " same lists each time",
     ),
-    Row("rankingInfluence", True, "stored, without effect"),
+    Row("rankingInfluence", "stored, without effect"),
     Row(
         "optimizationObjective, trainingDataConfig",
-        True,
         "without effect but for the metric average_rewards_at_k; the column must be there",
     ),
-    Row("performIncrementalUpdate", False, "needs a recipe that only Amazon has"),
-    Row("trainingMode AUTOTRAIN", False, "set only by Amazon's automatic training"),
+    Row("performIncrementalUpdate", "needs a recipe that only Amazon has", supported=False),
+    Row("trainingMode AUTOTRAIN", "set only by Amazon's automatic training", supported=False),
     Row(
         "performAutoTraining",
-        True,
         "a first version soon, then by schedulingExpression (1 to 30 days), at a request, if there"
         " is new data",
     ),
-    Row("performAutoML", False, "deprecated: choose a recipe"),
-    Row("names of jobs", True, "free again when their dataset or solution is deleted"),
+    Row("performAutoML", "deprecated: choose a recipe", supported=False),
+    Row("names of jobs", "free again when their dataset or solution is deleted"),
     Row(
         "reasons and placeholders of aws-user-personalization-v2",
-        True,
         "with `--v2-lines`, to test how a program reads them",
     ),
-    Row("ids in batch lines", True, "numbers are taken as text"),
-    Row("GetSolutionMetrics", True, "four decimals"),
-    Row("roleArn", True, "stored; storage is read with the server's own credentials"),
-    Row("kmsKeyArn", True, "stored; nothing is encrypted"),
+    Row("ids in batch lines", "numbers are taken as text"),
+    Row("GetSolutionMetrics", "four decimals"),
+    Row("roleArn", "stored; storage is read with the server's own credentials"),
+    Row("kmsKeyArn", "stored; nothing is encrypted"),
     Row(
         "domain dataset groups and schemas",
-        True,
         "custom solutions and batch jobs, with the domain's required and reserved fields",
     ),
-    Row("batchInferenceJobMode THEME_GENERATION", False, "themes need Amazon's language models"),
+    Row(
+        "batchInferenceJobMode THEME_GENERATION",
+        "themes need Amazon's language models",
+        supported=False,
+    ),
 )
 
 
@@ -140,19 +131,19 @@ def operations() -> Iterator[Row]:
     for name in sorted(service_model().operation_names):
         if name in EMPTY_LISTS or name in NEVER_FOUND:
             answer = "always empty" if name in EMPTY_LISTS else "ResourceNotFoundException"
-            yield Row(name, True, f"{answer}: {_refusal_reason(name)}")
+            yield Row(name, f"{answer}: {_refusal_reason(name)}")
         else:
             known = name in OPERATIONS
-            yield Row(name, known, "" if known else _refusal_reason(name))
+            yield Row(name, "" if known else _refusal_reason(name), known)
 
 
 def recipes() -> Iterator[Row]:
     """A row for each of Amazon's recipes, or family of recipes."""
     for recipe in RECIPES.values():
         fields = " and ".join(f"`{field}`" for field in recipe.input_fields)
-        yield Row(recipe.name, True, f"{recipe.output} for input lines with {fields}")
+        yield Row(recipe.name, f"{recipe.output} for input lines with {fields}")
     for name, why in _OTHER_RECIPES.items():
-        yield Row(name, False, why)
+        yield Row(name, why, supported=False)
 
 
 def markdown() -> str:

@@ -135,27 +135,9 @@ class JobResult:
     after: Callable[[], None] = lambda: None
 
 
-def nothing_to_do(job: Job) -> JobResult:
-    """For kinds whose resources need no work to become ACTIVE."""
-    return JobResult()
-
-
-def always_deletable(call: Call, resource: Resource) -> None:
-    """For kinds that nothing depends on."""
-
-
-def no_children(records: Records, resource: Resource) -> None:
-    """For kinds whose deletion deletes no other resource."""
-
-
 def no_files(records: Records, resource: Resource) -> list[str]:
     """For kinds that keep no files."""
     return []
-
-
-def no_extra_members(records: Records, resource: Resource) -> dict[str, Any]:
-    """For kinds that Describe as they were created."""
-    return {}
 
 
 @dataclass(frozen=True)
@@ -163,20 +145,21 @@ class Kind:
     """One kind of resource.
 
     `running` and `total` name the quotas (fields of Quotas) that Create checks. `files` are
-    relative to the home and are deleted with the resource.
+    relative to the home and are deleted with the resource; `delete_children` deletes other
+    resources with it. `describe_extra` are members that Create does not know.
     """
 
     name: str
     create: Callable[[Call], Draft]
     parent: str | None = None
-    perform: Callable[[Job], JobResult] | None = nothing_to_do
+    perform: Callable[[Job], JobResult] | None = lambda job: JobResult()
     lane: Lane = Lane.QUICK
     running: str | None = None
     total: str | None = None
-    check_delete: Callable[[Call, Resource], None] = always_deletable
+    check_delete: Callable[[Call, Resource], None] = lambda call, resource: None
     files: Callable[[Records, Resource], list[str]] = no_files
-    delete_children: Callable[[Records, Resource], None] = no_children
-    describe_extra: Callable[[Records, Resource], dict[str, Any]] = no_extra_members
+    delete_children: Callable[[Records, Resource], None] = lambda records, resource: None
+    describe_extra: Callable[[Records, Resource], dict[str, Any]] = lambda records, resource: {}
 
     @cached_property
     def operations(self) -> dict[str, str]:

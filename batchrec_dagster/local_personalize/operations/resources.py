@@ -117,8 +117,8 @@ def describe(kind: Kind, call: Call) -> dict[str, Any]:
     """All members of the resource. Raises NotFoundError."""
     resource = call.get(kind.name, call.params[kind.arn_member])
     shape = output_members(kind.operations["Describe"])[kind.describe_member]
-    members = _members(kind, resource) | kind.describe_extra(call.records, resource)
-    return {kind.describe_member: prune(members, shape)}
+    described = members(kind, resource) | kind.describe_extra(call.records, resource)
+    return {kind.describe_member: prune(described, shape)}
 
 
 def list_page(kind: Kind, call: Call) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def list_page(kind: Kind, call: Call) -> dict[str, Any]:
     after = read_token(call.params.get("nextToken"), kind.name, parent)
     page = call.records.page(kind.name, call.scope, parent, after, limit + 1)
     answer: dict[str, Any] = {
-        kind.list_member: prune([_members(kind, resource) for resource in page[:limit]], shape)
+        kind.list_member: prune([members(kind, resource) for resource in page[:limit]], shape)
     }
     if len(page) > limit:
         answer["nextToken"] = write_token(page[limit - 1].seq, kind.name, parent)
@@ -172,7 +172,8 @@ def read_token(token: str | None, *scope: str | None) -> int:
     return after
 
 
-def _members(kind: Kind, resource: Resource) -> dict[str, Any]:
+def members(kind: Kind, resource: Resource) -> dict[str, Any]:
+    """What Describe and List give, without `describe_extra`."""
     return {
         **resource.body,
         kind.arn_member: resource.arn,

@@ -10,6 +10,7 @@ from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobRes
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
 from batchrec_dagster.local_personalize.jobs.job import UPDATED, Job, logger, start_update
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
+from batchrec_dagster.local_personalize.operations.resources import members
 from batchrec_dagster.local_personalize.operations.solution_config import (
     check_objective,
     check_solution,
@@ -17,6 +18,7 @@ from batchrec_dagster.local_personalize.operations.solution_config import (
     training_schedule,
 )
 from batchrec_dagster.local_personalize.operations.solution_versions import (
+    SOLUTION_VERSION,
     first_training,
     version_files,
 )
@@ -87,16 +89,8 @@ def _latest_version(records: Records, solution: Resource) -> dict[str, Any]:
     versions = records.children("SolutionVersion", solution.arn)
     if not versions:
         return {}
-    latest = versions[-1]
     shape = member_shape("DescribeSolution", "solution", "latestSolutionVersion")
-    members = {
-        **latest.body,
-        "solutionVersionArn": latest.arn,
-        "status": latest.status,
-        "creationDateTime": latest.created,
-        "lastUpdatedDateTime": latest.updated,
-    }
-    return {"latestSolutionVersion": prune(members, shape)}
+    return {"latestSolutionVersion": prune(members(SOLUTION_VERSION, versions[-1]), shape)}
 
 
 def update(call: Call) -> dict[str, Any]:

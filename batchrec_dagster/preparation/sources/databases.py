@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, QUERY_MINUTES, Limits
 from batchrec_dagster.preparation.sources.query import FILENAME, read_database
 from batchrec_dagster.preparation.sources.results import ResultFile
 from batchrec_dagster.preparation.sources.source import (
     FileError,
     FoundFile,
+    Source,
     SourceContext,
     naming,
 )
@@ -70,7 +70,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class Database:
+class Database(Source):
     """The source of one Parquet file: the rows of `sql`. `version_sql`: a query whose answer
     changes when the rows may have changed; without it they are read by every run. `setting` is what
     messages call the query."""
@@ -85,10 +85,6 @@ class Database:
         return self.text
 
     @property
-    def layout(self) -> Layout | None:
-        return None
-
-    @property
     def variable(self) -> str:
         return self.text.removeprefix(SCHEME)
 
@@ -100,12 +96,14 @@ class Database:
             with naming(self.shown), temporary_folder() as folder:
                 path = folder / "version.parquet"
                 setting = self.setting.replace(".query", ".version_query", 1)
-                _write(self._url(), self.version_sql, setting, path)
+                _write(self.url, self.version_sql, setting, path)
                 version = repr(pl.read_parquet(path).head(VERSION_ROWS).rows())
         digest = hashlib.sha256(f"{self.sql}\n{version}".encode()).hexdigest()
         return _Rows(self.text, digest, self).found(FILENAME)
 
-    def _url(self) -> str:
+    @property
+    def url(self) -> str:
+        """From the environment: a secret. Raises FileError."""
         url = os.environ.get(self.variable, "").strip()
         if not url:
             raise FileError(
@@ -114,10 +112,6 @@ class Database:
             )
         return url
 
-    def write(self, path: Path) -> None:
-        """Write the rows as Parquet. Raises FileError."""
-        _write(self._url(), self.sql, self.setting, path)
-
 
 @dataclass(frozen=True)
 class _Rows(ResultFile):
@@ -125,7 +119,8 @@ class _Rows(ResultFile):
 
     def write(self, path: Path, context: SourceContext) -> None:
         del context
-        self.database.write(path)
+        query = self.database
+        _write(query.url, query.sql, query.setting, path)
 
 
 def parse_database(text: str) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Self
 from urllib.parse import unquote, urlsplit
 
-from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.download import download, look_up
 from batchrec_dagster.preparation.sources.lake_tables import (
     LakeTable,
@@ -25,6 +24,7 @@ from batchrec_dagster.preparation.sources.source import (
     FileError,
     FoundFile,
     Look,
+    Source,
     SourceContext,
     naming,
     safe_filename,
@@ -246,7 +246,7 @@ class WebFile(File):
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(Source):
     """The files below `root` whose path from there matches `pattern`: `*` and `?` match characters
     of a name, `**/` any folders. Names that begin with `.` or `_` are skipped, as Spark does, and
     what is written for people if the folder itself is named, and not a pattern."""
@@ -274,10 +274,6 @@ class Folder:
     @property
     def shown(self) -> str:
         return self.text
-
-    @property
-    def layout(self) -> Layout | None:
-        return None
 
     def files(self, context: SourceContext) -> list[FoundFile]:
         """The files by path. Empty files still count. Raises SourceError."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.sources.limits import (
     MAX_FILE_GB,
@@ -77,7 +77,7 @@ def check_sql(sql: str) -> str:
 
 
 @dataclass(frozen=True)
-class FileQuery:
+class FileQuery(Source):
     """The source of one Parquet file: the rows that `sql` makes of `tables`, each by its name in
     it. `setting` is what messages call it, `form` how files of text are written."""
 
@@ -87,16 +87,8 @@ class FileQuery:
     setting: str = "ratings.query"
 
     @property
-    def text(self) -> str:
-        return ", ".join(source.text for source in self.tables.values())
-
-    @property
     def shown(self) -> str:
         return ", ".join(source.shown for source in self.tables.values())
-
-    @property
-    def layout(self) -> Layout | None:
-        return None
 
     def files(self, context: SourceContext) -> list[FoundFile]:
         """The result, which changes with the query and with any file. Raises SourceError."""

@@ -74,28 +74,28 @@ class FoundFile:
     fingerprint: str
 
 
-class Source(Protocol):
-    """A file, a folder or a pattern, as `parse_source` makes it."""
+class Source(ABC):
+    """A file, a folder or a pattern, as `parse_source` makes it; a query or a database."""
 
     @property
-    def text(self) -> str:
-        """As declared; the query of a URL may be a secret."""
-
-    @property
+    @abstractmethod
     def shown(self) -> str:
-        """As declared, without the query of a URL: for logs, metadata and messages."""
+        """As declared, without the query of a URL, which may be a secret: for logs, metadata and
+        messages."""
 
     @property
     def layout(self) -> Layout | None:
         """The layout of known ratings (sample://, movielens://), None for any other source."""
+        return None
 
+    @abstractmethod
     def files(self, context: SourceContext) -> list[FoundFile]:
         """Every file, by path, without reading it where possible. Raises SourceError."""
 
 
 @dataclass(frozen=True)
-class File(ABC):
-    """A source of one file: one subclass for each scheme.
+class File(Source):
+    """A source of one file: one subclass for each scheme. text: as declared.
 
     `look`, `as_listed`, `chunks`, `local_path` raise FileError, DownloadError, StorageError or
     OSError; the other methods make one SourceError of these.
@@ -111,10 +111,6 @@ class File(ABC):
     def name(self) -> str:
         """What the file's name ends."""
         return self.text
-
-    @property
-    def layout(self) -> Layout | None:
-        return None
 
     @abstractmethod
     def look(self, context: SourceContext) -> Look: ...
