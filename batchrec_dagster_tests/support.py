@@ -25,6 +25,7 @@ import yaml
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.preparation.users import distinct_users
+from batchrec_dagster.reporting.outcomes import RATES, Outcome, Rate
 from batchrec_dagster.storage.object_store import ObjectStore
 
 # The assets of a pipeline that declares ratings alone, in their order.
@@ -286,3 +287,15 @@ def why(result: dg.ExecuteInProcessResult) -> str:
     failure = event.step_failure_data.user_failure_data
     assert failure is not None
     return failure.description or ""
+
+
+def outcomes_of(table: pl.DataFrame) -> list[Outcome]:
+    """The rows of the published outcomes, oldest period first."""
+    found = []
+    for row in table.iter_rows(named=True):
+        values: dict[str, Any] = dict(row)
+        for name in RATES:
+            parts = [values.pop(column) for column in (name, f"{name}_low", f"{name}_high")]
+            values[name] = None if parts[0] is None else Rate(*parts)
+        found.append(Outcome(**values))
+    return found

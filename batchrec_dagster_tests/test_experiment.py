@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.recommendations import Experiment
-from batchrec_dagster.reporting.outcomes import Outcome, outcomes_of
+from batchrec_dagster.reporting.outcomes import Outcome
 from batchrec_dagster.steps.experiment import CONTROL, MODEL, arms
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.s3_server import S3Server
@@ -26,6 +26,7 @@ from batchrec_dagster_tests.support import (
     declaration,
     metadata,
     module_project,
+    outcomes_of,
     refresh,
     write_ratings,
 )

@@ -70,7 +70,7 @@ def test_any_frame_can_be_stored(tmp_path: Path, value: object) -> None:
     assert got.equals(TABLE)
 
 
-@pytest.mark.parametrize("manager", [ParquetIOManager, InteractionsIOManager, UsersIOManager])
+@pytest.mark.parametrize("manager", [ParquetIOManager, InteractionsIOManager])
 def test_a_file_is_stored_as_it_is_and_read_lazily(
     tmp_path: Path, manager: type[StorageIOManager]
 ) -> None:

@@ -17,7 +17,6 @@ import pytest
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.reporting.outcomes import (
     NOTHING_YET,
-    outcomes_of,
     outcomes_section,
     sentences,
 )
@@ -27,7 +26,7 @@ from batchrec_dagster.steps.rollback import published_table
 from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.support import declaration
+from batchrec_dagster_tests.support import declaration, outcomes_of
 
 SHOP = Pipeline.model_validate(declaration("shop", "ratings.csv"))
 PLACES = Places("shop")

@@ -77,7 +77,7 @@ def ours(source: Path, folder: Path) -> tuple[int, int]:
     with opened([RawFile(source, source.name)], Reading(), Rules(min_rating=MIN_RATING)) as ratings:
         done = ratings.write_interactions(written)
     types = csv_types(interactions_columns(event_type=False))
-    users = distinct_users(pl.scan_csv(written, schema=types), rows=done.rows_kept)
+    users = distinct_users(pl.scan_csv(written, schema=types))
     users.write_ndjson(folder / "users.json")
     return done.rows_read, done.rows_kept
 

@@ -21,15 +21,12 @@ from batchrec_dagster.storage.durable import temporary_folder
 FEW, PIECE = 10_000_000, 1_000_000
 
 
-def distinct_users(
-    interactions: pl.LazyFrame, since: int | None = None, *, rows: int | None = None
-) -> pl.DataFrame:
+def distinct_users(interactions: pl.LazyFrame, since: int | None = None) -> pl.DataFrame:
     """The users of the interactions, each once, in order of their id (by its bytes): one column,
-    userId. `since`: only those with an interaction at that time, in epoch seconds, or later.
-    `rows`: how many interactions there are, where that is known."""
+    userId. `since`: only those with an interaction at that time, in epoch seconds, or later."""
     if since is not None:
         interactions = interactions.filter(pl.col(TIMESTAMP) >= since)
-    return _ordered(interactions.select(pl.col(USER_ID).alias(USER_FIELD)), rows)
+    return _ordered(interactions.select(pl.col(USER_ID).alias(USER_FIELD)))
 
 
 def listed_users(
@@ -62,13 +59,11 @@ def check_limits(users: int, size: int) -> None:
         )
 
 
-def _ordered(users: pl.LazyFrame, rows: int | None = None) -> pl.DataFrame:
+def _ordered(users: pl.LazyFrame) -> pl.DataFrame:
     """Each once, in order; of many rows piece by piece, in half the memory and twice the time."""
-    if rows is None:
-        # Not pl.len(), which maps the whole file into memory.
-        counted = users.select(pl.col(USER_FIELD).is_not_null().sum())
-        rows = counted.collect(engine="streaming").item()
-    if rows <= FEW:
+    # Not pl.len(), which maps the whole file into memory.
+    counted = users.select(pl.col(USER_FIELD).is_not_null().sum())
+    if counted.collect(engine="streaming").item() <= FEW:
         return users.unique().sort(USER_FIELD).collect(engine="streaming")
     found = _Tally(USER_FIELD)
     users.sink_batches(found.add, chunk_size=PIECE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
 
 import polars as pl
 
@@ -96,18 +95,6 @@ SCHEMA = {
     for field in fields(Outcome)
     for column, _ in (_parts(field.name) if field.name in RATES else [(field.name, "")])
 }
-
-
-def outcomes_of(table: pl.DataFrame) -> list[Outcome]:
-    """The table's rows, oldest period first."""
-    found = []
-    for row in table.iter_rows(named=True):
-        values: dict[str, Any] = dict(row)
-        for name in RATES:
-            parts = [values.pop(column) for column, _ in _parts(name)]
-            values[name] = None if parts[0] is None else Rate(*parts)
-        found.append(Outcome(**values))
-    return found
 
 
 NOTHING_YET = (

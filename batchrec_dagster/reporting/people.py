@@ -112,12 +112,12 @@ def _items(
     lists_of = dict(counts.lists.select("item", "lists").iter_rows())
     columns = (
         ids.to_list(),
-        [shortened(title) for title in tables.titles_of(ids)],
+        [shortened(title) for title in tables.of_items(ids, "title")],
         users,
         [lists_of.get(item, 0) for item in ids],
         near,
-        tables.images_of(ids),
-        tables.links_of(ids),
+        tables.of_items(ids, "image"),
+        tables.of_items(ids, "link"),
     )
     return [[*row] for row in zip(*columns, strict=True)]
 

@@ -41,19 +41,8 @@ class Tables:
     categories: Sequence[str] = ()
     segments: pl.DataFrame | None = None
 
-    def titles_of(self, items: pl.Series) -> list[str | None]:
-        """The title of each of the items, None for an item without one."""
-        return self._of(items, "title")
-
-    def images_of(self, items: pl.Series) -> list[str | None]:
-        """The address of each item's picture."""
-        return self._of(items, "image")
-
-    def links_of(self, items: pl.Series) -> list[str | None]:
-        """The address of each item's page."""
-        return self._of(items, "link")
-
-    def _of(self, items: pl.Series, column: str) -> list[str | None]:
+    def of_items(self, items: pl.Series, column: str) -> list[str | None]:
+        """The title, image or link of each of the items, None for an item without one."""
         if self.titles is None or column not in self.titles.columns:
             return [None] * len(items)
         ids = items.to_frame("item_id")

@@ -240,7 +240,7 @@ def catalogue(tables: Tables, counts: Counts) -> Catalogue:
         most=[
             ListedItem(**row)
             for row in most.with_columns(
-                title=pl.Series(tables.titles_of(most["item"]), dtype=pl.String)
+                title=pl.Series(tables.of_items(most["item"], "title"), dtype=pl.String)
             ).iter_rows(named=True)
         ],
     )

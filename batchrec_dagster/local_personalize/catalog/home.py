@@ -42,11 +42,10 @@ class Home:
         _, _, _, region, account, resource = arn.split(":", 5)
         return f"{region}.{account}.{resource.replace('/', '.')}."
 
-    def discard_attempts(self, folder: Path, arn: str, *, keep: Path | None = None) -> None:
-        """Remove the files of earlier attempts at this resource, except `keep`."""
+    def discard_attempts(self, folder: Path, arn: str) -> None:
+        """Remove the files of earlier attempts at this resource."""
         for path in folder.glob(f"{self.attempts_prefix(arn)}*"):
-            if path != keep:
-                remove(path)
+            remove(path)
 
     def relative(self, path: Path) -> str:
         """The path as the catalog stores it, relative so that the home can be moved."""
