@@ -7,12 +7,10 @@ import click
 from batchrec_dagster.cli.doctor import doctor, verify_aws
 from batchrec_dagster.cli.init import init
 from batchrec_dagster.cli.new import new
-from batchrec_dagster.cli.pipelines import check, list_pipelines, open_page
-from batchrec_dagster.cli.rollback import rollback
+from batchrec_dagster.cli.pipelines import check, list_pipelines, open_page, ui
+from batchrec_dagster.cli.rollback import rollback, teardown
 from batchrec_dagster.cli.run import run
 from batchrec_dagster.cli.show import diff, show
-from batchrec_dagster.cli.teardown import teardown
-from batchrec_dagster.cli.ui import ui
 from batchrec_dagster.local_personalize.api.command import local_personalize
 
 

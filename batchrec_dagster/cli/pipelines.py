@@ -1,9 +1,8 @@
-"""`batchrec list`, `batchrec check` and `batchrec open`."""
+"""`batchrec list`, `batchrec check`, `batchrec open` and `batchrec ui`."""
 
 from __future__ import annotations
 
 import socket
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +20,13 @@ from batchrec_dagster.cli.project import (
     near,
     program,
     storage,
+    terminal_width,
 )
+from batchrec_dagster.storage.extras import require
+from batchrec_dagster.web import allowed_hosts
 
 if TYPE_CHECKING:
-    from batchrec_dagster.reporting.published import Published
+    pass
 
 
 @click.command("list", short_help="List the pipelines, their last runs and editions.")
@@ -38,7 +40,6 @@ def list_pipelines(as_json: bool) -> None:
       batchrec list --json | jq -r '.[] | select(.last_run.status == "FAILURE") | .pipeline'
     """
     import json
-    from shutil import get_terminal_size
 
     from batchrec_dagster.reporting.published import Published
     from batchrec_dagster.reporting.show import overview, overview_text
@@ -54,8 +55,7 @@ def list_pipelines(as_json: bool) -> None:
         raise NotFoundError(
             "no pipeline is declared. Declare one: batchrec new NAME --ratings FILE"
         )
-    width = get_terminal_size().columns if sys.stdout.isatty() else None
-    click.echo(overview_text(found, width), nl=False)
+    click.echo(overview_text(found, terminal_width()), nl=False)
 
 
 @click.command(short_help="Check that all pipelines load.")
@@ -169,17 +169,53 @@ def _report(pipeline: str | None) -> Path:
 
     deployed = storage(pipeline)
     names = [pipeline] if pipeline is not None else published_pipelines(deployed)
-    found = [one for name in names if (one := Published(deployed, name)).report is not None]
-    newest = max(found, key=_written, default=None)
-    if newest is None or newest.report is None:
+    reports = [Published(deployed, name).report for name in names]
+    newest = max(filter(None, reports), key=lambda report: report.last_modified, default=None)
+    if newest is None:
         raise NotFoundError(f"no report yet. Make one: {program('batchrec')} run {pipeline or ''}")
-    uri = newest.report.uri
-    path = deployed.store.local_path(uri)
+    path = deployed.store.local_path(newest.uri)
     if path is None:
-        raise click.ClickException(f"the report is in S3. Copy it: aws s3 cp {uri} report.html")
+        copy = f"aws s3 cp {newest.uri} report.html"
+        raise click.ClickException(f"the report is in S3. Copy it: {copy}")
     return path
 
 
-def _written(published: Published) -> float:
-    assert published.report is not None
-    return published.report.last_modified.timestamp()
+@click.command(short_help="Open Dagster's web page, with its daemon.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+@click.option(
+    "-w",
+    "--workspace",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=["workspace.yaml"],
+    show_default=True,
+    help="The file that names the code locations. Repeat for more.",
+)
+@click.option(
+    "--daemon/--no-daemon",
+    default=True,
+    show_default=True,
+    help="Also run Dagster's daemon: schedules, sensors and queued runs.",
+)
+@allowed_hosts
+def ui(
+    host: str, port: int, workspace: tuple[Path, ...], daemon: bool, allowed_hosts: frozenset[str]
+) -> None:
+    """Serve Dagster's web page until Ctrl-C, and run its schedules and sensors.
+
+    Use this, not `dagster dev` or `dagster-webserver`: those execute what any web page in the same
+    browser sends them. The page has no login: anyone who reaches it can start and stop runs.
+
+    \b
+    Examples:
+      batchrec ui
+      batchrec ui --port 3001
+      batchrec ui --no-daemon --host 0.0.0.0 --allowed-hosts dagster.example.com
+    """
+    require("serve", "batchrec ui")
+    from batchrec_dagster.web.dagster_ui import serve_ui
+
+    with dagster_instance():
+        pass  # The databases of a new home are there, before several processes look for them.
+    serve_ui(workspace, host, port, allowed_hosts, daemon=daemon)

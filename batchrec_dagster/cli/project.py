@@ -216,6 +216,11 @@ def near(path: Path, folder: Path | None = None) -> Path:
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
+def terminal_width() -> int | None:
+    """Columns of the terminal; None for a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def storage(pipeline: str | None = None) -> StorageResource:
     """The storage of the project, or of a pipeline with a deployment of its own. Raises
     click.ClickException."""
@@ -224,39 +229,30 @@ def storage(pipeline: str | None = None) -> StorageResource:
 
 def deployment(pipeline: str | None = None) -> Deployment:
     """The project's deployment, or a pipeline's own. Raises click.ClickException."""
+    from batchrec_dagster.config.project import DeploymentSettings
+    from batchrec_dagster.config.templates import fill_in
     from batchrec_dagster.deployment import Deployment, DeploymentError
 
     variables = dict(environment())
     try:
         for declared in _declared_deployments(pipeline):
-            variables |= _variables(declared, variables)
+            filled = {name: fill_in(str(value), variables) for name, value in declared.items()}
+            variables |= DeploymentSettings.model_validate(filled).variables
         return Deployment.from_environment(variables)
     except (DeploymentError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _declared_deployments(pipeline: str | None) -> Iterator[dict[str, Any]]:
+def _declared_deployments(pipeline: str | None) -> list[dict[str, Any]]:
     """The settings of BatchrecResources, then those of the pipeline."""
     try:
-        components = list(_components(find_project()))
+        components = [*_components(find_project())]
     except ProjectError:
-        return
-    for kind, attributes, _ in components:
-        if kind.endswith(".BatchrecResources"):
-            yield attributes
-    for kind, attributes, _ in components:
-        own = attributes.get("deployment")
-        if kind.endswith(COMPONENT) and attributes.get("name") == pipeline and own:
-            yield own
-
-
-def _variables(declared: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
-    """The variables that declared settings replace, with templates filled in."""
-    from batchrec_dagster.config.project import DeploymentSettings
-    from batchrec_dagster.config.templates import fill_in
-
-    filled = {name: fill_in(str(value), env) for name, value in declared.items()}
-    return DeploymentSettings.model_validate(filled).variables
+        return []
+    shared = [found for kind, found, _ in components if kind.endswith(".BatchrecResources")]
+    pipelines = [found for kind, found, _ in components if kind.endswith(COMPONENT)]
+    own = [found.get("deployment") for found in pipelines if found.get("name") == pipeline]
+    return [*shared, *filter(None, own)]
 
 
 def complete_pipelines(

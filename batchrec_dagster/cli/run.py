@@ -136,16 +136,18 @@ def _watch(
     received: list[int],
 ) -> RunStages | None:
     """Show the run until its process has ended; None if it ended before the run started."""
+    import dagster as dg
+
     from batchrec_dagster.reporting.run_stages import RunStages
 
     stages: RunStages | None = None
+    of_tag = dg.RunsFilter(tags={TAG: tag})
     asked = 0
     with _view(name) as show:
         while True:
             ended = process.poll() is not None
-            stages = stages or next(
-                (RunStages(instance, run) for run in _runs(instance, tag)), None
-            )
+            for run in instance.get_runs(of_tag, limit=1) if stages is None else ():
+                stages = RunStages(instance, run)
             if len(received) > asked:
                 asked = len(received)
                 _stop(process, instance, stages, force=asked > 1)
@@ -158,12 +160,6 @@ def _watch(
                 return stages
             with suppress(subprocess.TimeoutExpired):
                 process.wait(LOOK_EVERY)
-
-
-def _runs(instance: dg.DagsterInstance, tag: str) -> list[dg.DagsterRun]:
-    import dagster as dg
-
-    return [*instance.get_runs(dg.RunsFilter(tags={TAG: tag}), limit=1)]
 
 
 def _stop(

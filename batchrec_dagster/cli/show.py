@@ -7,7 +7,6 @@ import os
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +16,7 @@ from batchrec_dagster.cli.project import (
     complete_pipelines,
     instance_if_any,
     storage,
+    terminal_width,
 )
 
 if TYPE_CHECKING:
@@ -140,12 +140,10 @@ def _summaries(published: list[Published]) -> list[dict[str, Any]]:
 
 
 def _text(found: Any) -> str:
-    from shutil import get_terminal_size
-
     from batchrec_dagster.reporting.experiment import ExperimentView, experiment_text
     from batchrec_dagster.reporting.show import text
 
-    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    width = terminal_width()
     if isinstance(found, ExperimentView):
         return experiment_text(found, width)
     return text(found, width, with_runs=bool(os.environ.get("DAGSTER_HOME")))
@@ -204,8 +202,7 @@ def diff(editions: tuple[int, ...], pipeline: str | None, as_json: bool) -> None
     if as_json:
         print_safely(json.dumps({"pipeline": one.pipeline, **asdict(found)}, indent=2))
         return
-    width = get_terminal_size().columns if sys.stdout.isatty() else None
-    print_safely(diff_text(one.pipeline, found, width))
+    print_safely(diff_text(one.pipeline, found, terminal_width()))
 
 
 def _chosen(history: EditionHistory, numbers: tuple[int, ...]) -> tuple[Edition, Edition]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any, Self
 
@@ -166,69 +167,47 @@ class Pipeline(dg.Model):
         return owners
 
     @model_validator(mode="after")
-    def _min_rating_has_ratings(self) -> Self:
-        columns = self.ratings.columns
-        if (
-            self.interactions.min_rating is not None
-            and columns is not None
-            and isinstance(columns.user, int)
-            and columns.rating is None
-        ):
-            raise ValueError(
-                "interactions.min_rating needs ratings.columns.rating: set it, or omit min_rating"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _what_needs_times_has_them(self) -> Self:
-        needing = {
-            "interactions.window": self.interactions.window,
-            "interactions.latest_per_pair": self.interactions.latest_per_pair,
-            "batch_users.active_since": self.batch_users.active_since,
-        }
-        declared = [name for name, value in needing.items() if value]
-        if declared and not self.ratings.has_times:
-            raise ValueError(
-                f"with ratings.columns.timestamp: none there are no times, which {declared[0]}"
-                " needs: omit it. interactions.duplicates: drop keeps one row of each pair"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _exploration_is_the_recipes(self) -> Self:
-        if self.recommendations.exploration_weight and self.solution.recipe != USER_PERSONALIZATION:
-            raise ValueError(
-                f"recommendations.exploration_weight is for {USER_PERSONALIZATION} only: omit it,"
-                f" or set solution.recipe: {USER_PERSONALIZATION}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _weighted_events_have_types(self) -> Self:
+    def _blocks_fit_each_other(self) -> Self:
+        for problem in self._problems():
+            raise ValueError(problem)
         columns = self.ratings.columns
         if self.solution.event_weights and columns is not None and columns.event_type is None:
             raise field_errors({("solution", "event_weights"): "needs ratings.columns.event_type"})
         return self
 
-    @model_validator(mode="after")
-    def _control_has_a_model(self) -> Self:
+    def _problems(self) -> Iterator[str]:
+        columns, recipes = self.ratings.columns, [*self.solution.recipes]
+        unrated = columns and isinstance(columns.user, int) and columns.rating is None
+        if self.interactions.min_rating is not None and unrated:
+            yield "interactions.min_rating needs ratings.columns.rating: set it, or omit min_rating"
+        needing_times = {
+            "interactions.window": self.interactions.window,
+            "interactions.latest_per_pair": self.interactions.latest_per_pair,
+            "batch_users.active_since": self.batch_users.active_since,
+        }
+        for name, value in needing_times.items() if not self.ratings.has_times else ():
+            if value:
+                yield (
+                    f"with ratings.columns.timestamp: none there are no times, which {name} needs:"
+                    " omit it. interactions.duplicates: drop keeps one row of each pair"
+                )
+        if self.recommendations.exploration_weight and recipes[0] != USER_PERSONALIZATION:
+            yield (
+                f"recommendations.exploration_weight is for {USER_PERSONALIZATION} only: omit it,"
+                f" or set solution.recipe: {USER_PERSONALIZATION}"
+            )
         popular = self.experiment is not None and self.experiment.control == "popular"
-        if popular and POPULARITY_COUNT not in [*self.solution.recipes][1:]:
-            raise ValueError(
+        if popular and POPULARITY_COUNT not in recipes[1:]:
+            yield (
                 f"experiment.control: popular compares with {POPULARITY_COUNT}: set"
                 " solution.compare_with_popularity: true and another solution.recipe, or"
                 " experiment.control: none"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _new_files_are_visible(self) -> Self:
         if self.on_new_files.enabled and not self.ratings.has_visible_files:
-            raise ValueError(
+            yield (
                 "on_new_files sees new files at a path or in s3://, not at"
                 f" {self.ratings.shown_source}: copy them there, or refresh by schedule"
             )
-        return self
 
     @model_validator(mode="after")
     def _expressions_fit_the_datasets(self) -> Self:

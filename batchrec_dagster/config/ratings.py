@@ -104,11 +104,10 @@ class Columns(dg.Model):
     @property
     def declared(self) -> dict[str, Column]:
         """From role to column, those that are declared."""
-        roles = ("user", "item", "rating", "timestamp", "event_type", "event_value")
-        columns = {role: getattr(self, role) for role in roles}
+        columns = self.model_dump(exclude_none=True)
         if not self.has_times:
             del columns["timestamp"]
-        return {role: column for role, column in columns.items() if column is not None}
+        return columns
 
     @property
     def has_times(self) -> bool:

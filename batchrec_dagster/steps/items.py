@@ -44,6 +44,16 @@ def titles_of(pipeline: Pipeline) -> list[dg.AssetKey]:
     return [pipeline.asset_key("item_titles")] if declared else []
 
 
+def shown_tables(pipeline: Pipeline) -> list[str]:
+    """The assets that only some pipelines declare, and whose tables the report shows then."""
+    declared = {
+        "item_titles": bool(titles_of(pipeline)),
+        "items": bool(categories(pipeline)),
+        "user_segments": pipeline.segments is not None,
+    }
+    return [name for name, there in declared.items() if there]
+
+
 def titles_versions(pipeline: Pipeline, storage: StorageResource) -> list[str]:
     """The version of the titles, empty if none are declared. Raises StorageError."""
     uri = storage.uri(pipeline.places.item_titles)

@@ -39,7 +39,7 @@ from batchrec_dagster.reporting.published import Tables
 from batchrec_dagster.reporting.sections import Section
 from batchrec_dagster.steps.batches import withheld
 from batchrec_dagster.steps.experiment import experiment_result
-from batchrec_dagster.steps.items import categories, titles_of
+from batchrec_dagster.steps.items import categories, shown_tables, titles_of
 from batchrec_dagster.steps.outcomes import outcomes, read_sums
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
 from batchrec_dagster.storage.published_table import Edition
@@ -165,18 +165,14 @@ def _counted(
 def _tables_version(pipeline: Pipeline, storage: StorageResource, edition: Edition) -> str:
     places = pipeline.places
     interactions = storage.uri(places.interactions)
-    optional = {
-        places.item_titles: bool(titles_of(pipeline)),
-        places.items: bool(categories(pipeline)),
-        places.user_segments: pipeline.segments is not None,
-    }
+    optional = [getattr(places, name) for name in shown_tables(pipeline)]
     return fingerprint(
         TALLIES_VERSION,
         edition.version,
         interactions_version(storage, interactions),
         UsersFiles(storage.store, storage.uri(places.batch_users)).version(),
-        [key for key, there in optional.items() if there],
-        [storage.version(storage.uri(key)) for key, there in optional.items() if there],
+        optional,
+        [storage.version(storage.uri(key)) for key in optional],
         list(categories(pipeline)),
     )
 

@@ -1,16 +1,20 @@
-"""Answers the lines of a batch inference job in order; a bad line gets an error."""
+"""Answers the lines of batch jobs in order, by items or by users; a bad line gets an error."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 
 from batchrec_dagster.local_personalize.data.batch_lines import Answerer, Request
 from batchrec_dagster.local_personalize.filters.job import JobFilter
-from batchrec_dagster.local_personalize.learning.interactions import Interactions, positions
-from batchrec_dagster.local_personalize.learning.models import AnyModel
+from batchrec_dagster.local_personalize.filters.tables import Read
+from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
+from batchrec_dagster.local_personalize.learning.models import AnyModel, SegmentationModel
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
 from batchrec_dagster.local_personalize.learning.serving import Recommended, UserModel
 from batchrec_dagster.local_personalize.recipes import (
@@ -20,11 +24,20 @@ from batchrec_dagster.local_personalize.recipes import (
     Recipe,
 )
 from batchrec_dagster.personalize.batch_files import (
+    ITEM_ATTRIBUTES,
     ITEM_FIELD,
     ITEM_LIST,
     USER_FIELD,
     inference_line,
+    segment_line,
 )
+from batchrec_dagster.personalize.item_attributes import (
+    ItemAttributesError,
+    Value,
+    typed_conditions,
+)
+from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, Field, Schema
+from batchrec_dagster.storage.progress import Progress
 
 # The items of one answer, best first, and their scores if the recipe has any.
 Answer = tuple[list[str], list[float] | None]
@@ -124,3 +137,133 @@ class Recommender(Answerer):
             for row, scores, count in zip(chunk.items, chunk.scores, counts, strict=True):
                 items = item_ids[row[:count]].tolist()
                 yield items, scores[:count].tolist() if scored else None
+
+
+Query = npt.NDArray[np.int32]  # positions in the model's items
+Users = npt.NDArray[np.int32]  # indexes into the users of the interactions
+Mask = npt.NDArray[np.bool_]  # over the users of the interactions
+
+# Users held in memory for the segments of several lines: 128 MiB.
+USERS_AT_ONCE = 32 << 20
+
+
+class ItemAttributes:
+    """The Items dataset, over the items that a model knows."""
+
+    def __init__(self, schema: Schema, read: Read, item_ids: Ids) -> None:
+        """`item_ids` are the model's, in its order."""
+        self._schema, self._read, self._item_ids = schema, read, item_ids
+        self._items = cache(self._load)
+
+    def matching_items(self, expression: str) -> npt.NDArray[np.int32]:
+        """Positions in `item_ids` of the items that match. Raises ItemAttributesError."""
+        matching = np.ones(len(self._item_ids), dtype=bool)
+        for field, value in typed_conditions(expression, self._schema):
+            positions_with_cell, cells = self._items(field.name)
+            equal = cells.select(_equals(field, value)).to_series().to_numpy()
+            with_value = np.zeros(len(self._item_ids), dtype=bool)
+            with_value[positions_with_cell[equal]] = True
+            matching &= with_value
+        return np.flatnonzero(matching).astype(np.int32)
+
+    def _load(self, name: str) -> tuple[npt.NDArray[np.int32], pl.DataFrame]:
+        """The position in the model of each item of the dataset, and its cell of this field."""
+        rows = self._read(ITEMS, list(dict.fromkeys([ITEM_ID, name])))
+        rows = rows.unique(ITEM_ID, keep="last", maintain_order=True)  # a later row counts
+        at = positions(self._item_ids, rows[ITEM_ID].to_list())
+        known = at >= 0
+        return at[known], rows.filter(pl.Series(known)).select(name)
+
+
+def _equals(field: Field, value: Value) -> pl.Expr:
+    cell = pl.col(field.name)
+    if field.type == "string":
+        equal = cell.str.split("|").list.contains(value)
+    elif field.type == "float":
+        equal = cell == pl.lit(value, dtype=pl.Float32)
+    else:
+        equal = cell == value
+    return equal.fill_null(value=False)
+
+
+@dataclass(frozen=True)
+class Segmenter(Answerer):
+    """A model with the current interactions and the job's options."""
+
+    recipe: Recipe
+    model: SegmentationModel
+    interactions: Interactions
+    num_results: int
+    attributes: ItemAttributes | None  # for aws-item-attribute-affinity
+    filter: JobFilter | None
+    log: Callable[[str], None]
+    checkpoint: Callable[[], None]
+
+    def _lines(self, requests: Sequence[Request]) -> Iterator[str]:
+        queries = [self._query(request) for request in requests]
+        segments = self._segments(
+            [(q, r) for q, r in zip(queries, requests, strict=True) if not isinstance(q, str)]
+        )
+        for request, query in zip(requests, queries, strict=True):
+            if isinstance(query, str):
+                yield segment_line(request.echo, [], error=f"User error: {query}")
+            else:
+                yield segment_line(request.echo, next(segments))
+
+    def _query(self, request: Request) -> Query | str:
+        """The items of a line, or why it cannot be answered."""
+        if request.problem is not None:
+            return request.problem.removeprefix("User error: ")
+        problem = self.filter.problem(request.values) if self.filter else None
+        if problem is not None:
+            return problem
+        if self.attributes is None:
+            item = request.echo[ITEM_FIELD]
+            query = positions(self.model.item_ids, [item])
+            return query if query[0] >= 0 else f"the solution version does not know item {item}"
+        expression = request.echo[ITEM_ATTRIBUTES]
+        try:
+            query = self.attributes.matching_items(expression)
+        except ItemAttributesError as error:
+            return str(error)
+        return query if len(query) else f"no known item matches {expression}"
+
+    def _segments(self, lines: Sequence[tuple[Query, Request]]) -> Iterator[list[str]]:
+        size = min(self.num_results, len(self.interactions.user_ids))
+        at_once = max(1, USERS_AT_ONCE // max(1, size))
+        for start in range(0, len(lines), at_once):
+            for users in self._top_users(lines[start : start + at_once], size):
+                yield self.interactions.user_ids[users].tolist()
+
+    def _top_users(self, lines: Sequence[tuple[Query, Request]], size: int) -> list[Users]:
+        """The segment of each line; lines with the same filter values are answered together."""
+        groups: dict[frozenset[tuple[str, str]], list[int]] = {}
+        for number, (_, request) in enumerate(lines):
+            line_values = request.values if self.filter else {}
+            groups.setdefault(frozenset(line_values.items()), []).append(number)
+        best: dict[int, Users] = {}
+        for values, numbers in groups.items():
+            mask = self._user_mask(dict(values))
+            segments = self.model.segment(
+                [lines[number][0] for number in numbers],
+                self.interactions,
+                size,
+                users=mask,
+                checkpoint=self._step(len(numbers), int(mask.sum())),
+            )
+            best.update(zip(numbers, segments, strict=True))
+        return [best[number] for number in range(len(lines))]
+
+    def _user_mask(self, values: dict[str, str]) -> Mask:
+        if self.filter is None:
+            return np.ones(len(self.interactions.user_ids), dtype=bool)
+        return self.filter.user_mask(self.interactions.user_ids, values)
+
+    def _step(self, segments: int, users: int) -> Callable[[int], None]:
+        progress = Progress(f"users scored for {segments} segments", users, self.log)
+
+        def step(count: int) -> None:
+            progress.add(count)
+            self.checkpoint()
+
+        return step

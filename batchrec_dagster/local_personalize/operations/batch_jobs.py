@@ -18,8 +18,7 @@ from batchrec_dagster.local_personalize.data.datasets import (
     group_reader,
     read_interactions,
 )
-from batchrec_dagster.local_personalize.data.inference import Recommender
-from batchrec_dagster.local_personalize.data.segmentation import ItemAttributes, Segmenter
+from batchrec_dagster.local_personalize.data.inference import ItemAttributes, Recommender, Segmenter
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
 from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.jobs.job import (

@@ -9,7 +9,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.pipeline.declare_asset import asset
 from batchrec_dagster.pipeline.ui import preview, stored
 from batchrec_dagster.reporting.markdown import escaped
-from batchrec_dagster.steps.items import categories, titles_of
+from batchrec_dagster.steps.items import shown_tables
 from batchrec_dagster.storage.resource import StorageResource
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ def recommendation_report(
     pipeline: Pipeline, checks: Sequence[dg.AssetCheckKey] = ()
 ) -> dg.AssetsDefinition:
     """The asset; the report shows the warnings of `checks`."""
-    keys, optional = _upstream(pipeline)
+    always = ("interactions", "batch_users", "recommendations", "recommendation_outcomes")
+    keys = [pipeline.asset_key(name) for name in always]
+    optional = [pipeline.asset_key(name) for name in shown_tables(pipeline)]
     shown = fingerprint(
         pipeline.description,
         pipeline.ratings.sources,
@@ -63,20 +65,6 @@ def recommendation_report(
         )
 
     return recommendation_report
-
-
-def _upstream(pipeline: Pipeline) -> tuple[list[dg.AssetKey], list[dg.AssetKey]]:
-    """The assets that each report reads, and those that a declaration adds."""
-    always = ("interactions", "batch_users", "recommendations", "recommendation_outcomes")
-    optional = {
-        "item_titles": bool(titles_of(pipeline)),
-        "items": bool(categories(pipeline)),
-        "user_segments": pipeline.segments is not None,
-    }
-    return (
-        [pipeline.asset_key(name) for name in always],
-        [pipeline.asset_key(name) for name, there in optional.items() if there],
-    )
 
 
 def _metadata(report: "Report") -> dict[str, Any]:
