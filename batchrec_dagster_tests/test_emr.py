@@ -11,6 +11,7 @@ from dagster import DagsterExecutionInterruptedError
 from moto import mock_aws
 from moto.emrserverless.models import EMRServerlessBackend, JobRun
 
+from batchrec_dagster.config.interactions import Preparation
 from batchrec_dagster.steps.spark_on_aws import EmrServerlessSpark
 from batchrec_dagster_tests.aws_jobs import (
     DONE,
@@ -47,9 +48,14 @@ def engine(shop: Storage) -> EmrServerlessSpark:
     application = shop.client("emr-serverless").create_application(
         name="spark", type="SPARK", releaseLabel="emr-7.9.0"
     )
-    return EmrServerlessSpark(
-        application["applicationId"], ROLE, 30, "--conf spark.driver.memory=4g"
+    declared = Preparation(
+        engine="emr_serverless",
+        application_id=application["applicationId"],
+        role=ROLE,
+        timeout_minutes=30,
+        spark_submit_parameters="--conf spark.driver.memory=4g",
     )
+    return EmrServerlessSpark(declared)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from dagster import DagsterExecutionInterruptedError
 from moto.glue.models import FakeJobRun, glue_backends
 from moto.glue.responses import GlueResponse
 
+from batchrec_dagster.config.interactions import Preparation
 from batchrec_dagster.preparation.spark.task import SourceFile
 from batchrec_dagster.steps.spark_on_aws import GlueSpark
 from batchrec_dagster_tests.aws_jobs import (
@@ -34,7 +35,15 @@ from batchrec_dagster_tests.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 
-ENGINE = GlueSpark("prepare", ROLE, worker_type="G.2X", workers=4, timeout_minutes=30)
+DECLARED = Preparation(
+    engine="glue",
+    job_name="prepare",
+    role=ROLE,
+    worker_type="G.2X",
+    workers=4,
+    timeout_minutes=30,
+)
+ENGINE = GlueSpark(DECLARED)
 Job = Callable[[FakeJobRun], None]
 
 
@@ -137,7 +146,7 @@ def test_the_jobs_own_reason_comes_first(monkeypatch: pytest.MonkeyPatch, s3: S3
 
 
 def test_without_a_job_and_a_role_it_says_what_to_do(s3: S3Server) -> None:
-    _, _, reason = run(replace(ENGINE, role=None), storage(s3))
+    _, _, reason = run(GlueSpark(DECLARED.model_copy(update={"role": None})), storage(s3))
     assert "there is no Glue job prepare" in reason
 
 

@@ -77,14 +77,9 @@ class Interactions(dg.Model):
         """The rules as preparation takes them; `event_type`: whether EVENT_TYPE is written."""
         return Rules(
             on_bad_rows=on_bad_rows,
-            min_rating=self.min_rating,
-            filter=self.filter,
             window_days=self.window.days if self.window else None,
-            duplicates=self.duplicates,
-            latest_per_pair=self.latest_per_pair,
-            min_interactions_per_user=self.min_interactions_per_user,
-            min_interactions_per_item=self.min_interactions_per_item,
             event_type=event_type,
+            **self.model_dump(exclude={"window"}),
         )
 
 

@@ -94,16 +94,10 @@ class ItemColumns(dg.Model):
         """How to read a file with these columns."""
         return ItemsLayout(
             delimiter=delimiter,
-            item=self.item,
-            title=self.title,
-            image=self.image,
-            link=self.link,
-            created=self.created,
-            categories=self.categories,
-            numbers=self.numbers,
             separator=separator,
             encoding=encoding,
             decimal=decimal,
+            **self.model_dump(),
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import polars as pl
 
@@ -91,7 +92,8 @@ def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
     """How to read files such as this one. Raises PreparationError."""
     form = reading.format or file_format(opened)
     delimiter = _delimiter(opened, reading) if form == "csv" else ","
-    columns, recognised = dict(reading.columns), {}
+    columns: dict[str, Any] = dict(reading.columns)
+    recognised: dict[str, str] = {}
     has_header = form != "csv" or not any(isinstance(c, int) for c in columns.values())
     table = _table(opened, form, delimiter, has_header=has_header, quoted=reading.quoted)
     if form != "csv" and any(isinstance(column, int) for column in columns.values()):
@@ -115,19 +117,14 @@ def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
         raise _not_recognised(table, missing, form)
     layout = Layout(
         delimiter=delimiter,
-        user=columns["user"],
-        item=columns["item"],
-        rating=columns.get("rating"),
-        timestamp=columns.get("timestamp"),
         timestamp_unit=_unit(table, columns.get("timestamp"), reading.timestamp_unit),
-        event_type=columns.get("event_type"),
-        event_value=columns.get("event_value"),
         format=form,
         encoding=reading.encoding,
         quoted=reading.quoted,
         decimal=reading.decimal,
         null_values=reading.null_values,
         timezone=reading.timezone,
+        **{"rating": None, "timestamp": None, **columns},
     )
     types = {**_types(table, layout), **reading.types}
     warnings = [

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -31,10 +31,8 @@ from batchrec_dagster.steps.items import read_titles, titles_versions, with_titl
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.io_managers import Stored
+from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import StorageResource, storage_errors
-
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -61,18 +59,9 @@ class SegmentTable:
     def write(self, pieces: Iterable[pl.DataFrame], path: Path) -> None:
         """Write the table as Parquet. pieces: at least one, as `batch_files.read_segments`
         reads them."""
-        writer: pq.ParquetWriter | None = None
-        try:
+        with TableWriter(path) as writer:
             for lines in pieces:
-                table = self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest())
-                if writer is None:
-                    import pyarrow.parquet as pq
-
-                    writer = pq.ParquetWriter(path, table.schema, compression="zstd")
-                writer.write_table(table)
-        finally:
-            if writer is not None:
-                writer.close()
+                writer.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
     def add(self, lines: pl.DataFrame) -> pl.DataFrame:
         """The rows of these lines. lines: item_id or item_attributes, users (best first), error."""

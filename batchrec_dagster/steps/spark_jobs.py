@@ -92,7 +92,6 @@ class LocalSpark:
     """Spark in a separate process on this machine."""
 
     memory: str = "2g"
-    cores: str = "*"
     on_aws: bool = False
 
     def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
@@ -110,10 +109,7 @@ class LocalSpark:
                 context=context,
                 command=[sys.executable, "-m", "batchrec_dagster.preparation.spark.job"],
                 env=environment,
-                extras={
-                    "task": task.to_json(),
-                    "local": {"cores": self.cores, "memory": self.memory},
-                },
+                extras={"task": task.to_json(), "local": {"memory": self.memory}},
             )
         return Done.from_json(reader.done()), {}
 
@@ -136,20 +132,9 @@ def spark_engine(declared: Preparation) -> SparkEngine | None:
         case "glue":
             from batchrec_dagster.steps.spark_on_aws import GlueSpark
 
-            return GlueSpark(
-                declared.job_name or "",
-                declared.role,
-                declared.worker_type,
-                declared.workers,
-                declared.timeout_minutes,
-            )
+            return GlueSpark(declared)
         case "emr_serverless":
             from batchrec_dagster.steps.spark_on_aws import EmrServerlessSpark
 
-            return EmrServerlessSpark(
-                declared.application_id or "",
-                declared.role or "",
-                declared.timeout_minutes,
-                declared.spark_submit_parameters or "",
-            )
+            return EmrServerlessSpark(declared)
     return None

@@ -23,6 +23,7 @@ from dagster_aws.pipes import (
     PipesS3MessageReader,
 )
 
+from batchrec_dagster.config.interactions import Preparation
 from batchrec_dagster.preparation import spark
 from batchrec_dagster.preparation.spark.task import Done, Task
 from batchrec_dagster.steps.spark_jobs import Messages, Ran, explained
@@ -110,15 +111,10 @@ class S3Messages(Messages, PipesS3MessageReader):
 class GlueSpark:
     """An AWS Glue job, created with `role` if it does not exist.
 
-    Each run passes its script and modules, so that the job always runs this code. None: the job's
-    own setting.
+    Each run passes its script and modules, so that the job always runs this code.
     """
 
-    job_name: str
-    role: str | None = None
-    worker_type: str | None = None
-    workers: int | None = None
-    timeout_minutes: int | None = None
+    declared: Preparation
     on_aws: bool = True
 
     def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
@@ -128,7 +124,7 @@ class GlueSpark:
             completed = PipesGlueClient(injector, reader, glue).run(
                 context=context,
                 start_job_run_params={
-                    "JobName": self.job_name,
+                    "JobName": self.declared.job_name,
                     "Arguments": {
                         "--scriptLocation": code.script,
                         "--extra-py-files": code.modules,
@@ -141,17 +137,18 @@ class GlueSpark:
 
     def _ensure_job(self, glue: Any, code: SparkCode) -> None:
         try:
-            glue.get_job(JobName=self.job_name)
+            glue.get_job(JobName=self.declared.job_name)
         except glue.exceptions.EntityNotFoundException:
-            if self.role is None:
+            name, role = self.declared.job_name, self.declared.role
+            if role is None:
                 raise dg.Failure(
-                    f"there is no Glue job {self.job_name} (preparation.job_name): create it, or"
-                    " set preparation.role so that batchrec creates it",
+                    f"there is no Glue job {name} (preparation.job_name): create it, or set"
+                    " preparation.role so that batchrec creates it",
                     allow_retries=False,
                 ) from None
             glue.create_job(
-                Name=self.job_name,
-                Role=self.role,
+                Name=name,
+                Role=role,
                 Description="Interactions for Amazon Personalize",
                 Command={"Name": "glueetl", "ScriptLocation": code.script, "PythonVersion": "3"},
                 GlueVersion=GLUE_VERSION,
@@ -161,9 +158,9 @@ class GlueSpark:
 
     def _size(self) -> dict[str, Any]:
         size = {
-            "WorkerType": self.worker_type,
-            "NumberOfWorkers": self.workers,
-            "Timeout": self.timeout_minutes,
+            "WorkerType": self.declared.worker_type,
+            "NumberOfWorkers": self.declared.workers,
+            "Timeout": self.declared.timeout_minutes,
         }
         return {name: value for name, value in size.items() if value is not None}
 
@@ -173,10 +170,7 @@ class EmrServerlessSpark:
     """A job run of an EMR Serverless application, release 7. Its Python must be 3.11 or newer:
     `spark_submit_parameters` can select one."""
 
-    application_id: str
-    role: str
-    timeout_minutes: int | None = None
-    spark_submit_parameters: str = ""
+    declared: Preparation
     on_aws: bool = True
 
     def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
@@ -186,13 +180,14 @@ class EmrServerlessSpark:
             injector,
             reader,
         ):
-            submit = f"--py-files {code.modules} {self.spark_submit_parameters}".strip()
-            limit = self.timeout_minutes
+            more = self.declared.spark_submit_parameters or ""
+            submit = f"--py-files {code.modules} {more}".strip()
+            limit = self.declared.timeout_minutes
             completed = PipesEMRServerlessClient(emr, injector, reader).run(
                 context=context,
                 start_job_run_params={
-                    "applicationId": self.application_id,
-                    "executionRoleArn": self.role,
+                    "applicationId": self.declared.application_id,
+                    "executionRoleArn": self.declared.role,
                     "name": context.asset_key.to_python_identifier(),
                     "jobDriver": {
                         "sparkSubmit": {
