@@ -166,20 +166,14 @@ class Tallies:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Facts(Tallies):
     """The whole report.
 
-    item_ids: of the interactions, sorted; drift: since the last run with other data; changes: since
-    the edition before; sections: more of them, which stand before the users.
+    drift: since the last run with other data; changes: since the edition before; sections: more of
+    them, which stand before the users.
     """
 
     run: Run
-    data: Data
-    audience: Audience
-    catalogue: Catalogue
-    people: People
-    item_ids: pl.Series
-    segments: list[Segment] = field(default_factory=list)
     drift: Drift | None = None
     changes: EditionDiff | None = None
     sections: Sequence[Section] = ()
