@@ -272,14 +272,6 @@ class Ratings(Sourced):
         """How to read the files: as declared here, else as known for the source."""
         time = self.timestamp_form if self.has_times else NO_TIMES
         columns = self.columns.declared if self.columns else {}
-        if self.query is not None:
-            return Reading(
-                columns=columns,
-                timestamp_unit=time,
-                types=self.types,
-                null_values=self.all_null_values,
-                timezone=self.timezone,
-            )
         known = self.rows.layout
         if known is not None and self.columns is None:
             layout = known.replaced(self.delimiter, time)

@@ -64,34 +64,33 @@ def raw_files(raw: RawFiles, storage: StorageResource) -> dict[str, Any]:
 WRITES_TO = "batchrec/writes_to"
 
 
-def column_schema(
-    columns: Mapping[str, tuple[str, str]], present: Sequence[str] | None = None
-) -> dg.TableSchema:
-    """`{name: (type, description)}` as Dagster's column schema, for the columns present."""
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(name=name, type=columns[name][0], description=escaped(columns[name][1]))
-            for name in (columns if present is None else present)
-        ]
-    )
-
-
-def column_lineage(
+def table_facts(
     pipeline: Pipeline,
-    columns: Mapping[str, Sequence[tuple[str, str]]],
+    rows: int,
+    columns: Mapping[str, tuple[str, str]],
+    made_of: Mapping[str, Sequence[tuple[str, str]]],
     present: Sequence[str] | None = None,
-) -> dg.TableColumnLineage:
-    """`{column: [(asset, its column), ...]}` as Dagster's column lineage, for the columns present:
-    the columns of other assets that each one comes from."""
-    return dg.TableColumnLineage(
-        deps_by_column={
-            name: [
-                dg.TableColumnDep(pipeline.asset_key(asset), column)
-                for asset, column in columns[name]
-            ]
-            for name in (columns if present is None else present)
-        }
-    )
+) -> dict[str, Any]:
+    """A table's rows, and Dagster's schema and lineage of the columns present, or of all.
+
+    columns: type and description of each; made_of: the assets and their columns that it comes from.
+    """
+    names = [*columns] if present is None else present
+    sources = {
+        name: [
+            dg.TableColumnDep(pipeline.asset_key(asset), column) for asset, column in made_of[name]
+        ]
+        for name in names
+    }
+    described = [
+        dg.TableColumn(name=name, type=columns[name][0], description=escaped(columns[name][1]))
+        for name in names
+    ]
+    return {
+        "dagster/row_count": rows,
+        "dagster/column_schema": dg.TableSchema(columns=described),
+        "dagster/column_lineage": dg.TableColumnLineage(deps_by_column=sources),
+    }
 
 
 def sample(frame: pl.DataFrame) -> dg.MetadataValue[Any]:

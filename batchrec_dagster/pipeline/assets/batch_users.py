@@ -12,7 +12,7 @@ from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.pipeline.declare_asset import PREPARED, asset
 from batchrec_dagster.pipeline.reuse import PREPARED_BEFORE, MadeOf
-from batchrec_dagster.pipeline.ui import column_lineage, column_schema, preview, sample
+from batchrec_dagster.pipeline.ui import preview, sample, table_facts
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.steps.batch_users import find_batch_users
 from batchrec_dagster.storage.io_managers import Stored
@@ -62,9 +62,7 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
             data_version=dg.DataVersion(found.version),
             metadata={
                 "preview": preview(f"**{table.height:,} users** get a list."),
-                "dagster/row_count": table.height,
-                "dagster/column_schema": column_schema(COLUMNS, table.columns),
-                "dagster/column_lineage": column_lineage(pipeline, lineage, table.columns),
+                **table_facts(pipeline, table.height, COLUMNS, lineage, table.columns),
                 "users": table.height,
                 "filter_values": filter_values,
                 "sample": sample(table.select(USER_FIELD).head(5)),

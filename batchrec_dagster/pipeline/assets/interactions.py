@@ -18,7 +18,7 @@ from batchrec_dagster.personalize.schemas import (
 from batchrec_dagster.pipeline.declare_asset import PREPARED, asset
 from batchrec_dagster.pipeline.reuse import PREPARED_BEFORE, MadeOf
 from batchrec_dagster.pipeline.run_step import published
-from batchrec_dagster.pipeline.ui import column_lineage, column_schema, preview, sample
+from batchrec_dagster.pipeline.ui import preview, sample, table_facts
 from batchrec_dagster.preparation.polars.prepare import Preparation
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import Done
@@ -124,9 +124,7 @@ def _metadata(pipeline: Pipeline, raw: RawRecord, prepared: PreparedInteractions
             f"**{result.rows_kept:,} interactions** of {result.rows_read:,} rows.",
             *([table(["left out because", "rows"], left_out)] if left_out else []),
         ),
-        "dagster/row_count": result.rows_kept,
-        "dagster/column_schema": column_schema(COLUMNS, columns),
-        "dagster/column_lineage": column_lineage(pipeline, lineage, columns),
+        **table_facts(pipeline, result.rows_kept, COLUMNS, lineage, columns),
         "rows_read": result.rows_read,
         "rows_left_out": result.rows_read - result.rows_kept,
         "left_out_by_reason": dict(result.left_out),

@@ -15,7 +15,7 @@ from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
 from batchrec_dagster.pipeline.declare_asset import PREPARED, RAW, asset
 from batchrec_dagster.pipeline.reuse import PREPARED_BEFORE, MadeOf
 from batchrec_dagster.pipeline.run_step import published
-from batchrec_dagster.pipeline.ui import column_lineage, column_schema, preview, raw_files, sample
+from batchrec_dagster.pipeline.ui import preview, raw_files, sample, table_facts
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.reporting.markdown import escaped
@@ -143,10 +143,8 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
                     f"**{table.height:,} items**. Missing values:",
                     markdown_table(["column", "items without"], empty.items()),
                 ),
-                "dagster/row_count": table.height,
-                "dagster/column_schema": column_schema(_columns(layout), layout.columns),
-                "dagster/column_lineage": column_lineage(
-                    pipeline, _lineage(layout), layout.columns
+                **table_facts(
+                    pipeline, table.height, _columns(layout), _lineage(layout), layout.columns
                 ),
                 "empty": empty,
                 "sample": sample(table.head(5)),
@@ -189,11 +187,7 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
             data_version=dg.DataVersion(version),
             metadata={
                 "preview": preview(f"**{titles.height:,} items**, {without:,} without a title."),
-                "dagster/row_count": titles.height,
-                "dagster/column_schema": column_schema(TITLES, titles.columns),
-                "dagster/column_lineage": column_lineage(
-                    pipeline, _lineage(layout), titles.columns
-                ),
+                **table_facts(pipeline, titles.height, TITLES, _lineage(layout), titles.columns),
                 "without_title": without,
                 "sample": sample(titles.head(5)),
                 **made_of.metadata(version),

@@ -9,11 +9,10 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import asset
 from batchrec_dagster.pipeline.ui import (
-    column_lineage,
-    column_schema,
     preview,
     sample,
     stored,
+    table_facts,
 )
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, SCHEMA, Outcome, sentences
@@ -96,12 +95,10 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 def _metadata(pipeline: Pipeline, measured: "Measured", newest: Outcome | None) -> dict[str, Any]:
     row = newest.row() if newest else {}
+    columns = {name: (str(kind).lower(), _described(name)) for name, kind in SCHEMA.items()}
+    made_of = dict.fromkeys(SCHEMA, _MADE_OF)
     return {
-        "dagster/row_count": len(measured.outcomes),
-        "dagster/column_schema": column_schema(
-            {name: (str(kind).lower(), _described(name)) for name, kind in SCHEMA.items()}
-        ),
-        "dagster/column_lineage": column_lineage(pipeline, dict.fromkeys(SCHEMA, _MADE_OF)),
+        **table_facts(pipeline, len(measured.outcomes), columns, made_of),
         **{name: row[name] for name in ("edition", *PLOTTED) if row.get(name) is not None},
         **_lift(measured),
         "sample": sample(measured.table.tail(5).select(pl.col("*").exclude(pl.Datetime))),

@@ -14,12 +14,11 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import asset
 from batchrec_dagster.pipeline.run_step import exclusive_step, published, run_step
 from batchrec_dagster.pipeline.ui import (
-    column_lineage,
-    column_schema,
     dataset_group,
     preview,
     sample,
     stored,
+    table_facts,
 )
 from batchrec_dagster.reporting.markdown import CELL, escaped
 from batchrec_dagster.steps.batch_jobs import job_seconds, outcome, output_folder
@@ -161,9 +160,7 @@ def _metadata(
     columns = table.sample.columns
     return {
         "preview": _preview(table),
-        "dagster/row_count": table.rows,
-        "dagster/column_schema": column_schema(COLUMNS, columns),
-        "dagster/column_lineage": column_lineage(pipeline, MADE_OF, columns),
+        **table_facts(pipeline, table.rows, COLUMNS, MADE_OF, columns),
         "users": table.users,
         "items": table.items,
         "results_asked_for": inferred.num_results,

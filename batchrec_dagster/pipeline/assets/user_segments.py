@@ -12,12 +12,11 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.pipeline.declare_asset import asset
 from batchrec_dagster.pipeline.run_step import exclusive_step, published, run_step
 from batchrec_dagster.pipeline.ui import (
-    column_lineage,
-    column_schema,
     dataset_group,
     preview,
     sample,
     stored,
+    table_facts,
 )
 from batchrec_dagster.reporting.markdown import table as markdown_table
 from batchrec_dagster.steps.batch_jobs import job_seconds, outcome, output_folder
@@ -99,9 +98,7 @@ def _metadata(pipeline: Pipeline, segments: Segments, found: UserSegments) -> di
             f"**{len(table.sizes):,} segments** have users. The first:",
             markdown_table(["segment", "users"], table.sizes.head(MOST_SHOWN).iter_rows()),
         ),
-        "dagster/row_count": table.rows,
-        "dagster/column_schema": column_schema(COLUMNS, columns),
-        "dagster/column_lineage": column_lineage(pipeline, MADE_OF, columns),
+        **table_facts(pipeline, table.rows, COLUMNS, MADE_OF, columns),
         "segments": len(table.sizes),
         "empty_segments": len(segments.queries) - len(table.sizes),
         "users": len(table.users),
