@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from batchrec_dagster.steps.batch_jobs import output_pieces, whole_lines
 from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.support import Project, declaration, metadata, refresh, table
 
 ITEMS = ["1", "2", "3", "é", "5"]
 users = st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), unique=True)
@@ -174,3 +177,38 @@ def test_all_files_are_read_in_order_and_an_empty_one_too(storage: StorageResour
         storage.store.put(folder + name, line.encode())
     pieces = pl.concat(output_pieces(storage, job, read_inference))
     assert pieces.get_column("user_id").to_list() == ["2", "1"]
+
+
+@pytest.mark.slow
+def test_long_histories_make_no_answer_longer_unless_filters_forget_them(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Users with more than the 100 interactions that AWS's filter considers."""
+    chance = random.Random(0)
+    rows = [
+        f"{user},{item},5,{1_500_000_000 + chance.randrange(10**7)}"
+        for user in range(30)
+        for item in chance.sample(range(300), 120 + user)
+    ]
+    source = project.root / "ratings.csv"
+    source.write_text("\n".join(["userId,movieId,rating,timestamp", *rows]) + "\n")
+    seen = {tuple(row.split(",")[:2]) for row in rows}
+    project.declare(declaration("shop", source, recommendations={"num_results": 25}))
+
+    whole = refresh(project, "shop", instance)
+    assert whole.success
+    assert metadata(whole, "recommendations")["results_asked_for"] == 25
+    assert metadata(whole, "recommendations")["seen_items_dropped"] == 0
+    lists = table(project, "shop")
+    assert lists.height == 30 * 25
+    assert not seen & set(lists.select("user_id", "item_id").rows())
+
+    # As on AWS: the longest history has 149, and what is left of it is dropped afterwards.
+    project.environment["BATCHREC_LOCAL_PERSONALIZE_QUOTAS"] = "filter_interactions=100"
+    project.declare(declaration("shop", source, recommendations={"num_results": 24}))
+    part = refresh(project, "shop", instance)
+    assert part.success
+    assert metadata(part, "recommendations")["results_asked_for"] == 24 + 49
+    assert metadata(part, "recommendations")["seen_items_dropped"] > 0
+    wanted = lists.filter(pl.col("rank") <= 24)
+    assert table(project, "shop").drop("score").equals(wanted.drop("score"))

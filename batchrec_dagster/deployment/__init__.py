@@ -299,7 +299,9 @@ def _resources(deployment: Deployment) -> dict[str, Any]:
     personalize = PersonalizeResource(
         endpoint=deployment.personalize,
         home=str(home / "personalize"),
-        quotas=list(deployment.quotas),
+        # Of all interactions: otherwise each user's list is as long as the longest history, so that
+        # enough is left when seen items are dropped from it.
+        quotas=[f"filter_interactions={2**62}", *deployment.quotas],
         role_arn=deployment.role_arn,
         region_name=deployment.region,
         profile_name=deployment.profile,

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from batchrec_dagster.local_personalize.api.client import Quotas, embedded_client
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
+from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.ensure import STORAGE_TAG, Ensure
 from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.storage.extras import require
@@ -134,6 +135,11 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
             deadline_seconds=self.deadline_hours * 3600,
             role_arn=self.role_arn,
             max_results=self.max_results,
+            filter_interactions=(
+                Quotas.parse(self.quotas).filter_interactions
+                if self.endpoint == EMBEDDED
+                else FILTER_HISTORY
+            ),
             on_aws=self.on_aws,
         )
 

@@ -17,6 +17,7 @@ import dagster as dg
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
+from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.permissions import role_trouble
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class Ensure:
     """Finds, adopts or creates resources through a client, and waits for them.
 
     role_arn: the role with which jobs read and write the storage. max_results: how many results a
-    batch inference may request for each user. on_aws: whether jobs cost money.
+    batch inference may request for each user. filter_interactions: how many of a user's latest
+    interactions a filter considers. on_aws: whether jobs cost money.
     """
 
     client: PersonalizeClient
@@ -133,6 +135,7 @@ class Ensure:
     deadline_seconds: float
     role_arn: str = ""
     max_results: int = MAX_RESULTS
+    filter_interactions: int = FILTER_HISTORY
     on_aws: bool = False
 
     def for_data(self, version: str) -> Ensure:

@@ -14,7 +14,6 @@ from botocore.exceptions import ClientError
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.batch_input import UsersFiles
-from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.ensure import (
     ACTIVE,
     BATCH_INFERENCE_JOB,
@@ -301,11 +300,11 @@ def _request(
 
 def _num_results(pipeline: Pipeline, ensure: Ensure, seen: SeenItems, users: int) -> int:
     """Results per user, enough to drop the seen items: Personalize's filter considers only the
-    latest FILTER_HISTORY interactions."""
+    latest interactions."""
     return min(
         ensure.max_results,
         max(MAX_RESULTS, MAX_ROWS // max(1, users)),
-        pipeline.recommendations.num_results + max(0, seen.longest - FILTER_HISTORY),
+        pipeline.recommendations.num_results + max(0, seen.longest - ensure.filter_interactions),
     )
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import random
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.filters import tables
 from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster_tests.local_personalize.plain_filters import (
     HISTORY,
@@ -37,8 +35,7 @@ def test_items_are_excluded_as_by_the_plain_evaluator(
     chain: list[Part], world: World, lines: list[dict[str, Any]], dice: random.Random
 ) -> None:
     writer = Writer(dice)
-    with mock.patch.object(tables, "FILTER_HISTORY", HISTORY):
-        found = JobFilter(writer.chain(chain), world.read, ITEMS)
+    found = JobFilter(writer.chain(chain), world.read, ITEMS, HISTORY)
     texts = [{name: writer.given(value) for name, value in line.items()} for line in lines]
     for line, text in zip(lines, texts, strict=True):
         assert (found.problem(text) is not None) == is_lacking(chain, line)

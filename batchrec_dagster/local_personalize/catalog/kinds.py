@@ -18,6 +18,7 @@ from batchrec_dagster.local_personalize.api.validation import (
 )
 from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE, DELETING, Records, Resource
 from batchrec_dagster.local_personalize.errors import InUseError, NotFoundError
+from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.permissions import partition
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ QUOTAS_VARIABLE = "BATCHREC_LOCAL_PERSONALIZE_QUOTAS"
 class Quotas:
     """How many resources and running jobs are allowed: AWS's defaults, but ten times the groups.
 
-    Each pipeline has a dataset group. Lower them to test a pipeline.
+    Each pipeline has a dataset group. Lower them to test a pipeline. filter_interactions: the
+    latest interactions, of a user and event type, that a filter considers.
     """
 
     running_dataset_import_jobs: int = 5
@@ -44,6 +46,7 @@ class Quotas:
     dataset_groups: int = 50
     solutions_per_group: int = 10
     filters_per_group: int = 30
+    filter_interactions: int = FILTER_HISTORY
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Quotas:

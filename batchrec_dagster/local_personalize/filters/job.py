@@ -34,6 +34,7 @@ from batchrec_dagster.local_personalize.filters.tables import (
     user_event_types,
 )
 from batchrec_dagster.local_personalize.learning.serving import Exclude
+from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.filter_expressions import parse_values, placeholder_uses
 from batchrec_dagster.personalize.filter_grammar import (
     USER_TARGET,
@@ -51,8 +52,11 @@ CACHED_VALUES = 4096
 class JobFilter:
     """Which items, or users, a filter excludes from the answer to each input line."""
 
-    def __init__(self, expression: str, read: Read, item_ids: Sequence[str]) -> None:
-        """`expression` has passed CreateFilter; `item_ids` are the model's, in its order.
+    def __init__(
+        self, expression: str, read: Read, item_ids: Sequence[str], latest: int = FILTER_HISTORY
+    ) -> None:
+        """`expression` has passed CreateFilter; `item_ids` are the model's, in its order. Of a
+        user's interactions of an event type, only the latest count.
 
         Raises JobFailedError when a dataset that it needs is missing, or has changed so that the
         filter no longer fits.
@@ -77,7 +81,7 @@ class JobFilter:
             self._event_types = user_event_types(events) if events is not None else None
             return
         items = frames.get(ITEMS)
-        self._user_items = UserItems(events, item_ids) if events is not None else None
+        self._user_items = UserItems(events, item_ids, latest) if events is not None else None
         self._current = CurrentItems(self._expressions, items) if items is not None else None
         self._mask = ExclusionMask(
             self._expressions,

@@ -54,13 +54,20 @@ class UserItems:
     `columns` holds EVENT_TYPE, one row for each pair.
     """
 
-    def __init__(self, rows: pl.DataFrame, item_ids: Sequence[str]) -> None:
-        """`rows` has USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE; unknown items are dropped."""
+    def __init__(
+        self, rows: pl.DataFrame, item_ids: Sequence[str], latest: int = FILTER_HISTORY
+    ) -> None:
+        """`rows` has USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE; unknown items are dropped.
+
+        Of each user and event type, only the latest rows count.
+        """
         coded, self._user_ids, types = _encode(rows)
         item = pl.col(ITEM_ID).cast(pl.Enum(list(item_ids)), strict=False).to_physical()
         pair = pl.col("user") * len(item_ids) + item.cast(pl.Int64)
         # One number encodes user, item and type; sorting it puts a user's pairs together.
-        numbers = _latest_per_type(coded).select(pair * len(types) + pl.col("type")).to_series()
+        numbers = (
+            _latest_per_type(coded, latest).select(pair * len(types) + pl.col("type")).to_series()
+        )
         known = numbers.drop_nulls().unique().sort().to_numpy()
         pairs, kinds = np.divmod(known, max(1, len(types)))
         starts_pair = np.ones(len(pairs), dtype=bool)
@@ -113,15 +120,17 @@ def _encode(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:
     return coded.drop(USER_ID, EVENT_TYPE), ids, types
 
 
-def _latest_per_type(rows: pl.DataFrame) -> pl.DataFrame:
-    """The latest FILTER_HISTORY rows of each user and event type; the first row wins a tie."""
-    rows = rows.with_columns(many=pl.len().over("user", "type") > FILTER_HISTORY)
+def _latest_per_type(rows: pl.DataFrame, most: int) -> pl.DataFrame:
+    """The latest rows of each user and event type; the first row wins a tie."""
+    if rows.height <= most:
+        return rows
+    rows = rows.with_columns(many=pl.len().over("user", "type") > most)
     few = rows.filter(~pl.col("many"))
     latest = (
         rows.filter("many")
         .sort(TIMESTAMP, descending=True, maintain_order=True)
         .group_by("user", "type", maintain_order=True)
-        .head(FILTER_HISTORY)
+        .head(most)
     )
     return pl.concat([few, latest.select(few.columns)])
 

@@ -51,6 +51,7 @@ from batchrec_dagster.personalize.batch_files import (
     MAX_SEGMENT_USERS,
     OUTPUT_SUFFIX,
 )
+from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.filter_check import Traits, traits
 from batchrec_dagster.personalize.recipes import (
     ITEM_ATTRIBUTE_AFFINITY,
@@ -218,7 +219,9 @@ def _create_inference(call: Call) -> Draft:
     }
     draft = _draft(call, "batch-inference-job", version, members)
     v2_lines = call.v2_lines and recipe.name == USER_PERSONALIZATION_V2
-    return replace(draft, state={"v2_lines": True}) if v2_lines else draft
+    # A process with other quotas may perform the job.
+    latest = {"filter_interactions": call.quotas.filter_interactions} if used else {}
+    return replace(draft, state={**({"v2_lines": True} if v2_lines else {}), **latest})
 
 
 def _check_mode(params: Mapping[str, Any]) -> None:
@@ -273,7 +276,14 @@ def _recommender(job: Job) -> Recommender:
         model=model,
         interactions=interactions,
         num_results=body["numResults"],
-        filter=JobFilter(expression, read, model.item_ids.tolist()) if expression else None,
+        filter=JobFilter(
+            expression,
+            read,
+            model.item_ids.tolist(),
+            job.resource.state.get("filter_interactions", FILTER_HISTORY),
+        )
+        if expression
+        else None,
         v2_lines=job.resource.state.get("v2_lines", False),
     )
 
