@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,11 @@ from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import for_users, interactions_of, tastes
 
 RECIPES = ["aws-personalized-ranking", "aws-personalized-ranking-v2", "aws-popularity-count"]
+
+
+@cache
+def trained(recipe: str) -> UserModel:
+    return for_users(train(recipe, interactions_of(tastes()), {}).model)
 
 
 def ranked(
@@ -40,7 +46,7 @@ def ranked(
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_rank_orders_and_scores_like_recommend(recipe: str) -> None:
     data = interactions_of(tastes())
-    model = for_users(train(recipe, data, {}).model)
+    model = trained(recipe)
     users = ["u0", "u1", "nobody"]
     [whole] = model.recommend(users, data, len(data.item_ids))
     wanted = [[3, 1, 4, 15, 9, 26], [5], [35, 8, 9]]
@@ -54,7 +60,7 @@ def test_rank_orders_and_scores_like_recommend(recipe: str) -> None:
 
 
 def test_forbidden_items_are_left_out_and_scores_sum_to_1() -> None:
-    model = for_users(train(RECIPES[0], interactions_of(tastes()), {}).model)
+    model = trained(RECIPES[0])
     forbidden = np.zeros((3, 40), np.float32)
     forbidden[0, [1, 4]] = 1
     forbidden[1] = 1
@@ -66,13 +72,13 @@ def test_forbidden_items_are_left_out_and_scores_sum_to_1() -> None:
 
 
 def test_no_users_and_empty_lists() -> None:
-    model = for_users(train(RECIPES[0], interactions_of(tastes()), {}).model)
+    model = trained(RECIPES[0])
     assert ranked(model, [], []) == ([], [])
     assert ranked(model, ["u0"], [[]])[0] == [[]]
 
 
 def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = for_users(train(RECIPES[0], interactions_of(tastes()), {}).model)
+    model = trained(RECIPES[0])
     users = [f"u{n}" for n in range(60)]
     wanted = [list(range(n % 7, 40, 1 + n % 5)) for n in range(60)]
     rows, scores = ranked(model, users, wanted)
