@@ -196,7 +196,7 @@ def test_a_saved_model_gives_the_same_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choice = Blend({CONTENT: 0.6, "ease": 0.6}, {CONTENT: 1.0, "ease": 1.0}, 0.0)
-    monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency: choice)
+    monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency, options: choice)
     model, data = trained(halves())
     model.save(tmp_path)
     loaded = load_model(tmp_path)
@@ -211,7 +211,7 @@ def test_an_update_takes_the_features_as_they_are_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still: bool
 ) -> None:
     choice = Blend({CONTENT: 0.6, "ease": 0.6}, {CONTENT: 1.0, "ease": 1.0}, 0.0)
-    monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency: choice)
+    monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency, options: choice)
     model, data = trained(halves())
     model.save(tmp_path)
     grown = interactions_of([*tastes(), *((f"u{2 * n}", "a0", 10**6) for n in range(20))])
