@@ -11,8 +11,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.reporting.changes import changes_section
-from batchrec_dagster.reporting.drift import Data, Inputs
-from batchrec_dagster.reporting.editions import NDCG, diff, incomparable, ndcg_of
+from batchrec_dagster.reporting.editions import NDCG, Data, Inputs, diff, incomparable, ndcg_of
 from batchrec_dagster.storage.published_table import Edition
 
 Lists = dict[str, list[str]]

@@ -11,7 +11,7 @@ import pytest
 
 from batchrec_dagster.config.recommendations import Gate
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.steps.quality_gate import quality_gate
+from batchrec_dagster.steps.checks import quality_gate
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (

@@ -22,8 +22,7 @@ from batchrec_dagster.personalize.evidence import Estimate, Evidence
 from batchrec_dagster.reporting import people
 from batchrec_dagster.reporting.changes import changes_section
 from batchrec_dagster.reporting.charts import Kind, chart, readable
-from batchrec_dagster.reporting.drift import Data, Inputs
-from batchrec_dagster.reporting.editions import diff
+from batchrec_dagster.reporting.editions import Data, Inputs, diff
 from batchrec_dagster.reporting.facts import CheckResult, Facts, Run, Training, facts, tallies
 from batchrec_dagster.reporting.outcomes import Outcome, Rate, outcomes_section
 from batchrec_dagster.reporting.page import json_for_html, page

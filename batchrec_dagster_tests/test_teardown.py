@@ -482,5 +482,5 @@ def test_a_deletion_that_never_ends_meets_the_deadline(
     slow = client_for(project, pace=Pace(1))
     arn = solution(slow, made["group"], {"batchrec:pipeline": "shop"})
     assert arn
-    with pytest.raises(dg.Failure, match=r"solution by-popularity .*Run again to resume"):
+    with pytest.raises(dg.Failure, match=r"solution by-popularity .*re-run to resume"):
         delete(ensure(slow, deadline=0.2), find(ensure(slow), "shop"))

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from batchrec_dagster.reporting import terminal
-from batchrec_dagster.reporting.drift import Drift
-from batchrec_dagster.reporting.editions import Change, EditionDiff, Shift, shown
+from batchrec_dagster.reporting.editions import Change, Drift, EditionDiff, Shift, shown
 from batchrec_dagster.reporting.people import shortened
 from batchrec_dagster.reporting.sections import Figure, Section, Tile, count, percent, score
 

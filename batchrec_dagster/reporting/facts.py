@@ -12,8 +12,7 @@ import polars as pl
 from pydantic import PlainSerializer, PlainValidator
 
 from batchrec_dagster.personalize.evidence import ALL, Evidence
-from batchrec_dagster.reporting.drift import Data, Drift
-from batchrec_dagster.reporting.editions import NDCG, EditionDiff
+from batchrec_dagster.reporting.editions import NDCG, Data, Drift, EditionDiff
 from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
 from batchrec_dagster.reporting.provenance import Provenance

@@ -12,8 +12,14 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from batchrec_dagster.reporting.drift import Data, Inputs
-from batchrec_dagster.reporting.editions import EditionDiff, diff, incomparable, ndcg_of
+from batchrec_dagster.reporting.editions import (
+    Data,
+    EditionDiff,
+    Inputs,
+    diff,
+    incomparable,
+    ndcg_of,
+)
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.verdict import Before, Verdict
 from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError

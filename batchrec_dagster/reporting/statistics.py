@@ -21,7 +21,7 @@ from batchrec_dagster.personalize.schemas import (
     USER_ID,
 )
 from batchrec_dagster.preparation.layout import CONSTANT_TIME
-from batchrec_dagster.reporting.drift import Data
+from batchrec_dagster.reporting.editions import Data
 from batchrec_dagster.reporting.published import Tables
 
 

@@ -12,9 +12,8 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.steps.checks import Checked
+from batchrec_dagster.steps.checks import Checked, quality_gate
 from batchrec_dagster.steps.items import titles_versions
-from batchrec_dagster.steps.quality_gate import quality_gate
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rollback import (
     edition_summary,

@@ -20,7 +20,7 @@ from batchrec_dagster.personalize.batch_input import UsersFiles
 from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.reporting.changes import changes_section
-from batchrec_dagster.reporting.drift import Inputs
+from batchrec_dagster.reporting.editions import Inputs
 from batchrec_dagster.reporting.experiment import result_lines
 from batchrec_dagster.reporting.facts import (
     LISTS_FULL,

@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.steps.quality_gate import NDCG
+from batchrec_dagster.steps.checks import NDCG
 from batchrec_dagster.storage.paths import Places, read_record, write_record
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
