@@ -18,6 +18,8 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 
+pytestmark = pytest.mark.slow
+
 RAW = ("raw_ratings", "raw_items")
 PREPARED = ("interactions", "items", "item_titles", "batch_users")
 AGAIN = "unchanged: not prepared again"
