@@ -367,6 +367,18 @@ def test_neighbors_are_for_users_who_share_little() -> None:
     assert USER_NEIGHBORS not in train_blend._options(alike)
 
 
+@pytest.mark.parametrize(
+    ("length", "a_day", "is_tried"), [(120, 1, False), (80, 1, True), (120, 30, True)]
+)
+def test_cooccurrence_in_either_order_is_for_short_histories_or_equal_times(
+    length: int, a_day: int, is_tried: bool
+) -> None:
+    rows = [(f"u{user}", f"i{item}", item // a_day) for user in range(20) for item in range(length)]
+    held = split(interactions_of(rows), 0)
+    assert held is not None
+    assert (SYMMETRIC_COOC in train_blend._options(held)) == is_tried
+
+
 def test_an_unknown_component_is_refused_by_name(tmp_path: Path) -> None:
     data = interactions_of(tastes())
     fitted = fit_components.ComponentFitter(data, {}, 0, print).fit([USER_NEIGHBORS], {})

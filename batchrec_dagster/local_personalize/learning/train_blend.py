@@ -71,6 +71,10 @@ from batchrec_dagster.personalize.recipes import Values
 COMPONENTS = (EASE, SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
 HIGH_REG_MAX_ITEMS = 6_000  # a second EASE takes time with the square or cube of the items
 MAX_COMPARED_USERS = 5_000  # with each user, on average; where they are more, neighbors add nothing
+# Where users have more interactions on average, and fewer of these have the time of the one before,
+# the order in which they came is known so well that co-occurrence in either order adds nothing.
+LONG_HISTORIES = 100
+FEW_TIES = 0.2
 DEFAULT_WEIGHT = 10.0  # of EASE alone: about the spread of the softmax that a selection gives
 
 # With fewer users held out, a second split is fitted too: few users select noise.
@@ -252,9 +256,16 @@ def _options(held_out: Split) -> Options:
     """The components to select from, with the recency exponents to try.
 
     A second EASE only if one split has users enough; neighbors only if users are compared with few
-    others, and not with themselves, as where the held-out users are trained on.
+    others, and not with themselves, as where the held-out users are trained on; co-occurrence in
+    either order only where histories are short or many times are equal.
     """
     data, names = held_out.train, list(COMPONENTS)
+    same = data.timestamps[1:] == data.timestamps[:-1]
+    same &= data.users[1:] == data.users[:-1]
+    if len(data) > LONG_HISTORIES * np.count_nonzero(np.diff(data.starts)) and (
+        np.count_nonzero(same) < FEW_TIES * len(data)
+    ):
+        names.remove(SYMMETRIC_COOC)
     if len(held_out.users) >= MIN_VALIDATION_USERS and len(data.item_ids) <= HIGH_REG_MAX_ITEMS:
         names.append(EASE_HIGH_REG)
     compared = float((data.item_counts.astype(np.float64) ** 2).sum())
