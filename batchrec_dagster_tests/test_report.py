@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.reporting.explanations import best_explanations, user_item_matrix
+from batchrec_dagster.reporting.explanations import best_explanations, nearest, user_item_matrix
 from batchrec_dagster.reporting.published import Published
 from batchrec_dagster.reporting.show import summary
 from batchrec_dagster.storage.io_managers import HtmlIOManager
@@ -296,6 +296,19 @@ def test_equal_explanations_and_neighbours_do_not_depend_on_the_order_of_users()
         ]
         assert near[4] == [(0, 8), (1, 8), (2, 8)]
         assert near[9] == near[7] == near[4]
+
+
+@pytest.mark.parametrize("columns", [63, 64, 640, 700])
+def test_neighbours_are_those_with_the_highest_scores_of_all_columns(columns: int) -> None:
+    chance = np.random.default_rng(columns)
+    counts = chance.integers(0, 50, columns)
+    # Few different scores, so that there are many ties.
+    for scores in (chance.integers(0, 4, columns) / 4, chance.random(columns) * (counts > 40)):
+        for most in (0, 1, 5, 11):
+            order = np.argsort(-scores, kind="stable")
+            best = [column for column in order.tolist() if scores[column] > 0][:most]
+            found = nearest(counts, scores, most)
+            assert found == [(column, counts[column]) for column in best]
 
 
 def test_a_page_is_passed_on_as_text(tmp_path: Path) -> None:

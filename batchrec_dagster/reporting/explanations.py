@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 DISCOUNT = 10
 # How many co-occurrences are counted, and looked up, at a time, to bound the memory.
 CELLS = 2_000_000
+# Columns of which only the highest score is compared at first.
+GROUP = 64
 
 Indices = npt.NDArray[np.int64]
 
@@ -73,7 +75,7 @@ def best_explanations(
         block = slice(done, done + len(counts))
         for row, item in enumerate(listed[block].tolist()):
             if item in often:
-                neighbours[item] = _nearest(counts[row], scores[row], near)
+                neighbours[item] = nearest(counts[row], scores[row], near)
         at = by_listed[ends[done] - lengths[done] : ends[block][-1]]
         rows = np.repeat(np.arange(len(counts)), lengths[block])
         because[at] = had.best(at, rows, scores)
@@ -102,7 +104,9 @@ def _overlaps(
             # Adding up the rows takes a third less time than the product of the matrices.
             counts[row] = np.bincount(matrix[users].indices, minlength=columns)
         counts[np.arange(len(block)), block] = 0  # An item does not explain itself.
-        yield counts, discounted[counts] / roots
+        scores = discounted.take(counts)
+        scores /= roots
+        yield counts, scores
 
 
 class _Histories:
@@ -139,10 +143,14 @@ class _Histories:
         return np.where(most > 0, first, -1)
 
 
-def _nearest(counts: Indices, scores: npt.NDArray[np.float64], most: int) -> list[tuple[int, int]]:
+def nearest(counts: Indices, scores: npt.NDArray[np.float64], most: int) -> list[tuple[int, int]]:
     """The columns with the highest scores, and the counts there, best first; none without one."""
-    # Of thousands only a few are wanted.
-    least = np.partition(scores, -most)[-most] if 0 < most < len(scores) else 0.0
+    # Of thousands only a few are wanted: as many groups of columns have one at least so high.
+    groups = len(scores) // GROUP
+    least = 0.0
+    if 0 < most <= groups:
+        tops = scores[: groups * GROUP].reshape(groups, GROUP).max(axis=1)
+        least = np.partition(tops, -most)[-most]
     high = np.flatnonzero((scores >= least) & (scores > 0))
     best = high[np.argsort(-scores[high], kind="stable")[:most]]
     return [*zip(best.tolist(), counts[best].tolist(), strict=True)]
