@@ -1,14 +1,15 @@
 """Quality of the recommendations, compared with open-source models that are tuned as fairly.
 
-    python benchmarks/quality.py [--folds 5] [--data FOLDER] [--only SET] [--out quality.json]
+    python benchmarks/quality.py [--folds 5] [--first 0] [--data FOLDER] [--only SET] [--isolated]
 
 Amazon Personalize's split, several times: each fold holds out another tenth of the users, so no
 user counts twice. Peers are tuned on the grids of peers.py, by mean NDCG at 25 over splits of the
 first fold's training data (`--tuning-splits 9`, `--every 1`); ours selects its blend in every
-training. The output is NDCG at 25 over all held-out users, and the paired difference to ours with
-its standard error. Where a tenth of the interactions are repeats, the set is also compared with
-seen items in the lists and in the truth. Some sets and peers need more packages:
-pip install -r benchmarks/requirements.lock
+training. The output is NDCG at 25 over all held-out users, the paired difference to ours with its
+95 % interval, and ours over the best peer of each set. `--isolated` adds RecTools and LensKit, in
+an environment of their own (isolated.py), tuned on one split. Where a tenth of the interactions are
+repeats, the set is also compared with seen items in the lists and in the truth. Some sets and peers
+need more packages: pip install -r benchmarks/requirements.lock
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from peers import IALS, OWN_ITEMS, Family, Peer, available, fitted
+from isolated import ISOLATED, Isolated, fitted_lists
+from peers import OWN_ITEMS, Family, Peer, available, fitted
 from report import RESULTS, ROOT, table, write
 from shapes import shapes
 
@@ -43,6 +45,8 @@ TUNING_SPLITS = 9
 REPEATS = 0.1  # share of interactions from which a set is compared with seen items too
 FIRST_SPLITS = 3  # with the whole grid
 FINALISTS = 10  # the best of the grid, on the other splits
+FILMS = "ml-100k"
+THIN = (f"{FILMS}, a random tenth", f"{FILMS}, in pieces of 2 to 5")
 
 # --- tuning ---
 
@@ -102,7 +106,9 @@ def data_sets(shared: Path) -> Iterator[tuple[str, pl.DataFrame]]:
         subprocess.run([fetch, films], check=True, stdout=subprocess.DEVNULL)
     if films.exists():
         columns = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
-        yield "ml-100k", film_ratings(films / "ml-100k.inter", "\t", columns, 4)
+        ratings = film_ratings(films / "ml-100k.inter", "\t", columns, 4)
+        yield FILMS, ratings
+        yield from zip(THIN, (random_tenth(ratings), in_pieces(ratings)), strict=True)
     path = shared / "ml-latest-small" / "ratings.csv"
     if path.exists():
         columns = ("userId", "movieId", "rating", "timestamp")
@@ -115,6 +121,24 @@ def data_sets(shared: Path) -> Iterator[tuple[str, pl.DataFrame]]:
             frame.select("USER_ID", "ITEM_ID", pl.col("TIMESTAMP").cast(pl.Int64)),
         )
     yield from shapes()
+
+
+def random_tenth(frame: pl.DataFrame) -> pl.DataFrame:
+    """A random tenth of each history, two interactions at least."""
+    rows = frame.sort("USER_ID", "TIMESTAMP", "ITEM_ID")
+    drawn = pl.Series(np.random.default_rng(0).random(len(rows)))
+    place = pl.col("drawn").rank("ordinal").over("USER_ID")
+    wanted = (pl.len().over("USER_ID") * 0.1).ceil().clip(2)
+    return rows.with_columns(drawn=drawn).filter(place <= wanted).drop("drawn")
+
+
+def in_pieces(frame: pl.DataFrame) -> pl.DataFrame:
+    """Each history cut into pieces of 2 to 5 interactions, each of a user of its own."""
+    rows = frame.sort("USER_ID", "TIMESTAMP", "ITEM_ID")
+    starts = np.random.default_rng(0).integers(2, 6, len(rows)).cumsum()
+    piece = np.searchsorted(starts, np.arange(len(rows)), side="right")
+    user = pl.concat_str(pl.col("USER_ID"), pl.Series(piece).cast(pl.String), separator="-")
+    return rows.with_columns(USER_ID=user)
 
 
 def folds(data: Interactions, count: int, seed: int = 0) -> list[Split]:
@@ -132,13 +156,14 @@ class Comparison:
     """How models are compared on a data set."""
 
     data: Interactions
-    folds: int
+    folds: range
     tuning_splits: int
     every: int  # of each grid of options only every such value
+    isolated: bool  # whether RecTools and LensKit are compared too
 
     def models(self) -> tuple[list[Split], dict[str, list[tuple[UserModel, float]]]]:
         """The folds; our model and the popular items of each, with the seconds of the training."""
-        held = folds(self.data, self.folds)
+        held = folds(self.data, self.folds.stop)[self.folds.start :]
         recipes = {OURS: "aws-user-personalization", "popularity": "aws-popularity-count"}
         return held, {
             name: [
@@ -174,7 +199,22 @@ class Comparison:
             chosen = {**options, **({"recency": recency} if recency else {})}
             found[name] = measured(models, held, chosen, include_seen)
             print(f"{name}: {found[name]['users'].mean():.4f} {chosen}", flush=True)
+        for name, other in ISOLATED.items() if self.isolated and not include_seen else ():
+            found[name] = self.compare_isolated(other, held)
+            print(f"{name}: {found[name]['users'].mean():.4f} {found[name]['options']}", flush=True)
         return found
+
+    def compare_isolated(self, other: Isolated, held: list[Split]) -> dict[str, Any]:
+        """NDCG of all held-out users, of a model in the other environment."""
+        choices = other.choices()[:: self.every]
+        [one] = folds(held[0].train, 1, seed=1)
+        tried = fitted_lists(one, [(other.model, options) for options in choices])
+        best = max(range(len(choices)), key=lambda n: evaluate(tried[n], one).ndcg().mean())
+        models = [
+            timed(lambda _, each=each: fitted_lists(each, [(other.model, choices[best])])[0], each)
+            for each in held
+        ]
+        return measured(models, held, choices[best], include_seen=False)
 
 
 def timed(make: Callable[[Interactions], Any], fold: Split) -> tuple[UserModel, float]:
@@ -209,7 +249,7 @@ def summarize(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             NDCG: float(users.mean()),
             "ours_over_it": float(ours.mean() / users.mean()),
             "ours_less_it": float(difference.mean()),
-            "standard_error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
+            "interval": float(1.96 * difference.std(ddof=1) / np.sqrt(len(difference))),
             "held_out_users": len(users),
             **facts,
         }
@@ -223,42 +263,42 @@ def lines(rows: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
             "model": name,
             "NDCG@25": f"{row[NDCG]:.4f}",
             "ours/it": f"{row['ours_over_it']:.3f}",
-            "ours-it": f"{row['ours_less_it']:.4f}",
-            "± SE": f"{row['standard_error']:.4f}",
+            "ours-it": f"{row['ours_less_it']:+.4f}",
+            "± 95 %": f"{row['interval']:.4f}",
             "train s": f"{row['train_seconds']:.2f}",
-            "options": ", ".join(f"{key} {value:g}" for key, value in row["options"].items()),
+            "options": ", ".join(f"{key} {value}" for key, value in row["options"].items()),
         }
         for name, row in sorted(rows.items(), key=lambda item: -item[1][NDCG])
     ]
 
 
 def verdict(results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Ours over tuned iALS per data set and on average, and the closest peer of each data set."""
-    over = {name: rows[IALS]["ours_over_it"] for name, rows in results.items()}
-    worst = {
-        name: min(
-            (row["ours_less_it"] / row["standard_error"], peer)
-            for peer, row in rows.items()
-            if peer != OURS
-        )
+    """Ours over the best peer, per data set and on average, and the difference to it."""
+    best = {
+        name: max((row[NDCG], peer) for peer, row in rows.items() if peer != OURS)[1]
         for name, rows in results.items()
     }
-    return "\n".join(
-        [
-            f"\nours over {IALS}: {np.mean(list(over.values())):.3f} on average",
-            *(
-                f"  {name}: {over[name]:.3f}; the closest peer is {peer},"
-                f" {errors:+.1f} standard errors away"
-                for name, (errors, peer) in worst.items()
-            ),
-        ]
-    )
+    over = [results[name][peer]["ours_over_it"] for name, peer in best.items()]
+    rows = [
+        {
+            "data set": name,
+            "best peer": peer,
+            "users": str(results[name][peer]["held_out_users"]),
+            "ours/it": f"{results[name][peer]['ours_over_it']:.3f}",
+            "ours-it": f"{results[name][peer]['ours_less_it']:+.4f}",
+            "± 95 %": f"{results[name][peer]['interval']:.4f}",
+        }
+        for name, peer in best.items()
+    ]
+    return table(f"\nours over the best peer: {np.mean(over):.3f} on average", rows)
 
 
 def main() -> None:
     """Compare on every data set that is present."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--folds", type=int, default=5, choices=range(1, 11), metavar="1-10")
+    parser.add_argument("--first", type=int, default=0, help="leave out the folds before this one")
+    parser.add_argument("--isolated", action="store_true", help="compare RecTools and LensKit too")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--only", help="one data set, by name")
     parser.add_argument("--tuning-splits", type=int, default=TUNING_SPLITS)
@@ -270,7 +310,8 @@ def main() -> None:
         if args.only not in (None, name):
             continue
         data = Interactions.from_frame(frame)
-        comparison = Comparison(data, args.folds, args.tuning_splits, args.every)
+        numbers = range(args.first, min(10, args.first + args.folds))
+        comparison = Comparison(data, numbers, args.tuning_splits, args.every, args.isolated)
         held, own = comparison.models()
         repeats = 1 - frame.select("USER_ID", "ITEM_ID").n_unique() / len(frame)
         for with_seen in (False, True)[: 1 + (repeats >= REPEATS)]:
@@ -281,7 +322,7 @@ def main() -> None:
     if not results:
         raise SystemExit(f"no data set in {args.data}")
     print(verdict(results))
-    write(args.out, {"folds": args.folds, "data_sets": results})
+    write(args.out, {"folds": args.folds, "first": args.first, "data_sets": results})
 
 
 if __name__ == "__main__":

@@ -28,6 +28,6 @@ def test_scores_are_those_of_implicits_solver() -> None:
     some = lengths > 0
     expected = solver.recalculate_user(np.flatnonzero(some), history.recency_weights(0.6)[some])
 
-    scores = FactorScorer(factors, REGULARIZATION).score(history, 0.6)
+    scores = FactorScorer(factors, REGULARIZATION, 1.0, 0.0).score(history, 0.6)
     assert scores[some] == pytest.approx(expected @ factors.T, abs=1e-4)
     assert not scores[~some].any()

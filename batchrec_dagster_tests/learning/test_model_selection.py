@@ -23,6 +23,7 @@ from batchrec_dagster.local_personalize.learning.components import (
     EASE,
     EASE_HIGH_REG,
     FACTORS,
+    FACTORS_HIGH_REG,
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
@@ -162,6 +163,13 @@ def test_high_regularization_is_selected_unless_low_is_better(low: float, high: 
     used, left = (EASE, EASE_HIGH_REG) if low < high else (EASE_HIGH_REG, EASE)
     assert used in blend.weights
     assert left not in blend.weights
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.3, 0.5), (0.5, 0.3)])
+def test_the_better_regularization_of_factors_is_selected(low: float, high: float) -> None:
+    noises = {FACTORS: noise(1, low), FACTORS_HIGH_REG: noise(1, high)}
+    weights = select_blend([validation_set_of(**noises)], recency=True).weights
+    assert set(weights) == {FACTORS if low < high else FACTORS_HIGH_REG}
 
 
 @pytest.mark.parametrize(("size", "other", "added"), [(50.0, 0.0, True), (0.3, 50.0, False)])
@@ -322,15 +330,29 @@ def test_factors_solve_the_equations_of_the_paper() -> None:
     scorer = components.fit_factors(history.recency_weights(0.0)[:-1], factors=8, seed=0)
     items = scorer.item_factors.astype(np.float64)
     for exponent in (0.0, 0.6):
-        confidence = history.recency_weights(exponent).toarray().astype(np.float64)
+        confidence = 3.0 * history.recency_weights(exponent).toarray().astype(np.float64)
         found = scorer.score(history, exponent)
         for user in (0, 7, 59):
             met = confidence[user] > 0
-            left = items.T @ items + scorer.regularization * np.eye(8)
+            size = 4.0 ** np.rint(np.log2(8 + met.sum()) / 2)
+            left = items.T @ items + 1.5 * np.sqrt(size) * np.eye(8)
             left += (items[met].T * (confidence[user, met] - 1)) @ items[met]
             expected = items @ np.linalg.solve(left, items[met].T @ confidence[user, met])
             assert found[user] == pytest.approx(expected, abs=1e-3)
         assert (found[-1] == 0).all()
+
+
+def test_factors_of_an_earlier_version_have_one_regularization() -> None:
+    data = interactions_of(tastes())
+    histories = Histories(data, data.item_ids[popular_first(data)])
+    history = histories.of_users(histories.users(data.user_ids[:3]))
+    factors = np.random.default_rng(0).random((history.n_items, 4), dtype=np.float32)
+    arrays = {"item_factors": factors, "regularization": np.array(5.0)}
+    found = components.SCORER_TYPES["factors"].from_arrays(arrays).score(history, 0.0)
+    chosen = history.seen.toarray() > 0
+    left = factors.T @ factors + 5.0 * np.eye(4)
+    expected = factors @ np.linalg.solve(left, (chosen @ factors).T)
+    assert found == pytest.approx(expected.T, abs=1e-4)
 
 
 def test_neighbors_add_up_the_items_of_the_most_similar_users(

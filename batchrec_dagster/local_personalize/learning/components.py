@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar, Protocol
@@ -25,12 +25,17 @@ Float32 = npt.NDArray[np.float32]
 # Names of components, as in saved models and logs.
 EASE, SEQUENCE, FACTORS, POPULARITY = "ease", "sequence", "factors", "popularity"
 EASE_HIGH_REG = "ease-high-reg"  # EASE with more regularization
+FACTORS_HIGH_REG = "factors-high-reg"  # factors with more regularization and confidence
 SYMMETRIC_COOC = "cooccurrence-symmetric"  # co-occurrence of items in either order
 USER_NEIGHBORS = "user-neighbors"
 CONTENT = "content"  # the features of the Items dataset
 
 ALS_FACTORS = 64
-ALS_REGULARIZATION = 5.0
+# Regularization r, of a user or item with n interactions r (ALS_SHIFT + n)^ALS_EXPONENT, and the
+# confidence of an interaction, where that of everything else is 1.
+ALS_OPTIONS = {FACTORS: (1.5, 3.0), FACTORS_HIGH_REG: (10.0, 10.0)}
+ALS_SHIFT = 8
+ALS_EXPONENT = 0.5
 ALS_ITERATIONS = 8
 ALS_UPDATE_ITERATIONS = 2
 
@@ -88,17 +93,21 @@ class FactorScorer:
     """Implicit ALS: solves a user's factors from the history, then multiplies by the items'.
 
     Source: Hu, Koren, Volinsky, "Collaborative filtering for implicit feedback datasets" (ICDM
-    2008).
+    2008). The regularization grows with the number of interactions: Rendle et al., "Revisiting the
+    performance of iALS on item recommendation benchmarks" (RecSys 2022); it is the same for about
+    the same number.
     """
 
-    kind: ClassVar[str] = "factors"
+    kind: ClassVar[str] = "scaled-factors"  # "factors", saved earlier, have one regularization
 
     item_factors: Float32  # (n_items, k)
     regularization: float
+    confidence: float
+    frequency_exponent: float = ALS_EXPONENT
 
     def score(self, history: History, exponent: float) -> Float32:
         """See Scorer."""
-        weights = history.recency_weights(exponent).data
+        weights = history.recency_weights(exponent).data * np.float32(self.confidence)
         k = self.item_factors.shape[1]
         left = np.empty((len(history.lengths), k, k), dtype=np.float32)
         right = np.zeros((len(history.lengths), k, 1), dtype=np.float32)
@@ -107,26 +116,36 @@ class FactorScorer:
             confidence = weights[first:last, None]
             np.matmul(own.T, own * (confidence - 1), out=left[user])
             right[user] = own.T @ confidence
-        left += self._of_no_history
+        left += self._gram
+        diagonal = np.arange(k)
+        sizes = size_classes(history.lengths)[:, None]
+        left[:, diagonal, diagonal] += self.regularization_of(sizes).astype(np.float32)
         users = np.linalg.solve(left, right)[:, :, 0]
         return np.asarray(users @ self.item_factors.T)
 
     @cached_property
-    def _of_no_history(self) -> Float32:
-        """(k, k): what every user's least squares have in common."""
-        common: Float32 = self.item_factors.T @ self.item_factors
-        common[np.diag_indices_from(common)] += np.float32(self.regularization)
-        return common
+    def _gram(self) -> Float32:
+        return np.asarray(self.item_factors.T @ self.item_factors)
+
+    def regularization_of(self, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The regularization of users or items of these size classes."""
+        return np.asarray(self.regularization * 4.0 ** (self.frequency_exponent * sizes))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """See Scorer."""
-        regularization = np.array(self.regularization)
-        return {"item_factors": self.item_factors, "regularization": regularization}
+        options = "regularization", "confidence", "frequency_exponent"
+        scalars = {name: np.array(getattr(self, name)) for name in options}
+        return {"item_factors": self.item_factors, **scalars}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> FactorScorer:
-        """The scorer that gave the arrays."""
-        return cls(arrays["item_factors"], float(arrays["regularization"]))
+        """The scorer that gave the arrays, of an earlier version too."""
+        return cls(
+            arrays["item_factors"],
+            float(arrays["regularization"]),
+            float(arrays.get("confidence", 1.0)),
+            float(arrays.get("frequency_exponent", 0.0)),
+        )
 
 
 @dataclass(frozen=True)
@@ -202,30 +221,74 @@ SCORER_TYPES: dict[str, type[_Any]] = {
         ContentScorer,
     )
 }
+SCORER_TYPES["factors"] = FactorScorer
 
 
 def fit_factors(
-    matrix: csr_matrix, *, factors: int = ALS_FACTORS, seed: int, start: Float32 | None = None
+    matrix: csr_matrix,
+    *,
+    name: str = FACTORS,
+    factors: int = ALS_FACTORS,
+    seed: int,
+    start: FactorScorer | None = None,
 ) -> FactorScorer:
     """Item factors of a (users, n_items) matrix of ones, by alternating least squares.
 
-    `start` (n_items, factors) are the factors of an earlier fit, zeros for new items: from there
-    two iterations are enough. The solver is conjugate gradient: Takács, Pilászy, Tikk,
+    `name` is FACTORS or FACTORS_HIGH_REG. `start` is an earlier fit, with zeros for new items: from
+    there two iterations are enough. The solver is conjugate gradient: Takács, Pilászy, Tikk,
     "Applications of the conjugate gradient method for implicit feedback collaborative filtering"
     (RecSys 2011).
     """
+    rng = np.random.default_rng(seed)
+    iterations = ALS_UPDATE_ITERATIONS if start else ALS_ITERATIONS
+    start = start or FactorScorer(
+        np.float32(0.01) * rng.random((matrix.shape[1], factors), dtype=np.float32),
+        *ALS_OPTIONS[name],
+    )
+    # Users and items of a size class are neighbors, so that they are solved at once.
+    users = np.argsort(np.diff(matrix.indptr), kind="stable")
+    order = np.argsort(np.bincount(matrix.indices, minlength=matrix.shape[1]), kind="stable")
+    weights = matrix[users].astype(np.float32)
+    weights.data *= np.float32(start.confidence)
+    weights.indices = np.argsort(order).astype(np.int32)[weights.indices]
+    by_user, by_item = (_size_blocks(each) for each in (weights, weights.T.tocsr()))
+    item_factors = start.item_factors[order]
+    user_factors = rng.random((len(users), item_factors.shape[1]), dtype=np.float32)
+    user_factors *= np.float32(0.01)
     # implicit solves each row in one thread; BLAS would round differently with more threads.
     with single_threaded_blas():
-        model = AlternatingLeastSquares(
-            factors=factors,
-            regularization=ALS_REGULARIZATION,
-            iterations=ALS_ITERATIONS if start is None else ALS_UPDATE_ITERATIONS,
-            num_threads=cores(),
-            random_state=seed,
+        solve = AlternatingLeastSquares().solver
+        for _ in range(iterations):
+            for blocks, solved, given in (
+                (by_user, user_factors, item_factors),
+                (by_item, item_factors, user_factors),
+            ):
+                for size, block, rows in blocks:
+                    regularization = float(start.regularization_of(size))
+                    solve(rows, solved[block], given, regularization, num_threads=cores())
+    out = np.empty_like(item_factors)
+    out[order] = item_factors
+    return replace(start, item_factors=out)
+
+
+def size_classes(lengths: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+    """(n,): of each number of interactions, shifted, the nearest power of four."""
+    return np.asarray(np.rint(np.log2(lengths + ALS_SHIFT) / 2), dtype=np.int64)
+
+
+def _size_blocks(matrix: csr_matrix) -> list[tuple[npt.NDArray[np.int64], slice, csr_matrix]]:
+    """The size classes of the rows, which are sorted by size: class, place, rows."""
+    sizes = size_classes(np.diff(matrix.indptr))
+    out = []
+    for start, stop in pairwise(np.flatnonzero(np.diff(sizes, prepend=-1, append=-1))):
+        entries = slice(matrix.indptr[start], matrix.indptr[stop])
+        starts = matrix.indptr[start : stop + 1] - entries.start
+        rows = csr_matrix(  # of parts of the arrays, not of copies
+            (matrix.data[entries], matrix.indices[entries], starts),
+            shape=(stop - start, matrix.shape[1]),
         )
-        model.item_factors = start
-        model.fit(matrix.astype(np.float32), show_progress=False)
-    return FactorScorer(np.ascontiguousarray(model.item_factors), ALS_REGULARIZATION)
+        out.append((sizes[start], slice(start, stop), rows))
+    return out
 
 
 def sparse_matmul(

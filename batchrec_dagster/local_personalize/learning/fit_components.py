@@ -17,6 +17,7 @@ from batchrec_dagster.local_personalize.learning.components import (
     EASE,
     EASE_HIGH_REG,
     FACTORS,
+    FACTORS_HIGH_REG,
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
@@ -109,7 +110,9 @@ class ComponentFitter:
     def _scorer(self, name: str, values: Values) -> Scorer:
         window = int(values.get("bptt", cooccurrence.WINDOW))
         factors = int(values.get("hidden_dimension", ALS_FACTORS))
-        key = name, {SEQUENCE: window, SYMMETRIC_COOC: window, FACTORS: factors}.get(name, 0)
+        sizes = dict.fromkeys((SEQUENCE, SYMMETRIC_COOC), window)
+        sizes |= dict.fromkeys((FACTORS, FACTORS_HIGH_REG), factors)
+        key = name, sizes.get(name, 0)
         if key not in self._fitted:
             began = time.monotonic()
             self._fitted[key] = self._fit(name, window, factors)
@@ -142,10 +145,10 @@ class ComponentFitter:
             assert self._features is not None
             at = positions(self._features.item_ids, self.item_ids)
             return content.fit(self.matrix, self._features.rows(at))
-        start = self._start.scorers.get(FACTORS) if self._start else None
+        start = self._start.scorers.get(name) if self._start else None
         if self._start and isinstance(start, FactorScorer):
             return self.resume_factors(start, self.old_index(self._start))
-        return fit_factors(self.matrix, factors=factors, seed=self._seed)
+        return fit_factors(self.matrix, name=name, factors=factors, seed=self._seed)
 
     def with_new_items(self, model: BlendModel) -> BlendModel:
         """The model, fitted here, with the items that have features and no interactions."""
@@ -167,9 +170,10 @@ class ComponentFitter:
 
     def resume_factors(self, earlier: FactorScorer, old_index: Int32) -> FactorScorer:
         """The factors, from an earlier fit."""
-        start = earlier.item_factors[old_index]
-        start[old_index < 0] = 0
-        return fit_factors(self.matrix, factors=start.shape[1], seed=self._seed, start=start)
+        factors = earlier.item_factors[old_index]
+        factors[old_index < 0] = 0
+        start = replace(earlier, item_factors=factors)
+        return fit_factors(self.matrix, seed=self._seed, start=start)
 
 
 def regularization(name: str) -> float:

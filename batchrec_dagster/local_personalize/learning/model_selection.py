@@ -26,6 +26,7 @@ from batchrec_dagster.local_personalize.learning.components import (
     EASE,
     EASE_HIGH_REG,
     FACTORS,
+    FACTORS_HIGH_REG,
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
@@ -53,6 +54,7 @@ RECENCY_EXPONENTS: Options = {
     SEQUENCE: (0.9, 0.3, 0.6, 1.2),
     SYMMETRIC_COOC: (0.9, 0.3, 0.6, 1.2),
     FACTORS: (0.6, 0.0, 0.3, 0.9),
+    FACTORS_HIGH_REG: (0.6, 0.0, 0.3, 0.9),
     USER_NEIGHBORS: (0.9, 0.3, 0.6, 1.2),
     CONTENT: (0.9, 0.3, 0.6),
 }
@@ -116,6 +118,8 @@ def select_blend(
     if EASE in names and EASE_HIGH_REG in names:
         low_is_better = _is_better(single[EASE], single[EASE_HIGH_REG], 0.5)
         names.remove(EASE_HIGH_REG if low_is_better else EASE)
+    if FACTORS in names and FACTORS_HIGH_REG in names:
+        names.remove(min(FACTORS, FACTORS_HIGH_REG, key=lambda name: single[name].mean()))
     if POPULARITY in sets[0].scorers:
         names.append(POPULARITY)
         exponents[POPULARITY] = 0.0
@@ -154,9 +158,10 @@ def select_blend(
 def _blends(names: Sequence[str]) -> list[Weights]:
     """The weights to try for these components."""
     ease = EASE_HIGH_REG if EASE_HIGH_REG in names else EASE
+    factors = FACTORS_HIGH_REG if FACTORS_HIGH_REG in names else FACTORS
     blends = [
         {
-            {EASE: ease, SEQUENCE: cooccurrence}.get(name, name): weight
+            {EASE: ease, FACTORS: factors, SEQUENCE: cooccurrence}.get(name, name): weight
             for name, weight in of.items()
         }
         for cooccurrence in COOCCURRENCES

@@ -21,6 +21,7 @@ from batchrec_dagster.local_personalize.learning.components import (
     EASE,
     EASE_HIGH_REG,
     FACTORS,
+    FACTORS_HIGH_REG,
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
@@ -70,6 +71,7 @@ from batchrec_dagster.personalize.recipes import Values
 
 COMPONENTS = (EASE, SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
 HIGH_REG_MAX_ITEMS = 6_000  # a second EASE takes time with the square or cube of the items
+HIGH_REG_MAX_ROWS = 250_000  # more interactions are worth less regularization
 MAX_COMPARED_USERS = 5_000  # with each user, on average; where they are more, neighbors add nothing
 # Where users have more interactions on average, and fewer of these have the time of the one before,
 # the order in which they came is known so well that co-occurrence in either order adds nothing.
@@ -268,6 +270,8 @@ def _options(held_out: Split) -> Options:
         names.remove(SYMMETRIC_COOC)
     if len(held_out.users) >= MIN_VALIDATION_USERS and len(data.item_ids) <= HIGH_REG_MAX_ITEMS:
         names.append(EASE_HIGH_REG)
+    if len(data) <= HIGH_REG_MAX_ROWS:
+        names.append(FACTORS_HIGH_REG)
     compared = float((data.item_counts.astype(np.float64) ** 2).sum())
     if compared <= MAX_COMPARED_USERS * len(data.user_ids) and data is not held_out.inputs:
         names.append(USER_NEIGHBORS)
