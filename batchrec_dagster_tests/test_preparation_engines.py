@@ -84,7 +84,7 @@ def removals(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
         remove(folder, *how, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr("batchrec_dagster.storage.scratch.shutil.rmtree", removing)
+        patch.setattr("batchrec_dagster.storage.durable.shutil.rmtree", removing)
         yield names
 
 
@@ -180,6 +180,7 @@ def test_glue_leaves_the_data_in_s3(
         engine = {"engine": "glue", "job_name": "prepare", "role": ROLE}
         result = prepare(project, "shop", instance, preparation=engine)
         counts["users_with_two"] = 0
+        write_ratings(project.root / "ratings.csv", seed=1)  # Others: they are prepared again.
         refused = prepare(project, "shop", instance, preparation=engine)
     assert result.success
     assert data_version(instance, "shop") == version
