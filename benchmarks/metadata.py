@@ -7,7 +7,8 @@ without the Items dataset, over whole histories, and over the last three and the
 each. "new": all interactions of a tenth of the items, drawn at random or the last to appear, are
 removed from the training and from the histories; how well are those that held-out users had found
 among these items, compared with a random order and with the cosine of the features; and what do
-new items in the lists cost in NDCG at 25 of the other items. Differences are paired by user.
+new items in the lists change in NDCG at 25, of the other items, and of all. Differences are paired
+by user.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ FIELDS = [Field("GENRES", "string", categorical=True), Field("YEAR", "int", null
 SHORT = (3, 1)  # interactions
 NEW_SHARE = 0.1  # of the items
 DEPTH = 10  # of the order of new items
-WEIGHTS = (0.3, 0.6, 1.0)  # explorationWeight
+WEIGHTS = (0.3, 0.6, 0.9)  # explorationWeight
+NONE = 1e-9  # explorationWeight with which new items count, and are in no list
+OTHERS, ALL = "other items", "all items"
 
 
 def items_of(name: str, shared: Path) -> pl.DataFrame | None:
@@ -140,7 +143,7 @@ def new_items(
 ) -> dict[str, dict[str, float]]:
     """How new items are ordered, and what they cost the other items in the lists."""
     orders: dict[str, list[Float64]] = {}
-    lists: dict[float, list[Float64]] = {}
+    lists: dict[tuple[str, float], list[Float64]] = {}
     shown: dict[float, list[float]] = {}
     every = folds(data, 10)
     for number in numbers:
@@ -149,22 +152,22 @@ def new_items(
         model = model.exploring(1.0, np.inf)
         for name, values in _orders(model, held, is_new, features, number).items():
             orders.setdefault(name, []).append(values)
-        others = Split(
-            held.train, *(without(d, is_new) for d in (held.inputs, held.truth)), held.users
-        )
-        for weight in (0.0, *WEIGHTS):
-            found = evaluate(model.exploring(weight, np.inf), others)
-            lists.setdefault(weight, []).append(found.ndcg())
+        hidden = replace(held, inputs=without(held.inputs, is_new))
+        others = replace(hidden, truth=without(held.truth, is_new))
+        for weight in (NONE, *WEIGHTS):
+            exploring = model.exploring(weight, np.inf)
+            for truth, one in ((OTHERS, others), (ALL, hidden)):
+                found = evaluate(exploring, one)
+                lists.setdefault((truth, weight), []).append(found.ndcg())
             is_shown = found.recommended >= len(model.popularity)
             shown.setdefault(weight, []).append(float(is_shown.sum(axis=1).mean()))
     content = np.concatenate(orders["cosine of features"])
     out = {f"order: {name}": summary(np.concatenate(v), content) for name, v in orders.items()}
-    base = np.concatenate(lists[0.0])
-    for weight in WEIGHTS:
-        row = summary(np.concatenate(lists[weight]), base)
-        out[f"lists: explorationWeight {weight:g}"] = row | {
-            "new_in_a_list": float(np.mean(shown[weight]))
-        }
+    for truth in (OTHERS, ALL):
+        for weight in (NONE, *WEIGHTS):
+            base, ours = (np.concatenate(lists[truth, each]) for each in (NONE, weight))
+            row = summary(ours, base) | {"new_in_a_list": float(np.mean(shown[weight]))}
+            out[f"lists, {truth} relevant, explorationWeight {weight:g}"] = row
     return out
 
 

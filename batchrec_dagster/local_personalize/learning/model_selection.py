@@ -56,14 +56,14 @@ RECENCY_EXPONENTS: Options = {
     FACTORS: (0.6, 0.0, 0.3, 0.9),
     FACTORS_HIGH_REG: (0.6, 0.0, 0.3, 0.9),
     USER_NEIGHBORS: (0.9, 0.3, 0.6, 1.2),
-    CONTENT: (0.9, 0.3, 0.6),
+    CONTENT: (0.9, 0.3),
 }
 
 COOCCURRENCES = (SEQUENCE, SYMMETRIC_COOC)
 
 # The options for a blend's weights, on scores of the same spread; of each there is another one with
 # the symmetric co-occurrence in place of the sequence.
-_INTERACTIONS_WEIGHTS: Sequence[Weights] = (
+BLEND_WEIGHTS: Sequence[Weights] = (
     {EASE: 0.35, SEQUENCE: 0.55, FACTORS: 0.1},
     {EASE: 0.4, SEQUENCE: 0.6},
     {EASE: 0.6, SEQUENCE: 0.4},
@@ -78,15 +78,7 @@ _INTERACTIONS_WEIGHTS: Sequence[Weights] = (
     {EASE: 0.4, USER_NEIGHBORS: 0.6},
     {FACTORS: 0.5, USER_NEIGHBORS: 0.5},
 )
-CONTENT_WEIGHT = 0.15  # added to the first options, if there are features of items
-BLEND_WEIGHTS: Sequence[Weights] = (
-    *_INTERACTIONS_WEIGHTS,
-    *(
-        {name: (1 - CONTENT_WEIGHT) * weight for name, weight in option.items()}
-        | {CONTENT: CONTENT_WEIGHT}
-        for option in _INTERACTIONS_WEIGHTS[:4]
-    ),
-)
+CONTENT_WEIGHTS = (0.15, 0.3, 0.6)  # added to the selected blend, where that is clearly better
 POPULARITY_WEIGHTS = (0.3, 0.6)  # added to each option; more is popularity alone
 TOLERANCES = (1.0, 0.5, 0.25, 0.1, 0.0)  # standard errors by which the best may beat an option
 LEAST_WEIGHT = 0.05  # less changes little, and costs as much to fit and to serve
@@ -140,7 +132,7 @@ def select_blend(
         ]
         return users.by_user(ordered_map(lambda some: some.ndcg(keyed), candidates))
 
-    blends = _blends(names)
+    blends = _blends([name for name in names if name != CONTENT])
     for name, exponent in newer.items():
         blend = next((option for option in blends if name in option and len(option) > 1), None)
         if blend is not None:
@@ -148,6 +140,8 @@ def select_blend(
             [after] = evaluate([blend], {**exponents, name: exponent})
             exponents[name] = exponents[name] if _is_better(before, after, 0.5) else exponent
     weights, score = _average_best(blends, lambda some: evaluate(some, exponents))
+    if CONTENT in names:
+        weights, score = _with_content(weights, score, lambda some: evaluate(some, exponents))
     return Blend(
         {name: exponents[name] for name in weights},
         {name: weight * scales[name, exponents[name]] for name, weight in weights.items()},
@@ -199,6 +193,21 @@ def _average_best(
         if not _is_better(best, score, 0.5):
             break
     return weights, score
+
+
+def _with_content(
+    weights: Weights,
+    score: Float64,
+    evaluate: Callable[[Sequence[Weights]], list[Float64]],
+) -> tuple[Weights, Float64]:
+    """The blend with the features of items, if better by a standard error; else as it is."""
+    options = [
+        {name: (1 - share) * weight for name, weight in weights.items()} | {CONTENT: share}
+        for share in CONTENT_WEIGHTS
+    ]
+    scores = evaluate(options)
+    at = max(range(len(scores)), key=lambda i: scores[i].mean())
+    return (options[at], scores[at]) if _is_better(scores[at], score) else (weights, score)
 
 
 def _average(options: Sequence[Weights]) -> Weights:

@@ -35,7 +35,11 @@ DAY = 86_400
 EXPLORATION_WEIGHT = 0.3
 MAX_AGE = 30.0  # days, if there is a creation time
 LEAST_SLOPE = 0.01  # standard deviations; so that new items keep the order of their features
-BONUS = 2.0  # standard deviations of the scores that features do not explain, at weight 1
+# Standard deviations of the scores that features do not explain, times the odds of the weight. At
+# 0.3 the other items of the lists lose less than the noise (benchmarks/metadata.py), above 0.9 the
+# new items of a kind that a user likes come first.
+BONUS = 0.7
+MAX_WEIGHT = 0.95  # for the odds
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class NewItems:
         spread = np.maximum(spread, np.finfo(np.float32).eps)
         slope = np.maximum(common / spread**2, LEAST_SLOPE * others / spread)
         unknown = np.sqrt(np.maximum(others**2 - (slope * spread) ** 2, 0))
-        bonus = BONUS * self.weight * unknown[:, None]
+        weight = min(self.weight, MAX_WEIGHT)
+        bonus = BONUS * weight / (1 - weight) * unknown[:, None]
         above = new - mean
         out: Float32 = (level + slope[:, None] * above + bonus * (above > 0)).astype(np.float32)
         return out

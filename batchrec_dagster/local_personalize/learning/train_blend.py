@@ -283,8 +283,9 @@ def _options(held_out: Split) -> Options:
 def _default_blend(interactions: Interactions, values: Values, seed: int, log: Log) -> BlendModel:
     """EASE alone, for data without users to select on."""
     exponent = RECENCY_EXPONENTS[EASE][0] if _recency(values, interactions) else 0.0
-    fitted = ComponentFitter(interactions, values, seed, log).fit([EASE], values)
-    return fitted.blend(Blend({EASE: exponent}, {EASE: DEFAULT_WEIGHT}, 0.0), 1.0)
+    fitter = ComponentFitter(interactions, values, seed, log)
+    blend = Blend({EASE: exponent}, {EASE: DEFAULT_WEIGHT}, 0.0)
+    return fitter.with_new_items(fitter.fit([EASE], values).blend(blend, 1.0))
 
 
 def _recency(values: Values, interactions: Interactions) -> bool:
