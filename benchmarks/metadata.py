@@ -4,11 +4,11 @@
 
 Each fold holds out another tenth of the users, as in quality.py. "warm": NDCG at 25 with and
 without the Items dataset, over whole histories, and over the last three and the last interaction of
-each. "new": all interactions of a tenth of the items, drawn at random or the last to appear, are
-removed from the training and from the histories; how well are those that held-out users had found
-among these items, compared with a random order and with the cosine of the features; and what do
-new items in the lists change in NDCG at 25, of the other items, and of all. Differences are paired
-by user.
+each; then the same on a random tenth of the interactions. "new": all interactions of a tenth of the
+items, drawn at random or the last to appear, are removed from the training and from the histories;
+how well are those that held-out users had found among these items, compared with a random order and
+with the cosine of the features; and what do new items in the lists change in NDCG at 25, of the
+other items, and of all. Differences are paired by user.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, Field
 Float64 = npt.NDArray[np.float64]
 FIELDS = [Field("GENRES", "string", categorical=True), Field("YEAR", "int", nullable=True)]
 SHORT = (3, 1)  # interactions
+THIN = 0.1  # of the interactions
 NEW_SHARE = 0.1  # of the items
 DEPTH = 10  # of the order of new items
 WEIGHTS = (0.3, 0.6, 0.9)  # explorationWeight
@@ -74,6 +75,11 @@ def last(held: Split, count: int) -> Split:
     data = held.inputs
     behind = data.starts[data.users + 1] - np.arange(len(data))
     return replace(held, inputs=data.filter(behind <= count))
+
+
+def thinned(data: Interactions) -> Interactions:
+    """A random tenth of the interactions."""
+    return data.filter(np.random.default_rng(0).random(len(data)) < THIN)
 
 
 def without(data: Interactions, dropped: npt.NDArray[np.bool_]) -> Interactions:
@@ -238,8 +244,11 @@ def main() -> None:
         assert features is not None
         data = Interactions.from_frame(frame)
         splits = [folds(data, 10)[number] for number in numbers]
+        thin = thinned(data)
+        thin_splits = [folds(thin, 10)[number] for number in numbers]
         found = {
             "warm": warm(splits, features),
+            "warm, a random tenth of each history": warm(thin_splits, features),
             "new, at random": new_items(data, numbers, features, newest=False),
             "new, the last to appear": new_items(data, numbers, features, newest=True),
         }

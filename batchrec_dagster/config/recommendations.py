@@ -46,8 +46,9 @@ class Recommendations(dg.Model):
 
     exploration_weight: float = Field(
         default=0.0,
-        description="How much aws-user-personalization explores, 0 to 1: items with few"
-        " interactions come into lists, other ones on each run. 0: lists are reproducible.",
+        description="How much aws-user-personalization explores, 0 to 1. On AWS, items with few"
+        " interactions come into lists, other ones on each run; 0: lists are reproducible. The"
+        " embedded engine: the largest share of a list for new items, chosen by their metadata.",
         json_schema_extra={"minimum": 0, "maximum": 1},
     )
 

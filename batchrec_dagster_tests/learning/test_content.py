@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import content, new_items, train_blend
-from batchrec_dagster.local_personalize.learning.components import CONTENT
+from batchrec_dagster.local_personalize.learning.components import CONTENT, SCORER_TYPES
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.item_features import (
     BUCKETS,
@@ -21,7 +22,8 @@ from batchrec_dagster.local_personalize.learning.item_features import (
     read_features,
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
-from batchrec_dagster.local_personalize.learning.models import BlendModel, load_model
+from batchrec_dagster.local_personalize.learning.models import NEW_ITEMS, BlendModel, load_model
+from batchrec_dagster.local_personalize.learning.store import MANIFEST
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster.personalize.schemas import Field
 from batchrec_dagster_tests.learning.support import interactions_of, lists, tastes
@@ -202,6 +204,10 @@ def test_a_saved_model_gives_the_same_lists(
     loaded = load_model(tmp_path)
     assert isinstance(loaded, BlendModel)
     assert set(loaded.scorers) == {CONTENT, "ease"}
+    assert loaded.new_items is not None
+    # A version without new items looks up the kinds of all components, and refuses this one.
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    assert manifest["facts"]["components"][NEW_ITEMS]["kind"] not in SCORER_TYPES
     users = data.user_ids.tolist()
     assert lists(loaded, users, data, 25) == lists(model, users, data, 25)
 

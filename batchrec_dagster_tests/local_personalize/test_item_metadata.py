@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -154,3 +155,19 @@ def test_an_update_and_an_imported_home_keep_new_items(local: Local) -> None:
     other = Local(local.root / "other")
     other.store.put("s3://data/users.json", user_lines(USERS))
     assert other.recommended(version, USERS, "again") == found
+
+
+def test_version_2_lines_say_that_new_items_are_explored(local: Local) -> None:
+    group = _with_items(local, KINDS.items())
+    version = local.active(local.version(local.solution(group)))
+    local.store.put("s3://data/users.json", user_lines(["u1"]))
+    arn = local.batch_job(version, numResults=40)
+    local.active(arn)
+    assert '"Exploration"' not in local.lines("s3://data/out/users.json.out")[0]
+    local.client = local.another_client(v2_lines=True)
+    local.active(local.batch_job(version, target="s3://data/v2/", jobName="v2", numResults=40))
+    output = json.loads(local.lines("s3://data/v2/users.json.out")[0])["output"]
+    reasons = dict(zip(output["recommendedItems"], output["reasons"], strict=True))
+    explored = {item for item, why in reasons.items() if why == ["Exploration"]}
+    assert explored == {item for item in reasons if item.startswith("new")}
+    assert ODD & explored

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,11 @@ from batchrec_dagster.local_personalize.data.batch_lines import Answerer, Reques
 from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.filters.tables import Read
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
-from batchrec_dagster.local_personalize.learning.models import AnyModel, SegmentationModel
+from batchrec_dagster.local_personalize.learning.models import (
+    AnyModel,
+    BlendModel,
+    SegmentationModel,
+)
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
 from batchrec_dagster.local_personalize.learning.serving import Recommended, UserModel
 from batchrec_dagster.local_personalize.recipes import (
@@ -74,9 +78,16 @@ class Recommender(Answerer):
         """
         placeholders = max(1, len(items) // 5) if self.filter and items else 0
         scored = len(items) - placeholders
-        reasons: list[list[str]] = [[] for _ in range(scored)]
+        reasons = [["Exploration"] if item in self._new_ids else [] for item in items[:scored]]
         reasons += [["Popular item"]] * placeholders
         return inference_line(request.echo, items, (scores or [])[:scored], reasons=reasons)
+
+    @cached_property
+    def _new_ids(self) -> frozenset[str]:
+        """The items with which nobody had interacted in the training."""
+        if not isinstance(self.model, BlendModel) or self.model.new_items is None:
+            return frozenset()
+        return frozenset(self.model.item_ids[len(self.model.popularity) :])
 
     def _filter_problem(self, request: Request) -> str | None:
         problem = self.filter.problem(request.values) if self.filter else None

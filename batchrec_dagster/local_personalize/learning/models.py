@@ -181,7 +181,7 @@ class BlendModel(UserModel):
     def contents(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """What `load` needs besides the item ids: arrays, and facts for the manifest."""
         arrays: dict[str, npt.NDArray[Any]] = {"popularity": self.popularity}
-        facts = {}
+        facts: dict[str, dict[str, Any]] = {}
         for name, scorer in self.scorers.items():
             facts[name] = {
                 "kind": scorer.kind,
@@ -191,6 +191,8 @@ class BlendModel(UserModel):
             arrays |= {f"{name}.{key}": value for key, value in scorer.arrays().items()}
         repeats = {"repeats": asdict(self.repeats)} if self.repeats is not None else {}
         if self.new_items is not None:
+            # Among the components, so that versions that do not know new items refuse the model.
+            facts[NEW_ITEMS] = {"kind": NEW_ITEMS}
             new = self.new_items.arrays()
             arrays |= {f"{NEW_ITEMS}.{key}": value for key, value in new.items()}
         return arrays, {"components": facts, **repeats}
@@ -200,7 +202,8 @@ class BlendModel(UserModel):
         """The model that gave `contents`. Raises KeyError when something is missing."""
         if "parts" in facts:
             arrays, facts = _from_old_names(arrays, facts)
-        components = facts["components"]
+        components = dict(facts["components"])
+        has_new_items = components.pop(NEW_ITEMS, None) is not None
         scorers: dict[str, Scorer] = {}
         for name, fact in components.items():
             scorers[name] = SCORER_TYPES[fact["kind"]].from_arrays(_of(arrays, name))
@@ -211,7 +214,7 @@ class BlendModel(UserModel):
             {name: fact["recency_exponent"] for name, fact in components.items()},
             {name: fact["weight"] for name, fact in components.items()},
             repeats=Repeats(**facts["repeats"]) if "repeats" in facts else None,
-            new_items=NewItems.from_arrays(new) if (new := _of(arrays, NEW_ITEMS)) else None,
+            new_items=NewItems.from_arrays(_of(arrays, NEW_ITEMS)) if has_new_items else None,
         )
 
 
