@@ -36,8 +36,11 @@ class Size:
 # By millions of interactions; between the sizes users grow with them, items with their root.
 SIZES = {
     1: Size(1_000_000, 7_000, 6_000),
+    3: Size(3_000_000, 21_000, 10_400),
     5: Size(5_000_000, 35_000, 13_500),
+    10: Size(10_000_000, 70_000, 19_000),
     20: Size(20_000_000, 138_000, 27_000),
+    30: Size(30_000_000, 220_000, 36_000),
     100: Size(100_000_000, 1_000_000, 100_000),
 }
 

@@ -1,11 +1,13 @@
 """Time and memory from a file of interactions to a list for every user, at growing sizes.
 
-    python benchmarks/scale.py [1 5 20 100] [--work FOLDER] [--out scale.json]
+    python benchmarks/scale.py [1 5 20 100] [--work FOLDER] [--out scale.json] [--plot FOLDER]
+    python benchmarks/scale.py 1 3 10 30 100 --plot docs/images
 
 The sizes are millions of generated interactions. Everything goes through the local Personalize, as
 in a pipeline: an import job, a training of aws-user-personalization-v2, a batch inference job with
 25 items for every user. Each runs in its own process; peak memory is the operating system's. 100
-takes some hours and 10 GB of disk.
+takes half an hour or more, and 10 GB of disk. `--plot` adds the sizes to scale.csv of a folder, in
+place of those with as many interactions, and draws scale.svg of all in it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import scale_plot
 from generated import SIZES, write_csv
 from report import RESULTS, table, write
 
@@ -198,12 +201,34 @@ def rows_of(found: dict[int, list[Measured]]) -> list[dict[str, str]]:
     return lines
 
 
+def plot(folder: Path, found: dict[int, list[Measured]]) -> None:
+    """Add what was found to the folder's scale.csv, and draw scale.svg again."""
+    new = [
+        {
+            "interactions": str(one.rows),
+            "users": str(one.users),
+            "step": one.step,
+            "seconds": f"{one.seconds:.1f}",
+            "cpu_seconds": f"{one.cpu_seconds:.1f}",
+            "peak_gb": f"{one.peak_gb:.2f}",
+        }
+        for steps in found.values()
+        for one in steps
+    ]
+    again = {row["interactions"] for row in new}
+    path = folder / "scale.csv"
+    kept = [row for row in scale_plot.read(path) if row["interactions"] not in again]
+    scale_plot.write(path, [*kept, *new])
+    path.with_suffix(".svg").write_text(scale_plot.svg(scale_plot.read(path)))
+
+
 def main() -> None:
     """Measure every size asked for; with --step, be the process that is measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("millions", nargs="*", type=int, help=f"of {', '.join(map(str, SIZES))}")
     parser.add_argument("--work", type=Path, help="folder to work in, emptied; default: temporary")
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
+    parser.add_argument("--plot", type=Path, help="folder of scale.csv and scale.svg")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.step:
@@ -219,6 +244,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found[millions] = measure(millions, asked.work or Path(folder))
     print(table("\nFrom interactions to everybody's list", rows_of(found)))
+    if asked.plot:
+        plot(asked.plot, found)
     results = {str(millions): [asdict(step) for step in steps] for millions, steps in found.items()}
     write(asked.out, {"results_each": RESULTS_EACH, "millions": results})
 
