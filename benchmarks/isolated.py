@@ -1,0 +1,133 @@
+"""Peers whose packages need another NumPy than this project: RecTools and LensKit.
+
+They run in an environment of their own, which is built once, by isolated_models.py there. They are
+fitted on the training users and on the histories of the held-out users, which they have to know;
+the other models see these only when they recommend.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from report import RESULTS
+
+from batchrec_dagster.local_personalize.learning.evaluation import Split
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Ids,
+    Interactions,
+    popular_first,
+)
+from batchrec_dagster.local_personalize.learning.serving import Recommended, UserModel
+
+ENVIRONMENT = RESULTS / "isolated"
+PACKAGES = Path(__file__).with_name("isolated.in")
+PROGRAM = Path(__file__).with_name("isolated_models.py")
+
+
+@dataclass(frozen=True)
+class Isolated:
+    """A model of isolated_models.py with its grid of options."""
+
+    model: str
+    grid: Mapping[str, Sequence[Any]]
+
+    def choices(self) -> list[dict[str, Any]]:
+        """All combinations of the grid."""
+        return [
+            dict(zip(self.grid, values, strict=True))
+            for values in itertools.product(*self.grid.values())
+        ]
+
+
+ISOLATED: Mapping[str, Isolated] = {
+    "SASRec (RecTools)": Isolated(
+        "sasrec",
+        {"n_factors": (64, 128), "n_blocks": (1,), "epochs": (20, 60), "dropout_rate": (0.2, 0.4)},
+    ),
+    "PureSVD (RecTools)": Isolated("pure-svd", {"factors": (8, 16, 32, 64, 128)}),
+    "iALS (LensKit)": Isolated(
+        "lenskit-ials",
+        {
+            "embedding_size": (32, 64),
+            "weight": (2.0, 10.0, 40.0),
+            "regularization": (3.0, 10.0, 30.0),
+        },
+    ),
+    "item-kNN (LensKit)": Isolated(
+        "lenskit-item-knn", {"feedback": ("implicit",), "max_nbrs": (20, 50, 100, 200)}
+    ),
+    "user-kNN (LensKit)": Isolated(
+        "lenskit-user-knn", {"feedback": ("implicit",), "max_nbrs": (20, 50, 100, 200)}
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ListModel(UserModel):
+    """The lists that a model wrote, as a model that `evaluate` accepts."""
+
+    item_ids: Ids
+    by_user: Mapping[str, npt.NDArray[np.int32]]
+
+    def recommend(
+        self, user_ids: Sequence[str], interactions: Interactions, num_results: int, **_: Any
+    ) -> Iterator[Recommended]:
+        """The lists, whatever the interactions are."""
+        items = np.stack([self.by_user[user][:num_results] for user in user_ids])
+        yield Recommended(items, np.zeros(items.shape))
+
+
+def python() -> Path:
+    """The interpreter of the environment, which is built if it is missing."""
+    program = ENVIRONMENT / "bin" / "python"
+    built = ENVIRONMENT / PACKAGES.name  # copied last
+    if not built.exists() or built.read_text() != PACKAGES.read_text():
+        print("building the environment of RecTools and LensKit", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
+        subprocess.run([program, "-m", "pip", "install", "--quiet", "-r", PACKAGES], check=True)
+        built.write_text(PACKAGES.read_text())
+    return program
+
+
+def fitted_lists(
+    held_out: Split, models: Sequence[tuple[str, Mapping[str, Any]]]
+) -> list[UserModel]:
+    """For each model and its options, its lists for the held-out users."""
+    train, inputs = held_out.train, held_out.inputs
+    order = popular_first(train)
+    item = np.empty(len(order), np.int32)
+    item[order] = np.arange(len(order), dtype=np.int32)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        columns = [
+            np.concatenate(part)
+            for part in (
+                (train.users, inputs.users),
+                (item[train.items], item[inputs.items]),
+                (train.timestamps, inputs.timestamps),
+            )
+        ]
+        np.savetxt(
+            folder / "interactions.csv",
+            np.stack(columns, axis=1),
+            fmt="%d",
+            delimiter=",",
+            header="user,item,timestamp",
+            comments="",
+        )
+        np.save(folder / "users.npy", held_out.users.astype(np.int64))
+        (folder / "models.json").write_text(json.dumps(models))
+        subprocess.run([python(), PROGRAM, folder], check=True, stdout=subprocess.DEVNULL)
+        lists = [np.load(folder / f"lists-{number}.npy") for number in range(len(models))]
+    users = held_out.inputs.user_ids[held_out.users]
+    return [ListModel(train.item_ids[order], dict(zip(users, each, strict=True))) for each in lists]
