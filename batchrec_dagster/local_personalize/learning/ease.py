@@ -185,8 +185,8 @@ def extend(
 ) -> csr_matrix:
     """Weights of an earlier `fit` with items added, in the order of the columns of `matrix`.
 
-    `old_index` (n_items,) is the index of each item in `weights`, -1 for a new item. Pairs with a
-    new item are regressions of one item on the other, as outside the core of `fit`.
+    `old_index` (n_items,) is the index of each item in `weights`, -1 for a new item. The weights of
+    pairs with a new item are approximate, as outside the core of `fit`.
     """
     n_items = matrix.shape[1]
     new = np.flatnonzero(old_index < 0)
@@ -198,7 +198,7 @@ def extend(
         (old.data[stays], (new_index[old.col[stays]], new_index[old.row[stays]])),
         shape=(n_items, n_items),
     )
-    shrink = _shrink(matrix, regularization)
+    low_rank = LowRank.of(matrix, regularization) if len(new) else None
     paired = most_recent(matrix)
     by_item = paired.T.tocsr()
     is_new = np.zeros(n_items, dtype=bool)
@@ -214,8 +214,9 @@ def extend(
             spread = csr_matrix(
                 (ones, (added - part.start, place)), shape=(part.stop - part.start, len(added))
             )
-            single = single + spread @ (by_item[added] @ on_old)
-        single.data *= shrink[single.indices]
+            single = (single + spread @ (by_item[added] @ on_old)).tocsr()
+        if low_rank is not None:
+            low_rank.to_weights(single, part, 0)
         together = (moved[part] + single).tocsr()
         row = np.repeat(np.arange(part.start, part.stop), np.diff(together.indptr))
         together.data[together.indices == row] = 0
@@ -225,12 +226,6 @@ def extend(
     out: csr_matrix = by_target.T.tocsr()
     out.sort_indices()
     return out
-
-
-def _shrink(matrix: csr_matrix, regularization: float) -> Float32:
-    """(n_items,): 1 / (count + λ), the factor of a regression on one item."""
-    counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    return np.asarray(1 / (counts + regularization).astype(np.float32))
 
 
 def _inverse_by_items(

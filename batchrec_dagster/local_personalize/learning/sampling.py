@@ -28,7 +28,7 @@ SAMPLE_ITEMS = 6_000
 MIN_SAMPLE_USERS = 5_000
 MAX_SAMPLE_SHARE = 0.5  # a sample of more users would save too little
 MAX_HELD_OUT = 10_000  # users
-LEAST_GAIN = 0.005  # of NDCG, relative: for less, EASE is not worth its time, the most of all
+LEAST_GAIN = 0.01  # of NDCG, relative: for less, EASE is not worth its time, the most of all
 
 
 def is_large(interactions: Interactions) -> bool:

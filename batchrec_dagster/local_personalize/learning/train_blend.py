@@ -1,8 +1,8 @@
 """Trains, tunes and updates the blend model.
 
 A full training selects the blend and measures it on held-out users, then fits it on all data. An
-update (trainingMode UPDATE) keeps the blend and the weights of EASE, where new items are regressed
-on single items; it counts co-occurrences again, which is cheap, and resumes the factors.
+update (trainingMode UPDATE) keeps the blend and the weights of EASE, where new items get
+approximate ones; it counts co-occurrences again, which is cheap, and resumes the factors.
 """
 
 from __future__ import annotations
