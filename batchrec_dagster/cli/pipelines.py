@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -24,9 +23,6 @@ from batchrec_dagster.cli.project import (
 )
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.web import allowed_hosts
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command("list", short_help="List the pipelines, their last runs and editions.")

@@ -26,8 +26,8 @@ KINDS = {f"i{n}": ("even", "odd")[n % 2] for n in range(40)} | {
 USERS = [f"u{n}" for n in range(60)]
 
 
-def _with_items(local: Local, rows: Iterable[tuple[str, str]]) -> str:
-    """A group with interactions, and an Items dataset of these ids and categories."""
+def _with_empty_items(local: Local) -> tuple[str, str]:
+    """A group with interactions, and its Items dataset without rows."""
     group, _ = local.imported(taste_rows())
     schema = local.client.create_schema(
         name="items", schema=items_schema(created=False, categories=["KIND"], numbers=[])
@@ -35,9 +35,14 @@ def _with_items(local: Local, rows: Iterable[tuple[str, str]]) -> str:
     made = local.client.create_dataset(
         name="items", schemaArn=schema, datasetGroupArn=group, datasetType="Items"
     )
+    return group, local.active(made["datasetArn"])
+
+
+def _with_items(local: Local, rows: Iterable[tuple[str, str]]) -> str:
+    """A group with interactions, and an Items dataset of these ids and categories."""
+    group, dataset = _with_empty_items(local)
     lines = ["ITEM_ID,KIND", *(f"{item},{kind}" for item, kind in rows), ""]
     local.store.put("s3://data/items.csv", "\n".join(lines).encode())
-    dataset = local.active(made["datasetArn"])
     local.active(local.import_job(dataset, "s3://data/items.csv", "items"))
     return group
 
@@ -130,14 +135,7 @@ def test_items_that_say_nothing_change_nothing(
 
 
 def test_an_empty_items_dataset_changes_nothing(local: Local) -> None:
-    group, _ = local.imported(taste_rows())
-    schema = local.client.create_schema(
-        name="items", schema=items_schema(created=False, categories=["KIND"], numbers=[])
-    )["schemaArn"]
-    made = local.client.create_dataset(
-        name="items", schemaArn=schema, datasetGroupArn=group, datasetType="Items"
-    )
-    local.active(made["datasetArn"])
+    group, _ = _with_empty_items(local)
     version = local.active(local.version(local.solution(group)))
     assert len(local.recommended(version, ["u1"], numResults=30)["u1"]) == 30
 
