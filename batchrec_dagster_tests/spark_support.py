@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 from pyspark.sql import SparkSession
 
-from batchrec_dagster.personalize.datasets import scan_interactions
+from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened

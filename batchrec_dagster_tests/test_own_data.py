@@ -19,8 +19,7 @@ import yaml
 from deltalake import DeltaTable, write_deltalake
 from pyiceberg.catalog.sql import SqlCatalog
 
-from batchrec_dagster.personalize.datasets import interactions_schema
-from batchrec_dagster.personalize.schemas import parse_schema
+from batchrec_dagster.personalize.schemas import interactions_schema, parse_schema
 from batchrec_dagster_tests.postgres_server import postgres_server
 from batchrec_dagster_tests.support import (
     REPOSITORY,

@@ -91,7 +91,7 @@ def removals(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
 def test_spark_here_gives_what_the_local_engine_gives(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchrec_dagster.personalize.batch_input.MAX_INPUT_RECORDS", 25)
+    monkeypatch.setattr("batchrec_dagster.personalize.batch_files.MAX_INPUT_RECORDS", 25)
     ratings = write_ratings(project.root / "ratings.csv")
     ratings.write_text(ratings.read_text() + "1,2,x,4\n")
     attributes: dict[str, Any] = {"ratings": {"source": str(ratings), "on_bad_rows": "skip"}}

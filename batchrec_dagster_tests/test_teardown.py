@@ -17,7 +17,6 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.catalog.kinds import Lane
 from batchrec_dagster.local_personalize.jobs.worker import Pace, Worker
-from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.personalize.ensure import (
     DATASET,
     DATASET_GROUP,
@@ -27,6 +26,7 @@ from batchrec_dagster.personalize.ensure import (
     Ensure,
 )
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, recipe_arn
+from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster.personalize.teardown import delete, find
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.resource import LOCAL_BUCKET

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize.operations import batch_jobs
-from batchrec_dagster.personalize import batch_input as module
-from batchrec_dagster.personalize.batch_input import UsersFiles, measured
+from batchrec_dagster.personalize import batch_files as module
+from batchrec_dagster.personalize.batch_files import UsersFiles, measured
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import (
     Project,

@@ -32,7 +32,7 @@ from botocore.config import Config
 from generated import SIZES, write_csv
 from report import RESULTS, table, write
 
-from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.schemas import interactions_schema
 
 RECIPE = "arn:aws:personalize:::recipe/aws-user-personalization-v2"
 ROLE = "arn:aws:iam::000000000000:role/personalize"

@@ -66,7 +66,7 @@ def ours(source: Path, folder: Path) -> tuple[int, int]:
     """What the assets interactions and batch_users do."""
     import polars as pl
 
-    from batchrec_dagster.personalize.datasets import csv_types, interactions_columns
+    from batchrec_dagster.personalize.schemas import csv_types, interactions_columns
     from batchrec_dagster.preparation.polars.decoding import RawFile
     from batchrec_dagster.preparation.polars.prepare import opened
     from batchrec_dagster.preparation.recognition import Reading

@@ -32,7 +32,7 @@ from generated import SIZES, write_csv
 from report import RESULTS, table, write
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 
 RECIPE = "arn:aws:personalize:::recipe/aws-user-personalization-v2"

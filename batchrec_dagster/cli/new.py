@@ -157,7 +157,7 @@ def _columns(given: Mapping[str, str | None]) -> dict[str, Column]:
 
 def _fields(setting: str, option: str, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The setting of each [NAME=]COL, such as categories.GENRES, and the column."""
-    from batchrec_dagster.personalize.datasets import field_name
+    from batchrec_dagster.personalize.schemas import field_name
 
     for text in texts:
         name, equals, column = text.partition("=")

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 import polars as pl
 
 from batchrec_dagster.cli.sample import Sample, UnknownColumnsError, read_sample
-from batchrec_dagster.personalize.datasets import (
+from batchrec_dagster.personalize.schemas import (
+    EVENT_TYPE,
+    ITEM_ID,
     VALUE_SEPARATOR,
     csv_types,
     interactions_columns,
 )
-from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID
 from batchrec_dagster.preparation.layout import (
     AUTO,
     NO_TIMES,

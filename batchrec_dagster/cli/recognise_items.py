@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from batchrec_dagster.cli.recognise import AskedReading, Recognised, declared, unreadable
 from batchrec_dagster.cli.sample import Sample, UnknownColumnsError, read_sample
-from batchrec_dagster.personalize.datasets import VALUE_SEPARATOR, field_name
+from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, field_name
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout
 from batchrec_dagster.preparation.layout import Column, matching, recognise
 from batchrec_dagster.preparation.polars.decoding import RawFile

@@ -14,8 +14,7 @@ from batchrec_dagster.config.ratings import (
     readable_delimiter,
 )
 from batchrec_dagster.config.sources import Sourced
-from batchrec_dagster.personalize.datasets import VALUE_SEPARATOR
-from batchrec_dagster.personalize.schemas import SchemaError, parse_schema
+from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, SchemaError, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Decimal, Encoding
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS

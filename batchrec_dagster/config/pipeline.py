@@ -30,9 +30,13 @@ from batchrec_dagster.config.validation import (
     filter_problem,
     matching,
 )
-from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONALIZATION
-from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, parse_schema
+from batchrec_dagster.personalize.schemas import (
+    INTERACTIONS,
+    ITEMS,
+    interactions_schema,
+    parse_schema,
+)
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.sinks import Sinks

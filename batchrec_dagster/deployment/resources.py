@@ -17,9 +17,9 @@ from pydantic import Field
 
 from batchrec_dagster.local_personalize.api.client import Quotas, embedded_client
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
-from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.ensure import STORAGE_TAG, Ensure
 from batchrec_dagster.personalize.permissions import explain_refusals
+from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.object_store import CLIENT_CONFIG
 from batchrec_dagster.storage.resource import StorageResource

@@ -12,8 +12,7 @@ from batchrec_dagster import BatchRecommendations
 from batchrec_dagster.deployment import Deployment, DeploymentError, misspelt
 from batchrec_dagster.doctor.aws import aws_findings
 from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
-from batchrec_dagster.doctor.machine import machine_findings
-from batchrec_dagster.doctor.storage import storage_findings
+from batchrec_dagster.doctor.machine import machine_findings, storage_findings
 from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 from batchrec_dagster.sinks.sink import Description

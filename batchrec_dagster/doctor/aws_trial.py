@@ -17,10 +17,13 @@ import polars as pl
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX, USER_FIELD
-from batchrec_dagster.personalize.datasets import interactions_columns, interactions_schema
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
 from batchrec_dagster.personalize.recipes import recipe_arn
-from batchrec_dagster.personalize.schemas import INTERACTIONS
+from batchrec_dagster.personalize.schemas import (
+    INTERACTIONS,
+    interactions_columns,
+    interactions_schema,
+)
 from batchrec_dagster.samples import generator
 from batchrec_dagster.steps.batch_jobs import output_folder
 from batchrec_dagster.storage.paths import Places

@@ -19,13 +19,15 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.datasets import (
+from batchrec_dagster.personalize.schemas import (
+    CREATION_TIMESTAMP,
+    ITEM_ID,
+    MAX_CATEGORICAL_LENGTH,
     MAX_ID_LENGTH,
     VALUE_SEPARATOR,
     items_columns,
     items_schema,
 )
-from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, MAX_CATEGORICAL_LENGTH
 from batchrec_dagster.preparation.layout import (
     NULL_ID,
     NULL_VALUES,

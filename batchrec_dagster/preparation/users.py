@@ -8,8 +8,13 @@ from dataclasses import dataclass
 import polars as pl
 
 from batchrec_dagster.personalize.batch_files import MAX_INPUT_BYTES, USER_FIELD
-from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH
-from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import (
+    EVENT_TYPE,
+    ITEM_ID,
+    MAX_ID_LENGTH,
+    TIMESTAMP,
+    USER_ID,
+)
 from batchrec_dagster.preparation.layout import NULL_VALUES, Column, PreparationError, recognise
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchrec_dagster.personalize.datasets import scan_interactions
+from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
 from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.published_table import Edition, PublishedTable

@@ -12,13 +12,13 @@ import numpy.typing as npt
 import polars as pl
 
 from batchrec_dagster.personalize.batch_files import USER_FIELD
-from batchrec_dagster.personalize.datasets import VALUE_SEPARATOR
 from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     EVENT_VALUE,
     ITEM_ID,
     TIMESTAMP,
     USER_ID,
+    VALUE_SEPARATOR,
 )
 from batchrec_dagster.preparation.layout import CONSTANT_TIME
 from batchrec_dagster.reporting.editions import Data

@@ -11,8 +11,8 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.batch_input import measured
-from batchrec_dagster.personalize.datasets import scan_interactions
+from batchrec_dagster.personalize.batch_files import measured
+from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import SourceError

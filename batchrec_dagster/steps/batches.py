@@ -11,8 +11,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.recommendations import Experiment
-from batchrec_dagster.personalize.batch_files import USER_FIELD
-from batchrec_dagster.personalize.batch_input import UsersFiles, measured
+from batchrec_dagster.personalize.batch_files import USER_FIELD, UsersFiles, measured
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
 from batchrec_dagster.steps.experiment import CONTROL, MODEL, arms
 from batchrec_dagster.steps.records import ModelRecord

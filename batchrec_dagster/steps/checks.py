@@ -13,12 +13,12 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config.recommendations import Gate
-from batchrec_dagster.personalize.datasets import (
+from batchrec_dagster.personalize.schemas import (
+    MAX_EVENT_TYPES,
     MIN_INTERACTIONS,
     MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
     MIN_USERS_WITH_TWO_INTERACTIONS,
 )
-from batchrec_dagster.personalize.schemas import MAX_EVENT_TYPES
 from batchrec_dagster.preparation.layout import EXCEL_DAYS, NO_TIMES
 from batchrec_dagster.preparation.polars.prepare import BadRows
 from batchrec_dagster.steps.records import ModelRecord

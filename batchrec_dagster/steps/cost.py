@@ -17,11 +17,10 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 from batchrec_dagster import personalize
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.automation import Budget
-from batchrec_dagster.personalize.batch_input import UsersFiles
-from batchrec_dagster.personalize.datasets import scan_interactions
+from batchrec_dagster.personalize.batch_files import UsersFiles
 from batchrec_dagster.personalize.ensure import Ensured
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
-from batchrec_dagster.personalize.schemas import USER_ID
+from batchrec_dagster.personalize.schemas import USER_ID, scan_interactions
 from batchrec_dagster.steps.checks import Checked
 from batchrec_dagster.storage.paths import read_record
 from batchrec_dagster.storage.resource import StorageResource

@@ -12,8 +12,7 @@ import polars as pl
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.personalize.batch_files import MAX_RESULTS
-from batchrec_dagster.personalize.batch_input import UsersFiles
+from batchrec_dagster.personalize.batch_files import MAX_RESULTS, UsersFiles
 from batchrec_dagster.personalize.ensure import (
     ACTIVE,
     BATCH_INFERENCE_JOB,

@@ -14,7 +14,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.datasets import csv_types, interactions_columns
+from batchrec_dagster.personalize.schemas import csv_types, interactions_columns
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Preparation, opened

@@ -12,8 +12,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.recommendations import Experiment
-from batchrec_dagster.personalize.datasets import scan_interactions
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions
 from batchrec_dagster.reporting.outcomes import SCHEMA, Outcome, Rate
 from batchrec_dagster.steps.batches import users_without_lists
 from batchrec_dagster.steps.estimates import Estimate, share

@@ -12,9 +12,8 @@ import polars as pl
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.batch_files import read_inference
-from batchrec_dagster.personalize.datasets import scan_interactions
 from batchrec_dagster.personalize.ensure import Description
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions
 from batchrec_dagster.steps.batch_jobs import counted, output_pieces
 from batchrec_dagster.steps.checks import (
     Checked,

@@ -15,10 +15,9 @@ import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.personalize.batch_files import USER_FIELD
-from batchrec_dagster.personalize.batch_input import UsersFiles
-from batchrec_dagster.personalize.datasets import scan_interactions
+from batchrec_dagster.personalize.batch_files import USER_FIELD, UsersFiles
 from batchrec_dagster.personalize.evidence import Evidence
+from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.reporting.changes import changes_section
 from batchrec_dagster.reporting.editions import Inputs
 from batchrec_dagster.reporting.experiment import result_lines

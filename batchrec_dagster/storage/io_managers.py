@@ -19,9 +19,8 @@ from typing import Any, ClassVar, get_args
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.personalize.batch_input import UsersFiles
-from batchrec_dagster.personalize.datasets import scan_interactions
-from batchrec_dagster.personalize.schemas import ITEM_ID
+from batchrec_dagster.personalize.batch_files import UsersFiles
+from batchrec_dagster.personalize.schemas import ITEM_ID, scan_interactions
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
 from batchrec_dagster.storage.published_table import Edition, PublishedTable

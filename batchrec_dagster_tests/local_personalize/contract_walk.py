@@ -10,7 +10,7 @@ from botocore import xform_name
 
 from batchrec_dagster.local_personalize.api.validation import input_shape
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
-from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,

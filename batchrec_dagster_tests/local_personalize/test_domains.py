@@ -7,8 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from batchrec_dagster.personalize.datasets import interactions_schema
-from batchrec_dagster.personalize.schemas import SchemaError, parse_schema
+from batchrec_dagster.personalize.schemas import SchemaError, interactions_schema, parse_schema
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
 ECOMMERCE: Final = "ECOMMERCE"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.local_personalize.data.batch_lines import MAX_LINE_BYTES
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
-from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.support import (
     csv_bytes,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.local_personalize.api.archive import export_home, import_home
-from batchrec_dagster.personalize.datasets import items_schema
+from batchrec_dagster.personalize.schemas import items_schema
 from batchrec_dagster_tests.local_personalize.support import (
     SEEN,
     Local,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     SEEN,

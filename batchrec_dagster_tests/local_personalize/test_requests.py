@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
 from batchrec_dagster.local_personalize.api.validation import input_shape, service_model
 from batchrec_dagster.local_personalize.operations import registry
-from batchrec_dagster.personalize.datasets import items_schema
+from batchrec_dagster.personalize.schemas import items_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.support import (
     ROLE,

@@ -9,7 +9,7 @@ import pytest
 from batchrec_dagster.local_personalize.catalog.kinds import Quotas
 from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.local_personalize.recipes import RECIPES
-from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     Local,

@@ -26,8 +26,8 @@ from click.testing import CliRunner
 from batchrec_dagster.local_personalize.api.command import local_personalize
 from batchrec_dagster.local_personalize.api.server import application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.personalize.datasets import interactions_schema
 from batchrec_dagster.personalize.evidence import evidence_of
+from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web.server import MAX_BODY_BYTES

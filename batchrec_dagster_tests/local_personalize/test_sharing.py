@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster_tests.local_personalize.support import Local, taste_rows
 
 pytestmark = pytest.mark.slow
@@ -72,7 +72,7 @@ def test_clients_and_threads_of_one_process_share_a_home(local: Local) -> None:
 def test_nothing_fails_when_many_processes_ask_at_once(local: Local) -> None:
     code = textwrap.dedent("""
         import logging, pathlib, sys
-        from batchrec_dagster.personalize.datasets import interactions_schema
+        from batchrec_dagster.personalize.schemas import interactions_schema
         from batchrec_dagster.local_personalize.api.client import embedded_client
         from batchrec_dagster.storage.object_store import ObjectStore
         logging.basicConfig(level=logging.ERROR)

@@ -18,7 +18,7 @@ from batchrec_dagster.local_personalize.api.validation import service_model
 from batchrec_dagster.local_personalize.catalog.kinds import Quotas
 from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.local_personalize.recipes import RECIPES
-from batchrec_dagster.personalize.datasets import interactions_schema
+from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster_tests.local_personalize.support import RECIPE, ROLE, Local, taste_rows
 
 pytestmark = pytest.mark.slow

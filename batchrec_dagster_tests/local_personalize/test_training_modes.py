@@ -20,7 +20,7 @@ from batchrec_dagster.local_personalize.learning.hpo import Search
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.training import Trained
 from batchrec_dagster.local_personalize.operations import solution_versions
-from batchrec_dagster.personalize.datasets import interactions_schema, items_schema
+from batchrec_dagster.personalize.schemas import interactions_schema, items_schema
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
 pytestmark = pytest.mark.slow

@@ -18,8 +18,8 @@ from batchrec_dagster.local_personalize.api.validation import (
 )
 from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE, DELETING, Records, Resource
 from batchrec_dagster.local_personalize.errors import InUseError, NotFoundError
-from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.permissions import partition
+from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 
 if TYPE_CHECKING:
     from batchrec_dagster.local_personalize.jobs.job import Job

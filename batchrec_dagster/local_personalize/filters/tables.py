@@ -21,7 +21,6 @@ from batchrec_dagster.local_personalize.filters.columns import (
     lookup,
     make_column,
 )
-from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.filter_check import check
 from batchrec_dagster.personalize.filter_grammar import (
     CURRENT_ITEM,
@@ -35,6 +34,7 @@ from batchrec_dagster.personalize.filter_grammar import (
 )
 from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
+    FILTER_HISTORY,
     INTERACTIONS,
     ITEM_ID,
     ITEMS,

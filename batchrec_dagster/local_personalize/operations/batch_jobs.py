@@ -51,14 +51,13 @@ from batchrec_dagster.personalize.batch_files import (
     MAX_SEGMENT_USERS,
     OUTPUT_SUFFIX,
 )
-from batchrec_dagster.personalize.datasets import FILTER_HISTORY
 from batchrec_dagster.personalize.filter_check import Traits, traits
 from batchrec_dagster.personalize.recipes import (
     ITEM_ATTRIBUTE_AFFINITY,
     SIMILAR_ITEMS,
     USER_PERSONALIZATION_V2,
 )
-from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, Schema
+from batchrec_dagster.personalize.schemas import FILTER_HISTORY, INTERACTIONS, ITEMS, Schema
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
 

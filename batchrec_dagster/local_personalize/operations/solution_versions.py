@@ -65,16 +65,14 @@ from batchrec_dagster.local_personalize.recipes import (
     training_parameters,
 )
 from batchrec_dagster.personalize import evidence, schemas
-from batchrec_dagster.personalize.datasets import (
-    MIN_INTERACTIONS,
-    MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
-    MIN_USERS_WITH_TWO_INTERACTIONS,
-)
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
 from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     EVENT_VALUE,
     ITEM_ID,
+    MIN_INTERACTIONS,
+    MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
+    MIN_USERS_WITH_TWO_INTERACTIONS,
     TIMESTAMP,
     USER_ID,
 )

@@ -7,8 +7,7 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.interactions import BatchUsers
-from batchrec_dagster.personalize.batch_files import USER_FIELD
-from batchrec_dagster.personalize.batch_input import UsersFiles
+from batchrec_dagster.personalize.batch_files import USER_FIELD, UsersFiles
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.pipeline.declare_asset import PREPARED, asset
 from batchrec_dagster.pipeline.reuse import PREPARED_BEFORE, MadeOf

@@ -11,13 +11,13 @@ from typing import BinaryIO, NamedTuple
 
 import polars as pl
 
-from batchrec_dagster.personalize.datasets import interactions_columns
 from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     EVENT_VALUE,
     ITEM_ID,
     TIMESTAMP,
     USER_ID,
+    interactions_columns,
 )
 from batchrec_dagster.preparation.layout import (
     AUTO,

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH
+from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
 from batchrec_dagster.preparation.layout import (
     BEFORE_1970,
     FILTER,

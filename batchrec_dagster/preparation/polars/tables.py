@@ -9,7 +9,7 @@ from typing import Protocol
 
 import polars as pl
 
-from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH
+from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
 from batchrec_dagster.preparation.layout import Column, PreparationError, locate, setting
 from batchrec_dagster.preparation.polars.decoding import Opened
 from batchrec_dagster.preparation.sources.limits import CELLS_OF_A_LINE, KB, MAX_LINE_KB, Limits

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.personalize.datasets import MAX_ID_LENGTH, interactions_columns
 from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     EVENT_VALUE,
     ITEM_ID,
+    MAX_ID_LENGTH,
     TIMESTAMP,
     USER_ID,
+    interactions_columns,
 )
 from batchrec_dagster.preparation.layout import (
     AUTO,
