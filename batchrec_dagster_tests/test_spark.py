@@ -8,8 +8,11 @@ import json
 import lzma
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,21 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812
 
 from batchrec_dagster.preparation.layout import CUT_OFF, SENTINEL, TWO_DIGITS, Layout
 from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.spark.lines import ROW
+from batchrec_dagster.preparation.spark.prepare import SETTINGS
+from batchrec_dagster.preparation.spark.rows import (
+    FORM,
+    PROBLEM,
+    REASON,
+    SECONDS,
+    time_forms,
+    timed,
+)
 from batchrec_dagster_tests.spark_support import Outcome, on_spark, on_this_machine, quick_session
 from batchrec_dagster_tests.support import real_data
 
@@ -251,14 +265,6 @@ TIMES: list[tuple[str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("unit", "times"), TIMES)
-def test_timestamps(spark: SparkSession, tmp_path: Path, unit: str, times: list[str]) -> None:
-    rows = "".join(f'{number},1,5,"{time}"\n' for number, time in enumerate(times))
-    done = both(spark, tmp_path, HEADER + rows, replace(COMMA, timestamp_unit=unit))
-    assert done.written is not None
-    assert len(done.written.splitlines()) > 1
-
-
 LOCAL = [
     *("2024-03-31T01:59:59", "2024-03-31T02:30", "2024-03-31 03:00", "2024-10-27 02:30"),
     *("2024-10-27", "2024-10-27T02:30Z", "2024-10-27T02:30 UTC", "2024-10-27T02:30+05"),
@@ -267,23 +273,47 @@ LOCAL = [
 
 
 # How a time is read does not depend on the zone that it is moved by afterwards.
-@pytest.mark.parametrize(
-    ("zone", "unit", "times"),
-    [
-        ("Europe/Berlin", "auto", LOCAL),
-        ("America/St_Johns", "auto", LOCAL),
-        ("Australia/Lord_Howe", "auto", LOCAL),
-        ("Europe/Berlin", "%d.%m.%y %H:%M", ["31.03.24 02:30", "27.10.24 02:30", "01.07.24 12:00"]),
-        ("Europe/Berlin", "excel", ["45292.5", "45382.104166667"]),
-    ],
-)
-def test_times_of_a_zone(
-    spark: SparkSession, tmp_path: Path, zone: str, unit: str, times: list[str]
-) -> None:
-    rows = "".join(f'{number},1,5,"{time}"\n' for number, time in enumerate(times))
-    done = both(spark, tmp_path, HEADER + rows, replace(COMMA, timestamp_unit=unit, timezone=zone))
-    assert done.written is not None
-    assert len(done.written.splitlines()) > 1
+ZONES = [
+    ("Europe/Berlin", "auto", LOCAL),
+    ("America/St_Johns", "auto", LOCAL),
+    ("Australia/Lord_Howe", "auto", LOCAL),
+    ("Europe/Berlin", "%d.%m.%y %H:%M", ["31.03.24 02:30", "27.10.24 02:30", "01.07.24 12:00"]),
+    ("Europe/Berlin", "excel", ["45292.5", "45382.104166667"]),
+]
+
+
+def test_timestamps(spark: SparkSession, tmp_path: Path) -> None:
+    """In two jobs: a file for each form would take a second and a half each."""
+    for name, value in SETTINGS.items():
+        spark.conf.set(name, value)
+    texts, expected, found = [], [], []
+    for unit, times, zone in [*((*case, None) for case in TIMES), *((*c[1:], c[0]) for c in ZONES)]:
+        first = len(texts)
+        texts += [(first + number, text) for number, text in enumerate(times)]
+        file = tmp_path / f"{first}.csv"
+        file.write_text(HEADER + "".join(f'{row},1,5,"{text}"\n' for row, text in texts[first:]))
+        layout = replace(COMMA, timestamp_unit=unit, timezone=zone)
+        here = on_this_machine([file], layout, SKIP)
+        assert here.written is not None
+        written = here.written.splitlines()[1:]
+        assert written
+        expected.append((Counter(written), Counter(here.left_out), here.unit))
+        found.append((range(first, len(texts)), unit, zone))
+    none = F.lit(None).cast("string")
+    frame = spark.createDataFrame(texts, f"{ROW} long, timestamp string")
+    frame = frame.withColumns({PROBLEM: none, REASON: none}).cache()
+    forms = {row[ROW]: row[FORM] for row in time_forms(frame).collect()}
+    parts = [
+        timed(frame.filter(F.col(ROW).isin([*rows])), here[2], zone).select(ROW, SECONDS, REASON)
+        for (rows, _, zone), here in zip(found, expected, strict=True)
+    ]
+    read = {row[ROW]: row for row in reduce(DataFrame.union, parts).collect()}
+    for (rows, unit, _), here in zip(found, expected, strict=True):
+        there = [read[row] for row in rows]
+        kept = Counter(f"{row[ROW]},1,{row[SECONDS]}" for row in there if row[REASON] is None)
+        left_out = Counter(row[REASON] for row in there if row[REASON] is not None)
+        units = {forms[row] for row in rows if row in forms} if unit == "auto" else {unit}
+        assert (kept, left_out, units) == (*here[:2], {here[2]})
 
 
 def test_times_that_stand_for_none(spark: SparkSession, tmp_path: Path) -> None:
@@ -458,7 +488,7 @@ RULES = st.builds(
     dirt=st.sampled_from([[], DIRTY[:12], QUOTED]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_any_rules(
     spark: SparkSession,
     rules: Rules,
@@ -485,8 +515,11 @@ def test_any_rules(
         both(spark, Path(folder), content, layout, rules)
 
 
-def test_real_ratings_by_every_rule(spark: SparkSession) -> None:
-    ratings = real_data("ml-latest-small") / "ratings.csv"
+def test_real_ratings_by_every_rule(spark: SparkSession, tmp_path: Path) -> None:
+    real = real_data("ml-latest-small") / "ratings.csv"
+    ratings = tmp_path / "ratings.csv"
+    with real.open() as lines:
+        ratings.write_text("".join(islice(lines, 20_001)))
     rules = Rules(
         min_rating=1.5,
         filter="rating <> 2.5",
@@ -498,7 +531,7 @@ def test_real_ratings_by_every_rule(spark: SparkSession) -> None:
         event_type=True,
     )
     done = same(spark, [ratings], replace(COMMA, types={"rating": "double"}), rules)
-    assert done.rows_read == 100_836
+    assert done.rows_read == 20_000
     assert done.left_out is not None
     assert len(done.left_out) == 5
 
