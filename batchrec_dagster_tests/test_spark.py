@@ -286,18 +286,19 @@ def test_timestamps(spark: SparkSession, tmp_path: Path) -> None:
     """In two jobs: a file for each form would take a second and a half each."""
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
-    texts, expected, found = [], [], []
+    texts: list[tuple[int, str]] = []
+    expected, found = [], []
     for unit, times, zone in [*((*case, None) for case in TIMES), *((*c[1:], c[0]) for c in ZONES)]:
         first = len(texts)
         texts += [(first + number, text) for number, text in enumerate(times)]
         file = tmp_path / f"{first}.csv"
         file.write_text(HEADER + "".join(f'{row},1,5,"{text}"\n' for row, text in texts[first:]))
         layout = replace(COMMA, timestamp_unit=unit, timezone=zone)
-        here = on_this_machine([file], layout, SKIP)
-        assert here.written is not None
-        written = here.written.splitlines()[1:]
+        done = on_this_machine([file], layout, SKIP)
+        assert done.written is not None
+        written = done.written.splitlines()[1:]
         assert written
-        expected.append((Counter(written), Counter(here.left_out), here.unit))
+        expected.append((Counter(written), Counter(done.left_out), done.unit))
         found.append((range(first, len(texts)), unit, zone))
     none = F.lit(None).cast("string")
     frame = spark.createDataFrame(texts, f"{ROW} long, timestamp string")
