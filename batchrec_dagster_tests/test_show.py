@@ -424,3 +424,27 @@ def test_a_terminal_gets_colours_and_lines_as_wide_as_it_is(home: Path) -> None:
     assert max(map(cell_len, plain_lines)) <= 60
     assert any(re.fullmatch("─+", line) for line in plain_lines)
     assert any("A title that is" in line and "…" in line for line in plain_lines)
+
+
+def test_the_end_of_a_run_imports_nothing_that_could_be_imported_while_it_ran(
+    tmp_path: Path,
+) -> None:
+    publish(tmp_path)
+    script = (
+        "import sys; from types import SimpleNamespace as fake\n"
+        "from batchrec_dagster.cli import main; run = sys.modules['batchrec_dagster.cli.run']\n"
+        "run._import_for_the_end(); before = {*sys.modules}\n"
+        "print(*run._result('shop', fake(run_id='r'), fake(warnings=[]), '1 s'), sep='\\n')\n"
+        "print('imported:', *sorted({*sys.modules} - before))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"BATCHREC_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    ).stdout
+    assert "267 recommendations for 40 users" in said
+    imported = said.partition("imported: ")[2].split()
+    assert not {"batchrec_dagster", "pandas", "jinja2"} & {one.split(".")[0] for one in imported}

@@ -95,9 +95,9 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
 
 def _import_for_the_end() -> None:
     """Import what `_result` needs while the run goes on: afterwards somebody would wait for it."""
-    import batchrec_dagster.deployment
-    import batchrec_dagster.reporting.published
-    import batchrec_dagster.reporting.show  # noqa: F401
+    from batchrec_dagster import deployment  # noqa: F401
+    from batchrec_dagster.config import project, templates  # noqa: F401
+    from batchrec_dagster.reporting import published, show  # noqa: F401
 
 
 def _chosen(pipeline: str | None) -> str:

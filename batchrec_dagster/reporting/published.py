@@ -11,8 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow as pa  # not pyarrow.compute: for a plain value it imports pandas
 import pyarrow.parquet as pq
 
 from batchrec_dagster.personalize.schemas import scan_interactions
@@ -94,13 +93,10 @@ class Published:
 
     def size(self) -> tuple[int, int]:
         """The numbers of rows and users in the table."""
-        users = 0
         with self._table() as table:
-            for group in range(table.num_row_groups):
-                first = pc.equal(
-                    table.read_row_group(group, ["rank"], use_threads=False).column(0), 1
-                )
-                users += pc.sum(first).as_py() or 0
+            groups = range(table.num_row_groups)
+            ranks = (table.read_row_group(one, ["rank"], use_threads=False) for one in groups)
+            users = sum(pl.DataFrame(one).filter(pl.col("rank") == 1).height for one in ranks)
             return table.metadata.num_rows, users
 
     def example_user(self) -> str | None:
@@ -121,11 +117,8 @@ class Published:
         if not items or self.storage.store.head(self.storage.uri(key)) is None:
             return {}
         with self._parquet(self.storage.uri(key)) as table:
-            wanted = pc.is_in(
-                pc.field("item_id"), pa.array(items, table.schema_arrow.field(0).type)
-            )
-            found = table.read(use_threads=False).filter(wanted)
-            return dict(pl.DataFrame(found).select("item_id", "title").rows())
+            found = pl.DataFrame(table.read(["item_id", "title"], use_threads=False))
+            return dict(found.filter(pl.col("item_id").is_in(items)).rows())
 
     @contextmanager
     def interactions(self) -> Iterator[tuple[pl.LazyFrame, int]]:
@@ -164,15 +157,16 @@ def _rows(table: pq.ParquetFile, column: str, value: str) -> pl.DataFrame:
     """Read a row group only if its statistics allow the value, and all its columns only if the
     column has it."""
     place = table.schema_arrow.get_field_index(column)
-    found = []
+    found = [pl.DataFrame(table.schema_arrow.empty_table())]
     for group in range(table.num_row_groups):
         range_ = table.metadata.row_group(group).column(place).statistics
         if range_ is not None and range_.has_min_max and not range_.min <= value <= range_.max:
             continue
-        same = pc.equal(table.read_row_group(group, [column], use_threads=False).column(0), value)
-        if pc.any(same).as_py():
-            found.append(table.read_row_group(group, use_threads=False).filter(same))
-    return pl.DataFrame(pa.concat_tables(found) if found else table.schema_arrow.empty_table())
+        ids = pl.DataFrame(table.read_row_group(group, [column], use_threads=False))
+        if value in ids.get_column(column):
+            rows = pl.DataFrame(table.read_row_group(group, use_threads=False))
+            found.append(rows.filter(pl.col(column) == value))
+    return pl.concat(found)
 
 
 class _Ranges(io.RawIOBase):
