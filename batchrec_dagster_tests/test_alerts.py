@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batchrec_dagster.config.automation import Alerts
+from batchrec_dagster.config.project import Alerts
 from batchrec_dagster.pipeline.automation.alerts import (
     AlertError,
     Message,

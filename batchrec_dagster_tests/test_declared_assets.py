@@ -100,9 +100,8 @@ def test_assets_are_there_for_what_is_declared(tmp_path: Path) -> None:
 
 def test_the_code_version_changes_with_the_settings_an_asset_reads() -> None:
     def versions(**attributes: Any) -> dict[str, str | None]:
-        from batchrec_dagster.pipeline.assets.batch_users import batch_users
-        from batchrec_dagster.pipeline.assets.interactions import interactions
-        from batchrec_dagster.pipeline.assets.solution_version import solution_version
+        from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
+        from batchrec_dagster.pipeline.assets.training import solution_version
 
         pipeline = Pipeline.model_validate({**declaration("shop", "ratings.csv"), **attributes})
         assets = [batch_users(pipeline), interactions(pipeline), solution_version(pipeline)]

@@ -11,7 +11,6 @@ import pytest
 
 from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.reporting.experiment import ExperimentView, experiment_text, result_lines
-from batchrec_dagster.steps.estimates import ratio, users_needed
 from batchrec_dagster.steps.experiment import (
     CONTROL,
     MODEL,
@@ -19,9 +18,17 @@ from batchrec_dagster.steps.experiment import (
     arms,
     experiment_result,
     plan,
+    ratio,
+    users_needed,
 )
-from batchrec_dagster.steps.outcome_periods import PUBLICATION, Period
-from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, UserGroups, sums
+from batchrec_dagster.steps.outcome_sums import (
+    PUBLICATION,
+    LaterInteractions,
+    Period,
+    PeriodLists,
+    UserGroups,
+    sums,
+)
 from batchrec_dagster.storage.published_table import Edition
 
 DAY = 86_400

@@ -20,9 +20,9 @@ from batchrec_dagster.reporting.outcomes import (
     outcomes_section,
     sentences,
 )
-from batchrec_dagster.steps.outcome_periods import DATA, PUBLICATION, periods
+from batchrec_dagster.steps.outcome_sums import DATA, PUBLICATION, periods
 from batchrec_dagster.steps.outcomes import Measured, measure_outcomes
-from batchrec_dagster.steps.rollback import published_table
+from batchrec_dagster.steps.publishing import published_table
 from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource

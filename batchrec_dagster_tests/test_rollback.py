@@ -17,7 +17,7 @@ from dagster._core.storage.tags import ROOT_RUN_ID_TAG
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.pipeline.automation.alerts import made_at
-from batchrec_dagster.steps.rollback import (
+from batchrec_dagster.steps.publishing import (
     PREVIOUS,
     publish_again,
     published_table,

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.pipeline import ui as links
+from batchrec_dagster.pipeline import declare_asset as links
 from batchrec_dagster.reporting.markdown import WORD_JOINER
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.hostile import ADDRESSES, HOSTILE, OUTSIDE, quoted

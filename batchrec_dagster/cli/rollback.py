@@ -52,7 +52,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     """
     import dagster as dg
 
-    from batchrec_dagster.steps.rollback import (
+    from batchrec_dagster.steps.publishing import (
         PREVIOUS,
         chosen,
         published_table,
@@ -98,7 +98,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
 
 def _unfinished(deployed: StorageResource, places: Places) -> int:
     """The edition of a rollback that did not succeed, or 0."""
-    from batchrec_dagster.steps.rollback import unfinished
+    from batchrec_dagster.steps.publishing import unfinished
 
     with instance_if_any() as found:
         return unfinished(deployed, places, found) if found is not None else 0
@@ -108,7 +108,7 @@ def _shown(
     table: PublishedTable, current: Edition, edition: Edition, rolled_back: list[str]
 ) -> str:
     """The published edition and the kept ones, a line each."""
-    from batchrec_dagster.steps.rollback import edition_summary
+    from batchrec_dagster.steps.publishing import edition_summary
 
     lines = [f"published: {edition_summary(current)}"]
     for older in table.older():

@@ -10,19 +10,25 @@ from typing import Annotated, Any, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.automation import (
+from batchrec_dagster.config.interactions import BatchUsers, Interactions, Preparation
+from batchrec_dagster.config.items import Items
+from batchrec_dagster.config.project import (
     Alerts,
+    AssetSettings,
     Budget,
+    DeploymentSettings,
     OnNewFiles,
     Schedule,
     cron_is_valid,
 )
-from batchrec_dagster.config.interactions import BatchUsers, Interactions, Preparation
-from batchrec_dagster.config.items import Items
-from batchrec_dagster.config.project import AssetSettings, DeploymentSettings
 from batchrec_dagster.config.ratings import Ratings
-from batchrec_dagster.config.recommendations import Experiment, Gate, Publication, Recommendations
-from batchrec_dagster.config.segments import Segments
+from batchrec_dagster.config.recommendations import (
+    Experiment,
+    Gate,
+    Publication,
+    Recommendations,
+    Segments,
+)
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.config.validation import (
     attributes_problem,

@@ -1,13 +1,139 @@
-"""How a pipeline fits into a project: what its assets have, where its data and Personalize are."""
+"""How a pipeline fits into a project: its assets, deployment, automation, alerts and budget."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from batchrec_dagster.config.validation import in_range, matching
+
+
+def cron_is_valid(cron: str) -> str:
+    """The cron schedule. Raises ValueError."""
+    try:
+        dg.ScheduleDefinition(name="check", cron_schedule=cron, job_name="check")
+    except dg.DagsterInvalidDefinitionError:
+        raise ValueError(
+            'not a cron schedule; write five fields such as "0 3 * * *" (every day at 3:00)'
+        ) from None
+    return cron
+
+
+class Schedule(dg.Model):
+    """When the pipeline runs by itself."""
+
+    cron: str = Field(
+        default="0 3 * * *",
+        description="Minute, hour, day of the month, month, day of the week.",
+        examples=["0 3 * * *", "@daily"],
+    )
+    timezone: str = Field(
+        default="UTC", description="An IANA time zone.", examples=["Europe/Berlin"]
+    )
+    enabled: bool = Field(
+        default=False,
+        description="Whether the schedule is on from the start. The UI can switch it too.",
+    )
+
+    _cron_is_valid = field_validator("cron")(cron_is_valid)
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_exists(cls, timezone: str) -> str:
+        try:
+            ZoneInfo(timezone)
+        except (KeyError, ValueError, OSError):
+            raise ValueError('unknown time zone; write one such as "Europe/Berlin"') from None
+        return timezone
+
+
+class OnNewFiles(dg.Model):
+    """Whether new files of ratings start a refresh."""
+
+    enabled: bool = Field(
+        default=False,
+        description="Whether the sensor is on from the start. The UI can switch it too.",
+    )
+    every_seconds: int = Field(
+        default=60,
+        description="How often ratings.source is checked. A refresh starts once it is unchanged"
+        " from one check to the next and no other refresh is running. At least 5:"
+        " a check itself takes some.",
+    )
+
+    _seconds_in_range = in_range("every_seconds", least=5)
+
+
+TOPIC = re.compile(r"arn:[a-z\d-]+:sns:([a-z\d-]+):\d{12}:[\w-]+")
+
+
+class Alerts(dg.Model):
+    """Who gets an alert when a run or check fails, or the schedule is late."""
+
+    sns_topic: str | None = Field(
+        default=None,
+        description="The ARN of an Amazon SNS topic.",
+        examples=["arn:aws:sns:eu-west-1:123456789012:recommendations"],
+    )
+    slack_webhook_env: str | None = Field(
+        default=None,
+        description="The environment variable that holds the URL of a Slack webhook.",
+        examples=["SLACK_WEBHOOK"],
+    )
+    late_after_hours: float = Field(
+        default=6,
+        description="Alert if there are no new recommendations this many hours after the scheduled"
+        " time.",
+    )
+    dagster_url: str = Field(
+        default="http://127.0.0.1:3000",
+        description="The URL of Dagster's UI, for links in alerts.",
+    )
+
+    _topic_is_an_arn = matching(
+        "sns_topic",
+        pattern=TOPIC.pattern,
+        or_else="write the topic's ARN: arn:aws:sns:REGION:ACCOUNT:NAME",
+        or_template=True,
+    )
+    # Anyone with the URL may post, so the error does not repeat it.
+    _webhook_stays_secret = matching(
+        "slack_webhook_env",
+        pattern=r"[A-Za-z_]\w*",
+        or_else="write the name of an environment variable, and put the webhook's URL into that",
+    )
+
+    _hours_in_range = in_range("late_after_hours", above=0)
+
+    @field_validator("dagster_url")
+    @classmethod
+    def _url_is_one(cls, url: str) -> str:
+        if "{{" not in url and not re.match(r"https?://[^/]", url):
+            raise ValueError("write a URL such as https://dagster.example.com")
+        return url.rstrip("/")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a channel for alerts."""
+        return self.sns_topic is not None or self.slack_webhook_env is not None
+
+
+class Budget(dg.Model):
+    """What a run may cost in Amazon Personalize."""
+
+    max_usd_per_run: float | None = Field(
+        default=None,
+        description="A run whose estimate is higher imports and trains nothing, and reports the"
+        " estimate. Prices come from personalize/prices.yaml.",
+        examples=[20],
+    )
+
+    _amount_in_range = in_range("max_usd_per_run", above=0)
+
 
 _VARIABLES = {
     "storage": "BATCHREC_STORAGE",

@@ -10,20 +10,17 @@ from pydantic import BaseModel, PrivateAttr, ValidationError
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment, DeploymentError
-from batchrec_dagster.pipeline.assets.batch_users import batch_users
-from batchrec_dagster.pipeline.assets.interactions import interactions
 from batchrec_dagster.pipeline.assets.items import item_assets
-from batchrec_dagster.pipeline.assets.personalize_dataset import personalize_dataset
+from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
 from batchrec_dagster.pipeline.assets.raw_ratings import raw_ratings
-from batchrec_dagster.pipeline.assets.recommendation_outcomes import recommendation_outcomes
-from batchrec_dagster.pipeline.assets.recommendation_report import recommendation_report
-from batchrec_dagster.pipeline.assets.recommendations import recommendations
+from batchrec_dagster.pipeline.assets.recommendations import recommendations, user_segments
+from batchrec_dagster.pipeline.assets.reports import recommendation_outcomes, recommendation_report
 from batchrec_dagster.pipeline.assets.sinks import sink_assets
-from batchrec_dagster.pipeline.assets.solution_version import (
+from batchrec_dagster.pipeline.assets.training import (
+    personalize_dataset,
     segment_solution_version,
     solution_version,
 )
-from batchrec_dagster.pipeline.assets.user_segments import user_segments
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import automation
 from batchrec_dagster.pipeline.loading import (

@@ -24,8 +24,7 @@ from batchrec_dagster.dagster_internals import (
     build_filesystem_component_decl_from_context,
     find_defs_or_component_yaml,
 )
-from batchrec_dagster.pipeline.declare_asset import PIPELINE
-from batchrec_dagster.pipeline.ui import WRITES_TO
+from batchrec_dagster.pipeline.declare_asset import PIPELINE, WRITES_TO
 from batchrec_dagster.reporting.markdown import code
 
 # How Dagster gives an error's place: in a validation error, and in a failed template.

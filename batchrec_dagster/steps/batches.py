@@ -14,8 +14,8 @@ from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.batch_files import USER_FIELD, UsersFiles, measured
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
 from batchrec_dagster.steps.experiment import CONTROL, MODEL, arms
+from batchrec_dagster.steps.publishing import published_table
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.steps.rollback import published_table
 from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.resource import StorageResource, storage_errors

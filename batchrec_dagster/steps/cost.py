@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 
 from batchrec_dagster import personalize
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.automation import Budget
+from batchrec_dagster.config.project import Budget
 from batchrec_dagster.personalize.batch_files import UsersFiles
 from batchrec_dagster.personalize.ensure import Ensured
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION

@@ -40,7 +40,7 @@ from batchrec_dagster.steps.batches import (
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.cost import Cost, recommendations_cost
 from batchrec_dagster.steps.items import titles_versions
-from batchrec_dagster.steps.publishing import Publishing
+from batchrec_dagster.steps.publishing import Publishing, published_table
 from batchrec_dagster.steps.recommendation_table import (
     SAMPLE,
     KnownInteractions,
@@ -50,7 +50,6 @@ from batchrec_dagster.steps.recommendation_table import (
     read_interactions,
 )
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.steps.rollback import published_table
 from batchrec_dagster.steps.training import trained_by
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,8 +20,80 @@ import polars as pl
 from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.steps.experiment import MODEL, arms, groups
-from batchrec_dagster.steps.outcome_periods import Period
-from batchrec_dagster.steps.recommendation_table import position
+from batchrec_dagster.steps.recommendation_table import Numbers, Pairs, position
+from batchrec_dagster.storage.published_table import Edition
+
+# What a period starts with: the publication of its edition, or the end of the edition's data.
+PUBLICATION, DATA = "publication", "data"
+
+
+@dataclass(frozen=True)
+class Period:
+    """What happened after `start` and until `end` came after this edition and before the next.
+
+    known_until: the newest interaction that the edition was made from. All in epoch seconds.
+    since: PUBLICATION or DATA, see `periods`.
+    """
+
+    edition: Edition
+    known_until: int
+    start: int
+    end: int
+    since: str
+
+
+def periods(
+    editions: Sequence[Edition], newest: int, published_again: Sequence[tuple[int, datetime]] = ()
+) -> list[Period]:
+    """The periods of the editions, oldest first, up to the newest interaction (epoch seconds).
+
+    Where interactions are newer than the first publication, a period starts with its edition's
+    publication: only then can a list have changed what people do. Data that end before it, such as
+    an old file, say nothing of that, but still how well lists foresee what comes: then a period
+    starts where the edition's own data end.
+
+    published_again: edition numbers and times, as from `rollback_times`.
+    """
+    there = {edition.number: edition for edition in editions if "made_at" in edition.about}
+    if not there:
+        return []
+    made = {number: _seconds(edition.about["made_at"]) for number, edition in there.items()}
+    if newest > min(made.values()):
+        again = [(int(at.timestamp()), number) for number, at in published_again if number in there]
+        since = PUBLICATION
+        # What an edition was made from is not after it, even if its clock is ahead.
+        after = [
+            (max(at, int(there[number].about.get("data_until", at))), number)
+            for number, at in made.items()
+        ]
+        starts = sorted([*after, *again])
+    else:
+        since = DATA
+        starts = [
+            (int(there[number].about["data_until"]), number)
+            for number in sorted(there)
+            if "data_until" in there[number].about
+        ]
+    live = [
+        one for one, before in zip(starts, [(0, -1), *starts], strict=False) if _new(one, before)
+    ]
+    return [
+        Period(there[number], known_until, start, min(end, newest), since)
+        for (start, number), (end, _) in pairwise([*live, (newest, -1)])
+        for known_until in [int(there[number].about.get("data_until", start))]
+        if min(end, newest) > start
+    ]
+
+
+def _new(start: tuple[int, int], before: tuple[int, int]) -> bool:
+    """Whether another edition starts: one that is published again while it is published does
+    not."""
+    return start[1] != before[1]
+
+
+def _seconds(time: Any) -> int:
+    return int(datetime.fromisoformat(time).timestamp())
+
 
 # Columns of the sums. users: on the edition's lists, or in its control; active: those of them with
 # a new interaction; interactions: all in the period; new: new ones; hits: new ones on the list;
@@ -61,7 +136,6 @@ class PeriodLists:
     exclude_seen: bool
 
 
-Places = np.ndarray[tuple[int], np.dtype[np.int64]]
 # No list reaches so far.
 FAR = 2**60
 CODES = {"user": pl.UInt32, "item": pl.UInt32}
@@ -97,11 +171,9 @@ class LaterInteractions:
             time=pl.col(TIMESTAMP),
         ).drop_nulls("user")
         self.later = coded.filter(pl.col("time") > since).collect(engine="streaming")
-        past = coded.filter(pl.col("time") <= since).select(_pair()).collect(engine="streaming")
-        pairs = past.get_column("pair").to_numpy(writable=True)
-        pairs.sort()
-        self._past = pairs[np.append(True, pairs[1:] != pairs[:-1])] if len(pairs) else pairs
-        self._had = np.bincount(self._past >> 32, minlength=len(self.users))
+        # What their users had by `since`.
+        self._past = Pairs(coded.filter(pl.col("time") <= since))
+        self._had = np.bincount(self._past.users, minlength=len(self.users))
 
     def chosen(self, period: Period, *, new: bool) -> pl.DataFrame:
         """user, item: what each user had to do with in the period; `new` leaves out what they had
@@ -113,15 +185,7 @@ class LaterInteractions:
             return pairs
         before = self.later.filter(time <= period.start).select("user", "item").unique()
         pairs = pairs.join(before, on=["user", "item"], how="anti")
-        return pairs.filter(~self._in_past(pairs))
-
-    def _in_past(self, pairs: pl.DataFrame) -> pl.Series:
-        """Whether the user had the item by `since`, for each pair."""
-        if not len(self._past):
-            return pl.repeat(value=False, n=pairs.height, eager=True)
-        wanted = pairs.select(_pair()).get_column("pair").to_numpy()
-        places = np.searchsorted(self._past, wanted)
-        return pl.Series(self._past[np.minimum(places, len(self._past) - 1)] == wanted)
+        return pairs.filter(~self._past.among(pairs))
 
     def popular_hits(
         self, period: Period, chosen: pl.DataFrame, *, exclude_seen: bool
@@ -147,12 +211,12 @@ class LaterInteractions:
         hits = both.with_columns(place=own_place).filter(pl.col("seen") == 0)
         return hits.filter(pl.col("place") <= pl.col("length")).select("user", "item")
 
-    def _seen(self, users: pl.DataFrame, known: pl.DataFrame, place: Places) -> pl.DataFrame:
+    def _seen(self, users: pl.DataFrame, known: pl.DataFrame, place: Numbers) -> pl.DataFrame:
         """user, item, place: what these users had by then, as far as their lists may reach. users:
         user, reach."""
         reach = np.zeros(len(self._had), np.int64)
         reach[users["user"].to_numpy()] = users["reach"].to_numpy()
-        user, item = self._past >> 32, self._past & 0xFFFFFFFF
+        user, item = self._past.users, self._past.items
         near = place[item] <= reach[user]
         past = pl.DataFrame({"user": user[near], "item": item[near]}, schema=CODES)
         places = pl.DataFrame({"item": np.arange(len(place)), "place": place}, schema=PLACED)
@@ -163,18 +227,13 @@ class LaterInteractions:
             .join(places, on="item")
         )
 
-    def _popularity(self, until: int) -> Places:
+    def _popularity(self, until: int) -> Numbers:
         """The place of each item by its interactions until then, 1 first; FAR without any."""
         counts = self._counts[f"{until}"].to_numpy().astype(np.int64)
         order = np.argsort(-counts, kind="stable")
         place = np.empty(len(counts), np.int64)
         place[order] = np.arange(1, len(counts) + 1)
         return np.where(counts > 0, place, FAR)
-
-
-def _pair() -> pl.Expr:
-    user, item = pl.col("user").cast(pl.UInt64), pl.col("item").cast(pl.UInt64)
-    return (user * 2**32 + item).alias("pair")
 
 
 class UserGroups:

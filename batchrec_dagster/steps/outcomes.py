@@ -15,12 +15,24 @@ from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions
 from batchrec_dagster.reporting.outcomes import SCHEMA, Outcome, Rate
 from batchrec_dagster.steps.batches import users_without_lists
-from batchrec_dagster.steps.estimates import Estimate, share
-from batchrec_dagster.steps.experiment import CONTROL, ExperimentResult, experiment_result, rate
-from batchrec_dagster.steps.outcome_periods import Period, periods
+from batchrec_dagster.steps.experiment import (
+    CONTROL,
+    Estimate,
+    ExperimentResult,
+    experiment_result,
+    rate,
+    share,
+)
 from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
-from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, UserGroups, sums
-from batchrec_dagster.steps.rollback import published_table, rollback_times
+from batchrec_dagster.steps.outcome_sums import (
+    LaterInteractions,
+    Period,
+    PeriodLists,
+    UserGroups,
+    periods,
+    sums,
+)
+from batchrec_dagster.steps.publishing import published_table, rollback_times
 from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
 from batchrec_dagster.storage.paths import Places
 from batchrec_dagster.storage.resource import StorageResource, storage_errors

@@ -34,57 +34,71 @@ NO_PAIR = 2**64 - 1
 # Rows of the table that the UI shows.
 SAMPLE = 5
 
+Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+class Pairs:
+    """Distinct pairs of a user's and an item's number, sorted: 8 bytes a pair, 16 while building.
+
+    pairs: user, item; those with a null are left out.
+    """
+
+    def __init__(self, pairs: pl.LazyFrame) -> None:
+        found = pairs.select(_pair()).drop_nulls().collect(engine="streaming")
+        codes = found.get_column("pair").to_numpy(writable=True)
+        # np.unique would hash them: ten times the time, five times the memory.
+        codes.sort()
+        again = codes[1:] == codes[:-1]
+        self._codes = codes[np.append(True, ~again)] if again.any() else codes
+
+    @property
+    def users(self) -> Numbers:
+        """The user of each pair."""
+        return (self._codes >> 32).astype(np.int64)
+
+    @property
+    def items(self) -> Numbers:
+        """The item of each pair."""
+        return (self._codes & 0xFFFFFFFF).astype(np.int64)
+
+    def among(self, pairs: pl.DataFrame) -> pl.Series:
+        """Whether each of these is there. pairs: user, item; null for one that has no number."""
+        if not len(self._codes):
+            return pl.repeat(value=False, n=pairs.height, eager=True)
+        wanted = pairs.select(_pair().fill_null(NO_PAIR)).get_column("pair").to_numpy()
+        found = np.searchsorted(self._codes, wanted)
+        return pl.Series(self._codes[np.minimum(found, len(self._codes) - 1)] == wanted)
+
 
 class SeenItems:
-    """The items that each of these users has interacted with: 8 bytes a pair, 16 while building.
-
-    users: distinct ids.
-    """
+    """The items that each of these users has interacted with. users: distinct ids."""
 
     def __init__(self, interactions: pl.LazyFrame, users: pl.Series) -> None:
         items = interactions.select(ITEM_ID).unique().collect(engine="streaming")
         self._users = pl.DataFrame({"user_id": users}).with_row_index("user")
         self._items = items.select(item_id=ITEM_ID).with_row_index("item")
-        pairs = (
-            # The positions in two lists. Joins would find them too, with half more memory.
+        # The positions in two lists. Joins would find them too, with half more memory.
+        self._pairs = Pairs(
             interactions.select(
                 user=position(USER_ID, self._users.get_column("user_id")),
                 item=position(ITEM_ID, self._items.get_column("item_id")),
             )
-            .select(_pair())
-            .drop_nulls()
-            .collect(engine="streaming")
-            .get_column("pair")
-            .to_numpy(writable=True)
         )
-        # np.unique would hash them: ten times the time, five times the memory.
-        pairs.sort()
-        again = pairs[1:] == pairs[:-1]
-        self._pairs = pairs[np.append(True, ~again)] if again.any() else pairs
 
     @property
     def longest(self) -> int:
         """How many items the user with the most has interacted with."""
-        if not len(self._pairs):
-            return 0
-        return int(np.bincount((self._pairs >> 32).astype(np.int64)).max())
+        return int(np.bincount(self._pairs.users).max(initial=0))
 
     def among(self, table: pl.DataFrame) -> pl.Series:
         """Whether its user has interacted with the item, for each row of user_id and item_id."""
-        if not len(self._pairs):
-            return pl.repeat(value=False, n=table.height, eager=True)
         # Fewer users make the join of a small table fast.
         users = self._users.join(table.select("user_id").unique(), on="user_id", how="semi")
-        asked = (
+        return self._pairs.among(
             table.select("user_id", "item_id")
             .join(users, on="user_id", how="left", maintain_order="left")
             .join(self._items, on="item_id", how="left", maintain_order="left")
-            .select(_pair().fill_null(NO_PAIR))
-            .get_column("pair")
-            .to_numpy()
         )
-        found = np.searchsorted(self._pairs, asked)
-        return pl.Series(self._pairs[np.minimum(found, len(self._pairs) - 1)] == asked)
 
 
 def position(column: str, among: pl.Series) -> pl.Expr:

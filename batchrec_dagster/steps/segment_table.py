@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.config.segments import Segments
+from batchrec_dagster.config.recommendations import Segments
 from batchrec_dagster.personalize.batch_files import read_segments
 from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, Ensure, Ensured
 from batchrec_dagster.steps.batch_jobs import (

@@ -12,10 +12,16 @@ import polars as pl
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.items import Items
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
-from batchrec_dagster.pipeline.declare_asset import PREPARED, RAW, asset
-from batchrec_dagster.pipeline.reuse import PREPARED_BEFORE, MadeOf
-from batchrec_dagster.pipeline.run_step import published
-from batchrec_dagster.pipeline.ui import preview, raw_files, sample, table_facts
+from batchrec_dagster.pipeline.declare_asset import (
+    PREPARED,
+    RAW,
+    asset,
+    preview,
+    raw_files,
+    sample,
+    table_facts,
+)
+from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf, published
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.reporting.markdown import escaped

@@ -8,17 +8,15 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.pipeline.declare_asset import RAW, asset
-from batchrec_dagster.pipeline.reuse import MadeOf
-from batchrec_dagster.pipeline.run_step import published
-from batchrec_dagster.pipeline.ui import preview, raw_files
+from batchrec_dagster.pipeline.declare_asset import RAW, asset, preview, raw_files
+from batchrec_dagster.pipeline.run_step import MadeOf, published
 from batchrec_dagster.reporting.markdown import code, escaped
-from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files, unchanged_version
-from batchrec_dagster.steps.raw_inspection import (
+from batchrec_dagster.steps.interactions import (
     RatingsFormat,
     RatingsInspection,
     inspect_ratings,
 )
+from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files, unchanged_version
 from batchrec_dagster.steps.upstream import found_upstream
 from batchrec_dagster.storage.resource import StorageResource
 

@@ -10,8 +10,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.pipeline.declare_asset import asset
-from batchrec_dagster.pipeline.ui import WRITES_TO, preview
+from batchrec_dagster.pipeline.declare_asset import WRITES_TO, asset, preview
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 from batchrec_dagster.storage.resource import StorageResource
 

@@ -21,7 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.automation import TOPIC, Alerts
+from batchrec_dagster.config.project import TOPIC, Alerts
 from batchrec_dagster.dagster_internals import get_latest_completed_cron_tick
 from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.pipeline.automation.runs import assets_of, job_names

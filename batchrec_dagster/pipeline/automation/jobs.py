@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from contextvars import ContextVar
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.automation.new_files import new_files_sensor
 from batchrec_dagster.pipeline.automation.runs import run_under_way
 from batchrec_dagster.pipeline.automation.teardown import teardown_job
-from batchrec_dagster.steps.rollback import PREVIOUS, run_config
+from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.steps.publishing import PREVIOUS, run_config
+from batchrec_dagster.steps.raw_files import RawRecord, files_digest, source_digest
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.paths import read_record
+from batchrec_dagster.storage.resource import StorageResource
 
 # Whether the code location has batchrec's console logger: a job uses it only if its config names
 # it, and would not load in a location without it.
@@ -105,3 +112,93 @@ def rollback_job(
         description="Publishes the previous lists again, or those of the edition that roll_back_to"
         " names, and updates what is made from them: the report, the sinks.",
     )
+
+
+# If the source changes at every look, the refresh starts after this many looks anyway.
+PATIENCE = 10
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """`seen`, `asked`: digests of the files at the last look, and in the last request. `run_key`:
+    of all requests so far, by which Dagster ignores repeats. `waited`: looks that found changes."""
+
+    seen: str = ""
+    asked: str = ""
+    run_key: str = ""
+    waited: int = 0
+
+    @classmethod
+    def read(cls, text: str | None) -> Cursor:
+        """Empty for None and for text that is no cursor."""
+        try:
+            return cls(**json.loads(text or "{}"))
+        except (ValueError, TypeError):
+            return cls()
+
+    def text(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def new_files_sensor(
+    pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition, project: Path = Path()
+) -> dg.SensorDefinition:
+    """The sensor; a relative path of the source starts at the project's folder."""
+    declared, source = pipeline.on_new_files, pipeline.ratings.rows
+
+    @dg.sensor(
+        name=f"{pipeline.name}_new_files",
+        job=job,
+        minimum_interval_seconds=declared.every_seconds,
+        required_resource_keys={pipeline.resource_key("storage")},
+        default_status=(
+            dg.DefaultSensorStatus.RUNNING if declared.enabled else dg.DefaultSensorStatus.STOPPED
+        ),
+        description=f"Refreshes {pipeline.name} when files of its ratings are new or changed.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        storage: StorageResource = getattr(context.resources, pipeline.resource_key("storage"))
+        before = Cursor.read(context.cursor)
+        # Counted before the record is read, which a refresh that ends now writes.
+        running = run_under_way(context.instance, job.name)
+        try:
+            now = source_digest(source, storage, project)
+            record = RawRecord.from_json(
+                read_record(storage, pipeline.places.record("raw_ratings"))
+            )
+        except (SourceError, StorageError) as error:
+            return _skip(str(error), before)
+        return look(before, now, files_digest(record.files), busy=running is not None)
+
+    return sensor
+
+
+def look(before: Cursor, now: str, taken: str, *, busy: bool) -> dg.SensorResult:
+    """The tick's result. Digests of the files: `now` as they are, `taken` as last used. `busy`: a
+    refresh is running, which may or may not use the files as they are."""
+    if now == before.asked:
+        return _skip("nothing is new since a refresh was requested", before)
+    if now == taken:
+        key = _digest(before.run_key, now)
+        after = Cursor(seen=now, asked=now, run_key=key)
+        return _skip("a run has already used these files", after)
+    if busy:
+        return _skip("files are new: waiting for the running refresh to end", before)
+    if now != before.seen and before.waited < PATIENCE:
+        after = replace(before, seen=now, waited=before.waited + 1)
+        return _skip("files are new: waiting until no more arrive", after)
+    # The same key if this request is lost with the process; another one for the same files if
+    # others were there in between.
+    key = _digest(before.run_key, now)
+    return dg.SensorResult(
+        run_requests=[dg.RunRequest(run_key=key)],
+        cursor=Cursor(seen=now, asked=now, run_key=key).text(),
+    )
+
+
+def _skip(reason: str, cursor: Cursor) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=reason, cursor=cursor.text())
+
+
+def _digest(*parts: str) -> str:
+    return sha256(" ".join(parts).encode()).hexdigest()[:32]

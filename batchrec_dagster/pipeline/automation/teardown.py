@@ -11,8 +11,8 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.teardown import delete, find
 from batchrec_dagster.pipeline.automation import runs
+from batchrec_dagster.pipeline.declare_asset import preview
 from batchrec_dagster.pipeline.run_step import leased
-from batchrec_dagster.pipeline.ui import preview
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.resource import StorageResource, storage_errors
