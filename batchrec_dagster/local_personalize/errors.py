@@ -10,6 +10,10 @@ class ServiceError(Exception):
 
     code = "InternalFailure"
 
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code or self.code
+
 
 class CatalogError(StorageError):
     """The catalog cannot be read or written; the message says what to do.
@@ -22,18 +26,6 @@ class InvalidInputError(ServiceError):
     """A value is not valid or breaks a rule of the service."""
 
     code = "InvalidInputException"
-
-
-class SerializationError(ServiceError):
-    """The request's body is not JSON."""
-
-    code = "SerializationException"
-
-
-class UnknownOperationError(ServiceError):
-    """Personalize has no such operation."""
-
-    code = "UnknownOperationException"
 
 
 class AlreadyExistsError(ServiceError):
@@ -64,27 +56,6 @@ class LimitExceededError(ServiceError):
     """A quota is used up."""
 
     code = "LimitExceededException"
-
-
-class InvalidNextTokenError(ServiceError):
-    """The token is not from the previous page of the same list."""
-
-    code = "InvalidNextTokenException"
-
-    def __init__(self) -> None:
-        super().__init__("The next token is not valid: send the previous page's token, unchanged.")
-
-
-class TooManyTagsError(ServiceError):
-    """A resource would have more tags than the 50 that are allowed."""
-
-    code = "TooManyTagsException"
-
-
-class TooManyTagKeysError(ServiceError):
-    """A request names more tag keys than the 50 that a resource can have."""
-
-    code = "TooManyTagKeysException"
 
 
 class JobFailedError(Exception):

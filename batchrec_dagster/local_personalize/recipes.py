@@ -6,7 +6,7 @@ Source: developer guide, "Choosing a recipe" and "Batch inference job input and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +16,8 @@ from batchrec_dagster.local_personalize.errors import InvalidInputError, NotFoun
 from batchrec_dagster.local_personalize.learning import training
 from batchrec_dagster.local_personalize.learning.evaluation import METRICS, SEGMENT_METRICS
 from batchrec_dagster.local_personalize.learning.hpo import (
+    DEFAULT_JOBS,
+    MAX_JOBS,
     Search,
     format_value,
     search_ranges,
@@ -185,6 +187,45 @@ def training_parameters(config: Mapping[str, Any]) -> dict[str, str]:
         **config.get("featureTransformationParameters", {}),
         **config.get("algorithmHyperParameters", {}),
     }
+
+
+def hpo_search(config: Mapping[str, Any]) -> Search:
+    """The search that performHPO runs. Raises InvalidInputError for a bad range."""
+    hpo = config.get("hpoConfig", {})
+    ranges = hpo.get("algorithmHyperParameterRanges", {})
+    resources = hpo.get("hpoResourceConfig", {})
+    return Search(
+        parse_count(resources, "maxNumberOfTrainingJobs", DEFAULT_JOBS, MAX_JOBS),
+        integers=_bounds(ranges.get("integerHyperParameterRanges", [])),
+        continuous=_bounds(ranges.get("continuousHyperParameterRanges", [])),
+        categories={
+            _name(entry): entry.get("values", [])
+            for entry in ranges.get("categoricalHyperParameterRanges", [])
+        },
+    )
+
+
+def parse_count(resources: Mapping[str, str], name: str, default: int, most: int) -> int:
+    """A number of an hpoResourceConfig, from 1 to `most`. Raises InvalidInputError."""
+    text = resources.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+        raise InvalidInputError(f"{name} must be a whole number from 1 to {most}, not {text!r}.")
+    return int(text)
+
+
+def _bounds(entries: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, Any]]:
+    for entry in entries:
+        if "minValue" not in entry or "maxValue" not in entry:
+            raise InvalidInputError(
+                f"The range of {_name(entry)} needs both a minValue and a maxValue."
+            )
+    return {_name(entry): (entry["minValue"], entry["maxValue"]) for entry in entries}
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    if not entry.get("name"):
+        raise InvalidInputError("Each range of algorithmHyperParameterRanges needs a name.")
+    return str(entry["name"])
 
 
 def train(

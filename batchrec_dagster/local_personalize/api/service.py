@@ -24,14 +24,12 @@ from batchrec_dagster.local_personalize.catalog.kinds import ACCOUNT_ID, HEADERS
 from batchrec_dagster.local_personalize.errors import (
     CatalogError,
     InvalidInputError,
-    SerializationError,
     ServiceError,
-    UnknownOperationError,
 )
 from batchrec_dagster.local_personalize.jobs.job import logger
 from batchrec_dagster.local_personalize.jobs.worker import Pace, Worker
 from batchrec_dagster.local_personalize.operations.registry import KINDS, OPERATIONS, READS
-from batchrec_dagster.local_personalize.operations.solution_versions import (
+from batchrec_dagster.local_personalize.operations.solutions import (
     due_solutions,
     train_due_solutions,
 )
@@ -39,6 +37,7 @@ from batchrec_dagster.storage.object_store import ObjectStore
 
 CONTENT_TYPE = "application/x-amz-json-1.1"
 TARGET_PREFIX = "AmazonPersonalize"
+_UNKNOWN, _NOT_JSON = "UnknownOperationException", "SerializationException"
 _LOOK_SECONDS = 1.0  # between looks at whether an automatic training is due
 
 Service = Callable[[str, dict[str, Any]], dict[str, Any]]
@@ -79,8 +78,9 @@ def _refusal(status: int, code: str, message: str) -> Answer:
 def _operation(target: str) -> str:
     prefix, _, operation = target.partition(".")
     if prefix != TARGET_PREFIX or not operation:
-        raise UnknownOperationError(
-            f"The header X-Amz-Target must be {TARGET_PREFIX}.<operation>, not {target[:100]!r}."
+        raise ServiceError(
+            f"The header X-Amz-Target must be {TARGET_PREFIX}.<operation>, not {target[:100]!r}.",
+            _UNKNOWN,
         )
     return operation
 
@@ -89,9 +89,9 @@ def _params(body: bytes) -> dict[str, Any]:
     try:
         params = json.loads(body or b"{}", parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise SerializationError("The request's body is not valid JSON.") from None
+        raise ServiceError("The request's body is not valid JSON.", _NOT_JSON) from None
     if not isinstance(params, dict):
-        raise SerializationError("The request's body must be a JSON object.")
+        raise ServiceError("The request's body must be a JSON object.", _NOT_JSON)
     return params
 
 
@@ -127,7 +127,7 @@ class LocalPersonalize:
         """Answer one request. Raises ServiceError, CatalogError."""
         self._worker.raise_failure()
         if operation not in service_model().operation_names:
-            raise UnknownOperationError(f"Amazon Personalize has no operation {operation!r}.")
+            raise ServiceError(f"Amazon Personalize has no operation {operation!r}.", _UNKNOWN)
         if operation not in OPERATIONS:
             raise InvalidInputError(refusal(operation))
         self._train_when_due()

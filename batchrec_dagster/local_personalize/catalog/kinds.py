@@ -16,7 +16,13 @@ from batchrec_dagster.local_personalize.api.validation import (
     output_members,
     service_model,
 )
-from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE, DELETING, Records, Resource
+from batchrec_dagster.local_personalize.catalog.catalog import (
+    ACTIVE,
+    CREATE_PENDING,
+    DELETING,
+    Records,
+    Resource,
+)
 from batchrec_dagster.local_personalize.errors import InUseError, NotFoundError
 from batchrec_dagster.personalize.permissions import partition
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
@@ -163,6 +169,19 @@ class Kind:
     files: Callable[[Records, Resource], list[str]] = no_files
     delete_children: Callable[[Records, Resource], None] = lambda records, resource: None
     describe_extra: Callable[[Records, Resource], dict[str, Any]] = lambda records, resource: {}
+
+    def resource(self, draft: Draft, arn: str, region: str) -> Resource:
+        """The drafted resource, with its job pending."""
+        return Resource(
+            arn=arn,
+            region=region,
+            kind=self.name,
+            parent=draft.parent,
+            status=CREATE_PENDING if self.perform else None,
+            unfinished=self.perform is not None,
+            body=draft.body,
+            state=draft.state,
+        )
 
     @cached_property
     def operations(self) -> dict[str, str]:

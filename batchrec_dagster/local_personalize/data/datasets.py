@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,118 +32,91 @@ def save_interactions(folder: Path) -> None:
     store.save(Interactions.from_frame(_rows([folder], _COLUMNS)), folder / INTERACTIONS)
 
 
-def read_rows(
-    catalog: Catalog,
-    home: Home,
-    dataset_arn: str,
-    columns: Sequence[str],
-    take: Callable[[pl.LazyFrame], T],
-    *,
-    full_imports_only: bool = False,
-) -> T:
-    """The result of `take` on these columns of all current rows of the dataset.
+@dataclass(frozen=True)
+class DatasetReader:
+    """Reads the current rows of datasets.
 
-    Names match in any case; the frame has them as given. `take` is called again if an import
-    replaces the files in the meantime. `full_imports_only` leaves out imports with importMode
-    INCREMENTAL. Raises JobFailedError if the dataset is gone, empty or damaged.
+    `full_imports_only` leaves out imports with importMode INCREMENTAL. An import may replace the
+    files while they are read: then they are read again. Each method raises JobFailedError if the
+    dataset is gone, empty or damaged.
     """
 
-    def read(folders: list[Path]) -> T:
-        return take(_rows(folders, columns))
+    catalog: Catalog
+    home: Home
+    full_imports_only: bool = False
 
-    return _read(catalog, home, dataset_arn, read, full_imports_only)
+    def rows(
+        self, dataset_arn: str, columns: Sequence[str], take: Callable[[pl.LazyFrame], T]
+    ) -> T:
+        """The result of `take` on these columns of all rows.
 
+        Names match in any case; the frame has them as given. `take` may be called more than once.
+        """
+        return self._read(dataset_arn, lambda folders: take(_rows(folders, columns)))
 
-def read_interactions(
-    catalog: Catalog, home: Home, dataset_arn: str, *, full_imports_only: bool = False
-) -> Interactions:
-    """All current interactions of the dataset; memory-mapped if there is a single import.
-
-    Raises as `read_rows` does.
-    """
-
-    def read(folders: list[Path]) -> Interactions:
-        return store.concat([_interactions(folder) for folder in folders])
-
-    return _read(catalog, home, dataset_arn, read, full_imports_only)
-
-
-def _read(
-    catalog: Catalog,
-    home: Home,
-    dataset_arn: str,
-    read: Callable[[list[Path]], T],
-    full_imports_only: bool,
-) -> T:
-    folders = _folders(catalog, home, dataset_arn, full_imports_only)
-    for _ in range(_ATTEMPTS):
-        try:
-            return read(folders)
-        except (FileNotFoundError, ModelFileError, pl.exceptions.ComputeError) as error:
-            before, folders = folders, _folders(catalog, home, dataset_arn, full_imports_only)
-            if folders == before:  # no FULL import has replaced the files
-                raise JobFailedError(
-                    f"Create failed. The data of {dataset_arn} cannot be read: {error}. Import it"
-                    " again."
-                ) from error
-    raise JobFailedError(f"Create failed. {dataset_arn} changes faster than it can be read.")
-
-
-def _folders(catalog: Catalog, home: Home, dataset_arn: str, full_imports_only: bool) -> list[Path]:
-    """The folders of the imports that make up the dataset."""
-    with catalog.reading() as records:
-        dataset = records.find(dataset_arn)
-    if dataset is None:
-        raise JobFailedError(f"{dataset_arn} no longer exists.")
-    files = dataset.state["files"]
-    if not files:
-        raise JobFailedError(f"Create failed. {dataset_arn} has no data: import some first.")
-    if full_imports_only:
-        files = [file for file in files if file["mode"] == FULL]
-    if not files:
-        raise JobFailedError(
-            f"Create failed. {dataset_arn} has no data imported with importMode {FULL},"
-            " which user segments need."
+    def interactions(self, dataset_arn: str) -> Interactions:
+        """All interactions; memory-mapped if there is a single import."""
+        return self._read(
+            dataset_arn, lambda folders: store.concat(list(map(_interactions, folders)))
         )
-    return [home.root / file["path"] for file in files]
 
+    def of_group(self, group_arn: str) -> Callable[[str, Sequence[str]], pl.DataFrame]:
+        """A function (dataset type, columns) -> those columns of the group's dataset.
 
-def find_dataset(catalog: Catalog, group_arn: str, dataset_type: str) -> str:
-    """The ARN of the group's dataset of that type. Raises JobFailedError if it has none."""
-    with catalog.reading() as records:
-        datasets = records.children("Dataset", group_arn)
-    of_type = [d.arn for d in datasets if d.body["datasetType"] == dataset_type]
-    if not of_type:
-        raise JobFailedError(f"{group_arn} has no dataset of type {dataset_type}.")
-    return of_type[0]
+        It also raises JobFailedError if there is no such dataset or column.
+        """
 
+        def read(dataset_type: str, columns: Sequence[str]) -> pl.DataFrame:
+            try:
+                return self.rows(self.find(group_arn, dataset_type), columns, pl.LazyFrame.collect)
+            except pl.exceptions.ColumnNotFoundError:
+                raise JobFailedError(
+                    f"The {dataset_type} data lacks one of the columns {', '.join(columns)}: import"
+                    " it again with a schema that has them."
+                ) from None
 
-def group_reader(
-    catalog: Catalog, home: Home, group_arn: str, *, full_imports_only: bool = False
-) -> Callable[[str, Sequence[str]], pl.DataFrame]:
-    """A function (dataset type, columns) -> those columns of the group's dataset.
+        return read
 
-    It raises JobFailedError if there is no such dataset, column or data.
-    """
+    def find(self, group_arn: str, dataset_type: str) -> str:
+        """The ARN of the group's dataset of that type."""
+        with self.catalog.reading() as records:
+            datasets = records.children("Dataset", group_arn)
+        of_type = [d.arn for d in datasets if d.body["datasetType"] == dataset_type]
+        if not of_type:
+            raise JobFailedError(f"{group_arn} has no dataset of type {dataset_type}.")
+        return of_type[0]
 
-    def read(dataset_type: str, columns: Sequence[str]) -> pl.DataFrame:
-        dataset = find_dataset(catalog, group_arn, dataset_type)
-        try:
-            return read_rows(
-                catalog,
-                home,
-                dataset,
-                columns,
-                pl.LazyFrame.collect,
-                full_imports_only=full_imports_only,
-            )
-        except pl.exceptions.ColumnNotFoundError:
+    def _read(self, dataset_arn: str, read: Callable[[list[Path]], T]) -> T:
+        folders = self._folders(dataset_arn)
+        for _ in range(_ATTEMPTS):
+            try:
+                return read(folders)
+            except (FileNotFoundError, ModelFileError, pl.exceptions.ComputeError) as error:
+                before, folders = folders, self._folders(dataset_arn)
+                if folders == before:  # no FULL import has replaced the files
+                    raise JobFailedError(
+                        f"Create failed. The data of {dataset_arn} cannot be read: {error}. Import"
+                        " it again."
+                    ) from error
+        raise JobFailedError(f"Create failed. {dataset_arn} changes faster than it can be read.")
+
+    def _folders(self, dataset_arn: str) -> list[Path]:
+        """The folders of the imports that make up the dataset."""
+        with self.catalog.reading() as records:
+            dataset = records.find(dataset_arn)
+        if dataset is None:
+            raise JobFailedError(f"{dataset_arn} no longer exists.")
+        files = dataset.state["files"]
+        if not files:
+            raise JobFailedError(f"Create failed. {dataset_arn} has no data: import some first.")
+        if self.full_imports_only:
+            files = [file for file in files if file["mode"] == FULL]
+        if not files:
             raise JobFailedError(
-                f"The {dataset_type} data lacks one of the columns {', '.join(columns)}: import it"
-                " again with a schema that has them."
-            ) from None
-
-    return read
+                f"Create failed. {dataset_arn} has no data imported with importMode {FULL},"
+                " which user segments need."
+            )
+        return [self.home.root / file["path"] for file in files]
 
 
 def _interactions(folder: Path) -> Interactions:

@@ -28,6 +28,7 @@ from batchrec_dagster.local_personalize.catalog.catalog import (
 )
 from batchrec_dagster.local_personalize.catalog.home import Home
 from batchrec_dagster.local_personalize.catalog.kinds import JobResult, Kind
+from batchrec_dagster.local_personalize.data.datasets import DatasetReader
 from batchrec_dagster.local_personalize.errors import (
     CatalogError,
     InvalidInputError,
@@ -63,6 +64,10 @@ class Job:
         """Log a message, then stop here if asked to. Raises StoppedError, ClosingError."""
         logger.info("%s: %s", self.resource.arn, message)
         self.checkpoint()
+
+    def reader(self, *, full_imports_only: bool = False) -> DatasetReader:
+        """A reader of the imported datasets."""
+        return DatasetReader(self.catalog, self.home, full_imports_only)
 
     def checkpoint(self) -> None:
         """Stop here if asked to; call it often. Raises StoppedError, ClosingError."""

@@ -10,17 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
+from batchrec_dagster.local_personalize.catalog.catalog import Resource
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
 from batchrec_dagster.local_personalize.data.batch_lines import Answerer, count_requests
-from batchrec_dagster.local_personalize.data.datasets import (
-    find_dataset,
-    group_reader,
-    read_interactions,
-)
 from batchrec_dagster.local_personalize.data.inference import ItemAttributes, Recommender, Segmenter
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
 from batchrec_dagster.local_personalize.filters.job import JobFilter
+from batchrec_dagster.local_personalize.filters.tables import Read
 from batchrec_dagster.local_personalize.jobs.job import (
     Job,
     as_folder,
@@ -37,7 +33,6 @@ from batchrec_dagster.local_personalize.learning.models import (
 from batchrec_dagster.local_personalize.learning.new_items import EXPLORATION_WEIGHT, MAX_AGE
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
 from batchrec_dagster.local_personalize.operations.solution_versions import (
-    find_version,
     histories,
 )
 from batchrec_dagster.local_personalize.recipes import (
@@ -57,7 +52,7 @@ from batchrec_dagster.personalize.recipes import (
     SIMILAR_ITEMS,
     USER_PERSONALIZATION_V2,
 )
-from batchrec_dagster.personalize.schemas import FILTER_HISTORY, INTERACTIONS, ITEMS, Schema
+from batchrec_dagster.personalize.schemas import FILTER_HISTORY, INTERACTIONS, ITEMS
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
 
@@ -73,10 +68,13 @@ def _draft(call: Call, folder: str, version: Resource, members: Mapping[str, Any
     target = check_location(params["jobOutput"]["s3DataDestination"]["path"])
     if as_folder(source) == as_folder(target):
         raise InvalidInputError("The output location must differ from the input's.")
+    results = int(params.get("numResults", DEFAULT_RESULTS))
+    if results < 1:
+        raise InvalidInputError("numResults must be at least 1.")
     body = {
         "jobName": params["jobName"],
         "solutionVersionArn": version.arn,
-        "numResults": _num_results(params),
+        "numResults": results,
         "jobInput": params["jobInput"],
         "jobOutput": params["jobOutput"],
         "roleArn": params["roleArn"],
@@ -103,23 +101,31 @@ def _check_filter(call: Call, version: Resource, *, on_users: bool) -> Traits | 
     return filter_traits
 
 
-def _filter_expression(records: Records, job: Resource) -> str | None:
-    """The filter expression of a running job, if any."""
-    if "filterArn" not in job.body:
-        return None
-    resource = records.find(job.body["filterArn"])
-    assert resource is not None  # a filter that an unfinished job uses cannot be deleted
-    return str(resource.body["filterExpression"])
-
-
-def _load_version_model(job: Job, version: Resource) -> AnyModel:
-    """The version's model. Raises JobFailedError if its files are damaged."""
+def _version_with_model(job: Job) -> tuple[Resource, AnyModel]:
+    """The job's solution version and its model. Raises JobFailedError if gone or damaged."""
+    arn = job.resource.body["solutionVersionArn"]
+    with job.catalog.reading() as records:
+        version = records.find(arn)
+    if version is None:
+        raise JobFailedError(f"{arn} no longer exists.")
     try:
-        return load_model(job.home.root / version.state["model"])
+        return version, load_model(job.home.root / version.state["model"])
     except ModelFileError as error:
         raise JobFailedError(
-            f"The model of {version.arn} cannot be used: {error}. Train again (force_train)."
+            f"The model of {arn} cannot be used: {error}. Train again (force_train)."
         ) from error
+
+
+def _filter(job: Job, read: Read, model: AnyModel) -> JobFilter | None:
+    """The filter of a running job, if any."""
+    if "filterArn" not in job.resource.body:
+        return None
+    with job.catalog.reading() as records:
+        resource = records.find(job.resource.body["filterArn"])
+    assert resource is not None  # a filter that an unfinished job uses cannot be deleted
+    expression = resource.body["filterExpression"]
+    latest = job.resource.state.get("filter_interactions", FILTER_HISTORY)
+    return JobFilter(expression, read, model.item_ids.tolist(), latest)
 
 
 def _run(job: Job, prepare: Callable[[Job], Answerer]) -> JobResult:
@@ -144,13 +150,6 @@ def _run(job: Job, prepare: Callable[[Job], Answerer]) -> JobResult:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return JobResult()
-
-
-def _num_results(params: Mapping[str, Any]) -> int:
-    results = int(params.get("numResults", DEFAULT_RESULTS))
-    if results < 1:
-        raise InvalidInputError("numResults must be at least 1.")
-    return results
 
 
 def _input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
@@ -203,7 +202,10 @@ def _create_inference(call: Call) -> Draft:
         raise InvalidInputError(
             f"{recipe.arn} makes user segments: use CreateBatchSegmentJob for {version.arn}."
         )
-    _check_mode(params)
+    if params.get("batchInferenceJobMode") == "THEME_GENERATION":
+        raise InvalidInputError("Themes (THEME_GENERATION) are not supported locally.")
+    if "themeGenerationConfig" in params:
+        raise InvalidInputError("themeGenerationConfig is valid only in mode THEME_GENERATION.")
     config = params.get("batchInferenceJobConfig", {})
     _check_exploration(config.get("itemExplorationConfig", {}))
     used = _check_filter(call, version, on_users=False)
@@ -221,13 +223,6 @@ def _create_inference(call: Call) -> Draft:
     # A process with other quotas may perform the job.
     latest = {"filter_interactions": call.quotas.filter_interactions} if used else {}
     return replace(draft, state={**({"v2_lines": True} if v2_lines else {}), **latest})
-
-
-def _check_mode(params: Mapping[str, Any]) -> None:
-    if params.get("batchInferenceJobMode") == "THEME_GENERATION":
-        raise InvalidInputError("Themes (THEME_GENERATION) are not supported locally.")
-    if "themeGenerationConfig" in params:
-        raise InvalidInputError("themeGenerationConfig is valid only in mode THEME_GENERATION.")
 
 
 def _check_exploration(config: Mapping[str, str]) -> None:
@@ -248,12 +243,9 @@ def _check_exploration(config: Mapping[str, str]) -> None:
 
 def _recommender(job: Job) -> Recommender:
     body = job.resource.body
-    with job.catalog.reading() as records:
-        version = find_version(records, body["solutionVersionArn"])
-        expression = _filter_expression(records, job.resource)
+    version, model = _version_with_model(job)
     recipe = RECIPES[version.body["recipeArn"]]
-    read = group_reader(job.catalog, job.home, version.body["datasetGroupArn"])
-    model = _load_version_model(job, version)
+    read = job.reader().of_group(version.body["datasetGroupArn"])
     job.progress(f"{recipe.name}: {len(model.item_ids):,} items")
     interactions = None
     if recipe.type != RELATED_ITEMS:
@@ -275,14 +267,7 @@ def _recommender(job: Job) -> Recommender:
         model=model,
         interactions=interactions,
         num_results=body["numResults"],
-        filter=JobFilter(
-            expression,
-            read,
-            model.item_ids.tolist(),
-            job.resource.state.get("filter_interactions", FILTER_HISTORY),
-        )
-        if expression
-        else None,
+        filter=_filter(job, read, model),
         v2_lines=job.resource.state.get("v2_lines", False),
     )
 
@@ -318,43 +303,33 @@ def _create_segments(call: Call) -> Draft:
 
 
 def _segmenter(job: Job) -> Segmenter:
-    body = job.resource.body
-    with job.catalog.reading() as records:
-        version = find_version(records, body["solutionVersionArn"])
-        expression = _filter_expression(records, job.resource)
-        items = _items_schema(records, version)
+    version, model = _version_with_model(job)
     recipe = RECIPES[version.body["recipeArn"]]
-    read = group_reader(
-        job.catalog, job.home, version.body["datasetGroupArn"], full_imports_only=True
-    )
-    model = _load_version_model(job, version)
+    group, reader = version.body["datasetGroupArn"], job.reader(full_imports_only=True)
+    read = reader.of_group(group)
     assert isinstance(model, SegmentationModel)
-    dataset = find_dataset(job.catalog, version.body["datasetGroupArn"], INTERACTIONS)
-    interactions = read_interactions(job.catalog, job.home, dataset, full_imports_only=True)
+    interactions = reader.interactions(reader.find(group, INTERACTIONS))
     job.progress(f"{len(interactions.user_ids):,} users, {len(model.item_ids):,} items")
     attributes = None
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
-        if items is None:
-            raise JobFailedError(
-                f"{version.body['datasetGroupArn']} has no Items dataset, which"
-                f" {ITEM_ATTRIBUTE_AFFINITY} needs."
-            )
-        attributes = ItemAttributes(items, read, model.item_ids)
+        with job.catalog.reading() as records:
+            items = dataset_of(records, group, ITEMS)
+            if items is None:
+                raise JobFailedError(
+                    f"{group} has no Items dataset, which {ITEM_ATTRIBUTE_AFFINITY} needs."
+                )
+            schema = schema_of(records, items)
+        attributes = ItemAttributes(schema, read, model.item_ids)
     return Segmenter(
         recipe=recipe,
         model=model,
         interactions=interactions,
-        num_results=body["numResults"],
+        num_results=job.resource.body["numResults"],
         attributes=attributes,
-        filter=JobFilter(expression, read, model.item_ids.tolist()) if expression else None,
+        filter=_filter(job, read, model),
         log=job.progress,
         checkpoint=job.checkpoint,
     )
-
-
-def _items_schema(records: Records, version: Resource) -> Schema | None:
-    dataset = dataset_of(records, version.body["datasetGroupArn"], ITEMS)
-    return schema_of(records, dataset) if dataset else None
 
 
 BATCH_SEGMENT_JOB = Kind(

@@ -22,7 +22,6 @@ from batchrec_dagster.local_personalize.data.datasets import (
     FULL,
     INCREMENTAL,
     ROWS,
-    read_rows,
     save_interactions,
 )
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
@@ -313,7 +312,7 @@ def _perform(job: Job) -> JobResult:
 def _earlier_event_types(job: Job, dataset_arn: str, schema: Schema) -> Collection[str]:
     if schema.field(EVENT_TYPE) is None:
         return ()
-    return read_rows(job.catalog, job.home, dataset_arn, [EVENT_TYPE], unique_event_types)
+    return job.reader().rows(dataset_arn, [EVENT_TYPE], unique_event_types)
 
 
 def _is_marker(info: ObjectInfo) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 from batchrec_dagster.local_personalize.api.validation import output_members, prune
 from batchrec_dagster.local_personalize.catalog.catalog import (
     BUSY,
-    CREATE_PENDING,
     DELETE_PENDING,
     Resource,
 )
@@ -19,18 +18,17 @@ from batchrec_dagster.local_personalize.errors import (
     AlreadyExistsError,
     InUseError,
     InvalidInputError,
-    InvalidNextTokenError,
     LimitExceededError,
     NotFoundError,
-    TooManyTagKeysError,
-    TooManyTagsError,
+    ServiceError,
 )
 
 MAX_TAGS = 50
+_TOO_MANY = "TooManyTagsException"
 
 
 def check_tags(tags: list[dict[str, str]]) -> dict[str, str]:
-    """The tags by key. Raises TooManyTagsError, InvalidInputError for a bad or repeated key."""
+    """The tags by key. Raises ServiceError for a bad or repeated key, or too many."""
     by_key = {tag["tagKey"]: tag["tagValue"] for tag in tags}
     if len(by_key) < len(tags):
         raise InvalidInputError("A tag key is given more than once.")
@@ -38,7 +36,7 @@ def check_tags(tags: list[dict[str, str]]) -> dict[str, str]:
         if key.lower().startswith("aws:"):
             raise InvalidInputError("A tag key must not start with aws:, which is reserved.")
     if len(by_key) > MAX_TAGS:
-        raise TooManyTagsError(f"A resource can have at most {MAX_TAGS} tags.")
+        raise ServiceError(f"A resource can have at most {MAX_TAGS} tags.", _TOO_MANY)
     return by_key
 
 
@@ -47,7 +45,7 @@ def tag_resource(call: Call) -> dict[str, Any]:
     tags = check_tags(call.params["tags"])
     resource = _taggable(call)
     if len(call.records.tags(resource.arn) | tags) > MAX_TAGS:
-        raise TooManyTagsError(f"{resource.arn} would have more than {MAX_TAGS} tags.")
+        raise ServiceError(f"{resource.arn} would have more than {MAX_TAGS} tags.", _TOO_MANY)
     call.records.put_tags(resource.arn, tags)
     return {}
 
@@ -57,7 +55,9 @@ def untag_resource(call: Call) -> dict[str, Any]:
     keys = call.params["tagKeys"]
     resource = _taggable(call)
     if len(set(keys)) > MAX_TAGS:
-        raise TooManyTagKeysError(f"A request can remove at most {MAX_TAGS} tags.")
+        raise ServiceError(
+            f"A request can remove at most {MAX_TAGS} tags.", "TooManyTagKeysException"
+        )
     call.records.remove_tags(resource.arn, keys)
     return {}
 
@@ -84,26 +84,14 @@ DEFAULT_PAGE = 100  # the maximum of maxResults, too
 def create(kind: Kind, call: Call) -> dict[str, Any]:
     """Check the request by the kind's rules and add the resource; a worker runs its job.
 
-    Raises the ServiceErrors of the kind's rules, AlreadyExistsError, LimitExceededError,
-    TooManyTagsError.
+    Raises ServiceError: of the kind's rules, for a name in use, a used-up quota, bad tags.
     """
     tags = check_tags(call.params.get("tags", []))
     draft = kind.create(call)
     arn = call.arn(draft.resource)
     _check_name_is_free(call, arn)
     _check_quotas(kind, call, draft.parent)
-    call.records.add(
-        Resource(
-            arn=arn,
-            region=call.scope,
-            kind=kind.name,
-            parent=draft.parent,
-            status=CREATE_PENDING if kind.perform else None,
-            unfinished=kind.perform is not None,
-            body=draft.body,
-            state=draft.state,
-        )
-    )
+    call.records.add(kind.resource(draft, arn, call.scope))
     call.records.put_tags(arn, tags)
     answer = {**draft.body, kind.arn_member: arn}
     return {
@@ -122,7 +110,7 @@ def describe(kind: Kind, call: Call) -> dict[str, Any]:
 
 
 def list_page(kind: Kind, call: Call) -> dict[str, Any]:
-    """One page, oldest first, and the next page's token. Raises InvalidNextTokenError."""
+    """One page, oldest first, and the next page's token. Raises ServiceError for a bad token."""
     shape = output_members(kind.operations["List"])[kind.list_member]
     parent = call.params.get(kind.parent) if kind.parent else None
     limit = call.params.get("maxResults", DEFAULT_PAGE)
@@ -160,15 +148,18 @@ def write_token(after: int, *scope: str | None) -> str:
 
 
 def read_token(token: str | None, *scope: str | None) -> int:
-    """The sequence number before the page. Raises InvalidNextTokenError for a foreign token."""
+    """The sequence number before the page. Raises ServiceError for a foreign token."""
     if token is None:
         return 0
     try:
         after, *token_scope = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError, TypeError, RecursionError):
-        raise InvalidNextTokenError from None
+        after, token_scope = None, []
     if type(after) is not int or not 0 < after < 2**62 or token_scope != list(scope):
-        raise InvalidNextTokenError
+        raise ServiceError(
+            "The next token is not valid: send the previous page's token, unchanged.",
+            "InvalidNextTokenException",
+        )
     return after
 
 

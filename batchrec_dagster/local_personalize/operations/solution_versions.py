@@ -29,12 +29,7 @@ from batchrec_dagster.local_personalize.catalog.kinds import (
     Kind,
     Lane,
 )
-from batchrec_dagster.local_personalize.data.datasets import (
-    find_dataset,
-    group_reader,
-    read_interactions,
-    read_rows,
-)
+from batchrec_dagster.local_personalize.data.datasets import DatasetReader
 from batchrec_dagster.local_personalize.errors import (
     AlreadyExistsError,
     InUseError,
@@ -51,16 +46,12 @@ from batchrec_dagster.local_personalize.learning.interactions import (
 )
 from batchrec_dagster.local_personalize.learning.item_features import read_features
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
-from batchrec_dagster.local_personalize.operations.solution_config import (
-    hpo_search,
-    schedule_days,
-    training_schedule,
-)
 from batchrec_dagster.local_personalize.recipes import (
     PERSONALIZED_RANKING,
     RECIPES,
     USER_PERSONALIZATION,
     Recipe,
+    hpo_search,
     train,
     training_parameters,
 )
@@ -82,14 +73,12 @@ from batchrec_dagster.storage import durable
 def training_data(job: Job) -> Interactions:
     """The interactions that match the solution's events. Raises JobFailedError if too few."""
     version = job.resource
-    full_imports_only = RECIPES[version.body["recipeArn"]].makes_segments
+    reader = job.reader(full_imports_only=RECIPES[version.body["recipeArn"]].makes_segments)
     events = _event_conditions(version.body)
     if events == [({}, 1.0)]:
-        interactions = read_interactions(
-            job.catalog, job.home, version.state["dataset"], full_imports_only=full_imports_only
-        )
+        interactions = reader.interactions(version.state["dataset"])
     else:
-        interactions = _select_events(job, version.state["dataset"], events, full_imports_only)
+        interactions = _select_events(reader, version.state["dataset"], events)
     job.progress(f"{len(interactions):,} interactions")
     _check_minimums(interactions)
     return interactions
@@ -104,7 +93,7 @@ def with_rewards(job: Job, interactions: Interactions) -> Interactions:
     objective = version.get("solutionConfig", {}).get("optimizationObjective", {})
     if (column := objective.get("itemAttribute")) is None:
         return interactions
-    read = group_reader(job.catalog, job.home, version["datasetGroupArn"])
+    read = job.reader().of_group(version["datasetGroupArn"])
     frame = read(schemas.ITEMS, [ITEM_ID, column]).unique(ITEM_ID, keep="last")
     at = positions(frame[ITEM_ID].to_numpy(), interactions.item_ids)
     values = frame[column].cast(pl.Float64).to_numpy()
@@ -122,7 +111,7 @@ def with_features(job: Job, interactions: Interactions) -> Interactions:
         if dataset is None or not dataset.state["files"]:
             return interactions
         fields = schema_of(records, dataset).fields
-    read = group_reader(job.catalog, job.home, version["datasetGroupArn"])
+    read = job.reader().of_group(version["datasetGroupArn"])
     features = read_features(fields, lambda name: read(schemas.ITEMS, [ITEM_ID, name]))
     if features is not None:
         job.progress(f"{len(features.item_ids):,} items with {features.matrix.shape[1]:,} features")
@@ -131,15 +120,15 @@ def with_features(job: Job, interactions: Interactions) -> Interactions:
 
 def histories(job: Job, version: Resource) -> Interactions:
     """The interactions to recommend from: all, but of weighted events, as in the training."""
-    events = _event_conditions(version.body)
-    dataset = find_dataset(job.catalog, version.body["datasetGroupArn"], schemas.INTERACTIONS)
+    events, reader = _event_conditions(version.body), job.reader()
+    dataset = reader.find(version.body["datasetGroupArn"], schemas.INTERACTIONS)
     if len({weight for _, weight in events}) == 1:
-        return read_interactions(job.catalog, job.home, dataset)
-    return _select_events(job, dataset, events, full_imports_only=False)
+        return reader.interactions(dataset)
+    return _select_events(reader, dataset, events)
 
 
 def _select_events(
-    job: Job, dataset: str, events: list[tuple[Conditions, float]], full_imports_only: bool
+    reader: DatasetReader, dataset: str, events: list[tuple[Conditions, float]]
 ) -> Interactions:
     columns = [USER_ID, ITEM_ID, TIMESTAMP]
     needed = dict.fromkeys([*columns, *(name for event, _ in events for name in event)])
@@ -155,14 +144,7 @@ def _select_events(
         return Interactions.from_frame(matching.select(*columns, *([WEIGHT] if weighted else [])))
 
     try:
-        return read_rows(
-            job.catalog,
-            job.home,
-            dataset,
-            list(needed),
-            take,
-            full_imports_only=full_imports_only,
-        )
+        return reader.rows(dataset, list(needed), take)
     except pl.exceptions.ColumnNotFoundError as error:
         raise JobFailedError(f"Create failed. The interactions lack a column: {error}") from None
 
@@ -247,18 +229,15 @@ def _create(call: Call) -> Draft:
     dataset = _active_dataset(call.records, group_arn, schemas.INTERACTIONS)
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
         _active_dataset(call.records, group_arn, schemas.ITEMS)
-    body = _body(solution, mode, "MANUAL") | {"name": params.get("name")}
-    state = {"dataset": dataset.arn, "previous": previous and previous.state["model"]}
-    version = f"solution/{solution.body['name']}/{_new_id()}"
-    return Draft(version, solution.arn, body, state)
+    draft = new_version(solution, dataset, mode, "MANUAL")
+    draft.body["name"] = params.get("name")
+    draft.state["previous"] = previous and previous.state["model"]
+    return draft
 
 
-def _new_id() -> str:
-    return uuid.uuid4().hex[:8]
-
-
-def _body(solution: Resource, mode: str, training_type: str) -> dict[str, Any]:
-    return {
+def new_version(solution: Resource, dataset: Resource, mode: str, training_type: str) -> Draft:
+    """A version of the solution, to train on the dataset of interactions."""
+    body = {
         "solutionConfig": {},
         **{member: solution.body[member] for member in _INHERITED if member in solution.body},
         "solutionArn": solution.arn,
@@ -266,70 +245,8 @@ def _body(solution: Resource, mode: str, training_type: str) -> dict[str, Any]:
         "trainingMode": mode,
         "trainingType": training_type,
     }
-
-
-# How soon a solution is trained automatically, when it is new or changed; within an hour on AWS.
-SOON_SECONDS = 5.0
-_DAY_SECONDS = 86_400.0
-_DEFAULT_SCHEDULE = "rate(7 days)"
-# In a solution's state, in epoch seconds: when it is next trained, and, if that is the first time
-# by its schedule, since when it has that.
-NEXT_TRAINING, NEW_SCHEDULE = "next_training", "first_training"
-
-
-def first_training() -> dict[str, Any]:
-    """The state of a solution whose automatic training is new, or has another schedule."""
-    now = time.time()
-    return {NEXT_TRAINING: now + SOON_SECONDS, NEW_SCHEDULE: now}
-
-
-def due_solutions(records: Records) -> list[tuple[Resource, Resource]]:
-    """The solutions whose automatic training is due and can start, each with its interactions."""
-    now, due = time.time(), []
-    for solution in records.in_all_regions("Solution"):
-        at = solution.state.get(NEXT_TRAINING, now + 1)
-        if solution.body["performAutoTraining"] and solution.status == ACTIVE and at <= now:
-            group = solution.body["datasetGroupArn"]
-            dataset = dataset_of(records, group, schemas.INTERACTIONS)
-            if dataset and dataset.status == ACTIVE and dataset.state["files"]:
-                due.append((solution, dataset))
-    return due
-
-
-def train_due_solutions(records: Records) -> None:
-    """Add a version for each due solution with new data; not a first one if a client added one.
-
-    Source: developer guide, "Configuring automatic training".
-    """
-    for solution, dataset in due_solutions(records):
-        if _needs_training(records, solution, dataset):
-            records.add(
-                Resource(
-                    arn=f"{solution.arn}/{_new_id()}",
-                    region=solution.region,
-                    kind="SolutionVersion",
-                    parent=solution.arn,
-                    status=CREATE_PENDING,
-                    unfinished=True,
-                    body=_body(solution, FULL, "AUTOMATIC"),
-                    state={"dataset": dataset.arn, "previous": None},
-                )
-            )
-        config = solution.body.get("solutionConfig", {})
-        days = schedule_days(training_schedule(config) or _DEFAULT_SCHEDULE)
-        later = {NEXT_TRAINING: time.time() + days * _DAY_SECONDS, NEW_SCHEDULE: None}
-        records.save(replace(solution, state=solution.state | later))
-
-
-def _needs_training(records: Records, solution: Resource, dataset: Resource) -> bool:
-    versions = records.children("SolutionVersion", solution.arn)
-    if not versions:
-        return True
-    last, since = versions[-1].created, solution.state.get(NEW_SCHEDULE)
-    imports = records.children("DatasetImportJob", dataset.arn)
-    return not (since and last >= since) and any(
-        job.status == ACTIVE and job.updated > last for job in imports
-    )
+    arn = f"solution/{solution.body['name']}/{uuid.uuid4().hex[:8]}"
+    return Draft(arn, solution.arn, body, {"dataset": dataset.arn, "previous": None})
 
 
 def _latest_active(recipe: Recipe, earlier: Sequence[Resource]) -> Resource:
@@ -416,14 +333,6 @@ def metrics(call: Call) -> dict[str, Any]:
         "metrics": metrics,
         HEADERS: {evidence.HEADER: header},
     }
-
-
-def find_version(records: Records, arn: str) -> Resource:
-    """The version that a job uses. Raises JobFailedError if it has been deleted."""
-    version = records.find(arn)
-    if version is None:
-        raise JobFailedError(f"{arn} no longer exists.")
-    return version
 
 
 SOLUTION_VERSION = Kind(

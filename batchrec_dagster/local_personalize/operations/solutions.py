@@ -1,29 +1,39 @@
-"""Solutions: a recipe and its configuration."""
+"""Solutions: a recipe and its configuration, checked; and their automatic training."""
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from batchrec_dagster.local_personalize.api.validation import member_shape, prune
-from batchrec_dagster.local_personalize.catalog.catalog import BUSY, Records, Resource
+from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE, BUSY, Records, Resource
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
 from batchrec_dagster.local_personalize.jobs.job import UPDATED, Job, logger, start_update
+from batchrec_dagster.local_personalize.learning.hpo import search_ranges
 from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
 from batchrec_dagster.local_personalize.operations.resources import members
-from batchrec_dagster.local_personalize.operations.solution_config import (
-    check_objective,
-    check_solution,
-    ignored_options,
-    training_schedule,
-)
 from batchrec_dagster.local_personalize.operations.solution_versions import (
+    FULL,
     SOLUTION_VERSION,
-    first_training,
+    new_version,
     version_files,
 )
-from batchrec_dagster.local_personalize.recipes import get_recipe
-from batchrec_dagster.personalize.schemas import ITEMS
+from batchrec_dagster.local_personalize.recipes import (
+    PERSONALIZED_RANKING,
+    RECIPES,
+    USER_PERSONALIZATION,
+    Recipe,
+    get_recipe,
+    hpo_search,
+    parse_count,
+    training_parameters,
+)
+from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hyperparameters
+from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, Schema
 
 _OPTIONS = ("performIncrementalUpdate", "eventType", "solutionConfig")
 
@@ -36,10 +46,10 @@ def _create(call: Call) -> Draft:
         raise InvalidInputError("recipeArn is required when performAutoML is false.")
     recipe = get_recipe(params["recipeArn"])
     group = call.get_active("DatasetGroup", params["datasetGroupArn"])
-    check_solution(recipe, params)
+    _check_solution(recipe, params)
     items = dataset_of(call.records, group.arn, ITEMS)
     schema = schema_of(call.records, items) if items else None
-    check_objective(recipe, params.get("solutionConfig", {}), schema)
+    _check_objective(recipe, params.get("solutionConfig", {}), schema)
     body = {
         "name": params["name"],
         "performHPO": params.get("performHPO", False),
@@ -49,7 +59,7 @@ def _create(call: Call) -> Draft:
         "datasetGroupArn": group.arn,
         **{option: params[option] for option in _OPTIONS if option in params},
     }
-    state = first_training() if body["performAutoTraining"] else {}
+    state = _first_training() if body["performAutoTraining"] else {}
     return Draft(f"solution/{params['name']}", group.arn, body, state)
 
 
@@ -61,7 +71,8 @@ def _perform(job: Job) -> JobResult:
             " schedulingExpression; on AWS this costs.",
             job.resource.arn,
         )
-    if ignored := ignored_options(body):
+    config = body.get("solutionConfig", {})
+    if ignored := [name for name in _WITHOUT_EFFECT if config.get(name)]:
         logger.warning("%s: no effect locally: %s", job.resource.arn, ", ".join(ignored))
     return JobResult()
 
@@ -112,17 +123,164 @@ def update(call: Call) -> dict[str, Any]:
         config = solution.body.get("solutionConfig", {})
         new["solutionConfig"] = config | change["solutionUpdateConfig"]
     body = solution.body | new
-    check_solution(get_recipe(body["recipeArn"]), body)
+    _check_solution(get_recipe(body["recipeArn"]), body)
     changed = start_update(solution, "latestSolutionUpdate", change)
     changed.state[UPDATED] = new
     if _training(body) != _training(solution.body):
-        changed.state.update(first_training())
+        changed.state.update(_first_training())
     call.records.save(changed)
     return {"solutionArn": solution.arn}
 
 
-def _training(body: dict[str, Any]) -> tuple[bool, str | None]:
-    return body["performAutoTraining"], training_schedule(body.get("solutionConfig", {}))
+def _training(body: dict[str, Any]) -> tuple[bool, int | None]:
+    return body["performAutoTraining"], _schedule_days(body.get("solutionConfig", {}))
+
+
+MIN_DAYS, MAX_DAYS = 1, 30  # of AutoTrainingConfig.schedulingExpression
+MAX_PARALLEL_JOBS = 10  # HPOResourceConfig.maxParallelTrainingJobs
+
+# Members that are stored and described, but have no effect locally.
+_WITHOUT_EFFECT = ("optimizationObjective", "trainingDataConfig", "autoMLConfig")
+
+
+def _check_solution(recipe: Recipe, params: Mapping[str, Any]) -> None:
+    """Raise InvalidInputError for options that the recipe does not have, or bad values."""
+    config = params.get("solutionConfig", {})
+    try:
+        parse_hyperparameters(recipe.name, training_parameters(config))
+    except HyperparameterError as error:
+        raise InvalidInputError(str(error)) from None
+    if params.get("performHPO"):
+        _check_hpo(recipe, config)
+    if params.get("performIncrementalUpdate"):
+        raise InvalidInputError(
+            "performIncrementalUpdate is supported with the semantic-similarity recipe only."
+        )
+    days = _schedule_days(config)
+    if days is not None and not MIN_DAYS <= days <= MAX_DAYS:
+        raise InvalidInputError(
+            f"schedulingExpression must be rate(N days), N from {MIN_DAYS} to {MAX_DAYS}, not"
+            f" {days}."
+        )
+    threshold = config.get("eventValueThreshold")
+    if threshold is not None and not _is_number(threshold):
+        raise InvalidInputError("eventValueThreshold must be a number.")
+    if "eventsConfig" in config:
+        _check_events(recipe, params)
+
+
+def _schedule_days(config: Mapping[str, Any]) -> int | None:
+    """The days of a configuration's schedulingExpression: `rate(N days)`, by the service model."""
+    text: str | None = config.get("autoTrainingConfig", {}).get("schedulingExpression")
+    return int("".join(filter(str.isdigit, text))) if text else None
+
+
+def _check_objective(recipe: Recipe, config: Mapping[str, Any], items: Schema | None) -> None:
+    """Raise InvalidInputError for an objective on no numeric column of the Items dataset.
+
+    Source: developer guide, "Optimizing a solution for an additional objective".
+    """
+    name = config.get("optimizationObjective", {}).get("itemAttribute")
+    if name is None:
+        return
+    if recipe.type not in (USER_PERSONALIZATION, PERSONALIZED_RANKING):
+        raise InvalidInputError(f"{recipe.name} has no optimizationObjective.")
+    field = items.field(name) if items else None
+    if field is None:
+        raise InvalidInputError(
+            f"optimizationObjective: there is no Items dataset with a column {name}."
+        )
+    if field.type in ("string", "boolean") or field.nullable:
+        raise InvalidInputError(
+            f"optimizationObjective: the column {name} must be a number that is never null."
+        )
+
+
+def _check_events(recipe: Recipe, params: Mapping[str, Any]) -> None:
+    if not recipe.events_config:
+        names = [other.name for other in RECIPES.values() if other.events_config]
+        raise InvalidInputError(f"eventsConfig is supported with {' and '.join(names)} only.")
+    if "eventType" in params or "eventValueThreshold" in params["solutionConfig"]:
+        raise InvalidInputError(
+            "Give either eventsConfig or eventType with its eventValueThreshold, not both."
+        )
+    events = params["solutionConfig"]["eventsConfig"].get("eventParametersList", [])
+    if any("eventType" not in event for event in events):
+        raise InvalidInputError("Each entry of eventParametersList needs an eventType.")
+    if events and all(event.get("weight") == 0 for event in events):
+        raise InvalidInputError("At least one entry of eventParametersList needs a weight above 0.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _check_hpo(recipe: Recipe, config: Mapping[str, Any]) -> None:
+    """Raise InvalidInputError for an `hpoConfig` that performHPO cannot use."""
+    resources = config.get("hpoConfig", {}).get("hpoResourceConfig", {})
+    parse_count(resources, "maxParallelTrainingJobs", MAX_PARALLEL_JOBS, MAX_PARALLEL_JOBS)
+    try:
+        search_ranges(recipe.name, training_parameters(config), hpo_search(config))
+    except HyperparameterError as error:
+        raise InvalidInputError(f"performHPO: {error}") from None
+
+
+# How soon a solution is trained automatically, when it is new or changed; within an hour on AWS.
+SOON_SECONDS = 5.0
+_DAY_SECONDS = 86_400.0
+_DEFAULT_DAYS = 7
+# In a solution's state, in epoch seconds: when it is next trained, and, if that is the first time
+# by its schedule, since when it has that.
+NEXT_TRAINING, NEW_SCHEDULE = "next_training", "first_training"
+
+
+def _first_training() -> dict[str, Any]:
+    """The state of a solution whose automatic training is new, or has another schedule."""
+    now = time.time()
+    return {NEXT_TRAINING: now + SOON_SECONDS, NEW_SCHEDULE: now}
+
+
+def due_solutions(records: Records) -> list[tuple[Resource, Resource]]:
+    """The solutions whose automatic training is due and can start, each with its interactions."""
+    now, due = time.time(), []
+    for solution in records.in_all_regions("Solution"):
+        at = solution.state.get(NEXT_TRAINING, now + 1)
+        if solution.body["performAutoTraining"] and solution.status == ACTIVE and at <= now:
+            group = solution.body["datasetGroupArn"]
+            dataset = dataset_of(records, group, INTERACTIONS)
+            if dataset and dataset.status == ACTIVE and dataset.state["files"]:
+                due.append((solution, dataset))
+    return due
+
+
+def train_due_solutions(records: Records) -> None:
+    """Add a version for each due solution with new data; not a first one if a client added one.
+
+    Source: developer guide, "Configuring automatic training".
+    """
+    for solution, dataset in due_solutions(records):
+        if _needs_training(records, solution, dataset):
+            draft = new_version(solution, dataset, FULL, "AUTOMATIC")
+            arn = f"{solution.arn}/{draft.resource.rpartition('/')[2]}"
+            records.add(SOLUTION_VERSION.resource(draft, arn, solution.region))
+        config = solution.body.get("solutionConfig", {})
+        days = _schedule_days(config) or _DEFAULT_DAYS
+        later = {NEXT_TRAINING: time.time() + days * _DAY_SECONDS, NEW_SCHEDULE: None}
+        records.save(replace(solution, state=solution.state | later))
+
+
+def _needs_training(records: Records, solution: Resource, dataset: Resource) -> bool:
+    versions = records.children("SolutionVersion", solution.arn)
+    if not versions:
+        return True
+    last, since = versions[-1].created, solution.state.get(NEW_SCHEDULE)
+    imports = records.children("DatasetImportJob", dataset.arn)
+    return not (since and last >= since) and any(
+        job.status == ACTIVE and job.updated > last for job in imports
+    )
 
 
 SOLUTION = Kind(
