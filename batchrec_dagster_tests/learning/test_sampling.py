@@ -11,16 +11,27 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import (
+    components,
     ease,
     fit_components,
     sampling,
     train_blend,
 )
-from batchrec_dagster.local_personalize.learning.components import EASE, SEQUENCE
+from batchrec_dagster.local_personalize.learning.components import (
+    EASE,
+    FACTORS,
+    SEQUENCE,
+    FactorScorer,
+)
 from batchrec_dagster.local_personalize.learning.evaluation import Split, split
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
+from batchrec_dagster.local_personalize.learning.evidence import measure
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
+    Interactions,
+    positions,
+)
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
-from batchrec_dagster.local_personalize.learning.models import BlendModel, HeldOut
+from batchrec_dagster.local_personalize.learning.models import BlendModel, HeldOut, PopularityModel
 from batchrec_dagster.local_personalize.learning.training import Trained
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import interactions_of, lists, tastes
@@ -173,3 +184,54 @@ def test_large_data_are_measured_without_the_held_out_users_and_served_with_them
     assert all(lists(done.model, list(data.user_ids[:20]), data, 5))
     assert list(done.model.scorers) == [EASE]
     assert [users for users in users_of_fits if users > 150] == [285]  # the others: on the sample
+
+
+@pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize("few", [0.04, 0.05])
+def test_few_held_out_users_are_not_worth_a_second_fit(
+    few: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = Blend({SEQUENCE: 0.6, FACTORS: 0.3}, {SEQUENCE: 1.0, FACTORS: 1.0}, 0.0)
+    monkeypatch.setattr(train_blend, "select_on_sample", lambda sets, recency: choice)
+    monkeypatch.setattr(train_blend, "select_blend", lambda sets, **_: choice)
+    monkeypatch.setattr(train_blend, "MIN_VALIDATION_USERS", 1)
+    monkeypatch.setattr(train_blend, "FEW_HELD_OUT", few)  # 15 of 300 users
+    lonely = [(f"u{user}", f"own{user}", 10**7) for user in range(300)]
+    data = interactions_of([*tastes(users=300), *lonely])
+    done, logged = trained(data)
+    in_full = [line for line in logged if line.startswith(f"{SEQUENCE}: 3,")]
+    assert len(in_full) == (1 if few == 0.05 else 2)
+    assert isinstance(done.model, BlendModel)
+    assert done.model.held_out is not None
+    assert (done.model.popularity >= 0).all()
+    before, after = done.model.held_out.model, done.model
+    history = Histories(data, after.item_ids).of_users(np.arange(20, dtype=np.int32))
+    same = Histories(data, before.item_ids).of_users(np.arange(20, dtype=np.int32))
+    known = positions(before.item_ids, after.item_ids)
+    assert sorted(known) == list(range(len(known)))
+    for name in (SEQUENCE, FACTORS):
+        scores = after.scorers[name].score(history, 0.0)
+        earlier = before.scorers[name].score(same, 0.0)[:, known]
+        assert np.allclose(scores, earlier, rtol=1e-4, atol=1e-6) == (few == 0.05)
+
+
+def test_factors_of_very_many_interactions_are_fitted_on_a_sample_and_then_once_on_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = many()
+    monkeypatch.setattr(fit_components, "FACTOR_ROWS", len(data) // 2)
+    fits, fit = [], components.fit_factors
+
+    def counted(matrix: csr_matrix, **named: Any) -> FactorScorer:
+        fits.append((matrix.shape[0], named.get("iterations")))
+        return fit(matrix, **named)
+
+    monkeypatch.setattr(fit_components, "fit_factors", counted)
+    fitter = fit_components.ComponentFitter(data, {}, 0, lambda _: None)
+    fitted = fitter.fit([FACTORS], {})
+    (users, iterations), (of_all, last) = fits
+    assert 100 < users < 200
+    assert (iterations, of_all, last) == (None, 300, 1)
+    model = fitted.blend(Blend({FACTORS: 0.0}, {FACTORS: 1.0}, 0.0), 1.0)
+    popular = PopularityModel(model.item_ids, model.popularity)
+    assert measure(model, held_out_of(data))[NDCG] > measure(popular, held_out_of(data))[NDCG]

@@ -16,7 +16,7 @@ from scipy.sparse._sparsetools import csc_matvec, csc_matvecs
 
 from batchrec_dagster.local_personalize.learning.content import ContentScorer
 from batchrec_dagster.local_personalize.learning.interactions import History
-from batchrec_dagster.local_personalize.learning.ranking import top_k_per_row
+from batchrec_dagster.local_personalize.learning.ranking import reindex, top_k_per_row
 from batchrec_dagster.local_personalize.learning.store import Arrays
 from batchrec_dagster.local_personalize.learning.threads import cores, single_threaded_blas
 
@@ -77,6 +77,10 @@ class ItemItemScorer:
         """Add `score` to the (users, n_items) logits, in place: in half the time."""
         sparse_matmul([history.recency_weights(exponent)], self.weights, [logits])
 
+    def with_items(self, old_index: npt.NDArray[np.int32]) -> ItemItemScorer:
+        """The scorer of other items: (n_items,) the index of each here, -1 if it has no weights."""
+        return ItemItemScorer(reindex(self.weights, old_index))
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """See Scorer."""
         return {name: getattr(self.weights, name) for name in ("data", "indices", "indptr")}
@@ -126,6 +130,12 @@ class FactorScorer:
     @cached_property
     def _gram(self) -> Float32:
         return np.asarray(self.item_factors.T @ self.item_factors)
+
+    def with_items(self, old_index: npt.NDArray[np.int32]) -> FactorScorer:
+        """The scorer of other items: (n_items,) the index of each here, -1 if it gets zeros."""
+        factors = self.item_factors[old_index]
+        factors[old_index < 0] = 0
+        return replace(self, item_factors=factors)
 
     def regularization_of(self, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """The regularization of users or items of these size classes."""
@@ -231,6 +241,7 @@ def fit_factors(
     factors: int = ALS_FACTORS,
     seed: int,
     start: FactorScorer | None = None,
+    iterations: int | None = None,
 ) -> FactorScorer:
     """Item factors of a (users, n_items) matrix of ones, by alternating least squares.
 
@@ -240,7 +251,7 @@ def fit_factors(
     (RecSys 2011).
     """
     rng = np.random.default_rng(seed)
-    iterations = ALS_UPDATE_ITERATIONS if start else ALS_ITERATIONS
+    iterations = iterations or (ALS_UPDATE_ITERATIONS if start else ALS_ITERATIONS)
     start = start or FactorScorer(
         np.float32(0.01) * rng.random((matrix.shape[1], factors), dtype=np.float32),
         *ALS_OPTIONS[name],

@@ -15,6 +15,7 @@ from batchrec_dagster.local_personalize.learning.low_rank import LowRank
 from batchrec_dagster.local_personalize.learning.ranking import (
     keep_columns,
     most_recent,
+    reindex,
     top_k_per_dense_row,
     top_k_per_row,
 )
@@ -190,14 +191,7 @@ def extend(
     """
     n_items = matrix.shape[1]
     new = np.flatnonzero(old_index < 0)
-    new_index = np.full(weights.shape[0], -1, dtype=np.int64)
-    new_index[old_index[old_index >= 0]] = np.flatnonzero(old_index >= 0)
-    old = weights.tocoo()
-    stays = (new_index[old.row] >= 0) & (new_index[old.col] >= 0)
-    moved = csr_matrix(
-        (old.data[stays], (new_index[old.col[stays]], new_index[old.row[stays]])),
-        shape=(n_items, n_items),
-    )
+    moved = reindex(weights, old_index).T.tocsr()
     low_rank = LowRank.of(matrix, regularization) if len(new) else None
     paired = most_recent(matrix)
     by_item = paired.T.tocsr()

@@ -52,6 +52,7 @@ EASE_NEIGHBORS = 200  # weights kept for each item to score
 COOC_NEIGHBORS = 500  # weights kept for each item of a history
 MANY_ROWS = 2_500_000  # interactions, from which COOC_NEIGHBORS_OF_MANY are as accurate
 COOC_NEIGHBORS_OF_MANY = 200
+FACTOR_ROWS = 10_000_000  # of more interactions, factors are fitted on a sample; then once on all
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,12 @@ class ComponentFitter:
         start = self._start.scorers.get(name) if self._start else None
         if self._start and isinstance(start, FactorScorer):
             return self.resume_factors(start, self.old_index(self._start))
-        return fit_factors(self.matrix, name=name, factors=factors, seed=self._seed)
+        share = FACTOR_ROWS / max(1, self._rows)
+        if share >= 1:
+            return fit_factors(self.matrix, name=name, factors=factors, seed=self._seed)
+        some = np.random.default_rng(self._seed).random(self.matrix.shape[0]) < share
+        start = fit_factors(self.matrix[some], name=name, factors=factors, seed=self._seed)
+        return fit_factors(self.matrix, seed=self._seed, start=start, iterations=1)
 
     def with_new_items(self, model: BlendModel) -> BlendModel:
         """The model, fitted here, with the items that have features and no interactions."""
@@ -170,10 +176,7 @@ class ComponentFitter:
 
     def resume_factors(self, earlier: FactorScorer, old_index: Int32) -> FactorScorer:
         """The factors, from an earlier fit."""
-        factors = earlier.item_factors[old_index]
-        factors[old_index < 0] = 0
-        start = replace(earlier, item_factors=factors)
-        return fit_factors(self.matrix, seed=self._seed, start=start)
+        return fit_factors(self.matrix, seed=self._seed, start=earlier.with_items(old_index))
 
 
 def regularization(name: str) -> float:

@@ -181,6 +181,16 @@ def most_recent(matrix: csr_matrix) -> csr_matrix:
     return csr_matrix((matrix.data[stays], matrix.indices[stays], ends), shape=matrix.shape)
 
 
+def reindex(matrix: csr_matrix, old_index: Int32) -> csr_matrix:
+    """The square matrix of other items: (n,) the index of each in `matrix`, -1 for an empty row."""
+    known = np.flatnonzero(old_index >= 0)
+    shape = len(old_index), matrix.shape[0]
+    moves = csr_matrix((np.ones(len(known), np.float32), (known, old_index[known])), shape=shape)
+    out: csr_matrix = moves @ matrix @ moves.T
+    out.sort_indices()
+    return out
+
+
 def keep_columns(matrix: csr_matrix, kept: npt.NDArray[np.bool_]) -> csr_matrix:
     """A copy of the matrix without entries outside the columns of a (n_columns,) mask."""
     out = matrix.copy()

@@ -77,6 +77,7 @@ MAX_COMPARED_USERS = 5_000  # with each user, on average; where they are more, n
 # the order in which they came is known so well that co-occurrence in either order adds nothing.
 LONG_HISTORIES = 100
 FEW_TIES = 0.2
+FEW_HELD_OUT = 0.02  # of the users: without them, co-occurrence and factors are as good
 DEFAULT_WEIGHT = 10.0  # of EASE alone: about the spread of the softmax that a selection gives
 
 # With fewer users held out, a second split is fitted too: few users select noise.
@@ -111,7 +112,8 @@ def train_blend(
     users = interactions.user_ids[held_out.users]
     del splits, held_out  # copies of the data, before the largest fit
     if large:  # EASE of nearly all users is not fitted again with the others
-        model = _updated(measured, interactions, values, seed, log, serves=True)
+        few = len(users) <= FEW_HELD_OUT * len(interactions.user_ids)
+        model = _updated(measured, interactions, values, seed, log, serves=True, refits=not few)
         return replace(model, held_out=HeldOut(measured, users, values)), metrics
     fitter = ComponentFitter(interactions, values, seed, log, start=measured)
     fitted = fitter.fit(list(blend.weights), values)
@@ -185,15 +187,25 @@ def _updated(
     log: Log,
     *,
     serves: bool = False,
+    refits: bool = True,
 ) -> BlendModel:
-    """The model with new data; with new items if it `serves`, rather than measures."""
+    """The model with new data; with new items if it `serves`, rather than measures.
+
+    Unless it `refits`, co-occurrence and factors stay, and know nothing of new items.
+    """
     began = time.monotonic()
     fitter = ComponentFitter(interactions, values, seed, log)
     old_index = fitter.old_index(old)
     scorers: dict[str, Scorer] = {}
     for name, scorer in old.scorers.items():
-        if name in (SEQUENCE, SYMMETRIC_COOC, POPULARITY, USER_NEIGHBORS) or (
-            name == CONTENT and interactions.features is not None
+        cooccurrence = name in (SEQUENCE, SYMMETRIC_COOC)
+        stays = not refits and (cooccurrence or isinstance(scorer, FactorScorer))
+        if stays and isinstance(scorer, ItemItemScorer | FactorScorer):
+            scorers[name] = scorer.with_items(old_index)
+        elif (
+            cooccurrence
+            or name in (POPULARITY, USER_NEIGHBORS)
+            or (name == CONTENT and interactions.features is not None)
         ):
             scorers[name] = fitter.fit([name], values).scorers[name]
         elif isinstance(scorer, ItemItemScorer):
