@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +15,6 @@ import dagster as dg
 
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
-from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.preparation.sources import movielens
 from batchrec_dagster.preparation.sources.limits import (
     DEFAULT_LINE_KB,
@@ -145,113 +144,111 @@ class Deployment:
     poll_seconds: float
     busy_seconds: float
     deadline_hours: float
-    log_format: str = "text"
-    dagster_home: Path | None = None
-    movielens_url: str = movielens.BASE_URL
-    quotas: tuple[str, ...] = ()
-    region: str | None = None
-    profile: str | None = None
-    s3_endpoint: str | None = None
+    log_format: str
+    dagster_home: Path | None
+    movielens_url: str
+    quotas: tuple[str, ...]
+    region: str | None
+    profile: str | None
+    s3_endpoint: str | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Deployment:
         """Raises DeploymentError."""
-
-        def get(name: str, *, default: str = "") -> str:
-            return environment.get(name, "").strip() or default
-
-        def number(name: str, *, default: float) -> float:
-            try:
-                return number_above_0(environment, name) or default
-            except LimitError as error:
-                raise DeploymentError(str(error)) from error
-
         try:
             Limits.from_environment(environment)
+            deployment = cls._read(environment)
         except LimitError as error:
             raise DeploymentError(str(error)) from error
-        home = Path(get("BATCHREC_HOME", default=".batchrec")).expanduser().absolute()
-        personalize = get("BATCHREC_PERSONALIZE", default=EMBEDDED)
-        deployment = cls(
+        for problem in deployment._problems():
+            raise DeploymentError(problem)
+        return deployment
+
+    @classmethod
+    def _read(cls, environment: Mapping[str, str]) -> Deployment:
+        """The settings, not yet validated, but for numbers. Raises LimitError."""
+
+        def get(name: str, default: str = "") -> str:
+            return environment.get(name, "").strip() or default
+
+        def number(name: str, default: float) -> float:
+            return number_above_0(environment, name) or default
+
+        home = Path(get("BATCHREC_HOME", ".batchrec")).expanduser().absolute()
+        personalize = get("BATCHREC_PERSONALIZE", EMBEDDED)
+        on_aws = personalize == AWS
+        return cls(
             home=home,
-            storage=get("BATCHREC_STORAGE", default=str(home / "storage")),
+            storage=get("BATCHREC_STORAGE", str(home / "storage")),
             personalize=personalize,
-            poll_seconds=number(
-                "BATCHREC_POLL_SECONDS", default=30 if personalize == AWS else 0.05
-            ),
-            busy_seconds=number("BATCHREC_BUSY_SECONDS", default=300 if personalize == AWS else 5),
-            deadline_hours=number("BATCHREC_DEADLINE_HOURS", default=24),
-            role_arn=get("BATCHREC_ROLE_ARN", default=LOCAL_ROLE_ARN),
-            log_format=get("BATCHREC_LOG_FORMAT", default="text"),
+            poll_seconds=number("BATCHREC_POLL_SECONDS", 30 if on_aws else 0.05),
+            busy_seconds=number("BATCHREC_BUSY_SECONDS", 300 if on_aws else 5),
+            deadline_hours=number("BATCHREC_DEADLINE_HOURS", 24),
+            role_arn=get("BATCHREC_ROLE_ARN", LOCAL_ROLE_ARN),
+            log_format=get("BATCHREC_LOG_FORMAT", "text"),
             dagster_home=Path(dagster_home) if (dagster_home := get("DAGSTER_HOME")) else None,
-            movielens_url=get(movielens.BASE_URL_VARIABLE, default=movielens.BASE_URL),
+            movielens_url=get(movielens.BASE_URL_VARIABLE, movielens.BASE_URL),
             quotas=tuple(get(QUOTAS_VARIABLE).split()),
             region=get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None,
             profile=get("AWS_PROFILE") or None,
             s3_endpoint=get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL") or None,
         )
-        deployment.check()
-        return deployment
 
     @property
     def embedded(self) -> bool:
         """Whether Personalize runs in this process."""
         return self.personalize == EMBEDDED
 
-    def check(self) -> None:
-        """Raise DeploymentError for invalid settings."""
+    def _problems(self) -> Iterator[str]:
+        """What is wrong with the settings, and what is allowed."""
         if self.storage.startswith("s3://"):
             try:
                 bucket, _ = split_uri(self.storage)
             except StorageError as error:
-                raise DeploymentError(f"BATCHREC_STORAGE: {error}") from error
-            if not BUCKET.fullmatch(bucket):
-                raise DeploymentError(
-                    f"BATCHREC_STORAGE is {self.storage!r}: a bucket's name has 3 to 63 small"
-                    " letters, digits, dots and hyphens"
-                )
+                yield f"BATCHREC_STORAGE: {error}"
+            else:
+                if not BUCKET.fullmatch(bucket):
+                    yield (
+                        f"BATCHREC_STORAGE is {self.storage!r}: a bucket's name has 3 to 63 small"
+                        " letters, digits, dots and hyphens"
+                    )
         elif "://" in self.storage:
-            raise DeploymentError(
-                f"BATCHREC_STORAGE is {self.storage!r}: set a folder or s3://bucket/prefix"
-            )
+            yield f"BATCHREC_STORAGE is {self.storage!r}: set a folder or s3://bucket/prefix"
         elif Path(self.storage).is_file():
-            raise DeploymentError(f"BATCHREC_STORAGE is {self.storage}: a file; set a folder")
+            yield f"BATCHREC_STORAGE is {self.storage}: a file; set a folder"
         try:
             Quotas.parse(self.quotas)
         except ValueError as error:
-            raise DeploymentError(f"{QUOTAS_VARIABLE}: {error}") from None
+            yield f"{QUOTAS_VARIABLE}: {error}"
         if self.log_format not in ("text", "json"):
-            raise DeploymentError(f"BATCHREC_LOG_FORMAT is {self.log_format!r}: set text or json")
+            yield f"BATCHREC_LOG_FORMAT is {self.log_format!r}: set text or json"
         if self.home.is_file():
-            raise DeploymentError(f"BATCHREC_HOME is {self.home}: a file; set a folder")
+            yield f"BATCHREC_HOME is {self.home}: a file; set a folder"
         if self.dagster_home and not self.dagster_home.is_absolute():
-            raise DeploymentError(
+            yield (
                 f"DAGSTER_HOME is '{self.dagster_home}': Dagster needs an absolute path, such as"
                 f" {self.dagster_home.absolute()}"
             )
         if not URL.fullmatch(self.movielens_url):
-            raise DeploymentError(
-                f"{movielens.BASE_URL_VARIABLE} is {self.movielens_url!r}: set an http(s):// URL"
-            )
-        if self.personalize not in (EMBEDDED, AWS) and not URL.fullmatch(self.personalize):
-            raise DeploymentError(
-                f"BATCHREC_PERSONALIZE is {self.personalize!r}: set embedded, aws, or the URL of a"
-                " Personalize"
-            )
+            name = movielens.BASE_URL_VARIABLE
+            yield f"{name} is {self.movielens_url!r}: set an http(s):// URL"
         if self.personalize == AWS:
             if not self.storage.startswith("s3://"):
-                raise DeploymentError(
+                yield (
                     "BATCHREC_PERSONALIZE=aws reads from S3: set BATCHREC_STORAGE=s3://bucket/prefix"
                 )
             if self.role_arn == LOCAL_ROLE_ARN:
-                raise DeploymentError(
+                yield (
                     "BATCHREC_PERSONALIZE=aws needs BATCHREC_ROLE_ARN: the role with which"
                     " Personalize reads and writes the bucket"
                 )
-        if not ROLE.fullmatch(self.role_arn):
-            raise DeploymentError(
-                f"BATCHREC_ROLE_ARN is {self.role_arn!r}: set arn:aws:iam::ACCOUNT:role/NAME"
+        elif not self.embedded and not URL.fullmatch(self.personalize):
+            yield (
+                f"BATCHREC_PERSONALIZE is {self.personalize!r}: set embedded, aws, or the URL of a"
+                " Personalize"
             )
+        if not ROLE.fullmatch(self.role_arn):
+            yield f"BATCHREC_ROLE_ARN is {self.role_arn!r}: set arn:aws:iam::ACCOUNT:role/NAME"
 
     def make_home(self) -> None:
         """Create BATCHREC_HOME where it is missing, for this user only.
@@ -308,8 +305,6 @@ def _resources(deployment: Deployment) -> dict[str, Any]:
         poll_seconds=deployment.poll_seconds,
         busy_seconds=deployment.busy_seconds,
         deadline_hours=deployment.deadline_hours,
-        # The embedded one has no such limit.
-        max_results=1_000_000 if deployment.embedded else MAX_RESULTS,
         storage=storage,
     )
     return {

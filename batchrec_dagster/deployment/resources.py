@@ -34,56 +34,32 @@ AWS = "aws"
 # The embedded Personalize checks only the form of the ARN: it reads the storage itself.
 LOCAL_ROLE_ARN = "arn:aws:iam::000000000000:role/batchrec-local"
 
+# How often a long wait logs its status.
+HEARTBEAT_SECONDS = 60
+# Results for each user that the embedded one gives; AWS gives MAX_RESULTS.
+MOST_LOCALLY = 1_000_000
+
 # Of responses that came incomplete.
 ATTEMPTS = 15
 LONGEST_PAUSE = 20.0  # seconds
 
 
 class PersonalizeResource(dg.ConfigurableResource[Any]):
-    """Amazon Personalize, or the local one: the pipeline uses a boto3 client either way."""
+    """Amazon Personalize, or the local one: the pipeline uses a boto3 client either way.
 
-    endpoint: str = Field(
-        default=EMBEDDED,
-        description="`embedded` (on this machine, in this process), `aws`, or the URL of a"
-        " Personalize.",
-    )
-    home: str = Field(
-        default=".batchrec/personalize",
-        description="The folder of the embedded Personalize: its catalogue, data and models.",
-    )
-    quotas: list[str] = Field(
-        default=[],
-        description="Changed quotas of the embedded Personalize, such as `dataset_groups=100`.",
-    )
-    role_arn: str = Field(
-        default=LOCAL_ROLE_ARN,
-        description="The role with which Personalize reads and writes the storage.",
-    )
-    region_name: str | None = Field(default=None, description="The AWS region.")
-    profile_name: str | None = Field(default=None, description="The AWS profile.")
-    poll_seconds: float = Field(
-        default=0.2, gt=0, description="Initial polling interval; backs off on long jobs."
-    )
-    busy_seconds: float = Field(
-        default=300,
-        gt=0,
-        description="How long to wait before the next attempt when Personalize is busy (a resource"
-        " in use, too many jobs at once).",
-    )
-    heartbeat_seconds: float = Field(
-        default=60, gt=0, description="How often a long wait logs its status."
-    )
-    deadline_hours: float = Field(
-        default=24,
-        gt=0,
-        description="How long one import, training or batch inference may take before the run"
-        " fails. Personalize keeps working; re-run to resume waiting.",
-    )
-    max_results: int = Field(
-        default=MAX_RESULTS,
-        ge=1,
-        description="How many results a batch inference may request for each user.",
-    )
+    Its configuration is the deployment's: BATCHREC_PERSONALIZE and the variables with it. home: the
+    folder of the embedded one's catalogue, data and models.
+    """
+
+    endpoint: str = EMBEDDED
+    home: str = ".batchrec/personalize"
+    quotas: list[str] = Field(default=[])
+    role_arn: str = LOCAL_ROLE_ARN
+    region_name: str | None = None
+    profile_name: str | None = None
+    poll_seconds: float = 0.2
+    busy_seconds: float = 300
+    deadline_hours: float = 24
     storage: StorageResource
 
     @property
@@ -131,10 +107,10 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
             tags={**tags, STORAGE_TAG: self.storage_tag},
             poll_seconds=self.poll_seconds,
             busy_seconds=self.busy_seconds,
-            heartbeat_seconds=self.heartbeat_seconds,
+            heartbeat_seconds=HEARTBEAT_SECONDS,
             deadline_seconds=self.deadline_hours * 3600,
             role_arn=self.role_arn,
-            max_results=self.max_results,
+            max_results=MOST_LOCALLY if self.endpoint == EMBEDDED else MAX_RESULTS,
             filter_interactions=(
                 Quotas.parse(self.quotas).filter_interactions
                 if self.endpoint == EMBEDDED
