@@ -244,7 +244,7 @@ def test_pictures_and_pages_are_addresses_next_to_the_title(tmp_path: Path) -> N
         "2,Two,javascript:alert(1),\n"
     )
     columns = ItemColumns(item="id", title="name", image="picture", link="page")
-    read = ItemsFile(file, "items.csv", columns.layout(",")).read()
+    read = ItemsFile(file, "items.csv", replace(columns.layout, delimiter=",")).read()
     assert read.titles.rows() == [
         ("1", "One", "https://a.example/1.jpg", "http://a.example/1"),
         ("2", "Two", None, None),

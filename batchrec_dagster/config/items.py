@@ -76,28 +76,17 @@ class ItemColumns(dg.Model):
         if self.title is None and (self.image is not None or self.link is not None):
             raise ValueError("image and link stand with a title: set its column")
         try:
-            schema = self.layout(delimiter=None).schema
+            schema = self.layout.schema
             if schema is not None:
                 parse_schema(schema)
         except SchemaError as error:
             raise ValueError(str(error)) from None
         return self
 
-    def layout(
-        self,
-        delimiter: str | None,
-        separator: str = VALUE_SEPARATOR,
-        encoding: Encoding = "auto",
-        decimal: Decimal = ".",
-    ) -> ItemsLayout:
+    @property
+    def layout(self) -> ItemsLayout:
         """How to read a file with these columns."""
-        return ItemsLayout(
-            delimiter=delimiter,
-            separator=separator,
-            encoding=encoding,
-            decimal=decimal,
-            **self.model_dump(),
-        )
+        return ItemsLayout(delimiter=None, **self.model_dump())
 
 
 class Items(Sourced):
@@ -172,19 +161,13 @@ class Items(Sourced):
     def layout(self) -> ItemsLayout:
         """How to read the file: as declared here, else as known for the source."""
         known = self._known
-        if self.columns is None:
-            if known is None:
-                raise ValueError(f"columns is missing for {self.source}")
-            return replace(
-                known,
-                delimiter=self.delimiter or known.delimiter,
-                separator=self.separator,
-                encoding=known.encoding if self.encoding == "auto" else self.encoding,
-                decimal=self.decimal,
-            )
-        return self.columns.layout(
+        layout = self.columns.layout if self.columns else known
+        if layout is None:
+            raise ValueError(f"columns is missing for {self.source}")
+        return replace(
+            layout,
             delimiter=self.delimiter or (known.delimiter if known else None),
             separator=self.separator,
-            encoding=self.encoding,
+            encoding=layout.encoding if self.encoding == "auto" else self.encoding,
             decimal=self.decimal,
         )

@@ -66,7 +66,9 @@ def _resolve(context: dg.ResolutionContext, part: dg.Model | str) -> dg.Model:
     return type(part).model_validate(context.resolve_value(part.model_dump(exclude_unset=True)))
 
 
-def _part(part: type[dg.Model], description: str) -> dg.Resolver:
+def _part(part: type[dg.Model]) -> dg.Resolver:
+    """A block of the YAML, described by the docstring of its model."""
+    description = " ".join((part.__doc__ or "").split())
     return dg.Resolver(_resolve, model_field_type=part, description=description)
 
 
@@ -87,55 +89,25 @@ class Pipeline(dg.Model):
         list[str],
         dg.Resolver.default(description="The owners of the assets: e-mail addresses or team:NAME."),
     ] = Field(default=["team:recommendations"])
-    ratings: Annotated[Ratings, _part(Ratings, "The file of ratings, and how to read it.")]
-    interactions: Annotated[
-        Interactions, _part(Interactions, "Which ratings count as interactions.")
-    ] = Field(default_factory=Interactions)
-    preparation: Annotated[
-        Preparation,
-        _part(Preparation, "Where interactions are prepared: on this machine, or on Spark."),
-    ] = Field(default_factory=Preparation)
-    items: Annotated[
-        Items | None,
-        _part(Items, "The file of items: titles for people, metadata for Personalize."),
-    ] = None
-    solution: Annotated[Solution, _part(Solution, "How Personalize trains.")] = Field(
-        default_factory=Solution
+    ratings: Annotated[Ratings, _part(Ratings)]
+    interactions: Annotated[Interactions, _part(Interactions)] = Field(default_factory=Interactions)
+    preparation: Annotated[Preparation, _part(Preparation)] = Field(default_factory=Preparation)
+    items: Annotated[Items | None, _part(Items)] = None
+    solution: Annotated[Solution, _part(Solution)] = Field(default_factory=Solution)
+    batch_users: Annotated[BatchUsers, _part(BatchUsers)] = Field(default_factory=BatchUsers)
+    recommendations: Annotated[Recommendations, _part(Recommendations)] = Field(
+        default_factory=Recommendations
     )
-    batch_users: Annotated[BatchUsers, _part(BatchUsers, "The users who get recommendations.")] = (
-        Field(default_factory=BatchUsers)
+    gate: Annotated[Gate, _part(Gate)] = Field(default_factory=Gate)
+    publication: Annotated[Publication, _part(Publication)] = Field(default_factory=Publication)
+    experiment: Annotated[Experiment | None, _part(Experiment)] = None
+    segments: Annotated[Segments | None, _part(Segments)] = None
+    sinks: Annotated[Sinks, _part(Sinks)] = Field(default_factory=Sinks)
+    budget: Annotated[Budget, _part(Budget)] = Field(default_factory=Budget)
+    assets: Annotated[AssetSettings, _part(AssetSettings)] = Field(default_factory=AssetSettings)
+    deployment: Annotated[DeploymentSettings, _part(DeploymentSettings)] = Field(
+        default_factory=DeploymentSettings
     )
-    recommendations: Annotated[Recommendations, _part(Recommendations, "What each user gets.")] = (
-        Field(default_factory=Recommendations)
-    )
-    gate: Annotated[
-        Gate, _part(Gate, "How good a model must be for its lists to be published.")
-    ] = Field(default_factory=Gate)
-    publication: Annotated[
-        Publication, _part(Publication, "How the lists are published, and kept.")
-    ] = Field(default_factory=Publication)
-    experiment: Annotated[
-        Experiment | None,
-        _part(Experiment, "A holdout, which shows what the lists cause."),
-    ] = None
-    segments: Annotated[
-        Segments | None,
-        _part(Segments, "The users most likely to want certain items."),
-    ] = None
-    sinks: Annotated[Sinks, _part(Sinks, "Where else the lists are written.")] = Field(
-        default_factory=Sinks
-    )
-    budget: Annotated[Budget, _part(Budget, "What a run may cost.")] = Field(default_factory=Budget)
-    assets: Annotated[
-        AssetSettings, _part(AssetSettings, "What Dagster's assets of the pipeline have.")
-    ] = Field(default_factory=AssetSettings)
-    deployment: Annotated[
-        DeploymentSettings,
-        _part(
-            DeploymentSettings,
-            "Where this pipeline's data and Personalize are, if not where the others' are.",
-        ),
-    ] = Field(default_factory=DeploymentSettings)
     automation: Annotated[
         str,
         dg.Resolver.default(
@@ -145,15 +117,9 @@ class Pipeline(dg.Model):
             examples=["eager", "0 3 * * *"],
         ),
     ] = "none"
-    schedule: Annotated[Schedule, _part(Schedule, "When the pipeline runs by itself.")] = Field(
-        default_factory=Schedule
-    )
-    alerts: Annotated[Alerts, _part(Alerts, "Who gets alerts when something fails.")] = Field(
-        default_factory=Alerts
-    )
-    on_new_files: Annotated[
-        OnNewFiles, _part(OnNewFiles, "Whether new files of ratings start a refresh.")
-    ] = Field(default_factory=OnNewFiles)
+    schedule: Annotated[Schedule, _part(Schedule)] = Field(default_factory=Schedule)
+    alerts: Annotated[Alerts, _part(Alerts)] = Field(default_factory=Alerts)
+    on_new_files: Annotated[OnNewFiles, _part(OnNewFiles)] = Field(default_factory=OnNewFiles)
 
     _name_is_possible = matching(
         "name",

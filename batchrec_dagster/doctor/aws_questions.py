@@ -67,7 +67,7 @@ class Question:
 
 def estimated() -> list[cost.Cost]:
     """The most that all questions cost on AWS."""
-    hours = cost.most_training_hours(ROWS)
+    _, hours = cost.training_hours(V1, ROWS)
     return [
         cost.import_cost("interactions in 5 imports", 5 * BYTES),
         cost.training_cost(V2, hours, ROWS),
@@ -75,7 +75,7 @@ def estimated() -> list[cost.Cost]:
         cost.training_cost(f"{V1} ({UPDATE})", hours, ROWS),
         cost.recommendations_cost(V2, 2 * USERS),
         cost.recommendations_cost(V1, 3 * USERS),
-        cost.Cost(BILL_USD, "reading the bill"),
+        cost.Cost(BILL_USD, "reading the bill", BILL_USD),
     ]
 
 
@@ -165,7 +165,7 @@ def _version(on: Trial, recipe: str, mode: str = FULL) -> dict[str, Any]:
     return {
         "name": version.description.get("name"),
         "training_hours": version.description.get("trainingHours"),
-        "most_hours_estimated": round(cost.most_training_hours(ROWS), 2),
+        "most_hours_estimated": round(cost.training_hours(V1, ROWS)[1], 2),
         "hours_passed": round(job_seconds(version) / 3600, 3),
         "metrics": metrics,
     }

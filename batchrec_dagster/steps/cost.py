@@ -78,17 +78,13 @@ def prices() -> Prices:
 
 @dataclass(frozen=True)
 class Cost:
-    """What work costs on AWS in USD, and why. `lowest`: the lower end of a range; `doubts`: why
+    """What work costs on AWS in USD, and why. `least`: the lower end of a range; `doubts`: why
     `usd` may not be the most."""
 
     usd: float
     what: str
-    lowest: float | None = None
+    least: float
     doubts: frozenset[str] = frozenset()
-
-    @property
-    def least(self) -> float:
-        return self.usd if self.lowest is None else self.lowest
 
 
 def _cost(name: str, least: float, most: float, what: str, *doubts: str) -> Cost:
@@ -128,11 +124,6 @@ def training_hours(recipe: str, interactions: int, before: float = 0.0) -> tuple
     if recipe != USER_PERSONALIZATION:
         least = 0.0
     return min(least, before or least), max(most, before)
-
-
-def most_training_hours(interactions: int) -> float:
-    """The most hours that a training before v2 is estimated to be billed for."""
-    return training_hours(USER_PERSONALIZATION, interactions)[1]
 
 
 def recommendations_cost(recipe: str, users: int) -> Cost:
