@@ -3,7 +3,7 @@
 Models sort their items by falling popularity, so a tie keeps the more popular item. `top_k` reads
 each row once: it cuts the row into about sqrt(k n) groups and takes the maximum of each. The k-th
 largest maximum is a lower bound of the k-th largest score, so only the few groups that reach it
-are searched.
+are searched. Where k is small, the bound is that of pairs of such groups, and halves are searched.
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ def top_k(scores: Float32, k: int) -> Int32:
     `scores` is (rows, n) float32 without NaN; -inf is never chosen.
     """
     rows, n = scores.shape
-    groups = int(np.sqrt(k * n)) // LANES * LANES
+    groups, fold = int(np.sqrt(k * n)) // LANES * LANES, 1
     if not rows or not 0 < 2 * k < groups:
         return _by_partition(scores, k)
+    if 4 * k < groups:  # smaller groups to search, and fewer maxima to partition
+        groups, fold = 2 * groups, 4
     maxima = _group_maxima(scores, groups)
-    bound = np.partition(maxima, groups - k, axis=1)[:, groups - k, None]
+    folded = maxima.reshape(rows, fold, -1).max(axis=1)
+    at = groups // fold - k
+    bound = np.partition(folded, at, axis=1)[:, at, None]
     # With a strict filter fewer than k maxima are finite; skip the groups of -inf.
     bound = np.maximum(bound, MIN_SCORE)
     reached = maxima >= bound
@@ -66,12 +70,14 @@ def _candidates(
     """Rows (sorted) and columns of the scores >= bound in the groups that reach it."""
     (rows, n), groups = scores.shape, reached.shape[1]
     whole = n // groups * groups
-    row, group = np.nonzero(reached)
+    # flatnonzero is much faster than nonzero of two dimensions.
+    row, group = np.divmod(np.flatnonzero(reached), groups)
     found = scores[:, :whole].reshape(rows, -1, groups)[row, :, group]
-    at = np.flatnonzero(found >= bound[row])  # much faster than nonzero of two dimensions
+    at = np.flatnonzero(found >= bound[row])
     which, step = np.divmod(at, found.shape[1])
     # The columns after the last whole multiple of `groups`: one each of the first groups.
-    rest = np.nonzero((scores[:, whole:] >= bound) & reached[:, : n - whole])
+    last = np.flatnonzero((scores[:, whole:] >= bound) & reached[:, : n - whole])
+    rest = np.divmod(last, max(1, n - whole))
     row = np.concatenate([row[which], rest[0]])
     column = np.concatenate([group[which] + step * groups, rest[1] + whole])
     order = np.argsort(row, kind="stable")
