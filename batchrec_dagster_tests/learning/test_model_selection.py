@@ -236,6 +236,16 @@ def test_the_candidates_of_components_tell_what_all_items_tell() -> None:
         assert found[0] == pytest.approx(whole.ndcg(EASE, [0.0])[0])
 
 
+def test_blends_are_measured_together_as_alone() -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6))
+    keys = [(EASE, 0.6), (SEQUENCE, 0.9)]
+    blends = [{keys[0]: share, keys[1]: 1 - share} for share in (0.1, 0.5, 0.9)]
+    for candidates in ScoredUsers([one]).candidates(keys):
+        alone = np.concatenate([candidates.ndcg([blend]) for blend in blends])
+        assert len(np.unique(alone, axis=0)) == len(blends)
+        assert (candidates.ndcg(blends) == alone).all()
+
+
 def test_an_exponent_is_selected_if_clearly_better() -> None:
     scorer = NoisyScorer(truth_table(), noise(1, 0.3), best_exponent=0.3)
     blend = select_blend([validation_set_of(ease=scorer)], recency=True)

@@ -205,13 +205,17 @@ class Candidates:
 
     def ndcg(self, blends: Sequence[Mapping[Key, float]]) -> Float64:
         """(blends, users): NDCG at 25 with the weighted sums of scores."""
-        out = []
-        for weights in blends:
-            scores = np.zeros(self.is_relevant.shape, dtype=np.float32)
+        users, width = self.is_relevant.shape
+        scores = np.zeros((len(blends), users, width), dtype=np.float32)
+        for blend, weights in zip(scores, blends, strict=True):
             for key, weight in weights.items():
-                scores += np.float32(weight) * self.scores[key]
-            out.append(_ndcg(top_k(scores, MAX_DEPTH), self.is_relevant, self.relevant))
-        return np.stack(out)
+                blend += np.float32(weight) * self.scores[key]
+        items = top_k(scores.reshape(-1, width), MAX_DEPTH).reshape(len(blends), users, MAX_DEPTH)
+        hits = np.take_along_axis(self.is_relevant[None], np.maximum(items, 0), axis=2)
+        hits &= items >= 0
+        return ndcg(hits.reshape(-1, MAX_DEPTH), np.tile(self.relevant, len(blends))).reshape(
+            len(blends), users
+        )
 
 
 def _ndcg(items: Int32, is_relevant: Bool, relevant: Int64) -> Float64:
