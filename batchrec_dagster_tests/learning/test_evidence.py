@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from batchrec_dagster.local_personalize.learning import evidence
 from batchrec_dagster.local_personalize.learning.evaluation import ndcg, split
 from batchrec_dagster.local_personalize.learning.evidence import LENGTHS, MIN_USERS, interval
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
@@ -65,6 +66,17 @@ def test_few_users_have_no_interval(data: Interactions) -> None:
 
 def test_segments_have_no_evidence(data: Interactions) -> None:
     assert Evidence.read(train("aws-item-affinity", data, {}).evidence) == []
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 16])
+def test_an_interval_does_not_depend_on_how_many_resamples_are_drawn_at_once(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(1).random((30, 3))
+    rng = np.random.default_rng(0)
+    means = [values[rng.integers(30, size=30)].mean(axis=0) for _ in range(evidence.RESAMPLES)]
+    monkeypatch.setattr(evidence, "DRAWN_AT_ONCE", at_once)
+    assert interval(values) == pytest.approx(np.quantile(means, evidence.BOUNDS, axis=0))
 
 
 @pytest.mark.slow

@@ -67,10 +67,11 @@ def test_users_get_items_of_similar_users() -> None:
     users = [f"u{user}" for user in range(100)]
     seen = Histories(data, model.item_ids)
     excluded = seen.of_users(seen.users(users)).recency_weights(0.0)
+    chunks = model.recommend(users, data, 3, exclude=exclude_entries(excluded))
+    items = np.concatenate([chunk.items for chunk in chunks])
     right = sum(
         int(model.item_ids[item][1:]) % 2 == user % 2
-        for chunk in model.recommend(users, data, 3, exclude=exclude_entries(excluded))
-        for user, row in enumerate(chunk.items)
+        for user, row in enumerate(items)
         for item in row
     )
     assert right > 0.8 * 300  # by popularity about half would be right
@@ -212,14 +213,18 @@ def test_chunks_do_not_change_the_lists(monkeypatch: pytest.MonkeyPatch) -> None
     users = [*data.user_ids, "nobody", *data.user_ids]
     excluded = csr_matrix(np.random.default_rng(0).random((len(users), 40)) < 0.2)
 
-    def found() -> list[list[int]]:
-        chunks = model.recommend(users, data, 7, exclude=exclude_entries(excluded))
-        return [row for chunk in chunks for row in chunk.items.tolist()]
+    def found() -> tuple[list[list[int]], int]:
+        chunks = list(model.recommend(users, data, 7, exclude=exclude_entries(excluded)))
+        return [row for chunk in chunks for row in chunk.items.tolist()], len(chunks)
 
-    whole = found()
+    monkeypatch.setattr(serving, "LEAST_CHUNK", 3)
+    divided, count = found()
+    assert count > 4  # so that all cores have some
+    monkeypatch.setattr(serving, "MIN_CHUNKS", 1)
+    assert found() == (divided, 1)
     monkeypatch.setattr(serving, "EFFICIENT_CHUNK", 1)
     monkeypatch.setattr(serving, "CHUNK_SCORES", 7 * 10)
-    assert found() == whole
+    assert found()[0] == divided
 
 
 # --- edges ---

@@ -33,6 +33,9 @@ MAX_CHUNK = 1024
 # factors anew for each. So a large catalogue gets these rows, or seven times CHUNK_SCORES: malloc
 # maps memory anew for each chunk of 32 MiB and more.
 EFFICIENT_CHUNK = 256
+# Of few users, so many chunks, so that all cores have some, but of so many users each.
+MIN_CHUNKS = 8
+LEAST_CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class UserModel:
     ) -> Iterator[Recommended]:
         histories = Histories(interactions, self.item_ids)
         users = histories.users(user_ids)
-        size = chunk_size(len(self.item_ids))
+        size = min(chunk_size(len(self.item_ids)), max(LEAST_CHUNK, -(-len(users) // MIN_CHUNKS)))
 
         def chunk(start: int) -> Recommended:
             block = slice(start, start + size)
