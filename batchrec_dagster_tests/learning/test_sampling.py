@@ -235,3 +235,17 @@ def test_factors_of_very_many_interactions_are_fitted_on_a_sample_and_then_once_
     model = fitted.blend(Blend({FACTORS: 0.0}, {FACTORS: 1.0}, 0.0), 1.0)
     popular = PopularityModel(model.item_ids, model.popularity)
     assert measure(model, held_out_of(data))[NDCG] > measure(popular, held_out_of(data))[NDCG]
+
+
+def test_large_arrays_are_not_copied_where_nothing_is_left_out() -> None:
+    data = many()
+    assert fit_components.without_extreme_users(data, {}) is data
+    without_some = data.filter(data.users != 7)
+    assert fit_components.without_extreme_users(without_some, {}) is without_some
+    history = Histories(data, data.item_ids).of_users(np.arange(300, dtype=np.int32))
+    matrix = history.slice(0, 150).recency_weights(0.0)
+    [(_, place, rows)] = components._size_blocks(matrix)
+    assert (place.start, place.stop) == (0, 150)
+    assert (rows != matrix).nnz == 0
+    assert np.shares_memory(rows.data, matrix.data)
+    assert np.shares_memory(rows.indices, matrix.indices)

@@ -259,7 +259,7 @@ def fit_factors(
     # Users and items of a size class are neighbors, so that they are solved at once.
     users = np.argsort(np.diff(matrix.indptr), kind="stable")
     order = np.argsort(np.bincount(matrix.indices, minlength=matrix.shape[1]), kind="stable")
-    weights = matrix[users].astype(np.float32)
+    weights = matrix[users].astype(np.float32, copy=False)
     weights.data *= np.float32(start.confidence)
     weights.indices = np.argsort(order).astype(np.int32)[weights.indices]
     by_user, by_item = (_size_blocks(each) for each in (weights, weights.T.tocsr()))
@@ -294,10 +294,10 @@ def _size_blocks(matrix: csr_matrix) -> list[tuple[npt.NDArray[np.int64], slice,
     for start, stop in pairwise(np.flatnonzero(np.diff(sizes, prepend=-1, append=-1))):
         entries = slice(matrix.indptr[start], matrix.indptr[stop])
         starts = matrix.indptr[start : stop + 1] - entries.start
-        rows = csr_matrix(  # of parts of the arrays, not of copies
-            (matrix.data[entries], matrix.indices[entries], starts),
-            shape=(stop - start, matrix.shape[1]),
-        )
+        rows = csr_matrix((stop - start, matrix.shape[1]), dtype=matrix.dtype)
+        # Parts of the arrays: the constructor would copy them.
+        rows.data, rows.indices = matrix.data[entries], matrix.indices[entries]
+        rows.indptr = starts
         out.append((sizes[start], slice(start, stop), rows))
     return out
 

@@ -192,7 +192,8 @@ def max_core(users: int) -> int:
 def without_extreme_users(interactions: Interactions, values: Values) -> Interactions:
     """Leave out users whose history length is outside of the percentiles."""
     fits = within_percentiles(np.diff(interactions.starts), "user_history_length", values)
-    return interactions.filter(fits[interactions.users])
+    rows = fits[interactions.users]
+    return interactions if rows.all() else interactions.filter(rows)
 
 
 def within_percentiles(
