@@ -203,36 +203,17 @@ class Records:
         """Insert a resource as it was, with its times; sets `seq`. The ARN must be free."""
         self._db.execute(
             "INSERT INTO resources (arn, region, kind, parent, status, unfinished, owner,"
-            " created, updated, body, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                resource.arn,
-                resource.region,
-                resource.kind,
-                resource.parent,
-                resource.status,
-                resource.unfinished,
-                resource.owner,
-                resource.created,
-                resource.updated,
-                json.dumps(resource.body),
-                json.dumps(resource.state),
-            ),
+            " created, updated, body, state) VALUES (:arn, :region, :kind, :parent, :status,"
+            " :unfinished, :owner, :created, :updated, :body, :state)",
+            _row(resource),
         )
 
     def save(self, resource: Resource) -> None:
         """Write back status, owner, body, state and the time of the last update."""
         self._db.execute(
-            "UPDATE resources SET status = ?, unfinished = ?, owner = ?, updated = ?, body = ?,"
-            " state = ? WHERE arn = ?",
-            (
-                resource.status,
-                resource.unfinished,
-                resource.owner,
-                resource.updated,
-                json.dumps(resource.body),
-                json.dumps(resource.state),
-                resource.arn,
-            ),
+            "UPDATE resources SET status = :status, unfinished = :unfinished, owner = :owner,"
+            " updated = :updated, body = :body, state = :state WHERE arn = :arn",
+            _row(resource),
         )
 
     def remove(self, arn: str) -> None:
@@ -323,18 +304,13 @@ class Catalog:
             yield Records(connection)
 
 
+def _row(resource: Resource) -> dict[str, Any]:
+    """The table's row: a column for each field, two of them as JSON."""
+    as_json = {"body": json.dumps(resource.body), "state": json.dumps(resource.state)}
+    return vars(resource) | as_json
+
+
 def _resource(row: sqlite3.Row) -> Resource:
-    return Resource(
-        arn=row["arn"],
-        region=row["region"],
-        kind=row["kind"],
-        parent=row["parent"],
-        status=row["status"],
-        body=json.loads(row["body"]),
-        state=json.loads(row["state"]),
-        owner=row["owner"],
-        unfinished=bool(row["unfinished"]),
-        created=row["created"],
-        updated=row["updated"],
-        seq=row["seq"],
-    )
+    fields = dict(row)
+    as_objects = {"body": json.loads(fields["body"]), "state": json.loads(fields["state"])}
+    return Resource(**(fields | as_objects | {"unfinished": bool(fields["unfinished"])}))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -123,12 +124,15 @@ class Call:
 
 @dataclass(frozen=True)
 class Draft:
-    """A resource to create: the ARN's last part, the parent's ARN and the members of Describe."""
+    """A resource to create, where it is more than its request.
 
-    resource: str
-    parent: str | None
-    body: dict[str, Any]
+    `body`: members of Describe that the request lacks or has otherwise. `resource`: the last part
+    of its ARN, if that is not its kind and name.
+    """
+
+    body: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
+    resource: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,9 +157,10 @@ def no_files(records: Records, resource: Resource) -> list[str]:
 class Kind:
     """One kind of resource.
 
-    `running` and `total` name the quotas (fields of Quotas) that Create checks. `files` are
-    relative to the home and are deleted with the resource; `delete_children` deletes other
-    resources with it. `describe_extra` are members that Create does not know.
+    `parent` is the member of Create with the parent's ARN. `running` and `total` name the quotas
+    (fields of Quotas) that Create checks. `files` are relative to the home and are deleted with the
+    resource, as are its children of the kind `owns`. `describe_extra` are members that Create does
+    not know.
     """
 
     name: str
@@ -167,21 +172,28 @@ class Kind:
     total: str | None = None
     check_delete: Callable[[Call, Resource], None] = lambda call, resource: None
     files: Callable[[Records, Resource], list[str]] = no_files
-    delete_children: Callable[[Records, Resource], None] = lambda records, resource: None
+    owns: str | None = None
     describe_extra: Callable[[Records, Resource], dict[str, Any]] = lambda records, resource: {}
 
-    def resource(self, draft: Draft, arn: str, region: str) -> Resource:
-        """The drafted resource, with its job pending."""
+    def pending(
+        self, arn: str, region: str, body: dict[str, Any], state: dict[str, Any]
+    ) -> Resource:
+        """A new resource, with its job pending."""
         return Resource(
             arn=arn,
             region=region,
             kind=self.name,
-            parent=draft.parent,
+            parent=body[self.parent] if self.parent else None,
             status=CREATE_PENDING if self.perform else None,
             unfinished=self.perform is not None,
-            body=draft.body,
-            state=draft.state,
+            body=body,
+            state=state,
         )
+
+    @property
+    def slug(self) -> str:
+        """The kind in ARNs, such as `dataset-group`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", self.name).lower()
 
     @cached_property
     def operations(self) -> dict[str, str]:

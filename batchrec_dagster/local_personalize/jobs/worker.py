@@ -232,7 +232,8 @@ class Worker:
             remove(self._home.root / path)
         with self._catalog.writing() as records:
             if self._if_owned(records, resource):
-                kind.delete_children(records, resource)
+                for child in records.children(kind.owns, resource.arn) if kind.owns else ():
+                    records.remove(child.arn)
                 records.remove(resource.arn)
 
     def _if_owned(self, records: Records, resource: Resource) -> Resource | None:

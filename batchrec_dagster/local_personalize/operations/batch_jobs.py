@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,28 +60,14 @@ MAX_FILES = 1000
 CHECK_MARKER = "_CHECK"  # written last, when the output is complete
 
 
-def _draft(call: Call, folder: str, version: Resource, members: Mapping[str, Any]) -> Draft:
-    """The job of a request, with checked locations; members that are None are left out."""
-    params = call.params
+def _check_request(params: Mapping[str, Any]) -> None:
+    """Check the locations and the number of results, which every batch job has."""
     source = check_location(params["jobInput"]["s3DataSource"]["path"])
     target = check_location(params["jobOutput"]["s3DataDestination"]["path"])
     if as_folder(source) == as_folder(target):
         raise InvalidInputError("The output location must differ from the input's.")
-    results = int(params.get("numResults", DEFAULT_RESULTS))
-    if results < 1:
+    if params.get("numResults", 1) < 1:
         raise InvalidInputError("numResults must be at least 1.")
-    body = {
-        "jobName": params["jobName"],
-        "solutionVersionArn": version.arn,
-        "numResults": results,
-        "jobInput": params["jobInput"],
-        "jobOutput": params["jobOutput"],
-        "roleArn": params["roleArn"],
-        "filterArn": params.get("filterArn"),
-        **members,
-    }
-    present = {member: value for member, value in body.items() if value is not None}
-    return Draft(f"{folder}/{params['jobName']}", version.arn, present)
 
 
 def _check_filter(call: Call, version: Resource, *, on_users: bool) -> Traits | None:
@@ -214,15 +199,18 @@ def _create_inference(call: Call) -> Draft:
             f"A filter with CurrentItem can be used with {SIMILAR_ITEMS} only, not with"
             f" {recipe.name}."
         )
-    members = {
+    _check_request(params)
+    body = {
         "batchInferenceJobMode": "BATCH_INFERENCE",
         "batchInferenceJobConfig": config or None,
+        "numResults": params.get("numResults", DEFAULT_RESULTS),
     }
-    draft = _draft(call, "batch-inference-job", version, members)
-    v2_lines = call.v2_lines and recipe.name == USER_PERSONALIZATION_V2
-    # A process with other quotas may perform the job.
-    latest = {"filter_interactions": call.quotas.filter_interactions} if used else {}
-    return replace(draft, state={**({"v2_lines": True} if v2_lines else {}), **latest})
+    state: dict[str, Any] = {}
+    if call.v2_lines and recipe.name == USER_PERSONALIZATION_V2:
+        state["v2_lines"] = True
+    if used:  # A process with other quotas may perform the job.
+        state["filter_interactions"] = call.quotas.filter_interactions
+    return Draft(body, state)
 
 
 def _check_exploration(config: Mapping[str, str]) -> None:
@@ -299,7 +287,8 @@ def _create_segments(call: Call) -> Draft:
         raise InvalidInputError(
             f"A filter on interactions cannot be used with {ITEM_ATTRIBUTE_AFFINITY}."
         )
-    return _draft(call, "batch-segment-job", version, {})
+    _check_request(params)
+    return Draft({"numResults": params.get("numResults", DEFAULT_RESULTS)})
 
 
 def _segmenter(job: Job) -> Segmenter:

@@ -245,15 +245,7 @@ def _create(call: Call) -> Draft:
         raise InvalidInputError(
             f"{dataset.arn} has no data yet: the first import must have importMode {FULL}."
         )
-    body = {
-        "jobName": params["jobName"],
-        "datasetArn": dataset.arn,
-        "dataSource": params["dataSource"],
-        "roleArn": params.get("roleArn"),
-        "importMode": params.get("importMode", FULL),
-        "publishAttributionMetricsToS3": params.get("publishAttributionMetricsToS3"),
-    }
-    return Draft(f"dataset-import-job/{params['jobName']}", dataset.arn, body)
+    return Draft({"importMode": params.get("importMode", FULL)})
 
 
 def _has_full_import(call: Call, dataset: Resource) -> bool:

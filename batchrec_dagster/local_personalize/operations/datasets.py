@@ -45,12 +45,7 @@ def _create_schema(call: Call) -> Draft:
         parse_schema(call.params["schema"], call.params.get("domain"))
     except SchemaError as error:
         raise InvalidInputError(str(error)) from None
-    body = {
-        member: call.params[member]
-        for member in ("name", "schema", "domain")
-        if member in call.params
-    }
-    return Draft(f"schema/{body['name']}", None, body)
+    return Draft()
 
 
 def _check_delete_schema(call: Call, schema: Resource) -> None:
@@ -63,20 +58,13 @@ def _create_group(call: Call) -> Draft:
     params = call.params
     if "roleArn" in params and "kmsKeyArn" not in params:
         raise InvalidInputError("A roleArn is valid only together with a kmsKeyArn.")
-    members = ("name", "roleArn", "kmsKeyArn", "domain")
-    body = {member: params[member] for member in members if member in params}
-    return Draft(f"dataset-group/{params['name']}", None, body)
+    return Draft()
 
 
 def _check_delete_group(call: Call, group: Resource) -> None:
     for kind, plural in (("Solution", "solutions"), ("Dataset", "datasets")):
         if call.records.children(kind, group.arn):
             raise InUseError(f"{group.arn} still has {plural}: delete them first.")
-
-
-def _delete_filters(records: Records, group: Resource) -> None:
-    for group_filter in records.children("Filter", group.arn):
-        records.remove(group_filter.arn)
 
 
 def _create_dataset(call: Call) -> Draft:
@@ -89,14 +77,8 @@ def _create_dataset(call: Call) -> Draft:
         )
     group = call.get_active("DatasetGroup", params["datasetGroupArn"])
     _check_schema(call, params["schemaArn"], dataset_type, group)
-    body = {
-        "name": params["name"],
-        "datasetGroupArn": group.arn,
-        "datasetType": dataset_type,
-        "schemaArn": params["schemaArn"],
-    }
     resource = f"dataset/{group.body['name']}/{dataset_type}"
-    return Draft(resource, group.arn, body, {"files": []})
+    return Draft({"datasetType": dataset_type}, {"files": []}, resource)
 
 
 def _check_schema(call: Call, arn: str, dataset_type: str, group: Resource) -> None:
@@ -112,6 +94,16 @@ def _check_schema(call: Call, arn: str, dataset_type: str, group: Resource) -> N
         )
 
 
+BATCH_JOBS = ("BatchInferenceJob", "BatchSegmentJob")
+
+
+def check_no_running_jobs(records: Records, version: Resource) -> None:
+    """Raise InUseError while a batch job uses the solution version."""
+    for kind in BATCH_JOBS:
+        if any(job.unfinished for job in records.children(kind, version.arn)):
+            raise InUseError(f"A job that uses {version.arn} is not finished.")
+
+
 def _check_delete_dataset(call: Call, dataset: Resource) -> None:
     records = call.records
     if any(job.unfinished for job in records.children("DatasetImportJob", dataset.arn)):
@@ -123,15 +115,7 @@ def _check_delete_dataset(call: Call, dataset: Resource) -> None:
         for version in records.children("SolutionVersion", solution.arn):
             if version.status in CREATING:
                 raise InUseError(f"A version of {solution.arn} is being trained on {dataset.arn}.")
-            for kind in ("BatchInferenceJob", "BatchSegmentJob"):
-                if any(job.unfinished for job in records.children(kind, version.arn)):
-                    raise InUseError(f"A job that uses {version.arn} is not finished.")
-
-
-def _delete_import_jobs(records: Records, dataset: Resource) -> None:
-    """Their names are free again, for the next dataset of the group."""
-    for job in records.children("DatasetImportJob", dataset.arn):
-        records.remove(job.arn)
+            check_no_running_jobs(records, version)
 
 
 def _dataset_files(records: Records, dataset: Resource) -> list[str]:
@@ -188,13 +172,11 @@ def _create_filter(call: Call) -> Draft:
         check_group_fields([*(other.body["filterExpression"] for other in others), expression])
     except FilterError as error:
         raise LimitExceededError(str(error)) from None
-    members = ("name", "datasetGroupArn", "filterExpression")
-    body = {member: params[member] for member in members}
-    return Draft(f"filter/{params['name']}", group.arn, body)
+    return Draft()
 
 
 def _check_delete_filter(call: Call, resource: Resource) -> None:
-    for kind in ("BatchInferenceJob", "BatchSegmentJob"):
+    for kind in BATCH_JOBS:
         for job in call.records.of_kind(kind, call.scope):
             if job.unfinished and job.body.get("filterArn") == resource.arn:
                 raise InUseError(f"{job.arn} uses {resource.arn} and is not finished.")
@@ -209,7 +191,7 @@ DATASET_GROUP = Kind(
     _create_group,
     total="dataset_groups",
     check_delete=_check_delete_group,
-    delete_children=_delete_filters,
+    owns="Filter",
 )
 
 DATASET = Kind(
@@ -218,7 +200,7 @@ DATASET = Kind(
     parent="datasetGroupArn",
     check_delete=_check_delete_dataset,
     files=_dataset_files,
-    delete_children=_delete_import_jobs,
+    owns="DatasetImportJob",  # whose names are free again, for the group's next dataset
 )
 
 FILTER = Kind(

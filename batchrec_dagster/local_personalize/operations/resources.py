@@ -88,16 +88,18 @@ def create(kind: Kind, call: Call) -> dict[str, Any]:
     """
     tags = check_tags(call.params.get("tags", []))
     draft = kind.create(call)
-    arn = call.arn(draft.resource)
+    described = {**call.params, **draft.body, "tags": None}
+    body = {member: value for member, value in described.items() if value is not None}
+    name = body.get("jobName") or body.get("name")
+    arn = call.arn(draft.resource or f"{kind.slug}/{name}")
+    resource = kind.pending(arn, call.scope, body, draft.state)
     _check_name_is_free(call, arn)
-    _check_quotas(kind, call, draft.parent)
-    call.records.add(kind.resource(draft, arn, call.scope))
+    _check_quotas(kind, call, resource.parent)
+    call.records.add(resource)
     call.records.put_tags(arn, tags)
-    answer = {**draft.body, kind.arn_member: arn}
+    answer = {**body, kind.arn_member: arn}
     return {
-        name: answer[name]
-        for name in output_members(kind.operations["Create"])
-        if answer.get(name) is not None
+        name: answer[name] for name in output_members(kind.operations["Create"]) if name in answer
     }
 
 

@@ -230,7 +230,6 @@ def _create(call: Call) -> Draft:
     if recipe.name == ITEM_ATTRIBUTE_AFFINITY:
         _active_dataset(call.records, group_arn, schemas.ITEMS)
     draft = new_version(solution, dataset, mode, "MANUAL")
-    draft.body["name"] = params.get("name")
     draft.state["previous"] = previous and previous.state["model"]
     return draft
 
@@ -246,7 +245,7 @@ def new_version(solution: Resource, dataset: Resource, mode: str, training_type:
         "trainingType": training_type,
     }
     arn = f"solution/{solution.body['name']}/{uuid.uuid4().hex[:8]}"
-    return Draft(arn, solution.arn, body, {"dataset": dataset.arn, "previous": None})
+    return Draft(body, {"dataset": dataset.arn, "previous": None}, arn)
 
 
 def _latest_active(recipe: Recipe, earlier: Sequence[Resource]) -> Resource:

@@ -14,7 +14,11 @@ from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobRes
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
 from batchrec_dagster.local_personalize.jobs.job import UPDATED, Job, logger, start_update
 from batchrec_dagster.local_personalize.learning.hpo import search_ranges
-from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
+from batchrec_dagster.local_personalize.operations.datasets import (
+    check_no_running_jobs,
+    dataset_of,
+    schema_of,
+)
 from batchrec_dagster.local_personalize.operations.resources import members
 from batchrec_dagster.local_personalize.operations.solution_versions import (
     FULL,
@@ -35,8 +39,6 @@ from batchrec_dagster.local_personalize.recipes import (
 from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hyperparameters
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, Schema
 
-_OPTIONS = ("performIncrementalUpdate", "eventType", "solutionConfig")
-
 
 def _create(call: Call) -> Draft:
     params = call.params
@@ -51,16 +53,13 @@ def _create(call: Call) -> Draft:
     schema = schema_of(call.records, items) if items else None
     _check_objective(recipe, params.get("solutionConfig", {}), schema)
     body = {
-        "name": params["name"],
         "performHPO": params.get("performHPO", False),
         "performAutoML": False,
         "performAutoTraining": params.get("performAutoTraining", True),
         "recipeArn": recipe.arn,
-        "datasetGroupArn": group.arn,
-        **{option: params[option] for option in _OPTIONS if option in params},
     }
     state = _first_training() if body["performAutoTraining"] else {}
-    return Draft(f"solution/{params['name']}", group.arn, body, state)
+    return Draft(body, state)
 
 
 def _perform(job: Job) -> JobResult:
@@ -81,19 +80,12 @@ def _check_delete(call: Call, solution: Resource) -> None:
     for version in call.records.children("SolutionVersion", solution.arn):
         if version.status in BUSY:
             raise InUseError(f"{version.arn} is {version.status}.")
-        for kind in ("BatchInferenceJob", "BatchSegmentJob"):
-            if any(job.unfinished for job in call.records.children(kind, version.arn)):
-                raise InUseError(f"A job that uses {version.arn} is not finished.")
+        check_no_running_jobs(call.records, version)
 
 
 def _files(records: Records, solution: Resource) -> list[str]:
     versions = records.children("SolutionVersion", solution.arn)
     return [path for version in versions for path in version_files(version)]
-
-
-def _delete_versions(records: Records, solution: Resource) -> None:
-    for version in records.children("SolutionVersion", solution.arn):
-        records.remove(version.arn)
 
 
 def _latest_version(records: Records, solution: Resource) -> dict[str, Any]:
@@ -265,7 +257,8 @@ def train_due_solutions(records: Records) -> None:
         if _needs_training(records, solution, dataset):
             draft = new_version(solution, dataset, FULL, "AUTOMATIC")
             arn = f"{solution.arn}/{draft.resource.rpartition('/')[2]}"
-            records.add(SOLUTION_VERSION.resource(draft, arn, solution.region))
+            new = SOLUTION_VERSION.pending(arn, solution.region, draft.body, draft.state)
+            records.add(new)
         config = solution.body.get("solutionConfig", {})
         days = _schedule_days(config) or _DEFAULT_DAYS
         later = {NEXT_TRAINING: time.time() + days * _DAY_SECONDS, NEW_SCHEDULE: None}
@@ -291,6 +284,6 @@ SOLUTION = Kind(
     total="solutions_per_group",
     check_delete=_check_delete,
     files=_files,
-    delete_children=_delete_versions,
+    owns="SolutionVersion",
     describe_extra=_latest_version,
 )
