@@ -39,6 +39,10 @@ ALS_EXPONENT = 0.5
 ALS_ITERATIONS = 8
 ALS_UPDATE_ITERATIONS = 2
 
+# Scores of factors that are multiplied at once: they stay in the cache until they are added.
+CACHED = 1 << 18
+MIN_COLUMNS = 1024
+
 NEIGHBORS = 100  # users
 FREQUENCY_SHIFT = 5.0
 
@@ -111,6 +115,19 @@ class FactorScorer:
 
     def score(self, history: History, exponent: float) -> Float32:
         """See Scorer."""
+        return np.asarray(self._users(history, exponent) @ self.item_factors.T)
+
+    def add(self, logits: Float32, history: History, exponent: float, weight: float) -> None:
+        """Add `score` times the weight to the (users, n_items) logits, in place."""
+        users = self._users(history, exponent)
+        step = max(MIN_COLUMNS, CACHED // max(1, len(users)) // MIN_COLUMNS * MIN_COLUMNS)
+        for first in range(0, logits.shape[1], step):
+            scores = users @ self.item_factors[first : first + step].T
+            scores *= np.float32(weight)
+            logits[:, first : first + step] += scores
+
+    def _users(self, history: History, exponent: float) -> Float32:
+        """(users, k): the factors of users with these histories."""
         weights = history.recency_weights(exponent).data * np.float32(self.confidence)
         k = self.item_factors.shape[1]
         left = np.empty((len(history.lengths), k, k), dtype=np.float32)
@@ -124,8 +141,7 @@ class FactorScorer:
         diagonal = np.arange(k)
         sizes = size_classes(history.lengths)[:, None]
         left[:, diagonal, diagonal] += self.regularization_of(sizes).astype(np.float32)
-        users = np.linalg.solve(left, right)[:, :, 0]
-        return np.asarray(users @ self.item_factors.T)
+        return np.asarray(np.linalg.solve(left, right)[:, :, 0])
 
     @cached_property
     def _gram(self) -> Float32:
@@ -169,6 +185,10 @@ class PopularityScorer:
     def score(self, history: History, exponent: float) -> Float32:
         """See Scorer."""
         return np.tile(self.counts, (len(history.lengths), 1))
+
+    def add(self, logits: Float32, history: History, exponent: float, weight: float) -> None:
+        """Add `score` times the weight to the (users, n_items) logits, in place."""
+        logits += self.counts * np.float32(weight)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """See Scorer."""

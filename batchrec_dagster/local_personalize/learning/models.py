@@ -22,7 +22,9 @@ from batchrec_dagster.local_personalize.learning.components import (
     EASE_HIGH_REG,
     SCORER_TYPES,
     SYMMETRIC_COOC,
+    FactorScorer,
     ItemItemScorer,
+    PopularityScorer,
     Scorer,
 )
 from batchrec_dagster.local_personalize.learning.interactions import (
@@ -129,7 +131,9 @@ class BlendModel(UserModel):
         for exponent, items in self._item_weights.items():
             items.add(logits, history, exponent)
         for name, scorer in self.scorers.items():
-            if not isinstance(scorer, ItemItemScorer):
+            if isinstance(scorer, FactorScorer | PopularityScorer):
+                scorer.add(logits, history, self.recency_exponents[name], self.weights[name])
+            elif not isinstance(scorer, ItemItemScorer):
                 scores = scorer.score(history, self.recency_exponents[name])
                 scores *= np.float32(self.weights[name])
                 logits += scores
