@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from batchrec_dagster.preparation.sources.formats import PACKED, START, format_o
 from batchrec_dagster.preparation.sources.limits import PARQUET
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
-from batchrec_dagster.preparation.users import count_rows
+from batchrec_dagster.preparation.users import Counts, count_rows
 from batchrec_dagster.steps.checks import (
     Checked,
     enough_interactions,
@@ -174,18 +175,29 @@ class PreparedInteractions:
     """The interactions before publication, and what is known of them.
 
     `value`: what the IO manager publishes. `version`: 16 hexadecimal digits of the CSV's SHA-256.
-    `result`: rows read, kept and left out. `sample`: the first few interactions. `job`: metadata of
-    the Spark job.
+    `result`: rows read, kept and left out. `counts`: of what is kept. `sample`: the first few
+    interactions. `event_value`: whether they have EVENT_VALUE. `job`: metadata of the Spark job.
     """
 
     value: Path | Prepared
     version: str
     result: Preparation | Done
-    users: int
-    items: int
+    counts: Counts | Done
     sample: pl.DataFrame
-    checks: tuple[Checked, ...]
+    event_value: bool
     job: Mapping[str, Any]
+
+    @cached_property
+    def checks(self) -> tuple[Checked, ...]:
+        """The verdicts on what would be published."""
+        unit, now = self.result.timestamp_unit, datetime.now(UTC)
+        return (
+            enough_interactions(
+                self.result.rows_kept, self.counts.users, self.counts.users_with_two
+            ),
+            timestamps_plausible(self.counts.earliest, self.counts.latest, unit, now),
+            few_event_types(self.counts.event_types, event_value=self.event_value),
+        )
 
 
 @contextmanager
@@ -239,23 +251,10 @@ def _prepare_here(
         event_type=pipeline.rules.event_type, event_value=pipeline.event_value
     )
     kept = pl.scan_csv(written, schema=csv_types(columns), glob=False)
-    counts = count_rows(kept)
-    version = file_version(written)
+    version, sample = file_version(written), kept.head(SAMPLE).collect()
+    value = written if engine is None else Prepared(written, users, version)
     return PreparedInteractions(
-        value=written if engine is None else Prepared(written, users, version),
-        version=version,
-        result=result,
-        users=counts.users,
-        items=counts.items,
-        sample=kept.head(SAMPLE).collect(),
-        checks=(
-            enough_interactions(counts.rows, counts.users, counts.users_with_two),
-            timestamps_plausible(
-                counts.earliest, counts.latest, result.timestamp_unit, datetime.now(UTC)
-            ),
-            few_event_types(counts.event_types, event_value=pipeline.event_value),
-        ),
-        job=job,
+        value, version, result, count_rows(kept), sample, pipeline.event_value, job
     )
 
 
@@ -280,28 +279,16 @@ def _prepare_on_aws(
         work=f"{work}/parts",
     )
     done, job = engine.run(context, storage, task)
-    checks = (
-        enough_interactions(done.rows_kept, done.users, done.users_with_two),
-        timestamps_plausible(done.earliest, done.latest, done.timestamp_unit, datetime.now(UTC)),
-        few_event_types(done.event_types, event_value=pipeline.event_value),
-    )
     sample = _first_rows(task.destination, storage)
-    if any(check.blocks for check in checks):
+    version = done.sha256[:16]
+    value = Prepared(task.destination, task.users, version)
+    prepared = PreparedInteractions(value, version, done, done, sample, pipeline.event_value, job)
+    if any(check.blocks for check in prepared.checks):
         # They will not be published: keep no copy.
         with suppress(StorageError):
             for uri in (task.destination, task.users):
                 storage.store.delete(uri)
-    version = done.sha256[:16]
-    return PreparedInteractions(
-        value=Prepared(task.destination, task.users, version),
-        version=version,
-        result=done,
-        users=done.users,
-        items=done.items,
-        sample=sample,
-        checks=checks,
-        job=job,
-    )
+    return prepared
 
 
 def remove_dead_work(

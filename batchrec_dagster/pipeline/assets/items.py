@@ -27,8 +27,12 @@ from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.reporting.markdown import table as markdown_table
 from batchrec_dagster.steps.items import check_items, read_items
-from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files, unchanged_version
-from batchrec_dagster.steps.upstream import found_upstream
+from batchrec_dagster.steps.raw_files import (
+    RawRecord,
+    bring_raw_files,
+    found_upstream,
+    unchanged_version,
+)
 from batchrec_dagster.storage.io_managers import Stored
 from batchrec_dagster.storage.resource import StorageResource
 

@@ -134,8 +134,8 @@ def _metadata(pipeline: Pipeline, raw: RawRecord, prepared: PreparedInteractions
         "bad_row_examples": list(result.bad_row_examples),
         "timestamp_unit": result.timestamp_unit,
         **prepared.job,
-        "users": prepared.users,
-        "items": prepared.items,
+        "users": prepared.counts.users,
+        "items": prepared.counts.items,
         "sample": sample(prepared.sample),
     }
 

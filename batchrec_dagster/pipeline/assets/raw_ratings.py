@@ -16,8 +16,12 @@ from batchrec_dagster.steps.interactions import (
     RatingsInspection,
     inspect_ratings,
 )
-from batchrec_dagster.steps.raw_files import RawRecord, bring_raw_files, unchanged_version
-from batchrec_dagster.steps.upstream import found_upstream
+from batchrec_dagster.steps.raw_files import (
+    RawRecord,
+    bring_raw_files,
+    found_upstream,
+    unchanged_version,
+)
 from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "2"
