@@ -13,7 +13,7 @@ from batchrec_dagster_tests.support import Project, declaration, definitions
 # Each is imported where it is used.
 HEAVY = {
     *("alembic", "dagster_aws", "implicit", "numpy", "pandas", "pyarrow", "pyspark", "requests"),
-    *("scipy", "sqlalchemy", "starlette", "threadpoolctl", "uvicorn", "vl_convert"),
+    *("scipy", "sqlalchemy", "starlette", "threadpoolctl", "uvicorn"),
 }
 
 

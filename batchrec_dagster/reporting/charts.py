@@ -1,31 +1,26 @@
-"""Charts as SVG, drawn by Vega-Lite when the report is made.
-
-vl-convert is one wheel without dependencies that contains Vega-Lite and its runtime. Its SVG has
-attributes instead of inline styles, which the page forbids, and CSS variables as colours, so that
-one drawing serves light and dark pages.
-"""
+"""Charts as SVG. They have attributes instead of inline styles, which the page forbids, and CSS
+variables as colours, so that one drawing serves light and dark pages."""
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Literal
 
 from markupsafe import Markup
 
 # The longest label, in Latin letters; wide characters count for two.
 ROOM = 22
 
-# Characters that XML 1.0 cannot represent: vl-convert crashes the process on them.
+# Characters that XML 1.0 cannot represent.
 UNWRITABLE = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def readable(texts: Iterable[str]) -> dict[str, str]:
-    """A label for each text: one line, short, distinct, and valid in XML.
-
-    Vega also cuts long labels, but between the halves of an emoji, and then fails.
-    """
+    """A label for each text: one line, short, distinct, and valid in XML."""
     labels: dict[str, str] = {}
     for text in dict.fromkeys(texts):
         label = cut = _cut(" ".join(UNWRITABLE.sub("\ufffd", text).split()))
@@ -38,36 +33,25 @@ def readable(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _cut(text: str) -> str:
-    room = ROOM
-    for place, character in enumerate(text):
-        room -= 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        if room < 0:
+    for place in range(len(text)):
+        if _letters(text[: place + 1]) > ROOM:
             return text[:place].rstrip() + "…"
     return text
 
 
-# Pixels of the drawing; the page scales it to its column.
+def _letters(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
+
+
+# Pixels of the drawing; the page scales it to its column. LETTER: the width of one, about.
 WIDTH = 360
 ROW = 19
-PLOT_HEIGHT = 210
-
-BAR = {"type": "bar", "cornerRadiusEnd": 2}
-LINE = {"type": "line", "point": {"size": 50}, "strokeWidth": 2}
+PLOT_HEIGHT = 140
+LETTER = 7
+LINE_HEIGHT = 16
+TITLE = 24
 COLOURS = ("var(--accent)", "var(--quiet)")
-CONFIG = {
-    "aria": False,
-    "font": "system-ui, sans-serif",
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": "var(--ink)",
-        "titleColor": "var(--ink)",
-        "titleFontWeight": "normal",
-        "gridColor": "var(--line)",
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titlePadding": 8,
-    },
-}
+TICKS = 5
 
 Kind = Literal["bars", "horizontal bars", "lines"]
 
@@ -83,72 +67,100 @@ def chart(
 ) -> Markup:
     """The SVG of a chart; horizontal bars leave room for long labels.
 
-    points: (label, series, value) in order; labels, values: titles of the axes; series: in the
-    order of their colours; percent: whether values are shares.
+    points: (label, series, value) in order, no value negative; labels, values: titles of the axes;
+    series: in the order of their colours; percent: whether values are shares.
     """
     names = readable(label for label, *_ in points)
-    horizontal = kind == "horizontal bars"
-    label_axis = {
-        "labelAngle": 0 if horizontal or len(names) <= 4 else -45,
-        "labelLimit": 0,
-        "titlePadding": 16,
-        "ticks": False,
-        "domain": False,
-    }
-    value_axis: dict[str, Any] = {
-        "tickCount": 5,
-        "domain": False,
-        "ticks": False,
-        "labelFlush": False,
-    }
-    if percent:
-        value_axis["format"] = "%"
-    encoding: dict[str, Any] = {
-        "y" if horizontal else "x": {
-            **{"field": "label", "type": "nominal", "sort": None, "title": labels},
-            "axis": label_axis,
-        },
-        "x" if horizontal else "y": {
-            **{"field": "value", "type": "quantitative", "title": values},
-            "axis": value_axis,
-        },
-        "color": {
-            "field": "series",
-            "type": "nominal",
-            "scale": {"domain": list(series), "range": COLOURS[: len(series)]},
-            "legend": None,  # In the page instead, where it wraps.
-        },
-    }
-    if kind != "lines":
-        offset = "yOffset" if horizontal else "xOffset"
-        encoding[offset] = {"field": "series", "sort": list(series)}
-    rows = [{"label": names[label], "series": name, "value": v} for label, name, v in points]
-    height = 80 + len(names) * ROW * len(series) if horizontal else PLOT_HEIGHT
-    return _drawn(rows, LINE if kind == "lines" else BAR, height, encoding)
+    ticks = _ticks(max(value for *_, value in points), percent=percent)
+    longest = LETTER * max(map(_letters, names.values()))
+    flat = kind == "horizontal bars"
+    # Of the values' axis, and of the labels'.
+    room = LETTER * max(map(len, ticks.values()))
+    slanted = not flat and len(names) > 4
+    left = TITLE + 6 + (longest if flat else max(room, longest * 0.7 - 20 if slanted else 0))
+    below = TITLE + LINE_HEIGHT + (longest * 0.7 if slanted else 0)
+    wide, high = WIDTH - left - 16, len(names) * len(series) * ROW if flat else PLOT_HEIGHT
+    band = (high if flat else wide) / len(names)
+    top = max(ticks)
+    drawn = [*_value_axis(ticks, left, wide, high, flat=flat)]
+    places = {label: (number + 0.5) * band for number, label in enumerate(names)}
+    for label, at in places.items():
+        if flat:
+            drawn.append(_text(left - 6, 8 + at + 4, names[label], "end"))
+        else:
+            anchor, turn = ("end", -45) if slanted else ("middle", 0)
+            drawn.append(_text(left + at, 8 + high + LINE_HEIGHT, names[label], anchor, turn))
+    along, up = (values, labels) if flat else (labels, values)
+    drawn.append(_text(left + wide / 2, 8 + high + below, along, "middle"))
+    drawn.append(_text(12, 8 + high / 2, up, "middle", -90))
+    for label, name, value in points:
+        number, at, size = series.index(name), places[label], value / top
+        thick = band * 0.8 / len(series)
+        start = at - band * 0.4 + number * thick
+        if flat:
+            drawn.append(_bar(left, 8 + start, wide * size, thick, number))
+        elif kind == "bars":
+            drawn.append(_bar(left + start, 8 + high * (1 - size), thick, high * size, number))
+    if kind == "lines":
+        spots = [
+            (series.index(name), left + places[label], 8 + high * (1 - value / top))
+            for label, name, value in points
+        ]
+        drawn += _lines(sorted(spots))
+    return Markup(
+        '<svg viewBox="0 0 {} {:.0f}" font-family="system-ui, sans-serif" font-size="12"'
+        ' fill="var(--ink)" aria-hidden="true" focusable="false">{}</svg>'
+    ).format(WIDTH, 8 + high + below + 8, Markup().join(drawn))
 
 
-def _drawn(
-    rows: list[dict[str, Any]], mark: dict[str, Any], height: int, encoding: dict[str, Any]
-) -> Markup:
-    import vl_convert  # of an extra
+def _ticks(largest: float, *, percent: bool) -> dict[float, str]:
+    """Round values from zero to the largest or more, and the label of each."""
+    rough = (largest if largest > 1e-6 else 1.0) / TICKS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * one for one in (1, 2, 5, 10) if power * one >= rough * 0.999)
+    digits = max(0, -math.floor(math.log10(step * (100 if percent else 1)) + 1e-9))
+    last = max(1, math.ceil(largest / step - 1e-9))
+    shown = "{:.{}%}" if percent else "{:,.{}f}"
+    return {number * step: shown.format(number * step, digits) for number in range(last + 1)}
 
-    svg = vl_convert.vegalite_to_svg(
-        {
-            "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-            "width": WIDTH,
-            "height": height,
-            "autosize": {"type": "fit", "contains": "padding"},
-            "background": None,
-            "data": {"values": rows},
-            "mark": mark,
-            "encoding": encoding,
-            "config": CONFIG,
-        },
-        allowed_base_urls=[],
+
+def _value_axis(
+    ticks: dict[float, str], left: float, wide: float, high: float, *, flat: bool
+) -> Iterator[Markup]:
+    for value, text in ticks.items():
+        if flat:
+            x = left + wide * value / max(ticks)
+            yield _line(x, 8, x, 8 + high)
+            yield _text(x, 8 + high + LINE_HEIGHT, text, "middle")
+        else:
+            y = 8 + high * (1 - value / max(ticks))
+            yield _line(left, y, left + wide, y)
+            yield _text(left - 6, y + 4, text, "end")
+
+
+def _text(x: float, y: float, text: str, anchor: str, turn: int = 0) -> Markup:
+    return Markup(
+        '<text text-anchor="{}" transform="translate({:.1f} {:.1f}) rotate({})">{}</text>'
+    ).format(anchor, x, y, turn, text)
+
+
+def _line(x1: float, y1: float, x2: float, y2: float) -> Markup:
+    return Markup('<path d="M{:.1f} {:.1f}L{:.1f} {:.1f}" stroke="var(--line)"/>').format(
+        x1, y1, x2, y2
     )
-    # The page gives the size and the text alternative; Vega has escaped the data.
-    return Markup(  # noqa: S704
-        re.sub(
-            r'^<svg [^>]*?(viewBox="[^"]*")>', r'<svg \1 aria-hidden="true" focusable="false">', svg
-        )
-    )
+
+
+def _bar(x: float, y: float, width: float, height: float, number: int) -> Markup:
+    return Markup(
+        '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1" fill="{}"/>'
+    ).format(x, y, width, height, COLOURS[number])
+
+
+def _lines(spots: Sequence[tuple[int, float, float]]) -> Iterator[Markup]:
+    """A line for each series, with dots. spots: series, x, y; sorted."""
+    line = Markup('<path d="M{}" fill="none" stroke="{}" stroke-width="2"/>')
+    dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" fill="{}"/>')
+    for number, group in groupby(spots, lambda spot: spot[0]):
+        at = [(x, y) for _, x, y in group]
+        yield line.format("L".join(f"{x:.1f} {y:.1f}" for x, y in at), COLOURS[number])
+        yield from (dot.format(x, y, COLOURS[number]) for x, y in at)

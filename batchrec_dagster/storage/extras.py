@@ -8,7 +8,7 @@ from importlib.util import find_spec
 # The modules that each extra in pyproject.toml installs, and that are imported where they are used.
 EXTRAS = {
     "local": ("implicit", "scipy", "threadpoolctl"),
-    "report": ("scipy", "vl_convert"),
+    "report": ("scipy",),
     "postgres": ("psycopg2",),
     "spark": ("pyspark",),
     "serve": ("dagster_webserver", "starlette", "uvicorn"),

@@ -156,7 +156,7 @@ def recommendation_report(
         solution_version: dict[str, Any],
         storage: StorageResource,
     ) -> dg.MaterializeResult[str]:
-        # SciPy and the charts: nothing else needs them.
+        # SciPy: nothing else here needs it.
         from batchrec_dagster.steps.report import build_report
 
         report = build_report(
