@@ -16,6 +16,7 @@ from scipy.sparse._sparsetools import csc_matvec, csc_matvecs
 
 from batchrec_dagster.local_personalize.learning.content import ContentScorer
 from batchrec_dagster.local_personalize.learning.interactions import History
+from batchrec_dagster.local_personalize.learning.low_rank import leading_eigenvectors
 from batchrec_dagster.local_personalize.learning.ranking import reindex, top_k_per_row
 from batchrec_dagster.local_personalize.learning.store import Arrays
 from batchrec_dagster.local_personalize.learning.threads import cores, single_threaded_blas
@@ -36,7 +37,9 @@ ALS_FACTORS = 64
 ALS_OPTIONS = {FACTORS: (1.5, 3.0), FACTORS_HIGH_REG: (10.0, 10.0)}
 ALS_SHIFT = 8
 ALS_EXPONENT = 0.5
-ALS_ITERATIONS = 8
+ALS_ITERATIONS = 3
+ALS_SHORT_HISTORIES = 30  # interactions of a user on average; fewer need more iterations
+ALS_ITERATIONS_OF_SHORT = 8
 ALS_UPDATE_ITERATIONS = 2
 
 # Scores of factors that are multiplied at once: they stay in the cache until they are added.
@@ -261,21 +264,21 @@ def fit_factors(
     factors: int = ALS_FACTORS,
     seed: int,
     start: FactorScorer | None = None,
-    iterations: int | None = None,
+    iterations: int = ALS_UPDATE_ITERATIONS,
 ) -> FactorScorer:
     """Item factors of a (users, n_items) matrix of ones, by alternating least squares.
 
-    `name` is FACTORS or FACTORS_HIGH_REG. `start` is an earlier fit, with zeros for new items: from
-    there two iterations are enough. The solver is conjugate gradient: Takács, Pilászy, Tikk,
-    "Applications of the conjugate gradient method for implicit feedback collaborative filtering"
-    (RecSys 2011).
+    `name` is FACTORS or FACTORS_HIGH_REG. `start` is an earlier fit, with zeros for new items, and
+    `iterations` for it; a fit without it starts from singular vectors, so that both need few.
+    Fewer items than `factors` have as many factors as items. The solver is conjugate gradient:
+    Takács, Pilászy, Tikk, "Applications of the conjugate gradient method for implicit feedback
+    collaborative filtering" (RecSys 2011).
     """
     rng = np.random.default_rng(seed)
-    iterations = iterations or (ALS_UPDATE_ITERATIONS if start else ALS_ITERATIONS)
-    start = start or FactorScorer(
-        np.float32(0.01) * rng.random((matrix.shape[1], factors), dtype=np.float32),
-        *ALS_OPTIONS[name],
-    )
+    if start is None:
+        start = FactorScorer(_first_factors(matrix, factors, rng), *ALS_OPTIONS[name])
+        is_short = matrix.nnz < ALS_SHORT_HISTORIES * matrix.shape[0]
+        iterations = ALS_ITERATIONS_OF_SHORT if is_short else ALS_ITERATIONS
     # Users and items of a size class are neighbors, so that they are solved at once.
     users = np.argsort(np.diff(matrix.indptr), kind="stable")
     order = np.argsort(np.bincount(matrix.indices, minlength=matrix.shape[1]), kind="stable")
@@ -300,6 +303,12 @@ def fit_factors(
     out = np.empty_like(item_factors)
     out[order] = item_factors
     return replace(start, item_factors=out)
+
+
+def _first_factors(matrix: csr_matrix, factors: int, rng: np.random.Generator) -> Float32:
+    """The items' half of a truncated singular value decomposition."""
+    values, vectors = leading_eigenvectors(matrix, matrix.T.tocsr(), factors, rng)
+    return vectors * np.power(np.maximum(values, 0), 0.25).astype(np.float32)
 
 
 def size_classes(lengths: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.local_personalize.learning.threads import pieces, single_threaded_blas
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
 RANK = 64
 ITERATIONS = 3
@@ -26,9 +27,7 @@ class LowRank:
 
     Of the eigenvectors V of XᵀX only the first are known; for the others s / (s + λ) is
     approximated by slope x s, which turns their part into slope x XᵀX. So a weight is
-    (slope x (items' common users) - fᵢᵀfⱼ) / diagonalⱼ, with a short vector f for each item. The
-    vectors are found by subspace iteration: Halko, Martinsson, Tropp, "Finding structure with
-    randomness" (SIAM Review 2011).
+    (slope x (items' common users) - fᵢᵀfⱼ) / diagonalⱼ, with a short vector f for each item.
     """
 
     slope: float
@@ -41,13 +40,8 @@ class LowRank:
         rng, n_items = np.random.default_rng(0), matrix.shape[1]
         transposed = matrix.T.tocsr()
         counts = np.diff(transposed.indptr)
-        basis = rng.standard_normal((n_items, min(RANK, n_items)), dtype=np.float32)
+        values, basis = leading_eigenvectors(matrix, transposed, RANK, rng)
         with single_threaded_blas():
-            for _ in range(ITERATIONS):
-                basis = np.linalg.qr(transposed @ (matrix @ basis))[0]
-            projected = matrix @ basis
-            values, rotation = np.linalg.eigh((projected.T @ projected).astype(np.float64))
-            basis = basis @ rotation.astype(np.float32)
             probes = rng.standard_normal((n_items, PROBES), dtype=np.float32)
             probes -= basis @ (basis.T @ probes)
             images = transposed @ (matrix @ probes)
@@ -80,3 +74,21 @@ class LowRank:
                 dots = np.einsum("er,er->e", own[row], others[columns])
             values = np.float32(self.slope) * counts.data[at] - dots
             counts.data[at] = values / self.diagonal[part][some][row]
+
+
+def leading_eigenvectors(
+    matrix: csr_matrix, transposed: csr_matrix, rank: int, rng: np.random.Generator
+) -> tuple[Float64, Float32]:
+    """The largest (rank,) eigenvalues of XᵀX, smallest first, and their (n_items, rank) vectors.
+
+    By subspace iteration: Halko, Martinsson, Tropp, "Finding structure with randomness" (SIAM
+    Review 2011). `matrix` is X (users, n_items); fewer items than `rank` give as many vectors.
+    """
+    n_items = matrix.shape[1]
+    basis = rng.standard_normal((n_items, min(rank, n_items)), dtype=np.float32)
+    with single_threaded_blas():
+        for _ in range(ITERATIONS):
+            basis = np.linalg.qr(transposed @ (matrix @ basis))[0]
+        projected = matrix @ basis
+        values, rotation = np.linalg.eigh((projected.T @ projected).astype(np.float64))
+        return values, basis @ rotation.astype(np.float32)
