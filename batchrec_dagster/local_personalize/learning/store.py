@@ -20,6 +20,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     positions,
     sort_rows,
 )
+from batchrec_dagster.local_personalize.learning.threads import ordered_map
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -63,10 +64,9 @@ def load_arrays(
         raise ModelFileError(f"{path} cannot be read: {error}") from error
     if version != FORMAT:
         raise ModelFileError(f"{path} has format {version}; this version reads {FORMAT}")
-    arrays = {}
-    for name, expected in files.items():
-        arrays[name.removesuffix(".npy")] = _checked_array(folder / name, expected, mapped)
-    return kind, arrays, facts
+    checked = ordered_map(lambda name: _checked_array(folder / name, files[name], mapped), files)
+    names = [name.removesuffix(".npy") for name in files]
+    return kind, dict(zip(names, checked, strict=True)), facts
 
 
 def _checked_array(path: Path, expected: Mapping[str, Any], mapped: bool) -> npt.NDArray[Any]:
