@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import content, new_items, train_blend
 from batchrec_dagster.local_personalize.learning.components import CONTENT, SCORER_TYPES
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
+from batchrec_dagster.local_personalize.learning.interactions import Histories, Interactions
 from batchrec_dagster.local_personalize.learning.item_features import (
     BUCKETS,
     MAX_FEATURES,
@@ -128,6 +128,19 @@ def test_the_weights_are_the_two_regressions() -> None:
     assert scorer.weights == pytest.approx(expected, rel=1e-4)
     restored = content.ContentScorer.from_arrays(scorer.arrays())
     assert (restored.features != scorer.features).nnz == 0
+
+
+def test_scores_are_laid_out_user_by_user_as_rankings_read_them() -> None:
+    model, data = trained(halves())
+    history = Histories(data, model.item_ids).of_users(
+        np.arange(len(data.user_ids), dtype=np.int32)
+    )
+    assert model.new_items is not None
+    scorer = model.new_items.scorer
+    scores = scorer.score(history, 0.3)
+    profiles = history.recency_weights(0.3).toarray() @ scorer.features.toarray()
+    assert scores == pytest.approx(profiles @ scorer.weights @ scorer.features.toarray().T, 1e-4)
+    assert scores.flags.c_contiguous
 
 
 def test_new_items_go_to_those_who_like_their_kind() -> None:

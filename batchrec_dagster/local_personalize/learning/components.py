@@ -340,7 +340,7 @@ def sparse_matmul(
     """
     first, (m, n) = weights[0], rows.shape
     owner = np.repeat(np.arange(first.shape[0]), np.diff(first.indptr))
-    order = np.lexsort((m - first.indices, owner))
+    order = np.argsort(owner * m - first.indices)  # one key sorts faster than two
     at = first.indices[order]
     # As columns of scipy, a row and what is between two rows take turns. From the last row to the
     # first, the latter ends before it begins, so it is empty, and no row has to be copied.

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix, diags
 
+from batchrec_dagster.local_personalize.learning.ease import transposed
 from batchrec_dagster.local_personalize.learning.interactions import Float64, History
 from batchrec_dagster.local_personalize.learning.store import Arrays
 from batchrec_dagster.local_personalize.learning.threads import single_threaded_blas
@@ -36,7 +37,7 @@ class ContentScorer:
     def score(self, history: History, exponent: float) -> Float32:
         """See Scorer."""
         profiles = (history.recency_weights(exponent) @ self.features).toarray() @ self.weights
-        return np.ascontiguousarray((self.features @ profiles.T).T, dtype=np.float32)
+        return transposed(np.asarray(self.features @ profiles.T, dtype=np.float32))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """See Scorer."""

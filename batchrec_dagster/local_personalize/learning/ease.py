@@ -262,7 +262,7 @@ def _inverse_by_users(
         return out
 
     if n_items > MAX_KEPT_ITEMS:
-        return lambda part: _transposed(columns(part, 0))
+        return lambda part: transposed(columns(part, 0))
     parts = blocks(n_items)
     lower = [np.empty((part.stop - part.start, part.stop), np.float32) for part in parts]
 
@@ -276,7 +276,8 @@ def _inverse_by_users(
     return _rows_of(lower, parts)
 
 
-def _transposed(block: Float32) -> Float32:
+def transposed(block: Float32) -> Float32:
+    """A C-contiguous transpose."""
     out = np.empty(block.shape[::-1], dtype=np.float32)
     _transpose(block, out)
     return out
