@@ -30,7 +30,7 @@ import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 
@@ -183,13 +183,6 @@ class Layout:
             delimiter=delimiter or self.delimiter,
             timestamp_unit=self.timestamp_unit if timestamp_unit == "auto" else timestamp_unit,
         )
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        return cls(**json.loads(text))
 
 
 # As MovieLens, HetRec, Amazon reviews, Book-Crossing, Goodreads, Yelp, RetailRocket, REES46,

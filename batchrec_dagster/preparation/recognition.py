@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import polars as pl
@@ -63,18 +63,7 @@ class Reading:
     @classmethod
     def of(cls, layout: Layout) -> Reading:
         """The layout of a source that is known, as a declaration."""
-        return cls(
-            layout.format,
-            layout.delimiter,
-            layout.encoding,
-            layout.quoted,
-            layout.columns,
-            layout.timestamp_unit,
-            layout.types,
-            layout.decimal,
-            layout.null_values,
-            layout.timezone,
-        )
+        return cls(**{each.name: getattr(layout, each.name) for each in fields(cls)})
 
 
 @dataclass(frozen=True)

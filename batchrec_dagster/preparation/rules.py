@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Literal
 
 from batchrec_dagster.preparation.layout import PreparationError
 
@@ -71,10 +70,3 @@ class Rules:
             )
         if bad == rows:
             raise PreparationError(f"no row can be read; {examples[0]}")
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        return cls(**json.loads(text))

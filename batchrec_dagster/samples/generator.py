@@ -5,7 +5,6 @@ and ratings, and what recommenders learn from: shared tastes, popularity, sessio
 """
 
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
@@ -122,9 +121,7 @@ def movies(seed: int = SEED) -> pl.DataFrame:
 
 
 def _tab_separated(table: pl.DataFrame) -> bytes:
-    file = BytesIO()
-    table.write_csv(file, separator="\t", quote_style="never")
-    return file.getvalue()
+    return table.write_csv(separator="\t", quote_style="never").encode()
 
 
 # The files of sample://hetrec: tab-separated with a header, UTF-8. The ratings are 20 MB.

@@ -155,8 +155,7 @@ class ObjectStore:
     def download(self, uri: str, path: Path) -> None:
         """Copy the object to a local file, which is overwritten."""
         with path.open("wb") as file:
-            for chunk in self.chunks(uri):
-                file.write(chunk)
+            file.writelines(self.chunks(uri))
 
     def opened(self, uri: str) -> BinaryIO:
         """The object as an open file, which does not change when the object is replaced."""
@@ -165,8 +164,7 @@ class ObjectStore:
             with self._explained(uri, "read"):
                 return path.open("rb")
         file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
-        for chunk in self.chunks(uri):
-            file.write(chunk)
+        file.writelines(self.chunks(uri))
         file.seek(0)
         return file
 

@@ -216,8 +216,7 @@ def _new_path(folder: Path) -> Path:
 def _written(chunks: Iterable[bytes], folder: Path) -> Path:
     path = _new_path(folder)
     with path.open("wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
+        file.writelines(chunks)
     return path
 
 

@@ -90,7 +90,6 @@ class Database(Source):
 
     def files(self, context: SourceContext) -> list[FoundFile]:
         """The result, which changes with the query and the version. Raises SourceError."""
-        del context
         version = datetime.now(UTC).isoformat()
         if self.version_sql is not None:
             with naming(self.shown), temporary_folder() as folder:
@@ -118,7 +117,6 @@ class _Rows(ResultFile):
     database: Database
 
     def write(self, path: Path, context: SourceContext) -> None:
-        del context
         query = self.database
         _write(query.url, query.sql, query.setting, path)
 

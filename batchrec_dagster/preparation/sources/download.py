@@ -6,7 +6,6 @@ import hashlib
 import logging
 import socket
 import ssl
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,7 +105,8 @@ def download(url: str, path: Path, *, md5: str | None = None) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(path):
+        # Other processes must not fetch the same file into the same part.
+        with durable.exclusive(path.with_name(f"{path.name}.lock")):
             if path.exists():
                 return
             part = _persistently(url, lambda: _fetch(url, path))
@@ -372,19 +372,6 @@ def _reason(error: Exception) -> str:
     cause = error.args[0] if error.args else error
     cause = getattr(cause, "reason", cause) if isinstance(cause, HTTPError) else cause
     return str(cause) or type(cause).__name__
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Keeps other processes from fetching the same file into the same part."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    with path.with_name(f"{path.name}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

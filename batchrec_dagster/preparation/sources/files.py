@@ -225,8 +225,7 @@ class WebFile(File):
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
         path = self.path(context)
-        with path.open("rb") as file:
-            yield from _pieces(file)
+        yield from durable.pieces(path)
         # It is copied; only archives stay in the cache, for the other files in them.
         path.unlink(missing_ok=True)
 
@@ -358,11 +357,11 @@ def _expanded(text: str, context: SourceContext) -> Path:
         raise FileError("there is no such home folder: write the whole path") from error
 
 
-def _pieces(file: IO[bytes], size: int | None = None) -> Iterator[bytes]:
-    """The next `size` bytes, else all."""
-    while piece := file.read(CHUNK if size is None else min(CHUNK, size)):
+def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """The next `size` bytes."""
+    while piece := file.read(min(CHUNK, size)):
         yield piece
-        size = None if size is None else size - len(piece)
+        size -= len(piece)
 
 
 def _cached(cache: Path, address: str, version: str) -> Path:

@@ -76,7 +76,6 @@ class PublishedArchive:
     has_md5: bool = True
 
     def look(self, context: SourceContext) -> Look:
-        del context
         return Look(None, self.address)
 
     def path(self, context: SourceContext) -> Path:

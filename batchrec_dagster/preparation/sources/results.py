@@ -41,7 +41,6 @@ class ResultFile(File):
         return [FoundFile(self, filename, self.version)]
 
     def look(self, context: SourceContext) -> Look:
-        del context
         return Look(None, self.version)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
@@ -68,9 +67,7 @@ class AssetRows(File):
         return self.text.removeprefix(ASSET).split("/")
 
     def look(self, context: SourceContext) -> Look:
-        del context
         raise FileError(ONLY_A_RUN)
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
-        del context
         raise FileError(ONLY_A_RUN)

@@ -120,7 +120,6 @@ class File(Source):
 
     def local_path(self, context: SourceContext) -> Path | None:
         """Its path, where it is a file on this machine."""
-        del context
         return None
 
     def files(self, context: SourceContext) -> list[FoundFile]:
@@ -132,12 +131,10 @@ class File(Source):
     def as_listed(self, context: SourceContext) -> File:
         """Itself, knowing what it was like: it is copied as it is now, or not at all. A web file
         and an archive are read whole into the cache, at one moment."""
-        del context
         return self
 
     def changed(self, context: SourceContext) -> bool:
         """Whether it is on this machine, and no longer as `as_listed` saw it."""
-        del context
         return False
 
     def fingerprint(self, context: SourceContext, *, may_be_empty: bool = False) -> str:

@@ -167,11 +167,6 @@ class Files:
         if more:
             raise PreparationError(f"{file.name}: {self.limits.stopped(packed)}")
 
-    def checked(self, name: str, unfolded: int, packed: int) -> None:
-        """Raise PreparationError where this is more than the limits allow."""
-        with naming(name):
-            self.limits.check(unfolded, packed)
-
     @contextmanager
     def _created(self, uri: str) -> Iterator[Any]:
         """A stream to a file that is there once it is whole."""
@@ -189,14 +184,12 @@ class Files:
 
     def _copy_parts(self, folder: str, stream: Any) -> None:
         system, path = self._locate(folder)
-        parts = [s.getPath() for s in system.listStatus(path) if _is_part(s.getPath().getName())]
-        for name in sorted(parts, key=str):
-            source = system.open(name)
-            self._copy(source, stream)
-            source.close()
-
-    def _copy(self, source: Any, stream: Any) -> None:
-        self._jvm.org.apache.hadoop.io.IOUtils.copyBytes(source, stream, CHUNK, False)
+        parts = [status.getPath() for status in system.listStatus(path)]
+        for part in sorted(parts, key=str):
+            if part.getName().startswith("part-"):
+                source = system.open(part)
+                self._jvm.org.apache.hadoop.io.IOUtils.copyBytes(source, stream, CHUNK, False)
+                source.close()
 
     def _locate(self, uri: str) -> tuple[Any, Any]:
         path = self._jvm.org.apache.hadoop.fs.Path(uri)
@@ -225,10 +218,6 @@ def _refuse(start: bytes, file: SourceFile) -> None:
             f"{file.name} is {form}, which Spark does not read here: write it as CSV in UTF-8 or as"
             " Parquet, or set preparation.engine: local"
         )
-
-
-def _is_part(name: str) -> bool:
-    return name.startswith("part-")
 
 
 def _reason(error: Exception) -> str:

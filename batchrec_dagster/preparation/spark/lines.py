@@ -46,11 +46,6 @@ class Lines:
     counts: Sequence[int]
     marked: bool
 
-    def place(self, row: int) -> tuple[int, int]:
-        """The number of the file, and of the line in it from 1, of a line's number."""
-        file = max(number for number, start in enumerate(self.starts) if start <= row)
-        return file, row - self.starts[file] + 1
-
 
 def read_lines(
     spark: SparkSession,

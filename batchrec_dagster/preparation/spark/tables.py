@@ -25,7 +25,7 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.layout import Column as LayoutColumn
 from batchrec_dagster.preparation.sources.limits import BYTES_OF_A_ROW
-from batchrec_dagster.preparation.spark.files import Files, Input
+from batchrec_dagster.preparation.spark.files import Files, Input, naming
 from batchrec_dagster.preparation.spark.lines import (
     BEYOND,
     CELLS,
@@ -183,7 +183,8 @@ def _parquet(
     read = {n: spark.read.parquet(file.pattern) for n, file in enumerate(inputs)}
     counts = [frame.count() for frame in read.values()]  # Of the footers.
     for count, file in zip(counts, inputs, strict=True):
-        files.checked(file.name, count * BYTES_OF_A_ROW, file.packed)
+        with naming(file.name):
+            files.limits.check(count * BYTES_OF_A_ROW, file.packed)
     starts = [0, *accumulate(counts)][:-1]
     parts = []
     for number, frame in read.items():
