@@ -10,8 +10,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.pipeline.automation.alerts import failure
-from batchrec_dagster.reporting.failures import killed
-from batchrec_dagster.reporting.run_stages import RunStages
+from batchrec_dagster.reporting.run_stages import RunStages, killed
 from batchrec_dagster_tests.alerts_support import declared
 
 

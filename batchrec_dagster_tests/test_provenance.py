@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.personalize.evidence import AMAZON, EMBEDDED, HEADER, engine_of, evidence_of
-from batchrec_dagster.reporting.provenance import Provenance
+from batchrec_dagster.reporting.verdict import Provenance
 
 
 def answer(**headers: str) -> dict[str, Any]:

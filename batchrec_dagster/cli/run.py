@@ -180,7 +180,7 @@ def _stop(
 
 def _close(instance: dg.DagsterInstance, stages: RunStages, code: int, *, stopped: bool) -> None:
     """End the run in Dagster if its process was killed: it would be under way for ever."""
-    from batchrec_dagster.reporting.failures import killed
+    from batchrec_dagster.reporting.run_stages import killed
 
     run = instance.get_run_by_id(stages.run.run_id)
     if run is not None and not run.is_finished:

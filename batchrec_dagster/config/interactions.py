@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.sources import known_source
 from batchrec_dagster.config.validation import in_range, matching
+from batchrec_dagster.preparation.polars.rows import filter_columns
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.sql import filter_columns
 
 
 class Window(dg.Model):

@@ -12,8 +12,13 @@ from batchrec_dagster.config.validation import field_errors
 from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
 from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, check_sql
-from batchrec_dagster.preparation.sources.results import ASSET, AssetRows
-from batchrec_dagster.preparation.sources.source import Source, SourceError, hide_query
+from batchrec_dagster.preparation.sources.source import (
+    ASSET,
+    AssetRows,
+    Source,
+    SourceError,
+    hide_query,
+)
 from batchrec_dagster.preparation.sources.tables import TextForm
 
 

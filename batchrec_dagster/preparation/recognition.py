@@ -29,10 +29,9 @@ from batchrec_dagster.preparation.layout import (
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable, pointed
 from batchrec_dagster.preparation.polars.decoding import Opened
 from batchrec_dagster.preparation.polars.json_table import JsonTable
-from batchrec_dagster.preparation.polars.rows import typed
+from batchrec_dagster.preparation.polars.rows import FilterError, check_types, filter_columns, typed
 from batchrec_dagster.preparation.polars.tables import ParquetTable, Table
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.sql import FilterError, check_types, filter_columns
 
 _AnyTable = CsvTable | JsonTable | ParquetTable
 

@@ -15,7 +15,6 @@ from batchrec_dagster.personalize.evidence import ALL, Evidence
 from batchrec_dagster.reporting.editions import NDCG, Data, Drift, EditionDiff
 from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
-from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.published import Tables
 from batchrec_dagster.reporting.sections import Section
 from batchrec_dagster.reporting.statistics import (
@@ -25,7 +24,7 @@ from batchrec_dagster.reporting.statistics import (
     catalogue,
     counts,
 )
-from batchrec_dagster.reporting.verdict import Before, Verdict, VerdictFacts, verdict
+from batchrec_dagster.reporting.verdict import Before, Provenance, Verdict, VerdictFacts, verdict
 
 LISTS_FULL = "lists_full"
 MOST_TRAININGS = 20

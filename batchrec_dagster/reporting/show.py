@@ -15,10 +15,10 @@ from batchrec_dagster.reporting.editions import NDCG as PERSONALIZE_NDCG
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.lookup import Item, Person
 from batchrec_dagster.reporting.people import shortened
-from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.published import Published
 from batchrec_dagster.reporting.run_stages import duration
 from batchrec_dagster.reporting.terminal import Column, Section, plain, render
+from batchrec_dagster.reporting.verdict import Provenance
 from batchrec_dagster.storage.paths import read_record
 
 

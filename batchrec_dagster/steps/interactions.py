@@ -20,8 +20,7 @@ from batchrec_dagster.personalize.schemas import csv_types, interactions_columns
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import BadRows, Preparation, Ratings, opened
-from batchrec_dagster.preparation.sources.formats import PACKED, START, format_of
-from batchrec_dagster.preparation.sources.limits import PARQUET
+from batchrec_dagster.preparation.sources.limits import PACKED, PARQUET, START, format_of
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
 from batchrec_dagster.preparation.users import Counts, count_rows

@@ -19,10 +19,11 @@ import polars as pl
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.query import FileQuery
-from batchrec_dagster.preparation.sources.results import AssetRows, ResultFile
 from batchrec_dagster.preparation.sources.source import (
+    AssetRows,
     FileError,
     FoundFile,
+    ResultFile,
     Source,
     SourceContext,
     SourceError,

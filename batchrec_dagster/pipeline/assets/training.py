@@ -12,7 +12,7 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.pipeline.declare_asset import MODEL, asset, dataset_group, preview
 from batchrec_dagster.pipeline.run_step import exclusive_step, published, run_step
 from batchrec_dagster.reporting.markdown import escaped, table
-from batchrec_dagster.reporting.provenance import measured_on
+from batchrec_dagster.reporting.verdict import measured_on
 from batchrec_dagster.steps.cost import cost_metadata
 from batchrec_dagster.steps.import_dataset import (
     DatasetImport,

@@ -15,8 +15,18 @@ from typing import Any
 
 from batchrec_dagster.preparation.layout import LEGACY, Encoding, PreparationError
 from batchrec_dagster.preparation.sources.conversion import CONVERSIONS
-from batchrec_dagster.preparation.sources.formats import BZIP2, START, UTF16, XZ, format_of
-from batchrec_dagster.preparation.sources.limits import GZIP, PARQUET, ZSTD, LimitError, Limits
+from batchrec_dagster.preparation.sources.limits import (
+    BZIP2,
+    GZIP,
+    PARQUET,
+    START,
+    UTF16,
+    XZ,
+    ZSTD,
+    LimitError,
+    Limits,
+    format_of,
+)
 from batchrec_dagster.preparation.sources.source import FileError
 from batchrec_dagster.storage.durable import pieces
 

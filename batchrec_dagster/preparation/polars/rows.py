@@ -1,7 +1,9 @@
-"""Diagnoses of rows: every cell is read as text, in one pass, so that each error has its line."""
+"""Diagnoses of rows: every cell is read as text, in one pass, so that each error has its line; and
+`filter`, a condition in SQL over the columns, parsed by Polars' SQL engine."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +26,6 @@ from batchrec_dagster.preparation.layout import (
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, Table
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
-from batchrec_dagster.preparation.sql import TYPES, parse_filter
 
 # Columns of a parsed row, next to the roles': which file, the time, what is wrong with it (null
 # where it is good), why it is not kept (null where it is), and what its time looks like.
@@ -234,3 +235,76 @@ def look(rows: pl.LazyFrame, write: Write | None = None) -> Looked:
     left_out.pop(None, None)
     looked.left_out = dict(sorted((str(reason), count) for reason, count in left_out.items()))
     return looked
+
+
+TYPES: Mapping[str, pl.DataType] = {
+    "string": pl.String(),
+    "long": pl.Int64(),
+    "double": pl.Float64(),
+    "boolean": pl.Boolean(),
+}
+# What looks at more than the one row, by the names of Polars' own plan.
+_BEYOND_THE_ROW = {
+    "Agg": "an aggregate of all rows",
+    "Explode": "a list taken apart",
+    "Len": "a count of all rows",
+    "Over": "a window over other rows",
+    "SubPlan": "a query within it",
+}
+
+
+class FilterError(ValueError):
+    """The text is not a condition on a row; one line that says why."""
+
+
+def parse_filter(text: str) -> pl.Expr:
+    """The condition. Raises FilterError."""
+    try:
+        condition = pl.sql_expr(text)
+        plan = json.loads(condition.meta.serialize(format="json"))
+    except (pl.exceptions.PolarsError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FilterError(
+            f"{reason}; write a condition on the columns of one row, such as rating >= 3.5 AND"
+            " category <> 'gift'"
+        ) from None
+    if found := _beyond_the_row(plan):
+        raise FilterError(f"it has {found}: only the columns of the row itself may be in it")
+    return condition
+
+
+def filter_columns(text: str) -> list[str]:
+    """The columns that it names, each once. Raises FilterError."""
+    names = list(dict.fromkeys(parse_filter(text).meta.root_names()))
+    if not names:
+        raise FilterError("it names no column, so that it is the same for every row")
+    return names
+
+
+def check_types(text: str, types: Mapping[str, str]) -> None:
+    """Raise FilterError unless it is a condition on columns of these types."""
+    schema = {name: TYPES[kind] for name, kind in types.items()}
+    try:
+        found = pl.LazyFrame(schema=schema).select(kept=parse_filter(text)).collect_schema()
+    except pl.exceptions.PolarsError as error:
+        columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
+        raise FilterError(
+            f"{str(error).partition(chr(10))[0]}; the columns are {columns}"
+        ) from None
+    if found["kept"] != pl.Boolean:
+        raise FilterError("it is not a condition: write a comparison, such as rating >= 3.5")
+
+
+def _beyond_the_row(plan: Any) -> str | None:
+    if isinstance(plan, str):
+        return _BEYOND_THE_ROW.get(plan)
+    if isinstance(plan, list):
+        return next((found for part in plan if (found := _beyond_the_row(part))), None)
+    if isinstance(plan, dict):
+        for key, part in plan.items():
+            # Names and values are the user's.
+            if key not in ("Column", "Literal") and (
+                found := _BEYOND_THE_ROW.get(key) or _beyond_the_row(part)
+            ):
+                return found
+    return None

@@ -31,7 +31,7 @@ from batchrec_dagster.preparation.layout import (
     Layout,
 )
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.rows import IN_FILTER, filtered, typed
+from batchrec_dagster.preparation.polars.rows import IN_FILTER, TYPES, filtered, typed
 from batchrec_dagster.preparation.polars.tables import Table
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
@@ -39,7 +39,6 @@ from batchrec_dagster.preparation.rules import (
     NOT_IN_FILTER,
     Rules,
 )
-from batchrec_dagster.preparation.sql import TYPES
 
 _ODD = "odd"
 

@@ -24,10 +24,10 @@ import polars as pl
 
 from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, QUERY_MINUTES, Limits
 from batchrec_dagster.preparation.sources.query import FILENAME, read_database
-from batchrec_dagster.preparation.sources.results import ResultFile
 from batchrec_dagster.preparation.sources.source import (
     FileError,
     FoundFile,
+    ResultFile,
     Source,
     SourceContext,
     naming,

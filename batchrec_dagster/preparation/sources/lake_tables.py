@@ -15,8 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from batchrec_dagster.preparation.sources.results import ResultFile
-from batchrec_dagster.preparation.sources.source import FileError, SourceContext
+from batchrec_dagster.preparation.sources.source import FileError, ResultFile, SourceContext
 
 # What the table is called, the folder of its log, and the files of that.
 DELTA, ICEBERG, HUDI = "a Delta table", "an Iceberg table", "a Hudi table"

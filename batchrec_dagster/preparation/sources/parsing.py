@@ -8,8 +8,8 @@ from collections.abc import Callable
 from batchrec_dagster.preparation.sources.archives import Member
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, StoredObject, WebFile
 from batchrec_dagster.preparation.sources.movielens import PUBLISHED, Sample, parse_movielens
-from batchrec_dagster.preparation.sources.results import AssetRows
 from batchrec_dagster.preparation.sources.source import (
+    AssetRows,
     File,
     FileError,
     Source,

@@ -24,10 +24,10 @@ from batchrec_dagster.preparation.sources.limits import (
     QUERY_MINUTES,
     Limits,
 )
-from batchrec_dagster.preparation.sources.results import ResultFile
 from batchrec_dagster.preparation.sources.source import (
     FileError,
     FoundFile,
+    ResultFile,
     Source,
     SourceContext,
 )

@@ -1,4 +1,5 @@
-"""What every source can do: list its files, and describe, open and copy each of them."""
+"""What every source can do: list its files, and describe, open and copy each of them; sources whose
+rows a run computes."""
 
 from __future__ import annotations
 
@@ -10,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.download import DownloadError, safe_url
-from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.durable import pieces, temporary_folder
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 
 LONGEST_FILENAME = 120
@@ -222,3 +223,55 @@ def naming(shown: str) -> Iterator[None]:
         # These name an address, which may be another one.
         message = str(error)
         raise SourceError(message if shown in message else f"{shown}: {message}") from error
+
+
+CHUNK = 8 * 1024 * 1024
+ASSET = "asset://"
+ONLY_A_RUN = "an asset is read by a run, as the source of ratings or items: name a file here"
+
+
+@dataclass(frozen=True)
+class ResultFile(File):
+    """Rows that `write` puts into a Parquet file; `version` changes when they may have changed."""
+
+    version: str
+
+    @abstractmethod
+    def write(self, path: Path, context: SourceContext) -> None:
+        """Write the Parquet file. Raises FileError."""
+
+    def found(self, filename: str) -> list[FoundFile]:
+        """The one file that a source of it has."""
+        return [FoundFile(self, filename, self.version)]
+
+    def look(self, context: SourceContext) -> Look:
+        return Look(None, self.version)
+
+    def chunks(self, context: SourceContext) -> Iterator[bytes]:
+        with temporary_folder() as folder:
+            path = folder / "result.parquet"
+            self.write(path, context)
+            yield from pieces(path, CHUNK)
+
+
+@dataclass(frozen=True)
+class AssetRows(File):
+    """The rows of an asset, before a run has found out where they are."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises FileError."""
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", text.removeprefix(ASSET)):
+            raise FileError("write an asset's key, its parts separated by /: asset://shop/orders")
+        return cls(text)
+
+    @property
+    def key(self) -> list[str]:
+        """The parts of the asset's key."""
+        return self.text.removeprefix(ASSET).split("/")
+
+    def look(self, context: SourceContext) -> Look:
+        raise FileError(ONLY_A_RUN)
+
+    def chunks(self, context: SourceContext) -> Iterator[bytes]:
+        raise FileError(ONLY_A_RUN)

@@ -12,15 +12,18 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import TAIL, PreparationError
-from batchrec_dagster.preparation.sources.formats import (
+from batchrec_dagster.preparation.sources.limits import (
     BZIP2,
+    GZIP,
     PACKED,
     START,
     UTF16,
     XZ,
+    ZSTD,
+    LimitError,
+    Limits,
     format_of,
 )
-from batchrec_dagster.preparation.sources.limits import GZIP, ZSTD, LimitError, Limits
 from batchrec_dagster.preparation.spark.task import SourceFile
 
 CHUNK = 64 * 1024
