@@ -11,18 +11,9 @@ from typing import Any
 import dagster as dg
 from botocore.exceptions import ClientError
 
+from batchrec_dagster.doctor import aws_trial as trial
 from batchrec_dagster.doctor.aws import SERVICE
-from batchrec_dagster.doctor.aws_trial import (
-    BYTES,
-    FEW_RESULTS,
-    FULL,
-    MANY_RESULTS,
-    ROWS,
-    UPDATE,
-    USERS,
-    Line,
-    Trial,
-)
+from batchrec_dagster.doctor.aws_trial import Line, Trial
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.batch_files import read_inference
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION as V1
@@ -67,14 +58,14 @@ class Question:
 
 def estimated() -> list[cost.Cost]:
     """The most that all questions cost on AWS."""
-    _, hours = cost.training_hours(V1, ROWS)
+    _, hours = cost.training_hours(V1, trial.ROWS)
     return [
-        cost.import_cost("interactions in 5 imports", 5 * BYTES),
-        cost.training_cost(V2, hours, ROWS),
-        cost.training_cost(V1, hours, ROWS),
-        cost.training_cost(f"{V1} ({UPDATE})", hours, ROWS),
-        cost.recommendations_cost(V2, 2 * USERS),
-        cost.recommendations_cost(V1, 3 * USERS),
+        cost.import_cost("interactions in 5 imports", 5 * trial.BYTES),
+        cost.training_cost(V2, hours, trial.ROWS),
+        cost.training_cost(V1, hours, trial.ROWS),
+        cost.training_cost(f"{V1} ({trial.UPDATE})", hours, trial.ROWS),
+        cost.recommendations_cost(V2, 2 * trial.USERS),
+        cost.recommendations_cost(V1, 3 * trial.USERS),
         cost.Cost(BILL_USD, "reading the bill", BILL_USD),
     ]
 
@@ -154,18 +145,18 @@ def _kms(on: Trial) -> dict[str, Any]:
 
 
 def _over_500(on: Trial) -> dict[str, Any]:
-    (lists,) = on.lists(on.start_lists("many", V2, MANY_RESULTS))
+    (lists,) = on.lists(on.start_lists("many", V2, trial.MANY_RESULTS))
     lengths = [len(items) for items in lists]
-    return {"asked": MANY_RESULTS, "least": min(lengths), "most": max(lengths)}
+    return {"asked": trial.MANY_RESULTS, "least": min(lengths), "most": max(lengths)}
 
 
-def _version(on: Trial, recipe: str, mode: str = FULL) -> dict[str, Any]:
+def _version(on: Trial, recipe: str, mode: str = trial.FULL) -> dict[str, Any]:
     version = on.version(recipe, mode)
     metrics = on.ensure.client.get_solution_metrics(solutionVersionArn=version.arn)["metrics"]
     return {
         "name": version.description.get("name"),
         "training_hours": version.description.get("trainingHours"),
-        "most_hours_estimated": round(cost.training_hours(V1, ROWS)[1], 2),
+        "most_hours_estimated": round(cost.training_hours(V1, trial.ROWS)[1], 2),
         "hours_passed": round(job_seconds(version) / 3600, 3),
         "metrics": metrics,
     }
@@ -177,13 +168,13 @@ def _versions(on: Trial) -> dict[str, Any]:
 
 def _update(on: Trial) -> dict[str, Any]:
     on.version(V1)
-    return _version(on, V1, UPDATE)
+    return _version(on, V1, trial.UPDATE)
 
 
 def _exploration(on: Trial) -> dict[str, Any]:
     def start(name: str, weight: str) -> api.Started:
         config = {"itemExplorationConfig": {"explorationWeight": weight}}
-        return on.start_lists(name, V1, FEW_RESULTS, batchInferenceJobConfig=config)
+        return on.start_lists(name, V1, trial.FEW_RESULTS, batchInferenceJobConfig=config)
 
     names = {"without": "0", "without-again": "0", "with": "1"}
     once, again, explored = on.lists(*(start(*each) for each in names.items()))

@@ -21,15 +21,7 @@ from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.doctor.aws_questions import (
-    ASKING,
-    DELETED,
-    NAMES,
-    QUESTIONS,
-    UnansweredError,
-    estimated,
-    refusal,
-)
+from batchrec_dagster.doctor import aws_questions as questions
 from batchrec_dagster.doctor.aws_trial import Trial
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.teardown import delete, find
@@ -67,8 +59,8 @@ class Verification:
             "personalize": "Amazon" if personalize.on_aws else "local",
             "region": personalize.client.meta.region_name,
             "started": f"{now():%FT%TZ}",
-            "estimate": cost.summary(estimated()),
-            "stage": ASKING,
+            "estimate": cost.summary(questions.estimated()),
+            "stage": questions.ASKING,
             "answers": {},
         }
         if file.exists():
@@ -90,11 +82,11 @@ class Verification:
         """Ask what has no answer yet, and delete everything. Raises dg.Failure, StorageError and
         botocore's errors if Personalize could not be asked; a later call continues."""
         self._save()
-        if self.state["stage"] == ASKING:
+        if self.state["stage"] == questions.ASKING:
             self._ask()
             self._delete()
-            self._save(stage=NAMES)
-        if self.state["stage"] == NAMES:
+            self._save(stage=questions.NAMES)
+        if self.state["stage"] == questions.NAMES:
             self._ask()
             self.delete()
         self._ask()
@@ -102,7 +94,7 @@ class Verification:
     def delete(self) -> None:
         """Delete everything, and ask for nothing more but the bill."""
         self._delete()
-        self._save(stage=DELETED, ended=f"{now():%FT%TZ}")
+        self._save(stage=questions.DELETED, ended=f"{now():%FT%TZ}")
 
     @property
     def trial(self) -> Trial:
@@ -126,7 +118,7 @@ class Verification:
 
     def _ask(self) -> None:
         answers = self.state["answers"]
-        for each in QUESTIONS:
+        for each in questions.QUESTIONS:
             known = answers.get(each.name, {"status": "pending"})
             if each.stage != self.state["stage"] or known["status"] != "pending":
                 continue
@@ -134,10 +126,10 @@ class Verification:
             found: dict[str, Any]
             try:
                 found = {"status": "answered", "answer": each.ask(self.trial)}
-            except UnansweredError as error:
+            except questions.UnansweredError as error:
                 found = {"status": error.status, "reason": str(error)}
             except (dg.Failure, ClientError) as error:
-                found = {"status": "refused", "reason": refusal(error)}
+                found = {"status": "refused", "reason": questions.refusal(error)}
             except (ValueError, LookupError, TypeError) as error:
                 # An answer of another form is one, and must not keep the others from being asked.
                 found = {"status": "unexpected", "reason": repr(error)}

@@ -11,19 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from batchrec_dagster.personalize.filter_grammar import (
-    ANY_EVENT,
-    LISTS,
-    NUMBER,
-    STRING,
-    Comparison,
-    Expression,
-    Literal,
-    Placeholder,
-    comparisons,
-    number_value,
-    string_value,
-)
+from batchrec_dagster.personalize import filter_grammar as grammar
 from batchrec_dagster.personalize.schemas import INTERACTIONS
 
 # "*" is every event type. Only the latest FILTER_HISTORY interactions of a user and event
@@ -67,15 +55,17 @@ def _without_strings(expression: str) -> str:
     return re.sub(r'"[^"]*"', '""', expression)
 
 
-_VALUE = re.compile(rf"\s*(?:(?P<string>{STRING})|(?P<number>{NUMBER}))\s*", re.DOTALL)
+_VALUE = re.compile(
+    rf"\s*(?:(?P<string>{grammar.STRING})|(?P<number>{grammar.NUMBER}))\s*", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
 class PlaceholderUse:
     """A placeholder in a comparison, and what its values must be there."""
 
-    placeholder: Placeholder
-    comparison: Comparison
+    placeholder: grammar.Placeholder
+    comparison: grammar.Comparison
     is_string: bool
     required: bool  # in an INCLUDE expression
 
@@ -96,15 +86,15 @@ class PlaceholderUse:
         if any(isinstance(value, str) != self.is_string for value in values):
             kind = "quoted strings" if self.is_string else "a number without quotes"
             return f"The value of the filter parameter {name} must be {kind}, for {self.comparison}"
-        if len(values) > 1 and self.comparison.operator not in LISTS:
+        if len(values) > 1 and self.comparison.operator not in grammar.LISTS:
             return f"The filter parameter {name} takes one value, for {self.comparison}"
-        if ANY_EVENT in values and self.comparison.field.dataset != INTERACTIONS:
+        if grammar.ANY_EVENT in values and self.comparison.field.dataset != INTERACTIONS:
             return f'The value of the filter parameter {name} cannot be "*", for {self.comparison}'
         return None
 
 
 def placeholder_uses(
-    expressions: tuple[Expression, ...], is_string: Mapping[tuple[str, str], bool]
+    expressions: tuple[grammar.Expression, ...], is_string: Mapping[tuple[str, str], bool]
 ) -> list[PlaceholderUse]:
     """Every use of a placeholder; `is_string` by (dataset type, column)."""
     return [
@@ -115,22 +105,22 @@ def placeholder_uses(
             expression.include,
         )
         for expression in expressions
-        for comparison in (*comparisons(expression.where), *expression.users)
+        for comparison in (*grammar.comparisons(expression.where), *expression.users)
         for operand in comparison.operands
-        if isinstance(operand, Placeholder)
+        if isinstance(operand, grammar.Placeholder)
     ]
 
 
-def parse_values(text: str) -> tuple[Literal, ...] | None:
+def parse_values(text: str) -> tuple[grammar.Literal, ...] | None:
     """The values of a comma-separated list, or None when it is not one."""
-    values: list[Literal] = []
+    values: list[grammar.Literal] = []
     at = 0
     while True:
         match = _VALUE.match(text, at)
         if match is None:
             return None
         quoted, number = match.group("string", "number")
-        values.append(string_value(quoted) if quoted else number_value(number))
+        values.append(grammar.string_value(quoted) if quoted else grammar.number_value(number))
         at = match.end()
         if at == len(text):
             return tuple(values)

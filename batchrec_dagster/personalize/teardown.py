@@ -17,33 +17,12 @@ from typing import Any
 import dagster as dg
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.personalize.ensure import (
-    ACTIVE,
-    BATCH_INFERENCE_JOB,
-    BATCH_SEGMENT_JOB,
-    CAMPAIGN,
-    DATASET,
-    DATASET_GROUP,
-    EVENT_TRACKER,
-    FAILED,
-    FILTER,
-    IMPORT_JOB,
-    METRIC_ATTRIBUTION,
-    PIPELINE_TAG,
-    RECOMMENDER,
-    SCHEMA,
-    SOLUTION,
-    SOLUTION_VERSION,
-    STORAGE_TAG,
-    Description,
-    Ensure,
-    Kind,
-)
+from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.storage.object_store import ObjectInfo
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
-ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
-WORK = {SOLUTION: (SOLUTION_VERSION,), DATASET: (IMPORT_JOB,)}
+ORDER = (api.FILTER, api.SOLUTION, api.DATASET, api.SCHEMA, api.DATASET_GROUP)
+WORK = {api.SOLUTION: (api.SOLUTION_VERSION,), api.DATASET: (api.IMPORT_JOB,)}
 
 
 # So many of a kind are kept in a dataset group besides those in use: a setting may be changed back.
@@ -56,7 +35,7 @@ PRUNE_SECONDS = 600
 class Piece:
     """A resource: its kind, name and ARN, and its status when found."""
 
-    kind: Kind
+    kind: api.Kind
     name: str
     arn: str
     status: str = ""
@@ -93,18 +72,20 @@ class Plan:
         ]
 
 
-def find(ensure: Ensure, pipeline: str) -> Plan:
+def find(ensure: api.Ensure, pipeline: str) -> Plan:
     """Everything that the pipeline created, in whatever state an earlier teardown left it."""
     plan = Plan()
     named = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    for group in _pieces(DATASET_GROUP, ensure.list(DATASET_GROUP)):
+    for group in _pieces(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
         if named.fullmatch(group.name):
             with _may_be_gone():
                 if _is_ours(ensure, group, pipeline):
                     _look_into(ensure, group, pipeline, plan)
                 else:
                     tags = ensure.tags_of(group.arn)
-                    said = [f"{key}={tags.get(key, '')}" for key in (PIPELINE_TAG, STORAGE_TAG)]
+                    said = [
+                        f"{key}={tags.get(key, '')}" for key in (api.PIPELINE_TAG, api.STORAGE_TAG)
+                    ]
                     plan.left.append(f"{group} belongs to somebody else: {', '.join(said)}")
     _find_schemas(ensure, named, plan)
     _find_jobs(ensure, plan)
@@ -112,7 +93,7 @@ def find(ensure: Ensure, pipeline: str) -> Plan:
     return plan
 
 
-def delete(ensure: Ensure, plan: Plan) -> None:
+def delete(ensure: api.Ensure, plan: Plan) -> None:
     """Stop running work or wait for it, then delete, and wait until everything is gone.
 
     Raises dg.Failure before deleting anything if something is in the way, and if the deadline
@@ -136,7 +117,7 @@ def delete(ensure: Ensure, plan: Plan) -> None:
 
 
 def prune(
-    ensure: Ensure, pipeline: str, group: str, in_use: Collection[str], kept: Collection[str]
+    ensure: api.Ensure, pipeline: str, group: str, in_use: Collection[str], kept: Collection[str]
 ) -> list[Piece]:
     """Delete what earlier settings of the pipeline left, wait until it is gone, and return it.
 
@@ -146,9 +127,9 @@ def prune(
     """
     found = Plan()
     named = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    for each in _pieces(DATASET_GROUP, ensure.list(DATASET_GROUP)):
+    for each in _pieces(api.DATASET_GROUP, ensure.list(api.DATASET_GROUP)):
         if each.name == group:
-            for kind in (FILTER, SOLUTION):
+            for kind in (api.FILTER, api.SOLUTION):
                 there = ensure.list(kind, datasetGroupArn=each.arn)
                 unused = [one for one in there if one[kind.name] not in in_use]
                 unused.sort(key=lambda one: one["creationDateTime"], reverse=True)
@@ -160,15 +141,15 @@ def prune(
     return found.pieces
 
 
-def _add_idle(found: Plan, ensure: Ensure, pipeline: str, piece: Piece) -> None:
+def _add_idle(found: Plan, ensure: api.Ensure, pipeline: str, piece: Piece) -> None:
     """Add it with what is in it, if it is the pipeline's and nothing is under way in it."""
     plan = Plan()
     with _may_be_gone():
         if not _is_ours(ensure, piece, pipeline):
             return
-        if piece.kind is DATASET_GROUP:
+        if piece.kind is api.DATASET_GROUP:
             _look_into(ensure, piece, pipeline, plan)
-            schemas = _pieces(SCHEMA, ensure.list(SCHEMA))
+            schemas = _pieces(api.SCHEMA, ensure.list(api.SCHEMA))
             plan.pieces.extend(one for one in schemas if one.name.startswith(f"{piece.name}-"))
         else:
             _look_at(ensure, piece, plan)
@@ -177,9 +158,9 @@ def _add_idle(found: Plan, ensure: Ensure, pipeline: str, piece: Piece) -> None:
         found.pieces.extend(plan.pieces)
 
 
-def _look_into(ensure: Ensure, group: Piece, pipeline: str, plan: Plan) -> None:
+def _look_into(ensure: api.Ensure, group: Piece, pipeline: str, plan: Plan) -> None:
     plan.pieces.append(group)
-    for kind in (FILTER, SOLUTION, DATASET):
+    for kind in (api.FILTER, api.SOLUTION, api.DATASET):
         for piece in _pieces(kind, ensure.list(kind, datasetGroupArn=group.arn)):
             with _may_be_gone():
                 if not _is_ours(ensure, piece, pipeline):
@@ -188,34 +169,34 @@ def _look_into(ensure: Ensure, group: Piece, pipeline: str, plan: Plan) -> None:
                     )
                     continue
                 _look_at(ensure, piece, plan)
-    for kind in (EVENT_TRACKER, METRIC_ATTRIBUTION, RECOMMENDER):
+    for kind in (api.EVENT_TRACKER, api.METRIC_ATTRIBUTION, api.RECOMMENDER):
         _report(ensure, kind, group, plan)
 
 
-def _look_at(ensure: Ensure, piece: Piece, plan: Plan) -> None:
+def _look_at(ensure: api.Ensure, piece: Piece, plan: Plan) -> None:
     plan.pieces.append(piece)
     for work in WORK.get(piece.kind, ()):
         found = ensure.list(work, **{piece.kind.arn: piece.arn})
         plan.work.extend(_pieces(work, filter(_is_busy, found)))
-    if piece.kind is SOLUTION:
-        _report(ensure, CAMPAIGN, piece, plan)
+    if piece.kind is api.SOLUTION:
+        _report(ensure, api.CAMPAIGN, piece, plan)
 
 
-def _report(ensure: Ensure, kind: Kind, parent: Piece, plan: Plan) -> None:
+def _report(ensure: api.Ensure, kind: api.Kind, parent: Piece, plan: Plan) -> None:
     """Report resources of this kind in the parent: no pipeline creates them."""
     found = ensure.list(kind, **{parent.kind.arn: parent.arn})
     plan.in_the_way.extend(f"{piece} belongs to {parent}" for piece in _pieces(kind, found))
 
 
-def _find_schemas(ensure: Ensure, named: re.Pattern[str], plan: Plan) -> None:
+def _find_schemas(ensure: api.Ensure, named: re.Pattern[str], plan: Plan) -> None:
     mine = re.compile(rf"{named.pattern}-(interactions|items)")
-    schemas = [s for s in _pieces(SCHEMA, ensure.list(SCHEMA)) if mine.fullmatch(s.name)]
+    schemas = [s for s in _pieces(api.SCHEMA, ensure.list(api.SCHEMA)) if mine.fullmatch(s.name)]
     if not schemas:
         return
     datasets = {piece.arn for piece in plan.pieces}
     used = {
-        ensure.describe(DATASET, other.arn)["schemaArn"]: other
-        for other in _pieces(DATASET, ensure.list(DATASET))
+        ensure.describe(api.DATASET, other.arn)["schemaArn"]: other
+        for other in _pieces(api.DATASET, ensure.list(api.DATASET))
         if other.arn not in datasets
     }
     for schema in schemas:
@@ -225,9 +206,9 @@ def _find_schemas(ensure: Ensure, named: re.Pattern[str], plan: Plan) -> None:
             plan.pieces.append(schema)
 
 
-def _find_jobs(ensure: Ensure, plan: Plan) -> None:
-    solutions = [piece.arn for piece in plan.pieces if piece.kind is SOLUTION]
-    for kind in (BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB) if solutions else ():
+def _find_jobs(ensure: api.Ensure, plan: Plan) -> None:
+    solutions = [piece.arn for piece in plan.pieces if piece.kind is api.SOLUTION]
+    for kind in (api.BATCH_INFERENCE_JOB, api.BATCH_SEGMENT_JOB) if solutions else ():
         jobs = [
             job
             for job in ensure.list(kind)
@@ -236,21 +217,21 @@ def _find_jobs(ensure: Ensure, plan: Plan) -> None:
         plan.work.extend(_pieces(kind, jobs))
 
 
-def _is_ours(ensure: Ensure, piece: Piece, pipeline: str) -> bool:
+def _is_ours(ensure: api.Ensure, piece: Piece, pipeline: str) -> bool:
     if piece.status.startswith("DELETE"):
         # An earlier teardown or somebody else deletes it: wait for it. It may have no tags.
         return True
     tags = ensure.tags_of(piece.arn)
-    mine = ensure.tags.get(STORAGE_TAG)
+    mine = ensure.tags.get(api.STORAGE_TAG)
     # What was created before version 0.2 has no tag of the storage.
-    return tags.get(PIPELINE_TAG) == pipeline and tags.get(STORAGE_TAG, mine) == mine
+    return tags.get(api.PIPELINE_TAG) == pipeline and tags.get(api.STORAGE_TAG, mine) == mine
 
 
 def _is_busy(summary: Mapping[str, Any]) -> bool:
-    return summary["status"] not in (ACTIVE, *FAILED)
+    return summary["status"] not in (api.ACTIVE, *api.FAILED)
 
 
-def _pieces(kind: Kind, summaries: Iterable[Description]) -> list[Piece]:
+def _pieces(kind: api.Kind, summaries: Iterable[api.Description]) -> list[Piece]:
     return [
         # The summary of a solution version has no name.
         Piece(
@@ -273,9 +254,9 @@ def _may_be_gone() -> Iterator[None]:
             raise
 
 
-def _end(ensure: Ensure, piece: Piece, deadline: float) -> None:
+def _end(ensure: api.Ensure, piece: Piece, deadline: float) -> None:
     """Stop a training; wait for other work, which Personalize cannot stop."""
-    if piece.kind is SOLUTION_VERSION:
+    if piece.kind is api.SOLUTION_VERSION:
         try:
             ensure.client.stop_solution_version_creation(solutionVersionArn=piece.arn)
             ensure.log.info(f"stopping {piece}")
@@ -288,7 +269,7 @@ def _end(ensure: Ensure, piece: Piece, deadline: float) -> None:
         ensure.sleep(ensure.poll_seconds, deadline, f"{piece} is {description['status']}")
 
 
-def _delete(ensure: Ensure, piece: Piece, deadline: float) -> None:
+def _delete(ensure: api.Ensure, piece: Piece, deadline: float) -> None:
     while True:
         try:
             getattr(ensure.client, f"delete_{piece.kind.snake}")(**{piece.kind.arn: piece.arn})
@@ -310,9 +291,9 @@ def _delete(ensure: Ensure, piece: Piece, deadline: float) -> None:
             return
 
 
-def _wait_until_gone(ensure: Ensure, piece: Piece, deadline: float) -> None:
+def _wait_until_gone(ensure: api.Ensure, piece: Piece, deadline: float) -> None:
     while (description := _describe(ensure, piece)) is not None:
-        status = description.get("status", ACTIVE)
+        status = description.get("status", api.ACTIVE)
         if status == "DELETE FAILED":
             raise dg.Failure(
                 f"{piece} was not deleted: {description.get('failureReason')}", allow_retries=False
@@ -320,7 +301,7 @@ def _wait_until_gone(ensure: Ensure, piece: Piece, deadline: float) -> None:
         ensure.sleep(ensure.poll_seconds, deadline, f"{piece} is {status}")
 
 
-def _describe(ensure: Ensure, piece: Piece) -> Description | None:
+def _describe(ensure: api.Ensure, piece: Piece) -> api.Description | None:
     with _may_be_gone():
         return ensure.describe(piece.kind, piece.arn)
     return None

@@ -23,16 +23,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from batchrec_dagster.dagster_internals.web_server import (
-    DEFAULT_DB_STATEMENT_TIMEOUT,
-    DEFAULT_POOL_MAX_OVERFLOW,
-    DEFAULT_POOL_RECYCLE,
-    ProxyServerManager,
-    WorkspaceFileTarget,
-    WorkspaceProcessContext,
-    __version__,
-    create_app_from_workspace_process_context,
-)
+from batchrec_dagster.dagster_internals import web_server
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.web.server import (
@@ -100,9 +91,9 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def guarded_ui(context: WorkspaceProcessContext, hosts: Collection[str]) -> ASGIApp:
+def guarded_ui(context: web_server.WorkspaceProcessContext, hosts: Collection[str]) -> ASGIApp:
     """Dagster's web application, as this project serves it."""
-    app = create_app_from_workspace_process_context(context, live_data_poll_rate=POLL_MS)
+    app = web_server.create_app_from_workspace_process_context(context, live_data_poll_rate=POLL_MS)
     return Guard(JsonPosts(app), hosts)
 
 
@@ -116,17 +107,19 @@ def serve_ui(
     with ExitStack() as stack:
         instance = stack.enter_context(dg.DagsterInstance.get())
         instance.optimize_for_webserver(
-            DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_RECYCLE, DEFAULT_POOL_MAX_OVERFLOW
+            web_server.DEFAULT_DB_STATEMENT_TIMEOUT,
+            web_server.DEFAULT_POOL_RECYCLE,
+            web_server.DEFAULT_POOL_MAX_OVERFLOW,
         )
         if daemon:
             os.environ["DAGSTER_IS_DEV_CLI"] = "1"  # as `dagster dev`: short stack traces
             files = [stack.enter_context(_code_servers(instance, files))]
             process = stack.enter_context(_daemon(files[0]))
         context = stack.enter_context(
-            WorkspaceProcessContext(
+            web_server.WorkspaceProcessContext(
                 instance,
-                version=__version__,
-                workspace_load_target=WorkspaceFileTarget(paths=files),
+                version=web_server.__version__,
+                workspace_load_target=web_server.WorkspaceFileTarget(paths=files),
             )
         )
         server = LimitedServer(guarded_ui(context, hosts), host, port, log_level="warning")
@@ -146,9 +139,9 @@ def _stop_with(process: subprocess.Popen[bytes], server: uvicorn.Server) -> None
 @contextmanager
 def _code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]) -> Iterator[str]:
     """One process that loads the pipelines, for web server and daemon; yields a workspace file."""
-    target = WorkspaceFileTarget(paths=[*workspace])
+    target = web_server.WorkspaceFileTarget(paths=[*workspace])
     with (
-        ProxyServerManager(instance, target, code_server_log_level="warning") as servers,
+        web_server.ProxyServerManager(instance, target, code_server_log_level="warning") as servers,
         temporary_folder() as folder,
     ):
         file = folder / "workspace.yaml"

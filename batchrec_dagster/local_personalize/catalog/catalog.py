@@ -28,58 +28,6 @@ class _Connection(sqlite3.Connection):
         self.close()  # its thread has ended
 
 
-class Connections:
-    """The connections of this process's threads to one SQLite file.
-
-    Nothing else in this process may open the file, as closing it would drop SQLite's locks, and no
-    forked child may use it (sqlite.org, "How To Corrupt An SQLite Database File", 2.2 and 2.6).
-    Dagster's multiprocess executor spawns its processes.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._local = threading.local()
-
-    @contextmanager
-    def transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        """A transaction on this thread's connection; an exception rolls it back.
-
-        Raises CatalogError when SQLite cannot begin or commit it.
-        """
-        with _explained(self._path):
-            connection = self.connection()
-            connection.execute(begin)
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:  # a full disk, say: the connection stays usable
-                    connection.execute("ROLLBACK")
-                raise
-
-    def connection(self) -> sqlite3.Connection:
-        """This thread's connection."""
-        known: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if known is None:
-            known = self._local.connection = self._open()
-        return known
-
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path,
-            timeout=_BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,  # another thread may collect, and so close it
-            factory=_Connection,
-        )
-        connection.row_factory = sqlite3.Row
-        # With NORMAL, a power cut takes back the last transactions, but not the removal of the
-        # files that those replaced.
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        return connection
-
-
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into CatalogError, in one line."""
@@ -274,34 +222,75 @@ class Records:
 
 
 class Catalog:
-    """The SQLite file; safe to use from many threads and processes at once."""
+    """The SQLite file; safe to use from many threads and processes at once.
+
+    Each thread has a connection. Nothing else in this process may open the file, as closing it
+    would drop SQLite's locks, and no forked child may use it (sqlite.org, "How To Corrupt An SQLite
+    Database File", 2.2 and 2.6). Dagster's multiprocess executor spawns its processes.
+    """
 
     def __init__(self, path: Path, *, used: bool = False) -> None:
         """Raises CatalogError. `used`: there are files that the catalog must know."""
-        # SQLite does not wait for another process that turns on WAL, hence the lock. Once SQLite
-        # has the file open, this process must not open it elsewhere (see Connections).
+        self._path = path
+        self._local = threading.local()
+        # SQLite does not wait for another process that turns on WAL, hence the lock.
         with exclusive(path.with_suffix(".lock")), _explained(path):
             if not path.exists():
                 path.touch(mode=0o600)  # SQLite gives its WAL files the mode of the database
                 durable.sync(path.parent)
             elif used and not path.stat().st_size:
                 raise _damaged(path, "it is empty")
-            self._connections = Connections(path)
-            connection = self._connections.connection()
+            connection = self._connection()
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(_SCHEMA)
 
     @contextmanager
     def reading(self) -> Iterator[Records]:
-        """A read transaction; never waits for a writer."""
-        with self._connections.transaction("BEGIN") as connection:
-            yield Records(connection)
+        """A read transaction; never waits for a writer. Raises CatalogError."""
+        with self._transaction("BEGIN") as records:
+            yield records
 
     @contextmanager
     def writing(self) -> Iterator[Records]:
-        """The only write transaction at a time; rolled back on an exception."""
-        with self._connections.transaction("BEGIN IMMEDIATE") as connection:
-            yield Records(connection)
+        """The only write transaction at a time; an exception rolls it back. Raises CatalogError."""
+        with self._transaction("BEGIN IMMEDIATE") as records:
+            yield records
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[Records]:
+        with _explained(self._path):
+            connection = self._connection()
+            connection.execute(begin)
+            try:
+                yield Records(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # a full disk, say: the connection stays usable
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _connection(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        known: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if known is None:
+            known = self._local.connection = _open(self._path)
+        return known
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,  # another thread may collect, and so close it
+        factory=_Connection,
+    )
+    connection.row_factory = sqlite3.Row
+    # With NORMAL, a power cut takes back the last transactions, but not the removal of the files
+    # that those replaced.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
 
 
 def _row(resource: Resource) -> dict[str, Any]:

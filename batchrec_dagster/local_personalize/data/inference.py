@@ -20,7 +20,7 @@ from batchrec_dagster.local_personalize.learning.models import (
     SegmentationModel,
 )
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
-from batchrec_dagster.local_personalize.learning.serving import Recommended, UserModel
+from batchrec_dagster.local_personalize.learning.serving import Exclude, Recommended, UserModel
 from batchrec_dagster.local_personalize.recipes import (
     PERSONALIZED_RANKING,
     RELATED_ITEMS,
@@ -103,13 +103,15 @@ class Recommender(Answerer):
     def _recommend(self, requests: Sequence[Request]) -> Iterator[Answer]:
         assert isinstance(self.model, UserModel)
         assert self.interactions is not None
+        users, exclude = self._users(requests)
+        most = min(self.num_results, len(self.model.item_ids))
+        return self._unpack(self.model.recommend(users, self.interactions, most, exclude=exclude))
+
+    def _users(self, requests: Sequence[Request]) -> tuple[list[str], Exclude | None]:
+        """The user of each request, and the filter's mask for them."""
         users = [request.echo[USER_FIELD] for request in requests]
         values = [request.values for request in requests]
-        exclude = self.filter.mask_for_users(users, values) if self.filter else None
-        most = min(self.num_results, len(self.model.item_ids))
-        return self._unpack(
-            self.model.recommend(users, self.interactions, most, exclude=exclude),
-        )
+        return users, self.filter.mask_for_users(users, values) if self.filter else None
 
     def _similar_items(self, requests: Sequence[Request]) -> Iterator[Answer]:
         assert isinstance(self.model, RelatedItemsModel)
@@ -126,17 +128,12 @@ class Recommender(Answerer):
         """
         assert isinstance(self.model, UserModel)
         assert self.interactions is not None
-        users = [request.echo[USER_FIELD] for request in requests]
-        values = [request.values for request in requests]
+        users, exclude = self._users(requests)
         lists = [list(dict.fromkeys(request.echo[ITEM_LIST])) for request in requests]
         flat = positions(self.model.item_ids, [item for items in lists for item in items])
         at_by_line = np.split(flat, np.cumsum([len(items) for items in lists])[:-1])
-        exclude = self.filter.mask_for_users(users, values) if self.filter else None
-        ranked = self._unpack(
-            self.model.rank(
-                users, [at[at >= 0] for at in at_by_line], self.interactions, exclude=exclude
-            )
-        )
+        known_at = [at[at >= 0] for at in at_by_line]
+        ranked = self._unpack(self.model.rank(users, known_at, self.interactions, exclude=exclude))
         for items, at, (known, scores) in zip(lists, at_by_line, ranked, strict=True):
             unknown = [item for item, place in zip(items, at, strict=True) if place < 0]
             yield known + unknown, (scores or []) + [0.0] * len(unknown)

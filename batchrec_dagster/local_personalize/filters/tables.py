@@ -175,14 +175,10 @@ def load_datasets(expressions: tuple[Expression, ...], read: Read) -> dict[str, 
     return {
         dataset_type: frame
         if dataset_type == INTERACTIONS
-        else last_row_per_id(frame, *_KEYS[dataset_type])
+        # A later import replaces the earlier rows of an id.
+        else frame.unique(_KEYS[dataset_type], keep="last", maintain_order=True)
         for dataset_type, frame in frames.items()
     }
-
-
-def last_row_per_id(frame: pl.DataFrame, key: str) -> pl.DataFrame:
-    """The last row of each id, as a later import replaces earlier rows."""
-    return frame.unique(key, keep="last", maintain_order=True)
 
 
 def align_items(items: pl.DataFrame, item_ids: Sequence[str]) -> dict[str, Column]:

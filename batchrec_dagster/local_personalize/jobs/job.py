@@ -18,7 +18,6 @@ from batchrec_dagster.local_personalize.catalog.catalog import (
     CREATING,
     DELETE_IN_PROGRESS,
     DELETE_PENDING,
-    DELETING,
     UPDATE_IN_PROGRESS,
     UPDATE_PENDING,
     UPDATING,
@@ -134,16 +133,6 @@ class Outcome:
 
     apply: Callable[[Records, Resource], Resource]
     after: Callable[[], None] = lambda: None
-
-
-def is_creating(resource: Resource) -> bool:
-    """Whether the job creates the resource."""
-    return resource.status in (*CREATING, CREATE_STOPPING)
-
-
-def is_deleting(resource: Resource) -> bool:
-    """Whether the job deletes it."""
-    return resource.status in DELETING
 
 
 def start_update(resource: Resource, member: str, change: dict[str, object]) -> Resource:

@@ -16,7 +16,14 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from batchrec_dagster.local_personalize.catalog.catalog import Catalog, Records, Resource
+from batchrec_dagster.local_personalize.catalog.catalog import (
+    CREATE_STOPPING,
+    CREATING,
+    DELETING,
+    Catalog,
+    Records,
+    Resource,
+)
 from batchrec_dagster.local_personalize.catalog.home import (
     Home,
     Owner,
@@ -29,8 +36,6 @@ from batchrec_dagster.local_personalize.errors import CatalogError
 from batchrec_dagster.local_personalize.jobs.job import (
     ClosingError,
     Job,
-    is_creating,
-    is_deleting,
     logger,
     perform,
     start,
@@ -193,7 +198,8 @@ class Worker:
         return None
 
     def _lane(self, resource: Resource) -> Lane:
-        return self._kinds[resource.kind].lane if is_creating(resource) else Lane.QUICK
+        creating = resource.status in (*CREATING, CREATE_STOPPING)
+        return self._kinds[resource.kind].lane if creating else Lane.QUICK
 
     def _is_claimable(self, resource: Resource) -> bool:
         if resource.owner is None:
@@ -208,7 +214,7 @@ class Worker:
         kind = self._kinds[resource.kind]
         job = Job(resource, self._catalog, self._home, self._store, lambda: self._closing)
         try:
-            if is_deleting(resource):
+            if resource.status in DELETING:
                 self._delete(kind, resource)
                 return
             outcome = perform(kind, job, self._pace.in_progress_seconds(kind.lane))

@@ -28,16 +28,7 @@ from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFail
 from batchrec_dagster.local_personalize.jobs.job import Job, check_location, objects_at
 from batchrec_dagster.local_personalize.operations.datasets import schema_of
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.personalize.schemas import (
-    EVENT_TYPE,
-    INTERACTIONS,
-    ITEM_ID,
-    MAX_ID_LENGTH,
-    MIN_INTERACTIONS,
-    USER_ID,
-    Field,
-    Schema,
-)
+from batchrec_dagster.personalize.schemas import Field, Schema
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.object_store import ObjectInfo
 
@@ -69,13 +60,13 @@ def import_files(
     """
     frames = [_check(source, schema) for source in sources]
     rows = sum(count for _, count in frames)
-    if schema.dataset_type == schemas.INTERACTIONS and rows < MIN_INTERACTIONS:
+    if schema.dataset_type == schemas.INTERACTIONS and rows < schemas.MIN_INTERACTIONS:
         raise JobFailedError(
             f"Create failed. The data has {rows} interactions, fewer than the minimum of"
-            f" {MIN_INTERACTIONS} for an import."
+            f" {schemas.MIN_INTERACTIONS} for an import."
         )
     pl.concat([frame for frame, _ in frames]).sink_parquet(target)
-    if schema.field(EVENT_TYPE):
+    if schema.field(schemas.EVENT_TYPE):
         _check_event_types(target, schema, event_types)
     return rows
 
@@ -98,7 +89,7 @@ def _check_event_types(target: Path, schema: Schema, earlier: Collection[str]) -
 
 def unique_event_types(rows: pl.LazyFrame) -> set[str]:
     """The distinct event types of interactions, without null."""
-    return set(rows.select(pl.col(EVENT_TYPE).drop_nulls().unique()).collect().to_series())
+    return set(rows.select(pl.col(schemas.EVENT_TYPE).drop_nulls().unique()).collect().to_series())
 
 
 def _check(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
@@ -174,9 +165,9 @@ def _cell_checks(field: Field, schema: Schema) -> Iterator[tuple[str, pl.Expr]]:
         if field.type in ("float", "double"):
             good &= parsed.is_finite()
         yield f"{name} must be of type {field.type}", cell.is_not_null() & ~good
-    elif name in (USER_ID, ITEM_ID):
-        too_long = f"{name} is longer than {MAX_ID_LENGTH} characters"
-        yield too_long, cell.str.len_chars() > MAX_ID_LENGTH
+    elif name in (schemas.USER_ID, schemas.ITEM_ID):
+        too_long = f"{name} is longer than {schemas.MAX_ID_LENGTH} characters"
+        yield too_long, cell.str.len_chars() > schemas.MAX_ID_LENGTH
     elif name == schemas.IMPRESSION or field.categorical:
         most = schemas.MAX_CATEGORICAL_LENGTH
         values = cell.str.split("|")
@@ -275,7 +266,7 @@ def _perform(job: Job) -> JobResult:
         imported.mkdir()
         types = _earlier_event_types(job, dataset_arn, schema) if mode == INCREMENTAL else ()
         rows = import_files(sources, schema, imported / ROWS, types)
-        if schema.dataset_type == INTERACTIONS:
+        if schema.dataset_type == schemas.INTERACTIONS:
             save_interactions(imported)
         durable.publish(imported, published)
     finally:
@@ -302,9 +293,9 @@ def _perform(job: Job) -> JobResult:
 
 
 def _earlier_event_types(job: Job, dataset_arn: str, schema: Schema) -> Collection[str]:
-    if schema.field(EVENT_TYPE) is None:
+    if schema.field(schemas.EVENT_TYPE) is None:
         return ()
-    return job.reader().rows(dataset_arn, [EVENT_TYPE], unique_event_types)
+    return job.reader().rows(dataset_arn, [schemas.EVENT_TYPE], unique_event_types)
 
 
 def _is_marker(info: ObjectInfo) -> bool:

@@ -15,29 +15,18 @@ from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Kind
 from batchrec_dagster.local_personalize.errors import NotFoundError
 from batchrec_dagster.local_personalize.operations import (
+    batch_jobs,
+    dataset_import_jobs,
     datasets,
     resources,
     solution_versions,
     solutions,
-)
-from batchrec_dagster.local_personalize.operations.batch_jobs import (
-    BATCH_INFERENCE_JOB,
-    BATCH_SEGMENT_JOB,
-)
-from batchrec_dagster.local_personalize.operations.dataset_import_jobs import DATASET_IMPORT_JOB
-from batchrec_dagster.local_personalize.operations.datasets import (
-    DATASET,
-    DATASET_GROUP,
-    FILTER,
-    SCHEMA,
 )
 from batchrec_dagster.local_personalize.operations.resources import (
     DEFAULT_PAGE,
     read_token,
     write_token,
 )
-from batchrec_dagster.local_personalize.operations.solution_versions import SOLUTION_VERSION
-from batchrec_dagster.local_personalize.operations.solutions import SOLUTION
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, get_recipe
 
 _PUBLISHED = 1_559_779_200.0  # when Personalize became generally available
@@ -83,15 +72,15 @@ Operation = Callable[[Call], dict[str, Any]]
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        DATASET_GROUP,
-        SCHEMA,
-        DATASET,
-        DATASET_IMPORT_JOB,
-        SOLUTION,
-        SOLUTION_VERSION,
-        FILTER,
-        BATCH_INFERENCE_JOB,
-        BATCH_SEGMENT_JOB,
+        datasets.DATASET_GROUP,
+        datasets.SCHEMA,
+        datasets.DATASET,
+        dataset_import_jobs.DATASET_IMPORT_JOB,
+        solutions.SOLUTION,
+        solution_versions.SOLUTION_VERSION,
+        datasets.FILTER,
+        batch_jobs.BATCH_INFERENCE_JOB,
+        batch_jobs.BATCH_SEGMENT_JOB,
     )
 }
 

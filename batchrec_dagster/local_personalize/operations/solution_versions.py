@@ -57,16 +57,6 @@ from batchrec_dagster.local_personalize.recipes import (
 )
 from batchrec_dagster.personalize import evidence, schemas
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
-from batchrec_dagster.personalize.schemas import (
-    EVENT_TYPE,
-    EVENT_VALUE,
-    ITEM_ID,
-    MIN_INTERACTIONS,
-    MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
-    MIN_USERS_WITH_TWO_INTERACTIONS,
-    TIMESTAMP,
-    USER_ID,
-)
 from batchrec_dagster.storage import durable
 
 
@@ -94,8 +84,8 @@ def with_rewards(job: Job, interactions: Interactions) -> Interactions:
     if (column := objective.get("itemAttribute")) is None:
         return interactions
     read = job.reader().of_group(version["datasetGroupArn"])
-    frame = read(schemas.ITEMS, [ITEM_ID, column]).unique(ITEM_ID, keep="last")
-    at = positions(frame[ITEM_ID].to_numpy(), interactions.item_ids)
+    frame = read(schemas.ITEMS, [schemas.ITEM_ID, column]).unique(schemas.ITEM_ID, keep="last")
+    at = positions(frame[schemas.ITEM_ID].to_numpy(), interactions.item_ids)
     values = frame[column].cast(pl.Float64).to_numpy()
     rewards = np.where(at >= 0, np.maximum(values[at], 0.0), 0.0)
     return replace(interactions, rewards=rewards)
@@ -112,7 +102,7 @@ def with_features(job: Job, interactions: Interactions) -> Interactions:
             return interactions
         fields = schema_of(records, dataset).fields
     read = job.reader().of_group(version["datasetGroupArn"])
-    features = read_features(fields, lambda name: read(schemas.ITEMS, [ITEM_ID, name]))
+    features = read_features(fields, lambda name: read(schemas.ITEMS, [schemas.ITEM_ID, name]))
     if features is not None:
         job.progress(f"{len(features.item_ids):,} items with {features.matrix.shape[1]:,} features")
     return replace(interactions, features=features)
@@ -130,7 +120,7 @@ def histories(job: Job, version: Resource) -> Interactions:
 def _select_events(
     reader: DatasetReader, dataset: str, events: list[tuple[Conditions, float]]
 ) -> Interactions:
-    columns = [USER_ID, ITEM_ID, TIMESTAMP]
+    columns = [schemas.USER_ID, schemas.ITEM_ID, schemas.TIMESTAMP]
     needed = dict.fromkeys([*columns, *(name for event, _ in events for name in event)])
     most = max(weight for _, weight in events)  # only the ratios of weights matter
     weights = [
@@ -161,7 +151,10 @@ def _event_conditions(version: Mapping[str, Any]) -> list[tuple[Conditions, floa
         events = [{"eventType": version.get("eventType"), "eventValueThreshold": threshold}]
     conditions = [
         (
-            {EVENT_TYPE: event.get("eventType"), EVENT_VALUE: event.get("eventValueThreshold")},
+            {
+                schemas.EVENT_TYPE: event.get("eventType"),
+                schemas.EVENT_VALUE: event.get("eventValueThreshold"),
+            },
             float(event.get("weight", 1.0)),
         )
         for event in events
@@ -175,24 +168,24 @@ def _event_conditions(version: Mapping[str, Any]) -> list[tuple[Conditions, floa
 
 def _matches(event: Mapping[str, Any]) -> pl.Expr:
     return pl.all_horizontal(
-        pl.col(name) >= float(value) if name == EVENT_VALUE else pl.col(name) == value
+        pl.col(name) >= float(value) if name == schemas.EVENT_VALUE else pl.col(name) == value
         for name, value in event.items()
     )
 
 
 def _check_minimums(interactions: Interactions) -> None:
-    if len(interactions) < MIN_INTERACTIONS:
+    if len(interactions) < schemas.MIN_INTERACTIONS:
         raise JobFailedError(
             f"Create failed. Dataset has {len(interactions)} interactions to train on, fewer than"
-            f" {MIN_INTERACTIONS}."
+            f" {schemas.MIN_INTERACTIONS}."
         )
     enough = np.count_nonzero(np.diff(interactions.starts) >= 2)
-    if enough < MIN_USERS_WITH_TWO_INTERACTIONS:
+    if enough < schemas.MIN_USERS_WITH_TWO_INTERACTIONS:
         raise JobFailedError(
-            f"Create failed. Dataset has fewer than {MIN_USERS_WITH_TWO_INTERACTIONS} users with"
-            " at least 2 interactions each."
+            "Create failed. Dataset has fewer than"
+            f" {schemas.MIN_USERS_WITH_TWO_INTERACTIONS} users with at least 2 interactions each."
         )
-    if enough < MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * len(interactions.user_ids):
+    if enough < schemas.MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS * len(interactions.user_ids):
         raise JobFailedError(
             "Create failed. Fewer than 1 % of the users have at least 2 interactions each."
         )
