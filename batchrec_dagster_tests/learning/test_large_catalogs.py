@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from batchrec_dagster.local_personalize.learning import components, serving
+from batchrec_dagster.local_personalize.learning import (
+    components,
+    cooccurrence,
+    serving,
+)
 from batchrec_dagster.local_personalize.learning.components import FactorScorer, PopularityScorer
 from batchrec_dagster.local_personalize.learning.interactions import History
 
@@ -47,3 +51,21 @@ def test_the_sums_of_a_softmax_do_not_depend_on_how_rows_are_cut(
     assert np.allclose(at_once[:3, 0], np.log(np.exp(logits[:3].astype(float)).sum(axis=1)))
     assert np.isclose(at_once[3, 0], 1000 + np.log(400))
     assert serving.logsumexp(logits[:0]).shape == (0, 1)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("cells", [1, 3, 1_000_000])  # all items sparse, some, none
+def test_co_occurrences_are_the_same_in_each_way(
+    cells: int, symmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = histories(300)
+    popular = History(history.starts, history.items // 4 * 4, history.ranks, N_ITEMS)
+    once = cooccurrence.fit(popular, window=5, neighbors=20, symmetric=symmetric)
+    monkeypatch.setattr(cooccurrence, "MANY_ITEMS", N_ITEMS - 1)
+    monkeypatch.setattr(cooccurrence, "CELLS_OF_MANY", N_ITEMS * cells // 100)
+    monkeypatch.setattr(cooccurrence, "PAIRS", 40)  # several batches of pairs for an item
+    again = cooccurrence.fit(popular, window=5, neighbors=20, symmetric=symmetric)
+    assert again.indptr.tolist() == once.indptr.tolist()
+    assert np.allclose(np.sort(again.data), np.sort(once.data))
+    differences = abs(once - again)
+    assert (differences > 1e-5).nnz <= 0.02 * once.nnz  # ties, where sums are rounded differently

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csc_matrix, csr_matrix, vstack
+from scipy.sparse import csr_matrix, vstack
+from scipy.sparse._sparsetools import csc_matvec
 
 from batchrec_dagster.local_personalize.learning.interactions import History
 from batchrec_dagster.local_personalize.learning.ranking import masked_entries, top_k_per_row
@@ -34,6 +36,9 @@ SUMS = 1 << 20
 
 # Adding a pair to a sparse matrix costs about as much as clearing this many cells of a dense one.
 CELLS = 64
+# In a large catalogue each item has the cheaper way, and sparse sums are products of matrices.
+MANY_ITEMS = 20_000
+CELLS_OF_MANY = 10
 
 
 def fit(
@@ -61,11 +66,17 @@ def fit(
         weights.data *= discount[weights.indices]
         return top_k_per_row(weights, neighbors)
 
-    if len(history.items) * window * len(pairs.sides) * CELLS < n * n:
-        rows = ordered_map(sparse_rows, pieces(pairs.starts, pairs.at_once))
+    cells = pairs.counts * (window * len(pairs.sides))
+    if n > MANY_ITEMS:  # the items before `tail` have most of the pairs
+        tail = int(np.flatnonzero(cells * CELLS_OF_MANY >= n).max(initial=-1)) + 1
     else:
-        blocks = pieces(pairs.starts, pairs.at_once, max(1, SUMS // (n + 1)))
-        rows = ordered_map(dense_rows, blocks)
+        tail = 0 if cells.sum() * CELLS < n * n else n
+    head = pieces(pairs.starts[: tail + 1], pairs.at_once, max(1, SUMS // (n + 1)))
+    rest = [
+        slice(tail + block.start, tail + block.stop)
+        for block in pieces(pairs.starts[tail:], pairs.at_once)
+    ]
+    rows = chain(ordered_map(dense_rows, head), ordered_map(sparse_rows, rest))
     out: csr_matrix = vstack([csr_matrix((0, n), dtype=np.float32), *rows], format="csr")
     out.sort_indices()
     return out
@@ -157,11 +168,9 @@ def _dense_sums(pairs: _Pairs, block: slice, n: int) -> Float32:
     sums = np.zeros((block.stop - block.start) * (n + 1), dtype=np.float32)
     for row, columns, nearness in pairs.batches(block):
         columns += (row * np.int32(n + 1))[:, None]
-        by_entry = csc_matrix(
-            (nearness, columns.ravel(), np.arange(0, columns.size + 1, columns.shape[1])),
-            shape=(len(sums), len(columns)),
-        )
-        sums += by_entry @ np.ones(len(columns), dtype=np.float32)
+        ends = np.arange(0, columns.size + 1, columns.shape[1], dtype=np.int32)
+        ones = np.ones(len(columns), dtype=np.float32)
+        csc_matvec(len(sums), len(columns), ends, columns.ravel(), nearness, ones, sums)
     return sums.reshape(-1, n + 1)[:, :n]
 
 
@@ -169,6 +178,14 @@ def _sparse_sums(pairs: _Pairs, block: slice, n: int) -> csr_matrix:
     """(rows of the block, n) sums of the pairs."""
     sums = csr_matrix((block.stop - block.start, n + 1), dtype=np.float32)
     for row, columns, nearness in pairs.batches(block):
+        if n > MANY_ITEMS:
+            ends = np.arange(0, columns.size + 1, columns.shape[1])
+            by_entry = csr_matrix((nearness, columns.ravel(), ends), shape=(len(columns), n + 1))
+            ends = np.searchsorted(row, np.arange(sums.shape[0] + 1))
+            ones = np.ones(len(row), dtype=np.float32)
+            owner = csr_matrix((ones, np.arange(len(row)), ends), shape=(sums.shape[0], len(row)))
+            sums = sums + owner @ by_entry
+            continue
         cells = np.repeat(row, columns.shape[1]), columns.ravel()
         sums = sums + csr_matrix((nearness, cells), shape=sums.shape)
     return sums[:, :n].tocsr()
