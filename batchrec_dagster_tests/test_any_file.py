@@ -143,7 +143,7 @@ def by_pandas(content: bytes, layout: Layout, form: str) -> list[tuple[str, str,
     return list(zip(kept["u"], kept["i"], seconds[good].astype(int), strict=True))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(files())
 def test_what_is_kept_of_any_file_is_what_pandas_reads(
     tmp_path_factory: pytest.TempPathFactory, made: tuple[bytes, Layout, str]

@@ -38,7 +38,10 @@ def test_without_extras_a_pipeline_runs_and_is_shown(tmp_path: Path, s3: S3Serve
     with night(tmp_path, s3) as shop:
         shop.start_personalize()
         project = shop.project
-        (project.package / "definitions.py").write_text(OF_A_PROJECT)
+        # In one process: to start one for each step takes longer than the steps.
+        (project.package / "definitions.py").write_text(
+            f"{OF_A_PROJECT}\ndg.multiprocess_executor = dg.in_process_executor\n"
+        )
         project.environment |= shop.environment | {
             "PYTHONPATH": f"{tmp_path / 'python'}:{project.root}"
         }

@@ -105,7 +105,7 @@ def test_what_is_nested_too_deep_is_not_json() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.lists(objects, min_size=2, max_size=6))
 def test_decoded_is_what_pythons_json_has(texts: list[str]) -> None:
     check(texts)

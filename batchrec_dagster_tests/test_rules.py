@@ -131,7 +131,7 @@ RULES = st.builds(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["straight", "the other", "in parts"])
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(rows=st.lists(ROWS, min_size=1, max_size=30), rules=RULES)
 def test_every_row_is_kept_or_left_out_for_a_reason(
     way: str, rows: list[Row], rules: Rules

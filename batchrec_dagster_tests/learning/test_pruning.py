@@ -23,23 +23,23 @@ def met(user: str, items: range) -> list[Row]:
 
 
 def giant() -> list[Row]:
-    """300 users with 30 of 400 items each, and one user with 30,000."""
+    """300 users with 30 of 400 items each, and one user with 12,000."""
     some = np.random.default_rng(0).integers(0, 400, (300, 30))
     rows = [(f"u{user:03}", f"i{item:05}", n) for user, own in enumerate(some)
             for n, item in enumerate(own)]  # fmt: skip
-    return [*rows, *met("giant", range(30_000))]
+    return [*rows, *met("giant", range(12_000))]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "rows",
     [
-        met("only", range(20_000)),
-        [row for user in "abc" for row in met(user, range(10_000))],
+        met("only", range(12_000)),
+        [row for user in "abc" for row in met(user, range(6_000))],
         [
             row
             for n, user in enumerate("abc")
-            for row in met(user, range(n * 7_000, n * 7_000 + 10_000))
+            for row in met(user, range(n * 4_000, n * 4_000 + 6_000))
         ],
         giant(),
     ],

@@ -50,7 +50,7 @@ TEXTS = st.sampled_from(
 ) | st.text(max_size=20)
 
 SETTINGS = settings(
-    max_examples=150,
+    max_examples=80,
     deadline=None,
     database=None,
     derandomize=True,
@@ -118,7 +118,7 @@ def test_any_json(service: LocalPersonalize, operation: str, value: Any) -> None
     _check(service, f"AmazonPersonalize.{operation}", json.dumps(value).encode())
 
 
-@settings(SETTINGS, max_examples=300)
+@settings(SETTINGS, max_examples=150)
 @given(request=REQUESTS)
 def test_any_request_of_the_right_shape(
     service: LocalPersonalize, request: tuple[str, Any]

@@ -222,7 +222,7 @@ TEXT = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(TEXT)
 def test_any_text_is_accepted_or_refused(text: str) -> None:
     with contextlib.suppress(FilterError):

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 BOM = b"\xef\xbb\xbf"
 GOOD = csv_bytes(taste_rows(1000))
 SETTINGS = settings(
-    max_examples=75,
+    max_examples=40,
     deadline=None,
     database=None,
     derandomize=True,
@@ -261,7 +261,7 @@ def _asked(data: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
 def test_any_line_is_answered_in_its_place(fuzzed: Fuzzed, recipe: Recipe) -> None:
-    @settings(SETTINGS, max_examples=12)
+    @settings(SETTINGS, max_examples=8)
     @given(data=lines(recipe))
     def check(data: bytes) -> None:
         asked = _asked(data)
