@@ -16,7 +16,8 @@ from batchrec_dagster.preparation.layout import (
     PreparationError,
 )
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import Preparation, opened
+from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.typed_scan import Preparation
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import Rules
 

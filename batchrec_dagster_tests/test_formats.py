@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.preparation.layout import NULL_VALUES, Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import Preparation, Ratings, opened
+from batchrec_dagster.preparation.polars.prepare import Ratings, opened
+from batchrec_dagster.preparation.polars.typed_scan import Preparation
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import Rules
 

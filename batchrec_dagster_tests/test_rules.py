@@ -19,7 +19,8 @@ from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars import prepare as local
 from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import Preparation, opened
+from batchrec_dagster.preparation.polars.prepare import opened
+from batchrec_dagster.preparation.polars.typed_scan import Preparation
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import (
     BEFORE_WINDOW,

@@ -163,7 +163,7 @@ def test_an_array_that_does_not_end_has_a_bad_row(tmp_path: Path, text: str, bad
     (tmp_path / "data.json").write_text(text)
     with opened([RawFile(tmp_path / "data.json", "a")], Reading(), Rules("skip")) as ratings:
         looked = ratings.look()
-    assert looked.rows - looked.bad.total == 2
+    assert looked.rows_read - looked.bad.total == 2
     assert looked.bad.total == bad
 
 

@@ -28,8 +28,9 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import Preparation, Ratings, first_unit, opened
+from batchrec_dagster.preparation.polars.prepare import Ratings, first_unit, opened
 from batchrec_dagster.preparation.polars.rows import typed
+from batchrec_dagster.preparation.polars.typed_scan import Preparation
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
 from batchrec_dagster.preparation.sources.parsing import parse_source

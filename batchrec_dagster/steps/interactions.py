@@ -19,7 +19,8 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import csv_types, interactions_columns
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import BadRows, Preparation, Ratings, opened
+from batchrec_dagster.preparation.polars.prepare import Ratings, opened
+from batchrec_dagster.preparation.polars.typed_scan import BadRows, Preparation
 from batchrec_dagster.preparation.sources.limits import PACKED, PARQUET, START, format_of
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
@@ -86,7 +87,8 @@ def inspect_ratings(
         size = sum(file.path.stat().st_size for file in files)
         try:
             with opened(files, ratings.reading, pipeline.rules) as read:
-                rows, bad, unit = read.look()
+                found = read.look()
+                rows, bad, unit = found.rows_read, found.bad, found.timestamp_unit
                 check = rows_readable("rows_readable", "ratings", rows, bad, ratings.on_bad_rows)
                 if _has_comma_decimals(bad, read):
                     check = replace(check, found=f"{check.found}. Or set ratings.decimal: ','")

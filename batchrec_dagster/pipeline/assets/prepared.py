@@ -19,7 +19,7 @@ from batchrec_dagster.personalize.schemas import (
 )
 from batchrec_dagster.pipeline.declare_asset import PREPARED, asset, preview, sample, table_facts
 from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf, published
-from batchrec_dagster.preparation.polars.prepare import Preparation
+from batchrec_dagster.preparation.polars.typed_scan import Preparation
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.preparation.spark.task import Done

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import (
-    EVENT_TYPE,
-    EVENT_VALUE,
-    ITEM_ID,
     TIMESTAMP,
-    USER_ID,
-    interactions_columns,
 )
 from batchrec_dagster.preparation.layout import (
     AUTO,
@@ -44,7 +38,12 @@ from batchrec_dagster.preparation.polars.rows import (
     time_forms,
 )
 from batchrec_dagster.preparation.polars.tables import ROW, SHOWN, TEXT, Table
-from batchrec_dagster.preparation.polars.typed_scan import write_clean
+from batchrec_dagster.preparation.polars.typed_scan import (
+    Preparation,
+    write_clean,
+    written,
+    written_columns,
+)
 from batchrec_dagster.preparation.recognition import (
     Found,
     Reading,
@@ -52,7 +51,7 @@ from batchrec_dagster.preparation.recognition import (
     find_out,
     open_table,
 )
-from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE, Rules
+from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.storage.durable import temporary_folder
 
 _ROWS_OF_A_FILE = 1 << 40
@@ -111,37 +110,6 @@ LINES = 6
 
 
 @dataclass(frozen=True)
-class BadRows:
-    """Rows that could not be read: how many for each reason, and the first few of them."""
-
-    counts: Mapping[str, int]
-    examples: tuple[str, ...]
-
-    @property
-    def total(self) -> int:
-        return sum(self.counts.values())
-
-
-class Look(NamedTuple):
-    """How many rows there are, what cannot be read of them, and how their times are written."""
-
-    rows: int
-    bad: BadRows
-    timestamp_unit: str
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What became of the files. Counts are rows; blank lines count nowhere."""
-
-    rows_read: int
-    rows_kept: int
-    left_out: Mapping[str, int]
-    bad_row_examples: tuple[str, ...]
-    timestamp_unit: str
-
-
-@dataclass(frozen=True)
 class Ratings:
     """The files of a source, opened; `found` is how they are read, `empty` the names of the empty
     ones. All methods raise PreparationError where the files cannot be used."""
@@ -169,13 +137,10 @@ class Ratings:
         with table.opened.path.open(encoding="utf-8") as file:
             return "\n".join(line.rstrip()[:SHOWN] for line in islice(file, LINES))
 
-    def look(self) -> Look:
-        """Read all of it."""
+    def look(self) -> Preparation:
+        """Read all of it, as the rules on a single row have it."""
         clean = write_clean(self.tables, self.layout, self.rules, None)
-        if clean is not None:
-            return Look(clean.rows, BadRows({}, ()), clean.unit)
-        looked, unit = self._diagnose(None)
-        return Look(looked.rows, BadRows(looked.bad, self._examples(looked)), unit)
+        return self._diagnose(None) if clean is None else clean
 
     def write_interactions(self, destination: Path) -> Preparation:
         """Write the kept rows as Personalize's interactions CSV, in the source's order.
@@ -199,13 +164,10 @@ class Ratings:
         rows = self.folder / "rows.csv"
         done = self._write_rows(rows)
         row_filter = RowFilter(self.rules, self.folder)
-        types = {name: pl.Int64() if name == TIMESTAMP else pl.String() for name in self._columns}
+        names = written_columns(self.layout, self.rules)
+        types = {name: pl.Int64() if name == TIMESTAMP else pl.String() for name in names}
         row_filter.apply(pl.scan_csv(rows, schema=types, glob=False)).sink_csv(target)
-        return replace(
-            done,
-            rows_kept=done.rows_kept - sum(row_filter.left_out.values()),
-            left_out={**done.left_out, **row_filter.left_out},
-        )
+        return replace(done, left_out={**done.left_out, **row_filter.left_out})
 
     def _write_rows(self, target: Path) -> Preparation:
         """As the rules on a single row have it."""
@@ -217,18 +179,13 @@ class Ratings:
                 layout = replace(self.layout, timestamp_unit=unit)
                 clean = write_clean(self.tables, layout, self.rules, target)
         if clean is not None:
-            kept = clean.rows - sum(clean.left_out.values())
-            return Preparation(clean.rows, kept, clean.left_out, (), clean.unit)
-        looked, unit = self._diagnose(target)
-        examples = self._examples(looked)
-        bad = sum(looked.bad.values())
-        self.rules.refuse_bad_rows(bad, looked.rows, examples)
-        kept = looked.rows - sum(looked.left_out.values())
-        return Preparation(looked.rows, kept, looked.left_out, examples, unit)
+            return clean
+        done = self._diagnose(target)
+        self.rules.refuse_bad_rows(done.bad.total, done.rows_read, done.bad_row_examples)
+        return done
 
-    def _diagnose(self, target: Path | None) -> tuple[Looked, str]:
-        """Look at every row, and write those that are kept to the target if there is one; what was
-        found, and the timestamps' unit."""
+    def _diagnose(self, target: Path | None) -> Preparation:
+        """Look at every row, and write those that are kept to the target if there is one."""
         first = unit = first_unit(self.tables, self.layout, self.rules)
         looked = self._look(unit, target)
         if self.layout.timestamp_unit == AUTO and self._may_be_mixed(looked, unit):
@@ -237,7 +194,7 @@ class Ratings:
                 looked = self._look(unit, target)
         if not looked.rows:
             raise PreparationError(f"{self.tables[0].opened.name} has a header and no rows")
-        return looked, unit
+        return Preparation(looked.rows, looked.left_out, self._examples(looked), unit)
 
     def _look(self, unit: str, target: Path | None) -> Looked:
         rows = self._parsed(unit)
@@ -245,36 +202,26 @@ class Ratings:
             if target is None:
                 return look(rows)
             with target.open("wb") as file:
-                file.write((",".join(self._columns) + "\n").encode())
-                return look(rows, lambda kept: self._write_kept(kept, file))
+                header = ",".join(written_columns(self.layout, self.rules))
+                file.write(f"{header}\n".encode())
+                columns = written(self.layout, self.rules, pl.col(SECONDS))
+                return look(
+                    rows, lambda kept: kept.select(columns).write_csv(file, include_header=False)
+                )
         except pl.exceptions.PolarsError as error:
             raise unreadable(error, self.tables, self.rules) from error
 
     def _may_be_mixed(self, looked: Looked, unit: str) -> bool:
         """Whether there is any time that is not of the unit, as far as the look shows."""
-        if {time_problem(unit, self.layout.timezone), BEFORE_1970, SENTINEL} & looked.bad.keys():
+        if {
+            time_problem(unit, self.layout.timezone),
+            BEFORE_1970,
+            SENTINEL,
+        } & looked.left_out.keys():
             return True
         factor = EPOCH_UNITS.get(unit)
         found = [time for time in (looked.earliest, looked.latest) if time is not None]
         return factor is not None and any(times.epoch_unit(time * factor) != unit for time in found)
-
-    @property
-    def _columns(self) -> list[str]:
-        return interactions_columns(
-            event_type=self.rules.event_type, event_value=self.layout.event_value is not None
-        )
-
-    def _write_kept(self, rows: pl.DataFrame, file: BinaryIO) -> None:
-        no_type = self.layout.event_type is None
-        written = {
-            USER_ID: pl.col("user"),
-            ITEM_ID: pl.col("item"),
-            TIMESTAMP: pl.col(SECONDS),
-            EVENT_TYPE: pl.lit(EVENT_TYPE_VALUE) if no_type else pl.col("event_type"),
-            EVENT_VALUE: pl.col("event_value"),
-        }
-        columns = [written[name].alias(name) for name in self._columns]
-        rows.select(columns).write_csv(file, include_header=False)
 
     def _parsed(self, unit: str) -> pl.LazyFrame:
         return pl.concat(

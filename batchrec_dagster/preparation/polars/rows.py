@@ -11,7 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
+from batchrec_dagster.personalize.schemas import (
+    MAX_ID_LENGTH,
+)
 from batchrec_dagster.preparation.layout import (
     BEFORE_1970,
     FILTER,
@@ -25,7 +27,11 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, Table
-from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
+from batchrec_dagster.preparation.rules import (
+    BELOW_MIN_RATING,
+    NOT_IN_FILTER,
+    Rules,
+)
 
 # Columns of a parsed row, next to the roles': which file, the time, what is wrong with it (null
 # where it is good), why it is not kept (null where it is), and what its time looks like.
@@ -201,12 +207,6 @@ class Looked:
     examples: list[dict[str, Any]] = field(default_factory=list)
     earliest: int | None = None
     latest: int | None = None
-
-    @property
-    def bad(self) -> dict[str, int]:
-        """Of `left_out` what is wrong with rows, not what the rules say of them."""
-        rules = (BELOW_MIN_RATING, NOT_IN_FILTER)
-        return {reason: count for reason, count in self.left_out.items() if reason not in rules}
 
 
 def look(rows: pl.LazyFrame, write: Write | None = None) -> Looked:

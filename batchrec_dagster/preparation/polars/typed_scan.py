@@ -41,20 +41,44 @@ from batchrec_dagster.preparation.rules import (
 )
 
 _ODD = "odd"
+LEFT_OUT_BY_RULES = (BELOW_MIN_RATING, NOT_IN_FILTER)
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was read and written: the timestamps' unit, and rows; those left out by reason."""
+class BadRows:
+    """Rows that could not be read: how many for each reason, and the first few of them."""
 
-    unit: str
-    rows: int
+    counts: Mapping[str, int]
+    examples: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What became of the files. Counts are rows, without blank lines; `left_out` is by reason."""
+
+    rows_read: int
     left_out: Mapping[str, int]
+    bad_row_examples: tuple[str, ...]
+    timestamp_unit: str
+
+    @property
+    def rows_kept(self) -> int:
+        return self.rows_read - sum(self.left_out.values())
+
+    @property
+    def bad(self) -> BadRows:
+        """The rows with something wrong, not those that a rule leaves out."""
+        counts = {r: n for r, n in self.left_out.items() if r not in LEFT_OUT_BY_RULES}
+        return BadRows(counts, self.bad_row_examples)
 
 
 def write_clean(
     tables: Sequence[Table], layout: Layout, rules: Rules, target: Path | None
-) -> Written | None:
+) -> Preparation | None:
     """Write the rows that the rules on a single row keep; nothing is written without a target.
 
     None where this is not for these files, or there is something wrong with a row.
@@ -79,7 +103,7 @@ def write_clean(
     if target is not None:
         # What is odd is not used, but an id of 200 KB in a million rows would fill the disk.
         good = ~pl.col(_ODD).fill_null(value=False)
-        kept = rows.filter(~below & inside & good).select(_written(layout, rules))
+        kept = rows.filter(~below & inside & good).select(written(layout, rules, _seconds(layout)))
         plans.append(kept.sink_csv(target, lazy=True))
     try:
         # Of one plan: the files are read once.
@@ -89,10 +113,8 @@ def write_clean(
     unit = _unit(layout, found["first"], found["last"])
     if not found["rows"] or found[_ODD] or unit is None:
         return None
-    left_out = {reason: found[reason] for reason in (BELOW_MIN_RATING, NOT_IN_FILTER)}
-    return Written(
-        unit, found["rows"], {reason: count for reason, count in left_out.items() if count}
-    )
+    left_out = {reason: found[reason] for reason in LEFT_OUT_BY_RULES if found[reason]}
+    return Preparation(found["rows"], left_out, (), unit)
 
 
 def _rows(tables: Sequence[Table], layout: Layout, rules: Rules) -> pl.LazyFrame | None:
@@ -183,15 +205,19 @@ def _unit(layout: Layout, first: int | None, last: int | None) -> str | None:
     return unit if unit == times.epoch_unit(last) else None
 
 
-def _written(layout: Layout, rules: Rules) -> list[pl.Expr]:
+def written(layout: Layout, rules: Rules, seconds: pl.Expr) -> list[pl.Expr]:
+    """The columns of Personalize's interactions CSV, of rows with the roles."""
     columns = {
         USER_ID: pl.col("user"),
         ITEM_ID: pl.col("item"),
-        TIMESTAMP: _seconds(layout),
-        EVENT_TYPE: pl.col("event_type") if layout.event_type else pl.lit(EVENT_TYPE_VALUE),
+        TIMESTAMP: seconds,
+        EVENT_TYPE: pl.lit(EVENT_TYPE_VALUE) if layout.event_type is None else pl.col("event_type"),
         EVENT_VALUE: pl.col("event_value").str.strip_chars(" \t"),
     }
-    names = interactions_columns(
+    return [columns[name].alias(name) for name in written_columns(layout, rules)]
+
+
+def written_columns(layout: Layout, rules: Rules) -> list[str]:
+    return interactions_columns(
         event_type=rules.event_type, event_value=layout.event_value is not None
     )
-    return [columns[name].alias(name) for name in names]
