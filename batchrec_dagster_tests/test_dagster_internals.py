@@ -68,6 +68,7 @@ def test_dagster_still_has_the_module_that_is_its_daemon() -> None:
     assert find_spec("dagster._daemon.__main__")
 
 
+@pytest.mark.slow
 def test_events_are_in_the_files_where_dagster_itself_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ HEAVY = {
 }
 
 
+@pytest.mark.slow
 def test_loading_pipelines_imports_nothing_that_only_steps_use() -> None:
     code = (
         "import gc, sys; from batchrec_dagster import BatchRecommendations, definitions;"

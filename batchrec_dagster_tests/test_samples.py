@@ -57,6 +57,7 @@ def test_it_has_hetrecs_size(ratings: pl.DataFrame) -> None:
     assert ratings.null_count().row(0) == (0, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_nobody_rates_a_movie_twice_or_fewer_than_twenty(ratings: pl.DataFrame) -> None:
     assert not ratings.select("userID", "movieID").is_duplicated().any()
     counts = ratings.group_by("userID").len()["len"]

@@ -57,6 +57,7 @@ def test_half_an_answer_is_asked_for_again() -> None:
         assert client.list_schemas()["schemas"] == [{"name": "s"}]
 
 
+@pytest.mark.slow
 def test_one_that_never_comes_whole_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "ATTEMPTS", 3)
     with server(WHOLE[:9]) as client, pytest.raises(ConnectionClosedError):

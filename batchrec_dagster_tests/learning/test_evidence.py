@@ -64,6 +64,7 @@ def test_few_users_have_no_interval(data: Interactions) -> None:
     assert (everyone.difference.value, everyone.difference.low) == (0.0, None)
 
 
+@pytest.mark.slow
 def test_segments_have_no_evidence(data: Interactions) -> None:
     assert Evidence.read(train("aws-item-affinity", data, {}).evidence) == []
 

@@ -227,6 +227,7 @@ def test_unusual_data_gives_full_segments(recipe: str, rows: list[Row]) -> None:
         assert sorted(segment.tolist()) == list(range(len(data.user_ids)))
 
 
+@pytest.mark.slow
 def test_same_bytes_and_segments_for_any_number_of_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ from batchrec_dagster_tests.local_personalize.support import (
     user_lines,
 )
 
+pytestmark = pytest.mark.slow
+
 EVEN = {f"new{n}" for n in range(0, 12, 2)}
 ODD = {f"new{n}" for n in range(1, 12, 2)}
 KINDS = {f"i{n}": ("even", "odd")[n % 2] for n in range(40)} | {
