@@ -202,7 +202,7 @@ def _rolled_back(
     pipeline: Pipeline, storage: StorageResource, context: dg.AssetExecutionContext, to: str
 ) -> Iterator[Any]:
     """Publish the lists of an older edition again, with its checks. Raises dg.Failure."""
-    run = context.run.root_run_id or context.run_id
+    run = context.run.root_run_id or context.run.run_id
     edition = republish(pipeline, storage, to, run, context.instance, context.log)
     about = edition.about
     result = dg.MaterializeResult(

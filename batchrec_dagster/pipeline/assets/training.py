@@ -77,9 +77,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         result = dg.MaterializeResult(
             value=imported.stored,
             data_version=dg.DataVersion(imported.record.data_version),
-            metadata={
-                **_import_metadata(imported, personalize),
-            },
+            metadata=_import_metadata(imported, personalize),
         )
         yield from published(imported.checks, result)
 
