@@ -15,7 +15,7 @@ from batchrec_dagster.personalize import filter_grammar as grammar
 from batchrec_dagster.personalize.schemas import INTERACTIONS
 
 # "*" is every event type. Only the latest FILTER_HISTORY interactions of a user and event
-# type count, see datasets.py.
+# type count, see schemas.py.
 EXCLUDE_SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
 
 # Of the values of a placeholder on an input line.

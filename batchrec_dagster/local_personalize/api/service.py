@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from batchrec_dagster.local_personalize.api.supported import refusal
 from batchrec_dagster.local_personalize.api.validation import (
     check_request,
     input_shape,
@@ -20,15 +19,15 @@ from batchrec_dagster.local_personalize.api.validation import (
 )
 from batchrec_dagster.local_personalize.catalog.catalog import Catalog
 from batchrec_dagster.local_personalize.catalog.home import Home
+from batchrec_dagster.local_personalize.catalog.job import logger
 from batchrec_dagster.local_personalize.catalog.kinds import ACCOUNT_ID, HEADERS, Call, Quotas
+from batchrec_dagster.local_personalize.catalog.worker import Pace, Worker
 from batchrec_dagster.local_personalize.errors import (
     CatalogError,
     InvalidInputError,
     ServiceError,
 )
-from batchrec_dagster.local_personalize.jobs.job import logger
-from batchrec_dagster.local_personalize.jobs.worker import Pace, Worker
-from batchrec_dagster.local_personalize.operations.registry import KINDS, OPERATIONS, READS
+from batchrec_dagster.local_personalize.operations.registry import KINDS, OPERATIONS, READS, refusal
 from batchrec_dagster.local_personalize.operations.solutions import (
     due_solutions,
     train_due_solutions,

@@ -1,1 +1,1 @@
-"""Resources and their statuses, in SQLite."""
+"""Resources, their statuses and their jobs, in SQLite."""

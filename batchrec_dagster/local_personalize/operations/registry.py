@@ -1,10 +1,13 @@
-"""Every batch operation by name; requests are looked up here."""
+"""Every batch operation by name; and what is supported, or why the rest is refused.
+
+`batchrec local-personalize --support` prints that as Markdown; refused requests quote it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from batchrec_dagster.local_personalize.api.validation import (
     output_members,
@@ -22,12 +25,12 @@ from batchrec_dagster.local_personalize.operations import (
     solution_versions,
     solutions,
 )
-from batchrec_dagster.local_personalize.operations.resources import (
-    DEFAULT_PAGE,
-    read_token,
-    write_token,
+from batchrec_dagster.local_personalize.recipes import (
+    REAL_TIME_RECIPES,
+    RECIPES,
+    Recipe,
+    get_recipe,
 )
-from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, get_recipe
 
 _PUBLISHED = 1_559_779_200.0  # when Personalize became generally available
 
@@ -35,14 +38,14 @@ _PUBLISHED = 1_559_779_200.0  # when Personalize became generally available
 def list_recipes(call: Call) -> dict[str, Any]:
     """ListRecipes: one page; none for a domain, whose own recipes serve in real time."""
     domain = call.params.get("domain")
-    limit = call.params.get("maxResults", DEFAULT_PAGE)
-    after = read_token(call.params.get("nextToken"), "Recipe", domain)
+    limit = call.params.get("maxResults", resources.DEFAULT_PAGE)
+    after = resources.read_token(call.params.get("nextToken"), "Recipe", domain)
     recipes = [] if domain else list(RECIPES.values())
     shape = output_members("ListRecipes")["recipes"]
     page = [_recipe_description(recipe) for recipe in recipes[after : after + limit]]
     answer: dict[str, Any] = {"recipes": prune(page, shape)}
     if after + limit < len(recipes):
-        answer["nextToken"] = write_token(after + limit, "Recipe", domain)
+        answer["nextToken"] = resources.write_token(after + limit, "Recipe", domain)
     return answer
 
 
@@ -94,7 +97,7 @@ _VERBS: dict[str, Callable[[Kind, Call], dict[str, Any]]] = {
 
 def _empty_list(operation: str, call: Call) -> dict[str, Any]:
     """An empty page of a kind that cannot be created here, for inventories and clean-up scripts."""
-    read_token(call.params.get("nextToken"), operation)
+    resources.read_token(call.params.get("nextToken"), operation)
     return {
         name: [] for name, shape in output_members(operation).items() if shape.type_name == "list"
     }
@@ -149,3 +152,155 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 READS = frozenset(name for name in OPERATIONS if name.startswith(("Describe", "List", "Get")))
+
+
+_REAL_TIME = "serve recommendations in real time"
+
+# Part of the operation's name -> why it is refused.
+_NO_BATCH = {
+    "Campaign": f"campaigns {_REAL_TIME}",
+    "Recommender": f"recommenders {_REAL_TIME}",
+    "EventTracker": "event trackers record events in real time: import events instead",
+    "MetricAttribution": "metric attributions count real-time events",
+    "DataDeletionJob": "import the data to keep with importMode FULL instead",
+    "DatasetExportJob": "the imported files are in your own storage already",
+    "Algorithm": "Amazon's algorithms are not available locally",
+    "FeatureTransformation": "Amazon's feature transformations are not available locally",
+}
+_DOMAIN = "a recipe of domain recommenders, which serve in real time"
+_SUCCESSOR = "an old recipe that Amazon replaced by aws-user-personalization"
+_OTHER_RECIPES = {
+    **dict.fromkeys(REAL_TIME_RECIPES, "Amazon offers it in real time only"),
+    "aws-hrnn": _SUCCESSOR,
+    "aws-hrnn-metadata": _SUCCESSOR,
+    "aws-hrnn-coldstart": _SUCCESSOR,
+    "aws-ecomm-…": _DOMAIN,
+    "aws-vod-…": _DOMAIN,
+}
+
+
+class Row(NamedTuple):
+    """A row of a table: `note` says how it is supported, or why it is refused."""
+
+    name: str
+    note: str = ""
+    supported: bool = True
+
+
+# Rules beyond the service model. The tests check each on the service, by its name here.
+RULES = (
+    Row("constraints of the service model", "required, type, length, range, pattern, enum"),
+    Row("unique names, one dataset of a type in a group", "ResourceAlreadyExistsException"),
+    Row("schemas (Avro)", "reserved fields, types, null unions, numbers of fields, one textual"),
+    Row("resources in use, order of deletion", "ResourceInUseException"),
+    Row("quotas", "Amazon's, but 50 dataset groups; `--quota` changes them"),
+    Row("tags", "at most 50; schemas have none, as on AWS"),
+    Row("fewer than 1000 interactions", "the import ends as CREATE FAILED"),
+    Row("event types", "at most 10 in a dataset, together with its optional columns"),
+    Row(
+        "columns of CSV files",
+        "matched by name; further ones are ignored, and so is an empty `_SUCCESS`",
+    ),
+    Row(
+        "lengths of values",
+        "ids 256 characters, categorical values and other strings of items 1,000; textual ones any",
+    ),
+    Row("importMode INCREMENTAL", "rows are added; FULL replaces them and must come first"),
+    Row(
+        "UpdateDataset",
+        "Items and Users only, as on AWS; new fields must allow null; statuses UPDATE …",
+    ),
+    Row("filters", "all documented syntax, checked against the group's schemas"),
+    Row(
+        "trainingMode UPDATE",
+        "for the recipes that Amazon updates too; new data without a full training",
+    ),
+    Row("performHPO", "searches the hyperparameters that have an effect here"),
+    Row("unknown hyperparameters", "refused with the list of the recipe's own", supported=False),
+    Row(
+        "itemExplorationConfig",
+        "explorationWeight is the largest share of new items of the Items dataset in a list; the"
+        " same lists each time",
+    ),
+    Row("rankingInfluence", "stored, without effect"),
+    Row(
+        "optimizationObjective, trainingDataConfig",
+        "without effect but for the metric average_rewards_at_k; the column must be there",
+    ),
+    Row("performIncrementalUpdate", "needs a recipe that only Amazon has", supported=False),
+    Row("trainingMode AUTOTRAIN", "set only by Amazon's automatic training", supported=False),
+    Row(
+        "performAutoTraining",
+        "a first version soon, then by schedulingExpression (1 to 30 days), at a request, if there"
+        " is new data",
+    ),
+    Row("performAutoML", "deprecated: choose a recipe", supported=False),
+    Row("names of jobs", "free again when their dataset or solution is deleted"),
+    Row(
+        "reasons and placeholders of aws-user-personalization-v2",
+        "with `--v2-lines`, to test how a program reads them",
+    ),
+    Row("ids in batch lines", "numbers are taken as text"),
+    Row("GetSolutionMetrics", "four decimals"),
+    Row("roleArn", "stored; storage is read with the server's own credentials"),
+    Row("kmsKeyArn", "stored; nothing is encrypted"),
+    Row(
+        "domain dataset groups and schemas",
+        "custom solutions and batch jobs, with the domain's required and reserved fields",
+    ),
+    Row(
+        "batchInferenceJobMode THEME_GENERATION",
+        "themes need Amazon's language models",
+        supported=False,
+    ),
+)
+
+
+def refusal(operation: str) -> str:
+    """The message for an unsupported operation of the service model."""
+    return (
+        f"{operation} is not supported locally: only batch recommendations are,"
+        f" and {_refusal_reason(operation)}."
+    )
+
+
+def operations() -> Iterator[Row]:
+    """A row for every operation of the service model."""
+    for name in sorted(service_model().operation_names):
+        if name in EMPTY_LISTS or name in NEVER_FOUND:
+            answer = "always empty" if name in EMPTY_LISTS else "ResourceNotFoundException"
+            yield Row(name, f"{answer}: {_refusal_reason(name)}")
+        else:
+            known = name in OPERATIONS
+            yield Row(name, "" if known else _refusal_reason(name), known)
+
+
+def recipes() -> Iterator[Row]:
+    """A row for each of Amazon's recipes, or family of recipes."""
+    for recipe in RECIPES.values():
+        fields = " and ".join(f"`{field}`" for field in recipe.input_fields)
+        yield Row(recipe.name, f"{recipe.output} for input lines with {fields}")
+    for name, why in _OTHER_RECIPES.items():
+        yield Row(name, why, supported=False)
+
+
+def markdown() -> str:
+    """All of it, as Markdown tables."""
+    parts = (("Operation", operations()), ("Recipe", recipes()), ("Rule", RULES))
+    return "\n\n".join(_table(title, rows) for title, rows in parts) + "\n"
+
+
+def _refusal_reason(operation: str) -> str:
+    return next(
+        (why for kind, why in _NO_BATCH.items() if kind in operation),
+        "this operation does not belong to them",
+    )
+
+
+def _table(title: str, rows: Iterable[Row]) -> str:
+    lines = [f"| {title} | Here | |", "|---|---|---|"]
+    lines += [
+        f"| {row.name} | {'supported' if row.supported else 'refused'} | {row.note} |"
+        for row in rows
+    ]
+    return "\n".join(lines)

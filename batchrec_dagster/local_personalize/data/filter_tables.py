@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.local_personalize.errors import JobFailedError
-from batchrec_dagster.local_personalize.filters.columns import (
+from batchrec_dagster.local_personalize.data.filter_columns import (
     Column,
     Rows,
     Strings,
@@ -21,6 +20,7 @@ from batchrec_dagster.local_personalize.filters.columns import (
     lookup,
     make_column,
 )
+from batchrec_dagster.local_personalize.errors import JobFailedError
 from batchrec_dagster.personalize.filter_check import check
 from batchrec_dagster.personalize.filter_grammar import (
     CURRENT_ITEM,

@@ -1,1 +1,0 @@
-"""Filter expressions applied to the answers of batch jobs."""
