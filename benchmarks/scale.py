@@ -2,12 +2,15 @@
 
     python benchmarks/scale.py [1 5 20 100] [--work FOLDER] [--out scale.json] [--plot FOLDER]
     python benchmarks/scale.py 1 3 10 30 100 --plot docs/images
+    python benchmarks/scale.py 1 --users 3000 --items 1000000
 
 The sizes are millions of generated interactions. Everything goes through the local Personalize, as
 in a pipeline: an import job, a training of aws-user-personalization-v2, a batch inference job with
 25 items for every user. Each runs in its own process; peak memory is the operating system's. 100
 takes half an hour or more, and 10 GB of disk. `--plot` adds the sizes to scale.csv of a folder, in
-place of those with as many interactions, and draws scale.svg of all in it.
+place of those with as many interactions, and draws scale.svg of all in it. `--users` and `--items`
+replace those of the sizes, for catalogues that are large for their users; of a million items, a
+million interactions are with a part.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from typing import Any
 
 import polars as pl
 import scale_plot
-from generated import SIZES, write_csv
+from generated import SIZES, Size, write_csv
 from report import RESULTS, table, write
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
@@ -141,12 +144,11 @@ def infer(local: Local) -> None:
 STEPS: dict[str, Callable[[Local], None]] = {"import": import_, "train": train, "infer": infer}
 
 
-def measure(millions: int, work: Path) -> list[Measured]:
+def measure(size: Size, work: Path) -> list[Measured]:
     """All steps at one size, each in its own process."""
     shutil.rmtree(work, ignore_errors=True)
     storage = work / "storage"
     storage.mkdir(parents=True)
-    size = SIZES[millions]
     rows = write_csv(storage / "interactions.csv", size)
     users = pl.int_range(1, size.users + 1, eager=True).cast(pl.String)
     pl.DataFrame({"userId": users}).write_ndjson(storage / "users.json")
@@ -157,11 +159,11 @@ def measure(millions: int, work: Path) -> list[Measured]:
         _, status, usage = os.wait4(child.pid, 0)
         seconds = time.perf_counter() - began
         if status:
-            raise SystemExit(f"{step} at {millions} million interactions has failed")
+            raise SystemExit(f"{step} at {rows:,} interactions has failed")
         cpu = usage.ru_utime + usage.ru_stime
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
         out.append(Measured(step, rows, size.users, seconds, cpu, usage.ru_stime, peak))
-        print(f"{millions} M, {step}: {seconds:.1f} s, {peak:.2f} GB", out[-1], flush=True)
+        print(f"{rows:,}, {step}: {seconds:.1f} s, {peak:.2f} GB", out[-1], flush=True)
     lists = sum(1 for _ in (storage / "out" / "users.json.out").open("rb"))
     if lists != size.users:
         raise SystemExit(f"{lists} lists for {size.users} users")
@@ -226,6 +228,8 @@ def main() -> None:
     """Measure every size asked for; with --step, be the process that is measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("millions", nargs="*", type=int, help=f"of {', '.join(map(str, SIZES))}")
+    parser.add_argument("--users", type=int, help="as many as this, in place of the size's")
+    parser.add_argument("--items", type=int, help="as many as this, in place of the size's")
     parser.add_argument("--work", type=Path, help="folder to work in, emptied; default: temporary")
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
     parser.add_argument("--plot", type=Path, help="folder of scale.csv and scale.svg")
@@ -241,8 +245,10 @@ def main() -> None:
         parser.error(f"no size of {unknown}: there are {', '.join(map(str, SIZES))}")
     found = {}
     for millions in sizes:
+        size = SIZES[millions]
+        size = Size(size.rows, asked.users or size.users, asked.items or size.items)
         with tempfile.TemporaryDirectory() as folder:
-            found[millions] = measure(millions, asked.work or Path(folder))
+            found[millions] = measure(size, asked.work or Path(folder))
     print(table("\nFrom interactions to everybody's list", rows_of(found)))
     if asked.plot:
         plot(asked.plot, found)
