@@ -304,7 +304,7 @@ def test_letters_of_either_encoding_are_read(tmp_path: Path) -> None:
         ("movieId,title\n1,A\n", "items.csv has no column 'added' (items.columns.created)"),
         (
             "movieId;title\n1;A\n",
-            "read with the delimiter ',' (items.delimiter), has: movieId;title",
+            "it has: movieId;title (read with the delimiter ',', items.delimiter)",
         ),
         ('movieId,title,genres,year,added\n1,"' + "A" * 200_000, "items.csv, line "),
     ],

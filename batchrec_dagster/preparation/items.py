@@ -35,6 +35,7 @@ from batchrec_dagster.preparation.layout import (
     Decimal,
     Encoding,
     PreparationError,
+    locate,
     split_line,
 )
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, check_width
@@ -235,20 +236,9 @@ class ItemsFile:
     def _position(self, role: str, column: Column) -> int:
         """Where the field of this role stands in a line, from 0."""
         names = [name.strip() for name in self._first_line]
-        if isinstance(column, int):
-            if column > len(names):
-                raise PreparationError(
-                    f"{self.name}: items.columns.{role} is column {column}, but line 1 has"
-                    f" {len(names)} with the delimiter {self.delimiter!r}"
-                )
-            return column - 1
-        if column not in names:
-            raise PreparationError(
-                f"{self.name} has no column {column!r} (items.columns.{role}); its header, read"
-                f" with the delimiter {self.delimiter!r} (items.delimiter), has:"
-                f" {', '.join(names)}"
-            )
-        return names.index(column)
+        read = f" (read with the delimiter {self.delimiter!r}, items.delimiter)"
+        [place] = locate({f"items.columns.{role}": column}, names, self.name, read).values()
+        return place
 
     @cached_property
     def _first_line(self) -> list[str]:

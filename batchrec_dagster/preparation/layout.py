@@ -242,7 +242,9 @@ def locate(
 
 def setting(role: str) -> str:
     """What names the column in the declaration."""
-    return "interactions.filter" if role.startswith("filter ") else f"ratings.columns.{role}"
+    if role.startswith(FILTER):
+        return "interactions.filter"
+    return role if role.startswith("items.") else f"ratings.columns.{role}"
 
 
 # Bytes of a file's end in which its last line is looked for.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from markupsafe import Markup
 
@@ -58,15 +59,11 @@ def _tiles(changes: EditionDiff) -> Iterator[Tile]:
 
 def _tables(changes: EditionDiff) -> Iterator[Figure]:
     if changes.settings:
-        yield _changes("settings", "Settings", "What was declared.", changes.settings)
+        rows = _rows(changes.settings, shown)
+        yield _table("settings", "Settings", "What was declared.", rows)
     if changes.metrics and changes.comparable:
-        rows = [[c.name, score(c.before), score(c.after)] for c in changes.metrics]
+        rows = _rows(changes.metrics, score)
         yield _table("metrics", "Metrics", "Measured on held-out users.", rows)
-
-
-def _changes(name: str, title: str, caption: str, changes: Sequence[Change]) -> Figure:
-    rows = [[change.name, shown(change.before), shown(change.after)] for change in changes]
-    return _table(name, title, caption, rows)
 
 
 def _data(drift: Drift | None) -> Iterator[Figure]:
@@ -94,15 +91,29 @@ def _data(drift: Drift | None) -> Iterator[Figure]:
 
 def _shifts(changes: EditionDiff) -> Iterator[Figure]:
     lists = f"How many of {changes.compared:,} lists have the item."
-    if changes.risers:
-        yield _items("risers", "Items that rose most", lists, changes.risers)
-    if changes.fallers:
-        yield _items("fallers", "Items that fell most", lists, changes.fallers)
+    for name, (title, shifts) in _movers(changes).items():
+        yield _table(name, title, lists, _rows(shifts, count))
 
 
-def _items(name: str, title: str, caption: str, shifts: Sequence[Shift]) -> Figure:
-    rows = [[shortened(s.title) or s.item, count(s.before), count(s.after)] for s in shifts]
-    return _table(name, title, caption, rows)
+def _movers(changes: EditionDiff) -> dict[str, tuple[str, Sequence[Shift]]]:
+    """The title and the items of each table of shifts that has any."""
+    movers = {
+        "risers": ("Items that rose most", changes.risers),
+        "fallers": ("Items that fell most", changes.fallers),
+    }
+    return {name: (title, shifts) for name, (title, shifts) in movers.items() if shifts}
+
+
+def _rows(changes: Sequence[Change | Shift], cell: Callable[[Any], str]) -> list[list[str]]:
+    """A row for each: what changed, before, now."""
+    return [
+        [
+            change.name if isinstance(change, Change) else shortened(change.title) or change.item,
+            cell(change.before),
+            cell(change.after),
+        ]
+        for change in changes
+    ]
 
 
 def _table(name: str, title: str, caption: str, rows: Sequence[Sequence[str | Markup]]) -> Figure:
@@ -119,14 +130,16 @@ COLUMNS = [
 def diff_text(pipeline: str, diff: EditionDiff, width: int | None) -> str:
     """For a terminal of this width, or for a pipe (None)."""
     heading = [f"{pipeline}: edition {diff.after} compared with edition {diff.before}"]
-    sections = [[section] for section in _tables_of(diff)]
+    metrics = diff.metrics if diff.comparable else []
+    tables = (("Settings", diff.settings), ("Data", diff.data), ("Metrics", metrics))
+    sections = [
+        [terminal.Section(title, COLUMNS, _rows(changes, _value))]
+        for title, changes in tables
+        if changes
+    ]
     shifts = [
-        terminal.Section(title, COLUMNS, [*map(_shift, items)])
-        for title, items in (
-            ("Items that rose most", diff.risers),
-            ("Items that fell most", diff.fallers),
-        )
-        if items
+        terminal.Section(title, COLUMNS, _rows(items, _value))
+        for title, items in _movers(diff).values()
     ]
     return terminal.render(
         [*heading, *_lines(diff)], [*sections, *([shifts] if shifts else [])], width=width
@@ -150,20 +163,5 @@ def _lines(diff: EditionDiff) -> Iterator[str]:
         yield "the metrics were measured on different interactions: they cannot be compared"
 
 
-def _tables_of(diff: EditionDiff) -> Iterator[terminal.Section]:
-    metrics = diff.metrics if diff.comparable else []
-    for title, changes in (("Settings", diff.settings), ("Data", diff.data), ("Metrics", metrics)):
-        if changes:
-            yield terminal.Section(title, COLUMNS, [*map(_change, changes)])
-
-
-def _change(change: Change) -> Sequence[str]:
-    return [change.name, _value(change.before), _value(change.after)]
-
-
 def _value(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else shown(value)
-
-
-def _shift(shift: Shift) -> Sequence[str]:
-    return [shortened(shift.title) or shift.item, f"{shift.before:,}", f"{shift.after:,}"]
