@@ -275,7 +275,8 @@ def _choose_movies(seed: int, users: Users, movies: Movies) -> tuple[Ints, Ints,
         certain = np.flatnonzero(first_fan // BLOCK == low // BLOCK)
         key[first_fan[certain] - low, certain] = 0
         for row, count in enumerate(users.counts[block]):
-            movie = np.sort(np.argpartition(key[row], count - 1)[:count])
+            most = np.partition(key[row], count - 1)[count - 1]
+            movie = np.flatnonzero(key[row] <= most)[:count]
             chosen.append((movie, early[row, movie], late[row, movie]))
     movie, early, late = (np.concatenate(column) for column in zip(*chosen, strict=True))
     affinity = (early + late).astype(np.float64) / FULL_AFFINITY
