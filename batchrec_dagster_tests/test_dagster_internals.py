@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -124,3 +127,33 @@ def test_the_databases_stay_open_between_events(
             instance.report_engine_event(f"{number}", run)
             instance.get_run_by_id(run.run_id)
     assert opened == []
+
+
+@pytest.mark.slow
+def test_processes_that_open_a_new_home_at_once_make_its_databases_once(tmp_path: Path) -> None:
+    home, go = tmp_path / "dagster", tmp_path / "go"
+    home.mkdir(0o700)
+    (home / "dagster.yaml").write_text(STORAGE)
+    script = (
+        "import sys, time, dagster as dg; from pathlib import Path\n"
+        "import batchrec_dagster.dagster_internals.sqlite_storage; print('ready', flush=True)\n"
+        "while not Path(sys.argv[1]).exists(): time.sleep(0.001)\n"
+        "with dg.DagsterInstance.get() as instance: print(instance.get_runs())"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(go)],
+            env=os.environ | {"DAGSTER_HOME": str(home)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    go.touch()
+    assert [process.communicate()[0] for process in processes] == ["[]\n"] * 4
+    databases = [*home.rglob("*.db")]
+    assert len(databases) == 3
+    assert {path.stat().st_mode & 0o077 for path in databases} == {0}

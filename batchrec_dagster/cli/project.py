@@ -121,14 +121,17 @@ def use_dagster_home() -> Path:
 
 
 def has_history() -> bool:
-    """Whether Dagster's home has its SQLite databases; waits while another process makes them."""
+    """Whether a run may open Dagster's home while this process does: the home has its SQLite
+    databases, or a storage that several processes may make. Waits while another makes them."""
     from batchrec_dagster.storage.durable import exclusive
 
     home = use_dagster_home()
     if not home.is_dir():
         return False
     with exclusive(home):
-        return (home / "schedules" / "schedules.db").is_file()
+        settings = home / "dagster.yaml"
+        ours = settings.is_file() and settings.read_bytes().endswith(STORAGE.encode())
+        return ours or (home / "schedules" / "schedules.db").is_file()
 
 
 # Not in the project's dagster.yaml: `dagster dev` reads that without a DAGSTER_HOME.

@@ -12,6 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as db
@@ -22,6 +23,8 @@ from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
+from batchrec_dagster.storage.durable import as_closed_as, exclusive
+
 # Databases of event logs that stay open: that of all runs, and those of the last runs asked for.
 OPEN_LOGS = 4
 
@@ -30,9 +33,15 @@ class SqliteStorage(DagsterSqliteStorage):
     """For `storage: custom` of dagster.yaml; its files are those of Dagster's `sqlite`."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__(base_dir, inst_data)
-        self._event_log_storage = _EventLog(self._event_log_storage._base_dir)
-        self._run_storage = _Runs(self._run_storage._conn_string)
+        home = Path(base_dir)
+        home.mkdir(parents=True, exist_ok=True)
+        with as_closed_as(home):
+            (home / "history").mkdir(exist_ok=True)
+            # Of several processes that make its databases, Dagster lets all but one fail.
+            with exclusive(home / "history"):
+                super().__init__(base_dir, inst_data)
+                self._event_log_storage = _EventLog(self._event_log_storage._base_dir)
+                self._run_storage = _Runs(self._run_storage._conn_string)
 
     @classmethod
     def from_config_value(
