@@ -157,12 +157,12 @@ def fit_slist(matrix: csr_matrix, options: Options) -> Score:
     past, future = [], []
     for k in range(WINDOW):
         ahead = np.flatnonzero(owner[k + 1 :] == owner[: len(owner) - k - 1])  # k + 1 later
-        weight = np.full(len(ahead), np.exp(-k / options["decay"]), np.float32)
-        past.append((weight, ahead + k + 1, items[ahead]))  # value, cut, item
+        weight = np.float32(np.exp(-k / options["decay"]))
+        past.append((np.full(len(ahead), weight), ahead + k + 1, items[ahead]))  # value, cut, item
         opened = np.flatnonzero(owner[1:] == owner[:-1]) + 1  # cuts with a past
         opened = opened[opened + k < len(owner)]
         opened = opened[owner[opened + k] == owner[opened]]
-        future.append((np.full(len(opened), weight[0], np.float32), opened, items[opened + k]))
+        future.append((np.full(len(opened), weight), opened, items[opened + k]))
 
     def stacked(parts: list[tuple[Any, ...]]) -> csr_matrix:
         value, cut, item = (np.concatenate(column) for column in zip(*parts, strict=True))
