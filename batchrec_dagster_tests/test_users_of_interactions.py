@@ -16,8 +16,8 @@ from batchrec_dagster.steps.cost import count_interactions, count_users
 from batchrec_dagster.steps.interactions import file_version
 from batchrec_dagster.storage.io_managers import STORAGE_KEY, InteractionsIOManager, Prepared
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
+from batchrec_dagster.storage.paths import UsersOfInteractions
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
 KEY = "shop/transformed/interactions/interactions.csv"
 

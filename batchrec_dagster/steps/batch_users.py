@@ -19,8 +19,8 @@ from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.paths import UsersOfInteractions
 from batchrec_dagster.storage.resource import StorageResource, storage_errors
-from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,8 @@ from batchrec_dagster.personalize.ensure import Ensured
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import USER_ID, scan_interactions
 from batchrec_dagster.steps.checks import Checked
-from batchrec_dagster.storage.paths import read_record
+from batchrec_dagster.storage.paths import UsersOfInteractions, read_record
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
 PRICES = Path(personalize.__file__).with_name("prices.yaml")
 

@@ -26,10 +26,8 @@ from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.cost import Cost, estimate, import_cost, summary, within_budget
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import all_recipes, recipes_to_train
-from batchrec_dagster.storage.io_managers import Stored
-from batchrec_dagster.storage.paths import read_record, write_record
+from batchrec_dagster.storage.paths import Stored, interactions_version, read_record, write_record
 from batchrec_dagster.storage.resource import LOCAL_BUCKET, StorageResource, storage_errors
-from batchrec_dagster.storage.user_stats import interactions_version
 
 ASSET = "personalize_dataset"
 FOLDER = f"s3://{LOCAL_BUCKET}/"

@@ -41,9 +41,9 @@ from batchrec_dagster.steps.experiment import experiment_result
 from batchrec_dagster.steps.items import categories, shown_tables, titles_of
 from batchrec_dagster.steps.outcomes import outcomes, read_sums
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
+from batchrec_dagster.storage.paths import interactions_version
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.resource import StorageResource, storage_errors
-from batchrec_dagster.storage.user_stats import interactions_version
 
 # Part of what the kept tallies are known by: raise it when the same tables give others.
 TALLIES_VERSION = "1"

@@ -30,7 +30,7 @@ from batchrec_dagster.steps.cost import Cost, count_users, segments_cost
 from batchrec_dagster.steps.items import read_titles, titles_versions, with_titles
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.io_managers import Stored
+from batchrec_dagster.storage.paths import Stored
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import StorageResource, storage_errors
 

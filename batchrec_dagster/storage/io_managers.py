@@ -23,20 +23,12 @@ from batchrec_dagster.personalize.batch_files import UsersFiles
 from batchrec_dagster.personalize.schemas import ITEM_ID, scan_interactions
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
+from batchrec_dagster.storage.paths import MAKE_AGAIN, Stored, UsersOfInteractions
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.resource import StorageResource, storage_errors
-from batchrec_dagster.storage.user_stats import UsersOfInteractions
 
-MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
 # The asset metadata with the storage key of its value.
 STORAGE_KEY = "batchrec/storage_key"
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A value that its asset has already written to its place in the storage."""
-
-    uri: str
 
 
 class StorageIOManager(dg.ConfigurableIOManager):

@@ -1,13 +1,21 @@
 """A pipeline's storage keys, in the folders of the AWS walkthrough (raw/, transformed/, curated/),
-and the records that steps write for later runs."""
+the records that steps write for later runs, and the file of users that Spark writes."""
 
+from __future__ import annotations
+
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
-from batchrec_dagster.storage.io_managers import MAKE_AGAIN, Stored
-from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
+import polars as pl
+
+from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError, ObjectStore
 from batchrec_dagster.storage.resource import StorageResource
+
+MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
 
 
 class Places:
@@ -68,6 +76,13 @@ class Places:
         return f"{self.pipeline}/records/{asset}.json"
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A value that its asset has already written to its place in the storage."""
+
+    uri: str
+
+
 def read_record(storage: StorageResource, key: str) -> dict[str, Any]:
     """The record that an earlier run wrote; empty if there is none. Raises StorageError."""
     uri = storage.uri(key)
@@ -85,3 +100,64 @@ def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) 
     uri = storage.uri(key)
     storage.store.put(uri, (json.dumps(record, indent=2) + "\n").encode())
     return Stored(uri)
+
+
+@dataclass(frozen=True)
+class UsersOfInteractions:
+    """The users of the interactions at `uri`, with each one's last time and count, as Spark writes
+    them: Parquet with USER_ID, TIMESTAMP, INTERACTIONS.
+
+    The folder is named after the ETag of its interactions, the file after their version. So a file
+    found for the current interactions always belongs to them, even after a kill; without one, the
+    interactions themselves are read.
+    """
+
+    store: ObjectStore
+    uri: str
+
+    @property
+    def folder(self) -> str:
+        """The folder of the files, with its final slash; outside what Personalize imports."""
+        return f"{self.uri.rpartition('/')[0]}_users/"
+
+    def table(self) -> pl.DataFrame | None:
+        """The users of the current interactions; None without a file."""
+        uri = self._found()
+        if uri is None:
+            return None
+        try:
+            with self.store.opened(uri) as file:
+                return pl.read_parquet(file)
+        except ObjectNotFoundError:
+            return None
+
+    def version(self) -> str | None:
+        """StorageResource.version of the current interactions; None without a file."""
+        uri = self._found()
+        return None if uri is None else PurePosixPath(uri).stem
+
+    def place(self, etag: str, version: str) -> str:
+        """The URI of the file for interactions with this ETag and version."""
+        return f"{self._of(etag)}{version}.parquet"
+
+    def keep_only(self, etag: str) -> None:
+        """Delete the files of interactions with any other ETag."""
+        for found in self.store.list(self.folder):
+            if not found.uri.startswith(self._of(etag)):
+                self.store.delete(found.uri)
+
+    def _found(self) -> str | None:
+        interactions = self.store.head(self.uri)
+        if interactions is None or not interactions.etag:
+            return None
+        return next((found.uri for found in self.store.list(self._of(interactions.etag))), None)
+
+    def _of(self, etag: str) -> str:
+        # An ETag may contain any character.
+        return f"{self.folder}{hashlib.sha256(etag.encode()).hexdigest()[:16]}/"
+
+
+def interactions_version(storage: StorageResource, uri: str) -> str:
+    """The version of the stored interactions, which are read for it unless Spark recorded it.
+    Raises StorageError."""
+    return UsersOfInteractions(storage.store, uri).version() or storage.version(uri)

@@ -33,7 +33,7 @@ from batchrec_dagster.steps.raw_files import (
     found_upstream,
     unchanged_version,
 )
-from batchrec_dagster.storage.io_managers import Stored
+from batchrec_dagster.storage.paths import Stored
 from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "1"

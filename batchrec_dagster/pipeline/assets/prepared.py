@@ -27,10 +27,9 @@ from batchrec_dagster.reporting.markdown import table
 from batchrec_dagster.steps.batch_users import find_batch_users
 from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
 from batchrec_dagster.steps.raw_files import RawRecord
-from batchrec_dagster.storage.io_managers import Stored
 from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.paths import Stored, interactions_version
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster.storage.user_stats import interactions_version
 
 CODE_VERSION = "2"
 
