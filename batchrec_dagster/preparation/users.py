@@ -20,6 +20,7 @@ from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, ParquetTable, Table
+from batchrec_dagster.preparation.recognition import file_format
 from batchrec_dagster.storage.durable import temporary_folder
 
 # Rows of which Polars' streaming unique holds in a few hundred megabytes; rows of a piece.
@@ -76,11 +77,9 @@ def _ordered(users: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _table(opened: Opened, column: Column | None) -> Table:
-    if opened.is_parquet:
-        return ParquetTable(opened)
-    with opened.path.open(encoding="utf-8-sig") as file:
-        if file.read(1024).lstrip().startswith("{"):
-            return JsonTable(opened)
+    form = file_format(opened)
+    if form != "csv":
+        return ParquetTable(opened) if form == "parquet" else JsonTable(opened)
     has_header = not isinstance(column, int)
     tables = [CsvTable(opened, delimiter, has_header) for delimiter in (",", *DELIMITERS)]
     if isinstance(column, str):

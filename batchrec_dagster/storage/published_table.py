@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -190,24 +189,13 @@ class PublishedTable:
             )
 
 
-class TableWriter:
+class TableWriter(ExitStack):
     """Writes a table piece by piece to a Parquet file, whose metadata may be known last."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
-        self._open = ExitStack()
         self._writer: pq.ParquetWriter | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._open.close()
 
     def write(self, rows: pa.Table) -> None:
         """Add rows; all have the same columns."""
@@ -215,7 +203,7 @@ class TableWriter:
             import pyarrow.parquet as pq
 
             writer = pq.ParquetWriter(self.path, rows.schema, compression="zstd")
-            self._writer = self._open.enter_context(writer)
+            self._writer = self.enter_context(writer)
         self._writer.write_table(rows)
 
     def finish(self, about: Mapping[str, Any]) -> None:
@@ -223,7 +211,7 @@ class TableWriter:
         of them has a row."""
         assert self._writer is not None
         self._writer.add_key_value_metadata({ABOUT: json.dumps(about)})
-        self._open.close()
+        self.close()
 
 
 def read_about(file: Path | IO[bytes]) -> dict[str, Any]:
