@@ -12,7 +12,7 @@ import dagster as dg
 import hypothesis
 import pytest
 
-from batchrec_dagster.local_personalize.catalog.worker import Worker
+from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
 from batchrec_dagster_tests.support import Project, module_project
 

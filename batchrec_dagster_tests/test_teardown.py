@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.catalog.kinds import Lane
-from batchrec_dagster.local_personalize.catalog.worker import Pace, Worker
+from batchrec_dagster.local_personalize.jobs.worker import Pace, Worker
 from batchrec_dagster.personalize.ensure import (
     DATASET,
     DATASET_GROUP,

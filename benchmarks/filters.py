@@ -24,7 +24,7 @@ from generated import Size, blocks
 from report import RESULTS, table, write
 
 from batchrec_dagster.local_personalize.data.inference import Recommender
-from batchrec_dagster.local_personalize.data.job_filter import JobFilter
+from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.recipes import RECIPES, train
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, USER_PERSONALIZATION, recipe_arn

@@ -21,7 +21,7 @@ from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Ratings, opened
 from batchrec_dagster.preparation.polars.typed_scan import BadRows, Preparation
-from batchrec_dagster.preparation.sources.limits import PACKED, PARQUET, START, format_of
+from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, format_of
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
 from batchrec_dagster.preparation.users import Counts, count_rows

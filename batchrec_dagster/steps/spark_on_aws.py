@@ -41,6 +41,7 @@ MODULES = (
     "preparation/layout.py",
     "preparation/rules.py",
     "preparation/sources/__init__.py",
+    "preparation/sources/formats.py",
     "preparation/sources/limits.py",
 )
 

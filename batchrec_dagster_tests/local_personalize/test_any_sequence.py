@@ -30,8 +30,8 @@ from hypothesis.stateful import (
 )
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.local_personalize.catalog.worker import Pace
 from batchrec_dagster.local_personalize.errors import NotFoundError, ServiceError
+from batchrec_dagster.local_personalize.jobs.worker import Pace
 from batchrec_dagster.local_personalize.operations import solutions
 from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore

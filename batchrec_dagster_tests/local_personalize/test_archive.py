@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from batchrec_dagster.local_personalize.api.archive import ArchiveError, export_home, import_home
 from batchrec_dagster.local_personalize.api.command import local_personalize
-from batchrec_dagster.local_personalize.catalog.worker import Worker
+from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.support import Local, describe, taste_rows, user_lines
 

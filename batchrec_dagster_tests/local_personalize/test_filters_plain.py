@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.data.job_filter import JobFilter
+from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster_tests.local_personalize.plain_filters import (
     HISTORY,
     ITEMS,

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from batchrec_dagster.local_personalize.data.job_filter import JobFilter
 from batchrec_dagster.local_personalize.errors import JobFailedError
+from batchrec_dagster.local_personalize.filters.job import JobFilter
 
 DATA = {
     "ITEMS": pl.DataFrame(

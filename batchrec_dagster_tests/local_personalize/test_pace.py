@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.local_personalize.catalog import job
 from batchrec_dagster.local_personalize.catalog.kinds import Lane
-from batchrec_dagster.local_personalize.catalog.worker import Pace
+from batchrec_dagster.local_personalize.jobs import job
+from batchrec_dagster.local_personalize.jobs.worker import Pace
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
     Local,

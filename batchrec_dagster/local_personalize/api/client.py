@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
     from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-    from batchrec_dagster.local_personalize.catalog.worker import Pace
+    from batchrec_dagster.local_personalize.jobs.worker import Pace
 
 __all__ = [
     "QUOTAS_VARIABLE",

@@ -213,8 +213,8 @@ def local_personalize(
 
     from batchrec_dagster.local_personalize.api.server import AccessKey, serve
     from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-    from batchrec_dagster.local_personalize.catalog.worker import Pace
     from batchrec_dagster.local_personalize.errors import CatalogError
+    from batchrec_dagster.local_personalize.jobs.worker import Pace
     from batchrec_dagster.storage.object_store import ObjectStore
 
     if bool(access_key_id) != bool(secret_access_key):

@@ -30,8 +30,8 @@ from starlette.routing import Route
 
 from batchrec_dagster.local_personalize.api.service import CONTENT_TYPE, LocalPersonalize, answer
 from batchrec_dagster.local_personalize.api.validation import SERVICE
-from batchrec_dagster.local_personalize.catalog.job import logger
 from batchrec_dagster.local_personalize.errors import CatalogError
+from batchrec_dagster.local_personalize.jobs.job import logger
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web.server import (
     BODY_SECONDS,

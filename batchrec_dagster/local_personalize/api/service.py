@@ -19,14 +19,14 @@ from batchrec_dagster.local_personalize.api.validation import (
 )
 from batchrec_dagster.local_personalize.catalog.catalog import Catalog
 from batchrec_dagster.local_personalize.catalog.home import Home
-from batchrec_dagster.local_personalize.catalog.job import logger
 from batchrec_dagster.local_personalize.catalog.kinds import ACCOUNT_ID, HEADERS, Call, Quotas
-from batchrec_dagster.local_personalize.catalog.worker import Pace, Worker
 from batchrec_dagster.local_personalize.errors import (
     CatalogError,
     InvalidInputError,
     ServiceError,
 )
+from batchrec_dagster.local_personalize.jobs.job import logger
+from batchrec_dagster.local_personalize.jobs.worker import Pace, Worker
 from batchrec_dagster.local_personalize.operations.registry import KINDS, OPERATIONS, READS, refusal
 from batchrec_dagster.local_personalize.operations.solutions import (
     due_solutions,

@@ -1,1 +1,1 @@
-"""Resources, their statuses and their jobs, in SQLite."""
+"""Resources and their statuses, in SQLite."""

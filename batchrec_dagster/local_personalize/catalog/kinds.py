@@ -29,7 +29,7 @@ from batchrec_dagster.personalize.permissions import partition
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 
 if TYPE_CHECKING:
-    from batchrec_dagster.local_personalize.catalog.job import Job
+    from batchrec_dagster.local_personalize.jobs.job import Job
 
 
 # In an operation's answer: headers to send with it.

@@ -1,1 +1,1 @@
-"""Imported datasets, filters on them, and the input and output lines of batch jobs."""
+"""Imported datasets, and the input and output lines of batch jobs."""

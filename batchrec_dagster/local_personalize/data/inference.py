@@ -11,8 +11,8 @@ import numpy.typing as npt
 import polars as pl
 
 from batchrec_dagster.local_personalize.data.batch_lines import Answerer, Request
-from batchrec_dagster.local_personalize.data.filter_tables import Read
-from batchrec_dagster.local_personalize.data.job_filter import JobFilter
+from batchrec_dagster.local_personalize.filters.job import JobFilter
+from batchrec_dagster.local_personalize.filters.tables import Read
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
 from batchrec_dagster.local_personalize.learning.models import (
     AnyModel,

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.local_personalize.catalog.catalog import Resource
-from batchrec_dagster.local_personalize.catalog.job import (
+from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
+from batchrec_dagster.local_personalize.data.batch_lines import Answerer, count_requests
+from batchrec_dagster.local_personalize.data.inference import ItemAttributes, Recommender, Segmenter
+from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
+from batchrec_dagster.local_personalize.filters.job import JobFilter
+from batchrec_dagster.local_personalize.filters.tables import Read
+from batchrec_dagster.local_personalize.jobs.job import (
     Job,
     as_folder,
     check_location,
     objects_at,
 )
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
-from batchrec_dagster.local_personalize.data.batch_lines import Answerer, count_requests
-from batchrec_dagster.local_personalize.data.filter_tables import Read
-from batchrec_dagster.local_personalize.data.inference import ItemAttributes, Recommender, Segmenter
-from batchrec_dagster.local_personalize.data.job_filter import JobFilter
-from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
 from batchrec_dagster.local_personalize.learning.interactions import ModelFileError
 from batchrec_dagster.local_personalize.learning.models import (
     AnyModel,

@@ -17,7 +17,6 @@ import polars as pl
 
 from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
 from batchrec_dagster.local_personalize.catalog.home import remove
-from batchrec_dagster.local_personalize.catalog.job import Job, check_location, objects_at
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
 from batchrec_dagster.local_personalize.data.datasets import (
     FULL,
@@ -26,6 +25,7 @@ from batchrec_dagster.local_personalize.data.datasets import (
     save_interactions,
 )
 from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
+from batchrec_dagster.local_personalize.jobs.job import Job, check_location, objects_at
 from batchrec_dagster.local_personalize.operations.datasets import schema_of
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.schemas import Field, Schema

@@ -21,7 +21,6 @@ from batchrec_dagster.local_personalize.catalog.catalog import (
     Records,
     Resource,
 )
-from batchrec_dagster.local_personalize.catalog.job import Job
 from batchrec_dagster.local_personalize.catalog.kinds import (
     HEADERS,
     Call,
@@ -37,6 +36,7 @@ from batchrec_dagster.local_personalize.errors import (
     InvalidInputError,
     JobFailedError,
 )
+from batchrec_dagster.local_personalize.jobs.job import Job
 from batchrec_dagster.local_personalize.learning.interactions import (
     WEIGHT,
     Interactions,

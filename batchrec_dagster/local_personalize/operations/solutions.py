@@ -10,9 +10,9 @@ from typing import Any
 
 from batchrec_dagster.local_personalize.api.validation import member_shape, prune
 from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE, BUSY, Records, Resource
-from batchrec_dagster.local_personalize.catalog.job import UPDATED, Job, logger, start_update
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
+from batchrec_dagster.local_personalize.jobs.job import UPDATED, Job, logger, start_update
 from batchrec_dagster.local_personalize.learning.hpo import search_ranges
 from batchrec_dagster.local_personalize.operations.datasets import (
     check_no_running_jobs,

@@ -15,7 +15,7 @@ from typing import Any
 
 from batchrec_dagster.preparation.layout import LEGACY, Encoding, PreparationError
 from batchrec_dagster.preparation.sources.conversion import CONVERSIONS
-from batchrec_dagster.preparation.sources.limits import (
+from batchrec_dagster.preparation.sources.formats import (
     BZIP2,
     GZIP,
     PARQUET,
@@ -23,10 +23,9 @@ from batchrec_dagster.preparation.sources.limits import (
     UTF16,
     XZ,
     ZSTD,
-    LimitError,
-    Limits,
     format_of,
 )
+from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 from batchrec_dagster.preparation.sources.source import FileError
 from batchrec_dagster.storage.durable import pieces
 

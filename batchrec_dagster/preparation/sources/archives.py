@@ -11,7 +11,8 @@ from typing import Protocol
 from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.conversion import CONVERSIONS, Conversion
 from batchrec_dagster.preparation.sources.files import LocalFile
-from batchrec_dagster.preparation.sources.limits import START, LimitError, Limits, format_of
+from batchrec_dagster.preparation.sources.formats import START, format_of
+from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 from batchrec_dagster.preparation.sources.source import EMPTY, File, FileError, Look, SourceContext
 from batchrec_dagster.storage.durable import pieces, temporary_folder
 

@@ -15,7 +15,8 @@ from typing import TextIO
 
 import polars as pl
 
-from batchrec_dagster.preparation.sources.limits import ARROW, EXCEL, JSON_ARRAY, SQLITE, Limits
+from batchrec_dagster.preparation.sources.formats import ARROW, EXCEL, JSON_ARRAY, SQLITE
+from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster.preparation.sources.source import FileError
 
 CHUNK = 1024 * 1024

@@ -12,7 +12,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import TAIL, PreparationError
-from batchrec_dagster.preparation.sources.limits import (
+from batchrec_dagster.preparation.sources.formats import (
     BZIP2,
     GZIP,
     PACKED,
@@ -20,10 +20,9 @@ from batchrec_dagster.preparation.sources.limits import (
     UTF16,
     XZ,
     ZSTD,
-    LimitError,
-    Limits,
     format_of,
 )
+from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 from batchrec_dagster.preparation.spark.task import SourceFile
 
 CHUNK = 64 * 1024

@@ -31,15 +31,15 @@ from batchrec_dagster.local_personalize.catalog.home import (
     remove,
     remove_dead_owners,
 )
-from batchrec_dagster.local_personalize.catalog.job import (
+from batchrec_dagster.local_personalize.catalog.kinds import Kind, Lane, no_files
+from batchrec_dagster.local_personalize.errors import CatalogError
+from batchrec_dagster.local_personalize.jobs.job import (
     ClosingError,
     Job,
     logger,
     perform,
     start,
 )
-from batchrec_dagster.local_personalize.catalog.kinds import Kind, Lane, no_files
-from batchrec_dagster.local_personalize.errors import CatalogError
 from batchrec_dagster.storage.object_store import ObjectStore
 
 _MINUTES = {Lane.QUICK: 1.0, Lane.IMPORT: 8.0, Lane.TRAINING: 20.0, Lane.INFERENCE: 30.0}

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.local_personalize.data.filter_columns import (
+from batchrec_dagster.local_personalize.errors import JobFailedError
+from batchrec_dagster.local_personalize.filters.columns import (
     Column,
     Rows,
     Strings,
@@ -20,7 +21,6 @@ from batchrec_dagster.local_personalize.data.filter_columns import (
     lookup,
     make_column,
 )
-from batchrec_dagster.local_personalize.errors import JobFailedError
 from batchrec_dagster.personalize.filter_check import check
 from batchrec_dagster.personalize.filter_grammar import (
     CURRENT_ITEM,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.local_personalize.data.filter_columns import (
+from batchrec_dagster.local_personalize.filters.columns import (
     Bindings,
     Column,
     Mask,
@@ -24,7 +24,7 @@ from batchrec_dagster.local_personalize.data.filter_columns import (
     make_column,
     matches,
 )
-from batchrec_dagster.local_personalize.data.filter_tables import (
+from batchrec_dagster.local_personalize.filters.tables import (
     CurrentItems,
     Int32,
     Read,

@@ -1,0 +1,1 @@
+"""Filter expressions applied to the answers of batch jobs."""

@@ -1,0 +1,66 @@
+"""What a file is by its first bytes, whatever its name says."""
+
+from __future__ import annotations
+
+GZIP, ZSTD, ZIP, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1"
+BZIP2, XZ, UTF16 = b"BZh", b"\xfd7zXZ\x00", (b"\xff\xfe", b"\xfe\xff")
+# Bytes of a file's start that are looked at.
+START = 1024
+# More control characters than this share are no text, in whatever encoding.
+CONTROLS = 0.1
+
+EXCEL, SQLITE, ARROW, JSON_ARRAY = (
+    "an Excel file",
+    "an SQLite database",
+    "a Feather or Arrow file",
+    "a JSON array",
+)
+PACKED = (GZIP, ZSTD, BZIP2, XZ)
+# Of Excel and LibreOffice, which pack several files in a zip.
+_OF_WORKBOOKS = (b"[Content_Types].xml", b"xl/", b"docProps/", b"_rels/", b"opendocument.spread")
+_SIGNS = (
+    (b"\xd0\xcf\x11\xe0", EXCEL),
+    (b"SQLite format 3\0", SQLITE),
+    (b"ARROW1\0\0", ARROW),
+    (b"FEA1", "a Feather file of version 1"),
+    (b"Obj\x01", "an Avro file"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy file"),
+    (b"<stata_dta>", "a Stata file"),
+    (b"$FL2", "an SPSS file"),
+    (b"%PDF-", "a PDF"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"\x04\x22\x4d\x18", "a file packed with LZ4"),
+    (b"\xff\x06\x00\x00sNaPpY", "a file packed with Snappy"),
+    (b"RDX", "an R data file"),
+    (b"X\n\0\0", "an R data file"),
+)
+_PAGES = ((b"<!doctype html", "a web page"), (b"<html", "a web page"), (b"<?xml", "an XML file"))
+
+
+def format_of(start: bytes) -> str | None:
+    """What a file is that starts so, in words; None for text and Parquet, and what is packed.
+
+    start: START bytes, or all of a shorter file.
+    """
+    if start.startswith((PARQUET, *PACKED, *UTF16)):
+        return None
+    if start.startswith(ZIP):
+        return EXCEL if any(name in start for name in _OF_WORKBOOKS) else "a zip archive"
+    if start[257:262] == b"ustar":
+        return "a tar archive"
+    for sign, name in _SIGNS:
+        if start.startswith(sign):
+            return name
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"["):
+        return JSON_ARRAY
+    for sign, name in _PAGES:
+        if text[: len(sign)].lower() == sign:
+            return name
+    if sum(byte < 32 and byte not in b"\0\t\n\f\r" for byte in start) <= CONTROLS * len(start):
+        return None
+    if start.startswith(b"ORC"):
+        return "an ORC file"
+    return "a Python pickle" if start[:1] == b"\x80" else "a binary file"
