@@ -101,7 +101,7 @@ def test_attributes_of_items_get_users_and_items_titles(
     assert table.columns == ["segment", "rank", "user_id"]
     assert table.height == 20
     odd = table.select(pl.col("user_id").cast(int) % 2 == (pl.col("segment") == comedy))
-    assert odd.to_series().sum() > 18
+    assert odd.to_series().sum() >= 16  # 10 by chance
     assert metadata(result, "segment_solution_version")["recipe"] == "aws-item-attribute-affinity"
 
     project.declare({**settings, "segments": {"items": ITEMS, "users_per_segment": 2}})
