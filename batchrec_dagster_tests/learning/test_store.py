@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +41,21 @@ def test_loaded_arrays_are_memory_mapped(tmp_path: Path) -> None:
     assert train("aws-user-personalization", found, {}).metrics == (
         train("aws-user-personalization", data, {}).metrics
     )
+
+
+def test_the_headers_of_files_are_parsed_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save_arrays(tmp_path, "numbers", {name: np.arange(3) for name in "abcd"}, {})
+    two_inside, load = threading.Barrier(2), np.load
+
+    def slow(*args: Any, **options: Any) -> Any:
+        two_inside.wait(timeout=0.2)
+        return load(*args, **options)
+
+    monkeypatch.setattr(np, "load", slow)
+    with pytest.raises(threading.BrokenBarrierError):  # after the first waited alone
+        store.load_arrays(tmp_path)
 
 
 def test_no_interactions_round_trip(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ def save_arrays(folder: Path, kind: str, arrays: Arrays, facts: Mapping[str, Any
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
+# NumPy parses a file's header as Python, which fails in two threads at once: SystemError in Python
+# 3.11 and 3.12 (github.com/python/cpython/issues/106905). Jobs of two lanes load at once, too.
+_parsing = threading.Lock()
+
+
 def load_arrays(
     folder: Path, *, mapped: bool = False
 ) -> tuple[str, dict[str, npt.NDArray[Any]], dict[str, Any]]:
@@ -76,7 +82,8 @@ def _checked_array(path: Path, expected: Mapping[str, Any], mapped: bool) -> npt
             raise ModelFileError(f"{path} is damaged: {size} bytes instead of {expected['bytes']}")
         if _digest(path) != expected["sha256"]:
             raise ModelFileError(f"{path} is damaged: its SHA-256 differs from the manifest's")
-        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        with _parsing:
+            array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise ModelFileError(f"{path} is missing") from None
     except (OSError, ValueError) as error:
