@@ -57,9 +57,9 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     role_arn: str = LOCAL_ROLE_ARN
     region_name: str | None = None
     profile_name: str | None = None
-    poll_seconds: float = 0.2
-    busy_seconds: float = 300
-    deadline_hours: float = 24
+    poll_seconds: float = Field(default=0.2, gt=0)
+    busy_seconds: float = Field(default=300, gt=0)
+    deadline_hours: float = Field(default=24, gt=0)
     storage: StorageResource
 
     @property
