@@ -16,7 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.web.server import MAX_BODY_BYTES, Guard, LimitedProtocol, LimitedServer
+from batchrec_dagster.web.guard import Guard
+from batchrec_dagster.web.server import MAX_BODY_BYTES, LimitedProtocol, LimitedServer
 
 HERE = "127.0.0.1:3000"
 PAGE = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}

@@ -47,6 +47,7 @@ def _letters(text: str) -> int:
 WIDTH = 360
 ROW = 19
 PLOT_HEIGHT = 140
+MARGIN = 8
 LETTER = 7
 LINE_HEIGHT = 16
 TITLE = 24
@@ -86,31 +87,31 @@ def chart(
     places = {label: (number + 0.5) * band for number, label in enumerate(names)}
     for label, at in places.items():
         if flat:
-            drawn.append(_text(left - 6, 8 + at + 4, names[label], "end"))
+            drawn.append(_text(left - 6, MARGIN + at + 4, names[label], "end"))
         else:
             anchor, turn = ("end", -45) if slanted else ("middle", 0)
-            drawn.append(_text(left + at, 8 + high + LINE_HEIGHT, names[label], anchor, turn))
+            drawn.append(_text(left + at, MARGIN + high + LINE_HEIGHT, names[label], anchor, turn))
     along, up = (values, labels) if flat else (labels, values)
-    drawn.append(_text(left + wide / 2, 8 + high + below, along, "middle"))
-    drawn.append(_text(12, 8 + high / 2, up, "middle", -90))
+    drawn.append(_text(left + wide / 2, MARGIN + high + below, along, "middle"))
+    drawn.append(_text(12, MARGIN + high / 2, up, "middle", -90))
     for label, name, value in points:
         number, at, size = series.index(name), places[label], value / top
         thick = band * 0.8 / len(series)
         start = at - band * 0.4 + number * thick
         if flat:
-            drawn.append(_bar(left, 8 + start, wide * size, thick, number))
+            drawn.append(_bar(left, MARGIN + start, wide * size, thick, number))
         elif kind == "bars":
-            drawn.append(_bar(left + start, 8 + high * (1 - size), thick, high * size, number))
+            drawn.append(_bar(left + start, MARGIN + high * (1 - size), thick, high * size, number))
     if kind == "lines":
         spots = [
-            (series.index(name), left + places[label], 8 + high * (1 - value / top))
+            (series.index(name), left + places[label], MARGIN + high * (1 - value / top))
             for label, name, value in points
         ]
         drawn += _lines(sorted(spots))
     return Markup(
         '<svg viewBox="0 0 {} {:.0f}" font-family="system-ui, sans-serif" font-size="12"'
         ' fill="var(--ink)" aria-hidden="true" focusable="false">{}</svg>'
-    ).format(WIDTH, 8 + high + below + 8, Markup().join(drawn))
+    ).format(WIDTH, MARGIN + high + below + MARGIN, Markup().join(drawn))
 
 
 def _ticks(largest: float, *, percent: bool) -> dict[float, str]:
@@ -130,10 +131,10 @@ def _value_axis(
     for value, text in ticks.items():
         if flat:
             x = left + wide * value / max(ticks)
-            yield _line(x, 8, x, 8 + high)
-            yield _text(x, 8 + high + LINE_HEIGHT, text, "middle")
+            yield _line(x, MARGIN, x, MARGIN + high)
+            yield _text(x, MARGIN + high + LINE_HEIGHT, text, "middle")
         else:
-            y = 8 + high * (1 - value / max(ticks))
+            y = MARGIN + high * (1 - value / max(ticks))
             yield _line(left, y, left + wide, y)
             yield _text(left - 6, y + 4, text, "end")
 

@@ -26,13 +26,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from batchrec_dagster.dagster_internals import web_server
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.web.guard import Guard, refuse
 from batchrec_dagster.web.server import (
     BODY_SECONDS,
     BodyTooLargeError,
-    Guard,
     LimitedServer,
     read_body,
-    refuse,
 )
 
 POLL_MS = 2000  # how often the pages of the UI ask for what is new

@@ -14,7 +14,7 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.api.server import (
+from batchrec_dagster.local_personalize.api.signatures import (
     AccessKey,
     SignatureError,
     check_signature,

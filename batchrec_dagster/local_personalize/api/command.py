@@ -211,8 +211,9 @@ def local_personalize(
     _check_extras()
     import boto3
 
-    from batchrec_dagster.local_personalize.api.server import AccessKey, serve
+    from batchrec_dagster.local_personalize.api.server import serve
     from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+    from batchrec_dagster.local_personalize.api.signatures import AccessKey
     from batchrec_dagster.local_personalize.errors import CatalogError
     from batchrec_dagster.local_personalize.jobs.worker import Pace
     from batchrec_dagster.storage.object_store import ObjectStore

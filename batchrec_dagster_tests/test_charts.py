@@ -1,0 +1,72 @@
+"""The SVG of the report's charts: whatever the labels, bars and ticks say the same numbers."""
+
+from __future__ import annotations
+
+import re
+from typing import get_args
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrec_dagster.reporting.charts import Kind, chart, readable
+
+
+@given(
+    st.dictionaries(st.text(max_size=60), st.floats(0, 1), min_size=1, max_size=100),
+    st.sampled_from(get_args(Kind)),
+)
+@settings(max_examples=10, deadline=None)
+def test_a_chart_accepts_any_labels(values: dict[str, float], kind: Kind) -> None:
+    labels = readable(values)
+    assert len({*labels.values()}) == len(values)
+    points = [(text, "A", value) for text, value in values.items()]
+    svg = chart(kind, points, labels="x", values="y", series=["A"])
+    drawn = ElementTree.fromstring(f"<div>{svg}</div>")
+    texts = {text.text or "" for text in drawn.iter("text")}
+    # Only white space around the text may differ.
+    assert {label.strip() for label in labels.values() if label} <= {
+        " ".join(t.split()) for t in texts
+    }
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), min_size=1, max_size=8),
+    st.sampled_from(["bars", "horizontal bars"]),
+)
+@settings(max_examples=50, deadline=None)
+def test_bars_are_as_long_as_their_values_on_the_axis(
+    pairs: list[tuple[float, float]], kind: Kind
+) -> None:
+    points = [
+        (f"l{n}", name, v)
+        for n, pair in enumerate(pairs)
+        for name, v in zip("AB", pair, strict=True)
+    ]
+    svg = chart(kind, points, labels="label", values="value", series=["A", "B"])
+    drawn = ElementTree.fromstring(svg)
+    flat = kind == "horizontal bars"
+    along = "width" if flat else "height"
+    lengths = [float(bar.attrib[along]) for bar in drawn.iter("rect")]
+    spots = [
+        re.findall(r"[\d.]+", path.attrib["d"])[0 if flat else 1] for path in drawn.iter("path")
+    ]
+    texts = [text.text or "" for text in drawn.iter("text")]
+    ticks = [float(text.replace(",", "")) for text in texts if text[0].isdigit()]
+    assert len(ticks) == len(spots) <= 6
+    assert ticks[0] == 0
+    assert ticks[-1] >= max(value for *_, value in points) * (1 - 1e-6) - 1e-6
+    scale = abs(float(spots[-1]) - float(spots[0])) / ticks[-1]
+    assert lengths == pytest.approx([scale * value for *_, value in points], abs=0.2)
+    for bar in drawn.iter("rect"):
+        ends = [float(bar.attrib["x" if flat else "y"]) + (0 if flat else float(bar.attrib[along]))]
+        assert ends == pytest.approx([float(spots[0])], abs=0.2)
+
+
+def test_an_axis_of_shares_is_in_percent_and_of_round_steps() -> None:
+    svg = chart("lines", [("a", "A", 0.031), ("b", "A", 0.012)], labels="", values="", series=["A"],
+                percent=True)  # fmt: skip
+    texts = [text.text for text in ElementTree.fromstring(svg).iter("text")]
+    assert texts[:5] == ["0%", "1%", "2%", "3%", "4%"]
+    assert len(re.findall("<circle", svg)) == 2
