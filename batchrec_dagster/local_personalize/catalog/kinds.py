@@ -17,13 +17,7 @@ from batchrec_dagster.local_personalize.api.validation import (
     output_members,
     service_model,
 )
-from batchrec_dagster.local_personalize.catalog.catalog import (
-    ACTIVE,
-    CREATE_PENDING,
-    DELETING,
-    Records,
-    Resource,
-)
+from batchrec_dagster.local_personalize.catalog.catalog import DELETING, Records, Resource, Status
 from batchrec_dagster.local_personalize.errors import InUseError, NotFoundError
 from batchrec_dagster.personalize.permissions import partition
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
@@ -112,7 +106,7 @@ class Call:
     def get_active(self, kind: str, arn: str) -> Resource:
         """The same, but only if ACTIVE. Raises NotFoundError, InUseError."""
         resource = self.get(kind, arn)
-        if resource.status not in (ACTIVE, None):
+        if resource.status not in (Status.ACTIVE, None):
             raise InUseError(f"{arn} is not ACTIVE: its status is {resource.status}.")
         parent = self.records.find(resource.parent) if resource.parent else None
         if parent and parent.status in DELETING:
@@ -184,7 +178,7 @@ class Kind:
             region=region,
             kind=self.name,
             parent=body[self.parent] if self.parent else None,
-            status=CREATE_PENDING if self.perform else None,
+            status=Status.CREATE_PENDING if self.perform else None,
             unfinished=self.perform is not None,
             body=body,
             state=state,

@@ -9,21 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from batchrec_dagster.local_personalize.catalog.catalog import (
-    ACTIVE,
-    CREATE_FAILED,
-    CREATE_IN_PROGRESS,
-    CREATE_PENDING,
-    CREATE_STOPPED,
-    CREATE_STOPPING,
     CREATING,
-    DELETE_IN_PROGRESS,
-    DELETE_PENDING,
-    UPDATE_IN_PROGRESS,
-    UPDATE_PENDING,
     UPDATING,
     Catalog,
     Records,
     Resource,
+    Status,
 )
 from batchrec_dagster.local_personalize.catalog.home import Home
 from batchrec_dagster.local_personalize.catalog.kinds import JobResult, Kind
@@ -78,7 +69,7 @@ class Job:
         self._last_checked = now
         with self.catalog.reading() as records:
             current = records.find(self.resource.arn)
-        if current is None or current.status == CREATE_STOPPING:
+        if current is None or current.status == Status.CREATE_STOPPING:
             raise StoppedError
 
 
@@ -142,24 +133,24 @@ def start_update(resource: Resource, member: str, change: dict[str, object]) -> 
     """
     now = time.time()
     update = change | {
-        "status": CREATE_PENDING,
+        "status": Status.CREATE_PENDING,
         "creationDateTime": now,
         "lastUpdatedDateTime": now,
     }
-    status = UPDATE_PENDING if resource.kind == "Dataset" else resource.status
+    status = Status.UPDATE_PENDING if resource.kind == "Dataset" else resource.status
     return replace(resource.with_status(status, **{member: update}), unfinished=True)
 
 
 def start(resource: Resource) -> Resource:
     """The resource as its job starts."""
     if resource.status in CREATING:
-        return resource.with_status(CREATE_IN_PROGRESS)
-    if resource.status == DELETE_PENDING and resource.kind != "DatasetGroup":
-        return resource.with_status(DELETE_IN_PROGRESS)
+        return resource.with_status(Status.CREATE_IN_PROGRESS)
+    if resource.status == Status.DELETE_PENDING and resource.kind != "DatasetGroup":
+        return resource.with_status(Status.DELETE_IN_PROGRESS)
     if resource.status in UPDATING:
-        resource = resource.with_status(UPDATE_IN_PROGRESS)
-    if resource.status in (ACTIVE, UPDATE_IN_PROGRESS):
-        return replace(_set_update_status(resource, CREATE_IN_PROGRESS), unfinished=True)
+        resource = resource.with_status(Status.UPDATE_IN_PROGRESS)
+    if resource.status in (Status.ACTIVE, Status.UPDATE_IN_PROGRESS):
+        return replace(_set_update_status(resource, Status.CREATE_IN_PROGRESS), unfinished=True)
     return resource
 
 
@@ -168,9 +159,9 @@ def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
 
     Bad data gives a failed outcome, not an exception. Raises ClosingError, CatalogError.
     """
-    updates = job.resource.status in (ACTIVE, *UPDATING)
+    updates = job.resource.status in (Status.ACTIVE, *UPDATING)
     try:
-        if job.resource.status == CREATE_STOPPING:
+        if job.resource.status == Status.CREATE_STOPPING:
             raise StoppedError
         assert kind.perform is not None
         until = time.monotonic() + least_seconds
@@ -213,22 +204,22 @@ def _interpreter_is_closing() -> bool:
 
 def _succeed(finished: JobResult) -> Outcome:
     def apply(records: Records, resource: Resource) -> Resource:
-        if resource.status == CREATE_STOPPING:
+        if resource.status == Status.CREATE_STOPPING:
             return _stop(records, resource)
         finished.in_transaction(records)
-        ready = resource.with_status(ACTIVE, **finished.body)
+        ready = resource.with_status(Status.ACTIVE, **finished.body)
         return replace(ready, state={**resource.state, **finished.state})
 
     return Outcome(apply, finished.after)
 
 
 def _stop(records: Records, resource: Resource) -> Resource:
-    return resource.with_status(CREATE_STOPPED)
+    return resource.with_status(Status.CREATE_STOPPED)
 
 
 def _fail(reason: str) -> Outcome:
     def apply(records: Records, resource: Resource) -> Resource:
-        return resource.with_status(CREATE_FAILED, failureReason=reason)
+        return resource.with_status(Status.CREATE_FAILED, failureReason=reason)
 
     return Outcome(apply)
 
@@ -237,7 +228,7 @@ def _finish_update(records: Records, resource: Resource) -> Resource:
     body = {**resource.body, **resource.state.get(UPDATED, {})}
     state = {name: value for name, value in resource.state.items() if name != UPDATED}
     updated = replace(resource, body=body, state=state)
-    return _set_update_status(updated.with_status(ACTIVE), ACTIVE)
+    return _set_update_status(updated.with_status(Status.ACTIVE), Status.ACTIVE)
 
 
 def _set_update_status(resource: Resource, status: str) -> Resource:

@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from batchrec_dagster.local_personalize.catalog.catalog import (
-    CREATE_STOPPING,
     CREATING,
     DELETING,
     Catalog,
     Records,
     Resource,
+    Status,
 )
 from batchrec_dagster.local_personalize.catalog.home import (
     Home,
@@ -198,7 +198,7 @@ class Worker:
         return None
 
     def _lane(self, resource: Resource) -> Lane:
-        creating = resource.status in (*CREATING, CREATE_STOPPING)
+        creating = resource.status in (*CREATING, Status.CREATE_STOPPING)
         return self._kinds[resource.kind].lane if creating else Lane.QUICK
 
     def _is_claimable(self, resource: Resource) -> bool:

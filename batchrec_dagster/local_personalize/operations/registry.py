@@ -14,7 +14,7 @@ from batchrec_dagster.local_personalize.api.validation import (
     prune,
     service_model,
 )
-from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE
+from batchrec_dagster.local_personalize.catalog.catalog import Status
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Kind
 from batchrec_dagster.local_personalize.errors import NotFoundError
 from batchrec_dagster.local_personalize.operations import (
@@ -62,7 +62,7 @@ def _recipe_description(recipe: Recipe) -> dict[str, Any]:
         "featureTransformationArn": (
             "arn:aws:personalize:::feature-transformation/JSON-percentile-filtering"
         ),
-        "status": ACTIVE,
+        "status": Status.ACTIVE,
         "description": recipe.description,
         "recipeType": recipe.type,
         "creationDateTime": _PUBLISHED,

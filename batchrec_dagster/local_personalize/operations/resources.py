@@ -8,11 +8,7 @@ import json
 from typing import Any
 
 from batchrec_dagster.local_personalize.api.validation import output_members, prune
-from batchrec_dagster.local_personalize.catalog.catalog import (
-    BUSY,
-    DELETE_PENDING,
-    Resource,
-)
+from batchrec_dagster.local_personalize.catalog.catalog import BUSY, Resource, Status
 from batchrec_dagster.local_personalize.catalog.kinds import QUOTAS_VARIABLE, Call, Kind
 from batchrec_dagster.local_personalize.errors import (
     AlreadyExistsError,
@@ -140,7 +136,7 @@ def delete(kind: Kind, call: Call) -> dict[str, Any]:
     if kind.perform is None:
         call.records.remove(resource.arn)
     else:
-        call.records.save(resource.with_status(DELETE_PENDING))
+        call.records.save(resource.with_status(Status.DELETE_PENDING))
     return {}
 
 

@@ -12,15 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.local_personalize.catalog.catalog import (
-    ACTIVE,
-    CREATE_IN_PROGRESS,
-    CREATE_PENDING,
-    CREATE_STOPPED,
-    CREATE_STOPPING,
-    Records,
-    Resource,
-)
+from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource, Status
 from batchrec_dagster.local_personalize.catalog.kinds import (
     HEADERS,
     Call,
@@ -245,7 +237,7 @@ def _latest_active(recipe: Recipe, earlier: Sequence[Resource]) -> Resource:
     """The version that trainingMode UPDATE starts from: the latest ACTIVE one."""
     if not recipe.updates:
         raise InvalidInputError(f"Training mode UPDATE is not supported by {recipe.arn}.")
-    active = [version for version in earlier if version.status == ACTIVE]
+    active = [version for version in earlier if version.status == Status.ACTIVE]
     if not active:
         raise InvalidInputError(
             "Training mode UPDATE starts from an ACTIVE version of the solution: create one in"
@@ -256,7 +248,7 @@ def _latest_active(recipe: Recipe, earlier: Sequence[Resource]) -> Resource:
 
 def _active_dataset(records: Records, group_arn: str, dataset_type: str) -> Resource:
     dataset = dataset_of(records, group_arn, dataset_type)
-    if dataset is None or dataset.status != ACTIVE:
+    if dataset is None or dataset.status != Status.ACTIVE:
         name = dataset_type.title()
         raise InvalidInputError(f"{group_arn} has no active {name} dataset to train on.")
     return dataset
@@ -301,10 +293,10 @@ def _perform(job: Job) -> JobResult:
 def stop(call: Call) -> dict[str, Any]:
     """StopSolutionVersionCreation: at once if pending, else at the training's next checkpoint."""
     version = call.get("SolutionVersion", call.params["solutionVersionArn"])
-    if version.status == CREATE_PENDING:
-        call.records.save(version.with_status(CREATE_STOPPED))
-    elif version.status == CREATE_IN_PROGRESS:
-        call.records.save(version.with_status(CREATE_STOPPING))
+    if version.status == Status.CREATE_PENDING:
+        call.records.save(version.with_status(Status.CREATE_STOPPED))
+    elif version.status == Status.CREATE_IN_PROGRESS:
+        call.records.save(version.with_status(Status.CREATE_STOPPING))
     else:
         raise InUseError(f"{version.arn} cannot be stopped: its status is {version.status}.")
     return {}

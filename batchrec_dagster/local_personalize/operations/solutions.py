@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from batchrec_dagster.local_personalize.api.validation import member_shape, prune
-from batchrec_dagster.local_personalize.catalog.catalog import ACTIVE, BUSY, Records, Resource
+from batchrec_dagster.local_personalize.catalog.catalog import BUSY, Records, Resource, Status
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
 from batchrec_dagster.local_personalize.jobs.job import UPDATED, Job, logger, start_update
@@ -240,10 +240,10 @@ def due_solutions(records: Records) -> list[tuple[Resource, Resource]]:
     now, due = time.time(), []
     for solution in records.in_all_regions("Solution"):
         at = solution.state.get(NEXT_TRAINING, now + 1)
-        if solution.body["performAutoTraining"] and solution.status == ACTIVE and at <= now:
+        if solution.body["performAutoTraining"] and solution.status == Status.ACTIVE and at <= now:
             group = solution.body["datasetGroupArn"]
             dataset = dataset_of(records, group, INTERACTIONS)
-            if dataset and dataset.status == ACTIVE and dataset.state["files"]:
+            if dataset and dataset.status == Status.ACTIVE and dataset.state["files"]:
                 due.append((solution, dataset))
     return due
 
@@ -272,7 +272,7 @@ def _needs_training(records: Records, solution: Resource, dataset: Resource) -> 
     last, since = versions[-1].created, solution.state.get(NEW_SCHEDULE)
     imports = records.children("DatasetImportJob", dataset.arn)
     return not (since and last >= since) and any(
-        job.status == ACTIVE and job.updated > last for job in imports
+        job.status == Status.ACTIVE and job.updated > last for job in imports
     )
 
 
