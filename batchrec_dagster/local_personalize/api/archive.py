@@ -43,7 +43,7 @@ def export_home(home: Path, target: Path) -> None:
                 f"{len(unfinished)} jobs in {home} are not finished, such as {unfinished[0].arn}:"
                 " export it when they are."
             )
-        resources = [r for kind in KINDS for r in records.in_all_regions(kind)]
+        resources = [r for kind in KINDS for r in records.of_kind(kind)]
         tags = {resource.arn: records.tags(resource.arn) for resource in resources}
     rows = [asdict(resource) for resource in sorted(resources, key=lambda r: r.seq)]
     text = json.dumps({"format": FORMAT, "resources": rows, "tags": tags}).encode()

@@ -141,7 +141,7 @@ class Records:
 
     def find(self, arn: str) -> Resource | None:
         """The resource of this ARN, of any kind."""
-        return next(iter(self._all("SELECT * FROM resources WHERE arn = ?", (arn,))), None)
+        return next(iter(self._all("SELECT * FROM resources WHERE arn = :arn", {"arn": arn})), None)
 
     def add(self, resource: Resource) -> None:
         """Insert; sets `seq` and both times. The ARN must be free.
@@ -173,35 +173,27 @@ class Records:
         """Delete the resource and its tags."""
         self._db.execute("DELETE FROM resources WHERE arn = ?", (arn,))
 
-    def children(self, kind: str, parent: str) -> list[Resource]:
-        """The resources of a kind under a parent, oldest first."""
-        return self._all(
-            "SELECT * FROM resources WHERE kind = ? AND parent = ? ORDER BY seq", (kind, parent)
-        )
-
-    def of_kind(self, kind: str, region: str) -> list[Resource]:
-        """All resources of a kind, oldest first."""
-        return self._all(
-            "SELECT * FROM resources WHERE kind = ? AND region = ? ORDER BY seq", (kind, region)
-        )
-
-    def in_all_regions(self, kind: str) -> list[Resource]:
-        """All resources of a kind, in every region."""
-        return self._all("SELECT * FROM resources WHERE kind = ? ORDER BY seq", (kind,))
-
-    def page(
-        self, kind: str, region: str, parent: str | None, after: int, limit: int
+    def of_kind(
+        self,
+        kind: str,
+        *,
+        region: str | None = None,
+        parent: str | None = None,
+        after: int = 0,
+        limit: int = -1,
     ) -> list[Resource]:
-        """Up to `limit` resources of a kind that come after sequence number `after`."""
-        return self._all(
-            "SELECT * FROM resources WHERE kind = ? AND region = ? AND seq > ?"
-            " AND (? IS NULL OR parent = ?) ORDER BY seq LIMIT ?",
-            (kind, region, after, parent, parent, limit),
-        )
+        """The resources of a kind, oldest first: of a region and a parent, where given, and up to
+        `limit` of those that come after the sequence number `after`."""
+        values = {"kind": kind, "region": region, "parent": parent, "after": after, "limit": limit}
+        conditions = ["kind = :kind", "seq > :after"]
+        conditions += [f"{name} = :{name}" for name in ("region", "parent") if values[name]]
+        where = " AND ".join(conditions)
+        query = f"SELECT * FROM resources WHERE {where} ORDER BY seq LIMIT :limit"  # noqa: S608
+        return self._all(query, values)
 
     def unfinished(self) -> list[Resource]:
         """The resources with a queued or running job, oldest first."""
-        return self._all("SELECT * FROM resources WHERE unfinished = 1 ORDER BY seq", ())
+        return self._all("SELECT * FROM resources WHERE unfinished = 1 ORDER BY seq", {})
 
     def tags(self, arn: str) -> dict[str, str]:
         """The tags of a resource, by key."""
@@ -222,7 +214,7 @@ class Records:
             "DELETE FROM tags WHERE arn = ? AND key = ?", [(arn, key) for key in keys]
         )
 
-    def _all(self, query: str, values: tuple[Any, ...]) -> list[Resource]:
+    def _all(self, query: str, values: Mapping[str, Any]) -> list[Resource]:
         return [_resource(row) for row in self._db.execute(query, values)]
 
 

@@ -80,7 +80,7 @@ class DatasetReader:
     def find(self, group_arn: str, dataset_type: str) -> str:
         """The ARN of the group's dataset of that type."""
         with self.catalog.reading() as records:
-            datasets = records.children("Dataset", group_arn)
+            datasets = records.of_kind("Dataset", parent=group_arn)
         of_type = [d.arn for d in datasets if d.body["datasetType"] == dataset_type]
         if not of_type:
             raise JobFailedError(f"{group_arn} has no dataset of type {dataset_type}.")

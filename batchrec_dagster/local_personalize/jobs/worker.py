@@ -78,7 +78,7 @@ def remove_orphans(catalog: Catalog, home: Home, kinds: Mapping[str, Kind]) -> N
             home.root / path
             for kind in kinds.values()
             if kind.files is not no_files
-            for resource in records.in_all_regions(kind.name)
+            for resource in records.of_kind(kind.name)
             for path in kind.files(records, resource)
         }
         unfinished = tuple(home.attempts_prefix(resource.arn) for resource in records.unfinished())
@@ -238,7 +238,7 @@ class Worker:
             remove(self._home.root / path)
         with self._catalog.writing() as records:
             if self._if_owned(records, resource):
-                for child in records.children(kind.owns, resource.arn) if kind.owns else ():
+                for child in records.of_kind(kind.owns, parent=resource.arn) if kind.owns else ():
                     records.remove(child.arn)
                 records.remove(resource.arn)
 

@@ -241,7 +241,7 @@ def _create(call: Call) -> Draft:
 
 def _has_full_import(call: Call, dataset: Resource) -> bool:
     """Whether the dataset has data, or a FULL import that may bring some."""
-    jobs = call.records.children("DatasetImportJob", dataset.arn)
+    jobs = call.records.of_kind("DatasetImportJob", parent=dataset.arn)
     return bool(dataset.state["files"]) or any(
         job.unfinished and job.body["importMode"] == FULL for job in jobs
     )

@@ -36,7 +36,7 @@ def _parsed(schema: Resource) -> Schema:
 
 def dataset_of(records: Records, group_arn: str, dataset_type: str) -> Resource | None:
     """The group's dataset of that type, if any."""
-    datasets = records.children("Dataset", group_arn)
+    datasets = records.of_kind("Dataset", parent=group_arn)
     return next((d for d in datasets if d.body["datasetType"] == dataset_type), None)
 
 
@@ -49,7 +49,7 @@ def _create_schema(call: Call) -> Draft:
 
 
 def _check_delete_schema(call: Call, schema: Resource) -> None:
-    for dataset in call.records.of_kind("Dataset", call.scope):
+    for dataset in call.records.of_kind("Dataset", region=call.scope):
         if dataset.body["schemaArn"] == schema.arn:
             raise InUseError(f"{schema.arn} is the schema of {dataset.arn}: delete that first.")
 
@@ -63,7 +63,7 @@ def _create_group(call: Call) -> Draft:
 
 def _check_delete_group(call: Call, group: Resource) -> None:
     for kind, plural in (("Solution", "solutions"), ("Dataset", "datasets")):
-        if call.records.children(kind, group.arn):
+        if call.records.of_kind(kind, parent=group.arn):
             raise InUseError(f"{group.arn} still has {plural}: delete them first.")
 
 
@@ -100,19 +100,19 @@ BATCH_JOBS = ("BatchInferenceJob", "BatchSegmentJob")
 def check_no_running_jobs(records: Records, version: Resource) -> None:
     """Raise InUseError while a batch job uses the solution version."""
     for kind in BATCH_JOBS:
-        if any(job.unfinished for job in records.children(kind, version.arn)):
+        if any(job.unfinished for job in records.of_kind(kind, parent=version.arn)):
             raise InUseError(f"A job that uses {version.arn} is not finished.")
 
 
 def _check_delete_dataset(call: Call, dataset: Resource) -> None:
     records = call.records
-    if any(job.unfinished for job in records.children("DatasetImportJob", dataset.arn)):
+    if any(job.unfinished for job in records.of_kind("DatasetImportJob", parent=dataset.arn)):
         raise InUseError(f"{dataset.arn} has an import job that is not finished.")
     group = dataset.body["datasetGroupArn"]
-    if filters := records.children("Filter", group):
+    if filters := records.of_kind("Filter", parent=group):
         raise InUseError(f"{group} still has filters: delete them first, such as {filters[0].arn}.")
-    for solution in records.children("Solution", group):
-        for version in records.children("SolutionVersion", solution.arn):
+    for solution in records.of_kind("Solution", parent=group):
+        for version in records.of_kind("SolutionVersion", parent=solution.arn):
             if version.status in CREATING:
                 raise InUseError(f"A version of {solution.arn} is being trained on {dataset.arn}.")
             check_no_running_jobs(records, version)
@@ -167,7 +167,7 @@ def _create_filter(call: Call) -> Draft:
         check_expression(expression, schemas)
     except FilterError as error:
         raise InvalidInputError(str(error)) from None
-    others = call.records.children("Filter", group.arn)
+    others = call.records.of_kind("Filter", parent=group.arn)
     try:
         check_group_fields([*(other.body["filterExpression"] for other in others), expression])
     except FilterError as error:
@@ -177,7 +177,7 @@ def _create_filter(call: Call) -> Draft:
 
 def _check_delete_filter(call: Call, resource: Resource) -> None:
     for kind in BATCH_JOBS:
-        for job in call.records.of_kind(kind, call.scope):
+        for job in call.records.of_kind(kind, region=call.scope):
             if job.unfinished and job.body.get("filterArn") == resource.arn:
                 raise InUseError(f"{job.arn} uses {resource.arn} and is not finished.")
 

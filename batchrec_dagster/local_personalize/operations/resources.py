@@ -113,7 +113,9 @@ def list_page(kind: Kind, call: Call) -> dict[str, Any]:
     parent = call.params.get(kind.parent) if kind.parent else None
     limit = call.params.get("maxResults", DEFAULT_PAGE)
     after = read_token(call.params.get("nextToken"), kind.name, parent)
-    page = call.records.page(kind.name, call.scope, parent, after, limit + 1)
+    page = call.records.of_kind(
+        kind.name, region=call.scope, parent=parent, after=after, limit=limit + 1
+    )
     answer: dict[str, Any] = {
         kind.list_member: prune([members(kind, resource) for resource in page[:limit]], shape)
     }
@@ -184,7 +186,7 @@ def _check_name_is_free(call: Call, arn: str) -> None:
 def _check_quotas(kind: Kind, call: Call, parent: str | None) -> None:
     if not (kind.running or kind.total):
         return
-    same = call.records.of_kind(kind.name, call.scope)
+    same = call.records.of_kind(kind.name, region=call.scope)
     if kind.running:
         most: int = getattr(call.quotas, kind.running)
         if sum(resource.unfinished for resource in same) >= most:

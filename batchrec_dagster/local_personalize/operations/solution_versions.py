@@ -204,7 +204,7 @@ def _create(call: Call) -> Draft:
     solution = call.get_active("Solution", params["solutionArn"])
     recipe = RECIPES[solution.body["recipeArn"]]
     mode = params.get("trainingMode", FULL)
-    earlier = call.records.children("SolutionVersion", solution.arn)
+    earlier = call.records.of_kind("SolutionVersion", parent=solution.arn)
     previous = _latest_active(recipe, earlier) if mode == UPDATE else None
     if mode == "AUTOTRAIN":
         raise InvalidInputError("Training mode AUTOTRAIN is set by automatic training only.")

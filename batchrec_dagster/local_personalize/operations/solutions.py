@@ -77,19 +77,19 @@ def _perform(job: Job) -> JobResult:
 
 
 def _check_delete(call: Call, solution: Resource) -> None:
-    for version in call.records.children("SolutionVersion", solution.arn):
+    for version in call.records.of_kind("SolutionVersion", parent=solution.arn):
         if version.status in BUSY:
             raise InUseError(f"{version.arn} is {version.status}.")
         check_no_running_jobs(call.records, version)
 
 
 def _files(records: Records, solution: Resource) -> list[str]:
-    versions = records.children("SolutionVersion", solution.arn)
+    versions = records.of_kind("SolutionVersion", parent=solution.arn)
     return [path for version in versions for path in version_files(version)]
 
 
 def _latest_version(records: Records, solution: Resource) -> dict[str, Any]:
-    versions = records.children("SolutionVersion", solution.arn)
+    versions = records.of_kind("SolutionVersion", parent=solution.arn)
     if not versions:
         return {}
     shape = member_shape("DescribeSolution", "solution", "latestSolutionVersion")
@@ -238,7 +238,7 @@ def _first_training() -> dict[str, Any]:
 def due_solutions(records: Records) -> list[tuple[Resource, Resource]]:
     """The solutions whose automatic training is due and can start, each with its interactions."""
     now, due = time.time(), []
-    for solution in records.in_all_regions("Solution"):
+    for solution in records.of_kind("Solution"):
         at = solution.state.get(NEXT_TRAINING, now + 1)
         if solution.body["performAutoTraining"] and solution.status == Status.ACTIVE and at <= now:
             group = solution.body["datasetGroupArn"]
@@ -266,11 +266,11 @@ def train_due_solutions(records: Records) -> None:
 
 
 def _needs_training(records: Records, solution: Resource, dataset: Resource) -> bool:
-    versions = records.children("SolutionVersion", solution.arn)
+    versions = records.of_kind("SolutionVersion", parent=solution.arn)
     if not versions:
         return True
     last, since = versions[-1].created, solution.state.get(NEW_SCHEDULE)
-    imports = records.children("DatasetImportJob", dataset.arn)
+    imports = records.of_kind("DatasetImportJob", parent=dataset.arn)
     return not (since and last >= since) and any(
         job.status == Status.ACTIVE and job.updated > last for job in imports
     )
