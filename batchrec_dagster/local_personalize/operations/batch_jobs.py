@@ -38,6 +38,7 @@ from batchrec_dagster.local_personalize.recipes import (
     RECIPES,
     RELATED_ITEMS,
     USER_PERSONALIZATION,
+    Recipe,
 )
 from batchrec_dagster.personalize.batch_files import (
     MAX_INPUT_BYTES,
@@ -60,30 +61,34 @@ MAX_FILES = 1000
 CHECK_MARKER = "_CHECK"  # written last, when the output is complete
 
 
-def _check_request(params: Mapping[str, Any]) -> None:
-    """Check the locations and the number of results, which every batch job has."""
+def _check_request(call: Call, *, segments: bool) -> tuple[Recipe, Traits | None]:
+    """Check what every batch job has; the recipe, and the traits of the filter, if any."""
+    params = call.params
+    version = call.get_active("SolutionVersion", params["solutionVersionArn"])
+    recipe = RECIPES[version.body["recipeArn"]]
+    if recipe.makes_segments != segments:
+        makes, use = ("no ", "Inference") if segments else ("", "Segment")
+        raise InvalidInputError(
+            f"{recipe.arn} makes {makes}user segments: use CreateBatch{use}Job for {version.arn}."
+        )
     source = check_location(params["jobInput"]["s3DataSource"]["path"])
     target = check_location(params["jobOutput"]["s3DataDestination"]["path"])
     if as_folder(source) == as_folder(target):
         raise InvalidInputError("The output location must differ from the input's.")
     if params.get("numResults", 1) < 1:
         raise InvalidInputError("numResults must be at least 1.")
-
-
-def _check_filter(call: Call, version: Resource, *, on_users: bool) -> Traits | None:
-    """The traits of the request's filter, if any. Raises ServiceError for the wrong kind."""
-    if "filterArn" not in call.params:
-        return None
-    resource = call.get_active("Filter", call.params["filterArn"])
+    if "filterArn" not in params:
+        return recipe, None
+    resource = call.get_active("Filter", params["filterArn"])
     if resource.parent != version.body["datasetGroupArn"]:
         raise InvalidInputError(f"{resource.arn} belongs to another dataset group.")
     filter_traits = traits(resource.body["filterExpression"])
-    if filter_traits.users != on_users:
-        target_id = "UserID" if on_users else "ItemID"
+    if filter_traits.users != segments:
+        target_id = "UserID" if segments else "ItemID"
         raise InvalidInputError(
             f"This job needs a filter on {target_id}, which {resource.arn} is not."
         )
-    return filter_traits
+    return recipe, filter_traits
 
 
 def _version_with_model(job: Job) -> tuple[Resource, AnyModel]:
@@ -181,25 +186,18 @@ _EXPLORATION = {
 
 def _create_inference(call: Call) -> Draft:
     params = call.params
-    version = call.get_active("SolutionVersion", params["solutionVersionArn"])
-    recipe = RECIPES[version.body["recipeArn"]]
-    if recipe.makes_segments:
-        raise InvalidInputError(
-            f"{recipe.arn} makes user segments: use CreateBatchSegmentJob for {version.arn}."
-        )
+    recipe, used = _check_request(call, segments=False)
     if params.get("batchInferenceJobMode") == "THEME_GENERATION":
         raise InvalidInputError("Themes (THEME_GENERATION) are not supported locally.")
     if "themeGenerationConfig" in params:
         raise InvalidInputError("themeGenerationConfig is valid only in mode THEME_GENERATION.")
     config = params.get("batchInferenceJobConfig", {})
     _check_exploration(config.get("itemExplorationConfig", {}))
-    used = _check_filter(call, version, on_users=False)
     if used and used.current_item and recipe.name != SIMILAR_ITEMS:
         raise InvalidInputError(
             f"A filter with CurrentItem can be used with {SIMILAR_ITEMS} only, not with"
             f" {recipe.name}."
         )
-    _check_request(params)
     body = {
         "batchInferenceJobMode": "BATCH_INFERENCE",
         "batchInferenceJobConfig": config or None,
@@ -272,22 +270,15 @@ BATCH_INFERENCE_JOB = Kind(
 
 def _create_segments(call: Call) -> Draft:
     params = call.params
-    version = call.get_active("SolutionVersion", params["solutionVersionArn"])
-    recipe = RECIPES[version.body["recipeArn"]]
-    if not recipe.makes_segments:
-        raise InvalidInputError(
-            f"{recipe.arn} makes no user segments: use CreateBatchInferenceJob for {version.arn}."
-        )
+    recipe, used = _check_request(call, segments=True)
     if params.get("numResults", 1) > MAX_SEGMENT_USERS:
         raise InvalidInputError(
             f"numResults must be at most {MAX_SEGMENT_USERS}: users in a segment."
         )
-    used = _check_filter(call, version, on_users=True)
     if used and used.interactions and recipe.name == ITEM_ATTRIBUTE_AFFINITY:
         raise InvalidInputError(
             f"A filter on interactions cannot be used with {ITEM_ATTRIBUTE_AFFINITY}."
         )
-    _check_request(params)
     return Draft({"numResults": params.get("numResults", DEFAULT_RESULTS)})
 
 
