@@ -40,18 +40,6 @@ def input_shape(operation: str) -> StructureShape:
 
 
 @cache
-def member_shape(operation: str, *path: str) -> Shape:
-    """The shape of a member of an operation's response, down a path of structures."""
-    members = output_members(operation)
-    shape = members[path[0]]
-    for name in path[1:]:
-        if not isinstance(shape, StructureShape):
-            raise TypeError(f"{operation} answers no structure that has {name}")
-        shape = shape.members[name]
-    return shape
-
-
-@cache
 def output_members(operation: str) -> Mapping[str, Shape]:
     """The members of an operation's response; empty if it has none."""
     shape = service_model().operation_model(operation).output_shape

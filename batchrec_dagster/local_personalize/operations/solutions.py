@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from batchrec_dagster.local_personalize.api.validation import member_shape, prune
 from batchrec_dagster.local_personalize.catalog.catalog import BUSY, Records, Resource, Status
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind
 from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
@@ -90,10 +89,7 @@ def _files(records: Records, solution: Resource) -> list[str]:
 
 def _latest_version(records: Records, solution: Resource) -> dict[str, Any]:
     versions = records.of_kind("SolutionVersion", parent=solution.arn)
-    if not versions:
-        return {}
-    shape = member_shape("DescribeSolution", "solution", "latestSolutionVersion")
-    return {"latestSolutionVersion": prune(members(SOLUTION_VERSION, versions[-1]), shape)}
+    return {"latestSolutionVersion": members(SOLUTION_VERSION, versions[-1])} if versions else {}
 
 
 def update(call: Call) -> dict[str, Any]:
