@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.pipeline.loading import DeclarationError
-from batchrec_dagster.steps.batch_jobs import solution_config
+from batchrec_dagster.steps.batch_jobs import solution_config, solution_name
 from batchrec_dagster_tests.support import (
     COLUMNS,
     declaration,
@@ -133,6 +133,12 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             14,
             "solution.event_weights",
             "needs ratings.columns.event_type",
+        ),
+        (
+            {"solution": {"event_value_threshold": 0.5}},
+            14,
+            "solution.event_value_threshold",
+            "needs ratings.columns.event_value",
         ),
         ({"solution": {"recipe": "aws-x"}}, 14, "solution.recipe", "aws-user-personalization-v2"),
         (
@@ -473,9 +479,25 @@ def test_event_weights_are_personalizes_events_config() -> None:
     assert popularity == {}
 
 
+def test_a_threshold_of_event_values_is_personalizes_and_another_solution() -> None:
+    alone = Solution.model_validate({"event_value_threshold": 0.5}).recipes
+    assert len(alone) == 2
+    for recipe, settings in alone.items():
+        assert solution_config(settings)["eventValueThreshold"] == "0.5"
+        assert solution_name("shop", recipe, settings) != solution_name("shop", recipe, {})
+    weights = {"event_weights": {"watch": 1}, "event_value_threshold": 0.5}
+    [own, popularity] = Solution.model_validate(weights).recipes.values()
+    event = {"eventType": "watch", "weight": 1.0, "eventValueThreshold": 0.5}
+    config = solution_config(own)
+    assert config["eventsConfig"] == {"eventParametersList": [event]}
+    assert "eventValueThreshold" not in config  # Personalize refuses both
+    assert solution_config(popularity)["eventValueThreshold"] == "0.5"
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
+        ({"event_value_threshold": float("nan")}, "a number"),
         ({"event_weights": {"view": 1.2}}, "write weights from 0 to 1"),
         ({"event_weights": {"view": 0}}, "a weight above 0"),
         ({"event_weights": {f"t{n}": 1 for n in range(11)}}, "at most 10 event types"),

@@ -149,6 +149,9 @@ class Pipeline(dg.Model):
         columns = self.ratings.columns
         if self.solution.event_weights and columns is not None and columns.event_type is None:
             raise field_errors({("solution", "event_weights"): "needs ratings.columns.event_type"})
+        if self.solution.event_value_threshold is not None and not self.event_value:
+            key = "event_value_threshold"
+            raise field_errors({("solution", key): "needs ratings.columns.event_value"})
         return self
 
     def _problems(self) -> Iterator[str]:

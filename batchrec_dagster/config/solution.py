@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.validation import field_errors, in_range
 from batchrec_dagster.personalize.recipes import (
+    EVENT_VALUE_THRESHOLD,
     EVENT_WEIGHTS,
     POPULARITY_COUNT,
     USER_PERSONALIZATION_V2,
@@ -53,6 +54,12 @@ class Solution(dg.Model):
         f" {USER_PERSONALIZATION_V2}, and with ratings.columns.event_type.",
         examples=[{"purchase": 1.0, "view": 0.3}],
     )
+    event_value_threshold: float | None = Field(
+        default=None,
+        description="Train only on events whose value is at least this (Personalize's"
+        " eventValueThreshold), not on those without one. With ratings.columns.event_value.",
+        examples=[0.5],
+    )
     compare_with_popularity: bool = Field(
         default=True,
         description="Also train aws-popularity-count, to compare the metrics with a list of the"
@@ -61,6 +68,8 @@ class Solution(dg.Model):
     retrain: Retrain = Field(
         default_factory=Retrain, description="When a new model is trained, for segments too."
     )
+
+    _threshold_in_range = in_range("event_value_threshold")
 
     @field_validator("recipe")
     @classmethod
@@ -81,16 +90,12 @@ class Solution(dg.Model):
         return weights
 
     @model_validator(mode="after")
-    def _weights_are_the_recipes(self) -> Self:
+    def _settings_are_the_recipes(self) -> Self:
         if self.event_weights and self.recipe != USER_PERSONALIZATION_V2:
             raise ValueError(
                 f"event_weights are for {USER_PERSONALIZATION_V2} only: omit them, or set recipe:"
                 f" {USER_PERSONALIZATION_V2}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _hyperparameters_are_the_recipes(self) -> Self:
         texts = {
             key: text for key, text in self.algorithm_hyperparameters.items() if "{{" not in text
         }
@@ -107,14 +112,15 @@ class Solution(dg.Model):
 
     @property
     def recipes(self) -> dict[str, dict[str, str]]:
-        """The hyperparameters of each trained recipe, and EVENT_WEIGHTS as JSON, if any: first
-        its own, then popularity."""
-        recipes = {self.recipe: self.algorithm_hyperparameters}
+        """The hyperparameters of each trained recipe, and EVENT_WEIGHTS as JSON and
+        EVENT_VALUE_THRESHOLD, if any: first its own, then popularity."""
+        least = self.event_value_threshold
+        of_all = {} if least is None else {EVENT_VALUE_THRESHOLD: str(least)}
+        recipes = {self.recipe: self.algorithm_hyperparameters | of_all}
         if self.event_weights:
-            weights = json.dumps(self.event_weights, sort_keys=True)
-            recipes[self.recipe] |= {EVENT_WEIGHTS: weights}
+            recipes[self.recipe][EVENT_WEIGHTS] = json.dumps(self.event_weights, sort_keys=True)
         if self.compare_with_popularity:
-            recipes.setdefault(POPULARITY_COUNT, {})
+            recipes.setdefault(POPULARITY_COUNT, of_all)
         return recipes
 
     @property

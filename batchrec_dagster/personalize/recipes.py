@@ -91,6 +91,7 @@ _ITEM_COUNTS: Hyperparameters = {
 # These belong in featureTransformationParameters, all others in algorithmHyperParameters.
 FEATURES: Hyperparameters = {**_HISTORY_LENGTHS, **_ITEM_COUNTS}
 EVENT_WEIGHTS = "event_weights"  # belongs in eventsConfig; JSON of the weight of each type
+EVENT_VALUE_THRESHOLD = "event_value_threshold"  # belongs there, or as it is in solutionConfig
 _USER_PERSONALIZATION: Hyperparameters = {
     "hidden_dimension": Number(32, 256, whole=True, tunable=True),
     "bptt": Number(2, 32, whole=True, tunable=True),

@@ -11,7 +11,7 @@ import polars as pl
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.ensure import FILTER, Description, Ensure, Ensured
-from batchrec_dagster.personalize.recipes import EVENT_WEIGHTS, FEATURES
+from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.object_store import ObjectInfo
@@ -41,18 +41,21 @@ def solution_name(dataset_group: str, recipe: str, hyperparameters: Mapping[str,
     return f"{dataset_group}-{fingerprint(recipe, hyperparameters)[:8]}"
 
 
-def solution_config(hyperparameters: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def solution_config(hyperparameters: Mapping[str, str]) -> dict[str, Any]:
     """CreateSolution's `solutionConfig`, with each hyperparameter where Personalize wants it."""
-    elsewhere = {*FEATURES, EVENT_WEIGHTS}
-    features = {key: text for key, text in hyperparameters.items() if key in FEATURES}
+    elsewhere = {*FEATURES, EVENT_WEIGHTS, EVENT_VALUE_THRESHOLD}
     algorithm = {key: text for key, text in hyperparameters.items() if key not in elsewhere}
-    config: dict[str, dict[str, Any]] = {"algorithmHyperParameters": algorithm}
-    if features:
+    config: dict[str, Any] = {"algorithmHyperParameters": algorithm}
+    if features := {key: text for key, text in hyperparameters.items() if key in FEATURES}:
         config["featureTransformationParameters"] = features
+    threshold = hyperparameters.get(EVENT_VALUE_THRESHOLD)
     if EVENT_WEIGHTS in hyperparameters:
-        weights = json.loads(hyperparameters[EVENT_WEIGHTS])
-        events = [{"eventType": kind, "weight": weight} for kind, weight in weights.items()]
+        least = {} if threshold is None else {"eventValueThreshold": float(threshold)}
+        weights = json.loads(hyperparameters[EVENT_WEIGHTS]).items()
+        events = [{"eventType": kind, "weight": weight, **least} for kind, weight in weights]
         config["eventsConfig"] = {"eventParametersList": events}
+    elif threshold is not None:
+        config["eventValueThreshold"] = threshold
     return config
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
+from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.local_personalize import recipes
 from batchrec_dagster.local_personalize.api import service
 from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
@@ -21,6 +22,7 @@ from batchrec_dagster.local_personalize.learning.interactions import Interaction
 from batchrec_dagster.local_personalize.learning.training import Trained
 from batchrec_dagster.local_personalize.operations import solution_versions, solutions
 from batchrec_dagster.personalize.schemas import interactions_schema, items_schema
+from batchrec_dagster.steps.batch_jobs import solution_config
 from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
 
 pytestmark = pytest.mark.slow
@@ -182,10 +184,8 @@ def test_a_recipe_without_anything_to_tune_refuses_the_search(local: Local) -> N
         local.solution(group, "aws-popularity-count", performHPO=True)
 
 
-def test_an_events_config_chooses_what_is_trained_on(
-    local: Local, caplog: pytest.LogCaptureFixture
-) -> None:
-    rows = taste_rows()
+def _valued(local: Local, lines: list[str]) -> str:
+    """The group whose interactions are these lines, with EVENT_TYPE and EVENT_VALUE."""
     schema = json.loads(interactions_schema(event_type=True))
     schema["fields"].append({"name": "EVENT_VALUE", "type": ["null", "double"]})
     arn = local.client.create_schema(name="valued", schema=json.dumps(schema))["schemaArn"]
@@ -194,14 +194,52 @@ def test_an_events_config_chooses_what_is_trained_on(
         name="films", schemaArn=arn, datasetGroupArn=group, datasetType="Interactions"
     )
     dataset = local.active(made["datasetArn"])
+    text = "USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE,EVENT_VALUE\n" + "\n".join(lines)
+    local.store.put("s3://data/interactions.csv", text.encode())
+    local.active(local.import_job(dataset, "s3://data/interactions.csv"))
+    return group
+
+
+@pytest.mark.parametrize("weights", [{}, {"watch": 1.0, "skip": 1.0}])
+def test_events_below_the_threshold_are_seen_and_not_trained_on(
+    local: Local, caplog: pytest.LogCaptureFixture, weights: dict[str, float]
+) -> None:
+    rows = taste_rows()
+    values = {"whole": 0.9, "half": 0.5, "little": 0.4, "unknown": ""}
     lines = [
-        f"{user},{kind}-{item},{time},{kind},{value}"
+        f"{user},{kind}-{item},{time},watch,{value}"
+        for kind, value in values.items()
+        for user, item, time in rows
+    ]
+    # Who had an item below the threshold only has seen it, and gets the list of an unknown user.
+    lines += [f"new,whole-{rows[0][1]},{time},watch,0.1" for time in (1, 2)]
+    group = _valued(local, lines)
+    settings = Solution(event_value_threshold=0.5, event_weights=weights)
+    solutions = [
+        local.solution(group, recipe, name=recipe, solutionConfig=solution_config(values))
+        for recipe, values in settings.recipes.items()
+    ]
+    with caplog.at_level("INFO"):
+        [version, popular] = [local.active(local.version(solution)) for solution in solutions]
+    for trained in (version, popular):
+        assert f"{trained}: {2 * len(rows):,} interactions" in caplog.messages
+    lists = local.recommended(version, ["u1", "new", "unknown"], "all", numResults=500)
+    assert {item.split("-")[0] for item in lists["u1"]} == {"whole", "half"}
+    assert f"whole-{rows[0][1]}" in lists["new"] == lists["unknown"]
+    unseen = local.recommended(version, ["new"], numResults=500, filterArn=local.filter(group))
+    assert f"whole-{rows[0][1]}" not in unseen["new"]
+
+
+def test_an_events_config_chooses_what_is_trained_on(
+    local: Local, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = taste_rows()
+    lines = [
+        f"{user},{kind}-{item},{time},{kind},{value}".replace("rate-i", "rate-")
         for kind, value in (("buy", ""), ("rate", 4.5), ("rate", 2), ("view", ""), ("skip", ""))
         for user, item, time in rows
     ]
-    text = "USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE,EVENT_VALUE\n" + "\n".join(lines)
-    local.store.put("s3://data/interactions.csv", text.replace("rate-i", "rate-").encode())
-    local.active(local.import_job(dataset, "s3://data/interactions.csv"))
+    group = _valued(local, lines)
     events = [
         {"eventType": "buy", "weight": 0.8},
         {"eventType": "rate", "eventValueThreshold": 4.0, "weight": 0.2},

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -245,16 +245,9 @@ class UserNeighborScorer:
 
 _Any = ItemItemScorer | FactorScorer | PopularityScorer | UserNeighborScorer | ContentScorer
 SCORER_TYPES: dict[str, type[_Any]] = {
-    scorer.kind: scorer
-    for scorer in (
-        ItemItemScorer,
-        FactorScorer,
-        PopularityScorer,
-        UserNeighborScorer,
-        ContentScorer,
-    )
+    **{scorer.kind: scorer for scorer in get_args(_Any)},
+    "factors": FactorScorer,
 }
-SCORER_TYPES["factors"] = FactorScorer
 
 
 def fit_factors(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -375,10 +375,8 @@ def _indicator(queries: Sequence[Int32], n_items: int) -> csr_matrix:
     return csr_matrix((ones, items, starts), shape=(len(queries), n_items))
 
 
-MODELS: tuple[
-    type[BlendModel] | type[PopularityModel] | type[RelatedItemsModel] | type[SegmentationModel],
-    ...,
-] = (BlendModel, PopularityModel, RelatedItemsModel, SegmentationModel)
+_Saved = BlendModel | PopularityModel | RelatedItemsModel | SegmentationModel
+MODELS: tuple[type[_Saved], ...] = get_args(_Saved)
 AnyModel = UserModel | RelatedItemsModel | SegmentationModel
 
 

@@ -101,10 +101,11 @@ def with_features(job: Job, interactions: Interactions) -> Interactions:
 
 
 def histories(job: Job, version: Resource) -> Interactions:
-    """The interactions to recommend from: all, but of weighted events, as in the training."""
+    """The interactions to recommend from: all, or as in training with weights or least values."""
     events, reader = _event_conditions(version.body), job.reader()
     dataset = reader.find(version.body["datasetGroupArn"], schemas.INTERACTIONS)
-    if len({weight for _, weight in events}) == 1:
+    values = any(schemas.EVENT_VALUE in event for event, _ in events)
+    if not values and len({weight for _, weight in events}) == 1:
         return reader.interactions(dataset)
     return _select_events(reader, dataset, events)
 
@@ -141,20 +142,14 @@ def _event_conditions(version: Mapping[str, Any]) -> list[tuple[Conditions, floa
     if not events:
         threshold = config.get("eventValueThreshold")
         events = [{"eventType": version.get("eventType"), "eventValueThreshold": threshold}]
-    conditions = [
+    keys = {schemas.EVENT_TYPE: "eventType", schemas.EVENT_VALUE: "eventValueThreshold"}
+    return [
         (
-            {
-                schemas.EVENT_TYPE: event.get("eventType"),
-                schemas.EVENT_VALUE: event.get("eventValueThreshold"),
-            },
+            {name: event[key] for name, key in keys.items() if event.get(key) is not None},
             float(event.get("weight", 1.0)),
         )
         for event in events
         if event.get("weight") != 0
-    ]
-    return [
-        ({name: value for name, value in event.items() if value is not None}, weight)
-        for event, weight in conditions
     ]
 
 
