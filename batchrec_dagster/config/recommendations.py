@@ -8,7 +8,7 @@ from typing import Literal, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.validation import check_syntax, in_range, matching
+from batchrec_dagster.config.validation import filter_traits, in_range, matching
 from batchrec_dagster.personalize.batch_files import (
     ITEM_ATTRIBUTES,
     ITEM_FIELD,
@@ -20,9 +20,6 @@ from batchrec_dagster.personalize.filter_expressions import (
     MAX_VALUE_LENGTH,
     chain,
     format_values,
-    placeholders,
-    targets,
-    uses_interactions,
 )
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
 from batchrec_dagster.personalize.recipes import ITEM_AFFINITY, ITEM_ATTRIBUTE_AFFINITY
@@ -71,10 +68,8 @@ class Recommendations(dg.Model):
             raise ValueError(
                 f"Personalize takes at most {MAX_LENGTH} characters, including exclude_seen's"
             )
-        if "userid" in targets(expression or ""):
+        if (found := filter_traits(expression)) and found.users:
             raise ValueError("recommendations are items: write ItemID instead of UserID")
-        if expression is not None:
-            check_syntax(expression)
         return expression
 
     @field_validator("filter_values")
@@ -96,9 +91,10 @@ class Recommendations(dg.Model):
 
     @model_validator(mode="after")
     def _every_placeholder_has_values(self) -> Self:
-        if "{{" in (self.filter or ""):
+        found = filter_traits(self.filter)
+        if self.filter and not found:
             return self
-        wanted, given = placeholders(self.filter or ""), set(self.filter_values)
+        wanted, given = set(found.placeholders if found else ()), set(self.filter_values)
         if missing := wanted - given:
             raise ValueError(
                 f"filter_values is missing {', '.join(sorted(missing))}: the filter has"
@@ -255,19 +251,19 @@ class Segments(dg.Model):
     def _filter_is_possible(cls, expression: str | None) -> str | None:
         if expression is not None and not 1 <= len(expression) <= MAX_LENGTH:
             raise ValueError(f"Personalize takes 1 to {MAX_LENGTH} characters")
-        if expression and placeholders(expression):
+        found = filter_traits(expression)
+        if found and found.placeholders:
             raise ValueError("write the values themselves instead of $PLACEHOLDERS")
-        if "itemid" in targets(expression or ""):
+        if found and not found.users:
             raise ValueError("segments are users: write UserID instead of ItemID")
-        if expression is not None:
-            check_syntax(expression)
         return expression
 
     @model_validator(mode="after")
     def _items_or_attributes(self) -> Self:
         if bool(self.items) is bool(self.attributes):
             raise ValueError("write either items (their ids) or attributes (expressions on them)")
-        if self.attributes and uses_interactions(self.filter or ""):
+        found = filter_traits(self.filter)
+        if self.attributes and found and found.interactions:
             raise ValueError("segments by attributes take no filter on interactions")
         return self
 

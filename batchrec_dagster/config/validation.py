@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError, field_validator
 from pydantic_core import InitErrorDetails
 
 from batchrec_dagster.personalize.filter_check import (
+    Traits,
     check_expression,
     check_values,
     event_types,
@@ -95,10 +96,17 @@ def matching(*fields: str, pattern: str, or_else: str, or_template: bool = False
 Schemas = Mapping[str, Schema]  # by dataset type
 
 
-def check_syntax(expression: str) -> None:
-    """Raise ValueError, with the position, unless it is a filter expression for users' lists."""
-    if "{{" not in expression and traits(expression).current_item:
+def filter_traits(expression: str | None) -> Traits | None:
+    """What a filter of lists or segments needs; None without one, and for a template.
+
+    Raises ValueError, with the position of an error in the syntax.
+    """
+    if expression is None or "{{" in expression:
+        return None
+    found = traits(expression)
+    if found.current_item:
         raise ValueError("CurrentItem only works for similar items: here there is none")
+    return found
 
 
 def filter_problem(

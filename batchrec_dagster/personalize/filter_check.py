@@ -6,7 +6,7 @@ messages in Amazon Personalize".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from batchrec_dagster.personalize.filter_expressions import placeholder_uses
@@ -23,6 +23,7 @@ from batchrec_dagster.personalize.filter_grammar import (
     Expression,
     FieldRef,
     FilterError,
+    Operand,
     Placeholder,
     comparisons,
     fields,
@@ -209,13 +210,7 @@ def _check_literal(comparison: Comparison, field: Field, literal: object) -> Non
 
 
 def _check_placeholders(expressions: Sequence[Expression]) -> None:
-    names = {
-        operand.name
-        for expression in expressions
-        for comparison in (*comparisons(expression.where), *expression.users)
-        for operand in comparison.operands
-        if isinstance(operand, Placeholder)
-    }
+    names = {operand.name for operand in _operands(expressions) if isinstance(operand, Placeholder)}
     if len(names) > MAX_PLACEHOLDERS:
         raise FilterError(
             f"The filter has {len(names)} placeholders; {MAX_PLACEHOLDERS} at most are allowed."
@@ -229,17 +224,25 @@ class Traits:
     users: bool  # filters users, for segments (UserID), not items (ItemID)
     interactions: bool  # uses interactions
     current_item: bool  # uses CurrentItem: the item of the input line
+    placeholders: frozenset[str]  # to which input lines give values: P for $P
 
 
 def traits(expression: str) -> Traits:
     """What the expression filters and needs. Raises FilterError."""
     expressions = parse(expression)
-    operands = [o for e in expressions for c in comparisons(e.where) for o in c.operands]
+    operands = list(_operands(expressions))
     return Traits(
         users=expressions[0].target == USER_TARGET,
         interactions=any(e.on_interactions for e in expressions),
         current_item=any(isinstance(o, FieldRef) and o.dataset == CURRENT_ITEM for o in operands),
+        placeholders=frozenset(o.name for o in operands if isinstance(o, Placeholder)),
     )
+
+
+def _operands(expressions: Sequence[Expression]) -> Iterator[Operand]:
+    for expression in expressions:
+        for comparison in (*comparisons(expression.where), *expression.users):
+            yield from comparison.operands
 
 
 def check_expression(expression: str, schemas: Schemas) -> None:

@@ -27,32 +27,9 @@ def chain(*expressions: str) -> str:
     return " | ".join(expressions)
 
 
-def placeholders(expression: str) -> set[str]:
-    """The placeholders that input lines must give values for: GENRES for $GENRES."""
-    return set(re.findall(r"\$(\w+)", _without_strings(expression)))
-
-
-def targets(expression: str) -> set[str]:
-    """What the filter includes or excludes, in lower case: itemid, userid."""
-    names = re.findall(
-        r"\b(?:INCLUDE|EXCLUDE)\s+(\w+)", _without_strings(expression), re.IGNORECASE
-    )
-    return {target.lower() for target in names}
-
-
-def uses_interactions(expression: str) -> bool:
-    """Whether the filter uses a field of the Interactions dataset."""
-    text = _without_strings(expression)
-    return re.search(r"\bInteractions\s*\.", text, re.IGNORECASE) is not None
-
-
 def format_values(values: Iterable[str | float]) -> str:
     """A placeholder's values as an input line gives them: strings quoted, comma-separated."""
     return ",".join(f'"{value}"' if isinstance(value, str) else f"{value}" for value in values)
-
-
-def _without_strings(expression: str) -> str:
-    return re.sub(r'"[^"]*"', '""', expression)
 
 
 _VALUE = re.compile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import string
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -197,12 +198,16 @@ def test_a_filter_has_ten_fields_at_most_and_a_group_twenty() -> None:
 
 
 def test_the_traits_of_a_filter() -> None:
-    plain = Traits(users=False, interactions=False, current_item=False)
-    assert traits(DOCUMENTED[4]) == plain
-    assert traits(DOCUMENTED[0]) == Traits(users=False, interactions=True, current_item=False)
-    assert traits(DOCUMENTED[5]) == Traits(users=False, interactions=False, current_item=True)
-    assert traits(DOCUMENTED[-1]) == Traits(users=False, interactions=True, current_item=False)
-    assert traits(DOCUMENTED[-4]) == Traits(users=True, interactions=True, current_item=False)
+    plain = Traits(False, interactions=False, current_item=False, placeholders=frozenset())
+    category, event = frozenset({"CATEGORY"}), frozenset({"EVENT_TYPE"})
+    genre = frozenset({"GENRE"})
+    assert traits(DOCUMENTED[4]) == replace(plain, placeholders=category)
+    assert traits(DOCUMENTED[0]) == replace(plain, interactions=True, placeholders=event)
+    assert traits(DOCUMENTED[5]) == replace(plain, current_item=True)
+    assert traits(DOCUMENTED[-1]) == replace(plain, interactions=True, placeholders=genre)
+    assert traits(DOCUMENTED[-4]) == replace(plain, users=True, interactions=True)
+    values = 'INCLUDE ItemID WHERE Items.A IN ($A, "$B") IF CurrentUser.AGE > $C'
+    assert traits(values) == replace(plain, placeholders=frozenset("AC"))
 
 
 # --- wild text ---
