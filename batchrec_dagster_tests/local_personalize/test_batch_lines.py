@@ -26,7 +26,7 @@ from batchrec_dagster.personalize.recipes import (
 
 USERS = RECIPES[recipe_arn(USER_PERSONALIZATION)]
 RANKING = RECIPES[recipe_arn(PERSONALIZED_RANKING)]
-REQUIRED = "User error: Required fields for the provided recipe are userId"
+REQUIRED = "Required fields for the provided recipe are userId"
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -69,7 +69,7 @@ def test_invalid_lines(line: bytes, echo: dict[str, Any]) -> None:
 def test_filter_values_must_be_strings_by_name(values: object) -> None:
     echo = {"userId": "a", "filterValues": values}
     request = parse(json.dumps(echo).encode(), USERS)
-    assert request.problem == "User error: filterValues must be an object whose values are strings"
+    assert request.problem == "filterValues must be an object whose values are strings"
     assert request.echo == echo
     good = parse(b'{"userId":"a","filterValues":{"GENRE":"\\"x\\""}}', USERS)
     assert (good.problem, good.values) == (None, {"GENRE": '"x"'})
@@ -96,7 +96,7 @@ def test_a_line_that_is_too_long_keeps_its_place(monkeypatch: pytest.MonkeyPatch
     for end in (b"\n", b""):
         data = b"\n".join([longest, b"x" * 21, longest, b"y" * 1000]) + end
         problems = [request.problem for request in _requests(data)]
-        too_long = "User error: The line is longer than 20 bytes"
+        too_long = "The line is longer than 20 bytes"
         assert problems == [None, too_long, None, too_long]
 
 

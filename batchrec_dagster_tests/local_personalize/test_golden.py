@@ -127,13 +127,13 @@ def _answerer(recipe: Recipe) -> Recommender | Segmenter:
     if recipe.makes_segments:
         attributes = _attributes() if "attribute" in recipe.name else None
         return Segmenter(
-            recipe, FixedSegments(), INTERACTIONS, 2, attributes, None, print, lambda: None
+            recipe, None, FixedSegments(), INTERACTIONS, 2, attributes, print, lambda: None
         )
     models: dict[str, AnyModel] = {
         "PERSONALIZED_RANKING": FixedRanking(),
         "RELATED_ITEMS": FixedItems(),
     }
-    return Recommender(recipe, models.get(recipe.type, FixedUsers()), INTERACTIONS, 4, None)
+    return Recommender(recipe, None, models.get(recipe.type, FixedUsers()), INTERACTIONS, 4)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)

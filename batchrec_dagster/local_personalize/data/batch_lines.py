@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.recipes import Recipe
 from batchrec_dagster.personalize.batch_files import ITEM_LIST
 
@@ -34,10 +35,18 @@ class Request:
     values: dict[str, str] = field(default_factory=dict)  # its `filterValues`
 
 
+@dataclass(frozen=True)
 class Answerer(ABC):
-    """A model of the recipe, with what its answers need."""
+    """A recipe's model, with what its answers need."""
 
     recipe: Recipe
+    filter: JobFilter | None
+
+    def problem(self, request: Request) -> str | None:
+        """Why the line cannot be answered, of itself or for the filter."""
+        if request.problem is None and self.filter is not None:
+            return self.filter.problem(request.values)
+        return request.problem
 
     @abstractmethod
     def _lines(self, requests: Sequence[Request]) -> Iterator[str]:
@@ -93,24 +102,19 @@ def count_requests(path: Path) -> int:
 def parse(line: bytes | None, recipe: Recipe) -> Request:
     """The request of a line; never raises."""
     if line is None:
-        return Request({}, f"User error: The line is longer than {MAX_LINE_BYTES} bytes")
+        return Request({}, f"The line is longer than {MAX_LINE_BYTES} bytes")
     echo = _echo(line)
     if echo is not None:
         echo |= {name: _as_text(echo[name]) for name in recipe.input_fields if name in echo}
     if echo is None or not all(
         _is_valid_field(name, echo.get(name)) for name in recipe.input_fields
     ):
-        return Request(echo or {}, missing_fields_error(recipe))
+        fields = ", ".join(recipe.input_fields)
+        return Request(echo or {}, f"Required fields for the provided recipe are {fields}")
     values = echo.get("filterValues", {})
     if not _is_map_of_texts(values):
-        return Request(echo, "User error: filterValues must be an object whose values are strings")
+        return Request(echo, "filterValues must be an object whose values are strings")
     return Request(echo, values=values)
-
-
-def missing_fields_error(recipe: Recipe) -> str:
-    """Personalize's message for a line without the recipe's input fields."""
-    fields = ", ".join(recipe.input_fields)
-    return f"User error: Required fields for the provided recipe are {fields}"
 
 
 def _echo(line: bytes) -> dict[str, Any] | None:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import polars as pl
 
 from batchrec_dagster.local_personalize.data.batch_lines import Answerer, Request
-from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.filters.tables import Read
 from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
 from batchrec_dagster.local_personalize.learning.models import (
@@ -25,7 +24,6 @@ from batchrec_dagster.local_personalize.recipes import (
     PERSONALIZED_RANKING,
     RELATED_ITEMS,
     Output,
-    Recipe,
 )
 from batchrec_dagster.personalize.batch_files import (
     ITEM_ATTRIBUTES,
@@ -51,20 +49,18 @@ Answer = tuple[list[str], list[float] | None]
 class Recommender(Answerer):
     """A model with the current interactions and the job's options."""
 
-    recipe: Recipe
     model: AnyModel
     interactions: Interactions | None  # None for related items
     num_results: int
-    filter: JobFilter | None
     v2_lines: bool = False
 
     def _lines(self, requests: Sequence[Request]) -> Iterator[str]:
-        problems = [request.problem or self._filter_problem(request) for request in requests]
+        problems = list(map(self.problem, requests))
         valid = [r for r, problem in zip(requests, problems, strict=True) if problem is None]
         answers = self._answers(valid)
         for request, problem in zip(requests, problems, strict=True):
             if problem is not None:
-                yield inference_line(request.echo, [], error=problem)
+                yield inference_line(request.echo, [], error=f"User error: {problem}")
             elif self.v2_lines:
                 yield self._v2_line(request, *next(answers))
             else:
@@ -88,10 +84,6 @@ class Recommender(Answerer):
         if not isinstance(self.model, BlendModel) or self.model.new_items is None:
             return frozenset()
         return frozenset(self.model.item_ids[len(self.model.popularity) :])
-
-    def _filter_problem(self, request: Request) -> str | None:
-        problem = self.filter.problem(request.values) if self.filter else None
-        return problem and f"User error: {problem}"
 
     def _answers(self, requests: Sequence[Request]) -> Iterator[Answer]:
         if self.recipe.type == PERSONALIZED_RANKING:
@@ -198,12 +190,10 @@ def _equals(field: Field, value: Value) -> pl.Expr:
 class Segmenter(Answerer):
     """A model with the current interactions and the job's options."""
 
-    recipe: Recipe
     model: SegmentationModel
     interactions: Interactions
     num_results: int
     attributes: ItemAttributes | None  # for aws-item-attribute-affinity
-    filter: JobFilter | None
     log: Callable[[str], None]
     checkpoint: Callable[[], None]
 
@@ -220,10 +210,7 @@ class Segmenter(Answerer):
 
     def _query(self, request: Request) -> Query | str:
         """The items of a line, or why it cannot be answered."""
-        if request.problem is not None:
-            return request.problem.removeprefix("User error: ")
-        problem = self.filter.problem(request.values) if self.filter else None
-        if problem is not None:
+        if (problem := self.problem(request)) is not None:
             return problem
         if self.attributes is None:
             item = request.echo[ITEM_FIELD]
