@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchrec_dagster.local_personalize.api.validation import (
@@ -133,13 +134,13 @@ class Draft:
 class JobResult:
     """The result of a job: new members for Describe, new state and further changes.
 
-    `in_transaction` runs in the transaction that makes the resource ACTIVE, `after` follows it.
+    `in_transaction` runs in the transaction that makes the resource ACTIVE, and gives the files to
+    remove after it.
     """
 
     body: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
-    in_transaction: Callable[[Records], None] = lambda records: None
-    after: Callable[[], None] = lambda: None
+    in_transaction: Callable[[Records], Sequence[Path]] = lambda records: ()
 
 
 def no_files(records: Records, resource: Resource) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from batchrec_dagster.local_personalize.catalog.catalog import (
     CREATING,
@@ -118,12 +119,9 @@ _NAP_SECONDS = 0.1
 _OS_ERROR = "(os error "  # in Polars' errors, which are no OSError
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ends: `apply` runs in the transaction that ends it, then `after`."""
-
-    apply: Callable[[Records, Resource], Resource]
-    after: Callable[[], None] = lambda: None
+# How a job ends, in the transaction that ends it: the resource afterwards, and the files to remove
+# when that is committed.
+Outcome = Callable[[Records, Resource], tuple[Resource, Sequence[Path]]]
 
 
 def start_update(resource: Resource, member: str, change: dict[str, object]) -> Resource:
@@ -165,13 +163,13 @@ def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
             raise StoppedError
         assert kind.perform is not None
         until = time.monotonic() + least_seconds
-        outcome = Outcome(_finish_update) if updates else _succeed(kind.perform(job))
+        outcome = _finish_update if updates else _succeed(kind.perform(job))
         while (left := until - time.monotonic()) > 0:
             job.checkpoint()
             time.sleep(min(left, _NAP_SECONDS))
         return outcome
     except StoppedError:
-        return Outcome(_stop)
+        return _stop
     except (ClosingError, CatalogError):
         raise
     except JobFailedError as error:
@@ -203,32 +201,32 @@ def _interpreter_is_closing() -> bool:
 
 
 def _succeed(finished: JobResult) -> Outcome:
-    def apply(records: Records, resource: Resource) -> Resource:
+    def apply(records: Records, resource: Resource) -> tuple[Resource, Sequence[Path]]:
         if resource.status == Status.CREATE_STOPPING:
             return _stop(records, resource)
-        finished.in_transaction(records)
+        replaced = finished.in_transaction(records)
         ready = resource.with_status(Status.ACTIVE, **finished.body)
-        return replace(ready, state={**resource.state, **finished.state})
+        return replace(ready, state={**resource.state, **finished.state}), replaced
 
-    return Outcome(apply, finished.after)
+    return apply
 
 
-def _stop(records: Records, resource: Resource) -> Resource:
-    return resource.with_status(Status.CREATE_STOPPED)
+def _stop(records: Records, resource: Resource) -> tuple[Resource, Sequence[Path]]:
+    return resource.with_status(Status.CREATE_STOPPED), ()
 
 
 def _fail(reason: str) -> Outcome:
-    def apply(records: Records, resource: Resource) -> Resource:
-        return resource.with_status(Status.CREATE_FAILED, failureReason=reason)
+    return lambda records, resource: (
+        resource.with_status(Status.CREATE_FAILED, failureReason=reason),
+        (),
+    )
 
-    return Outcome(apply)
 
-
-def _finish_update(records: Records, resource: Resource) -> Resource:
+def _finish_update(records: Records, resource: Resource) -> tuple[Resource, Sequence[Path]]:
     body = {**resource.body, **resource.state.get(UPDATED, {})}
     state = {name: value for name, value in resource.state.items() if name != UPDATED}
     updated = replace(resource, body=body, state=state)
-    return _set_update_status(updated.with_status(Status.ACTIVE), Status.ACTIVE)
+    return _set_update_status(updated.with_status(Status.ACTIVE), Status.ACTIVE), ()
 
 
 def _set_update_status(resource: Resource, status: str) -> Resource:

@@ -224,11 +224,12 @@ class Worker:
             current = self._if_owned(records, resource)
             if current is None:
                 return
-            saved = outcome.apply(records, current)
+            saved, replaced = outcome(records, current)
             records.save(replace(saved, owner=None))
         reason = saved.body.get("failureReason")
         logger.info("%s: %s%s", saved.arn, saved.status, f" ({reason})" if reason else "")
-        outcome.after()
+        for path in replaced:
+            remove(path)
 
     def _delete(self, kind: Kind, resource: Resource) -> None:
         # Files first: if this process dies in between, another deletes again.

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import polars as pl
 
 from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
-from batchrec_dagster.local_personalize.catalog.home import remove
 from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
 from batchrec_dagster.local_personalize.data.datasets import (
     FULL,
@@ -273,23 +272,17 @@ def _perform(job: Job) -> JobResult:
         shutil.rmtree(work, ignore_errors=True)
     job.progress(f"{rows} rows")
     file = {"path": home.relative(published), "rows": rows, "mode": mode}
-    replaced: list[Path] = []
 
-    def add_file(records: Records) -> None:
+    def add_file(records: Records) -> list[Path]:
         current = records.find(dataset_arn)
         if current is None:
             raise LookupError(dataset_arn)
         old = current.state["files"]
-        if mode == FULL:
-            replaced.extend(home.root / entry["path"] for entry in old)
-            old = []
-        records.save(replace(current, state={**current.state, "files": [*old, file]}))
+        kept, replaced = ([], old) if mode == FULL else (old, [])
+        records.save(replace(current, state={**current.state, "files": [*kept, file]}))
+        return [home.root / entry["path"] for entry in replaced]
 
-    def remove_replaced() -> None:
-        for path in replaced:
-            remove(path)
-
-    return JobResult(in_transaction=add_file, after=remove_replaced)
+    return JobResult(in_transaction=add_file)
 
 
 def _earlier_event_types(job: Job, dataset_arn: str, schema: Schema) -> Collection[str]:
