@@ -13,11 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrec_dagster.local_personalize.api.validation import (
-    input_shape,
-    output_members,
-    service_model,
-)
+from batchrec_dagster.local_personalize.api.validation import output_members
 from batchrec_dagster.local_personalize.catalog.catalog import DELETING, Records, Resource, Status
 from batchrec_dagster.local_personalize.errors import InUseError, NotFoundError
 from batchrec_dagster.personalize.permissions import partition
@@ -190,30 +186,18 @@ class Kind:
         """The kind in ARNs, such as `dataset-group`."""
         return re.sub(r"(?<!^)(?=[A-Z])", "-", self.name).lower()
 
-    @cached_property
-    def operations(self) -> dict[str, str]:
-        """The service model's operations for this kind: verb -> operation name."""
-        verbs = {
-            "Create": f"Create{self.name}",
-            "Describe": f"Describe{self.name}",
-            "List": f"List{self.name}s",
-            "Delete": f"Delete{self.name}",
-        }
-        known = set(service_model().operation_names)
-        return {verb: name for verb, name in verbs.items() if name in known}
+    @property
+    def member(self) -> str:
+        """The kind in requests and responses, such as `datasetGroup`."""
+        return self.name[0].lower() + self.name[1:]
 
-    @cached_property
+    @property
     def arn_member(self) -> str:
-        """The only member of the Describe request, such as `datasetGroupArn`."""
-        return next(iter(input_shape(f"Describe{self.name}").members))
-
-    @cached_property
-    def describe_member(self) -> str:
-        """The only member of the Describe response, such as `datasetGroup`."""
-        return next(iter(output_members(f"Describe{self.name}")))
+        """The member with its ARN, such as `datasetGroupArn`."""
+        return f"{self.member}Arn"
 
     @cached_property
     def list_member(self) -> str:
         """The member of the List response that is a list, such as `datasetGroups`."""
-        members = output_members(self.operations["List"])
+        members = output_members(f"List{self.name}s")
         return next(name for name, shape in members.items() if shape.type_name == "list")

@@ -87,11 +87,12 @@ KINDS: dict[str, Kind] = {
     )
 }
 
+# What can be asked of every kind, as far as the service model has it.
 _VERBS: dict[str, Callable[[Kind, Call], dict[str, Any]]] = {
-    "Create": resources.create,
-    "Describe": resources.describe,
-    "List": resources.list_page,
-    "Delete": resources.delete,
+    "Create{}": resources.create,
+    "Describe{}": resources.describe,
+    "List{}s": resources.list_page,
+    "Delete{}": resources.delete,
 }
 
 
@@ -110,9 +111,10 @@ def _not_found(member: str, call: Call) -> NoReturn:
 
 _SUPPORTED: dict[str, Operation] = {
     **{
-        operation: partial(_VERBS[verb], kind)
+        operation: partial(verb, kind)
         for kind in KINDS.values()
-        for verb, operation in kind.operations.items()
+        for name, verb in _VERBS.items()
+        if (operation := name.format(kind.name)) in service_model().operation_names
     },
     "UpdateDataset": datasets.update_dataset,
     "UpdateSolution": solutions.update,

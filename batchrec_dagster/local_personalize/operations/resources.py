@@ -94,22 +94,20 @@ def create(kind: Kind, call: Call) -> dict[str, Any]:
     call.records.add(resource)
     call.records.put_tags(arn, tags)
     answer = {**body, kind.arn_member: arn}
-    return {
-        name: answer[name] for name in output_members(kind.operations["Create"]) if name in answer
-    }
+    return {name: answer[name] for name in output_members(f"Create{kind.name}") if name in answer}
 
 
 def describe(kind: Kind, call: Call) -> dict[str, Any]:
     """All members of the resource. Raises NotFoundError."""
     resource = call.get(kind.name, call.params[kind.arn_member])
-    shape = output_members(kind.operations["Describe"])[kind.describe_member]
+    shape = output_members(f"Describe{kind.name}")[kind.member]
     described = members(kind, resource) | kind.describe_extra(call.records, resource)
-    return {kind.describe_member: prune(described, shape)}
+    return {kind.member: prune(described, shape)}
 
 
 def list_page(kind: Kind, call: Call) -> dict[str, Any]:
     """One page, oldest first, and the next page's token. Raises ServiceError for a bad token."""
-    shape = output_members(kind.operations["List"])[kind.list_member]
+    shape = output_members(f"List{kind.name}s")[kind.list_member]
     parent = call.params.get(kind.parent) if kind.parent else None
     limit = call.params.get("maxResults", DEFAULT_PAGE)
     after = read_token(call.params.get("nextToken"), kind.name, parent)
