@@ -31,8 +31,6 @@ RECIPE, SIMS = "aws-user-personalization", "aws-sims"
 @pytest.mark.parametrize(
     ("recipe", "given", "search", "message"),
     [
-        (RECIPE, {}, Search(max_jobs=0), "maxNumberOfTrainingJobs is 0; allowed: 1 to 40"),
-        (RECIPE, {}, Search(max_jobs=41), "maxNumberOfTrainingJobs is 41; allowed: 1 to 40"),
         ("aws-popularity-count", {}, Search(), "no hyperparameter that performHPO can tune"),
         ("aws-similar-items", {}, Search(), "no hyperparameter that performHPO can tune"),
         ("aws-item-affinity", {}, Search(), "no hyperparameter that performHPO can tune"),
@@ -56,7 +54,6 @@ RECIPE, SIMS = "aws-user-personalization", "aws-sims"
          "more than one range"),
         (RECIPE, {"hidden_dimension": "64", "bptt": "8", "recency_mask": "true"}, Search(),
          "nothing to tune"),
-        (RECIPE, {"bptt": "99"}, Search(), "hyperparameter bptt is '99'"),
     ],
 )  # fmt: skip
 def test_impossible_searches_raise(

@@ -167,6 +167,7 @@ def _integer(**members: Any) -> dict[str, Any]:
             {"hpoResourceConfig": {"maxNumberOfTrainingJobs": "41"}},
             "maxNumberOfTrainingJobs must be a whole number from 1 to 40, not '41'",
         ),
+        ({"hpoResourceConfig": {"maxNumberOfTrainingJobs": "0"}}, "from 1 to 40, not '0'"),
         ({"hpoResourceConfig": {"maxNumberOfTrainingJobs": "many"}}, "maxNumberOfTrainingJobs"),
         ({"hpoResourceConfig": {"maxParallelTrainingJobs": "0"}}, "from 1 to 10, not '0'"),
     ],

@@ -20,7 +20,6 @@ from batchrec_dagster.personalize.recipes import (
     Value,
     Values,
     hyperparameters_of,
-    parse_hyperparameters,
 )
 
 Log = Callable[[str], None]
@@ -80,13 +79,8 @@ def search_ranges(
 
     Raises HyperparameterError for an impossible range, or when there is nothing to tune.
     """
-    parse_hyperparameters(recipe, hyperparameters)
     allowed = hyperparameters_of(recipe)
     tunable = [name for name, kind in allowed.items() if kind.tunable]
-    if not 1 <= search.max_jobs <= MAX_JOBS:
-        raise HyperparameterError(
-            f"maxNumberOfTrainingJobs is {search.max_jobs}; allowed: 1 to {MAX_JOBS}"
-        )
     if not tunable:
         raise HyperparameterError(f"{recipe} has no hyperparameter that performHPO can tune")
     searched = [*search.integers, *search.continuous, *search.categories]
@@ -104,11 +98,14 @@ def search_ranges(
                 f"performHPO has nothing to tune: all hyperparameters of {recipe} are fixed"
             )
         return {name: _full_range(allowed[name]) for name in names}
-    return (
-        {name: _integers(name, allowed[name], ends) for name, ends in search.integers.items()}
-        | {name: _continuous(name, allowed[name], ends) for name, ends in search.continuous.items()}
-        | {name: _categories(name, allowed[name], of) for name, of in search.categories.items()}
-    )
+    ranges = {}
+    for whole, given in ((True, search.integers), (False, search.continuous)):
+        for name, (low, high) in given.items():
+            _check_ends(name, allowed[name], low, high, whole=whole)
+            ranges[name] = _numbers(low, high, whole=whole)
+    for name, texts in search.categories.items():
+        ranges[name] = _categories(name, allowed[name], texts)
+    return ranges
 
 
 def candidates(
@@ -168,32 +165,19 @@ def format_value(value: Value) -> str:
 def _full_range(kind: Number | Boolean) -> Range:
     if isinstance(kind, Boolean):
         return Range(values=(True, False))
-    if kind.whole:
-        return Range(values=range(int(kind.low), int(kind.high) + 1))
-    return Range(ends=(kind.low, kind.high))
+    return _numbers(kind.low, kind.high, whole=kind.whole)
 
 
-def _integers(name: str, kind: Number | Boolean, ends: tuple[int, int]) -> Range:
-    _check_ends(name, kind, ends, whole=True)
-    return Range(values=range(ends[0], ends[1] + 1))
+def _numbers(low: float, high: float, *, whole: bool) -> Range:
+    return Range(values=range(int(low), int(high) + 1)) if whole else Range(ends=(low, high))
 
 
-def _continuous(name: str, kind: Number | Boolean, ends: tuple[float, float]) -> Range:
-    _check_ends(name, kind, ends, whole=False)
-    return Range(ends=ends)
-
-
-def _check_ends(
-    name: str, kind: Number | Boolean, ends: tuple[float, float], *, whole: bool
-) -> None:
-    low, high = ends
-    fits = isinstance(kind, Number) and kind.whole == whole
-    if not fits:
+def _check_ends(name: str, kind: Number | Boolean, low: float, high: float, *, whole: bool) -> None:
+    if not isinstance(kind, Number) or kind.whole != whole:
         raise HyperparameterError(
             f"hyperparameter {name} takes {kind}, so its range cannot be "
             f"{'an integer' if whole else 'a continuous'} one"
         )
-    assert isinstance(kind, Number)
     if not (math.isfinite(low) and math.isfinite(high) and kind.low <= low <= high <= kind.high):
         raise HyperparameterError(
             f"the range of hyperparameter {name} is {low:g} to {high:g}; allowed: {kind}, "
