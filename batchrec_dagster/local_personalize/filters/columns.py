@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from batchrec_dagster.local_personalize.learning.interactions import positions
 from batchrec_dagster.personalize.filter_grammar import (
     ANY_EVENT,
     And,
@@ -26,7 +27,7 @@ from batchrec_dagster.personalize.filter_grammar import (
 )
 
 Mask = npt.NDArray[np.bool_]
-Rows = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.integer[Any]]
 # The values of placeholders and of CurrentItem's fields; a missing one matches nothing.
 Bindings = Mapping[Variable, tuple[Literal, ...]]
 
@@ -162,14 +163,6 @@ def resolve(comparison: Comparison, bindings: Bindings) -> tuple[Literal, ...] |
     return tuple(values)
 
 
-def lookup(ids: pl.Series, wanted_ids: Sequence[str] | npt.NDArray[np.object_]) -> Rows:
-    """The position of each wanted id in the distinct `ids`, -1 for an unknown one."""
-    known = pl.DataFrame({"id": ids, "row": np.arange(len(ids))})
-    requested = pl.DataFrame({"id": pl.Series(list(wanted_ids), dtype=pl.String)})
-    joined = requested.join(known, on="id", how="left", maintain_order="left")
-    return joined["row"].fill_null(-1).to_numpy().astype(np.int64)
-
-
 class Table:
     """Columns with an id for each row."""
 
@@ -180,7 +173,7 @@ class Table:
 
     def rows(self, ids: Sequence[str] | npt.NDArray[np.object_]) -> Rows:
         """The row of each id, -1 for an unknown one."""
-        return lookup(self._ids, ids)
+        return positions(self._ids, ids)
 
     def matches(self, condition: Condition, bindings: Bindings, rows: Rows) -> Mask:
         """Which of these rows meet the condition; row -1 never does."""

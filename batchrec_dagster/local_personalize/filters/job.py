@@ -106,7 +106,11 @@ def group_lines(
 
 CACHED_BYTES = 32 << 20
 
-_NO_PAIRS = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)
+_NO_PAIRS: tuple[Rows, Int32, Rows] = (
+    np.zeros(0, np.int64),
+    np.zeros(0, np.int32),
+    np.zeros(0, np.int64),
+)
 
 
 class ExclusionMask:

@@ -18,9 +18,9 @@ from batchrec_dagster.local_personalize.filters.columns import (
     Rows,
     Strings,
     Table,
-    lookup,
     make_column,
 )
+from batchrec_dagster.local_personalize.learning.interactions import positions
 from batchrec_dagster.personalize.filter_check import check
 from batchrec_dagster.personalize.filter_grammar import (
     CURRENT_ITEM,
@@ -80,7 +80,7 @@ class UserItems:
 
     def users(self, user_ids: Sequence[str]) -> Rows:
         """Each user's index for `pairs`, -1 for a user without interactions."""
-        return lookup(self._user_ids, user_ids)
+        return positions(self._user_ids, user_ids)
 
     def pairs(self, users: Rows) -> tuple[Rows, Int32, Rows]:
         """The pairs of users given by index: position in `users`, item, and row in `columns`."""
@@ -183,7 +183,7 @@ def load_datasets(expressions: tuple[Expression, ...], read: Read) -> dict[str, 
 
 def align_items(items: pl.DataFrame, item_ids: Sequence[str]) -> dict[str, Column]:
     """The columns of Items, one row for each of `item_ids`; null for an unknown id."""
-    at = pl.Series(lookup(items[ITEM_ID], item_ids)).replace(-1, None)
+    at = pl.Series(positions(items[ITEM_ID], item_ids)).replace(-1, None)
     return {name: make_column(cells.gather(at)) for name, cells in items.to_dict().items()}
 
 
@@ -206,7 +206,7 @@ class CurrentItems:
 
     def bindings(self, item_ids: Sequence[str]) -> list[dict[Variable, tuple[Literal, ...]]]:
         """The values of each item's fields, without those that are null."""
-        rows = lookup(self._frame[ITEM_ID], item_ids).tolist()
+        rows = positions(self._frame[ITEM_ID], item_ids).tolist()
         bindings: list[dict[Variable, tuple[Literal, ...]]] = [{} for _ in rows]
         for field in self.fields:
             cells = self._frame[field.column]

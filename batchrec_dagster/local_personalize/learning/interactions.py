@@ -115,7 +115,7 @@ def log_popularity(
     return np.log(np.maximum(interactions.item_counts[order], 0.5)).astype(np.float32)
 
 
-def positions(ids: Ids, wanted: Sequence[str] | Ids) -> Int32:
+def positions(ids: Ids | pl.Series, wanted: Sequence[str] | Ids) -> Int32:
     """(len(wanted),): the index of each wanted id in the distinct `ids`, -1 if it is not there."""
     known = pl.DataFrame({"id": _strings(ids), "at": np.arange(len(ids), dtype=np.int32)})
     found = pl.DataFrame({"id": _strings(wanted)}).join(
@@ -150,8 +150,8 @@ def sort_rows(coded: pl.DataFrame, n_users: int) -> tuple[Int32, Int32, Int64, F
     return users, items, timestamps, weights
 
 
-def _strings(values: Sequence[str] | Ids) -> pl.Series:
-    return pl.Series(list(values), dtype=pl.String)
+def _strings(values: Sequence[str] | Ids | pl.Series) -> pl.Series:
+    return values if isinstance(values, pl.Series) else pl.Series(list(values), dtype=pl.String)
 
 
 def _objects(ids: pl.Series) -> npt.NDArray[Any]:
