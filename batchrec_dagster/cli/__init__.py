@@ -25,12 +25,23 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
+        except (click.Abort, click.exceptions.Exit):
+            raise
+        except click.ClickException as error:
+            # It may repeat what a file or an argument says.
+            error.message = _safe(error.message)
             raise
         except Exception as error:
             if not (message := _message(error)):
                 raise
-            raise click.ClickException(message) from error
+            raise click.ClickException(_safe(message)) from error
+
+
+def _safe(message: str) -> str:
+    """The message without what controls a terminal."""
+    from batchrec_dagster.reporting.terminal import plain
+
+    return "\n".join(map(plain, message.splitlines()))
 
 
 def _message(error: Exception) -> str:
@@ -41,7 +52,6 @@ def _message(error: Exception) -> str:
     from batchrec_dagster.pipeline.loading import DeclarationError
     from batchrec_dagster.preparation.layout import PreparationError
     from batchrec_dagster.preparation.sources.source import SourceError
-    from batchrec_dagster.reporting.terminal import plain
     from batchrec_dagster.storage.extras import ExtraMissingError
     from batchrec_dagster.storage.object_store import StorageError
 
@@ -49,8 +59,7 @@ def _message(error: Exception) -> str:
     of_settings = (DeploymentError, DeclarationError, ExtraMissingError)
     if not isinstance(error, (*of_data, *of_settings, DagsterInvariantViolationError)):
         return ""
-    said = error.description or "" if isinstance(error, Failure) else str(error)
-    return "\n".join(map(plain, said.splitlines()))
+    return error.description or "" if isinstance(error, Failure) else str(error)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

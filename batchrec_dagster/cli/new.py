@@ -132,7 +132,7 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
         found.append(_items(source, project, item_columns, options, found[0]))
     text = _text(project.defs / name, name, options["on_bad_rows"], *found)
     written = _write(project, name, text)
-    click.echo("\n".join(map(plain, [*found[0].preview, ""])))
+    click.echo(f"{found[0].preview}\n")
     for each in found:
         settings = {key: value for key, value in each.settings.items() if key != "source"}
         lines = [*each.summary, *block(settings, "  "), *(f"  {rule}" for rule in each.rules)]
@@ -140,7 +140,13 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     for warning in [warning for each in found for warning in each.warnings]:
         click.echo(f"Warning: {plain(warning)}", err=True)
     _check_project(project, written)
-    click.echo("\n  ".join([f"\nWrote {near(written)}; it loads. Next:", *_next(name)]))
+    batchrec = program("batchrec")
+    click.echo(
+        f"\nWrote {near(written)}; it loads. Next:\n"
+        f"  {batchrec} run {name}\n"
+        f"  {batchrec} open --pipeline {name}\n"
+        f"  {batchrec} show --pipeline {name}"
+    )
 
 
 def _columns(given: Mapping[str, str | None]) -> dict[str, Column]:
@@ -171,13 +177,12 @@ def _check_name(name: str, project: Project) -> None:
     from pydantic import ValidationError
 
     from batchrec_dagster.config import Pipeline
-    from batchrec_dagster.reporting.terminal import plain
 
     try:
         Pipeline.model_validate({"name": name, "ratings": {"source": "sample://hetrec"}})
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise click.UsageError(f"{plain(name)!r} is not a valid name: {reason}") from error
+        raise click.UsageError(f"{name!r} is not a valid name: {reason}") from error
     folder = project.defs / name
     taken = declared_pipelines(project).get(name) or folder
     if taken.exists():
@@ -311,18 +316,7 @@ def _write(project: Project, name: str, text: str) -> Path:
 def _check_project(project: Project, written: Path) -> None:
     """Raise click.ClickException if the project does not load with what was written."""
     from batchrec_dagster.cli.pipelines import problems
-    from batchrec_dagster.reporting.terminal import plain
 
     if others := problems(project, whole=True):
-        why = "\n  ".join(map(plain, others))
+        why = "\n  ".join(others)
         raise click.ClickException(f"wrote {near(written)}; the project does not load:\n  {why}")
-
-
-def _next(name: str) -> list[str]:
-    """The commands to run next."""
-    batchrec = program("batchrec")
-    return [
-        f"{batchrec} run {name}",
-        f"{batchrec} open --pipeline {name}",
-        f"{batchrec} show --pipeline {name}",
-    ]

@@ -36,7 +36,8 @@ from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.preparation.users import Counts, count_rows
-from batchrec_dagster.reporting.terminal import plain
+from batchrec_dagster.reporting.terminal import Column as TableColumn
+from batchrec_dagster.reporting.terminal import Section, plain, render
 from batchrec_dagster.steps.checks import Checked, enough_interactions, timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -69,8 +70,8 @@ DEFAULTS = {
 class Recognised:
     """What was recognised of a source.
 
-    settings: its block of the YAML; rules: lines of the block interactions; summary, warnings,
-    preview: lines for people; items: the distinct item ids.
+    settings: its block of the YAML; rules: lines of the block interactions; summary, warnings:
+    lines for people; preview: a table for them; items: the distinct item ids.
     """
 
     settings: Mapping[str, object]
@@ -78,7 +79,7 @@ class Recognised:
     warnings: list[str]
     items: pl.Series
     rules: Sequence[str] = ()
-    preview: Sequence[str] = ()
+    preview: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,21 +171,16 @@ def _warnings(liked: _Liked, done: Preparation, counts: Counts, options: AskedRe
     return warnings
 
 
-def _preview(read: Ratings) -> list[str]:
-    """The first rows as they are read: the cells, times in UTC."""
+def _preview(read: Ratings) -> str:
+    """The first rows as they are read: the cells, times in UTC; safe for a terminal."""
     layout, roles = read.layout, dict(read.layout.roles)
     unit = first_unit(read.tables, layout, read.rules)
     moment = pl.from_epoch(times.seconds(pl.col("timestamp"), unit, layout.timezone), "s")
     rows = read.tables[0].cells(roles).head(PREVIEWED).select(*roles).collect()
     if layout.timestamp is not None:
         rows = rows.with_columns(moment.dt.strftime("%Y-%m-%d %H:%M:%S").alias("timestamp"))
-    names = [role.replace("timestamp", "time (UTC)") for role in roles]
-    lines = [names, *(["" if cell is None else cell for cell in row] for row in rows.rows())]
-    widths = [max(len(line[at]) for line in lines) for at in range(len(names))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+    columns = [TableColumn(role.replace("timestamp", "time (UTC)")) for role in roles]
+    return render([], [[Section("", columns, rows.rows())]], width=None).strip()
 
 
 def _span(counts: Counts, done: Preparation) -> Checked:

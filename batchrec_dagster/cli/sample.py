@@ -33,7 +33,6 @@ from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.rows import typed
 from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.recognition import file_format
-from batchrec_dagster.reporting.terminal import plain
 from batchrec_dagster.steps.checks import timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -48,9 +47,6 @@ TIME_FORMATS = [
 
 class UnknownColumnsError(click.UsageError):
     """Columns were not recognised, or do not exist; the message says which options to use."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(plain(message))
 
 
 @dataclass(frozen=True)

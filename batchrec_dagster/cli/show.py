@@ -88,7 +88,6 @@ def show(
 def published_of(pipeline: str | None) -> list[Published]:
     """The published pipelines, or the one of this name. Raises NotFoundError, StorageError."""
     from batchrec_dagster.reporting.published import Published, published_pipelines
-    from batchrec_dagster.reporting.terminal import plain
 
     deployed = storage(pipeline)
     names = published_pipelines(deployed)
@@ -99,20 +98,18 @@ def published_of(pipeline: str | None) -> list[Published]:
         )
     if pipeline is not None and pipeline not in names:
         raise NotFoundError(
-            f"no recommendations of {plain(pipeline)!r} yet. Published pipelines:"
-            f" {plain(', '.join(names))}"
+            f"no recommendations of {pipeline!r} yet. Published pipelines: {', '.join(names)}"
         )
     return [Published(deployed, name) for name in names if pipeline in (None, name)]
 
 
 def _not_found(published: list[Published], what: str, name: str) -> NotFoundError:
     from batchrec_dagster.reporting.lookup import nearest
-    from batchrec_dagster.reporting.terminal import plain
 
     where = " and ".join(one.pipeline for one in published)
     near = sorted({near for one in published for near in nearest(one, what, name)})
     hint = f". Nearest: {', '.join(near)}" if near else ""
-    return NotFoundError(plain(f"no {what} {name} in {where} (ids are case-sensitive){hint}"))
+    return NotFoundError(f"no {what} {name} in {where} (ids are case-sensitive){hint}")
 
 
 def _experiments(published: list[Published]) -> list[Any]:
@@ -190,12 +187,11 @@ def diff(editions: tuple[int, ...], pipeline: str | None, as_json: bool) -> None
         raise click.UsageError("name two editions at most")
     from batchrec_dagster.reporting.changes import diff_text
     from batchrec_dagster.reporting.history import EditionHistory
-    from batchrec_dagster.reporting.terminal import plain
 
     published = published_of(pipeline)
     if len(published) > 1:
         names = ", ".join(one.pipeline for one in published)
-        raise click.UsageError(f"name one of the pipelines with --pipeline: {plain(names)}")
+        raise click.UsageError(f"name one of the pipelines with --pipeline: {names}")
     (one,) = published
     history = EditionHistory(one.storage, one.places)
     found = history.compare(*_chosen(history, editions))
