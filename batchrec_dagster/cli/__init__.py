@@ -29,7 +29,7 @@ class Commands(click.Group):
             raise
         except click.ClickException as error:
             # It may repeat what a file or an argument says.
-            error.message = _safe(error.message)
+            error.message = _safe(error.message)  # type: ignore[misc]
             raise
         except Exception as error:
             if not (message := _message(error)):

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 import psycopg2
@@ -104,6 +105,7 @@ COLUMNS = {
 # Only a table that once had an experiment's lists has this column.
 ARM = "arm"
 ADD_ARM = "ALTER TABLE {} ADD COLUMN IF NOT EXISTS arm text"
+ATTACH = "ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM (MINVALUE) TO (MAXVALUE)"
 RIGHTS = "; the user needs CREATE on the schema, and to own the table where there is one"
 # What libpq says, before there are error codes, about what no retry can fix.
 LASTING = (
@@ -135,9 +137,18 @@ def replace(frame: pl.LazyFrame, target: Target) -> Written:
     """
     wanted = counts(frame)
     with _connected(target) as connection:
-        schema = _replace(frame, wanted, connection, target)
+        with connection, connection.cursor() as cursor:
+            # What holds for people's queries does not for this.
+            cursor.execute("SET LOCAL statement_timeout = 0")
+            cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            table = _Table(cursor, target)
+            table.keep_other_runs_out()
+            table.ensure()
+            table.replace(frame, wanted)
+        with connection, connection.cursor() as cursor:
+            cursor.execute(sql.SQL("ANALYZE {}").format(table.identifier))
         database = f"{connection.info.dbname} at {connection.info.host}"
-        return Written(wanted, {"table": f"{schema}.{target.table}", "database": database})
+        return Written(wanted, {"table": table.name, "database": database})
 
 
 def look(target: Target) -> str:
@@ -145,18 +156,11 @@ def look(target: Target) -> str:
     transaction that is taken back. Raises SinkError."""
     # What is not committed when the connection is closed, was not done.
     with _connected(target) as connection, connection.cursor() as cursor:
-        schema = target.schema or _current_schema(cursor)
-        table, name = sql.Identifier(schema, target.table), f"{schema}.{target.table}"
-        _ensure_table(cursor, table, name, target.pipeline)
-        new = sql.Identifier(schema, f"{target.table}{MARK}{secrets.token_hex(4)}")
-        _run(cursor, "CREATE TABLE {} (LIKE {})", new, table)
-        cursor.execute(
-            "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)",
-            [table.as_string(cursor)],
-        )
-        if cursor.fetchone() != (True,):
-            raise SinkError(f"cannot write the table {name}: it is another user's{RIGHTS}")
-        return f"{name} in {connection.info.dbname} at {connection.info.host}"
+        table = _Table(cursor, target)
+        table.ensure()
+        table.new_partition()
+        table.check_owner()
+        return f"{table.name} in {connection.info.dbname} at {connection.info.host}"
 
 
 @contextmanager
@@ -190,143 +194,132 @@ def _connect(url: str) -> Connection:
     return psycopg2.connect(make_dsn(url, **own, **safe_defaults(parse_dsn(url))))
 
 
-def _replace(frame: pl.LazyFrame, wanted: Counts, connection: Connection, target: Target) -> str:
-    with connection, connection.cursor() as cursor:
-        # What holds for people's queries does not for this.
-        cursor.execute("SET LOCAL statement_timeout = 0")
-        cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-        schema = target.schema or _current_schema(cursor)
-        table = sql.Identifier(schema, target.table)
-        name = f"{schema}.{target.table}"
-        cursor.execute("SELECT pg_try_advisory_xact_lock(hashtext(%s))", [f"batchrec {name}"])
-        if cursor.fetchone() != (True,):
-            raise SinkUnavailableError(f"another run is writing {name}")
-        _ensure_table(cursor, table, name, target.pipeline)
-        new = sql.Identifier(schema, f"{target.table}{MARK}{secrets.token_hex(4)}")
-        _run(
-            cursor, "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)", new, table
+class _Table:
+    """The table of the lists within a transaction. name: SCHEMA.TABLE; methods raise SinkError."""
+
+    def __init__(self, cursor: Cursor, target: Target) -> None:
+        self._cursor, self._target = cursor, target
+        (own_schema,) = self._row("SELECT current_schema()")
+        self._schema = target.schema or own_schema
+        if self._schema is None:
+            raise SinkError("the connection has no schema: set sinks.postgres.schema")
+        self.name = f"{self._schema}.{target.table}"
+        self.identifier = sql.Identifier(self._schema, target.table)
+        # For to_regclass().
+        self._quoted = self.identifier.as_string(cursor)
+
+    def _run(self, statement: str, *parts: sql.Composable) -> None:
+        self._cursor.execute(sql.SQL(statement).format(*parts))
+
+    def _row(self, statement: str, *values: str) -> tuple[Any, ...]:
+        self._cursor.execute(statement, values)
+        return self._cursor.fetchone() or ()
+
+    def _new_name(self, start: str) -> sql.Identifier:
+        return sql.Identifier(self._schema, f"{start}{secrets.token_hex(4)}")
+
+    def keep_other_runs_out(self) -> None:
+        """Until the end of the transaction."""
+        lock = "SELECT pg_try_advisory_xact_lock(hashtext(%s))"
+        if self._row(lock, f"batchrec {self.name}") != (True,):
+            raise SinkUnavailableError(f"another run is writing {self.name}")
+
+    def check_owner(self) -> None:
+        owned = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)"
+        if self._row(owned, self._quoted) != (True,):
+            raise SinkError(f"cannot write the table {self.name}: it is another user's{RIGHTS}")
+
+    def ensure(self) -> None:
+        """Make it where there is none, and refuse one that is another's."""
+        key, exists, comment, others = self._row(
+            "SELECT pg_get_partkeydef(to_regclass(%s)), to_regclass(%s) IS NOT NULL,"
+            " coalesce(obj_description(to_regclass(%s), 'pg_class'), ''),"
+            " (SELECT string_agg(relname, ', ') FROM pg_inherits JOIN pg_class ON oid = inhrelid"
+            " WHERE inhparent = to_regclass(%s) AND strpos(relname, %s) = 0)",
+            *[self._quoted] * 4,
+            MARK,
         )
-        columns = _columns(frame)
+        ours = f"{WRITTEN_FOR}{self._target.pipeline}" if self._target.pipeline else ""
+        if not exists:
+            columns = ", ".join(f"{column} {kind}" for column, kind in COLUMNS.items())
+            key = "PRIMARY KEY (user_id, rank)"
+            self._run(
+                f"CREATE TABLE {{}} ({columns}, {key}) PARTITION BY RANGE (rank)", self.identifier
+            )
+            if ours:
+                self._run("COMMENT ON TABLE {} IS {}", self.identifier, sql.Literal(ours))
+        elif ours and comment.startswith(WRITTEN_FOR) and comment != ours:
+            other = comment.removeprefix(WRITTEN_FOR)
+            raise SinkError(
+                f"{self.name} has the lists of the pipeline {other}: give sinks.postgres.table"
+                " another name"
+            )
+        elif key != "RANGE (rank)" or others:
+            found = f"has other partitions ({others})" if others else "was not made by this sink"
+            raise SinkError(
+                f"there is a {self.name} already, which {found}: give sinks.postgres.table another"
+                " name, or rename that one"
+            )
+
+    def new_partition(self) -> sql.Identifier:
+        """A table that can become its partition."""
+        new = self._new_name(f"{self._target.table}{MARK}")
+        like = "LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS"
+        self._run(f"CREATE TABLE {{}} ({like})", new, self.identifier)
+        return new
+
+    def replace(self, frame: pl.LazyFrame, wanted: Counts) -> None:
+        """Put the lists into a new partition, and that in place of the old one."""
+        new, there = self.new_partition(), frame.collect_schema().names()
+        columns = [name for name in (*COLUMNS, ARM) if name in there]
         if ARM in columns:
-            _run(cursor, ADD_ARM, new)
-        copy(cursor, frame.select(columns), new)
-        _run(cursor, "SELECT count(*), count(*) FILTER (WHERE rank = 1) FROM {}", new)
-        rows, users = cursor.fetchone() or (0, 0)
-        compare(wanted, rows=rows, users=users, where=name)
-        _index(cursor, new, table, schema, arm=ARM in columns)
-        _swap(cursor, new, table, schema, name, arm=ARM in columns)
-    with connection, connection.cursor() as cursor:
-        _run(cursor, "ANALYZE {}", table)
-    return schema
+            self._run(ADD_ARM, new)
+        copy(self._cursor, frame.select(columns), new)
+        self._run("SELECT count(*), count(*) FILTER (WHERE rank = 1) FROM {}", new)
+        rows, users = self._cursor.fetchone() or (0, 0)
+        compare(wanted, rows=rows, users=users, where=self.name)
+        self._index(new, arm=ARM in columns)
+        self._keep_readers_out()
+        self._swap(new, arm=ARM in columns)
 
+    def _index(self, new: sql.Identifier, *, arm: bool) -> None:
+        """The indexes that the table has: by making it the partition of a passing copy of the
+        table, as attaching it to the table itself would build them while readers are locked out."""
+        passing = self._new_name("batchrec_passing_")
+        like = "LIKE {} INCLUDING INDEXES INCLUDING CONSTRAINTS"
+        self._run(f"CREATE TABLE {{}} ({like}) PARTITION BY RANGE (rank)", passing, self.identifier)
+        if arm:
+            self._run(ADD_ARM, passing)
+        self._run(ATTACH, passing, new)
+        self._run("ALTER TABLE {} DETACH PARTITION {}", passing, new)
+        self._run("DROP TABLE {}", passing)
 
-def _columns(frame: pl.LazyFrame) -> list[str]:
-    there = frame.collect_schema().names()
-    return [name for name in (*COLUMNS, ARM) if name in there]
-
-
-def _current_schema(cursor: Cursor) -> str:
-    cursor.execute("SELECT current_schema()")
-    (schema,) = cursor.fetchone() or (None,)
-    if schema is None:
-        raise SinkError("the connection has no schema: set sinks.postgres.schema")
-    return str(schema)
-
-
-def _ensure_table(cursor: Cursor, table: sql.Identifier, name: str, pipeline: str) -> None:
-    """The table, made where there is none. Raises SinkError where it is another's."""
-    cursor.execute(
-        "SELECT pg_get_partkeydef(to_regclass(%s)), to_regclass(%s) IS NOT NULL,"
-        " coalesce(obj_description(to_regclass(%s), 'pg_class'), ''),"
-        " (SELECT string_agg(relname, ', ') FROM pg_inherits JOIN pg_class ON oid = inhrelid"
-        " WHERE inhparent = to_regclass(%s) AND strpos(relname, %s) = 0)",
-        [*[table.as_string(cursor)] * 4, MARK],
-    )
-    key, exists, comment, others = cursor.fetchone() or (None, False, "", None)
-    if not exists:
-        columns = ", ".join(f"{column} {kind}" for column, kind in COLUMNS.items())
-        _run(
-            cursor,
-            f"CREATE TABLE {{}} ({columns}, PRIMARY KEY (user_id, rank)) PARTITION BY RANGE (rank)",
-            table,
-        )
-        if pipeline:
-            comment = sql.Literal(WRITTEN_FOR + pipeline)
-            cursor.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(table, comment))
-    elif pipeline and comment.startswith(WRITTEN_FOR) and comment != WRITTEN_FOR + pipeline:
-        other = comment.removeprefix(WRITTEN_FOR)
-        raise SinkError(
-            f"{name} has the lists of the pipeline {other}: give sinks.postgres.table another name"
-        )
-    elif key != "RANGE (rank)" or others:
-        found = f"has other partitions ({others})" if others else "was not made by this sink"
-        raise SinkError(
-            f"there is a {name} already, which {found}: give sinks.postgres.table another name, or"
-            " rename that one"
-        )
-
-
-def _index(
-    cursor: Cursor, new: sql.Identifier, table: sql.Identifier, schema: str, *, arm: bool
-) -> None:
-    """The indexes that the table has: by making it the partition of a passing copy of the table, as
-    attaching it to the table itself would build them while readers are locked out."""
-    passing = sql.Identifier(schema, f"batchrec_passing_{secrets.token_hex(4)}")
-    _run(
-        cursor,
-        "CREATE TABLE {} (LIKE {} INCLUDING INDEXES INCLUDING CONSTRAINTS)"
-        " PARTITION BY RANGE (rank)",
-        passing,
-        table,
-    )
-    if arm:
-        _run(cursor, ADD_ARM, passing)
-    _attach(cursor, passing, new)
-    _run(cursor, "ALTER TABLE {} DETACH PARTITION {}", passing, new)
-    _run(cursor, "DROP TABLE {}", passing)
-
-
-def _swap(
-    cursor: Cursor, new: sql.Identifier, table: sql.Identifier, schema: str, name: str, *, arm: bool
-) -> None:
-    for attempt in range(LOCK_ATTEMPTS):
-        _run(cursor, "SAVEPOINT swap")
-        cursor.execute("SET LOCAL lock_timeout = %s", [f"{LOCK_SECONDS}s"])
-        try:
-            _run(cursor, "LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", table)
-            break
-        except errors.LockNotAvailable:
-            _run(cursor, "ROLLBACK TO SAVEPOINT swap")
-            if attempt + 1 < LOCK_ATTEMPTS:
-                time.sleep(LOCK_SECONDS)
-    else:
+    def _keep_readers_out(self) -> None:
+        for attempt in range(LOCK_ATTEMPTS):
+            self._run("SAVEPOINT swap")
+            self._cursor.execute("SET LOCAL lock_timeout = %s", [f"{LOCK_SECONDS}s"])
+            try:
+                return self._run("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", self.identifier)
+            except errors.LockNotAvailable:
+                self._run("ROLLBACK TO SAVEPOINT swap")
+                if attempt + 1 < LOCK_ATTEMPTS:
+                    time.sleep(LOCK_SECONDS)
         raise SinkUnavailableError(
-            f"somebody's transaction has held {name} all the time: end it (pg_stat_activity tells"
-            " whose it is)"
+            f"somebody's transaction has held {self.name} all the time: end it (pg_stat_activity"
+            " tells whose it is)"
         )
-    cursor.execute(
-        "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid"
-        " WHERE inhparent = to_regclass(%s) AND strpos(relname, %s) > 0",
-        [table.as_string(cursor), MARK],
-    )
-    for (old,) in cursor.fetchall():
-        _run(cursor, "DROP TABLE {}", sql.Identifier(schema, old))
-    if arm:
-        _run(cursor, ADD_ARM, table)
-    _attach(cursor, table, new)
 
-
-def _attach(cursor: Cursor, table: sql.Identifier, new: sql.Identifier) -> None:
-    _run(
-        cursor,
-        "ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM (MINVALUE) TO (MAXVALUE)",
-        table,
-        new,
-    )
-
-
-def _run(cursor: Cursor, statement: str, *names: sql.Identifier) -> None:
-    cursor.execute(sql.SQL(statement).format(*names))
+    def _swap(self, new: sql.Identifier, *, arm: bool) -> None:
+        self._cursor.execute(
+            "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid"
+            " WHERE inhparent = to_regclass(%s) AND strpos(relname, %s) > 0",
+            [self._quoted, MARK],
+        )
+        for (old,) in self._cursor.fetchall():
+            self._run("DROP TABLE {}", sql.Identifier(self._schema, old))
+        if arm:
+            self._run(ADD_ARM, self.identifier)
+        self._run(ATTACH, self.identifier, new)
 
 
 def _explanation(error: psycopg2.Error, target: Target, password: str | None) -> SinkError:
