@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.reporting.charts import Kind, chart, readable
+from batchrec_dagster.reporting.charts import Chart, Kind, readable
 
 
 @given(
@@ -21,8 +21,7 @@ from batchrec_dagster.reporting.charts import Kind, chart, readable
 def test_a_chart_accepts_any_labels(values: dict[str, float], kind: Kind) -> None:
     labels = readable(values)
     assert len({*labels.values()}) == len(values)
-    points = [(text, "A", value) for text, value in values.items()]
-    svg = chart(kind, points, labels="x", values="y", series=["A"])
+    svg = Chart(kind, "x", "y", ["A"], [*values.items()]).svg()
     drawn = ElementTree.fromstring(f"<div>{svg}</div>")
     texts = {text.text or "" for text in drawn.iter("text")}
     # Only white space around the text may differ.
@@ -39,12 +38,9 @@ def test_a_chart_accepts_any_labels(values: dict[str, float], kind: Kind) -> Non
 def test_bars_are_as_long_as_their_values_on_the_axis(
     pairs: list[tuple[float, float]], kind: Kind
 ) -> None:
-    points = [
-        (f"l{n}", name, v)
-        for n, pair in enumerate(pairs)
-        for name, v in zip("AB", pair, strict=True)
-    ]
-    svg = chart(kind, points, labels="label", values="value", series=["A", "B"])
+    rows = [(f"l{n}", *pair) for n, pair in enumerate(pairs)]
+    values = [value for pair in pairs for value in pair]
+    svg = Chart(kind, "label", "value", ["A", "B"], rows).svg()
     drawn = ElementTree.fromstring(svg)
     flat = kind == "horizontal bars"
     along = "width" if flat else "height"
@@ -56,17 +52,16 @@ def test_bars_are_as_long_as_their_values_on_the_axis(
     ticks = [float(text.replace(",", "")) for text in texts if text[0].isdigit()]
     assert len(ticks) == len(spots) <= 6
     assert ticks[0] == 0
-    assert ticks[-1] >= max(value for *_, value in points) * (1 - 1e-6) - 1e-6
+    assert ticks[-1] >= max(values) * (1 - 1e-6) - 1e-6
     scale = abs(float(spots[-1]) - float(spots[0])) / ticks[-1]
-    assert lengths == pytest.approx([scale * value for *_, value in points], abs=0.2)
+    assert lengths == pytest.approx([scale * value for value in values], abs=0.2)
     for bar in drawn.iter("rect"):
         ends = [float(bar.attrib["x" if flat else "y"]) + (0 if flat else float(bar.attrib[along]))]
         assert ends == pytest.approx([float(spots[0])], abs=0.2)
 
 
 def test_an_axis_of_shares_is_in_percent_and_of_round_steps() -> None:
-    svg = chart("lines", [("a", "A", 0.031), ("b", "A", 0.012)], labels="", values="", series=["A"],
-                percent=True)  # fmt: skip
+    svg = Chart("lines", "", "", ["A"], [("a", 0.031), ("b", 0.012)], percent=True).svg()
     texts = [text.text for text in ElementTree.fromstring(svg).iter("text")]
     assert texts[:5] == ["0%", "1%", "2%", "3%", "4%"]
     assert len(re.findall("<circle", svg)) == 2

@@ -294,6 +294,6 @@ def test_the_report_has_the_numbers_of_a_plain_count(
     popular = f"{plain['popular_hit_users'] / plain['active']:.1%}"
     assert f"would have reached {popular}." in section.text[0]
     (figure,) = section.figures
-    assert figure.svg is not None
+    assert figure.chart is not None
     assert [row[0].partition(".")[0] for row in figure.rows] == ["2", "1"]
     assert outcomes_section([]).text == [NOTHING_YET]

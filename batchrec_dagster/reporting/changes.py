@@ -117,7 +117,7 @@ def _rows(changes: Sequence[Change | Shift], cell: Callable[[Any], str]) -> list
 
 
 def _table(name: str, title: str, caption: str, rows: Sequence[Sequence[str | Markup]]) -> Figure:
-    return Figure(f"changed-{name}", title, caption, None, [], ["", "Before", "Now"], rows)
+    return Figure(f"changed-{name}", title, caption, None, ["", "Before", "Now"], rows)
 
 
 COLUMNS = [

@@ -7,6 +7,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
@@ -57,61 +58,73 @@ TICKS = 5
 Kind = Literal["bars", "horizontal bars", "lines"]
 
 
-def chart(
-    kind: Kind,
-    points: Sequence[tuple[str, str, float]],
-    *,
-    labels: str,
-    values: str,
-    series: Sequence[str],
-    percent: bool = False,
-) -> Markup:
-    """The SVG of a chart; horizontal bars leave room for long labels.
+# A label, and the value of each series: not negative; None where it has none.
+Row = tuple[str, *tuple[float | None, ...]]
 
-    points: (label, series, value) in order, no value negative; labels, values: titles of the axes;
-    series: in the order of their colours; percent: whether values are shares.
-    """
-    names = readable(label for label, *_ in points)
-    ticks = _ticks(max(value for *_, value in points), percent=percent)
-    longest = LETTER * max(map(_letters, names.values()))
-    flat = kind == "horizontal bars"
-    # Of the values' axis, and of the labels'.
-    room = LETTER * max(map(len, ticks.values()))
-    slanted = not flat and len(names) > 4
-    left = TITLE + 6 + (longest if flat else max(room, longest * 0.7 - 20 if slanted else 0))
-    below = TITLE + LINE_HEIGHT + (longest * 0.7 if slanted else 0)
-    wide, high = WIDTH - left - 16, len(names) * len(series) * ROW if flat else PLOT_HEIGHT
-    band = (high if flat else wide) / len(names)
-    top = max(ticks)
-    drawn = [*_value_axis(ticks, left, wide, high, flat=flat)]
-    places = {label: (number + 0.5) * band for number, label in enumerate(names)}
-    for label, at in places.items():
-        if flat:
-            drawn.append(_text(left - 6, MARGIN + at + 4, names[label], "end"))
-        else:
-            anchor, turn = ("end", -45) if slanted else ("middle", 0)
-            drawn.append(_text(left + at, MARGIN + high + LINE_HEIGHT, names[label], anchor, turn))
-    along, up = (values, labels) if flat else (labels, values)
-    drawn.append(_text(left + wide / 2, MARGIN + high + below, along, "middle"))
-    drawn.append(_text(12, MARGIN + high / 2, up, "middle", -90))
-    for label, name, value in points:
-        number, at, size = series.index(name), places[label], value / top
-        thick = band * 0.8 / len(series)
-        start = at - band * 0.4 + number * thick
-        if flat:
-            drawn.append(_bar(left, MARGIN + start, wide * size, thick, number))
-        elif kind == "bars":
-            drawn.append(_bar(left + start, MARGIN + high * (1 - size), thick, high * size, number))
-    if kind == "lines":
-        spots = [
-            (series.index(name), left + places[label], MARGIN + high * (1 - value / top))
-            for label, name, value in points
+
+@dataclass(frozen=True)
+class Chart:
+    """labels, values: titles of the axes; series: in the order of their colours; percent: whether
+    values are shares. Horizontal bars leave room for long labels."""
+
+    kind: Kind
+    labels: str
+    values: str
+    series: Sequence[str]
+    rows: Sequence[Row]
+    percent: bool = False
+
+    def svg(self) -> Markup:
+        """The drawing."""
+        names = readable(label for label, *_ in self.rows)
+        points = [
+            (label, number, value)
+            for label, *values in self.rows
+            for number, value in enumerate(values)
+            if value is not None
         ]
-        drawn += _lines(sorted(spots))
-    return Markup(
-        '<svg viewBox="0 0 {} {:.0f}" font-family="system-ui, sans-serif" font-size="12"'
-        ' fill="var(--ink)" aria-hidden="true" focusable="false">{}</svg>'
-    ).format(WIDTH, MARGIN + high + below + MARGIN, Markup().join(drawn))
+        ticks = _ticks(max(value for *_, value in points), percent=self.percent)
+        longest = LETTER * max(map(_letters, names.values()))
+        flat = self.kind == "horizontal bars"
+        # Of the values' axis, and of the labels'.
+        room = LETTER * max(map(len, ticks.values()))
+        slanted = not flat and len(names) > 4
+        left = TITLE + 6 + (longest if flat else max(room, longest * 0.7 - 20 if slanted else 0))
+        below = TITLE + LINE_HEIGHT + (longest * 0.7 if slanted else 0)
+        wide = WIDTH - left - 16
+        high = len(names) * len(self.series) * ROW if flat else PLOT_HEIGHT
+        band = (high if flat else wide) / len(names)
+        top = max(ticks)
+        drawn = [*_value_axis(ticks, left, wide, high, flat=flat)]
+        places = {label: (number + 0.5) * band for number, label in enumerate(names)}
+        for label, at in places.items():
+            if flat:
+                drawn.append(_text(left - 6, MARGIN + at + 4, names[label], "end"))
+            else:
+                anchor, turn = ("end", -45) if slanted else ("middle", 0)
+                below_axis = MARGIN + high + LINE_HEIGHT
+                drawn.append(_text(left + at, below_axis, names[label], anchor, turn))
+        along, up = (self.values, self.labels) if flat else (self.labels, self.values)
+        drawn.append(_text(left + wide / 2, MARGIN + high + below, along, "middle"))
+        drawn.append(_text(12, MARGIN + high / 2, up, "middle", -90))
+        thick = band * 0.8 / len(self.series)
+        for label, number, value in points:
+            start, size = places[label] - band * 0.4 + number * thick, value / top
+            if flat:
+                drawn.append(_bar(left, MARGIN + start, wide * size, thick, number))
+            elif self.kind == "bars":
+                y = MARGIN + high * (1 - size)
+                drawn.append(_bar(left + start, y, thick, high * size, number))
+        if self.kind == "lines":
+            spots = [
+                (number, left + places[label], MARGIN + high * (1 - value / top))
+                for label, number, value in points
+            ]
+            drawn += _lines(sorted(spots))
+        return Markup(
+            '<svg viewBox="0 0 {} {:.0f}" font-family="system-ui, sans-serif" font-size="12"'
+            ' fill="var(--ink)" aria-hidden="true" focusable="false">{}</svg>'
+        ).format(WIDTH, MARGIN + high + below + MARGIN, Markup().join(drawn))
 
 
 def _ticks(largest: float, *, percent: bool) -> dict[float, str]:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import polars as pl
 
-from batchrec_dagster.reporting.charts import chart
+from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.sections import (
     Figure,
     Judgement,
@@ -199,23 +199,15 @@ def _tiles(outcome: Outcome) -> Iterator[Tile]:
 def _over_time(outcomes: Sequence[Outcome]) -> Figure:
     labels = [f"{one.edition}. {one.end:%Y-%m-%d}" for one in outcomes]
     points = [
-        (label, series, value)
+        (label, one.hit_rate.value if one.hit_rate else None, one.popular_hit_rate or 0.0)
         for label, one in zip(labels, outcomes, strict=True)
-        for series, value in (
-            (LISTS, one.hit_rate.value if one.hit_rate else 0.0),
-            (POPULAR, one.popular_hit_rate or 0.0),
-        )
     ]
+    lines = Chart("lines", "Edition", "Users", [LISTS, POPULAR], points, percent=True)
     return Figure(
         "outcomes-over-time",
         "Who chose something from their list",
         "Share of active users who chose something from their list, after each edition.",
-        chart(
-            "lines", points, labels="Edition", values="Users", series=[LISTS, POPULAR], percent=True
-        )
-        if len(outcomes) > 1
-        else None,
-        [LISTS, POPULAR],
+        lines if len(outcomes) > 1 else None,
         ["Edition", LISTS, "95% interval", POPULAR, "Active users"],
         [
             [

@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from batchrec_dagster.personalize.evidence import ALL, Estimate
-from batchrec_dagster.reporting.charts import chart
+from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.facts import Facts, Training
 from batchrec_dagster.reporting.people import HISTORY, LIST, shortened
 from batchrec_dagster.reporting.sections import Figure, comparison, count, percent, score
@@ -190,28 +190,21 @@ def _groups(facts: Facts) -> Figure | None:
     groups = facts.run.evidence
     if not groups:
         return None
-    labels = {
-        one.group: f"{'All' if one.group == ALL else one.group} ({one.users:,} users)"
+    names = {one.group: "All" if one.group == ALL else one.group for one in groups}
+    bars = [
+        (f"{names[one.group]} ({one.users:,} users)", one.ndcg.value, one.popular.value)
         for one in groups
-    }
-    points = [
-        (labels[one.group], name, estimate.value)
-        for one in groups
-        for name, estimate in ((MODEL, one.ndcg), (POPULAR, one.popular))
     ]
-    series = [MODEL, POPULAR]
-    svg = chart("horizontal bars", points, labels="Interactions", values="NDCG@25", series=series)
     return Figure(
         "groups",
         "Quality by length of history",
         "Tested users by how many of their interactions the model saw. Cold users have nothing to"
         " hold out, so nothing is measured for them.",
-        svg,
-        series,
+        Chart("horizontal bars", "Interactions", "NDCG@25", [MODEL, POPULAR], bars),
         ["Interactions", "Users", "Model", "Popular", "Lead"],
         [
             [
-                "All" if one.group == ALL else one.group,
+                names[one.group],
                 count(one.users),
                 score(one.ndcg.value),
                 score(one.popular.value),
@@ -233,20 +226,8 @@ def estimated(estimate: Estimate) -> Markup:
 def _exposure(facts: Facts) -> Figure:
     """How much of the lists few items take."""
     exposure = facts.catalogue.exposure
-    series = {LISTS: "recommendations", HISTORIES: "interactions"}
-    points = [
-        (share.label, name, getattr(share, of))
-        for name, of in series.items()
-        for share in exposure.curve
-    ]
-    svg = chart(
-        "lines",
-        points,
-        labels="Items that are shown most",
-        values="Share of all",
-        series=[*series],
-        percent=True,
-    )
+    series = [LISTS, HISTORIES]
+    curve = [(share.label, share.recommendations, share.interactions) for share in exposure.curve]
     rows = [
         [f"Top {share.label}", percent(share.recommendations), percent(share.interactions)]
         for share in exposure.curve
@@ -258,8 +239,7 @@ def _exposure(facts: Facts) -> Figure:
         "The share of all recommendations that the most recommended items take, compared with what"
         " the most popular ones take of all interactions. Gini: 0 if all items are shown equally"
         " often, 1 if one takes all.",
-        svg,
-        [*series],
+        Chart("lines", "Items that are shown most", "Share of all", series, curve, percent=True),
         ["Items", *series],
         [*rows, gini],
     )
@@ -270,19 +250,20 @@ def _trainings(facts: Facts) -> Figure | None:
     trainings = facts.run.trainings
     if len(trainings) < 2:
         return None
-    points = []
-    for number, training in enumerate(trainings, 1):
-        label = f"{number}. {training.made:%Y-%m-%d}"
-        points.append((label, "Model", training.metrics.get("ndcg_at_25", 0.0)))
-        if (popular := training.metrics.get("popularity_ndcg_at_25")) is not None:
-            points.append((label, POPULAR, popular))
+    points = [
+        (
+            f"{number}. {training.made:%Y-%m-%d}",
+            training.metrics.get("ndcg_at_25", 0.0),
+            training.metrics.get("popularity_ndcg_at_25"),
+        )
+        for number, training in enumerate(trainings, 1)
+    ]
     return Figure(
         "runs",
         "Quality over time",
         f"NDCG@25 of the latest {len(trainings)} models, oldest first."
         + (SETTINGS_CHANGED if _settings_changed(trainings) else ""),
-        chart("lines", points, labels="Model", values="NDCG@25", series=["Model", POPULAR]),
-        ["Model", POPULAR],
+        Chart("lines", "Model", "NDCG@25", ["Model", POPULAR], points),
         ["Trained", *(metric.name for metric in METRICS)],
         [
             [
@@ -311,14 +292,7 @@ def _lengths(facts: Facts) -> Figure:
         "lengths",
         "How much is known about each user",
         "Requested users by their number of interactions.",
-        chart(
-            "bars",
-            [(label, "Users", users) for label, users in groups],
-            labels="Interactions",
-            values="Users",
-            series=["Users"],
-        ),
-        ["Users"],
+        Chart("bars", "Interactions", "Users", ["Users"], groups),
         ["Interactions", "Users"],
         [[label, count(users)] for label, users in groups],
     )

@@ -12,7 +12,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from batchrec_dagster.reporting.charts import chart
+from batchrec_dagster.reporting.charts import Chart
 
 Judgement = Literal["good", "watch", "bad"]
 
@@ -33,15 +33,14 @@ class Tile:
 class Figure:
     """A chart and the table with its numbers.
 
-    title: of both; caption: the chart in a sentence; svg: None for a table alone; series: in the
-    order of their colours; rows: formatted cells.
+    title: of both; caption: the chart in a sentence; chart: None for a table alone; columns, rows:
+    of the table, with formatted cells.
     """
 
     name: str
     title: str
     caption: str
-    svg: Markup | None
-    series: Sequence[str]
+    chart: Chart | None
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Markup]]
 
@@ -88,15 +87,7 @@ def comparison(
 ) -> Figure:
     """Horizontal bars of two series. texts: title, caption; axes: titles for labels and values;
     rows: label, value of each series; shares: whether the values are shares."""
-    points = [
-        (label, which, value)
-        for label, *values in rows
-        for which, value in zip(series, values, strict=True)
-    ]
-    labels, unit = axes
-    svg = chart(
-        "horizontal bars", points, labels=labels, values=unit, series=series, percent=shares
-    )
     cell = percent if shares else score
     cells = [[label, *map(cell, values)] for label, *values in rows]
-    return Figure(name, *texts, svg, series, [labels, *series], cells)
+    chart = Chart("horizontal bars", *axes, series, rows, shares)
+    return Figure(name, *texts, chart, [axes[0], *series], cells)
