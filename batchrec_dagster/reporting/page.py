@@ -217,10 +217,10 @@ def _groups(facts: Facts) -> Figure | None:
 
 def estimated(estimate: Estimate) -> Markup:
     """A metric, and below it its 95 % interval or that there is none."""
-    if estimate.low is None or estimate.high is None:
+    if estimate.interval is None:
         return score(estimate.value) + Markup("<small>too few users for an interval</small>")
-    bounds = Markup("<small>{} to {}</small>").format(score(estimate.low), score(estimate.high))
-    return score(estimate.value) + bounds
+    ends = Markup("<small>{} to {}</small>").format(*map(score, estimate.interval))
+    return score(estimate.value) + ends
 
 
 def _exposure(facts: Facts) -> Figure:

@@ -144,34 +144,27 @@ def quality(facts: VerdictFacts) -> tuple[Judgement, str]:
     """How the model compares with the most popular items."""
     if facts.popular is None:
         return "watch", f"NDCG@25 is {facts.ndcg:.4f}, with nothing to compare it with"
-    measured = f"NDCG@25 {facts.ndcg:.4f} compared with {facts.popular:.4f}"
-    lead, tested = _lead(facts), facts.tested
-    if tested is None:
-        how = f"{measured}, without an interval, so chance is not ruled out"
-    elif lead is None or lead.low is None or lead.high is None:
-        how = f"{measured} on only {tested.users:,} tested users, too few for an interval"
-    else:
-        how = f"{measured} on {tested.users:,} tested users, a lead of {_with_interval(lead)}"
-    small = tested is not None and tested.users < SMALL
-    if lead is not None and lead.high is not None and lead.low is not None:
-        if lead.high < 0:
-            return "bad", f"the model is worse than the most popular items: {how}"
-        if lead.low <= 0:
-            return "watch", f"the model is not clearly better than the most popular items: {how}"
-        if small:
-            return "watch", f"the model beats the most popular items, but in a small sample: {how}"
-        return "good", f"the model clearly beats the most popular items: {how}"
-    if facts.ndcg <= facts.popular:
-        return "bad", f"the model is no better than the most popular items: {how}"
-    return ("watch" if tested else "good"), f"the model beats the most popular items: {how}"
-
-
-def _lead(facts: VerdictFacts) -> Estimate | None:
-    return facts.tested.difference if facts.tested else None
-
-
-def _with_interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.4f} (95% interval {estimate.low:.4f} to {estimate.high:.4f})"
+    how = f"NDCG@25 {facts.ndcg:.4f} compared with {facts.popular:.4f}"
+    tested = facts.tested
+    interval = tested.difference.interval if tested else None
+    if tested is None or interval is None:
+        if tested is None:
+            how += ", without an interval, so chance is not ruled out"
+        else:
+            how += f" on only {tested.users:,} tested users, too few for an interval"
+        if facts.ndcg <= facts.popular:
+            return "bad", f"the model is no better than the most popular items: {how}"
+        return ("watch" if tested else "good"), f"the model beats the most popular items: {how}"
+    low, high = interval
+    how += f" on {tested.users:,} tested users, a lead of {tested.difference.value:.4f}"
+    how += f" (95% interval {low:.4f} to {high:.4f})"
+    if high < 0:
+        return "bad", f"the model is worse than the most popular items: {how}"
+    if low <= 0:
+        return "watch", f"the model is not clearly better than the most popular items: {how}"
+    if tested.users < SMALL:
+        return "watch", f"the model beats the most popular items, but in a small sample: {how}"
+    return "good", f"the model clearly beats the most popular items: {how}"
 
 
 def _lists(facts: VerdictFacts) -> Iterator[tuple[Judgement, str]]:
@@ -215,12 +208,8 @@ def _margin(facts: VerdictFacts) -> float | None:
     """Half the 95 % interval of the difference between two editions, measured on different users;
     None if an interval is missing."""
     before, now = facts.before and facts.before.ndcg, facts.tested and facts.tested.ndcg
-    halves = [
-        (one.high - one.low) / 2
-        for one in (before, now)
-        if one and one.low is not None and one.high is not None
-    ]
-    return math.hypot(*halves) if len(halves) == 2 else None
+    ends = [one.interval for one in (before, now) if one and one.interval]
+    return math.hypot(*((high - low) / 2 for low, high in ends)) if len(ends) == 2 else None
 
 
 def _compared(facts: VerdictFacts) -> str | None:
