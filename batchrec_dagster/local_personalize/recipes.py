@@ -12,19 +12,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from batchrec_dagster.local_personalize.errors import InvalidInputError, NotFoundError
-from batchrec_dagster.local_personalize.learning import training
-from batchrec_dagster.local_personalize.learning.evaluation import METRICS, SEGMENT_METRICS
-from batchrec_dagster.local_personalize.learning.hpo import (
-    DEFAULT_JOBS,
-    MAX_JOBS,
-    Search,
-    format_value,
-    search_ranges,
-    tune,
-)
-from batchrec_dagster.local_personalize.learning.interactions import Interactions, TrainingError
-from batchrec_dagster.local_personalize.learning.training import Trained, Trainer
 from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize import recipes as names
 from batchrec_dagster.personalize.recipes import (
@@ -32,6 +19,13 @@ from batchrec_dagster.personalize.recipes import (
     parse_hyperparameters,
     recipe_arn,
 )
+
+from .errors import InvalidInputError, NotFoundError
+from .learning import training
+from .learning.evaluation import METRICS, SEGMENT_METRICS
+from .learning.hpo import DEFAULT_JOBS, MAX_JOBS, Search, format_value, search_ranges, tune
+from .learning.interactions import Interactions, TrainingError
+from .learning.training import Trained, Trainer
 
 # Personalize's types of recipes.
 USER_PERSONALIZATION = "USER_PERSONALIZATION"

@@ -19,9 +19,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any
 
-from batchrec_dagster.local_personalize.catalog.catalog import Catalog, Records, Resource
-from batchrec_dagster.local_personalize.catalog.home import Home
-from batchrec_dagster.local_personalize.operations.registry import KINDS
+from ..catalog.catalog import Catalog, Records, Resource
+from ..catalog.home import Home
+from ..operations.registry import KINDS
 
 CATALOG = "catalog.json"
 FORMAT = 1

@@ -19,15 +19,16 @@ from botocore.config import Config
 from botocore.loaders import create_loader
 from urllib3 import HTTPResponse
 
-from batchrec_dagster.local_personalize.catalog.kinds import ACCOUNT_ID, QUOTAS_VARIABLE, Quotas
-from batchrec_dagster.local_personalize.errors import CatalogError
 from batchrec_dagster.storage.object_store import ObjectStore
+
+from ..catalog.kinds import ACCOUNT_ID, QUOTAS_VARIABLE, Quotas
+from ..errors import CatalogError
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
-    from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-    from batchrec_dagster.local_personalize.jobs.worker import Pace
+    from ..jobs.worker import Pace
+    from .service import LocalPersonalize
 
 __all__ = [
     "QUOTAS_VARIABLE",
@@ -64,7 +65,7 @@ def embedded_client(
     on this home resumes unfinished ones.
     """
     # What trains is imported only where a Personalize runs, not where pipelines are loaded.
-    from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+    from .service import LocalPersonalize
 
     service = LocalPersonalize(
         home, store, region=region, account=account, quotas=quotas, pace=pace, v2_lines=v2_lines
@@ -74,7 +75,7 @@ def embedded_client(
 
 def client_for(service: LocalPersonalize, *, region: str = "us-east-1") -> PersonalizeClient:
     """A `personalize` client for a running local Personalize."""
-    from batchrec_dagster.local_personalize.api.service import CONTENT_TYPE, answer
+    from .service import CONTENT_TYPE, answer
 
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         target = request.headers.get("X-Amz-Target", b"")

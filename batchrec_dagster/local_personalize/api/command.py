@@ -14,7 +14,7 @@ from batchrec_dagster.storage.extras import ExtraMissingError, require
 from batchrec_dagster.web import allowed_hosts
 
 if TYPE_CHECKING:
-    from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+    from ..catalog.kinds import Quotas
 
 DEFAULT_HOME = Path(".batchrec/personalize")
 
@@ -43,7 +43,7 @@ def _matching(pattern: str, meaning: str) -> Callable[..., str]:
 
 
 def _quotas(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> Quotas:
-    from batchrec_dagster.local_personalize.catalog.kinds import Quotas
+    from ..catalog.kinds import Quotas
 
     try:
         return Quotas.parse(texts)
@@ -61,12 +61,8 @@ def _check_extras() -> None:
 
 
 def _move_home(home: Path, export_to: Path | None, import_from: Path | None) -> None:
-    from batchrec_dagster.local_personalize.api.archive import (
-        ArchiveError,
-        export_home,
-        import_home,
-    )
-    from batchrec_dagster.local_personalize.errors import CatalogError
+    from ..errors import CatalogError
+    from .archive import ArchiveError, export_home, import_home
 
     try:
         if import_from and (scope := import_home(import_from, home)):
@@ -79,7 +75,7 @@ def _move_home(home: Path, export_to: Path | None, import_from: Path | None) -> 
 
 def _show_support(context: click.Context, parameter: click.Parameter, requested: bool) -> None:
     if requested:
-        from batchrec_dagster.local_personalize.operations.registry import markdown
+        from ..operations.registry import markdown
 
         click.echo(markdown(), nl=False)
         context.exit()
@@ -211,19 +207,18 @@ def local_personalize(
     _check_extras()
     import boto3
 
-    from batchrec_dagster.local_personalize.api.server import serve
-    from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-    from batchrec_dagster.local_personalize.api.signatures import AccessKey
-    from batchrec_dagster.local_personalize.errors import CatalogError
-    from batchrec_dagster.local_personalize.jobs.worker import Pace
     from batchrec_dagster.storage.object_store import ObjectStore
+
+    from ..errors import CatalogError
+    from ..jobs.worker import Pace
+    from .server import serve
+    from .service import LocalPersonalize
+    from .signatures import AccessKey
 
     if bool(access_key_id) != bool(secret_access_key):
         raise click.UsageError("an access key needs both --access-key-id and --secret-access-key")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    key = (
-        AccessKey(access_key_id, secret_access_key) if access_key_id and secret_access_key else None
-    )
+    key = AccessKey(access_key_id, secret_access_key or "") if access_key_id else None
     store = ObjectStore(buckets, boto3.Session(), s3_endpoint)
     try:
         service = LocalPersonalize(

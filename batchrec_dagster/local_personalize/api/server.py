@@ -17,17 +17,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from batchrec_dagster.local_personalize.api.service import CONTENT_TYPE, LocalPersonalize, answer
-from batchrec_dagster.local_personalize.api.signatures import (
-    AccessKey,
-    SignatureError,
-    check_signature,
-)
-from batchrec_dagster.local_personalize.errors import CatalogError
-from batchrec_dagster.local_personalize.jobs.job import logger
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web.guard import Guard
 from batchrec_dagster.web.server import BODY_SECONDS, BodyTooLargeError, LimitedServer, read_body
+
+from ..errors import CatalogError
+from ..jobs.job import logger
+from .service import CONTENT_TYPE, LocalPersonalize, answer
+from .signatures import AccessKey, SignatureError, check_signature
 
 
 def application(

@@ -11,28 +11,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from batchrec_dagster.local_personalize.api.validation import (
-    check_request,
-    input_shape,
-    prune,
-    service_model,
-)
-from batchrec_dagster.local_personalize.catalog.catalog import Catalog
-from batchrec_dagster.local_personalize.catalog.home import Home
-from batchrec_dagster.local_personalize.catalog.kinds import ACCOUNT_ID, HEADERS, Call, Quotas
-from batchrec_dagster.local_personalize.errors import (
-    CatalogError,
-    InvalidInputError,
-    ServiceError,
-)
-from batchrec_dagster.local_personalize.jobs.job import logger
-from batchrec_dagster.local_personalize.jobs.worker import Pace, Worker
-from batchrec_dagster.local_personalize.operations.registry import KINDS, OPERATIONS, READS, refusal
-from batchrec_dagster.local_personalize.operations.solutions import (
-    due_solutions,
-    train_due_solutions,
-)
 from batchrec_dagster.storage.object_store import ObjectStore
+
+from ..catalog.catalog import Catalog
+from ..catalog.home import Home
+from ..catalog.kinds import ACCOUNT_ID, HEADERS, Call, Quotas
+from ..errors import CatalogError, InvalidInputError, ServiceError
+from ..jobs.job import logger
+from ..jobs.worker import Pace, Worker
+from ..operations.registry import KINDS, OPERATIONS, READS, refusal
+from ..operations.solutions import due_solutions, train_due_solutions
+from .validation import check_request, input_shape, prune, service_model
 
 CONTENT_TYPE = "application/x-amz-json-1.1"
 TARGET_PREFIX = "AmazonPersonalize"

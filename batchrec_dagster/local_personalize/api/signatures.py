@@ -17,7 +17,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.compat import HTTPHeaders
 from botocore.credentials import Credentials
 
-from batchrec_dagster.local_personalize.api.validation import SERVICE
+from .validation import SERVICE
 
 _SKEW = timedelta(minutes=15)
 _HEADER = re.compile(

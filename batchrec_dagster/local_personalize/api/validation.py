@@ -16,7 +16,7 @@ from typing import Any
 from botocore.loaders import Loader
 from botocore.model import ListShape, MapShape, ServiceModel, Shape, StructureShape
 
-from batchrec_dagster.local_personalize.errors import InvalidInputError
+from ..errors import InvalidInputError
 
 SERVICE = "personalize"
 

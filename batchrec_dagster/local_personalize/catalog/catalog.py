@@ -17,9 +17,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from batchrec_dagster.local_personalize.errors import CatalogError
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.durable import exclusive
+
+from ..errors import CatalogError
 
 _BUSY_SECONDS = 60
 

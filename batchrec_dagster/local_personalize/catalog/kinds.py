@@ -13,14 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrec_dagster.local_personalize.api.validation import output_members
-from batchrec_dagster.local_personalize.catalog.catalog import DELETING, Records, Resource, Status
-from batchrec_dagster.local_personalize.errors import InUseError, NotFoundError
 from batchrec_dagster.personalize.permissions import partition
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 
+from ..api.validation import output_members
+from ..errors import InUseError, NotFoundError
+from .catalog import DELETING, Records, Resource, Status
+
 if TYPE_CHECKING:
-    from batchrec_dagster.local_personalize.jobs.job import Job
+    from ..jobs.job import Job
 
 
 # In an operation's answer: headers to send with it.

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from batchrec_dagster.local_personalize.filters.job import JobFilter
-from batchrec_dagster.local_personalize.recipes import Recipe
 from batchrec_dagster.personalize.batch_files import ITEM_LIST
+
+from ..filters.job import JobFilter
+from ..recipes import Recipe
 
 MAX_LINE_BYTES = 1 << 20
 LINES_AT_ONCE = 200_000

@@ -9,12 +9,13 @@ from typing import TypeVar
 
 import polars as pl
 
-from batchrec_dagster.local_personalize.catalog.catalog import Catalog
-from batchrec_dagster.local_personalize.catalog.home import Home
-from batchrec_dagster.local_personalize.errors import JobFailedError
-from batchrec_dagster.local_personalize.learning import store
-from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+
+from ..catalog.catalog import Catalog
+from ..catalog.home import Home
+from ..errors import JobFailedError
+from ..learning import store
+from ..learning.interactions import Interactions, ModelFileError
 
 FULL, INCREMENTAL = "FULL", "INCREMENTAL"  # values of importMode
 

@@ -10,21 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.local_personalize.data.batch_lines import Answerer, Request
-from batchrec_dagster.local_personalize.filters.tables import Read
-from batchrec_dagster.local_personalize.learning.interactions import Ids, Interactions, positions
-from batchrec_dagster.local_personalize.learning.models import (
-    AnyModel,
-    BlendModel,
-    SegmentationModel,
-)
-from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
-from batchrec_dagster.local_personalize.learning.serving import Exclude, Recommended, UserModel
-from batchrec_dagster.local_personalize.recipes import (
-    PERSONALIZED_RANKING,
-    RELATED_ITEMS,
-    Output,
-)
 from batchrec_dagster.personalize.batch_files import (
     ITEM_ATTRIBUTES,
     ITEM_FIELD,
@@ -40,6 +25,14 @@ from batchrec_dagster.personalize.item_attributes import (
 )
 from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, Field, Schema
 from batchrec_dagster.storage.progress import Progress
+
+from ..filters.tables import Read
+from ..learning.interactions import Ids, Interactions, positions
+from ..learning.models import AnyModel, BlendModel, SegmentationModel
+from ..learning.related import RelatedItemsModel
+from ..learning.serving import Exclude, Recommended, UserModel
+from ..recipes import PERSONALIZED_RANKING, RELATED_ITEMS, Output
+from .batch_lines import Answerer, Request
 
 # The items of one answer, best first, and their scores if the recipe has any.
 Answer = tuple[list[str], list[float] | None]

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.local_personalize.learning.interactions import positions
 from batchrec_dagster.personalize.filter_grammar import (
     ANY_EVENT,
     And,
@@ -25,6 +24,8 @@ from batchrec_dagster.personalize.filter_grammar import (
     Or,
     Variable,
 )
+
+from ..learning.interactions import positions
 
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.integer[Any]]

@@ -15,25 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.local_personalize.filters.columns import (
-    Bindings,
-    Column,
-    Mask,
-    Rows,
-    Table,
-    make_column,
-    matches,
-)
-from batchrec_dagster.local_personalize.filters.tables import (
-    CurrentItems,
-    Int32,
-    Read,
-    UserItems,
-    align_items,
-    load_datasets,
-    user_event_types,
-)
-from batchrec_dagster.local_personalize.learning.serving import Exclude, Float32
 from batchrec_dagster.personalize.filter_expressions import parse_values, placeholder_uses
 from batchrec_dagster.personalize.filter_grammar import (
     USER_TARGET,
@@ -46,6 +27,18 @@ from batchrec_dagster.personalize.filter_grammar import (
     parse,
 )
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY, INTERACTIONS, ITEMS, USER_ID, USERS
+
+from ..learning.serving import Exclude, Float32
+from .columns import Bindings, Column, Mask, Rows, Table, make_column, matches
+from .tables import (
+    CurrentItems,
+    Int32,
+    Read,
+    UserItems,
+    align_items,
+    load_datasets,
+    user_event_types,
+)
 
 K = TypeVar("K", bound=Hashable)
 

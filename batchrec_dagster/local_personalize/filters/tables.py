@@ -12,15 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.local_personalize.errors import JobFailedError
-from batchrec_dagster.local_personalize.filters.columns import (
-    Column,
-    Rows,
-    Strings,
-    Table,
-    make_column,
-)
-from batchrec_dagster.local_personalize.learning.interactions import positions
 from batchrec_dagster.personalize.filter_check import check
 from batchrec_dagster.personalize.filter_grammar import (
     CURRENT_ITEM,
@@ -44,6 +35,10 @@ from batchrec_dagster.personalize.schemas import (
     Field,
     Schema,
 )
+
+from ..errors import JobFailedError
+from ..learning.interactions import positions
+from .columns import Column, Rows, Strings, Table, make_column
 
 Int32 = npt.NDArray[np.int32]
 

@@ -9,23 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from batchrec_dagster.local_personalize.catalog.catalog import (
-    CREATING,
-    UPDATING,
-    Catalog,
-    Records,
-    Resource,
-    Status,
-)
-from batchrec_dagster.local_personalize.catalog.home import Home
-from batchrec_dagster.local_personalize.catalog.kinds import JobResult, Kind
-from batchrec_dagster.local_personalize.data.datasets import DatasetReader
-from batchrec_dagster.local_personalize.errors import (
-    CatalogError,
-    InvalidInputError,
-    JobFailedError,
-)
 from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore, StorageError, split_uri
+
+from ..catalog.catalog import CREATING, UPDATING, Catalog, Records, Resource, Status
+from ..catalog.home import Home
+from ..catalog.kinds import JobResult, Kind
+from ..data.datasets import DatasetReader
+from ..errors import CatalogError, InvalidInputError, JobFailedError
 
 logger = logging.getLogger("batchrec_dagster.local_personalize")
 

@@ -16,31 +16,13 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from batchrec_dagster.local_personalize.catalog.catalog import (
-    CREATING,
-    DELETING,
-    Catalog,
-    Records,
-    Resource,
-    Status,
-)
-from batchrec_dagster.local_personalize.catalog.home import (
-    Home,
-    Owner,
-    is_alive,
-    remove,
-    remove_dead_owners,
-)
-from batchrec_dagster.local_personalize.catalog.kinds import Kind, Lane, no_files
-from batchrec_dagster.local_personalize.errors import CatalogError
-from batchrec_dagster.local_personalize.jobs.job import (
-    ClosingError,
-    Job,
-    logger,
-    perform,
-    start,
-)
 from batchrec_dagster.storage.object_store import ObjectStore
+
+from ..catalog.catalog import CREATING, DELETING, Catalog, Records, Resource, Status
+from ..catalog.home import Home, Owner, is_alive, remove, remove_dead_owners
+from ..catalog.kinds import Kind, Lane, no_files
+from ..errors import CatalogError
+from .job import ClosingError, Job, logger, perform, start
 
 _MINUTES = {Lane.QUICK: 1.0, Lane.IMPORT: 8.0, Lane.TRAINING: 20.0, Lane.INFERENCE: 30.0}
 _SHARE_PENDING = 0.25  # of the time from the request to ACTIVE

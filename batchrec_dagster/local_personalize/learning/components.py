@@ -14,12 +14,12 @@ from implicit.cpu.als import AlternatingLeastSquares
 from scipy.sparse import csr_matrix, diags
 from scipy.sparse._sparsetools import csc_matvec, csc_matvecs
 
-from batchrec_dagster.local_personalize.learning.content import ContentScorer
-from batchrec_dagster.local_personalize.learning.interactions import History
-from batchrec_dagster.local_personalize.learning.low_rank import leading_eigenvectors
-from batchrec_dagster.local_personalize.learning.ranking import reindex, top_k_per_row
-from batchrec_dagster.local_personalize.learning.store import Arrays
-from batchrec_dagster.local_personalize.learning.threads import cores, single_threaded_blas
+from .content import ContentScorer
+from .interactions import History
+from .low_rank import leading_eigenvectors
+from .ranking import reindex, top_k_per_row
+from .store import Arrays
+from .threads import cores, single_threaded_blas
 
 Float32 = npt.NDArray[np.float32]
 

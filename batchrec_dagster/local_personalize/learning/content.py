@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix, diags
 
-from batchrec_dagster.local_personalize.learning.ease import transposed
-from batchrec_dagster.local_personalize.learning.interactions import Float64, History
-from batchrec_dagster.local_personalize.learning.store import Arrays
-from batchrec_dagster.local_personalize.learning.threads import single_threaded_blas
+from .ease import transposed
+from .interactions import Float64, History
+from .store import Arrays
+from .threads import single_threaded_blas
 
 Float32 = npt.NDArray[np.float32]
 

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix, vstack
 from scipy.sparse._sparsetools import csc_matvec
 
-from batchrec_dagster.local_personalize.learning.interactions import History
-from batchrec_dagster.local_personalize.learning.ranking import masked_entries, top_k_per_row
-from batchrec_dagster.local_personalize.learning.threads import ordered_map, pieces
+from .interactions import History
+from .ranking import masked_entries, top_k_per_row
+from .threads import ordered_map, pieces
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]

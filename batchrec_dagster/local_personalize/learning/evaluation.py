@@ -13,19 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning.interactions import (
-    Ids,
-    Int32,
-    Int64,
-    Interactions,
-    positions,
-)
-from batchrec_dagster.local_personalize.learning.models import SegmentationModel
-from batchrec_dagster.local_personalize.learning.serving import (
-    Float64,
-    UserModel,
-    exclude_entries,
-)
+from .interactions import Ids, Int32, Int64, Interactions, positions
+from .models import SegmentationModel
+from .serving import Float64, UserModel, exclude_entries
 
 HELD_OUT_SHARE = 0.1
 INPUT_SHARE = 0.9

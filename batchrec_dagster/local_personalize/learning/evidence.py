@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from batchrec_dagster.local_personalize.learning.evaluation import Split, evaluate
-from batchrec_dagster.local_personalize.learning.interactions import log_popularity, popular_first
-from batchrec_dagster.local_personalize.learning.models import PopularityModel
-from batchrec_dagster.local_personalize.learning.serving import Float64, UserModel
 from batchrec_dagster.personalize.evidence import ALL
+
+from .evaluation import Split, evaluate
+from .interactions import log_popularity, popular_first
+from .models import PopularityModel
+from .serving import Float64, UserModel
 
 PREFIX = "evidence/"
 # Groups of users by the interactions that the model saw of them: the least, and the label.

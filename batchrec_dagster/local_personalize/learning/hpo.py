@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from batchrec_dagster.local_personalize.learning.evaluation import Split, split
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.personalize.recipes import (
     Boolean,
     HyperparameterError,
@@ -21,6 +19,9 @@ from batchrec_dagster.personalize.recipes import (
     Values,
     hyperparameters_of,
 )
+
+from .evaluation import Split, split
+from .interactions import Interactions
 
 Log = Callable[[str], None]
 

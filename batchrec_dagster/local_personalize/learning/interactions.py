@@ -12,9 +12,10 @@ import numpy.typing as npt
 import polars as pl
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning.item_features import ItemFeatures
-from batchrec_dagster.local_personalize.learning.threads import ordered_map, pieces
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+
+from .item_features import ItemFeatures
+from .threads import ordered_map, pieces
 
 
 class TrainingError(ValueError):

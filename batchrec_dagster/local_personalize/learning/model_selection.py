@@ -21,7 +21,7 @@ from itertools import chain, islice
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning.components import (
+from .components import (
     CONTENT,
     EASE,
     EASE_HIGH_REG,
@@ -32,18 +32,12 @@ from batchrec_dagster.local_personalize.learning.components import (
     SYMMETRIC_COOC,
     USER_NEIGHBORS,
 )
-from batchrec_dagster.local_personalize.learning.evaluation import MAX_DEPTH, ndcg
-from batchrec_dagster.local_personalize.learning.interactions import History
-from batchrec_dagster.local_personalize.learning.models import Repeats
-from batchrec_dagster.local_personalize.learning.ranking import top_k
-from batchrec_dagster.local_personalize.learning.threads import ordered_map
-from batchrec_dagster.local_personalize.learning.validation import (
-    Float32,
-    Float64,
-    ScoredUsers,
-    ValidationSet,
-    Weights,
-)
+from .evaluation import MAX_DEPTH, ndcg
+from .interactions import History
+from .models import Repeats
+from .ranking import top_k
+from .threads import ordered_map
+from .validation import Float32, Float64, ScoredUsers, ValidationSet, Weights
 
 Options = Mapping[str, Sequence[float]]  # the recency exponents to try, by name of the component
 

@@ -15,17 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import content
-from batchrec_dagster.local_personalize.learning.content import ContentScorer
-from batchrec_dagster.local_personalize.learning.interactions import (
-    Float32,
-    Float64,
-    History,
-    Ids,
-    positions,
-)
-from batchrec_dagster.local_personalize.learning.item_features import ItemFeatures
-from batchrec_dagster.local_personalize.learning.store import Arrays
+from . import content
+from .content import ContentScorer
+from .interactions import Float32, Float64, History, Ids, positions
+from .item_features import ItemFeatures
+from .store import Arrays
 
 MAX_NEW_ITEMS = 10_000  # the newest: each takes as long to score as another item
 RECENCY_EXPONENT = 0.3

@@ -16,22 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from batchrec_dagster.local_personalize.learning.interactions import (
-    Float32,
-    History,
-    Ids,
-    Int32,
-    positions,
-)
-from batchrec_dagster.local_personalize.learning.ranking import most_recent, top_k, top_k_per_row
-from batchrec_dagster.local_personalize.learning.serving import (
-    Exclude,
-    Recommended,
-    UserModel,
-    chunk_size,
-)
-from batchrec_dagster.local_personalize.learning.store import Arrays, pack_ids, save_arrays
-from batchrec_dagster.local_personalize.learning.threads import ordered_map
+from .interactions import Float32, History, Ids, Int32, positions
+from .ranking import most_recent, top_k, top_k_per_row
+from .serving import Exclude, Recommended, UserModel, chunk_size
+from .store import Arrays, pack_ids, save_arrays
+from .threads import ordered_map
 
 POPULARITY_DISCOUNT = 0.5  # default of aws-sims' popularity_discount_factor
 MIN_COINTERACTIONS = 3  # default of its min_cointeraction_count

@@ -16,11 +16,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from batchrec_dagster.local_personalize.learning.components import EASE, EASE_HIGH_REG
-from batchrec_dagster.local_personalize.learning.evaluation import HELD_OUT_SHARE, Split
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.model_selection import Blend, select_blend
-from batchrec_dagster.local_personalize.learning.validation import ValidationSet
+from .components import EASE, EASE_HIGH_REG
+from .evaluation import HELD_OUT_SHARE, Split
+from .interactions import Interactions
+from .model_selection import Blend, select_blend
+from .validation import ValidationSet
 
 MAX_ROWS = 3_000_000  # interactions; with at most so many, no one is left out
 SAMPLE_ROWS = 1_000_000

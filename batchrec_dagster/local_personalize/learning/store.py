@@ -13,15 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.local_personalize.learning.interactions import (
-    Ids,
-    Int32,
-    Interactions,
-    ModelFileError,
-    positions,
-    sort_rows,
-)
-from batchrec_dagster.local_personalize.learning.threads import ordered_map
+from .interactions import Ids, Int32, Interactions, ModelFileError, positions, sort_rows
+from .threads import ordered_map
 
 MANIFEST = "manifest.json"
 FORMAT = 1

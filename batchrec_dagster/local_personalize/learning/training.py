@@ -8,49 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from batchrec_dagster.local_personalize.learning import related
-from batchrec_dagster.local_personalize.learning.evaluation import (
-    Split,
-    evaluate,
-    evaluate_segments,
-    split,
-    with_earlier_cutoffs,
-)
-from batchrec_dagster.local_personalize.learning.evidence import PREFIX, measure
-from batchrec_dagster.local_personalize.learning.fit_components import (
-    within_percentiles,
-    without_extreme_users,
-)
-from batchrec_dagster.local_personalize.learning.hpo import Log, Measure
-from batchrec_dagster.local_personalize.learning.interactions import (
-    Histories,
-    Interactions,
-    log_popularity,
-    popular_first,
-)
-from batchrec_dagster.local_personalize.learning.models import (
-    AnyModel,
-    BlendModel,
-    PopularityModel,
-    SegmentationModel,
-    probabilities,
-)
-from batchrec_dagster.local_personalize.learning.ranking import keep_columns
-from batchrec_dagster.local_personalize.learning.related import (
-    LastItemRecommender,
-    RelatedItemsModel,
-)
-from batchrec_dagster.local_personalize.learning.train_blend import (
-    measure_blend,
-    train_blend,
-    train_blend_on_histories,
-    update_blend,
-)
-from batchrec_dagster.local_personalize.learning.validation import (
-    ValidationSet,
-    validation_set,
-)
 from batchrec_dagster.personalize.recipes import Values
+
+from . import related
+from .evaluation import Split, evaluate, evaluate_segments, split, with_earlier_cutoffs
+from .evidence import PREFIX, measure
+from .fit_components import within_percentiles, without_extreme_users
+from .hpo import Log, Measure
+from .interactions import Histories, Interactions, log_popularity, popular_first
+from .models import AnyModel, BlendModel, PopularityModel, SegmentationModel, probabilities
+from .ranking import keep_columns
+from .related import LastItemRecommender, RelatedItemsModel
+from .train_blend import measure_blend, train_blend, train_blend_on_histories, update_blend
+from .validation import ValidationSet, validation_set
 
 # By the names of GetSolutionMetrics, and with evidence.PREFIX what they rest on; empty if no user
 # was held out.

@@ -14,22 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning.components import ItemItemScorer, Scorer
-from batchrec_dagster.local_personalize.learning.evaluation import (
-    MAX_DEPTH,
-    Split,
-    ndcg,
-    with_earlier_cutoffs,
-)
-from batchrec_dagster.local_personalize.learning.interactions import (
-    Histories,
-    History,
-    Ids,
-    Int32,
-    Int64,
-)
-from batchrec_dagster.local_personalize.learning.ranking import top_k
-from batchrec_dagster.local_personalize.learning.threads import ordered_map
+from .components import ItemItemScorer, Scorer
+from .evaluation import MAX_DEPTH, Split, ndcg, with_earlier_cutoffs
+from .interactions import Histories, History, Ids, Int32, Int64
+from .ranking import top_k
+from .threads import ordered_map
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

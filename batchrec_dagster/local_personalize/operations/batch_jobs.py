@@ -9,37 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batchrec_dagster.local_personalize.catalog.catalog import Resource
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
-from batchrec_dagster.local_personalize.data.batch_lines import Answerer, count_requests
-from batchrec_dagster.local_personalize.data.inference import ItemAttributes, Recommender, Segmenter
-from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
-from batchrec_dagster.local_personalize.filters.job import JobFilter
-from batchrec_dagster.local_personalize.filters.tables import Read
-from batchrec_dagster.local_personalize.jobs.job import (
-    Job,
-    as_folder,
-    check_location,
-    objects_at,
-)
-from batchrec_dagster.local_personalize.learning.interactions import ModelFileError
-from batchrec_dagster.local_personalize.learning.models import (
-    AnyModel,
-    BlendModel,
-    SegmentationModel,
-    load_model,
-)
-from batchrec_dagster.local_personalize.learning.new_items import EXPLORATION_WEIGHT, MAX_AGE
-from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
-from batchrec_dagster.local_personalize.operations.solution_versions import (
-    histories,
-)
-from batchrec_dagster.local_personalize.recipes import (
-    RECIPES,
-    RELATED_ITEMS,
-    USER_PERSONALIZATION,
-    Recipe,
-)
 from batchrec_dagster.personalize.batch_files import (
     MAX_INPUT_BYTES,
     MAX_INPUT_RECORDS,
@@ -55,6 +24,21 @@ from batchrec_dagster.personalize.recipes import (
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY, INTERACTIONS, ITEMS
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
+
+from ..catalog.catalog import Resource
+from ..catalog.kinds import Call, Draft, JobResult, Kind, Lane
+from ..data.batch_lines import Answerer, count_requests
+from ..data.inference import ItemAttributes, Recommender, Segmenter
+from ..errors import InvalidInputError, JobFailedError
+from ..filters.job import JobFilter
+from ..filters.tables import Read
+from ..jobs.job import Job, as_folder, check_location, objects_at
+from ..learning.interactions import ModelFileError
+from ..learning.models import AnyModel, BlendModel, SegmentationModel, load_model
+from ..learning.new_items import EXPLORATION_WEIGHT, MAX_AGE
+from ..recipes import RECIPES, RELATED_ITEMS, USER_PERSONALIZATION, Recipe
+from .datasets import dataset_of, schema_of
+from .solution_versions import histories
 
 DEFAULT_RESULTS = 25
 MAX_FILES = 1000

@@ -15,21 +15,17 @@ from typing import NamedTuple
 
 import polars as pl
 
-from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind, Lane
-from batchrec_dagster.local_personalize.data.datasets import (
-    FULL,
-    INCREMENTAL,
-    ROWS,
-    save_interactions,
-)
-from batchrec_dagster.local_personalize.errors import InvalidInputError, JobFailedError
-from batchrec_dagster.local_personalize.jobs.job import Job, check_location, objects_at
-from batchrec_dagster.local_personalize.operations.datasets import schema_of
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.schemas import Field, Schema
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.object_store import ObjectInfo
+
+from ..catalog.catalog import Records, Resource
+from ..catalog.kinds import Call, Draft, JobResult, Kind, Lane
+from ..data.datasets import FULL, INCREMENTAL, ROWS, save_interactions
+from ..errors import InvalidInputError, JobFailedError
+from ..jobs.job import Job, check_location, objects_at
+from .datasets import schema_of
 
 _TYPES: dict[str, pl.DataType] = {
     "string": pl.String(),

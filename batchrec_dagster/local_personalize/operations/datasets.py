@@ -4,14 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrec_dagster.local_personalize.catalog.catalog import CREATING, Records, Resource
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, Kind
-from batchrec_dagster.local_personalize.errors import (
-    InUseError,
-    InvalidInputError,
-    LimitExceededError,
-)
-from batchrec_dagster.local_personalize.jobs.job import start_update
 from batchrec_dagster.personalize.filter_check import check_expression, check_group_fields
 from batchrec_dagster.personalize.filter_grammar import FilterError
 from batchrec_dagster.personalize.schemas import (
@@ -21,6 +13,11 @@ from batchrec_dagster.personalize.schemas import (
     SchemaError,
     parse_schema,
 )
+
+from ..catalog.catalog import CREATING, Records, Resource
+from ..catalog.kinds import Call, Draft, Kind
+from ..errors import InUseError, InvalidInputError, LimitExceededError
+from ..jobs.job import start_update
 
 
 def schema_of(records: Records, dataset: Resource) -> Schema:

@@ -9,28 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
-from batchrec_dagster.local_personalize.api.validation import (
-    output_members,
-    prune,
-    service_model,
-)
-from batchrec_dagster.local_personalize.catalog.catalog import Status
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Kind
-from batchrec_dagster.local_personalize.errors import NotFoundError
-from batchrec_dagster.local_personalize.operations import (
-    batch_jobs,
-    dataset_import_jobs,
-    datasets,
-    resources,
-    solution_versions,
-    solutions,
-)
-from batchrec_dagster.local_personalize.recipes import (
-    REAL_TIME_RECIPES,
-    RECIPES,
-    Recipe,
-    get_recipe,
-)
+from ..api.validation import output_members, prune, service_model
+from ..catalog.catalog import Status
+from ..catalog.kinds import Call, Kind
+from ..errors import NotFoundError
+from ..recipes import REAL_TIME_RECIPES, RECIPES, Recipe, get_recipe
+from . import batch_jobs, dataset_import_jobs, datasets, resources, solution_versions, solutions
 
 _PUBLISHED = 1_559_779_200.0  # when Personalize became generally available
 

@@ -7,10 +7,10 @@ import binascii
 import json
 from typing import Any
 
-from batchrec_dagster.local_personalize.api.validation import output_members, prune
-from batchrec_dagster.local_personalize.catalog.catalog import BUSY, Resource, Status
-from batchrec_dagster.local_personalize.catalog.kinds import QUOTAS_VARIABLE, Call, Kind
-from batchrec_dagster.local_personalize.errors import (
+from ..api.validation import output_members, prune
+from ..catalog.catalog import BUSY, Resource, Status
+from ..catalog.kinds import QUOTAS_VARIABLE, Call, Kind
+from ..errors import (
     AlreadyExistsError,
     InUseError,
     InvalidInputError,

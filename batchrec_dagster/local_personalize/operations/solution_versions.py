@@ -12,33 +12,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.local_personalize.catalog.catalog import Records, Resource, Status
-from batchrec_dagster.local_personalize.catalog.kinds import (
-    HEADERS,
-    Call,
-    Draft,
-    JobResult,
-    Kind,
-    Lane,
-)
-from batchrec_dagster.local_personalize.data.datasets import DatasetReader
-from batchrec_dagster.local_personalize.errors import (
-    AlreadyExistsError,
-    InUseError,
-    InvalidInputError,
-    JobFailedError,
-)
-from batchrec_dagster.local_personalize.jobs.job import Job
-from batchrec_dagster.local_personalize.learning.interactions import (
-    WEIGHT,
-    Interactions,
-    ModelFileError,
-    TrainingError,
-    positions,
-)
-from batchrec_dagster.local_personalize.learning.item_features import read_features
-from batchrec_dagster.local_personalize.operations.datasets import dataset_of, schema_of
-from batchrec_dagster.local_personalize.recipes import (
+from batchrec_dagster.personalize import evidence, schemas
+from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
+from batchrec_dagster.storage import durable
+
+from ..catalog.catalog import Records, Resource, Status
+from ..catalog.kinds import HEADERS, Call, Draft, JobResult, Kind, Lane
+from ..data.datasets import DatasetReader
+from ..errors import AlreadyExistsError, InUseError, InvalidInputError, JobFailedError
+from ..jobs.job import Job
+from ..learning.interactions import WEIGHT, Interactions, ModelFileError, TrainingError, positions
+from ..learning.item_features import read_features
+from ..recipes import (
     PERSONALIZED_RANKING,
     RECIPES,
     USER_PERSONALIZATION,
@@ -47,9 +32,7 @@ from batchrec_dagster.local_personalize.recipes import (
     train,
     training_parameters,
 )
-from batchrec_dagster.personalize import evidence, schemas
-from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
-from batchrec_dagster.storage import durable
+from .datasets import dataset_of, schema_of
 
 
 def training_data(job: Job) -> Interactions:

@@ -8,24 +8,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from batchrec_dagster.local_personalize.catalog.catalog import BUSY, Records, Resource, Status
-from batchrec_dagster.local_personalize.catalog.kinds import Call, Draft, JobResult, Kind
-from batchrec_dagster.local_personalize.errors import InUseError, InvalidInputError
-from batchrec_dagster.local_personalize.jobs.job import UPDATED, Job, logger, start_update
-from batchrec_dagster.local_personalize.learning.hpo import search_ranges
-from batchrec_dagster.local_personalize.operations.datasets import (
-    check_no_running_jobs,
-    dataset_of,
-    schema_of,
-)
-from batchrec_dagster.local_personalize.operations.resources import members
-from batchrec_dagster.local_personalize.operations.solution_versions import (
-    FULL,
-    SOLUTION_VERSION,
-    new_version,
-    version_files,
-)
-from batchrec_dagster.local_personalize.recipes import (
+from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hyperparameters
+from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, Schema
+
+from ..catalog.catalog import BUSY, Records, Resource, Status
+from ..catalog.kinds import Call, Draft, JobResult, Kind
+from ..errors import InUseError, InvalidInputError
+from ..jobs.job import UPDATED, Job, logger, start_update
+from ..learning.hpo import search_ranges
+from ..recipes import (
     PERSONALIZED_RANKING,
     RECIPES,
     USER_PERSONALIZATION,
@@ -35,8 +26,9 @@ from batchrec_dagster.local_personalize.recipes import (
     parse_count,
     training_parameters,
 )
-from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hyperparameters
-from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, Schema
+from .datasets import check_no_running_jobs, dataset_of, schema_of
+from .resources import members
+from .solution_versions import FULL, SOLUTION_VERSION, new_version, version_files
 
 
 def _create(call: Call) -> Draft:
