@@ -143,7 +143,6 @@ class Ensure:
         return replace(self, tags={**self.tags, "batchrec:data-version": version})
 
     def tags_of(self, arn: str) -> dict[str, str]:
-        """The tags of a resource."""
         found = self.client.list_tags_for_resource(resourceArn=arn)["tags"]
         return {tag["tagKey"]: tag["tagValue"] for tag in found}
 

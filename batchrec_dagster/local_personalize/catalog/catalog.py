@@ -197,7 +197,6 @@ class Records:
         return self._all("SELECT * FROM resources WHERE unfinished = 1 ORDER BY seq", {})
 
     def tags(self, arn: str) -> dict[str, str]:
-        """The tags of a resource, by key."""
         rows = self._db.execute("SELECT key, value FROM tags WHERE arn = ? ORDER BY key", (arn,))
         return dict(rows.fetchall())
 

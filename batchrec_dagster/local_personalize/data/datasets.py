@@ -79,7 +79,6 @@ class DatasetReader:
         return read
 
     def find(self, group_arn: str, dataset_type: str) -> str:
-        """The ARN of the group's dataset of that type."""
         with self.catalog.reading() as records:
             datasets = records.of_kind("Dataset", parent=group_arn)
         of_type = [d.arn for d in datasets if d.body["datasetType"] == dataset_type]

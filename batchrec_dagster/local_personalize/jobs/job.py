@@ -47,7 +47,6 @@ class Job:
         self.checkpoint()
 
     def reader(self, *, full_imports_only: bool = False) -> DatasetReader:
-        """A reader of the imported datasets."""
         return DatasetReader(self.catalog, self.home, full_imports_only)
 
     def checkpoint(self) -> None:

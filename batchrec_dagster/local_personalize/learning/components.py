@@ -73,7 +73,6 @@ class ItemItemScorer:
     weights: csr_matrix  # (n_items, n_items) float32, row = item of a history, column = item scored
 
     def score(self, history: History, exponent: float) -> Float32:
-        """See Scorer."""
         return self.scores(history, [exponent])[0]
 
     def scores(self, history: History, exponents: Sequence[float]) -> list[Float32]:
@@ -89,12 +88,10 @@ class ItemItemScorer:
         return ItemItemScorer(reindex(self.weights, old_index))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """See Scorer."""
         return {name: getattr(self.weights, name) for name in ("data", "indices", "indptr")}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> ItemItemScorer:
-        """The scorer that gave the arrays."""
         n = len(arrays["indptr"]) - 1
         return cls(csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(n, n)))
 
@@ -117,7 +114,6 @@ class FactorScorer:
     frequency_exponent: float = ALS_EXPONENT
 
     def score(self, history: History, exponent: float) -> Float32:
-        """See Scorer."""
         return np.asarray(self._users(history, exponent) @ self.item_factors.T)
 
     def add(self, logits: Float32, history: History, exponent: float, weight: float) -> None:
@@ -161,7 +157,6 @@ class FactorScorer:
         return np.asarray(self.regularization * 4.0 ** (self.frequency_exponent * sizes))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """See Scorer."""
         options = "regularization", "confidence", "frequency_exponent"
         scalars = {name: np.array(getattr(self, name)) for name in options}
         return {"item_factors": self.item_factors, **scalars}
@@ -186,7 +181,6 @@ class PopularityScorer:
     counts: Float32  # (n_items,)
 
     def score(self, history: History, exponent: float) -> Float32:
-        """See Scorer."""
         return np.tile(self.counts, (len(history.lengths), 1))
 
     def add(self, logits: Float32, history: History, exponent: float, weight: float) -> None:
@@ -194,12 +188,10 @@ class PopularityScorer:
         logits += self.counts * np.float32(weight)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """See Scorer."""
         return {"counts": self.counts}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> PopularityScorer:
-        """The scorer that gave the arrays."""
         return cls(arrays["counts"])
 
 
@@ -232,13 +224,11 @@ class UserNeighborScorer:
         return out.astype(np.float32)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """See Scorer."""
         arrays = {name: getattr(self.matrix, name) for name in ("data", "indices", "indptr")}
         return {**arrays, "n_items": np.array(self.matrix.shape[1])}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> UserNeighborScorer:
-        """The scorer that gave the arrays."""
         shape = len(arrays["indptr"]) - 1, int(arrays["n_items"])
         return cls(csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape))
 

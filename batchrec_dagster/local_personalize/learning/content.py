@@ -35,18 +35,15 @@ class ContentScorer:
     weights: Float32  # (features, features), row = of a history, column = of an item to score
 
     def score(self, history: History, exponent: float) -> Float32:
-        """See Scorer."""
         profiles = (history.recency_weights(exponent) @ self.features).toarray() @ self.weights
         return transposed(np.asarray(self.features @ profiles.T, dtype=np.float32))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """See Scorer."""
         arrays = {name: getattr(self.features, name) for name in ("data", "indices", "indptr")}
         return {**arrays, "weights": self.weights}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> ContentScorer:
-        """The scorer that gave the arrays."""
         weights = np.asarray(arrays["weights"])
         shape = len(arrays["indptr"]) - 1, len(weights)
         entries = arrays["data"], arrays["indices"], arrays["indptr"]

@@ -69,13 +69,11 @@ class PopularityModel(UserModel):
         return np.tile(self.popularity, (len(history.lengths), 1))
 
     def save(self, folder: Path) -> None:
-        """See UserModel."""
         arrays = {**pack_ids(self.item_ids), "popularity": self.popularity}
         save_arrays(folder, self.kind, arrays, {})
 
     @classmethod
     def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> PopularityModel:
-        """The model that was saved."""
         return cls(item_ids, arrays["popularity"])
 
 
@@ -170,12 +168,10 @@ class BlendModel(UserModel):
         return replace(self, item_ids=ids, new_items=self.new_items.only(kept, weight))
 
     def limit(self, scores: Float32, num_results: int) -> None:
-        """See UserModel."""
         if self.new_items is not None:
             self.new_items.limit(scores, num_results)
 
     def save(self, folder: Path) -> None:
-        """See UserModel."""
         arrays, facts = self.contents()
         shutil.rmtree(folder / HELD_OUT, ignore_errors=True)
         if self.held_out is not None:
@@ -299,7 +295,6 @@ class SegmentationModel:
 
     @property
     def item_ids(self) -> Ids:
-        """See UserModel."""
         return self.model.item_ids
 
     def segment(
@@ -345,7 +340,6 @@ class SegmentationModel:
         return affinities
 
     def save(self, folder: Path) -> None:
-        """See UserModel."""
         arrays, facts = self.model.contents()
         arrays = {**pack_ids(self.item_ids), **arrays}
         save_arrays(folder, self.kind, arrays, {**facts, "repeat_factor": self.repeat_factor})

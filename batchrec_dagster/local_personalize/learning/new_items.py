@@ -83,12 +83,10 @@ class NewItems:
         )
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What `from_arrays` needs."""
         return {**self.scorer.arrays(), "ages": self.ages}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> NewItems:
-        """The new items that gave the arrays."""
         return cls(ContentScorer.from_arrays(arrays), arrays["ages"])
 
 

@@ -68,13 +68,11 @@ class RelatedItemsModel:
         return scores
 
     def save(self, folder: Path) -> None:
-        """See UserModel."""
         weights = {name: getattr(self.weights, name) for name in ("data", "indices", "indptr")}
         save_arrays(folder, self.kind, {**pack_ids(self.item_ids), **weights}, {})
 
     @classmethod
     def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> RelatedItemsModel:
-        """The model that was saved."""
         weights = (arrays["data"], arrays["indices"], arrays["indptr"])
         return cls(item_ids, csr_matrix(weights, shape=(len(item_ids), len(item_ids))))
 

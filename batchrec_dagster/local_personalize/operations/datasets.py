@@ -21,7 +21,6 @@ from ..jobs.job import start_update
 
 
 def schema_of(records: Records, dataset: Resource) -> Schema:
-    """The dataset's current schema."""
     schema = records.find(dataset.body["schemaArn"])
     assert schema is not None  # a schema outlives its datasets
     return _parsed(schema)
@@ -32,7 +31,6 @@ def _parsed(schema: Resource) -> Schema:
 
 
 def dataset_of(records: Records, group_arn: str, dataset_type: str) -> Resource | None:
-    """The group's dataset of that type, if any."""
     datasets = records.of_kind("Dataset", parent=group_arn)
     return next((d for d in datasets if d.body["datasetType"] == dataset_type), None)
 
