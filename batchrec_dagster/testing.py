@@ -69,7 +69,7 @@ class StartedPersonalize:
             quotas=quotas,
             v2_lines=v2_lines,
         )
-        self.client: PersonalizeClient = client_for(self._service, region=self.region)
+        self.client: PersonalizeClient = client_for(self._service)
         self._server: tuple[uvicorn.Server, threading.Thread] | None = None
 
     def uri(self, key: str) -> str:

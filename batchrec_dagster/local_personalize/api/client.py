@@ -70,10 +70,10 @@ def embedded_client(
     service = LocalPersonalize(
         home, store, region=region, account=account, quotas=quotas, pace=pace, v2_lines=v2_lines
     )
-    return client_for(service, region=region)
+    return client_for(service)
 
 
-def client_for(service: LocalPersonalize, *, region: str = "us-east-1") -> PersonalizeClient:
+def client_for(service: LocalPersonalize) -> PersonalizeClient:
     """A `personalize` client for a running local Personalize."""
     from .service import CONTENT_TYPE, answer
 
@@ -95,7 +95,7 @@ def client_for(service: LocalPersonalize, *, region: str = "us-east-1") -> Perso
         "PersonalizeClient",
         session.create_client(
             "personalize",
-            region_name=region,
+            region_name=service.region,
             endpoint_url=_ENDPOINT,
             aws_access_key_id="local",
             aws_secret_access_key="local",  # noqa: S106 (nobody checks the signature)

@@ -104,7 +104,7 @@ class LocalPersonalize:
         """`v2_lines`: lists of aws-user-personalization-v2 have reasons and, with a filter,
         placeholders without scores at their end, as AWS documents them."""
         folders = Home(home.absolute())
-        self._region, self._account, self._v2_lines = region, account, v2_lines
+        self.region, self._account, self._v2_lines = region, account, v2_lines
         self._quotas = quotas or Quotas()
         self._catalog = Catalog(folders.catalog, used=folders.has_data)
         self._worker = Worker(self._catalog, folders, store, KINDS, pace or Pace())
@@ -124,7 +124,7 @@ class LocalPersonalize:
         given = prune(params, shape)
         transaction = self._catalog.reading if operation in READS else self._catalog.writing
         with transaction() as records:
-            call = Call(given, records, self._region, self._quotas, self._account, self._v2_lines)
+            call = Call(given, records, self.region, self._quotas, self._account, self._v2_lines)
             answer = OPERATIONS[operation](call)
         self._worker.wake()
         return answer

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -241,17 +241,13 @@ class Catalog:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(_SCHEMA)
 
-    @contextmanager
-    def reading(self) -> Iterator[Records]:
+    def reading(self) -> AbstractContextManager[Records]:
         """A read transaction; never waits for a writer. Raises CatalogError."""
-        with self._transaction("BEGIN") as records:
-            yield records
+        return self._transaction("BEGIN")
 
-    @contextmanager
-    def writing(self) -> Iterator[Records]:
+    def writing(self) -> AbstractContextManager[Records]:
         """The only write transaction at a time; an exception rolls it back. Raises CatalogError."""
-        with self._transaction("BEGIN IMMEDIATE") as records:
-            yield records
+        return self._transaction("BEGIN IMMEDIATE")
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[Records]:
