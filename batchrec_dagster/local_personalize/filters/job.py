@@ -296,12 +296,10 @@ class JobFilter:
         return self._mask.for_lines(groups, group_of_line, None)
 
     def user_mask(
-        self,
-        user_ids: Sequence[str] | npt.NDArray[np.object_],
-        values: Mapping[str, str] | None = None,
+        self, user_ids: Sequence[str] | npt.NDArray[np.object_], values: Mapping[str, str]
     ) -> Mask:
         """(len(user_ids),): which users may be in a segment, given a line's `filterValues`."""
-        _, (bindings,) = self._encode([values or {}])
+        _, (bindings,) = self._encode([values])
         included: Mask | None = None
         excluded = np.zeros(len(user_ids), dtype=bool)
         for expression in self._expressions:
