@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from .interactions import Ids, Int32, Int64, Interactions, positions
+from .interactions import Histories, Ids, Int32, Int64, Interactions, positions
 from .models import SegmentationModel
 from .serving import Float64, UserModel, exclude_entries
 
@@ -194,8 +194,10 @@ def evaluate(model: UserModel, held_out: Split, *, include_seen: bool = False) -
     Items of the input are neither recommended nor relevant, but for `include_seen`; users without
     a relevant item are left out.
     """
-    seen = _interaction_matrix(held_out.inputs, held_out.users, model.item_ids)
-    truth = _interaction_matrix(held_out.truth, held_out.users, model.item_ids)
+    seen, truth = (
+        Histories(rows, model.item_ids).of_users(held_out.users).seen.astype(np.float32)
+        for rows in (held_out.inputs, held_out.truth)
+    )
     if not include_seen:
         truth = (truth - truth.multiply(seen)).tocsr()
         truth.eliminate_zeros()
@@ -297,16 +299,3 @@ def segment_metrics(hits: Int64, actual: Int64, known: int, n_items: int) -> dic
         "hits_at_1_percent": mean(hits.astype(np.float64)),
         "recall_at_1_percent": mean(hits / actual),
     }
-
-
-def _interaction_matrix(interactions: Interactions, users: Int32, item_ids: Ids) -> csr_matrix:
-    """(len(users), len(item_ids)) float32: 1 where one of the sorted users has the item."""
-    columns = positions(item_ids, interactions.item_ids)[interactions.items]
-    rows = np.searchsorted(users, interactions.users)
-    known = columns >= 0
-    out = csr_matrix(
-        (np.ones(known.sum(), np.float32), (rows[known], columns[known])),
-        shape=(len(users), len(item_ids)),
-    )
-    out.data[:] = 1
-    return out
