@@ -20,20 +20,3 @@ from dagster.components.core.defs_module import (
     find_defs_or_component_yaml,
 )
 from dagster.components.resolved.errors import ResolutionException
-
-__all__ = [
-    "EXPLICITLY_IGNORED_GLOB_PATTERNS",
-    "CanCancelExecutionRequest",
-    "CanCancelExecutionResult",
-    "CheckRunHealthResult",
-    "ComponentDecl",
-    "ComponentDeclLoadContext",
-    "ComponentPath",
-    "DagsterUserCodeUnreachableError",
-    "DefsFolderDecl",
-    "ResolutionException",
-    "WorkerStatus",
-    "build_filesystem_component_decl_from_context",
-    "find_defs_or_component_yaml",
-    "get_latest_completed_cron_tick",
-]

@@ -10,14 +10,3 @@ from dagster_webserver.cli import (
     DEFAULT_POOL_RECYCLE,
 )
 from dagster_webserver.version import __version__
-
-__all__ = [
-    "DEFAULT_DB_STATEMENT_TIMEOUT",
-    "DEFAULT_POOL_MAX_OVERFLOW",
-    "DEFAULT_POOL_RECYCLE",
-    "ProxyServerManager",
-    "WorkspaceFileTarget",
-    "WorkspaceProcessContext",
-    "__version__",
-    "create_app_from_workspace_process_context",
-]
