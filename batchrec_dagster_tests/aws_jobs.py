@@ -39,8 +39,8 @@ DONE = Done(3, 2, {"no user": 1}, ["line 2: no user"], "s", 2, 0, 1, 10, 20, "ab
 class Storage(StorageResource):
     """A storage in S3. moto knows no dashboards, which the EMR client asks for."""
 
-    def client(self, service: str) -> Any:
-        client = super().client(service)
+    def client(self, service: str, endpoint: str | None = None) -> Any:
+        client = super().client(service, endpoint)
         client.meta.events.register(
             "before-call.emr-serverless.GetDashboardForJobRun",
             lambda **_: (SimpleNamespace(status_code=200), {"url": "https://dashboard"}),

@@ -193,7 +193,7 @@ def test_pipelines_of_one_location_have_their_own_buckets_or_those_of_the_projec
         found = defs.resources or {}
         job = defs.resolve_job_def("us_teardown")
     assert found["batchrec_storage"].root == "s3://dev-lists/all"
-    assert found["batchrec_personalize"].region_name == "eu-west-1"
+    assert found["batchrec_personalize"].storage.s3.region_name == "eu-west-1"
     assert found["batchrec_storage_us"].root == "s3://lists-us/batchrec"
     assert {"batchrec_storage_us", "batchrec_personalize_us"} <= set(job.resource_defs)
     assert not {"io_manager", "s3", "storage"} & set(found)

@@ -36,7 +36,7 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
     resources = deployment.resources()
     assert resources["batchrec_storage"].uri("a.csv") == "s3://bucket/p/a.csv"
     personalize = resources["batchrec_personalize"]
-    assert (personalize.role_arn, personalize.region_name) == (ROLE, "eu-west-1")
+    assert (personalize.role_arn, personalize.storage.s3.region_name) == (ROLE, "eu-west-1")
     assert (personalize.poll_seconds, personalize.busy_seconds) == (30, 300)
     impatient = {**AWS, "BATCHREC_BUSY_SECONDS": "60", "BATCHREC_DEADLINE_HOURS": "2.5"}
     personalize = Deployment.from_environment(impatient).personalize_resource

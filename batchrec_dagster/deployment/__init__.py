@@ -300,8 +300,6 @@ def _resources(deployment: Deployment) -> dict[str, Any]:
         # enough is left when seen items are dropped from it.
         quotas=[f"filter_interactions={2**62}", *deployment.quotas],
         role_arn=deployment.role_arn,
-        region_name=deployment.region,
-        profile_name=deployment.profile,
         poll_seconds=deployment.poll_seconds,
         busy_seconds=deployment.busy_seconds,
         deadline_hours=deployment.deadline_hours,

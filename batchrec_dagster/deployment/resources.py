@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import dagster as dg
 from botocore.exceptions import ConnectionClosedError
 from pydantic import Field
@@ -18,10 +17,8 @@ from pydantic import Field
 from batchrec_dagster.local_personalize.api.client import Quotas, embedded_client
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.ensure import STORAGE_TAG, Ensure
-from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.extras import require
-from batchrec_dagster.storage.object_store import CLIENT_CONFIG
 from batchrec_dagster.storage.resource import StorageResource
 
 if TYPE_CHECKING:
@@ -55,8 +52,6 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     home: str = ".batchrec/personalize"
     quotas: list[str] = Field(default=[])
     role_arn: str = LOCAL_ROLE_ARN
-    region_name: str | None = None
-    profile_name: str | None = None
     poll_seconds: float = Field(default=0.2, gt=0)
     busy_seconds: float = Field(default=300, gt=0)
     deadline_hours: float = Field(default=24, gt=0)
@@ -69,19 +64,13 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
 
     @cached_property
     def client(self) -> PersonalizeClient:
-        """The boto3 client."""
         if self.endpoint == EMBEDDED:
             require("local", "the embedded Personalize")
             return embedded_client(
                 Path(self.home).absolute(), self.storage.store, quotas=Quotas.parse(self.quotas)
             )
-        session = boto3.Session(region_name=self.region_name, profile_name=self.profile_name)
-        client: PersonalizeClient = session.client(
-            "personalize",
-            endpoint_url=None if self.endpoint == AWS else self.endpoint,
-            config=CLIENT_CONFIG,
-        )
-        explain_refusals(client)
+        endpoint = None if self.on_aws else self.endpoint
+        client: PersonalizeClient = self.storage.client("personalize", endpoint)
         retry_truncated_responses(client)
         return client
 

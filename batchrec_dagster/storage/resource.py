@@ -95,9 +95,10 @@ class StorageResource(dg.ConfigurableResource[Any]):
             digest.update(chunk)
         return digest.hexdigest()[:16]
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, endpoint: str | None = None) -> Any:
         """A boto3 client of any service, with the same credentials and region."""
-        endpoint = self.s3.endpoint_url if service == "s3" else None
+        if service == "s3":
+            endpoint = self.s3.endpoint_url
         session: Any = self._session  # The type stubs only know literal names.
         client = session.client(service, endpoint_url=endpoint, config=CLIENT_CONFIG)
         if service != "s3":
