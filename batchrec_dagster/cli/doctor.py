@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from batchrec_dagster.doctor import Finding
 
 
-MARKS = {"ok": "ok", "warning": "warning", "unknown": "unknown", "failed": "FAILED"}
-
-
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -45,14 +42,14 @@ def doctor(context: click.Context, as_json: bool) -> None:
     from dataclasses import asdict
     from itertools import chain
 
-    from batchrec_dagster.cli.project import environment
     from batchrec_dagster.doctor import examine
 
     found = []
     for finding in chain(examine(environment()), _pipelines()):
         found.append(finding)
         if not as_json:
-            click.echo(f"{MARKS[finding.status]:8} {finding.check:22} {finding.message}")
+            mark = "FAILED" if finding.status == "failed" else finding.status
+            click.echo(f"{mark:8} {finding.check:22} {finding.message}")
             if finding.status != "ok":
                 click.echo(f"{'':8} {'':22} -> {finding.fix}")
     if as_json:

@@ -16,7 +16,6 @@ import click
 
 from batchrec_dagster.cli.project import (
     Project,
-    complete_files,
     declared_pipelines,
     find_project,
     near,
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 NO_TIMES = "none"
 # A folder of many files is judged by the first ones.
 MOST_FILES = 20
+# Shells complete it as a path; it may be a URL too.
+FILE = click.Path(readable=False)
 
 
 @click.command(short_help="Declare a pipeline for your own ratings.")
@@ -39,13 +40,13 @@ MOST_FILES = 20
     "--ratings",
     metavar="FILE",
     required=True,
-    shell_complete=complete_files,
+    type=FILE,
     help="Ratings, orders or events: a file, a folder, a pattern, s3://… or https://…",
 )
 @click.option(
     "--items",
     metavar="FILE",
-    shell_complete=complete_files,
+    type=FILE,
     help="Titles, categories and numbers of the items.",
 )
 @click.option("--user", metavar="COL", help="Column with the user's id.")

@@ -18,7 +18,6 @@ import yaml
 
 if TYPE_CHECKING:
     import dagster as dg
-    from click.shell_completion import CompletionItem
 
     from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.storage.resource import StorageResource
@@ -267,15 +266,6 @@ def complete_pipelines(
     except ProjectError:
         return []
     return sorted(name for name in found if name.startswith(incomplete))
-
-
-def complete_files(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Let the shell complete a path, for `shell_complete` of an option."""
-    from click.shell_completion import CompletionItem
-
-    return [CompletionItem(incomplete, type="file")]
 
 
 def _read(file: Path) -> Project | None:
