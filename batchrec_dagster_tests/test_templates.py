@@ -62,6 +62,20 @@ def test_templates_stand_in_for_items_filters_and_segments(
         pass
 
 
+def test_a_cron_schedule_may_be_a_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = module_project(tmp_path)
+    project.declare(declaration("shop", "ratings.csv", schedule={"cron": "{{ env.CRON }}"}))
+    monkeypatch.setenv("CRON", "30 4 * * *")
+    with definitions(project) as defs:
+        assert defs.resolve_schedule_def("shop_schedule").cron_schedule == "30 4 * * *"
+    monkeypatch.setenv("CRON", "at four")
+    with (
+        pytest.raises(DeclarationError, match=r"schedule: .*not a cron schedule"),
+        definitions(project),
+    ):
+        pass
+
+
 def test_hyperparameters_may_be_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = module_project(tmp_path)
     solution = {**UPDATABLE, "hyperparameters": {"bptt": "{{ env.BPTT }}"}}

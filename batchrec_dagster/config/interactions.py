@@ -8,10 +8,10 @@ from typing import Literal, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.sources import known_source
-from batchrec_dagster.config.validation import in_range, matching
+from batchrec_dagster.config.validation import checked, in_range, matching
 from batchrec_dagster.preparation.polars.rows import filter_columns
 from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.sources.parsing import parse_source
 
 
 class Window(dg.Model):
@@ -66,12 +66,7 @@ class Interactions(dg.Model):
 
     _least_in_range = in_range("min_interactions_per_user", "min_interactions_per_item", least=1)
 
-    @field_validator("filter")
-    @classmethod
-    def _filter_is_a_condition(cls, text: str | None) -> str | None:
-        if text is not None and "{{" not in text:
-            filter_columns(text)
-        return text
+    _filter_is_a_condition = checked(filter_columns, "filter")
 
     def rules(self, on_bad_rows: Literal["fail", "skip"], *, event_type: bool) -> Rules:
         """The rules as preparation takes them; `event_type`: whether EVENT_TYPE is written."""
@@ -103,10 +98,7 @@ class BatchUsers(dg.Model):
         examples=["2026-01-01"],
     )
 
-    @field_validator("source")
-    @classmethod
-    def _source_is_known(cls, source: str | None) -> str | None:
-        return None if source is None else known_source(source, many=True)
+    _source_is_known = checked(parse_source, "source")
 
     @field_validator("active_since", mode="before")
     @classmethod

@@ -8,12 +8,9 @@ from typing import Literal, Self
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.ratings import (
-    known_encoding,
-    names_or_positions,
-    readable_delimiter,
-)
+from batchrec_dagster.config.ratings import check_delimiter, check_encoding, names_or_positions
 from batchrec_dagster.config.sources import Sourced
+from batchrec_dagster.config.validation import checked
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, SchemaError, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Decimal, Encoding
@@ -125,8 +122,8 @@ class Items(Sourced):
         " counts them.",
     )
 
-    _encoding_is_known = field_validator("encoding")(known_encoding)
-    _delimiter_is_readable = field_validator("delimiter")(readable_delimiter)
+    _encoding_is_known = checked(check_encoding, "encoding")
+    _delimiter_is_readable = checked(check_delimiter, "delimiter")
 
     @field_validator("separator")
     @classmethod

@@ -19,7 +19,7 @@ from batchrec_dagster.config.project import (
     DeploymentSettings,
     OnNewFiles,
     Schedule,
-    cron_is_valid,
+    check_cron,
 )
 from batchrec_dagster.config.ratings import Ratings
 from batchrec_dagster.config.recommendations import (
@@ -131,7 +131,7 @@ class Pipeline(dg.Model):
     @classmethod
     def _automation_is_possible(cls, automation: str) -> str:
         if automation not in ("none", "eager") and "{{" not in automation:
-            cron_is_valid(automation)
+            check_cron(automation)
         return automation
 
     @field_validator("owners")

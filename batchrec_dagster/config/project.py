@@ -9,18 +9,24 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field, field_validator
 
-from batchrec_dagster.config.validation import in_range, matching
+from batchrec_dagster.config.validation import checked, in_range, matching
 
 
-def cron_is_valid(cron: str) -> str:
-    """The cron schedule. Raises ValueError."""
+def check_cron(cron: str) -> None:
+    """Raise ValueError unless it is a cron schedule."""
     try:
         dg.ScheduleDefinition(name="check", cron_schedule=cron, job_name="check")
     except dg.DagsterInvalidDefinitionError:
         raise ValueError(
             'not a cron schedule; write five fields such as "0 3 * * *" (every day at 3:00)'
         ) from None
-    return cron
+
+
+def _check_timezone(timezone: str) -> None:
+    try:
+        ZoneInfo(timezone)
+    except (KeyError, ValueError, OSError):
+        raise ValueError('unknown time zone; write one such as "Europe/Berlin"') from None
 
 
 class Schedule(dg.Model):
@@ -39,16 +45,8 @@ class Schedule(dg.Model):
         description="Whether the schedule is on from the start. The UI can switch it too.",
     )
 
-    _cron_is_valid = field_validator("cron")(cron_is_valid)
-
-    @field_validator("timezone")
-    @classmethod
-    def _timezone_exists(cls, timezone: str) -> str:
-        try:
-            ZoneInfo(timezone)
-        except (KeyError, ValueError, OSError):
-            raise ValueError('unknown time zone; write one such as "Europe/Berlin"') from None
-        return timezone
+    _cron_is_valid = checked(check_cron, "cron")
+    _timezone_exists = checked(_check_timezone, "timezone")
 
 
 class OnNewFiles(dg.Model):

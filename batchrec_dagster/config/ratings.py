@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Literal, Self
 
 import dagster as dg
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from batchrec_dagster.config.sources import Sourced
+from batchrec_dagster.config.validation import checked
 from batchrec_dagster.preparation.layout import (
     EPOCH_UNITS,
     NO_TIMES,
@@ -23,24 +24,28 @@ from batchrec_dagster.preparation.sources.source import Source
 from batchrec_dagster.preparation.sources.tables import TextForm
 
 
-def readable_delimiter(delimiter: str | None) -> str | None:
-    """The delimiter as it is. Raises ValueError."""
-    if delimiter not in (None, "::") and (
+def check_delimiter(delimiter: str) -> None:
+    """Raise ValueError unless fields can be separated by it."""
+    if delimiter != "::" and (
         len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'
     ):
         raise ValueError('write one ASCII character, such as "," or "\\t", or "::"')
-    return delimiter
 
 
-def known_encoding(encoding: Encoding) -> Encoding:
-    """The encoding unchanged. Raises ValueError unless Python knows it, with ASCII in it."""
+def check_encoding(encoding: Encoding) -> None:
+    """Raise ValueError unless Python knows it, with ASCII in it."""
     ascii_letters = bytes(range(128))
     try:
         if encoding == "auto" or ascii_letters.decode(encoding).encode(encoding) == ascii_letters:
-            return encoding
+            return
     except (LookupError, UnicodeError):
         pass
     raise ValueError("write auto, utf-8, cp1252, latin-1 or what else Python calls an encoding")
+
+
+def _check_time_format(text: str) -> None:
+    if text != "iso8601":
+        check_format(text)
 
 
 Column = str | int
@@ -205,22 +210,10 @@ class Ratings(Sourced):
         examples=[["-1", "anonymous"]],
     )
 
-    _encoding_is_known = field_validator("encoding")(known_encoding)
-    _delimiter_is_readable = field_validator("delimiter")(readable_delimiter)
-
-    @field_validator("timestamp_format")
-    @classmethod
-    def _timestamp_format_is_readable(cls, timestamp_format: str | None) -> str | None:
-        if timestamp_format not in (None, "iso8601"):
-            check_format(timestamp_format)
-        return timestamp_format
-
-    @field_validator("timezone")
-    @classmethod
-    def _timezone_is_known(cls, timezone: str | None) -> str | None:
-        if timezone is not None:
-            check_timezone(timezone)
-        return timezone
+    _encoding_is_known = checked(check_encoding, "encoding")
+    _delimiter_is_readable = checked(check_delimiter, "delimiter")
+    _timestamp_format_is_readable = checked(_check_time_format, "timestamp_format")
+    _timezone_is_known = checked(check_timezone, "timezone")
 
     @model_validator(mode="after")
     def _timestamps_have_one_form(self) -> Self:

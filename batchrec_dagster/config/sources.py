@@ -22,19 +22,6 @@ from batchrec_dagster.preparation.sources.source import (
 from batchrec_dagster.preparation.sources.tables import TextForm
 
 
-def known_source(source: str, *, many: bool = False) -> str:
-    """The source unchanged; `many`: a folder or pattern is allowed. Templates are checked later.
-
-    Raises ValueError for what cannot be a source.
-    """
-    if "{{" not in source:
-        try:
-            (parse_source if many else parse_file)(source)
-        except SourceError as error:
-            raise ValueError(str(error)) from None
-    return source
-
-
 class Sourced(dg.Model):
     """What has a `source`, and perhaps a `query` of it."""
 
@@ -113,9 +100,10 @@ class Sourced(dg.Model):
             try:
                 if self.database is not None:
                     parse_database(source)
-                else:
-                    known_source(source, many=self.many or self.query is not None)
-            except ValueError as error:
+                elif "{{" not in source:
+                    many = self.many or self.query is not None
+                    (parse_source if many else parse_file)(source)
+            except (ValueError, SourceError) as error:
                 problems[keys] = str(error)
         problems |= self._query_problems()
         if problems:

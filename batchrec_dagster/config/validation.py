@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError, field_validator
@@ -26,6 +26,7 @@ from batchrec_dagster.personalize.filter_grammar import FilterError
 from batchrec_dagster.personalize.item_attributes import ItemAttributesError, typed_conditions
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, INTERACTIONS, ITEMS, USERS, Schema
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
+from batchrec_dagster.preparation.sources.source import SourceError
 
 
 def fingerprint(*parts: BaseModel | object) -> str:
@@ -75,6 +76,20 @@ def in_range(
         return number
 
     return field_validator(*fields)(check)
+
+
+def checked(check: Callable[[str], object], *fields: str) -> Any:
+    """A validator for texts: those that `check` does not refuse, once templates are filled in."""
+
+    def check_filled(text: str | None) -> str | None:
+        try:
+            if text is not None and "{{" not in text:
+                check(text)
+        except SourceError as error:
+            raise ValueError(str(error)) from None
+        return text
+
+    return field_validator(*fields)(check_filled)
 
 
 def matching(*fields: str, pattern: str, or_else: str, or_template: bool = False) -> Any:
