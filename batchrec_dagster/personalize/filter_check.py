@@ -255,12 +255,7 @@ def check_values(expression: str, schemas: Schemas, values: Mapping[str, str]) -
 
     Raises FilterError for the first missing or invalid value.
     """
-    is_string = {
-        (kind, field.name.upper()): field.type == "string"
-        for kind, schema in schemas.items()
-        for field in schema.fields
-    }
-    for use in placeholder_uses(parse(expression), is_string):
+    for use in placeholder_uses(parse(expression), schemas):
         if problem := use.problem(values.get(use.placeholder.name)):
             raise FilterError(problem)
 

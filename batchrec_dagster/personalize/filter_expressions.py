@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from batchrec_dagster.personalize import filter_grammar as grammar
-from batchrec_dagster.personalize.schemas import INTERACTIONS
+from batchrec_dagster.personalize.schemas import INTERACTIONS, Schema
 
 # "*" is every event type. Only the latest FILTER_HISTORY interactions of a user and event
 # type count, see schemas.py.
@@ -71,14 +71,19 @@ class PlaceholderUse:
 
 
 def placeholder_uses(
-    expressions: tuple[grammar.Expression, ...], is_string: Mapping[tuple[str, str], bool]
+    expressions: tuple[grammar.Expression, ...], schemas: Mapping[str, Schema]
 ) -> list[PlaceholderUse]:
-    """Every use of a placeholder; `is_string` by (dataset type, column)."""
+    """Every use of a placeholder, in expressions that fit the schemas, by dataset type."""
+    types = {
+        (kind, field.name.upper()): field.type
+        for kind, schema in schemas.items()
+        for field in schema.fields
+    }
     return [
         PlaceholderUse(
             operand,
             comparison,
-            is_string[comparison.field.dataset_type, comparison.field.column],
+            types[comparison.field.dataset_type, comparison.field.column] == "string",
             expression.include,
         )
         for expression in expressions

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from batchrec_dagster.personalize.filter_expressions import parse_values, placeholder_uses
 from batchrec_dagster.personalize.filter_grammar import (
@@ -230,13 +229,8 @@ class JobFilter:
         filter no longer fits.
         """
         self._expressions = parse(expression)
-        frames = load_datasets(self._expressions, read)
-        is_string = {
-            (dataset_type, name): dtype == pl.String
-            for dataset_type, frame in frames.items()
-            for name, dtype in frame.schema.items()
-        }
-        self._uses = placeholder_uses(self._expressions, is_string)
+        frames, schemas = load_datasets(self._expressions, read)
+        self._uses = placeholder_uses(self._expressions, schemas)
         self._names = list(dict.fromkeys(use.placeholder.name for use in self._uses))
         self._parse_bindings = lru_cache(maxsize=CACHED_VALUES)(self._bindings_of)
         users, events = frames.get(USERS), frames.get(INTERACTIONS)

@@ -144,8 +144,10 @@ _TYPES = {
 }
 
 
-def load_datasets(expressions: tuple[Expression, ...], read: Read) -> dict[str, pl.DataFrame]:
-    """The datasets that the filter uses: their ids and the fields it names.
+def load_datasets(
+    expressions: tuple[Expression, ...], read: Read
+) -> tuple[dict[str, pl.DataFrame], dict[str, Schema]]:
+    """The datasets that the filter uses, by type: their ids and the fields it names; and schemas.
 
     Raises JobFailedError when one is missing, or has changed so that the filter no longer fits.
     """
@@ -167,13 +169,11 @@ def load_datasets(expressions: tuple[Expression, ...], read: Read) -> dict[str, 
         check(expressions, schemas)
     except FilterError as error:
         raise JobFailedError(f"The filter does not fit the current data: {error}") from None
-    return {
-        dataset_type: frame
-        if dataset_type == INTERACTIONS
+    for dataset_type in frames.keys() - {INTERACTIONS}:
         # A later import replaces the earlier rows of an id.
-        else frame.unique(_KEYS[dataset_type], keep="last", maintain_order=True)
-        for dataset_type, frame in frames.items()
-    }
+        of_id = frames[dataset_type].unique(_KEYS[dataset_type], keep="last", maintain_order=True)
+        frames[dataset_type] = of_id
+    return frames, schemas
 
 
 def align_items(items: pl.DataFrame, item_ids: Sequence[str]) -> dict[str, Column]:
