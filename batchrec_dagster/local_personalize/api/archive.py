@@ -15,11 +15,12 @@ import sqlite3
 import tarfile
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any
 
-from ..catalog.catalog import Catalog, Records, Resource
+from ..catalog.catalog import Catalog, Resource
 from ..catalog.home import Home
 from ..operations.registry import KINDS
 
@@ -112,32 +113,22 @@ def _fill(home: Home, archive: tarfile.TarFile, source: Path) -> list[Resource]:
             if not _PATH.fullmatch(str(named)) or not (home.root / named).exists():
                 raise ArchiveError(f"{source} lacks {named!r}, which {resource.arn} names.")
     with Catalog(home.catalog).writing() as records:
-        _restore(records, resources, tags)
+        for resource in resources:
+            records.restore(resource)
+            records.put_tags(resource.arn, tags.get(resource.arn, {}))
     return resources
-
-
-def _restore(records: Records, resources: list[Resource], tags: dict[str, Any]) -> None:
-    for resource in resources:
-        records.restore(resource)
-        records.put_tags(resource.arn, tags.get(resource.arn, {}))
 
 
 def _read_catalog(file: IO[bytes], source: Path) -> tuple[list[Resource], dict[str, Any]]:
     names = {field.name for field in fields(Resource)}
-    try:
+    problem = f"{source}: {CATALOG} is not the catalogue of a home."
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
         content = json.loads(file.read(_MAX_CATALOG_BYTES))
-        rows = content["resources"] if content["format"] == FORMAT else []
-        if not all(row.keys() == names and row["kind"] in KINDS for row in rows):
-            raise KeyError("resources")
         if content["format"] != FORMAT:
-            raise ArchiveError(
-                f"{source} has format {content['format']}; this version reads {FORMAT}."
-            )
-        return [Resource(**row) for row in rows], dict(content["tags"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, ArchiveError):
-            raise
-        raise ArchiveError(f"{source}: {CATALOG} is not the catalogue of a home.") from None
+            problem = f"{source} has format {content['format']}; this version reads {FORMAT}."
+        elif all(row.keys() == names and row["kind"] in KINDS for row in content["resources"]):
+            return [Resource(**row) for row in content["resources"]], dict(content["tags"])
+    raise ArchiveError(problem)
 
 
 def _is_inside(name: str) -> bool:
