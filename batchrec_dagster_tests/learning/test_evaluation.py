@@ -37,8 +37,8 @@ def test_the_summary_averages_over_users_with_personalizes_keys() -> None:
     hits[1, 9] = True  # the second's at position 10
     recommended = np.tile(np.arange(25, dtype=np.int32), (2, 1))
     recommended[1, 20:] = -1
-    found = Evaluation(hits, np.array([1, 1]), recommended, n_items=50).summary()
-    assert found == pytest.approx(
+    found = Evaluation(hits, np.array([1, 1]), recommended, 50, np.arange(2, dtype=np.int32))
+    assert found.summary() == pytest.approx(
         {
             "coverage": 0.5,
             "mean_reciprocal_rank_at_25": (1 + 1 / 10) / 2,
@@ -53,10 +53,9 @@ def test_the_summary_averages_over_users_with_personalizes_keys() -> None:
 
 
 def test_the_summary_without_users_is_0() -> None:
-    none = Evaluation(
-        np.zeros((0, 25), bool), np.zeros(0, np.int64), np.zeros((0, 25), np.int32), 3
-    ).summary()
-    assert set(none.values()) == {0.0}
+    nobody, no_lists = np.zeros(0, np.int32), np.zeros((0, 25), np.int32)
+    none = Evaluation(no_lists > 0, np.zeros(0, np.int64), no_lists, 3, nobody)
+    assert set(none.summary().values()) == {0.0}
 
 
 def test_items_of_the_input_are_not_relevant() -> None:

@@ -162,8 +162,8 @@ class Evaluation:
     relevant: Int64  # (users,) how many items are relevant, >= 1
     recommended: Int32  # (users, 25) item indices, best first; -1 pads
     n_items: int
+    users: Int32  # (users,) their indices in the interactions
     rewards: Float64 | None = None  # (users,) reward_shares, with an objective
-    users: Int32 | None = None  # (users,) their indices in the interactions
 
     def summary(self) -> dict[str, float]:
         """The metrics of GetSolutionMetrics; all 0 without users.
@@ -210,10 +210,8 @@ def evaluate(model: UserModel, held_out: Split, *, include_seen: bool = False) -
     hits = np.asarray(truth[rows, np.maximum(recommended, 0)].todense() > 0) & (recommended >= 0)
     some = relevant > 0
     rewards = reward_shares(model.item_ids, held_out.truth, truth[some], recommended[some])
-    users = held_out.users[some]
-    return Evaluation(
-        hits[some], relevant[some], recommended[some], len(model.item_ids), rewards, users
-    )
+    users, n_items = held_out.users[some], len(model.item_ids)
+    return Evaluation(hits[some], relevant[some], recommended[some], n_items, users, rewards)
 
 
 def reward_shares(

@@ -33,8 +33,6 @@ def measure(model: UserModel, held_out: Split) -> dict[str, float]:
     order = popular_first(held_out.train)
     popular = PopularityModel(held_out.train.item_ids[order], log_popularity(held_out.train, order))
     baseline = evaluate(popular, held_out)
-    assert found.users is not None
-    assert baseline.users is not None
     users, ours, theirs = np.intersect1d(found.users, baseline.users, return_indices=True)
     values = np.stack([found.ndcg()[ours], baseline.ndcg()[theirs]], axis=1)
     values = np.column_stack([values, values[:, 0] - values[:, 1]])
