@@ -98,15 +98,9 @@ def _check(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
         raise_if_empty=False,
         missing_columns="insert",  # the first row may be short, as any other
     )
-    wrong = [
-        check.alias(field.name)
-        for field in schema.fields
-        if (check := _invalid_rows(field, schema)) is not None
-    ]
+    wrong = [_invalid_rows(field, schema).any().alias(field.name) for field in schema.fields]
     try:
-        counts = text.select(pl.len().alias(" rows"), *(w.any() for w in wrong)).collect(
-            engine="streaming"
-        )
+        counts = text.select(pl.len().alias(" rows"), *wrong).collect(engine="streaming")
     except pl.exceptions.PolarsError as error:
         raise JobFailedError(_explain_unreadable(source, len(columns), str(error))) from None
     rows, *invalid = counts.row(0)
@@ -173,15 +167,14 @@ def _cell_checks(field: Field, schema: Schema) -> Iterator[tuple[str, pl.Expr]]:
         yield f"{name} is longer than {most} characters", cell.str.len_chars() > most
 
 
-def _invalid_rows(field: Field, schema: Schema) -> pl.Expr | None:
+def _invalid_rows(field: Field, schema: Schema) -> pl.Expr:
     checks = [check.fill_null(value=False) for _, check in _cell_checks(field, schema)]
-    return pl.any_horizontal(checks) if checks else None
+    return pl.any_horizontal(checks or [pl.lit(value=False)])
 
 
 def _first_invalid_cell(source: Source, schema: Schema, text: pl.LazyFrame) -> str:
-    checks = (_invalid_rows(field, schema) for field in schema.fields)
-    wrong = [check for check in checks if check is not None]
-    row = text.with_row_index(" row").filter(pl.any_horizontal(wrong)).head(1).collect()
+    wrong = pl.any_horizontal(_invalid_rows(field, schema) for field in schema.fields)
+    row = text.with_row_index(" row").filter(wrong).head(1).collect()
     index: int = row.item(0, " row")
     breaks = pl.sum_horizontal(pl.all().str.count_matches("\n", literal=True).fill_null(0).sum())
     line = 2 + index + int(text.head(index).select(breaks).collect().item())
