@@ -7,7 +7,6 @@ the network.
 from __future__ import annotations
 
 import os
-import uuid
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -75,19 +74,14 @@ def embedded_client(
 
 def client_for(service: LocalPersonalize) -> PersonalizeClient:
     """A `personalize` client for a running local Personalize."""
-    from .service import CONTENT_TYPE, answer
+    from .service import answer
 
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         target = request.headers.get("X-Amz-Target", b"")
         text = target.decode("latin-1") if isinstance(target, bytes) else target
-        status, body, own = answer(service.call, text, _bytes(request.body))
-        headers = HTTPHeaders()
-        for name, value in own.items():
-            headers[name] = value
-        headers["Content-Type"] = CONTENT_TYPE
-        headers["x-amzn-RequestId"] = str(uuid.uuid4())
-        raw = HTTPResponse(BytesIO(body), preload_content=False)
-        return AWSResponse(request.url, status, headers, raw)
+        status, content, headers = answer(service.call, text, _bytes(request.body))
+        raw = HTTPResponse(BytesIO(content), preload_content=False)
+        return AWSResponse(request.url, status, HTTPHeaders.from_dict(headers), raw)
 
     session = botocore.session.Session(session_vars=_SESSION)
     session.register_component("data_loader", _LOADER)

@@ -5,9 +5,7 @@ Point a client at it with AWS_ENDPOINT_URL_PERSONALIZE. It answers as the embedd
 
 from __future__ import annotations
 
-import json
-import uuid
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -23,7 +21,7 @@ from batchrec_dagster.web.server import BODY_SECONDS, BodyTooLargeError, Limited
 
 from ..errors import CatalogError
 from ..jobs.job import logger
-from .service import CONTENT_TYPE, LocalPersonalize, answer
+from .service import Answer, LocalPersonalize, answer
 from .signatures import AccessKey, SignatureError, check_signature
 
 
@@ -55,7 +53,7 @@ def application(
                 return _error_response(403, error.code, str(error))
         target = request.headers.get("x-amz-target", "")
         try:
-            return _response(*await run_in_threadpool(answer, service.call, target, body))
+            return _response(await run_in_threadpool(answer, service.call, target, body))
         except CatalogError as error:
             return _error_response(500, "InternalFailure", str(error))
 
@@ -93,10 +91,9 @@ def serve(
     LimitedServer(app, host, port, log_level="info").run()
 
 
+def _response(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, answer.headers)
+
+
 def _error_response(status: int, code: str, message: str) -> Response:
-    return _response(status, json.dumps({"__type": code, "message": message}).encode())
-
-
-def _response(status: int, content: bytes, own: Mapping[str, str] | None = None) -> Response:
-    headers = {"x-amzn-RequestId": str(uuid.uuid4()), **(own or {})}
-    return Response(content, status, headers, media_type=CONTENT_TYPE)
+    return _response(Answer.error(status, code, message))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -32,11 +33,22 @@ Service = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
 class Answer(NamedTuple):
-    """An HTTP status, a JSON body, and headers of the operation."""
+    """An HTTP response: its status, JSON body and headers."""
 
     status: int
     body: bytes
-    headers: Mapping[str, str] = {}
+    headers: Mapping[str, str]
+
+    @classmethod
+    def of(cls, content: Any, status: int = 200, **headers: str) -> Answer:
+        """The answer with this content, and further headers."""
+        headers = {"Content-Type": CONTENT_TYPE, "x-amzn-RequestId": str(uuid.uuid4()), **headers}
+        return cls(status, json.dumps(content).encode(), headers)
+
+    @classmethod
+    def error(cls, status: int, code: str, message: str) -> Answer:
+        """The answer with an exception of the protocol."""
+        return cls.of({"__type": code, "message": message}, status)
 
 
 def answer(service: Service, target: str, body: bytes) -> Answer:
@@ -47,20 +59,15 @@ def answer(service: Service, target: str, body: bytes) -> Answer:
     try:
         found = service(_operation(target), _params(body))
         headers = found.pop(HEADERS, {})
-        return Answer(200, json.dumps(found).encode(), headers)
+        return Answer.of(found, **headers)
     except ServiceError as error:
-        return _refusal(400, error.code, str(error))
+        return Answer.error(400, error.code, str(error))
     except CatalogError:
         raise
     except Exception:
         logger.exception("a request to the local Personalize failed: %.100r", target)
-        return _refusal(
-            500, "InternalFailure", "An internal error occurred; see the service's log."
-        )
-
-
-def _refusal(status: int, code: str, message: str) -> Answer:
-    return Answer(status, json.dumps({"__type": code, "message": message}).encode())
+        message = "An internal error occurred; see the service's log."
+        return Answer.error(500, "InternalFailure", message)
 
 
 def _operation(target: str) -> str:
