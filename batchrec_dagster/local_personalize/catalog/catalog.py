@@ -20,7 +20,7 @@ from typing import Any
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.durable import exclusive
 
-from ..errors import CatalogError
+from ..errors import CatalogError, JobFailedError
 
 _BUSY_SECONDS = 60
 
@@ -143,6 +143,12 @@ class Records:
     def find(self, arn: str) -> Resource | None:
         """The resource of this ARN, of any kind."""
         return next(iter(self._all("SELECT * FROM resources WHERE arn = :arn", {"arn": arn})), None)
+
+    def existing(self, arn: str) -> Resource:
+        """The same, which must be there. Raises JobFailedError if it was deleted."""
+        if (resource := self.find(arn)) is None:
+            raise JobFailedError(f"{arn} no longer exists.")
+        return resource
 
     def add(self, resource: Resource) -> None:
         """Insert; sets `seq` and both times. The ARN must be free.

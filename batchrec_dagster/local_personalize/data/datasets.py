@@ -103,10 +103,7 @@ class DatasetReader:
     def _folders(self, dataset_arn: str) -> list[Path]:
         """The folders of the imports that make up the dataset."""
         with self.catalog.reading() as records:
-            dataset = records.find(dataset_arn)
-        if dataset is None:
-            raise JobFailedError(f"{dataset_arn} no longer exists.")
-        files = dataset.state["files"]
+            files = records.existing(dataset_arn).state["files"]
         if not files:
             raise JobFailedError(f"Create failed. {dataset_arn} has no data: import some first.")
         if self.full_imports_only:

@@ -79,9 +79,7 @@ def _version_with_model(job: Job) -> tuple[Resource, AnyModel]:
     """The job's solution version and its model. Raises JobFailedError if gone or damaged."""
     arn = job.resource.body["solutionVersionArn"]
     with job.catalog.reading() as records:
-        version = records.find(arn)
-    if version is None:
-        raise JobFailedError(f"{arn} no longer exists.")
+        version = records.existing(arn)
     try:
         return version, load_model(job.home.root / version.state["model"])
     except ModelFileError as error:
@@ -95,9 +93,7 @@ def _filter(job: Job, read: Read, model: AnyModel) -> JobFilter | None:
     if "filterArn" not in job.resource.body:
         return None
     with job.catalog.reading() as records:
-        resource = records.find(job.resource.body["filterArn"])
-    assert resource is not None  # a filter that an unfinished job uses cannot be deleted
-    expression = resource.body["filterExpression"]
+        expression = records.existing(job.resource.body["filterArn"]).body["filterExpression"]
     latest = job.resource.state.get("filter_interactions", FILTER_HISTORY)
     return JobFilter(expression, read, model.item_ids.tolist(), latest)
 

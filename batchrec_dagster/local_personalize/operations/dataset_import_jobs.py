@@ -240,10 +240,7 @@ def _perform(job: Job) -> JobResult:
     mode = body["importMode"]
     dataset_arn = body["datasetArn"]
     with job.catalog.reading() as records:
-        dataset = records.find(dataset_arn)
-        if dataset is None:
-            raise JobFailedError(f"{dataset_arn} no longer exists.")
-        schema = schema_of(records, dataset)
+        schema = schema_of(records, records.existing(dataset_arn))
     home.discard_attempts(home.datasets, job.resource.arn)
     published = home.new_path(home.datasets, job.resource.arn)
     work = home.new_path(home.datasets, job.resource.arn)
@@ -263,9 +260,7 @@ def _perform(job: Job) -> JobResult:
     file = {"path": home.relative(published), "rows": rows, "mode": mode}
 
     def add_file(records: Records) -> list[Path]:
-        current = records.find(dataset_arn)
-        if current is None:
-            raise LookupError(dataset_arn)
+        current = records.existing(dataset_arn)
         old = current.state["files"]
         kept, replaced = ([], old) if mode == FULL else (old, [])
         records.save(replace(current, state={**current.state, "files": [*kept, file]}))

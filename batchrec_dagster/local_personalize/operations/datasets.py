@@ -21,9 +21,7 @@ from ..jobs.job import start_update
 
 
 def schema_of(records: Records, dataset: Resource) -> Schema:
-    schema = records.find(dataset.body["schemaArn"])
-    assert schema is not None  # a schema outlives its datasets
-    return _parsed(schema)
+    return _parsed(records.existing(dataset.body["schemaArn"]))
 
 
 def _parsed(schema: Resource) -> Schema:
