@@ -273,7 +273,7 @@ def _why_not(said: IO[bytes]) -> str:
 def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list[str]:
     """What was published, the warnings, and the next commands."""
     from batchrec_dagster.reporting.published import Published
-    from batchrec_dagster.reporting.show import run_result
+    from batchrec_dagster.reporting.show import run_result, show_user
 
     published = Published(of.storage(name), name)
     lines = ["", *run_result(published, run.run_id, took)]
@@ -284,8 +284,7 @@ def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list
         f"show --pipeline {name}": "the data, the metrics, the table",
     }
     if user is not None:
-        dash = "-- " if user.startswith("-") else ""
-        commands[f"show {dash}{shlex.quote(user)}"] = "a user's history and list"
+        commands[show_user(user)] = "a user's history and list"
     commands["ui"] = "this run in Dagster"
     width = max(map(len, commands))
     return [*lines, "", *(f"{batchrec} {one:<{width}}  # {what}" for one, what in commands.items())]

@@ -22,7 +22,7 @@ from batchrec_dagster.personalize.evidence import ALL, Estimate
 from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.facts import Facts, Training
 from batchrec_dagster.reporting.people import HISTORY, LIST, shortened
-from batchrec_dagster.reporting.sections import Figure, comparison, count, percent, score
+from batchrec_dagster.reporting.sections import Figure, count, percent, score
 from batchrec_dagster.reporting.statistics import Shares
 from batchrec_dagster.reporting.verdict import is_concentrated, quality
 
@@ -161,19 +161,17 @@ def _quality(facts: Facts) -> Figure | None:
     run = facts.run
     if not run.popularity:
         return None
-    return comparison(
+    rows = [
+        (metric.name, run.metrics.get(metric.key, 0.0), run.popularity.get(metric.key, 0.0))
+        for metric in METRICS
+    ]
+    return Figure(
         "quality",
-        (
-            "Quality compared with popularity",
-            "This model compared with recommending the most popular items to everyone.",
-        ),
-        ("Metric", "Value, 0 to 1"),
-        (MODEL, POPULAR),
-        [
-            (metric.name, run.metrics.get(metric.key, 0.0), run.popularity.get(metric.key, 0.0))
-            for metric in METRICS
-        ],
-        shares=False,
+        "Quality compared with popularity",
+        "This model compared with recommending the most popular items to everyone.",
+        Chart("horizontal bars", "Metric", "Value, 0 to 1", [MODEL, POPULAR], rows),
+        ["Metric", MODEL, POPULAR],
+        [[name, score(model), score(popular)] for name, model, popular in rows],
     )
 
 
@@ -326,4 +324,6 @@ def _categories(facts: Facts) -> Iterator[Figure]:
 
 def _shares(name: str, title: str, caption: str, of: str, shares: Sequence[Shares]) -> Figure:
     rows = [(share.label, share.recommendations, share.interactions) for share in shares]
-    return comparison(name, (title, caption), (of, "Share"), (LISTS, HISTORIES), rows, shares=True)
+    chart = Chart("horizontal bars", of, "Share", [LISTS, HISTORIES], rows, percent=True)
+    cells = [[label, percent(lists), percent(histories)] for label, lists, histories in rows]
+    return Figure(name, title, caption, chart, [of, LISTS, HISTORIES], cells)

@@ -74,20 +74,3 @@ def score(value: float) -> Markup:
 
 def _number(value: float, text: str) -> Markup:
     return Markup('<data value="{}">{}</data>').format(value, text)
-
-
-def comparison(
-    name: str,
-    texts: tuple[str, str],
-    axes: tuple[str, str],
-    series: tuple[str, str],
-    rows: Sequence[tuple[str, float, float]],
-    *,
-    shares: bool,
-) -> Figure:
-    """Horizontal bars of two series. texts: title, caption; axes: titles for labels and values;
-    rows: label, value of each series; shares: whether the values are shares."""
-    cell = percent if shares else score
-    cells = [[label, *map(cell, values)] for label, *values in rows]
-    chart = Chart("horizontal bars", *axes, series, rows, shares)
-    return Figure(name, *texts, chart, [axes[0], *series], cells)

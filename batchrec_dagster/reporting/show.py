@@ -110,12 +110,15 @@ def _item(item: Item, width: int | None) -> str:
 def _summary(facts: Mapping[str, Any], *, with_runs: bool) -> str:
     lines = [facts["pipeline"], *(f"  {name:<13} {value}" for name, value in _lines(facts))]
     if "example_user" in facts:
-        user = facts["example_user"]
-        dash = "-- " if user.startswith("-") else ""
-        lines.append(f"  {'try':<13} batchrec show {dash}{shlex.quote(user)}")
+        lines.append(f"  {'try':<13} batchrec {show_user(facts['example_user'])}")
     if not with_runs:
         lines.append("  To include Dagster's runs, set DAGSTER_HOME to its folder.")
     return "\n".join(map(plain, lines)) + "\n"
+
+
+def show_user(user: str) -> str:
+    """The arguments of batchrec that show this user."""
+    return f"show {'-- ' if user.startswith('-') else ''}{shlex.quote(user)}"
 
 
 def _item_columns(titles: bool) -> list[Column]:
