@@ -267,7 +267,6 @@ def _distribution(ratings: pl.Series) -> str:
 
 
 def _reading(sample: Sample, columns: Mapping[str, Column], options: AskedReading) -> Reading:
-    """How to read the files."""
     if "timestamp" in columns:
         unit = options.time_format or sample.time_format(columns["timestamp"]) or AUTO
     else:

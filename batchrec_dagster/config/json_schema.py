@@ -58,7 +58,6 @@ def declaration_schema() -> dict[str, Any]:
 
 
 def declaration_schema_text() -> str:
-    """The schema as the file's text."""
     return json.dumps(declaration_schema(), indent=2, ensure_ascii=False) + "\n"
 
 

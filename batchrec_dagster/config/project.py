@@ -185,7 +185,6 @@ class Retries(dg.Model):
 
     @property
     def policy(self) -> dg.RetryPolicy:
-        """Dagster's own."""
         return dg.RetryPolicy(self.max_retries, self.delay_seconds, dg.Backoff.EXPONENTIAL)
 
 

@@ -67,7 +67,6 @@ def _tables(changes: EditionDiff) -> Iterator[Figure]:
 
 
 def _data(drift: Drift | None) -> Iterator[Figure]:
-    """The data before and now."""
     if drift is None:
         return
     before, now = drift.before, drift.now

@@ -75,7 +75,6 @@ class Chart:
     percent: bool = False
 
     def svg(self) -> Markup:
-        """The drawing."""
         names = readable(label for label, *_ in self.rows)
         points = [
             (label, number, value)

@@ -34,7 +34,6 @@ class Data:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The counts by name."""
         return {"interactions": self.interactions, "users": self.users, "items": self.items}
 
 
@@ -131,7 +130,6 @@ class Change:
 
 
 def shown(value: Any) -> str:
-    """A setting's value in words."""
     if value is None:
         return "its default"
     return f"{value:g}" if isinstance(value, float) else str(value)

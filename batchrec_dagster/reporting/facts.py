@@ -178,7 +178,6 @@ class Facts(Tallies):
 
     @property
     def provenance(self) -> Provenance:
-        """What made the lists, and of what."""
         tested = self.run.tested
         return Provenance(
             self.run.engine,
@@ -204,7 +203,6 @@ class Facts(Tallies):
 
     @property
     def verdict_facts(self) -> VerdictFacts:
-        """What the verdict is made from."""
         run, top = self.run, self.catalogue.exposure.top
         return VerdictFacts(
             ndcg=run.metrics.get(NDCG, 0.0),

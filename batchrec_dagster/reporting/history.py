@@ -70,7 +70,6 @@ class EditionHistory:
         return known if known.get("version") == edition.version else {}
 
     def remember(self, edition: Edition, facts: Facts) -> None:
-        """Note what the report says of the edition."""
         known = {
             "version": edition.version,
             "data": asdict(facts.data),
@@ -87,7 +86,6 @@ class EditionHistory:
         return Verdict(**known) if known else None
 
     def compare(self, before: Edition, after: Edition) -> EditionDiff:
-        """What changed between the two."""
         store = self.storage.store
         with store.opened(before.uri) as old, store.opened(after.uri) as new:
             return diff(
@@ -110,7 +108,6 @@ class EditionHistory:
             return None
 
     def remember_inputs(self, inputs: Inputs) -> None:
-        """Note the data for the next run."""
         table = inputs.items.alias("item").to_frame().to_arrow()
         file = io.BytesIO()
         pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(inputs.about)}), file)

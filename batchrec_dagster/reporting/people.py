@@ -108,7 +108,6 @@ def people(tables: Tables, counts: Counts, most: int = MOST_PEOPLE) -> People:
 def _items(
     tables: Tables, counts: Counts, ids: pl.Series, users: list[int], near: list[list[int]]
 ) -> list[list[Any]]:
-    """The rows of People.items."""
     lists_of = dict(counts.lists.select("item", "lists").iter_rows())
     columns = (
         ids.to_list(),

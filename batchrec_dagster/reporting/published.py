@@ -88,7 +88,6 @@ class Published:
 
     @property
     def report(self) -> ObjectInfo | None:
-        """The report's file, if there is one."""
         return self.storage.store.head(self.storage.uri(self.places.report))
 
     def size(self) -> tuple[int, int]:

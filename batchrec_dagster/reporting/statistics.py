@@ -117,7 +117,6 @@ class Audience:
 
 
 def audience(tables: Tables, counts: Counts) -> Audience:
-    """Counts of the requested users."""
     lengths = (
         tables.users.select(user_id=pl.col(USER_FIELD).unique())
         .collect(engine="streaming")

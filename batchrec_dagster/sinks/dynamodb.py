@@ -235,7 +235,6 @@ class UserLists:
         self.store.put(self.record, buffer.getvalue())
 
     def _put(self, frame: pl.LazyFrame, run_id: str) -> int:
-        """How many items DynamoDB accepted."""
         common = {
             "run_id": {"S": run_id},
             EXPIRES: {"N": str(int(time.time()) + self.ttl_days * DAY)},
