@@ -24,9 +24,7 @@ from batchrec_dagster.cli.project import (
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
-    from batchrec_dagster.storage.paths import Places
     from batchrec_dagster.storage.published_table import Edition, PublishedTable
-    from batchrec_dagster.storage.resource import StorageResource
 
 
 @click.command(short_help="Publish an older edition of the recommendations again.")
@@ -58,6 +56,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         published_table,
         rolled_back_keys,
         run_config,
+        unfinished,
     )
     from batchrec_dagster.storage.paths import Places
 
@@ -69,7 +68,8 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
             raise NotFoundError(
                 f"{pipeline} has published nothing: {deployed.where(table.uri)} does not exist"
             )
-        pending = _unfinished(deployed, places)
+        with instance_if_any() as instance:
+            pending = unfinished(deployed, places, instance) if instance is not None else 0
         edition = chosen(table, to or PREVIOUS, bad, pending)
     except dg.Failure as error:
         raise NotFoundError(error.description or "") from error
@@ -94,14 +94,6 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     click.echo(f"{pipeline}: edition {after.number if after else 'none'} is published")
     if done.returncode:
         raise click.ClickException(f"{pipeline}_rollback failed; see above")
-
-
-def _unfinished(deployed: StorageResource, places: Places) -> int:
-    """The edition of a rollback that did not succeed, or 0."""
-    from batchrec_dagster.steps.publishing import unfinished
-
-    with instance_if_any() as found:
-        return unfinished(deployed, places, found) if found is not None else 0
 
 
 def _shown(

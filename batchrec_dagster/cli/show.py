@@ -62,6 +62,7 @@ def show(
         raise click.UsageError("give a user, --item or --experiment: one of them")
     from batchrec_dagster.cli.pipelines import warn_of_broken
     from batchrec_dagster.reporting import lookup
+    from batchrec_dagster.reporting.show import summary
 
     if user is None and item is None and not experiment:
         warn_of_broken()
@@ -74,7 +75,8 @@ def show(
     elif experiment:
         shown = _experiments(published)
     else:
-        shown = _summaries(published)
+        with instance_if_any() as instance:
+            shown = [summary(one, instance) for one in published]
     found = [one for one in shown if one is not None]
     if not found:
         raise _not_found(published, "item" if user is None else "user", user or item or "")
@@ -127,13 +129,6 @@ def _experiments(published: list[Published]) -> list[Any]:
         share = result.control_share if result else USUAL_SHARE
         views.append(ExperimentView(one.pipeline, result, plan(sums, share)))
     return views
-
-
-def _summaries(published: list[Published]) -> list[dict[str, Any]]:
-    from batchrec_dagster.reporting.show import summary
-
-    with instance_if_any() as found:
-        return [summary(one, found) for one in published]
 
 
 def _text(found: Any) -> str:

@@ -226,7 +226,7 @@ def diff(
         before=old.number,
         after=new.number,
         settings=changed_settings(old, new),
-        data=[*_changed_data(old_data, new_data)],
+        data=_changed_data(old_data, new_data),
         metrics=[*_changed_metrics(old, new)],
         comparable=not incomparable(old, new),
         overlap=float(kept.mean()) if len(kept) else None,  # type: ignore[arg-type]
@@ -273,13 +273,11 @@ def _shifts(old: pl.DataFrame, new: pl.DataFrame) -> list[Shift]:
     return [Shift(*row) for row in table.iter_rows()]
 
 
-def _changed_data(before: Data | None, after: Data | None) -> Iterator[Change]:
+def _changed_data(before: Data | None, after: Data | None) -> list[Change]:
     if before is None or after is None:
-        return
+        return []
     old, new = asdict(before), asdict(after)
-    for name in old:
-        if old[name] != new[name]:
-            yield Change(name, old[name], new[name])
+    return [Change(name, old[name], new[name]) for name in old if old[name] != new[name]]
 
 
 def _changed_metrics(before: Edition, after: Edition) -> Iterator[Change]:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from batchrec_dagster.personalize.evidence import ALL, Estimate
 from batchrec_dagster.reporting.charts import Chart
-from batchrec_dagster.reporting.facts import Facts, Training
+from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.people import HISTORY, LIST, shortened
 from batchrec_dagster.reporting.sections import Figure, count, percent, score
 from batchrec_dagster.reporting.statistics import Shares
@@ -256,11 +256,13 @@ def _trainings(facts: Facts) -> Figure | None:
         )
         for number, training in enumerate(trainings, 1)
     ]
+    settings = [training.interactions for training in trainings if training.interactions]
+    changed = any(one != settings[0] for one in settings)
     return Figure(
         "runs",
         "Quality over time",
         f"NDCG@25 of the latest {len(trainings)} models, oldest first."
-        + (SETTINGS_CHANGED if _settings_changed(trainings) else ""),
+        + (SETTINGS_CHANGED if changed else ""),
         Chart("lines", "Model", "NDCG@25", ["Model", POPULAR], points),
         ["Trained", *(metric.name for metric in METRICS)],
         [
@@ -276,11 +278,6 @@ def _trainings(facts: Facts) -> Figure | None:
 SETTINGS_CHANGED = (
     " The settings of the interactions changed between some of them: these cannot be compared."
 )
-
-
-def _settings_changed(trainings: Sequence[Training]) -> bool:
-    settings = [training.interactions for training in trainings if training.interactions]
-    return any(one != settings[0] for one in settings[1:])
 
 
 def _lengths(facts: Facts) -> Figure:

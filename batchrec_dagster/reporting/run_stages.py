@@ -87,7 +87,10 @@ class RunStages:
             if stage is not None and stage.status == "running":
                 stage.details = _line(ARN.sub("", entry.user_message))
             elif event is not None and event.event_type == DagsterEventType.RUN_FAILURE:
-                self._run_failed(event)
+                # Unless a stage says why: its process was killed, for example.
+                error = getattr(event.event_specific_data, "error", None)
+                message = (error.cause or error).message if error else event.message
+                self.errors = self.errors or [_line(message or "the run failed")]
             elif event is not None and (why := reason(event)):
                 self.errors.append(_line(why))
             return None
@@ -122,13 +125,6 @@ class RunStages:
             stage.status = "stopped"
         elif why := reason(event):
             self.errors.append(f"{stage.name}: {_line(why)}")
-
-    def _run_failed(self, event: DagsterEvent) -> None:
-        """Note why a run failed, if no stage says it: its process was killed, for example."""
-        error = getattr(event.event_specific_data, "error", None)
-        if not self.errors:
-            message = (error.cause or error).message if error else event.message
-            self.errors.append(_line(message or "the run failed"))
 
     @property
     def running(self) -> list[str]:

@@ -152,7 +152,9 @@ class UserLists:
         users = frame.filter(rank=1).select(KEY).collect(engine="streaming")
         with explained(self.table):
             arn, expires = self.check()
-            self._own(arn)
+            if self.owned_by(arn) is None:
+                mark = {"Key": OWNER, "Value": self._mark}
+                self.client.tag_resource(ResourceArn=arn, Tags=[mark])
             before = self._users_before()
             gone = before.join(users, on=KEY, how="anti")
             self._remember(pl.concat([users, gone]))
@@ -213,10 +215,6 @@ class UserLists:
                 f" --tag-keys {OWNER}"
             )
         return owner
-
-    def _own(self, arn: str) -> None:
-        if self.owned_by(arn) is None:
-            self.client.tag_resource(ResourceArn=arn, Tags=[{"Key": OWNER, "Value": self._mark}])
 
     @property
     def _mark(self) -> str:
