@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
@@ -65,9 +66,8 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
     name = _chosen(pipeline)
     stream: Any = sys.stdout
     stream.reconfigure(errors="backslashreplace")
-    tag = uuid.uuid4().hex
+    tag, started = uuid.uuid4().hex, time.time()
     command = [*of.job_command(f"{name}_refresh"), "--tags", json.dumps({TAG: tag})]
-    started = time.time()
     with ExitStack() as stack, TemporaryFile() as said, _signals() as received:
         if not of.has_history():
             stack.enter_context(of.dagster_instance())  # makes the databases
@@ -83,8 +83,9 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
             # Meanwhile: both processes take their time to import Dagster.
             instance = stack.enter_context(of.dagster_instance())
             _import_for_the_end()
-            stages = _watch(name, instance, tag, process, received)
-            _conclude(name, instance, stages, said, time.time() - started, stopped=received)
+            watched = _Run(name, tag, instance, process, said, received)
+            watched.watch()
+            watched.conclude(time.time() - started)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
@@ -128,69 +129,101 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(one, handler)
 
 
-def _watch(
-    name: str,
-    instance: dg.DagsterInstance,
-    tag: str,
-    process: subprocess.Popen[bytes],
-    received: list[int],
-) -> RunStages | None:
-    """Show the run until its process has ended; None if it ended before the run started."""
-    import dagster as dg
+@dataclass
+class _Run:
+    """A run in a process of its own. said: by the process; received: signals to stop; stages: None
+    until Dagster has started the run."""
 
-    from batchrec_dagster.reporting.run_stages import RunStages
-
+    name: str
+    tag: str
+    instance: dg.DagsterInstance
+    process: subprocess.Popen[bytes]
+    said: IO[bytes]
+    received: list[int]
     stages: RunStages | None = None
-    of_tag = dg.RunsFilter(tags={TAG: tag})
-    asked = 0
-    with _view(name) as show:
-        while True:
-            ended = process.poll() is not None
-            for run in instance.get_runs(of_tag, limit=1) if stages is None else ():
-                stages = RunStages(instance, run)
-            if len(received) > asked:
-                asked = len(received)
-                _stop(process, instance, stages, force=asked > 1)
-            done = list(stages.update()) if stages else []
-            if ended and stages is not None:
-                _close(instance, stages, process.returncode, stopped=bool(received))
-                done += stages.update()
-            show(stages, done, ended)
-            if ended:
-                return stages
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(LOOK_EVERY)
 
+    def watch(self) -> None:
+        """Show it until its process has ended."""
+        import dagster as dg
 
-def _stop(
-    process: subprocess.Popen[bytes],
-    instance: dg.DagsterInstance,
-    stages: RunStages | None,
-    *,
-    force: bool,
-) -> None:
-    """Interrupt the run, after a note to Dagster, which then calls it canceled and not failed."""
-    if force:
-        process.kill()
-        return
-    if stages is not None:
-        instance.report_run_canceling(stages.run)
-    process.send_signal(signal.SIGINT)
+        from batchrec_dagster.reporting.run_stages import RunStages
 
+        of_tag = dg.RunsFilter(tags={TAG: self.tag})
+        asked = 0
+        with _view(self.name) as show:
+            while True:
+                ended = self.process.poll() is not None
+                for run in self.instance.get_runs(of_tag, limit=1) if self.stages is None else ():
+                    self.stages = RunStages(self.instance, run)
+                if len(self.received) > asked:
+                    asked = len(self.received)
+                    self._stop(force=asked > 1)
+                done = list(self.stages.update()) if self.stages else []
+                if ended and self.stages is not None:
+                    self._close(self.stages)
+                    done += self.stages.update()
+                show(self.stages, done, ended)
+                if ended:
+                    return
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(LOOK_EVERY)
 
-def _close(instance: dg.DagsterInstance, stages: RunStages, code: int, *, stopped: bool) -> None:
-    """End the run in Dagster if its process was killed: it would be under way for ever."""
-    from batchrec_dagster.reporting.run_stages import killed
+    def _stop(self, *, force: bool) -> None:
+        """Interrupt it, after a note to Dagster, which then calls it canceled and not failed."""
+        if force:
+            self.process.kill()
+            return
+        if self.stages is not None:
+            self.instance.report_run_canceling(self.stages.run)
+        self.process.send_signal(signal.SIGINT)
 
-    run = instance.get_run_by_id(stages.run.run_id)
-    if run is not None and not run.is_finished:
-        if stopped:
-            instance.report_run_canceled(run)
+    def _close(self, stages: RunStages) -> None:
+        """End it in Dagster if its process was killed: it would be under way for ever."""
+        from batchrec_dagster.reporting.run_stages import killed
+
+        run, code = self.instance.get_run_by_id(stages.run.run_id), self.process.returncode
+        if run is None or run.is_finished:
+            return
+        if self.received:
+            self.instance.report_run_canceled(run)
         else:
             what = ", ".join(stages.running) or "the run"
-            instance.report_run_failed(
-                run, killed(what, -code) if code < 0 else f"the process of {what} ended early"
-            )
+            early = f"the process of {what} ended early"
+            self.instance.report_run_failed(run, killed(what, -code) if code < 0 else early)
+
+    def conclude(self, seconds: float) -> None:
+        """Say what came out of it, and what to do next."""
+        from batchrec_dagster.reporting.run_stages import duration
+
+        name, stages, took = self.name, self.stages, duration(seconds)
+        batchrec = of.program("batchrec")
+        again = f"{batchrec} run {shlex.quote(name)}"
+        run = None if stages is None else self.instance.get_run_by_id(stages.run.run_id)
+        if stages is None or run is None:
+            if self.received:
+                click.echo(f"{name}: stopped before the run started")
+            else:
+                click.echo(f"{name}: the run did not start. {self._why_not()}", err=True)
+        elif run.is_success:
+            click.echo("\n".join(_result(name, run, stages, took)))
+        elif self.received:
+            click.echo(f"\n{name}: stopped after {took}. Continue with: {again}")
+        else:
+            lines = [f"\n{name}: failed after {took}", *(f"  {error}" for error in stages.errors)]
+            lines.append(f"Fix it, then continue with: {again}")
+            where = f"http://127.0.0.1:3000/runs/{run.run_id}"
+            lines.append(f"Its log: {batchrec} ui, then {where}")
+            click.echo("\n".join(lines), err=True)
+
+    def _why_not(self) -> str:
+        """Why the definitions do not load, or else the last lines of the process."""
+        from batchrec_dagster.cli.pipelines import problems
+
+        of.storage()  # raises click.ClickException for wrong settings
+        if found := problems(of.find_project()):
+            return "\n".join(found)
+        self.said.seek(0)
+        return "\n".join(self.said.read().decode(errors="replace").splitlines()[-20:])
 
 
 Show = Callable[["RunStages | None", "list[Stage]", bool], None]
@@ -224,50 +257,6 @@ def _view(name: str) -> Iterator[Show]:
             live.update(stages.table(time.time()), refresh=True)
 
         yield table
-
-
-def _conclude(
-    name: str,
-    instance: dg.DagsterInstance,
-    stages: RunStages | None,
-    said: IO[bytes],
-    seconds: float,
-    *,
-    stopped: list[int],
-) -> None:
-    """Say what came out of the run, and what to do next."""
-    from batchrec_dagster.reporting.run_stages import duration
-
-    took, batchrec = duration(seconds), of.program("batchrec")
-    again = f"Continue with: {batchrec} run {shlex.quote(name)}"
-    run = None if stages is None else instance.get_run_by_id(stages.run.run_id)
-    if stages is None or run is None:
-        if stopped:
-            click.echo(f"{name}: stopped before the run started")
-        else:
-            click.echo(f"{name}: the run did not start. {_why_not(said)}", err=True)
-    elif run.is_success:
-        click.echo("\n".join(_result(name, run, stages, took)))
-    elif stopped:
-        click.echo(f"\n{name}: stopped after {took}. {again}")
-    else:
-        lines = [f"\n{name}: failed after {took}", *(f"  {error}" for error in stages.errors)]
-        where = f"http://127.0.0.1:3000/runs/{run.run_id}"
-        log = f"Its log: {batchrec} ui, then {where}"
-        click.echo(
-            "\n".join([*lines, again.replace("Continue", "Fix it, then continue"), log]), err=True
-        )
-
-
-def _why_not(said: IO[bytes]) -> str:
-    """Why the definitions do not load, or else the last lines of the process."""
-    from batchrec_dagster.cli.pipelines import problems
-
-    of.storage()  # raises click.ClickException for wrong settings
-    if found := problems(of.find_project()):
-        return "\n".join(found)
-    said.seek(0)
-    return "\n".join(said.read().decode(errors="replace").splitlines()[-20:])
 
 
 def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list[str]:
