@@ -61,6 +61,7 @@ def _found(expression: str) -> list[str]:
         ('ITEMS.genres = "Comedy" AND ITEMS.genres = "Action"', ["b"]),
         ('ITEMS.GENRES = "Comedy"', ["a", "b"]),  # the last row of an item counts
         ('ITEMS.GENRES = "Drama"', []),
+        ('ITEMS.GENRES = "Comedy|Action"', ["b"]),  # a cell as a whole, as in filters
         ('items . Genres="Comedy"and Items.YEAR = 1990', ["b"]),
         ("  ITEMS.YEAR = '1991'  ", ["a"]),
         ("ITEMS.PRICE = 0.1", ["a", "b"]),  # to the precision of a float

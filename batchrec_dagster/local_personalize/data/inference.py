@@ -20,12 +20,12 @@ from batchrec_dagster.personalize.batch_files import (
 )
 from batchrec_dagster.personalize.item_attributes import (
     ItemAttributesError,
-    Value,
     typed_conditions,
 )
-from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, Field, Schema
+from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, Schema
 from batchrec_dagster.storage.progress import Progress
 
+from ..filters.columns import Column, make_column
 from ..filters.tables import Read
 from ..learning.interactions import Ids, Interactions, positions
 from ..learning.models import AnyModel, BlendModel, SegmentationModel
@@ -141,42 +141,26 @@ USERS_AT_ONCE = 32 << 20
 
 
 class ItemAttributes:
-    """The Items dataset, over the items that a model knows."""
+    """The Items dataset, over the items that a model knows; values are equal as in filters."""
 
     def __init__(self, schema: Schema, read: Read, item_ids: Ids) -> None:
         """`item_ids` are the model's, in its order."""
         self._schema, self._read, self._item_ids = schema, read, item_ids
-        self._items = cache(self._load)
+        self._column = cache(self._load)
 
     def matching_items(self, expression: str) -> npt.NDArray[np.int32]:
         """Positions in `item_ids` of the items that match. Raises ItemAttributesError."""
         matching = np.ones(len(self._item_ids), dtype=bool)
         for field, value in typed_conditions(expression, self._schema):
-            positions_with_cell, cells = self._items(field.name)
-            equal = cells.select(_equals(field, value)).to_series().to_numpy()
-            with_value = np.zeros(len(self._item_ids), dtype=bool)
-            with_value[positions_with_cell[equal]] = True
-            matching &= with_value
+            matching &= self._column(field.name).compare("=", (value,), None)
         return np.flatnonzero(matching).astype(np.int32)
 
-    def _load(self, name: str) -> tuple[npt.NDArray[np.int32], pl.DataFrame]:
-        """The position in the model of each item of the dataset, and its cell of this field."""
+    def _load(self, name: str) -> Column:
+        """The field's cells for each item of the model; null for one that the dataset lacks."""
         rows = self._read(ITEMS, list(dict.fromkeys([ITEM_ID, name])))
         rows = rows.unique(ITEM_ID, keep="last", maintain_order=True)  # a later row counts
-        at = positions(self._item_ids, rows[ITEM_ID].to_list())
-        known = at >= 0
-        return at[known], rows.filter(pl.Series(known)).select(name)
-
-
-def _equals(field: Field, value: Value) -> pl.Expr:
-    cell = pl.col(field.name)
-    if field.type == "string":
-        equal = cell.str.split("|").list.contains(value)
-    elif field.type == "float":
-        equal = cell == pl.lit(value, dtype=pl.Float32)
-    else:
-        equal = cell == value
-    return equal.fill_null(value=False)
+        at = pl.Series(positions(rows[ITEM_ID], self._item_ids)).replace(-1, None)
+        return make_column(rows[name].gather(at))
 
 
 @dataclass(frozen=True)
