@@ -11,6 +11,8 @@ import fcntl
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from batchrec_dagster.storage import durable
@@ -46,6 +48,17 @@ class Home:
         """Remove the files of earlier attempts at this resource."""
         for path in folder.glob(f"{self.attempts_prefix(arn)}*"):
             remove(path)
+
+    @contextmanager
+    def workspace(self, folder: Path, arn: str) -> Iterator[Path]:
+        """A folder for one attempt at this resource, removed at its end; removes earlier ones."""
+        self.discard_attempts(folder, arn)
+        work = self.new_path(folder, arn)
+        work.mkdir(mode=0o700)
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
     def relative(self, path: Path) -> str:
         """The path as the catalog stores it, relative so that the home can be moved."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -100,15 +99,11 @@ def _filter(job: Job, read: Read, model: AnyModel) -> JobFilter | None:
 
 def _run(job: Job, prepare: Callable[[Job], Answerer]) -> JobResult:
     """Answer all input files, then upload the outputs, the marker last."""
-    home, arn = job.home, job.resource.arn
     source = job.resource.body["jobInput"]["s3DataSource"]["path"]
     target = as_folder(job.resource.body["jobOutput"]["s3DataDestination"]["path"])
     files = _input_files(job, source, target)
     answerer = prepare(job)
-    home.discard_attempts(home.batches, arn)
-    work = home.new_path(home.batches, arn)
-    work.mkdir(mode=0o700)
-    try:
+    with job.home.workspace(job.home.batches, job.resource.arn) as work:
         outputs = [
             _answer(job, answerer, info.uri, work / str(number))
             for number, info in enumerate(files)
@@ -117,8 +112,6 @@ def _run(job: Job, prepare: Callable[[Job], Answerer]) -> JobResult:
         for info, output in zip(files, outputs, strict=True):
             job.store.put(target + info.uri.removeprefix(folder) + OUTPUT_SUFFIX, output)
         job.store.put(target + CHECK_MARKER, b"")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return JobResult()
 
 

@@ -7,7 +7,6 @@ Source of the rules: developer guide, "Preparing training data" and "Bulk import
 from __future__ import annotations
 
 import csv
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -241,11 +240,7 @@ def _perform(job: Job) -> JobResult:
     dataset_arn = body["datasetArn"]
     with job.catalog.reading() as records:
         schema = schema_of(records, records.existing(dataset_arn))
-    home.discard_attempts(home.datasets, job.resource.arn)
-    published = home.new_path(home.datasets, job.resource.arn)
-    work = home.new_path(home.datasets, job.resource.arn)
-    work.mkdir(mode=0o700)
-    try:
+    with home.workspace(home.datasets, job.resource.arn) as work:
         sources = _download(job, body["dataSource"]["dataLocation"], mode, work)
         imported = work / "imported"
         imported.mkdir()
@@ -253,9 +248,8 @@ def _perform(job: Job) -> JobResult:
         rows = import_files(sources, schema, imported / ROWS, types)
         if schema.dataset_type == schemas.INTERACTIONS:
             save_interactions(imported)
+        published = home.new_path(home.datasets, job.resource.arn)
         durable.publish(imported, published)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     job.progress(f"{rows} rows")
     file = {"path": home.relative(published), "rows": rows, "mode": mode}
 
