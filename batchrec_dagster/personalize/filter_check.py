@@ -6,7 +6,7 @@ messages in Amazon Personalize".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from batchrec_dagster.personalize.filter_expressions import placeholder_uses
@@ -23,10 +23,10 @@ from batchrec_dagster.personalize.filter_grammar import (
     Expression,
     FieldRef,
     FilterError,
-    Operand,
     Placeholder,
     comparisons,
     fields,
+    operands,
     parse,
 )
 from batchrec_dagster.personalize.schemas import (
@@ -210,7 +210,8 @@ def _check_literal(comparison: Comparison, field: Field, literal: object) -> Non
 
 
 def _check_placeholders(expressions: Sequence[Expression]) -> None:
-    names = {operand.name for operand in _operands(expressions) if isinstance(operand, Placeholder)}
+    used = [o for e in expressions for o in operands(*e.conditions)]
+    names = {operand.name for operand in used if isinstance(operand, Placeholder)}
     if len(names) > MAX_PLACEHOLDERS:
         raise FilterError(
             f"The filter has {len(names)} placeholders; {MAX_PLACEHOLDERS} at most are allowed."
@@ -230,19 +231,13 @@ class Traits:
 def traits(expression: str) -> Traits:
     """What the expression filters and needs. Raises FilterError."""
     expressions = parse(expression)
-    operands = list(_operands(expressions))
+    used = [o for e in expressions for o in operands(*e.conditions)]
     return Traits(
         users=expressions[0].target == USER_TARGET,
         interactions=any(e.on_interactions for e in expressions),
-        current_item=any(isinstance(o, FieldRef) and o.dataset == CURRENT_ITEM for o in operands),
-        placeholders=frozenset(o.name for o in operands if isinstance(o, Placeholder)),
+        current_item=any(isinstance(o, FieldRef) and o.dataset == CURRENT_ITEM for o in used),
+        placeholders=frozenset(o.name for o in used if isinstance(o, Placeholder)),
     )
-
-
-def _operands(expressions: Sequence[Expression]) -> Iterator[Operand]:
-    for expression in expressions:
-        for comparison in (*comparisons(expression.where), *expression.users):
-            yield from comparison.operands
 
 
 def check_expression(expression: str, schemas: Schemas) -> None:

@@ -87,7 +87,7 @@ def placeholder_uses(
             expression.include,
         )
         for expression in expressions
-        for comparison in (*grammar.comparisons(expression.where), *expression.users)
+        for comparison in grammar.comparisons(*expression.conditions)
         for operand in comparison.operands
         if isinstance(operand, grammar.Placeholder)
     ]

@@ -109,14 +109,19 @@ class Expression:
     users: tuple[Comparison, ...]
 
     @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """All of its conditions, IF's included."""
+        return self.where, *self.users
+
+    @property
     def on_interactions(self) -> bool:
         """Whether it uses interactions; then it uses no other dataset."""
         return next(comparisons(self.where)).field.dataset == INTERACTIONS
 
 
-def comparisons(condition: Condition) -> Iterator[Comparison]:
-    """All comparisons of a condition, in order."""
-    stack = [condition]
+def comparisons(*conditions: Condition) -> Iterator[Comparison]:
+    """All comparisons of the conditions, in order."""
+    stack = list(reversed(conditions))
     while stack:
         current = stack.pop()
         if isinstance(current, Comparison):
@@ -125,14 +130,17 @@ def comparisons(condition: Condition) -> Iterator[Comparison]:
             stack.extend(reversed(current.parts))
 
 
+def operands(*conditions: Condition) -> list[Operand]:
+    """What the conditions compare fields with, in order."""
+    return [operand for each in comparisons(*conditions) for operand in each.operands]
+
+
 def fields(expressions: tuple[Expression, ...]) -> set[tuple[str, str]]:
     """The distinct dataset fields, as (dataset type, column)."""
-    used = set()
-    for expression in expressions:
-        for comparison in (*comparisons(expression.where), *expression.users):
-            refs = [o for o in comparison.operands if isinstance(o, FieldRef)]
-            used |= {(ref.dataset_type, ref.column) for ref in (comparison.field, *refs)}
-    return used
+    conditions = [condition for e in expressions for condition in e.conditions]
+    refs = [comparison.field for comparison in comparisons(*conditions)]
+    refs += [operand for operand in operands(*conditions) if isinstance(operand, FieldRef)]
+    return {(ref.dataset_type, ref.column) for ref in refs}
 
 
 def string_value(text: str) -> str:

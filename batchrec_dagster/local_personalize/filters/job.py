@@ -22,7 +22,7 @@ from batchrec_dagster.personalize.filter_grammar import (
     Literal,
     Placeholder,
     Variable,
-    comparisons,
+    operands,
     parse,
 )
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY, INTERACTIONS, ITEMS, USER_ID, USERS
@@ -82,7 +82,7 @@ def group_lines(
     flags = np.ones((len(codes), len(expressions)), dtype=np.int64)
     for number in conditional:
         expression = expressions[number]
-        if not any(isinstance(o, Placeholder) for c in expression.users for o in c.operands):
+        if not any(isinstance(o, Placeholder) for o in operands(*expression.users)):
             flags[:, number] = if_matches(expression, {}, np.arange(len(codes)))
             continue
         for code, lines in positions_by_code(codes):
@@ -125,13 +125,7 @@ class ExclusionMask:
             kind = (expression.include, expression.on_interactions)
             self._numbers_by_kind.setdefault(kind, []).append(number)
         self._variables = [
-            [
-                operand
-                for comparison in comparisons(e.where)
-                for operand in comparison.operands
-                if isinstance(operand, Variable)
-            ]
-            for e in expressions
+            [o for o in operands(e.where) if isinstance(o, Variable)] for e in expressions
         ]
         cached_masks = 16 + CACHED_BYTES // max(1, n_items)
         self._item_mask = lru_cache(maxsize=cached_masks)(self._find_item_mask)

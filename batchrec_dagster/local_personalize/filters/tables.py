@@ -20,8 +20,8 @@ from batchrec_dagster.personalize.filter_grammar import (
     FilterError,
     Literal,
     Variable,
-    comparisons,
     fields,
+    operands,
 )
 from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
@@ -186,16 +186,9 @@ class CurrentItems:
     """The values of CurrentItem's fields, for each item."""
 
     def __init__(self, expressions: Iterable[Expression], items: pl.DataFrame) -> None:
-        self.fields = sorted(
-            {
-                operand
-                for expression in expressions
-                for comparison in comparisons(expression.where)
-                for operand in comparison.operands
-                if isinstance(operand, FieldRef) and operand.dataset == CURRENT_ITEM
-            },
-            key=str,
-        )
+        used = operands(*(expression.where for expression in expressions))
+        of_item = {o for o in used if isinstance(o, FieldRef) and o.dataset == CURRENT_ITEM}
+        self.fields = sorted(of_item, key=str)
         columns = list(dict.fromkeys([ITEM_ID, *(field.column for field in self.fields)]))
         self._frame = items.select(columns)
 
