@@ -242,9 +242,10 @@ class _Table:
         ours = f"{WRITTEN_FOR}{self._target.pipeline}" if self._target.pipeline else ""
         if not exists:
             columns = ", ".join(f"{column} {kind}" for column, kind in COLUMNS.items())
-            key = "PRIMARY KEY (user_id, rank)"
             self._run(
-                f"CREATE TABLE {{}} ({columns}, {key}) PARTITION BY RANGE (rank)", self.identifier
+                f"CREATE TABLE {{}} ({columns}, PRIMARY KEY (user_id, rank))"
+                " PARTITION BY RANGE (rank)",
+                self.identifier,
             )
             if ours:
                 self._run("COMMENT ON TABLE {} IS {}", self.identifier, sql.Literal(ours))
@@ -264,8 +265,11 @@ class _Table:
     def new_partition(self) -> sql.Identifier:
         """A table that can become its partition."""
         new = self._new_name(f"{self._target.table}{MARK}")
-        like = "LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS"
-        self._run(f"CREATE TABLE {{}} ({like})", new, self.identifier)
+        self._run(
+            "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
+            new,
+            self.identifier,
+        )
         return new
 
     def replace(self, frame: pl.LazyFrame, wanted: Counts) -> None:
@@ -286,8 +290,12 @@ class _Table:
         """The indexes that the table has: by making it the partition of a passing copy of the
         table, as attaching it to the table itself would build them while readers are locked out."""
         passing = self._new_name("batchrec_passing_")
-        like = "LIKE {} INCLUDING INDEXES INCLUDING CONSTRAINTS"
-        self._run(f"CREATE TABLE {{}} ({like}) PARTITION BY RANGE (rank)", passing, self.identifier)
+        self._run(
+            "CREATE TABLE {} (LIKE {} INCLUDING INDEXES INCLUDING CONSTRAINTS)"
+            " PARTITION BY RANGE (rank)",
+            passing,
+            self.identifier,
+        )
         if arm:
             self._run(ADD_ARM, passing)
         self._run(ATTACH, passing, new)
