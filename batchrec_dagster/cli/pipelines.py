@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from batchrec_dagster.cli.project import (
+    NONE,
     NotFoundError,
     Project,
     complete_pipelines,
@@ -48,9 +49,7 @@ def list_pipelines(as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     if not found:
-        raise NotFoundError(
-            "no pipeline is declared. Declare one: batchrec new NAME --ratings FILE"
-        )
+        raise NotFoundError(NONE)
     click.echo(overview_text(found, terminal_width()), nl=False)
 
 

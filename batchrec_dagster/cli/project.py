@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 COMPONENT = ".BatchRecommendations"
 
 
+NONE = "No pipeline is declared. Declare one: batchrec new NAME --ratings FILE"
+
+
 class ProjectError(click.ClickException):
     """There is no project, or its pyproject.toml cannot be read."""
 

@@ -106,15 +106,12 @@ def _chosen(pipeline: str | None) -> str:
     known = ", ".join(sorted(declared))
     if pipeline is None:
         if len(declared) != 1:
-            raise click.UsageError(f"name one of the pipelines: {known}" if known else NONE)
+            raise click.UsageError(f"name one of the pipelines: {known}" if known else of.NONE)
         (pipeline,) = declared
     if pipeline not in declared:
         there = f"Declared: {known}. `batchrec check` names files that do not load."
-        raise NotFoundError(f"no pipeline {pipeline!r}. {there if known else NONE}")
+        raise NotFoundError(f"no pipeline {pipeline!r}. {there if known else of.NONE}")
     return pipeline
-
-
-NONE = "No pipeline is declared. Declare one: batchrec new NAME --ratings FILE"
 
 
 @contextmanager

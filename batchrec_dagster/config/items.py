@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Literal, Self
 
 import dagster as dg
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from batchrec_dagster.config.ratings import check_delimiter, check_encoding, names_or_positions
 from batchrec_dagster.config.sources import Sourced
-from batchrec_dagster.config.validation import checked
+from batchrec_dagster.config.validation import checked, matching
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, SchemaError, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Decimal, Encoding
@@ -125,12 +125,9 @@ class Items(Sourced):
     _encoding_is_known = checked(check_encoding, "encoding")
     _delimiter_is_readable = checked(check_delimiter, "delimiter")
 
-    @field_validator("separator")
-    @classmethod
-    def _separator_separates(cls, separator: str) -> str:
-        if not separator:
-            raise ValueError('write a character, such as "|"')
-        return separator
+    _separator_separates = matching(
+        "separator", pattern=r"(?s).+", or_else='write a character, such as "|"'
+    )
 
     @model_validator(mode="after")
     def _columns_are_declared(self) -> Self:

@@ -146,23 +146,21 @@ class UserLists:
     def write(self, frame: pl.LazyFrame, run_id: str) -> Written:
         """Make the table hold these lists and, of those written before, nothing else.
 
-        Facts: table, users_removed. Warns if the time to live is off. Raises SinkError.
+        Facts: table, users_removed. Warns if the time to live is off. Raises as `check` does.
         """
         wanted = counts(frame)
         users = frame.filter(rank=1).select(KEY).collect(engine="streaming")
-        with explained(self.table):
-            arn, expires = self.check()
-            if self.owned_by(arn) is None:
-                mark = {"Key": OWNER, "Value": self._mark}
-                self.client.tag_resource(ResourceArn=arn, Tags=[mark])
-            before = self._users_before()
-            gone = before.join(users, on=KEY, how="anti")
-            self._remember(pl.concat([users, gone]))
-            written = self._put(frame, run_id)
-            compare(wanted, users=written, where=f"the DynamoDB table {self.table}")
-            self._read_again(users, run_id)
-            self._delete(gone)
-            self._remember(users)
+        arn, expires = self.check()
+        if self.owned_by(arn) is None:
+            mark = {"Key": OWNER, "Value": self._mark}
+            self.client.tag_resource(ResourceArn=arn, Tags=[mark])
+        gone = self._users_before().join(users, on=KEY, how="anti")
+        self._remember(pl.concat([users, gone]))
+        written = self._put(frame, run_id)
+        compare(wanted, users=written, where=f"the DynamoDB table {self.table}")
+        self._read_again(users, run_id)
+        self._delete(gone)
+        self._remember(users)
         off = f"the time to live of {self.table} is off: {switch_on(self.table)}"
         facts = {"table": self.table, "users_removed": gone.height}
         return Written(wanted, facts, None if expires else off)

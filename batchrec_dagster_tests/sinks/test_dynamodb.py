@@ -56,7 +56,8 @@ def table(client: Any, tmp_path: Path) -> UserLists:
 
 
 def write(table: UserLists, frame: pl.DataFrame, run_id: str = "run") -> lists.Written:
-    return table.write(frame.lazy(), run_id)
+    with dynamodb.explained(TABLE):
+        return table.write(frame.lazy(), run_id)
 
 
 def stored(client: Any) -> dict[str, Any]:
