@@ -10,8 +10,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.reporting.changes import changes_section
-from batchrec_dagster.reporting.editions import NDCG, Data, Inputs, diff, incomparable, ndcg_of
+from batchrec_dagster.reporting.editions import Data, Inputs, diff, incomparable, ndcg_of
 from batchrec_dagster.storage.published_table import Edition
 
 Lists = dict[str, list[str]]

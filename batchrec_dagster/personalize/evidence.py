@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+# Personalize's names of metrics.
+NDCG, COVERAGE = "normalized_discounted_cumulative_gain_at_25", "coverage"
+
 HEADER = "x-batchrec-evidence"
 ALL = "all"
 

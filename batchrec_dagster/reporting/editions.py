@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import polars as pl
 
-from batchrec_dagster.personalize.evidence import ALL, Estimate, Evidence
+from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, Estimate, Evidence
 from batchrec_dagster.storage.published_table import Edition
 
 # Relative changes of a number, and shifts of an event type's share, that the verdict names.
@@ -106,8 +106,6 @@ class Inputs:
         return cls(data, items, drift)
 
 
-NDCG = "normalized_discounted_cumulative_gain_at_25"
-COVERAGE = "coverage"
 # Users whose lists are compared; of more, an even sample.
 MOST_COMPARED = 50_000
 MOST_SHIFTS = 10

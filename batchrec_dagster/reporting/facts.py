@@ -11,8 +11,8 @@ import dagster as dg
 import polars as pl
 from pydantic import PlainSerializer, PlainValidator
 
-from batchrec_dagster.personalize.evidence import ALL, Evidence
-from batchrec_dagster.reporting.editions import NDCG, Data, Drift, EditionDiff
+from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
+from batchrec_dagster.reporting.editions import Data, Drift, EditionDiff
 from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
 from batchrec_dagster.reporting.published import Tables

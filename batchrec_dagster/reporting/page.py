@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from batchrec_dagster.personalize.evidence import ALL, Estimate
+from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, Estimate
 from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.people import HISTORY, LIST, shortened
@@ -129,7 +129,7 @@ class Metric:
 METRICS = (
     Metric(
         "NDCG@25",
-        "normalized_discounted_cumulative_gain_at_25",
+        NDCG,
         "ndcg_at_25",
         "How well the first 25 items match what people chose next. 1 is a perfect list; a hit near"
         " the top counts for more.",
@@ -148,7 +148,7 @@ METRICS = (
     ),
     Metric(
         "Coverage",
-        "coverage",
+        COVERAGE,
         "coverage",
         "Share of the catalogue recommended to at least one test user. More is not always better,"
         " but very little means that everyone gets the same items.",

@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.reporting.editions import NDCG as PERSONALIZE_NDCG
+from batchrec_dagster.personalize.evidence import NDCG as PERSONALIZE_NDCG
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.lookup import Item, Person
 from batchrec_dagster.reporting.people import shortened

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config.recommendations import Gate
+from batchrec_dagster.personalize.evidence import COVERAGE, NDCG
 from batchrec_dagster.personalize.schemas import (
     MAX_EVENT_TYPES,
     MIN_INTERACTIONS,
@@ -216,9 +217,6 @@ def _some(first: Iterable[object], count: int) -> str:
 
 
 CHECK = "quality_gate"
-
-NDCG = "normalized_discounted_cumulative_gain_at_25"
-COVERAGE = "coverage"
 
 
 def quality_gate(

@@ -16,7 +16,8 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.steps.checks import NDCG, Checked, quality_gate
+from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.steps.checks import Checked, quality_gate
 from batchrec_dagster.steps.items import titles_versions
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.paths import Places, read_record, write_record
