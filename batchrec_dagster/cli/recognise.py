@@ -22,7 +22,6 @@ from batchrec_dagster.preparation.layout import (
     NO_TIMES,
     NULL_VALUES,
     Column,
-    Layout,
     PreparationError,
     recognise,
 )
@@ -125,8 +124,7 @@ def recognise_ratings(
     with temporary_folder() as folder:
         path = folder / "interactions.csv"
         with opened(files, reading, rules) as read:
-            low = options.min_rating
-            liked = _known_liked(known, low) if known else _liked(read, low)
+            liked = (_known_liked if known else _liked)(read, options.min_rating)
             preview = _preview(read)
             layout, form = read.layout, read.layout.format
             if liked.low is None:
@@ -199,8 +197,8 @@ class _Liked:
     warning: str | None = None
 
 
-def _known_liked(layout: Layout, min_rating: str | None) -> _Liked:
-    low = LIKED[5] if layout.rating else None
+def _known_liked(read: Ratings, min_rating: str | None) -> _Liked:
+    low = LIKED[5] if read.layout.rating else None
     return _Liked(low if min_rating is None else _asked_low(min_rating))
 
 

@@ -87,12 +87,10 @@ def _items_layout(
     numeric = [name for name in known_as["numbers"] if sample.is_numeric(name, decimal)]
     numbers = {field_name(name): name for name in numeric} | fields["numbers"]
     if item is None or not (title or created or categories or numbers):
-        what, option = (
-            "a title, category or number",
-            "--items-title, --items-category, --items-number",
-        )
-        if item is None:
-            what, option = "the column with the item's id", "--items-id COL"
+        what, option = "the column with the item's id", "--items-id COL"
+        if item is not None:
+            what = "a title, category or number"
+            option = "--items-title, --items-category, --items-number"
         raise UnknownColumnsError(
             f"{file.name}: couldn't recognise {what}. Found: {', '.join(sample.columns)}. Give it"
             f" by name, or by position, from 1, if there is no header: {option}"
