@@ -31,12 +31,17 @@ def changes_section(changes: EditionDiff | None, drift: Drift | None) -> Section
 
 def _text(changes: EditionDiff) -> Iterator[str]:
     yield f"Edition {changes.after} compared with edition {changes.before}."
+    for caveat in _caveats(changes):
+        yield f"{caveat[0].upper()}{caveat[1:]}."
+
+
+def _caveats(changes: EditionDiff) -> Iterator[str]:
     if changes.settings is None:
-        yield f"Edition {changes.before} does not say which settings made it."
+        yield f"edition {changes.before} does not say which settings made it"
     elif not changes.settings:
-        yield "The settings are the same."
+        yield "the settings are the same"
     if not changes.comparable:
-        yield "Their metrics were measured on different interactions: they cannot be compared."
+        yield "the metrics were measured on different interactions: they cannot be compared"
 
 
 def _tiles(changes: EditionDiff) -> Iterator[Tile]:
@@ -154,12 +159,7 @@ def _lines(diff: EditionDiff) -> Iterator[str]:
             f" {diff.same_lists:,} lists have the same items"
         )
     yield f"{diff.gained:,} users are new, {diff.lost:,} have no list any more"
-    if diff.settings is None:
-        yield f"edition {diff.before} does not say which settings made it"
-    elif not diff.settings:
-        yield "the settings are the same"
-    if not diff.comparable:
-        yield "the metrics were measured on different interactions: they cannot be compared"
+    yield from _caveats(diff)
 
 
 def _value(value: object) -> str:
