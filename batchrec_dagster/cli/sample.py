@@ -22,12 +22,7 @@ from batchrec_dagster.preparation.layout import (
     split_line,
 )
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.csv_table import (
-    DELIMITERS,
-    CsvTable,
-    check_width,
-    pointed,
-)
+from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable, check_width, pointed
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.rows import typed

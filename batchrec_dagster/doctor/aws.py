@@ -14,15 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.resources import AWS
-from batchrec_dagster.doctor.findings import (
-    Finding,
-    client,
-    failed,
-    ok,
-    session,
-    unknown,
-    warning,
-)
+from batchrec_dagster.doctor.findings import Finding, client, failed, ok, session, unknown, warning
 from batchrec_dagster.personalize.permissions import (
     credentials_trouble,
     is_denied,

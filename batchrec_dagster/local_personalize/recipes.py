@@ -14,11 +14,7 @@ from typing import Any
 
 from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize import recipes as names
-from batchrec_dagster.personalize.recipes import (
-    Value,
-    parse_hyperparameters,
-    recipe_arn,
-)
+from batchrec_dagster.personalize.recipes import Value, parse_hyperparameters, recipe_arn
 
 from .errors import InvalidInputError, NotFoundError
 from .learning import training

@@ -17,13 +17,7 @@ from batchrec_dagster.reporting.markdown import unescaped
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, people
 from batchrec_dagster.reporting.published import Tables
 from batchrec_dagster.reporting.sections import Section
-from batchrec_dagster.reporting.statistics import (
-    Audience,
-    Catalogue,
-    audience,
-    catalogue,
-    counts,
-)
+from batchrec_dagster.reporting.statistics import Audience, Catalogue, audience, catalogue, counts
 from batchrec_dagster.reporting.verdict import Before, Provenance, Verdict, VerdictFacts, verdict
 
 LISTS_FULL = "lists_full"

@@ -9,14 +9,7 @@ from datetime import datetime
 import polars as pl
 
 from batchrec_dagster.reporting.charts import Chart
-from batchrec_dagster.reporting.sections import (
-    Figure,
-    Judgement,
-    Section,
-    Tile,
-    count,
-    percent,
-)
+from batchrec_dagster.reporting.sections import Figure, Judgement, Section, Tile, count, percent
 
 
 @dataclass(frozen=True)

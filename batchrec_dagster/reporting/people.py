@@ -9,11 +9,7 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.reporting.explanations import (
-    Indices,
-    best_explanations,
-    user_item_matrix,
-)
+from batchrec_dagster.reporting.explanations import Indices, best_explanations, user_item_matrix
 from batchrec_dagster.reporting.published import Tables
 from batchrec_dagster.reporting.statistics import Counts
 

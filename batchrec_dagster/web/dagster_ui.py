@@ -27,12 +27,7 @@ from batchrec_dagster.dagster_internals import web_server
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.web.guard import Guard, refuse
-from batchrec_dagster.web.server import (
-    BODY_SECONDS,
-    BodyTooLargeError,
-    LimitedServer,
-    read_body,
-)
+from batchrec_dagster.web.server import BODY_SECONDS, BodyTooLargeError, LimitedServer, read_body
 
 POLL_MS = 2000  # how often the pages of the UI ask for what is new
 STOP_SECONDS = 60  # how long the daemon may take to stop

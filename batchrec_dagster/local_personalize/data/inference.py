@@ -18,10 +18,7 @@ from batchrec_dagster.personalize.batch_files import (
     inference_line,
     segment_line,
 )
-from batchrec_dagster.personalize.item_attributes import (
-    ItemAttributesError,
-    typed_conditions,
-)
+from batchrec_dagster.personalize.item_attributes import ItemAttributesError, typed_conditions
 from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, Schema
 from batchrec_dagster.storage.progress import Progress
 

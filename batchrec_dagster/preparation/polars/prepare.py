@@ -10,9 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import (
-    TIMESTAMP,
-)
+from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.preparation.layout import (
     AUTO,
     BEFORE_1970,

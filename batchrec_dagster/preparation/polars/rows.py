@@ -11,9 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import (
-    MAX_ID_LENGTH,
-)
+from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
 from batchrec_dagster.preparation.layout import (
     BEFORE_1970,
     FILTER,
@@ -27,11 +25,7 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, Table
-from batchrec_dagster.preparation.rules import (
-    BELOW_MIN_RATING,
-    NOT_IN_FILTER,
-    Rules,
-)
+from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 
 # Columns of a parsed row, next to the roles': which file, the time, what is wrong with it (null
 # where it is good), why it is not kept (null where it is), and what its time looks like.
