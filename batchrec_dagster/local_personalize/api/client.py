@@ -29,13 +29,7 @@ if TYPE_CHECKING:
     from ..jobs.worker import Pace
     from .service import LocalPersonalize
 
-__all__ = [
-    "QUOTAS_VARIABLE",
-    "CatalogError",
-    "Quotas",
-    "client_for",
-    "embedded_client",
-]
+__all__ = ["QUOTAS_VARIABLE", "CatalogError", "Quotas", "client_for", "embedded_client"]
 
 # The client ignores this machine's AWS configuration, which may be missing or broken.
 _SESSION = {
