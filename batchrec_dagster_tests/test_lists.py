@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.batch_files import inference_line, read_inference
-from batchrec_dagster.steps.batch_jobs import output_pieces, whole_lines
+from batchrec_dagster.steps.batch_jobs import JobOutput, whole_lines
 from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -149,7 +149,7 @@ def test_items_without_a_score_are_kept_counted_and_null_in_the_table() -> None:
         ("d", "4", None),
         ("e", "4", None),
     ]
-    assert made.padding == 5
+    assert made.items_without_score == 5
     *_, full = made.checks(pl.Series([*"abcde"]), filtered=True)
     assert full.numbers["padding"] == 5
     assert "5 items without a score are popular ones" in full.found
@@ -158,7 +158,7 @@ def test_items_without_a_score_are_kept_counted_and_null_in_the_table() -> None:
 
     popular = ListBuilder(3)
     popular.add(read_inference(inference_line({"userId": "a"}, ["1", "2"]).encode()))
-    assert popular.padding == 0
+    assert popular.items_without_score == 0
 
 
 @pytest.fixture
@@ -171,11 +171,11 @@ def test_all_files_are_read_in_order_and_an_empty_one_too(storage: StorageResour
     job = {"jobOutput": {"s3DataDestination": {"path": folder}}}
     for name, content in [("b.out", b""), ("c.out", b""), ("ignored.txt", b"{")]:
         storage.store.put(folder + name, content)
-    assert [piece.height for piece in output_pieces(storage, job, read_inference)] == [0, 0]
+    assert [piece.height for piece in JobOutput(storage, job).pieces(read_inference)] == [0, 0]
     for name, user in [("b.out", "1"), ("a.out", "2")]:
         line = json.dumps({"input": {"userId": user}, "output": None, "error": "no"}) + "\n"
         storage.store.put(folder + name, line.encode())
-    pieces = pl.concat(output_pieces(storage, job, read_inference))
+    pieces = pl.concat(JobOutput(storage, job).pieces(read_inference))
     assert pieces.get_column("user_id").to_list() == ["2", "1"]
 
 

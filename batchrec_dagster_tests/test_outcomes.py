@@ -22,14 +22,12 @@ from batchrec_dagster.reporting.outcomes import (
 )
 from batchrec_dagster.steps.outcome_sums import DATA, PUBLICATION, periods
 from batchrec_dagster.steps.outcomes import Measured, measure_outcomes
-from batchrec_dagster.steps.publishing import published_table
-from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.support import declaration, outcomes_of
 
 SHOP = Pipeline.model_validate(declaration("shop", "ratings.csv"))
-PLACES = Places("shop")
 DAY = 86_400
 T0 = 1_700_000_000
 LISTED = {"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String}
@@ -44,7 +42,7 @@ def storage(tmp_path: Path) -> StorageResource:
 
 
 def publish(storage: StorageResource, folder: Path, lists: Lists, **about: Any) -> None:
-    table = published_table(storage, PLACES)
+    table = Work(SHOP, storage).files.table
     rows = [
         {"user_id": user, "rank": rank, "item_id": item}
         for user, items in lists.items()
@@ -67,11 +65,11 @@ def at(seconds: int) -> str:
 
 def write_events(storage: StorageResource, events: Sequence[Event]) -> None:
     frame = pl.DataFrame(events, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
-    storage.store.put(storage.uri(PLACES.interactions), frame.write_csv().encode())
+    storage.store.put(storage.uri(SHOP.places.interactions), frame.write_csv().encode())
 
 
 def measured(storage: StorageResource) -> Measured:
-    return measure_outcomes(SHOP, storage)
+    return measure_outcomes(Work(SHOP, storage))
 
 
 def counted(
@@ -199,7 +197,7 @@ def test_a_rerun_changes_nothing_and_what_history_dropped_stays(
     assert [one.edition for one in first.outcomes] == [1, 2, 3]
     assert outcomes_of(first.table) == first.outcomes
     assert measured(storage).sums.equals(first.sums)
-    for old in storage.store.list(published_table(storage, PLACES).history):
+    for old in storage.store.list(Work(SHOP, storage).files.table.history):
         storage.store.delete(old.uri)
     assert measured(storage).sums.equals(first.sums)
 
@@ -210,10 +208,10 @@ def test_sums_that_something_cut_are_refused_by_name(
     publish(storage, tmp_path, LISTS, made_at=at(T0 + 60), data_until=T0)
     write_events(storage, [*BEFORE, ("ann", "a", T0 + 90)])
     first = measured(storage)
-    storage.store.put(storage.uri(PLACES.outcome_sums), b"PAR1")
+    storage.store.put(storage.uri(SHOP.places.outcome_sums), b"PAR1")
     with pytest.raises(dg.Failure, match=r"sums.parquet.*delete it"):
         measured(storage)
-    storage.store.delete(storage.uri(PLACES.outcome_sums))
+    storage.store.delete(storage.uri(SHOP.places.outcome_sums))
     assert measured(storage).sums.equals(first.sums)
 
 

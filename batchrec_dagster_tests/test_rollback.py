@@ -19,16 +19,10 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.pipeline.automation.alerts import made_at
 from batchrec_dagster.steps.publishing import (
     PREVIOUS,
-    publish_again,
-    published_table,
-    roll_back,
-    rollback_times,
+    Rollbacks,
     run_config,
-    still_published,
-    unfinished,
-    was_rolled_back,
 )
-from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.paths import PipelineFiles, Places
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.support import (
@@ -45,19 +39,18 @@ from batchrec_dagster_tests.support import (
 
 pytestmark = pytest.mark.slow
 
-PLACES = Places("shop")
-
 
 @pytest.fixture
-def storage(tmp_path: Path) -> StorageResource:
-    return StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
+def files(tmp_path: Path) -> PipelineFiles:
+    storage = StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
+    return PipelineFiles(storage, Places("shop"))
 
 
 def publish(
-    storage: StorageResource, folder: Path, model: str, users: str = "all", version: str = ""
+    files: PipelineFiles, folder: Path, model: str, users: str = "all", version: str = ""
 ) -> None:
     """Lists made by this model for these users; the name of what made them is as the pipeline's."""
-    table = published_table(storage, PLACES)
+    table = files.table
     number = table.next_number()
     with TableWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"]}))
@@ -66,98 +59,98 @@ def publish(
     table.publish(writer.path, keep=9)
 
 
-def chosen(storage: StorageResource, to: str, run: str) -> Edition:
+def chosen(files: PipelineFiles, to: str, run: str) -> Edition:
     """What a run chooses that is killed afterwards, or is no longer known."""
     with dg.DagsterInstance.ephemeral() as instance:
-        return roll_back(storage, PLACES, to, run, instance)
+        return Rollbacks(files).roll_back(to, run, instance)
 
 
-def goes_back(storage: StorageResource, to: str, run: str) -> int:
+def goes_back(files: PipelineFiles, to: str, run: str) -> int:
     """As the asset and its IO manager do; the number of what is published then."""
-    table = published_table(storage, PLACES)
-    table.put_back(chosen(storage, to, run), keep=9)
+    table = files.table
+    table.put_back(chosen(files, to, run), keep=9)
     current = table.current()
     assert current is not None
     return current.number
 
 
 def test_each_time_it_goes_one_further_back_and_to_any_by_its_number(
-    storage: StorageResource, tmp_path: Path
+    files: PipelineFiles, tmp_path: Path
 ) -> None:
     for model in "ABCD":
-        publish(storage, tmp_path, model)
-    assert goes_back(storage, PREVIOUS, "run 1") == 3
-    assert goes_back(storage, PREVIOUS, "run 2") == 2
-    assert [was_rolled_back(storage, PLACES, [model]) for model in "ABCD"] == [
+        publish(files, tmp_path, model)
+    assert goes_back(files, PREVIOUS, "run 1") == 3
+    assert goes_back(files, PREVIOUS, "run 2") == 2
+    assert [Rollbacks(files).include([model]) for model in "ABCD"] == [
         False,
         False,
         True,
         True,
     ]
     # What somebody goes forward to is good.
-    assert goes_back(storage, "4", "run 3") == 4
-    assert not was_rolled_back(storage, PLACES, ["D"])
+    assert goes_back(files, "4", "run 3") == 4
+    assert not Rollbacks(files).include(["D"])
     # And what was found to be bad is passed over.
-    assert [was_rolled_back(storage, PLACES, [model]) for model in "BC"] == [True, True]
-    assert goes_back(storage, PREVIOUS, "run 4") == 1
+    assert [Rollbacks(files).include([model]) for model in "BC"] == [True, True]
+    assert goes_back(files, PREVIOUS, "run 4") == 1
     with pytest.raises(dg.Failure, match=r"no earlier edition to roll back to. Kept: edition 4;"):
-        chosen(storage, PREVIOUS, "run 5")
+        chosen(files, PREVIOUS, "run 5")
     with pytest.raises(dg.Failure, match="no edition '7' to roll back to"):
-        chosen(storage, "7", "run 5")
+        chosen(files, "7", "run 5")
 
 
 def test_a_run_that_is_killed_and_started_again_goes_no_further_back(
-    storage: StorageResource, tmp_path: Path
+    files: PipelineFiles, tmp_path: Path
 ) -> None:
     for model in "ABC":
-        publish(storage, tmp_path, model)
-    assert chosen(storage, PREVIOUS, "run 1").number == 2  # And is killed.
-    assert goes_back(storage, PREVIOUS, "run 1") == 2  # And is killed once more.
-    assert goes_back(storage, PREVIOUS, "run 1") == 2
-    assert [was_rolled_back(storage, PLACES, [model]) for model in "ABC"] == [False, False, True]
-    assert goes_back(storage, PREVIOUS, "run 2") == 1
+        publish(files, tmp_path, model)
+    assert chosen(files, PREVIOUS, "run 1").number == 2  # And is killed.
+    assert goes_back(files, PREVIOUS, "run 1") == 2  # And is killed once more.
+    assert goes_back(files, PREVIOUS, "run 1") == 2
+    assert [Rollbacks(files).include([model]) for model in "ABC"] == [False, False, True]
+    assert goes_back(files, PREVIOUS, "run 2") == 1
     # Each rollback is noted once, so that outcomes know who got which lists when.
-    (first, one), (second, two) = rollback_times(storage, PLACES)
+    (first, one), (second, two) = Rollbacks(files).times()
     assert (first, second) == (2, 1)
     assert one <= two
 
 
 def test_a_new_run_finishes_a_rollback_whose_run_was_killed(
-    storage: StorageResource, tmp_path: Path, instance: dg.DagsterInstance
+    files: PipelineFiles, tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
     for model in "ABC":
-        publish(storage, tmp_path, model)
+        publish(files, tmp_path, model)
 
     def run(status: dg.DagsterRunStatus) -> str:
         """A run of the rollback job, which Dagster last saw in this status."""
         return instance.add_run(dg.DagsterRun("shop_rollback", status=status)).run_id
 
     def goes_back(run: str) -> int:
-        edition = roll_back(storage, PLACES, PREVIOUS, run, instance)
-        published_table(storage, PLACES).put_back(edition, keep=9)
+        edition = Rollbacks(files).roll_back(PREVIOUS, run, instance)
+        files.table.put_back(edition, keep=9)
         return edition.number
 
     killed = run(dg.DagsterRunStatus.STARTED)
-    assert roll_back(storage, PLACES, PREVIOUS, killed, instance).number == 2
+    assert Rollbacks(files).roll_back(PREVIOUS, killed, instance).number == 2
     # Killed before the lists were replaced: what is still there was rolled back.
-    assert still_published(storage, PLACES, published_table(storage, PLACES).current())
+    assert Rollbacks(files).still_published(files.table.current())
     failed = run(dg.DagsterRunStatus.FAILURE)
     assert goes_back(failed) == 2  # And a sink fails.
-    assert not still_published(storage, PLACES, published_table(storage, PLACES).current())
+    assert not Rollbacks(files).still_published(files.table.current())
     finished = run(dg.DagsterRunStatus.SUCCESS)
     assert goes_back(finished) == 2
     assert goes_back(run(dg.DagsterRunStatus.FAILURE)) == 1
 
 
 def test_a_retry_of_the_run_finishes_its_rollback_too(
-    storage: StorageResource, tmp_path: Path, instance: dg.DagsterInstance
+    files: PipelineFiles, tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
     for model in "ABC":
-        publish(storage, tmp_path, model)
+        publish(files, tmp_path, model)
     failed = instance.add_run(dg.DagsterRun("shop_rollback", status=dg.DagsterRunStatus.FAILURE))
-    edition = roll_back(storage, PLACES, PREVIOUS, failed.run_id, instance)
-    published_table(storage, PLACES).put_back(edition, keep=9)
-    assert unfinished(storage, PLACES, instance) == 2
+    edition = Rollbacks(files).roll_back(PREVIOUS, failed.run_id, instance)
+    files.table.put_back(edition, keep=9)
+    assert Rollbacks(files).unfinished(instance) == 2
     retry = dg.DagsterRun(
         "shop_rollback",
         root_run_id=failed.run_id,
@@ -166,39 +159,39 @@ def test_a_retry_of_the_run_finishes_its_rollback_too(
         status=dg.DagsterRunStatus.SUCCESS,
     )
     instance.add_run(retry)
-    assert unfinished(storage, PLACES, instance) == 0
-    assert roll_back(storage, PLACES, PREVIOUS, "another", instance).number == 1
+    assert Rollbacks(files).unfinished(instance) == 0
+    assert Rollbacks(files).roll_back(PREVIOUS, "another", instance).number == 1
 
 
 def test_where_the_model_stays_the_users_and_titles_are_what_was_rolled_back(
-    storage: StorageResource, tmp_path: Path
+    files: PipelineFiles, tmp_path: Path
 ) -> None:
-    publish(storage, tmp_path, "A", "all")
-    publish(storage, tmp_path, "A", "nobody")
-    assert goes_back(storage, PREVIOUS, "run 1") == 1
-    assert was_rolled_back(storage, PLACES, ["A", "A for nobody"])
-    assert not was_rolled_back(storage, PLACES, ["A", "A for some"])
-    publish_again(storage, PLACES, ["A", "A for nobody"])
-    assert not was_rolled_back(storage, PLACES, ["A", "A for nobody"])
+    publish(files, tmp_path, "A", "all")
+    publish(files, tmp_path, "A", "nobody")
+    assert goes_back(files, PREVIOUS, "run 1") == 1
+    assert Rollbacks(files).include(["A", "A for nobody"])
+    assert not Rollbacks(files).include(["A", "A for some"])
+    Rollbacks(files).publish_again(["A", "A for nobody"])
+    assert not Rollbacks(files).include(["A", "A for nobody"])
 
 
 def test_the_same_lists_published_twice_are_gone_back_from_at_once(
-    storage: StorageResource, tmp_path: Path
+    files: PipelineFiles, tmp_path: Path
 ) -> None:
     """As when somebody has lists published anyway that had been rolled back."""
-    publish(storage, tmp_path, "A")
-    publish(storage, tmp_path, "B", version="same")
-    assert goes_back(storage, PREVIOUS, "run 1") == 1
-    publish_again(storage, PLACES, ["B", "B for all"])
-    publish(storage, tmp_path, "B", version="same")
-    assert goes_back(storage, PREVIOUS, "run 2") == 1
-    assert was_rolled_back(storage, PLACES, ["B"])
+    publish(files, tmp_path, "A")
+    publish(files, tmp_path, "B", version="same")
+    assert goes_back(files, PREVIOUS, "run 1") == 1
+    Rollbacks(files).publish_again(["B", "B for all"])
+    publish(files, tmp_path, "B", version="same")
+    assert goes_back(files, PREVIOUS, "run 2") == 1
+    assert Rollbacks(files).include(["B"])
 
 
-def test_before_anything_is_published_there_is_nothing(storage: StorageResource) -> None:
-    assert not was_rolled_back(storage, PLACES, ["A"])
+def test_before_anything_is_published_there_is_nothing(files: PipelineFiles) -> None:
+    assert not Rollbacks(files).include(["A"])
     with pytest.raises(dg.Failure, match="Kept: nothing"):
-        chosen(storage, PREVIOUS, "run 1")
+        chosen(files, PREVIOUS, "run 1")
 
 
 def published(project: Project) -> tuple[dict[str, Any], pl.DataFrame]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from batchrec_dagster.personalize.batch_files import read_segments, segment_line
 from batchrec_dagster.steps.batch_jobs import whole_lines
 from batchrec_dagster.steps.segment_table import SegmentTable
+from batchrec_dagster.storage.published_table import TableWriter
 
 USERS = ["1", "2", "é", "4"]
 segments = st.lists(
@@ -28,9 +29,9 @@ def made(
     content = [f"{line}\n".encode() for line in lines]
     table = SegmentTable(titles)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "table.parquet"
-        table.write(map(read_segments, whole_lines(content, size)), path)
-        return table, pl.read_parquet(path)
+        with TableWriter(Path(folder) / "table.parquet") as writer:
+            table.write(map(read_segments, whole_lines(content, size)), writer)
+        return table, pl.read_parquet(writer.path)
 
 
 @pytest.mark.slow

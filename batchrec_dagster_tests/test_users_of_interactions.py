@@ -14,6 +14,7 @@ import pytest
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.steps.cost import count_interactions, count_users
 from batchrec_dagster.steps.interactions import file_version
+from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.io_managers import STORAGE_KEY, InteractionsIOManager, Prepared
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.paths import UsersOfInteractions
@@ -91,7 +92,8 @@ def test_they_are_counted_without_a_look_into_the_interactions(
     file = prepared(tmp_path / "new", "a", "b", "c")
 
     def counted() -> tuple[int, int]:
-        return count_interactions(pipeline, storage), count_users(pipeline, storage)
+        work = Work(pipeline, storage)
+        return count_interactions(work), count_users(work)
 
     assert publish(storage, file.interactions)
     assert counted() == (3, 3)

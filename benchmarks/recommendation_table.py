@@ -87,7 +87,7 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     import polars as pl
 
     from batchrec_dagster.personalize.batch_files import read_inference
-    from batchrec_dagster.steps.batch_jobs import output_pieces
+    from batchrec_dagster.steps.batch_jobs import JobOutput
     from batchrec_dagster.steps.recommendation_table import ListBuilder, SeenItems
     from batchrec_dagster.storage.io_managers import InteractionsIOManager, UsersIOManager
     from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
@@ -103,7 +103,7 @@ def ours(folder: Path, results: int) -> dict[str, Any]:
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     table = PublishedTable(storage.store, storage.uri(f"storage/lists/{TABLE}"))
     with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / TABLE) as made:
-        lists.write(output_pieces(storage, job, read_inference), made)
+        lists.write(JobOutput(storage, job).pieces(read_inference), made)
         checks = lists.checks(users, filtered=False)
         made.finish({"edition": table.next_number(), "version": str(time.time_ns())})
         table.publish(made.path, keep=1)

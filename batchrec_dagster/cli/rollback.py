@@ -52,24 +52,22 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
 
     from batchrec_dagster.steps.publishing import (
         PREVIOUS,
+        Rollbacks,
         chosen,
-        published_table,
-        rolled_back_keys,
         run_config,
-        unfinished,
     )
-    from batchrec_dagster.storage.paths import Places
+    from batchrec_dagster.storage.paths import PipelineFiles, Places
 
-    deployed, places = storage(pipeline), Places(pipeline)
-    table = published_table(deployed, places)
+    files = PipelineFiles(storage(pipeline), Places(pipeline))
+    table, rollbacks = files.table, Rollbacks(files)
     try:
-        current, bad = table.current(), rolled_back_keys(deployed, places)
+        current, bad = table.current(), rollbacks.keys()
         if current is None:
             raise NotFoundError(
-                f"{pipeline} has published nothing: {deployed.where(table.uri)} does not exist"
+                f"{pipeline} has published nothing: {files.storage.where(table.uri)} does not exist"
             )
         with instance_if_any() as instance:
-            pending = unfinished(deployed, places, instance) if instance is not None else 0
+            pending = rollbacks.unfinished(instance) if instance is not None else 0
         edition = chosen(table, to or PREVIOUS, bad, pending)
     except dg.Failure as error:
         raise NotFoundError(error.description or "") from error

@@ -121,10 +121,11 @@ def _experiments(published: list[Published]) -> list[Any]:
     from batchrec_dagster.reporting.experiment import ExperimentView
     from batchrec_dagster.steps.experiment import experiment_result, plan
     from batchrec_dagster.steps.outcomes import read_sums
+    from batchrec_dagster.storage.paths import PipelineFiles
 
     views = []
     for one in published:
-        sums = read_sums(one.storage, one.places)
+        sums = read_sums(PipelineFiles(one.storage, one.places))
         result = experiment_result(sums)
         share = result.control_share if result else USUAL_SHARE
         views.append(ExperimentView(one.pipeline, result, plan(sums, share)))

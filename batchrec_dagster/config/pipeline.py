@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 import dagster as dg
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from batchrec_dagster.config.interactions import BatchUsers, Interactions, Preparation
 from batchrec_dagster.config.items import Items
@@ -85,6 +86,7 @@ class Pipeline(dg.Model):
     description: Annotated[
         str | None, dg.Resolver.default(description="What the pipeline is for.")
     ] = None
+    _project: Path = PrivateAttr(default=Path())
     owners: Annotated[
         list[str],
         dg.Resolver.default(description="The owners of the assets: e-mail addresses or team:NAME."),
@@ -251,6 +253,11 @@ class Pipeline(dg.Model):
             *("batch_users", "recommendations", "experiment"),
         }
         return _flat(self.model_dump(mode="json", exclude_defaults=True, include=blocks))
+
+    @property
+    def project(self) -> Path:
+        """The folder where relative paths start."""
+        return self._project
 
     @property
     def places(self) -> Places:

@@ -25,7 +25,7 @@ from batchrec_dagster.personalize.schemas import (
     interactions_schema,
 )
 from batchrec_dagster.samples import generator
-from batchrec_dagster.steps.batch_jobs import output_folder
+from batchrec_dagster.steps.batch_jobs import JobOutput
 from batchrec_dagster.storage.paths import Places
 
 Line = dict[str, Any]
@@ -133,7 +133,8 @@ class Trial:
         return [sorted(self._output(job), key=lambda line: str(line["input"])) for job in jobs]
 
     def _output(self, job: api.Ensured) -> Iterator[Line]:
-        store, folder = self.personalize.storage.store, output_folder(job.description)
+        store = self.personalize.storage.store
+        folder = JobOutput(self.personalize.storage, job.description).folder
         files = [file.uri for file in store.list(folder)]
         outputs = [uri for uri in files if uri.endswith(OUTPUT_SUFFIX)]
         if not outputs:

@@ -54,6 +54,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         return loaded
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        self._project = context.project_root
         declared = components_of(context, BatchRecommendations)
         files = [each._file for each in declared if each.name == self.name and each._file]
         if len(files) > 1:
@@ -65,10 +66,10 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
                     " change one"
                 )
         assets = [
-            raw_ratings(self, context.project_root),
-            interactions(self, context.project_root),
-            batch_users(self, context.project_root),
-            *item_assets(self, context.project_root),
+            raw_ratings(self),
+            interactions(self),
+            batch_users(self),
+            *item_assets(self),
             personalize_dataset(self),
             solution_version(self),
             recommendations(self),
@@ -82,13 +83,13 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             assets.append(recommendation_outcomes(self))
             checks = [spec.key for asset in assets for spec in asset.check_specs]
             assets.append(recommendation_report(self, checks))
-        assets += sink_assets(self, context.project_root)
+        assets += sink_assets(self)
         keys = [key for asset in assets for key in asset.keys]
         deployment = self._deployment(context)
         executor = deployment.executor() if deployment.embedded else None
         return dg.Definitions.merge(
             dg.Definitions(assets=assets, resources=deployment.resources(self.resource_suffix)),
-            automation(self, keys, context.project_root, executor),
+            automation(self, keys, executor),
             # One of the project's pipelines brings the alerts of all.
             dg.Definitions(
                 sensors=alert_sensors(declared) if declared[0].name == self.name else []

@@ -18,6 +18,7 @@ from batchrec_dagster.deployment.resources import AWS, PersonalizeResource
 from batchrec_dagster.pipeline.run_step import specs
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.steps.raw_files import RawFiles
+from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.extras import ExtraMissingError
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.resource import StorageResource
@@ -26,8 +27,10 @@ from batchrec_dagster.storage.resource import StorageResource
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
 # The metadata of every asset that names its pipeline.
 PIPELINE = "batchrec/pipeline"
-# Parameters of an asset's function that are resources.
-RESOURCES = ("storage", "personalize")
+# Parameters of an asset's function that are not its inputs.
+OWN = ("context", "config", "work", "personalize")
+# The resource that such a parameter is, or is made from.
+RESOURCES = {"work": "storage", "personalize": "personalize"}
 
 Function = Callable[..., Any]
 
@@ -48,9 +51,10 @@ def asset(
 ) -> Callable[[Function], dg.AssetsDefinition]:
     """Decorate a function as `@dg.asset` does.
 
-    Its parameters `storage` and `personalize` are the pipeline's resources; others but `context`
-    and `config` are assets of the pipeline. `storage_key` and `io_manager`: where the value is
-    stored, and how; neither for an asset outside the storage. `checks`: what each check checks.
+    Its parameters `work` and `personalize` are the pipeline with its storage, and its resource of
+    Personalize; others but `context` and `config` are assets of the pipeline. `storage_key` and
+    `io_manager`: where the value is stored, and how; neither for an asset outside the storage.
+    `checks`: what each check checks.
 
     `code_version` must change whenever the same input would give another output, so that Dagster
     marks the asset as stale: include a fingerprint of the settings that the asset reads.
@@ -59,7 +63,7 @@ def asset(
     def decorate(function: Function) -> dg.AssetsDefinition:
         key = pipeline.asset_key(name or function.__name__)
         parameters = inspect.signature(function).parameters
-        inputs = set(parameters) - {"context", "config", *RESOURCES}
+        inputs = set(parameters) - {*OWN}
         decorated = dg.asset(
             key=key,
             ins={one: dg.AssetIn(key=pipeline.asset_key(one)) for one in inputs},
@@ -83,7 +87,9 @@ def asset(
             },
             check_specs=specs(key, **(checks or {})),
             required_resource_keys={
-                pipeline.resource_key(one) for one in RESOURCES if one in parameters
+                pipeline.resource_key(resource)
+                for name, resource in RESOURCES.items()
+                if name in parameters
             },
         )(_with_resources(pipeline, function))
         assert isinstance(decorated, dg.AssetsDefinition)
@@ -112,21 +118,22 @@ def _config_class(function: Function) -> type[dg.Config] | None:
 
 
 def _with_resources(pipeline: Pipeline, function: Function) -> Function:
-    """The function without its config and its parameters of RESOURCES, which it gets under the
-    pipeline's keys: Dagster itself finds a resource only under the name of the parameter."""
+    """The function without its parameters of OWN but the context: Dagster itself finds a resource
+    only under the name of the parameter, and these are under the pipeline's keys."""
     signature = inspect.signature(function)
-    wanted = [one for one in RESOURCES if one in signature.parameters]
-    own_context, config = "context" in signature.parameters, _config_class(function)
+    config = _config_class(function)
 
     def arguments(context: dg.AssetExecutionContext, inputs: Mapping[str, Any]) -> dict[str, Any]:
         _check_unpartitioned(pipeline, context)
-        resources = {one: getattr(context.resources, pipeline.resource_key(one)) for one in wanted}
-        return {
-            **({"context": context} if own_context else {}),
-            **({"config": config(**context.op_execution_context.op_config)} if config else {}),
-            **inputs,
-            **resources,
-        }
+        own: dict[str, Any] = {"context": context}
+        if config:
+            own["config"] = config(**context.op_execution_context.op_config)
+        for name, resource in RESOURCES.items():
+            if name in signature.parameters:
+                own[name] = getattr(context.resources, pipeline.resource_key(resource))
+        if "work" in own:
+            own["work"] = Work(pipeline, own["work"])
+        return {**own, **inputs}
 
     @wraps(function)
     def returning(context: dg.AssetExecutionContext, **inputs: Any) -> Any:
@@ -149,7 +156,7 @@ def _with_resources(pipeline: Pipeline, function: Function) -> Function:
     others = [
         one.replace(annotation=get_origin(one.annotation) or one.annotation)
         for one in signature.parameters.values()
-        if one.name not in ("context", "config", *wanted)
+        if one.name not in OWN
     ]
     made.__signature__ = signature.replace(
         parameters=[context, *others], return_annotation=inspect.Signature.empty

@@ -22,6 +22,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.steps.checks import WARNINGS, Checked, FailedChecksError
+from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import storage_errors
@@ -148,6 +149,14 @@ MADE_OF = "batchrec/made_of"
 PREPARED_BEFORE = "unchanged: not prepared again"
 # Metadata that the IO managers add again.
 ADDED = ("dagster/uri",)
+
+
+def personalize_work(
+    pipeline: Pipeline, context: dg.AssetExecutionContext, personalize: PersonalizeResource
+) -> PersonalizeWork:
+    """What a step in Personalize works with."""
+    ensure = personalize.ensure(context.log, pipeline.tags)
+    return PersonalizeWork(pipeline, personalize.storage, ensure)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Names, configurations, filters and output files of the jobs in Personalize."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
@@ -10,12 +11,22 @@ import polars as pl
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX
-from batchrec_dagster.personalize.ensure import FILTER, Description, Ensure, Ensured
+from batchrec_dagster.personalize.ensure import (
+    ACTIVE,
+    FILTER,
+    Description,
+    Ensure,
+    Ensured,
+    Kind,
+    Started,
+)
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
+from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 
@@ -68,77 +79,145 @@ def outcome(ensured: Ensured, done: str) -> str:
 DAMAGED = "damaged.txt"
 # Bytes of a file to read at once: tens of thousands of users' lines.
 PIECE = 16 * 1024 * 1024
+# Rows of a table that the UI shows.
+SAMPLE = 5
+# The checks that fail if lines are missing.
+OF_ALL_LINES = ("every_user_answered", "every_segment_answered")
 
 
-def output_folder(job: Description) -> str:
-    """Where it writes: the URI of a folder, with its final slash."""
-    folder: str = job["jobOutput"]["s3DataDestination"]["path"]
-    return folder
+def start_batch_job(
+    work: PersonalizeWork,
+    kind: Kind,
+    request: Mapping[str, Any],
+    folder: Callable[[str], str],
+    *versions: str,
+) -> Started:
+    """The batch job for the request: a new one, or that of an earlier run.
+
+    folder: from a job's name the storage key of its output; versions: of what the request reads.
+    """
+
+    def create(name: str) -> dict[str, Any]:
+        output = {"s3DataDestination": {"path": work.storage.uri(folder(name))}}
+        return {**request, "jobOutput": output}
+
+    return work.ensure.start_numbered(
+        kind,
+        f"{work.pipeline.name}-{fingerprint(request, *versions)[:12]}",
+        create,
+        usable=lambda job: JobOutput(work.storage, job).is_usable(),
+        solutionVersionArn=request["solutionVersionArn"],
+    )
 
 
-def has_output(storage: StorageResource, job: Description) -> bool:
-    """Whether a finished job's files are still there, and neither empty nor known to be damaged;
-    one under way will write them."""
-    if job["status"] != "ACTIVE":
-        return True
-    if storage.store.head(output_folder(job) + DAMAGED) is not None:
-        return False
-    sizes = [file.size for file in _files(storage, output_folder(job))]
-    return bool(sizes) and all(sizes)
+@dataclass(frozen=True)
+class JobOutput:
+    """What a batch job wrote, or will write. job: Describe's answer."""
+
+    storage: StorageResource
+    job: Description
+
+    @property
+    def folder(self) -> str:
+        """The URI of the folder, with its final slash."""
+        folder: str = self.job["jobOutput"]["s3DataDestination"]["path"]
+        return folder
+
+    def files(self) -> list[ObjectInfo]:
+        """The files, in order."""
+        found = self.storage.store.list(self.folder)
+        return [file for file in found if file.uri.endswith(OUTPUT_SUFFIX)]
+
+    def is_usable(self) -> bool:
+        """Whether a finished job's files are still there, and neither empty nor known to be
+        damaged; one under way will write them."""
+        if self.job["status"] != ACTIVE:
+            return True
+        if self.storage.store.head(self.folder + DAMAGED) is not None:
+            return False
+        sizes = [file.size for file in self.files()]
+        return bool(sizes) and all(sizes)
+
+    def pieces(self, read: Callable[[bytes], pl.DataFrame]) -> Iterator[pl.DataFrame]:
+        """All lines, in order, in pieces parsed by `read`: at least one, which may be empty.
+        Raises dg.Failure if there is no file, or one cannot be read."""
+        files = self.files()
+        if not files:
+            raise dg.Failure(
+                f"the batch job left no {OUTPUT_SUFFIX} file in {self.folder}. Run it again",
+                allow_retries=False,
+            )
+        for file in files:
+            try:
+                with storage_errors():
+                    for piece in whole_lines(self.storage.store.chunks(file.uri)):
+                        yield read(piece)
+            except ValueError as error:
+                where = self.storage.where(file.uri)
+                reason = f"{where} is damaged: {str(error).partition(chr(10))[0]}"
+                self._mark_damaged(reason)
+                raise dg.Failure(
+                    f"{reason}. Run again: another batch job makes it again", allow_retries=False
+                ) from error
+
+    def require(self, checks: Sequence[Checked]) -> None:
+        """Raises FailedChecksError if one of the checks of the output blocks. If lines are
+        missing, the next run starts another job."""
+        named = []
+        for check in checks:
+            if check.blocks and check.name in OF_ALL_LINES:
+                self._mark_damaged(check.found)
+                check = replace(check, found=f"{self.storage.where(self.folder)}: {check.found}")
+            named.append(check)
+        require(named)
+
+    def _mark_damaged(self, reason: str) -> None:
+        """Have the next run start another job, as this one's output is of no use."""
+        self.storage.store.put(self.folder + DAMAGED, f"{reason}\n".encode())
 
 
-def output_version(storage: StorageResource, jobs: Iterable[Description]) -> str:
+def output_version(outputs: Iterable[JobOutput]) -> str:
     """A fingerprint of the files that the jobs wrote, without reading them."""
-    files = [file for job in jobs for file in _files(storage, output_folder(job))]
+    files = [file for output in outputs for file in output.files()]
     return fingerprint(*((file.uri, file.size, file.etag) for file in files))
 
 
-def mark_damaged(storage: StorageResource, job: Description, reason: str) -> None:
-    """Have the next run start another job, as this one's output is of no use."""
-    storage.store.put(output_folder(job) + DAMAGED, f"{reason}\n".encode())
+class OutputTable(ABC):
+    """Builds a table from the lines of a job's output, and counts what its checks need.
 
+    of: the column of a line whose value there is one of. titles: item_id, title; None: the table
+    has no titles.
+    """
 
-def output_files(storage: StorageResource, job: Description) -> list[str]:
-    """The URIs of the files that the job wrote, in order. Raises dg.Failure if there are none."""
-    folder = output_folder(job)
-    files = [file.uri for file in _files(storage, folder)]
-    if not files:
-        raise dg.Failure(
-            f"the batch job left no {OUTPUT_SUFFIX} file in {folder}. Run it again",
-            allow_retries=False,
-        )
-    return files
+    def __init__(self, of: str, titles: pl.DataFrame | None) -> None:
+        self.titles = titles
+        self.rows = 0
+        self.sample = pl.DataFrame()
+        self._of = of
+        self._answered: list[pl.Series] = []
+        self._failed = self._repeated = 0
+        self._first_failure: tuple[str, str] | None = None
 
+    def write(self, pieces: Iterable[pl.DataFrame], table: TableWriter) -> None:
+        """Write the table's rows. pieces: at least one, as `batch_files` reads them."""
+        for lines in pieces:
+            table.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
-def output_pieces(
-    storage: StorageResource, job: Description, read: Callable[[bytes], pl.DataFrame]
-) -> Iterator[pl.DataFrame]:
-    """All lines that the job wrote, in order, in pieces parsed by `read`: at least one, which may
-    be empty. Raises dg.Failure if a file cannot be read."""
-    for uri in output_files(storage, job):
-        try:
-            with storage_errors():
-                for piece in whole_lines(storage.store.chunks(uri)):
-                    yield read(piece)
-        except ValueError as error:
-            reason = f"{storage.where(uri)} is damaged: {str(error).partition(chr(10))[0]}"
-            mark_damaged(storage, job, reason)
-            raise dg.Failure(
-                f"{reason}. Run again: another batch job makes it again", allow_retries=False
-            ) from error
+    @abstractmethod
+    def add(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """The table's rows of these lines."""
 
+    def _add_lines(self, lines: pl.DataFrame) -> None:
+        self._answered.append(lines.get_column(self._of))
+        failed = lines.filter(pl.col("error").is_not_null())
+        if failed.height and self._first_failure is None:
+            self._first_failure = failed.select(self._of, "error").row(0)
+        self._failed += failed.height
 
-def require_output(storage: StorageResource, job: Description, checks: Sequence[Checked]) -> None:
-    """Raises FailedChecksError if one of the checks of the job's output blocks. If lines are
-    missing, the next run starts another job."""
-    folder = output_folder(job)
-    named = []
-    for check in checks:
-        if check.blocks and check.name in ("every_user_answered", "every_segment_answered"):
-            mark_damaged(storage, job, check.found)
-            check = replace(check, found=f"{storage.where(folder)}: {check.found}")
-        named.append(check)
-    require(named)
+    def _add_rows(self, table: pl.DataFrame) -> None:
+        first = table.head(SAMPLE)
+        self.sample = pl.concat([self.sample, first]).head(SAMPLE) if self.rows else first
+        self.rows += table.height
 
 
 def counted(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator[pl.DataFrame]:
@@ -162,10 +241,6 @@ def whole_lines(chunks: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
             waiting, waiting_size, cut = [chunk[end:]], len(chunk) - end, True
     if waiting_size or not cut:
         yield b"".join(waiting)
-
-
-def _files(storage: StorageResource, folder: str) -> list[ObjectInfo]:
-    return [file for file in storage.store.list(folder) if file.uri.endswith(OUTPUT_SUFFIX)]
 
 
 def filter_arn(ensure: Ensure, model: ModelRecord, name: str, expression: str, setting: str) -> str:

@@ -1,24 +1,74 @@
-"""Who gets lists from which model: all users from one, or the arms of an experiment from two."""
+"""Who gets lists: the users to recommend to, and from which model they get them: all from one, or
+the arms of an experiment from two."""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.batch_files import USER_FIELD, UsersFiles, measured
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
+from batchrec_dagster.personalize.schemas import scan_interactions
+from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.sources.source import SourceError
+from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
 from batchrec_dagster.steps.experiment import CONTROL, MODEL, arms
-from batchrec_dagster.steps.publishing import published_table
+from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.storage.resource import storage_errors
+
+
+def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
+    """The users as declared, each once, in order of their id: userId, and filterValues where the
+    filter has placeholders; and the version of the input they become. Raises dg.Failure."""
+    pipeline, declared = work.pipeline, work.pipeline.batch_users
+    filter_values = pipeline.recommendations.line_filter_values
+    with storage_errors(PreparationError, SourceError):
+        if declared.source is None:
+            with _interaction_times(work) as times:
+                users = distinct_users(times, declared.since)
+        else:
+            source = parse_source(declared.source)
+            with open_source(source, work.storage, pipeline.project) as files:
+                users = listed_users(files, declared.column, pipeline.ratings.all_null_values)
+        if filter_values:
+            # A batch inference job reads the values from its input; here all users have the same.
+            values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
+            users = users.with_columns(filterValues=pl.struct(values))
+        version, size = measured(users)
+        check_limits(users.height, size)
+    if not users.height:
+        raise dg.Failure(
+            f"no user has an interaction since {declared.active_since}: set"
+            " batch_users.active_since to an earlier day",
+            allow_retries=False,
+        )
+    return users, version
+
+
+@contextmanager
+def _interaction_times(work: Work) -> Iterator[pl.LazyFrame]:
+    """USER_ID and TIMESTAMP of all interactions; only each user's last, if Spark wrote the small
+    file of these, so that the interactions need not be downloaded."""
+    uri = work.files.interactions
+    known = work.files.users_of_interactions.table()
+    if known is not None:
+        yield known.lazy()
+        return
+    if work.storage.store.head(uri) is None:
+        raise StorageError(f"there is no {uri}: materialize interactions first")
+    with work.storage.local_file(uri) as path:
+        yield scan_interactions(path)
 
 
 @dataclass(frozen=True)
@@ -32,20 +82,19 @@ class Batch:
     version: str
 
 
-def find_batches(
-    pipeline: Pipeline, storage: StorageResource, model: ModelRecord, batch_users: pl.LazyFrame
-) -> list[Batch]:
+def find_batches(work: Work, model: ModelRecord, batch_users: pl.LazyFrame) -> list[Batch]:
     """The batches, the model's first. batch_users: the content of the users' file. Raises
     dg.Failure."""
+    pipeline, storage = work.pipeline, work.storage
     if pipeline.experiment is None:
-        files = UsersFiles(storage.store, storage.uri(pipeline.places.batch_users))
+        files = work.files.batch_users
         users = batch_users.select(USER_FIELD).collect(engine="streaming").get_column(USER_FIELD)
         recipe, arn = pipeline.solution.recipe, model.solution_version_arn
         return [Batch(recipe, arn, users, files.input(), files.version())]
     lines = batch_users.collect(engine="streaming")
     arm = arms(lines.get_column(USER_FIELD), pipeline.experiment)
     found = []
-    for name, recipe, arn in _models(pipeline, model):
+    for name, recipe, arn in _models(work, model):
         of_arm = lines.filter(arm == name)
         if not of_arm.height:
             continue
@@ -63,11 +112,11 @@ def find_batches(
     return found
 
 
-def _models(pipeline: Pipeline, model: ModelRecord) -> list[tuple[str, str, str]]:
+def _models(work: Work, model: ModelRecord) -> list[tuple[str, str, str]]:
     """The arm, recipe and solution version's ARN of each model."""
-    assert pipeline.experiment is not None
-    models = [(MODEL, pipeline.solution.recipe, model.solution_version_arn)]
-    if pipeline.experiment.control == "popular":
+    assert work.pipeline.experiment is not None
+    models = [(MODEL, work.pipeline.solution.recipe, model.solution_version_arn)]
+    if work.pipeline.experiment.control == "popular":
         if model.popularity_version_arn is None:
             raise dg.Failure(
                 "an older batchrec trained popularity and did not note it: materialize"
@@ -79,56 +128,43 @@ def _models(pipeline: Pipeline, model: ModelRecord) -> list[tuple[str, str, str]
 
 
 def keep_users_without_lists(
-    pipeline: Pipeline,
-    storage: StorageResource,
-    version: str,
-    batch_users: pl.LazyFrame,
-    table: Path,
+    work: Work, version: str, batch_users: pl.LazyFrame, table: Path
 ) -> None:
     """Keep, for an experiment's edition of this version, which of the requested users have no rows
     in the table: the outcomes count them too. Raises dg.Failure."""
     listed = pl.scan_parquet(table, glob=False).filter(rank=1).select("user_id")
     requested = batch_users.select(user_id=USER_FIELD)
     without = requested.join(listed, on="user_id", how="anti").sort("user_id")
-    buffer = io.BytesIO()
-    without.collect(engine="streaming").write_parquet(buffer)
+    key = work.pipeline.places.users_without_lists(version)
     with storage_errors():
-        uri = storage.uri(pipeline.places.users_without_lists(version))
-        storage.store.put(uri, buffer.getvalue())
+        work.files.write_parquet(key, without.collect(engine="streaming"))
 
 
-def users_without_lists(
-    pipeline: Pipeline, storage: StorageResource, edition: Edition
-) -> pl.Series:
+def users_without_lists(work: Work, edition: Edition) -> pl.Series:
     """Which requested users an experiment's edition has no rows of. Raises StorageError."""
-    uri = storage.uri(pipeline.places.users_without_lists(edition.version))
-    try:
-        return pl.read_parquet(storage.store.get(uri)).get_column("user_id")
-    except ObjectNotFoundError:
+    fix = "delete it: then the users without lists do not count in this edition's outcomes"
+    found = work.files.parquet(work.pipeline.places.users_without_lists(edition.version), fix)
+    if found is None:
         return pl.Series("user_id", [], pl.String)
-    except pl.exceptions.PolarsError as error:
-        fix = "delete it: then the users without lists do not count in this edition's outcomes"
-        raise DamagedError(storage.where(uri), error, fix) from error
+    return found.get_column("user_id")
 
 
-def withheld(pipeline: Pipeline, storage: StorageResource, edition: Edition) -> int:
+def withheld(work: Work, edition: Edition) -> int:
     """How many of the requested users an experiment gives no list. Raises StorageError."""
     if edition.about.get("experiment", {}).get("control") != "none":
         return 0
     experiment = Experiment.model_validate(edition.about["experiment"])
-    without = users_without_lists(pipeline, storage, edition)
-    return int((arms(without, experiment) == CONTROL).sum())
+    return int((arms(users_without_lists(work, edition), experiment) == CONTROL).sum())
 
 
-def forget_users_without_lists(pipeline: Pipeline, storage: StorageResource) -> None:
+def forget_users_without_lists(work: Work) -> None:
     """Delete what was kept for editions that are no longer kept themselves. Raises dg.Failure."""
-    places = pipeline.places
-    folder = storage.uri(places.users_without_lists("")).rpartition("/")[0] + "/"
+    storage, key = work.storage, work.pipeline.places.users_without_lists
+    folder = storage.uri(key("")).rpartition("/")[0] + "/"
     with storage_errors():
         if not (there := storage.store.list(folder)):
             return
-        versions = published_table(storage, places).versions()
-        wanted = {storage.uri(places.users_without_lists(version)) for version in versions}
+        wanted = {storage.uri(key(version)) for version in work.files.table.versions()}
         for found in there:
             if found.uri not in wanted:
                 storage.store.delete(found.uri)

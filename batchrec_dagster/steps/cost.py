@@ -15,15 +15,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 
 from batchrec_dagster import personalize
-from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.project import Budget
-from batchrec_dagster.personalize.batch_files import UsersFiles
 from batchrec_dagster.personalize.ensure import Ensured
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import USER_ID, scan_interactions
 from batchrec_dagster.steps.checks import Checked
-from batchrec_dagster.storage.paths import UsersOfInteractions, read_record
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.steps.work import Work
 
 PRICES = Path(personalize.__file__).with_name("prices.yaml")
 
@@ -140,13 +137,11 @@ def segments_cost(segments: int, users: int) -> Cost:
     return _cost("segments_per_1000_users", units, segments * units, what)
 
 
-def trainings_cost(
-    pipeline: Pipeline, storage: StorageResource, trained: Mapping[str, Ensured], *, on_aws: bool
-) -> list[Cost]:
+def trainings_cost(work: Work, trained: Mapping[str, Ensured], *, on_aws: bool) -> list[Cost]:
     """Of the solution versions that a run trained, by recipe."""
     if not trained:
         return []
-    interactions = count_interactions(pipeline, storage)
+    interactions = count_interactions(work)
     return [
         training_cost(
             recipe,
@@ -167,28 +162,20 @@ def cost_metadata(key: str, costs: Sequence[Cost], *, on_aws: bool) -> dict[str,
     return {key: usd if on_aws else 0.0, f"{key}_on_aws": usd, f"{key}_on_aws_from": least}
 
 
-def estimate(
-    pipeline: Pipeline,
-    storage: StorageResource,
-    *,
-    imports: Mapping[str, int],
-    trainings: Sequence[str],
-) -> list[Cost]:
+def estimate(work: Work, *, imports: Mapping[str, int], trainings: Sequence[str]) -> list[Cost]:
     """What a run costs. imports: bytes by dataset; trainings: recipes. Recommendations and
     segments are included, though they may exist already."""
     costs = [import_cost(dataset, size) for dataset, size in imports.items()]
     if trainings:
-        interactions = count_interactions(pipeline, storage)
-        before = _hours_before(pipeline, storage)
+        interactions, before = count_interactions(work), _hours_before(work)
         costs += [
             training_cost(recipe, training_hours(recipe, interactions, before), interactions)
             for recipe in trainings
         ]
-    users = _count_batch_users(pipeline, storage)
-    costs.append(recommendations_cost(pipeline.solution.recipe, users))
-    if pipeline.segments:
-        all_users = count_users(pipeline, storage)
-        costs.append(segments_cost(len(pipeline.segments.queries), all_users))
+    users = _count_batch_users(work)
+    costs.append(recommendations_cost(work.pipeline.solution.recipe, users))
+    if segments := work.pipeline.segments:
+        costs.append(segments_cost(len(segments.queries), count_users(work)))
     return costs
 
 
@@ -228,39 +215,36 @@ def within_budget(budget: Budget, costs: Sequence[Cost], *, on_aws: bool) -> lis
     return [Checked("within_budget", passed, found, numbers)]
 
 
-def count_interactions(pipeline: Pipeline, storage: StorageResource) -> int:
+def count_interactions(work: Work) -> int:
     """The rows of the interactions' file."""
-    uri = storage.uri(pipeline.places.interactions)
-    known = UsersOfInteractions(storage.store, uri).table()
+    known = work.files.users_of_interactions.table()
     if known is not None:
         return int(known.get_column("INTERACTIONS").sum())
-    return _lines(storage, uri) - 1
+    return _lines(work, work.files.interactions) - 1
 
 
-def count_users(pipeline: Pipeline, storage: StorageResource) -> int:
+def count_users(work: Work) -> int:
     """The users in the interactions' file."""
-    uri = storage.uri(pipeline.places.interactions)
-    known = UsersOfInteractions(storage.store, uri).table()
+    known = work.files.users_of_interactions.table()
     if known is not None:
         return known.height
-    with storage.local_file(uri) as path:
+    with work.storage.local_file(work.files.interactions) as path:
         users = scan_interactions(path)
         return int(users.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item())
 
 
-def _hours_before(pipeline: Pipeline, storage: StorageResource) -> float:
+def _hours_before(work: Work) -> float:
     """The training hours of the last version; 0 if none was trained on AWS."""
-    record = read_record(storage, pipeline.places.record("solution_version"))
-    return float(record.get("training_hours", 0.0))
+    return float(work.files.record("solution_version").get("training_hours", 0.0))
 
 
-def _count_batch_users(pipeline: Pipeline, storage: StorageResource) -> int:
+def _count_batch_users(work: Work) -> int:
     """The users of batch_users; before it exists, those of the interactions."""
-    files = UsersFiles(storage.store, storage.uri(pipeline.places.batch_users)).files()
-    if all(storage.store.head(uri) for uri in files):
-        return sum(_lines(storage, uri) for uri in files)
-    return count_users(pipeline, storage)
+    files = work.files.batch_users.files()
+    if all(work.storage.store.head(uri) for uri in files):
+        return sum(_lines(work, uri) for uri in files)
+    return count_users(work)
 
 
-def _lines(storage: StorageResource, uri: str) -> int:
-    return sum(chunk.count(b"\n") for chunk in storage.store.chunks(uri))
+def _lines(work: Work, uri: str) -> int:
+    return sum(chunk.count(b"\n") for chunk in work.storage.store.chunks(uri))

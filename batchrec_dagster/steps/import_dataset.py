@@ -26,7 +26,8 @@ from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.cost import Cost, estimate, import_cost, summary, within_budget
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import all_recipes, recipes_to_train
-from batchrec_dagster.storage.paths import Stored, interactions_version, read_record, write_record
+from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.storage.paths import Stored
 from batchrec_dagster.storage.resource import LOCAL_BUCKET, StorageResource, storage_errors
 
 ASSET = "personalize_dataset"
@@ -93,58 +94,49 @@ def schemas_version(files: Sequence[DatasetFile]) -> str:
 
 
 def import_dataset(
-    pipeline: Pipeline,
-    storage: StorageResource,
-    ensure: Ensure,
-    *,
-    run: str,
-    force: bool,
-    forced_trainings: Collection[str],
+    work: PersonalizeWork, *, run: str, force: bool, forced_trainings: Collection[str]
 ) -> DatasetImport:
     """Import what has changed. run: id of the first of a run and its retries; forced_trainings:
     assets that this run will train in any case. Raises FailedChecksError, dg.Failure."""
+    pipeline = work.pipeline
     files = dataset_files(pipeline)
-    versions = [_version(storage, file) for file in files]
+    versions = [_version(work, file) for file in files]
     version = versions[0] if len(versions) == 1 else fingerprint(*versions)
-    ensure = ensure.for_data(version)
-    sizes = _sizes(storage, files)
+    work = work.for_data(version)
+    ensure, sizes = work.ensure, _sizes(work.storage, files)
     group_name = f"{pipeline.name}-{schemas_version(files)[:8]}"
-    recorded = read_record(storage, pipeline.places.record(ASSET))
+    recorded = work.files.record(ASSET)
     exists = any(group["name"] == group_name for group in ensure.list(DATASET_GROUP))
     if not exists and pipeline.budget.max_usd_per_run is not None:
         # Check the budget before anything is created.
-        first = estimate(pipeline, storage, imports=sizes, trainings=all_recipes(pipeline))
+        first = estimate(work, imports=sizes, trainings=all_recipes(pipeline))
         require(within_budget(pipeline.budget, first, on_aws=ensure.on_aws))
     group = ensure.named(DATASET_GROUP, group_name, {})
-    group_arn = group.arn
     if not group.created:
         _check_owner(ensure, group, recorded.get("dataset_group_arn"))
-    datasets = [_ensure_dataset(ensure, group_arn, group_name, file) for file in files]
+    datasets = [_ensure_dataset(ensure, group, file) for file in files]
     # The record may describe imports that a teardown has deleted since.
     is_new = (
         force
         or recorded.get("data_version") != version
         or not all(_has_import(ensure, dataset) for dataset in datasets)
     )
-    trainings = recipes_to_train(
-        pipeline, ensure, storage, group_arn, group_name, version, run=run, forced=forced_trainings
-    )
-    costs = estimate(pipeline, storage, imports=sizes if is_new else {}, trainings=trainings)
+    trainings = recipes_to_train(work, group, version, run=run, forced=forced_trainings)
+    costs = estimate(work, imports=sizes if is_new else {}, trainings=trainings)
     ensure.log.info(f"{'' if ensure.on_aws else 'on AWS '}this run costs {summary(costs)}")
     checks = within_budget(pipeline.budget, costs, on_aws=ensure.on_aws)
     require(checks)
-    force_run = run if force else None
     started = [
-        _start_import(group_name, storage, ensure, *each, force_run=force_run)
+        _start_import(work, group_name, *each, run if force else None)
         for each in zip(files, datasets, versions, strict=True)
     ]
     jobs = ensure.all_ready(IMPORT_JOB, started)
     imports = [FileImport(*each) for each in zip(files, datasets, jobs, strict=True)]
     for one in imports:
         ensure.log.info(f"{one.file.asset}: {one.outcome}, {one.seconds:.1f} s")
-    record = DatasetRecord(group_arn, group_name, version, **_arns(imports))
+    record = DatasetRecord(group.arn, group_name, version, **_arns(imports))
     with storage_errors():
-        stored = write_record(storage, pipeline.places.record(ASSET), record.to_json())
+        stored = work.files.write_record(ASSET, record.to_json())
     paid = [
         import_cost(one.file.asset, sizes[one.file.asset]) for one in imports if one.job.created
     ]
@@ -175,9 +167,10 @@ def _check_owner(ensure: Ensure, group: Ensured, recorded: str | None) -> None:
     )
 
 
-def _version(storage: StorageResource, file: DatasetFile) -> str:
-    uri = storage.uri(file.key)
-    return interactions_version(storage, uri) if file.is_interactions else storage.version(uri)
+def _version(work: Work, file: DatasetFile) -> str:
+    if file.is_interactions:
+        return work.files.interactions_version()
+    return work.storage.version(work.storage.uri(file.key))
 
 
 def _sizes(storage: StorageResource, files: Sequence[DatasetFile]) -> dict[str, int]:
@@ -195,26 +188,24 @@ def _has_import(ensure: Ensure, dataset: Ensured) -> bool:
     )
 
 
-def _ensure_dataset(ensure: Ensure, group_arn: str, group_name: str, file: DatasetFile) -> Ensured:
+def _ensure_dataset(ensure: Ensure, group: Ensured, file: DatasetFile) -> Ensured:
     """The dataset, created with its schema if there is none."""
-    name = f"{group_name}-{file.asset}"
+    name = f"{group.description['name']}-{file.asset}"
     schema = ensure.named(SCHEMA, name, {"schema": file.schema}).arn
     return ensure.named(
         DATASET,
         name,
-        {"datasetGroupArn": group_arn, "datasetType": file.dataset_type, "schemaArn": schema},
-        datasetGroupArn=group_arn,
+        {"datasetGroupArn": group.arn, "datasetType": file.dataset_type, "schemaArn": schema},
+        datasetGroupArn=group.arn,
     )
 
 
 def _start_import(
+    work: PersonalizeWork,
     group_name: str,
-    storage: StorageResource,
-    ensure: Ensure,
     file: DatasetFile,
     dataset: Ensured,
     version: str,
-    *,
     force_run: str | None,
 ) -> Started:
     since = dataset.description["creationDateTime"]
@@ -222,8 +213,8 @@ def _start_import(
     def create(name: str) -> Mapping[str, object]:
         return {
             "datasetArn": dataset.arn,
-            "dataSource": {"dataLocation": storage.uri(file.key)},
-            "roleArn": ensure.role_arn,
+            "dataSource": {"dataLocation": work.storage.uri(file.key)},
+            "roleArn": work.ensure.role_arn,
             "importMode": "FULL",
         }
 
@@ -237,7 +228,7 @@ def _start_import(
     name = f"{group_name}-{version[:8]}"
     if force_run:
         name = f"{name}-{force_run[:6]}"
-    return ensure.start_numbered(
+    return work.ensure.start_numbered(
         IMPORT_JOB, name, create, usable=is_of_this, datasetArn=dataset.arn
     )
 

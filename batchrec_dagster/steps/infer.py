@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import dagster as dg
 import polars as pl
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.personalize.batch_files import MAX_RESULTS, UsersFiles
+from batchrec_dagster.config import fingerprint
+from batchrec_dagster.personalize.batch_files import MAX_RESULTS
 from batchrec_dagster.personalize.ensure import (
     ACTIVE,
     BATCH_INFERENCE_JOB,
-    Ensure,
     Ensured,
     Started,
 )
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.batch_jobs import (
+    SAMPLE,
+    JobOutput,
     filter_arn,
-    has_output,
     job_seconds,
     outcome,
     output_version,
-    require_output,
     solution_name,
+    start_batch_job,
 )
 from batchrec_dagster.steps.batches import (
     Batch,
@@ -40,10 +39,10 @@ from batchrec_dagster.steps.batches import (
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.cost import Cost, recommendations_cost
 from batchrec_dagster.steps.items import titles_versions
-from batchrec_dagster.steps.publishing import Publishing, published_table
+from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.recommendation_table import (
-    SAMPLE,
     KnownInteractions,
+    ListCounts,
     RecommendationTable,
     SeenItems,
     build_locally,
@@ -51,10 +50,11 @@ from batchrec_dagster.steps.recommendation_table import (
 )
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.training import trained_by
+from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition, TableWriter
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.storage.resource import storage_errors
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -76,10 +76,31 @@ class Recommendations:
     checks: list[Checked]
 
 
+@dataclass(frozen=True)
+class Inferred:
+    """The finished job of each batch, the model's first, and what the lists were made from."""
+
+    batches: list[Batch]
+    jobs: list[Ensured]
+    known: KnownInteractions
+    num_results: int
+
+    @property
+    def users(self) -> pl.Series:
+        return pl.concat([batch.users for batch in self.batches])
+
+    @property
+    def cost(self) -> list[Cost]:
+        """What this run pays for."""
+        return [
+            recommendations_cost(batch.recipe, len(batch.users))
+            for job, batch in zip(self.jobs, self.batches, strict=True)
+            if job.created
+        ]
+
+
 def infer_and_publish(
-    pipeline: Pipeline,
-    storage: StorageResource,
-    ensure: Ensure,
+    work: PersonalizeWork,
     model: ModelRecord,
     batch_users: pl.LazyFrame,
     *,
@@ -91,147 +112,127 @@ def infer_and_publish(
     batch_users: the users' file. run: the run's id, for the metadata. Raises FailedChecksError,
     dg.Failure.
     """
-    files = UsersFiles(storage.store, storage.uri(pipeline.places.batch_users))
-    publishing = Publishing(pipeline, storage, model, files.version())
+    publishing = Publishing(work, model, work.files.batch_users.version())
     gate = publishing.gate(skip=skip_quality_gate)
     require([gate])
-    if unchanged := _unchanged(publishing, ensure, batch_users, gate):
-        _prune(pipeline, storage, ensure, model.dataset_group_name)
-        return unchanged
-    batches = find_batches(pipeline, storage, model, batch_users)
+    done = _unchanged(work, publishing, batch_users, gate)
+    if done is None:
+        inferred = _infer(work.for_data(model.data_version), model, batch_users)
+        edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
+        job, num_results = inferred.jobs[0], inferred.num_results
+        checks = [gate, *table.checks]
+        done = Recommendations(edition, table, job, num_results, inferred.cost, checks)
+    _prune(work, model.dataset_group_name)
+    return done
+
+
+def _infer(work: PersonalizeWork, model: ModelRecord, batch_users: pl.LazyFrame) -> Inferred:
+    batches = find_batches(work, model, batch_users)
     users = pl.concat([batch.users for batch in batches])
-    ensure = ensure.for_data(model.data_version)
-    known = read_interactions(pipeline, storage, users)
-    num_results = pipeline.recommendations.num_results
+    known = read_interactions(work, users)
+    num_results = work.pipeline.recommendations.num_results
     if known.seen is not None:
-        num_results = _num_results(pipeline, ensure, known.seen, len(users))
-    started = [_start_job(pipeline, storage, ensure, model, each, num_results) for each in batches]
-    jobs = ensure.all_ready(BATCH_INFERENCE_JOB, started)
+        num_results = _num_results(work, known.seen, len(users))
+    started = [_start_job(work, model, batch, num_results) for batch in batches]
+    jobs = work.ensure.all_ready(BATCH_INFERENCE_JOB, started)
     for job, batch in zip(jobs, batches, strict=True):
-        ensure.log.info(_done(job, len(batch.users)))
-    edition, table = _publish(
-        publishing, ensure, batch_users, batches, jobs, known, num_results, [gate], run
-    )
-    _prune(pipeline, storage, ensure, model.dataset_group_name)
-    cost = [
-        recommendations_cost(batch.recipe, len(batch.users))
-        for job, batch in zip(jobs, batches, strict=True)
-        if job.created
-    ]
-    return Recommendations(edition, table, jobs[0], num_results, cost, [gate, *table.checks])
+        work.ensure.log.info(_done(job, len(batch.users)))
+    return Inferred(batches, jobs, known, num_results)
 
 
 def _publish(
+    work: PersonalizeWork,
     publishing: Publishing,
-    ensure: Ensure,
     batch_users: pl.LazyFrame,
-    batches: Sequence[Batch],
-    jobs: Sequence[Ensured],
-    known: KnownInteractions,
-    num_results: int,
-    gate: Sequence[Checked],
+    inferred: Inferred,
+    gate: Checked,
     run: str,
 ) -> tuple[Edition, RecommendationTable]:
     """Publish the lists that the jobs made for the batches, if all checks pass."""
-    pipeline, storage = publishing.pipeline, publishing.storage
-    outputs = [job.description for job in jobs]
-    users = pl.concat([batch.users for batch in batches])
-    experiment = [pipeline.experiment] if pipeline.experiment else []
+    pipeline, jobs, known = work.pipeline, inferred.jobs, inferred.known
+    outputs = [JobOutput(work.storage, job.description) for job in jobs]
     with (
         temporary_folder() as folder,
         TableWriter(folder / "recommendations.parquet") as writer,
     ):
-        table = build_locally(pipeline, storage, outputs, users, known.seen, ensure.log, writer)
-        checks = [*gate, *table.checks]
+        table = build_locally(work, outputs, inferred.users, known.seen, writer)
+        checks = [gate, *table.checks]
         version = _version(publishing, [job.arn for job in jobs])
         facts = {
             "batch_inference_job_arn": jobs[0].arn,
-            "rows": table.rows,
-            "users": table.users,
-            "items": table.items,
-            "seen_items_dropped": table.dropped,
-            "items_without_score": table.padding,
-            "results_asked_for": num_results,
-            "outputs": output_version(storage, outputs),
+            **asdict(table.counts),
+            "results_asked_for": inferred.num_results,
+            "outputs": output_version(outputs),
             "data_until": known.until,
             "exclude_seen": pipeline.recommendations.exclude_seen,
-            **({"experiment": experiment[0].model_dump()} if experiment else {}),
+            **({"experiment": pipeline.experiment.model_dump()} if pipeline.experiment else {}),
         }
         about = publishing.about(version, run, checks, facts)
         for output in outputs:
-            require_output(storage, output, checks)
+            output.require(checks)
         writer.finish(about)
-        if experiment:
-            keep_users_without_lists(pipeline, storage, version, batch_users, writer.path)
+        if pipeline.experiment:
+            keep_users_without_lists(work, version, batch_users, writer.path)
         edition = publishing.publish(writer.path)
-        forget_users_without_lists(pipeline, storage)
+        forget_users_without_lists(work)
     return edition, table
 
 
 def _version(publishing: Publishing, jobs: Sequence[str]) -> str:
     """The version of the table that these jobs' lists make."""
-    pipeline = publishing.pipeline
+    pipeline = publishing.work.pipeline
     return fingerprint(
         *jobs,
         publishing.users_version,
         pipeline.recommendations,
         TABLE_VERSION,
-        *titles_versions(pipeline, publishing.storage),
+        *titles_versions(publishing.work),
         *([pipeline.experiment] if pipeline.experiment else []),
     )
 
 
 def _unchanged(
-    publishing: Publishing, ensure: Ensure, batch_users: pl.LazyFrame, gate: Checked
+    work: PersonalizeWork, publishing: Publishing, batch_users: pl.LazyFrame, gate: Checked
 ) -> Recommendations | None:
     """What is published, with its checks, if the same model, data, users, titles and settings made
     it of a job that is still there: to read it all again would find the same. None otherwise, for
     an experiment, and for an edition that an older batchrec published."""
-    pipeline, storage = publishing.pipeline, publishing.storage
     with storage_errors():
-        table = published_table(storage, pipeline.places)
+        table = work.files.table
         edition = table.current()
-        if edition is None or pipeline.experiment or "outputs" not in edition.about:
+        if edition is None or work.pipeline.experiment or "outputs" not in edition.about:
             return None
         about, arn = edition.about, str(edition.about["batch_inference_job_arn"])
         same = about["made_by"] == publishing.made_by
         if not same or edition.version != _version(publishing, [arn]):
             return None
         try:
-            description = ensure.describe(BATCH_INFERENCE_JOB, arn)
+            description = work.ensure.describe(BATCH_INFERENCE_JOB, arn)
         except ClientError:
             return None  # It was deleted, for example; another job says what else is wrong.
-        if (
-            description["status"] != ACTIVE
-            or not has_output(storage, description)
-            or output_version(storage, [description]) != about["outputs"]
-        ):
+        output = JobOutput(work.storage, description)
+        finished = description["status"] == ACTIVE and output.is_usable()
+        if not finished or output_version([output]) != about["outputs"]:
             return None
         sample = table.read_edition(edition).head(SAMPLE).collect(engine="streaming")
     job = Ensured(arn, description, created=False, seconds=0.0)
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
-    ensure.log.info(_done(job, users))
+    work.ensure.log.info(_done(job, users))
     note = f"as checked {about['made_at'][:10]}, when edition {edition.number} was published"
     checks = [
         replace(check, found=f"{check.found}; {note}")
         for check in (Checked(**stored) for stored in about["checks"])
         if check.name != gate.name
     ]
-    counted = RecommendationTable(
-        about["rows"],
-        about["users"],
-        about["items"],
-        about["seen_items_dropped"],
-        about["items_without_score"],
-        sample,
-        checks,
-    )
+    counts = ListCounts(**{each.name: about[each.name] for each in fields(ListCounts)})
+    counted = RecommendationTable(counts, sample, checks)
     return Recommendations(edition, counted, job, about["results_asked_for"], [], [gate, *checks])
 
 
-def _prune(pipeline: Pipeline, storage: StorageResource, ensure: Ensure, group: str) -> None:
+def _prune(work: PersonalizeWork, group: str) -> None:
     """Delete what earlier settings left in Personalize, but for the dataset group that an edition
     was last made from. It fails no run: the lists are out."""
+    pipeline, log = work.pipeline, work.ensure.log
     solutions = {
         solution_name(group, *each)
         for recipes in trained_by(pipeline).values()
@@ -245,17 +246,17 @@ def _prune(pipeline: Pipeline, storage: StorageResource, ensure: Ensure, group: 
     in_use = {*solutions, *filters, f"{group}-exclude-seen"}
     try:
         # An edition's solution is named after its dataset group.
-        older = published_table(storage, pipeline.places).older()
+        older = work.files.table.older()
         versions = (str(edition.about.get("solution_version_arn")) for edition in older)
         groups = [
             version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version
         ]
         kept = [each for each in groups if each != group][:1]
-        for piece in prune(ensure, pipeline.name, group, in_use, kept):
-            ensure.log.info(f"deleted {piece}, which earlier settings left")
+        for piece in prune(work.ensure, pipeline.name, group, in_use, kept):
+            log.info(f"deleted {piece}, which earlier settings left")
     except (StorageError, dg.Failure, ClientError) as error:
         reason = getattr(error, "description", None) or error
-        ensure.log.warning(f"what earlier settings left in Personalize is still there: {reason}")
+        log.warning(f"what earlier settings left in Personalize is still there: {reason}")
 
 
 def _done(job: Ensured, users: int) -> str:
@@ -267,16 +268,27 @@ def _done(job: Ensured, users: int) -> str:
     return f"{users:,} users inferred in {seconds:.1f} s{rate}"
 
 
-def _request(
-    pipeline: Pipeline, ensure: Ensure, model: ModelRecord, batch: Batch, num_results: int
-) -> dict[str, Any]:
-    """The batch's request, without a name and an output."""
-    wanted = pipeline.recommendations
+def _num_results(work: PersonalizeWork, seen: SeenItems, users: int) -> int:
+    """Results per user, enough to drop the seen items: Personalize's filter considers only the
+    latest interactions."""
+    forgotten = max(0, seen.longest - work.ensure.filter_interactions)
+    return min(
+        work.ensure.max_results,
+        max(MAX_RESULTS, MAX_ROWS // max(1, users)),
+        work.pipeline.recommendations.num_results + forgotten,
+    )
+
+
+def _start_job(
+    work: PersonalizeWork, model: ModelRecord, batch: Batch, num_results: int
+) -> Started:
+    """The job for the batch: a new one, or that of an earlier run."""
+    wanted = work.pipeline.recommendations
     request: dict[str, Any] = {
         "solutionVersionArn": batch.solution_version_arn,
         "numResults": num_results,
         "jobInput": {"s3DataSource": {"path": batch.input}},
-        "roleArn": ensure.role_arn,
+        "roleArn": work.ensure.role_arn,
     }
     if batch.recipe == USER_PERSONALIZATION:
         # Left to itself it explores with 0.3, and no two runs give the same lists (developer guide,
@@ -287,44 +299,11 @@ def _request(
         # A filter cannot be changed: another expression needs another filter.
         own = fingerprint(wanted.filter_expression)[:8] if wanted.filter else None
         request["filterArn"] = filter_arn(
-            ensure,
+            work.ensure,
             model,
             own or "exclude-seen",
             wanted.filter_expression,
             f"recommendations.{'filter' if own else 'exclude_seen'}",
         )
-    return request
-
-
-def _num_results(pipeline: Pipeline, ensure: Ensure, seen: SeenItems, users: int) -> int:
-    """Results per user, enough to drop the seen items: Personalize's filter considers only the
-    latest interactions."""
-    return min(
-        ensure.max_results,
-        max(MAX_RESULTS, MAX_ROWS // max(1, users)),
-        pipeline.recommendations.num_results + max(0, seen.longest - ensure.filter_interactions),
-    )
-
-
-def _start_job(
-    pipeline: Pipeline,
-    storage: StorageResource,
-    ensure: Ensure,
-    model: ModelRecord,
-    batch: Batch,
-    num_results: int,
-) -> Started:
-    """The job for the batch: a new one, or that of an earlier run."""
-    request = _request(pipeline, ensure, model, batch, num_results)
-
-    def create(name: str) -> dict[str, Any]:
-        output = storage.uri(pipeline.places.batch_inference(name))
-        return {**request, "jobOutput": {"s3DataDestination": {"path": output}}}
-
-    return ensure.start_numbered(
-        BATCH_INFERENCE_JOB,
-        f"{pipeline.name}-{fingerprint(request, batch.version, model.data_version)[:12]}",
-        create,
-        usable=partial(has_output, storage),
-        solutionVersionArn=batch.solution_version_arn,
-    )
+    folder, versions = work.pipeline.places.batch_inference, (batch.version, model.data_version)
+    return start_batch_job(work, BATCH_INFERENCE_JOB, request, folder, *versions)

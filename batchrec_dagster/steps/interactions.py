@@ -34,6 +34,7 @@ from batchrec_dagster.steps.checks import (
 )
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.spark_jobs import SparkEngine, spark_engine
+from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.io_managers import Prepared
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
@@ -73,14 +74,13 @@ class RatingsInspection:
     format: RatingsFormat | None = None
 
 
-def inspect_ratings(
-    raw: RawRecord, pipeline: Pipeline, storage: StorageResource, project: Path
-) -> RatingsInspection:
+def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
     """Read every row once. Raises SourceError, StorageError, dg.Failure."""
+    pipeline, storage = work.pipeline, work.storage
     ratings, spark = pipeline.ratings, spark_engine(pipeline.preparation)
     whole = spark is None or not spark.on_aws
     with (
-        open_raw_files(raw, ratings.rows, storage, project)
+        open_raw_files(raw, ratings.rows, storage, pipeline.project)
         if whole
         else open_first_file(raw, storage)
     ) as files:
@@ -203,34 +203,28 @@ class PreparedInteractions:
 
 @contextmanager
 def prepare_interactions(
-    context: dg.AssetExecutionContext,
-    raw: RawRecord,
-    pipeline: Pipeline,
-    storage: StorageResource,
-    project: Path,
+    work: Work, context: dg.AssetExecutionContext, raw: RawRecord
 ) -> Iterator[PreparedInteractions]:
-    """Prepare the interactions with the declared engine. Local files exist until the block ends; a
-    relative path of the source starts at the project's folder. Raises dg.Failure."""
+    """Prepare the interactions with the declared engine. Local files exist until the block ends.
+    Raises dg.Failure."""
+    pipeline = work.pipeline
     engine = spark_engine(pipeline.preparation)
     with temporary_folder() as folder:
         with storage_errors(PreparationError, SourceError):
             if engine is not None and engine.on_aws:
-                prepared = _prepare_on_aws(context, engine, raw, pipeline, storage)
+                prepared = _prepare_on_aws(work, context, engine, raw)
             else:
                 source = pipeline.ratings.rows
-                with open_raw_files(raw, source, storage, project) as files:
-                    prepared = _prepare_here(context, files, pipeline, storage, folder)
+                with open_raw_files(raw, source, work.storage, pipeline.project) as files:
+                    prepared = _prepare_here(work, context, files, folder)
         yield prepared
 
 
 def _prepare_here(
-    context: dg.AssetExecutionContext,
-    files: list[RawFile],
-    pipeline: Pipeline,
-    storage: StorageResource,
-    folder: Path,
+    work: Work, context: dg.AssetExecutionContext, files: list[RawFile], folder: Path
 ) -> PreparedInteractions:
     """With Polars, or with Spark on this machine."""
+    pipeline = work.pipeline
     written, users = folder / "interactions.csv", folder / "users.parquet"
     engine = spark_engine(pipeline.preparation)
     result: Preparation | Done
@@ -247,7 +241,7 @@ def _prepare_here(
             users=f"file://{users}",
             work=f"file://{folder}/work",
         )
-        result, job = engine.run(context, storage, task)
+        result, job = engine.run(context, work.storage, task)
     columns = interactions_columns(
         event_type=pipeline.rules.event_type, event_value=pipeline.event_value
     )
@@ -260,24 +254,21 @@ def _prepare_here(
 
 
 def _prepare_on_aws(
-    context: dg.AssetExecutionContext,
-    engine: SparkEngine,
-    raw: RawRecord,
-    pipeline: Pipeline,
-    storage: StorageResource,
+    work: Work, context: dg.AssetExecutionContext, engine: SparkEngine, raw: RawRecord
 ) -> PreparedInteractions:
     """With Spark on AWS, from S3 to S3: only the first rows come to this machine."""
+    pipeline, storage = work.pipeline, work.storage
     with open_first_file(raw, storage) as files:
         layout = _layout(files, pipeline)
     remove_dead_work(storage, pipeline.name, context.run.run_id, context.instance)
-    work = storage.uri(f"{pipeline.name}/work/{context.run.run_id}")
+    folder = storage.uri(f"{pipeline.name}/work/{context.run.run_id}")
     task = Task(
         [SourceFile(uri, uri) for uri in s3_uris(raw, storage)],
         layout,
         pipeline.rules,
-        destination=f"{work}/interactions.csv",
-        users=f"{work}/users.parquet",
-        work=f"{work}/parts",
+        destination=f"{folder}/interactions.csv",
+        users=f"{folder}/users.parquet",
+        work=f"{folder}/parts",
     )
     done, job = engine.run(context, storage, task)
     sample = _first_rows(task.destination, storage)

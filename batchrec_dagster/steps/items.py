@@ -10,6 +10,7 @@ from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.steps.checks import Checked, rows_readable
 from batchrec_dagster.steps.raw_files import RawRecord
+from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -54,18 +55,19 @@ def shown_tables(pipeline: Pipeline) -> list[str]:
     return [name for name, there in declared.items() if there]
 
 
-def titles_versions(pipeline: Pipeline, storage: StorageResource) -> list[str]:
+def titles_versions(work: Work) -> list[str]:
     """The version of the titles, empty if none are declared. Raises StorageError."""
-    uri = storage.uri(pipeline.places.item_titles)
-    return [storage.version(uri)] if titles_of(pipeline) else []
+    uri = work.storage.uri(work.pipeline.places.item_titles)
+    return [work.storage.version(uri)] if titles_of(work.pipeline) else []
 
 
-def read_titles(pipeline: Pipeline, storage: StorageResource) -> pl.DataFrame | None:
+def read_titles(work: Work) -> pl.DataFrame | None:
     """item_id and title; None if no titles are declared. Raises dg.Failure."""
-    if not titles_of(pipeline):
+    if not titles_of(work.pipeline):
         return None
+    uri = work.storage.uri(work.pipeline.places.item_titles)
     try:
-        return pl.read_parquet(storage.store.get(storage.uri(pipeline.places.item_titles)))
+        return pl.read_parquet(work.storage.store.get(uri))
     except StorageError as error:
         raise dg.Failure(f"item_titles: {error}", allow_retries=False) from error
 

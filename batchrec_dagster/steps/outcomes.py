@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +9,6 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions
 from batchrec_dagster.reporting.outcomes import SCHEMA, Outcome, Rate
@@ -32,10 +30,10 @@ from batchrec_dagster.steps.outcome_sums import (
     periods,
     sums,
 )
-from batchrec_dagster.steps.publishing import published_table, rollback_times
-from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
-from batchrec_dagster.storage.paths import Places
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.steps.publishing import Rollbacks
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.resource import storage_errors
 
 
 @dataclass(frozen=True)
@@ -56,38 +54,36 @@ class Measured:
         return pl.DataFrame([one.row() for one in self.outcomes], schema=SCHEMA)
 
 
-def measure_outcomes(pipeline: Pipeline, storage: StorageResource) -> Measured:
+def measure_outcomes(work: Work) -> Measured:
     """Measure every edition that is kept; what was measured of others before, stays. Raises
     dg.Failure."""
-    places = pipeline.places
-    with storage_errors(), storage.local_file(storage.uri(places.interactions)) as path:
-        table = published_table(storage, places)
-        editions = [edition for edition in [table.current(), *table.older()] if edition]
+    files = work.files
+    with storage_errors(), work.storage.local_file(files.interactions) as path:
+        editions = [edition for edition in [files.table.current(), *files.table.older()] if edition]
         interactions = scan_interactions(path).select(USER_ID, ITEM_ID, TIMESTAMP)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        spans = periods(editions, newest, rollback_times(storage, places))
-        before = read_sums(storage, places)
+        spans = periods(editions, newest, Rollbacks(files).times())
+        before = read_sums(files)
         found = [before.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
         if spans:
             known = [span.known_until for span in spans]
             since = min(min(span.start, span.known_until) for span in spans)
             later, hashed = LaterInteractions(interactions, since, known), UserGroups()
-            found += [sums(span, _lists(pipeline, storage, span), later, hashed) for span in spans]
+            found += [sums(span, _lists(work, span), later, hashed) for span in spans]
         measured = pl.concat(found).sort("start", "edition", "arm", "group")
         if not measured.equals(before):
-            _write_sums(storage, pipeline, measured)
+            files.write_parquet(files.places.outcome_sums, measured)
     return Measured(measured, [*outcomes(measured)])
 
 
-def _lists(pipeline: Pipeline, storage: StorageResource, period: Period) -> PeriodLists:
-    table = published_table(storage, pipeline.places)
+def _lists(work: Work, period: Period) -> PeriodLists:
     about = period.edition.about
-    excluded = about.get("exclude_seen", pipeline.recommendations.exclude_seen)
-    rows = table.read_edition(period.edition).select("user_id", "rank", "item_id")
+    excluded = about.get("exclude_seen", work.pipeline.recommendations.exclude_seen)
+    rows = work.files.table.read_edition(period.edition).select("user_id", "rank", "item_id")
     without, experiment = pl.Series("user_id", [], pl.String), None
     if "experiment" in about:
         experiment = Experiment.model_validate(about["experiment"])
-        without = users_without_lists(pipeline, storage, period.edition)
+        without = users_without_lists(work, period.edition)
     return PeriodLists(rows, without, experiment, bool(excluded))
 
 
@@ -97,22 +93,11 @@ MEASURE_AGAIN = (
 )
 
 
-def read_sums(storage: StorageResource, places: Places) -> pl.DataFrame:
+def read_sums(files: PipelineFiles) -> pl.DataFrame:
     """What an earlier run measured, with the columns of outcome_sums.SCHEMA; may have no rows.
     Raises StorageError."""
-    uri = storage.uri(places.outcome_sums)
-    try:
-        return pl.read_parquet(storage.store.get(uri))
-    except ObjectNotFoundError:
-        return pl.DataFrame(schema=SUMS_SCHEMA)
-    except pl.exceptions.PolarsError as error:
-        raise DamagedError(storage.where(uri), error, MEASURE_AGAIN) from error
-
-
-def _write_sums(storage: StorageResource, pipeline: Pipeline, sums: pl.DataFrame) -> None:
-    buffer = io.BytesIO()
-    sums.write_parquet(buffer)
-    storage.store.put(storage.uri(pipeline.places.outcome_sums), buffer.getvalue())
+    found = files.parquet(files.places.outcome_sums, MEASURE_AGAIN)
+    return pl.DataFrame(schema=SUMS_SCHEMA) if found is None else found
 
 
 def outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:

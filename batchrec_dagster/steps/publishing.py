@@ -15,26 +15,24 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.steps.checks import Checked, quality_gate
 from batchrec_dagster.steps.items import titles_versions
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.storage.paths import Places, read_record, write_record
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.storage.resource import storage_errors
 
 PREVIOUS = "previous"
+# The name of the record of rollbacks.
+RECORD = "rollback"
 
 
 def run_config(recommendations: dg.AssetKey, to: str) -> dict[str, Any]:
     """The run config of the rollback job. to: an edition's number, or PREVIOUS."""
     return {"ops": {recommendations.to_python_identifier(): {"config": {"roll_back_to": to}}}}
-
-
-def published_table(storage: StorageResource, places: Places) -> PublishedTable:
-    """The pipeline's table of recommendations."""
-    return PublishedTable(storage.store, storage.uri(places.recommendations))
 
 
 def edition_summary(edition: Edition) -> str:
@@ -50,69 +48,74 @@ def edition_summary(edition: Edition) -> str:
     return ", ".join(facts)
 
 
-def was_rolled_back(storage: StorageResource, places: Places, made_by: Sequence[str]) -> bool:
-    """Whether lists made by one of these were rolled back."""
-    return not {*rolled_back_keys(storage, places)}.isdisjoint(made_by)
+@dataclass(frozen=True)
+class Rollbacks:
+    """The rollbacks of a pipeline's lists, as their record has them. Raises StorageError."""
 
+    files: PipelineFiles
 
-def publish_again(storage: StorageResource, places: Places, made_by: Sequence[str]) -> None:
-    """Allow lists made by one of these to be published again."""
-    before = rolled_back_keys(storage, places)
-    after = [key for key in before if key not in made_by]
-    if after != before:
-        record = {**read_record(storage, _key(places)), "rolled_back": after}
-        write_record(storage, _key(places), record)
+    @property
+    def _record(self) -> dict[str, Any]:
+        return self.files.record(RECORD)
 
+    def keys(self) -> list[str]:
+        """The keys of what made the lists that were rolled back."""
+        return list(self._record.get("rolled_back", []))
 
-def still_published(storage: StorageResource, places: Places, current: Edition | None) -> bool:
-    """Whether lists that were rolled back are published: the rollback was killed before its end."""
-    return current is not None and was_rolled_back(
-        storage, places, current.about.get("made_by", [])
-    )
+    def include(self, made_by: Sequence[str]) -> bool:
+        """Whether lists made by one of these were rolled back."""
+        return not {*self.keys()}.isdisjoint(made_by)
 
+    def publish_again(self, made_by: Sequence[str]) -> None:
+        """Allow lists made by one of these to be published again."""
+        before = self.keys()
+        after = [key for key in before if key not in made_by]
+        if after != before:
+            self.files.write_record(RECORD, {**self._record, "rolled_back": after})
 
-def unfinished(storage: StorageResource, places: Places, instance: dg.DagsterInstance) -> int:
-    """The edition that the last rollback chose, if the instance knows its run and neither that nor
-    a retry succeeded; else 0."""
-    record = read_record(storage, _key(places))
-    if not instance.has_run(run := record.get("run", "")):
-        return 0
-    _, runs = instance.get_run_group(run) or ("", [])
-    done = any(one.status == dg.DagsterRunStatus.SUCCESS for one in runs)
-    return 0 if done else int(record["edition"])
+    def still_published(self, current: Edition | None) -> bool:
+        """Whether lists that were rolled back are published: the rollback was killed before its
+        end."""
+        return current is not None and self.include(current.about.get("made_by", []))
 
+    def unfinished(self, instance: dg.DagsterInstance) -> int:
+        """The edition that the last rollback chose, if the instance knows its run and neither that
+        nor a retry succeeded; else 0."""
+        record = self._record
+        if not instance.has_run(run := record.get("run", "")):
+            return 0
+        _, runs = instance.get_run_group(run) or ("", [])
+        done = any(one.status == dg.DagsterRunStatus.SUCCESS for one in runs)
+        return 0 if done else int(record["edition"])
 
-def roll_back(
-    storage: StorageResource, places: Places, to: str, run: str, instance: dg.DagsterInstance
-) -> Edition:
-    """Choose the edition to publish again, and record the one that it replaces as rolled back.
+    def times(self) -> list[tuple[int, datetime]]:
+        """The number of each edition that a rollback published again, and when, oldest first."""
+        again = self._record.get("published_again", [])
+        return [(number, datetime.fromisoformat(at)) for number, at in again]
 
-    to: an edition's number, or PREVIOUS. run: the id of the first of a run and its retries, which
-    all choose the same edition. Raises dg.Failure, StorageError.
-    """
-    table, record = published_table(storage, places), read_record(storage, _key(places))
-    current, rolled_back = table.current(), rolled_back_keys(storage, places)
-    again = [*record.get("published_again", [])]
-    if (record.get("run"), record.get("to")) == (run, to):
-        edition = chosen(table, str(record["edition"]))
-    else:
-        edition = chosen(table, to, rolled_back, unfinished(storage, places, instance))
-        again.append([edition.number, datetime.now(UTC).isoformat(timespec="seconds")])
-    made_by = edition.about.get("made_by", [])
-    rolled_back = [key for key in rolled_back if key not in made_by]
-    if current is not None and current != edition:
-        # The model and its settings if they differ, else the users and titles.
-        differ = [key for key in current.about.get("made_by", []) if key not in made_by]
-        rolled_back += [key for key in differ[:1] if key not in rolled_back]
-    remembered = {"rolled_back": rolled_back, "run": run, "to": to, "edition": edition.number}
-    write_record(storage, _key(places), {**remembered, "published_again": again})
-    return edition
+    def roll_back(self, to: str, run: str, instance: dg.DagsterInstance) -> Edition:
+        """Choose the edition to publish again, and record the one that it replaces as rolled back.
 
-
-def rollback_times(storage: StorageResource, places: Places) -> list[tuple[int, datetime]]:
-    """The number of each edition that a rollback published again, and when, oldest first."""
-    again = read_record(storage, _key(places)).get("published_again", [])
-    return [(number, datetime.fromisoformat(at)) for number, at in again]
+        to: an edition's number, or PREVIOUS. run: the id of the first of a run and its retries,
+        which all choose the same edition. Raises dg.Failure.
+        """
+        table, record = self.files.table, self._record
+        current, rolled_back = table.current(), self.keys()
+        again = [*record.get("published_again", [])]
+        if (record.get("run"), record.get("to")) == (run, to):
+            edition = chosen(table, str(record["edition"]))
+        else:
+            edition = chosen(table, to, rolled_back, self.unfinished(instance))
+            again.append([edition.number, datetime.now(UTC).isoformat(timespec="seconds")])
+        made_by = edition.about.get("made_by", [])
+        rolled_back = [key for key in rolled_back if key not in made_by]
+        if current is not None and current != edition:
+            # The model and its settings if they differ, else the users and titles.
+            differ = [key for key in current.about.get("made_by", []) if key not in made_by]
+            rolled_back += [key for key in differ[:1] if key not in rolled_back]
+        remembered = {"rolled_back": rolled_back, "run": run, "to": to, "edition": edition.number}
+        self.files.write_record(RECORD, {**remembered, "published_again": again})
+        return edition
 
 
 def chosen(
@@ -148,22 +151,12 @@ def _is_before(edition: Edition, current: Edition) -> bool:
     return edition.number < current.number and edition.version != current.version
 
 
-def _key(places: Places) -> str:
-    return places.record("rollback")
-
-
-def rolled_back_keys(storage: StorageResource, places: Places) -> list[str]:
-    """The keys of what made the lists that were rolled back."""
-    return list(read_record(storage, _key(places)).get("rolled_back", []))
-
-
 @dataclass(frozen=True)
 class Publishing:
     """Publishes lists that the model makes for the users. users_version: of the users' file; None
     before there is one, when only the gate can be asked."""
 
-    pipeline: Pipeline
-    storage: StorageResource
+    work: Work
     model: ModelRecord
     users_version: str | None = None
 
@@ -171,37 +164,36 @@ class Publishing:
     def made_by(self) -> list[str]:
         """Keys of what makes the lists: model and settings; these with data, users and titles."""
         # As without experiments, where there is none.
-        experiment = [self.pipeline.experiment] if self.pipeline.experiment else []
+        pipeline = self.work.pipeline
+        experiment = [pipeline.experiment] if pipeline.experiment else []
         arn = self.model.solution_version_arn
-        model = fingerprint(arn, self.pipeline.recommendations, *experiment)
+        model = fingerprint(arn, pipeline.recommendations, *experiment)
         if self.users_version is None:
             return [model]
-        titles = titles_versions(self.pipeline, self.storage)
-        inputs = (self.model.data_version, self.users_version, *titles)
+        inputs = (self.model.data_version, self.users_version, *titles_versions(self.work))
         return [model, fingerprint(model, *inputs)]
 
     @property
     def measured_on(self) -> str:
         """A fingerprint of the settings that select the interactions."""
-        return fingerprint(self.pipeline.interactions)
+        return fingerprint(self.work.pipeline.interactions)
 
     def gate(self, *, skip: bool) -> Checked:
         """Whether the lists may be published. Raises dg.Failure."""
-        name, places = self.pipeline.name, self.pipeline.places
-        op = self.pipeline.op_name("recommendations")
+        pipeline, rollbacks = self.work.pipeline, Rollbacks(self.work.files)
         with storage_errors():
-            current = published_table(self.storage, places).current()
+            current = self.work.files.table.current()
             if skip:
-                publish_again(self.storage, places, self.made_by)
-            rolled_back = was_rolled_back(self.storage, places, self.made_by)
-            unfinished = still_published(self.storage, places, current)
+                rollbacks.publish_again(self.made_by)
+            rolled_back = rollbacks.include(self.made_by)
+            unfinished = rollbacks.still_published(current)
         return quality_gate(
-            self.pipeline.gate,
+            pipeline.gate,
             self.model,
             current.about if current else None,
             self.measured_on,
-            how_to_skip=f"run {name}_refresh with ops: {{{op}: {{config:"
-            " {skip_quality_gate: true}}}",
+            how_to_skip=f"run {pipeline.name}_refresh with ops:"
+            f" {{{pipeline.op_name('recommendations')}: {{config: {{skip_quality_gate: true}}}}}}",
             skip_quality_gate=skip,
             rolled_back=rolled_back,
             unfinished_rollback=unfinished,
@@ -211,30 +203,31 @@ class Publishing:
         self, version: str, run: str, checks: Sequence[Checked], facts: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The metadata to store in the table; facts: more of it. Raises dg.Failure."""
+        pipeline, model = self.work.pipeline, self.model
         with storage_errors():
-            number = published_table(self.storage, self.pipeline.places).next_number()
+            number = self.work.files.table.next_number()
         return {
-            "pipeline": self.pipeline.name,
-            "key_prefix": self.pipeline.key_prefix,
+            "pipeline": pipeline.name,
+            "key_prefix": pipeline.key_prefix,
             "edition": number,
             "version": version,
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "run_id": run,
             **facts,
-            "data_version": self.model.data_version,
-            "solution_version_arn": self.model.solution_version_arn,
+            "data_version": model.data_version,
+            "solution_version_arn": model.solution_version_arn,
             **(
-                {"trained_on": self.model.trained_on, "trained_at": self.model.trained_at}
-                if self.model.trained_on
+                {"trained_on": model.trained_on, "trained_at": model.trained_at}
+                if model.trained_on
                 else {}
             ),
-            "recipe": self.pipeline.solution.recipe,
-            "metrics": dict(self.model.metrics),
-            "popularity_metrics": dict(self.model.popularity_metrics),
-            **({"engine": self.model.engine} if self.model.engine else {}),
-            "evidence": dict(self.model.evidence),
-            "source": self.pipeline.ratings.shown_source,
-            "settings": self.pipeline.making_lists,
+            "recipe": pipeline.solution.recipe,
+            "metrics": dict(model.metrics),
+            "popularity_metrics": dict(model.popularity_metrics),
+            **({"engine": model.engine} if model.engine else {}),
+            "evidence": dict(model.evidence),
+            "source": pipeline.ratings.shown_source,
+            "settings": pipeline.making_lists,
             "checks": [asdict(check) for check in checks],
             "measured_on": self.measured_on,
             "made_by": self.made_by,
@@ -243,24 +236,17 @@ class Publishing:
     def publish(self, file: Path) -> Edition:
         """Publish a file written by `TableWriter`. Raises dg.Failure."""
         with storage_errors():
-            table = published_table(self.storage, self.pipeline.places)
-            return table.publish(file, self.pipeline.publication.history)
+            return self.work.files.table.publish(file, self.work.pipeline.publication.history)
 
 
 def republish(
-    pipeline: Pipeline,
-    storage: StorageResource,
-    to: str,
-    run: str,
-    instance: dg.DagsterInstance,
-    log: logging.Logger,
+    work: Work, to: str, run: str, instance: dg.DagsterInstance, log: logging.Logger
 ) -> Edition:
-    """Publish the lists of an older edition again; see `roll_back`. Raises dg.Failure."""
+    """Publish the lists of an older edition again; see `Rollbacks.roll_back`. Raises dg.Failure."""
     with storage_errors():
-        edition = roll_back(storage, pipeline.places, to, run, instance)
-        table = published_table(storage, pipeline.places)
-        table.put_back(edition, pipeline.publication.history)
-        log.info(f"published again: {edition_summary(edition)}")
+        edition = Rollbacks(work.files).roll_back(to, run, instance)
+        work.files.table.put_back(edition, work.pipeline.publication.history)
+    log.info(f"published again: {edition_summary(edition)}")
     return edition
 
 

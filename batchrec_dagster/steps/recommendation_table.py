@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.batch_files import read_inference
-from batchrec_dagster.personalize.ensure import Description
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions
-from batchrec_dagster.steps.batch_jobs import counted, output_pieces
+from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, counted
 from batchrec_dagster.steps.checks import (
     Checked,
     every_user_answered,
@@ -25,14 +22,13 @@ from batchrec_dagster.steps.checks import (
 )
 from batchrec_dagster.steps.experiment import MODEL, arms
 from batchrec_dagster.steps.items import read_titles, with_titles
+from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.published_table import TableWriter
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.storage.resource import storage_errors
 
 # No pair has this number: users and items are numbered from 0, below 2**32 - 1.
 NO_PAIR = 2**64 - 1
-# Rows of the table that the UI shows.
-SAMPLE = 5
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -111,13 +107,12 @@ def _pair() -> pl.Expr:
     return (user * 2**32 + item).alias("pair")
 
 
-class ListBuilder:
-    """Builds the table, and counts what its checks need.
+class ListBuilder(OutputTable):
+    """The best `num_results` items of each line as rows of user_id, rank, item_id and score, users
+    in the lines' order.
 
-    The table has the best `num_results` items of each line as rows of user_id, rank, item_id and
-    score, users in the lines' order. Items that a user has seen are dropped; `seen` None drops
-    none. titles: item_id, title; None: the table has no titles. With an experiment a row has its
-    user's arm.
+    Items that a user has seen are dropped; `seen` None drops none. With an experiment a row has
+    its user's arm.
     """
 
     def __init__(
@@ -127,50 +122,45 @@ class ListBuilder:
         titles: pl.DataFrame | None = None,
         experiment: Experiment | None = None,
     ) -> None:
-        self.num_results, self.seen, self.titles = num_results, seen, titles
-        self.experiment = experiment
-        self.rows = self.users = self.dropped = self._unscored = self._of_model = 0
+        super().__init__("user_id", titles)
+        self.num_results, self.seen, self.experiment = num_results, seen, experiment
+        self.users = self.dropped = self._unscored = self._of_model = self._seen = self._full = 0
         self.items = pl.Series(dtype=pl.String)
-        self.sample = pl.DataFrame()
-        self._answered: list[pl.Series] = []
-        self._failed = self._repeated = self._seen = self._full = 0
-        self._first_failure: tuple[str, str] | None = None
-
-    def write(self, pieces: Iterable[pl.DataFrame], table: TableWriter) -> None:
-        """Write the table's rows. pieces: at least one, read by `batch_files.read_inference`."""
-        for lines in pieces:
-            table.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
     def add(self, lines: pl.DataFrame) -> pl.DataFrame:
         """The rows of these lines. lines: user_id, items and scores (best first), error."""
-        self._answered.append(lines.get_column("user_id"))
-        failed = lines.filter(pl.col("error").is_not_null())
-        if failed.height and self._first_failure is None:
-            self._first_failure = failed.select("user_id", "error").row(0)
-        self._failed += failed.height
+        self._add_lines(lines)
         table = with_titles(self._table(lines), self.titles)
         if self.experiment is not None:
             users = lines.select("user_id").unique()
             users = users.with_columns(arms(users.get_column("user_id"), self.experiment))
             table = table.join(users, on="user_id", how="left", maintain_order="left")
         self._count(table)
+        self._add_rows(table)
         return table
 
+    def done(self, users: pl.Series, *, filtered: bool) -> RecommendationTable:
+        """What was written. users: those requested; filtered: is recommendations.filter set."""
+        counts = ListCounts(
+            self.rows, self.users, len(self.items), self.dropped, self.items_without_score
+        )
+        return RecommendationTable(counts, self.sample, self.checks(users, filtered=filtered))
+
     def checks(self, users: pl.Series, *, filtered: bool) -> list[Checked]:
-        """The verdicts. users: those requested; filtered: is recommendations.filter set."""
-        answered = pl.concat(self._answered)
+        """The verdicts; see `done`."""
+        answered, padding = pl.concat(self._answered), self.items_without_score
         return [
             every_user_answered(users, answered),
             no_failed_lines(self._failed, len(answered), self._first_failure),
             no_duplicates(self._repeated),
             *([] if self.seen is None else [no_seen_items(self._seen)]),
             lists_full(
-                self._full, len(users), self.num_results, filtered=filtered, padding=self.padding
+                self._full, len(users), self.num_results, filtered=filtered, padding=padding
             ),
         ]
 
     @property
-    def padding(self) -> int:
+    def items_without_score(self) -> int:
         """The rows without a score, though others have one: popular items that Personalize added
         to fill a list. Popularity-Count gives no scores at all."""
         return self._unscored if self._unscored < self._of_model else 0
@@ -195,12 +185,9 @@ class ListBuilder:
         )
 
     def _count(self, table: pl.DataFrame) -> None:
-        first = table.head(SAMPLE)
-        self.sample = first if not self.rows else pl.concat([self.sample, first]).head(SAMPLE)
         lengths = table.group_by("user_id").agg(
             pl.len(), pl.col("item_id").n_unique().alias("items")
         )
-        self.rows += table.height
         self.users += lengths.height
         # Popularity's lists, which a control may get, have no scores.
         of_model = table if self.experiment is None else table.filter(arm=MODEL)
@@ -214,45 +201,40 @@ class ListBuilder:
 
 
 @dataclass(frozen=True)
-class RecommendationTable:
-    """A written table: its numbers of rows, users and distinct items, its first rows and checks;
-    `dropped` counts the returned items that their user had already seen, `padding` the popular
-    items that Personalize added without a score."""
+class ListCounts:
+    """Rows, users and distinct items of a table; returned items that their user had already seen;
+    popular items that Personalize added without a score. An edition's metadata have them too."""
 
     rows: int
     users: int
     items: int
-    dropped: int
-    padding: int
+    seen_items_dropped: int
+    items_without_score: int
+
+
+@dataclass(frozen=True)
+class RecommendationTable:
+    """A written table: its numbers, first rows and checks."""
+
+    counts: ListCounts
     sample: pl.DataFrame
     checks: list[Checked]
 
 
 def build_locally(
-    pipeline: Pipeline,
-    storage: StorageResource,
-    jobs: Sequence[Description],
+    work: PersonalizeWork,
+    outputs: Sequence[JobOutput],
     users: pl.Series,
     seen: SeenItems | None,
-    log: logging.Logger,
     table: TableWriter,
 ) -> RecommendationTable:
     """Write the table from the jobs' outputs. users: the requested ones. Raises dg.Failure."""
-    wanted = pipeline.recommendations
-    titles = read_titles(pipeline, storage)
-    lists = ListBuilder(wanted.num_results, seen, titles, pipeline.experiment)
-    progress = Progress("users' lists written", len(users), log.info)
-    pieces = (piece for job in jobs for piece in output_pieces(storage, job, read_inference))
+    wanted = work.pipeline.recommendations
+    lists = ListBuilder(wanted.num_results, seen, read_titles(work), work.pipeline.experiment)
+    progress = Progress("users' lists written", len(users), work.ensure.log.info)
+    pieces = (piece for output in outputs for piece in output.pieces(read_inference))
     lists.write(counted(pieces, progress), table)
-    return RecommendationTable(
-        lists.rows,
-        lists.users,
-        len(lists.items),
-        lists.dropped,
-        lists.padding,
-        lists.sample,
-        lists.checks(users, filtered=wanted.filter is not None),
-    )
+    return lists.done(users, filtered=wanted.filter is not None)
 
 
 @dataclass(frozen=True)
@@ -264,13 +246,10 @@ class KnownInteractions:
     until: int
 
 
-def read_interactions(
-    pipeline: Pipeline, storage: StorageResource, users: pl.Series
-) -> KnownInteractions:
+def read_interactions(work: Work, users: pl.Series) -> KnownInteractions:
     """What is known when lists are made for these users. Raises dg.Failure."""
-    uri = storage.uri(pipeline.places.interactions)
-    with storage_errors(), storage.local_file(uri) as path:
+    with storage_errors(), work.storage.local_file(work.files.interactions) as path:
         interactions = scan_interactions(path)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        seen = SeenItems(interactions, users) if pipeline.recommendations.exclude_seen else None
-    return KnownInteractions(seen, int(newest))
+        exclude = work.pipeline.recommendations.exclude_seen
+        return KnownInteractions(SeenItems(interactions, users) if exclude else None, int(newest))

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from batchrec_dagster.storage.paths import Places, read_record
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.paths import PipelineFiles
 
 
 class Record:
@@ -66,7 +65,7 @@ class ModelRecord(Record):
         return not self.data_version.startswith(self.trained_on or "")
 
 
-def read_model(storage: StorageResource, places: Places, asset: str) -> ModelRecord | None:
+def read_model(files: PipelineFiles, asset: str) -> ModelRecord | None:
     """The record that the last run of the asset wrote; None where there is none."""
-    values = read_record(storage, places.record(asset))
+    values = files.record(asset)
     return ModelRecord.from_json(values) if values else None

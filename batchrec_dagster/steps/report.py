@@ -14,8 +14,8 @@ import dagster as dg
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
-from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.personalize.batch_files import USER_FIELD, UsersFiles
+from batchrec_dagster.config import fingerprint
+from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.reporting.changes import changes_section
@@ -40,10 +40,11 @@ from batchrec_dagster.steps.batches import withheld
 from batchrec_dagster.steps.experiment import experiment_result
 from batchrec_dagster.steps.items import categories, shown_tables, titles_of
 from batchrec_dagster.steps.outcomes import outcomes, read_sums
+from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
-from batchrec_dagster.storage.paths import interactions_version
+from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.storage.resource import storage_errors
 
 # Part of what the kept tallies are known by: raise it when the same tables give others.
 TALLIES_VERSION = "1"
@@ -58,17 +59,17 @@ class Report:
 
 
 def build_report(
-    pipeline: Pipeline,
+    work: Work,
     solution_version: Mapping[str, Any],
     checks: Sequence[dg.AssetCheckKey],
-    storage: StorageResource,
     instance: dg.DagsterInstance,
     run_id: str,
 ) -> Report:
     """The report of the published table. `solution_version`: the newest one's record; the published
     table may be of an older one. `checks`: whose warnings it shows. `run_id`: of this run, to see
     whether it published the table. Raises dg.Failure."""
-    history = EditionHistory(storage, pipeline.places)
+    pipeline = work.pipeline
+    history = EditionHistory(work.storage, pipeline.places)
     with storage_errors():
         edition, lists = history.table.read()
         before = history.before(edition)
@@ -92,21 +93,21 @@ def build_report(
             before=before_of(before, edition),
             unchanged=_unchanged(edition, run_id) if history.is_newest(edition) else None,
             full=_full(edition),
-            withheld=withheld(pipeline, storage, edition),
+            withheld=withheld(work, edition),
         )
-        found = facts(run, _counted(pipeline, storage, edition, lists))
+        found = facts(run, _counted(work, edition, lists))
         inputs = Inputs(found.data, found.item_ids).after(history.inputs())
         changes = history.compare(before, edition) if before else None
-        sections = [changes_section(changes, inputs.drift), _outcomes(pipeline, storage)]
+        sections = [changes_section(changes, inputs.drift), _outcomes(work.files)]
         found = replace(found, drift=inputs.drift, changes=changes, sections=sections)
         history.remember_inputs(inputs)
         history.remember(edition, found)
     return Report(page(found), found)
 
 
-def _outcomes(pipeline: Pipeline, storage: StorageResource) -> Section:
+def _outcomes(files: PipelineFiles) -> Section:
     """What people did with the lists, as far as it is measured. Raises StorageError."""
-    sums = read_sums(storage, pipeline.places)
+    sums = read_sums(files)
     result = experiment_result(sums)
     return outcomes_section([*outcomes(sums)], [*result_lines(result)] if result else [])
 
@@ -144,44 +145,38 @@ class _Remembered:
 _REMEMBERED = TypeAdapter(_Remembered)
 
 
-def _counted(
-    pipeline: Pipeline, storage: StorageResource, edition: Edition, lists: pl.LazyFrame
-) -> Tallies:
+def _counted(work: Work, edition: Edition, lists: pl.LazyFrame) -> Tallies:
     """The tallies of the tables: those of the last report if it had the same. Raises
     StorageError."""
-    uri = storage.uri(pipeline.places.record("report_tallies"))
-    version = _tables_version(pipeline, storage, edition)
+    store, uri = work.storage.store, work.storage.uri(work.pipeline.places.record("report_tallies"))
+    version = _tables_version(work, edition)
     with suppress(ObjectNotFoundError, ValidationError):
-        remembered = _REMEMBERED.validate_json(storage.store.get(uri))
+        remembered = _REMEMBERED.validate_json(store.get(uri))
         if remembered.version == version:
             return remembered.tallies
-    with _tables(pipeline, storage, lists) as tables:
+    with _tables(work, lists) as tables:
         counted = tallies(tables)
-    storage.store.put(uri, _REMEMBERED.dump_json(_Remembered(version, counted)))
+    store.put(uri, _REMEMBERED.dump_json(_Remembered(version, counted)))
     return counted
 
 
-def _tables_version(pipeline: Pipeline, storage: StorageResource, edition: Edition) -> str:
-    places = pipeline.places
-    interactions = storage.uri(places.interactions)
-    optional = [getattr(places, name) for name in shown_tables(pipeline)]
+def _tables_version(work: Work, edition: Edition) -> str:
+    optional = [getattr(work.pipeline.places, name) for name in shown_tables(work.pipeline)]
     return fingerprint(
         TALLIES_VERSION,
         edition.version,
-        interactions_version(storage, interactions),
-        UsersFiles(storage.store, storage.uri(places.batch_users)).version(),
+        work.files.interactions_version(),
+        work.files.batch_users.version(),
         optional,
-        [storage.version(storage.uri(key)) for key in optional],
-        list(categories(pipeline)),
+        [work.storage.version(work.storage.uri(key)) for key in optional],
+        list(categories(work.pipeline)),
     )
 
 
 @contextmanager
-def _tables(
-    pipeline: Pipeline, storage: StorageResource, recommendations: pl.LazyFrame
-) -> Iterator[Tables]:
+def _tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[Tables]:
     """The published tables; large ones are scanned, not loaded. Raises StorageError."""
-    places = pipeline.places
+    pipeline, storage, places = work.pipeline, work.storage, work.pipeline.places
     with ExitStack() as stack:
 
         def path(uri: str) -> str:
@@ -190,11 +185,11 @@ def _tables(
         def parquet(key: str) -> pl.DataFrame:
             return pl.read_parquet(path(storage.uri(key)), glob=False)
 
-        users = UsersFiles(storage.store, storage.uri(places.batch_users)).files()
+        users = [glob.escape(path(uri)) for uri in work.files.batch_users.files()]
         yield Tables(
-            interactions=scan_interactions(Path(path(storage.uri(places.interactions)))),
+            interactions=scan_interactions(Path(path(work.files.interactions))),
             recommendations=recommendations,
-            users=pl.scan_ndjson([glob.escape(path(uri)) for uri in users]).select(USER_FIELD),
+            users=pl.scan_ndjson(users).select(USER_FIELD),
             titles=parquet(places.item_titles) if titles_of(pipeline) else None,
             items=(
                 pl.read_csv(path(storage.uri(places.items)), infer_schema=False, glob=False)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.recommendations import Segments
 from batchrec_dagster.personalize.batch_files import read_segments
-from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, Ensure, Ensured
+from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, Ensured
 from batchrec_dagster.steps.batch_jobs import (
+    JobOutput,
+    OutputTable,
     filter_arn,
-    has_output,
-    output_pieces,
-    require_output,
+    start_batch_job,
 )
 from batchrec_dagster.steps.checks import (
     Checked,
@@ -29,48 +27,29 @@ from batchrec_dagster.steps.checks import (
 from batchrec_dagster.steps.cost import Cost, count_users, segments_cost
 from batchrec_dagster.steps.items import read_titles, titles_versions, with_titles
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.paths import Stored
 from batchrec_dagster.storage.published_table import TableWriter
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.storage.resource import storage_errors
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
 
 
-class SegmentTable:
-    """Builds the table, and counts what its checks need.
-
-    The table has each user of each line as a row of segment, rank and user_id, in the lines' order.
-    titles: item_id, title; None: the table has no titles.
-    """
+class SegmentTable(OutputTable):
+    """Each user of each line as a row of segment, rank and user_id, in the lines' order."""
 
     def __init__(self, titles: pl.DataFrame | None = None) -> None:
-        self.titles = titles
-        self.rows = 0
+        super().__init__("segment", titles)
         self.users = pl.Series(dtype=pl.String)
         # segment, len: the number of users of each, in order, without empty segments.
         self.sizes = pl.DataFrame()
-        self.sample = pl.DataFrame()
-        self._answered: list[pl.DataFrame] = []
-        self._failed = self._repeated = 0
-        self._first_failure: tuple[str, str] | None = None
-
-    def write(self, pieces: Iterable[pl.DataFrame], path: Path) -> None:
-        """Write the table as Parquet. pieces: at least one, as `batch_files.read_segments`
-        reads them."""
-        with TableWriter(path) as writer:
-            for lines in pieces:
-                writer.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
     def add(self, lines: pl.DataFrame) -> pl.DataFrame:
         """The rows of these lines. lines: item_id or item_attributes, users (best first), error."""
         lines = lines.select("users", "error", segment=pl.coalesce("item_id", "item_attributes"))
-        self._answered.append(lines.select("segment"))
-        failed = lines.filter(pl.col("error").is_not_null())
-        if failed.height and self._first_failure is None:
-            self._first_failure = failed.select("segment", "error").row(0)
-        self._failed += failed.height
+        self._add_lines(lines)
         table = (
             lines.filter(pl.col("users").list.len() > 0)
             .select("segment", user_id="users")
@@ -80,19 +59,16 @@ class SegmentTable:
         )
         self._count(table)
         table = with_titles(table, self.titles, of="segment")
-        self.sample = (
-            pl.concat([self.sample, table.head(5)]).head(5) if self.rows else table.head(5)
-        )
-        self.rows += table.height
+        self._add_rows(table)
         return table
 
     def checks(self, queries: Sequence[str], setting: str) -> list[Checked]:
         """The verdicts. queries: the requested segments, declared by `setting`."""
         answered = pl.concat(self._answered)
         return [
-            every_segment_answered(queries, answered.get_column("segment")),
+            every_segment_answered(queries, answered),
             no_failed_lines(
-                self._failed, answered.height, self._first_failure, "segment", f"; fix {setting}"
+                self._failed, len(answered), self._first_failure, "segment", f"; fix {setting}"
             ),
             no_duplicates(self._repeated, "user"),
         ]
@@ -119,70 +95,51 @@ class UserSegments:
     checks: list[Checked]
 
 
-def segment_users(
-    pipeline: Pipeline,
-    segments: Segments,
-    storage: StorageResource,
-    ensure: Ensure,
-    model: ModelRecord,
-) -> UserSegments:
+def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord) -> UserSegments:
     """Infer the users of each segment with the model, and store them as one table, if all checks
     pass. Raises FailedChecksError, dg.Failure."""
-    ensure = ensure.for_data(model.data_version)
+    work, storage, places = work.for_data(model.data_version), work.storage, work.pipeline.places
     queries = pl.DataFrame({segments.query_field: segments.queries}).write_ndjson()
     with storage_errors():
-        storage.store.put(storage.uri(pipeline.places.segment_queries), queries.encode())
-    job = _run_job(pipeline, segments, storage, ensure, model, queries)
+        storage.store.put(storage.uri(places.segment_queries), queries.encode())
+    job = _run_job(work, segments, model, queries)
     cost = []
     if job.created:
-        cost.append(segments_cost(len(segments.queries), count_users(pipeline, storage)))
-    titles = read_titles(pipeline, storage) if segments.items else None
-    titles_version = titles_versions(pipeline, storage) if segments.items else []
-    table = SegmentTable(titles)
-    uri = storage.uri(pipeline.places.user_segments)
+        cost.append(segments_cost(len(segments.queries), count_users(work)))
+    table = SegmentTable(read_titles(work) if segments.items else None)
+    titles_version = titles_versions(work) if segments.items else []
+    uri, output = storage.uri(places.user_segments), JobOutput(storage, job.description)
     with temporary_folder() as folder:
-        path = folder / "user_segments.parquet"
-        table.write(output_pieces(storage, job.description, read_segments), path)
+        with TableWriter(folder / "user_segments.parquet") as writer:
+            table.write(output.pieces(read_segments), writer)
         setting = "items" if segments.items else "attributes"
         checks = table.checks(segments.queries, f"segments.{setting}")
-        require_output(storage, job.description, checks)
+        output.require(checks)
         with storage_errors():
-            storage.store.put(uri, path)
+            storage.store.put(uri, writer.path)
     version = fingerprint(job.arn, queries, segments, TABLE_VERSION, *titles_version)
     return UserSegments(Stored(uri), version, table, job, cost, checks)
 
 
 def _run_job(
-    pipeline: Pipeline,
-    segments: Segments,
-    storage: StorageResource,
-    ensure: Ensure,
-    model: ModelRecord,
-    queries: str,
+    work: PersonalizeWork, segments: Segments, model: ModelRecord, queries: str
 ) -> Ensured:
     """The finished job for these queries: a new one, or that of an earlier run."""
-    places = pipeline.places
+    places = work.pipeline.places
     request: dict[str, Any] = {
         "solutionVersionArn": model.solution_version_arn,
         "numResults": segments.users_per_segment,
-        "jobInput": {"s3DataSource": {"path": storage.uri(places.segment_queries)}},
-        "roleArn": ensure.role_arn,
+        "jobInput": {"s3DataSource": {"path": work.storage.uri(places.segment_queries)}},
+        "roleArn": work.ensure.role_arn,
     }
     if segments.filter:
         name = fingerprint(segments.filter)[:8]
-        request["filterArn"] = filter_arn(ensure, model, name, segments.filter, "segments.filter")
+        request["filterArn"] = filter_arn(
+            work.ensure, model, name, segments.filter, "segments.filter"
+        )
     # Segments depend on the training data only; a filter also reads newer data.
     filtered = [model.data_version] if segments.filter else []
-
-    def create(name: str) -> dict[str, Any]:
-        output = storage.uri(places.batch_segments(name))
-        return {**request, "jobOutput": {"s3DataDestination": {"path": output}}}
-
-    job = ensure.start_numbered(
-        BATCH_SEGMENT_JOB,
-        f"{pipeline.name}-{fingerprint(request, queries, *filtered)[:12]}",
-        create,
-        usable=partial(has_output, storage),
-        solutionVersionArn=model.solution_version_arn,
+    job = start_batch_job(
+        work, BATCH_SEGMENT_JOB, request, places.batch_segments, queries, *filtered
     )
-    return ensure.ready(BATCH_SEGMENT_JOB, job)
+    return work.ensure.ready(BATCH_SEGMENT_JOB, job)

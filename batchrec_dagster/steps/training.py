@@ -15,7 +15,6 @@ from batchrec_dagster.personalize.ensure import (
     SOLUTION,
     SOLUTION_VERSION,
     Description,
-    Ensure,
     Ensured,
     Started,
 )
@@ -31,7 +30,7 @@ from batchrec_dagster.steps.batch_jobs import (
 from batchrec_dagster.steps.cost import Cost, trainings_cost
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.steps.work import PersonalizeWork, Work
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
 # Two runs of one schedule do not reach the training at the same minute.
@@ -42,30 +41,36 @@ EARLY = timedelta(hours=6)
 class Trainer:
     """Decides which solution versions an asset reuses, and which it trains.
 
-    recipes: hyperparameters by recipe; of two, the second is trained to compare with.
-    stem: what the names of versions trained on the current data start with.
+    force_run: id of a run that trains in any case.
     """
 
-    pipeline: Pipeline
+    work: PersonalizeWork
     asset: str
-    recipes: Mapping[str, dict[str, str]]
-    stem: str
-    force: bool
-    ensure: Ensure
-    storage: StorageResource
+    data_version: str
+    force_run: str | None
+
+    @property
+    def recipes(self) -> Mapping[str, dict[str, str]]:
+        """Hyperparameters by recipe; of two, the second is trained to compare with."""
+        return trained_by(self.work.pipeline)[self.asset]
+
+    @property
+    def stem(self) -> str:
+        """What the names of versions trained on the current data start with."""
+        return stem(self.work.pipeline.name, self.data_version, self.force_run)
 
     def reused(self, solutions: Sequence[str | None]) -> list[Description | None]:
         """For each recipe the version to reuse, of its solution's ARN; None: train."""
         newest = [self._newest(arn) if arn else None for arn in solutions]
         model = newest[0]
         is_current = model is not None and self._is_current(model)
-        if model is None or self.force or not (is_current or self._is_young_enough(model)):
+        if model is None or self.force_run or not (is_current or self._is_young_enough(model)):
             return [one if one and self._is_current(one) else None for one in newest]
         return [one if one and self._compares(one, model) else None for one in newest]
 
     def start(self, dataset: DatasetRecord) -> list[Started]:
         """For each recipe the solution version to reuse, or a new one on the imported data."""
-        group, ensure = dataset.dataset_group_arn, self.ensure
+        group, ensure = dataset.dataset_group_arn, self.work.ensure
         solutions = [
             ensure.named(
                 SOLUTION,
@@ -97,7 +102,7 @@ class Trainer:
 
     def _compares(self, version: Description, model: Description) -> bool:
         """Whether it was trained on the model's data, or, where that run was killed, later."""
-        same = trained_on(self.pipeline, version) == trained_on(self.pipeline, model)
+        same = trained_on(self.work, version) == trained_on(self.work, model)
         return same or bool(version["creationDateTime"] >= model["creationDateTime"])
 
     def _is_current(self, version: Description) -> bool:
@@ -106,35 +111,33 @@ class Trainer:
     def _newest(self, solution: str) -> Description | None:
         """The newest version that a pipeline trained and that has not failed."""
         there = sorted(
-            self.ensure.list(SOLUTION_VERSION, solutionArn=solution),
+            self.work.ensure.list(SOLUTION_VERSION, solutionArn=solution),
             key=lambda version: version["creationDateTime"],
         )
         for version in reversed(there):
             if version["status"] not in FAILED:
-                described = self.ensure.describe(SOLUTION_VERSION, version[SOLUTION_VERSION.arn])
+                arn = version[SOLUTION_VERSION.arn]
+                described = self.work.ensure.describe(SOLUTION_VERSION, arn)
                 # A training in the console, an automatic one or an UPDATE has no name of ours.
-                if described["name"].startswith(f"{self.pipeline.name}-"):
+                if described["name"].startswith(f"{self.work.pipeline.name}-"):
                     return described
         return None
 
     def _is_young_enough(self, version: Description) -> bool:
         """Whether solution.retrain lets this version serve newer data."""
-        days = self.pipeline.solution.retrain.every_days
+        days = self.work.pipeline.solution.retrain.every_days
         if days is None or version["status"] not in REUSABLE:
             return False
         if now() - version["creationDateTime"] >= timedelta(days) - EARLY:
             return False
-        model = read_model(self.storage, self.pipeline.places, self.asset)
+        model = read_model(self.work.files, self.asset)
         if model is None or model.solution_version_arn != version[SOLUTION_VERSION.arn]:
             return True  # A run was killed after it had started this training.
-        interactions = fingerprint(self.pipeline.interactions)
-        if model.trained_with != interactions:
+        if model.trained_with != fingerprint(self.work.pipeline.interactions):
             return False
-        return self.asset != "solution_version" or self._passes_gate(model)
-
-    def _passes_gate(self, model: ModelRecord) -> bool:
-        """Whether the model's lists may be published; if not, new data replace the model."""
-        return Publishing(self.pipeline, self.storage, model).gate(skip=False).passed
+        # New data replace a model whose lists may not be published.
+        publishes = self.asset == "solution_version"
+        return not publishes or Publishing(self.work, model).gate(skip=False).passed
 
 
 @dataclass(frozen=True)
@@ -157,60 +160,49 @@ class Training:
 
 
 def train(
-    pipeline: Pipeline,
-    storage: StorageResource,
-    ensure: Ensure,
-    asset: str,
-    dataset: DatasetRecord,
-    *,
-    run: str,
-    force: bool,
+    work: PersonalizeWork, asset: str, dataset: DatasetRecord, *, run: str, force: bool
 ) -> Training:
     """Train the asset's model, or reuse the last one. run: id of the first of a run and its
     retries. Raises dg.Failure."""
-    ensure = ensure.for_data(dataset.data_version)
-    recipes = trained_by(pipeline)[asset]
+    work = work.for_data(dataset.data_version)
+    ensure = work.ensure
+    trainer = Trainer(work, asset, dataset.data_version, run if force else None)
+    recipes = trainer.recipes
     recipe, hyperparameters = next(iter(recipes.items()))
-    name = stem(pipeline.name, dataset.data_version, run if force else None)
-    trainer = Trainer(pipeline, asset, recipes, name, force, ensure, storage)
     versions = ensure.all_ready(SOLUTION_VERSION, trainer.start(dataset))
     version, *popularity = versions
-    record = _record(pipeline, ensure, dataset, version, popularity)
+    record = _record(work, dataset, version, popularity)
     done = outcome(version, "trained")
     if record.on_earlier_data:
-        days, day = pipeline.solution.retrain.every_days, f"{record.trained_at}"[:10]
+        days, day = work.pipeline.solution.retrain.every_days, f"{record.trained_at}"[:10]
         done = f"kept: trained {day} on earlier data; solution.retrain: {days} days"
     ensure.log.info(f"{recipe} on data {dataset.data_version}: {done}")
     if version.created:
         ensure.log.info(f"{version.arn}: trained in {job_seconds(version):.1f} s")
     created = {of: one for of, one in zip(recipes, versions, strict=True) if one.created}
-    cost = trainings_cost(pipeline, storage, created, on_aws=ensure.on_aws)
+    cost = trainings_cost(work, created, on_aws=ensure.on_aws)
     return Training(record, version, recipe, hyperparameters, done, job_seconds(version), cost)
 
 
 def _record(
-    pipeline: Pipeline,
-    ensure: Ensure,
-    dataset: DatasetRecord,
-    version: Ensured,
-    popularity: Sequence[Ensured],
+    work: PersonalizeWork, dataset: DatasetRecord, version: Ensured, popularity: Sequence[Ensured]
 ) -> ModelRecord:
     created_at = version.description["creationDateTime"].astimezone(UTC)
     hours = version.description.get("trainingHours", 0.0)
-    client = ensure.client
+    client, on_aws = work.ensure.client, work.ensure.on_aws
     answer = client.get_solution_metrics(solutionVersionArn=version.arn)
     return ModelRecord(
         version.arn,
         dataset.dataset_group_arn,
         dataset.dataset_group_name,
         dataset.data_version,
-        trained_on=trained_on(pipeline, version.description),
+        trained_on=trained_on(work, version.description),
         trained_at=created_at.isoformat(timespec="seconds"),
-        trained_with=fingerprint(pipeline.interactions),
+        trained_with=fingerprint(work.pipeline.interactions),
         # The next run's estimate uses it.
-        training_hours=hours if ensure.on_aws else None,
+        training_hours=hours if on_aws else None,
         metrics=_metrics(answer),
-        engine=engine_of(answer, client.meta.endpoint_url, on_aws=ensure.on_aws),
+        engine=engine_of(answer, client.meta.endpoint_url, on_aws=on_aws),
         evidence=evidence_of(answer),
         popularity_metrics=_metrics(
             client.get_solution_metrics(solutionVersionArn=popularity[0].arn)
@@ -226,9 +218,9 @@ def _metrics(answer: Mapping[str, Any]) -> dict[str, float]:
     return {name: of for name, of in sorted(answer["metrics"].items()) if not math.isnan(of)}
 
 
-def trained_on(pipeline: Pipeline, version: Description) -> str:
+def trained_on(work: Work, version: Description) -> str:
     """The first 12 digits of the data's version: they are part of a solution version's name."""
-    return str(version["name"]).removeprefix(f"{pipeline.name}-")[:12]
+    return str(version["name"]).removeprefix(f"{work.pipeline.name}-")[:12]
 
 
 def now() -> datetime:
@@ -242,28 +234,18 @@ def all_recipes(pipeline: Pipeline) -> list[str]:
 
 
 def recipes_to_train(
-    pipeline: Pipeline,
-    ensure: Ensure,
-    storage: StorageResource,
-    group_arn: str,
-    group_name: str,
-    data_version: str,
-    *,
-    run: str,
-    forced: Collection[str],
+    work: PersonalizeWork, group: Ensured, data_version: str, *, run: str, forced: Collection[str]
 ) -> list[str]:
-    """The recipes that this run will train on data of this version, by the same rules as the
-    assets that train them. forced: assets that train in any case."""
+    """The recipes that this run will train in the dataset group on data of this version, by the
+    same rules as the assets that train them. forced: assets that train in any case."""
     existing = {
         solution["name"]: str(solution[SOLUTION.arn])
-        for solution in ensure.list(SOLUTION, datasetGroupArn=group_arn)
+        for solution in work.ensure.list(SOLUTION, datasetGroupArn=group.arn)
     }
     due = []
-    for asset, recipes in trained_by(pipeline).items():
-        force = asset in forced
-        name = stem(pipeline.name, data_version, run if force else None)
-        trainer = Trainer(pipeline, asset, recipes, name, force, ensure, storage)
-        names = [solution_name(group_name, *each) for each in recipes.items()]
+    for asset, recipes in trained_by(work.pipeline).items():
+        trainer = Trainer(work, asset, data_version, run if asset in forced else None)
+        names = [solution_name(group.description["name"], *each) for each in recipes.items()]
         reused = trainer.reused([existing.get(name) for name in names])
         due += [recipe for recipe, one in zip(recipes, reused, strict=True) if one is None]
     return due

@@ -4,6 +4,7 @@ the records that steps write for later runs, and the file of users that Spark wr
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from typing import Any
 
 import polars as pl
 
+from batchrec_dagster.personalize.batch_files import UsersFiles
 from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError, ObjectStore
+from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
 
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
@@ -157,7 +160,55 @@ class UsersOfInteractions:
         return f"{self.folder}{hashlib.sha256(etag.encode()).hexdigest()[:16]}/"
 
 
-def interactions_version(storage: StorageResource, uri: str) -> str:
-    """The version of the stored interactions, which are read for it unless Spark recorded it.
-    Raises StorageError."""
-    return UsersOfInteractions(storage.store, uri).version() or storage.version(uri)
+@dataclass(frozen=True)
+class PipelineFiles:
+    """A pipeline's files in the storage, where its Places are. Raises StorageError."""
+
+    storage: StorageResource
+    places: Places
+
+    @property
+    def interactions(self) -> str:
+        """The URI of the interactions."""
+        return self.storage.uri(self.places.interactions)
+
+    @property
+    def users_of_interactions(self) -> UsersOfInteractions:
+        return UsersOfInteractions(self.storage.store, self.interactions)
+
+    @property
+    def batch_users(self) -> UsersFiles:
+        """The users who get a list."""
+        return UsersFiles(self.storage.store, self.storage.uri(self.places.batch_users))
+
+    @property
+    def table(self) -> PublishedTable:
+        """The published recommendations."""
+        return PublishedTable(self.storage.store, self.storage.uri(self.places.recommendations))
+
+    def interactions_version(self) -> str:
+        """The version of the interactions, which are read for it unless Spark recorded it."""
+        return self.users_of_interactions.version() or self.storage.version(self.interactions)
+
+    def record(self, asset: str) -> dict[str, Any]:
+        """The record of the asset's last run; empty if there is none."""
+        return read_record(self.storage, self.places.record(asset))
+
+    def write_record(self, asset: str, record: Mapping[str, Any]) -> Stored:
+        """Write the asset's record for later runs; returns the asset's value for it."""
+        return write_record(self.storage, self.places.record(asset), record)
+
+    def parquet(self, key: str, damaged: str) -> pl.DataFrame | None:
+        """The table at this key; None if there is none. damaged: what to do if it is damaged."""
+        uri = self.storage.uri(key)
+        try:
+            return pl.read_parquet(self.storage.store.get(uri))
+        except ObjectNotFoundError:
+            return None
+        except pl.exceptions.PolarsError as error:
+            raise DamagedError(self.storage.where(uri), error, damaged) from error
+
+    def write_parquet(self, key: str, table: pl.DataFrame) -> None:
+        buffer = io.BytesIO()
+        table.write_parquet(buffer)
+        self.storage.store.put(self.storage.uri(key), buffer.getvalue())

@@ -108,6 +108,7 @@ def written(
 ) -> dg.ExecuteInProcessResult:
     """Run a pipeline's sinks on these lists."""
     pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv", sinks=declared))
+    pipeline._project = folder
 
     @dg.asset(key_prefix="shop", group_name="shop")
     def recommendations() -> pl.DataFrame:
@@ -115,7 +116,7 @@ def written(
 
     storage = StorageResource(root=str(folder / "storage"), s3=S3Connection())
     return dg.materialize(
-        [recommendations, *sinks.sink_assets(pipeline, folder)],
+        [recommendations, *sinks.sink_assets(pipeline)],
         resources={"io_manager": ParquetIOManager(storage=storage), "batchrec_storage": storage},
         instance=instance,
         raise_on_error=False,

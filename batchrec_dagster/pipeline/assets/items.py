@@ -1,9 +1,8 @@
 """raw_items, items and item_titles: what Personalize learns of the items, and what people read."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -22,7 +21,7 @@ from batchrec_dagster.pipeline.declare_asset import (
     table_facts,
 )
 from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf, published
-from batchrec_dagster.preparation.items import ItemsLayout
+from batchrec_dagster.preparation.items import ItemsLayout, ItemsRead
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.reporting.markdown import table as markdown_table
@@ -33,8 +32,8 @@ from batchrec_dagster.steps.raw_files import (
     found_upstream,
     unchanged_version,
 )
+from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.paths import Stored
-from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "1"
 
@@ -46,13 +45,13 @@ TITLES = {
 }
 
 
-def item_assets(pipeline: Pipeline, project: Path) -> list[dg.AssetsDefinition]:
-    """The declared ones; a relative path of the source starts at the project's folder."""
+def item_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+    """The declared ones."""
     declared = pipeline.items
     if declared is None:
         return []
     layout = replace(declared.layout, null_values=pipeline.ratings.all_null_values)
-    assets = [raw_items(pipeline, declared, layout, project)]
+    assets = [raw_items(pipeline, declared, layout)]
     if layout.schema is not None:
         assets.append(items(pipeline, layout))
     if layout.title is not None:
@@ -60,10 +59,8 @@ def item_assets(pipeline: Pipeline, project: Path) -> list[dg.AssetsDefinition]:
     return assets
 
 
-def raw_items(
-    pipeline: Pipeline, declared: Items, layout: ItemsLayout, project: Path
-) -> dg.AssetsDefinition:
-    """The asset; a relative path of the source starts at the project's folder."""
+def raw_items(pipeline: Pipeline, declared: Items, layout: ItemsLayout) -> dg.AssetsDefinition:
+    """The asset."""
     places = pipeline.places
     source = declared.rows
     copied = "the file, copied to the storage unchanged"
@@ -83,10 +80,14 @@ def raw_items(
             "items_readable": "The declared columns are there, and their values can be read.",
         },
     )
-    def raw_items(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
-        record_key, place = places.record("raw_items"), places.raw_items
+    def raw_items(context: dg.AssetExecutionContext, work: Work) -> Iterator[Any]:
+        record_key, storage = places.record("raw_items"), work.storage
         with bring_raw_files(
-            found_upstream(source, context), storage, project, record=record_key, place=place
+            found_upstream(source, context),
+            storage,
+            pipeline.project,
+            record=record_key,
+            place=places.raw_items,
         ) as raw:
             made_of = MadeOf(context, ())
             context.log.info(f"{source.shown}: {raw.outcome}")
@@ -121,90 +122,107 @@ def raw_items(
 def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     """The asset."""
 
-    @asset(
+    def shown(table: pl.DataFrame) -> dict[str, Any]:
+        empty = {column: table.get_column(column).null_count() for column in layout.columns[1:]}
+        return {
+            "preview": preview(
+                f"**{table.height:,} items**. Missing values:",
+                markdown_table(["column", "items without"], empty.items()),
+            ),
+            "empty": empty,
+        }
+
+    return _prepared(
         pipeline,
+        layout,
+        "items",
         description="What Personalize learns about each item, such as its genres and when it"
         " came out: the CSV file that it imports, for models and filters.",
-        kinds={"csv"},
-        stage=PREPARED,
+        kind="csv",
         storage_key=pipeline.places.items,
-        code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
         io_manager="items_io",
+        part=lambda read: read.metadata,
+        stored_version=lambda stored: fingerprint(stored.decode()),
+        columns=_columns(layout),
+        shown=shown,
     )
-    def items(
-        context: dg.AssetExecutionContext, raw_items: dict[str, Any], storage: StorageResource
-    ) -> dg.MaterializeResult[Any]:
-        raw, uri = RawRecord.from_json(raw_items), storage.uri(pipeline.places.items)
-        made_of = MadeOf(context, (raw.version,))
-        if same := made_of.earlier(
-            lambda: fingerprint(bytes(storage.store.get(uri)).decode()),
-            Stored(uri),
-            PREPARED_BEFORE,
-        ):
-            return same
-        table = read_items(raw, storage, layout).metadata
-        version = fingerprint(table.write_csv())
-        empty = {column: table.get_column(column).null_count() for column in layout.columns[1:]}
-        return dg.MaterializeResult(
-            value=table,
-            data_version=dg.DataVersion(version),
-            metadata={
-                "preview": preview(
-                    f"**{table.height:,} items**. Missing values:",
-                    markdown_table(["column", "items without"], empty.items()),
-                ),
-                **table_facts(
-                    pipeline, table.height, _columns(layout), _lineage(layout), layout.columns
-                ),
-                "empty": empty,
-                "sample": sample(table.head(5)),
-                **made_of.metadata(version),
-            },
-        )
-
-    return items
 
 
 def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     """The asset."""
 
-    @asset(
+    def shown(titles: pl.DataFrame) -> dict[str, Any]:
+        without = titles.get_column("title").null_count()
+        return {
+            "preview": preview(f"**{titles.height:,} items**, {without:,} without a title."),
+            "without_title": without,
+        }
+
+    return _prepared(
         pipeline,
+        layout,
+        "item_titles",
         description="Each item's title, for the people who read the tables and the report."
         " Personalize does not get them.",
-        kinds={"parquet"},
-        stage=PREPARED,
+        kind="parquet",
         storage_key=pipeline.places.item_titles,
-        code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
         io_manager="parquet_io",
+        part=lambda read: read.titles,
+        stored_version=_titles_version,
+        columns=TITLES,
+        shown=shown,
     )
-    def item_titles(
-        context: dg.AssetExecutionContext, raw_items: dict[str, Any], storage: StorageResource
+
+
+def _prepared(
+    pipeline: Pipeline,
+    layout: ItemsLayout,
+    name: str,
+    *,
+    description: str,
+    kind: str,
+    storage_key: str,
+    io_manager: str,
+    part: Callable[[ItemsRead], pl.DataFrame],
+    stored_version: Callable[[bytes], str | None],
+    columns: dict[str, tuple[str, str]],
+    shown: Callable[[pl.DataFrame], dict[str, Any]],
+) -> dg.AssetsDefinition:
+    """The asset of a part of the file. stored_version: of the stored content; shown: metadata."""
+
+    @asset(
+        pipeline,
+        name=name,
+        description=description,
+        kinds={kind},
+        stage=PREPARED,
+        storage_key=storage_key,
+        code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
+        io_manager=io_manager,
+    )
+    def prepared(
+        context: dg.AssetExecutionContext, raw_items: dict[str, Any], work: Work
     ) -> dg.MaterializeResult[Any]:
-        raw, uri = RawRecord.from_json(raw_items), storage.uri(pipeline.places.item_titles)
+        raw, uri = RawRecord.from_json(raw_items), work.storage.uri(storage_key)
         made_of = MadeOf(context, (raw.version,))
         if same := made_of.earlier(
-            lambda: _titles_version(bytes(storage.store.get(uri))),
-            Stored(uri),
-            PREPARED_BEFORE,
+            lambda: stored_version(bytes(work.storage.store.get(uri))), Stored(uri), PREPARED_BEFORE
         ):
             return same
-        titles = read_items(raw, storage, layout).titles
-        version = fingerprint(titles.write_csv())
-        without = titles.get_column("title").null_count()
+        table = part(read_items(raw, work.storage, layout))
+        version = fingerprint(table.write_csv())
         return dg.MaterializeResult(
-            value=titles,
+            value=table,
             data_version=dg.DataVersion(version),
             metadata={
-                "preview": preview(f"**{titles.height:,} items**, {without:,} without a title."),
-                **table_facts(pipeline, titles.height, TITLES, _lineage(layout), titles.columns),
-                "without_title": without,
-                "sample": sample(titles.head(5)),
+                **shown(table),
+                **table_facts(pipeline, table.height, columns, _lineage(layout), table.columns),
+                "sample": sample(table.head(5)),
                 **made_of.metadata(version),
             },
         )
 
-    return item_titles
+    return prepared
 
 
 def _titles_version(stored: bytes) -> str | None:

@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.interactions import BatchUsers
-from batchrec_dagster.personalize.batch_files import USER_FIELD, UsersFiles
+from batchrec_dagster.personalize.batch_files import USER_FIELD
 from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     EVENT_VALUE,
@@ -24,12 +23,11 @@ from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.preparation.spark.task import Done
 from batchrec_dagster.reporting.markdown import table
-from batchrec_dagster.steps.batch_users import find_batch_users
 from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
 from batchrec_dagster.steps.raw_files import RawRecord
+from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.paths import Stored, interactions_version
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.paths import Stored
 
 CODE_VERSION = "2"
 
@@ -51,8 +49,8 @@ ROLES = {
 }
 
 
-def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinition:
-    """The asset; a relative path of a source read in place starts at the project's folder."""
+def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
+    """The asset."""
     ratings, rules = pipeline.ratings, pipeline.rules
     engine = pipeline.preparation.engine
 
@@ -72,18 +70,18 @@ def interactions(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinit
         },
     )
     def interactions(
-        context: dg.AssetExecutionContext, raw_ratings: dict[str, Any], storage: StorageResource
+        context: dg.AssetExecutionContext, raw_ratings: dict[str, Any], work: Work
     ) -> Iterator[Any]:
         started = time.monotonic()
         raw = RawRecord.from_json(raw_ratings)
         made_of = MadeOf(context, (raw.version, *raw.columns.values()))
-        uri = storage.uri(pipeline.places.interactions)
+        files = work.files
         if same := made_of.earlier(
-            lambda: interactions_version(storage, uri), Stored(uri), PREPARED_BEFORE
+            files.interactions_version, Stored(files.interactions), PREPARED_BEFORE
         ):
             yield same
             return
-        with prepare_interactions(context, raw, pipeline, storage, project) as prepared:
+        with prepare_interactions(work, context, raw) as prepared:
             _log(context, prepared.result, time.monotonic() - started)
             yield from published(
                 prepared.checks,
@@ -151,11 +149,13 @@ USERS_COLUMNS = {
 }
 
 
-def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefinition:
-    """The asset; a relative path of a list starts at the project's folder."""
+def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
+    """The asset."""
     declared = pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
-    version = f"{CODE_VERSION}-{fingerprint(declared)}"
+    code_version = f"{CODE_VERSION}-{fingerprint(declared)}"
+    if filter_values:
+        code_version += f"-{fingerprint(filter_values)}"
     of_interactions = [("interactions", USER_ID)] if declared.source is None else []
     lineage = {USER_FIELD: of_interactions, "filterValues": []}
 
@@ -166,44 +166,38 @@ def batch_users(pipeline: Pipeline, project: Path = Path()) -> dg.AssetsDefiniti
         kinds={"json"},
         stage=PREPARED,
         storage_key=pipeline.places.batch_users,
-        code_version=f"{version}-{fingerprint(filter_values)}" if filter_values else version,
+        code_version=code_version,
         io_manager="batch_users_io",
         deps=[pipeline.asset_key("interactions")],
     )
-    def batch_users(
-        context: dg.AssetExecutionContext, storage: StorageResource
-    ) -> dg.MaterializeResult[Any]:
-        made_of = _made_of(pipeline, context, storage)
-        users = UsersFiles(storage.store, storage.uri(pipeline.places.batch_users))
+    def batch_users(context: dg.AssetExecutionContext, work: Work) -> dg.MaterializeResult[Any]:
+        from batchrec_dagster.steps.batches import find_batch_users  # NumPy
+
+        made_of, users = _made_of(context, work), work.files.batch_users
         if declared.source is None and (
             same := made_of.earlier(users.version, Stored(users.uri), PREPARED_BEFORE)
         ):
             return same
-        found = find_batch_users(pipeline, storage, project)
-        table = found.users
+        table, version = find_batch_users(work)
         return dg.MaterializeResult(
             value=table,
-            data_version=dg.DataVersion(found.version),
+            data_version=dg.DataVersion(version),
             metadata={
                 "preview": preview(f"**{table.height:,} users** get a list."),
                 **table_facts(pipeline, table.height, USERS_COLUMNS, lineage, table.columns),
                 "users": table.height,
                 "filter_values": filter_values,
                 "sample": sample(table.select(USER_FIELD).head(5)),
-                **made_of.metadata(found.version),
+                **made_of.metadata(version),
             },
         )
 
     return batch_users
 
 
-def _made_of(
-    pipeline: Pipeline, context: dg.AssetExecutionContext, storage: StorageResource
-) -> MadeOf:
+def _made_of(context: dg.AssetExecutionContext, work: Work) -> MadeOf:
     try:
-        return MadeOf(
-            context, (interactions_version(storage, storage.uri(pipeline.places.interactions)),)
-        )
+        return MadeOf(context, (work.files.interactions_version(),))
     except StorageError:
         return MadeOf(context, ())  # find_batch_users says what is wrong.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -22,13 +21,13 @@ from batchrec_dagster.steps.raw_files import (
     found_upstream,
     unchanged_version,
 )
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.steps.work import Work
 
 CODE_VERSION = "2"
 
 
-def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
-    """The asset; a relative path of the source starts at the project's folder."""
+def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
+    """The asset."""
     ratings, places = pipeline.ratings, pipeline.places
     source = ratings.rows
     copied = "copied to the storage unchanged" if ratings.copy_to_storage else "read in place"
@@ -53,11 +52,15 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
             "rows_readable": "The declared columns are there, and their values can be read.",
         },
     )
-    def raw_ratings(context: dg.AssetExecutionContext, storage: StorageResource) -> Iterator[Any]:
-        record_key = places.record("raw_ratings")
+    def raw_ratings(context: dg.AssetExecutionContext, work: Work) -> Iterator[Any]:
+        record_key, storage = places.record("raw_ratings"), work.storage
         place = places.raw if ratings.copy_to_storage else None
         with bring_raw_files(
-            found_upstream(source, context), storage, project, record=record_key, place=place
+            found_upstream(source, context),
+            storage,
+            pipeline.project,
+            record=record_key,
+            place=place,
         ) as raw:
             context.log.info(f"{source.shown}: {raw.outcome}")
             shown = raw_files(raw, storage)
@@ -66,7 +69,7 @@ def raw_ratings(pipeline: Pipeline, project: Path) -> dg.AssetsDefinition:
             ):
                 yield same
                 return
-            found = inspect_ratings(raw.record, pipeline, storage, project)
+            found = inspect_ratings(work, raw.record)
             columns = found.format.columns if found.format else {}
             for warning in found.format.warnings if found.format else ():
                 context.log.warning(warning)

@@ -1,6 +1,7 @@
 """recommendations and user_segments: the lists and segments that batch jobs infer, as tables."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -20,16 +21,21 @@ from batchrec_dagster.pipeline.declare_asset import (
     stored,
     table_facts,
 )
-from batchrec_dagster.pipeline.run_step import exclusive_step, published, run_step
+from batchrec_dagster.pipeline.run_step import (
+    exclusive_step,
+    personalize_work,
+    published,
+    run_step,
+)
 from batchrec_dagster.reporting.markdown import CELL, escaped
 from batchrec_dagster.reporting.markdown import table as markdown_table
-from batchrec_dagster.steps.batch_jobs import job_seconds, outcome, output_folder
+from batchrec_dagster.steps.batch_jobs import JobOutput, job_seconds, outcome
 from batchrec_dagster.steps.cost import cost_metadata
 from batchrec_dagster.steps.items import titles_of
 from batchrec_dagster.steps.publishing import checks_of, edition_summary, republish
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.segment_table import UserSegments, segment_users
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.steps.work import Work
 
 if TYPE_CHECKING:
     from batchrec_dagster.steps.infer import Recommendations
@@ -106,20 +112,18 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         config: PublicationConfig,
         solution_version: dict[str, Any],
         batch_users: pl.LazyFrame,
-        storage: StorageResource,
+        work: Work,
         personalize: PersonalizeResource,
     ) -> Iterator[Any]:
         if config.roll_back_to:
-            yield from _rolled_back(pipeline, storage, context, config.roll_back_to)
+            yield from _rolled_back(work, context, config.roll_back_to)
             return
         from batchrec_dagster.steps.infer import infer_and_publish  # NumPy
 
         model = ModelRecord.from_json(solution_version)
         inferred = yield from run_step(
             lambda: infer_and_publish(
-                pipeline,
-                storage,
-                personalize.ensure(context.log, pipeline.tags),
+                personalize_work(pipeline, context, personalize),
                 model,
                 batch_users,
                 run=context.run.run_id,
@@ -131,7 +135,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             data_version=dg.DataVersion(inferred.edition.version),
             metadata={
                 **_metadata(pipeline, inferred, personalize, model),
-                **stored("table", storage, inferred.edition.uri),
+                **stored("table", work.storage, inferred.edition.uri),
             },
         )
         yield from published(inferred.checks, result)
@@ -159,19 +163,16 @@ def _metadata(
     personalize: PersonalizeResource,
     model: ModelRecord,
 ) -> dict[str, Any]:
-    table, job = inferred.table, inferred.job
-    columns = table.sample.columns
+    table, job, counts = inferred.table, inferred.job, asdict(inferred.table.counts)
+    rows, columns = counts.pop("rows"), table.sample.columns
     return {
         "preview": _preview(table),
-        **table_facts(pipeline, table.rows, COLUMNS, MADE_OF, columns),
-        "users": table.users,
-        "items": table.items,
+        **table_facts(pipeline, rows, COLUMNS, MADE_OF, columns),
+        **counts,
         "results_asked_for": inferred.num_results,
-        "seen_items_dropped": table.dropped,
-        "items_without_score": table.padding,
         **dataset_group(personalize, model.dataset_group_arn),
         "batch_inference_job_arn": job.arn,
-        "batch_inference_output": output_folder(job.description),
+        "batch_inference_output": JobOutput(personalize.storage, job.description).folder,
         "outcome": outcome(job, "inferred"),
         "inference_seconds": job_seconds(job),
         **cost_metadata("cost_usd", inferred.cost, on_aws=personalize.on_aws),
@@ -182,8 +183,8 @@ def _metadata(
 def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
     """How many lists there are, and the start of the first."""
     counts = (
-        f"**{table.users:,} users** have a list.",
-        f"{table.items:,} different items are in them.",
+        f"**{table.counts.users:,} users** have a list.",
+        f"{table.counts.items:,} different items are in them.",
     )
     if not table.sample.height:
         return preview(*counts)
@@ -198,12 +199,10 @@ def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
     )
 
 
-def _rolled_back(
-    pipeline: Pipeline, storage: StorageResource, context: dg.AssetExecutionContext, to: str
-) -> Iterator[Any]:
+def _rolled_back(work: Work, context: dg.AssetExecutionContext, to: str) -> Iterator[Any]:
     """Publish the lists of an older edition again, with its checks. Raises dg.Failure."""
     run = context.run.root_run_id or context.run.run_id
-    edition = republish(pipeline, storage, to, run, context.instance, context.log)
+    edition = republish(work, to, run, context.instance, context.log)
     about = edition.about
     result = dg.MaterializeResult(
         value=edition,
@@ -216,7 +215,7 @@ def _rolled_back(
                 for key in ("users", "items", "made_at", "solution_version_arn")
                 if key in about
             },
-            "table": storage.where(storage.uri(pipeline.places.recommendations)),
+            "table": work.storage.where(work.files.table.uri),
         },
     )
     names = [spec.name for spec in context.assets_def.check_specs]
@@ -263,20 +262,17 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
     def user_segments(
         context: dg.AssetExecutionContext,
         segment_solution_version: dict[str, Any],
-        storage: StorageResource,
         personalize: PersonalizeResource,
     ) -> Iterator[Any]:
         model = ModelRecord.from_json(segment_solution_version)
-        ensure = personalize.ensure(context.log, pipeline.tags)
-        found = yield from run_step(
-            lambda: segment_users(pipeline, segments, storage, ensure, model)
-        )
+        work = personalize_work(pipeline, context, personalize)
+        found = yield from run_step(lambda: segment_users(work, segments, model))
         result = dg.MaterializeResult(
             value=found.stored,
             data_version=dg.DataVersion(found.version),
             metadata={
-                **_segments_metadata(pipeline, segments, found),
-                **stored("table", storage, found.stored.uri),
+                **_segments_metadata(work, segments, found),
+                **stored("table", work.storage, found.stored.uri),
                 **dataset_group(personalize, model.dataset_group_arn),
                 **cost_metadata("cost_usd", found.cost, on_aws=personalize.on_aws),
             },
@@ -286,9 +282,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
     return user_segments
 
 
-def _segments_metadata(
-    pipeline: Pipeline, segments: Segments, found: UserSegments
-) -> dict[str, Any]:
+def _segments_metadata(work: Work, segments: Segments, found: UserSegments) -> dict[str, Any]:
     table, job = found.table, found.job
     columns = table.sample.columns
     return {
@@ -296,12 +290,12 @@ def _segments_metadata(
             f"**{len(table.sizes):,} segments** have users. The first:",
             markdown_table(["segment", "users"], table.sizes.head(MOST_SHOWN).iter_rows()),
         ),
-        **table_facts(pipeline, table.rows, SEGMENT_COLUMNS, SEGMENTS_MADE_OF, columns),
+        **table_facts(work.pipeline, table.rows, SEGMENT_COLUMNS, SEGMENTS_MADE_OF, columns),
         "segments": len(table.sizes),
         "empty_segments": len(segments.queries) - len(table.sizes),
         "users": len(table.users),
         "batch_segment_job_arn": job.arn,
-        "batch_segment_output": output_folder(job.description),
+        "batch_segment_output": JobOutput(work.storage, job.description).folder,
         "outcome": outcome(job, "segmented"),
         "inference_seconds": job_seconds(job),
         "sample": sample(table.sample),

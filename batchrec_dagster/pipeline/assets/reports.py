@@ -18,7 +18,7 @@ from batchrec_dagster.pipeline.declare_asset import (
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, SCHEMA, Outcome, sentences
 from batchrec_dagster.steps.items import shown_tables
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.steps.work import Work
 
 if TYPE_CHECKING:
     from batchrec_dagster.steps.outcomes import Measured
@@ -69,14 +69,14 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
         deps=[pipeline.asset_key("interactions"), pipeline.asset_key("recommendations")],
     )
     def recommendation_outcomes(
-        context: dg.AssetExecutionContext, storage: StorageResource
+        context: dg.AssetExecutionContext, work: Work
     ) -> dg.MaterializeResult[pl.DataFrame]:
         # SciPy and NumPy
         from batchrec_dagster.reporting.experiment import result_lines
         from batchrec_dagster.steps.experiment import MODEL
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
-        measured = measure_outcomes(pipeline, storage)
+        measured = measure_outcomes(work)
         newest = next((one for one in reversed(measured.outcomes) if one.arm == MODEL), None)
         said = [*sentences(newest)] if newest else [NOTHING_YET]
         if newest is not None and newest.since == "data":
@@ -90,7 +90,7 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
             metadata={
                 "preview": preview(*map(escaped, said)),
                 **_outcomes_metadata(pipeline, measured, newest),
-                **stored("table", storage, storage.uri(pipeline.places.outcomes)),
+                **stored("table", work.storage, work.storage.uri(pipeline.places.outcomes)),
             },
         )
 
@@ -152,16 +152,13 @@ def recommendation_report(
         deps=[*keys, *optional],
     )
     def recommendation_report(
-        context: dg.AssetExecutionContext,
-        solution_version: dict[str, Any],
-        storage: StorageResource,
+        context: dg.AssetExecutionContext, solution_version: dict[str, Any], work: Work
     ) -> dg.MaterializeResult[str]:
         # SciPy: nothing else here needs it.
         from batchrec_dagster.steps.report import build_report
 
-        report = build_report(
-            pipeline, solution_version, checks, storage, context.instance, context.run.run_id
-        )
+        run = context.run.run_id
+        report = build_report(work, solution_version, checks, context.instance, run)
         context.log.info(report.facts.verdict.text)
         for warning in report.facts.warnings:
             context.log.warning(warning)
@@ -169,7 +166,7 @@ def recommendation_report(
             value=report.html,
             metadata={
                 **_report_metadata(report),
-                **stored("report", storage, storage.uri(pipeline.places.report)),
+                **stored("report", work.storage, work.storage.uri(pipeline.places.report)),
             },
         )
 

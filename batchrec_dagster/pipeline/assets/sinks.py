@@ -4,7 +4,6 @@ each declared sink. One that fails takes nothing back and stops no other."""
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import dagster as dg
 import polars as pl
@@ -12,7 +11,7 @@ import polars as pl
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.pipeline.declare_asset import WRITES_TO, asset, preview
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.steps.work import Work
 
 CODE_VERSION = "1"
 
@@ -22,16 +21,14 @@ RETRIES = dg.RetryPolicy(
 )
 
 
-def sink_assets(pipeline: Pipeline, project: Path = Path()) -> list[dg.AssetsDefinition]:
-    """The assets of the declared sinks; a relative path starts at the project's folder."""
-    return [
-        sink_asset(pipeline, key, sink, project) for key, sink in pipeline.sinks.declared.items()
-    ]
+def sink_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+    """The assets of the declared sinks."""
+    return [sink_asset(pipeline, key, sink) for key, sink in pipeline.sinks.declared.items()]
 
 
-def sink_asset(pipeline: Pipeline, key: str, sink: Sink, project: Path) -> dg.AssetsDefinition:
+def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
     """The asset of the sink under this key of the YAML."""
-    described = sink.describe(project)
+    described = sink.describe(pipeline.project)
 
     @asset(
         pipeline,
@@ -42,12 +39,13 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink, project: Path) -> dg.As
         metadata={WRITES_TO: described.place} if described.place else {},
     )
     def write_sink(
-        context: dg.AssetExecutionContext, recommendations: pl.LazyFrame, storage: StorageResource
+        context: dg.AssetExecutionContext, recommendations: pl.LazyFrame, work: Work
     ) -> dg.MaterializeResult[None]:
         with _retried(context, key):
+            run = context.run.run_id
             written = sink.write(
                 recommendations,
-                SinkContext(pipeline.name, storage, project, os.environ, context.run.run_id),
+                SinkContext(pipeline.name, work.storage, pipeline.project, os.environ, run),
             )
         if written.warning:
             context.log.warning(written.warning)

@@ -10,7 +10,12 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.recommendations import Segments
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.pipeline.declare_asset import MODEL, asset, dataset_group, preview
-from batchrec_dagster.pipeline.run_step import exclusive_step, published, run_step
+from batchrec_dagster.pipeline.run_step import (
+    exclusive_step,
+    personalize_work,
+    published,
+    run_step,
+)
 from batchrec_dagster.reporting.markdown import escaped, table
 from batchrec_dagster.reporting.verdict import measured_on
 from batchrec_dagster.steps.cost import cost_metadata
@@ -22,7 +27,6 @@ from batchrec_dagster.steps.import_dataset import (
 )
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import Training, train, trained_by
-from batchrec_dagster.storage.resource import StorageResource
 
 CODE_VERSION = "1"
 
@@ -61,14 +65,11 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     def personalize_dataset(
         context: dg.AssetExecutionContext,
         config: ImportConfig,
-        storage: StorageResource,
         personalize: PersonalizeResource,
     ) -> Iterator[Any]:
         imported = yield from run_step(
             lambda: import_dataset(
-                pipeline,
-                storage,
-                personalize.ensure(context.log, pipeline.tags),
+                personalize_work(pipeline, context, personalize),
                 run=context.run.root_run_id or context.run.run_id,
                 force=config.force_import,
                 forced_trainings=_forced_trainings(pipeline, context),
@@ -165,9 +166,7 @@ def _model(pipeline: Pipeline, name: str, description: str, settings: str) -> dg
         personalize: PersonalizeResource,
     ) -> dg.MaterializeResult[dict[str, Any]]:
         training = train(
-            pipeline,
-            personalize.storage,
-            personalize.ensure(context.log, pipeline.tags),
+            personalize_work(pipeline, context, personalize),
             name,
             DatasetRecord.from_json(personalize_dataset),
             run=context.run.root_run_id or context.run.run_id,

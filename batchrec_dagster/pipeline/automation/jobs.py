@@ -7,7 +7,6 @@ from collections.abc import Collection
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from pathlib import Path
 
 import dagster as dg
 
@@ -29,7 +28,6 @@ own_console: ContextVar[bool] = ContextVar("own_console", default=False)
 def automation(
     pipeline: Pipeline,
     assets: Collection[dg.AssetKey],
-    project: Path,
     executor: dg.ExecutorDefinition | None = None,
 ) -> dg.Definitions:
     """`NAME_refresh` materializes the pipeline's assets; `NAME_schedule` runs it at the declared
@@ -47,7 +45,7 @@ def automation(
         " neither imported nor trained on again.",
     )
     visible = pipeline.ratings.has_visible_files
-    sensors = [new_files_sensor(pipeline, job, project)] if visible else []
+    sensors = [new_files_sensor(pipeline, job)] if visible else []
     return dg.Definitions(
         jobs=[job, rollback_job(pipeline, assets, executor), teardown_job(pipeline, assets)],
         schedules=[refresh_schedule(pipeline, job)],
@@ -141,9 +139,9 @@ class Cursor:
 
 
 def new_files_sensor(
-    pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition, project: Path = Path()
+    pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition
 ) -> dg.SensorDefinition:
-    """The sensor; a relative path of the source starts at the project's folder."""
+    """The sensor."""
     declared, source = pipeline.on_new_files, pipeline.ratings.rows
 
     @dg.sensor(
@@ -162,7 +160,7 @@ def new_files_sensor(
         # Counted before the record is read, which a refresh that ends now writes.
         running = run_under_way(context.instance, job.name)
         try:
-            now = source_digest(source, storage, project)
+            now = source_digest(source, storage, pipeline.project)
             record = RawRecord.from_json(
                 read_record(storage, pipeline.places.record("raw_ratings"))
             )

@@ -1,0 +1,34 @@
+"""What a step works with: the declaration, the pipeline's files, and Personalize."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.personalize.ensure import Ensure
+from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.resource import StorageResource
+
+
+@dataclass(frozen=True)
+class Work:
+    """A declared pipeline and the storage of its files."""
+
+    pipeline: Pipeline
+    storage: StorageResource
+
+    @property
+    def files(self) -> PipelineFiles:
+        return PipelineFiles(self.storage, self.pipeline.places)
+
+
+@dataclass(frozen=True)
+class PersonalizeWork(Work):
+    """The same, and what finds, adopts or creates resources in Personalize."""
+
+    ensure: Ensure
+
+    def for_data(self, version: str) -> Self:
+        """The same, for resources made of data of this version."""
+        return replace(self, ensure=self.ensure.for_data(version))
