@@ -120,8 +120,8 @@ def test_files_are_not_inspected_again_while_their_copies_are_the_same(
         raise AssertionError("inspected")
 
     with monkeypatch.context() as patched:
-        patched.setattr("batchrec_dagster.pipeline.assets.raw_ratings.inspect_ratings", refuse)
-        patched.setattr("batchrec_dagster.pipeline.assets.items.check_items", refuse)
+        patched.setattr("batchrec_dagster.pipeline.assets.raw.inspect_ratings", refuse)
+        patched.setattr("batchrec_dagster.pipeline.assets.raw.check_items", refuse)
         prepare(project, instance)
     # As long as before, and written at the same moment.
     copy = project.storage / "shop/raw/ratings.csv"

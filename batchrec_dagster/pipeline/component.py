@@ -12,7 +12,7 @@ from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment, DeploymentError
 from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
-from batchrec_dagster.pipeline.assets.raw_ratings import raw_ratings
+from batchrec_dagster.pipeline.assets.raw import raw_ratings
 from batchrec_dagster.pipeline.assets.recommendations import recommendations, user_segments
 from batchrec_dagster.pipeline.assets.reports import recommendation_outcomes, recommendation_report
 from batchrec_dagster.pipeline.assets.sinks import sink_assets

@@ -15,7 +15,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import AWS, PersonalizeResource
-from batchrec_dagster.pipeline.run_step import specs
+from batchrec_dagster.pipeline.run_step import results_of, specs
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.steps.raw_files import RawFiles
 from batchrec_dagster.steps.work import Work
@@ -136,19 +136,12 @@ def _with_resources(pipeline: Pipeline, function: Function) -> Function:
         return {**own, **inputs}
 
     @wraps(function)
-    def returning(context: dg.AssetExecutionContext, **inputs: Any) -> Any:
+    def made(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
         started = time.monotonic()
         with _extras_named():
-            return _for_people(function(**arguments(context, inputs)), started)
-
-    @wraps(function)
-    def yielding(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
-        started = time.monotonic()
-        with _extras_named():
-            for result in function(**arguments(context, inputs)):
+            for result in results_of(function(**arguments(context, inputs))):
                 yield _for_people(result, started)
 
-    made: Any = yielding if inspect.isgeneratorfunction(function) else returning
     context = inspect.Parameter(
         "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=dg.AssetExecutionContext
     )
@@ -158,10 +151,10 @@ def _with_resources(pipeline: Pipeline, function: Function) -> Function:
         for one in signature.parameters.values()
         if one.name not in OWN
     ]
-    made.__signature__ = signature.replace(
+    made.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[context, *others], return_annotation=inspect.Signature.empty
     )
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 # Significant digits of metadata: the records keep what is exact.

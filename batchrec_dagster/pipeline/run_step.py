@@ -123,24 +123,26 @@ def exclusive_step(pipeline: Pipeline, asset: str = "") -> Callable[[Step], Step
         name = asset or step.__name__
 
         @wraps(step)
-        def returning(context: dg.AssetExecutionContext, **inputs: Any) -> Any:
-            with storage_errors(), leased(pipeline, name, context, inputs["personalize"]):
-                return step(context, **inputs)
-
-        @wraps(step)
-        def yielding(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
+        def exclusive(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
             results: list[Any] = []
             try:
                 with storage_errors(), leased(pipeline, name, context, inputs["personalize"]):
-                    for result in step(context, **inputs):
+                    for result in results_of(step(context, **inputs)):
                         results.append(result)
             finally:
                 yield from results
 
-        chosen: Any = yielding if inspect.isgeneratorfunction(step) else returning
-        return chosen  # type: ignore[no-any-return]
+        return exclusive  # type: ignore[return-value]
 
     return decorate
+
+
+def results_of(done: Any) -> Iterator[Any]:
+    """What an asset's function yields, or the one result that it returns."""
+    if inspect.isgenerator(done):
+        yield from done
+    else:
+        yield done
 
 
 # The metadata of a result that can be reused.

@@ -1,7 +1,7 @@
-"""raw_items, items and item_titles: what Personalize learns of the items, and what people read."""
+"""items and item_titles: what Personalize learns of the items, and what people read."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,29 +9,20 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.config.items import Items
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
+from batchrec_dagster.pipeline.assets.raw import column_name, raw_items
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
-    RAW,
     asset,
     preview,
-    raw_files,
     sample,
     table_facts,
 )
-from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf, published
+from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsRead
-from batchrec_dagster.preparation.layout import Column
-from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.reporting.markdown import table as markdown_table
-from batchrec_dagster.steps.items import check_items, read_items
-from batchrec_dagster.steps.raw_files import (
-    RawRecord,
-    bring_raw_files,
-    found_upstream,
-    unchanged_version,
-)
+from batchrec_dagster.steps.items import read_items
+from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.paths import Stored
 
@@ -57,66 +48,6 @@ def item_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     if layout.title is not None:
         assets.append(item_titles(pipeline, layout))
     return assets
-
-
-def raw_items(pipeline: Pipeline, declared: Items, layout: ItemsLayout) -> dg.AssetsDefinition:
-    """The asset."""
-    places = pipeline.places
-    source = declared.rows
-    copied = "the file, copied to the storage unchanged"
-    if declared.query is not None:
-        copied = f"the rows of items.query on {declared.shown_source}, in one Parquet file"
-
-    @asset(
-        pipeline,
-        description=f"What is known about the items, such as titles and genres: {copied}.",
-        kinds={"file"},
-        stage=RAW,
-        storage_key=places.record("raw_items"),
-        deps=declared.upstream,
-        code_version=f"{CODE_VERSION}-{fingerprint(declared, layout)}",
-        io_manager="record_io",
-        checks={
-            "items_readable": "The declared columns are there, and their values can be read.",
-        },
-    )
-    def raw_items(context: dg.AssetExecutionContext, work: Work) -> Iterator[Any]:
-        record_key, storage = places.record("raw_items"), work.storage
-        with bring_raw_files(
-            found_upstream(source, context),
-            storage,
-            pipeline.project,
-            record=record_key,
-            place=places.raw_items,
-        ) as raw:
-            made_of = MadeOf(context, ())
-            context.log.info(f"{source.shown}: {raw.outcome}")
-            shown = raw_files(raw, storage)
-            value = raw.record.to_json()
-            if same := made_of.earlier(
-                lambda: unchanged_version(raw, storage), value, raw.outcome, shown
-            ):
-                yield same
-                return
-            check = check_items(raw.record, storage, layout, declared.on_bad_rows)
-            yield from published(
-                [check],
-                dg.MaterializeResult(
-                    value=value,
-                    data_version=dg.DataVersion(raw.record.version),
-                    metadata={
-                        **raw_files(raw, storage),
-                        "preview": preview(f"{escaped(source.shown)}: {escaped(check.found)}."),
-                        "bytes": raw.record.files[0].size,
-                        "dagster/row_count": check.numbers.get("rows", 0),
-                        "dagster/column_schema": _file_schema(layout),
-                        "bad_rows": check.numbers.get("bad_rows", 0),
-                        **made_of.metadata(raw.record.version, [check]),
-                    },
-                ),
-            )
-
-    return raw_items
 
 
 def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
@@ -232,44 +163,14 @@ def _titles_version(stored: bytes) -> str | None:
     return fingerprint(titles.write_csv()) if written.getvalue() == stored else None
 
 
-def _file_schema(layout: ItemsLayout) -> dg.TableSchema:
-    """The columns of the file that are used."""
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(_name(column), description=_meaning(role))
-            for role, column in layout.roles.items()
-        ]
-    )
-
-
-MEANINGS = {
-    "item": "The item's id.",
-    "title": "Its title, for people.",
-    "image": "The address of its picture.",
-    "link": "The address of its page.",
-    "created": "When it came out.",
-}
-
-
-def _meaning(role: str) -> str:
-    """What a column of the file is for, in words."""
-    kind, _, name = role.partition(".")
-    of = {"categories": "Text", "numbers": "A number"}.get(kind, "")
-    return MEANINGS.get(role) or f"{of} that Personalize knows as {escaped(name)}."
-
-
 def _lineage(layout: ItemsLayout) -> dict[str, list[tuple[str, str]]]:
     """The column of the file that each column of items and of item_titles comes from."""
     names = {"item": (ITEM_ID, "item_id"), "title": ("title",), "created": (CREATION_TIMESTAMP,)}
     return {
-        name: [("raw_items", _name(column))]
+        name: [("raw_items", column_name(column))]
         for role, column in layout.roles.items()
         for name in names.get(role, (role.partition(".")[2],))
     }
-
-
-def _name(column: Column) -> str:
-    return column if isinstance(column, str) else f"column {column}"
 
 
 def _columns(layout: ItemsLayout) -> dict[str, tuple[str, str]]:
