@@ -21,7 +21,8 @@ A row is read in four steps, so that engines agree to the byte.
    `[+-]?(D+(.D*)?|.D+)([eE][+-]?D+)?` (D a digit 0-9) and finite as a 64-bit floating-point number,
    a whole number `[+-]?D+` from -2^63 to 2^63 - 1. An event value that is missing is no problem.
    With the `decimal` `,` numbers have a comma for the point; one with a point is not a number.
-4. Problems. A row with one is bad; with several it counts under the first of `PROBLEMS`.
+4. Problems. A row with one is bad; with several it counts under the first: what is wrong with
+   its line, then `row_problems`, then `time_problems`.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Any, Literal, Protocol, Self
+
+from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
 
 
 class PreparationError(Exception):
@@ -73,31 +76,11 @@ NULL_VALUES = (
 NULL_ID = "an id that means no value (ratings.null_values)"
 
 CUT_OFF = "a last line without a line end and with too few fields: the file is cut off"
-# In this order; {n} is what the header, or the first line, has.
-PROBLEMS = (
-    "not a JSON object",
-    "more than the {n} fields",
-    CUT_OFF,
-    "no user",
-    "no item",
-    NULL_ID,
-    "an id longer than 256 characters",
-    "an id with a line break or a NUL in it",
-    "an id that is not UTF-8 text",
-    "no rating",
-    "the rating is not a number",
-    "no event type",
-    "an event type with a line break or a NUL in it",
-    "the event value is not a number",
-    "no timestamp",
-    "{column} is not of type {type}",
-    "the timestamp is not a number",
-    "the timestamp cannot be read as {form}",
-    "the year of the timestamp has two digits (write %y in ratings.timestamp_format)",
-    "the timestamp is before 1970",
-    "the timestamp is 0 or after 2099 (that is no time, or ratings.timestamp_unit is another)",
+TWO_DIGITS = "the year of the timestamp has two digits (write %y in ratings.timestamp_format)"
+BEFORE_1970 = "the timestamp is before 1970"
+SENTINEL = (
+    "the timestamp is 0 or after 2099 (that is no time, or ratings.timestamp_unit is another)"
 )
-TWO_DIGITS, BEFORE_1970, SENTINEL = PROBLEMS[-3:]
 QUOTES_FIX = 'Write "" for each quote inside a quoted field, or set ratings.quotes: false'
 
 
@@ -305,6 +288,72 @@ def time_problem(unit: str, timezone: str | None) -> str:
         return "the timestamp is not a number"
     place = f" in {timezone}" if timezone is not None else ""
     return f"the timestamp cannot be read as {unit}{place}"
+
+
+class Conditions(Protocol):
+    """Conditions on the cells of a row, as an engine writes them: with ~, & and |, never null."""
+
+    def missing(self, role: str) -> Any:
+        """Whether there is nothing but spaces and tabs."""
+
+    def means_nothing(self, role: str) -> Any:
+        """Whether the cell is one of `Layout.null_values`."""
+
+    def longer(self, role: str, most: int) -> Any: ...
+
+    def not_a(self, role: str, kind: str) -> Any:
+        """Whether the cell is missing, or not of this type of `Layout.types`."""
+
+    def broken(self, role: str) -> Any:
+        """Whether there is a line break or a NUL in it."""
+
+    def not_utf8(self, role: str) -> Any: ...
+
+
+def row_problems(
+    layout: Layout, cells: Conditions, *, plain: bool = False
+) -> Iterator[tuple[Any, str]]:
+    """What is wrong with a row but for its time, with the words for it; the first that holds
+    counts. plain: whether the file has nothing that an id must not have."""
+    yield cells.missing("user"), "no user"
+    yield cells.missing("item"), "no item"
+    yield cells.means_nothing("user") | cells.means_nothing("item"), NULL_ID
+    too_long = cells.longer("user", MAX_ID_LENGTH) | cells.longer("item", MAX_ID_LENGTH)
+    yield too_long, f"an id longer than {MAX_ID_LENGTH} characters"
+    if not plain:
+        broken = cells.broken("user") | cells.broken("item")
+        yield broken, "an id with a line break or a NUL in it"
+        yield cells.not_utf8("user") | cells.not_utf8("item"), "an id that is not UTF-8 text"
+    if layout.rating is not None:
+        yield cells.missing("rating"), "no rating"
+        yield cells.not_a("rating", "double"), "the rating is not a number"
+        yield cells.means_nothing("rating"), "no rating"
+    if layout.event_type is not None:
+        missing = cells.missing("event_type") | cells.means_nothing("event_type")
+        yield missing, "no event type"
+        yield cells.broken("event_type"), "an event type with a line break or a NUL in it"
+    if layout.event_value is not None:
+        given = ~(cells.missing("event_value") | cells.means_nothing("event_value"))
+        yield given & cells.not_a("event_value", "double"), "the event value is not a number"
+    if layout.timestamp is not None:
+        yield cells.missing("timestamp") | cells.means_nothing("timestamp"), "no timestamp"
+    for name, kind in layout.types.items():
+        if kind != "string":
+            role = FILTER + name
+            wrong = ~cells.missing(role) & cells.not_a(role, kind)
+            yield wrong, f"{name} is not of type {kind}"
+
+
+def time_problems(
+    seconds: Any, unreadable: Any, unit: str, timezone: str | None
+) -> Iterator[tuple[Any, str]]:
+    """As `row_problems`, of the time. seconds: the time; unreadable: whether it has another form
+    than the unit's."""
+    yield unreadable, time_problem(unit, timezone)
+    if "%Y" in unit:
+        yield seconds < YEAR_100, TWO_DIGITS
+    yield seconds < 0, BEFORE_1970
+    yield (seconds == 0) | (seconds >= FIRST_SENTINEL), SENTINEL
 
 
 def mixed_times(place: str, timestamp: str, unit: str, before: str) -> PreparationError:

@@ -60,7 +60,7 @@ def first_unit(tables: Sequence[Table], layout: Layout, rules: Rules) -> str:
     if layout.timestamp_unit != AUTO:
         return layout.timestamp_unit
     for number, table in enumerate(tables):
-        forms = time_forms(table, number, layout, rules).select(FORM).head(1)
+        forms = time_forms(table, number, layout).select(FORM).head(1)
         first = _collect(forms, tables, rules)
         if first.height:
             return str(first.item())
@@ -70,16 +70,14 @@ def first_unit(tables: Sequence[Table], layout: Layout, rules: Rules) -> str:
 def one_unit(tables: Sequence[Table], layout: Layout, rules: Rules) -> str:
     """The one form that all times have. Raises PreparationError, with the file and the line of the
     first that has another."""
-    forms = pl.concat(
-        time_forms(table, number, layout, rules) for number, table in enumerate(tables)
-    )
+    forms = pl.concat(time_forms(table, number, layout) for number, table in enumerate(tables))
     order = pl.col(FILE).cast(pl.Int64) * _ROWS_OF_A_FILE + pl.col(ROW)
     first = forms.group_by(FORM).agg(order.min().alias("first")).sort("first")
     found = _collect(first, tables, rules).rows()
     if len(found) > 1:
         (form, _), (other, position) = found[:2]
         file, row = divmod(position, _ROWS_OF_A_FILE)
-        its_own = time_forms(tables[file], file, layout, rules).filter(pl.col(ROW) == row)
+        its_own = time_forms(tables[file], file, layout).filter(pl.col(ROW) == row)
         text = _collect(its_own.select("timestamp"), tables, rules).item()
         place = f"{tables[file].opened.name}, {tables[file].place(row)}"
         raise mixed_times(place, text, other, form)

@@ -11,18 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
-from batchrec_dagster.preparation.layout import (
-    BEFORE_1970,
-    FILTER,
-    FIRST_SENTINEL,
-    NULL_ID,
-    SENTINEL,
-    TWO_DIGITS,
-    YEAR_100,
-    Layout,
-    time_problem,
-)
+from batchrec_dagster.preparation.layout import FILTER, Layout, row_problems, time_problems
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, Table
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
@@ -42,23 +31,15 @@ def parsed(table: Table, file: int, layout: Layout, rules: Rules, unit: str) -> 
     """FILE, ROW, TEXT, user, item, SECONDS, event_type, event_value (both as text, null where the
     layout has none), PROBLEM and REASON of every row."""
     none = pl.lit(None, dtype=pl.String)
-    problem = _first(
-        [
-            *_problems(layout, table),
-            *_type_problems(layout, rules),
-            (pl.col(SECONDS).is_null(), time_problem(unit, layout.timezone)),
-            ((pl.col(SECONDS) < YEAR_100) & pl.lit("%Y" in unit), TWO_DIGITS),
-            (pl.col(SECONDS) < 0, BEFORE_1970),
-            ((pl.col(SECONDS) == 0) | (pl.col(SECONDS) >= FIRST_SENTINEL), SENTINEL),
-        ]
-    )
-    seconds = times.seconds(pl.col("timestamp"), unit, layout.timezone)
+    seconds = pl.col(SECONDS)
+    of_time = time_problems(seconds, seconds.is_null(), unit, layout.timezone)
+    problem = _first([*_row_problems(table, layout), *of_time])
     typed_columns = {
         name: typed(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
     }
     return (
         filtered(table.cells(layout.roles), typed_columns, rules)
-        .with_columns(seconds.alias(SECONDS))
+        .with_columns(times.seconds(pl.col("timestamp"), unit, layout.timezone).alias(SECONDS))
         .with_columns(pl.coalesce(FLAW, problem).alias(PROBLEM))
         .select(
             pl.lit(file, pl.UInt32).alias(FILE),
@@ -68,16 +49,16 @@ def parsed(table: Table, file: int, layout: Layout, rules: Rules, unit: str) -> 
             "item",
             SECONDS,
             event_type=none if layout.event_type is None else pl.col("event_type"),
-            event_value=none if layout.event_value is None else _value("event_value", layout),
+            event_value=none if layout.event_value is None else _value(layout),
             problem=PROBLEM,
             reason=pl.coalesce(PROBLEM, _first(_left_out(rules))),
         )
     )
 
 
-def time_forms(table: Table, file: int, layout: Layout, rules: Rules) -> pl.LazyFrame:
+def time_forms(table: Table, file: int, layout: Layout) -> pl.LazyFrame:
     """FILE, ROW, timestamp and FORM of the rows with nothing wrong, and a time in some form."""
-    problem = _first([*_problems(layout, table), *_type_problems(layout, rules)])
+    problem = _first(_row_problems(table, layout))
     return (
         table.cells(layout.roles)
         .filter(pl.coalesce(FLAW, problem).is_null())
@@ -116,40 +97,35 @@ def typed(text: pl.Expr, kind: str) -> pl.Expr:
     return number if kind == "long" else pl.when(number.is_finite()).then(number)
 
 
-def _problems(layout: Layout, table: Table) -> Iterator[Reason]:
-    """What is wrong with a row, but for its time; the first that holds counts."""
-    user, item = pl.col("user"), pl.col("item")
-    yield _missing(user), "no user"
-    yield _missing(item), "no item"
-    yield _null(user, layout) | _null(item, layout), NULL_ID
-    too_long = [ids.str.len_chars() > MAX_ID_LENGTH for ids in (user, item)]
-    yield pl.any_horizontal(too_long), f"an id longer than {MAX_ID_LENGTH} characters"
-    if not table.opened.is_plain:
-        yield _broken(user) | _broken(item), "an id with a line break or a NUL in it"
-        yield _not_utf8(user) | _not_utf8(item), "an id that is not UTF-8 text"
-    if layout.rating is not None:
-        rating = pl.col("rating")
-        yield _missing(rating), "no rating"
-        yield typed(rating, "double").is_null(), "the rating is not a number"
-        yield _null(rating, layout), "no rating"
-    if layout.event_type is not None:
-        event_type = pl.col("event_type")
-        yield _missing(event_type) | _null(event_type, layout), "no event type"
-        yield _broken(event_type), "an event type with a line break or a NUL in it"
-    if layout.event_value is not None:
-        value = _value("event_value", layout)
-        not_a_number = typed(value, "double").is_null()
-        yield value.is_not_null() & not_a_number, "the event value is not a number"
-    if layout.timestamp is not None:
-        time = pl.col("timestamp")
-        yield _missing(time) | _null(time, layout), "no timestamp"
+@dataclass(frozen=True)
+class _Cells:
+    """The conditions of `row_problems`."""
+
+    layout: Layout
+
+    def missing(self, role: str) -> pl.Expr:
+        text = pl.col(role)
+        return text.is_null() | (text.str.strip_chars(_BLANKS) == "")
+
+    def means_nothing(self, role: str) -> pl.Expr:
+        found = pl.col(role).str.strip_chars(" ").is_in(self.layout.null_values)
+        return found.fill_null(value=False)
+
+    def longer(self, role: str, most: int) -> pl.Expr:
+        return pl.col(role).str.len_chars() > most
+
+    def not_a(self, role: str, kind: str) -> pl.Expr:
+        return typed(pl.col(role), kind).is_null()
+
+    def broken(self, role: str) -> pl.Expr:
+        return pl.col(role).str.contains(r"[\n\r\x00]")
+
+    def not_utf8(self, role: str) -> pl.Expr:
+        return pl.col(role).str.contains("\ufffd", literal=True)
 
 
-def _type_problems(layout: Layout, rules: Rules) -> Iterator[Reason]:
-    for name in layout.types if rules.filter else ():
-        cell, kind = pl.col(FILTER + name), layout.types[name]
-        if kind != "string":
-            yield ~_missing(cell) & typed(cell, kind).is_null(), f"{name} is not of type {kind}"
+def _row_problems(table: Table, layout: Layout) -> Iterator[Reason]:
+    return row_problems(layout, _Cells(layout), plain=table.opened.is_plain)
 
 
 def _left_out(rules: Rules) -> Iterator[Reason]:
@@ -165,25 +141,10 @@ def _first(reasons: Iterable[Reason]) -> pl.Expr:
     return pl.coalesce(*texts, pl.lit(None, dtype=pl.String))
 
 
-def _missing(text: pl.Expr) -> pl.Expr:
-    return text.is_null() | (text.str.strip_chars(_BLANKS) == "")
-
-
-def _null(text: pl.Expr, layout: Layout) -> pl.Expr:
-    return text.str.strip_chars(" ").is_in(layout.null_values)
-
-
-def _value(role: str, layout: Layout) -> pl.Expr:
-    trimmed = pl.col(role).str.strip_chars(_BLANKS)
-    return pl.when((trimmed != "") & ~_null(pl.col(role), layout)).then(trimmed)
-
-
-def _broken(text: pl.Expr) -> pl.Expr:
-    return text.str.contains(r"[\n\r\x00]")
-
-
-def _not_utf8(text: pl.Expr) -> pl.Expr:
-    return text.str.contains("\ufffd", literal=True)
+def _value(layout: Layout) -> pl.Expr:
+    cells = _Cells(layout)
+    given = ~(cells.missing("event_value") | cells.means_nothing("event_value"))
+    return pl.when(given).then(pl.col("event_value").str.strip_chars(_BLANKS))
 
 
 EXAMPLES = 5

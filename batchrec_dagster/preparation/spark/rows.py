@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812
 
 from batchrec_dagster.preparation.layout import (
-    BEFORE_1970,
     FILTER,
-    FIRST_SENTINEL,
-    NULL_ID,
-    SENTINEL,
-    TWO_DIGITS,
-    YEAR_100,
     Layout,
     PreparationError,
-    time_problem,
+    row_problems,
+    time_problems,
 )
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 from batchrec_dagster.preparation.spark import times
@@ -43,7 +39,6 @@ def for_spark(condition: str) -> str:
 
 
 SECONDS, PROBLEM, REASON, FORM = "seconds", "problem", "reason", "form"
-MAX_ID_LENGTH = 256
 Reason = tuple[Column, str]
 _PACKED, _IN_FILTER = " row", " in filter"
 _NUMBER = r"^[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\z"
@@ -53,8 +48,8 @@ def parsed(cells: DataFrame, layout: Layout, rules: Rules) -> DataFrame:
     """ROW, user, item, timestamp, event_type, event_value of every row; PROBLEM, what is wrong with
     it but for its time; REASON, why it is left out if nothing is wrong with it."""
     none = F.lit(None).cast("string")
-    problem = _first([*_problems(layout), *_type_problems(layout, rules)])
-    value = _value("event_value", layout) if layout.event_value is not None else none
+    problem = _first(row_problems(layout, _Cells(layout)))
+    value = _value(layout) if layout.event_value is not None else none
     return _filtered(cells, layout, rules).select(
         ROW,
         role("user").alias("user"),
@@ -69,13 +64,9 @@ def parsed(cells: DataFrame, layout: Layout, rules: Rules) -> DataFrame:
 
 def timed(rows: DataFrame, unit: str, timezone: str | None) -> DataFrame:
     """The same rows with SECONDS in place of the timestamp, and PROBLEM and REASON complete."""
-    problem = F.coalesce(
-        F.col(PROBLEM),
-        F.when(F.col(SECONDS).isNull(), time_problem(unit, timezone))
-        .when((F.col(SECONDS) < YEAR_100) & F.lit("%Y" in unit), TWO_DIGITS)
-        .when(F.col(SECONDS) < 0, BEFORE_1970)
-        .when((F.col(SECONDS) == 0) | (F.col(SECONDS) >= FIRST_SENTINEL), SENTINEL),
-    )
+    seconds = F.col(SECONDS)
+    of_time = _first(time_problems(seconds, seconds.isNull(), unit, timezone))
+    problem = F.coalesce(F.col(PROBLEM), of_time)
     return (
         rows.withColumn(SECONDS, times.seconds(F.col("timestamp"), unit, timezone))
         .drop("timestamp")
@@ -127,39 +118,31 @@ def _typed(text: Column, kind: str) -> Column:
     return F.when(plain.rlike(_NUMBER) & (F.abs(number) < float("inf")), number)
 
 
-def _problems(layout: Layout) -> Iterator[Reason]:
-    """What is wrong with a row, but for its time; the first that holds counts."""
-    user, item = role("user"), role("item")
-    yield _missing(user), "no user"
-    yield _missing(item), "no item"
-    yield _null(user, layout) | _null(item, layout), NULL_ID
-    too_long = (F.length(user) > MAX_ID_LENGTH) | (F.length(item) > MAX_ID_LENGTH)
-    yield too_long, f"an id longer than {MAX_ID_LENGTH} characters"
-    yield _broken(user) | _broken(item), "an id with a line break or a NUL in it"
-    yield user.contains("\ufffd") | item.contains("\ufffd"), "an id that is not UTF-8 text"
-    if layout.rating is not None:
-        rating = role("rating")
-        yield _missing(rating), "no rating"
-        yield _typed(rating, "double").isNull(), "the rating is not a number"
-        yield _null(rating, layout), "no rating"
-    if layout.event_type is not None:
-        event_type = role("event_type")
-        yield _missing(event_type) | _null(event_type, layout), "no event type"
-        yield _broken(event_type), "an event type with a line break or a NUL in it"
-    if layout.event_value is not None:
-        value = _value("event_value", layout)
-        not_a_number = value.isNotNull() & _typed(value, "double").isNull()
-        yield not_a_number, "the event value is not a number"
-    if layout.timestamp is not None:
-        time = role("timestamp")
-        yield _missing(time) | _null(time, layout), "no timestamp"
+@dataclass(frozen=True)
+class _Cells:
+    """The conditions of `row_problems`."""
 
+    layout: Layout
 
-def _type_problems(layout: Layout, rules: Rules) -> Iterator[Reason]:
-    for name, kind in layout.types.items() if rules.filter else ():
-        cell = role(FILTER + name)
-        if kind != "string":
-            yield ~_missing(cell) & _typed(cell, kind).isNull(), f"{name} is not of type {kind}"
+    def missing(self, name: str) -> Column:
+        return role(name).isNull() | (F.length(times.trimmed(role(name))) == 0)
+
+    def means_nothing(self, name: str) -> Column:
+        found = F.trim(role(name)).isin(list(self.layout.null_values))
+        return F.coalesce(found, F.lit(False))
+
+    def longer(self, name: str, most: int) -> Column:
+        return F.length(role(name)) > most
+
+    def not_a(self, name: str, kind: str) -> Column:
+        return _typed(role(name), kind).isNull()
+
+    def broken(self, name: str) -> Column:
+        text = role(name)
+        return text.contains("\n") | text.contains("\r") | text.contains("\x00")
+
+    def not_utf8(self, name: str) -> Column:
+        return role(name).contains("\ufffd")
 
 
 def _left_out(rules: Rules) -> Iterator[Reason]:
@@ -177,18 +160,7 @@ def _first(reasons: Iterable[Reason]) -> Column:
     return found
 
 
-def _missing(text: Column) -> Column:
-    return text.isNull() | (F.length(times.trimmed(text)) == 0)
-
-
-def _null(text: Column, layout: Layout) -> Column:
-    return F.coalesce(F.trim(text).isin(list(layout.null_values)), F.lit(False))
-
-
-def _value(name: str, layout: Layout) -> Column:
-    trimmed = times.trimmed(role(name))
-    return F.when((F.length(trimmed) > 0) & ~_null(role(name), layout), trimmed)
-
-
-def _broken(text: Column) -> Column:
-    return text.contains("\n") | text.contains("\r") | text.contains("\x00")
+def _value(layout: Layout) -> Column:
+    cells = _Cells(layout)
+    given = ~(cells.missing("event_value") | cells.means_nothing("event_value"))
+    return F.when(given, times.trimmed(role("event_value")))
