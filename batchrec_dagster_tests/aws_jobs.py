@@ -33,7 +33,18 @@ TASK = Task(
     "s3://shop/users.parquet",
     "s3://shop/work",
 )
-DONE = Done(3, 2, {"no user": 1}, ["line 2: no user"], "s", 2, 0, 1, 10, 20, "abc")
+DONE = Done(
+    rows_read=3,
+    left_out={"no user": 1},
+    bad_row_examples=["line 2: no user"],
+    timestamp_unit="s",
+    users=2,
+    users_with_two=0,
+    items=1,
+    earliest=10,
+    latest=20,
+    sha256="abc",
+)
 
 
 class Storage(StorageResource):

@@ -22,8 +22,8 @@ def interactions(users: int, each: int, *, time: int = 1_500_000_000) -> pl.Lazy
 
 
 def enough(interactions: pl.LazyFrame) -> checks.Checked:
-    counts = count_rows(interactions)
-    return checks.enough_interactions(counts.rows, counts.users, counts.users_with_two)
+    counts, rows = count_rows(interactions), interactions.select(pl.len()).collect().item()
+    return checks.enough_interactions(rows, counts.users, counts.users_with_two)
 
 
 def plausible(interactions: pl.LazyFrame, unit: str) -> checks.Checked:

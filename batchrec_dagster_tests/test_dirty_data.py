@@ -17,9 +17,8 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
-from batchrec_dagster.preparation.polars.typed_scan import Preparation
 from batchrec_dagster.preparation.recognition import Reading
-from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.rules import Preparation, Rules
 
 LAYOUT = Layout(",", "user", "item", "rating", "time")
 HEADER = "user,item,rating,time,title\n"

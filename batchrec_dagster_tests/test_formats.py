@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from batchrec_dagster.preparation.layout import NULL_VALUES, Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Ratings, opened
-from batchrec_dagster.preparation.polars.typed_scan import Preparation
 from batchrec_dagster.preparation.recognition import Reading
-from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.rules import Preparation, Rules
 
 NOON = datetime(2020, 1, 2, 12, 0, 5, tzinfo=UTC)
 SECONDS = int(NOON.timestamp())

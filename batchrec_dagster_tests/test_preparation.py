@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
-from batchrec_dagster.preparation.polars.typed_scan import Preparation
 from batchrec_dagster.preparation.recognition import Reading
-from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
+from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Preparation, Rules
 from batchrec_dagster.preparation.users import distinct_users
 
 COMMA = Layout(",", "userId", "movieId", "rating", "timestamp")

@@ -211,17 +211,8 @@ def play(pipes: PipesContext, store: ObjectStore, folder: Path, counts: Mapping[
     last_times(folder / "interactions.csv").write_parquet(folder / "users.parquet")
     store.put(task.users, folder / "users.parquet")
     sha256 = hashlib.sha256((folder / "interactions.csv").read_bytes()).hexdigest()
-    told = Done(
-        done.rows_read,
-        done.rows_kept,
-        done.left_out,
-        done.bad_row_examples,
-        done.timestamp_unit,
-        **counts,
-        earliest=1_500_000_000,
-        latest=1_510_000_000,
-        sha256=sha256,
-    )
+    of_times = {"earliest": 1_500_000_000, "latest": 1_510_000_000}
+    told = Done.from_json({**vars(done), **counts, **of_times, "sha256": sha256})
     pipes.report_custom_message({"done": told.to_json()})
 
 

@@ -20,7 +20,6 @@ from batchrec_dagster.preparation.polars import prepare as local
 from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import opened
-from batchrec_dagster.preparation.polars.typed_scan import Preparation
 from batchrec_dagster.preparation.recognition import Reading
 from batchrec_dagster.preparation.rules import (
     BEFORE_WINDOW,
@@ -30,6 +29,7 @@ from batchrec_dagster.preparation.rules import (
     FEW_OF_USER,
     NOT_IN_FILTER,
     NOT_LATEST,
+    Preparation,
     Rules,
 )
 from batchrec_dagster.preparation.spark.task import Task

@@ -29,12 +29,11 @@ from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Ratings, first_unit, opened
 from batchrec_dagster.preparation.polars.rows import typed
-from batchrec_dagster.preparation.polars.typed_scan import Preparation
 from batchrec_dagster.preparation.recognition import Reading
-from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Rules
+from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, Counts, Preparation, Rules
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import hide_query
-from batchrec_dagster.preparation.users import Counts, count_rows
+from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.reporting.terminal import Column as TableColumn
 from batchrec_dagster.reporting.terminal import Section, plain, render
 from batchrec_dagster.steps.checks import Checked, enough_interactions, timestamps_plausible

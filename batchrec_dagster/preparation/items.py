@@ -41,8 +41,8 @@ from batchrec_dagster.preparation.layout import (
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, check_width
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.tables import SHOWN, damaged
-from batchrec_dagster.preparation.polars.typed_scan import BadRows
 from batchrec_dagster.preparation.recognition import file_format
+from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
 
 EXAMPLES = 5

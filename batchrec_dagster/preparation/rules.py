@@ -1,8 +1,9 @@
-"""Which rows become interactions: the same for every engine, as plain JSON."""
+"""Which rows become interactions, and what became of them: the same for every engine, as plain
+JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,8 @@ DUPLICATE = "duplicate of an earlier row"
 NOT_LATEST = "not the latest of its user and item"
 FEW_OF_USER = "fewer than min_interactions_per_user"
 FEW_OF_ITEM = "fewer than min_interactions_per_item"
+# By the rules on a single row.
+LEFT_OUT_BY_RULES = (BELOW_MIN_RATING, NOT_IN_FILTER)
 
 # Personalize's filters on interactions go by event type, so that a column is needed even where
 # every row has the same.
@@ -70,3 +73,49 @@ class Rules:
             )
         if bad == rows:
             raise PreparationError(f"no row can be read; {examples[0]}")
+
+
+@dataclass(frozen=True)
+class BadRows:
+    """Rows that could not be read: how many for each reason, and the first few of them."""
+
+    counts: Mapping[str, int]
+    examples: Sequence[str]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What became of the files. Counts are rows, without blank lines; `left_out` is by reason."""
+
+    rows_read: int
+    left_out: Mapping[str, int]
+    bad_row_examples: Sequence[str]
+    timestamp_unit: str
+
+    @property
+    def rows_kept(self) -> int:
+        return self.rows_read - sum(self.left_out.values())
+
+    @property
+    def bad(self) -> BadRows:
+        """The rows with something wrong, not those that a rule leaves out."""
+        counts = {r: n for r, n in self.left_out.items() if r not in LEFT_OUT_BY_RULES}
+        return BadRows(counts, self.bad_row_examples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What is in the interactions: users, those of them with two or more, and items; the first and
+    the last time, in epoch seconds, None where there are no rows; the kinds of event, 0 without the
+    column."""
+
+    users: int
+    users_with_two: int
+    items: int
+    earliest: int | None
+    latest: int | None
+    event_types: int = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import polars as pl
 
@@ -21,6 +20,7 @@ from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_f
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, ParquetTable, Table
 from batchrec_dagster.preparation.recognition import file_format
+from batchrec_dagster.preparation.rules import Counts
 from batchrec_dagster.storage.durable import temporary_folder
 
 # Rows of which Polars' streaming unique holds in a few hundred megabytes; rows of a piece.
@@ -122,21 +122,6 @@ def _check(table: Table, rows: pl.LazyFrame, null_values: Sequence[str]) -> None
         )
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Rows; users, those of them with two interactions or more, and items; the first and the last
-    time, in epoch seconds, None where there are no rows; the kinds of event, 0 without the column.
-    """
-
-    rows: int
-    users: int
-    users_with_two: int
-    items: int
-    earliest: int | None
-    latest: int | None
-    event_types: int = 0
-
-
 def count_rows(interactions: pl.LazyFrame) -> Counts:
     """Polars' own streaming group_by, of as many users as there may be, takes three times the
     memory."""
@@ -157,7 +142,6 @@ def count_rows(interactions: pl.LazyFrame) -> Counts:
     interactions.select(wanted).sink_batches(take, chunk_size=PIECE)
     lengths = users.lengths()
     return Counts(
-        rows=int(lengths.sum()),
         users=len(lengths),
         users_with_two=int((lengths > 1).sum()),
         items=len(items.lengths()),

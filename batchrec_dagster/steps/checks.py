@@ -21,7 +21,7 @@ from batchrec_dagster.personalize.schemas import (
     MIN_USERS_WITH_TWO_INTERACTIONS,
 )
 from batchrec_dagster.preparation.layout import EXCEL_DAYS, NO_TIMES
-from batchrec_dagster.preparation.polars.typed_scan import BadRows
+from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.steps.records import ModelRecord
 
 # Earlier times mean the wrong unit. Up to a day in the future may be a clock that is wrong.

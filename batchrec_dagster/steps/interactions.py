@@ -20,11 +20,11 @@ from batchrec_dagster.personalize.schemas import csv_types, interactions_columns
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Ratings, opened
-from batchrec_dagster.preparation.polars.typed_scan import BadRows, Preparation
+from batchrec_dagster.preparation.rules import BadRows, Counts, Preparation
 from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, format_of
 from batchrec_dagster.preparation.sources.source import SourceError
-from batchrec_dagster.preparation.spark.task import Done, SourceFile, Task
-from batchrec_dagster.preparation.users import Counts, count_rows
+from batchrec_dagster.preparation.spark.task import SourceFile, Task
+from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps.checks import (
     Checked,
     enough_interactions,
@@ -182,8 +182,8 @@ class PreparedInteractions:
 
     value: Path | Prepared
     version: str
-    result: Preparation | Done
-    counts: Counts | Done
+    result: Preparation
+    counts: Counts
     sample: pl.DataFrame
     event_value: bool
     job: Mapping[str, Any]
@@ -227,7 +227,7 @@ def _prepare_here(
     pipeline = work.pipeline
     written, users = folder / "interactions.csv", folder / "users.parquet"
     engine = spark_engine(pipeline.preparation)
-    result: Preparation | Done
+    result: Preparation
     job: Mapping[str, Any] = {}
     if engine is None:
         with opened(files, pipeline.ratings.reading, pipeline.rules) as ratings:

@@ -18,10 +18,8 @@ from batchrec_dagster.personalize.schemas import (
 )
 from batchrec_dagster.pipeline.declare_asset import PREPARED, asset, preview, sample, table_facts
 from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf, published
-from batchrec_dagster.preparation.polars.typed_scan import Preparation
-from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.rules import Preparation, Rules
 from batchrec_dagster.preparation.sources.source import hide_query
-from batchrec_dagster.preparation.spark.task import Done
 from batchrec_dagster.reporting.markdown import table
 from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
 from batchrec_dagster.steps.raw_files import RawRecord
@@ -99,7 +97,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     return interactions
 
 
-def _log(context: dg.AssetExecutionContext, result: Preparation | Done, seconds: float) -> None:
+def _log(context: dg.AssetExecutionContext, result: Preparation, seconds: float) -> None:
     context.log.info(
         f"kept {result.rows_kept:,} of {result.rows_read:,} rows in {seconds:.1f} s"
         f" ({result.rows_read / seconds:,.0f} rows a second)"

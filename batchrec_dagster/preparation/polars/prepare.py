@@ -37,7 +37,6 @@ from batchrec_dagster.preparation.polars.rows import (
 )
 from batchrec_dagster.preparation.polars.tables import ROW, SHOWN, TEXT, Table
 from batchrec_dagster.preparation.polars.typed_scan import (
-    Preparation,
     write_clean,
     written,
     written_columns,
@@ -49,7 +48,7 @@ from batchrec_dagster.preparation.recognition import (
     find_out,
     open_table,
 )
-from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.rules import Preparation, Rules
 from batchrec_dagster.storage.durable import temporary_folder
 
 _ROWS_OF_A_FILE = 1 << 40

@@ -5,8 +5,7 @@ Any oddity, and `rows` diagnoses the rows instead. For clean files both write th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -36,44 +35,13 @@ from batchrec_dagster.preparation.polars.tables import Table
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
     EVENT_TYPE_VALUE,
+    LEFT_OUT_BY_RULES,
     NOT_IN_FILTER,
+    Preparation,
     Rules,
 )
 
 _ODD = "odd"
-LEFT_OUT_BY_RULES = (BELOW_MIN_RATING, NOT_IN_FILTER)
-
-
-@dataclass(frozen=True)
-class BadRows:
-    """Rows that could not be read: how many for each reason, and the first few of them."""
-
-    counts: Mapping[str, int]
-    examples: tuple[str, ...]
-
-    @property
-    def total(self) -> int:
-        return sum(self.counts.values())
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What became of the files. Counts are rows, without blank lines; `left_out` is by reason."""
-
-    rows_read: int
-    left_out: Mapping[str, int]
-    bad_row_examples: tuple[str, ...]
-    timestamp_unit: str
-
-    @property
-    def rows_kept(self) -> int:
-        return self.rows_read - sum(self.left_out.values())
-
-    @property
-    def bad(self) -> BadRows:
-        """The rows with something wrong, not those that a rule leaves out."""
-        counts = {r: n for r, n in self.left_out.items() if r not in LEFT_OUT_BY_RULES}
-        return BadRows(counts, self.bad_row_examples)
 
 
 def write_clean(

@@ -158,7 +158,6 @@ def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger)
     _write_users(files, each, task)
     return Done(
         rows_read=rows_read,
-        rows_kept=count,
         left_out=dict(Counter(left_out) + Counter(row_filter.left_out)),
         bad_row_examples=examples,
         timestamp_unit=unit,

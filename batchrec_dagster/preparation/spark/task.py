@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.rules import Counts, Preparation, Rules
 from batchrec_dagster.preparation.sources.limits import Limits
 
 
@@ -52,22 +52,11 @@ class Task:
         )
 
 
-@dataclass(frozen=True)
-class Done:
-    """What became of the files. Counts are rows; `sha256` is that of the CSV; times in seconds."""
+@dataclass(frozen=True, kw_only=True)
+class Done(Preparation, Counts):
+    """What became of the files; `sha256` is that of the CSV."""
 
-    rows_read: int
-    rows_kept: int
-    left_out: Mapping[str, int]
-    bad_row_examples: Sequence[str]
-    timestamp_unit: str
-    users: int
-    users_with_two: int
-    items: int
-    earliest: int | None
-    latest: int | None
     sha256: str
-    event_types: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
