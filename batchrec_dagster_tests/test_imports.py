@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from batchrec_dagster.steps.spark_on_aws import MODULES
 from batchrec_dagster_tests.support import Project, declaration, definitions
 
 # Each is imported where it is used.
@@ -33,6 +34,19 @@ def test_loading_pipelines_imports_nothing_that_only_steps_use() -> None:
         check=True,
     )
     assert set(done.stdout.split()) & HEAVY == set()
+
+
+@pytest.mark.slow
+def test_the_spark_job_needs_nothing_that_only_the_local_engine_has() -> None:
+    code = (
+        "import sys; sys.modules['polars'] = sys.modules['dagster'] = None;"
+        "import batchrec_dagster.preparation.spark.job;"
+        "print(*(name for name in sys.modules if name.startswith('batchrec_dagster.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    uploaded = {name.removesuffix("/__init__.py").removesuffix(".py") for name in MODULES}
+    found = {name.partition(".")[2].replace(".", "/") for name in done.stdout.split()}
+    assert {name for name in found if "spark" not in name} <= uploaded
 
 
 def test_pipelines_share_the_schemas_and_types_that_dagster_would_make_for_each(

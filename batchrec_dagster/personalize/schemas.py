@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
+if TYPE_CHECKING:
+    import polars as pl
 
 NAMESPACE = "com.amazonaws.personalize.schema"
 INTERACTIONS, ITEMS, USERS = "INTERACTIONS", "ITEMS", "USERS"
@@ -264,12 +265,16 @@ def interactions_columns(*, event_type: bool, event_value: bool = False) -> list
 
 def csv_types(columns: Iterable[str]) -> dict[str, pl.DataType]:
     """The types of the CSV's columns: ids are text, whatever they look like."""
+    import polars as pl  # Spark on AWS imports this module, and has no Polars.
+
     types: dict[str, pl.DataType] = {TIMESTAMP: pl.Int64(), EVENT_VALUE: pl.Float64()}
     return {column: types.get(column, pl.String()) for column in columns}
 
 
 def scan_interactions(source: Path | io.BytesIO) -> pl.LazyFrame:
     """The CSV's rows, whatever columns it has: ids are text, whatever they look like."""
+    import polars as pl
+
     types = csv_types(interactions_columns(event_type=True, event_value=True))
     return pl.scan_csv(source, schema_overrides=types, glob=False)
 
