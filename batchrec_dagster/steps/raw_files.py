@@ -269,24 +269,19 @@ def _digest(lines: Sequence[str]) -> str:
 PATHS = ("dagster/uri", "path", "uri")
 
 
-@dataclass(frozen=True)
-class LoadedRows(ResultFile):
+def _loaded_rows(text: str, version: str, load: Callable[[], Any]) -> ResultFile:
     """The rows of an asset, loaded by its IO manager when they are copied."""
 
-    load: Callable[[], Any] = field(repr=False)
-
-    def files(self, context: SourceContext) -> list[FoundFile]:
-        del context
-        return self.found(f"{safe_filename(self.text)}.parquet")
-
-    def write(self, path: Path, context: SourceContext) -> None:
+    def write(path: Path, context: SourceContext) -> None:
         try:
-            _table(self.load()).write_parquet(path)
+            _table(load()).write_parquet(path)
         except Exception as error:  # An IO manager can raise anything.
             raise FileError(
                 f"its IO manager cannot load it as a table ({type(error).__name__}: {error}):"
                 " return a frame, a table or a path, or let its metadata name the file: path"
             ) from error
+
+    return ResultFile(text, version, f"{safe_filename(text)}.parquet", write)
 
 
 def found_upstream(source: Source, context: dg.AssetExecutionContext) -> Source:
@@ -323,7 +318,7 @@ def found_upstream(source: Source, context: dg.AssetExecutionContext) -> Source:
             allow_retries=False,
         )
     version = (made.tags or {}).get("dagster/data_version") or event.run_id
-    return LoadedRows(source.text, version, lambda: context.load_asset_value(key))
+    return _loaded_rows(source.text, version, lambda: context.load_asset_value(key))
 
 
 def _definition(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Mapping[str, Any] | None:

@@ -98,7 +98,10 @@ class Database(Source):
                 _write(self.url, self.version_sql, setting, path)
                 version = repr(pl.read_parquet(path).head(VERSION_ROWS).rows())
         digest = hashlib.sha256(f"{self.sql}\n{version}".encode()).hexdigest()
-        return _Rows(self.text, digest, self).found(FILENAME)
+        return ResultFile(self.text, digest, FILENAME, self._write).files(context)
+
+    def _write(self, path: Path, context: SourceContext) -> None:
+        _write(self.url, self.sql, self.setting, path)
 
     @property
     def url(self) -> str:
@@ -110,15 +113,6 @@ class Database(Source):
                 " URL, such as postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
             )
         return url
-
-
-@dataclass(frozen=True)
-class _Rows(ResultFile):
-    database: Database
-
-    def write(self, path: Path, context: SourceContext) -> None:
-        query = self.database
-        _write(query.url, query.sql, query.setting, path)
 
 
 def parse_database(text: str) -> str:

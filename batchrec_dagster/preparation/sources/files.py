@@ -14,7 +14,6 @@ from urllib.parse import unquote, urlsplit
 
 from batchrec_dagster.preparation.sources.download import download, look_up
 from batchrec_dagster.preparation.sources.lake_tables import (
-    LakeTable,
     refuse_table_above,
     refuse_tables,
     table_in,
@@ -24,6 +23,7 @@ from batchrec_dagster.preparation.sources.source import (
     FileError,
     FoundFile,
     Look,
+    ResultFile,
     Source,
     SourceContext,
     naming,
@@ -280,7 +280,7 @@ class Folder(Source):
         with naming(self.shown):
             there = sorted(self._all(context), key=lambda pair: pair[0])
             if self.pattern == "**" and (table := self._table([p for p, _ in there], context)):
-                return table.found("table.parquet")
+                return table.files(context)
             files = [
                 (path, file)
                 for path, file in there
@@ -305,7 +305,7 @@ class Folder(Source):
             found[filename] = FoundFile(listed, filename, fingerprint)
         return list(found.values())
 
-    def _table(self, paths: Sequence[str], context: SourceContext) -> LakeTable | None:
+    def _table(self, paths: Sequence[str], context: SourceContext) -> ResultFile | None:
         """The table that the folder is, if it is one."""
         folder = self.root.rstrip("/")
         if folder.startswith("s3://"):

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import polars as pl
@@ -41,35 +41,37 @@ _ICEBERG = {
 }
 
 
-@dataclass(frozen=True)
-class LakeTable(ResultFile):
-    """The rows of the table at `address`, as of one snapshot; `version` names it. The address of
-    an Iceberg table is that of its metadata file."""
+Scan = Callable[[dict[str, str] | None], pl.LazyFrame]
 
-    kind: str
-    address: str
 
-    def write(self, path: Path, context: SourceContext) -> None:
-        options = _s3_options(self.address, context)
-        with _explained(self.kind):
-            if self.kind == DELTA:
-                from deltalake import DeltaTable
+def _result(text: str, version: str, kind: str, address: str, scan: Scan) -> ResultFile:
+    """The rows of the table at the address, as of the one snapshot that `version` names. scan:
+    from the options of S3."""
 
-                number = int(self.version.rpartition(" ")[2])
-                table = DeltaTable(self.address, version=number, storage_options=options)
-                rows = pl.scan_delta(table, storage_options=options)
-            else:
-                # A metadata file is never changed.
-                rows = pl.scan_iceberg(self.address, storage_options=_iceberg(options))
-            with warnings.catch_warnings():
-                # Of a faster planner, which is another package.
-                warnings.simplefilter("ignore", pl.exceptions.PerformanceWarning)
-                rows.sink_parquet(path)
+    def write(path: Path, context: SourceContext) -> None:
+        with _explained(kind), warnings.catch_warnings():
+            # Of a faster planner, which is another package.
+            warnings.simplefilter("ignore", pl.exceptions.PerformanceWarning)
+            scan(_s3_options(address, context)).sink_parquet(path)
+
+    return ResultFile(text, version, "table.parquet", write)
+
+
+def _scan_delta(folder: str, number: int, options: dict[str, str] | None) -> pl.LazyFrame:
+    from deltalake import DeltaTable
+
+    table = DeltaTable(folder, version=number, storage_options=options)
+    return pl.scan_delta(table, storage_options=options)
+
+
+def _scan_iceberg(address: str, options: dict[str, str] | None) -> pl.LazyFrame:
+    # A metadata file is never changed.
+    return pl.scan_iceberg(address, storage_options=_iceberg(options))
 
 
 def table_in(
     text: str, folder: str, files: Iterable[str], context: SourceContext
-) -> LakeTable | None:
+) -> ResultFile | None:
     """The table whose folder this is, None if it is none. `files`: the paths in it of all files.
     Raises FileError."""
     options = _s3_options(folder, context)
@@ -83,8 +85,9 @@ def table_in(
                 from deltalake import DeltaTable
 
                 table = DeltaTable(folder, storage_options=options)
-                version = f"{table.metadata().id} {table.version()}"
-                return LakeTable(text, version, kind, folder)
+                number = table.version()
+                scan: Scan = partial(_scan_delta, folder, number)
+                return _result(text, f"{table.metadata().id} {number}", kind, folder, scan)
             from pyiceberg.table import StaticTable
 
             hinted = any(str(name) == f"{log}/{_HINT}" for name in names)
@@ -92,7 +95,8 @@ def table_in(
             address = f"{folder}/{log}/{newest}"
             metadata = StaticTable.from_metadata(address, _iceberg(options)).metadata
             version = f"{metadata.table_uuid} {metadata.current_snapshot_id} {newest}"
-            return LakeTable(text, version, kind, address)
+            scan = partial(_scan_iceberg, address)
+            return _result(text, version, kind, address, scan)
     return None
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,35 +98,27 @@ class FileQuery(Source):
         for name, files in tables.items():
             parts += [f"{name} {file.file.shown} {file.fingerprint}" for file in files]
         version = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-        return _QueryResult(self.shown, version, self, tables).found(FILENAME)
+        write = partial(self._write, tables)
+        return ResultFile(self.shown, version, FILENAME, write).files(context)
 
-
-@dataclass(frozen=True)
-class _QueryResult(ResultFile):
-    query: FileQuery
-    tables: Mapping[str, Sequence[FoundFile]]
-
-    @property
-    def shown(self) -> str:
-        return self.text
-
-    def write(self, path: Path, context: SourceContext) -> None:
+    def _write(
+        self, found: Mapping[str, Sequence[FoundFile]], path: Path, context: SourceContext
+    ) -> None:
         with temporary_folder() as folder, ExitStack() as stack:
             tables = {
                 table: [
                     self._opened(file, folder / table / str(number), context, stack)
                     for number, file in enumerate(files)
                 ]
-                for table, files in self.tables.items()
+                for table, files in found.items()
             }
-            _run(self.query, tables, path, folder)
-        for files in self.tables.values():
-            for file in files:
-                if file.file.changed(context):
-                    raise FileError(
-                        f"{file.file.shown} changed while {self.query.setting} read it: try again"
-                        " when it is complete"
-                    )
+            _run(self, tables, path, folder)
+        for file in (file for files in found.values() for file in files):
+            if file.file.changed(context):
+                raise FileError(
+                    f"{file.file.shown} changed while {self.setting} read it: try again when it is"
+                    " complete"
+                )
 
     def _opened(
         self, found: FoundFile, folder: Path, context: SourceContext, stack: ExitStack
@@ -135,7 +128,7 @@ class _QueryResult(ResultFile):
         unpacked.mkdir(parents=True)
         try:
             file = RawFile(path, found.file.shown)
-            opened = open_file(file, self.query.form.encoding, unpacked)
+            opened = open_file(file, self.form.encoding, unpacked)
         except PreparationError as error:
             raise FileError(str(error)) from error
         links = folder.joinpath("link", *partitions(found.file.shown))

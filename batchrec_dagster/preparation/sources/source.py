@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -232,17 +232,15 @@ ONLY_A_RUN = "an asset is read by a run, as the source of ratings or items: name
 
 @dataclass(frozen=True)
 class ResultFile(File):
-    """Rows that `write` puts into a Parquet file; `version` changes when they may have changed."""
+    """Rows that `write` puts into a Parquet file, or raises FileError; `version` changes when they
+    may have changed."""
 
     version: str
+    filename: str
+    write: Callable[[Path, SourceContext], None] = field(repr=False, compare=False)
 
-    @abstractmethod
-    def write(self, path: Path, context: SourceContext) -> None:
-        """Write the Parquet file. Raises FileError."""
-
-    def found(self, filename: str) -> list[FoundFile]:
-        """The one file that a source of it has."""
-        return [FoundFile(self, filename, self.version)]
+    def files(self, context: SourceContext) -> list[FoundFile]:
+        return [FoundFile(self, self.filename, self.version)]
 
     def look(self, context: SourceContext) -> Look:
         return Look(None, self.version)
