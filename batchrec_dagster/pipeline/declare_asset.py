@@ -64,6 +64,7 @@ def asset(
         key = pipeline.asset_key(name or function.__name__)
         parameters = inspect.signature(function).parameters
         inputs = set(parameters) - {*OWN}
+        resources = [resource for name, resource in RESOURCES.items() if name in parameters]
         decorated = dg.asset(
             key=key,
             ins={one: dg.AssetIn(key=pipeline.asset_key(one)) for one in inputs},
@@ -86,11 +87,7 @@ def asset(
                 **({STORAGE_KEY: storage_key} if storage_key else {}),
             },
             check_specs=specs(key, **(checks or {})),
-            required_resource_keys={
-                pipeline.resource_key(resource)
-                for name, resource in RESOURCES.items()
-                if name in parameters
-            },
+            required_resource_keys={pipeline.resource_key(one) for one in resources},
         )(_with_resources(pipeline, function))
         assert isinstance(decorated, dg.AssetsDefinition)
         return decorated
