@@ -68,7 +68,7 @@ class S3Server:
         return _client(self, keys)
 
     def store(self, keys: Keys = OWNER) -> ObjectStore:
-        return ObjectStore({}, self.session(keys), self.endpoint)
+        return ObjectStore({}, lambda: self.session(keys), self.endpoint)
 
     def new_bucket(self) -> str:
         bucket = f"test-{uuid.uuid4().hex}"

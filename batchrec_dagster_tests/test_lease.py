@@ -78,7 +78,7 @@ def test_an_object_is_created_once(place: tuple[ObjectStore, str]) -> None:
 @pytest.mark.parametrize("times", [1, 3])
 def test_an_object_whose_creation_nobody_confirmed_is_known_again(s3: S3Server, times: int) -> None:
     with proxy(s3.endpoint) as to_s3:
-        store = ObjectStore({}, s3.session(), to_s3.address)
+        store = ObjectStore({}, s3.session, to_s3.address)
         uri = f"s3://{s3.new_bucket()}/lease"
         to_s3.unheard = iter([True] * times)
         assert store.create(uri, b"ours")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import boto3
@@ -21,6 +22,7 @@ from batchrec_dagster.storage.object_store import (
     part_size,
     split_uri,
 )
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.support import assert_etags_are_given
 
 
@@ -149,13 +151,22 @@ def test_no_key_leaves_its_folder(key: str) -> None:
 
 def test_a_bucket_on_aws_needs_no_endpoint() -> None:
     session = boto3.Session("key", "secret", region_name="eu-west-1")
-    assert isinstance(ObjectStore({}, session)._bucket("shop"), S3Store)
+    assert isinstance(ObjectStore({}, lambda: session)._bucket("shop"), S3Store)
+
+
+def test_folders_need_no_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(boto3, "Session")
+    store = StorageResource(root=str(tmp_path), s3=S3Connection()).store
+    store.put("s3://batchrec-local/a", b"1")
+    assert store.get("s3://batchrec-local/a") == b"1"
+    with pytest.raises(ObjectNotFoundError):
+        store.get("s3://batchrec-local/b")
 
 
 def test_without_credentials_a_bucket_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boto3.Session, "get_credentials", lambda self: None)
     with pytest.raises(StorageError, match="no AWS credentials found for s3://shop: set AWS_PRO"):
-        ObjectStore({}, boto3.Session(region_name="eu-west-1")).get("s3://shop/a")
+        ObjectStore({}, partial(boto3.Session, region_name="eu-west-1")).get("s3://shop/a")
 
 
 def test_a_part_of_an_object_and_the_folders_in_a_folder(store: ObjectStore) -> None:

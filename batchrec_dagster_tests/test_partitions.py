@@ -75,7 +75,8 @@ def test_ec2_in_china_has_a_name_of_its_own() -> None:
 
 def made_arns(path: Path) -> Iterator[str]:
     """The f-strings of a module that fill something into an ARN of the partition `aws`."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    code = path.read_text()
+    for node in ast.walk(ast.parse(code if "arn:aws:" in code else "")):
         if isinstance(node, ast.JoinedStr):
             for part, after in zip(node.values, node.values[1:], strict=False):
                 text = str(part.value) if isinstance(part, ast.Constant) else ""
@@ -97,7 +98,7 @@ def test_a_refusal_of_s3_names_the_bucket_by_its_partition(
     name: str, region: str, s3: S3Server
 ) -> None:
     bucket = s3.new_bucket()
-    session = boto3.Session(READER.access, READER.secret, region_name=region)
+    session = partial(boto3.Session, READER.access, READER.secret, region_name=region)
     store = ObjectStore(session=session, endpoint_url=s3.endpoint)
     with pytest.raises(StorageError) as error:
         store.put(f"s3://{bucket}/ratings.csv", b"")

@@ -152,7 +152,7 @@ def account(root: Path, s3: S3Server, bucket: str) -> Iterator[Account]:
     )
     with ExitStack() as opened, pytest.MonkeyPatch.context() as patch:
         role = opened.enter_context(s3_door(s3.endpoint))
-        store = ObjectStore({}, s3.session(), role.url)
+        store = ObjectStore({}, s3.session, role.url)
         service = LocalPersonalize(root / "personalize", store, region="us-east-1")
         opened.callback(service.close)
         personalize = opened.enter_context(personalize_door(service))

@@ -49,7 +49,7 @@ class Place:
         store = (
             ObjectStore({self.bucket: self.root})
             if self.root
-            else ObjectStore({}, boto3.Session(OWNER.access, OWNER.secret), self.endpoint)
+            else ObjectStore({}, lambda: boto3.Session(OWNER.access, OWNER.secret), self.endpoint)
         )
         return PublishedTable(store, f"s3://{self.bucket}/{TABLE}")
 

@@ -313,7 +313,7 @@ def test_a_deletion_that_nobody_confirmed_is_done(s3: S3Server, bucket: str) -> 
     s3.store().put(uri, b"x")
     with proxy(s3.endpoint) as to_s3:
         to_s3.unheard = iter([True] * 2)
-        ObjectStore({}, s3.session(), to_s3.address).delete(uri)
+        ObjectStore({}, s3.session, to_s3.address).delete(uri)
         assert to_s3.lost == 2
     assert s3.store().head(uri) is None
 
@@ -411,7 +411,7 @@ def test_credentials_that_expire_in_the_middle_of_a_night_are_renewed(
 ) -> None:
     """The first are withdrawn when they have expired: a store that kept them would be refused."""
     role = Temporary(READER, OWNER, seconds=10)
-    store, uri = ObjectStore({}, role.session(), s3.endpoint), f"s3://{bucket}/key"
+    store, uri = ObjectStore({}, role.session, s3.endpoint), f"s3://{bucket}/key"
     assert store.list(uri) == []
     with pytest.raises(StorageError, match="permission denied"):
         store.put(uri, b"x")

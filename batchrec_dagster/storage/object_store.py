@@ -124,12 +124,13 @@ class ObjectStore:
     """Reads and writes objects.
 
     `folders` maps bucket names to local folders; every other bucket is S3, reached with the
-    credentials of `session` (default: boto3's own chain) at `endpoint_url` (default: AWS).
+    credentials of `session()`, which is made when first used, at `endpoint_url` (default: AWS).
     """
 
     folders: Mapping[str, Path] = field(default_factory=dict)
-    session: boto3.Session | None = None
+    session: Callable[[], boto3.Session] = boto3.Session
     endpoint_url: str | None = None
+    _stores: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def get(self, uri: str) -> bytes:
         """The whole object. Raises ObjectNotFoundError, StorageError."""
@@ -230,7 +231,7 @@ class ObjectStore:
         if path is not None or self.local_path(target) is not None:
             return self.put(target, path or self.chunks(source))
         (bucket, key), (target_bucket, target_key) = split_uri(source), split_uri(target)
-        session: Any = self.session or boto3.Session()
+        session: Any = self._session
         done: dict[str, Any] = {}
 
         def note(parsed: dict[str, Any], **_: Any) -> None:
@@ -321,7 +322,7 @@ class ObjectStore:
     def s3_options(self) -> dict[str, str]:
         """What other libraries reach S3 with, in the words of Rust's object_store; none without
         credentials. These may end within the hour."""
-        session = self.session or boto3.Session()
+        session = self._session
         found = session.get_credentials()
         if found is None:
             return {}
@@ -337,30 +338,29 @@ class ObjectStore:
         return {name: value for name, value in options.items() if value}
 
     @cached_property
-    def _stores(self) -> dict[str, LocalStore | S3Store]:
-        return {}
+    def _session(self) -> boto3.Session:
+        return self.session()
 
     def _bucket(self, bucket: str) -> LocalStore | S3Store:
         if bucket not in self._stores:
             self._stores[bucket] = self._open(bucket)
-        return self._stores[bucket]
+        return self._stores[bucket]  # type: ignore[no-any-return]
 
     def _open(self, bucket: str) -> LocalStore | S3Store:
         if bucket in self.folders:
             return LocalStore(self.folders[bucket], mkdir=True)
-        session = self.session or boto3.Session()
+        session = self._session
         if session.get_credentials() is None:
             raise StorageError(
                 f"no AWS credentials found for s3://{bucket}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID"
                 " and AWS_SECRET_ACCESS_KEY"
             )
-        region = session.region_name or "us-east-1"
         # Omitted for AWS, as obstore accepts no None. Under this name, no variable overrides it.
         name = "aws_endpoint_url_s3"
         endpoint: dict[str, Any] = {name: self.endpoint_url} if self.endpoint_url else {}
         return S3Store(
             bucket,
-            region=region,
+            region=session.region_name or "us-east-1",
             client_options={
                 "allow_http": bool(self.endpoint_url),
                 "connect_timeout": "10s",
@@ -376,14 +376,14 @@ class ObjectStore:
 
     @property
     def _arn(self) -> str:
-        return f"arn:{partition((self.session or boto3.Session()).region_name)}:s3:::"
+        return f"arn:{partition(self._session.region_name)}:s3:::"
 
     @contextmanager
     def _explained(self, uri: str, doing: str) -> Iterator[None]:
         try:
             yield
         except (OSError, BaseError) as error:
-            raise _explanation(uri, doing, error, self._arn) from error
+            raise _explanation(uri, doing, error, lambda: self._arn) from error
 
     def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
         bucket, key = split_uri(uri)
@@ -414,8 +414,8 @@ def _until_answered(attempt: Callable[[], object]) -> None:
         time.sleep(_PAUSE)
 
 
-def _explanation(uri: str, doing: str, error: OSError | BaseError, arn: str) -> StorageError:
-    """The error in one line; `arn` begins those of S3. To obstore a refused listing is a generic
+def _explanation(uri: str, doing: str, error: Exception, arn: Callable[[], str]) -> StorageError:
+    """The error in one line; `arn()` begins those of S3. To obstore a refused listing is a generic
     error, and only the server's answer distinguishes a missing bucket from a missing object."""
     text = str(error)
     code = re.search(r"<Code>(\w+)</Code>", text)
@@ -436,9 +436,9 @@ def _explanation(uri: str, doing: str, error: OSError | BaseError, arn: str) -> 
     ):
         bucket, key = split_uri(uri)
         action = {"read": "GetObject", "list": "ListBucket", "delete": "DeleteObject"}
-        place = f"{arn}{bucket}" + ("" if doing == "list" else f"/{key}")
+        place = f"{arn()}{bucket}" + ("" if doing == "list" else f"/{key}")
         fix = lacking(f"s3:{action.get(doing, 'PutObject')}", place, text)
         if doing == "read":
-            fix += f" and s3:ListBucket on {arn}{bucket}"
+            fix += f" and s3:ListBucket on {arn()}{bucket}"
         return StorageError(f"cannot {doing} {uri}: {fix}")
     return StorageError(f"cannot {doing} {uri}: {text.partition(chr(10))[0]}")

@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import boto3
 import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.personalize.permissions import explain_refusals
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore, StorageError
-
-if TYPE_CHECKING:
-    import boto3
 
 # The bucket name of a folder, so that a pipeline names its data the same way everywhere.
 LOCAL_BUCKET = "batchrec-local"
@@ -65,7 +63,7 @@ class StorageResource(dg.ConfigurableResource[Any]):
     def store(self) -> ObjectStore:
         """Reads and writes the objects under the root."""
         folders = {} if self.in_s3 else {LOCAL_BUCKET: Path(self.root).absolute()}
-        return ObjectStore(folders, self._session, self.s3.endpoint_url)
+        return ObjectStore(folders, lambda: self._session, self.s3.endpoint_url)
 
     def uri(self, key: str) -> str:
         """The URI of `key` under the root."""
@@ -107,12 +105,4 @@ class StorageResource(dg.ConfigurableResource[Any]):
 
     @cached_property
     def _session(self) -> boto3.Session:
-        import boto3
-
-        return boto3.Session(
-            aws_access_key_id=self.s3.aws_access_key_id,
-            aws_secret_access_key=self.s3.aws_secret_access_key,
-            aws_session_token=self.s3.aws_session_token,
-            region_name=self.s3.region_name,
-            profile_name=self.s3.profile_name,
-        )
+        return boto3.Session(**self.s3.model_dump(exclude={"endpoint_url"}))

@@ -205,8 +205,6 @@ def local_personalize(
         _move_home(home, export_to, import_from)
         return
     _check_extras()
-    import boto3
-
     from batchrec_dagster.storage.object_store import ObjectStore
 
     from ..errors import CatalogError
@@ -219,7 +217,7 @@ def local_personalize(
         raise click.UsageError("an access key needs both --access-key-id and --secret-access-key")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     key = AccessKey(access_key_id, secret_access_key or "") if access_key_id else None
-    store = ObjectStore(buckets, boto3.Session(), s3_endpoint)
+    store = ObjectStore(buckets, endpoint_url=s3_endpoint)
     try:
         service = LocalPersonalize(
             home,
