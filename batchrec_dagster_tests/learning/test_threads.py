@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import ThreadpoolController, threadpool_info
 
 from batchrec_dagster.local_personalize.learning import serving, threads
 from batchrec_dagster.local_personalize.recipes import train
@@ -41,6 +42,25 @@ def test_pieces_use_one_blas_thread_each_and_no_more_threads_than_cores() -> Non
     assert seen == {1}
     assert most <= threads.cores()
     assert blas_threads() == before
+
+
+def test_libraries_are_looked_for_where_modules_were_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[object] = []
+
+    def look() -> ThreadpoolController:
+        looks.append(None)
+        return ThreadpoolController()
+
+    monkeypatch.setattr(threads, "ThreadpoolController", look)
+    for imported in (1, 1, 2, 2):
+        monkeypatch.setitem(sys.modules, f"batchrec_dagster.imported_{imported}", threads)
+        before = blas_threads()
+        with threads.single_threaded_blas():
+            assert blas_threads() == {1}
+        assert blas_threads() == before
+    assert len(looks) == 2
 
 
 def test_training_and_serving_use_no_more_threads_than_cores(

@@ -7,16 +7,17 @@ how the work is cut, and BLAS runs in one thread. numpy and scipy release the GI
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,23 +35,25 @@ class _SingleThreadedBlas:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._users = 0
-        self._limits: threadpool_limits | None = None
+        self._users = self._modules = 0
+        self._limits: Any = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
             if self._users == 0:
-                self._limits = threadpool_limits(1)
+                # A look at all loaded libraries takes milliseconds; BLAS's come with a module.
+                if self._modules != len(sys.modules):
+                    self._controller, self._modules = ThreadpoolController(), len(sys.modules)
+                self._limits = self._controller.limit(limits=1)
             self._users += 1
         try:
             yield
         finally:
             with self._lock:
                 self._users -= 1
-                if self._users == 0 and self._limits is not None:
+                if self._users == 0:
                     self._limits.restore_original_limits()
-                    self._limits = None
 
 
 single_threaded_blas = _SingleThreadedBlas()
