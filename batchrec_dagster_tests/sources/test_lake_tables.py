@@ -10,19 +10,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, write_deltalake
-from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.table import Table
-from pyroaring import BitMap64
 
 from batchrec_dagster.config.ratings import Ratings
 from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, S3Server
 from batchrec_dagster_tests.sources.support import Place
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+    from pyiceberg.catalog.sql import SqlCatalog
+    from pyiceberg.table import Table
 
 ROWS = pa.table({"user": ["a", "b", "c"], "item": [1, 2, 3], "day": ["x", "x", "y"]})
 LEFT = [("a", 1, "x"), ("c", 3, "y")]
@@ -42,8 +44,20 @@ def refused(place: Place, source: str) -> str:
     return str(caught.value)
 
 
+# Here and below imported where it is used: it takes longest of all that tests import, and each
+# worker collects all tests.
+def sql_catalog(warehouse: str, **options: str) -> SqlCatalog:
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    catalog = SqlCatalog("shop", uri="sqlite://", warehouse=warehouse, **options)
+    catalog.create_namespace("shop")
+    return catalog
+
+
 def delta(place: Place) -> DeltaTable:
     """Of three rows, of which one was deleted."""
+    from deltalake import DeltaTable, write_deltalake
+
     write_deltalake(str(place.base / "orders"), ROWS, partition_by=["day"])
     table = DeltaTable(str(place.base / "orders"))
     table.delete("user = 'b'")
@@ -52,8 +66,7 @@ def delta(place: Place) -> DeltaTable:
 
 def iceberg(place: Place) -> Table:
     """Of three rows, of which one was deleted."""
-    catalog = SqlCatalog("shop", uri="sqlite://", warehouse=f"file://{place.base}")
-    catalog.create_namespace("shop")
+    catalog = sql_catalog(f"file://{place.base}")
     table = catalog.create_table("shop.orders", ROWS.schema, location=f"file://{place.base}/orders")
     table.append(ROWS)
     table.delete("user = 'b'")
@@ -131,6 +144,9 @@ def z85(data: bytes) -> str:
 
 
 def test_deletion_vectors_are_obeyed(place: Place) -> None:
+    from deltalake import write_deltalake
+    from pyroaring import BitMap64
+
     write_deltalake(str(place.base / "orders"), ROWS.select(["user", "item"]))
     log = place.base / "orders" / "_delta_log"
     (first,) = log.glob("*.json")
@@ -179,6 +195,8 @@ def test_a_damaged_table_is_refused_by_name(place: Place, make: Callable[[Place]
 
 
 def test_tables_in_s3(place: Place, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deltalake import DeltaTable, write_deltalake
+
     bucket = s3.new_bucket()
     for name, value in s3.environment(READER).items():
         monkeypatch.setenv(name, value)
@@ -187,14 +205,11 @@ def test_tables_in_s3(place: Place, s3: S3Server, monkeypatch: pytest.MonkeyPatc
     options = {**keys, **url, "aws_region": REGION}
     write_deltalake(f"s3://{bucket}/delta", ROWS, storage_options=options)
     DeltaTable(f"s3://{bucket}/delta", storage_options=options).delete("user = 'b'")
-    catalog = SqlCatalog(
-        "shop",
-        uri="sqlite://",
-        warehouse=f"s3://{bucket}",
+    catalog = sql_catalog(
+        f"s3://{bucket}",
         **{"s3.endpoint": s3.endpoint, "s3.region": REGION},
         **{"s3.access-key-id": OWNER.access, "s3.secret-access-key": OWNER.secret},
     )
-    catalog.create_namespace("shop")
     location = f"s3://{bucket}/iceberg"
     table = catalog.create_table("shop.orders", ROWS.schema, location=location)
     table.append(ROWS)
