@@ -16,6 +16,7 @@ import polars as pl
 
 USERS_AT_ONCE = 10_000
 CLUSTERS = 24
+SHELVES = 400  # values of a column of the Items dataset
 ACTIVITY_SPREAD = 1.0  # standard deviation of the logarithm
 ZIPF, SHIFT = 1.05, 0.01  # exponent; shift as a share of the items
 FIRST_TASTE, SECOND_TASTE = 0.55, 0.25  # shares of sessions; the rest are of no cluster
@@ -87,6 +88,14 @@ def blocks(size: Size, seed: int = 0) -> Iterator[pl.DataFrame]:
                 "TIMESTAMP": moment[kept],
             }
         )
+
+
+def write_items_csv(path: Path, size: Size, seed: int = 0) -> None:
+    """The Items dataset: the cluster of taste of each item, and one of SHELVES at random."""
+    cluster = np.random.default_rng(seed).integers(0, CLUSTERS, size.items)  # as in `blocks`
+    shelf = np.random.default_rng([seed, 1]).integers(0, SHELVES, size.items)
+    ids = pl.int_range(1, size.items + 1, eager=True)
+    pl.DataFrame({"ITEM_ID": ids, "CLUSTER": cluster, "SHELF": shelf}).write_csv(path)
 
 
 def write_csv(path: Path, size: Size, seed: int = 0) -> int:

@@ -2,15 +2,15 @@
 
     python benchmarks/scale.py [1 5 20 100] [--work FOLDER] [--out scale.json] [--plot FOLDER]
     python benchmarks/scale.py 1 3 10 30 100 --plot docs/images
-    python benchmarks/scale.py 1 --users 3000 --items 1000000
+    python benchmarks/scale.py 5 --users 20000 --items 1200000 --with-items
 
 The sizes are millions of generated interactions. Everything goes through the local Personalize, as
 in a pipeline: an import job, a training of aws-user-personalization-v2, a batch inference job with
 25 items for every user. Each runs in its own process; peak memory is the operating system's. 100
 takes half an hour or more, and 10 GB of disk. `--plot` adds the sizes to scale.csv of a folder, in
 place of those with as many interactions, and draws scale.svg of all in it. `--users` and `--items`
-replace those of the sizes, for catalogues that are large for their users; of a million items, a
-million interactions are with a part.
+replace those of the sizes, for catalogues that are large for their users; not all items have
+interactions. `--with-items` imports an Items dataset too.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from typing import Any
 
 import polars as pl
 import scale_plot
-from generated import SIZES, Size, write_csv
+from generated import SIZES, Size, write_csv, write_items_csv
 from report import RESULTS, table, write
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.personalize.schemas import interactions_schema
+from batchrec_dagster.personalize.schemas import interactions_schema, items_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 
-RECIPE = "arn:aws:personalize:::recipe/aws-user-personalization-v2"
+ITEMS_FILE = "items.csv"
 ROLE = "arn:aws:iam::000000000000:role/personalize"
 RESULTS_EACH = 25
 
@@ -85,46 +85,58 @@ class Local:
         self._facts.write_text(json.dumps(self.facts))
         return str(arn)
 
-    def prepare(self) -> None:
-        """Everything up to where the import can begin."""
-        group = self.ready("datasetGroup", "dataset_group", name="scale")
-        schema = self._client.create_schema(
-            name="scale", schema=interactions_schema(event_type=False)
+    def import_(self, kind: str, schema: str, file: str) -> None:
+        """Import a file into a new dataset of this kind."""
+        made = self._client.create_schema(name=kind, schema=schema)
+        dataset = self.ready(
+            "dataset",
+            "dataset",
+            name=kind,
+            schemaArn=made["schemaArn"],
+            datasetGroupArn=self.facts["datasetGroup"],
+            datasetType=kind,
         )
         self.ready(
-            "dataset",
-            "dataset",
-            name="scale",
-            schemaArn=schema["schemaArn"],
-            datasetGroupArn=group,
-            datasetType="Interactions",
+            "datasetImportJob",
+            "dataset_import_job",
+            jobName=kind,
+            datasetArn=dataset,
+            dataSource={"dataLocation": f"s3://data/{file}"},
+            roleArn=ROLE,
         )
+
+    def train(self, recipe: str) -> float:
+        """Train a solution version; NDCG at 25 of its held-out users."""
+        solution = self.ready(
+            "solution",
+            "solution",
+            name=recipe,
+            datasetGroupArn=self.facts["datasetGroup"],
+            recipeArn=f"arn:aws:personalize:::recipe/{recipe}",
+            performAutoTraining=False,
+        )
+        version = self.ready("solutionVersion", "solution_version", solutionArn=solution)
+        found = self._client.get_solution_metrics(solutionVersionArn=version)
+        return float(found["metrics"]["normalized_discounted_cumulative_gain_at_25"])
 
 
 def import_(local: Local) -> None:
-    """The import job."""
-    local.prepare()
-    local.ready(
-        "datasetImportJob",
-        "dataset_import_job",
-        jobName="scale",
-        datasetArn=local.facts["dataset"],
-        dataSource={"dataLocation": "s3://data/interactions.csv"},
-        roleArn=ROLE,
-    )
+    """The import jobs."""
+    local.ready("datasetGroup", "dataset_group", name="scale")
+    if (local.root / "storage" / ITEMS_FILE).exists():
+        columns = items_schema(created=False, categories=["CLUSTER", "SHELF"], numbers=[])
+        local.import_("Items", columns, ITEMS_FILE)
+    local.import_("Interactions", interactions_schema(event_type=False), "interactions.csv")
 
 
 def train(local: Local) -> None:
     """The solution version."""
-    solution = local.ready(
-        "solution",
-        "solution",
-        name="scale",
-        datasetGroupArn=local.facts["datasetGroup"],
-        recipeArn=RECIPE,
-        performAutoTraining=False,
-    )
-    local.ready("solutionVersion", "solution_version", solutionArn=solution)
+    print(f"NDCG at 25: {local.train('aws-user-personalization-v2'):.4f}", flush=True)
+
+
+def popularity(local: Local) -> None:
+    """A solution version of the popular items, to compare with."""
+    print(f"NDCG at 25 of popularity: {local.train('aws-popularity-count'):.4f}", flush=True)
 
 
 def infer(local: Local) -> None:
@@ -141,15 +153,18 @@ def infer(local: Local) -> None:
     )
 
 
-STEPS: dict[str, Callable[[Local], None]] = {"import": import_, "train": train, "infer": infer}
+MEASURED: dict[str, Callable[[Local], None]] = {"import": import_, "train": train, "infer": infer}
+STEPS = {**MEASURED, "popularity": popularity}
 
 
-def measure(size: Size, work: Path) -> list[Measured]:
+def measure(size: Size, work: Path, *, with_items: bool) -> list[Measured]:
     """All steps at one size, each in its own process."""
     shutil.rmtree(work, ignore_errors=True)
     storage = work / "storage"
     storage.mkdir(parents=True)
     rows = write_csv(storage / "interactions.csv", size)
+    if with_items:
+        write_items_csv(storage / ITEMS_FILE, size)
     users = pl.int_range(1, size.users + 1, eager=True).cast(pl.String)
     pl.DataFrame({"userId": users}).write_ndjson(storage / "users.json")
     out = []
@@ -162,8 +177,10 @@ def measure(size: Size, work: Path) -> list[Measured]:
             raise SystemExit(f"{step} at {rows:,} interactions has failed")
         cpu = usage.ru_utime + usage.ru_stime
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
-        out.append(Measured(step, rows, size.users, seconds, cpu, usage.ru_stime, peak))
-        print(f"{rows:,}, {step}: {seconds:.1f} s, {peak:.2f} GB", out[-1], flush=True)
+        measured = Measured(step, rows, size.users, seconds, cpu, usage.ru_stime, peak)
+        print(f"{rows:,}, {step}: {seconds:.1f} s, {peak:.2f} GB", measured, flush=True)
+        if step in MEASURED:
+            out.append(measured)
     lists = sum(1 for _ in (storage / "out" / "users.json.out").open("rb"))
     if lists != size.users:
         raise SystemExit(f"{lists} lists for {size.users} users")
@@ -230,6 +247,7 @@ def main() -> None:
     parser.add_argument("millions", nargs="*", type=int, help=f"of {', '.join(map(str, SIZES))}")
     parser.add_argument("--users", type=int, help="as many as this, in place of the size's")
     parser.add_argument("--items", type=int, help="as many as this, in place of the size's")
+    parser.add_argument("--with-items", action="store_true", help="an Items dataset too")
     parser.add_argument("--work", type=Path, help="folder to work in, emptied; default: temporary")
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
     parser.add_argument("--plot", type=Path, help="folder of scale.csv and scale.svg")
@@ -248,7 +266,8 @@ def main() -> None:
         size = SIZES[millions]
         size = Size(size.rows, asked.users or size.users, asked.items or size.items)
         with tempfile.TemporaryDirectory() as folder:
-            found[millions] = measure(size, asked.work or Path(folder))
+            work = asked.work or Path(folder)
+            found[millions] = measure(size, work, with_items=asked.with_items)
     print(table("\nFrom interactions to everybody's list", rows_of(found)))
     if asked.plot:
         plot(asked.plot, found)

@@ -14,7 +14,12 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import content, new_items, train_blend
 from batchrec_dagster.local_personalize.learning.components import CONTENT, SCORER_TYPES
-from batchrec_dagster.local_personalize.learning.interactions import Histories, Interactions
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Float32,
+    Histories,
+    History,
+    Interactions,
+)
 from batchrec_dagster.local_personalize.learning.item_features import (
     BUCKETS,
     MAX_FEATURES,
@@ -186,6 +191,24 @@ def test_the_newest_of_very_many_new_items_are_kept(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(new_items, "MAX_NEW_ITEMS", 3)
     model, _ = trained(halves(5))
     assert model.item_ids[40:].tolist() == ["b4", "a4", "b3"]
+
+
+def test_new_items_of_large_catalogues_are_scored_for_a_few_users_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, data = trained(halves())
+    histories = Histories(data, model.item_ids)
+    history = histories.of_users(histories.users(data.user_ids))
+    at_once, rows, score = model.score(history), set(), content.ContentScorer.score
+
+    def scored(self: content.ContentScorer, some: History, exponent: float) -> Float32:
+        rows.add(len(some.lengths))
+        return score(self, some, exponent)
+
+    monkeypatch.setattr(content.ContentScorer, "score", scored)
+    monkeypatch.setattr(new_items, "SCORES", 7 * 40)
+    np.testing.assert_allclose(model.score(history), at_once, rtol=1e-5)
+    assert rows >= {7, 4}
 
 
 def test_interactions_with_new_items_count_for_their_kind() -> None:

@@ -18,6 +18,7 @@ from batchrec_dagster.local_personalize.learning import (
     fit_components,
     model_selection,
     train_blend,
+    validation,
 )
 from batchrec_dagster.local_personalize.learning.components import (
     EASE,
@@ -317,6 +318,16 @@ def test_blend_weights_sum_to_1_over_known_components() -> None:
     for option in BLEND_WEIGHTS:
         assert sum(option.values()) == pytest.approx(1)
         assert set(option) <= set(RECENCY_EXPONENTS)
+
+
+def test_a_large_catalogue_is_validated_by_fewer_users_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = validation_set_of(ease=noise(1, 0.6), sequence=noise(2, 0.6))
+    blend = select_blend([one], recency=True)
+    monkeypatch.setattr(validation, "CHUNK_SCORES", 3 * 200)
+    assert {len(history.lengths) for history, _ in one.chunks(8)} == {3, 2}
+    assert select_blend([one], recency=True) == blend
 
 
 def test_the_temperature_maximizes_the_likelihood() -> None:

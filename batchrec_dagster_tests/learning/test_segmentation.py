@@ -100,6 +100,7 @@ def test_sizes_masks_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     queries = queries_of([3], [4, 5])
     everyone = [segment.tolist() for segment in model.segment(queries, data, 5_000_000)]
     assert [sorted(segment) for segment in everyone] == [list(range(60))] * 2
+    monkeypatch.setattr(serving, "EFFICIENT_CHUNK", 7)
     monkeypatch.setattr(serving, "CHUNK_SCORES", 40)  # chunks of seven users, of 40 items
     mask = np.arange(60) % 3 == 0
     calls: list[int] = []

@@ -68,6 +68,7 @@ def test_training_and_serving_use_no_more_threads_than_cores(
 ) -> None:
     """As on a machine of three cores."""
     monkeypatch.setattr(threads, "cores", lambda: 3)
+    monkeypatch.setattr(serving, "EFFICIENT_CHUNK", 8)
     monkeypatch.setattr(serving, "CHUNK_SCORES", 50)
     data = interactions_of(tastes())
     counts: list[int] = []

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import content, cooccurrence, ease
-from batchrec_dagster.local_personalize.learning.components import (
+from batchrec_dagster.personalize.recipes import Values
+
+from . import content, cooccurrence, ease
+from .components import (
     ALS_FACTORS,
     CONTENT,
     EASE,
@@ -29,8 +31,8 @@ from batchrec_dagster.local_personalize.learning.components import (
     UserNeighborScorer,
     fit_factors,
 )
-from batchrec_dagster.local_personalize.learning.hpo import Log
-from batchrec_dagster.local_personalize.learning.interactions import (
+from .hpo import Log
+from .interactions import (
     Histories,
     Ids,
     Int32,
@@ -39,10 +41,9 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     popular_first,
     positions,
 )
-from batchrec_dagster.local_personalize.learning.model_selection import Blend
-from batchrec_dagster.local_personalize.learning.models import BlendModel
-from batchrec_dagster.local_personalize.learning.new_items import find_new_items
-from batchrec_dagster.personalize.recipes import Values
+from .model_selection import Blend
+from .models import BlendModel
+from .new_items import find_new_items
 
 DENSE_LIMIT = 12_000  # EASE takes n^2 memory and n^3 time, n the smaller of items and users
 WIDE_LIMIT = 30_000  # items, with fewer users than DENSE_LIMIT: EASE still takes items^2 time

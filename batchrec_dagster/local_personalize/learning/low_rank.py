@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning.threads import pieces, single_threaded_blas
+from .threads import pieces, single_threaded_blas
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning.components import (
+from batchrec_dagster.personalize.recipes import Values
+
+from .components import (
     EASE_HIGH_REG,
     SCORER_TYPES,
     SYMMETRIC_COOC,
@@ -27,27 +29,13 @@ from batchrec_dagster.local_personalize.learning.components import (
     PopularityScorer,
     Scorer,
 )
-from batchrec_dagster.local_personalize.learning.interactions import (
-    Histories,
-    History,
-    Ids,
-    Int32,
-    Interactions,
-    ModelFileError,
-)
-from batchrec_dagster.local_personalize.learning.new_items import NewItems
-from batchrec_dagster.local_personalize.learning.ranking import StreamingTopK
-from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
-from batchrec_dagster.local_personalize.learning.serving import UserModel, chunk_size, logsumexp
-from batchrec_dagster.local_personalize.learning.store import (
-    Arrays,
-    load_arrays,
-    pack_ids,
-    save_arrays,
-    unpack_ids,
-)
-from batchrec_dagster.local_personalize.learning.threads import ordered_map
-from batchrec_dagster.personalize.recipes import Values
+from .interactions import Histories, History, Ids, Int32, Interactions, ModelFileError
+from .new_items import NewItems
+from .ranking import StreamingTopK
+from .related import RelatedItemsModel
+from .serving import UserModel, chunk_size, logsumexp
+from .store import Arrays, load_arrays, pack_ids, save_arrays, unpack_ids
+from .threads import ordered_map
 
 Float32 = npt.NDArray[np.float32]
 

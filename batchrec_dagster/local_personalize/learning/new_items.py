@@ -23,6 +23,7 @@ from .store import Arrays
 
 MAX_NEW_ITEMS = 10_000  # the newest: each takes as long to score as another item
 RECENCY_EXPONENT = 0.3
+SCORES = 7 << 20  # kept meanwhile: malloc maps memory anew for each 32 MiB
 DAY = 86_400
 
 # Defaults of Personalize's itemExplorationConfig; recipes of version 2 decide by themselves.
@@ -46,12 +47,22 @@ class NewItems:
 
     def score(self, history: History, own: Float32) -> Float32:
         """(users, new) logits, from those of the model's own items (users, n)."""
+        step = max(1, SCORES // max(1, own.shape[1]))
+        starts = range(0, max(1, len(own)), step)
+        some = ((history.slice(at, at + step), own[at : at + step]) for at in starts)
+        return np.concatenate([self._score(*each) for each in some])
+
+    def _score(self, history: History, own: Float32) -> Float32:
         scores = self.scorer.score(history, RECENCY_EXPONENT)
         n = own.shape[1]
         known, new = scores[:, :n], scores[:, n:]
         mean, level = (each.mean(axis=1, keepdims=True) for each in (known, own))
-        spread, others = known.std(axis=1), own.std(axis=1)
-        common = np.einsum("ij,ij->i", known - mean, own - level) / n
+        known -= mean
+        centered = own - level
+        common = np.einsum("ij,ij->i", known, centered) / n
+        for each in (known, centered):
+            np.square(each, out=each)
+        spread, others = (np.sqrt(each.mean(axis=1)) for each in (known, centered))
         spread = np.maximum(spread, np.finfo(np.float32).eps)
         slope = np.maximum(common / spread**2, LEAST_SLOPE * others / spread)
         unknown = np.sqrt(np.maximum(others**2 - (slope * spread) ** 2, 0))

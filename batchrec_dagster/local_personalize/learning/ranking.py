@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning.threads import for_each
+from .threads import for_each
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]

@@ -10,15 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning.interactions import (
-    Histories,
-    History,
-    Ids,
-    Int32,
-    Interactions,
-)
-from batchrec_dagster.local_personalize.learning.ranking import top_k
-from batchrec_dagster.local_personalize.learning.threads import ordered_map
+from .interactions import Histories, History, Ids, Int32, Interactions
+from .ranking import top_k
+from .threads import ordered_map
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -30,13 +24,14 @@ Exclude = Callable[[slice, Float32], None]
 CHUNK_SCORES = 1 << 20  # 4 MiB of scores, which stay in the cache until they are ranked
 MAX_CHUNK = 1024
 CACHED_SCORES = 1 << 17  # of which the exponentials are summed at once
-# With fewer rows, a product with the items' factors takes up to 1.7 times as long: BLAS packs the
-# factors anew for each. So a large catalogue gets these rows, or seven times CHUNK_SCORES: malloc
-# maps memory anew for each chunk of 32 MiB and more.
-EFFICIENT_CHUNK = 256
+# With fewer rows, a product with the items' factors takes longer: BLAS reads the factors anew for
+# each. So a large catalogue gets these rows, or seven times CHUNK_SCORES: malloc maps memory anew
+# for each chunk of 32 MiB and more. Below LEAST_CHUNK rows that costs less than the products.
+EFFICIENT_CHUNK = 128
 # Of few users, so many chunks, so that all cores have some, but of so many users each.
 MIN_CHUNKS = 8
 LEAST_CHUNK = 32
+LARGEST_CHUNK = 32 * CHUNK_SCORES
 
 
 @dataclass(frozen=True)
@@ -134,7 +129,8 @@ class UserModel:
 def chunk_size(columns: int) -> int:
     """How many rows of so many scores fit into a chunk."""
     columns = max(1, columns)
-    efficient = min(EFFICIENT_CHUNK, 7 * CHUNK_SCORES // columns)
+    least = min(LEAST_CHUNK, LARGEST_CHUNK // columns)
+    efficient = min(EFFICIENT_CHUNK, max(least, 7 * CHUNK_SCORES // columns))
     return max(1, efficient, min(MAX_CHUNK, CHUNK_SCORES // columns))
 
 
@@ -143,8 +139,8 @@ def exclude_entries(excluded: csr_matrix) -> Exclude:
 
     def exclude(block: slice, scores: Float32) -> None:
         ends = excluded.indptr[block.start : block.stop + 1]
-        rows = np.repeat(np.arange(len(scores)), np.diff(ends))
-        scores[rows, excluded.indices[ends[0] : ends[-1]]] = -np.inf
+        rows = np.repeat(np.arange(len(scores)) * scores.shape[1], np.diff(ends))
+        np.put(scores, rows + excluded.indices[ends[0] : ends[-1]], -np.inf)
 
     return exclude
 

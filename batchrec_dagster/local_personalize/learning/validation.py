@@ -28,6 +28,7 @@ Key = tuple[str, float]  # name and recency exponent of a component
 
 MAX_USERS = 2_000  # enough to tell two models apart, and cheap compared with training
 CHUNK = 64  # users
+CHUNK_SCORES = 4 << 20  # of a large catalogue fewer users: several such arrays are in use per core
 KEPT_BYTES = 256 << 20
 CANDIDATES = 60  # of each component, for a user; hardly another item reaches a blend's first 25
 
@@ -41,10 +42,12 @@ class ValidationSet:
     truth: csr_matrix  # (users, n_items), nonzero for relevant items
     users: Int32  # (users,) user indices, to recognize a user in several sets
 
-    def chunks(self) -> Iterator[tuple[History, csr_matrix]]:
-        """The histories and relevant items of a few users at a time."""
-        for start in range(0, len(self.inputs.lengths), CHUNK):
-            stop = start + CHUNK
+    def chunks(self, most: int = MAX_USERS) -> Iterator[tuple[History, csr_matrix]]:
+        """The histories and relevant items of a few users at a time, of so many at most."""
+        size = max(1, min(CHUNK, CHUNK_SCORES // max(1, self.truth.shape[1])))
+        users = min(most, len(self.inputs.lengths))
+        for start in range(0, users, size):
+            stop = min(start + size, users)
             yield self.inputs.slice(start, stop), self.truth[start:stop]
 
 
