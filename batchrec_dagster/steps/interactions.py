@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from batchrec_dagster.personalize.schemas import csv_types, interactions_columns
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import Ratings, opened
+from batchrec_dagster.preparation.recognition import Found
 from batchrec_dagster.preparation.rules import BadRows, Counts, Preparation
 from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, format_of
 from batchrec_dagster.preparation.sources.source import SourceError
@@ -43,20 +44,22 @@ from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 @dataclass(frozen=True)
 class RatingsFormat:
-    """How the files are read, as declared or recognised.
+    """How the files are read, as declared or recognised."""
 
-    `types`: of every column by its name. `columns`: the name of the column of each role.
-    """
-
-    layout: Layout
+    found: Found
     timestamp_unit: str
-    encodings: tuple[str, ...]
-    types: Mapping[str, str]
-    columns: Mapping[str, str]
-    recognised: Mapping[str, str]
-    empty_files: tuple[str, ...]
+    encodings: Sequence[str]
+    empty_files: Sequence[str]
     first_lines: str
-    warnings: tuple[str, ...]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The name of the column of each role."""
+        names = list(self.found.types)
+        return {
+            role: names[column - 1] if isinstance(column, int) else column
+            for role, column in self.found.layout.columns.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,10 @@ def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
                 check = rows_readable("rows_readable", "ratings", rows, bad, ratings.on_bad_rows)
                 if _has_comma_decimals(bad, read):
                     check = replace(check, found=f"{check.found}. Or set ratings.decimal: ','")
-                return RatingsInspection(check, size, whole, rows, bad.total, _format(read, unit))
+                read_as = RatingsFormat(
+                    read.found, unit, read.encodings, read.empty, read.first_lines()
+                )
+                return RatingsInspection(check, size, whole, rows, bad.total, read_as)
         except PreparationError as error:
             return RatingsInspection(Checked("rows_readable", False, str(error)), size, whole)
 
@@ -132,28 +138,6 @@ def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[R
             yield [RawFile(path, uri)]
         return
     raise dg.Failure("all files of ratings.source are empty", allow_retries=False)
-
-
-def _format(read: Ratings, timestamp_unit: str) -> RatingsFormat:
-    return RatingsFormat(
-        layout=read.layout,
-        timestamp_unit=timestamp_unit,
-        encodings=tuple(read.encodings),
-        types=dict(read.found.types),
-        columns=_columns(read),
-        recognised=dict(read.found.recognised),
-        empty_files=tuple(read.empty),
-        first_lines=read.first_lines(),
-        warnings=tuple(read.found.warnings),
-    )
-
-
-def _columns(read: Ratings) -> dict[str, str]:
-    names = list(read.found.types)
-    return {
-        role: names[column - 1] if isinstance(column, int) else column
-        for role, column in read.layout.columns.items()
-    }
 
 
 def _has_comma_decimals(bad: BadRows, read: Ratings) -> bool:

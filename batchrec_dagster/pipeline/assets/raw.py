@@ -102,12 +102,11 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
     )
     def raw_ratings(context: dg.AssetExecutionContext, work: Work) -> Iterator[Any]:
         def inspect(record: RawRecord) -> Inspected:
-            found = inspect_ratings(work, record)
-            columns = found.format.columns if found.format else {}
-            for warning in found.format.warnings if found.format else ():
+            seen = inspect_ratings(work, record)
+            for warning in seen.format.found.warnings if seen.format else ():
                 context.log.warning(warning)
-            metadata = _ratings_metadata(record, found)
-            return Inspected(replace(record, columns=columns), found.check, metadata)
+            record = replace(record, columns=seen.format.columns if seen.format else {})
+            return Inspected(record, seen.check, _ratings_metadata(record, seen))
 
         place = places.raw if ratings.copy_to_storage else None
         yield from _bring(context, work, ratings.rows, place, inspect, read_as)
@@ -115,43 +114,43 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
     return raw_ratings
 
 
-def _ratings_metadata(record: RawRecord, found: RatingsInspection) -> dict[str, Any]:
+def _ratings_metadata(record: RawRecord, seen: RatingsInspection) -> dict[str, Any]:
     counts = (
-        {"bytes": found.bytes, "dagster/row_count": found.rows}
-        if found.whole
-        else {"rows_looked_at": found.rows}
+        {"bytes": seen.bytes, "dagster/row_count": seen.rows}
+        if seen.whole
+        else {"rows_looked_at": seen.rows}
     )
-    if found.format is None:
+    if seen.format is None:
         return {"preview": preview("The files cannot be read."), **counts}
-    layout = found.format.layout
-    rows = f"{found.rows:,} rows" if found.whole else f"{found.rows:,} rows looked at"
+    found, layout = seen.format.found, seen.format.found.layout
+    rows = f"{seen.rows:,} rows" if seen.whole else f"{seen.rows:,} rows looked at"
     count = len(record.files)
     files = f"{count:,} files" if count > 1 else "one file"
-    encodings = ", ".join(found.format.encodings)
+    encodings = ", ".join(seen.format.encodings)
     return {
         "preview": preview(
             f"**{rows}**, {files} of {layout.format} in {escaped(encodings)}:",
-            code(found.format.first_lines),
-            *map(escaped, found.format.warnings),
+            code(seen.format.first_lines),
+            *map(escaped, found.warnings),
         ),
         **counts,
-        "dagster/column_schema": _column_schema(found.format),
+        "dagster/column_schema": _column_schema(seen.format),
         "format": layout.format,
         "delimiter": _shown(layout.delimiter) if layout.format == "csv" else "",
         "encoding": encodings,
-        "recognised_columns": dict(found.format.recognised),
-        "empty_files": list(found.format.empty_files),
-        "timestamp_unit": found.format.timestamp_unit,
-        "bad_rows": found.bad_rows,
+        "recognised_columns": dict(found.recognised),
+        "empty_files": list(seen.format.empty_files),
+        "timestamp_unit": seen.format.timestamp_unit,
+        "bad_rows": seen.bad_rows,
     }
 
 
-def _column_schema(found: RatingsFormat) -> dg.TableSchema:
-    roles = {column: f"The {role.replace('_', ' ')}." for role, column in found.columns.items()}
+def _column_schema(read: RatingsFormat) -> dg.TableSchema:
+    roles = {column: f"The {role.replace('_', ' ')}." for role, column in read.columns.items()}
     return dg.TableSchema(
         columns=[
             dg.TableColumn(name=name, type=kind, description=roles.get(name))
-            for name, kind in found.types.items()
+            for name, kind in read.found.types.items()
         ]
     )
 
