@@ -51,7 +51,6 @@ def item_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
 
 def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
-    """The asset."""
 
     def shown(table: pl.DataFrame) -> dict[str, Any]:
         empty = {column: table.get_column(column).null_count() for column in layout.columns[1:]}
@@ -80,7 +79,6 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
 
 
 def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
-    """The asset."""
 
     def shown(titles: pl.DataFrame) -> dict[str, Any]:
         without = titles.get_column("title").null_count()

@@ -48,7 +48,6 @@ ROLES = {
 
 
 def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
-    """The asset."""
     ratings, rules = pipeline.ratings, pipeline.rules
     engine = pipeline.preparation.engine
 
@@ -148,7 +147,6 @@ USERS_COLUMNS = {
 
 
 def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
-    """The asset."""
     declared = pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
     code_version = f"{CODE_VERSION}-{fingerprint(declared)}"

@@ -76,7 +76,6 @@ def _bring(
 
 
 def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
-    """The asset."""
     ratings, places = pipeline.ratings, pipeline.places
     copied = "copied to the storage unchanged" if ratings.copy_to_storage else "read in place"
     if ratings.query is not None:
@@ -161,7 +160,6 @@ def _shown(delimiter: str) -> str:
 
 
 def raw_items(pipeline: Pipeline, declared: Items, layout: ItemsLayout) -> dg.AssetsDefinition:
-    """The asset."""
     places, source = pipeline.places, declared.rows
     copied = "the file, copied to the storage unchanged"
     if declared.query is not None:

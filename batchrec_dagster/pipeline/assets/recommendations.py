@@ -89,7 +89,6 @@ MADE_OF = {
 
 
 def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
-    """The asset."""
     wanted, titles = pipeline.recommendations, titles_of(pipeline)
     experiment = [pipeline.experiment] if pipeline.experiment else []
 
@@ -240,7 +239,6 @@ SEGMENTS_MADE_OF: dict[str, list[tuple[str, str]]] = {
 
 
 def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
-    """The asset."""
     titles = titles_of(pipeline) if segments.items else []
 
     @asset(

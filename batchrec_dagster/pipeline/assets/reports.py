@@ -56,7 +56,6 @@ PLOTTED = ("hit_rate", "recall", "list_share", "gain", "popular_hit_rate", "acti
 
 
 def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
-    """The asset."""
 
     @asset(
         pipeline,

@@ -40,7 +40,6 @@ class ImportConfig(dg.Config):
 
 
 def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
-    """The asset."""
     files = dataset_files(pipeline)
     budgeted = (
         {"within_budget": "The run's estimated cost is within budget.max_usd_per_run."}

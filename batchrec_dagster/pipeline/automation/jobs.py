@@ -141,7 +141,6 @@ class Cursor:
 def new_files_sensor(
     pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition
 ) -> dg.SensorDefinition:
-    """The sensor."""
     declared, source = pipeline.on_new_files, pipeline.ratings.rows
 
     @dg.sensor(
