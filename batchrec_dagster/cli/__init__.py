@@ -15,7 +15,8 @@ from batchrec_dagster.cli.run import run
 from batchrec_dagster.cli.show import diff, show
 from batchrec_dagster.local_personalize.api.command import local_personalize
 
-# The interpreter's last garbage collection of all that Dagster imports takes half a second.
+# What Dagster imports stays: to look through it for garbage takes up to half a second.
+gc.set_threshold(50_000)
 atexit.register(gc.freeze)
 
 
