@@ -160,8 +160,7 @@ def fit(
     parts = blocks(core)
     parts += [slice(core + part.start, core + part.stop) for part in blocks(n_items - core)]
     by_target = vstack(list(ordered_map(weights, parts)), format="csr")
-    out: csr_matrix = by_target.T.tocsr()
-    out.sort_indices()
+    out: csr_matrix = by_target.T.tocsr()  # with sorted indices
     return out
 
 
@@ -179,13 +178,12 @@ def extend(
     pairs with a new item are approximate, as outside the core of `fit`.
     """
     n_items = matrix.shape[1]
-    new = np.flatnonzero(old_index < 0)
+    is_new = old_index < 0
+    new = np.flatnonzero(is_new)
     moved = reindex(weights, old_index).T.tocsr()
     low_rank = LowRank.of(matrix, regularization) if len(new) else None
     paired = most_recent(matrix)
     by_item = paired.T.tocsr()
-    is_new = np.zeros(n_items, dtype=bool)
-    is_new[new] = True
     on_new, on_old = keep_columns(paired, is_new), keep_columns(paired, ~is_new)
 
     def rows(part: slice) -> csr_matrix:
@@ -206,8 +204,7 @@ def extend(
         return top_k_per_row(together, neighbors)
 
     by_target = vstack(list(ordered_map(rows, blocks(n_items))), format="csr")
-    out: csr_matrix = by_target.T.tocsr()
-    out.sort_indices()
+    out: csr_matrix = by_target.T.tocsr()  # with sorted indices
     return out
 
 
