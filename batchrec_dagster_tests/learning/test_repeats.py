@@ -66,10 +66,48 @@ def test_repeats_are_saved(data: Interactions, model: BlendModel, tmp_path: Path
     loaded = load_model(tmp_path)
     assert isinstance(loaded, BlendModel)
     assert loaded.repeats == model.repeats
-    replace(model, repeats=None).save(tmp_path)  # as models of earlier versions are
+    assert model.repeat_rates is not None
+    np.testing.assert_array_equal(loaded.repeat_rates, model.repeat_rates)
+    users = [str(user) for user in data.user_ids]
+    assert lists(loaded, users, data, 5) == lists(model, users, data, 5)
+    replace(model, repeat_rates=None).save(tmp_path)  # as models of earlier versions are
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded, BlendModel)
+    assert loaded.repeats == model.repeats
+    assert loaded.repeat_rates is None
+    replace(model, repeats=None).save(tmp_path)
     loaded = load_model(tmp_path)
     assert isinstance(loaded, BlendModel)
     assert loaded.repeats is None
+
+
+def test_what_other_users_had_again_comes_again_sooner() -> None:
+    rows = staples()
+    # As many users had each; of milk they had some again, of gifts none. One user had both, once.
+    rows += [(f"v{user}", "milk", time) for user in range(60) for time in (40, 50, 60)]
+    rows += [(f"w{user}", "gift", 60) for user in range(60)]
+    rows += [("new", item, 70) for item in ("milk", "gift")]
+    data = interactions_of(rows)
+    model = train("aws-user-personalization", data, {}).model
+    assert isinstance(model, BlendModel)
+    assert model.repeats is not None
+    assert model.repeat_rates is not None
+    milk, gift = (list(model.item_ids).index(item) for item in ("milk", "gift"))
+    # 61 users, 60 of whom had it again; the prior is 30 users with the share of all items.
+    share = _share(data)
+    shares = [(users + 30 * share) / 91 / share for users in (60, 0)]
+    np.testing.assert_allclose(model.repeat_rates[[milk, gift]], shares, rtol=1e-5)
+    histories = Histories(data, model.item_ids)
+    history = histories.of_users(histories.users(["new"]))
+    logits = np.zeros((1, len(model.item_ids)), dtype=np.float32)
+    model.repeats.add(logits, history, model.repeat_rates)
+    assert logits[0, milk] > logits[0, gift]
+
+
+def _share(data: Interactions) -> float:
+    """Of the pairs of a user and an item, the share with several interactions."""
+    _, counts = np.unique(np.stack([data.users, data.items]), axis=1, return_counts=True)
+    return float((counts > 1).mean())
 
 
 def test_films_have_no_repeats() -> None:
@@ -82,12 +120,14 @@ def test_a_repeat_is_as_likely_as_its_share(data: Interactions, model: BlendMode
     history = Histories(data, model.item_ids).of_users(np.arange(5, dtype=np.int32))
     logits = replace(model, repeats=None).score(history)
     before = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    Repeats(0.25, 0.3).add(logits, history)
+    rates = np.linspace(0.5, 2.0, len(model.item_ids), dtype=np.float32)
+    Repeats(0.25, 0.3).add(logits, history, rates)
     after = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     chance = np.zeros(before.shape)
     owner = np.repeat(np.arange(5), history.lengths)
     assert history.counts is not None
     chance[owner, history.items] = history.counts * (1 + history.ranks) ** -0.3
+    chance *= rates
     wanted = 0.25 * chance / chance.sum(axis=1, keepdims=True) + 0.75 * before
     np.testing.assert_allclose(after, wanted, rtol=1e-4)
 

@@ -15,13 +15,11 @@ from scipy.sparse import csr_matrix, diags
 from scipy.sparse._sparsetools import csc_matvec, csc_matvecs
 
 from .content import ContentScorer
-from .interactions import History
+from .interactions import Float32, History
 from .low_rank import leading_eigenvectors
 from .ranking import reindex, top_k_per_row
 from .store import Arrays
 from .threads import cores, single_threaded_blas
-
-Float32 = npt.NDArray[np.float32]
 
 # Names of components, as in saved models and logs.
 EASE, SEQUENCE, FACTORS, POPULARITY = "ease", "sequence", "factors", "popularity"

@@ -14,11 +14,9 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix, diags
 
 from .ease import transposed
-from .interactions import Float64, History
+from .interactions import Float32, Float64, History
 from .store import Arrays
 from .threads import single_threaded_blas
-
-Float32 = npt.NDArray[np.float32]
 
 MAX_USERS = 20_000  # to fit the weights of at most 500 features on
 USER_REGULARIZATION = 0.01  # of the users

@@ -18,12 +18,9 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix, vstack
 from scipy.sparse._sparsetools import csc_matvec
 
-from .interactions import History
+from .interactions import Float32, History, Int32
 from .ranking import masked_entries, top_k_per_row
 from .threads import ordered_map, pieces
-
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
 
 WINDOW = 32
 DISTANCE_EXPONENT = 0.5

@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix, hstack, vstack
 
+from .interactions import Float32
 from .low_rank import LowRank
 from .ranking import keep_columns, most_recent, reindex, top_k_per_dense_row, top_k_per_row
 from .threads import for_each, ordered_map, pieces, single_threaded_blas
-
-Float32 = npt.NDArray[np.float32]
 
 BLOCK = 512
 TILE = 64

@@ -54,6 +54,7 @@ COOC_NEIGHBORS = 500  # weights kept for each item of a history
 MANY_ROWS = 2_500_000  # interactions, from which COOC_NEIGHBORS_OF_MANY are as accurate
 COOC_NEIGHBORS_OF_MANY = 200
 FACTOR_ROWS = 10_000_000  # of more interactions, factors are fitted on a sample; then once on all
+REPEAT_PRIOR = 30  # users who have an item again as often as the users of all items do
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class FittedComponents:
     item_ids: Ids
     popularity: npt.NDArray[np.float32]
     scorers: Mapping[str, Scorer]
+    repeat_rates: npt.NDArray[np.float32] | None
 
     def blend(self, blend: Blend, temperature: float) -> BlendModel:
         """The model of a blend; `temperature` divides its logits."""
@@ -72,6 +74,7 @@ class FittedComponents:
             {name: self.scorers[name] for name in blend.weights},
             blend.recency_exponents,
             {name: weight / temperature for name, weight in blend.weights.items()},
+            repeat_rates=self.repeat_rates,
         )
 
 
@@ -107,7 +110,19 @@ class ComponentFitter:
     def fit(self, names: Sequence[str], values: Values) -> FittedComponents:
         """The components of these names."""
         scorers = {name: self._scorer(name, values) for name in names}
-        return FittedComponents(self.item_ids, self.popularity, scorers)
+        return FittedComponents(self.item_ids, self.popularity, scorers, self.repeat_rates())
+
+    def repeat_rates(self) -> npt.NDArray[np.float32] | None:
+        """(n_items,): the share of an item's users who had it again, over that of all items; None
+        if nobody had any again."""
+        items, counts, n_items = self.history.items, self.history.counts, len(self.item_ids)
+        if counts is None:
+            return None
+        users = np.bincount(items, minlength=n_items)
+        again = np.bincount(items, weights=counts > 1, minlength=n_items)
+        prior = REPEAT_PRIOR * again.sum() / users.sum()
+        rates = (again + prior) / (users + REPEAT_PRIOR) * (REPEAT_PRIOR / prior)
+        return np.asarray(rates, dtype=np.float32)
 
     def _scorer(self, name: str, values: Values) -> Scorer:
         window = int(values.get("bptt", cooccurrence.WINDOW))

@@ -210,11 +210,14 @@ def _average(options: Sequence[Weights]) -> Weights:
     return {name: weight / sum(kept.values()) for name, weight in kept.items()}
 
 
-def select_repeats(score: Callable[[History], Float32], held_out: ValidationSet) -> Repeats | None:
+def select_repeats(
+    score: Callable[[History], Float32], held_out: ValidationSet, rates: Float32 | None
+) -> Repeats | None:
     """The repeats with which lists of any items are better for the held-out users; None if none.
 
-    `score` gives (users, n_items) logits. The relevant items include seen ones. Repeats must raise
-    NDCG at 25 by more than a standard error of the users' paired differences.
+    `score` gives (users, n_items) logits, `rates` are those of Repeats.add. The relevant items
+    include seen ones. Repeats must raise NDCG at 25 by more than a standard error of the users'
+    paired differences.
     """
     seen = held_out.truth.multiply(held_out.inputs.seen)
     share = min(0.99, seen.nnz / max(1, held_out.truth.nnz))
@@ -231,7 +234,7 @@ def select_repeats(score: Callable[[History], Float32], held_out: ValidationSet)
         for option in (None, *options):
             scores = logits.copy()
             if option is not None:
-                option.add(scores, history)
+                option.add(scores, history, rates)
             items = top_k(scores, MAX_DEPTH)
             hits = np.take_along_axis(is_relevant, np.maximum(items, 0), axis=1) & (items >= 0)
             out.append(ndcg(hits, is_relevant.sum(axis=1)))

@@ -29,15 +29,13 @@ from .components import (
     PopularityScorer,
     Scorer,
 )
-from .interactions import Histories, History, Ids, Int32, Interactions, ModelFileError
+from .interactions import Float32, Histories, History, Ids, Int32, Interactions, ModelFileError
 from .new_items import NewItems
 from .ranking import StreamingTopK
 from .related import RelatedItemsModel
 from .serving import UserModel, chunk_size, logsumexp
 from .store import Arrays, load_arrays, pack_ids, save_arrays, unpack_ids
 from .threads import ordered_map
-
-Float32 = npt.NDArray[np.float32]
 
 NEW_ITEMS = "new-items"  # prefix of their arrays
 HELD_OUT = "held-out"  # a subfolder of the model's folder, and the kind in its manifest
@@ -69,20 +67,26 @@ class PopularityModel(UserModel):
 class Repeats:
     """How likely the items of a history are to come again, as in groceries and music.
 
-    An item's chance is in proportion to how often it occurred, and falls with the number of items
-    since: Anderson et al., "The dynamics of repeat consumption" (WWW 2014). It is added to that of
-    the model, so the order of items that are new to a user does not depend on repeats.
+    An item's chance is in proportion to how often it occurred, and to how many of its users had it
+    again, and falls with the number of items since: Anderson et al., "The dynamics of repeat
+    consumption" (WWW 2014). It is added to that of the model, so the order of items that are new to
+    a user does not depend on repeats.
     """
 
     share: float  # of all interactions, between 0 and 1
     exponent: float  # of the recency, see History.recency_weights
 
-    def add(self, logits: Float32, history: History) -> None:
-        """Raise the logits (users, n_items) of the items of the history, in place."""
+    def add(self, logits: Float32, history: History, rates: Float32 | None) -> None:
+        """Raise the logits (users, n_items) of the items of the history, in place.
+
+        `rates` (n_items,) are the repeat rates of the items; with None they are all the same.
+        """
         owner = np.repeat(np.arange(len(history.lengths)), history.lengths)
         chance = (1.0 + history.ranks) ** -self.exponent
         if history.counts is not None:
             chance *= history.counts
+        if rates is not None:
+            chance *= rates[history.items]
         chance /= np.bincount(owner, weights=chance)[owner]
         odds = self.share / (1 - self.share)
         repeated = np.log(odds * chance) + logsumexp(logits)[owner, 0]
@@ -106,6 +110,7 @@ class BlendModel(UserModel):
     weights: Mapping[str, float]  # of each component's scores in the logits
     held_out: HeldOut | None = None
     repeats: Repeats | None = None  # None: users seldom have an item again
+    repeat_rates: Float32 | None = None  # (n_items without new ones,) see ComponentFitter
     new_items: NewItems | None = None  # the last of `item_ids`, which nobody had in the training
 
     def score(self, history: History) -> Float32:
@@ -124,7 +129,7 @@ class BlendModel(UserModel):
                 scores *= np.float32(self.weights[name])
                 logits += scores
         if self.repeats is not None:
-            self.repeats.add(logits, history)
+            self.repeats.add(logits, history, self.repeat_rates)
         logits[history.lengths == 0] = self.popularity
         if self.new_items is not None:
             out[:, logits.shape[1] :] = self.new_items.score(whole, logits)
@@ -178,6 +183,8 @@ class BlendModel(UserModel):
             }
             arrays |= {f"{name}.{key}": value for key, value in scorer.arrays().items()}
         repeats = {"repeats": asdict(self.repeats)} if self.repeats is not None else {}
+        if self.repeats is not None and self.repeat_rates is not None:
+            arrays["repeat_rates"] = self.repeat_rates
         if self.new_items is not None:
             # Among the components, so that versions that do not know new items refuse the model.
             facts[NEW_ITEMS] = {"kind": NEW_ITEMS}
@@ -202,6 +209,7 @@ class BlendModel(UserModel):
             {name: fact["recency_exponent"] for name, fact in components.items()},
             {name: fact["weight"] for name, fact in components.items()},
             repeats=Repeats(**facts["repeats"]) if "repeats" in facts else None,
+            repeat_rates=arrays.get("repeat_rates"),
             new_items=NewItems.from_arrays(_of(arrays, NEW_ITEMS)) if has_new_items else None,
         )
 

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
+from .interactions import Float32, Int32
 from .threads import for_each
 
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
 Index = npt.NDArray[np.intp]
 
 LANES = 16  # the number of groups is a multiple, so that SIMD instructions are full

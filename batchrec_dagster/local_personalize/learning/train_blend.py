@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from batchrec_dagster.local_personalize.learning import ease
-from batchrec_dagster.local_personalize.learning.components import (
+from batchrec_dagster.personalize.recipes import Values
+
+from . import ease
+from .components import (
     CONTENT,
     EASE,
     EASE_HIGH_REG,
@@ -30,25 +32,12 @@ from batchrec_dagster.local_personalize.learning.components import (
     ItemItemScorer,
     Scorer,
 )
-from batchrec_dagster.local_personalize.learning.evaluation import (
-    Split,
-    split,
-    split_histories,
-    split_users,
-)
-from batchrec_dagster.local_personalize.learning.evidence import measure
-from batchrec_dagster.local_personalize.learning.fit_components import (
-    EASE_NEIGHBORS,
-    ComponentFitter,
-    regularization,
-)
-from batchrec_dagster.local_personalize.learning.hpo import Log
-from batchrec_dagster.local_personalize.learning.interactions import (
-    Interactions,
-    TrainingError,
-    positions,
-)
-from batchrec_dagster.local_personalize.learning.model_selection import (
+from .evaluation import Split, split, split_histories, split_users
+from .evidence import measure
+from .fit_components import EASE_NEIGHBORS, ComponentFitter, regularization
+from .hpo import Log
+from .interactions import Interactions, TrainingError, positions
+from .model_selection import (
     RECENCY_EXPONENTS,
     Blend,
     Options,
@@ -56,18 +45,9 @@ from batchrec_dagster.local_personalize.learning.model_selection import (
     select_blend,
     select_repeats,
 )
-from batchrec_dagster.local_personalize.learning.models import BlendModel, HeldOut, load_model
-from batchrec_dagster.local_personalize.learning.sampling import (
-    held_out_share,
-    is_large,
-    sample,
-    select_on_sample,
-)
-from batchrec_dagster.local_personalize.learning.validation import (
-    validation_set,
-    validation_sets,
-)
-from batchrec_dagster.personalize.recipes import Values
+from .models import BlendModel, HeldOut, load_model
+from .sampling import held_out_share, is_large, sample, select_on_sample
+from .validation import validation_set, validation_sets
 
 COMPONENTS = (EASE, SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
 HIGH_REG_MAX_ITEMS = 6_000  # a second EASE takes time with the square or cube of the items
@@ -102,9 +82,8 @@ def train_blend(
     if large:
         options = _options_of_sample(sample(held_out, seed), options, values, seed, log)
     measured, blend, temperature = _select(splits, options, values, seed, log)
-    repeats = select_repeats(
-        measured.score, validation_set({}, held_out, measured.item_ids, include_seen=True)
-    )
+    with_seen = validation_set({}, held_out, measured.item_ids, include_seen=True)
+    repeats = select_repeats(measured.score, with_seen, measured.repeat_rates)
     if repeats is not None:
         log(f"repeats: {repeats.share:.0%} of the next interactions, recency {repeats.exponent}")
     measured = replace(measured, repeats=repeats)
@@ -228,6 +207,7 @@ def _updated(
         old.recency_exponents,
         old.weights,
         repeats=old.repeats,
+        repeat_rates=fitter.repeat_rates(),
     )
     return fitter.with_new_items(model) if serves else model
 
