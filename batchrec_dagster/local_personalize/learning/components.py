@@ -142,7 +142,7 @@ class FactorScorer:
 
     @cached_property
     def _columns(self) -> Float32:
-        """(k, n_items): BLAS reads the items of few users much faster in this order."""
+        """(k, n_items): BLAS reads the items for few users faster in this order."""
         return np.ascontiguousarray(self.item_factors.T)
 
     @cached_property
