@@ -5,12 +5,14 @@ import re
 import sys
 import weakref
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import hypothesis
 import pytest
+from alembic.util import pyfiles
 
 from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster_tests.s3_server import S3Server, s3_server
@@ -21,6 +23,9 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Java's second compiler pays for itself only after minutes.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+
+# Each of Dagster's instances loads its migrations: most of the CPU that one in memory takes.
+pyfiles.load_module_py = cache(pyfiles.load_module_py)  # type: ignore[assignment]
 
 # A busy machine is no bug: tests assert nothing about time. The same examples every time, so that a
 # failure is the change's own; `--hypothesis-profile=wild` draws others, and more.
