@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import sys
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -11,7 +9,6 @@ import pytest
 from batchrec_dagster.cli.project import use_dagster_home
 from batchrec_dagster.deployment import SETTINGS, Deployment, DeploymentError, misspelt
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE
-from batchrec_dagster.pipeline import component
 from batchrec_dagster_tests.support import REPOSITORY, Project
 
 ROLE = "arn:aws:iam::123456789012:role/Personalize"
@@ -35,7 +32,7 @@ def test_by_default_everything_is_on_this_machine() -> None:
 def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
     deployment = Deployment.from_environment({**AWS, "AWS_REGION": "eu-west-1"})
     assert not deployment.embedded
-    assert deployment.executor().name == dg.multiprocess_executor.name
+    assert deployment.executor() is dg.multiprocess_executor
     resources = deployment.resources()
     assert resources["batchrec_storage"].uri("a.csv") == "s3://bucket/p/a.csv"
     personalize = resources["batchrec_personalize"]
@@ -44,19 +41,6 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
     impatient = {**AWS, "BATCHREC_BUSY_SECONDS": "60", "BATCHREC_DEADLINE_HOURS": "2.5"}
     personalize = Deployment.from_environment(impatient).personalize_resource
     assert (personalize.busy_seconds, personalize.deadline_hours) == (60, 2.5)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere forks are not safe")
-def test_a_step_s_process_is_forked_where_a_run_does_not_say_otherwise() -> None:
-    executor = Deployment.from_environment(AWS).executor()
-
-    def start_method(**config: object) -> Any:
-        applied: Any = executor.apply_config_mapping({"config": config}).value
-        return applied["config"]["start_method"]
-
-    (imported,) = start_method()["forkserver"]["preload_modules"]
-    assert imported == component.__name__
-    assert {*start_method(start_method={"spawn": {}})} == {"spawn"}
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,7 @@ def test_without_extras_a_pipeline_runs_and_is_shown(tmp_path: Path, s3: S3Serve
         project = shop.project
         # In one process: to start one for each step takes longer than the steps.
         (project.package / "definitions.py").write_text(
-            f"{OF_A_PROJECT}\nfrom batchrec_dagster import deployment\n\n"
-            "deployment._PROCESSES = dg.in_process_executor\n"
+            f"{OF_A_PROJECT}\ndg.multiprocess_executor = dg.in_process_executor\n"
         )
         project.environment |= shop.environment | {
             "PYTHONPATH": f"{tmp_path / 'python'}:{project.root}"

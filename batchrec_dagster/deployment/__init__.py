@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,13 +45,6 @@ from batchrec_dagster.web import HOSTS_VARIABLE
 ROLE = re.compile(r"arn:[a-z\d-]+:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-/]+")
 BUCKET = re.compile(r"[a-z\d][a-z\d.-]{1,61}[a-z\d]")
 URL = re.compile(r"https?://[^/\s]+\S*")
-# On Linux, as Python does from 3.14 on, forked from one that has imported what a step needs.
-_FORKED = {"forkserver": {"preload_modules": ["batchrec_dagster.pipeline.component"]}}
-_PROCESSES = dg.multiprocess_executor.configured(
-    lambda config: {"start_method": _FORKED} | config if sys.platform == "linux" else config,
-    config_schema=dg.multiprocess_executor.config_schema.as_field(),
-    name="multiprocess",
-)
 
 
 @dataclass(frozen=True)
@@ -288,7 +280,7 @@ class Deployment:
     def executor(self) -> dg.ExecutorDefinition:
         """In-process for the embedded Personalize, whose steps take less time than to start a
         process."""
-        return dg.in_process_executor if self.embedded else _PROCESSES
+        return dg.in_process_executor if self.embedded else dg.multiprocess_executor
 
 
 # Dagster merges the definitions of several pipelines only if they share these objects.
