@@ -62,17 +62,35 @@ def test_templates_stand_in_for_items_filters_and_segments(
         pass
 
 
-def test_a_cron_schedule_may_be_a_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("block", "setting", "value", "wrong", "said"),
+    [
+        ("schedule", "cron", "30 4 * * *", "at four", "not a cron schedule"),
+        ("schedule", "timezone", "Europe/Vienna", "Vienna", "unknown time zone"),
+        ("ratings", "timestamp_format", "%d.%m.%Y", "%d.%m", "a time written in it"),
+    ],
+)
+def test_a_checked_text_may_be_a_template(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    block: str,
+    setting: str,
+    value: str,
+    wrong: str,
+    said: str,
+) -> None:
     project = module_project(tmp_path)
-    project.declare(declaration("shop", "ratings.csv", schedule={"cron": "{{ env.CRON }}"}))
-    monkeypatch.setenv("CRON", "30 4 * * *")
+    declared = declaration("shop", "ratings.csv", schedule={"cron": "0 3 * * *"})
+    declared[block] = {**declared[block], setting: "{{ env.TEXT }}"}
+    project.declare(declared)
+    monkeypatch.setenv("TEXT", value)
     with definitions(project) as defs:
-        assert defs.resolve_schedule_def("shop_schedule").cron_schedule == "30 4 * * *"
-    monkeypatch.setenv("CRON", "at four")
-    with (
-        pytest.raises(DeclarationError, match=r"schedule: .*not a cron schedule"),
-        definitions(project),
-    ):
+        schedule = defs.resolve_schedule_def("shop_schedule")
+        if block == "schedule":
+            found = {"cron": schedule.cron_schedule, "timezone": schedule.execution_timezone}
+            assert found[setting] == value
+    monkeypatch.setenv("TEXT", wrong)
+    with pytest.raises(DeclarationError, match=rf"{block}: .*{said}"), definitions(project):
         pass
 
 
