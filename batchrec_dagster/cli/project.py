@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # The end of the component's type: config has all of it, but to import it slows down completion.
 COMPONENT = ".BatchRecommendations"
-
-
+# Of gc.set_threshold(): to look through all that Dagster imports takes up to half a second.
+FEW_COLLECTIONS = 50_000
 NONE = "No pipeline is declared. Declare one: batchrec new NAME --ratings FILE"
 
 
@@ -190,7 +190,8 @@ def job_command(job: str) -> list[str]:
     project = find_project()
     place = ["-m", f"{project.module}.definitions", "-d", str(project.root)]
     # `python -m dagster`, which looks for garbage rarely: what it imports stays.
-    code = "import gc, runpy; gc.set_threshold(50_000); runpy.run_module('dagster', {}, '__main__')"
+    rarely = f"import gc, runpy; gc.set_threshold({FEW_COLLECTIONS})"
+    code = f"{rarely}; runpy.run_module('dagster', {{}}, '__main__')"
     return [sys.executable, "-c", code, "job", "execute", *place, "-j", job]
 
 

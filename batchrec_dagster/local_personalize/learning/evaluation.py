@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from .interactions import Histories, Ids, Int32, Int64, Interactions, positions
+from .interactions import Float64, Histories, Ids, Int32, Int64, Interactions, positions
 from .models import SegmentationModel
-from .serving import Float64, UserModel, exclude_entries
+from .serving import UserModel, exclude_entries
 
 HELD_OUT_SHARE = 0.1
 INPUT_SHARE = 0.9

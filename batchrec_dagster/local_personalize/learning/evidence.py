@@ -7,9 +7,9 @@ import numpy as np
 from batchrec_dagster.personalize.evidence import ALL
 
 from .evaluation import Split, evaluate
-from .interactions import log_popularity, popular_first
+from .interactions import Float64, log_popularity, popular_first
 from .models import PopularityModel
-from .serving import Float64, UserModel
+from .serving import UserModel
 
 PREFIX = "evidence/"
 # Groups of users by the interactions that the model saw of them: the least, and the label.

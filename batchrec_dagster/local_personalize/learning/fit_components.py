@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -110,8 +111,9 @@ class ComponentFitter:
     def fit(self, names: Sequence[str], values: Values) -> FittedComponents:
         """The components of these names."""
         scorers = {name: self._scorer(name, values) for name in names}
-        return FittedComponents(self.item_ids, self.popularity, scorers, self.repeat_rates())
+        return FittedComponents(self.item_ids, self.popularity, scorers, self.repeat_rates)
 
+    @cached_property
     def repeat_rates(self) -> npt.NDArray[np.float32] | None:
         """(n_items,): the share of an item's users who had it again, over that of all items; None
         if nobody had any again."""

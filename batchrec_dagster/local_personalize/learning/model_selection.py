@@ -33,11 +33,11 @@ from .components import (
     USER_NEIGHBORS,
 )
 from .evaluation import MAX_DEPTH, ndcg
-from .interactions import History
+from .interactions import Float32, Float64, History
 from .models import Repeats
 from .ranking import top_k
 from .threads import ordered_map
-from .validation import Float32, Float64, ScoredUsers, ValidationSet, Weights
+from .validation import ScoredUsers, ValidationSet, Weights
 
 Options = Mapping[str, Sequence[float]]  # the recency exponents to try, by name of the component
 

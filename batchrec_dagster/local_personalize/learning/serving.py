@@ -10,12 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-from .interactions import Histories, History, Ids, Int32, Interactions
+from .interactions import Float32, Float64, Histories, History, Ids, Int32, Interactions
 from .ranking import top_k
 from .threads import ordered_map
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 
 # Called with the slice of requests that a chunk answers and its (chunk, n_items) scores; sets the
 # scores of items that must not be recommended to -inf.

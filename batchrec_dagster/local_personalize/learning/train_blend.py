@@ -207,7 +207,7 @@ def _updated(
         old.recency_exponents,
         old.weights,
         repeats=old.repeats,
-        repeat_rates=fitter.repeat_rates(),
+        repeat_rates=fitter.repeat_rates,
     )
     return fitter.with_new_items(model) if serves else model
 

@@ -16,12 +16,10 @@ from scipy.sparse import csr_matrix
 
 from .components import ItemItemScorer, Scorer
 from .evaluation import MAX_DEPTH, Split, ndcg, with_earlier_cutoffs
-from .interactions import Histories, History, Ids, Int32, Int64
+from .interactions import Float32, Float64, Histories, History, Ids, Int32, Int64
 from .ranking import top_k
 from .threads import ordered_map
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 Weights = Mapping[str, float]  # by name of the component
 Key = tuple[str, float]  # name and recency exponent of a component
