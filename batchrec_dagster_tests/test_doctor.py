@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.cli.project import STORAGE, use_dagster_home
 from batchrec_dagster.doctor import Finding, examine, machine
 from batchrec_dagster.doctor.machine import clock
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, embedded_client
@@ -61,6 +62,18 @@ def test_a_healthy_machine_passes(home: dict[str, str], tmp_path: Path) -> None:
     }
     assert found["dagster storage"]["message"] == "0 runs in SqliteRunStorage"
     assert list((tmp_path / "home/storage").iterdir()) == []
+
+
+def test_the_home_that_batchrec_made_opens(tmp_path: Path) -> None:
+    env = {"BATCHREC_HOME": str(tmp_path / "home")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BATCHREC_HOME", env["BATCHREC_HOME"])
+        patch.setenv("DAGSTER_HOME", "")
+        home = use_dagster_home()
+    assert STORAGE in (home / "dagster.yaml").read_text()
+    result = CliRunner().invoke(main, ["doctor"], env=env)
+    assert "dagster storage        0 runs in" in result.output
+    assert result.exit_code == 0, result.output
 
 
 def test_the_quotas_of_the_embedded_personalize_are_counted(

@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -64,7 +64,7 @@ def _dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
             "copy dagster.yaml there, or deploy/dagster.yaml for PostgreSQL",
         )
     try:
-        with exclusive(home):
+        with exclusive(home), _as_dagster_home(home):
             opened = dg.DagsterInstance.from_config(str(home))
         with opened as instance:
             runs, storage = instance.get_runs_count(), type(instance.run_storage).__name__
@@ -77,6 +77,20 @@ def _dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
         )
     else:
         yield ok("dagster storage", f"{runs} runs in {storage}")
+
+
+@contextmanager
+def _as_dagster_home(home: Path) -> Iterator[None]:
+    """DAGSTER_HOME is this folder, as batchrec's commands have it: its dagster.yaml may say so."""
+    before = os.environ.get("DAGSTER_HOME")
+    os.environ["DAGSTER_HOME"] = str(home)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DAGSTER_HOME"]
+        else:
+            os.environ["DAGSTER_HOME"] = before
 
 
 def _writable(check: str, folder: Path, setting: str, *, create: bool = True) -> Finding:
