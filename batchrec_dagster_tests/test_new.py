@@ -83,6 +83,14 @@ def test_what_can_be_no_name_is_refused(here: Project, name: str) -> None:
     assert left(here) == []
 
 
+@pytest.mark.parametrize("name", ["null", "yes"])
+def test_a_name_that_yaml_takes_for_another_type_is_quoted(here: Project, name: str) -> None:
+    write_ratings(here.root / "ratings.csv")
+    code, said = new("--ratings", "ratings.csv", name)
+    assert code == 0, said
+    assert left(here) == [name]
+
+
 def test_what_does_not_load_is_not_left_behind(
     here: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,7 @@ def declaration(
     return _DECLARATION.format(
         notes="".join(f"# {line}\n" for line in [*_schema(folder), *notes]),
         type=COMPONENT_TYPE,
-        name=name,
+        name=scalar(name),
         ratings="\n".join(ratings),
         more=f"{more}\n",
     )
