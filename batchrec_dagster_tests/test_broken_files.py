@@ -28,6 +28,16 @@ BROKEN_FILES = {
     ),
     "group/wrong_type": ("type: Pipeline", "line 1: type: Pipeline does not exist"),
     "group/empty": (None, "the file is empty"),
+    "repeated": (
+        "attributes:\n  name: x\n  ratings:\n    source: r.csv\n    source: s.csv",
+        "line 6: source is set in line 5 too: keep one of them",
+    ),
+    "not_text": ("attributes: {name: x, ratings: {source: caf\xe9}}", "line 2: this is not UTF-8"),
+    "control": ("attributes: {name: '\x01'}", "line 2: this is not YAML, because of the control"),
+    "deep": (f"attributes: {'[' * 3000}", "line 1: this is nested too deeply"),
+    "flat": ("name: x", "line 2: name: there is no such setting; those of a pipeline go under"),
+    "no_type": ("attributes: {name: x}  # type: none", "line 1: type: Field required"),
+    "list": ("- type: x", "line 1: attributes: Input should be an object"),
     "twice_1": ("attributes: {name: twice, ratings: {source: r.csv}}", "twice is also the name"),
     "twice_2": ("attributes: {name: twice, ratings: {source: r.csv}}", "twice is also the name"),
     "sink_1": (
@@ -47,7 +57,7 @@ def declare_broken(project: Project) -> dict[str, Path]:
     for (text, _), file in zip(BROKEN_FILES.values(), files.values(), strict=True):
         file.parent.mkdir(parents=True)
         head = "" if text is None or "type:" in text else f"type: {COMPONENT_TYPE}\n"
-        file.write_text(f"{head}{text or '# later'}\n")
+        file.write_bytes(f"{head}{text or '# later'}\n".encode("latin-1"))
     return files
 
 
@@ -80,6 +90,7 @@ def test_a_broken_pipeline_fails_validation_and_stops_no_other(tmp_path: Path) -
     write_ratings(project.root / "ratings.csv")
     project.declare(declaration("shop", "ratings.csv"))
     file = project.declare(declaration("later", "ftp://x/y"))
+    file.write_text(f"{file.read_text()}  batch_users: {{active_since: 2026-02-30}}\n")
     module = ("-m", "batchrec_dagster.definitions")
     # Not the script: it would import the package that this copies.
     batchrec = ("python", "-c", "from batchrec_dagster.cli import main; main()")

@@ -27,6 +27,7 @@ from batchrec_dagster.pipeline.loading import (
     DeclarationError,
     components_of,
     declaration_error,
+    repeated_settings_error,
     same_name_error,
 )
 from batchrec_dagster.pipeline.resources import deployment_of
@@ -44,6 +45,8 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         """As Dagster does; errors name the file and the line."""
         file = context.path / "defs.yaml"
+        if (repeated := repeated_settings_error(file)) is not None:
+            raise repeated
         try:
             loaded = super().load(attributes, context)
         except ValidationError as error:

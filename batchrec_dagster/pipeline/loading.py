@@ -28,7 +28,7 @@ from batchrec_dagster.pipeline.declare_asset import PIPELINE, WRITES_TO
 from batchrec_dagster.reporting.markdown import code
 
 # How Dagster gives an error's place: in a validation error, and in a failed template.
-AT = re.compile(r"(?P<path>attributes\S*.*) at (?P<file>.+):\d+$")
+AT = re.compile(r"(?P<path>.*) at (?P<file>.+):\d+$")
 MESSAGE = re.compile(r"\s+(?:Value error, )?(.+) \[type=\w+, input_value=")
 RESOLVING = re.compile(r"(?P<file>.+):\d+ - (?P<path>attributes\S*)$")
 
@@ -212,6 +212,27 @@ def _written_twice(loaded: dg.Definitions) -> list[str]:
     )
 
 
+def repeated_settings_error(file: Path) -> DeclarationError | None:
+    """The error for settings that stand twice in a block, of which YAML takes the last."""
+    lines, seen = [], set[int]()
+    blocks: list[yaml.Node] = [*yaml.compose_all(file.read_text(encoding="utf-8"))]
+    while blocks:
+        block = blocks.pop(0)
+        if id(block) in seen or not isinstance(block, yaml.CollectionNode):
+            continue
+        seen.add(id(block))  # An alias is the same node again.
+        first: dict[str, int] = {}
+        for entry in block.value:
+            key, value = entry if isinstance(entry, tuple) else (None, entry)
+            blocks.append(value)
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if (before := first.setdefault(key.value, line)) != line:
+                    what = f"{key.value} is set in line {before} too: keep one of them"
+                    lines.append(f"{file}, line {line}: {what}")
+    return DeclarationError("\n".join(lines)) if lines else None
+
+
 def same_name_error(name: str, files: Sequence[Path]) -> DeclarationError:
     """The error for a name declared twice, a line for each file; Dagster's own names only an asset
     key."""
@@ -224,12 +245,25 @@ def same_name_error(name: str, files: Sequence[Path]) -> DeclarationError:
 
 
 def _of_no_type(folder: Path, without: Collection[Path]) -> list[str]:
-    """A line for each other defs.yaml that is empty or has an unknown type; Dagster's own error
-    does not name the file."""
+    """A line for each other defs.yaml that is no text, is empty or has an unknown type; Dagster's
+    own error does not name the file."""
     lines = []
     for file in sorted({*folder.rglob("defs.yaml")}.difference(without)):
+        raw = file.read_bytes()
         try:
-            documents = list(yaml.compose_all(file.read_text(encoding="utf-8")))
+            documents = list(yaml.compose_all(raw.decode()))
+        except UnicodeDecodeError as error:
+            line = raw.count(b"\n", 0, error.start) + 1
+            lines.append(f"{file}, line {line}: this is not UTF-8: save the file in UTF-8")
+            continue
+        except yaml.reader.ReaderError as error:
+            line = raw.decode().count("\n", 0, error.position) + 1
+            what = f"the control character U+{error.character:04X}: delete it"
+            lines.append(f"{file}, line {line}: this is not YAML, because of {what}")
+            continue
+        except RecursionError:
+            lines.append(f"{file}, line 1: this is nested too deeply for YAML: write it flatter")
+            continue
         except yaml.YAMLError:  # Dagster's own error names it.
             continue
         if not documents:
@@ -283,13 +317,16 @@ def _lines(errors: Iterable[tuple[Path, Sequence[str], str]]) -> list[str]:
         line, known = _locate(file, keys)
         plain = message.removeprefix("Value error, ")
         places.setdefault(f"{file}, line {line}: {'.'.join(known) or 'attributes'}: ", []).append(
-            _no_such(keys[-1]) if plain == "Extra inputs are not permitted" else plain
+            _no_such(keys) if plain == "Extra inputs are not permitted" else plain
         )
     return [place + ", or: ".join(messages) for place, messages in places.items()]
 
 
-def _no_such(setting: str) -> str:
+def _no_such(keys: Sequence[str]) -> str:
     """The message for an unknown setting, with the nearest name."""
+    *blocks, setting = keys
+    if not blocks:
+        return "there is no such setting; those of a pipeline go under attributes, indented"
     schema = Pipeline.model_json_schema()
     parts = (schema, *schema["$defs"].values())
     names = {name for part in parts for name in part.get("properties", ())} - {setting}
@@ -311,5 +348,6 @@ def _locate(file: Path, keys: Sequence[str]) -> tuple[int, list[str]]:
             last = keys[-1]
             is_type = "[" in last or last in TYPES or last[:1].isupper()
             missing = last not in known and not is_type
-            return line, [*known[1:], *([last] if missing else [])]
+            inside = known[known[0] == "attributes" :]
+            return line, [*inside, *([last] if missing else [])]
     return 1, list(keys)
