@@ -58,6 +58,27 @@ def facts(**changed: Any) -> VerdictFacts:
             "watch",
             "on only 5 tested users, too few for an interval",
         ),
+        (
+            {"tested": measured(5, lead=0, half=0), "ndcg": 0.06},
+            "watch",
+            "the model is no better than the most popular items: NDCG@25 0.0600 compared with"
+            " 0.0600 on only 5 tested users, too few for an interval",
+        ),
+        (
+            {"tested": measured(0, 0, 0, 0), "ndcg": 0.0, "popular": 0.0},
+            "watch",
+            "the model could not be measured: no held-out user went on to an item that was new to"
+            " them, but not to everyone.",
+        ),
+        (
+            {
+                "tested": measured(0, 0, 0, 0),
+                "ndcg": 0.0,
+                "before": Before(3, Estimate(0.2, 0.18, 0.22)),
+            },
+            "watch",
+            "but not to everyone. In edition 3, NDCG@25 was 0.2000.",
+        ),
         ({"tested": None}, "good", "without an interval, so chance is not ruled out"),
         ({"tested": None, "ndcg": 0.06}, "bad", "no better than the most popular items"),
         ({"popular": None}, "watch", "with nothing to compare it with"),

@@ -158,7 +158,7 @@ def ndcg_of(edition: Edition) -> Estimate | None:
     """Its NDCG@25, with an interval where one is known; None if it does not say."""
     for evidence in Evidence.read(edition.about.get("evidence", {})):
         if evidence.group == ALL:
-            return evidence.ndcg
+            return evidence.ndcg if evidence.users else None
     ndcg = edition.about.get("metrics", {}).get(NDCG)
     return None if ndcg is None else Estimate(ndcg)
 

@@ -185,7 +185,7 @@ def _judged(facts: Facts) -> dict[str, str]:
 
 def _groups(facts: Facts) -> Figure | None:
     """The NDCG by how much is known about the tested users; None if it is not known."""
-    groups = facts.run.evidence
+    groups = [one for one in facts.run.evidence if one.users]
     if not groups:
         return None
     names = {one.group: "All" if one.group == ALL else one.group for one in groups}

@@ -13,6 +13,8 @@ from batchrec_dagster.reporting.sections import Judgement
 GENERATED = "sample://"
 # With fewer tested users, the metrics depend on who was drawn.
 SMALL = 100
+# Why nobody may be tested, although users are held out.
+NOBODY = "no held-out user went on to an item that was new to them, but not to everyone"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def measured_on(tested: int | None) -> str:
     """The held-out users whom the metrics were measured on, in words."""
     if tested is None:
         return "held-out users; how many is not known"
+    if not tested:
+        return f"no user: {NOBODY}"
     small = ": a small sample" if tested < SMALL else ""
     return f"{tested:,} held-out {'user' if tested == 1 else 'users'}{small}"
 
@@ -112,6 +116,11 @@ class VerdictFacts:
     checks: Sequence[str] = ()
     unchanged: str | None = None
 
+    @property
+    def untested(self) -> bool:
+        """Whether it is known that no user was tested: then the metrics are 0 and say nothing."""
+        return self.tested is not None and not self.tested.users
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -142,19 +151,24 @@ def verdict(facts: VerdictFacts) -> Verdict:
 
 def quality(facts: VerdictFacts) -> tuple[Judgement, str]:
     """How the model compares with the most popular items."""
+    tested = facts.tested
+    if facts.untested:
+        return "watch", f"the model could not be measured: {NOBODY}"
     if facts.popular is None:
         return "watch", f"NDCG@25 is {facts.ndcg:.4f}, with nothing to compare it with"
     how = f"NDCG@25 {facts.ndcg:.4f} compared with {facts.popular:.4f}"
-    tested = facts.tested
     interval = tested.difference.interval if tested else None
     if tested is None or interval is None:
+        better = facts.ndcg > facts.popular
+        judgement: Judgement = "good" if better else "bad"
         if tested is None:
             how += ", without an interval, so chance is not ruled out"
         else:
-            how += f" on only {tested.users:,} tested users, too few for an interval"
-        if facts.ndcg <= facts.popular:
-            return "bad", f"the model is no better than the most popular items: {how}"
-        return ("watch" if tested else "good"), f"the model beats the most popular items: {how}"
+            judgement = "watch"
+            users = "1 tested user" if tested.users == 1 else f"{tested.users} tested users"
+            how += f" on only {users}, too few for an interval"
+        than = "beats" if better else "is no better than"
+        return judgement, f"the model {than} the most popular items: {how}"
     low, high = interval
     how += f" on {tested.users:,} tested users, a lead of {tested.difference.value:.4f}"
     how += f" (95% interval {low:.4f} to {high:.4f})"
@@ -198,6 +212,8 @@ def is_concentrated(facts: VerdictFacts) -> bool:
 def _is_worse(facts: VerdictFacts) -> bool:
     before = facts.before
     if facts.unchanged or before is None or before.ndcg is None or before.changed:
+        return False
+    if facts.untested:
         return False
     margin = _margin(facts)
     fell = before.ndcg.value - facts.ndcg

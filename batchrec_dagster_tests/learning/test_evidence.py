@@ -64,6 +64,14 @@ def test_few_users_have_no_interval(data: Interactions) -> None:
     assert (everyone.difference.value, everyone.difference.low) == (0.0, None)
 
 
+def test_users_who_only_repeat_items_are_no_tested_users() -> None:
+    repeats = [(f"u{n % 30}", f"i{n % 30 % 7}", n) for n in range(300)]
+    model = train("aws-popularity-count", interactions_of(repeats), {})
+    (everyone,) = Evidence.read(model.evidence)
+    assert (everyone.group, everyone.users, everyone.ndcg.value) == (ALL, 0, 0.0)
+    assert everyone.difference.interval is None
+
+
 @pytest.mark.slow
 def test_segments_have_no_evidence(data: Interactions) -> None:
     assert Evidence.read(train("aws-item-affinity", data, {}).evidence) == []

@@ -28,6 +28,7 @@ def measure(model: UserModel, held_out: Split) -> dict[str, float]:
     `popular` and `difference` (NDCG at 25 of the model, of the most popular items, and the model's
     lead, over the same users) the mean, and with enough users `_low` and `_high`, its 95 %
     percentile bootstrap interval (Efron, "Bootstrap methods: another look at the jackknife", 1979).
+    If no user was tested, `all` has 0 users and means of 0.
     """
     found = evaluate(model, held_out)
     order = popular_first(held_out.train)
@@ -41,16 +42,16 @@ def measure(model: UserModel, held_out: Split) -> dict[str, float]:
     group = np.searchsorted(lower, lengths, side="right") - 1
     evidence = _numbers(ALL, values)
     for place, (_, label) in enumerate(LENGTHS):
-        evidence |= _numbers(label, values[group == place])
+        if len(of_length := values[group == place]):
+            evidence |= _numbers(label, of_length)
     return found.summary() | {PREFIX + key: value for key, value in evidence.items()}
 
 
 def _numbers(label: str, values: Float64) -> dict[str, float]:
     """values: (users, 3) NDCG of the model, of popularity, and their difference."""
-    if not len(values):
-        return {}
     names = [f"{label}/{name}" for name in ("ndcg", "popular", "difference")]
-    numbers = {f"{label}/users": float(len(values)), **_row(names, values.mean(axis=0))}
+    means = values.sum(axis=0) / max(1, len(values))
+    numbers = {f"{label}/users": float(len(values)), **_row(names, means)}
     if len(values) >= MIN_USERS:
         low, high = interval(values)
         numbers |= _row([f"{name}_low" for name in names], low)
