@@ -5,7 +5,8 @@ and ratings, and what recommenders learn from: shared tastes, popularity, sessio
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -263,22 +264,32 @@ def _choose_movies(seed: int, users: Users, movies: Movies) -> tuple[Ints, Ints,
     steps = np.arange(-2 * FULL_AFFINITY, 2 * FULL_AFFINITY + 1)
     reluctance = np.exp(-14.0 / FULL_AFFINITY * steps).astype(np.float32)
 
-    chosen = []
-    for low in range(0, USERS, BLOCK):
+    def chosen(low: int, key: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
+        """Movies, early and late affinity of a block of users, whose variates are `key`."""
         block = slice(low, low + BLOCK)
         early = users.early[block] @ movies.traits.T
         late = users.late[block] @ movies.traits.T
-        key = rng.standard_exponential(early.shape, dtype=np.float32)
         key *= reluctance[(early + late).astype(np.int32) + 2 * FULL_AFFINITY]
         key *= scarcity
         key[movies.released > last_seen[block, None]] = np.inf
         certain = np.flatnonzero(first_fan // BLOCK == low // BLOCK)
         key[first_fan[certain] - low, certain] = 0
+        rows = []
         for row, count in enumerate(users.counts[block]):
             most = np.partition(key[row], count - 1)[count - 1]
             movie = np.flatnonzero(key[row] <= most)[:count]
-            chosen.append((movie, early[row, movie], late[row, movie]))
-    movie, early, late = (np.concatenate(column) for column in zip(*chosen, strict=True))
+            rows.append((movie, early[row, movie], late[row, movie]))
+        return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+    def drawn(low: int) -> npt.NDArray[np.float32]:
+        shape = min(BLOCK, USERS - low), MOVIES
+        return rng.standard_exponential(shape, dtype=np.float32)
+
+    lows = range(0, USERS, BLOCK)
+    # numpy lets other threads work: the next variates are drawn while movies are chosen.
+    with ThreadPoolExecutor() as pool:
+        blocks = list(pool.map(chosen, lows, map(drawn, lows)))
+    movie, early, late = (np.concatenate(column) for column in zip(*blocks, strict=True))
     affinity = (early + late).astype(np.float64) / FULL_AFFINITY
     drift = (late - early).astype(np.float64) / (FULL_AFFINITY / 2)
     return np.repeat(np.arange(USERS), users.counts), movie, affinity, drift

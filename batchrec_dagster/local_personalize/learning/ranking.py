@@ -220,9 +220,8 @@ def top_k_per_dense_row(rows: Float32, k: int) -> csr_matrix:
 def masked_entries(rows: Float32, stays: npt.NDArray[np.bool_]) -> csr_matrix:
     """The entries where the mask is set; in half the time of scipy's conversion."""
     at = np.flatnonzero(stays)  # much faster than nonzero of two dimensions
-    lengths = np.count_nonzero(stays, axis=1)
-    columns = at - np.repeat(np.arange(len(rows)) * rows.shape[1], lengths)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
+    starts = np.searchsorted(at, np.arange(len(rows) + 1) * rows.shape[1])
+    columns = at - np.repeat(np.arange(len(rows)) * rows.shape[1], np.diff(starts))
     return csr_matrix((rows.ravel()[at], columns.astype(np.int32), starts), shape=rows.shape)
 
 
