@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, low_rank
+from batchrec_dagster.local_personalize.learning import ease, inverse, low_rank
 
 Float64 = npt.NDArray[np.float64]
 
@@ -18,14 +18,14 @@ def lower_blocks(matrix: Float64) -> list[npt.NDArray[np.float32]]:
     """A symmetric matrix as `invert` takes it."""
     return [
         np.ascontiguousarray(matrix[part, : part.stop], dtype=np.float32)
-        for part in ease.blocks(len(matrix))
+        for part in inverse.blocks(len(matrix))
     ]
 
 
 def whole(lower: list[npt.NDArray[np.float32]], n: int) -> Float64:
     """The symmetric matrix of such blocks."""
-    parts = ease.blocks(n)
-    return np.vstack([ease.row_block(lower, parts, k) for k in range(len(parts))]).astype(
+    parts = inverse.blocks(n)
+    return np.vstack([inverse.row_block(lower, parts, k) for k in range(len(parts))]).astype(
         np.float64
     )
 
@@ -53,20 +53,20 @@ def test_invert_matches_numpy(block: int, n: int, seed: int) -> None:
     half = np.random.default_rng(seed).normal(size=(n, n))
     matrix = half @ half.T + np.eye(n)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ease, "BLOCK", block)
+        patch.setattr(inverse, "BLOCK", block)
         lower = lower_blocks(matrix)
-        ease.invert(lower)
+        inverse.invert(lower)
         assert whole(lower, n) == pytest.approx(np.linalg.inv(matrix), abs=1e-4)
 
 
 def test_invert_with_many_blocks_and_stripes() -> None:
-    n = 3 * ease.BLOCK + 7
+    n = 3 * inverse.BLOCK + 7
     half = np.random.default_rng(0).normal(size=(n, 50))
     matrix = half @ half.T + 20 * np.eye(n)
     lower = lower_blocks(matrix)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ease, "STRIPE", 700)
-        ease.invert(lower)
+        patch.setattr(inverse, "STRIPE", 700)
+        inverse.invert(lower)
     assert np.abs(whole(lower, n) @ matrix - np.eye(n)).max() < 1e-3
 
 
@@ -84,10 +84,10 @@ def test_a_matrix_that_is_not_positive_definite_raises(
     matrix: list[list[float]], block: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ease, "BLOCK", block)
+        patch.setattr(inverse, "BLOCK", block)
         lower = lower_blocks(np.array(matrix))
         with pytest.raises(np.linalg.LinAlgError):
-            ease.invert(lower)
+            inverse.invert(lower)
 
 
 @given(
@@ -106,10 +106,10 @@ def test_ease_matches_the_paper(
     """With fewer users than items and with more: all ways to the inverse."""
     matrix = random_matrix(users, items, density, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ease, "BLOCK", block)
-        patch.setattr(ease, "LONG", long)
-        patch.setattr(ease, "ROWS", 3)
-        patch.setattr(ease, "MAX_KEPT_ITEMS", kept)
+        patch.setattr(inverse, "BLOCK", block)
+        patch.setattr(inverse, "LONG", long)
+        patch.setattr(inverse, "ROWS", 3)
+        patch.setattr(inverse, "MAX_KEPT_ITEMS", kept)
         weights = ease.fit(matrix, core=items, regularization=3.0, neighbors=items)
     assert weights.toarray() == pytest.approx(plain_ease(matrix, 3.0), abs=1e-4)
 
@@ -122,6 +122,35 @@ def test_each_item_keeps_its_largest_weights() -> None:
         kept = np.flatnonzero(weights[:, target])
         assert set(kept) == set(np.argsort(-np.abs(plain[:, target]))[:4])
         assert weights[kept, target] == pytest.approx(plain[kept, target], abs=1e-4)
+
+
+@given(
+    users=st.integers(5, 40),
+    added=st.integers(0, 5),
+    density=st.floats(0.1, 0.9),
+    seed=st.integers(0, 99),
+    block=st.sampled_from([2, 512]),
+)
+@settings(max_examples=40, deadline=None)
+def test_rows_added_later_give_the_inverse_of_all(
+    users: int, added: int, density: float, seed: int, block: int
+) -> None:
+    matrix = random_matrix(users + added, 5, density, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inverse, "BLOCK", block)
+        found = inverse.Inverse.of(matrix[:users], 3.0)
+        found.add(matrix[users:])
+        assert found.lower is not None
+        gram = (matrix.T @ matrix).toarray() + 3.0 * np.eye(5)
+        assert whole(found.lower, 5) == pytest.approx(np.linalg.inv(gram), abs=1e-5)
+
+
+def test_rows_are_added_only_where_that_is_possible_and_cheaper() -> None:
+    by_items = inverse.Inverse.of(random_matrix(20, 9, 0.5, 0), 3.0)
+    by_users = inverse.Inverse.of(random_matrix(9, 20, 0.5, 0), 3.0)
+    assert by_items.can_add(3)
+    assert not by_items.can_add(4)
+    assert not by_users.can_add(1)
 
 
 @pytest.mark.parametrize("items", [0, 1])
@@ -151,7 +180,7 @@ def test_pairs_outside_the_core_have_the_weights_of_all_where_users_share_them(
     core = min(core, items)
     plain[:core, :core] = plain_ease(matrix[:, :core], 3.0) if core else 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ease, "BLOCK", 4)
+        patch.setattr(inverse, "BLOCK", 4)
         found = ease.fit(matrix, core=core, regularization=3.0, neighbors=neighbors).toarray()
     for target in range(items):
         size = np.abs(plain[:, target])

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix, diags
 
-from .ease import transposed
 from .interactions import Float32, Float64, History
+from .inverse import transposed
 from .store import Arrays
 from .threads import single_threaded_blas
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -42,9 +42,11 @@ from .interactions import (
     popular_first,
     positions,
 )
+from .inverse import Inverse
 from .model_selection import Blend
 from .models import BlendModel
 from .new_items import find_new_items
+from .ranking import reindex
 
 DENSE_LIMIT = 12_000  # EASE takes n^2 memory and n^3 time, n the smaller of items and users
 WIDE_LIMIT = 30_000  # items, with fewer users than DENSE_LIMIT: EASE still takes items^2 time
@@ -66,6 +68,16 @@ class FittedComponents:
     popularity: npt.NDArray[np.float32]
     scorers: Mapping[str, Scorer]
     repeat_rates: npt.NDArray[np.float32] | None
+    users: Int32  # whose histories they were fitted on, of Interactions.user_ids
+    inverses: Mapping[str, Inverse] = field(default_factory=dict)  # of EASE, where kept
+
+    def only(self, names: Iterable[str]) -> FittedComponents:
+        """Without the components of other names."""
+        return replace(
+            self,
+            scorers={name: self.scorers[name] for name in names},
+            inverses={name: self.inverses[name] for name in names if name in self.inverses},
+        )
 
     def blend(self, blend: Blend, temperature: float) -> BlendModel:
         """The model of a blend; `temperature` divides its logits."""
@@ -89,15 +101,17 @@ class ComponentFitter:
         seed: int,
         log: Log,
         *,
-        start: BlendModel | None = None,
+        start: FittedComponents | None = None,
+        keeps_inverses: bool = False,
     ) -> None:
-        """Factors are resumed from those of `start`, a model of most of the data."""
+        """`start` was fitted on most of the users: factors are resumed from its own, and a kept
+        inverse of EASE gets the users that are new."""
         order = popular_first(interactions)
         self.item_ids = interactions.item_ids[order]
         self.popularity = log_popularity(interactions, order)
         selected = without_extreme_users(interactions, values)
-        users = np.unique(selected.users)
-        self.history = Histories(selected, self.item_ids).of_users(users)
+        self.users = np.unique(selected.users)
+        self.history = Histories(selected, self.item_ids).of_users(self.users)
         self.matrix: csr_matrix = self.history.recency_weights(0.0)
         self._features = interactions.features
         self._newest = int(interactions.timestamps.max(initial=0))
@@ -106,12 +120,20 @@ class ComponentFitter:
         self._seed = seed
         self._log = log
         self._start = start
+        self._inverses: dict[str, Inverse] | None = {} if keeps_inverses else None
         self._fitted: dict[tuple[str, int], Scorer] = {}
 
     def fit(self, names: Sequence[str], values: Values) -> FittedComponents:
         """The components of these names."""
         scorers = {name: self._scorer(name, values) for name in names}
-        return FittedComponents(self.item_ids, self.popularity, scorers, self.repeat_rates)
+        return FittedComponents(
+            self.item_ids,
+            self.popularity,
+            scorers,
+            self.repeat_rates,
+            self.users,
+            self._inverses or {},
+        )
 
     @cached_property
     def repeat_rates(self) -> npt.NDArray[np.float32] | None:
@@ -144,14 +166,7 @@ class ComponentFitter:
         if name == USER_NEIGHBORS:
             return UserNeighborScorer(self.matrix.sorted_indices())
         if name in (EASE, EASE_HIGH_REG):
-            weights = ease.fit(
-                self.matrix,
-                core=max_core(len(self.history.lengths)),
-                regularization=regularization(name),
-                neighbors=EASE_NEIGHBORS,
-                log=self._log,
-            )
-            return ItemItemScorer(weights)
+            return ItemItemScorer(self._fit_ease(name))
         if name in (SEQUENCE, SYMMETRIC_COOC):
             weights = cooccurrence.fit(
                 self.history,
@@ -174,6 +189,32 @@ class ComponentFitter:
         start = fit_factors(self.matrix[some], name=name, factors=factors, seed=self._seed)
         return fit_factors(self.matrix, seed=self._seed, start=start, iterations=1)
 
+    def _fit_ease(self, name: str) -> csr_matrix:
+        """The weights, from the inverse that was kept and the users that are new, if possible."""
+        matrix, start, order = self.matrix, self._start, None
+        inverse = None if start is None else start.inverses.get(name)
+        if start is not None and inverse is not None:
+            is_new = ~np.isin(self.users, start.users)
+            added = int(is_new.sum())
+            if len(self.users) == len(start.users) + added and inverse.can_add(added):
+                order = positions(start.item_ids, self.item_ids)
+                entries = matrix.data, order[matrix.indices], matrix.indptr
+                matrix = csr_matrix(entries, shape=matrix.shape)
+                inverse.add(matrix[is_new, : inverse.n])
+        if order is None:
+            core = max_core(matrix.shape[0])
+            inverse = Inverse.of(matrix[:, :core], regularization(name), self._log)
+            if self._inverses is not None and inverse.lower is not None:
+                self._inverses[name] = inverse
+        weights = ease.fit(
+            matrix,
+            core=matrix.shape[1],
+            regularization=regularization(name),
+            neighbors=EASE_NEIGHBORS,
+            inverse=inverse,
+        )
+        return weights if order is None else reindex(weights, order)
+
     def with_new_items(self, model: BlendModel) -> BlendModel:
         """The model, fitted here, with the items that have features and no interactions."""
         found = find_new_items(self._features, self._newest, self.item_ids, self.matrix)
@@ -183,7 +224,7 @@ class ComponentFitter:
         self._log(f"new items, scored by their features: {len(ids):,}")
         return replace(model, item_ids=np.concatenate([model.item_ids, ids]), new_items=new_items)
 
-    def old_index(self, earlier: BlendModel) -> Int32:
+    def old_index(self, earlier: BlendModel | FittedComponents) -> Int32:
         """(n_items,): the index of each item in what was fitted earlier, -1 if it is new.
 
         Items without interactions, which have log(0.5), count as new.

@@ -34,7 +34,7 @@ from .components import (
 )
 from .evaluation import Split, split, split_histories, split_users
 from .evidence import measure
-from .fit_components import EASE_NEIGHBORS, ComponentFitter, regularization
+from .fit_components import EASE_NEIGHBORS, ComponentFitter, FittedComponents, regularization
 from .hpo import Log
 from .interactions import Interactions, TrainingError, positions
 from .model_selection import (
@@ -81,7 +81,10 @@ def train_blend(
     large = is_large(interactions)
     if large:
         options = _options_of_sample(sample(held_out, seed), options, values, seed, log)
-    measured, blend, temperature = _select(splits, options, values, seed, log)
+    first, blend, temperature = _select(
+        splits, options, values, seed, log, keeps_inverses=not large
+    )
+    measured = first.blend(blend, temperature)
     with_seen = validation_set({}, held_out, measured.item_ids, include_seen=True)
     repeats = select_repeats(measured.score, with_seen, measured.repeat_rates)
     if repeats is not None:
@@ -94,7 +97,7 @@ def train_blend(
         few = len(users) <= FEW_HELD_OUT * len(interactions.user_ids)
         model = _updated(measured, interactions, values, seed, log, serves=True, refits=not few)
         return replace(model, held_out=HeldOut(measured, users, values)), metrics
-    fitter = ComponentFitter(interactions, values, seed, log, start=measured)
+    fitter = ComponentFitter(interactions, values, seed, log, start=first)
     fitted = fitter.fit(list(blend.weights), values)
     model = fitter.with_new_items(replace(fitted.blend(blend, temperature), repeats=repeats))
     return replace(model, held_out=HeldOut(measured, users, values)), metrics
@@ -109,10 +112,10 @@ def train_blend_on_histories(
         log("no user has enough interactions to hold some out: no metrics, default blend")
         return _default_blend(interactions, values, seed, log), None, None
     options = _options(held_out)
-    measured, blend, temperature = _select([held_out], options, values, seed, log)
-    fitter = ComponentFitter(interactions, values, seed, log, start=measured)
+    first, blend, temperature = _select([held_out], options, values, seed, log)
+    fitter = ComponentFitter(interactions, values, seed, log, start=first)
     fitted = fitter.fit(list(blend.weights), values)
-    return fitted.blend(blend, temperature), measured, held_out
+    return fitted.blend(blend, temperature), first.blend(blend, temperature), held_out
 
 
 def measure_blend(
@@ -227,11 +230,22 @@ def _options_of_sample(
 
 
 def _select(
-    splits: list[Split], options: Options, values: Values, seed: int, log: Log
-) -> tuple[BlendModel, Blend, float]:
-    """The blend selected on all splits, its model of the first split, and its temperature."""
+    splits: list[Split],
+    options: Options,
+    values: Values,
+    seed: int,
+    log: Log,
+    *,
+    keeps_inverses: bool = False,
+) -> tuple[FittedComponents, Blend, float]:
+    """The blend selected on all splits, its components of the first split, and its temperature."""
     names = list(options)
-    fits = [ComponentFitter(one.train, values, seed, log).fit(names, values) for one in splits]
+    fits = [
+        ComponentFitter(
+            one.train, values, seed, log, keeps_inverses=keeps_inverses and one is splits[0]
+        ).fit(names, values)
+        for one in splits
+    ]
     sets = [
         validation_sets(fitted.scorers, one, fitted.item_ids)
         for fitted, one in zip(fits, splits, strict=True)
@@ -243,7 +257,7 @@ def _select(
         f"{name} (recency {blend.recency_exponents[name]})" for name in blend.weights
     )
     log(f"selected: {components}; NDCG at 25 of {blend.ndcg:.4f}")
-    return fits[0].blend(blend, temperature), blend, temperature
+    return fits[0].only(blend.weights), blend, temperature
 
 
 def _options(held_out: Split) -> Options:

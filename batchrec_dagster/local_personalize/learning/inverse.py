@@ -1,0 +1,261 @@
+"""(XᵀX + λI)⁻¹ of a sparse matrix X, block by block, in half the memory of a square matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csc_matrix, csr_matrix
+
+from .interactions import Float32
+from .threads import for_each, pieces, single_threaded_blas
+
+BLOCK = 512
+TILE = 16  # of float32, a line of the cache
+STRIPE = 2048  # columns multiplied at once: the product stays in the cache
+
+# Of the inverse by users, half is kept up to here: 0.6 GB. The columns of more items are multiplied
+# twice instead.
+MAX_KEPT_ITEMS = 17_000
+
+# Products of XᵀX added at once, and sums kept meanwhile: a few MiB of each.
+ENTRIES = 1 << 20
+SUMS = 1 << 20
+
+# Rows of X with more than one entry in so many columns are multiplied as dense ones, so many at
+# once: adding up a product of two entries takes as long as about so many products within BLAS.
+LONG = 12
+ROWS = 1024
+
+# With more new rows for each column of X, a new inverse takes less time than `Inverse.add`.
+MAX_ADDED = 1 / 3
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """(XᵀX + λI)⁻¹ of a matrix X with n columns."""
+
+    n: int
+    rows: Callable[[slice], Float32]  # of a block of `blocks(n)`
+    lower: list[Float32] | None = None  # as `invert` has it; None if it was computed by users
+
+    @classmethod
+    def of(
+        cls,
+        matrix: csr_matrix,
+        regularization: float,
+        log: Callable[[str], None] = lambda _: None,
+    ) -> Inverse:
+        """From X (rows, n): by its columns, or by its rows where they are fewer."""
+        users, n = matrix.shape
+        if users < n:
+            return cls(n, _inverse_by_users(matrix, regularization, log))
+        lower = gram(matrix)
+        _add_to_diagonal(lower, regularization)
+        invert(lower, log)
+        return cls(n, _rows_of(lower), lower)
+
+    def can_add(self, rows: int) -> bool:
+        """Whether `add` is possible, and takes less time than a new inverse."""
+        return self.lower is not None and rows <= self.n * MAX_ADDED
+
+    def add(self, rows: csr_matrix) -> None:
+        """Let X have more rows (r, n), in place: P - P Uᵀ (I + U P Uᵀ)⁻¹ U P, by Woodbury."""
+        assert self.lower is not None
+        lower, parts = self.lower, blocks(self.n)
+        products = np.empty(rows.shape, dtype=np.float32)  # U P
+
+        def multiply(part: slice) -> None:
+            products[:, part] = rows @ transposed(self.rows(part))
+
+        for_each(multiply, parts)
+        inner = (rows @ transposed(products)).astype(np.float64)
+        inner[np.diag_indices(len(inner))] += 1
+        with single_threaded_blas():
+            half = np.linalg.inv(np.linalg.cholesky(inner)).astype(np.float32)
+
+        def halve(part: slice) -> None:
+            products[:, part] = half @ products[:, part]
+
+        for_each(halve, parts)
+
+        def subtract(i: int) -> None:
+            _subtract_product(lower[i], transposed(products[:, parts[i]]), products)
+
+        for_each(subtract, range(len(parts) - 1, -1, -1))
+
+
+def blocks(n: int) -> list[slice]:
+    """The row blocks of a matrix of n rows."""
+    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+
+
+def invert(lower: list[Float32], log: Callable[[str], None] = lambda _: None) -> None:
+    """Invert a symmetric positive definite matrix in place.
+
+    `lower[i]` holds the rows of `blocks(n)[i]`, columns 0 to the block's end, C-contiguous
+    float32. Raises numpy.linalg.LinAlgError when the matrix is not positive definite.
+    """
+    n = lower[-1].shape[1] if lower else 0
+    parts = blocks(n)
+    with single_threaded_blas():
+        for k, pivot in enumerate(parts):
+            _sweep(lower, parts, k, pivot)
+            if (k + 1) % 8 == 0:
+                log(f"inverse: {pivot.stop:,} of {n:,} columns")
+    for rows in lower:
+        np.negative(rows, out=rows)
+
+
+def _sweep(lower: list[Float32], parts: list[slice], k: int, pivot: slice) -> None:
+    across = row_block(lower, parts, k)
+    square = across[:, pivot].astype(np.float64)
+    np.linalg.cholesky(square)  # raises unless positive definite
+    inverse = np.linalg.inv(square).astype(np.float32)
+    scaled = np.empty_like(across)
+
+    def scale(part: slice) -> None:
+        np.matmul(inverse, across[:, part], out=scaled[:, part])
+
+    for_each(scale, parts)
+
+    def update(i: int) -> None:
+        if i == k:
+            return
+        weights = np.ascontiguousarray(scaled[:, parts[i]].T)
+        _subtract_product(lower[i], weights, across)
+        if i > k:
+            lower[i][:, pivot] = weights
+
+    # The longest rows first, so that all cores finish at about the same time.
+    for_each(update, range(len(parts) - 1, -1, -1))
+    lower[k][:, : pivot.start] = scaled[:, : pivot.start]
+    lower[k][:, pivot] = -inverse
+
+
+def _subtract_product(rows: Float32, weights: Float32, across: Float32) -> None:
+    """Subtract weights x the columns of `across` from the rows, in place."""
+    product = np.empty((len(weights), STRIPE), dtype=np.float32)
+    for start in range(0, rows.shape[1], STRIPE):
+        some = rows[:, start : start + STRIPE]
+        out = product[:, : some.shape[1]]
+        np.matmul(weights, across[:, start : start + some.shape[1]], out=out)
+        np.subtract(some, out, out=some)
+
+
+def row_block(lower: list[Float32], parts: list[slice], k: int) -> Float32:
+    """The full rows (b, n) of block k, from the lower half."""
+    pivot = parts[k]
+    out = np.empty((pivot.stop - pivot.start, parts[-1].stop), dtype=np.float32)
+    out[:, : pivot.stop] = lower[k]
+    for i in range(k + 1, len(parts)):
+        _transpose(lower[i][:, pivot], out[:, parts[i]])
+    return out
+
+
+def _transpose(block: Float32, out: Float32) -> None:
+    """Write the transpose, a line of the cache at a time: in half the time."""
+    for start in range(0, len(block), TILE):
+        out[:, start : start + TILE] = block[start : start + TILE].T
+
+
+def _rows_of(lower: list[Float32]) -> Callable[[slice], Float32]:
+    """Looks up blocks of rows in the lower half of a symmetric matrix."""
+    parts = blocks(lower[-1].shape[1]) if lower else []
+    return lambda part: row_block(lower, parts, part.start // BLOCK)
+
+
+def _inverse_by_users(
+    matrix: csr_matrix, regularization: float, log: Callable[[str], None]
+) -> Callable[[slice], Float32]:
+    """The same rows by the Woodbury identity, (I - Xᵀ(XXᵀ + λI)⁻¹X) / λ: cheap for few users."""
+    users, n_items = matrix.shape
+    by_item = matrix.T.tocsr()
+    whole = np.zeros((0, 0), dtype=np.float32)
+    if users:
+        lower = gram(by_item)
+        parts = blocks(users)
+        _add_to_diagonal(lower, regularization)
+        invert(lower, log)
+        whole = np.vstack([row_block(lower, parts, k) for k in range(len(parts))])
+
+    def columns(part: slice, first: int) -> Float32:
+        """(n_items - first, width): from row `first` on."""
+        half = np.ascontiguousarray((by_item[part] @ whole).T)  # (users, width)
+        out: Float32 = by_item[first:] @ half
+        out /= np.float32(-regularization)
+        width = np.arange(part.stop - part.start)
+        out[width + part.start - first, width] += np.float32(1 / regularization)
+        return out
+
+    if n_items > MAX_KEPT_ITEMS:
+        return lambda part: transposed(columns(part, 0))
+    parts = blocks(n_items)
+    lower = [np.empty((part.stop - part.start, part.stop), np.float32) for part in parts]
+
+    def fill(k: int) -> None:
+        """From the diagonal down: the items there are less popular, so their rows are short."""
+        below = columns(parts[k], parts[k].start)
+        for rows, part in zip(lower[k:], parts[k:], strict=True):
+            rows[:, parts[k]] = below[part.start - parts[k].start : part.stop - parts[k].start]
+
+    for_each(fill, range(len(parts)))
+    return _rows_of(lower)
+
+
+def transposed(block: Float32) -> Float32:
+    """A C-contiguous transpose."""
+    out = np.empty(block.shape[::-1], dtype=np.float32)
+    _transpose(block, out)
+    return out
+
+
+def gram(matrix: csr_matrix) -> list[Float32]:
+    """XᵀX of a (rows, n) matrix, as `invert` takes it: the rows that each two columns share."""
+    n = matrix.shape[1]
+    parts = blocks(n)
+    is_long = np.diff(matrix.indptr) * LONG > n
+    long, short = matrix[is_long], matrix[~is_long]
+    by_column = short.T.tocsr()
+    lower: list[Float32] = [np.empty((0, 0), np.float32)] * len(parts)
+
+    def multiply(i: int) -> None:
+        width = parts[i].stop
+        left = short[:, :width]
+        out = np.empty((width - parts[i].start, width), dtype=np.float32)
+        step = max(1, SUMS // width)
+        for first in range(0, len(out), step):
+            some = out[first : first + step]
+            start = parts[i].start + first
+            some[:] = _dense_product(by_column[start : start + len(some)], left)
+        for first in range(0, long.shape[0], ROWS):
+            rows = long[first : first + ROWS, :width].toarray()
+            out += np.ascontiguousarray(rows[:, parts[i].start :].T) @ rows
+        lower[i] = out
+
+    for_each(multiply, range(len(parts) - 1, -1, -1))
+    return lower
+
+
+def _dense_product(columns: csr_matrix, matrix: csr_matrix) -> Float32:
+    """The dense product, summed in place: half the time of a sparse product."""
+    width = matrix.shape[1]
+    sums = np.zeros(columns.shape[0] * width, dtype=np.float32)
+    # The rows of the product are one long vector.
+    offsets = np.repeat(
+        np.arange(columns.shape[0], dtype=np.int32) * np.int32(width), np.diff(columns.indptr)
+    )
+    lengths = np.diff(matrix.indptr)[columns.indices]
+    for part in pieces(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), ENTRIES):
+        added = matrix[columns.indices[part]]
+        places = added.indices + np.repeat(offsets[part], lengths[part])
+        by_row = csc_matrix((added.data, places, added.indptr), shape=(len(sums), added.shape[0]))
+        sums += by_row @ columns.data[part]
+    return sums.reshape(-1, width)
+
+
+def _add_to_diagonal(lower: list[Float32], value: float) -> None:
+    for rows in lower:
+        at = np.arange(len(rows))
+        rows[at, rows.shape[1] - len(rows) + at] += value
