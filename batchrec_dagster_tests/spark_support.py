@@ -7,9 +7,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import polars as pl
+from py4j.java_gateway import JavaClass, JavaPackage, JVMView  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.personalize.schemas import scan_interactions
@@ -24,6 +26,11 @@ from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster_tests.support import last_times
 
 LOG = logging.getLogger(__name__)
+
+# PySpark asks the JVM for `functions` and each function by name a thousand times a preparation,
+# and the JVM looks through all its jars for `functions` each time.
+for kind in (JVMView, JavaPackage, JavaClass):
+    kind.__getattr__ = cache(kind.__getattr__)
 
 
 @contextmanager
