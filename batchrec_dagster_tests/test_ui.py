@@ -26,7 +26,7 @@ from batchrec_dagster_tests.support import (
     write_ratings,
 )
 from batchrec_dagster_tests.test_markdown import ADDRESS, PARSER
-from batchrec_dagster_tests.web_ui import web_ui
+from batchrec_dagster_tests.web_ui import go, web_ui
 
 pytestmark = [pytest.mark.slow, pytest.mark.attack]
 
@@ -145,7 +145,7 @@ def test_each_asset_says_what_it_is_and_its_numbers_are_plotted(shop: Shop, tab:
         assert spec.tags["stage"] in STAGES, asset
         assert spec.kinds, asset
         assert "seconds" in metadata, asset
-        tab.goto(f"{shop.address}/assets/shop/{asset}")
+        go(tab, f"{shop.address}/assets/shop/{asset}")
         expect(body).to_contain_text(plain(spec.description or ""))
         expect(body).to_contain_text(plain(told))
         tab.get_by_text("Plots", exact=True).first.click()
@@ -159,7 +159,7 @@ def test_each_check_says_in_words_what_it_found(shop: Shop, tab: Any) -> None:
     expect = pytest.importorskip("playwright.sync_api").expect
     body = tab.locator("body")
     for asset in sorted({check.asset_key.path[-1] for check in shop.checks}):
-        tab.goto(f"{shop.address}/assets/shop/{asset}?view=checks")
+        go(tab, f"{shop.address}/assets/shop/{asset}?view=checks")
         for check in shop.checks:
             if check.asset_key.path[-1] != asset:
                 continue
