@@ -201,7 +201,10 @@ def published(project: Project) -> tuple[dict[str, Any], pl.DataFrame]:
 
 
 def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
-    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    project: Project,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     ratings = project.root / "ratings.csv"
     project.declare(declaration("shop", ratings, gate={"max_drop": 1}))
@@ -266,7 +269,11 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert published(project)[0]["edition"] == 2
     assert newest not in page.read_text()
     # The same command goes on, and no further back.
+    capfd.readouterr()
     done = CliRunner().invoke(main, ["rollback", "shop", "--yes"])
+    log = capfd.readouterr().err
+    assert "published again: edition 2" in log
+    assert "superseded" not in log
     assert (done.exit_code, published(project)[0]["edition"]) == (0, 2)
     assert "The rollback to edition 2 was not finished" in done.output
     assert done.output.endswith("shop: edition 2 is published\n")

@@ -202,7 +202,9 @@ def job_command(job: str) -> list[str]:
     # `python -m dagster`, which looks for garbage rarely: what it imports stays.
     rarely = f"import gc, runpy; gc.set_threshold({FEW_COLLECTIONS})"
     code = f"{rarely}; runpy.run_module('dagster', {{}}, '__main__')"
-    return [sys.executable, "-c", code, "job", "execute", *place, "-j", job]
+    # Dagster's advice to people who type the command.
+    quiet = "ignore:Function `job_execute_command` is superseded"
+    return [sys.executable, "-W", quiet, "-c", code, "job", "execute", *place, "-j", job]
 
 
 @contextmanager

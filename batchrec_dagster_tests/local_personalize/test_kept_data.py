@@ -49,7 +49,7 @@ def test_lost_or_damaged_arrays_fail_the_job(
     reason = failed["failureReason"]
     assert reason.startswith(f"Create failed. The data of {dataset} cannot be read: ")
     assert name in reason
-    assert reason.endswith("Import it again.")
+    assert reason.endswith("Import it again (force_import).")
     local.active(local.import_job(dataset, "s3://data/interactions.csv", "again"))
     version = local.version(local.solution(group, POPULARITY, name="again"))
     assert local.recommended(local.active(version), ["u1"])["u1"]

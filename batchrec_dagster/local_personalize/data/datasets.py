@@ -96,7 +96,7 @@ class DatasetReader:
                 if folders == before:  # no FULL import has replaced the files
                     raise JobFailedError(
                         f"Create failed. The data of {dataset_arn} cannot be read: {error}. Import"
-                        " it again."
+                        " it again (force_import)."
                     ) from error
         raise JobFailedError(f"Create failed. {dataset_arn} changes faster than it can be read.")
 
