@@ -184,6 +184,7 @@ def assert_shown(shop: Shop) -> None:
     assert done.exit_code == 0, done.output
     (found,) = json.loads(done.output)["pipelines"]
     assert (found["pipeline"], found["result"]["name"]) == ("shop", "holdout")
+    assert found["published"] == "holdout"
     assert found["plan"]["users"] == 60
     text = CliRunner().invoke(main, ["show", "--experiment"], env=environment).output
     assert "Users needed, in both arms together" in text

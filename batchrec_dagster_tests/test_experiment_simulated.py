@@ -163,12 +163,18 @@ def test_a_result_is_said_with_its_interval_and_its_doubts() -> None:
     ]
     assert "no certain difference: " in [*result_lines(same)][1]
 
-    said = experiment_text(ExperimentView("shop", result, made), None)
+    said = experiment_text(ExperimentView("shop", result.name, result, made), None)
+    assert "nothing is measured" not in said
     for share, users in made.needed:
         assert re.search(rf"^ *{share:.0%} +{users:,}$", said, re.MULTILINE)
-    nothing = experiment_text(ExperimentView("shop", None, None), None)
+    nothing = experiment_text(ExperimentView("shop", None, None, None), None)
     assert "There is no experiment" in nothing
     assert "no later interactions yet" in nothing
+    started = experiment_text(ExperimentView("shop", "first", None, None), None)
+    assert "There is no experiment" not in started
+    assert "lists are of the experiment first, of which nothing is measured yet" in started
+    newer = experiment_text(ExperimentView("shop", "second", result, made), None)
+    assert "lists are of the experiment second, of which nothing is measured yet" in newer
 
 
 def test_a_newer_experiment_and_other_kinds_of_periods_are_apart() -> None:

@@ -128,7 +128,9 @@ def _experiments(published: list[Published]) -> list[Any]:
         sums = read_sums(PipelineFiles(one.storage, one.places))
         result = experiment_result(sums)
         share = result.control_share if result else USUAL_SHARE
-        views.append(ExperimentView(one.pipeline, result, plan(sums, share)))
+        about = one.edition.about if one.edition else {}
+        current = about.get("experiment", {}).get("name")
+        views.append(ExperimentView(one.pipeline, current, result, plan(sums, share)))
     return views
 
 

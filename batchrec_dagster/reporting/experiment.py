@@ -15,16 +15,26 @@ CONTROL_GETS = {"popular": "the most popular items", "none": "no lists"}
 
 @dataclass(frozen=True)
 class ExperimentView:
-    """What `batchrec show --experiment` shows of a pipeline; None where nothing is measured."""
+    """What `batchrec show --experiment` shows of a pipeline; None where nothing is measured.
+
+    published: the name of the experiment that the published lists are of, if any.
+    """
 
     pipeline: str
+    published: str | None
     result: ExperimentResult | None
     plan: Plan | None
 
 
 def experiment_text(view: ExperimentView, width: int | None) -> str:
     """The text for a terminal of this width, or for a pipe (None)."""
-    said = [*result_lines(view.result)] if view.result else [NO_EXPERIMENT]
+    said = [*result_lines(view.result)] if view.result else []
+    if view.published and (view.result is None or view.result.name != view.published):
+        said.append(
+            f"The published lists are of the experiment {view.published}, of which nothing is"
+            " measured yet."
+        )
+    said = said or [NO_EXPERIMENT]
     if view.plan is None:
         return render([f"Experiment in {view.pipeline}", *said, NOTHING_YET], [], width=width)
     planned = Section(
