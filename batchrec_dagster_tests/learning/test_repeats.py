@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 
 from batchrec_dagster.local_personalize.learning.evaluation import evaluate, split
-from batchrec_dagster.local_personalize.learning.interactions import Histories, Interactions
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Histories,
+    History,
+    Interactions,
+)
 from batchrec_dagster.local_personalize.learning.models import BlendModel, Repeats, load_model
+from batchrec_dagster.local_personalize.learning.train_blend import update_blend
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.learning.support import Row, interactions_of, lists, tastes
 
@@ -137,3 +142,69 @@ def test_looking_at_what_was_seen_leaves_the_history_in_order(data: Interactions
     items = history.items.copy()
     assert (history.seen > 0).nnz == len(items)
     assert np.array_equal(history.items, items)
+
+
+def favorites(often_says_what: bool) -> Interactions:
+    """Users of four tastes who had some items four times: those of their taste, or any."""
+    rng = np.random.default_rng(0)
+    rows: list[Row] = []
+    for user in range(200):
+        own = rng.permutation(15) + 15 * (user % 4)
+        others = rng.choice(60, 12, replace=False)
+        known = np.concatenate([own[:5], others])
+        often = known[:5] if often_says_what else rng.choice(known, 5, replace=False)
+        past = rng.permutation(np.concatenate([known, np.repeat(often, 3)]))
+        items = [*past, *own[5:8]]  # a tenth of the rows, which is what comes next
+        rows += [(f"u{user}", f"i{item}", time) for time, item in enumerate(items)]
+    return interactions_of(rows)
+
+
+@pytest.fixture(scope="module")
+def favored() -> BlendModel:
+    trained = train("aws-user-personalization", favorites(often_says_what=True), {}).model
+    assert isinstance(trained, BlendModel)
+    return trained
+
+
+def test_what_users_had_often_weighs_more_where_it_says_what_comes(favored: BlendModel) -> None:
+    chance = train("aws-user-personalization", favorites(often_says_what=False), {}).model
+    assert isinstance(chance, BlendModel)
+    assert (favored.count_exponent, chance.count_exponent) == (0.5, 0.0)
+    # Four times an item of the first taste, once one of the second, all at the same time.
+    rows = [("new", "i0", 1)] * 4 + [("new", "i15", 1)]
+    history = Histories(interactions_of(rows), favored.item_ids).of_users(np.array([0], np.int32))
+    taste = np.array([int(item.removeprefix("i")) // 15 for item in favored.item_ids])
+
+    def lead(model: BlendModel) -> float:
+        [logits] = model.score(history)
+        return float(logits[taste == 0].mean() - logits[taste == 1].mean())
+
+    assert lead(favored) > max(0.0, lead(replace(favored, count_exponent=0.0)))
+
+
+def test_the_weight_of_counts_is_saved_and_kept_by_an_update(
+    favored: BlendModel, tmp_path: Path
+) -> None:
+    data = favorites(often_says_what=True)
+    users = [str(user) for user in data.user_ids[:5]]
+    favored.save(tmp_path)
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded, BlendModel)
+    assert loaded.count_exponent == favored.count_exponent
+    assert lists(loaded, users, data, 5) == lists(favored, users, data, 5)
+    updated = update_blend(tmp_path, data, 0, lambda message: None)
+    assert updated is not None
+    assert updated[0].count_exponent == favored.count_exponent
+    assert updated[0].held_out is not None
+    assert updated[0].held_out.model.count_exponent == favored.count_exponent
+
+
+def test_counts_weigh_with_the_weights_of_events() -> None:
+    starts, items = np.array([0, 2]), np.array([0, 1], np.int32)
+    counts, weights = np.array([4.0, 1.0], np.float32), np.array([0.5, 0.2], np.float32)
+    history = History(starts, items, np.zeros(2, np.float32), 2, counts)
+    assert history.weighted_by_counts(0.5).recency_weights(0.0).toarray().tolist() == [[2.0, 1.0]]
+    weighted = replace(history, weights=weights).weighted_by_counts(0.5).recency_weights(0.0)
+    np.testing.assert_allclose(weighted.toarray(), [[1.0, 0.2]])
+    assert history.weighted_by_counts(0.0).weights is None
+    assert replace(history, counts=None).weighted_by_counts(0.5).weights is None

@@ -208,6 +208,13 @@ class History:
         shape = len(self.starts) - 1, self.n_items
         return csr_matrix((ones, self.items.copy(), self.starts), shape=shape)
 
+    def weighted_by_counts(self, exponent: float) -> History:
+        """The histories in which an item that occurs n times weighs n^exponent times as much."""
+        if not exponent or self.counts is None:
+            return self
+        weights = self.counts ** np.float32(exponent)
+        return replace(self, weights=weights if self.weights is None else weights * self.weights)
+
     def recency_weights(self, exponent: float) -> csr_matrix:
         """(users, n_items) float32: (1 + rank)^-exponent for the items of a history, else 0.
 

@@ -111,11 +111,13 @@ class BlendModel(UserModel):
     held_out: HeldOut | None = None
     repeats: Repeats | None = None  # None: users seldom have an item again
     repeat_rates: Float32 | None = None  # (n_items without new ones,) see ComponentFitter
+    count_exponent: float = 0.0  # see History.weighted_by_counts
     new_items: NewItems | None = None  # the last of `item_ids`, which nobody had in the training
 
     def score(self, history: History) -> Float32:
         """(users, n_items) logits."""
         out = np.zeros((len(history.lengths), len(self.item_ids)), dtype=np.float32)
+        history = history.weighted_by_counts(self.count_exponent)
         whole, logits = history, out
         if self.new_items is not None:
             history, logits = history.only(len(self.popularity)), out[:, : len(self.popularity)]
@@ -190,7 +192,8 @@ class BlendModel(UserModel):
             facts[NEW_ITEMS] = {"kind": NEW_ITEMS}
             new = self.new_items.arrays()
             arrays |= {f"{NEW_ITEMS}.{key}": value for key, value in new.items()}
-        return arrays, {"components": facts, **repeats}
+        counts = {"count_exponent": self.count_exponent} if self.count_exponent else {}
+        return arrays, {"components": facts, **repeats, **counts}
 
     @classmethod
     def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> BlendModel:
@@ -210,6 +213,7 @@ class BlendModel(UserModel):
             {name: fact["weight"] for name, fact in components.items()},
             repeats=Repeats(**facts["repeats"]) if "repeats" in facts else None,
             repeat_rates=arrays.get("repeat_rates"),
+            count_exponent=float(facts.get("count_exponent", 0.0)),
             new_items=NewItems.from_arrays(_of(arrays, NEW_ITEMS)) if has_new_items else None,
         )
 

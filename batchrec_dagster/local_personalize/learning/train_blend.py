@@ -211,6 +211,7 @@ def _updated(
         old.weights,
         repeats=old.repeats,
         repeat_rates=fitter.repeat_rates,
+        count_exponent=old.count_exponent,
     )
     return fitter.with_new_items(model) if serves else model
 
@@ -257,6 +258,8 @@ def _select(
         f"{name} (recency {blend.recency_exponents[name]})" for name in blend.weights
     )
     log(f"selected: {components}; NDCG at 25 of {blend.ndcg:.4f}")
+    if blend.count_exponent:
+        log(f"an item had n times weighs n^{blend.count_exponent} times as much in a history")
     return fits[0].only(blend.weights), blend, temperature
 
 
