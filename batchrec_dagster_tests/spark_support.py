@@ -33,16 +33,25 @@ for kind in (JVMView, JavaPackage, JavaClass):
     kind.__getattr__ = cache(kind.__getattr__)
 
 
+# To compile what runs over a few rows takes a hundred times as long as to run it.
+QUICK = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.shuffle.partitions": "1",
+}
+# PYSPARK_SUBMIT_ARGS of a process with its own Spark.
+QUICK_ARGUMENTS = "".join(f"--conf {name}={value} " for name, value in QUICK.items())
+QUICK_ARGUMENTS += "pyspark-shell"
+
+
 @contextmanager
 def quick_session() -> Iterator[SparkSession]:
     """A Spark for a few rows."""
     session = local_session(1, "1g", "-XX:TieredStopAtLevel=1")
     session.sparkContext.setLogLevel("ERROR")
-    # To compile what runs over a few rows takes a hundred times as long as to run it.
-    session.conf.set("spark.sql.codegen.wholeStage", "false")
-    session.conf.set("spark.sql.codegen.factoryMode", "NO_CODEGEN")
-    session.conf.set("spark.sql.adaptive.enabled", "false")
-    session.conf.set("spark.sql.shuffle.partitions", "1")
+    for name, value in QUICK.items():
+        session.conf.set(name, value)
     try:
         yield session
     finally:

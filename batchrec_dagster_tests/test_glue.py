@@ -32,6 +32,7 @@ from batchrec_dagster_tests.aws_jobs import (
     without_waiting,
 )
 from batchrec_dagster_tests.s3_server import S3Server
+from batchrec_dagster_tests.spark_support import QUICK_ARGUMENTS
 
 pytestmark = pytest.mark.slow
 
@@ -203,9 +204,8 @@ def test_the_script_runs_as_glue_calls_it(
                 "PYTHONPATH": str(tmp_path / "extra-py-files"),
                 "PYSPARK_PYTHON": sys.executable,
                 "PYSPARK_SUBMIT_ARGS": "--master local[1] --conf spark.ui.enabled=false"
-                " --conf spark.driver.bindAddress=127.0.0.1 --conf spark.driver.host=127.0.0.1"
-                " --conf spark.sql.shuffle.partitions=1 --conf spark.sql.codegen.wholeStage=false"
-                " pyspark-shell",
+                " --conf spark.driver.bindAddress=127.0.0.1 --conf spark.driver.host=127.0.0.1 "
+                + QUICK_ARGUMENTS,
             },
         )
 
