@@ -125,32 +125,33 @@ def test_each_item_keeps_its_largest_weights() -> None:
 
 
 @given(
-    users=st.integers(5, 40),
+    users=st.integers(1, 40),
     added=st.integers(0, 5),
     density=st.floats(0.1, 0.9),
     seed=st.integers(0, 99),
     block=st.sampled_from([2, 512]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_rows_added_later_give_the_inverse_of_all(
     users: int, added: int, density: float, seed: int, block: int
 ) -> None:
-    matrix = random_matrix(users + added, 5, density, seed)
+    """With fewer users than items and with more."""
+    matrix = random_matrix(users + added, 20, density, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inverse, "BLOCK", block)
-        found = inverse.Inverse.of(matrix[:users], 3.0)
-        found.add(matrix[users:])
-        assert found.lower is not None
-        gram = (matrix.T @ matrix).toarray() + 3.0 * np.eye(5)
-        assert whole(found.lower, 5) == pytest.approx(np.linalg.inv(gram), abs=1e-5)
+        some = inverse.inverse_of(matrix[:users], 3.0)
+        some.add(matrix[users:])
+        rows = some.rows()
+        found = np.vstack([rows(part) for part in inverse.blocks(20)])
+        gram = (matrix.T @ matrix).toarray() + 3.0 * np.eye(20)
+        assert found == pytest.approx(np.linalg.inv(gram), abs=1e-5)
 
 
-def test_rows_are_added_only_where_that_is_possible_and_cheaper() -> None:
-    by_items = inverse.Inverse.of(random_matrix(20, 9, 0.5, 0), 3.0)
-    by_users = inverse.Inverse.of(random_matrix(9, 20, 0.5, 0), 3.0)
-    assert by_items.can_add(3)
-    assert not by_items.can_add(4)
-    assert not by_users.can_add(1)
+@pytest.mark.parametrize(("users", "items"), [(20, 9), (9, 20)])
+def test_rows_are_added_only_where_that_is_cheaper(users: int, items: int) -> None:
+    some = inverse.inverse_of(random_matrix(users, items, 0.5, 0), 3.0)
+    assert some.can_add(3)
+    assert not some.can_add(4)
 
 
 @pytest.mark.parametrize("items", [0, 1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -13,9 +15,10 @@ from batchrec_dagster.local_personalize.learning.inverse import Inverse
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.models import BlendModel, SegmentationModel
 from batchrec_dagster.local_personalize.recipes import train
-from batchrec_dagster_tests.learning.support import interactions_of, tastes
+from batchrec_dagster_tests.learning.support import Row, interactions_of, tastes
 
 ROWS = [*tastes(users=120), ("u0", "of the first alone", 10**7)]
+FEW_USERS = tastes(users=30, items=90)
 
 
 @pytest.fixture(autouse=True)
@@ -26,18 +29,19 @@ def added(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     alone = Blend({EASE: 0.6}, {EASE: 1.0}, 0.0)
     monkeypatch.setattr(train_blend, "select_blend", lambda sets, **_: alone)
     shapes: list[tuple[int, ...]] = []
-    add = Inverse.add
+    for kind in get_args(Inverse):
+        add = kind.add
 
-    def counted(self: Inverse, rows: csr_matrix) -> None:
-        shapes.append(rows.shape)
-        add(self, rows)
+        def counted(self: Inverse, rows: csr_matrix, add: Any = add) -> None:
+            shapes.append(rows.shape)
+            add(self, rows)
 
-    monkeypatch.setattr(Inverse, "add", counted)
+        monkeypatch.setattr(kind, "add", counted)
     return shapes
 
 
-def model() -> BlendModel:
-    found = train("aws-user-personalization", interactions_of(ROWS), {}).model
+def model(rows: list[Row] = ROWS) -> BlendModel:
+    found = train("aws-user-personalization", interactions_of(rows), {}).model
     assert isinstance(found, BlendModel)
     return found
 
@@ -48,13 +52,18 @@ def weights(trained: BlendModel) -> npt.NDArray[np.float32]:
     return np.asarray(ease.weights.toarray())
 
 
+@pytest.mark.parametrize(("rows", "held_out", "items"), [(ROWS, 12, 41), (FEW_USERS, 3, 86)])
 def test_ease_of_all_users_is_that_of_the_others_and_the_held_out_ones(
-    added: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+    rows: list[Row],
+    held_out: int,
+    items: int,
+    added: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    went_on = model()
-    assert added == [(12, 41)]  # a tenth of the users, all items
+    went_on = model(rows)
+    assert added == [(held_out, items)]
     monkeypatch.setattr(inverse, "MAX_ADDED", 0)
-    anew = model()
+    anew = model(rows)
     assert len(added) == 1
     assert list(went_on.item_ids) == list(anew.item_ids)
     assert weights(went_on) == pytest.approx(weights(anew), abs=1e-5)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix, hstack, vstack
 
-from .inverse import Inverse, blocks
+from .inverse import Inverse, blocks, inverse_of
 from .low_rank import LowRank
 from .ranking import keep_columns, most_recent, reindex, top_k_per_dense_row, top_k_per_row
 from .threads import ordered_map
@@ -38,8 +38,8 @@ def fit(
     n_items = matrix.shape[1]
     if n_items < 2:
         return csr_matrix((n_items, n_items), dtype=np.float32)
-    inverse = inverse or Inverse.of(matrix[:, :core], regularization, log)
-    core = inverse.n
+    inverse = inverse or inverse_of(matrix[:, :core], regularization, log)
+    core, rows_of = inverse.n, inverse.rows()
     paired = most_recent(matrix)
     by_item = paired.T.tocsr()
     outside = paired[:, core:]
@@ -55,7 +55,7 @@ def fit(
         if part.start >= core:
             single.data[single.indices == np.repeat(width + part.start, np.diff(single.indptr))] = 0
             return top_k_per_row(single, neighbors)
-        rows = inverse.rows(part)  # (width, core)
+        rows = rows_of(part)  # (width, core)
         diagonal = rows[width, width + part.start]
         rows[width, width + part.start] = 0
         together = top_k_per_dense_row(rows, neighbors)

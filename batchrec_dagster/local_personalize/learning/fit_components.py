@@ -42,7 +42,7 @@ from .interactions import (
     popular_first,
     positions,
 )
-from .inverse import Inverse
+from .inverse import Inverse, inverse_of
 from .model_selection import Blend
 from .models import BlendModel
 from .new_items import find_new_items
@@ -204,8 +204,8 @@ class ComponentFitter:
                 inverse.add(matrix[is_new, : inverse.n])
         if order is None:
             core = max_core(matrix.shape[0])
-            inverse = Inverse.of(matrix[:, :core], regularization(name), self._log)
-            if self._inverses is not None and inverse.lower is not None:
+            inverse = inverse_of(matrix[:, :core], regularization(name), self._log)
+            if self._inverses is not None:
                 self._inverses[name] = inverse
         weights = ease.fit(
             matrix,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csc_matrix, csr_matrix
+from scipy.sparse import csc_matrix, csr_matrix, vstack
 
 from .interactions import Float32
 from .threads import for_each, pieces, single_threaded_blas
@@ -28,46 +27,35 @@ SUMS = 1 << 20
 LONG = 12
 ROWS = 1024
 
-# With more new rows for each column of X, a new inverse takes less time than `Inverse.add`.
+# With more new rows for each row or column of the inverse, another one takes less time than `add`.
 MAX_ADDED = 1 / 3
 
+Rows = Callable[[slice], Float32]  # (width, n) of a block of `blocks(n)`
+Log = Callable[[str], None]
 
-@dataclass(frozen=True)
-class Inverse:
-    """(XᵀX + λI)⁻¹ of a matrix X with n columns."""
 
-    n: int
-    rows: Callable[[slice], Float32]  # of a block of `blocks(n)`
-    lower: list[Float32] | None = None  # as `invert` has it; None if it was computed by users
+class InverseByItems:
+    """The inverse by columns of X: half of items x items in memory."""
 
-    @classmethod
-    def of(
-        cls,
-        matrix: csr_matrix,
-        regularization: float,
-        log: Callable[[str], None] = lambda _: None,
-    ) -> Inverse:
-        """From X (rows, n): by its columns, or by its rows where they are fewer."""
-        users, n = matrix.shape
-        if users < n:
-            return cls(n, _inverse_by_users(matrix, regularization, log))
-        lower = gram(matrix)
-        _add_to_diagonal(lower, regularization)
-        invert(lower, log)
-        return cls(n, _rows_of(lower), lower)
+    def __init__(self, matrix: csr_matrix, regularization: float, log: Log) -> None:
+        self.n: int = matrix.shape[1]
+        self._lower = _inverted(matrix, regularization, log)
 
-    def can_add(self, rows: int) -> bool:
-        """Whether `add` is possible, and takes less time than a new inverse."""
-        return self.lower is not None and rows <= self.n * MAX_ADDED
+    def rows(self) -> Rows:
+        """Looks up rows of the inverse."""
+        return _rows_of(self._lower)
+
+    def can_add(self, count: int) -> bool:
+        """Whether so many rows more take less time than another inverse."""
+        return count <= self.n * MAX_ADDED
 
     def add(self, rows: csr_matrix) -> None:
-        """Let X have more rows (r, n), in place: P - P Uᵀ (I + U P Uᵀ)⁻¹ U P, by Woodbury."""
-        assert self.lower is not None
-        lower, parts = self.lower, blocks(self.n)
+        """Let X have these rows (r, n) too: P - P Uᵀ (I + U P Uᵀ)⁻¹ U P, by Woodbury."""
+        lower, parts, of_block = self._lower, blocks(self.n), self.rows()
         products = np.empty(rows.shape, dtype=np.float32)  # U P
 
         def multiply(part: slice) -> None:
-            products[:, part] = rows @ transposed(self.rows(part))
+            products[:, part] = rows @ transposed(of_block(part))
 
         for_each(multiply, parts)
         inner = (rows @ transposed(products)).astype(np.float64)
@@ -86,12 +74,89 @@ class Inverse:
         for_each(subtract, range(len(parts) - 1, -1, -1))
 
 
+class InverseByUsers:
+    """The inverse by rows of X, (I - Xᵀ(XXᵀ + λI)⁻¹X) / λ: cheap for few users (Woodbury)."""
+
+    def __init__(self, matrix: csr_matrix, regularization: float, log: Log) -> None:
+        self.n: int = matrix.shape[1]
+        self._matrix, self._regularization = matrix, regularization
+        lower = _inverted(matrix.T.tocsr(), regularization, log)
+        self._whole = _whole(lower)  # (XXᵀ + λI)⁻¹
+
+    def rows(self) -> Rows:
+        """Looks up rows of the inverse; of which half is computed here, if not too much."""
+        by_item, whole, n = self._matrix.T.tocsr(), self._whole, self.n
+        strength = np.float32(self._regularization)
+
+        def columns(part: slice, first: int) -> Float32:
+            """(n - first, width): from row `first` on."""
+            half = transposed(by_item[part] @ whole)  # (users, width)
+            out: Float32 = by_item[first:] @ half
+            out /= -strength
+            width = np.arange(part.stop - part.start)
+            out[width + part.start - first, width] += 1 / strength
+            return out
+
+        if n > MAX_KEPT_ITEMS:
+            return lambda part: transposed(columns(part, 0))
+        parts = blocks(n)
+        lower = [np.empty((part.stop - part.start, part.stop), np.float32) for part in parts]
+
+        def fill(k: int) -> None:
+            """From the diagonal down: the items there are less popular, so their rows are short."""
+            below = columns(parts[k], parts[k].start)
+            for rows, part in zip(lower[k:], parts[k:], strict=True):
+                rows[:, parts[k]] = below[part.start - parts[k].start : part.stop - parts[k].start]
+
+        for_each(fill, range(len(parts)))
+        return _rows_of(lower)
+
+    def can_add(self, count: int) -> bool:
+        """Whether so many rows more take less time than another inverse."""
+        return count <= len(self._whole) * MAX_ADDED
+
+    def add(self, rows: csr_matrix) -> None:
+        """Let X have these rows (r, n) too: the inverse of a matrix in four blocks."""
+        before, count = self._whole, len(self._whole)
+        across = (self._matrix @ rows.T).toarray()  # (users, r)
+        own = (rows @ rows.T).toarray().astype(np.float64)
+        own[np.diag_indices(len(own))] += self._regularization
+        whole = np.empty((count + len(own),) * 2, dtype=np.float32)
+        product = np.empty_like(across)
+
+        def multiply(part: slice) -> None:
+            product[part] = before[part] @ across
+
+        for_each(multiply, blocks(count))
+        with single_threaded_blas():
+            corner = np.linalg.inv(own - across.T @ product).astype(np.float32)
+
+        def update(part: slice) -> None:
+            side = product[part] @ corner
+            whole[part, :count] = before[part] + side @ product.T
+            whole[part, count:] = -side
+            whole[count:, part] = -side.T
+
+        for_each(update, blocks(count))
+        whole[count:, count:] = corner
+        self._matrix, self._whole = vstack([self._matrix, rows], format="csr"), whole
+
+
+Inverse = InverseByItems | InverseByUsers
+
+
+def inverse_of(matrix: csr_matrix, regularization: float, log: Log = lambda _: None) -> Inverse:
+    """(XᵀX + λI)⁻¹ of X (rows, n), by its columns, or by its rows where they are fewer."""
+    of = InverseByUsers if matrix.shape[0] < matrix.shape[1] else InverseByItems
+    return of(matrix, regularization, log)
+
+
 def blocks(n: int) -> list[slice]:
     """The row blocks of a matrix of n rows."""
     return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
 
 
-def invert(lower: list[Float32], log: Callable[[str], None] = lambda _: None) -> None:
+def invert(lower: list[Float32], log: Log = lambda _: None) -> None:
     """Invert a symmetric positive definite matrix in place.
 
     `lower[i]` holds the rows of `blocks(n)[i]`, columns 0 to the block's end, C-contiguous
@@ -160,48 +225,28 @@ def _transpose(block: Float32, out: Float32) -> None:
         out[:, start : start + TILE] = block[start : start + TILE].T
 
 
-def _rows_of(lower: list[Float32]) -> Callable[[slice], Float32]:
+def _inverted(matrix: csr_matrix, regularization: float, log: Log) -> list[Float32]:
+    """The lower half of (XᵀX + λI)⁻¹."""
+    lower = gram(matrix)
+    for rows in lower:
+        at = np.arange(len(rows))
+        rows[at, rows.shape[1] - len(rows) + at] += regularization
+    invert(lower, log)
+    return lower
+
+
+def _rows_of(lower: list[Float32]) -> Rows:
     """Looks up blocks of rows in the lower half of a symmetric matrix."""
     parts = blocks(lower[-1].shape[1]) if lower else []
     return lambda part: row_block(lower, parts, part.start // BLOCK)
 
 
-def _inverse_by_users(
-    matrix: csr_matrix, regularization: float, log: Callable[[str], None]
-) -> Callable[[slice], Float32]:
-    """The same rows by the Woodbury identity, (I - Xᵀ(XXᵀ + λI)⁻¹X) / λ: cheap for few users."""
-    users, n_items = matrix.shape
-    by_item = matrix.T.tocsr()
-    whole = np.zeros((0, 0), dtype=np.float32)
-    if users:
-        lower = gram(by_item)
-        parts = blocks(users)
-        _add_to_diagonal(lower, regularization)
-        invert(lower, log)
-        whole = np.vstack([row_block(lower, parts, k) for k in range(len(parts))])
-
-    def columns(part: slice, first: int) -> Float32:
-        """(n_items - first, width): from row `first` on."""
-        half = np.ascontiguousarray((by_item[part] @ whole).T)  # (users, width)
-        out: Float32 = by_item[first:] @ half
-        out /= np.float32(-regularization)
-        width = np.arange(part.stop - part.start)
-        out[width + part.start - first, width] += np.float32(1 / regularization)
-        return out
-
-    if n_items > MAX_KEPT_ITEMS:
-        return lambda part: transposed(columns(part, 0))
-    parts = blocks(n_items)
-    lower = [np.empty((part.stop - part.start, part.stop), np.float32) for part in parts]
-
-    def fill(k: int) -> None:
-        """From the diagonal down: the items there are less popular, so their rows are short."""
-        below = columns(parts[k], parts[k].start)
-        for rows, part in zip(lower[k:], parts[k:], strict=True):
-            rows[:, parts[k]] = below[part.start - parts[k].start : part.stop - parts[k].start]
-
-    for_each(fill, range(len(parts)))
-    return _rows_of(lower)
+def _whole(lower: list[Float32]) -> Float32:
+    """The symmetric matrix of a lower half."""
+    if not lower:
+        return np.zeros((0, 0), dtype=np.float32)
+    rows = _rows_of(lower)
+    return np.vstack([rows(part) for part in blocks(lower[-1].shape[1])])
 
 
 def transposed(block: Float32) -> Float32:
@@ -253,9 +298,3 @@ def _dense_product(columns: csr_matrix, matrix: csr_matrix) -> Float32:
         by_row = csc_matrix((added.data, places, added.indptr), shape=(len(sums), added.shape[0]))
         sums += by_row @ columns.data[part]
     return sums.reshape(-1, width)
-
-
-def _add_to_diagonal(lower: list[Float32], value: float) -> None:
-    for rows in lower:
-        at = np.arange(len(rows))
-        rows[at, rows.shape[1] - len(rows) + at] += value
