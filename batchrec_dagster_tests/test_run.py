@@ -248,7 +248,35 @@ def test_a_run_that_cannot_start_says_which_line_is_wrong(shop: Project) -> None
     assert "no_such_setting" in done.stderr
 
 
+@pytest.mark.slow
+def test_a_run_configuration_with_an_unknown_setting_is_named(shop: Project) -> None:
+    file = shop.root / "force.yaml"
+    file.write_text("ops:\n  shop__solution_version: {config: {force_tran: true}}\n")
+    done = in_a_pipe(shop, "shop", "-c", str(file))
+    assert done.returncode == 1
+    assert f'{file}: Received unexpected config entry "force_tran"' in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 # In this process
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"ops:\n\tx: 1\n", "run.yaml, line 2: this is not YAML: found character"),
+        (b"ops: caf\xe9\n", "run.yaml cannot be read: 'utf-8' codec"),
+        (b"ops: \x01\n", "run.yaml: this is not YAML: "),
+        (b"# later\n", "run.yaml: a run's settings start with ops:"),
+    ],
+)
+def test_a_run_configuration_that_is_none_is_refused(here: Project, text: bytes, said: str) -> None:
+    here.declare(declaration("shop", "ratings.csv"))
+    (here.root / "run.yaml").write_bytes(text)
+    code, output = batchrec("run", "shop", "-c", "run.yaml")
+    assert code == 1
+    assert output.startswith(f"Error: {said}")
 
 
 @pytest.fixture

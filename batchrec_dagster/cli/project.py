@@ -70,11 +70,11 @@ def declared_pipelines(project: Project) -> dict[str, Path]:
     }
 
 
-class _TextDates(yaml.SafeLoader):
+class TextDates(yaml.SafeLoader):
     """Leaves dates as text, as Dagster does: 2026-02-30 would stop the reading of all files."""
 
 
-_TextDates.yaml_implicit_resolvers = {
+TextDates.yaml_implicit_resolvers = {
     first: [known for known in resolvers if known[0] != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
@@ -84,7 +84,7 @@ def _components(project: Project) -> Iterator[tuple[str, dict[str, Any], Path]]:
     """The type, the attributes and the file of each readable component."""
     for file in sorted(project.defs.rglob("defs.yaml")):
         try:
-            documents = list(yaml.load_all(file.read_text(encoding="utf-8"), _TextDates))
+            documents = list(yaml.load_all(file.read_text(encoding="utf-8"), TextDates))
         except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
             continue
         for document in documents:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+import yaml
 
 from batchrec_dagster.cli import project as of
 from batchrec_dagster.cli.project import NotFoundError, complete_pipelines
@@ -64,6 +66,8 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
       130  it was stopped by Ctrl-C
     """
     name = _chosen(pipeline)
+    if config:
+        _check_config(config)
     stream: Any = sys.stdout
     stream.reconfigure(errors="backslashreplace")
     tag, started = uuid.uuid4().hex, time.time()
@@ -83,7 +87,7 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
             # Meanwhile: both processes take their time to import Dagster.
             instance = stack.enter_context(of.dagster_instance())
             _import_for_the_end()
-            watched = _Run(name, tag, instance, process, said, received)
+            watched = _Run(name, tag, instance, process, said, received, config)
             watched.watch()
             watched.conclude(time.time() - started)
         finally:
@@ -114,6 +118,21 @@ def _chosen(pipeline: str | None) -> str:
     return pipeline
 
 
+def _check_config(file: Path) -> None:
+    """Raise click.ClickException for a file that is no YAML with settings."""
+    try:
+        found = yaml.load(file.read_text(encoding="utf-8"), of.TextDates)  # noqa: S506
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"{file} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        why = getattr(error, "problem", None) or error
+        raise click.ClickException(f"{file}{line}: this is not YAML: {why}") from error
+    if not isinstance(found, dict):
+        raise click.ClickException(f"{file}: a run's settings start with ops:")
+
+
 @contextmanager
 def _signals() -> Iterator[list[int]]:
     """The signals to stop, as they arrive."""
@@ -128,8 +147,8 @@ def _signals() -> Iterator[list[int]]:
 
 @dataclass
 class _Run:
-    """A run in a process of its own. said: by the process; received: signals to stop; stages: None
-    until Dagster has started the run."""
+    """A run in a process of its own. said: by the process; received: signals to stop; config: the
+    file with its run configuration; stages: None until Dagster has started the run."""
 
     name: str
     tag: str
@@ -137,6 +156,7 @@ class _Run:
     process: subprocess.Popen[bytes]
     said: IO[bytes]
     received: list[int]
+    config: Path | None
     stages: RunStages | None = None
 
     def watch(self) -> None:
@@ -220,7 +240,10 @@ class _Run:
         if found := problems(of.find_project()):
             return "\n".join(found)
         self.said.seek(0)
-        return "\n".join(self.said.read().decode(errors="replace").splitlines()[-20:])
+        text = self.said.read().decode(errors="replace")
+        if self.config and (wrong := re.findall(r"^ +Error \d+: (.+)", text, re.MULTILINE)):
+            return "\n".join(f"{self.config}: {error}" for error in wrong)
+        return "\n".join(text.splitlines()[-20:])
 
 
 Show = Callable[["RunStages | None", "list[Stage]", bool], None]

@@ -81,6 +81,25 @@ def test_an_unfinished_home_is_not_exported(
     assert not (tmp_path / "file").exists()
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    local = Local(tmp_path)
+    local.client.list_dataset_groups()
+    command = ["--home", str(tmp_path / "home"), "--export"]
+    (tmp_path / "file").touch()
+    for target, said in (
+        ("nowhere/file", f"there is no folder {tmp_path}/nowhere: create it."),
+        ("file/in_it", f"[Errno 20] Not a directory: '{tmp_path}/file/in_it."),
+    ):
+        done = CliRunner().invoke(local_personalize, [*command, str(tmp_path / target)])
+        assert done.exit_code == 1
+        assert done.output.startswith(f"Error: {said}")
+    # /proc takes no folder, not even from root.
+    for option in ((), ("--import", str(tmp_path / "file"))):
+        done = CliRunner().invoke(local_personalize, ["--home", "/proc/nowhere/home", *option])
+        assert done.exit_code == 1
+        assert done.output.startswith("Error: [Errno 2] No such file or directory: '/proc/nowhere")
+
+
 def _archive(path: Path, *members: tuple[str | tarfile.TarInfo, bytes]) -> Path:
     with tarfile.open(path, "w") as archive:
         for member, data in members:

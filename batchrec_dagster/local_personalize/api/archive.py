@@ -58,6 +58,8 @@ def export_home(home: Path, target: Path) -> None:
                 archive.add(home / path, path)
         part.rename(target)
     except FileNotFoundError as error:
+        if not target.parent.is_dir():
+            raise ArchiveError(f"there is no folder {target.parent}: create it.") from None
         raise ArchiveError(f"{home} changed in the meantime ({error}): export it again.") from None
     finally:
         part.unlink(missing_ok=True)

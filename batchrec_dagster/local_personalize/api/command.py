@@ -69,7 +69,7 @@ def _move_home(home: Path, export_to: Path | None, import_from: Path | None) -> 
             click.echo("Start it with --region {} --account {}".format(*scope))
         if export_to:
             export_home(home, export_to)
-    except (ArchiveError, CatalogError) as error:
+    except (ArchiveError, CatalogError, OSError) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -228,6 +228,6 @@ def local_personalize(
             pace=Pace(pace),
             v2_lines=v2_lines,
         )
-    except CatalogError as error:
+    except (CatalogError, OSError) as error:
         raise click.ClickException(str(error)) from error
     serve(service, host, port, key=key, hosts=allowed_hosts)
