@@ -151,6 +151,7 @@ def test_milliseconds_among_seconds_are_an_error_with_file_and_line(tmp_path: Pa
             prepare(tmp_path, contents, rules)
 
 
+@pytest.mark.slow
 def test_a_column_that_changes_its_type_far_into_the_file(tmp_path: Path) -> None:
     rows = [f"{row},10,5,1500000000,A\n" for row in range(200_000)]
     rows[150_000] = "u-150000,10,5,1500000000,A\n"

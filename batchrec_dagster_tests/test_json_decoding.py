@@ -111,6 +111,7 @@ def test_decoded_is_what_pythons_json_has(texts: list[str]) -> None:
     check(texts)
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(objects, broken), min_size=2, max_size=6))
 def test_what_is_broken_is_that_for_both(texts: list[str]) -> None:
     check(texts)

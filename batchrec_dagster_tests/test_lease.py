@@ -182,6 +182,7 @@ with Lease(store, sys.argv[2], "killed", logging.getLogger(), 1000).held():
 """
 
 
+@pytest.mark.slow
 def test_the_lease_of_a_process_that_was_killed_is_taken_at_once(
     folder: tuple[ObjectStore, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pytest
 import yaml
 from deltalake import DeltaTable, write_deltalake
-from pyiceberg.catalog.sql import SqlCatalog
 
 from batchrec_dagster.personalize.schemas import interactions_schema, parse_schema
 from batchrec_dagster_tests.postgres_server import postgres_server
@@ -220,6 +219,9 @@ def delta(root: Path) -> None:
 
 
 def iceberg(root: Path) -> None:
+    # Half a second in each worker, of which one runs this.
+    from pyiceberg.catalog.sql import SqlCatalog
+
     users = pa.array([user for user, _ in EVENTS] + [999])
     rows = pa.table({"customer_id": users, "sku": [f"s{item}" for _, item in EVENTS] + ["x"]})
     rows = rows.append_column("ordered_at", pa.array([START] * len(rows)))

@@ -167,7 +167,7 @@ def test_an_array_that_does_not_end_has_a_bad_row(tmp_path: Path, text: str, bad
     assert looked.bad.total == bad
 
 
-@pytest.mark.parametrize("elements", [1, 40_000])
+@pytest.mark.parametrize("elements", [1, pytest.param(40_000, marks=pytest.mark.slow)])
 def test_the_elements_of_a_long_array_stay_as_they_are(tmp_path: Path, elements: int) -> None:
     rows = [f'{{"user": "é{n}", "item": {n}e0, "time": {SECONDS}}}' for n in range(elements)]
     (tmp_path / "data.json").write_text("[" + ",\n".join(rows) + "]")

@@ -26,7 +26,7 @@ from batchrec_dagster_tests.support import (
     declaration,
     write_ratings,
 )
-from batchrec_dagster_tests.web_ui import UPRIGHT, answers
+from batchrec_dagster_tests.web_ui import UPRIGHT, answers, go
 
 pytestmark = pytest.mark.slow
 
@@ -140,7 +140,7 @@ def test_the_ui_shows_the_lineage_materializes_it_and_ends_by_ctrl_c(
         end.wait_for()
         assert end.inner_text() == "Success", dev.log.read_text()
 
-        page.goto(f"{address}/locations/batchrec_dagster/asset-groups/movielens/lineage")
+        go(page, f"{address}/locations/batchrec_dagster/asset-groups/movielens/lineage")
         for asset in ASSETS:
             page.get_by_text(asset, exact=True).first.wait_for()
         expect(page.get_by_text("Never materialized")).to_have_count(0)

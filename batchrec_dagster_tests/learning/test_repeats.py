@@ -166,6 +166,7 @@ def favored() -> BlendModel:
     return trained
 
 
+@pytest.mark.slow
 def test_what_users_had_often_weighs_more_where_it_says_what_comes(favored: BlendModel) -> None:
     chance = train("aws-user-personalization", favorites(often_says_what=False), {}).model
     assert isinstance(chance, BlendModel)

@@ -227,6 +227,7 @@ TEXT = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(TEXT)
 def test_any_text_is_accepted_or_refused(text: str) -> None:

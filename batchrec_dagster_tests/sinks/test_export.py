@@ -135,6 +135,7 @@ def test_a_cell_that_ends_at_a_semicolon_elsewhere_is_text(tmp_path: Path) -> No
     assert rows(tmp_path)[1][2::2] == ["a;'=1+1;b", "x;\"'@SUM(A1)", "1; 2 - 3"]
 
 
+@pytest.mark.slow
 @pytest.mark.attack
 @settings(max_examples=60, deadline=None)
 @example(wild=HOSTILE_LISTS, how="per_user", bom=False)

@@ -264,6 +264,7 @@ UPPER_CASE = str(UUID(int=10)).upper()
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=8)
 
 
+@pytest.mark.slow
 @given(
     table=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=8),
     delimiter=st.sampled_from([",", ";", "\t", "|"]),
