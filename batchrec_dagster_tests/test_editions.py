@@ -86,11 +86,13 @@ def test_metrics_are_compared_only_on_the_same_interactions() -> None:
 
 
 def test_the_ndcg_comes_with_its_interval_where_there_is_one() -> None:
-    numbers = {f"all/{name}": 0.1 for name in ("users", "ndcg", "popular", "difference")}
-    sure = edition(1, metrics={NDCG: 0.1}, evidence={**numbers, "all/ndcg_low": 0.05})
+    numbers = {f"all/{name}": 0.1 for name in ("ndcg", "popular", "difference")}
+    numbers |= {"all/users": 50, "all/ndcg_low": 0.05}
+    sure = edition(1, metrics={NDCG: 0.1}, evidence=numbers)
     assert ndcg_of(sure) is not None
     assert ndcg_of(sure).low == 0.05  # type: ignore[union-attr]
     assert ndcg_of(edition(1, metrics={NDCG: 0.1})).low is None  # type: ignore[union-attr]
+    assert ndcg_of(edition(1, metrics={NDCG: 0.1}, evidence={**numbers, "all/users": 0})) is None
     assert ndcg_of(edition(1)) is None
 
 
