@@ -49,6 +49,7 @@ def test_huge_histories_give_full_lists_and_a_small_model(
     rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit_components, "WIDE_LIMIT", 1_500)
+    monkeypatch.setattr(fit_components, "DENSE_LIMIT", 1_500)
     monkeypatch.setattr(ranking, "MAX_PAIRED", 1_000)
     data = interactions_of(rows)
     model = train(RECIPE, data, {}).model

@@ -138,11 +138,37 @@ def test_a_few_users_with_very_many_interactions_are_not_sampled(
     assert not sampling.is_large(data)
 
 
+def test_a_large_catalogue_is_sampled_by_its_items_where_users_are_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = many()
+    monkeypatch.setattr(sampling, "SAMPLE_ITEMS", 30)
+    # Items that nobody has had do not count.
+    more = replace(data, item_ids=np.array([*data.item_ids, "none"], dtype=object))
+    monkeypatch.setattr(sampling, "MAX_ITEMS", len(data.item_ids))
+    assert not sampling.is_large(more)
+    monkeypatch.setattr(sampling, "MAX_ITEMS", len(data.item_ids) - 1)
+    assert sampling.is_large(data)
+    held_out = held_out_of(data)
+    assert len(held_out.users) == 30
+    part = sampling.sample(held_out, seed=0)
+    assert len(part.train.item_ids) == 30
+    assert set(part.train.users) == set(held_out.train.users)
+    done, logged = trained(data)
+    selected = next(at for at, line in enumerate(logged) if "selected on the sample" in line)
+    # With few users held out, both splits are sampled.
+    assert sum(line.startswith(f"{SEQUENCE}:") for line in logged[:selected]) == 2
+    assert done.metrics[NDCG] > 0
+    assert isinstance(done.model, BlendModel)
+    assert all(lists(done.model, list(data.user_ids[:20]), data, 5))
+
+
 @pytest.mark.usefixtures("small_limits")
 def test_ease_is_not_fitted_in_full_for_less_than_its_least_gain(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sampling, "LEAST_GAIN", 10.0)
+    monkeypatch.setattr(train_blend, "MIN_VALIDATION_USERS", 1)
     done, logged = trained(many())
     assert isinstance(done.model, BlendModel)
     assert EASE not in done.model.scorers

@@ -6,15 +6,22 @@ Source: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data" (WWW 2019).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix, hstack, vstack
+from scipy.sparse import csr_matrix, vstack
 
+from .interactions import Int32, Int64
 from .inverse import Inverse, blocks, inverse_of
 from .low_rank import LowRank
 from .ranking import keep_columns, most_recent, reindex, top_k_per_dense_row, top_k_per_row
-from .threads import ordered_map
+from .threads import ordered_map, pieces
+
+# Of pairs with an item outside the core, so many are multiplied at once, a few bytes each.
+PAIRS = 1 << 22
+# An item outside keeps so many weights for each of its users: memory in proportion to interactions.
+WEIGHTS_PER_USER = 25
 
 
 def fit(
@@ -31,44 +38,82 @@ def fit(
     `matrix` is (users, n_items) of ones: the most popular items first, the entries of a row from
     new to old. The first `core` items are regressed jointly, as in the paper; of pairs with an
     item outside the core, the weights are approximate (`LowRank`), over the newest entries of each
-    user (`ranking.most_recent`). Each column keeps its `neighbors` largest weights: they carry the
-    accuracy, and scoring costs in proportion to them. `inverse` is that of the core, if it is
-    known.
+    user (`ranking.most_recent`). Each column keeps its `neighbors` largest weights, outside the
+    core also WEIGHTS_PER_USER at most: they carry the accuracy, and scoring costs in proportion.
+    `inverse` is that of the core, if it is known.
     """
     n_items = matrix.shape[1]
     if n_items < 2:
         return csr_matrix((n_items, n_items), dtype=np.float32)
     inverse = inverse or inverse_of(matrix[:, :core], regularization, log)
     core, rows_of = inverse.n, inverse.rows()
-    paired = most_recent(matrix)
-    by_item = paired.T.tocsr()
-    outside = paired[:, core:]
-    low_rank = LowRank.of(matrix, regularization) if core < n_items else None
+    pairs = _Pairs.of(matrix, regularization, core) if core < n_items else None
+    order = np.arange(n_items) if pairs is None else pairs.order(core)
 
     def weights(part: slice) -> csr_matrix:
         """(width, n_items): the weights of a block of targets, all in the core or all outside."""
-        width = np.arange(part.stop - part.start)
-        first = core if part.start < core else 0
-        single = by_item[part] @ (outside if part.start < core else paired)
-        if low_rank is not None:
-            low_rank.to_weights(single, part, first)
-        if part.start >= core:
-            single.data[single.indices == np.repeat(width + part.start, np.diff(single.indptr))] = 0
-            return top_k_per_row(single, neighbors)
+        targets, width = order[part], np.arange(part.stop - part.start)
+        if pairs is not None and part.start >= core:
+            users = int(pairs.users[targets].max())
+            return pairs.largest(targets, pairs.by_user, min(neighbors, WEIGHTS_PER_USER * users))
         rows = rows_of(part)  # (width, core)
-        diagonal = rows[width, width + part.start]
-        rows[width, width + part.start] = 0
+        diagonal = rows[width, targets]
+        rows[width, targets] = 0
         together = top_k_per_dense_row(rows, neighbors)
         together.data /= -np.repeat(diagonal, np.diff(together.indptr))
-        if core < n_items:
-            together = top_k_per_row(hstack([together, single], format="csr"), neighbors)
+        if pairs is not None:
+            together.resize(len(width), n_items)
+            together = (together + pairs.largest(targets, pairs.outside, neighbors)).tocsr()
+            together = top_k_per_row(together, neighbors)
         return together
 
     parts = blocks(core)
     parts += [slice(core + part.start, core + part.stop) for part in blocks(n_items - core)]
     by_target = vstack(list(ordered_map(weights, parts)), format="csr")
+    if pairs is not None:
+        by_target = by_target[np.argsort(order)]
     out: csr_matrix = by_target.T.tocsr()  # with sorted indices
     return out
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The approximate weights of pairs of items with a user in common."""
+
+    low_rank: LowRank
+    by_item: csr_matrix  # (n_items, users), the newest entries of each user
+    by_user: csr_matrix
+    outside: csr_matrix  # the same without the core
+
+    @classmethod
+    def of(cls, matrix: csr_matrix, regularization: float, core: int) -> _Pairs:
+        """Of the (users, n_items) matrix of ones."""
+        paired, low_rank = most_recent(matrix), LowRank.of(matrix, regularization)
+        outside = keep_columns(paired, np.arange(matrix.shape[1]) >= core)
+        return cls(low_rank, paired.T.tocsr(), paired, outside)
+
+    @property
+    def users(self) -> Int32:
+        """(n_items,): how many users each item has."""
+        return np.asarray(np.diff(self.by_item.indptr))
+
+    def order(self, core: int) -> Int64:
+        """(n_items,): the items outside the core by number of users and by user, so that targets
+        next to each other are in pairs with the same items."""
+        first_user = np.append(self.by_item.indices, 0)[self.by_item.indptr[core:-1]]
+        outside = np.lexsort((first_user, -self.users[core:]))
+        return np.concatenate([np.arange(core), core + outside])
+
+    def largest(self, targets: Int64, sources: csr_matrix, k: int) -> csr_matrix:
+        """(targets, n_items): the k largest weights of each, from items that `sources` has."""
+        users, found = self.by_item[targets], []
+        ends = np.concatenate([[0], np.cumsum(users @ np.diff(sources.indptr))])
+        for some in pieces(ends, PAIRS):
+            weights = users[some] @ sources
+            self.low_rank.to_weights(weights, targets[some])
+            weights.data[weights.indices == np.repeat(targets[some], np.diff(weights.indptr))] = 0
+            found.append(top_k_per_row(weights, k))
+        return vstack(found, format="csr")
 
 
 def extend(
@@ -104,7 +149,7 @@ def extend(
             )
             single = (single + spread @ (by_item[added] @ on_old)).tocsr()
         if low_rank is not None:
-            low_rank.to_weights(single, part, 0)
+            low_rank.to_weights(single, np.arange(part.start, part.stop))
         together = (moved[part] + single).tocsr()
         row = np.repeat(np.arange(part.start, part.stop), np.diff(together.indptr))
         together.data[together.indices == row] = 0

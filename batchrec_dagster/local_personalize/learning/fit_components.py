@@ -49,7 +49,7 @@ from .new_items import find_new_items
 from .ranking import reindex
 
 DENSE_LIMIT = 12_000  # EASE takes n^2 memory and n^3 time, n the smaller of items and users
-WIDE_LIMIT = 30_000  # items, with fewer users than DENSE_LIMIT: EASE still takes items^2 time
+WIDE_LIMIT = 30_000  # so many items in all, if users are DENSE_LIMIT at most: items^2 time
 REGULARIZATION = 300.0
 HIGH_REGULARIZATION = 1_000.0
 EASE_NEIGHBORS = 200  # weights kept for each item to score
@@ -203,7 +203,7 @@ class ComponentFitter:
                 matrix = csr_matrix(entries, shape=matrix.shape)
                 inverse.add(matrix[is_new, : inverse.n])
         if order is None:
-            core = max_core(matrix.shape[0])
+            core = max_core(*matrix.shape)
             inverse = inverse_of(matrix[:, :core], regularization(name), self._log)
             if self._inverses is not None:
                 self._inverses[name] = inverse
@@ -244,9 +244,9 @@ def regularization(name: str) -> float:
     return HIGH_REGULARIZATION if name == EASE_HIGH_REG else REGULARIZATION
 
 
-def max_core(users: int) -> int:
-    """How many of the most popular items EASE may regress jointly."""
-    return WIDE_LIMIT if users <= DENSE_LIMIT else DENSE_LIMIT
+def max_core(users: int, items: int) -> int:
+    """How many of the most popular items EASE regresses jointly: all, or as good as more."""
+    return WIDE_LIMIT if users <= DENSE_LIMIT and items <= WIDE_LIMIT else DENSE_LIMIT
 
 
 def without_extreme_users(interactions: Interactions, values: Values) -> Interactions:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from .interactions import Float32, Float64
+from .interactions import Float32, Float64, Int64
 from .threads import pieces, single_threaded_blas
 
 RANK = 64
 ITERATIONS = 3
 PROBES = 8
-SCORES = 1 << 20  # numbers kept meanwhile: a few MiB
-DENSE = 50  # products within BLAS that take as long as one of vectors that are gathered
+PAIRS = 1 << 18  # at once, a few MiB
+ROWS = 64  # multiplied at once with all items that any of them needs: many need the same
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,20 @@ class LowRank:
         least = regularization / (regularization + counts)
         return cls(slope, factors, np.maximum(diagonal, least).astype(np.float32))
 
-    def to_weights(self, counts: csr_matrix, part: slice, first: int) -> None:
-        """Replace common users of the targets `part` and the items from `first` on by weights."""
-        others, ends = self.factors[first:], counts.indptr
-        rows, width = counts.shape
-        dense = counts.nnz * DENSE > rows * width
-        entries, most = (SCORES, max(1, SCORES // width)) if dense else (SCORES // RANK, None)
-        for some in pieces(ends, entries, most):
+    def to_weights(self, counts: csr_matrix, targets: Int64) -> None:
+        """Replace the common users of these targets (rows) and all items (columns) by weights."""
+        ends, index = counts.indptr, np.empty(counts.shape[1], dtype=np.int32)
+        is_used = np.zeros(counts.shape[1], dtype=bool)
+        for some in pieces(ends, PAIRS, ROWS):
             at = slice(ends[some.start], ends[some.stop])
-            columns = counts.indices[at]
-            row = np.repeat(np.arange(some.stop - some.start), np.diff(ends)[some])
-            own = self.factors[part][some]
-            if dense:
-                dots = (own @ others.T)[row, columns]
-            else:
-                dots = np.einsum("er,er->e", own[row], others[columns])
+            columns, own = counts.indices[at], targets[some]
+            is_used[columns] = True
+            used = np.flatnonzero(is_used)
+            is_used[used], index[used] = False, np.arange(len(used), dtype=np.int32)
+            row = np.repeat(np.arange(len(own)), np.diff(ends)[some])
+            dots = (self.factors[own] @ self.factors[used].T)[row, index[columns]]
             values = np.float32(self.slope) * counts.data[at] - dots
-            counts.data[at] = values / self.diagonal[part][some][row]
+            counts.data[at] = values / self.diagonal[own][row]
 
 
 def leading_eigenvectors(

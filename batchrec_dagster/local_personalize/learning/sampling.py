@@ -1,11 +1,11 @@
 """Selects the components of a blend on a sample, where the data are large.
 
 To fit a component only to learn that the blend does without it was half of a training. So above
-MAX_ROWS interactions, components and recency exponents are selected on some of the users, with all
-of their history, and the most popular items. Fewer items make up for fewer users: with all items,
-EASE falls behind on a sample, as it does on small data. What is selected is fitted on all users
-but the held-out ones, of whom there are MAX_HELD_OUT at most: NDCG then has a standard error of
-about 0.002.
+MAX_ROWS interactions or MAX_ITEMS items, components and recency exponents are selected on some of
+the users, with all of their history, and the most popular items. Fewer items make up for fewer
+users: with all items, EASE falls behind on a sample, as it does on small data. What is selected is
+fitted on all users but the held-out ones, of whom there are MAX_HELD_OUT at most: NDCG then has a
+standard error of about 0.002.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .model_selection import Blend, select_blend
 from .validation import ValidationSet
 
 MAX_ROWS = 3_000_000  # interactions; with at most so many, no one is left out
+MAX_ITEMS = 100_000  # with interactions; each is scored for each user, and keeps weights
 SAMPLE_ROWS = 1_000_000
 SAMPLE_ITEMS = 6_000
 MIN_SAMPLE_USERS = 5_000
@@ -32,7 +33,9 @@ LEAST_GAIN = 0.01  # of NDCG, relative: for less, EASE is not worth its time, th
 
 
 def is_large(interactions: Interactions) -> bool:
-    """Whether the components are selected on a sample of the users."""
+    """Whether the components are selected on a sample, of users or of items alone."""
+    if np.count_nonzero(interactions.item_counts) > MAX_ITEMS:
+        return True
     return len(interactions) > MAX_ROWS and sample_share(interactions) <= MAX_SAMPLE_SHARE
 
 

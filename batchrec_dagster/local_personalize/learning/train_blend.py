@@ -47,7 +47,7 @@ from .model_selection import (
 )
 from .models import BlendModel, HeldOut, load_model
 from .sampling import held_out_share, is_large, sample, select_on_sample
-from .validation import validation_set, validation_sets
+from .validation import ValidationSet, validation_set, validation_sets
 
 COMPONENTS = (EASE, SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
 HIGH_REG_MAX_ITEMS = 6_000  # a second EASE takes time with the square or cube of the items
@@ -80,7 +80,8 @@ def train_blend(
     options = _options(held_out)
     large = is_large(interactions)
     if large:
-        options = _options_of_sample(sample(held_out, seed), options, values, seed, log)
+        parts = [sample(one, seed) for one in splits]
+        options = _options_of_sample(parts, options, values, seed, log)
     first, blend, temperature = _select(
         splits, options, values, seed, log, keeps_inverses=not large
     )
@@ -91,6 +92,7 @@ def train_blend(
         log(f"repeats: {repeats.share:.0%} of the next interactions, recency {repeats.exponent}")
     measured = replace(measured, repeats=repeats)
     metrics = _metrics(measured, held_out, log)
+    measured = replace(measured)  # without the sums of weights that it kept to score
     users = interactions.user_ids[held_out.users]
     del splits, held_out  # copies of the data, before the largest fit
     if large:  # EASE of nearly all users is not fitted again with the others
@@ -217,13 +219,13 @@ def _updated(
 
 
 def _options_of_sample(
-    part: Split, options: Options, values: Values, seed: int, log: Log
+    parts: list[Split], options: Options, values: Values, seed: int, log: Log
 ) -> Options:
-    """Of the components and their recency exponents, those that a sample selects."""
-    log(f"components are selected on a sample of {len(part.train):,} interactions")
-    fitted = ComponentFitter(part.train, values, seed, log).fit(list(options), values)
-    sets = validation_sets(fitted.scorers, part, fitted.item_ids)
-    blend = select_on_sample(sets, recency=_recency(values, part.train))
+    """Of the components and their recency exponents, those that a sample of each split selects."""
+    log(f"components are selected on a sample of {len(parts[0].train):,} interactions")
+    names = list(options)
+    fits = [ComponentFitter(one.train, values, seed, log).fit(names, values) for one in parts]
+    blend = select_on_sample(_sets(fits, parts), recency=_recency(values, parts[0].train))
     log(f"selected on the sample: {', '.join(blend.weights)}; NDCG at 25 of {blend.ndcg:.4f}")
     return {
         name: [blend.recency_exponents[name]] for name in options if name in blend.recency_exponents
@@ -247,13 +249,10 @@ def _select(
         ).fit(names, values)
         for one in splits
     ]
-    sets = [
-        validation_sets(fitted.scorers, one, fitted.item_ids)
-        for fitted, one in zip(fits, splits, strict=True)
-    ]
+    sets = _sets(fits, splits)
     recency = _recency(values, splits[0].train)
-    blend = select_blend(list(chain(*sets)), recency=recency, options=options)
-    temperature = fit_temperature(fits[0].blend(blend, 1.0).score, sets[0][:1])
+    blend = select_blend(sets, recency=recency, options=options)
+    temperature = fit_temperature(fits[0].blend(blend, 1.0).score, sets[:1])
     components = ", ".join(
         f"{name} (recency {blend.recency_exponents[name]})" for name in blend.weights
     )
@@ -261,6 +260,12 @@ def _select(
     if blend.count_exponent:
         log(f"an item had n times weighs n^{blend.count_exponent} times as much in a history")
     return fits[0].only(blend.weights), blend, temperature
+
+
+def _sets(fits: list[FittedComponents], splits: list[Split]) -> list[ValidationSet]:
+    """The validation sets of all splits, those of the first one first."""
+    pairs = zip(fits, splits, strict=True)
+    return list(chain(*(validation_sets(fit.scorers, one, fit.item_ids) for fit, one in pairs)))
 
 
 def _options(held_out: Split) -> Options:
