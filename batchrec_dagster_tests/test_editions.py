@@ -108,6 +108,7 @@ DATA = Data(1000, 100, 50, "2026-01-01", "2026-01-31", {"buy": 0.5, "view": 0.5}
         ({"users": 200, "items": 70}, ["100% more users", "40% more items"]),
         ({"events": {"buy": 0.2, "view": 0.8}}, 2),
         ({"events": {"buy": 0.5, "see": 0.5}}, ["see is 50% of the events, it was 0%"]),
+        ({"events": {}}, []),
         ({"mean_value": 1.0}, ["the mean value is 1, it was 2"]),
         ({"mean_value": None}, []),
     ],

@@ -58,8 +58,10 @@ class Drift:
                 yield f"{abs(change):.0%} {'more' if change > 0 else 'fewer'} {name}"
         if self.vanished_items > MUCH * self.before.items:
             yield f"{self.vanished_items:,} of {self.before.items:,} items vanished"
-        for event in {**self.before.events, **self.now.events}:
-            shares = [data.events.get(event, 0.0) for data in (self.before, self.now)]
+        # Where a setting, such as exclude_seen, adds or drops the column, one of them is empty.
+        events = [self.before.events, self.now.events]
+        for event in {**events[0], **events[1]} if all(events) else ():
+            shares = [of.get(event, 0.0) for of in events]
             if abs(shares[1] - shares[0]) > SHIFT:
                 yield f"{event} is {shares[1]:.0%} of the events, it was {shares[0]:.0%}"
         was, mean = self.before.mean_value, self.now.mean_value
