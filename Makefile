@@ -51,9 +51,9 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock:  ## Pins the newest versions that pyproject.toml allows (needs uv).
-	uv pip compile $(LOCK) --upgrade --extra dev pyproject.toml -o requirements-dev.lock
-	uv pip compile $(LOCK) -c requirements-dev.lock --extra all --extra build pyproject.toml -o requirements.lock
+lock: .venv/dev  ## Pins the newest versions that pyproject.toml allows.
+	$(BIN)/uv pip compile $(LOCK) --upgrade --extra dev pyproject.toml -o requirements-dev.lock
+	$(BIN)/uv pip compile $(LOCK) -c requirements-dev.lock --extra all --extra build pyproject.toml -o requirements.lock
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-header --no-strip-extras
 
