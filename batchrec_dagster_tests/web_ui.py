@@ -1,4 +1,4 @@
-"""Dagster's UI over what a pipeline of a module_project has made in this process."""
+"""Dagster's UI over what pipelines have made."""
 
 from __future__ import annotations
 
@@ -32,14 +32,21 @@ load_from:
 
 @contextmanager
 def web_ui(project: Project) -> Iterator[str]:
-    """The address of a webserver that has loaded the project's pipelines; its instance is that of
-    the project's environment."""
+    """The address of a webserver that has loaded a module_project's pipelines."""
     (project.root / "definitions.py").write_text(DEFINITIONS)
     (project.root / "workspace.yaml").write_text(WORKSPACE)
+    with ui_of(project, REPOSITORY) as address:
+        yield address
+
+
+@contextmanager
+def ui_of(project: Project, code: Path) -> Iterator[str]:
+    """The address of a webserver on the project's workspace and the instance of its environment,
+    with the batchrec of the folder `code`."""
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     command = Path(sys.executable).with_name("batchrec")
-    environment = {**project.process_environment(), "PYTHONPATH": str(REPOSITORY)}
+    environment = {**project.process_environment(), "PYTHONPATH": str(code)}
     with started(
         [str(command), "ui", "--no-daemon", "--port", str(port)],
         project.root,

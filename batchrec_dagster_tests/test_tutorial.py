@@ -1,20 +1,27 @@
-"""The README's pictures, taken of the demo: the committed ones must still show what there is."""
+"""What a reader types and sees who follows the tutorial and the pages that go on from there: the
+commands run in a fresh clone, and the committed pictures still show what there is."""
 
 from __future__ import annotations
 
 import base64
 import os
+import random
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
-import yaml
 
-from batchrec_dagster_tests.support import REPOSITORY, Project, module_project, refresh
-from batchrec_dagster_tests.web_ui import LOCATION, UPRIGHT, web_ui
+from batchrec_dagster_tests.support import REPOSITORY, Project
+from batchrec_dagster_tests.typed_pages import TYPED, cloned, commands, typed
+from batchrec_dagster_tests.web_ui import LOCATION, UPRIGHT, ui_of
 
-DEMO = REPOSITORY / "batchrec_dagster/defs/movielens/defs.yaml"
+pytestmark = pytest.mark.slow
+
+DEMO = "movielens"
 COMMITTED = REPOSITORY / "docs/images"
 NAMES = ("lineage.png", "report.png", "report-people.png")
 MOST_BYTES = 250_000
@@ -53,31 +60,53 @@ FONT = "DejaVu Sans"
 
 
 @pytest.fixture(scope="module")
-def taken(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project in a fresh clone, with a file of the reader's own."""
+    root = cloned(tmp_path_factory.mktemp("clone") / "batchrec")
+    write_orders(root / "data/orders.csv")
+    return root
+
+
+def write_orders(path: Path) -> None:
+    """The orders of a shop: customers of two tastes."""
+    chance = random.Random(3)
+    start = datetime(2026, 3, 2, tzinfo=UTC)
+    lines = ["order_id,customer_id,sku,quantity,ordered_at"]
+    for number in range(4_000):
+        customer = chance.randrange(1, 120)
+        sku = 2 * chance.randrange(1, 60) + customer % 2
+        at = start + timedelta(minutes=20 * number)
+        lines.append(f"{number},C-{customer:04},SKU-{sku:04},{chance.randint(1, 3)},{at:%FT%TZ}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def demo(clone: Path) -> str:
+    """What the demo says, which the tutorial starts with."""
+    return typed(commands(TYPED[0])[:1], clone)
+
+
+@pytest.fixture(scope="module")
+def taken(demo: str, clone: Path, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the new pictures; `make pictures` sets it to docs/images."""
-    project = module_project(tmp_path_factory.mktemp("demo"))
-    declared = yaml.safe_load(DEMO.read_text())["attributes"]
-    project.declare(declared)
-    name = declared["name"]
+    project = Project(clone)
     folder = Path(os.environ.get("BATCHREC_PICTURES") or tmp_path_factory.mktemp("pictures"))
     with dg.DagsterInstance.from_config(project.process_environment()["DAGSTER_HOME"]) as instance:
-        result = refresh(project, name, instance, report=True)
-        assert result.success
-        events = result.get_asset_materialization_events()
-        assets = [event.asset_key.path[-1] for event in events if event.asset_key]
-    _take_lineage(browser, project, name, assets, folder / "lineage.png")
-    report = (project.storage / name / "curated/report/index.html").as_uri()
+        assets = [key.path[-1] for key in instance.all_asset_keys() if key.path[0] == DEMO]
+    _take_lineage(browser, project, assets, folder / "lineage.png")
+    report = (project.storage / DEMO / "curated/report/index.html").as_uri()
     _take_report(browser, report, "light", folder / "report.png")
     _take_report(browser, f"{report}#people", "dark", folder / "report-people.png")
     return folder
 
 
-def _take_lineage(browser: Any, project: Project, name: str, assets: list[str], file: Path) -> None:
+def _take_lineage(browser: Any, project: Project, assets: list[str], file: Path) -> None:
     expect = pytest.importorskip("playwright.sync_api").expect
     page = browser.new_page(viewport={"width": 1400, "height": 1760})
     page.add_init_script(UPRIGHT)
-    with web_ui(project) as address:
-        page.goto(f"{address}/locations/{LOCATION}/asset-groups/{name}/lineage")
+    with ui_of(project, project.root) as address:
+        page.goto(f"{address}/locations/{LOCATION}/asset-groups/{DEMO}/lineage")
         expect(page.get_by_text("Materialized")).to_have_count(len(assets))
         expect(page.get_by_text("Loading")).to_have_count(0)
         # Each asset's name stands at the upper left of its box.
@@ -136,3 +165,19 @@ def _alike(page: Any, one: Path, other: Path) -> bool:
 
 def _url(file: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def test_the_tutorial_leads_to_lists_and_the_other_pages_go_on(clone: Path, demo: str) -> None:
+    tutorial, operations, readme = map(commands, TYPED)
+    assert "2,113 users" in demo
+    lines = demo.replace(f"{Path(sys.executable).parent}/", ".venv/bin/").splitlines()
+    assert len(lines) <= 25
+    assert max(map(len, lines)) <= 80, demo
+    shop = typed(tutorial[1:], clone)
+    table = clone / ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
+    assert pl.read_parquet(table).get_column("user_id").n_unique() == 119
+    assert "C-0017" in shop.rpartition("published edition 1")[2]
+    said = typed(operations, clone)
+    assert "not imported again" in said
+    assert "nothing was deleted" in said
+    typed(readme, clone)

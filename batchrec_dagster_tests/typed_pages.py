@@ -1,0 +1,93 @@
+"""What the pages have in blocks of code, and what the commands there say in a fresh clone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from batchrec_dagster_tests.support import REPOSITORY
+
+BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+# The pages whose `sh` test_tutorial.py types, in this order: the first makes what the others go on
+# from.
+TYPED = ("docs/tutorial.md", "docs/operations.md", "README.md")
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """The language and the text of each block of code."""
+    for indent, language, text in BLOCK.findall(page.read_text()):
+        yield language, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
+
+
+def commands(page: str) -> list[str]:
+    """What a reader of the page types, block by block."""
+    script = [text for language, text in blocks(REPOSITORY / page) if language == "sh"]
+    # README shows first what the tutorial starts with, and has typed.
+    script = [text for text in script if page != "README.md" or not text.startswith("make demo ")]
+    assert script
+    return script
+
+
+def cloned(root: Path) -> Path:
+    """The project as it is cloned, with the environment that these tests run in."""
+    if shutil.which("git") is None:
+        pytest.skip("there is no git: apt-get install git")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("this is no clone: git ls-files does not work here")
+    for name in listed.stdout.splitlines():
+        if (REPOSITORY / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, root / name)
+    environment = root / ".venv"
+    environment.mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (environment / name).symlink_to(Path(sys.prefix) / name)
+    # So that make takes it for what it has set up itself.
+    (environment / "run").touch()
+    (environment / "dev").touch()
+    return root
+
+
+def typed(script: Sequence[str], root: Path) -> str:
+    """What commands say that are typed one after the other in the project's folder."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BATCHREC_", "DAGSTER_", "AWS_", "MAKE", "MFLAGS"))
+    }
+    # Not a pipe: what goes on in the background would hold it open.
+    log = root / ".batchrec.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            ["bash", "-c", "set -euo pipefail\n" + "\n".join(script)],
+            cwd=root,
+            # Nobody looks at what `batchrec open` opens.
+            env={**inherited, "PYTHONPATH": str(root), "BROWSER": "true"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        process.wait(timeout=600)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    said = log.read_text()
+    assert process.returncode == 0, said
+    return said
