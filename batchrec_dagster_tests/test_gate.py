@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,26 @@ def test_what_is_worse_is_not_let_through(
     )
     assert anyway.passed
     assert said is None or f"published anyway (skip_quality_gate), although {said}" in anyway.found
+
+
+UNTESTED = replace(trained(0.0, 0.0, 0.0), evidence={"all/users": 0})
+
+
+def test_a_model_that_nobody_was_tested_with_fails_only_what_the_gate_demands() -> None:
+    verdict = quality_gate(Gate(), UNTESTED, published(0.1), "all", how_to_skip="so")
+    assert verdict.passed
+    assert verdict.found == "no user was tested, so NDCG@25 and coverage are not known"
+    assert not verdict.numbers
+    gate = Gate(min_ndcg_at_25=0.05, min_coverage=0.1)
+    verdict = quality_gate(gate, UNTESTED, published(0.1), "all", how_to_skip="so")
+    assert not verdict.passed
+    assert "are not known: gate.min_ndcg_at_25 is 0.05, and gate.min_coverage" in verdict.found
+
+
+def test_nothing_is_compared_with_lists_of_a_model_that_nobody_was_tested_with() -> None:
+    before = {**published(0.0), "evidence": dict(UNTESTED.evidence)}
+    verdict = quality_gate(Gate(), trained(0.1, None), before, "all", how_to_skip="so")
+    assert verdict.found == "NDCG@25 0.1000; coverage 0.2000"
 
 
 def test_the_message_has_the_numbers_all_reasons_and_what_to_do() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config.recommendations import Gate
-from batchrec_dagster.personalize.evidence import COVERAGE, NDCG
+from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG
 from batchrec_dagster.personalize.schemas import (
     MAX_EVENT_TYPES,
     MIN_INTERACTIONS,
@@ -238,18 +238,19 @@ def quality_gate(
     published lists were, and are still there; nothing is compared with them. how_to_skip: how to
     start a run that publishes anyway; skip_quality_gate: whether this run does.
     """
-    metrics, popular = model.metrics, model.popularity_metrics.get(NDCG)
-    ndcg, coverage = metrics.get(NDCG, 0.0), metrics.get(COVERAGE, 0.0)
     about = published or {}
+    metrics = _measured(model.metrics, model.evidence)
+    popular = model.popularity_metrics.get(NDCG) if metrics else None
+    ndcg, coverage = metrics.get(NDCG, 0.0), metrics.get(COVERAGE, 0.0)
     serves = about.get("solution_version_arn") == model.solution_version_arn
-    before = None
-    if not (serves or unfinished_rollback) and about.get("measured_on") == measured_on:
-        before = about["metrics"].get(NDCG)
+    before, comparable = None, about.get("measured_on") == measured_on
+    if comparable and metrics and not (serves or unfinished_rollback):
+        before = _measured(about["metrics"], about.get("evidence", {})).get(NDCG)
 
     reasons = ["its lists were rolled back"] if rolled_back else []
     if not serves:
         reasons += _failures(gate, ndcg, coverage, popular, before)
-    numbers = {"ndcg_at_25": ndcg, "coverage": coverage}
+    numbers = {"ndcg_at_25": ndcg, "coverage": coverage} if metrics else {}
     compared = []
     if popular is not None:
         numbers["popularity_ndcg_at_25"] = popular
@@ -260,6 +261,8 @@ def quality_gate(
     found = f"NDCG@25 {ndcg:.4f}"
     found += f", compared with {' and '.join(compared)}" if compared else ""
     found += f"; coverage {coverage:.4f}"
+    if not metrics:
+        found = "no user was tested, so NDCG@25 and coverage are not known"
     if model.on_earlier_data:
         found += f"; the model was trained on {f'{model.trained_at}'[:10]}, on earlier data"
     if unfinished_rollback:
@@ -267,7 +270,7 @@ def quality_gate(
         found += f"; not compared with the published lists, {rollback}"
     elif serves:
         found += "; its lists are already published"
-    elif about and before is None:
+    elif about and not comparable:
         found += "; not comparable with the published lists: the interactions settings changed"
     remains = "nothing was published" if published is None else "the published lists stay"
     if reasons and skip_quality_gate:
@@ -278,6 +281,11 @@ def quality_gate(
             f" Check the data and run again, or publish anyway: {how_to_skip}"
         )
     return Checked(CHECK, not reasons or skip_quality_gate, found, numbers)
+
+
+def _measured(metrics: Mapping[str, float], evidence: Mapping[str, float]) -> Mapping[str, float]:
+    """The metrics; none if it is known that no user was tested: then they are 0 and say nothing."""
+    return metrics if evidence.get(f"{ALL}/users", 1) else {}
 
 
 def _failures(
