@@ -22,6 +22,8 @@ def test_columns_that_are_not_known_are_asked_for_by_name(here: Project) -> None
     assert code == 2
     assert "orders.csv: couldn't recognise the user and item columns" in said
     assert "Found: who, what, stars, when. Try: --user who --item what" in said
+    written(here.root / "ended.csv", "who,what,stars,when,", {"": lambda _: ""})
+    assert "Found: who, what, stars, when. Try:" in new("shop", "--ratings", "ended.csv")[1]
     code, said = new("shop", "--ratings", "orders.csv", "--user", "who", "--item", "whatt")
     assert code == 2
     assert "has no column 'whatt' (item). Found: who, what, stars, when" in said

@@ -26,7 +26,9 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.project import use_dagster_home
+from batchrec_dagster.cli.run import aligned
 from batchrec_dagster.reporting.run_stages import RunStages, counts, duration
+from batchrec_dagster.sinks.sink import SinkUnavailableError
 from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.processes import started
@@ -367,6 +369,38 @@ def test_a_storage_that_the_project_declares_stays(here: Project) -> None:
 
 
 @pytest.mark.slow
+def test_a_stage_that_waits_for_another_try_says_when_and_why() -> None:
+    tries: list[int] = []
+
+    @dg.op
+    def sink() -> None:
+        if not tries:
+            tries.append(1)
+            refused = SinkUnavailableError("cannot write the table lists: connection refused")
+            raise dg.RetryRequested(seconds_to_wait=0.1) from refused
+
+    @dg.job(executor_def=dg.in_process_executor)
+    def shop_refresh() -> None:
+        sink()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = shop_refresh.execute_in_process(instance=instance).dagster_run
+        view = RunStages(instance, run)
+        said = [" ".join(view.line(stage).split()) for stage in view.update()]
+    again = "tries again in 0.1 s: cannot write the table lists: connection refused"
+    assert re.fullmatch(rf"sink retrying [\d.]+ s {again}", said[0])
+    assert re.match(r"sink done [\d.]+ s", said[1])
+    assert len(said) == 2
+
+
+def test_a_long_id_moves_no_other_comment() -> None:
+    commands = {"batchrec open": "the report", f"batchrec show {'x' * 200}": "a list"}
+    said = aligned({**commands, "batchrec ui": "this run"})
+    assert said[0] == "batchrec open  # the report"
+    assert said[1].endswith("xx  # a list")
+    assert said[2] == "batchrec ui    # this run"
+
+
 def test_pipelines_are_listed_with_their_last_run_and_edition_and_the_report_opens(
     here: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,7 +448,12 @@ def test_pipelines_are_listed_with_their_last_run_and_edition_and_the_report_ope
     report = here.storage / "shop/curated/report/index.html"
     assert batchrec("open") == (0, ".batchrec/storage/shop/curated/report/index.html\n")
     assert (here.root / "opened").read_text() == f"{report.as_uri()}\n"
-    assert batchrec("open", "--pipeline", "club")[0] == 3
+    code, said = batchrec("open", "--pipeline", "club")
+    assert code == 3
+    assert "no report yet. Make one: " in said
+    code, said = batchrec("open", "--pipeline", "clubb")
+    assert code == 3
+    assert "no pipeline 'clubb'. Declared: club, shop" in said
 
 
 def test_the_web_page_opens_only_if_it_runs(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:

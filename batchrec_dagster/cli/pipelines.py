@@ -18,6 +18,7 @@ from batchrec_dagster.cli.project import (
     find_project,
     importable,
     near,
+    not_declared,
     program,
     storage,
     terminal_width,
@@ -167,6 +168,9 @@ def _report(pipeline: str | None) -> Path:
     reports = [Published(deployed, name).report for name in names]
     newest = max(filter(None, reports), key=lambda report: report.last_modified, default=None)
     if newest is None:
+        declared = declared_pipelines(find_project())
+        if pipeline is not None and pipeline not in declared:
+            raise not_declared(pipeline, declared)
         raise NotFoundError(f"no report yet. Make one: {program('batchrec')} run {pipeline or ''}")
     path = deployed.store.local_path(newest.uri)
     if path is None:

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,12 @@ class NotFoundError(click.ClickException):
     """There is no such pipeline, user or item."""
 
     exit_code = 3
+
+
+def not_declared(pipeline: str, declared: Iterable[str]) -> NotFoundError:
+    known = ", ".join(sorted(declared))
+    there = f"Declared: {known}. `batchrec check` names files that do not load."
+    return NotFoundError(f"no pipeline {pipeline!r}. {there if known else NONE}")
 
 
 @dataclass(frozen=True)

@@ -369,7 +369,7 @@ def _not_recognised(
         for rest in [dates if role == "timestamp" else others]
     )
     return UnknownColumnsError(
-        f"{sample.name}: couldn't recognise the {what}. Found: {', '.join(sample.columns)}."
+        f"{sample.name}: couldn't recognise the {what}. Found: {sample.listed}."
         f" Try: {options}{no_times}"
     )
 

@@ -92,7 +92,7 @@ def _items_layout(
             what = "a title, category or number"
             option = "--items-title, --items-category, --items-number"
         raise UnknownColumnsError(
-            f"{file.name}: couldn't recognise {what}. Found: {', '.join(sample.columns)}. Give it"
+            f"{file.name}: couldn't recognise {what}. Found: {sample.listed}. Give it"
             f" by name, or by position, from 1, if there is no header: {option}"
         )
     return ItemsLayout(

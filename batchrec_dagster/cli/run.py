@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import click
 import yaml
 
 from batchrec_dagster.cli import project as of
-from batchrec_dagster.cli.project import NotFoundError, complete_pipelines
+from batchrec_dagster.cli.project import complete_pipelines
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -113,8 +113,7 @@ def _chosen(pipeline: str | None) -> str:
             raise click.UsageError(f"name one of the pipelines: {known}" if known else of.NONE)
         (pipeline,) = declared
     if pipeline not in declared:
-        there = f"Declared: {known}. `batchrec check` names files that do not load."
-        raise NotFoundError(f"no pipeline {pipeline!r}. {there if known else of.NONE}")
+        raise of.not_declared(pipeline, declared)
     return pipeline
 
 
@@ -279,6 +278,10 @@ def _view(name: str) -> Iterator[Show]:
         yield table
 
 
+# By how many letters a command may be longer than the shortest and move the comments of all.
+MORE = 40
+
+
 def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list[str]:
     """What was published, the warnings, and the next commands."""
     from batchrec_dagster.reporting.published import Published
@@ -295,5 +298,11 @@ def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list
     if user is not None:
         commands[show_user(user)] = "a user's history and list"
     commands["ui"] = "this run in Dagster"
-    width = max(map(len, commands))
-    return [*lines, "", *(f"{batchrec} {one:<{width}}  # {what}" for one, what in commands.items())]
+    return [*lines, "", *aligned({f"{batchrec} {one}": what for one, what in commands.items()})]
+
+
+def aligned(commands: Mapping[str, str]) -> list[str]:
+    """Each command with its comment, below each other; after a long id, a comment stands alone."""
+    width = min(map(len, commands)) + MORE
+    width = max(len(one) for one in commands if len(one) <= width)
+    return [f"{one:<{width}}  # {what}" for one, what in commands.items()]

@@ -60,6 +60,11 @@ class Sample:
     def columns(self) -> list[str]:
         return self.cells.columns
 
+    @property
+    def listed(self) -> str:
+        """The columns' names, without the empty one after a delimiter that ends the header."""
+        return ", ".join(filter(None, self.columns))
+
     def column(self, column: Column) -> pl.Series:
         """Its non-empty cells, stripped."""
         name = column if isinstance(column, str) else self.columns[column - 1]
@@ -85,8 +90,7 @@ class Sample:
         for role, column in columns.items():
             if isinstance(column, str) and column not in self.columns:
                 raise UnknownColumnsError(
-                    f"{self.name} has no column {column!r} ({role}). Found:"
-                    f" {', '.join(self.columns)}"
+                    f"{self.name} has no column {column!r} ({role}). Found: {self.listed}"
                 )
             if isinstance(column, int) and not 1 <= column <= len(self.columns):
                 raise UnknownColumnsError(

@@ -256,5 +256,5 @@ def _not_recognised(table: Table, missing: Sequence[str], form: Format) -> Prepa
         hint = "; if there is no time, set ratings.columns.timestamp: none"
     return PreparationError(
         f"{table.opened.name}: could not recognise the {' and '.join(missing)} column. Found:"
-        f" {', '.join(columns)}. Set ratings.columns{hint}"
+        f" {', '.join(filter(None, columns))}. Set ratings.columns{hint}"
     )

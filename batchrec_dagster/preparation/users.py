@@ -95,7 +95,7 @@ def _column(table: Table, column: Column | None) -> Column:
         return table.columns[0]
     raise PreparationError(
         f"{table.opened.name}: could not recognise the user column. Found:"
-        f" {', '.join(table.columns)}. Set batch_users.column"
+        f" {', '.join(filter(None, table.columns))}. Set batch_users.column"
     )
 
 

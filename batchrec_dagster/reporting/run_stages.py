@@ -70,14 +70,15 @@ class RunStages:
         }
 
     def update(self) -> Iterator[Stage]:
-        """Read what is new in the event log; the stages that have ended since."""
+        """Read what is new in the event log; the stages that have ended since, or wait for another
+        try."""
         more = True
         while more:
             found = self.instance.get_records_for_run(self.run.run_id, self._cursor, limit=AT_ONCE)
             self._cursor, more = found.cursor, found.has_more
             for record in found.records:
                 stage = self._take(record.event_log_entry)
-                if stage is not None and stage.status in ENDED:
+                if stage is not None and stage.status in {*ENDED, "retrying"}:
                     yield stage
 
     def _take(self, entry: EventLogEntry) -> Stage | None:
@@ -114,9 +115,11 @@ class RunStages:
         stage.status = STATUS[event.event_type]
         if stage.status == "running":
             stage.began = stage.began or at
+        if stage.status == "retrying":
+            stage.details = _line(_retry(event))
+        stage.ended = at if stage.status in {*ENDED, "retrying"} else None
         if stage.status not in ENDED:
             return
-        stage.ended = at
         if stage.status != "failed":
             return
         error = event.step_failure_data.error
@@ -156,10 +159,10 @@ class RunStages:
         return table
 
     def line(self, stage: Stage) -> str:
-        """A stage that has ended, for a pipe."""
+        """A stage that has ended, or waits for another try, for a pipe."""
         width = max(len(each.name) for each in self.stages.values())
         time = duration(stage.seconds(stage.ended or 0.0))
-        return f"{stage.name:<{width}}  {stage.status:<7}  {time:>9}  {stage.details}".rstrip()
+        return f"{stage.name:<{width}}  {stage.status:<8}  {time:>9}  {stage.details}".rstrip()
 
 
 def counts(metadata: Mapping[str, Any]) -> str:
@@ -199,6 +202,15 @@ def _last_times(instance: dg.DagsterInstance, job: str) -> dict[str, float]:
             if step.start_time is not None and step.end_time is not None
         }
     return {}
+
+
+def _retry(event: DagsterEvent) -> str:
+    """When a step is tried again, and why, without the name of the error's class."""
+    retry = event.step_retry_data
+    why = retry.error.cause or retry.error
+    message = re.sub(rf"^[\w.]*{why.cls_name}: ", "", why.message)
+    pause = f"in {duration(retry.seconds_to_wait)}" if retry.seconds_to_wait else "now"
+    return f"tries again {pause}: {message}"
 
 
 def _line(text: str) -> str:

@@ -263,6 +263,7 @@ def test_invalid_solution_options(local: Local) -> None:
     group = local.group()
     events = {"eventsConfig": {"eventParametersList": [{"eventType": "buy", "weight": 0.5}]}}
     none = {"eventsConfig": {"eventParametersList": [{"eventType": "buy", "weight": 0.0}]}}
+    without = {"trainingDataConfig": {"excludedDatasetColumns": {"Interactions": ["EVENT_TYPE"]}}}
     nameless = {"eventsConfig": {"eventParametersList": [{"weight": 0.5}]}}
     invalid = local.client.exceptions.InvalidInputException
     cases: list[tuple[dict[str, Any], str]] = [
@@ -271,6 +272,7 @@ def test_invalid_solution_options(local: Local) -> None:
         ({"solutionConfig": {**events, "eventValueThreshold": "1"}}, "not both"),
         ({"solutionConfig": nameless}, "needs an eventType"),
         ({"solutionConfig": none}, "needs a weight above 0"),
+        ({"solutionConfig": without}, "EVENT_TYPE cannot be excluded"),
         ({"performIncrementalUpdate": True}, "semantic-similarity recipe only"),
     ]
     for options, reason in cases:

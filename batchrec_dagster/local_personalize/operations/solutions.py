@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hyperparameters
-from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, Schema
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, INTERACTIONS, ITEMS, Schema
 
 from ..catalog.catalog import BUSY, Records, Resource, Status
 from ..catalog.kinds import Call, Draft, JobResult, Kind
@@ -147,6 +147,11 @@ def _check_solution(recipe: Recipe, params: Mapping[str, Any]) -> None:
         raise InvalidInputError("eventValueThreshold must be a number.")
     if "eventsConfig" in config:
         _check_events(recipe, params)
+    excluded = config.get("trainingDataConfig", {}).get("excludedDatasetColumns", {})
+    for kind, columns in excluded.items():
+        # Developer guide, "Configuring columns used when training".
+        if kind.casefold() == INTERACTIONS.casefold() and EVENT_TYPE in columns:
+            raise InvalidInputError(f"excludedDatasetColumns: {EVENT_TYPE} cannot be excluded.")
 
 
 def _schedule_days(config: Mapping[str, Any]) -> int | None:
