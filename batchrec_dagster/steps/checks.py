@@ -250,19 +250,9 @@ def quality_gate(
     reasons = ["its lists were rolled back"] if rolled_back else []
     if not serves:
         reasons += _failures(gate, ndcg, coverage, popular, before)
-    numbers = {"ndcg_at_25": ndcg, "coverage": coverage} if metrics else {}
-    compared = []
-    if popular is not None:
-        numbers["popularity_ndcg_at_25"] = popular
-        compared.append(f"{popular:.4f} for the most popular items")
-    if before is not None:
-        numbers["published_ndcg_at_25"] = before
-        compared.append(f"{before:.4f} for the published lists")
-    found = f"NDCG@25 {ndcg:.4f}"
-    found += f", compared with {' and '.join(compared)}" if compared else ""
-    found += f"; coverage {coverage:.4f}"
+    found, numbers = _numbers(ndcg, coverage, popular, before)
     if not metrics:
-        found = "no user was tested, so NDCG@25 and coverage are not known"
+        found, numbers = "no user was tested, so NDCG@25 and coverage are not known", {}
     if model.on_earlier_data:
         found += f"; the model was trained on {f'{model.trained_at}'[:10]}, on earlier data"
     if unfinished_rollback:
@@ -281,6 +271,23 @@ def quality_gate(
             f" Check the data and run again, or publish anyway: {how_to_skip}"
         )
     return Checked(CHECK, not reasons or skip_quality_gate, found, numbers)
+
+
+def _numbers(
+    ndcg: float, coverage: float, popular: float | None, before: float | None
+) -> tuple[str, dict[str, float]]:
+    """What was measured, in words and by name. popular, before: as of `_failures`."""
+    numbers = {"ndcg_at_25": ndcg, "coverage": coverage}
+    compared = []
+    if popular is not None:
+        numbers["popularity_ndcg_at_25"] = popular
+        compared.append(f"{popular:.4f} for the most popular items")
+    if before is not None:
+        numbers["published_ndcg_at_25"] = before
+        compared.append(f"{before:.4f} for the published lists")
+    found = f"NDCG@25 {ndcg:.4f}"
+    found += f", compared with {' and '.join(compared)}" if compared else ""
+    return f"{found}; coverage {coverage:.4f}", numbers
 
 
 def _measured(metrics: Mapping[str, float], evidence: Mapping[str, float]) -> Mapping[str, float]:
