@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -28,7 +31,26 @@ from batchrec_dagster_tests.support import (
 )
 
 __all__ = ["here"]
+# Without it, root may write everywhere.
+UNPRIVILEGED = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
 pytestmark = pytest.mark.slow
+
+
+def test_a_project_that_this_user_cannot_write_is_named(here: Project) -> None:
+    write_ratings(here.root / "ratings.csv")
+    here.root.chmod(0o555)
+    command = [
+        str(Path(sys.executable).parent / "batchrec"),
+        "new",
+        "shop",
+        "--ratings",
+        "ratings.csv",
+    ]
+    prefix = UNPRIVILEGED if os.geteuid() == 0 else []
+    done = subprocess.run([*prefix, *command], cwd=here.root, capture_output=True, text=True)
+    here.root.chmod(0o755)
+    assert done.returncode == 1
+    assert done.stderr == f"Error: cannot write {here.root}: Permission denied\n"
 
 
 def test_from_a_file_to_lists_in_the_commands_that_it_names(

@@ -31,6 +31,16 @@ def store(tmp_path: Path) -> ObjectStore:
     return ObjectStore({"local": tmp_path / "folder"})
 
 
+def test_a_folder_that_cannot_be_made_or_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "storage"
+    with pytest.raises(StorageError, match=f"^cannot make the folder {folder}: Not a directory"):
+        ObjectStore({"local": folder}).put("s3://local/a", b"x")
+    kernel = Path("/sys/kernel")  # nobody may write there
+    with pytest.raises(StorageError, match=f"^cannot write {kernel}/a: permission denied; let"):
+        ObjectStore({"local": kernel}).put("s3://local/a", b"x")
+
+
 def test_what_is_put_can_be_read_listed_and_deleted(store: ObjectStore) -> None:
     store.put("s3://local/a/ü b.csv", b"x,y\n")
     assert store.get("s3://local/a/ü b.csv") == b"x,y\n"

@@ -248,6 +248,19 @@ def test_what_does_not_exist_is_an_error_with_its_exit_code(home: Path) -> None:
     assert "recommendations.parquet" in said
 
 
+def test_lists_are_shown_where_dagsters_history_cannot_be_opened(home: Path) -> None:
+    publish(home)
+    (home / "dagster/schedules/schedules.db").mkdir(parents=True)
+    result = CliRunner().invoke(main, ["show"])
+    assert result.exit_code == 0, result.output
+    assert "table" in result.stdout
+    why = f"cannot open Dagster's history of {home}/dagster: unable to open database file"
+    assert f"Shown without the runs: {why}" in result.stderr
+    result = CliRunner().invoke(main, ["list"])
+    assert result.exit_code == 1
+    assert f"Error: {why}" in result.stderr
+
+
 def test_all_pipelines_are_searched(home: Path) -> None:
     publish(home)
     publish(home, "club", users=["u3", "only"], items=["a", "b", "c"])

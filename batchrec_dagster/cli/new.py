@@ -289,7 +289,11 @@ def _write(project: Project, name: str, text: str) -> Path:
     from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines
 
     target = project.defs / name
-    with tempfile.TemporaryDirectory(prefix=".batchrec-new-", dir=project.root) as root:
+    try:
+        made = tempfile.TemporaryDirectory(prefix=".batchrec-new-", dir=project.root)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {project.root}: {error.strerror}") from error
+    with made as root:
         module = f"batchrec_new_{uuid.uuid4().hex}"
         folder = Path(root, module, "defs", name)
         folder.mkdir(parents=True)

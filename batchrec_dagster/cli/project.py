@@ -45,6 +45,10 @@ def not_declared(pipeline: str, declared: Iterable[str]) -> NotFoundError:
     return NotFoundError(f"no pipeline {pipeline!r}. {there if known else NONE}")
 
 
+class HistoryError(click.ClickException):
+    """Dagster's databases cannot be opened, as where they are read-only."""
+
+
 @dataclass(frozen=True)
 class Project:
     """A folder whose pyproject.toml has [tool.dg.project], as Dagster looks for it."""
@@ -175,8 +179,9 @@ def _has_storage(settings: bytes) -> bool:
 @contextmanager
 def dagster_instance() -> Iterator[dg.DagsterInstance]:
     """Dagster's instance with the runs, in `dagster_home`. Raises DagsterInvariantViolationError,
-    click.ClickException."""
+    HistoryError, click.ClickException."""
     import dagster as dg
+    from sqlalchemy.exc import OperationalError
 
     from batchrec_dagster.storage.durable import as_closed_as, exclusive
 
@@ -186,7 +191,11 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
             # Of several processes that make its databases, Dagster lets all but one fail.
             making.enter_context(exclusive(home))
             making.enter_context(as_closed_as(home))
-        found = dg.DagsterInstance.get()
+        try:
+            found = dg.DagsterInstance.get()
+        except OperationalError as error:
+            why = str(error.orig).strip()
+            raise HistoryError(f"cannot open Dagster's history of {home}: {why}") from error
     with found as instance:
         yield instance
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrec_dagster.cli.project import (
+    HistoryError,
     NotFoundError,
     complete_pipelines,
     instance_if_any,
@@ -75,8 +76,12 @@ def show(
     elif experiment:
         shown = _experiments(published)
     else:
-        with instance_if_any() as instance:
-            shown = [summary(one, instance) for one in published]
+        try:
+            with instance_if_any() as instance:
+                shown = [summary(one, instance) for one in published]
+        except HistoryError as error:
+            click.echo(f"Shown without the runs: {error.message}", err=True)
+            shown = [summary(one, None) for one in published]
     found = [one for one in shown if one is not None]
     if not found:
         raise _not_found(published, "item" if user is None else "user", user or item or "")

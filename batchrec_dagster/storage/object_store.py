@@ -348,7 +348,13 @@ class ObjectStore:
 
     def _open(self, bucket: str) -> LocalStore | S3Store:
         if bucket in self.folders:
-            return LocalStore(self.folders[bucket], mkdir=True)
+            folder = self.folders[bucket]
+            try:
+                return LocalStore(folder, mkdir=True)
+            except (OSError, BaseError) as error:
+                raise StorageError(
+                    f"cannot make the folder {folder}: {error}; make it, or let this user write it"
+                ) from error
         session = self._session
         if session.get_credentials() is None:
             raise StorageError(
@@ -383,6 +389,11 @@ class ObjectStore:
         try:
             yield
         except (OSError, BaseError) as error:
+            path = self.local_path(uri)
+            if path is not None and isinstance(error, (PermissionError, PermissionDeniedError)):
+                raise StorageError(
+                    f"cannot {doing} {path}: permission denied; let this user {doing} there"
+                ) from error
             raise _explanation(uri, doing, error, lambda: self._arn) from error
 
     def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
