@@ -481,6 +481,16 @@ def test_check_is_strict_and_names_each_line(here: Project) -> None:
     assert "Warning" not in said
 
 
+@pytest.mark.slow
+def test_an_asset_of_ones_own_in_defs_brings_no_notices_of_dagster(here: Project) -> None:
+    here.declare(declaration("shop", "ratings.csv"))
+    own = "import dagster as dg\n\n\n@dg.asset\ndef top10() -> None: ...\n"
+    (here.package / "defs" / "top10.py").write_text(own)
+    done = here.run("batchrec", "check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("load: shop\n")
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(None, ""), (0.04, "0.0 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (7_790, "2 h 09 min")],

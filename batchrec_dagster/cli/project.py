@@ -233,7 +233,8 @@ def importable(project: Project) -> Iterator[None]:
     sys.path.insert(0, str(project.root))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", dg.BetaWarning)
+            for notice in (dg.BetaWarning, dg.PreviewWarning):
+                warnings.simplefilter("ignore", notice)
             yield
     finally:
         sys.path.remove(str(project.root))

@@ -81,8 +81,9 @@ def load_pipelines(folder: Path, without: Collection[Path] = ()) -> dg.Definitio
     Raises DeclarationError."""
     try:
         with warnings.catch_warnings():
-            # Notices that a few of Dagster's classes are new, for each file.
-            warnings.simplefilter("ignore", dg.BetaWarning)
+            # Notices that a few of Dagster's classes are new, for each file of YAML or Python.
+            for notice in (dg.BetaWarning, dg.PreviewWarning):
+                warnings.simplefilter("ignore", notice)
             tree = dg.ComponentTree.for_project(folder)
             if without:
                 # Dagster takes the declarations from this cache instead of reading them itself.
