@@ -40,6 +40,7 @@ class NotFoundError(click.ClickException):
 
 
 def not_declared(pipeline: str, declared: Iterable[str]) -> NotFoundError:
+    """The error for a pipeline that is not among the declared ones."""
     known = ", ".join(sorted(declared))
     there = f"Declared: {known}. `batchrec check` names files that do not load."
     return NotFoundError(f"no pipeline {pipeline!r}. {there if known else NONE}")

@@ -84,7 +84,7 @@ class InverseByUsers:
         self._whole = _whole(lower)  # (XXᵀ + λI)⁻¹
 
     def rows(self) -> Rows:
-        """Looks up rows of the inverse; of which half is computed here, if not too much."""
+        """Looks up rows of the inverse. Half of it is computed here, where it is not too large."""
         by_item, whole, n = self._matrix.T.tocsr(), self._whole, self.n
         strength = np.float32(self._regularization)
 
