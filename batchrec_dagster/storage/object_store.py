@@ -353,7 +353,8 @@ class ObjectStore:
                 return LocalStore(folder, mkdir=True)
             except (OSError, BaseError) as error:
                 raise StorageError(
-                    f"cannot make the folder {folder}: {error}; make it, or let this user write it"
+                    f"cannot make the folder {folder}: {error}; let no file be in its place, and"
+                    " let this user write there"
                 ) from error
         session = self._session
         if session.get_credentials() is None:
