@@ -14,7 +14,6 @@ import shutil
 import sqlite3
 import tarfile
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -44,9 +43,9 @@ def export_home(home: Path, target: Path) -> None:
                 f"{len(unfinished)} jobs in {home} are not finished, such as {unfinished[0].arn}:"
                 " export it when they are."
             )
-        resources = [r for kind in KINDS for r in records.of_kind(kind)]
+        resources = records.all()
         tags = {resource.arn: records.tags(resource.arn) for resource in resources}
-    rows = [asdict(resource) for resource in sorted(resources, key=lambda r: r.seq)]
+    rows = [asdict(resource) for resource in resources]
     text = json.dumps({"format": FORMAT, "resources": rows, "tags": tags}).encode()
     part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
     try:
@@ -54,7 +53,7 @@ def export_home(home: Path, target: Path) -> None:
             entry = tarfile.TarInfo(CATALOG)
             entry.size = len(text)
             archive.addfile(entry, io.BytesIO(text))
-            for path in sorted({path for row in rows for path in _paths(row["state"])}):
+            for path in sorted({path for resource in resources for path in resource.files}):
                 archive.add(home / path, path)
         part.rename(target)
     except FileNotFoundError as error:
@@ -111,7 +110,7 @@ def _fill(home: Home, archive: tarfile.TarFile, source: Path) -> list[Resource]:
     resources: list[Resource]
     resources, tags = content
     for resource in resources:
-        for named in _paths(resource.state):
+        for named in resource.files:
             if not _PATH.fullmatch(str(named)) or not (home.root / named).exists():
                 raise ArchiveError(f"{source} lacks {named!r}, which {resource.arn} names.")
     with Catalog(home.catalog).writing() as records:
@@ -136,11 +135,3 @@ def _read_catalog(file: IO[bytes], source: Path) -> tuple[list[Resource], dict[s
 def _is_inside(name: str) -> bool:
     parts = name.split("/")
     return parts[0] in ("datasets", "models") and not {"", ".", ".."} & set(parts)
-
-
-def _paths(state: dict[str, Any]) -> Iterator[str]:
-    """The files that a resource's state names, relative to the home."""
-    if "model" in state:
-        yield state["model"]
-    for file in state.get("files", []):
-        yield file["path"]

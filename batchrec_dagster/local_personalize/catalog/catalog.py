@@ -123,6 +123,12 @@ class Resource:
     updated: float = 0.0
     seq: int = 0
 
+    @property
+    def files(self) -> list[str]:
+        """Its model and its data, relative to the home."""
+        model = [self.state["model"]] if "model" in self.state else []
+        return [*model, *(file["path"] for file in self.state.get("files", []))]
+
     def with_status(self, status: str | None, **body: Any) -> Resource:
         """A copy with a new status and these members of the body set."""
         return replace(
@@ -197,6 +203,10 @@ class Records:
         where = " AND ".join(conditions)
         query = f"SELECT * FROM resources WHERE {where} ORDER BY seq LIMIT :limit"  # noqa: S608
         return self._all(query, values)
+
+    def all(self) -> list[Resource]:
+        """The resources of all kinds, oldest first."""
+        return self._all("SELECT * FROM resources ORDER BY seq", {})
 
     def unfinished(self) -> list[Resource]:
         """The resources with a queued or running job, oldest first."""

@@ -44,15 +44,11 @@ class Home:
         _, _, _, region, account, resource = arn.split(":", 5)
         return f"{region}.{account}.{resource.replace('/', '.')}."
 
-    def discard_attempts(self, folder: Path, arn: str) -> None:
-        """Remove the files of earlier attempts at this resource."""
-        for path in folder.glob(f"{self.attempts_prefix(arn)}*"):
-            remove(path)
-
     @contextmanager
     def workspace(self, folder: Path, arn: str) -> Iterator[Path]:
         """A folder for one attempt at this resource, removed at its end; removes earlier ones."""
-        self.discard_attempts(folder, arn)
+        for path in folder.glob(f"{self.attempts_prefix(arn)}*"):
+            remove(path)
         work = self.new_path(folder, arn)
         work.mkdir(mode=0o700)
         try:
@@ -60,9 +56,12 @@ class Home:
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
-    def relative(self, path: Path) -> str:
-        """The path as the catalog stores it, relative so that the home can be moved."""
-        return path.relative_to(self.root).as_posix()
+    def publish(self, work: Path, folder: Path, arn: str) -> str:
+        """Move finished work to a path of its own in the folder; returns that path as the catalog
+        stores it, relative so that the home can be moved."""
+        published = self.new_path(folder, arn)
+        durable.publish(work, published)
+        return published.relative_to(self.root).as_posix()
 
 
 def remove(path: Path) -> None:

@@ -140,19 +140,13 @@ class JobResult:
     in_transaction: Callable[[Records], Sequence[Path]] = lambda records: ()
 
 
-def no_files(records: Records, resource: Resource) -> list[str]:
-    """For kinds that keep no files."""
-    return []
-
-
 @dataclass(frozen=True)
 class Kind:
     """One kind of resource.
 
     `parent` is the member of Create with the parent's ARN. `running` and `total` name the quotas
-    (fields of Quotas) that Create checks. `files` are relative to the home and are deleted with the
-    resource, as are its children of the kind `owns`. `describe_extra` are members that Create does
-    not know.
+    (fields of Quotas) that Create checks. Children of the kind `owns` are deleted with the
+    resource. `describe_extra` are members that Create does not know.
     """
 
     name: str
@@ -163,7 +157,6 @@ class Kind:
     running: str | None = None
     total: str | None = None
     check_delete: Callable[[Call, Resource], None] = lambda call, resource: None
-    files: Callable[[Records, Resource], list[str]] = no_files
     owns: str | None = None
     describe_extra: Callable[[Records, Resource], dict[str, Any]] = lambda records, resource: {}
 

@@ -20,7 +20,7 @@ from batchrec_dagster.storage.object_store import ObjectStore
 
 from ..catalog.catalog import CREATING, DELETING, Catalog, Records, Resource, Status
 from ..catalog.home import Home, Owner, is_alive, remove, remove_dead_owners
-from ..catalog.kinds import Kind, Lane, no_files
+from ..catalog.kinds import Kind, Lane
 from ..errors import CatalogError
 from .job import ClosingError, Job, logger, perform, start
 
@@ -46,7 +46,7 @@ class Pace:
         return 60 * _MINUTES[lane] * self.aws_time_share
 
 
-def remove_orphans(catalog: Catalog, home: Home, kinds: Mapping[str, Kind]) -> None:
+def remove_orphans(catalog: Catalog, home: Home) -> None:
     """Remove files that belong to no resource and to no unfinished job."""
     remove_dead_owners(home.owners)
     # Listed before the catalog is read, which then names every file finished in between.
@@ -56,13 +56,7 @@ def remove_orphans(catalog: Catalog, home: Home, kinds: Mapping[str, Kind]) -> N
     if not paths:
         return
     with catalog.reading() as records:
-        named = {
-            home.root / path
-            for kind in kinds.values()
-            if kind.files is not no_files
-            for resource in records.of_kind(kind.name)
-            for path in kind.files(records, resource)
-        }
+        named = {home.root / path for resource in records.all() for path in resource.files}
         unfinished = tuple(home.attempts_prefix(resource.arn) for resource in records.unfinished())
     for path in paths:
         if path not in named and not path.name.startswith(unfinished):
@@ -94,7 +88,7 @@ class Worker:
         self._owner: Owner | None = None
         self._failure: CatalogError | None = None
         self._closing = False
-        remove_orphans(catalog, home, kinds)
+        remove_orphans(catalog, home)
         atexit.register(_close, weakref.ref(self))
 
     def wake(self) -> None:
@@ -214,16 +208,15 @@ class Worker:
             remove(path)
 
     def _delete(self, kind: Kind, resource: Resource) -> None:
-        # Files first: if this process dies in between, another deletes again.
         with self._catalog.reading() as records:
-            paths = kind.files(records, resource)
-        for path in paths:
+            owned = records.of_kind(kind.owns, parent=resource.arn) if kind.owns else []
+        # Files first: if this process dies in between, another deletes again.
+        for path in [path for each in (resource, *owned) for path in each.files]:
             remove(self._home.root / path)
         with self._catalog.writing() as records:
             if self._if_owned(records, resource):
-                for child in records.of_kind(kind.owns, parent=resource.arn) if kind.owns else ():
-                    records.remove(child.arn)
-                records.remove(resource.arn)
+                for each in (*owned, resource):
+                    records.remove(each.arn)
 
     def _if_owned(self, records: Records, resource: Resource) -> Resource | None:
         current = records.find(resource.arn)

@@ -16,7 +16,6 @@ import polars as pl
 
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.schemas import Field, Schema
-from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.object_store import ObjectInfo
 
 from ..catalog.catalog import Records, Resource
@@ -248,10 +247,9 @@ def _perform(job: Job) -> JobResult:
         rows = import_files(sources, schema, imported / ROWS, types)
         if schema.dataset_type == schemas.INTERACTIONS:
             save_interactions(imported)
-        published = home.new_path(home.datasets, job.resource.arn)
-        durable.publish(imported, published)
+        path = home.publish(imported, home.datasets, job.resource.arn)
     job.progress(f"{rows} rows")
-    file = {"path": home.relative(published), "rows": rows, "mode": mode}
+    file = {"path": path, "rows": rows, "mode": mode}
 
     def add_file(records: Records) -> list[Path]:
         current = records.existing(dataset_arn)

@@ -111,10 +111,6 @@ def _check_delete_dataset(call: Call, dataset: Resource) -> None:
             check_no_running_jobs(records, version)
 
 
-def _dataset_files(records: Records, dataset: Resource) -> list[str]:
-    return [file["path"] for file in dataset.state["files"]]
-
-
 def update_dataset(call: Call) -> dict[str, Any]:
     """UpdateDataset: a new schema, which keeps all fields and may add nullable ones.
 
@@ -192,7 +188,6 @@ DATASET = Kind(
     _create_dataset,
     parent="datasetGroupArn",
     check_delete=_check_delete_dataset,
-    files=_dataset_files,
     owns="DatasetImportJob",  # whose names are free again, for the group's next dataset
 )
 

@@ -14,7 +14,6 @@ import polars as pl
 
 from batchrec_dagster.personalize import evidence, schemas
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
-from batchrec_dagster.storage import durable
 
 from ..catalog.catalog import Records, Resource, Status
 from ..catalog.kinds import HEADERS, Call, Draft, JobResult, Kind, Lane
@@ -172,11 +171,6 @@ _INHERITED = (
 )
 
 
-def version_files(version: Resource) -> list[str]:
-    """The model's folder, if there is one."""
-    return [version.state["model"]] if "model" in version.state else []
-
-
 def _create(call: Call) -> Draft:
     params = call.params
     solution = call.get_active("Solution", params["solutionArn"])
@@ -236,7 +230,6 @@ def _perform(job: Job) -> JobResult:
     began = time.monotonic()
     version, home = job.resource, job.home
     interactions = with_features(job, with_rewards(job, training_data(job)))
-    home.discard_attempts(home.models, version.arn)
     recipe = RECIPES[version.body["recipeArn"]]
     config = version.body.get("solutionConfig", {})
     previous = version.state.get("previous")
@@ -252,16 +245,14 @@ def _perform(job: Job) -> JobResult:
     except (HyperparameterError, TrainingError, ModelFileError) as error:
         raise JobFailedError(f"Create failed. {error}") from None
     job.checkpoint()
-    published = home.new_path(home.models, version.arn)
-    work = published.with_name(published.name + ".part")
-    work.mkdir(mode=0o700)
-    trained.model.save(work)
-    durable.publish(work, published)
+    with home.workspace(home.models, version.arn) as work:
+        trained.model.save(work)
+        model = home.publish(work, home.models, version.arn)
     tuned = {"tunedHPOParams": {"algorithmHyperParameters": trained.tuned}} if trained.tuned else {}
     return JobResult(
         body={"trainingHours": (time.monotonic() - began) / 3600, **tuned},
         state={
-            "model": home.relative(published),
+            "model": model,
             "metrics": trained.metrics,
             "evidence": trained.evidence,
         },

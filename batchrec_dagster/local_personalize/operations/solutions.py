@@ -28,7 +28,7 @@ from ..recipes import (
 )
 from .datasets import check_no_running_jobs, dataset_of, schema_of
 from .resources import members
-from .solution_versions import FULL, SOLUTION_VERSION, new_version, version_files
+from .solution_versions import FULL, SOLUTION_VERSION, new_version
 
 
 def _create(call: Call) -> Draft:
@@ -72,11 +72,6 @@ def _check_delete(call: Call, solution: Resource) -> None:
         if version.status in BUSY:
             raise InUseError(f"{version.arn} is {version.status}.")
         check_no_running_jobs(call.records, version)
-
-
-def _files(records: Records, solution: Resource) -> list[str]:
-    versions = records.of_kind("SolutionVersion", parent=solution.arn)
-    return [path for version in versions for path in version_files(version)]
 
 
 def _latest_version(records: Records, solution: Resource) -> dict[str, Any]:
@@ -276,7 +271,6 @@ SOLUTION = Kind(
     perform=_perform,
     total="solutions_per_group",
     check_delete=_check_delete,
-    files=_files,
     owns="SolutionVersion",
     describe_extra=_latest_version,
 )
