@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,7 +88,7 @@ def say(s3: Any, params: Mapping[str, str], what: Callable[[PipesContext], None]
 def succeed(pipes: PipesContext) -> None:
     assert Task.from_json(pipes.get_extra("task")) == TASK
     pipes.log.info("reading 1 files")
-    pipes.report_custom_message({"done": DONE.to_json()})
+    pipes.report_custom_message({"done": asdict(DONE)})
 
 
 def fail(pipes: PipesContext) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +213,8 @@ def play(pipes: PipesContext, store: ObjectStore, folder: Path, counts: Mapping[
     store.put(task.users, folder / "users.parquet")
     sha256 = hashlib.sha256((folder / "interactions.csv").read_bytes()).hexdigest()
     of_times = {"earliest": 1_500_000_000, "latest": 1_510_000_000}
-    told = Done.from_json({**vars(done), **counts, **of_times, "sha256": sha256})
-    pipes.report_custom_message({"done": told.to_json()})
+    told = Done(**{**vars(done), **counts, **of_times, "sha256": sha256})
+    pipes.report_custom_message({"done": asdict(told)})
 
 
 def test_glue_needs_the_storage_in_s3(project: Project, instance: dg.DagsterInstance) -> None:

@@ -10,7 +10,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import reduce
 from itertools import islice
 from pathlib import Path
@@ -593,4 +593,4 @@ def test_a_task_goes_through_json() -> None:
     task = Task(
         [SourceFile("s3://b/k", "k")], COMMA, SKIP, "s3://b/out.csv", "s3://b/users", "s3://b/work"
     )
-    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+    assert Task.from_json(json.loads(json.dumps(asdict(task)))) == task

@@ -27,7 +27,6 @@ from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_f
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.rows import typed
 from batchrec_dagster.preparation.polars.tables import ParquetTable
-from batchrec_dagster.preparation.recognition import file_format
 from batchrec_dagster.steps.checks import timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -178,8 +177,7 @@ def read_sample(
 
 
 def _read(opened: Opened, delimiter: str | None, *, positions: bool, quoted: bool) -> Sample:
-    form = file_format(opened)
-    if form == "parquet":
+    if (form := opened.format) == "parquet":
         parquet = ParquetTable(opened)
         flat = [name for name, kind in parquet.schema.items() if not kind.is_nested()]
         temporal = [name for name in flat if parquet.schema[name].is_temporal()]

@@ -41,7 +41,6 @@ from batchrec_dagster.preparation.layout import (
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, check_width
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.tables import SHOWN, damaged
-from batchrec_dagster.preparation.recognition import file_format
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -167,18 +166,21 @@ class ItemsFile:
 
         Raises PreparationError when a declared column is not there, or there is no row.
         """
-        parse = {role: self._parser(role) for role in self.layout.roles}
+        parsers = [self._parser(role) for role in self.layout.roles]
         seen: set[str] = set()
         good: list[list[Any]] = []
         reasons: Counter[str] = Counter()
         examples: list[str] = []
         rows = 0
-        for line, fields in self._rows():
+        lines = self._lines()
+        if self.layout.has_header:
+            next(lines)
+        for line, fields in lines:
             rows += 1
             try:
                 if len(fields) != len(self._first_line):
                     raise _BadRowError(f"not the {len(self._first_line)} fields of line 1")
-                values = [parse(fields) for parse in parse.values()]
+                values = [parse(fields) for parse in parsers]
                 if values[0] in seen:
                     raise _BadRowError("the item stands in an earlier row")
             except _BadRowError as error:
@@ -218,7 +220,10 @@ class ItemsFile:
 
     def _parser(self, role: str) -> Callable[[list[str]], Any]:
         """What makes a value for this role of a row's fields, or raises _BadRowError."""
-        at = self._position(role, self.layout.roles[role])
+        names = [name.strip() for name in self._first_line]
+        hint = f" (read with the delimiter {self.delimiter!r}, items.delimiter)"
+        wanted = {f"items.columns.{role}": self.layout.roles[role]}
+        [at] = locate(wanted, names, self.name, hint).values()
         kind, _, name = role.partition(".")
         separator, decimal = self.layout.separator, self.layout.decimal
         readers: dict[str, Callable[[str], Any]] = {
@@ -233,13 +238,6 @@ class ItemsFile:
         read = readers[kind]
         return lambda fields: read(fields[at])
 
-    def _position(self, role: str, column: Column) -> int:
-        """Where the field of this role stands in a line, from 0."""
-        names = [name.strip() for name in self._first_line]
-        read = f" (read with the delimiter {self.delimiter!r}, items.delimiter)"
-        [place] = locate({f"items.columns.{role}": column}, names, self.name, read).values()
-        return place
-
     @cached_property
     def _first_line(self) -> list[str]:
         """The fields of the first line: the header, where there is one."""
@@ -247,12 +245,6 @@ class ItemsFile:
             check_width(fields, self.name)
             return fields
         raise PreparationError(f"{self.name} is empty")
-
-    def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        lines = self._lines()
-        if self.layout.has_header:
-            next(lines)
-        return lines
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """The number of each line that is not blank, and its fields."""
@@ -281,8 +273,7 @@ class ItemsFile:
         """The file, and its text if it is CSV, else its rows."""
         with temporary_folder() as folder:
             opened = open_file(RawFile(self.path, self.name), self.layout.encoding, folder)
-            form = file_format(opened)
-            if form == "csv":
+            if (form := opened.format) == "csv":
                 return opened, opened.path.read_bytes().decode("utf-8-sig")
             try:
                 if form == "json":

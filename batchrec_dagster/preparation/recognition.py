@@ -78,7 +78,7 @@ class Found:
 
 def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
     """How to read files such as this one. Raises PreparationError."""
-    form = reading.format or file_format(opened)
+    form = reading.format or opened.format
     delimiter = _delimiter(opened, reading) if form == "csv" else ","
     columns: dict[str, Any] = dict(reading.columns)
     recognised: dict[str, str] = {}
@@ -143,13 +143,6 @@ def _table(
     if form == "json":
         return JsonTable(opened)
     return CsvTable(opened, delimiter, has_header, quoted)
-
-
-def file_format(opened: Opened) -> Format:
-    if opened.is_parquet:
-        return "parquet"
-    with opened.path.open(encoding="utf-8-sig") as file:
-        return "json" if file.read(1024).lstrip().startswith("{") else "csv"
 
 
 def _delimiter(opened: Opened, reading: Reading) -> str:

@@ -19,7 +19,6 @@ from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, ParquetTable, Table
-from batchrec_dagster.preparation.recognition import file_format
 from batchrec_dagster.preparation.rules import Counts
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -77,9 +76,8 @@ def _ordered(users: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _table(opened: Opened, column: Column | None) -> Table:
-    form = file_format(opened)
-    if form != "csv":
-        return ParquetTable(opened) if form == "parquet" else JsonTable(opened)
+    if opened.format != "csv":
+        return ParquetTable(opened) if opened.format == "parquet" else JsonTable(opened)
     has_header = not isinstance(column, int)
     tables = [CsvTable(opened, delimiter, has_header) for delimiter in (",", *DELIMITERS)]
     if isinstance(column, str):

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,11 +46,10 @@ class Messages:
         with super().read_messages(handler) as params:  # type: ignore[misc]
             yield params
 
-    def done(self) -> Mapping[str, Any]:
+    def done(self) -> Done:
         if "done" not in self.outcome:
             raise dg.Failure("the Spark job ended without reporting a result")
-        done: Mapping[str, Any] = self.outcome["done"]
-        return done
+        return Done(**self.outcome["done"])
 
 
 class LocalMessages(Messages, dg.PipesTempFileMessageReader):
@@ -109,9 +108,9 @@ class LocalSpark:
                 context=context,
                 command=[sys.executable, "-m", "batchrec_dagster.preparation.spark.job"],
                 env=environment,
-                extras={"task": task.to_json(), "local": {"memory": self.memory}},
+                extras={"task": asdict(task), "local": {"memory": self.memory}},
             )
-        return Done.from_json(reader.done()), {}
+        return reader.done(), {}
 
     @staticmethod
     def _check() -> None:

@@ -10,7 +10,7 @@ import io
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from dagster_aws.pipes import (
 
 from batchrec_dagster.config.interactions import Preparation
 from batchrec_dagster.preparation import spark
-from batchrec_dagster.preparation.spark.task import Done, Task
+from batchrec_dagster.preparation.spark.task import Task
 from batchrec_dagster.steps.spark_jobs import Messages, Ran, explained
 from batchrec_dagster.storage.object_store import split_uri
 from batchrec_dagster.storage.resource import StorageResource
@@ -131,9 +131,9 @@ class GlueSpark:
                     },
                     **self._size(),
                 },
-                extras={"task": task.to_json()},
+                extras={"task": asdict(task)},
             )
-        return Done.from_json(reader.done()), completed.metadata
+        return reader.done(), completed.metadata
 
     def _ensure_job(self, glue: Any, code: SparkCode) -> None:
         try:
@@ -197,9 +197,9 @@ class EmrServerlessSpark:
                     },
                     **({"executionTimeoutMinutes": limit} if limit is not None else {}),
                 },
-                extras={"task": task.to_json()},
+                extras={"task": asdict(task)},
             )
-        return Done.from_json(reader.done()), completed.metadata
+        return reader.done(), completed.metadata
 
 
 @contextmanager

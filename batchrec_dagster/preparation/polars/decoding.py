@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from batchrec_dagster.preparation.layout import LEGACY, Encoding, PreparationError
+from batchrec_dagster.preparation.layout import LEGACY, Encoding, Format, PreparationError
 from batchrec_dagster.preparation.sources.conversion import CONVERSIONS
 from batchrec_dagster.preparation.sources.formats import (
     BZIP2,
@@ -80,9 +80,13 @@ class Opened:
         return self.ascii and not (self.quotes or self.nul or self.returns)
 
     @property
-    def is_parquet(self) -> bool:
+    def format(self) -> Format:
         with self.path.open("rb") as file:
-            return file.read(4) == PARQUET
+            start = file.read(START)
+        if start.startswith(PARQUET):
+            return "parquet"
+        text = start.decode("utf-8-sig", "replace").lstrip()
+        return "json" if text.startswith("{") else "csv"
 
 
 def open_file(file: RawFile, encoding: Encoding, folder: Path) -> Opened:
@@ -141,18 +145,18 @@ def _converted(path: Path, file: RawFile, folder: Path, limits: Limits) -> Opene
     return Opened(target, file.name, size, unit=conversion.unit, shift=shift)
 
 
-_UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
-    GZIP: gzip.GzipFile,
-    BZIP2: bz2.BZ2File,
-    XZ: lzma.LZMAFile,
-    ZSTD: lambda path: _zstd(path),
-}
-
-
 def _zstd(path: Path) -> Any:
     import pyarrow as pa
 
     return pa.input_stream(str(path), compression="zstd")
+
+
+_UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
+    GZIP: gzip.GzipFile,
+    BZIP2: bz2.BZ2File,
+    XZ: lzma.LZMAFile,
+    ZSTD: _zstd,
+}
 
 
 def _unpacked(file: RawFile, folder: Path, limits: Limits) -> Path:

@@ -44,7 +44,6 @@ from batchrec_dagster.preparation.polars.typed_scan import (
 from batchrec_dagster.preparation.recognition import (
     Found,
     Reading,
-    file_format,
     find_out,
     open_table,
 )
@@ -192,7 +191,10 @@ class Ratings:
         return Preparation(looked.rows, looked.left_out, self._examples(looked), unit)
 
     def _look(self, unit: str, target: Path | None) -> Looked:
-        rows = self._parsed(unit)
+        rows = pl.concat(
+            parsed(table, number, self.layout, self.rules, unit)
+            for number, table in enumerate(self.tables)
+        )
         try:
             if target is None:
                 return look(rows)
@@ -218,21 +220,13 @@ class Ratings:
         found = [time for time in (looked.earliest, looked.latest) if time is not None]
         return factor is not None and any(times.epoch_unit(time * factor) != unit for time in found)
 
-    def _parsed(self, unit: str) -> pl.LazyFrame:
-        return pl.concat(
-            parsed(table, number, self.layout, self.rules, unit)
-            for number, table in enumerate(self.tables)
-        )
-
     def _examples(self, looked: Looked) -> tuple[str, ...]:
-        examples = []
-        for row in looked.examples:
-            table = self.tables[row[FILE]]
-            examples.append(
-                f"{table.opened.name}, {table.place(row[ROW])}: {row[PROBLEM]}:"
-                f" {(row[TEXT] or '')[:SHOWN]!r}"
-            )
-        return tuple(examples)
+        return tuple(
+            f"{table.opened.name}, {table.place(row[ROW])}: {row[PROBLEM]}:"
+            f" {(row[TEXT] or '')[:SHOWN]!r}"
+            for row in looked.examples
+            for table in [self.tables[row[FILE]]]
+        )
 
 
 @contextmanager
@@ -259,7 +253,7 @@ def opened(files: Sequence[RawFile], reading: Reading | Layout, rules: Rules) ->
 
 def _refuse_mixed(files: Sequence[Opened], reading: Reading) -> None:
     """Raise PreparationError for files of several formats; CSV and JSON may be declared."""
-    forms: dict[str, str] = {file_format(file): file.name for file in reversed(files)}
+    forms: dict[str, str] = {file.format: file.name for file in reversed(files)}
     if reading.format is not None:
         forms = {("parquet" if form == "parquet" else "text"): forms[form] for form in forms}
     if len(forms) > 1:

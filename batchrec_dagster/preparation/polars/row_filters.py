@@ -58,7 +58,10 @@ class RowFilter:
         rules, rows = self.rules, self.folder / "kept 0.parquet"
         interactions.sink_parquet(rows, compression="lz4")
         if rules.window_days is not None:
-            rows = self._step(rows, self._in_window(rows, rules.window_days), BEFORE_WINDOW)
+            newest = pl.scan_parquet(rows).select(pl.col(TIMESTAMP).max()).collect().item()
+            earliest = (newest or 0) - DAY * rules.window_days
+            inside = pl.scan_parquet(rows).filter(pl.col(TIMESTAMP) >= earliest)
+            rows = self._step(rows, inside, BEFORE_WINDOW)
         if rules.duplicates == "drop":
             rows = self._by_part(rows, DUPLICATE)
         if rules.latest_per_pair:
@@ -68,18 +71,11 @@ class RowFilter:
             ITEM_ID: (rules.min_interactions_per_item or 0, FEW_OF_ITEM),
         }
         before = -1
-        while before != (before := self._total()):
+        while before != (before := sum(self.left_out.values())):
             for column, (count, reason) in least.items():
                 if count > 1:
                     rows = self._enough(rows, column, count, reason)
         return pl.scan_parquet(rows)
-
-    def _total(self) -> int:
-        return sum(self.left_out.values())
-
-    def _in_window(self, rows: Path, days: int) -> pl.LazyFrame:
-        newest = pl.scan_parquet(rows).select(pl.col(TIMESTAMP).max()).collect().item()
-        return pl.scan_parquet(rows).filter(pl.col(TIMESTAMP) >= (newest or 0) - DAY * days)
 
     def _enough(self, rows: Path, column: str, least: int, reason: str) -> Path:
         few = (

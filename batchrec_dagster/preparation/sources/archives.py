@@ -58,7 +58,8 @@ class Member(File):
         if look.size == 0:
             raise FileError(EMPTY)
         if isinstance(self.archive, LocalFile) and not _conversion(self.archive.path(context)):
-            find_member(self.archive.path(context), self.member)
+            with _opened(self.archive.path(context)) as archive:
+                _find(archive, self.member)
         return Look(None, f"{look.version}!/{self.member}")
 
     def chunks(self, context: SourceContext) -> Iterator[bytes]:
@@ -89,12 +90,6 @@ def _sheet(path: Path, name: str, conversion: Conversion) -> Iterator[bytes]:
         except LimitError as error:
             raise FileError(str(error)) from error
         yield from pieces(target)
-
-
-def find_member(archive: Path, member: str) -> zipfile.ZipInfo:
-    """The file's entry in the archive's directory. Raises FileError, OSError."""
-    with _opened(archive) as opened:
-        return _find(opened, member)
 
 
 def read_member(archive: Path, member: str) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ import json
 import re
 import sqlite3
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,16 +93,13 @@ def _sqlite(path: Path, target: Path, table: str | None, limits: Limits) -> int:
             with target.open("w", newline="", encoding="utf-8") as file:
                 written = csv.writer(file, lineterminator="\n")
                 written.writerow(column for column, *_ in cursor.description)
-                written.writerows(_cells(cursor))
+                written.writerows(
+                    ["" if isinstance(cell, bytes) else cell for cell in row] for row in cursor
+                )
     except sqlite3.Error as error:
         raise FileError(f"it cannot be read as an SQLite database: {error}") from error
     limits.check(target.stat().st_size, path.stat().st_size)
     return -1  # The header is no row.
-
-
-def _cells(rows: Iterable[Sequence[object]]) -> Iterator[list[object]]:
-    for row in rows:
-        yield ["" if isinstance(cell, bytes) else cell for cell in row]
 
 
 def _arrow(path: Path, target: Path, part: str | None, limits: Limits) -> int:

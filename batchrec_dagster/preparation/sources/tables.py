@@ -52,13 +52,6 @@ class TableFile:
     opened: Opened
     link: Path
 
-    @property
-    def form(self) -> str:
-        if self.opened.is_parquet:
-            return "Parquet"
-        with self.opened.path.open(encoding="utf-8-sig") as file:
-            return "JSON" if file.read(1024).lstrip().startswith(("{", "[")) else "CSV"
-
 
 def partitions(shown: str) -> list[str]:
     """The folders `key=value` of a path."""
@@ -70,15 +63,15 @@ def table_of(connection: DuckDBPyConnection, files: Sequence[TableFile], form: T
     filled = [file for file in files if file.opened.size]
     if not filled:
         raise FileError("it is empty: check what writes it")
-    forms = {file.form: file for file in reversed(filled)}
+    forms = {file.opened.format: file.opened.name for file in reversed(filled)}
     if len(forms) > 1:
-        found = " and ".join(f"{file.opened.name} is {name}" for name, file in forms.items())
+        found = " and ".join(f"{name} is {form}" for form, name in forms.items())
         raise FileError(f"its files are of several formats ({found}): declare a table for each")
     keys = {tuple(part.partition("=")[0] for part in _hive_of(file)) for file in filled}
     hive = {"hive_partitioning": len(keys) == 1 and () not in keys, "hive_types_autocast": False}
-    if "Parquet" in forms:
+    if "parquet" in forms:
         return f"SELECT * FROM {_call('read_parquet', filled, union_by_name=True, **hive)}"  # noqa: S608
-    if "JSON" in forms:
+    if "json" in forms:
         return _json(connection, filled, hive)
     return _csv(filled, form, hive)
 

@@ -5,6 +5,8 @@ It receives its task over Dagster Pipes, and reports its progress, its result or
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import boto3
 from dagster_pipes import (
     PipesCliArgsParamsLoader,
@@ -35,7 +37,7 @@ def main() -> None:
         except PreparationError as error:
             pipes.report_custom_message({"error": str(error)})
             raise
-        pipes.report_custom_message({"done": done.to_json()})
+        pipes.report_custom_message({"done": asdict(done)})
         if local:
             spark.stop()
 

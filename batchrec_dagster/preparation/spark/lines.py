@@ -29,7 +29,7 @@ LETTER = r"[^\x00-\x7F\uFFFD\uFEFF]"
 DAMAGED, LETTERS = 1, 2
 # Blocks of this many bytes; the count is to be the same in every pass.
 BLOCK = 64 * 1024 * 1024
-_SHIFTS = "path string, block long, file int, row_shift long, file_start long, charset string"
+_SHIFTS = "path:string, block:long, file:int, row_shift:long, file_start:long, charset:string"
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,9 @@ def _numbered(
 ) -> DataFrame:
     """FILE, LINE, ROW and TEXT; `shifts` has the columns of _SHIFTS for each block; `other`: the
     encoding of those that are not in UTF-8, None if all are, without damage."""
-    names = [field.split()[0] for field in _SHIFTS.split(", ")]
+    names = [field.partition(":")[0] for field in _SHIFTS.split(", ")]
     rows = json.dumps([dict(zip(names, shift, strict=True)) for shift in shifts])
-    table = spark.range(1).select(
-        F.inline(F.from_json(F.lit(rows), f"array<struct<{_fields(_SHIFTS)}>>"))
-    )
+    table = spark.range(1).select(F.inline(F.from_json(F.lit(rows), f"array<struct<{_SHIFTS}>>")))
     text = F.col("value")
     if other is not None:
         binary = text.cast("binary")
@@ -152,10 +150,6 @@ def _numbered(
         .withColumn(LINE, F.col(ROW) - F.col("file_start"))
         .select(FILE, LINE, ROW, F.when(F.col(LINE) == 0, without_bom).otherwise(text).alias(TEXT))
     )
-
-
-def _fields(schema: str) -> str:
-    return ", ".join(":".join(field.split()) for field in schema.split(", "))
 
 
 CELLS, BEYOND, MISQUOTED, WIDTH = " cells", " beyond", " misquoted", "width"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -22,6 +21,7 @@ from batchrec_dagster.preparation.layout import (
     locate,
     parse_json,
     setting,
+    split_line,
 )
 from batchrec_dagster.preparation.layout import Column as LayoutColumn
 from batchrec_dagster.preparation.sources.limits import BYTES_OF_A_ROW
@@ -134,13 +134,7 @@ def _first_line(files: Files, file: Input, layout: Layout, lines: Lines) -> list
     text = files.first_line(file).decode(encoding, "replace").removeprefix("\ufeff")
     if not text.strip():
         raise PreparationError(f"{file.name} is empty or starts with an empty line")
-    if layout.delimiter == "::" or not layout.quoted:
-        fields = text.split(layout.delimiter)
-    else:
-        try:
-            fields = next(csv.reader([text], delimiter=layout.delimiter))
-        except csv.Error as error:
-            raise PreparationError(f"{file.name}, line 1: {error}") from error
+    fields = split_line(text, layout.delimiter, quoted=layout.quoted)
     if layout.has_header:
         return [field.strip() for field in fields]
     return [f"column_{number}" for number in range(1, len(fields) + 1)]

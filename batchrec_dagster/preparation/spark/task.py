@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from batchrec_dagster.preparation.layout import Layout
@@ -36,9 +36,6 @@ class Task:
     work: str
     limits: Limits = field(default_factory=Limits.from_environment)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Task:
         return cls(
@@ -57,10 +54,3 @@ class Done(Preparation, Counts):
     """What became of the files; `sha256` is that of the CSV."""
 
     sha256: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Done:
-        return cls(**fields)
