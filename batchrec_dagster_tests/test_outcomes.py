@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import polars as pl
 import pytest
 
@@ -23,6 +22,7 @@ from batchrec_dagster.reporting.outcomes import (
 from batchrec_dagster.steps.outcome_sums import DATA, PUBLICATION, periods
 from batchrec_dagster.steps.outcomes import Measured, measure_outcomes
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.support import declaration, outcomes_of
@@ -209,7 +209,7 @@ def test_sums_that_something_cut_are_refused_by_name(
     write_events(storage, [*BEFORE, ("ann", "a", T0 + 90)])
     first = measured(storage)
     storage.store.put(storage.uri(SHOP.places.outcome_sums), b"PAR1")
-    with pytest.raises(dg.Failure, match=r"sums.parquet.*delete it"):
+    with pytest.raises(StorageError, match=r"sums.parquet.*delete it"):
         measured(storage)
     storage.store.delete(storage.uri(SHOP.places.outcome_sums))
     assert measured(storage).sums.equals(first.sums)

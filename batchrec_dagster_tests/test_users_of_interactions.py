@@ -13,8 +13,8 @@ import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.steps.cost import count_interactions, count_users
-from batchrec_dagster.steps.interactions import file_version
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.durable import pieces, version_of
 from batchrec_dagster.storage.io_managers import STORAGE_KEY, InteractionsIOManager, Prepared
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.paths import UsersOfInteractions
@@ -36,7 +36,7 @@ def prepared(folder: Path, *users: str) -> Prepared:
     pl.DataFrame({"USER_ID": users, "TIMESTAMP": 7, "INTERACTIONS": 1}).write_parquet(
         folder / "users.parquet"
     )
-    version = file_version(folder / "interactions.csv")
+    version = version_of(pieces(folder / "interactions.csv"))
     return Prepared(folder / "interactions.csv", folder / "users.parquet", version)
 
 

@@ -126,11 +126,10 @@ def _experiments(published: list[Published]) -> list[Any]:
     from batchrec_dagster.reporting.experiment import ExperimentView
     from batchrec_dagster.steps.experiment import experiment_result, plan
     from batchrec_dagster.steps.outcomes import read_sums
-    from batchrec_dagster.storage.paths import PipelineFiles
 
     views = []
     for one in published:
-        sums = read_sums(PipelineFiles(one.storage, one.places))
+        sums = read_sums(one.files)
         result = experiment_result(sums)
         share = result.control_share if result else USUAL_SHARE
         about = one.edition.about if one.edition else {}
@@ -196,7 +195,7 @@ def diff(editions: tuple[int, ...], pipeline: str | None, as_json: bool) -> None
         names = ", ".join(one.pipeline for one in published)
         raise click.UsageError(f"name one of the pipelines with --pipeline: {names}")
     (one,) = published
-    history = EditionHistory(one.storage, one.places)
+    history = EditionHistory(one.files)
     found = history.compare(*_chosen(history, editions))
     if as_json:
         print_safely(json.dumps({"pipeline": one.pipeline, **asdict(found)}, indent=2))
@@ -206,9 +205,9 @@ def diff(editions: tuple[int, ...], pipeline: str | None, as_json: bool) -> None
 
 def _chosen(history: EditionHistory, numbers: tuple[int, ...]) -> tuple[Edition, Edition]:
     """The older and the newer edition to compare. Raises NotFoundError, StorageError."""
-    current = history.table.current()
+    current = history.files.table.current()
     assert current is not None  # published_of has found it
-    kept = {one.number: one for one in [current, *history.table.older()]}
+    kept = {one.number: one for one in [current, *history.files.table.older()]}
     for number in numbers:
         if number not in kept:
             listed = ", ".join(map(str, sorted(kept)))

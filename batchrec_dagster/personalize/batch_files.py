@@ -8,7 +8,6 @@ have `usersList`: `usersList` is written here, and both are read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.storage.durable import pieces, temporary_folder
+from batchrec_dagster.storage.durable import pieces, temporary_folder, version_of
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
 
 # The fields of an input line.
@@ -181,8 +180,8 @@ class UsersFiles:
         return first.rpartition("/")[0] + "/" if others else first
 
     def version(self) -> str:
-        """16 hex digits of the SHA-256 of the content, however it is split."""
-        return _version(chunk for uri in self.files() for chunk in self.store.chunks(uri))
+        """`version_of` the content, however it is split."""
+        return version_of(chunk for uri in self.files() for chunk in self.store.chunks(uri))
 
     def publish(self, users: pl.DataFrame) -> None:
         """Write the users, a line each, and remove the files of an earlier list."""
@@ -196,7 +195,7 @@ class UsersFiles:
                 self.store.delete(self.manifest)
                 kept = {self.uri}
             else:
-                version = _version(chunk for file in files for chunk in pieces(file))
+                version = version_of(chunk for file in files for chunk in pieces(file))
                 names = [f"{version}/{file.name}" for file in files]
                 kept = {self.folder + name for name in names} | {self.manifest}
                 for name, file in zip(names, files, strict=True):
@@ -217,7 +216,7 @@ def measured(users: pl.DataFrame) -> tuple[str, int]:
             size += len(piece)
             yield piece
 
-    return _version(counted()), size
+    return version_of(counted()), size
 
 
 def _lines(users: pl.DataFrame) -> Iterator[bytes]:
@@ -230,10 +229,3 @@ def _written(users: pl.DataFrame, path: Path) -> Path:
     with path.open("wb") as file:
         file.writelines(_lines(users))
     return path
-
-
-def _version(chunks: Iterator[bytes]) -> str:
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.hexdigest()[:16]

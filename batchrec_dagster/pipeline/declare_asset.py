@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any, get_origin
 from urllib.parse import quote
@@ -16,12 +15,14 @@ import polars as pl
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.resources import AWS, PersonalizeResource
 from batchrec_dagster.pipeline.run_step import results_of, specs
+from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.steps.raw_files import RawFiles
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.extras import ExtraMissingError
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.resource import StorageResource, storage_errors
 
 # The values of an asset's tag `stage`, from ratings to results.
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
@@ -135,7 +136,8 @@ def _with_resources(pipeline: Pipeline, function: Function) -> Function:
     @wraps(function)
     def made(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
         started = time.monotonic()
-        with _extras_named():
+        # Here for all steps: what says what to do fails the asset with that message alone.
+        with storage_errors(PreparationError, SourceError, ExtraMissingError):
             for result in results_of(function(**arguments(context, inputs))):
                 yield _for_people(result, started)
 
@@ -169,14 +171,6 @@ def _for_people(result: Any, started: float) -> Any:
         if not (isinstance(value, str | list | dict) and not value)
     }
     return result._replace(metadata=shown)
-
-
-@contextmanager
-def _extras_named() -> Iterator[None]:
-    try:
-        yield
-    except ExtraMissingError as error:
-        raise dg.Failure(str(error), allow_retries=False) from None
 
 
 def _check_unpartitioned(pipeline: Pipeline, context: dg.AssetExecutionContext) -> None:

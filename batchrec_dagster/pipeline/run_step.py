@@ -25,7 +25,6 @@ from batchrec_dagster.steps.checks import WARNINGS, Checked, FailedChecksError
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.resource import storage_errors
 
 Result = TypeVar("Result")
 
@@ -126,7 +125,7 @@ def exclusive_step(pipeline: Pipeline, asset: str = "") -> Callable[[Step], Step
         def exclusive(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
             results: list[Any] = []
             try:
-                with storage_errors(), leased(pipeline, name, context, inputs["personalize"]):
+                with leased(pipeline, name, context, inputs["personalize"]):
                     for result in results_of(step(context, **inputs)):
                         results.append(result)
             finally:

@@ -23,9 +23,8 @@ from batchrec_dagster.reporting.editions import (
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.verdict import Before, Verdict
 from batchrec_dagster.storage.object_store import DamagedError, ObjectNotFoundError
-from batchrec_dagster.storage.paths import Places, read_record, write_record
-from batchrec_dagster.storage.published_table import ABOUT, Edition, PublishedTable, read_about
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.published_table import ABOUT, Edition, read_about
 
 REPORT = "recommendation_report"
 # Editions that the record remembers.
@@ -39,28 +38,21 @@ class EditionHistory:
     Raises StorageError.
     """
 
-    storage: StorageResource
-    places: Places
-
-    @property
-    def table(self) -> PublishedTable:
-        return PublishedTable(self.storage.store, self.storage.uri(self.places.recommendations))
+    files: PipelineFiles
 
     def before(self, edition: Edition) -> Edition | None:
         """The newest kept edition with other lists and a lower number."""
-        older = [one for one in self.table.older() if one.number < edition.number]
+        older = [one for one in self.files.table.older() if one.number < edition.number]
         return next((one for one in older if one.version != edition.version), None)
 
     def is_newest(self, edition: Edition) -> bool:
         """Whether no edition has a higher number; not so after a rollback."""
-        return all(one.number <= edition.number for one in self.table.older())
+        return all(one.number <= edition.number for one in self.files.table.older())
 
     def read(self) -> Mapping[str, Any]:
         """What the report knew, by edition number as text."""
         with suppress(DamagedError):
-            editions: Mapping[str, Any] = read_record(self.storage, self.places.record(REPORT)).get(
-                "editions", {}
-            )
+            editions: Mapping[str, Any] = self.files.record(REPORT).get("editions", {})
             return editions
         return {}
 
@@ -78,7 +70,7 @@ class EditionHistory:
         editions = {**self.read(), str(edition.number): known}
         kept = sorted(editions, key=int)[-MOST_EDITIONS:]
         record = {"editions": {number: editions[number] for number in kept}}
-        write_record(self.storage, self.places.record(REPORT), record)
+        self.files.write_record(REPORT, record)
 
     def verdict(self, edition: Edition) -> Verdict | None:
         """The report's verdict on the edition; None if it has none."""
@@ -86,7 +78,7 @@ class EditionHistory:
         return Verdict(**known) if known else None
 
     def compare(self, before: Edition, after: Edition) -> EditionDiff:
-        store = self.storage.store
+        store = self.files.storage.store
         with store.opened(before.uri) as old, store.opened(after.uri) as new:
             return diff(
                 (before, pl.scan_parquet(old), self._data(before)),
@@ -100,7 +92,7 @@ class EditionHistory:
     def inputs(self) -> Inputs | None:
         """The data of the last run; None if there was none, or if its file is damaged."""
         try:
-            file = io.BytesIO(self.storage.store.get(self._inputs))
+            file = io.BytesIO(self.files.storage.store.get(self._inputs))
             about = read_about(file)
             file.seek(0)
             return Inputs.read(about, pl.read_parquet(file).to_series())
@@ -111,11 +103,11 @@ class EditionHistory:
         table = inputs.items.alias("item").to_frame().to_arrow()
         file = io.BytesIO()
         pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(inputs.about)}), file)
-        self.storage.store.put(self._inputs, file.getvalue())
+        self.files.storage.store.put(self._inputs, file.getvalue())
 
     @property
     def _inputs(self) -> str:
-        return self.storage.uri(self.places.inputs)
+        return self.files.storage.uri(self.files.places.inputs)
 
 
 def before_of(before: Edition | None, edition: Edition) -> Before | None:

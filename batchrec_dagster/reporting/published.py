@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from batchrec_dagster.personalize.schemas import scan_interactions
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
-from batchrec_dagster.storage.paths import Places
-from batchrec_dagster.storage.published_table import Edition, PublishedTable
+from batchrec_dagster.storage.paths import PipelineFiles, Places
+from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.resource import StorageResource
 
 
@@ -67,15 +67,15 @@ class Published:
     pipeline: str
 
     @property
-    def places(self) -> Places:
-        return Places(self.pipeline)
+    def files(self) -> PipelineFiles:
+        return PipelineFiles(self.storage, Places(self.pipeline))
 
     @cached_property
     def edition(self) -> Edition | None:
         """The published table; None where there is none."""
-        uri = self.storage.uri(self.places.recommendations)
-        with _readable(self.storage, uri):
-            return PublishedTable(self.storage.store, uri).current()
+        table = self.files.table
+        with _readable(self.storage, table.uri):
+            return table.current()
 
     @property
     def made(self) -> datetime:
@@ -88,7 +88,7 @@ class Published:
 
     @property
     def report(self) -> ObjectInfo | None:
-        return self.storage.store.head(self.storage.uri(self.places.report))
+        return self.storage.store.head(self.storage.uri(self.files.places.report))
 
     def size(self) -> tuple[int, int]:
         """The numbers of rows and users in the table."""
@@ -112,17 +112,17 @@ class Published:
 
     def titles(self, items: Sequence[str]) -> dict[str, str | None]:
         """The title of each item in the file of titles."""
-        key = self.places.item_titles
-        if not items or self.storage.store.head(self.storage.uri(key)) is None:
+        uri = self.storage.uri(self.files.places.item_titles)
+        if not items or self.storage.store.head(uri) is None:
             return {}
-        with self._parquet(self.storage.uri(key)) as table:
+        with self._parquet(uri) as table:
             found = pl.DataFrame(table.read(["item_id", "title"], use_threads=False))
             return dict(found.filter(pl.col("item_id").is_in(items)).rows())
 
     @contextmanager
     def interactions(self) -> Iterator[tuple[pl.LazyFrame, int]]:
         """The interactions (see scan_interactions), and the size of their file in bytes."""
-        with self.storage.local_file(self.storage.uri(self.places.interactions)) as path:
+        with self.storage.local_file(self.files.interactions) as path:
             if not path.exists():
                 raise StorageError(f"{path} does not exist; run the pipeline's refresh job again")
             yield scan_interactions(path), path.stat().st_size

@@ -19,7 +19,6 @@ from batchrec_dagster.reporting.published import Published
 from batchrec_dagster.reporting.run_stages import duration
 from batchrec_dagster.reporting.terminal import Column, Section, plain, render
 from batchrec_dagster.reporting.verdict import Provenance
-from batchrec_dagster.storage.paths import read_record
 
 
 def text(shown: Person | Item | Mapping[str, Any], width: int | None, *, with_runs: bool) -> str:
@@ -156,7 +155,7 @@ def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[s
 
     Raises StorageError.
     """
-    storage, places = published.storage, published.places
+    storage, files = published.storage, published.files
     facts: dict[str, Any] = {"pipeline": published.pipeline}
     if instance is not None:
         assets = {asset for asset, _, _ in _METADATA}
@@ -171,7 +170,7 @@ def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[s
     edition = published.edition
     assert edition is not None
     # An old table does not say what it was made from: assume the newest model.
-    newest = read_record(storage, places.record("solution_version"))
+    newest = files.record("solution_version")
     about = edition.about or newest
     facts["earlier_data"] = about.get("data_version") != newest.get("data_version")
     for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):
@@ -179,7 +178,7 @@ def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[s
             facts[prefix + NDCG] = about[metrics][PERSONALIZE_NDCG]
     if "engine" in about:
         facts["provenance"] = Provenance.of_edition(about).lines
-    if verdict := EditionHistory(storage, places).verdict(edition):
+    if verdict := EditionHistory(files).verdict(edition):
         facts["verdict"] = verdict.text
     rows, users = published.size()
     facts |= {

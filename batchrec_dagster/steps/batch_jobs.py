@@ -27,7 +27,7 @@ from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.published_table import TableWriter
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.storage.resource import StorageResource
 
 
 def stem(name: str, version: str, force_run: str | None = None) -> str:
@@ -140,7 +140,7 @@ class JobOutput:
 
     def pieces(self, read: Callable[[bytes], pl.DataFrame]) -> Iterator[pl.DataFrame]:
         """All lines, in order, in pieces parsed by `read`: at least one, which may be empty.
-        Raises dg.Failure if there is no file, or one cannot be read."""
+        Raises dg.Failure if there is no file, or one is damaged, StorageError."""
         files = self.files()
         if not files:
             raise dg.Failure(
@@ -149,9 +149,8 @@ class JobOutput:
             )
         for file in files:
             try:
-                with storage_errors():
-                    for piece in whole_lines(self.storage.store.chunks(file.uri)):
-                        yield read(piece)
+                for piece in whole_lines(self.storage.store.chunks(file.uri)):
+                    yield read(piece)
             except ValueError as error:
                 where = self.storage.where(file.uri)
                 reason = f"{where} is damaged: {str(error).partition(chr(10))[0]}"

@@ -15,9 +15,7 @@ from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.batch_files import USER_FIELD, UsersFiles, measured
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
 from batchrec_dagster.personalize.schemas import scan_interactions
-from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.sources.parsing import parse_source
-from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.users import check_limits, distinct_users, listed_users
 from batchrec_dagster.steps.experiment import CONTROL, MODEL, arms
 from batchrec_dagster.steps.raw_files import open_source
@@ -25,28 +23,27 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster.storage.resource import storage_errors
 
 
 def find_batch_users(work: Work) -> tuple[pl.DataFrame, str]:
     """The users as declared, each once, in order of their id: userId, and filterValues where the
-    filter has placeholders; and the version of the input they become. Raises dg.Failure."""
+    filter has placeholders; and the version of the input they become. Raises PreparationError,
+    SourceError, StorageError, dg.Failure."""
     pipeline, declared = work.pipeline, work.pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
-    with storage_errors(PreparationError, SourceError):
-        if declared.source is None:
-            with _interaction_times(work) as times:
-                users = distinct_users(times, declared.since)
-        else:
-            source = parse_source(declared.source)
-            with open_source(source, work.storage, pipeline.project) as files:
-                users = listed_users(files, declared.column, pipeline.ratings.all_null_values)
-        if filter_values:
-            # A batch inference job reads the values from its input; here all users have the same.
-            values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
-            users = users.with_columns(filterValues=pl.struct(values))
-        version, size = measured(users)
-        check_limits(users.height, size)
+    if declared.source is None:
+        with _interaction_times(work) as times:
+            users = distinct_users(times, declared.since)
+    else:
+        source = parse_source(declared.source)
+        with open_source(source, work.storage, pipeline.project) as files:
+            users = listed_users(files, declared.column, pipeline.ratings.all_null_values)
+    if filter_values:
+        # A batch inference job reads the values from its input; here all users have the same.
+        values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
+        users = users.with_columns(filterValues=pl.struct(values))
+    version, size = measured(users)
+    check_limits(users.height, size)
     if not users.height:
         raise dg.Failure(
             f"no user has an interaction since {declared.active_since}: set"
@@ -99,10 +96,9 @@ def find_batches(work: Work, model: ModelRecord, batch_users: pl.LazyFrame) -> l
         if not of_arm.height:
             continue
         files = UsersFiles(storage.store, storage.uri(pipeline.places.arm_users(name)))
-        with storage_errors():
-            files.publish(of_arm)
-            version, _ = measured(of_arm)
-            found.append(Batch(recipe, arn, of_arm.get_column(USER_FIELD), files.input(), version))
+        files.publish(of_arm)
+        version, _ = measured(of_arm)
+        found.append(Batch(recipe, arn, of_arm.get_column(USER_FIELD), files.input(), version))
     if not found:
         raise dg.Failure(
             f"all {lines.height} users are in the control, which gets no lists: set a lower"
@@ -131,13 +127,12 @@ def keep_users_without_lists(
     work: Work, version: str, batch_users: pl.LazyFrame, table: Path
 ) -> None:
     """Keep, for an experiment's edition of this version, which of the requested users have no rows
-    in the table: the outcomes count them too. Raises dg.Failure."""
+    in the table: the outcomes count them too. Raises StorageError."""
     listed = pl.scan_parquet(table, glob=False).filter(rank=1).select("user_id")
     requested = batch_users.select(user_id=USER_FIELD)
     without = requested.join(listed, on="user_id", how="anti").sort("user_id")
     key = work.pipeline.places.users_without_lists(version)
-    with storage_errors():
-        work.files.write_parquet(key, without.collect(engine="streaming"))
+    work.files.write_parquet(key, without.collect(engine="streaming"))
 
 
 def users_without_lists(work: Work, edition: Edition) -> pl.Series:
@@ -158,12 +153,10 @@ def withheld(work: Work, edition: Edition) -> int:
 
 
 def forget_users_without_lists(work: Work) -> None:
-    """Delete what was kept for editions that are no longer kept themselves. Raises dg.Failure."""
+    """Delete what was kept for editions that are no longer kept themselves. Raises StorageError."""
     storage, key = work.storage, work.pipeline.places.users_without_lists
     folder = storage.uri(key("")).rpartition("/")[0] + "/"
-    with storage_errors():
-        if not (there := storage.store.list(folder)):
-            return
+    if there := storage.store.list(folder):
         wanted = {storage.uri(key(version)) for version in work.files.table.versions()}
         for found in there:
             if found.uri not in wanted:

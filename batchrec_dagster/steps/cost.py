@@ -167,7 +167,9 @@ def estimate(work: Work, *, imports: Mapping[str, int], trainings: Sequence[str]
     segments are included, though they may exist already."""
     costs = [import_cost(dataset, size) for dataset, size in imports.items()]
     if trainings:
-        interactions, before = count_interactions(work), _hours_before(work)
+        interactions = count_interactions(work)
+        # 0 if none was trained on AWS.
+        before = float(work.files.record("solution_version").get("training_hours", 0.0))
         costs += [
             training_cost(recipe, training_hours(recipe, interactions, before), interactions)
             for recipe in trainings
@@ -231,11 +233,6 @@ def count_users(work: Work) -> int:
     with work.storage.local_file(work.files.interactions) as path:
         users = scan_interactions(path)
         return int(users.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item())
-
-
-def _hours_before(work: Work) -> float:
-    """The training hours of the last version; 0 if none was trained on AWS."""
-    return float(work.files.record("solution_version").get("training_hours", 0.0))
 
 
 def _count_batch_users(work: Work) -> int:

@@ -26,9 +26,9 @@ from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.cost import Cost, estimate, import_cost, summary, within_budget
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import all_recipes, recipes_to_train
-from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.paths import Stored
-from batchrec_dagster.storage.resource import LOCAL_BUCKET, StorageResource, storage_errors
+from batchrec_dagster.storage.resource import LOCAL_BUCKET
 
 ASSET = "personalize_dataset"
 FOLDER = f"s3://{LOCAL_BUCKET}/"
@@ -97,13 +97,21 @@ def import_dataset(
     work: PersonalizeWork, *, run: str, force: bool, forced_trainings: Collection[str]
 ) -> DatasetImport:
     """Import what has changed. run: id of the first of a run and its retries; forced_trainings:
-    assets that this run will train in any case. Raises FailedChecksError, dg.Failure."""
+    assets that this run will train in any case. Raises FailedChecksError, StorageError,
+    dg.Failure."""
     pipeline = work.pipeline
     files = dataset_files(pipeline)
-    versions = [_version(work, file) for file in files]
+    versions = [
+        work.files.interactions_version()
+        if file.is_interactions
+        else work.storage.version(work.storage.uri(file.key))
+        for file in files
+    ]
     version = versions[0] if len(versions) == 1 else fingerprint(*versions)
     work = work.for_data(version)
-    ensure, sizes = work.ensure, _sizes(work.storage, files)
+    ensure = work.ensure
+    heads = {file.asset: work.storage.store.head(work.storage.uri(file.key)) for file in files}
+    sizes = {asset: head.size if head else 0 for asset, head in heads.items()}
     group_name = f"{pipeline.name}-{schemas_version(files)[:8]}"
     recorded = work.files.record(ASSET)
     exists = any(group["name"] == group_name for group in ensure.list(DATASET_GROUP))
@@ -135,8 +143,7 @@ def import_dataset(
     for one in imports:
         ensure.log.info(f"{one.file.asset}: {one.outcome}, {one.seconds:.1f} s")
     record = DatasetRecord(group.arn, group_name, version, **_arns(imports))
-    with storage_errors():
-        stored = work.files.write_record(ASSET, record.to_json())
+    stored = work.files.write_record(ASSET, record.to_json())
     paid = [
         import_cost(one.file.asset, sizes[one.file.asset]) for one in imports if one.job.created
     ]
@@ -165,18 +172,6 @@ def _check_owner(ensure: Ensure, group: Ensured, recorded: str | None) -> None:
         f" tag-resource --resource-arn {arn} --tags tagKey={STORAGE_TAG},tagValue={mine}",
         allow_retries=False,
     )
-
-
-def _version(work: Work, file: DatasetFile) -> str:
-    if file.is_interactions:
-        return work.files.interactions_version()
-    return work.storage.version(work.storage.uri(file.key))
-
-
-def _sizes(storage: StorageResource, files: Sequence[DatasetFile]) -> dict[str, int]:
-    """The bytes of each file, by asset."""
-    heads = [storage.store.head(storage.uri(file.key)) for file in files]
-    return {file.asset: head.size if head else 0 for file, head in zip(files, heads, strict=True)}
 
 
 def _has_import(ensure: Ensure, dataset: Ensured) -> bool:

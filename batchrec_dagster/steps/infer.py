@@ -54,7 +54,6 @@ from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition, TableWriter
-from batchrec_dagster.storage.resource import storage_errors
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -110,7 +109,7 @@ def infer_and_publish(
     """Infer lists for the users with the model and publish them, if all checks pass.
 
     batch_users: the users' file. run: the run's id, for the metadata. Raises FailedChecksError,
-    dg.Failure.
+    StorageError, dg.Failure.
     """
     publishing = Publishing(work, model, work.files.batch_users.version())
     gate = publishing.gate(skip=skip_quality_gate)
@@ -173,7 +172,7 @@ def _publish(
         writer.finish(about)
         if pipeline.experiment:
             keep_users_without_lists(work, version, batch_users, writer.path)
-        edition = publishing.publish(writer.path)
+        edition = work.files.table.publish(writer.path, pipeline.publication.history)
         forget_users_without_lists(work)
     return edition, table
 
@@ -197,24 +196,23 @@ def _unchanged(
     """What is published, with its checks, if the same model, data, users, titles and settings made
     it of a job that is still there: to read it all again would find the same. None otherwise, for
     an experiment, and for an edition that an older batchrec published."""
-    with storage_errors():
-        table = work.files.table
-        edition = table.current()
-        if edition is None or work.pipeline.experiment or "outputs" not in edition.about:
-            return None
-        about, arn = edition.about, str(edition.about["batch_inference_job_arn"])
-        same = about["made_by"] == publishing.made_by
-        if not same or edition.version != _version(publishing, [arn]):
-            return None
-        try:
-            description = work.ensure.describe(BATCH_INFERENCE_JOB, arn)
-        except ClientError:
-            return None  # It was deleted, for example; another job says what else is wrong.
-        output = JobOutput(work.storage, description)
-        finished = description["status"] == ACTIVE and output.is_usable()
-        if not finished or output_version([output]) != about["outputs"]:
-            return None
-        sample = table.read_edition(edition).head(SAMPLE).collect(engine="streaming")
+    table = work.files.table
+    edition = table.current()
+    if edition is None or work.pipeline.experiment or "outputs" not in edition.about:
+        return None
+    about, arn = edition.about, str(edition.about["batch_inference_job_arn"])
+    same = about["made_by"] == publishing.made_by
+    if not same or edition.version != _version(publishing, [arn]):
+        return None
+    try:
+        description = work.ensure.describe(BATCH_INFERENCE_JOB, arn)
+    except ClientError:
+        return None  # It was deleted, for example; another job says what else is wrong.
+    output = JobOutput(work.storage, description)
+    finished = description["status"] == ACTIVE and output.is_usable()
+    if not finished or output_version([output]) != about["outputs"]:
+        return None
+    sample = table.read_edition(edition).head(SAMPLE).collect(engine="streaming")
     job = Ensured(arn, description, created=False, seconds=0.0)
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
     work.ensure.log.info(_done(job, users))

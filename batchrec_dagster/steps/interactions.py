@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +22,6 @@ from batchrec_dagster.preparation.polars.prepare import Ratings, opened
 from batchrec_dagster.preparation.recognition import Found
 from batchrec_dagster.preparation.rules import BadRows, Counts, Preparation
 from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, format_of
-from batchrec_dagster.preparation.sources.source import SourceError
 from batchrec_dagster.preparation.spark.task import SourceFile, Task
 from batchrec_dagster.preparation.users import count_rows
 from batchrec_dagster.steps.checks import (
@@ -36,10 +34,10 @@ from batchrec_dagster.steps.checks import (
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files
 from batchrec_dagster.steps.spark_jobs import SparkEngine, spark_engine
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.durable import pieces, temporary_folder, version_of
 from batchrec_dagster.storage.io_managers import Prepared
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.storage.resource import StorageResource
 
 
 @dataclass(frozen=True)
@@ -190,17 +188,16 @@ def prepare_interactions(
     work: Work, context: dg.AssetExecutionContext, raw: RawRecord
 ) -> Iterator[PreparedInteractions]:
     """Prepare the interactions with the declared engine. Local files exist until the block ends.
-    Raises dg.Failure."""
+    Raises PreparationError, SourceError, StorageError, dg.Failure."""
     pipeline = work.pipeline
     engine = spark_engine(pipeline.preparation)
     with temporary_folder() as folder:
-        with storage_errors(PreparationError, SourceError):
-            if engine is not None and engine.on_aws:
-                prepared = _prepare_on_aws(work, context, engine, raw)
-            else:
-                source = pipeline.ratings.rows
-                with open_raw_files(raw, source, work.storage, pipeline.project) as files:
-                    prepared = _prepare_here(work, context, files, folder)
+        if engine is not None and engine.on_aws:
+            prepared = _prepare_on_aws(work, context, engine, raw)
+        else:
+            source = pipeline.ratings.rows
+            with open_raw_files(raw, source, work.storage, pipeline.project) as files:
+                prepared = _prepare_here(work, context, files, folder)
         yield prepared
 
 
@@ -230,7 +227,7 @@ def _prepare_here(
         event_type=pipeline.rules.event_type, event_value=pipeline.event_value
     )
     kept = pl.scan_csv(written, schema=csv_types(columns), glob=False)
-    version, sample = file_version(written), kept.head(SAMPLE).collect()
+    version, sample = version_of(pieces(written)), kept.head(SAMPLE).collect()
     value = written if engine is None else Prepared(written, users, version)
     return PreparedInteractions(
         value, version, result, count_rows(kept), sample, pipeline.event_value, job
@@ -294,9 +291,3 @@ def _first_rows(uri: str, storage: StorageResource) -> pl.DataFrame:
     start = next(storage.store.chunks(uri), b"")
     lines = start.split(b"\n")[: SAMPLE + 1]
     return pl.read_csv(b"\n".join(lines), infer_schema=False)
-
-
-def file_version(path: Path) -> str:
-    """16 hexadecimal digits of the file's SHA-256, as StorageResource.version gives for objects."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

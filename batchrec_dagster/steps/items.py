@@ -11,7 +11,6 @@ from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.steps.checks import Checked, rows_readable
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.resource import StorageResource
 
 
@@ -62,14 +61,11 @@ def titles_versions(work: Work) -> list[str]:
 
 
 def read_titles(work: Work) -> pl.DataFrame | None:
-    """item_id and title; None if no titles are declared. Raises dg.Failure."""
+    """item_id and title; None if no titles are declared. Raises StorageError."""
     if not titles_of(work.pipeline):
         return None
     uri = work.storage.uri(work.pipeline.places.item_titles)
-    try:
-        return pl.read_parquet(work.storage.store.get(uri))
-    except StorageError as error:
-        raise dg.Failure(f"item_titles: {error}", allow_retries=False) from error
+    return pl.read_parquet(work.storage.store.get(uri))
 
 
 def with_titles(

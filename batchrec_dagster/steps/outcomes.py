@@ -33,7 +33,6 @@ from batchrec_dagster.steps.outcome_sums import (
 from batchrec_dagster.steps.publishing import Rollbacks
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.paths import PipelineFiles
-from batchrec_dagster.storage.resource import storage_errors
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,9 @@ class Measured:
 
 def measure_outcomes(work: Work) -> Measured:
     """Measure every edition that is kept; what was measured of others before, stays. Raises
-    dg.Failure."""
+    StorageError."""
     files = work.files
-    with storage_errors(), work.storage.local_file(files.interactions) as path:
+    with work.storage.local_file(files.interactions) as path:
         editions = [edition for edition in [files.table.current(), *files.table.older()] if edition]
         interactions = scan_interactions(path).select(USER_ID, ITEM_ID, TIMESTAMP)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()

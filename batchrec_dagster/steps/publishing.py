@@ -10,7 +10,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -23,7 +22,6 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
-from batchrec_dagster.storage.resource import storage_errors
 
 PREVIOUS = "previous"
 # The name of the record of rollbacks.
@@ -130,7 +128,11 @@ def chosen(
         before = [
             edition
             for edition in older
-            if (current is None or _is_before(edition, current))
+            # The same lists, published twice, do not count.
+            if (
+                current is None
+                or (edition.number < current.number and edition.version != current.version)
+            )
             and {*rolled_back}.isdisjoint(edition.about.get("made_by", []))
         ]
         if before:
@@ -144,11 +146,6 @@ def chosen(
         missing = f"there is no edition {to!r}"
     listed = "; ".join(edition_summary(edition) for edition in older) or "nothing"
     raise dg.Failure(f"{missing} to roll back to. Kept: {listed}", allow_retries=False)
-
-
-def _is_before(edition: Edition, current: Edition) -> bool:
-    """The same lists, published twice, do not count."""
-    return edition.number < current.number and edition.version != current.version
 
 
 @dataclass(frozen=True)
@@ -179,14 +176,11 @@ class Publishing:
         return fingerprint(self.work.pipeline.interactions)
 
     def gate(self, *, skip: bool) -> Checked:
-        """Whether the lists may be published. Raises dg.Failure."""
+        """Whether the lists may be published. Raises StorageError."""
         pipeline, rollbacks = self.work.pipeline, Rollbacks(self.work.files)
-        with storage_errors():
-            current = self.work.files.table.current()
-            if skip:
-                rollbacks.publish_again(self.made_by)
-            rolled_back = rollbacks.include(self.made_by)
-            unfinished = rollbacks.still_published(current)
+        current = self.work.files.table.current()
+        if skip:
+            rollbacks.publish_again(self.made_by)
         return quality_gate(
             pipeline.gate,
             self.model,
@@ -195,21 +189,19 @@ class Publishing:
             how_to_skip=f"run {pipeline.name}_refresh with ops:"
             f" {{{pipeline.op_name('recommendations')}: {{config: {{skip_quality_gate: true}}}}}}",
             skip_quality_gate=skip,
-            rolled_back=rolled_back,
-            unfinished_rollback=unfinished,
+            rolled_back=rollbacks.include(self.made_by),
+            unfinished_rollback=rollbacks.still_published(current),
         )
 
     def about(
         self, version: str, run: str, checks: Sequence[Checked], facts: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The metadata to store in the table; facts: more of it. Raises dg.Failure."""
+        """The metadata to store in the table; facts: more of it. Raises StorageError."""
         pipeline, model = self.work.pipeline, self.model
-        with storage_errors():
-            number = self.work.files.table.next_number()
         return {
             "pipeline": pipeline.name,
             "key_prefix": pipeline.key_prefix,
-            "edition": number,
+            "edition": self.work.files.table.next_number(),
             "version": version,
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "run_id": run,
@@ -233,19 +225,14 @@ class Publishing:
             "made_by": self.made_by,
         }
 
-    def publish(self, file: Path) -> Edition:
-        """Publish a file written by `TableWriter`. Raises dg.Failure."""
-        with storage_errors():
-            return self.work.files.table.publish(file, self.work.pipeline.publication.history)
-
 
 def republish(
     work: Work, to: str, run: str, instance: dg.DagsterInstance, log: logging.Logger
 ) -> Edition:
-    """Publish the lists of an older edition again; see `Rollbacks.roll_back`. Raises dg.Failure."""
-    with storage_errors():
-        edition = Rollbacks(work.files).roll_back(to, run, instance)
-        work.files.table.put_back(edition, work.pipeline.publication.history)
+    """Publish the lists of an older edition again; see `Rollbacks.roll_back`. Raises StorageError,
+    dg.Failure."""
+    edition = Rollbacks(work.files).roll_back(to, run, instance)
+    work.files.table.put_back(edition, work.pipeline.publication.history)
     log.info(f"published again: {edition_summary(edition)}")
     return edition
 

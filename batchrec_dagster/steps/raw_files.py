@@ -32,7 +32,7 @@ from batchrec_dagster.preparation.sources.source import (
 from batchrec_dagster.storage.io_managers import to_polars
 from batchrec_dagster.storage.object_store import DamagedError
 from batchrec_dagster.storage.paths import read_record
-from batchrec_dagster.storage.resource import StorageResource, storage_errors
+from batchrec_dagster.storage.resource import StorageResource
 
 
 @dataclass(frozen=True)
@@ -122,17 +122,16 @@ def bring_raw_files(
     `record` is the storage key of the last run's record, `place` makes one of a filename; None
     leaves the files where they are. On leaving the block, copies of files that are no longer in the
     source are deleted; not when it raises, as the last run's record then stays in force. Raises
-    dg.Failure.
+    SourceError, StorageError.
     """
-    with storage_errors(SourceError):
-        storage.store.tidy(storage.uri(f"{record.partition('/')[0]}/"))
-        before = RawRecord.from_json(read_record(storage, record))
-        raw = _copy_changed(source, storage, project, before, place)
-        yield raw
-        kept = {file.uri for file in raw.record.files}
-        for file in before.files:
-            if file.uri is not None and file.uri not in kept:
-                storage.store.delete(file.uri)
+    storage.store.tidy(storage.uri(f"{record.partition('/')[0]}/"))
+    before = RawRecord.from_json(read_record(storage, record))
+    raw = _copy_changed(source, storage, project, before, place)
+    yield raw
+    kept = {file.uri for file in raw.record.files}
+    for file in before.files:
+        if file.uri is not None and file.uri not in kept:
+            storage.store.delete(file.uri)
 
 
 def _copy_changed(

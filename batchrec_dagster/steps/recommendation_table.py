@@ -25,7 +25,6 @@ from batchrec_dagster.steps.items import read_titles, with_titles
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.published_table import TableWriter
-from batchrec_dagster.storage.resource import storage_errors
 
 # No pair has this number: users and items are numbered from 0, below 2**32 - 1.
 NO_PAIR = 2**64 - 1
@@ -228,7 +227,8 @@ def build_locally(
     seen: SeenItems | None,
     table: TableWriter,
 ) -> RecommendationTable:
-    """Write the table from the jobs' outputs. users: the requested ones. Raises dg.Failure."""
+    """Write the table from the jobs' outputs. users: the requested ones. Raises StorageError,
+    dg.Failure."""
     wanted = work.pipeline.recommendations
     lists = ListBuilder(wanted.num_results, seen, read_titles(work), work.pipeline.experiment)
     progress = Progress("users' lists written", len(users), work.ensure.log.info)
@@ -247,8 +247,8 @@ class KnownInteractions:
 
 
 def read_interactions(work: Work, users: pl.Series) -> KnownInteractions:
-    """What is known when lists are made for these users. Raises dg.Failure."""
-    with storage_errors(), work.storage.local_file(work.files.interactions) as path:
+    """What is known when lists are made for these users. Raises StorageError."""
+    with work.storage.local_file(work.files.interactions) as path:
         interactions = scan_interactions(path)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
         exclude = work.pipeline.recommendations.exclude_seen

@@ -44,7 +44,6 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
 from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster.storage.resource import storage_errors
 
 # Part of what the kept tallies are known by: raise it when the same tables give others.
 TALLIES_VERSION = "1"
@@ -67,41 +66,40 @@ def build_report(
 ) -> Report:
     """The report of the published table. `solution_version`: the newest one's record; the published
     table may be of an older one. `checks`: whose warnings it shows. `run_id`: of this run, to see
-    whether it published the table. Raises dg.Failure."""
+    whether it published the table. Raises StorageError."""
     pipeline = work.pipeline
-    history = EditionHistory(work.storage, pipeline.places)
-    with storage_errors():
-        edition, lists = history.table.read()
-        before = history.before(edition)
-        trained = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
-        run = Run(
-            pipeline=pipeline.name,
-            description=pipeline.description,
-            source=pipeline.ratings.shown_source,
-            recipe=trained["recipe"],
-            made=datetime.now(UTC),
-            solution_version=trained["solution_version_arn"],
-            metrics=trained["metrics"],
-            popularity=trained["popularity_metrics"],
-            trainings=trainings(instance, pipeline.asset_key("solution_version")),
-            checks=check_results(instance, checks),
-            earlier_data=trained["data_version"] != solution_version["data_version"],
-            trained=_trained_before(trained),
-            engine=trained.get("engine", Run.engine),
-            evidence=Evidence.read(trained.get("evidence", {})),
-            edition=edition.number,
-            before=before_of(before, edition),
-            unchanged=_unchanged(edition, run_id) if history.is_newest(edition) else None,
-            full=_full(edition),
-            withheld=withheld(work, edition),
-        )
-        found = facts(run, _counted(work, edition, lists))
-        inputs = Inputs(found.data, found.item_ids).after(history.inputs())
-        changes = history.compare(before, edition) if before else None
-        sections = [changes_section(changes, inputs.drift), _outcomes(work.files)]
-        found = replace(found, drift=inputs.drift, changes=changes, sections=sections)
-        history.remember_inputs(inputs)
-        history.remember(edition, found)
+    history = EditionHistory(work.files)
+    edition, lists = work.files.table.read()
+    before = history.before(edition)
+    trained = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
+    run = Run(
+        pipeline=pipeline.name,
+        description=pipeline.description,
+        source=pipeline.ratings.shown_source,
+        recipe=trained["recipe"],
+        made=datetime.now(UTC),
+        solution_version=trained["solution_version_arn"],
+        metrics=trained["metrics"],
+        popularity=trained["popularity_metrics"],
+        trainings=trainings(instance, pipeline.asset_key("solution_version")),
+        checks=check_results(instance, checks),
+        earlier_data=trained["data_version"] != solution_version["data_version"],
+        trained=_trained_before(trained),
+        engine=trained.get("engine", Run.engine),
+        evidence=Evidence.read(trained.get("evidence", {})),
+        edition=edition.number,
+        before=before_of(before, edition),
+        unchanged=_unchanged(edition, run_id) if history.is_newest(edition) else None,
+        full=_full(edition),
+        withheld=withheld(work, edition),
+    )
+    found = facts(run, _counted(work, edition, lists))
+    inputs = Inputs(found.data, found.item_ids).after(history.inputs())
+    changes = history.compare(before, edition) if before else None
+    sections = [changes_section(changes, inputs.drift), _outcomes(work.files)]
+    found = replace(found, drift=inputs.drift, changes=changes, sections=sections)
+    history.remember_inputs(inputs)
+    history.remember(edition, found)
     return Report(page(found), found)
 
 

@@ -31,7 +31,6 @@ from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.paths import Stored
 from batchrec_dagster.storage.published_table import TableWriter
-from batchrec_dagster.storage.resource import storage_errors
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -97,11 +96,10 @@ class UserSegments:
 
 def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord) -> UserSegments:
     """Infer the users of each segment with the model, and store them as one table, if all checks
-    pass. Raises FailedChecksError, dg.Failure."""
+    pass. Raises FailedChecksError, StorageError, dg.Failure."""
     work, storage, places = work.for_data(model.data_version), work.storage, work.pipeline.places
     queries = pl.DataFrame({segments.query_field: segments.queries}).write_ndjson()
-    with storage_errors():
-        storage.store.put(storage.uri(places.segment_queries), queries.encode())
+    storage.store.put(storage.uri(places.segment_queries), queries.encode())
     job = _run_job(work, segments, model, queries)
     cost = []
     if job.created:
@@ -115,8 +113,7 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
         setting = "items" if segments.items else "attributes"
         checks = table.checks(segments.queries, f"segments.{setting}")
         output.require(checks)
-        with storage_errors():
-            storage.store.put(uri, writer.path)
+        storage.store.put(uri, writer.path)
     version = fingerprint(job.arn, queries, segments, TABLE_VERSION, *titles_version)
     return UserSegments(Stored(uri), version, table, job, cost, checks)
 

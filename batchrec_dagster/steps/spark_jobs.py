@@ -58,13 +58,11 @@ class LocalMessages(Messages, dg.PipesTempFileMessageReader):
 
 @contextmanager
 def explained(reader: Messages, why: Callable[[], str]) -> Iterator[None]:
-    """Turn errors into dg.Failure with the job's own reason, else with that of `why`."""
+    """Turn other errors into dg.Failure with the job's own reason, else with that of `why`."""
     try:
         yield
-    except dg.Failure:
+    except (dg.Failure, StorageError):
         raise
-    except StorageError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     except (ClientError, BotoCoreError) as error:
         raise dg.Failure(f"the Spark job did not run: {error}", allow_retries=False) from error
     except Exception as error:
@@ -83,7 +81,7 @@ class SparkEngine(Protocol):
     def on_aws(self) -> bool: ...
 
     def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
-        """Run the task. Raises dg.Failure."""
+        """Run the task. Raises StorageError, dg.Failure."""
 
 
 @dataclass(frozen=True)

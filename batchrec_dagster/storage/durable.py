@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -39,6 +40,14 @@ def pieces(path: Path, size: int = 1024 * 1024) -> Iterator[bytes]:
     """The file's bytes, `size` at a time."""
     with path.open("rb") as file:
         yield from iter(lambda: file.read(size), b"")
+
+
+def version_of(chunks: Iterable[bytes]) -> str:
+    """16 hex digits of the SHA-256 of the content."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()[:16]
 
 
 def write(target: Path, data: Iterable[bytes], *, replace: bool = True) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,7 +13,7 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.personalize.permissions import explain_refusals
-from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.durable import temporary_folder, version_of
 from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore, StorageError
 
 # The bucket name of a folder, so that a pipeline names its data the same way everywhere.
@@ -87,11 +86,8 @@ class StorageResource(dg.ConfigurableResource[Any]):
             yield path
 
     def version(self, uri: str) -> str:
-        """16 hex digits of the SHA-256 of the object's content."""
-        digest = hashlib.sha256()
-        for chunk in self.store.chunks(uri):
-            digest.update(chunk)
-        return digest.hexdigest()[:16]
+        """`version_of` the object."""
+        return version_of(self.store.chunks(uri))
 
     def client(self, service: str, endpoint: str | None = None) -> Any:
         """A boto3 client of any service, with the same credentials and region."""
