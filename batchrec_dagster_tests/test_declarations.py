@@ -354,13 +354,13 @@ ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES
             {"segments": {"attributes": ['ITEMS.A > "b"']}},
             14,
             "segments.attributes",
-            "AND between several",
+            "joined by AND",
         ),
         (
             {"segments": {"attributes": ['ITEMS.A = "b" OR ITEMS.A = "c"']}},
             14,
             "segments.attributes",
-            "AND between several",
+            "joined by AND",
         ),
         (
             {"segments": {"attributes": ['ITEMS.A = "b"']}},

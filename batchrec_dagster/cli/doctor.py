@@ -59,7 +59,6 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 
 def _pipelines() -> Iterator[Finding]:
-    """Whether the project's declarations load, and all of its definitions with them."""
     from batchrec_dagster.cli.pipelines import problems_of_the_whole
     from batchrec_dagster.cli.project import ProjectError, find_project, importable
     from batchrec_dagster.doctor import pipelines_findings

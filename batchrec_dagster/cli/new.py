@@ -256,7 +256,6 @@ def _items(
 def _text(
     folder: Path, name: str, on_bad_rows: str, ratings: Recognised, items: Recognised | None = None
 ) -> str:
-    """The text of the defs.yaml for what was recognised."""
     from batchrec_dagster.pipeline.scaffolding import block, declaration
     from batchrec_dagster.reporting.terminal import plain
 
@@ -319,7 +318,6 @@ def _write(project: Project, name: str, text: str) -> Path:
 
 
 def _check_project(project: Project, written: Path) -> None:
-    """Raise click.ClickException if the project does not load with what was written."""
     from batchrec_dagster.cli.pipelines import problems
 
     if others := problems(project, whole=True):

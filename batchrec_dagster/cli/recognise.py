@@ -375,7 +375,6 @@ def _not_recognised(
 
 
 def _rating_rules(liked: _Liked, done: Preparation) -> list[str]:
-    """The lines of YAML that say which ratings count."""
     lines = [f"# {liked.seen}."] if liked.seen else []
     if liked.low is not None:
         lines.append(f"# {done.rows_kept:,} of {done.rows_read:,} rows are {liked.low:g} or more.")

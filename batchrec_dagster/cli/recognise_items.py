@@ -108,7 +108,6 @@ def _items_layout(
 
 
 def _separator(sample: Sample, categories: Sequence[Column]) -> str:
-    """What separates several values of a category."""
     cells = [sample.column(name) for name in categories]
     for separator in ("|", ";", ","):
         if any(column.str.contains(separator, literal=True).any() for column in cells):

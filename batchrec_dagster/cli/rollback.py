@@ -97,7 +97,6 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
 def _shown(
     table: PublishedTable, current: Edition, edition: Edition, rolled_back: list[str]
 ) -> str:
-    """The published edition and the kept ones, a line each."""
     from batchrec_dagster.steps.publishing import edition_summary
 
     lines = [f"published: {edition_summary(current)}"]

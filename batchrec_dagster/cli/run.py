@@ -134,7 +134,6 @@ def _check_config(file: Path) -> None:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The signals to stop, as they arrive."""
     received: list[int] = []
     before = {one: signal.signal(one, lambda number, _: received.append(number)) for one in SIGNALS}
     try:
@@ -283,7 +282,6 @@ MORE = 40
 
 
 def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list[str]:
-    """What was published, the warnings, and the next commands."""
     from batchrec_dagster.reporting.published import Published
     from batchrec_dagster.reporting.show import run_result, show_user
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal, Self
 
 import dagster as dg
@@ -22,6 +21,7 @@ from batchrec_dagster.personalize.filter_expressions import (
     format_values,
 )
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
+from batchrec_dagster.personalize.item_attributes import parse_conditions
 from batchrec_dagster.personalize.recipes import ITEM_AFFINITY, ITEM_ATTRIBUTE_AFFINITY
 
 FilterValue = str | int | float
@@ -198,10 +198,6 @@ class Experiment(dg.Model):
 MAX_ITEMS = 500
 MAX_ATTRIBUTES = 10
 
-# ITEMS.GENRES = "Comedy" AND ITEMS.YEAR = 1999
-ATTRIBUTE = r"""ITEMS\s*\.\s*\w+\s*=\s*(?:"[^"]*"|'[^']*'|[\w.+-]+)"""
-ATTRIBUTES = re.compile(rf"\s*{ATTRIBUTE}(\s+AND\s+{ATTRIBUTE})*\s*", re.IGNORECASE)
-
 
 class Segments(dg.Model):
     """The users most likely to want each item, or items that match each expression."""
@@ -237,11 +233,8 @@ class Segments(dg.Model):
     def _attributes_can_be_read(cls, attributes: list[str]) -> list[str]:
         _check("expression", attributes, MAX_ATTRIBUTES)
         for expression in attributes:
-            if "{{" not in expression and not ATTRIBUTES.fullmatch(expression):
-                raise ValueError(
-                    f'{expression!r} is not an expression on items: write ITEMS.FIELD = "value",'
-                    " with AND between several"
-                )
+            if "{{" not in expression:
+                parse_conditions(expression)
         return attributes
 
     _users_in_range = in_range("users_per_segment", least=1, most=MAX_SEGMENT_USERS)

@@ -133,7 +133,6 @@ class Solution(dg.Model):
 
 
 def _problem(recipe: str, hyperparameters: dict[str, str]) -> str | None:
-    """Why the recipe refuses them; None if it accepts them."""
     try:
         parse_hyperparameters(recipe, hyperparameters)
     except HyperparameterError as error:

@@ -14,14 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError, field_validator
 from pydantic_core import InitErrorDetails
 
-from batchrec_dagster.personalize.filter_check import (
-    Traits,
-    check_expression,
-    check_values,
-    event_types,
-    traits,
-    used_fields,
-)
+from batchrec_dagster.personalize import filter_check
 from batchrec_dagster.personalize.filter_grammar import FilterError
 from batchrec_dagster.personalize.item_attributes import ItemAttributesError, typed_conditions
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, INTERACTIONS, ITEMS, USERS, Schema
@@ -111,14 +104,14 @@ def matching(*fields: str, pattern: str, or_else: str, or_template: bool = False
 Schemas = Mapping[str, Schema]  # by dataset type
 
 
-def filter_traits(expression: str | None) -> Traits | None:
+def filter_traits(expression: str | None) -> filter_check.Traits | None:
     """What a filter of lists or segments needs; None without one, and for a template.
 
     Raises ValueError, with the position of an error in the syntax.
     """
     if expression is None or "{{" in expression:
         return None
-    found = traits(expression)
+    found = filter_check.traits(expression)
     if found.current_item:
         raise ValueError("CurrentItem only works for similar items: here there is none")
     return found
@@ -131,12 +124,12 @@ def filter_problem(
 
     `values`: as in an input line. `events`: whether interactions have different event types."""
     try:
-        for dataset, field in sorted(used_fields(expression)):
+        for dataset, field in sorted(filter_check.used_fields(expression)):
             if problem := _missing(dataset, field, schemas):
                 return problem
-        check_expression(expression, schemas)
-        check_values(expression, schemas, values)
-        if not events and event_types(expression) - {"*", EVENT_TYPE_VALUE}:
+        filter_check.check_expression(expression, schemas)
+        filter_check.check_values(expression, schemas, values)
+        if not events and filter_check.event_types(expression) - {"*", EVENT_TYPE_VALUE}:
             return (
                 f"Interactions.{EVENT_TYPE} is {EVENT_TYPE_VALUE!r} for all: declare"
                 " ratings.columns.event_type"

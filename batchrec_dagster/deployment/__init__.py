@@ -15,29 +15,8 @@ import dagster as dg
 
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
-from batchrec_dagster.preparation.sources import movielens
-from batchrec_dagster.preparation.sources.limits import (
-    DEFAULT_LINE_KB,
-    DEFAULT_QUERY_MEMORY_GB,
-    DEFAULT_QUERY_MINUTES,
-    MAX_FILE_GB,
-    MAX_LINE_KB,
-    QUERY_MEMORY_GB,
-    QUERY_MINUTES,
-    LimitError,
-    Limits,
-    number_above_0,
-)
-from batchrec_dagster.storage import durable
-from batchrec_dagster.storage.io_managers import (
-    HtmlIOManager,
-    InteractionsIOManager,
-    ItemsCsvIOManager,
-    JsonRecordIOManager,
-    ParquetIOManager,
-    PublishedTableIOManager,
-    UsersIOManager,
-)
+from batchrec_dagster.preparation.sources import limits, movielens
+from batchrec_dagster.storage import durable, io_managers
 from batchrec_dagster.storage.object_store import StorageError, split_uri
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.web import HOSTS_VARIABLE
@@ -87,22 +66,26 @@ SETTINGS = (
         "quotas of the embedded Personalize that differ, such as dataset_groups=100",
     ),
     Setting(
-        MAX_FILE_GB,
+        limits.MAX_FILE_GB,
         "200 times its size: at least 0.1, at most 50",
         "what one file of a source may unfold to (archives, compressed files, Parquet); a download"
         " may have 50",
     ),
     Setting(
-        MAX_LINE_KB,
-        str(DEFAULT_LINE_KB),
+        limits.MAX_LINE_KB,
+        str(limits.DEFAULT_LINE_KB),
         "the longest line of a source's text file; a cell of Parquet may have a sixteenth",
     ),
     Setting(
-        QUERY_MEMORY_GB,
-        str(DEFAULT_QUERY_MEMORY_GB),
+        limits.QUERY_MEMORY_GB,
+        str(limits.DEFAULT_QUERY_MEMORY_GB),
         "the memory of one query of a source's files; what needs more spills to disk",
     ),
-    Setting(QUERY_MINUTES, str(DEFAULT_QUERY_MINUTES), "how long one query of a source may take"),
+    Setting(
+        limits.QUERY_MINUTES,
+        str(limits.DEFAULT_QUERY_MINUTES),
+        "how long one query of a source may take",
+    ),
     Setting(
         HOSTS_VARIABLE,
         "",
@@ -156,9 +139,9 @@ class Deployment:
     def from_environment(cls, environment: Mapping[str, str]) -> Deployment:
         """Raises DeploymentError."""
         try:
-            Limits.from_environment(environment)
+            limits.Limits.from_environment(environment)
             deployment = cls._read(environment)
-        except LimitError as error:
+        except limits.LimitError as error:
             raise DeploymentError(str(error)) from error
         for problem in deployment._problems():
             raise DeploymentError(problem)
@@ -172,7 +155,7 @@ class Deployment:
             return environment.get(name, "").strip() or default
 
         def number(name: str, default: float) -> float:
-            return number_above_0(environment, name) or default
+            return limits.number_above_0(environment, name) or default
 
         home = Path(get("BATCHREC_HOME", ".batchrec")).expanduser().absolute()
         personalize = get("BATCHREC_PERSONALIZE", EMBEDDED)
@@ -308,11 +291,11 @@ def _resources(deployment: Deployment) -> dict[str, Any]:
     return {
         "storage": storage,
         "personalize": personalize,
-        "parquet_io": ParquetIOManager(storage=storage),
-        "published_io": PublishedTableIOManager(storage=storage),
-        "interactions_io": InteractionsIOManager(storage=storage),
-        "items_io": ItemsCsvIOManager(storage=storage),
-        "batch_users_io": UsersIOManager(storage=storage),
-        "html_io": HtmlIOManager(storage=storage),
-        "record_io": JsonRecordIOManager(storage=storage),
+        "parquet_io": io_managers.ParquetIOManager(storage=storage),
+        "published_io": io_managers.PublishedTableIOManager(storage=storage),
+        "interactions_io": io_managers.InteractionsIOManager(storage=storage),
+        "items_io": io_managers.ItemsCsvIOManager(storage=storage),
+        "batch_users_io": io_managers.UsersIOManager(storage=storage),
+        "html_io": io_managers.HtmlIOManager(storage=storage),
+        "record_io": io_managers.JsonRecordIOManager(storage=storage),
     }

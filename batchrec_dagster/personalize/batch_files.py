@@ -220,7 +220,6 @@ def measured(users: pl.DataFrame) -> tuple[str, int]:
 
 
 def _lines(users: pl.DataFrame) -> Iterator[bytes]:
-    """The users as JSON Lines, in pieces."""
     for piece in users.iter_slices(PIECE):
         yield piece.write_ndjson().encode()
 

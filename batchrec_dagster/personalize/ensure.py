@@ -259,11 +259,9 @@ class Ensure:
                 return Ensured(started.arn, description, started.created, now - begin)
             if status in FAILED:
                 raise _failure(kind, started.arn, description)
-            self.sleep(
-                self._until_next_look(now - begin),
-                deadline,
-                f"{kind.label} {started.arn} is {status}",
-            )
+            # Less often for long jobs.
+            pause = min(max(self.poll_seconds, (now - begin) / EASING), EASING * self.poll_seconds)
+            self.sleep(pause, deadline, f"{kind.label} {started.arn} is {status}")
 
     def list(self, kind: Kind, **within: str) -> list[Description]:
         """All summaries of this kind."""
@@ -320,10 +318,6 @@ class Ensure:
                 self.log.info(f"created {kind.label} {arn}")
                 return arn
 
-    def _until_next_look(self, waited: float) -> float:
-        """Seconds to the next poll; backs off on long jobs."""
-        return min(max(self.poll_seconds, waited / EASING), EASING * self.poll_seconds)
-
     def sleep(self, seconds: float, deadline: float, waiting_for: str) -> None:
         """Wait about so long. Raises dg.Failure if the deadline would pass."""
         # Jitter: pipelines that start together do not poll together.
@@ -348,7 +342,6 @@ def _passes(kind: Kind, code: str, message: str) -> bool:
 
 
 def _usual_seconds(existing: Sequence[Description]) -> float | None:
-    """Seconds that the newest finished one took."""
     for summary in reversed(existing):
         if summary["status"] == ACTIVE and "lastUpdatedDateTime" in summary:
             took = summary["lastUpdatedDateTime"] - summary["creationDateTime"]

@@ -94,7 +94,6 @@ def _check_expression(expression: Expression, schemas: Schemas) -> None:
 
 
 def _check_place(field: FieldRef, target: str) -> None:
-    """Check that the field may be compared after WHERE."""
     if field.dataset not in DATASETS:
         allowed = " and ".join(DATASETS[dataset] for dataset in _DATASETS_OF[target])
         raise FilterError(f"{field} is of no known dataset: allowed are {allowed}.")

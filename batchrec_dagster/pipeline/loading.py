@@ -133,7 +133,6 @@ def _declared(
 
 
 def _by_file(defs: Path, error: DeclarationError) -> dict[Path, list[str]]:
-    """The error's lines for each defs.yaml that they are about."""
     files = list(defs.rglob("defs.yaml"))
     found: dict[Path, list[str]] = {}
     for line in str(error).splitlines():

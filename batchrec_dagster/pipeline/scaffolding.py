@@ -128,6 +128,5 @@ class PipelineScaffolder(dg.Scaffolder[ScaffoldParams]):
 
 
 def _pipeline_name(folder: str) -> str:
-    """The folder's name, changed to a valid pipeline name."""
     name = re.sub(r"\W", "_", folder, flags=re.ASCII)[:32]
     return name if name[:1].isalpha() else f"p{name}"[:32]

@@ -214,7 +214,6 @@ def _type(cells: pl.Series, decimal: Decimal) -> str:
 
 
 def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: Table) -> Layout:
-    """The layout with the types of the columns that the filter names."""
     if rules.filter is None:
         return layout
     names = filter_columns(rules.filter)

@@ -20,19 +20,15 @@ def changes_section(changes: EditionDiff | None, drift: Drift | None) -> Section
     if changes is None:
         first = "No earlier edition is kept: later ones are compared with this one."
         return Section("changes", TITLE, [first], figures=[*_data(drift)])
-    return Section(
-        "changes",
-        TITLE,
-        [*_text(changes)],
-        [*_tiles(changes)],
-        [*_tables(changes), *_data(drift), *_shifts(changes)],
-    )
-
-
-def _text(changes: EditionDiff) -> Iterator[str]:
-    yield f"Edition {changes.after} compared with edition {changes.before}."
-    for caveat in _caveats(changes):
-        yield f"{caveat[0].upper()}{caveat[1:]}."
+    compared = f"Edition {changes.after} compared with edition {changes.before}."
+    text = [compared, *(f"{one[0].upper()}{one[1:]}." for one in _caveats(changes))]
+    lists = f"How many of {changes.compared:,} lists have the item."
+    shifts = [
+        _table(name, title, lists, _rows(items, count))
+        for name, (title, items) in _movers(changes).items()
+    ]
+    figures = [*_tables(changes), *_data(drift), *shifts]
+    return Section("changes", TITLE, text, [*_tiles(changes)], figures)
 
 
 def _caveats(changes: EditionDiff) -> Iterator[str]:
@@ -93,14 +89,7 @@ def _data(drift: Drift | None) -> Iterator[Figure]:
     yield _table("data", "Data", "The interactions, since the last run that had others.", rows)
 
 
-def _shifts(changes: EditionDiff) -> Iterator[Figure]:
-    lists = f"How many of {changes.compared:,} lists have the item."
-    for name, (title, shifts) in _movers(changes).items():
-        yield _table(name, title, lists, _rows(shifts, count))
-
-
 def _movers(changes: EditionDiff) -> dict[str, tuple[str, Sequence[Shift]]]:
-    """The title and the items of each table of shifts that has any."""
     movers = {
         "risers": ("Items that rose most", changes.risers),
         "fallers": ("Items that fell most", changes.fallers),

@@ -176,7 +176,6 @@ def _quality(facts: Facts) -> Figure | None:
 
 
 def _judged(facts: Facts) -> dict[str, str]:
-    """What is good or not, by the name of the fact that says it."""
     about = facts.verdict_facts
     concentrated = "watch" if is_concentrated(about) else "good"
     served = "good" if facts.audience.served >= facts.audience.requested else "watch"
@@ -222,7 +221,6 @@ def estimated(estimate: Estimate) -> Markup:
 
 
 def _exposure(facts: Facts) -> Figure:
-    """How much of the lists few items take."""
     exposure = facts.catalogue.exposure
     series = [LISTS, HISTORIES]
     curve = [(share.label, share.recommendations, share.interactions) for share in exposure.curve]
@@ -281,7 +279,6 @@ SETTINGS_CHANGED = (
 
 
 def _lengths(facts: Facts) -> Figure:
-    """Users by how many interactions they have."""
     groups = facts.audience.lengths
     return Figure(
         "lengths",
@@ -294,7 +291,6 @@ def _lengths(facts: Facts) -> Figure:
 
 
 def _bands(facts: Facts) -> Figure:
-    """Popular items and rare ones."""
     return _shares(
         "bands",
         "Popularity of the recommended items",
@@ -306,7 +302,6 @@ def _bands(facts: Facts) -> Figure:
 
 
 def _categories(facts: Facts) -> Iterator[Figure]:
-    """For each category with values, their shares in histories and in lists."""
     for number, (category, shares) in enumerate(facts.catalogue.values.items(), 1):
         if shares:
             yield _shares(

@@ -118,8 +118,6 @@ class RunStages:
         if stage.status == "retrying":
             stage.details = _line(_retry(event))
         stage.ended = at if stage.status in {*ENDED, "retrying"} else None
-        if stage.status not in ENDED:
-            return
         if stage.status != "failed":
             return
         error = event.step_failure_data.error
@@ -193,7 +191,6 @@ def duration(seconds: float | None) -> str:
 
 
 def _last_times(instance: dg.DagsterInstance, job: str) -> dict[str, float]:
-    """Seconds of each step in the last successful run of the job."""
     succeeded = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
     for run in instance.get_runs(succeeded, limit=1):
         return {

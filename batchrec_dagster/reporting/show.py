@@ -280,7 +280,6 @@ def _local(iso: str) -> str:
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A label and a text for each line."""
     if facts.keys() >= {name for asset, _, name in _METADATA if asset == "interactions"}:
         yield "ratings", f"{facts['rows_read']:,} rows from {facts.get('source', 'the ratings')}"
         kept = f"{facts['interactions']:,} kept"
@@ -315,7 +314,6 @@ def _compared(ndcg: float, popularity: float | None) -> str:
 
 
 def _latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, Any]:
-    """The metadata of the asset's newest materialization; empty without one."""
     event = instance.get_latest_materialization_event(key)
     if event is None or event.asset_materialization is None:
         return {}

@@ -263,7 +263,6 @@ def exposure(items: pl.DataFrame) -> Exposure:
 
 
 def _gini(descending: npt.NDArray[np.int64]) -> float:
-    """The Gini coefficient of numbers, the largest first; 0 of none."""
     size, total = len(descending), descending.sum()
     weights = size + 1 - 2 * np.arange(1, size + 1)
     return float(weights @ descending / (size * total)) if total else 0.0

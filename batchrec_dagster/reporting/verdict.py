@@ -182,7 +182,6 @@ def quality(facts: VerdictFacts) -> tuple[Judgement, str]:
 
 
 def _lists(facts: VerdictFacts) -> Iterator[tuple[Judgement, str]]:
-    """What is wrong with the lists, the data or the checks."""
     missing = facts.requested - facts.served
     if missing > 0:
         judgement: Judgement = "bad" if missing > FEW * facts.requested else "watch"
@@ -229,7 +228,6 @@ def _margin(facts: VerdictFacts) -> float | None:
 
 
 def _compared(facts: VerdictFacts) -> str | None:
-    """The sentence about the edition before."""
     if facts.unchanged:
         return f"Unchanged: these are the lists of {facts.unchanged}."
     before = facts.before

@@ -10,16 +10,8 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import fingerprint
+from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX
-from batchrec_dagster.personalize.ensure import (
-    ACTIVE,
-    FILTER,
-    Description,
-    Ensure,
-    Ensured,
-    Kind,
-    Started,
-)
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
 from batchrec_dagster.steps.checks import Checked, require
 from batchrec_dagster.steps.records import ModelRecord
@@ -40,7 +32,7 @@ def stem(name: str, version: str, force_run: str | None = None) -> str:
     return f"{start}-{force_run[:8]}" if force_run else start
 
 
-def job_seconds(ensured: Ensured) -> float:
+def job_seconds(ensured: api.Ensured) -> float:
     """Seconds from its creation until it was done, in whichever run that was."""
     times = ensured.description
     seconds: float = (times["lastUpdatedDateTime"] - times["creationDateTime"]).total_seconds()
@@ -70,7 +62,7 @@ def solution_config(hyperparameters: Mapping[str, str]) -> dict[str, Any]:
     return config
 
 
-def outcome(ensured: Ensured, done: str) -> str:
+def outcome(ensured: api.Ensured, done: str) -> str:
     """`imported` if this run did it, else `unchanged: not imported again`."""
     return done if ensured.created else f"unchanged: not {done} again"
 
@@ -87,11 +79,11 @@ OF_ALL_LINES = ("every_user_answered", "every_segment_answered")
 
 def start_batch_job(
     work: PersonalizeWork,
-    kind: Kind,
+    kind: api.Kind,
     request: Mapping[str, Any],
     folder: Callable[[str], str],
     *versions: str,
-) -> Started:
+) -> api.Started:
     """The batch job for the request: a new one, or that of an earlier run.
 
     folder: from a job's name the storage key of its output; versions: of what the request reads.
@@ -115,7 +107,7 @@ class JobOutput:
     """What a batch job wrote, or will write. job: Describe's answer."""
 
     storage: StorageResource
-    job: Description
+    job: api.Description
 
     @property
     def folder(self) -> str:
@@ -131,7 +123,7 @@ class JobOutput:
     def is_usable(self) -> bool:
         """Whether a finished job's files are still there, and neither empty nor known to be
         damaged; one under way will write them."""
-        if self.job["status"] != ACTIVE:
+        if self.job["status"] != api.ACTIVE:
             return True
         if self.storage.store.head(self.folder + DAMAGED) is not None:
             return False
@@ -242,7 +234,9 @@ def whole_lines(chunks: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
         yield b"".join(waiting)
 
 
-def filter_arn(ensure: Ensure, model: ModelRecord, name: str, expression: str, setting: str) -> str:
+def filter_arn(
+    ensure: api.Ensure, model: ModelRecord, name: str, expression: str, setting: str
+) -> str:
     """The filter's ARN, created in the model's dataset group if there is none.
 
     Raises dg.Failure, which names the setting, if Personalize rejects it.
@@ -250,7 +244,7 @@ def filter_arn(ensure: Ensure, model: ModelRecord, name: str, expression: str, s
     group = model.dataset_group_arn
     try:
         return ensure.named(
-            FILTER,
+            api.FILTER,
             f"{model.dataset_group_name}-{name}",
             {"datasetGroupArn": group, "filterExpression": expression},
             datasetGroupArn=group,

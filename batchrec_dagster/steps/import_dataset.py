@@ -8,18 +8,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.personalize.ensure import (
-    DATASET,
-    DATASET_GROUP,
-    FAILED,
-    IMPORT_JOB,
-    SCHEMA,
-    STORAGE_TAG,
-    Description,
-    Ensure,
-    Ensured,
-    Started,
-)
+from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
 from batchrec_dagster.steps.batch_jobs import job_seconds, outcome
 from batchrec_dagster.steps.checks import Checked, require
@@ -57,8 +46,8 @@ class FileImport:
     """The import job of one file, finished, and what this run did."""
 
     file: DatasetFile
-    dataset: Ensured
-    job: Ensured
+    dataset: api.Ensured
+    job: api.Ensured
 
     @property
     def outcome(self) -> str:
@@ -114,12 +103,12 @@ def import_dataset(
     sizes = {asset: head.size if head else 0 for asset, head in heads.items()}
     group_name = f"{pipeline.name}-{schemas_version(files)[:8]}"
     recorded = work.files.record(ASSET)
-    exists = any(group["name"] == group_name for group in ensure.list(DATASET_GROUP))
+    exists = any(group["name"] == group_name for group in ensure.list(api.DATASET_GROUP))
     if not exists and pipeline.budget.max_usd_per_run is not None:
         # Check the budget before anything is created.
         first = estimate(work, imports=sizes, trainings=all_recipes(pipeline))
         require(within_budget(pipeline.budget, first, on_aws=ensure.on_aws))
-    group = ensure.named(DATASET_GROUP, group_name, {})
+    group = ensure.named(api.DATASET_GROUP, group_name, {})
     if not group.created:
         _check_owner(ensure, group, recorded.get("dataset_group_arn"))
     datasets = [_ensure_dataset(ensure, group, file) for file in files]
@@ -138,7 +127,7 @@ def import_dataset(
         _start_import(work, group_name, *each, run if force else None)
         for each in zip(files, datasets, versions, strict=True)
     ]
-    jobs = ensure.all_ready(IMPORT_JOB, started)
+    jobs = ensure.all_ready(api.IMPORT_JOB, started)
     imports = [FileImport(*each) for each in zip(files, datasets, jobs, strict=True)]
     for one in imports:
         ensure.log.info(f"{one.file.asset}: {one.outcome}, {one.seconds:.1f} s")
@@ -150,45 +139,45 @@ def import_dataset(
     return DatasetImport(record, stored, imports, costs, paid, checks)
 
 
-def _check_owner(ensure: Ensure, group: Ensured, recorded: str | None) -> None:
+def _check_owner(ensure: api.Ensure, group: api.Ensured, recorded: str | None) -> None:
     """Adopt the dataset group if it has the tag of this deployment's storage, or none and this
     deployment recorded it. Raises dg.Failure for a group of somebody else."""
-    arn, mine = group.arn, ensure.tags.get(STORAGE_TAG)
+    arn, mine = group.arn, ensure.tags.get(api.STORAGE_TAG)
     tags = ensure.tags_of(arn)
-    if mine is None or tags.get(STORAGE_TAG) == mine:
+    if mine is None or tags.get(api.STORAGE_TAG) == mine:
         return
-    if tags.get(STORAGE_TAG, FOLDER) == FOLDER and recorded == arn:
+    if tags.get(api.STORAGE_TAG, FOLDER) == FOLDER and recorded == arn:
         # Created before groups had this tag, or before it named a folder's place.
         ensure.client.tag_resource(
-            resourceArn=arn, tags=[{"tagKey": STORAGE_TAG, "tagValue": mine}]
+            resourceArn=arn, tags=[{"tagKey": api.STORAGE_TAG, "tagValue": mine}]
         )
         return
-    whose = f"the deployment with the storage {tags.get(STORAGE_TAG)}"
+    whose = f"somebody else: it has no tag {api.STORAGE_TAG}"
+    if api.STORAGE_TAG in tags:
+        whose = f"the deployment with the storage {tags[api.STORAGE_TAG]}"
     raise dg.Failure(
-        f"the dataset group {group.description['name']} belongs to"
-        f" {whose if STORAGE_TAG in tags else 'somebody else: it has no tag ' + STORAGE_TAG}."
+        f"the dataset group {group.description['name']} belongs to {whose}."
         f" Rename this pipeline{'' if ensure.on_aws else ', or set a BATCHREC_HOME of its own'}. If"
         " the group is this pipeline's, say so: aws personalize"
-        f" tag-resource --resource-arn {arn} --tags tagKey={STORAGE_TAG},tagValue={mine}",
+        f" tag-resource --resource-arn {arn} --tags tagKey={api.STORAGE_TAG},tagValue={mine}",
         allow_retries=False,
     )
 
 
-def _has_import(ensure: Ensure, dataset: Ensured) -> bool:
+def _has_import(ensure: api.Ensure, dataset: api.Ensured) -> bool:
     """Whether an import job into the dataset, as it is now, has not failed."""
     since = dataset.description["creationDateTime"]
     return any(
-        job["status"] not in FAILED and job["creationDateTime"] >= since
-        for job in ensure.list(IMPORT_JOB, datasetArn=dataset.arn)
+        job["status"] not in api.FAILED and job["creationDateTime"] >= since
+        for job in ensure.list(api.IMPORT_JOB, datasetArn=dataset.arn)
     )
 
 
-def _ensure_dataset(ensure: Ensure, group: Ensured, file: DatasetFile) -> Ensured:
-    """The dataset, created with its schema if there is none."""
+def _ensure_dataset(ensure: api.Ensure, group: api.Ensured, file: DatasetFile) -> api.Ensured:
     name = f"{group.description['name']}-{file.asset}"
-    schema = ensure.named(SCHEMA, name, {"schema": file.schema}).arn
+    schema = ensure.named(api.SCHEMA, name, {"schema": file.schema}).arn
     return ensure.named(
-        DATASET,
+        api.DATASET,
         name,
         {"datasetGroupArn": group.arn, "datasetType": file.dataset_type, "schemaArn": schema},
         datasetGroupArn=group.arn,
@@ -199,10 +188,10 @@ def _start_import(
     work: PersonalizeWork,
     group_name: str,
     file: DatasetFile,
-    dataset: Ensured,
+    dataset: api.Ensured,
     version: str,
     force_run: str | None,
-) -> Started:
+) -> api.Started:
     since = dataset.description["creationDateTime"]
 
     def create(name: str) -> Mapping[str, object]:
@@ -213,7 +202,7 @@ def _start_import(
             "importMode": "FULL",
         }
 
-    def is_of_this(job: Description) -> bool:
+    def is_of_this(job: api.Description) -> bool:
         """A dataset created again has the ARN, and so the jobs, of the deleted one."""
         return bool(job["creationDateTime"] >= since)
 
@@ -224,7 +213,7 @@ def _start_import(
     if force_run:
         name = f"{name}-{force_run[:6]}"
     return work.ensure.start_numbered(
-        IMPORT_JOB, name, create, usable=is_of_this, datasetArn=dataset.arn
+        api.IMPORT_JOB, name, create, usable=is_of_this, datasetArn=dataset.arn
     )
 
 

@@ -147,7 +147,6 @@ def _publish(
     gate: Checked,
     run: str,
 ) -> tuple[Edition, RecommendationTable]:
-    """Publish the lists that the jobs made for the batches, if all checks pass."""
     pipeline, jobs, known = work.pipeline, inferred.jobs, inferred.known
     outputs = [JobOutput(work.storage, job.description) for job in jobs]
     with (
@@ -178,7 +177,6 @@ def _publish(
 
 
 def _version(publishing: Publishing, jobs: Sequence[str]) -> str:
-    """The version of the table that these jobs' lists make."""
     pipeline = publishing.work.pipeline
     return fingerprint(
         *jobs,
@@ -280,7 +278,6 @@ def _num_results(work: PersonalizeWork, seen: SeenItems, users: int) -> int:
 def _start_job(
     work: PersonalizeWork, model: ModelRecord, batch: Batch, num_results: int
 ) -> Started:
-    """The job for the batch: a new one, or that of an earlier run."""
     wanted = work.pipeline.recommendations
     request: dict[str, Any] = {
         "solutionVersionArn": batch.solution_version_arn,

@@ -70,9 +70,11 @@ class RatingsInspection:
     check: Checked
     bytes: int
     whole: bool
-    rows: int = 0
-    bad_rows: int = 0
     format: RatingsFormat | None = None
+
+    @property
+    def rows(self) -> float:
+        return self.check.numbers.get("rows", 0)
 
 
 def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
@@ -89,14 +91,13 @@ def inspect_ratings(work: Work, raw: RawRecord) -> RatingsInspection:
         try:
             with opened(files, ratings.reading, pipeline.rules) as read:
                 found = read.look()
-                rows, bad, unit = found.rows_read, found.bad, found.timestamp_unit
-                check = rows_readable("rows_readable", "ratings", rows, bad, ratings.on_bad_rows)
+                bad, skip = found.bad, ratings.on_bad_rows
+                check = rows_readable("rows_readable", "ratings", found.rows_read, bad, skip)
                 if _has_comma_decimals(bad, read):
                     check = replace(check, found=f"{check.found}. Or set ratings.decimal: ','")
-                read_as = RatingsFormat(
-                    read.found, unit, read.encodings, read.empty, read.first_lines()
-                )
-                return RatingsInspection(check, size, whole, rows, bad.total, read_as)
+                unit, lines = found.timestamp_unit, read.first_lines()
+                read_as = RatingsFormat(read.found, unit, read.encodings, read.empty, lines)
+                return RatingsInspection(check, size, whole, read_as)
         except PreparationError as error:
             return RatingsInspection(Checked("rows_readable", False, str(error)), size, whole)
 
@@ -204,7 +205,6 @@ def prepare_interactions(
 def _prepare_here(
     work: Work, context: dg.AssetExecutionContext, files: list[RawFile], folder: Path
 ) -> PreparedInteractions:
-    """With Polars, or with Spark on this machine."""
     pipeline = work.pipeline
     written, users = folder / "interactions.csv", folder / "users.parquet"
     engine = spark_engine(pipeline.preparation)

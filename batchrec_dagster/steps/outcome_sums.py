@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -57,7 +56,10 @@ def periods(
     there = {edition.number: edition for edition in editions if "made_at" in edition.about}
     if not there:
         return []
-    made = {number: _seconds(edition.about["made_at"]) for number, edition in there.items()}
+    made = {
+        number: int(datetime.fromisoformat(edition.about["made_at"]).timestamp())
+        for number, edition in there.items()
+    }
     if newest > min(made.values()):
         again = [(int(at.timestamp()), number) for number, at in published_again if number in there]
         since = PUBLICATION
@@ -74,9 +76,9 @@ def periods(
             for number in sorted(there)
             if "data_until" in there[number].about
         ]
-    live = [
-        one for one, before in zip(starts, [(0, -1), *starts], strict=False) if _new(one, before)
-    ]
+    # An edition that is published again while it is published starts no other period.
+    befores = [(0, -1), *starts]
+    live = [one for one, before in zip(starts, befores, strict=False) if one[1] != before[1]]
     return [
         Period(there[number], known_until, start, min(end, newest), since)
         for (start, number), (end, _) in pairwise([*live, (newest, -1)])
@@ -85,32 +87,14 @@ def periods(
     ]
 
 
-def _new(start: tuple[int, int], before: tuple[int, int]) -> bool:
-    """Whether another edition starts: one that is published again while it is published does
-    not."""
-    return start[1] != before[1]
-
-
-def _seconds(time: Any) -> int:
-    return int(datetime.fromisoformat(time).timestamp())
-
-
 # Columns of the sums. users: on the edition's lists, or in its control; active: those of them with
 # a new interaction; interactions: all in the period; new: new ones; hits: new ones on the list;
 # hit_users: users with a hit; recall: the sum of each active user's hits / new; popular_…: the same
 # of popularity's lists.
-SUMS = {
-    "users": pl.Float64(),
-    "active": pl.Float64(),
-    "interactions": pl.Float64(),
-    "new": pl.Float64(),
-    "hits": pl.Float64(),
-    "hit_users": pl.Float64(),
-    "recall": pl.Float64(),
-    "popular_hits": pl.Float64(),
-    "popular_hit_users": pl.Float64(),
-    "popular_recall": pl.Float64(),
-}
+SUMS = (
+    *("users", "active", "interactions", "new", "hits", "hit_users", "recall"),
+    *("popular_hits", "popular_hit_users", "popular_recall"),
+)
 SCHEMA: dict[str, pl.DataType] = {
     "edition": pl.Int64(),
     "name": pl.String(),
@@ -121,7 +105,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "length": pl.Int64(),
     "arm": pl.String(),
     "group": pl.Int32(),
-    **SUMS,
+    **dict.fromkeys(SUMS, pl.Float64()),
 }
 
 
@@ -313,7 +297,6 @@ def _users(
     hits: pl.DataFrame,
     requested: pl.DataFrame,
 ) -> pl.DataFrame:
-    """user_id and its sums, for requested users with an interaction in the period."""
     names = later.users.alias("user_id").to_frame().with_row_index("user")
     names = names.join(requested.select("user_id", "length"), on="user_id")
     new = chosen.join(names.select("user", "length"), on="user")

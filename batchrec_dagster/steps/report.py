@@ -35,14 +35,12 @@ from batchrec_dagster.reporting.history import EditionHistory, before_of
 from batchrec_dagster.reporting.outcomes import outcomes_section
 from batchrec_dagster.reporting.page import page
 from batchrec_dagster.reporting.published import Tables
-from batchrec_dagster.reporting.sections import Section
 from batchrec_dagster.steps.batches import withheld
 from batchrec_dagster.steps.experiment import experiment_result
 from batchrec_dagster.steps.items import categories, shown_tables, titles_of
 from batchrec_dagster.steps.outcomes import outcomes, read_sums
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
-from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.published_table import Edition
 
 # Part of what the kept tallies are known by: raise it when the same tables give others.
@@ -96,18 +94,14 @@ def build_report(
     found = facts(run, _counted(work, edition, lists))
     inputs = Inputs(found.data, found.item_ids).after(history.inputs())
     changes = history.compare(before, edition) if before else None
-    sections = [changes_section(changes, inputs.drift), _outcomes(work.files)]
+    sums = read_sums(work.files)
+    result = experiment_result(sums)
+    happened = outcomes_section([*outcomes(sums)], [*result_lines(result)] if result else [])
+    sections = [changes_section(changes, inputs.drift), happened]
     found = replace(found, drift=inputs.drift, changes=changes, sections=sections)
     history.remember_inputs(inputs)
     history.remember(edition, found)
     return Report(page(found), found)
-
-
-def _outcomes(files: PipelineFiles) -> Section:
-    """What people did with the lists, as far as it is measured. Raises StorageError."""
-    sums = read_sums(files)
-    result = experiment_result(sums)
-    return outcomes_section([*outcomes(sums)], [*result_lines(result)] if result else [])
 
 
 def _unchanged(edition: Edition, run_id: str) -> str | None:

@@ -134,13 +134,17 @@ class ParquetIOManager(TableIOManager):
         return pl.scan_parquet(source, glob=False)
 
 
-class ItemsCsvIOManager(TableIOManager):
-    """Personalize's items CSV: ids are text, other columns are numbers where all cells are."""
+class CsvIOManager(TableIOManager):
+    """Tables as CSV."""
 
     suffix = ".csv"
 
     def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
         frame.write_csv(buffer)
+
+
+class ItemsCsvIOManager(CsvIOManager):
+    """Personalize's items CSV: ids are text, other columns are numbers where all cells are."""
 
     def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
         types = {ITEM_ID: pl.String}
@@ -284,15 +288,11 @@ class Prepared:
     version: str
 
 
-class InteractionsIOManager(TableIOManager):
+class InteractionsIOManager(CsvIOManager):
     """Personalize's interactions CSV: ids are text, whatever they look like. If Spark wrote a file
     of their users, it is next to it."""
 
-    suffix = ".csv"
     storage: StorageResource
-
-    def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
-        frame.write_csv(buffer)
 
     def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
         return scan_interactions(source)

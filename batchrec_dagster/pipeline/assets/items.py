@@ -162,7 +162,6 @@ def _titles_version(stored: bytes) -> str | None:
 
 
 def _lineage(layout: ItemsLayout) -> dict[str, list[tuple[str, str]]]:
-    """The column of the file that each column of items and of item_titles comes from."""
     names = {"item": (ITEM_ID, "item_id"), "title": ("title",), "created": (CREATION_TIMESTAMP,)}
     return {
         name: [("raw_items", column_name(column))]

@@ -31,6 +31,8 @@ from batchrec_dagster.steps.work import Work
 
 RATINGS_VERSION = "2"
 ITEMS_VERSION = "1"
+# Delimiters that cannot be seen.
+SHOWN = {"\t": "tab", " ": "space"}
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def _ratings_metadata(record: RawRecord, seen: RatingsInspection) -> dict[str, A
     count = len(record.files)
     files = f"{count:,} files" if count > 1 else "one file"
     encodings = ", ".join(seen.format.encodings)
+    delimiter = SHOWN.get(layout.delimiter, layout.delimiter)
     return {
         "preview": preview(
             f"**{rows}**, {files} of {layout.format} in {escaped(encodings)}:",
@@ -135,12 +138,12 @@ def _ratings_metadata(record: RawRecord, seen: RatingsInspection) -> dict[str, A
         **counts,
         "dagster/column_schema": _column_schema(seen.format),
         "format": layout.format,
-        "delimiter": _shown(layout.delimiter) if layout.format == "csv" else "",
+        "delimiter": delimiter if layout.format == "csv" else "",
         "encoding": encodings,
         "recognised_columns": dict(found.recognised),
         "empty_files": list(seen.format.empty_files),
         "timestamp_unit": seen.format.timestamp_unit,
-        "bad_rows": seen.bad_rows,
+        "bad_rows": seen.check.numbers["bad_rows"],
     }
 
 
@@ -152,11 +155,6 @@ def _column_schema(read: RatingsFormat) -> dg.TableSchema:
             for name, kind in read.found.types.items()
         ]
     )
-
-
-def _shown(delimiter: str) -> str:
-    """A delimiter that can be seen."""
-    return {"\t": "tab", " ": "space"}.get(delimiter, delimiter)
 
 
 def raw_items(pipeline: Pipeline, declared: Items, layout: ItemsLayout) -> dg.AssetsDefinition:
@@ -196,7 +194,6 @@ def raw_items(pipeline: Pipeline, declared: Items, layout: ItemsLayout) -> dg.As
 
 
 def _file_schema(layout: ItemsLayout) -> dg.TableSchema:
-    """The columns of the file that are used."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(column_name(column), description=_meaning(role))
@@ -215,7 +212,6 @@ MEANINGS = {
 
 
 def _meaning(role: str) -> str:
-    """What a column of the file is for, in words."""
     kind, _, name = role.partition(".")
     of = {"categories": "Text", "numbers": "A number"}.get(kind, "")
     return MEANINGS.get(role) or f"{of} that Personalize knows as {escaped(name)}."

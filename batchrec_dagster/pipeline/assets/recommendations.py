@@ -143,7 +143,6 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _checks(pipeline: Pipeline) -> dict[str, str]:
-    """The asset's checks and what they check."""
     wanted = pipeline.recommendations
     seen = {"no_seen_items": "No list contains an item that its user already interacted with."}
     return {
@@ -180,7 +179,6 @@ def _metadata(
 
 
 def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
-    """How many lists there are, and the start of the first."""
     counts = (
         f"**{table.counts.users:,} users** have a list.",
         f"{table.counts.items:,} different items are in them.",
@@ -240,11 +238,12 @@ SEGMENTS_MADE_OF: dict[str, list[tuple[str, str]]] = {
 
 def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
     titles = titles_of(pipeline) if segments.items else []
+    columns = ", ".join(name for name in SEGMENT_COLUMNS if titles or name != "title")
 
     @asset(
         pipeline,
         description=f"The {segments.users_per_segment:,} users who belong most to each of"
-        f" {len(segments.queries):,} segments, as one table of {', '.join(_columns(titles))}.",
+        f" {len(segments.queries):,} segments, as one table of {columns}.",
         kinds={"personalize", "parquet"},
         storage_key=pipeline.places.user_segments,
         code_version=f"{CODE_VERSION}-{fingerprint(segments, *titles)}",
@@ -298,7 +297,3 @@ def _segments_metadata(work: Work, segments: Segments, found: UserSegments) -> d
         "inference_seconds": job_seconds(job),
         "sample": sample(table.sample),
     }
-
-
-def _columns(titles: list[dg.AssetKey]) -> list[str]:
-    return [name for name in SEGMENT_COLUMNS if titles or name != "title"]

@@ -85,7 +85,6 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext) -> set[str]:
-    """The assets for which this run sets force_train."""
     ops: Any = context.run.run_config.get("ops") or {}
     configs = {
         asset: (ops.get(pipeline.op_name(asset)) or {}).get("config") or {}
@@ -220,7 +219,6 @@ def _metadata(training: Training, personalize: PersonalizeResource) -> dict[str,
 
 
 def _compared(metrics: dict[str, float], baseline: dict[str, float]) -> str:
-    """The metrics as a table, next to popularity's where there are any."""
     if not baseline:
         return table(["metric", "value"], metrics.items())
     return table(

@@ -127,7 +127,6 @@ class CsvTable:
 
     @cached_property
     def _cut_row(self) -> int | None:
-        """The last row, if it is cut off."""
         with self.opened.path.open("rb") as file:
             file.seek(max(0, self.opened.path.stat().st_size - TAIL))
             end = file.read().decode(errors="replace")

@@ -14,17 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.preparation.layout import LEGACY, Encoding, Format, PreparationError
+from batchrec_dagster.preparation.sources import formats
 from batchrec_dagster.preparation.sources.conversion import CONVERSIONS
-from batchrec_dagster.preparation.sources.formats import (
-    BZIP2,
-    GZIP,
-    PARQUET,
-    START,
-    UTF16,
-    XZ,
-    ZSTD,
-    format_of,
-)
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 from batchrec_dagster.preparation.sources.source import FileError
 from batchrec_dagster.storage.durable import pieces
@@ -82,8 +73,8 @@ class Opened:
     @property
     def format(self) -> Format:
         with self.path.open("rb") as file:
-            start = file.read(START)
-        if start.startswith(PARQUET):
+            start = file.read(formats.START)
+        if start.startswith(formats.PARQUET):
             return "parquet"
         text = start.decode("utf-8-sig", "replace").lstrip()
         return "json" if text.startswith("{") else "csv"
@@ -105,13 +96,13 @@ def _open(file: RawFile, encoding: Encoding, folder: Path, limits: Limits) -> Op
     opened = _converted(_unpacked(file, folder, limits), file, folder, limits)
     path = opened.path
     start = _start(path)
-    if start.startswith(PARQUET):
+    if start.startswith(formats.PARQUET):
         _check_footer(path, file, limits)
         return replace(opened, unit="row")
     found = _with_bytes(opened, limits)
     if found.ascii:
         return found
-    if start.startswith(UTF16):
+    if start.startswith(formats.UTF16):
         encoding = "utf-16"
     found_out = _encoding_of(path, file.name, encoding)
     if found_out.is_utf8 and not found_out.damaged:
@@ -127,12 +118,12 @@ def _open(file: RawFile, encoding: Encoding, folder: Path, limits: Limits) -> Op
 
 def _start(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(START)
+        return file.read(formats.START)
 
 
 def _converted(path: Path, file: RawFile, folder: Path, limits: Limits) -> Opened:
     """The unpacked file as text or Parquet. Raises FileError for what it cannot be."""
-    form = format_of(_start(path))
+    form = formats.format_of(_start(path))
     if form is None:
         return Opened(path, file.name, path.stat().st_size)
     conversion = CONVERSIONS.get(form)
@@ -152,10 +143,10 @@ def _zstd(path: Path) -> Any:
 
 
 _UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
-    GZIP: gzip.GzipFile,
-    BZIP2: bz2.BZ2File,
-    XZ: lzma.LZMAFile,
-    ZSTD: _zstd,
+    formats.GZIP: gzip.GzipFile,
+    formats.BZIP2: bz2.BZ2File,
+    formats.XZ: lzma.LZMAFile,
+    formats.ZSTD: _zstd,
 }
 
 

@@ -7,17 +7,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import (
-    CONSTANT_TIME,
-    DATETIME,
-    END_OF_TIME,
-    EPOCH_UNITS,
-    EXCEL_1970,
-    EXCEL_DAYS,
-    FIRST_SENTINEL,
-    ISO8601,
-    NO_TIMES,
-)
+from batchrec_dagster.preparation import layout
 
 DIRECTIVES = "YymdbBaAHIMSfpz%"
 DAY = 86_400
@@ -84,17 +74,19 @@ def epoch_number(text: pl.Expr) -> pl.Expr:
 
 def seconds(text: pl.Expr, unit: str, timezone: str | None = None) -> pl.Expr:
     """The time in whole seconds since 1970; null where the text has another form."""
-    if unit == NO_TIMES:
-        return pl.lit(CONSTANT_TIME, pl.Int64)
-    if unit in EPOCH_UNITS:
+    if unit == layout.NO_TIMES:
+        return pl.lit(layout.CONSTANT_TIME, pl.Int64)
+    if unit in layout.EPOCH_UNITS:
         number = epoch_number(text)
-        ended = number.is_in(END_OF_TIME)
-        return pl.when(ended).then(FIRST_SENTINEL).otherwise(number // EPOCH_UNITS[unit])
+        ended = number.is_in(layout.END_OF_TIME)
+        return (
+            pl.when(ended).then(layout.FIRST_SENTINEL).otherwise(number // layout.EPOCH_UNITS[unit])
+        )
     text = text.str.strip_chars(" \t")
-    if unit == EXCEL_DAYS:
+    if unit == layout.EXCEL_DAYS:
         days = pl.when(text.str.contains(_DAYS)).then(text).cast(pl.Float64, strict=False)
-        return _in_zone(((days - EXCEL_1970) * DAY + 0.5).floor().cast(pl.Int64), timezone)
-    if unit in (ISO8601, DATETIME):
+        return _in_zone(((days - layout.EXCEL_1970) * DAY + 0.5).floor().cast(pl.Int64), timezone)
+    if unit in (layout.ISO8601, layout.DATETIME):
         return _iso_seconds(text, timezone)
     directives = set(re.findall("%(.)", unit))
     kind: pl.Datetime | pl.Date = pl.Datetime("us", "UTC" if "z" in directives else None)
@@ -122,7 +114,7 @@ def form(text: pl.Expr) -> pl.Expr:
     number = epoch_number(text)
     text = text.str.strip_chars(" \t")
     return (
-        pl.when((number == 0) | number.is_in(END_OF_TIME))
+        pl.when((number == 0) | number.is_in(layout.END_OF_TIME))
         .then(pl.lit(None, pl.String))
         .when(number >= _FIRST["ns"])
         .then(pl.lit("ns"))
@@ -133,7 +125,7 @@ def form(text: pl.Expr) -> pl.Expr:
         .when(number > 0)
         .then(pl.lit("s"))
         .when(text.str.contains(_ISO) & (text < "2100") & ~text.str.starts_with("1970-01-01"))
-        .then(pl.lit(ISO8601))
+        .then(pl.lit(layout.ISO8601))
     )
 
 
@@ -143,10 +135,10 @@ def seconds_by_size(number: pl.Expr) -> pl.Expr:
         pl.when(number < _FIRST["ms"])
         .then(number)
         .when(number < _FIRST["us"])
-        .then(number // EPOCH_UNITS["ms"])
+        .then(number // layout.EPOCH_UNITS["ms"])
         .when(number < _FIRST["ns"])
-        .then(number // EPOCH_UNITS["us"])
-        .otherwise(number // EPOCH_UNITS["ns"])
+        .then(number // layout.EPOCH_UNITS["us"])
+        .otherwise(number // layout.EPOCH_UNITS["ns"])
     )
 
 

@@ -81,7 +81,6 @@ def _excel(path: Path, target: Path, sheet: str | None, limits: Limits) -> int:
 
 
 def _sqlite(path: Path, target: Path, table: str | None, limits: Limits) -> int:
-    """A table as CSV with a header."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             named = "SELECT name FROM sqlite_master WHERE type = 'table'"
@@ -103,7 +102,6 @@ def _sqlite(path: Path, target: Path, table: str | None, limits: Limits) -> int:
 
 
 def _arrow(path: Path, target: Path, part: str | None, limits: Limits) -> int:
-    """The record batches as Parquet, one after the other."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

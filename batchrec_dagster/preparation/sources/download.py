@@ -158,7 +158,6 @@ def _persistently(url: str, attempt: Callable[[], T]) -> T:
 
 
 def _fetch(url: str, path: Path) -> Path:
-    """Complete the part of this version of the file; the part's path."""
     with _get(url) as response:
         part = _part_of(path, response)
         have = part.stat().st_size if part.exists() else 0

@@ -306,7 +306,6 @@ class Folder(Source):
         return list(found.values())
 
     def _table(self, paths: Sequence[str], context: SourceContext) -> ResultFile | None:
-        """The table that the folder is, if it is one."""
         folder = self.root.rstrip("/")
         if folder.startswith("s3://"):
             folder = str(context.store.local_path(folder) or folder)
@@ -344,7 +343,6 @@ def _refuse_table_above(folder: str, files: Sequence[str], context: SourceContex
 
 
 def _expression(pattern: str) -> str:
-    """The pattern as a regular expression."""
     words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
     return "".join(words.get(part, re.escape(part)) for part in parts)

@@ -142,7 +142,6 @@ class FileQuery(Source):
 def _run(
     query: FileQuery, tables: Mapping[str, Sequence[TableFile]], result: Path, folder: Path
 ) -> None:
-    """Write the result of the query. Raises FileError."""
     files = [file for table in tables.values() for file in table]
     with _connected(":memory:", query.setting, files, result, folder) as connection:
         for name, table in tables.items():

@@ -12,26 +12,17 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import TAIL, PreparationError
-from batchrec_dagster.preparation.sources.formats import (
-    BZIP2,
-    GZIP,
-    PACKED,
-    START,
-    UTF16,
-    XZ,
-    ZSTD,
-    format_of,
-)
+from batchrec_dagster.preparation.sources import formats
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 from batchrec_dagster.preparation.spark.task import SourceFile
 
 CHUNK = 64 * 1024
 # By what packed files start with, Java's classes that unpack them.
 UNPACKERS = {
-    GZIP: "java.util.zip.GZIPInputStream",
-    ZSTD: "com.github.luben.zstd.ZstdInputStream",
-    BZIP2: "org.apache.commons.compress.compressors.bzip2.BZip2CompressorInputStream",
-    XZ: "org.tukaani.xz.XZInputStream",
+    formats.GZIP: "java.util.zip.GZIPInputStream",
+    formats.ZSTD: "com.github.luben.zstd.ZstdInputStream",
+    formats.BZIP2: "org.apache.commons.compress.compressors.bzip2.BZip2CompressorInputStream",
+    formats.XZ: "org.tukaani.xz.XZInputStream",
 }
 
 
@@ -126,13 +117,13 @@ class Files:
             if not status.getLen():
                 return None
             stream = system.open(path)
-            start = bytes(stream.readNBytes(START))
+            start = bytes(stream.readNBytes(formats.START))
             stream.close()
         except Exception as error:
             raise PreparationError(f"{file.name} cannot be read: {_reason(error)}") from error
         _refuse(start, file)
         uri, packed = file.uri, status.getLen()
-        if start.startswith(PACKED):
+        if start.startswith(formats.PACKED):
             uri = f"{self.work}/unpacked/{number}.plain"
             unpacker = next(name for sign, name in UNPACKERS.items() if start.startswith(sign))
             self._unpack(file, uri, packed, unpacker)
@@ -213,8 +204,7 @@ def naming(name: str) -> Iterator[None]:
 
 
 def _refuse(start: bytes, file: SourceFile) -> None:
-    """Raise PreparationError for a file that Spark does not read."""
-    form = "in UTF-16" if start.startswith(UTF16) else format_of(start)
+    form = "in UTF-16" if start.startswith(formats.UTF16) else formats.format_of(start)
     if form is not None:
         raise PreparationError(
             f"{file.name} is {form}, which Spark does not read here: write it as CSV in UTF-8 or as"

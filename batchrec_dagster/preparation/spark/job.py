@@ -8,15 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import boto3
-from dagster_pipes import (
-    PipesCliArgsParamsLoader,
-    PipesContext,
-    PipesEnvVarParamsLoader,
-    PipesParamsLoader,
-    PipesS3ContextLoader,
-    PipesS3MessageWriter,
-    open_dagster_pipes,
-)
+import dagster_pipes
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import PreparationError
@@ -42,19 +34,19 @@ def main() -> None:
             spark.stop()
 
 
-def _opened() -> PipesContext:
+def _opened() -> dagster_pipes.PipesContext:
     """Glue passes arguments, the others environment variables; they name objects in S3, or files of
     this machine."""
-    loader: PipesParamsLoader = PipesCliArgsParamsLoader()  # type: ignore[no-untyped-call]
+    loader: dagster_pipes.PipesParamsLoader = dagster_pipes.PipesCliArgsParamsLoader()  # type: ignore[no-untyped-call]
     if not loader.is_dagster_pipes_process():
-        loader = PipesEnvVarParamsLoader()  # type: ignore[no-untyped-call]
+        loader = dagster_pipes.PipesEnvVarParamsLoader()  # type: ignore[no-untyped-call]
     if "bucket" not in loader.load_context_params():
-        return open_dagster_pipes(params_loader=loader)
+        return dagster_pipes.open_dagster_pipes(params_loader=loader)
     s3 = boto3.client("s3")
-    return open_dagster_pipes(
+    return dagster_pipes.open_dagster_pipes(
         params_loader=loader,
-        context_loader=PipesS3ContextLoader(s3),
-        message_writer=PipesS3MessageWriter(s3, interval=INTERVAL),
+        context_loader=dagster_pipes.PipesS3ContextLoader(s3),
+        message_writer=dagster_pipes.PipesS3MessageWriter(s3, interval=INTERVAL),
     )
 
 

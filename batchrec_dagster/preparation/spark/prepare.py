@@ -168,7 +168,6 @@ def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger)
 
 
 def _users_and_items(kept: DataFrame) -> DataFrame:
-    """Of each user and each item, how many rows there are, the first and the last time."""
     kinds = F.explode(
         F.array(*(F.struct(F.lit(k).alias("kind"), F.col(k).alias("id")) for k in ("user", "item")))
     )
@@ -184,7 +183,6 @@ def _users_and_items(kept: DataFrame) -> DataFrame:
 
 
 def _numbers(each: DataFrame) -> dict[str, Any]:
-    """How many users, users with two rows, and items there are; the first and the last time."""
     found = {
         row["kind"]: row
         for row in each.groupBy(F.col("of.kind").alias("kind"))

@@ -235,7 +235,6 @@ def _text(field: T.StructField, role: str, file: Input, layout: Layout) -> Colum
 
 
 def _by_file(values: Sequence[int]) -> Column:
-    """The value of the row's file."""
     if len(set(values)) == 1:
         return F.lit(values[0])
     return F.element_at(F.array(*(F.lit(value) for value in values)), F.col(FILE) + 1)

@@ -8,17 +8,7 @@ from functools import partial
 from pyspark.sql import Column
 from pyspark.sql import functions as F  # noqa: N812
 
-from batchrec_dagster.preparation.layout import (
-    CONSTANT_TIME,
-    DATETIME,
-    END_OF_TIME,
-    EPOCH_UNITS,
-    EXCEL_1970,
-    EXCEL_DAYS,
-    FIRST_SENTINEL,
-    ISO8601,
-    NO_TIMES,
-)
+from batchrec_dagster.preparation import layout
 
 DAY = 86_400
 _FRACTION = r"^([+-]?[0-9]+)\.[0-9]*\z"
@@ -79,19 +69,19 @@ def epoch_number(text: Column) -> Column:
 
 def seconds(text: Column, unit: str, timezone: str | None = None) -> Column:
     """The time in whole seconds since 1970; null where the text has another form."""
-    if unit == NO_TIMES:
-        return F.lit(CONSTANT_TIME).cast("long")
-    if unit in EPOCH_UNITS:
-        number, size = epoch_number(text), F.lit(EPOCH_UNITS[unit])
+    if unit == layout.NO_TIMES:
+        return F.lit(layout.CONSTANT_TIME).cast("long")
+    if unit in layout.EPOCH_UNITS:
+        number, size = epoch_number(text), F.lit(layout.EPOCH_UNITS[unit])
         # Whole division rounds towards 0, and this is to round down.
         less = (number < 0) & (F.pmod(number, size) > 0)
-        found = F.when(number.isin(*END_OF_TIME), FIRST_SENTINEL)
+        found = F.when(number.isin(*layout.END_OF_TIME), layout.FIRST_SENTINEL)
         return found.otherwise(F.call_function("div", number, size) - less.cast("long"))
     text = trimmed(text)
-    if unit == EXCEL_DAYS:
+    if unit == layout.EXCEL_DAYS:
         days = F.when(text.rlike(_DAYS), text.cast("double"))
-        return _in_zone(F.floor((days - EXCEL_1970) * DAY + 0.5).cast("long"), timezone)
-    return (_iso if unit in (ISO8601, DATETIME) else partial(_formatted, form=unit))(
+        return _in_zone(F.floor((days - layout.EXCEL_1970) * DAY + 0.5).cast("long"), timezone)
+    return (_iso if unit in (layout.ISO8601, layout.DATETIME) else partial(_formatted, form=unit))(
         text, timezone=timezone
     )
 
@@ -110,12 +100,12 @@ def form(text: Column) -> Column:
     """What the text looks like: an epoch unit by its size, ISO8601, or null for neither, and for
     what stands for no time."""
     number, text = epoch_number(text), trimmed(text)
-    nothing = (number == 0) | number.isin(*END_OF_TIME)
+    nothing = (number == 0) | number.isin(*layout.END_OF_TIME)
     found = F.when(F.coalesce(nothing, F.lit(False)), F.lit(None).cast("string"))
     for unit, first in _FIRST.items():
         found = found.when(number >= first, F.lit(unit))
     stands = text.rlike(_ISO) & (text < "2100") & ~text.startswith("1970-01-01")
-    return found.when(stands, F.lit(ISO8601))
+    return found.when(stands, F.lit(layout.ISO8601))
 
 
 def _iso(text: Column, timezone: str | None) -> Column:
