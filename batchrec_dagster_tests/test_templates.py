@@ -55,7 +55,7 @@ def test_templates_stand_in_for_items_filters_and_segments(
     monkeypatch.setenv("ATTRIBUTES", "war films")
     with (
         pytest.raises(
-            DeclarationError, match=r"line 19: segments: 'war films' is not an expression"
+            DeclarationError, match=r"line 19: segments: 'war films': .*error at character 1"
         ),
         definitions(project),
     ):

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from batchrec_dagster.config.ratings import check_delimiter, check_encoding, names_or_positions
 from batchrec_dagster.config.sources import Sourced
 from batchrec_dagster.config.validation import checked, matching
-from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, SchemaError, parse_schema
+from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Decimal, Encoding
 from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
@@ -72,12 +72,8 @@ class ItemColumns(dg.Model):
             raise ValueError("set the columns of the title, categories or numbers")
         if self.title is None and (self.image is not None or self.link is not None):
             raise ValueError("image and link stand with a title: set its column")
-        try:
-            schema = self.layout.schema
-            if schema is not None:
-                parse_schema(schema)
-        except SchemaError as error:
-            raise ValueError(str(error)) from None
+        if (schema := self.layout.schema) is not None:
+            parse_schema(schema)
         return self
 
     @property

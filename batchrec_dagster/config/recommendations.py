@@ -21,7 +21,7 @@ from batchrec_dagster.personalize.filter_expressions import (
     format_values,
 )
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
-from batchrec_dagster.personalize.item_attributes import parse_conditions
+from batchrec_dagster.personalize.item_attributes import ItemAttributesError, parse_conditions
 from batchrec_dagster.personalize.recipes import ITEM_AFFINITY, ITEM_ATTRIBUTE_AFFINITY
 
 FilterValue = str | int | float
@@ -234,7 +234,10 @@ class Segments(dg.Model):
         _check("expression", attributes, MAX_ATTRIBUTES)
         for expression in attributes:
             if "{{" not in expression:
-                parse_conditions(expression)
+                try:
+                    parse_conditions(expression)
+                except ItemAttributesError as error:
+                    raise ValueError(f"{expression!r}: {error}") from None
         return attributes
 
     _users_in_range = in_range("users_per_segment", least=1, most=MAX_SEGMENT_USERS)

@@ -50,10 +50,8 @@ def in_range(
     above: float | None = None,
     most: float | None = None,
 ) -> Any:
-    """A validator for numbers: finite, at least or above a bound, and at most another.
-
-    Dagster's models take no constraints in the fields themselves.
-    """
+    """A validator for numbers: finite, at least or above a bound, and at most another. Dagster's
+    models take no constraints in the fields themselves."""
 
     def check(number: float | None) -> float | None:
         fits = number is None or (
@@ -105,10 +103,8 @@ Schemas = Mapping[str, Schema]  # by dataset type
 
 
 def filter_traits(expression: str | None) -> filter_check.Traits | None:
-    """What a filter of lists or segments needs; None without one, and for a template.
-
-    Raises ValueError, with the position of an error in the syntax.
-    """
+    """What a filter of lists or segments needs; None without one, and for a template. Raises
+    ValueError, with the position of an error in the syntax."""
     if expression is None or "{{" in expression:
         return None
     found = filter_check.traits(expression)

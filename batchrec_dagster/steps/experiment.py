@@ -229,10 +229,8 @@ class Estimate:
 
 
 def ratio(of: ArrayLike, to: ArrayLike) -> Estimate | None:
-    """Sum of `of` divided by the sum of `to`, with a t interval; None if `to` has nothing.
-
-    of, to: sums over the users of each group, in the same order of groups.
-    """
+    """Sum of `of` divided by the sum of `to`, with a t interval; None if `to` has nothing. of, to:
+    sums over the users of each group, in the same order of groups."""
     above, below = np.asarray(of, np.float64), np.asarray(to, np.float64)
     above, below = above[below > 0], below[below > 0]
     if not len(below):
@@ -246,11 +244,9 @@ def ratio(of: ArrayLike, to: ArrayLike) -> Estimate | None:
     return _interval(value, variance, degrees)
 
 
-def share(of: ArrayLike, to: ArrayLike, users: float) -> Estimate | None:
+def share(of: ArrayLike, to: ArrayLike, users: float) -> Rate | None:
     """As `ratio` for a value from 0 to 1, with an interval within that, also where it is 0 or 1.
-
-    users: how many users it was measured on.
-    """
+    users: how many users it was measured on."""
     from scipy import special  # of an extra
 
     found = ratio(of, to)
@@ -265,7 +261,7 @@ def share(of: ArrayLike, to: ArrayLike, users: float) -> Estimate | None:
     hits = value * size
     low = special.betaincinv(hits, size - hits + 1, (1 - LEVEL) / 2) if value > 0 else 0.0
     high = special.betaincinv(hits + 1, size - hits, (1 + LEVEL) / 2) if value < 1 else 1.0
-    return Estimate(value, float(low), float(high), variance, found.degrees)
+    return Rate(value, float(low), float(high))
 
 
 def difference(first: Estimate, second: Estimate) -> Estimate:
@@ -275,10 +271,8 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
 
 
 def lift(first: Estimate, second: Estimate) -> Estimate | None:
-    """first / second - 1, of different users; None unless both are above 0.
-
-    The interval is one of the logarithm (delta method), so it stays above -1.
-    """
+    """first / second - 1, of different users; None unless both are above 0. The interval is one of
+    the logarithm (delta method), so it stays above -1."""
     if first.value <= 0 or second.value <= 0:
         return None
     variance, degrees = _sum(

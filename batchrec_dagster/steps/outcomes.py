@@ -15,10 +15,8 @@ from batchrec_dagster.reporting.outcomes import SCHEMA, Outcome, Rate
 from batchrec_dagster.steps.batches import users_without_lists
 from batchrec_dagster.steps.experiment import (
     CONTROL,
-    Estimate,
     ExperimentResult,
     experiment_result,
-    rate,
     share,
 )
 from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
@@ -114,7 +112,7 @@ def _outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
     )
 
     def own(of: str, to: str) -> Rate | None:
-        return None if without_lists else _rate(share(part[of], part[to], active))
+        return None if without_lists else share(part[of], part[to], active)
 
     def popular(of: str, to: str) -> float | None:
         found = share(part[of], part[to], active)
@@ -151,7 +149,3 @@ def _gain(part: pl.DataFrame, active: float) -> Rate | None:
     if found is None:
         return None
     return Rate(*(2 * one - 1 for one in (found.value, found.low, found.high)))
-
-
-def _rate(found: Estimate | None) -> Rate | None:
-    return None if found is None else rate(found)

@@ -22,7 +22,6 @@ RETRIES = dg.RetryPolicy(
 
 
 def sink_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
-    """The assets of the declared sinks."""
     return [sink_asset(pipeline, key, sink) for key, sink in pipeline.sinks.declared.items()]
 
 

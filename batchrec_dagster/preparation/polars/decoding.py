@@ -44,8 +44,8 @@ class Opened:
     """What can be read: `path` holds plain UTF-8 (or Parquet), `name` is what messages call it.
 
     `encoding` is what the file had, and `doubt` why it may be another. `quotes`: whether there is
-    a `"` in it; `damaged`: bytes that are not UTF-8, replaced by U+FFFD; `nul`, `returns`: a NUL, a
-    carriage return. `unit`, `shift`: what a person finds where there is a line, and how far away.
+    a `"` in it; `nul`, `returns`: a NUL, a carriage return. `unit`, `shift`: what a person finds
+    where there is a line, and how far away.
     """
 
     path: Path
@@ -56,7 +56,6 @@ class Opened:
     nul: bool = False
     returns: bool = False
     ascii: bool = False
-    damaged: bool = False
     doubt: str | None = None
     unit: str = "line"
     shift: int = 0
@@ -104,16 +103,12 @@ def _open(file: RawFile, encoding: Encoding, folder: Path, limits: Limits) -> Op
         return found
     if start.startswith(formats.UTF16):
         encoding = "utf-16"
-    found_out = _encoding_of(path, file.name, encoding)
-    if found_out.is_utf8 and not found_out.damaged:
+    recoding = _recoding(path, file.name, encoding)
+    if recoding is None:
         return found
-    return replace(
-        found,
-        path=_written(_recoded(path, found_out.name), folder),
-        encoding=found_out.name,
-        damaged=found_out.is_utf8,
-        doubt=found_out.doubt,
-    )
+    name, doubt = recoding
+    plain = _written(_recoded(path, name), folder)
+    return replace(found, path=plain, encoding=name, doubt=doubt)
 
 
 def _start(path: Path) -> bytes:
@@ -224,34 +219,19 @@ def _written(chunks: Iterable[bytes], folder: Path) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class _FoundEncoding:
-    """What Python calls it. `damaged`: UTF-8 with bytes in it that are not; `doubt`: why it may be
-    another."""
+def _recoding(path: Path, name: str, declared: Encoding) -> tuple[str, str | None] | None:
+    """The encoding to read the file in, and why it may be another; None if all of it is UTF-8.
 
-    name: str
-    damaged: bool = False
-    doubt: str | None = None
-
-    @property
-    def is_utf8(self) -> bool:
-        return self.name == "utf-8"
-
-
-def _encoding_of(path: Path, name: str, declared: Encoding) -> _FoundEncoding:
-    """The declared encoding; for `auto` UTF-8, or LEGACY if there is no letter in UTF-8.
-
-    Raises PreparationError for `auto` if the words are in another encoding.
+    For `auto` UTF-8, or LEGACY if there is no letter in UTF-8; raises PreparationError if the words
+    are in another encoding.
     """
     if declared not in ("auto", "utf-8"):
-        return _FoundEncoding(declared)
+        return declared, None
     valid, letters = _is_utf8(path)
-    doubt = None
-    if declared == "auto" and not valid:
-        doubt = _doubt(path, name)
-        if not letters:
-            return _FoundEncoding(LEGACY, doubt=doubt)
-    return _FoundEncoding("utf-8", damaged=not valid)
+    if valid:
+        return None
+    doubt = _doubt(path, name) if declared == "auto" else None
+    return (LEGACY, doubt) if declared == "auto" and not letters else ("utf-8", None)
 
 
 def _recoded(path: Path, encoding: str) -> Iterator[bytes]:
@@ -278,9 +258,7 @@ def _is_utf8(path: Path) -> tuple[bool, bool]:
 
 def _doubt(path: Path, name: str) -> str | None:
     """Why the words may be in another encoding than LEGACY, in which their letters are others.
-
-    Raises PreparationError if they are.
-    """
+    Raises PreparationError if they are."""
     lines = _foreign_lines(path)
     from chardetng_py import EncodingDetector
 

@@ -111,21 +111,13 @@ def _in_zone(local: pl.Expr, timezone: str | None) -> pl.Expr:
 def form(text: pl.Expr) -> pl.Expr:
     """What the text looks like: an epoch unit by its size, ISO8601, or null for neither, and for
     what stands for no time."""
-    number = epoch_number(text)
-    text = text.str.strip_chars(" \t")
-    return (
-        pl.when((number == 0) | number.is_in(layout.END_OF_TIME))
-        .then(pl.lit(None, pl.String))
-        .when(number >= _FIRST["ns"])
-        .then(pl.lit("ns"))
-        .when(number >= _FIRST["us"])
-        .then(pl.lit("us"))
-        .when(number >= _FIRST["ms"])
-        .then(pl.lit("ms"))
-        .when(number > 0)
-        .then(pl.lit("s"))
-        .when(text.str.contains(_ISO) & (text < "2100") & ~text.str.starts_with("1970-01-01"))
-        .then(pl.lit(layout.ISO8601))
+    number, text = epoch_number(text), text.str.strip_chars(" \t")
+    units = {"s": 1, **_FIRST}
+    sizes = [pl.when(number >= units[unit]).then(pl.lit(unit)) for unit in reversed(units)]
+    moment = text.str.contains(_ISO) & (text < "2100") & ~text.str.starts_with("1970-01-01")
+    return pl.coalesce(
+        pl.when(~number.is_in(layout.END_OF_TIME)).then(pl.coalesce(sizes)),
+        pl.when(moment).then(pl.lit(layout.ISO8601)),
     )
 
 

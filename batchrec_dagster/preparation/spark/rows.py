@@ -85,7 +85,6 @@ def time_forms(rows: DataFrame) -> DataFrame:
 
 
 def role(name: str) -> Column:
-    """The cell of the role."""
     return F.col(f"` {name.replace('`', '``')}`")
 
 
