@@ -44,10 +44,7 @@ FILE = click.Path(readable=False)
     help="Ratings, orders or events: a file, a folder, a pattern, s3://… or https://…",
 )
 @click.option(
-    "--items",
-    metavar="FILE",
-    type=FILE,
-    help="Titles, categories and numbers of the items.",
+    "--items", metavar="FILE", type=FILE, help="Titles, categories and numbers of the items."
 )
 @click.option("--user", metavar="COL", help="Column with the user's id.")
 @click.option("--item", metavar="COL", help="Column with the item's id.")

@@ -97,10 +97,7 @@ class AskedReading:
 
 
 def recognise_ratings(
-    source: str,
-    files: Sequence[RawFile],
-    asked: Mapping[str, Column],
-    options: AskedReading,
+    source: str, files: Sequence[RawFile], asked: Mapping[str, Column], options: AskedReading
 ) -> Recognised:
     """Recognise and count the ratings in these files. asked: the columns given, by role. Raises
     UnknownColumnsError, and PreparationError, also for what would stop the pipeline."""
@@ -294,10 +291,7 @@ def _settings(
         "timezone": reading.timezone,
         "null_values": list(options.null_values),
     }
-    return {
-        **declared(settings),
-        **({} if reading.quoted else {"quotes": False}),
-    }
+    return {**declared(settings), **({} if reading.quoted else {"quotes": False})}
 
 
 def _rating_columns(sample: Sample, asked: Mapping[str, Column]) -> dict[str, Column]:

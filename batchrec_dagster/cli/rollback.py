@@ -50,12 +50,7 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     """
     import dagster as dg
 
-    from batchrec_dagster.steps.publishing import (
-        PREVIOUS,
-        Rollbacks,
-        chosen,
-        run_config,
-    )
+    from batchrec_dagster.steps.publishing import PREVIOUS, Rollbacks, chosen, run_config
     from batchrec_dagster.storage.paths import PipelineFiles, Places
 
     files = PipelineFiles(storage(pipeline), Places(pipeline))

@@ -30,9 +30,7 @@ class Interactions(dg.Model):
     """Which ratings count as interactions; the rules apply in this order."""
 
     min_rating: float | None = Field(
-        default=None,
-        description="Drop ratings below this. Default: keep all.",
-        examples=[3.5],
+        default=None, description="Drop ratings below this. Default: keep all.", examples=[3.5]
     )
     filter: str | None = Field(
         default=None,
@@ -52,14 +50,10 @@ class Interactions(dg.Model):
         default=False, description="Keep only the latest interaction of each user with each item."
     )
     min_interactions_per_user: int | None = Field(
-        default=None,
-        description="Drop users with fewer interactions.",
-        examples=[5],
+        default=None, description="Drop users with fewer interactions.", examples=[5]
     )
     min_interactions_per_item: int | None = Field(
-        default=None,
-        description="Drop items with fewer interactions.",
-        examples=[5],
+        default=None, description="Drop items with fewer interactions.", examples=[5]
     )
 
     _rating_in_range = in_range("min_rating")
@@ -171,8 +165,7 @@ class Preparation(dg.Model):
         description="glue: the number of workers, the driver among them. Default: the job's own.",
     )
     timeout_minutes: int | None = Field(
-        default=None,
-        description="glue, emr_serverless: the time limit. Default: the job's own.",
+        default=None, description="glue, emr_serverless: the time limit. Default: the job's own."
     )
     spark_submit_parameters: str | None = Field(
         default=None,

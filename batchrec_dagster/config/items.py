@@ -100,17 +100,13 @@ class Items(Sourced):
         examples=[",", "\t", "::"],
     )
     decimal: Decimal = Field(default=".", description="The decimal separator: `,` for 4,5.")
-    encoding: Encoding = Field(
-        default="auto",
-        description="The file's encoding, as in ratings.",
-    )
+    encoding: Encoding = Field(default="auto", description="The file's encoding, as in ratings.")
     columns: ItemColumns | None = Field(
         default=None,
         description="Which column holds what. Required for your own files, not for known sources.",
     )
     separator: str = Field(
-        default=VALUE_SEPARATOR,
-        description="The separator between several values of a category.",
+        default=VALUE_SEPARATOR, description="The separator between several values of a category."
     )
     on_bad_rows: Literal["fail", "skip"] = Field(
         default="fail",

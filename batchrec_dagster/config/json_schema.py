@@ -46,10 +46,7 @@ def declaration_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "required": ["type", "attributes"],
         "properties": {
-            "type": {
-                "const": COMPONENT_TYPE,
-                "description": "The component.",
-            },
+            "type": {"const": COMPONENT_TYPE, "description": "The component."},
             "attributes": {**attributes, "description": "The pipeline's settings."},
             **_DAGSTERS_OWN,
         },

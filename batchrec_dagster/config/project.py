@@ -88,8 +88,7 @@ class Alerts(dg.Model):
         " time.",
     )
     dagster_url: str = Field(
-        default="http://127.0.0.1:3000",
-        description="The URL of Dagster's UI, for links in alerts.",
+        default="http://127.0.0.1:3000", description="The URL of Dagster's UI, for links in alerts."
     )
 
     _topic_is_an_arn = matching(

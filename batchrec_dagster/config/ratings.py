@@ -159,10 +159,7 @@ class Ratings(Sourced):
         default=True,
         description='Whether " quotes fields of csv; if false it is like any other character.',
     )
-    decimal: Decimal = Field(
-        default=".",
-        description="The decimal separator in csv: `,` for 4,5.",
-    )
+    decimal: Decimal = Field(default=".", description="The decimal separator in csv: `,` for 4,5.")
     encoding: Encoding = Field(
         default="auto",
         description="The encoding, as Python calls it. auto: UTF-8, or cp1252 if the bytes are not"

@@ -153,8 +153,7 @@ class Publication(dg.Model):
     """How many older tables of recommendations are kept."""
 
     history: int = Field(
-        default=7,
-        description="The number of older tables to keep, to roll back to; at least 1.",
+        default=7, description="The number of older tables to keep, to roll back to; at least 1."
     )
 
     _history_in_range = in_range("history", least=1)
@@ -181,14 +180,11 @@ class Experiment(dg.Model):
         " rows in the table).",
     )
     salt: str = Field(
-        default="",
-        description="Any text: another one divides the users anew under the same name.",
+        default="", description="Any text: another one divides the users anew under the same name."
     )
 
     _name_is_possible = matching(
-        "name",
-        pattern=r"[A-Za-z0-9_-]{1,64}",
-        or_else="write letters, digits, _ and -, at most 64",
+        "name", pattern=r"[A-Za-z0-9_-]{1,64}", or_else="write letters, digits, _ and -, at most 64"
     )
 
     _share_in_range = in_range("control_share", above=0, most=0.5)

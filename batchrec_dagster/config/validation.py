@@ -45,10 +45,7 @@ def field_errors(messages: Mapping[tuple[str, ...], str]) -> ValidationError:
 
 
 def in_range(
-    *fields: str,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
+    *fields: str, least: float | None = None, above: float | None = None, most: float | None = None
 ) -> Any:
     """A validator for numbers: finite, at least or above a bound, and at most another. Dagster's
     models take no constraints in the fields themselves."""

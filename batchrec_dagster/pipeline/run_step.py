@@ -33,10 +33,7 @@ def specs(asset: dg.AssetKey, **checks: str) -> list[dg.AssetCheckSpec]:
     """`name="what it checks"` for each check of an asset; all but warnings are blocking."""
     return [
         dg.AssetCheckSpec(
-            name=name,
-            asset=asset,
-            description=description,
-            blocking=name not in WARNINGS,
+            name=name, asset=asset, description=description, blocking=name not in WARNINGS
         )
         for name, description in checks.items()
     ]
@@ -205,11 +202,7 @@ class MadeOf:
         return dg.MaterializeResult(
             value=value,
             data_version=dg.DataVersion(version),
-            metadata={
-                **kept,
-                "outcome": outcome,
-                **(metadata or {}),
-            },
+            metadata={**kept, "outcome": outcome, **(metadata or {})},
             check_results=results([Checked(**one) for one in verdicts]),
         )
 

@@ -144,13 +144,7 @@ def _label(low: int, high: int) -> str:
 
 
 # Items by popularity: the share of the catalogue where each band ends.
-BANDS = {
-    "Top 1%": 0.01,
-    "Next 4%": 0.05,
-    "Next 15%": 0.20,
-    "Next 30%": 0.50,
-    "Last 50%": 1.00,
-}
+BANDS = {"Top 1%": 0.01, "Next 4%": 0.05, "Next 15%": 0.20, "Next 30%": 0.50, "Last 50%": 1.00}
 # The long tail: all items but this most popular share.
 HEAD = 0.20
 MOST_RECOMMENDED = 15

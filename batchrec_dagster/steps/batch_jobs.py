@@ -245,7 +245,5 @@ def filter_arn(
         ).arn
     except dg.Failure as failure:
         raise dg.Failure(
-            f"{setting}: {failure.description}",
-            metadata=failure.metadata,
-            allow_retries=False,
+            f"{setting}: {failure.description}", metadata=failure.metadata, allow_retries=False
         ) from failure

@@ -12,12 +12,7 @@ from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.batch_files import MAX_RESULTS
-from batchrec_dagster.personalize.ensure import (
-    ACTIVE,
-    BATCH_INFERENCE_JOB,
-    Ensured,
-    Started,
-)
+from batchrec_dagster.personalize.ensure import ACTIVE, BATCH_INFERENCE_JOB, Ensured, Started
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.batch_jobs import (
@@ -149,10 +144,7 @@ def _publish(
 ) -> tuple[Edition, RecommendationTable]:
     pipeline, jobs, known = work.pipeline, inferred.jobs, inferred.known
     outputs = [JobOutput(work.storage, job.description) for job in jobs]
-    with (
-        temporary_folder() as folder,
-        TableWriter(folder / "recommendations.parquet") as writer,
-    ):
+    with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
         table = build_locally(work, outputs, inferred.users, known.seen, writer)
         checks = [gate, *table.checks]
         version = _version(publishing, [job.arn for job in jobs])

@@ -13,12 +13,7 @@ from batchrec_dagster.config.recommendations import Experiment
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID, scan_interactions
 from batchrec_dagster.reporting.outcomes import SCHEMA, Outcome, Rate
 from batchrec_dagster.steps.batches import users_without_lists
-from batchrec_dagster.steps.experiment import (
-    CONTROL,
-    ExperimentResult,
-    experiment_result,
-    share,
-)
+from batchrec_dagster.steps.experiment import CONTROL, ExperimentResult, experiment_result, share
 from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.steps.outcome_sums import (
     LaterInteractions,

@@ -12,12 +12,7 @@ from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.recommendations import Segments
 from batchrec_dagster.personalize.batch_files import read_segments
 from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, Ensured
-from batchrec_dagster.steps.batch_jobs import (
-    JobOutput,
-    OutputTable,
-    filter_arn,
-    start_batch_job,
-)
+from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, filter_arn, start_batch_job
 from batchrec_dagster.steps.checks import (
     Checked,
     every_segment_answered,

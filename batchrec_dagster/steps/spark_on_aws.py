@@ -188,10 +188,7 @@ class EmrServerlessSpark:
                     "executionRoleArn": self.declared.role,
                     "name": context.asset_key.to_python_identifier(),
                     "jobDriver": {
-                        "sparkSubmit": {
-                            "entryPoint": code.script,
-                            "sparkSubmitParameters": submit,
-                        }
+                        "sparkSubmit": {"entryPoint": code.script, "sparkSubmitParameters": submit}
                     },
                     **({"executionTimeoutMinutes": limit} if limit is not None else {}),
                 },

@@ -63,10 +63,7 @@ def application(
         yield
         await run_in_threadpool(service.close)
 
-    routes = [
-        Route("/", personalize, methods=["POST"]),
-        Route("/health", health, methods=["GET"]),
-    ]
+    routes = [Route("/", personalize, methods=["POST"]), Route("/health", health, methods=["GET"])]
     return Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(Guard, hosts)])
 
 

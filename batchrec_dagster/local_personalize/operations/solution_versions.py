@@ -249,11 +249,7 @@ def _perform(job: Job) -> JobResult:
     tuned = {"tunedHPOParams": {"algorithmHyperParameters": trained.tuned}} if trained.tuned else {}
     return JobResult(
         body={"trainingHours": (time.monotonic() - began) / 3600, **tuned},
-        state={
-            "model": model,
-            "metrics": trained.metrics,
-            "evidence": trained.evidence,
-        },
+        state={"model": model, "metrics": trained.metrics, "evidence": trained.evidence},
     )
 
 

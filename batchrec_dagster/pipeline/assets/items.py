@@ -11,13 +11,7 @@ import polars as pl
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
 from batchrec_dagster.pipeline.assets.raw import column_name, raw_items
-from batchrec_dagster.pipeline.declare_asset import (
-    PREPARED,
-    asset,
-    preview,
-    sample,
-    table_facts,
-)
+from batchrec_dagster.pipeline.declare_asset import PREPARED, asset, preview, sample, table_facts
 from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsRead
 from batchrec_dagster.reporting.markdown import table as markdown_table

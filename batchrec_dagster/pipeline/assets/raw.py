@@ -15,11 +15,7 @@ from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.sources.source import Source
 from batchrec_dagster.reporting.markdown import code, escaped
 from batchrec_dagster.steps.checks import Checked
-from batchrec_dagster.steps.interactions import (
-    RatingsFormat,
-    RatingsInspection,
-    inspect_ratings,
-)
+from batchrec_dagster.steps.interactions import RatingsFormat, RatingsInspection, inspect_ratings
 from batchrec_dagster.steps.items import check_items
 from batchrec_dagster.steps.raw_files import (
     RawRecord,
@@ -97,9 +93,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
         code_version=f"{RATINGS_VERSION}-{fingerprint(ratings)}",
         io_manager="record_io",
         deps=ratings.upstream,
-        checks={
-            "rows_readable": "The declared columns are there, and their values can be read.",
-        },
+        checks={"rows_readable": "The declared columns are there, and their values can be read."},
     )
     def raw_ratings(context: dg.AssetExecutionContext, work: Work) -> Iterator[Any]:
         def inspect(record: RawRecord) -> Inspected:
@@ -172,9 +166,7 @@ def raw_items(pipeline: Pipeline, declared: Items, layout: ItemsLayout) -> dg.As
         deps=declared.upstream,
         code_version=f"{ITEMS_VERSION}-{fingerprint(declared, layout)}",
         io_manager="record_io",
-        checks={
-            "items_readable": "The declared columns are there, and their values can be read.",
-        },
+        checks={"items_readable": "The declared columns are there, and their values can be read."},
     )
     def raw_items(context: dg.AssetExecutionContext, work: Work) -> Iterator[Any]:
         def inspect(record: RawRecord) -> Inspected:

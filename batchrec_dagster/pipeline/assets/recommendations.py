@@ -21,12 +21,7 @@ from batchrec_dagster.pipeline.declare_asset import (
     stored,
     table_facts,
 )
-from batchrec_dagster.pipeline.run_step import (
-    exclusive_step,
-    personalize_work,
-    published,
-    run_step,
-)
+from batchrec_dagster.pipeline.run_step import exclusive_step, personalize_work, published, run_step
 from batchrec_dagster.reporting.markdown import CELL, escaped
 from batchrec_dagster.reporting.markdown import table as markdown_table
 from batchrec_dagster.steps.batch_jobs import JobOutput, job_seconds, outcome

@@ -8,13 +8,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.pipeline.declare_asset import (
-    asset,
-    preview,
-    sample,
-    stored,
-    table_facts,
-)
+from batchrec_dagster.pipeline.declare_asset import asset, preview, sample, stored, table_facts
 from batchrec_dagster.reporting.markdown import escaped
 from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, SCHEMA, Outcome, sentences
 from batchrec_dagster.steps.items import shown_tables
@@ -134,10 +128,7 @@ def recommendation_report(
     keys = [pipeline.asset_key(name) for name in always]
     optional = [pipeline.asset_key(name) for name in shown_tables(pipeline)]
     shown = fingerprint(
-        pipeline.description,
-        pipeline.ratings.sources,
-        pipeline.solution.recipe,
-        *optional,
+        pipeline.description, pipeline.ratings.sources, pipeline.solution.recipe, *optional
     )
 
     @asset(

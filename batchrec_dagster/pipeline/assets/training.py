@@ -10,12 +10,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.recommendations import Segments
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.pipeline.declare_asset import MODEL, asset, dataset_group, preview
-from batchrec_dagster.pipeline.run_step import (
-    exclusive_step,
-    personalize_work,
-    published,
-    run_step,
-)
+from batchrec_dagster.pipeline.run_step import exclusive_step, personalize_work, published, run_step
 from batchrec_dagster.reporting.markdown import escaped, table
 from batchrec_dagster.reporting.verdict import measured_on
 from batchrec_dagster.steps.cost import cost_metadata
@@ -62,9 +57,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
     )
     @exclusive_step(pipeline)
     def personalize_dataset(
-        context: dg.AssetExecutionContext,
-        config: ImportConfig,
-        personalize: PersonalizeResource,
+        context: dg.AssetExecutionContext, config: ImportConfig, personalize: PersonalizeResource
     ) -> Iterator[Any]:
         imported = yield from run_step(
             lambda: import_dataset(

@@ -362,11 +362,7 @@ def look(
     schedule = pipeline.schedule
     due = get_latest_completed_cron_tick(schedule.cron, now - grace, schedule.timezone)
     if due < datetime.fromisoformat(since):
-        return (
-            {**before, "since": since},
-            None,
-            "nothing was due since the schedule is on",
-        )
+        return ({**before, "since": since}, None, "nothing was due since the schedule is on")
     after = {"since": since, "alerted": due.isoformat()}
     if made is not None and made >= due:
         return {**before, "since": since}, None, f"the lists due at {due:%Y-%m-%d %H:%M} are there"

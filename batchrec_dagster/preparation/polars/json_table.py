@@ -96,11 +96,7 @@ def _pattern(names: Mapping[str, str]) -> str | None:
     keys = {name: f'"{re.escape(name)}"\\s*:' for name in names.values()}
     exact = "|".join(key for name, key in keys.items() if name not in values)
     return "|".join(
-        [
-            _ESCAPES,
-            f"(?:{exact})\\s*(?:{_NUMBERS})",
-            *(f"{key}.*{key}" for key in keys.values()),
-        ]
+        [_ESCAPES, f"(?:{exact})\\s*(?:{_NUMBERS})", *(f"{key}.*{key}" for key in keys.values())]
     )
 
 

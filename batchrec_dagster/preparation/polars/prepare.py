@@ -36,17 +36,8 @@ from batchrec_dagster.preparation.polars.rows import (
     time_forms,
 )
 from batchrec_dagster.preparation.polars.tables import ROW, SHOWN, TEXT, Table
-from batchrec_dagster.preparation.polars.typed_scan import (
-    write_clean,
-    written,
-    written_columns,
-)
-from batchrec_dagster.preparation.recognition import (
-    Found,
-    Reading,
-    find_out,
-    open_table,
-)
+from batchrec_dagster.preparation.polars.typed_scan import write_clean, written, written_columns
+from batchrec_dagster.preparation.recognition import Found, Reading, find_out, open_table
 from batchrec_dagster.preparation.rules import Preparation, Rules
 from batchrec_dagster.storage.durable import temporary_folder
 

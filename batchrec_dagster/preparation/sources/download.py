@@ -133,10 +133,7 @@ def safe_url(url: str) -> str:
 def _persistently(url: str, attempt: Callable[[], T]) -> T:
     # Not by urllib3 itself: it does not resume a body, and logs the query.
     fresh = Retry(
-        ATTEMPTS - 1,
-        backoff_factor=PAUSE,
-        backoff_max=LONGEST_PAUSE,
-        retry_after_max=LONGEST_PAUSE,
+        ATTEMPTS - 1, backoff_factor=PAUSE, backoff_max=LONGEST_PAUSE, retry_after_max=LONGEST_PAUSE
     )
     retries = fresh
     while True:

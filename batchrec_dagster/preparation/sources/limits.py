@@ -57,10 +57,7 @@ class Limits:
         memory = number_above_0(environment, QUERY_MEMORY_GB) or DEFAULT_QUERY_MEMORY_GB
         minutes = number_above_0(environment, QUERY_MINUTES) or DEFAULT_QUERY_MINUTES
         return cls(
-            None if file is None else int(file * GB),
-            int(line * KB),
-            int(memory * GB),
-            minutes * 60,
+            None if file is None else int(file * GB), int(line * KB), int(memory * GB), minutes * 60
         )
 
     @property

@@ -91,8 +91,7 @@ def _csv(
     inside = F.filter(F.slice(CELLS, F.lit(1), width), lambda cell: F.length(cell) > 0)
     shown = F.array_join(F.transform(inside, splitting.text), layout.delimiter)
     flaw = F.when(F.col(MISQUOTED), BROKEN_QUOTES).when(
-        F.col(BEYOND),
-        F.concat(F.lit("more than the "), width.cast("string"), F.lit(" fields")),
+        F.col(BEYOND), F.concat(F.lit("more than the "), width.cast("string"), F.lit(" fields"))
     )
     cut = [
         is_cut_off(
@@ -116,12 +115,7 @@ def _csv(
 
     return Table(
         frame.select(
-            FILE,
-            LINE,
-            ROW,
-            shown.alias(TEXT),
-            flaw.alias(FLAW),
-            *(cell(role) for role in roles),
+            FILE, LINE, ROW, shown.alias(TEXT), flaw.alias(FLAW), *(cell(role) for role in roles)
         ),
         inputs,
         lines.starts,
