@@ -108,7 +108,7 @@ def init(folder: Path) -> None:
         raise click.ClickException(f"cannot write {folder}: {error.strerror}") from error
     lines = [
         f"cd {shlex.quote(str(near(folder)))}",
-        f"{program('batchrec', folder)} new shop --ratings FILE",
+        f"{program(folder)} new shop --ratings FILE",
     ]
     click.echo("\n  ".join([f"Made {near(folder)}. Next:", *lines]))
 

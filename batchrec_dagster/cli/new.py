@@ -138,7 +138,7 @@ def new(name: str, ratings: str, items: str | None, **options: Any) -> None:
     for warning in [warning for each in found for warning in each.warnings]:
         click.echo(f"Warning: {plain(warning)}", err=True)
     _check_project(project, written)
-    batchrec = program("batchrec")
+    batchrec = program()
     click.echo(
         f"\nWrote {near(written)}; it loads. Next:\n"
         f"  {batchrec} run {name}\n"

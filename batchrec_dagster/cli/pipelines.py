@@ -147,8 +147,7 @@ def open_page(what: str, pipeline: str | None, port: int) -> None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
                 raise click.ClickException(
-                    f"nothing answers on port {port}. Start Dagster's web page with:"
-                    f" {program('batchrec')} ui"
+                    f"nothing answers on port {port}. Start Dagster's web page with: {program()} ui"
                 )
         address = shown = f"http://127.0.0.1:{port}"
     else:
@@ -171,7 +170,7 @@ def _report(pipeline: str | None) -> Path:
         declared = declared_pipelines(find_project())
         if pipeline is not None and pipeline not in declared:
             raise not_declared(pipeline, declared)
-        raise NotFoundError(f"no report yet. Make one: {program('batchrec')} run {pipeline or ''}")
+        raise NotFoundError(f"no report yet. Make one: {program()} run {pipeline or ''}")
     path = deployed.store.local_path(newest.uri)
     if path is None:
         copy = f"aws s3 cp {newest.uri} report.html"

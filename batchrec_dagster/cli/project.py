@@ -241,10 +241,11 @@ def importable(project: Project) -> Iterator[None]:
         sys.path.remove(str(project.root))
 
 
-def program(name: str, folder: Path | None = None) -> str:
-    """How to call a program of this environment from the folder, by default the working one."""
-    path = Path(sys.executable).parent / name
-    return name if shutil.which(name) == str(path) else shlex.quote(str(near(path, folder)))
+def program(folder: Path | None = None) -> str:
+    """How to call batchrec of this environment from the folder, by default the working one."""
+    path = Path(sys.executable).parent / "batchrec"
+    on_path = shutil.which(path.name) == str(path)
+    return path.name if on_path else shlex.quote(str(near(path, folder)))
 
 
 def near(path: Path, folder: Path | None = None) -> Path:

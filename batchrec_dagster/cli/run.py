@@ -211,7 +211,7 @@ class _Run:
         from batchrec_dagster.reporting.run_stages import duration
 
         name, stages, took = self.name, self.stages, duration(seconds)
-        batchrec = of.program("batchrec")
+        batchrec = of.program()
         again = f"{batchrec} run {shlex.quote(name)}"
         run = None if stages is None else self.instance.get_run_by_id(stages.run.run_id)
         if stages is None or run is None:
@@ -288,7 +288,7 @@ def _result(name: str, run: dg.DagsterRun, stages: RunStages, took: str) -> list
     published = Published(of.storage(name), name)
     lines = ["", *run_result(published, run.run_id, took)]
     lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
-    batchrec, user = of.program("batchrec"), published.example_user()
+    batchrec, user = of.program(), published.example_user()
     commands = {
         "open": "the report, in a browser",
         f"show --pipeline {name}": "the data, the metrics, the table",

@@ -288,10 +288,8 @@ def lift(first: Estimate, second: Estimate) -> Estimate | None:
 
 def users_needed(measured: Estimate, users: float, effect: float, control_share: float) -> int:
     """How many users, in both arms, an experiment needs to find a lift of `effect` four times of
-    five (a power of 80%, two-sided, 5%), if it lasts as long as what was measured.
-
-    measured: the mean of `users` users. effect: 0.05 is 5%. Source: Kohavi et al., ch. 17.
-    """
+    five (a power of 80%, two-sided, 5%), if it lasts as long as what was measured. measured: the
+    mean of `users` users. effect: 0.05 is 5%. Source: Kohavi et al., ch. 17."""
     from scipy import special  # of an extra
 
     quantiles = float(special.ndtri((1 + LEVEL) / 2) + special.ndtri(POWER))

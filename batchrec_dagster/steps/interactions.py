@@ -252,7 +252,8 @@ def _prepare_on_aws(
         work=f"{folder}/parts",
     )
     done, job = engine.run(context, storage, task)
-    sample = _first_rows(task.destination, storage)
+    start = next(storage.store.chunks(task.destination), b"")
+    sample = pl.read_csv(b"\n".join(start.split(b"\n")[: SAMPLE + 1]), infer_schema=False)
     version = done.sha256[:16]
     value = Prepared(task.destination, task.users, version)
     prepared = PreparedInteractions(value, version, done, done, sample, pipeline.event_value, job)
@@ -285,9 +286,3 @@ def remove_dead_work(
 def _layout(files: list[RawFile], pipeline: Pipeline) -> Layout:
     with opened(files, pipeline.ratings.reading, pipeline.rules) as ratings:
         return ratings.layout
-
-
-def _first_rows(uri: str, storage: StorageResource) -> pl.DataFrame:
-    start = next(storage.store.chunks(uri), b"")
-    lines = start.split(b"\n")[: SAMPLE + 1]
-    return pl.read_csv(b"\n".join(lines), infer_schema=False)

@@ -299,9 +299,11 @@ def found_upstream(source: Source, context: dg.AssetExecutionContext) -> Source:
             " DAGSTER_HOME, Dagster's own commands do not remember it",
             allow_retries=False,
         )
-    defined = _definition(context, key)
+    graph = context.repository_def.asset_graph
+    # None where this location has none.
+    defined = graph.get(key).metadata if graph.has(key) else None
     # What Dagster's own IO managers store is no table, though they report its path.
-    stored = defined is not None and context.repository_def.asset_graph.get(key).is_materializable
+    stored = defined is not None and graph.get(key).is_materializable
     reported = [*_paths(made.metadata, PATHS[:1] if stored else PATHS)]
     for path in (*_paths(defined or {}, PATHS), *reported):
         try:
@@ -318,12 +320,6 @@ def found_upstream(source: Source, context: dg.AssetExecutionContext) -> Source:
         )
     version = (made.tags or {}).get("dagster/data_version") or event.run_id
     return _loaded_rows(source.text, version, lambda: context.load_asset_value(key))
-
-
-def _definition(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Mapping[str, Any] | None:
-    """The metadata of the asset's definition; None where this location has none."""
-    graph = context.repository_def.asset_graph
-    return graph.get(key).metadata if graph.has(key) else None
 
 
 def _table(value: Any) -> pl.DataFrame:

@@ -63,7 +63,9 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
                 plan = find(ensure, pipeline.name)
                 files = _files(storage, pipeline) if config.storage else []
                 lines = plan.lines(files, root, running) or ["there is nothing to delete"]
-                lines.extend(_in_sinks(pipeline))
+                described = [sink.describe(Path()) for sink in pipeline.sinks.declared.values()]
+                in_sinks = [one.removal for one in described if one.removal]
+                lines += [f"left alone, for those who use it: {one}" for one in in_sinks]
                 doing = "deleting:" if config.delete else "this would be deleted:"
                 context.log.info("\n".join([doing, *lines]))
                 if config.delete:
@@ -121,12 +123,6 @@ def _leases(
         for step in STEPS if config.delete else ():
             stack.enter_context(leased(pipeline, step, context, personalize))
         yield
-
-
-def _in_sinks(pipeline: Pipeline) -> list[str]:
-    """The lists in the sinks; their owners delete them."""
-    described = [sink.describe(Path()) for sink in pipeline.sinks.declared.values()]
-    return [f"left alone, for those who use it: {one.removal}" for one in described if one.removal]
 
 
 def _files(storage: StorageResource, pipeline: Pipeline) -> list[ObjectInfo]:
