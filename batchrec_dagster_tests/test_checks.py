@@ -144,6 +144,18 @@ def test_lists_full_is_a_warning() -> None:
     assert short.name in checks.WARNINGS
 
 
+def test_items_that_the_items_file_does_not_have_are_a_warning() -> None:
+    listed, known = pl.Series(["1.0", "2.0", "3"]), pl.Series(["1", "2", "3"])
+    assert checks.items_known(listed.head(0), known).passed
+    assert checks.items_known(pl.Series(["1", "2", "4"]), known).passed
+    other = checks.items_known(listed, known)
+    assert not other.passed
+    assert not other.blocks
+    assert other.found.startswith("1 of the 3 items in the lists are in the items file")
+    assert "The lists have '1.0', the file '1'" in other.found
+    assert "ratings.columns.item" in checks.items_known(listed, known.head(0)).found
+
+
 def test_a_step_whose_checks_fail_reports_them_and_stops() -> None:
     failed = checks.no_duplicates(1)
     reported = run_step(lambda: checks.require([checks.no_seen_items(0), failed]))

@@ -73,6 +73,13 @@ def items_of(project: Project) -> pl.DataFrame:
     return pl.read_csv(project.storage / "shop/transformed/items/items.csv")
 
 
+def items_known(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
+    (found,) = (
+        each for each in result.get_asset_check_evaluations() if each.check_name == "items_known"
+    )
+    return found
+
+
 @pytest.mark.slow
 def test_items_are_imported_and_titles_stand_in_the_table(
     project: Project, instance: dg.DagsterInstance
@@ -137,6 +144,7 @@ def test_items_can_be_added_changed_and_removed_once_a_pipeline_has_run(
         project.declare(settings)
         results.append(refresh(project, "shop", instance))
         assert results[-1].success, why(results[-1])
+    assert items_known(results[3]).passed  # It has no titles.
     groups = [metadata(each, "personalize_dataset")["dataset_group_name"] for each in results]
     assert len({*groups}) == 3
     assert groups[0] == groups[2] == groups[4]
@@ -179,6 +187,21 @@ def test_titles_alone_are_no_data_set_of_personalizes(
     assert set(lists.filter(pl.col("title").is_null()).get_column("item_id").cast(int)) == (
         set(range(41, 81)) & set(lists.get_column("item_id").cast(int))
     )
+    listed = lists.get_column("item_id").cast(int).unique()
+    known = items_known(result)
+    numbers = known.metadata["items"].value, known.metadata["known"].value
+    there = int((listed <= 40).sum())
+    assert numbers == (len(listed), there)
+    assert known.passed == (2 * there >= len(listed))
+
+    # Written otherwise, no id is known: that warns, and fails nothing.
+    lines = (project.root / "items.csv").read_text().splitlines()
+    zeros = [lines[0], *(f"0{line}" for line in lines[1:])]
+    (project.root / "items.csv").write_text("\n".join(zeros) + "\n")
+    result = refresh(project, "shop", instance)
+    assert result.success
+    assert not items_known(result).passed
+    assert f"{items_known(result).description}".startswith(f"0 of the {len(listed)} items")
 
 
 @pytest.mark.parametrize(
@@ -272,6 +295,9 @@ def test_a_comma_may_stand_for_the_point_in_numbers(tmp_path: Path) -> None:
     read = ItemsFile(path, "items.csv", layout).read()
     assert read.metadata.rows() == [("a", 2.5), ("d", None)]
     assert read.bad.counts == {"PRICE is not a number": 2}
+    read = ItemsFile(path, "items.csv", replace(layout, decimal=".")).read()
+    assert read.metadata.rows() == [("c", 2.5), ("d", None)]
+    assert read.bad.counts == {'PRICE is not a number (items.decimal: ",")': 2}
 
 
 def test_a_nul_is_text_in_a_title_and_in_no_id(tmp_path: Path) -> None:

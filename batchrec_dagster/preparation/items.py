@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -361,7 +362,8 @@ def _number(name: str, text: str, decimal: Decimal) -> float | None:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise _BadRowError(f"{name} is not a number")
+        comma = re.fullmatch(r"[-+0-9.]*,[0-9]+", text.strip()) and decimal == "."
+        raise _BadRowError(f"{name} is not a number" + (' (items.decimal: ",")' if comma else ""))
     return number
 
 

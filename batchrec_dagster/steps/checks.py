@@ -31,7 +31,7 @@ CLOCK_SLACK = timedelta(days=1)
 FIRST_NO_DAYS = 100_000
 
 # These checks only warn; every other check blocks what comes after it.
-WARNINGS = ("lists_full",)
+WARNINGS = ("lists_full", "items_known")
 
 # How many missing ids a message names.
 SOME = 3
@@ -199,6 +199,20 @@ def lists_full(
         found += f"; {padding:,} items without a score are popular ones that Personalize added"
     numbers: dict[str, int | float] = {"users": users, "full": full, "padding": padding}
     return Checked("lists_full", full == users, found, numbers)
+
+
+def items_known(listed: pl.Series, known: pl.Series) -> Checked:
+    """Whether the items file has most of the items in the lists; a warning only. Both: distinct
+    ids."""
+    unknown = listed.filter(~listed.is_in(known.implode()))
+    there = len(listed) - len(unknown)
+    found = f"{there:,} of the {len(listed):,} items in the lists are in the items file"
+    passed = 2 * there >= len(listed)
+    if not passed:
+        found += f". The lists have {unknown.min()!r}"
+        found += f", the file {known.min()!r}" if len(known) else ""
+        found += ". Check that items.columns.item and ratings.columns.item are the same id"
+    return Checked("items_known", passed, found, {"items": len(listed), "known": there})
 
 
 def _day(seconds: int) -> str:

@@ -31,9 +31,9 @@ from batchrec_dagster.steps.batches import (
     forget_users_without_lists,
     keep_users_without_lists,
 )
-from batchrec_dagster.steps.checks import Checked, require
+from batchrec_dagster.steps.checks import Checked, items_known, require
 from batchrec_dagster.steps.cost import Cost, recommendations_cost
-from batchrec_dagster.steps.items import titles_versions
+from batchrec_dagster.steps.items import known_items, titles_versions
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.recommendation_table import (
     KnownInteractions,
@@ -200,7 +200,15 @@ def _unchanged(
     finished = description["status"] == ACTIVE and output.is_usable()
     if not finished or output_version([output]) != about["outputs"]:
         return None
-    sample = table.read_edition(edition).head(SAMPLE).collect(engine="streaming")
+    rows = table.read_edition(edition)
+    sample = rows.head(SAMPLE).collect(engine="streaming")
+    # An edition of an earlier version does not have this check.
+    checked = "items_known" in {check["name"] for check in about["checks"]}
+    items = rows.select(pl.col("item_id").unique())
+    known = [
+        items_known(items.collect(engine="streaming").to_series(), ids)
+        for ids in ([] if checked else known_items(work))
+    ]
     job = Ensured(arn, description, created=False, seconds=0.0)
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
     work.ensure.log.info(_done(job, users))
@@ -209,7 +217,7 @@ def _unchanged(
         replace(check, found=f"{check.found}; {note}")
         for check in (Checked(**stored) for stored in about["checks"])
         if check.name != gate.name
-    ]
+    ] + known
     counts = ListCounts(**{each.name: about[each.name] for each in fields(ListCounts)})
     counted = RecommendationTable(counts, sample, checks)
     return Recommendations(edition, counted, job, about["results_asked_for"], [], [gate, *checks])

@@ -6,6 +6,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.preparation.items import ItemsFile, ItemsLayout, ItemsRead
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.steps.checks import Checked, rows_readable
@@ -66,6 +67,16 @@ def read_titles(work: Work) -> pl.DataFrame | None:
         return None
     uri = work.storage.uri(work.pipeline.places.item_titles)
     return pl.read_parquet(work.storage.store.get(uri))
+
+
+def known_items(work: Work) -> list[pl.Series]:
+    """The ids in the items file; empty if none is declared. Raises StorageError."""
+    if work.pipeline.items is None:
+        return []
+    if (titles := read_titles(work)) is not None:
+        return [titles.get_column("item_id")]
+    stored = work.storage.store.get(work.storage.uri(work.pipeline.places.items))
+    return [pl.read_csv(stored, columns=[ITEM_ID], infer_schema=False).to_series()]
 
 
 def with_titles(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -15,13 +15,14 @@ from batchrec_dagster.steps.batch_jobs import JobOutput, OutputTable, counted
 from batchrec_dagster.steps.checks import (
     Checked,
     every_user_answered,
+    items_known,
     lists_full,
     no_duplicates,
     no_failed_lines,
     no_seen_items,
 )
 from batchrec_dagster.steps.experiment import MODEL, arms
-from batchrec_dagster.steps.items import read_titles, with_titles
+from batchrec_dagster.steps.items import known_items, read_titles, with_titles
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.published_table import TableWriter
@@ -232,7 +233,9 @@ def build_locally(
     progress = Progress("users' lists written", len(users), work.ensure.log.info)
     pieces = (piece for output in outputs for piece in output.pieces(read_inference))
     lists.write(counted(pieces, progress), table)
-    return lists.done(users, filtered=wanted.filter is not None)
+    done = lists.done(users, filtered=wanted.filter is not None)
+    known = known_items(work)
+    return replace(done, checks=[*done.checks, *(items_known(lists.items, ids) for ids in known)])
 
 
 @dataclass(frozen=True)

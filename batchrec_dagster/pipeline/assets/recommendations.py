@@ -140,6 +140,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
 def _checks(pipeline: Pipeline) -> dict[str, str]:
     wanted = pipeline.recommendations
     seen = {"no_seen_items": "No list contains an item that its user already interacted with."}
+    known = {"items_known": "Most items in the lists are in the items file."}
     return {
         "quality_gate": "The model is good enough to publish its lists.",
         "every_user_answered": "Every requested user has exactly one result.",
@@ -147,6 +148,7 @@ def _checks(pipeline: Pipeline) -> dict[str, str]:
         "no_duplicates": "No list contains an item twice.",
         **(seen if wanted.exclude_seen else {}),
         "lists_full": f"Every user has all {wanted.num_results} items.",
+        **(known if pipeline.items else {}),
     }
 
 
