@@ -173,8 +173,8 @@ def test_a_folder_of_several_formats_is_refused(place: Place) -> None:
     put(place, "b/1.csv", "user\na\n")
     put(place, "b/2.json", '{"user": 1}')
     message = refused(place, "SELECT * FROM source", "b/")
-    assert "b/1.csv is CSV" in message
-    assert "b/2.json is JSON" in message
+    assert "b/1.csv is csv" in message
+    assert "b/2.json is json" in message
 
 
 OUTSIDE = (
