@@ -262,15 +262,9 @@ class Ensure:
 
     def list(self, kind: Kind, **within: str) -> list[Description]:
         """All summaries of this kind."""
-        operation = f"list_{kind.snake}s"
-        found: list[Description] = []
-        token: dict[str, str] = {}
-        while True:
-            page = getattr(self.client, operation)(**within, **token)
-            found += page[kind.members]
-            if not page.get("nextToken"):
-                return found
-            token = {"nextToken": page["nextToken"]}
+        client: Any = self.client  # The type stubs only know literal names.
+        pages = client.get_paginator(f"list_{kind.snake}s").paginate(**within)
+        return [summary for page in pages for summary in page[kind.members]]
 
     def describe(self, kind: Kind, arn: str) -> Description:
         """Describe's answer; a solution version without a name has that of its tag, or an empty

@@ -18,6 +18,7 @@ from batchrec_dagster.preparation.layout import NULL_VALUES, Column, Preparation
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, CsvTable
 from batchrec_dagster.preparation.polars.decoding import Opened, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
+from batchrec_dagster.preparation.polars.rows import Cells
 from batchrec_dagster.preparation.polars.tables import FLAW, ROW, ParquetTable, Table
 from batchrec_dagster.preparation.rules import Counts
 from batchrec_dagster.storage.durable import temporary_folder
@@ -98,15 +99,9 @@ def _column(table: Table, column: Column | None) -> Column:
 
 
 def _check(table: Table, rows: pl.LazyFrame, null_values: Sequence[str]) -> None:
-    user = pl.col("user")
-    wrong = (
-        pl.col(FLAW).is_not_null()
-        | user.is_null()
-        | (user.str.strip_chars(" \t") == "")
-        | user.str.strip_chars(" ").is_in(null_values)
-        | (user.str.len_chars() > MAX_ID_LENGTH)
-        | user.str.contains("[\n\r\0\ufffd]")
-    )
+    cells = Cells(null_values)
+    wrong = pl.col(FLAW).is_not_null() | cells.missing("user") | cells.means_nothing("user")
+    wrong |= cells.longer("user", MAX_ID_LENGTH) | cells.broken("user") | cells.not_utf8("user")
     try:
         bad = rows.filter(wrong).select(ROW, "user").head(1).collect(engine="streaming")
     except pl.exceptions.PolarsError as error:

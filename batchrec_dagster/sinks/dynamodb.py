@@ -195,13 +195,8 @@ class UserLists:
     def owned_by(self, arn: str) -> str | None:
         """Whose lists the table has; None where nobody has put any there. Raises as `check` does,
         and SinkError where they are another's."""
-        tags: dict[str, str] = {}
-        page = {"ResourceArn": arn}
-        while page:
-            answer = self.client.list_tags_of_resource(**page)
-            tags |= {tag["Key"]: tag["Value"] for tag in answer["Tags"]}
-            more = answer.get("NextToken")
-            page = {"ResourceArn": arn, "NextToken": more} if more else {}
+        pages = self.client.get_paginator("list_tags_of_resource").paginate(ResourceArn=arn)
+        tags = {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
         owner: str | None = tags.get(OWNER)
         if owner not in (None, self._mark):
             raise SinkError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,17 +98,17 @@ def typed(text: pl.Expr, kind: str) -> pl.Expr:
 
 
 @dataclass(frozen=True)
-class _Cells:
+class Cells:
     """The conditions of `row_problems`."""
 
-    layout: Layout
+    null_values: Sequence[str]
 
     def missing(self, role: str) -> pl.Expr:
         text = pl.col(role)
         return text.is_null() | (text.str.strip_chars(_BLANKS) == "")
 
     def means_nothing(self, role: str) -> pl.Expr:
-        found = pl.col(role).str.strip_chars(" ").is_in(self.layout.null_values)
+        found = pl.col(role).str.strip_chars(" ").is_in(self.null_values)
         return found.fill_null(value=False)
 
     def longer(self, role: str, most: int) -> pl.Expr:
@@ -125,7 +125,7 @@ class _Cells:
 
 
 def _row_problems(table: Table, layout: Layout) -> Iterator[Reason]:
-    return row_problems(layout, _Cells(layout), plain=table.opened.is_plain)
+    return row_problems(layout, Cells(layout.null_values), plain=table.opened.is_plain)
 
 
 def _left_out(rules: Rules) -> Iterator[Reason]:
@@ -142,7 +142,7 @@ def _first(reasons: Iterable[Reason]) -> pl.Expr:
 
 
 def _value(layout: Layout) -> pl.Expr:
-    cells = _Cells(layout)
+    cells = Cells(layout.null_values)
     given = ~(cells.missing("event_value") | cells.means_nothing("event_value"))
     return pl.when(given).then(pl.col("event_value").str.strip_chars(_BLANKS))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -115,8 +115,10 @@ def _header(opened: Opened, form: TextForm) -> tuple[str, tuple[str, ...], bool]
     names = [
         (field if header else "") or f"column_{number}" for number, field in enumerate(fields, 1)
     ]
-    if twice := _twice(names):
-        raise FileError(f"{opened.name} has two columns {twice!r}: rename one")
+    # SQL does not tell capitals from small letters.
+    lower = [name.lower() for name in names]
+    if twice := [name for name in names if lower.count(name.lower()) > 1]:
+        raise FileError(f"{opened.name} has two columns {twice[-1]!r}: rename one")
     return delimiter, tuple(names), header
 
 
@@ -128,16 +130,6 @@ def _first_line(opened: Opened, delimiter: str, quoted: bool) -> list[str]:
             return next(csv.reader(file, delimiter=delimiter), [])
         except csv.Error:
             return []
-
-
-def _twice(names: Iterable[str]) -> str | None:
-    """A name that stands twice; SQL does not tell capitals from small letters."""
-    seen: set[str] = set()
-    for name in names:
-        if name.lower() in seen:
-            return name
-        seen.add(name.lower())
-    return None
 
 
 def _json(

@@ -223,25 +223,24 @@ class Splitting:
         def join(rows: Iterable[Any]) -> Iterator[tuple[int, int, int, str]]:
             first: Any = None
             texts: list[str] = []
+
+            def joined() -> tuple[int, int, int, str]:
+                return first[FILE], first[LINE], first[ROW], "\n".join(texts)
+
             for row in rows:
                 if first is not None and row[FILE] != first[FILE]:
-                    yield (first[FILE], first[LINE], first[ROW], "\n".join(texts))
-                    first, texts = None, []
-                text = row[TEXT]
-                if first is None:
-                    if '"' in text and opener.match(text):
-                        first, texts = row, [text]
-                    else:
-                        yield (row[FILE], row[LINE], row[ROW], text)
-                    continue
-                texts.append(text)
+                    yield joined()
+                    first = None
                 # What goes on within quotes reads as if it had just begun.
-                if opener.match(f'"{text}'):
-                    continue
-                yield (first[FILE], first[LINE], first[ROW], "\n".join(texts))
-                first, texts = None, []
+                line = row[TEXT] if first is None else f'"{row[TEXT]}'
+                if first is None:
+                    first, texts = row, []
+                texts.append(row[TEXT])
+                if not ('"' in line and opener.match(line)):
+                    yield joined()
+                    first = None
             if first is not None:
-                yield (first[FILE], first[LINE], first[ROW], "\n".join(texts))
+                yield joined()
 
         ordered = lines.repartition(FILE).sortWithinPartitions(ROW)
         return ordered.rdd.mapPartitions(join).toDF(
