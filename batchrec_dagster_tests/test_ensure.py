@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -47,11 +48,9 @@ class Scripted:
     def _status(self) -> str:
         return self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
 
-    def list_dataset_import_jobs(self, **_: Any) -> dict[str, Any]:
-        return {"datasetImportJobs": self.jobs}
-
-    def list_dataset_groups(self, **_: Any) -> dict[str, Any]:
-        return {"datasetGroups": self.jobs}
+    def get_paginator(self, operation: str) -> Any:
+        listed = {"list_dataset_import_jobs": "datasetImportJobs"}.get(operation, "datasetGroups")
+        return SimpleNamespace(paginate=lambda **_: [{listed: self.jobs}])
 
     def describe_dataset_import_job(self, datasetImportJobArn: str) -> dict[str, Any]:  # noqa: N803
         for job in self.jobs:
@@ -276,13 +275,13 @@ def test_what_is_refused_for_good_fails_at_once() -> None:
 def test_what_another_run_created_meanwhile_is_adopted() -> None:
     client = Scripted(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"])
     lists = iter([[], [job("shop-abc-1", "CREATE PENDING", age=0)]])
-    real = client.list_dataset_import_jobs
+    real = client.get_paginator
 
-    def list_jobs(**arguments: Any) -> dict[str, Any]:
+    def look(operation: str) -> Any:
         client.jobs = next(lists)
-        return real(**arguments)
+        return real(operation)
 
-    client.list_dataset_import_jobs = list_jobs  # type: ignore[method-assign]
+    client.get_paginator = look  # type: ignore[method-assign]
     assert start(client).created is False
 
 
