@@ -91,6 +91,9 @@ def test_every_user_answered() -> None:
     assert not missing.passed
     assert "1 of 3 users have a result; missing: 'b', 'c'" in missing.found
     assert not checks.every_user_answered(USERS, pl.Series(["a", "b", "c", "a"])).passed
+    empty = checks.every_user_answered(USERS, USERS, empty=True)
+    assert empty.blocks
+    assert empty.found.startswith("3 of 3 users have a result; all lists are empty")
 
 
 def test_few_event_types() -> None:

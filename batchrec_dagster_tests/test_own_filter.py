@@ -93,6 +93,20 @@ def test_a_filter_that_leaves_too_little_is_a_warning(
     assert "recommendations.filter" in (full.description or "")
 
 
+def test_lists_that_a_filter_leaves_all_empty_replace_none(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    project.declare(declared(project))
+    assert refresh(project, "shop", instance).success
+    before = table(project, "shop")
+    nothing = {"filter": "INCLUDE ItemID WHERE Items.YEAR < $YEAR", "filter_values": {"YEAR": 3}}
+    project.declare(declared(project, **nothing))
+    result = refresh(project, "shop", instance)
+    assert not result.success
+    assert "all lists are empty: recommendations.filter" in why(result)
+    assert table(project, "shop").equals(before)
+
+
 def test_a_filter_that_only_personalize_refuses_is_reported_in_a_line(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

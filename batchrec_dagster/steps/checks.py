@@ -6,7 +6,7 @@ A check looks at plain values and says what it found. pipeline/run_step.py repor
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -135,9 +135,13 @@ def rows_readable(name: str, block: str, rows: int, bad: BadRows, on_bad_rows: s
     return Checked(name, passed, found, {"rows": rows, "bad_rows": bad.total})
 
 
-def every_user_answered(users: pl.Series, answered: pl.Series) -> Checked:
-    """Whether every requested user has exactly one result."""
-    return _every_answered("user", users, answered, "batch inference")
+def every_user_answered(users: pl.Series, answered: pl.Series, *, empty: bool = False) -> Checked:
+    """Whether every requested user has exactly one result. empty: whether none has an item."""
+    check = _every_answered("user", users, answered, "batch inference")
+    if not empty:
+        return check
+    why = "; all lists are empty: recommendations.filter excludes every item that users have not"
+    return replace(check, passed=False, found=f"{check.found}{why} seen, or there is none")
 
 
 def every_segment_answered(queries: Sequence[str], answered: pl.Series) -> Checked:

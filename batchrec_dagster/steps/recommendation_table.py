@@ -148,7 +148,7 @@ class ListBuilder(OutputTable):
         """The verdicts; see `done`."""
         answered, padding = pl.concat(self._answered), self.items_without_score
         return [
-            every_user_answered(users, answered),
+            every_user_answered(users, answered, empty=not self.rows),
             no_failed_lines(self._failed, len(answered), self._first_failure),
             no_duplicates(self._repeated),
             *([] if self.seen is None else [no_seen_items(self._seen)]),

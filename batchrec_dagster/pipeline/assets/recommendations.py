@@ -143,7 +143,7 @@ def _checks(pipeline: Pipeline) -> dict[str, str]:
     known = {"items_known": "Most items in the lists are in the items file."}
     return {
         "quality_gate": "The model is good enough to publish its lists.",
-        "every_user_answered": "Every requested user has exactly one result.",
+        "every_user_answered": "Every requested user has exactly one result, and somebody a list.",
         "no_failed_users": "No user has an error instead of items.",
         "no_duplicates": "No list contains an item twice.",
         **(seen if wanted.exclude_seen else {}),
