@@ -11,8 +11,16 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.personalize.evidence import NDCG
-from batchrec_dagster.reporting.changes import changes_section
-from batchrec_dagster.reporting.editions import Data, Inputs, diff, incomparable, ndcg_of
+from batchrec_dagster.reporting.changes import changes_section, diff_text
+from batchrec_dagster.reporting.editions import (
+    Change,
+    Data,
+    EditionDiff,
+    Inputs,
+    diff,
+    incomparable,
+    ndcg_of,
+)
 from batchrec_dagster.storage.published_table import Edition
 
 Lists = dict[str, list[str]]
@@ -136,3 +144,20 @@ def test_the_same_data_keep_the_drift_they_had() -> None:
     again = Inputs.read(second.about, second.items)
     assert again.about == second.about
     assert Inputs(second.data, second.items).after(again).drift == second.drift
+
+
+def test_changed_data_are_shares_and_numbers_for_a_terminal() -> None:
+    changes = [
+        Change("users", 1599, 1606),
+        Change("events", {"buy": 1 / 3, "view": 2 / 3}, {"view": 1.0}),
+        Change("mean_value", None, 2.5),
+    ]
+    nothing = dict.fromkeys(("compared", "same_lists", "gained", "lost"), 0)
+    lists: Any = {**nothing, "risers": [], "fallers": [], "overlap": None, "comparable": True}
+    found = EditionDiff(1, 2, settings=[], data=changes, metrics=[], **lists)
+    rows = [line.split("  ") for line in diff_text("shop", found, None).splitlines()]
+    shown = [[cell.strip() for cell in row if cell] for row in rows]
+    assert ["users", "1,599", "1,606"] in shown
+    assert ["events of type buy", "33.3%", "0.0%"] in shown
+    assert ["events of type view", "66.7%", "100.0%"] in shown
+    assert ["mean_value", "none", "2.5"] in shown

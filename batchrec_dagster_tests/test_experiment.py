@@ -186,6 +186,13 @@ def assert_shown(shop: Shop) -> None:
     assert (found["pipeline"], found["result"]["name"]) == ("shop", "holdout")
     assert found["published"] == "holdout"
     assert found["plan"]["users"] == 60
+    with pytest.MonkeyPatch.context() as before_it_is_measured:
+        before_it_is_measured.setattr(
+            "batchrec_dagster.steps.experiment.experiment_result", lambda _: None
+        )
+        done = CliRunner().invoke(main, ["show", "--experiment", "--json"], env=environment)
+    (found,) = json.loads(done.output)["pipelines"]
+    assert (found["result"], found["plan"]["control_share"]) == (None, 0.4)
     text = CliRunner().invoke(main, ["show", "--experiment"], env=environment).output
     assert "Users needed, in both arms together" in text
     both = CliRunner().invoke(main, ["show", "--experiment", "1"], env=environment)

@@ -76,6 +76,19 @@ def test_from_a_file_to_lists_in_the_commands_that_it_names(
     assert "recommendations for 60 users" in shown.output
 
 
+def test_a_folder_of_many_files_is_said_to_be_seen_in_part(here: Project) -> None:
+    lines = write_ratings(here.root / "ratings.csv").read_text().splitlines()
+    (here.root / "days").mkdir()
+    for day in range(23):
+        rows = "\n".join([lines[0], *lines[1 + day :: 23]])
+        (here.root / f"days/{day:02}.csv").write_text(f"{rows}\n")
+    code, said = new("shop", "--ratings", "days")
+    assert code == 0, said
+    assert "Warning: 3 more files were not looked at" in said
+    written_file = (here.package / "defs" / "shop" / "defs.yaml").read_text()
+    assert "# in the first 20 of 23 files\n" in written_file
+
+
 def test_what_is_there_is_not_overwritten(here: Project) -> None:
     write_ratings(here.root / "ratings.csv")
     assert new("shop", "--ratings", "ratings.csv")[0] == 0

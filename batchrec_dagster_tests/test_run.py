@@ -8,6 +8,7 @@ import logging
 import os
 import pty
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -439,6 +440,11 @@ def test_pipelines_are_listed_with_their_last_run_and_edition_and_the_report_ope
     assert rows[1][:2] == ["shop", "failed"]
     assert rows[1][-4] == "1"
     assert rows[1][-1] == "60"
+    others = "Published in this storage too, but not declared here: old\n"
+    assert others not in said
+    shutil.copytree(here.storage / "shop", here.storage / "old")
+    assert batchrec("list")[1] == f"{said}{others}"
+    shutil.rmtree(here.storage / "old")
     (club, shop) = json.loads(batchrec("list", "--json")[1])
     assert club == {"pipeline": "club", "last_run": None, "edition": None}
     assert shop["last_run"]["run_id"] == killed.run_id

@@ -222,7 +222,7 @@ def test_kinds_of_events_are_shown_where_there_are_several(home: Path) -> None:
     kinds = pl.when(pl.col("index") % 3 == 0).then(pl.lit("buy")).otherwise(pl.lit("view"))
     frame.drop("index").with_columns(EVENT_TYPE=frame.select(kinds).to_series()).write_csv(file)
     assert {had["event"] for had in pipelines("u3")[0]["history"]} == {"buy", "view"}
-    assert "when              event  item" in show("u3")[1]
+    assert "when (UTC)        event  item" in show("u3")[1]
 
 
 def test_what_does_not_exist_is_an_error_with_its_exit_code(home: Path) -> None:
@@ -237,6 +237,7 @@ def test_what_does_not_exist_is_an_error_with_its_exit_code(home: Path) -> None:
     assert code == 3
     assert "no user U3 in shop (ids are case-sensitive). Nearest: u3" in said
     assert "Nearest" not in show("nobody")[1]
+    assert f"It is an item: batchrec show --item {ITEMS[0]}" in show(ITEMS[0])[1]
     assert show("--item", "\x1b[2J")[0] == 3
     assert "\x1b" not in show("--item", "\x1b[2J")[1]
     assert show("u3", "--pipeline", "club")[0] == 3

@@ -122,6 +122,11 @@ def facts(**changed: Any) -> VerdictFacts:
             "Not comparable with edition 3: interactions.min_rating changed from 3.5 to 4.",
         ),
         (
+            {"before": Before(3, Estimate(0.9), ["a changed", "b changed", "c changed", "d"])},
+            "good",
+            "Not comparable with edition 3: a changed, b changed, c changed, and 1 more.",
+        ),
+        (
             {"before": Before(3, Estimate(0.9)), "unchanged": "edition 4 of 2026-01-02"},
             "good",
             "Unchanged: these are the lists of edition 4 of 2026-01-02.",

@@ -230,6 +230,7 @@ def _ratings(
         )
     if (more := len(files) - MOST_FILES) > 0:
         found.warnings.append(f"{more:,} more files were not looked at")
+        found.summary.append(f"in the first {MOST_FILES} of {len(files):,} files")
     return found
 
 

@@ -39,7 +39,7 @@ def list_pipelines(as_json: bool) -> None:
     """
     import json
 
-    from batchrec_dagster.reporting.published import Published
+    from batchrec_dagster.reporting.published import Published, published_pipelines
     from batchrec_dagster.reporting.show import overview, overview_text
 
     declared = sorted(declared_pipelines(find_project()))
@@ -52,6 +52,8 @@ def list_pipelines(as_json: bool) -> None:
     if not found:
         raise NotFoundError(NONE)
     click.echo(overview_text(found, terminal_width()), nl=False)
+    if others := sorted({*published_pipelines(storage())} - {*declared}):
+        click.echo(f"Published in this storage too, but not declared here: {', '.join(others)}")
 
 
 @click.command(short_help="Check that all pipelines load.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -111,11 +112,13 @@ def published_of(pipeline: str | None) -> list[Published]:
 
 
 def _not_found(published: list[Published], what: str, name: str) -> NotFoundError:
-    from batchrec_dagster.reporting.lookup import nearest
+    from batchrec_dagster.reporting.lookup import item, nearest
 
     where = " and ".join(one.pipeline for one in published)
     near = sorted({near for one in published for near in nearest(one, what, name)})
     hint = f". Nearest: {', '.join(near)}" if near else ""
+    if what == "user" and any(item(one, name) for one in published):
+        hint = f". It is an item: batchrec show --item {shlex.quote(name)}"
     return NotFoundError(f"no {what} {name} in {where} (ids are case-sensitive){hint}")
 
 
@@ -131,10 +134,11 @@ def _experiments(published: list[Published]) -> list[Any]:
     for one in published:
         sums = read_sums(one.files)
         result = experiment_result(sums)
-        share = result.control_share if result else USUAL_SHARE
         about = one.edition.about if one.edition else {}
-        current = about.get("experiment", {}).get("name")
-        views.append(ExperimentView(one.pipeline, current, result, plan(sums, share)))
+        current = about.get("experiment", {})
+        usual = result.control_share if result else USUAL_SHARE
+        planned = plan(sums, current.get("control_share", usual))
+        views.append(ExperimentView(one.pipeline, current.get("name"), result, planned))
     return views
 
 

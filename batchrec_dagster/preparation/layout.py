@@ -174,7 +174,7 @@ class Layout:
 _WORDS = {
     "user": "userid user uid visitorid customerid customer reviewerid memberid accountid profileid",
     "item": "itemid item iid movieid productid asin isbn bookid animeid artistid trackid songid"
-    " gameid businessid recipeid articleid newsid beerid contentid sku",
+    " gameid businessid recipeid articleid newsid beerid contentid sku product",
     "rating": "rating bookrating userrating reviewscore overall stars score",
     "timestamp": "timestamp unixreviewtime eventtime eventtimestamp ratingtimestamp createdat"
     " orderedat orderdate purchasedat datetime time ts date",

@@ -116,7 +116,7 @@ def find_out(opened: Opened, reading: Reading, rules: Rules) -> Found:
     warnings = [
         f"{opened.name}: the {role} ids (column {column}) are decimals such as {example}, as pandas"
         f" writes a column with missing values: {example} is not the id of {example.split('.')[0]}."
-        " Write them as whole numbers"
+        " Write them as whole numbers, or convert them in ratings.query"
         for role, column in (("user", layout.user), ("item", layout.item))
         if (example := _decimal_id(table, column, types))
     ]

@@ -124,12 +124,12 @@ def diff_text(pipeline: str, diff: EditionDiff, width: int | None) -> str:
     """For a terminal of this width, or for a pipe (None)."""
     heading = [f"{pipeline}: edition {diff.after} compared with edition {diff.before}"]
     metrics = diff.metrics if diff.comparable else []
-    tables = (("Settings", diff.settings), ("Data", diff.data), ("Metrics", metrics))
-    sections = [
-        [terminal.Section(title, COLUMNS, _rows(changes, _value))]
-        for title, changes in tables
-        if changes
-    ]
+    tables = {
+        "Settings": _rows(diff.settings or [], _value),
+        "Data": [*_changed_data(diff.data)],
+        "Metrics": _rows(metrics, _value),
+    }
+    sections = [[terminal.Section(title, COLUMNS, rows)] for title, rows in tables.items() if rows]
     shifts = [
         terminal.Section(title, COLUMNS, _rows(items, _value))
         for title, items in _movers(diff).values()
@@ -137,6 +137,17 @@ def diff_text(pipeline: str, diff: EditionDiff, width: int | None) -> str:
     return terminal.render(
         [*heading, *_lines(diff)], [*sections, *([shifts] if shifts else [])], width=width
     )
+
+
+def _changed_data(changes: Sequence[Change]) -> Iterator[list[str]]:
+    for change in changes:
+        values = (change.before, change.after)
+        if change.name == "events":
+            for event in sorted({name for shares in values for name in shares}):
+                shares = (f"{of.get(event, 0.0):.1%}" if of else "" for of in values)
+                yield [f"events of type {event}", *shares]
+        else:
+            yield [change.name, *("none" if value is None else _value(value) for value in values)]
 
 
 def _lines(diff: EditionDiff) -> Iterator[str]:

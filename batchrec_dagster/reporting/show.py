@@ -37,7 +37,7 @@ def _person(person: Person, width: int | None) -> str:
     history = Section(
         title=f"History: latest {len(person.history):,} of {person.interactions:,} interactions",
         columns=[
-            Column("when"),
+            Column("when (UTC)"),
             *([Column("event")] if events else []),
             *_item_columns(person.titles),
         ],

@@ -78,6 +78,8 @@ DROP = 0.9
 CONCENTRATED, TIMES = 0.5, 3.0
 # More users without a list, or with a short one, than this share are worth a look.
 FEW = 0.05
+# Changed settings that the verdict names; the report's "What changed" has all.
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,9 @@ def _compared(facts: VerdictFacts) -> str | None:
         return None
     name = f"edition {before.edition}"
     if before.changed:
-        return f"Not comparable with {name}: {', '.join(before.changed)}."
+        more = len(before.changed) - MOST_NAMED
+        named = [*before.changed[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
+        return f"Not comparable with {name}: {', '.join(named)}."
     if before.ndcg is None:
         return None
     was = f"NDCG@25 was {before.ndcg.value:.4f}"

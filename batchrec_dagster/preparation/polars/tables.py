@@ -122,7 +122,9 @@ class ParquetTable:
         if kind.is_nested() or kind in (pl.Binary, pl.Object):
             raise self._unfit(role, name, "a column of text or numbers")
         if role in ("user", "item") and kind.is_float():
-            raise self._unfit(role, name, "ids as text or whole numbers")
+            raise self._unfit(
+                role, name, "ids as text or whole numbers, or convert them in ratings.query"
+            )
         if role == "timestamp" and kind == pl.Date:
             return column.dt.strftime("%Y-%m-%d")
         if role == "timestamp" and isinstance(kind, pl.Datetime):

@@ -204,7 +204,7 @@ def _text(field: T.StructField, role: str, file: Input, layout: Layout) -> Colum
     if isinstance(kind, (T.ArrayType, T.MapType, T.StructType, T.BinaryType)):
         wanted = "a column of text or numbers"
     elif role in ("user", "item") and isinstance(kind, (T.FloatType, T.DoubleType)):
-        wanted = "ids as text or whole numbers"
+        wanted = "ids as text or whole numbers, or convert them in ratings.query"
     if wanted is not None:
         raise PreparationError(
             f"{file.name}: {field.name!r} ({setting(role)}) is of type {kind.simpleString()}; write"
