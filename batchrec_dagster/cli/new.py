@@ -277,8 +277,10 @@ def _text(
 
 
 def _write(project: Project, name: str, text: str) -> Path:
-    """Write defs/NAME/defs.yaml in one step, after it was loaded in a project of its own. Raises
-    DeclarationError, click.ClickException."""
+    """Write defs/NAME/defs.yaml in one step, after it was loaded in a project of its own.
+
+    Raises DeclarationError, click.ClickException.
+    """
     import dagster as dg
 
     from batchrec_dagster.pipeline.loading import DeclarationError, load_pipelines

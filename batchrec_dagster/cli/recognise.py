@@ -82,8 +82,11 @@ class Recognised:
 
 @dataclass(frozen=True)
 class AskedReading:
-    """What was asked of how to read the file; the rest is found out. min_rating: the lowest that
-    counts, ALL for all; skip: drop bad rows; whole: these are all the files."""
+    """What was asked of how to read the file; the rest is found out.
+
+    min_rating: the lowest that counts, ALL for all; skip: drop bad rows; whole: these are all the
+    files.
+    """
 
     delimiter: str | None = None
     time_format: str | None = None
@@ -99,8 +102,10 @@ class AskedReading:
 def recognise_ratings(
     source: str, files: Sequence[RawFile], asked: Mapping[str, Column], options: AskedReading
 ) -> Recognised:
-    """Recognise and count the ratings in these files. asked: the columns given, by role. Raises
-    UnknownColumnsError, and PreparationError, also for what would stop the pipeline."""
+    """Recognise and count the ratings in these files. asked: the columns given, by role.
+
+    Raises UnknownColumnsError, and PreparationError, also for what would stop the pipeline.
+    """
     known = parse_source(source).layout if not asked else None
     notes: list[str] = []
     if known is not None:

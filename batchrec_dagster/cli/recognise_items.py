@@ -29,7 +29,10 @@ def recognise_items(
     ratings: Recognised,
 ) -> Recognised:
     """Recognise and read the items in this file. asked: the columns given, by setting, such as
-    categories.GENRES. Raises UnknownColumnsError, PreparationError."""
+    categories.GENRES.
+
+    Raises UnknownColumnsError, PreparationError.
+    """
     delimiter = options.delimiter
     layout = KNOWN_ITEMS.get(source) if not asked and delimiter is None else None
     settings: dict[str, object] = {"source": source}

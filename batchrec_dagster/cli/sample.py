@@ -137,8 +137,10 @@ class Sample:
         return [form for form in TIME_FORMATS if not pl.select(wrong[form]).item()]
 
     def time_format(self, column: Column) -> str | None:
-        """The strptime format of the times; None if the pipeline recognises them by itself. Raises
-        PreparationError if none fits, or several do."""
+        """The strptime format of the times; None if the pipeline recognises them by itself.
+
+        Raises PreparationError if none fits, or several do.
+        """
         text = pl.lit(cells := self.column(column))
         if column in self.temporal or pl.select(times.form(text).is_not_null().any()).item():
             return None
@@ -161,8 +163,10 @@ def read_sample(
     encoding: str = "auto",
     quoted: bool = True,
 ) -> Sample:
-    """The first rows of the first file that is not empty. Raises PreparationError. columns: those
-    given, by role; columns by position mean that there is no header."""
+    """The first rows of the first file that is not empty. Raises PreparationError.
+
+    columns: those given, by role; columns by position mean that there is no header.
+    """
     positions = any(isinstance(column, int) for column in columns.values())
     with temporary_folder() as folder:
         for file in files:

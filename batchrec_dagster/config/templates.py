@@ -63,8 +63,10 @@ class Sandboxed(dg.Resolvable):
 
 
 def fill_in(text: str, env: object) -> object:
-    """The text with its templates filled in; a text without templates as it is. As in Dagster, what
-    is read from the environment may be a number or a list. Raises ValueError."""
+    """The text with its templates filled in; a text without templates as it is.
+
+    As in Dagster, what is read from the environment may be a number or a list. Raises ValueError.
+    """
     if not _MARKS.search(text):
         return text
     try:

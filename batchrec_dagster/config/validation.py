@@ -47,8 +47,10 @@ def field_errors(messages: Mapping[tuple[str, ...], str]) -> ValidationError:
 def in_range(
     *fields: str, least: float | None = None, above: float | None = None, most: float | None = None
 ) -> Any:
-    """A validator for numbers: finite, at least or above a bound, and at most another. Dagster's
-    models take no constraints in the fields themselves."""
+    """A validator for numbers: finite, at least or above a bound, and at most another.
+
+    Dagster's models take no constraints in the fields themselves.
+    """
 
     def check(number: float | None) -> float | None:
         fits = number is None or (
@@ -98,8 +100,10 @@ Schemas = Mapping[str, Schema]  # by dataset type
 
 
 def filter_traits(expression: str | None) -> filter_check.Traits | None:
-    """What a filter of lists or segments needs; None without one, and for a template. Raises
-    ValueError, with the position of an error in the syntax."""
+    """What a filter of lists or segments needs; None without one, and for a template.
+
+    Raises ValueError, with the position of an error in the syntax.
+    """
     if expression is None or "{{" in expression:
         return None
     found = filter_check.traits(expression)

@@ -234,14 +234,18 @@ class Deployment:
             yield f"BATCHREC_ROLE_ARN is {self.role_arn!r}: set arn:aws:iam::ACCOUNT:role/NAME"
 
     def make_home(self) -> None:
-        """Create BATCHREC_HOME where it is missing, for this user only. If that fails, the step
-        that needs it says so, and the doctor."""
+        """Create BATCHREC_HOME where it is missing, for this user only.
+
+        If that fails, the step that needs it says so, and the doctor.
+        """
         with suppress(OSError):
             durable.make_folders(self.home, 0o700)
 
     def resources(self, suffix: str = "") -> dict[str, Any]:
-        """Dagster's resources and IO managers by key, the same objects at every call. The suffix is
-        for the keys of a pipeline with a deployment of its own."""
+        """Dagster's resources and IO managers by key, the same objects at every call.
+
+        The suffix is for the keys of a pipeline with a deployment of its own.
+        """
         return {f"batchrec_{name}{suffix}": one for name, one in _resources(self).items()}
 
     @property

@@ -224,8 +224,10 @@ _FINISHED = ("ACTIVE", "CREATE FAILED", "CREATE STOPPED")
 
 
 def quota_findings(personalize: Any, quotas: Any) -> Iterator[Finding]:
-    """One finding for each quota of Personalize that a pipeline can exhaust. personalize, quotas:
-    boto3 clients of `personalize` and `service-quotas`."""
+    """One finding for each quota of Personalize that a pipeline can exhaust.
+
+    personalize, quotas: boto3 clients of `personalize` and `service-quotas`.
+    """
     applied = _applied_quotas(quotas)
     for what, (operation, documented, name, unfinished) in _QUOTAS.items():
         check = f"quota of {what}"

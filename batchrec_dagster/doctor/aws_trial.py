@@ -41,7 +41,9 @@ MANY_RESULTS, FEW_RESULTS = 600, 25
 @dataclass(frozen=True)
 class Trial:
     """A dataset group of its own, and what is made in it to find answers: each once, by its name.
-    days: the first and the last day of it; today, as long as it lasts."""
+
+    days: the first and the last day of it; today, as long as it lasts.
+    """
 
     pipeline: str
     personalize: PersonalizeResource

@@ -16,8 +16,11 @@ Status = Literal["ok", "warning", "unknown", "failed"]
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check, with the fix unless it is ok. warning: works now, but not for long;
-    unknown: could not be checked, for example for lack of a permission."""
+    """The result of one check, with the fix unless it is ok.
+
+    warning: works now, but not for long; unknown: could not be checked, for example for lack of a
+    permission.
+    """
 
     check: str
     status: Status

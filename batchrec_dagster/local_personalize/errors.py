@@ -16,8 +16,10 @@ class ServiceError(Exception):
 
 
 class CatalogError(StorageError):
-    """The catalog cannot be read or written; the message says what to do. No refusal of
-    Personalize's: the embedded client raises it as it is, the server answers 500."""
+    """The catalog cannot be read or written; the message says what to do.
+
+    No refusal of Personalize's: the embedded client raises it as it is, the server answers 500.
+    """
 
 
 class InvalidInputError(ServiceError):

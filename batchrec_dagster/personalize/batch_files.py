@@ -51,8 +51,10 @@ def inference_line(
     error: str | None = None,
     reasons: Sequence[Sequence[str]] | None = None,
 ) -> str:
-    """One line of a `.out` file, without its newline: compact JSON, scores to 7 decimals. `scores`
-    may be of the first items only; `reasons` has a list for each item."""
+    """One line of a `.out` file, without its newline: compact JSON, scores to 7 decimals.
+
+    `scores` may be of the first items only; `reasons` has a list for each item.
+    """
     fields = [f'"recommendedItems":{_compact(list(items))}']
     if scores is not None:
         fields.append(f'"scores":[{",".join(map(_score, scores))}]')
@@ -88,8 +90,10 @@ def segment_line(
 
 
 def read_segments(data: bytes) -> pl.DataFrame:
-    """A `.out` file as a frame: item_id, item_attributes, users (list of str, best first), error. A
-    line that failed has an error and no users. Raises ValueError for what is not JSON Lines."""
+    """A `.out` file as a frame: item_id, item_attributes, users (list of str, best first), error.
+
+    A line that failed has an error and no users. Raises ValueError for what is not JSON Lines.
+    """
     lines = _read_lines(data, _SEGMENTS, "batch segment")
     output = pl.col("output").struct
     return lines.select(
@@ -101,8 +105,10 @@ def read_segments(data: bytes) -> pl.DataFrame:
 
 
 def _read_lines(data: bytes, schema: Mapping[str, pl.DataType], kind: str) -> pl.DataFrame:
-    """The JSON Lines as a frame of that schema; an empty file has no lines. Raises ValueError,
-    naming the kind of file, for what is not JSON Lines."""
+    """The JSON Lines as a frame of that schema; an empty file has no lines.
+
+    Raises ValueError, naming the kind of file, for what is not JSON Lines.
+    """
     if not data.strip():
         return pl.DataFrame(schema=schema)
     try:

@@ -211,8 +211,11 @@ class Ensure:
         raise _taken(kind, name)
 
     def ready(self, kind: Kind, started: Started) -> Ensured:
-        """Wait until it is ACTIVE. Raises dg.Failure with Personalize's reason if it failed, or if
-        the deadline passed; a later run then resumes waiting."""
+        """Wait until it is ACTIVE.
+
+        Raises dg.Failure with Personalize's reason if it failed, or if the deadline passed; a
+        later run then resumes waiting.
+        """
         return self.all_ready(kind, [started])[0]
 
     def all_ready(self, kind: Kind, started: Sequence[Started]) -> list[Ensured]:
@@ -323,8 +326,10 @@ class Ensure:
 
 
 def _passes(kind: Kind, code: str, message: str) -> bool:
-    """Whether waiting helps: a parent that is not ready, too many jobs at once. It does not help
-    against the limit of filters or solutions in a dataset group."""
+    """Whether waiting helps: a parent that is not ready, too many jobs at once.
+
+    It does not help against the limit of filters or solutions in a dataset group.
+    """
     if code == LIMIT:
         return kind.names_are_free or "IN_PROGRESS" in message
     return code == "ResourceInUseException"

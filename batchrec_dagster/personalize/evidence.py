@@ -22,7 +22,9 @@ AMAZON = "Amazon Personalize"
 
 def engine_of(answer: Mapping[str, Any], endpoint: str, *, on_aws: bool) -> str:
     """What answered GetSolutionMetrics, in words: the engine that trained and measured the model.
-    endpoint: the client's URL."""
+
+    endpoint: the client's URL.
+    """
     if HEADER in answer["ResponseMetadata"]["HTTPHeaders"]:
         return EMBEDDED
     return AMAZON if on_aws else f"the Personalize at {endpoint}"

@@ -245,8 +245,10 @@ def check_expression(expression: str, schemas: Schemas) -> None:
 
 
 def check_values(expression: str, schemas: Schemas, values: Mapping[str, str]) -> None:
-    """Check the `filterValues` of an expression that passes `check_expression`. Raises FilterError
-    for the first missing or invalid value."""
+    """Check the `filterValues` of an expression that passes `check_expression`.
+
+    Raises FilterError for the first missing or invalid value.
+    """
     for use in placeholder_uses(parse(expression), schemas):
         if problem := use.problem(values.get(use.placeholder.name)):
             raise FilterError(problem)

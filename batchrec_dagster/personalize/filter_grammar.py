@@ -266,8 +266,10 @@ def _parser() -> Lark:
 
 @lru_cache(maxsize=128)
 def parse(text: str) -> tuple[Expression, ...]:
-    """The expressions of a filter, as `|` chains them; not checked against any schema. Raises
-    FilterError, with the place of the syntax error."""
+    """The expressions of a filter, as `|` chains them; not checked against any schema.
+
+    Raises FilterError, with the place of the syntax error.
+    """
     if len(text) > MAX_LENGTH:
         raise FilterError(
             f"The expression has {len(text)} characters; {MAX_LENGTH} at most are allowed."

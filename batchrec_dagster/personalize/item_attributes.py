@@ -58,8 +58,10 @@ def parse_conditions(expression: str) -> list[Condition]:
 
 
 def typed_conditions(expression: str, schema: Schema) -> list[tuple[Field, Value]]:
-    """Each condition's field, and its value in the field's type. Raises ItemAttributesError, also
-    for what the Items schema does not allow."""
+    """Each condition's field, and its value in the field's type.
+
+    Raises ItemAttributesError, also for what the Items schema does not allow.
+    """
     typed = []
     for condition in parse_conditions(expression):
         field = schema.field(condition.field)

@@ -88,7 +88,9 @@ def explain_refusals(client: Any) -> None:
 
 def role_trouble(reason: str, description: Mapping[str, Any]) -> str | None:
     """The fix if Personalize may not do in S3 what a job needs; None for other reasons.
-    description: Describe's answer for the job, or Create's arguments."""
+
+    description: Describe's answer for the job, or Create's arguments.
+    """
     if not re.search(r"privilege|assume|access.?denied", reason, re.IGNORECASE):
         return None
     role = description.get("roleArn", "the role")

@@ -94,8 +94,11 @@ def find(ensure: api.Ensure, pipeline: str) -> Plan:
 
 
 def delete(ensure: api.Ensure, plan: Plan) -> None:
-    """Stop running work or wait for it, then delete, and wait until everything is gone. Raises
-    dg.Failure before deleting anything if something is in the way, and if the deadline passes."""
+    """Stop running work or wait for it, then delete, and wait until everything is gone.
+
+    Raises dg.Failure before deleting anything if something is in the way, and if the deadline
+    passes.
+    """
     if plan.in_the_way:
         raise dg.Failure(
             f"nothing was deleted: {'; '.join(plan.in_the_way)}. Delete that first, then run the"

@@ -241,8 +241,10 @@ def table_facts(
     made_of: Mapping[str, Sequence[tuple[str, str]]],
     present: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """A table's rows, and Dagster's schema and lineage of the columns present, or of all. columns:
-    type and description of each; made_of: the assets and their columns that it comes from."""
+    """A table's rows, and Dagster's schema and lineage of the columns present, or of all.
+
+    columns: type and description of each; made_of: the assets and their columns that it comes from.
+    """
     names = [*columns] if present is None else present
     sources = {
         name: [

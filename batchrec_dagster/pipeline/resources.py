@@ -37,8 +37,10 @@ def deployment_of(own: DeploymentSettings, context: dg.ComponentLoadContext) -> 
 
 
 def published(pipeline: str, *, key_prefix: str | None = None) -> dg.AssetSpec:
-    """The published lists of a pipeline in another code location, to depend on and to load. A
-    location that loads them needs `resources()`. key_prefix: the pipeline's assets.key_prefix."""
+    """The published lists of a pipeline in another code location, to depend on and to load.
+
+    A location that loads them needs `resources()`. key_prefix: the pipeline's assets.key_prefix.
+    """
     return dg.AssetSpec(
         key=[*(key_prefix or pipeline).split("/"), "recommendations"],
         description=f"The lists that the pipeline {pipeline} published: user_id, rank, item_id,"

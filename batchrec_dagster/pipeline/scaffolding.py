@@ -41,8 +41,10 @@ attributes:
 def declaration(
     folder: Path, name: str, ratings: Sequence[str], notes: Sequence[str] = (), more: str = ""
 ) -> str:
-    """The text of a defs.yaml in this folder. ratings: lines of its block, indented; notes: comment
-    lines for the top; more: further blocks."""
+    """The text of a defs.yaml in this folder.
+
+    ratings: lines of its block, indented; notes: comment lines for the top; more: further blocks.
+    """
     return _DECLARATION.format(
         notes="".join(f"# {line}\n" for line in [*_schema(folder), *notes]),
         type=COMPONENT_TYPE,

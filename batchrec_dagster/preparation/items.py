@@ -163,8 +163,10 @@ class ItemsFile:
         return next(filter(fits, (",", *DELIMITERS)), ",")
 
     def read(self) -> ItemsRead:
-        """Read the whole file; of an item that stands twice the first row counts. Raises
-        PreparationError when a declared column is not there, or there is no row."""
+        """Read the whole file; of an item that stands twice the first row counts.
+
+        Raises PreparationError when a declared column is not there, or there is no row.
+        """
         parsers = [self._parser(role) for role in self.layout.roles]
         seen: set[str] = set()
         good: list[list[Any]] = []

@@ -44,7 +44,9 @@ LOOKED_AT = 1000
 @dataclass(frozen=True)
 class Reading:
     """What is declared of how to read the files. None, or nothing in a mapping: to be found out.
-    `columns` goes from role to column; `types` from column to string, long, double or boolean."""
+
+    `columns` goes from role to column; `types` from column to string, long, double or boolean.
+    """
 
     format: Format | None = None
     delimiter: str | None = None

@@ -72,7 +72,9 @@ class Drift:
 @dataclass(frozen=True)
 class Inputs:
     """The data and items of the newest run, and their drift: what the next run compares with.
-    items: the ids, sorted."""
+
+    items: the ids, sorted.
+    """
 
     data: Data
     items: pl.Series

@@ -16,7 +16,9 @@ CONTROL_GETS = {"popular": "the most popular items", "none": "no lists"}
 @dataclass(frozen=True)
 class ExperimentView:
     """What `batchrec show --experiment` shows of a pipeline; None where nothing is measured.
-    published: the name of the experiment that the published lists are of, if any."""
+
+    published: the name of the experiment that the published lists are of, if any.
+    """
 
     pipeline: str
     published: str | None

@@ -28,7 +28,9 @@ Indices = npt.NDArray[np.int64]
 
 def user_item_matrix(pairs: pl.LazyFrame, items: pl.Series) -> sparse.csr_array:
     """A row for each user and a column for each of the items, in order: 1 where the user has it.
-    pairs: user_id, item; duplicates and other items do not count."""
+
+    pairs: user_id, item; duplicates and other items do not count.
+    """
     from scipy import sparse  # of an extra
 
     column = pl.col("item").cast(pl.Enum(items), strict=False).to_physical()
@@ -118,7 +120,9 @@ class _Histories:
 
     def best(self, entries: Indices, rows: Indices, scores: npt.NDArray[np.float64]) -> Indices:
         """The item of the user's history with the highest score for each entry; -1 if none has one.
-        rows: of `scores`, which has a column for each item, for each entry."""
+
+        rows: of `scores`, which has a column for each item, for each entry.
+        """
         found = np.full(len(entries), -1)
         some = np.flatnonzero(self._lengths[entries])
         for start in range(0, len(some), self._at_once):
@@ -153,8 +157,10 @@ def nearest(counts: Indices, scores: npt.NDArray[np.float64], most: int) -> list
 
 
 def similar_items(pairs: pl.LazyFrame, item: str, most: int) -> list[tuple[str, int]]:
-    """The items whose audiences overlap most with the item's, and how many users have both. pairs:
-    user_id, item."""
+    """The items whose audiences overlap most with the item's, and how many users have both.
+
+    pairs: user_id, item.
+    """
     users = pl.col("user_id").n_unique()
     audience = pairs.filter(pl.col("item") == item).select("user_id").unique()
     both = pairs.join(audience, on="user_id", how="semi").group_by("item").agg(both=users)

@@ -159,8 +159,11 @@ class Tallies:
 
 @dataclass(frozen=True)
 class Facts(Tallies):
-    """The whole report. drift: since the last run with other data; changes: since the edition
-    before; sections: more of them, which stand before the users."""
+    """The whole report.
+
+    drift: since the last run with other data; changes: since the edition before; sections: more of
+    them, which stand before the users.
+    """
 
     run: Run
     drift: Drift | None = None

@@ -34,7 +34,9 @@ MOST_EDITIONS = 100
 @dataclass(frozen=True)
 class EditionHistory:
     """The published table of a pipeline, its older editions, and what the report knew of each.
-    Raises StorageError."""
+
+    Raises StorageError.
+    """
 
     files: PipelineFiles
 

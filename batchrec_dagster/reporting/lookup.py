@@ -60,7 +60,9 @@ class Recommended:
 @dataclass(frozen=True)
 class Person:
     """A user: number of interactions, the latest ones, newest first, and the list, best first.
-    titles: whether any item shown has a title."""
+
+    titles: whether any item shown has a title.
+    """
 
     pipeline: str
     user: str
@@ -81,8 +83,11 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Item:
-    """An item: its interactions and users, the lists with it, and similar items. in_lists of
-    `lists` contain it, at a mean rank; first_users: user_id and rank where it ranks highest."""
+    """An item: its interactions and users, the lists with it, and similar items.
+
+    in_lists of `lists` contain it, at a mean rank; first_users: user_id and rank where it ranks
+    highest.
+    """
 
     pipeline: str
     item: str
@@ -168,8 +173,10 @@ def item(published: Published, item: str) -> Item | None:
 
 
 def nearest(published: Published, what: str, name: str) -> list[str]:
-    """Up to three ids in the interactions that are spelled like this user's or item's. Only ids
-    with the same two first letters are compared. Raises StorageError."""
+    """Up to three ids in the interactions that are spelled like this user's or item's.
+
+    Only ids with the same two first letters are compared. Raises StorageError.
+    """
     column = USER_ID if what == "user" else ITEM_ID
     text = pl.col(column)
     alike = text.str.to_lowercase().str.starts_with(name[:2].lower())

@@ -170,7 +170,9 @@ def _rows(table: pq.ParquetFile, column: str, value: str) -> pl.DataFrame:
 
 class _Ranges(io.RawIOBase):
     """An S3 object as a file that fetches only the bytes read, all of one version of the object.
-    Not obstore.open_reader: it has no ETag guard, and pyarrow rejects it (it has no `closed`)."""
+
+    Not obstore.open_reader: it has no ETag guard, and pyarrow rejects it (it has no `closed`).
+    """
 
     def __init__(self, storage: StorageResource, uri: str) -> None:
         super().__init__()

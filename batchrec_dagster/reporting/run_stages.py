@@ -49,7 +49,9 @@ class Stage:
 @dataclass
 class RunStages:
     """The stages of a pipeline's run. errors: why it failed; warnings: of checks; each in a line.
-    Names and messages are safe for a terminal."""
+
+    Names and messages are safe for a terminal.
+    """
 
     instance: dg.DagsterInstance
     run: dg.DagsterRun

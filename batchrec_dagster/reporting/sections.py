@@ -31,8 +31,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart and the table with its numbers. title: of both; caption: the chart in a sentence;
-    chart: None for a table alone; columns, rows: of the table, with formatted cells."""
+    """A chart and the table with its numbers.
+
+    title: of both; caption: the chart in a sentence; chart: None for a table alone; columns, rows:
+    of the table, with formatted cells.
+    """
 
     name: str
     title: str

@@ -22,8 +22,10 @@ from batchrec_dagster.reporting.verdict import Provenance
 
 
 def text(shown: Person | Item | Mapping[str, Any], width: int | None, *, with_runs: bool) -> str:
-    """The text for a terminal of this width, or for a pipe (None). with_runs: whether a summary
-    includes what Dagster knows about the runs."""
+    """The text for a terminal of this width, or for a pipe (None).
+
+    with_runs: whether a summary includes what Dagster knows about the runs.
+    """
     match shown:
         case Person():
             return _person(shown, width)
@@ -149,8 +151,10 @@ _METADATA = (
 
 
 def summary(published: Published, instance: dg.DagsterInstance | None) -> dict[str, Any]:
-    """The newest results by name; without an instance, only what the storage knows. Raises
-    StorageError."""
+    """The newest results by name; without an instance, only what the storage knows.
+
+    Raises StorageError.
+    """
     storage, files = published.storage, published.files
     facts: dict[str, Any] = {"pipeline": published.pipeline}
     if instance is not None:
@@ -224,8 +228,10 @@ def _near(place: str) -> str:
 
 
 def overview(published: Published, instance: dg.DagsterInstance) -> dict[str, Any]:
-    """A pipeline's last refresh and published edition, None where there is none. Raises
-    StorageError."""
+    """A pipeline's last refresh and published edition, None where there is none.
+
+    Raises StorageError.
+    """
     found: dict[str, Any] = {"pipeline": published.pipeline, "last_run": None, "edition": None}
     refreshes = dg.RunsFilter(job_name=f"{published.pipeline}_refresh")
     for record in instance.get_run_records(refreshes, limit=1):

@@ -60,7 +60,9 @@ def render(
     heading: Sequence[str], sections: Sequence[Sequence[Section]], *, width: int | None
 ) -> str:
     """The heading's lines and the sections, those of an inner sequence side by side if they fit.
-    width: of the terminal in characters; None for a pipe: no colours, no lines, nothing cut."""
+
+    width: of the terminal in characters; None for a pipe: no colours, no lines, nothing cut.
+    """
     file = io.StringIO()
     console = Console(
         file=file,

@@ -296,8 +296,10 @@ def _choose_movies(seed: int, users: Users, movies: Movies) -> tuple[Ints, Ints,
 
 
 def _first_fans(rng: np.random.Generator, users: Users, movies: Movies, last_seen: Ints) -> Ints:
-    """One user for each movie who certainly rates it, so that every movie has ratings. The one who
-    likes it best among 16 who rate much and were still active when it came out."""
+    """One user for each movie who certainly rates it, so that every movie has ratings.
+
+    The one who likes it best among 16 who rate much and were still active when it came out.
+    """
     candidates = rng.choice(USERS, (MOVIES, 16), p=users.counts / users.counts.sum())
     candidates[:, 0] = np.argmax(last_seen)
     liking = np.einsum("mt,mct->mc", movies.traits, users.early[candidates])

@@ -144,8 +144,10 @@ class UserLists:
     owner: str
 
     def write(self, frame: pl.LazyFrame, run_id: str) -> Written:
-        """Make the table hold these lists and, of those written before, nothing else. Facts: table,
-        users_removed. Warns if the time to live is off. Raises as `check` does."""
+        """Make the table hold these lists and, of those written before, nothing else.
+
+        Facts: table, users_removed. Warns if the time to live is off. Raises as `check` does.
+        """
         wanted = counts(frame)
         users = frame.filter(rank=1).select(KEY).collect(engine="streaming")
         arn, expires = self.check()

@@ -126,8 +126,10 @@ class ExportSink(dg.Model):
 
 
 def export(frame: pl.LazyFrame, how: ExportSink, store: ObjectStore, uri: str) -> Written:
-    """Write the file and put it at the URI, whole or not at all. Raises SinkError. Facts: file;
-    lines, without the header; bytes; formulas_escaped, in cells."""
+    """Write the file and put it at the URI, whole or not at all. Raises SinkError.
+
+    Facts: file; lines, without the header; bytes; formulas_escaped, in cells.
+    """
     wanted = counts(frame)
     with temporary_folder() as folder:
         path = folder / how.filename

@@ -131,8 +131,10 @@ class Target:
 
 
 def replace(frame: pl.LazyFrame, target: Target) -> Written:
-    """Make the table hold these lists and nothing else. Raises SinkError. Facts: table, as
-    SCHEMA.TABLE; database, as NAME at HOST."""
+    """Make the table hold these lists and nothing else. Raises SinkError.
+
+    Facts: table, as SCHEMA.TABLE; database, as NAME at HOST.
+    """
     wanted = counts(frame)
     with _connected(target) as connection:
         with connection, connection.cursor() as cursor:

@@ -23,8 +23,10 @@ from batchrec_dagster.storage.resource import StorageResource
 
 
 def stem(name: str, version: str, force_run: str | None = None) -> str:
-    """What the name of a job starts with: the pipeline and the version of its data. force_run: id
-    of a run that forces a job of its own; its retries find that job."""
+    """What the name of a job starts with: the pipeline and the version of its data.
+
+    force_run: id of a run that forces a job of its own; its retries find that job.
+    """
     # A name of 32 characters, a number of three digits: the whole stays within Personalize's 63.
     start = f"{name}-{version[:12]}"
     return f"{start}-{force_run[:8]}" if force_run else start
@@ -82,8 +84,10 @@ def start_batch_job(
     folder: Callable[[str], str],
     *versions: str,
 ) -> api.Started:
-    """The batch job for the request: a new one, or that of an earlier run. folder: from a job's
-    name the storage key of its output; versions: of what the request reads."""
+    """The batch job for the request: a new one, or that of an earlier run.
+
+    folder: from a job's name the storage key of its output; versions: of what the request reads.
+    """
 
     def create(name: str) -> dict[str, Any]:
         output = {"s3DataDestination": {"path": work.storage.uri(folder(name))}}
@@ -233,8 +237,10 @@ def whole_lines(chunks: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
 def filter_arn(
     ensure: api.Ensure, model: ModelRecord, name: str, expression: str, setting: str
 ) -> str:
-    """The filter's ARN, created in the model's dataset group if there is none. Raises dg.Failure,
-    which names the setting, if Personalize rejects it."""
+    """The filter's ARN, created in the model's dataset group if there is none.
+
+    Raises dg.Failure, which names the setting, if Personalize rejects it.
+    """
     group = model.dataset_group_arn
     try:
         return ensure.named(

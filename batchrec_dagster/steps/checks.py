@@ -86,8 +86,10 @@ def enough_interactions(rows: int, users: int, with_two: int) -> Checked:
 
 
 def few_event_types(count: int, *, event_value: bool = False) -> Checked:
-    """Whether there are as few distinct event types as Personalize allows; 0: no such column. The
-    columns EVENT_TYPE and, with `event_value`, EVENT_VALUE count as one type each."""
+    """Whether there are as few distinct event types as Personalize allows; 0: no such column.
+
+    The columns EVENT_TYPE and, with `event_value`, EVENT_VALUE count as one type each.
+    """
     most = MAX_EVENT_TYPES - 1 - event_value
     passed = count <= most
     found = f"{count:,} event types"

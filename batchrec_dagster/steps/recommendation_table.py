@@ -35,7 +35,9 @@ Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 class Pairs:
     """Distinct pairs of a user's and an item's number, sorted: 8 bytes a pair, 16 while building.
-    pairs: user, item; those with a null are left out."""
+
+    pairs: user, item; those with a null are left out.
+    """
 
     def __init__(self, pairs: pl.LazyFrame) -> None:
         found = pairs.select(_pair()).drop_nulls().collect(engine="streaming")

@@ -109,8 +109,10 @@ class S3Messages(Messages, PipesS3MessageReader):
 
 @dataclass(frozen=True)
 class GlueSpark:
-    """An AWS Glue job, created with `role` if it does not exist. Each run passes its script and
-    modules, so that the job always runs this code."""
+    """An AWS Glue job, created with `role` if it does not exist.
+
+    Each run passes its script and modules, so that the job always runs this code.
+    """
 
     declared: Preparation
     on_aws: bool = True

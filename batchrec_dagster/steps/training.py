@@ -39,8 +39,10 @@ EARLY = timedelta(hours=6)
 
 @dataclass(frozen=True)
 class Trainer:
-    """Decides which solution versions an asset reuses, and which it trains. force_run: id of a run
-    that trains in any case."""
+    """Decides which solution versions an asset reuses, and which it trains.
+
+    force_run: id of a run that trains in any case.
+    """
 
     work: PersonalizeWork
     asset: str

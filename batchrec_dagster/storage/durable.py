@@ -51,8 +51,10 @@ def version_of(chunks: Iterable[bytes]) -> str:
 
 
 def write(target: Path, data: Iterable[bytes], *, replace: bool = True) -> bool:
-    """Write a file from chunks, durably and in one moment, and the folders that it is in. Without
-    `replace`, nothing changes if the file exists. Returns whether it was written."""
+    """Write a file from chunks, durably and in one moment, and the folders that it is in.
+
+    Without `replace`, nothing changes if the file exists. Returns whether it was written.
+    """
     make_folders(target.parent)
     staged, opened = _new_staged(target)
     try:
@@ -176,8 +178,10 @@ _OURS = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new, empty folder of this user alone; it is removed when the block ends. This process locks
-    it, so that the next process that wants one knows what a killed one left."""
+    """A new, empty folder of this user alone; it is removed when the block ends.
+
+    This process locks it, so that the next process that wants one knows what a killed one left.
+    """
     _remove_abandoned(Path(tempfile.gettempdir()))
     folder, opened = _new()
     try:

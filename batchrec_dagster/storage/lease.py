@@ -46,8 +46,10 @@ class Lease:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Wait until no other living run holds it, then renew it until the block ends. Raises
-        dg.Failure after the deadline, or if the storage cannot be written."""
+        """Wait until no other living run holds it, then renew it until the block ends.
+
+        Raises dg.Failure after the deadline, or if the storage cannot be written.
+        """
         with storage_errors():
             number = self._acquire()
         done = threading.Event()

@@ -99,7 +99,9 @@ class ObjectInfo(NamedTuple):
 
 def split_uri(uri: str) -> tuple[str, str]:
     """`s3://bucket/some/key` -> `("bucket", "some/key")`; the key may be empty or end in `/`.
-    Raises StorageError if it is not an s3 URI, or its key could leave the bucket's folder."""
+
+    Raises StorageError if it is not an s3 URI, or its key could leave the bucket's folder.
+    """
     scheme, separator, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
     if scheme != "s3" or not separator or not bucket:
@@ -194,8 +196,10 @@ class ObjectStore:
         return done["e_tag"] or ""
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Write an object unless it exists; returns whether it was written. `data` must be unique
-        to the caller: they identify its own write if the answer was lost."""
+        """Write an object unless it exists; returns whether it was written.
+
+        `data` must be unique to the caller: they identify its own write if the answer was lost.
+        """
         store, key = self._locate(uri)
         if (path := self.local_path(uri)) is not None:
             with self._explained(uri, "write"):
@@ -260,8 +264,10 @@ class ObjectStore:
         return ObjectInfo(uri, meta["size"], meta["e_tag"] or "", meta["last_modified"])
 
     def list(self, prefix: str) -> list[ObjectInfo]:
-        """The objects whose URI starts with exactly `prefix`, in order of URI. As on S3,
-        `s3://b/folder` also matches `s3://b/folder_test/x`: end a folder with `/`."""
+        """The objects whose URI starts with exactly `prefix`, in order of URI.
+
+        As on S3, `s3://b/folder` also matches `s3://b/folder_test/x`: end a folder with `/`.
+        """
         bucket, key = split_uri(prefix)
         folder = key.rpartition("/")[0]
         with self._explained(prefix, "list"):

@@ -88,8 +88,10 @@ class PublishedTable:
         return [edition for edition in found if edition is not None and edition != current]
 
     def read(self) -> tuple[Edition, pl.LazyFrame]:
-        """The published edition, which does not change when a newer one replaces it. Raises
-        ObjectNotFoundError if nothing is published."""
+        """The published edition, which does not change when a newer one replaces it.
+
+        Raises ObjectNotFoundError if nothing is published.
+        """
         try:
             return self._read(self.uri)
         except ObjectNotFoundError:

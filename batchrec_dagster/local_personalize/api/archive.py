@@ -65,8 +65,10 @@ def export_home(home: Path, target: Path) -> None:
 
 
 def import_home(source: Path, home: Path) -> tuple[str, str] | None:
-    """Make the home from an exported file; complete, or not at all. Raises ArchiveError. Returns
-    the region and account of its first resource, if any: clients of others list nothing."""
+    """Make the home from an exported file; complete, or not at all. Raises ArchiveError.
+
+    Returns the region and account of its first resource, if any: clients of others list nothing.
+    """
     if home.exists() and any(home.iterdir()):
         raise ArchiveError(f"{home} is not empty: import into a new folder (--home).")
     home.parent.mkdir(parents=True, exist_ok=True)

@@ -32,8 +32,10 @@ def application(
     hosts: Collection[str] = (),
     request_seconds: float = BODY_SECONDS,
 ) -> Starlette:
-    """The ASGI application, for clients that reach it by a loopback name or one of `hosts`. If
-    `key` is given, requests must be signed with it."""
+    """The ASGI application, for clients that reach it by a loopback name or one of `hosts`.
+
+    If `key` is given, requests must be signed with it.
+    """
 
     async def personalize(request: Request) -> Response:
         try:

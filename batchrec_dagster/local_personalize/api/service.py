@@ -52,8 +52,10 @@ class Answer(NamedTuple):
 
 
 def answer(service: Service, target: str, body: bytes) -> Answer:
-    """Call the service; its errors become error responses of the protocol. Raises CatalogError: an
-    embedded client's caller gets that itself."""
+    """Call the service; its errors become error responses of the protocol.
+
+    Raises CatalogError: an embedded client's caller gets that itself.
+    """
     try:
         found = service(_operation(target), _params(body))
         headers = found.pop(HEADERS, {})

@@ -49,8 +49,10 @@ class AccessKey:
 def check_signature(
     key: AccessKey, headers: Mapping[str, str], body: bytes, now: datetime | None = None
 ) -> None:
-    """Check the signature of a `POST /` with these headers (lower-case names). Raises
-    SignatureError."""
+    """Check the signature of a `POST /` with these headers (lower-case names).
+
+    Raises SignatureError.
+    """
     header = headers.get("authorization")
     if not header:
         raise SignatureError("MissingAuthenticationTokenException", "The request is not signed.")

@@ -73,8 +73,10 @@ _CLASSES = {
 
 
 def check_request(params: dict[str, Any], shape: Shape) -> None:
-    """Raise InvalidInputError that names each broken constraint and its member. Names at most the
-    first _MAX_PROBLEMS, so that the answer stays small."""
+    """Raise InvalidInputError that names each broken constraint and its member.
+
+    Names at most the first _MAX_PROBLEMS, so that the answer stays small.
+    """
     problems = list(islice(_problems(params, shape, ""), _MAX_PROBLEMS + 1))
     if problems:
         more = "More than " if len(problems) > _MAX_PROBLEMS else ""

@@ -157,8 +157,10 @@ class Records:
         return resource
 
     def add(self, resource: Resource) -> None:
-        """Insert; sets `seq` and both times. The ARN must be free. Clients sort by creation time,
-        so it never decreases, even when the clock is set back."""
+        """Insert; sets `seq` and both times. The ARN must be free.
+
+        Clients sort by creation time, so it never decreases, even when the clock is set back.
+        """
         newest = self._db.execute("SELECT created FROM resources ORDER BY seq DESC LIMIT 1")
         now = max([time.time(), *(created for (created,) in newest)])
         self.restore(replace(resource, created=now, updated=now))

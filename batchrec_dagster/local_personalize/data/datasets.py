@@ -49,8 +49,10 @@ class DatasetReader:
     def rows(
         self, dataset_arn: str, columns: Sequence[str], take: Callable[[pl.LazyFrame], T]
     ) -> T:
-        """The result of `take` on these columns of all rows. Names match in any case; the frame has
-        them as given. `take` may be called more than once."""
+        """The result of `take` on these columns of all rows.
+
+        Names match in any case; the frame has them as given. `take` may be called more than once.
+        """
         return self._read(dataset_arn, lambda folders: take(_rows(folders, columns)))
 
     def interactions(self, dataset_arn: str) -> Interactions:
@@ -60,8 +62,10 @@ class DatasetReader:
         )
 
     def of_group(self, group_arn: str) -> Callable[[str, Sequence[str]], pl.DataFrame]:
-        """A function (dataset type, columns) -> those columns of the group's dataset. It also
-        raises JobFailedError if there is no such dataset or column."""
+        """A function (dataset type, columns) -> those columns of the group's dataset.
+
+        It also raises JobFailedError if there is no such dataset or column.
+        """
 
         def read(dataset_type: str, columns: Sequence[str]) -> pl.DataFrame:
             try:

@@ -104,8 +104,10 @@ class Recommender(Answerer):
         return self._unpack(self.model.similar(items, most, exclude=exclude))
 
     def _rank(self, requests: Sequence[Request]) -> Iterator[Answer]:
-        """Each line's list, complete; unknown items last, in input order, with score 0. An item
-        that is listed twice is ranked once."""
+        """Each line's list, complete; unknown items last, in input order, with score 0.
+
+        An item that is listed twice is ranked once.
+        """
         assert isinstance(self.model, UserModel)
         assert self.interactions is not None
         users, exclude = self._users(requests)

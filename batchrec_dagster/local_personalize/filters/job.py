@@ -72,8 +72,11 @@ def group_lines(
     bindings: Sequence[Bindings],
     if_matches: Callable[[Expression, Bindings, Rows], Mask],
 ) -> tuple[Rows, list[LineGroup]]:
-    """Each line's index in the distinct groups, and the groups. Line i has the bindings
-    `bindings[codes[i]]`; `if_matches` gives the lines that meet an expression's IF condition."""
+    """Each line's index in the distinct groups, and the groups.
+
+    Line i has the bindings `bindings[codes[i]]`; `if_matches` gives the lines that meet an
+    expression's IF condition.
+    """
     conditional = [number for number, e in enumerate(expressions) if e.users]
     if not conditional:
         return codes, [LineGroup(values, (True,) * len(expressions)) for values in bindings]

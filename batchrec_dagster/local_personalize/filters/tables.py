@@ -44,14 +44,18 @@ Int32 = npt.NDArray[np.int32]
 
 
 class UserItems:
-    """The distinct pairs of a user and an item, with the event types of each. `columns` holds
-    EVENT_TYPE, one row for each pair."""
+    """The distinct pairs of a user and an item, with the event types of each.
+
+    `columns` holds EVENT_TYPE, one row for each pair.
+    """
 
     def __init__(
         self, rows: pl.DataFrame, item_ids: Sequence[str], latest: int = FILTER_HISTORY
     ) -> None:
-        """`rows` has USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE; unknown items are dropped. Of each
-        user and event type, only the latest rows count."""
+        """`rows` has USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE; unknown items are dropped.
+
+        Of each user and event type, only the latest rows count.
+        """
         coded, self._user_ids, types = _encode(rows)
         item = pl.col(ITEM_ID).cast(pl.Enum(list(item_ids)), strict=False).to_physical()
         pair = pl.col("user") * len(item_ids) + item.cast(pl.Int64)
@@ -93,7 +97,9 @@ def user_event_types(rows: pl.DataFrame) -> Table:
 
 def _encode(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:
     """The rows with an event type, with codes `user` and `type`; and the decoded users and types.
-    Types that differ only in case are the same type."""
+
+    Types that differ only in case are the same type.
+    """
     rows = rows.drop_nulls(EVENT_TYPE)
     ids = rows[USER_ID].unique().sort()
     spellings = rows[EVENT_TYPE].unique()
@@ -142,7 +148,9 @@ def load_datasets(
     expressions: tuple[Expression, ...], read: Read
 ) -> tuple[dict[str, pl.DataFrame], dict[str, Schema]]:
     """The datasets that the filter uses, by type: their ids and the fields it names; and schemas.
-    Raises JobFailedError when one is missing, or has changed so that the filter no longer fits."""
+
+    Raises JobFailedError when one is missing, or has changed so that the filter no longer fits.
+    """
     columns: dict[str, list[str]] = {}
     for dataset_type, column in sorted(fields(expressions)):
         columns.setdefault(dataset_type, list(_KEYS[dataset_type])).append(column)

@@ -78,8 +78,10 @@ def as_folder(path: str) -> str:
 
 
 def objects_at(store: ObjectStore, path: str) -> list[ObjectInfo]:
-    """The object of that key or, if there is none, all objects under that prefix. Raises
-    JobFailedError in Personalize's words."""
+    """The object of that key or, if there is none, all objects under that prefix.
+
+    Raises JobFailedError in Personalize's words.
+    """
     try:
         exact = None if path.endswith("/") or not split_uri(path)[1] else store.head(path)
         objects = [exact] if exact else store.list(path)
@@ -112,8 +114,10 @@ Outcome = Callable[[Records, Resource], tuple[Resource, Sequence[Path]]]
 
 
 def start_update(resource: Resource, member: str, change: dict[str, object]) -> Resource:
-    """An ACTIVE resource with a pending update, which Describe shows under `member`. A solution
-    stays ACTIVE; the status of a dataset is UPDATE PENDING, as AWS's samples record it."""
+    """An ACTIVE resource with a pending update, which Describe shows under `member`.
+
+    A solution stays ACTIVE; the status of a dataset is UPDATE PENDING, as AWS's samples record it.
+    """
     now = time.time()
     update = change | {
         "status": Status.CREATE_PENDING,
@@ -138,8 +142,10 @@ def start(resource: Resource) -> Resource:
 
 
 def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
-    """Run the job, for at least `least_seconds`, and return how it ended. Bad data gives a failed
-    outcome, not an exception. Raises ClosingError, CatalogError."""
+    """Run the job, for at least `least_seconds`, and return how it ended.
+
+    Bad data gives a failed outcome, not an exception. Raises ClosingError, CatalogError.
+    """
     updates = job.resource.status in (Status.ACTIVE, *UPDATING)
     try:
         if job.resource.status == Status.CREATE_STOPPING:
@@ -171,8 +177,10 @@ def perform(kind: Kind, job: Job, least_seconds: float = 0.0) -> Outcome:
 
 
 def _interpreter_is_closing() -> bool:
-    """Whether the interpreter starts no more threads, so that training in a pool fails. The pools
-    of concurrent.futures close before `atexit` calls the worker."""
+    """Whether the interpreter starts no more threads, so that training in a pool fails.
+
+    The pools of concurrent.futures close before `atexit` calls the worker.
+    """
     try:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(int)

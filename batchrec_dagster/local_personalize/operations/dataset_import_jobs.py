@@ -107,7 +107,9 @@ def _check(source: Source, schema: Schema) -> tuple[pl.LazyFrame, int]:
 
 def _columns(source: Source, schema: Schema) -> list[str]:
     """A name for each of the file's columns: those of the schema, and numbers for further ones.
-    AWS's own notebooks import files with other columns in another order."""
+
+    AWS's own notebooks import files with other columns in another order.
+    """
     with source.path.open("rb") as file:
         start = file.readline(_HEADER_BYTES)
     try:

@@ -112,8 +112,10 @@ def _check_delete_dataset(call: Call, dataset: Resource) -> None:
 
 
 def update_dataset(call: Call) -> dict[str, Any]:
-    """UpdateDataset: a new schema, which keeps all fields and may add nullable ones. Source:
-    developer guide, "Replacing a dataset's schema to add new columns"."""
+    """UpdateDataset: a new schema, which keeps all fields and may add nullable ones.
+
+    Source: developer guide, "Replacing a dataset's schema to add new columns".
+    """
     dataset = call.get_active("Dataset", call.params["datasetArn"])
     if dataset.unfinished:
         raise InUseError(f"{dataset.arn} is being updated.")

@@ -78,8 +78,10 @@ DEFAULT_PAGE = 100  # the maximum of maxResults, too
 
 
 def create(kind: Kind, call: Call) -> dict[str, Any]:
-    """Check the request by the kind's rules and add the resource; a worker runs its job. Raises
-    ServiceError: of the kind's rules, for a name in use, a used-up quota, bad tags."""
+    """Check the request by the kind's rules and add the resource; a worker runs its job.
+
+    Raises ServiceError: of the kind's rules, for a name in use, a used-up quota, bad tags.
+    """
     tags = check_tags(call.params.get("tags", []))
     draft = kind.create(call)
     described = {**call.params, **draft.body, "tags": None}
@@ -121,8 +123,10 @@ def list_page(kind: Kind, call: Call) -> dict[str, Any]:
 
 
 def delete(kind: Kind, call: Call) -> dict[str, Any]:
-    """Queue the deletion, or delete at once if the kind has no jobs. Raises NotFoundError,
-    InUseError."""
+    """Queue the deletion, or delete at once if the kind has no jobs.
+
+    Raises NotFoundError, InUseError.
+    """
     resource = call.get(kind.name, call.params[kind.arn_member])
     if resource.status in BUSY:
         raise InUseError(f"{resource.arn} cannot be deleted: its status is {resource.status}.")

@@ -49,8 +49,10 @@ def training_data(job: Job) -> Interactions:
 
 
 def with_rewards(job: Job, interactions: Interactions) -> Interactions:
-    """The interactions with each item's value of the optimizationObjective, if there is one. An
-    item without a value has none to earn."""
+    """The interactions with each item's value of the optimizationObjective, if there is one.
+
+    An item without a value has none to earn.
+    """
     version = job.resource.body
     objective = version.get("solutionConfig", {}).get("optimizationObjective", {})
     if (column := objective.get("itemAttribute")) is None:

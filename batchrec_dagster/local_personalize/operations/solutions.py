@@ -156,8 +156,10 @@ def _schedule_days(config: Mapping[str, Any]) -> int | None:
 
 
 def _check_objective(recipe: Recipe, config: Mapping[str, Any], items: Schema | None) -> None:
-    """Raise InvalidInputError for an objective on no numeric column of the Items dataset. Source:
-    developer guide, "Optimizing a solution for an additional objective"."""
+    """Raise InvalidInputError for an objective on no numeric column of the Items dataset.
+
+    Source: developer guide, "Optimizing a solution for an additional objective".
+    """
     name = config.get("optimizationObjective", {}).get("itemAttribute")
     if name is None:
         return
@@ -236,7 +238,9 @@ def due_solutions(records: Records) -> list[tuple[Resource, Resource]]:
 
 def train_due_solutions(records: Records) -> None:
     """Add a version for each due solution with new data; not a first one if a client added one.
-    Source: developer guide, "Configuring automatic training"."""
+
+    Source: developer guide, "Configuring automatic training".
+    """
     for solution, dataset in due_solutions(records):
         if _needs_training(records, solution, dataset):
             draft = new_version(solution, dataset, FULL, "AUTOMATIC")

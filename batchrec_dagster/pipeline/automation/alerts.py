@@ -58,8 +58,10 @@ class Message:
 
 
 def send(alerts: Alerts, message: Message) -> list[str]:
-    """Send the message to every declared channel, without secrets. Returns the errors if at least
-    one channel worked. Raises AlertError if every channel fails."""
+    """Send the message to every declared channel, without secrets.
+
+    Returns the errors if at least one channel worked. Raises AlertError if every channel fails.
+    """
     # The webhook's URL is a secret, whatever the variable's name.
     secrets = {**os.environ, "WEBHOOK": os.environ.get(alerts.slack_webhook_env or "", "")}
     text = redacted(message.text, secrets)
@@ -354,7 +356,9 @@ def look(
     pipeline: Pipeline, before: dict[str, str], now: datetime, made: datetime | None, *, on: bool
 ) -> tuple[dict[str, str], Message | None, str]:
     """The next cursor, the alert if any, and the tick's reason. `made`: the last recommendations.
-    The cursor holds since when the schedule is on, and the last scheduled time alerted for."""
+
+    The cursor holds since when the schedule is on, and the last scheduled time alerted for.
+    """
     if not on:
         return {}, None, "the schedule is off"
     since = before.get("since", now.isoformat())

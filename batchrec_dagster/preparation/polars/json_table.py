@@ -36,8 +36,10 @@ _ESCAPES = r'\\[^"]*"\s*:|\\u[dD][89a-fA-F]'
 
 
 class Decoding:
-    """Decodes lines into `dtype`: FLAW, and under each role the column of that name. names: the
-    columns by role."""
+    """Decodes lines into `dtype`: FLAW, and under each role the column of that name.
+
+    names: the columns by role.
+    """
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self.names = names

@@ -220,8 +220,10 @@ class Ratings:
 
 @contextmanager
 def opened(files: Sequence[RawFile], reading: Reading | Layout, rules: Rules) -> Iterator[Ratings]:
-    """The files, in this order, ready to be read; what is unpacked for it goes at the end. Raises
-    PreparationError."""
+    """The files, in this order, ready to be read; what is unpacked for it goes at the end.
+
+    Raises PreparationError.
+    """
     if isinstance(reading, Layout):
         reading = Reading.of(reading)
     with temporary_folder() as folder:

@@ -42,7 +42,9 @@ def looks_at_more_than_one_row(rules: Rules) -> bool:
 @dataclass
 class RowFilter:
     """Applies the rules to the rows of a Parquet file, in their order, one after the other.
-    `folder` takes what is written meanwhile. `left_out` counts rows by reason."""
+
+    `folder` takes what is written meanwhile. `left_out` counts rows by reason.
+    """
 
     rules: Rules
     folder: Path

@@ -165,8 +165,10 @@ class Looked:
 
 
 def look(rows: pl.LazyFrame, write: Write | None = None) -> Looked:
-    """Look at the parsed rows, and hand those that are kept to `write`, in order. Raises
-    PolarsError where the file cannot be read."""
+    """Look at the parsed rows, and hand those that are kept to `write`, in order.
+
+    Raises PolarsError where the file cannot be read.
+    """
     looked = Looked()
     left_out: Counter[str | None] = Counter()
 

@@ -47,8 +47,10 @@ _ODD = "odd"
 def write_clean(
     tables: Sequence[Table], layout: Layout, rules: Rules, target: Path | None
 ) -> Preparation | None:
-    """Write the rows that the rules on a single row keep; nothing is written without a target. None
-    where this is not for these files, or there is something wrong with a row."""
+    """Write the rows that the rules on a single row keep; nothing is written without a target.
+
+    None where this is not for these files, or there is something wrong with a row.
+    """
     rows = _rows(tables, layout, rules)
     if rows is None:
         return None

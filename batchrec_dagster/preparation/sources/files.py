@@ -256,8 +256,10 @@ class Folder(Source):
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """The folder or pattern of a path or `s3://` URI; None for what may be a single file. A
-        local path without a slash at its end may be either: LocalFile looks."""
+        """The folder or pattern of a path or `s3://` URI; None for what may be a single file.
+
+        A local path without a slash at its end may be either: LocalFile looks.
+        """
         wild = _WILD.search(text)
         if not wild and not text.endswith("/"):
             return None

@@ -41,7 +41,9 @@ _PAGES = ((b"<!doctype html", "a web page"), (b"<html", "a web page"), (b"<?xml"
 
 def format_of(start: bytes) -> str | None:
     """What a file is that starts so, in words; None for text and Parquet, and what is packed.
-    start: START bytes, or all of a shorter file."""
+
+    start: START bytes, or all of a shorter file.
+    """
     if start.startswith((PARQUET, *PACKED, *UTF16)):
         return None
     if start.startswith(ZIP):

@@ -65,8 +65,10 @@ class Copied:
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file of a source. `fingerprint` changes when the file does. `filename` has letters, digits,
-    `.`, `_` and `-` only, and slashes for the folders in a folder."""
+    """A file of a source. `fingerprint` changes when the file does.
+
+    `filename` has letters, digits, `.`, `_` and `-` only, and slashes for the folders in a folder.
+    """
 
     file: File
     filename: str
@@ -190,8 +192,10 @@ def _in_a_thread(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def safe_filename(name: str) -> str:
-    """The last part of a path or URL as a file name that every store and reader accepts. Readers
-    such as Spark skip names that begin with a dot or an underscore."""
+    """The last part of a path or URL as a file name that every store and reader accepts.
+
+    Readers such as Spark skip names that begin with a dot or an underscore.
+    """
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", re.split(r"[/\\]", name)[-1])
     return plain[-LONGEST_FILENAME:].lstrip("._-") or "ratings"
 
