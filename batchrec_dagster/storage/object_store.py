@@ -140,6 +140,11 @@ class ObjectStore:
 
     def chunks(self, uri: str, etag: str | None = None) -> Iterator[bytes]:
         """The object piece by piece, in bounded memory. With `etag`, this version of it only."""
+        if etag is None and (path := self.local_path(uri)) is not None:
+            # Takes a quarter of obstore's CPU time, which reads larger pieces into new memory.
+            with self._explained(uri, "read"):
+                yield from durable.pieces(path, MB)
+            return
         store, key = self._locate(uri)
         options: GetOptions = {"if_match": etag} if etag else {}
         try:
