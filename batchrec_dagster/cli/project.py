@@ -214,14 +214,12 @@ def instance_if_any() -> Iterator[dg.DagsterInstance | None]:
 def job_command(job: str) -> list[str]:
     """The command that runs a job of the project in a process of its own, without its config."""
     project = find_project()
-    place = ["-m", f"{project.module}.definitions", "-d", str(project.root)]
-    # `python -m dagster`, which looks for garbage rarely, and at its end not at all: what it imports
-    # stays.
-    rarely = f"import atexit, gc; gc.set_threshold({FEW_COLLECTIONS}); atexit.register(gc.freeze)"
-    code = f"{rarely}; import runpy; runpy.run_module('dagster', {{}}, '__main__')"
-    # Dagster's advice to people who type the command.
-    quiet = "ignore:Function `job_execute_command` is superseded"
-    return [sys.executable, "-W", quiet, "-c", code, "job", "execute", *place, "-j", job]
+    # It looks for garbage rarely, and at its end not at all: what it imports stays.
+    code = (
+        f"import atexit, gc; gc.set_threshold({FEW_COLLECTIONS}); atexit.register(gc.freeze);"
+        " from batchrec_dagster.dagster_internals.run_job import main; main()"
+    )
+    return [sys.executable, "-c", code, f"{project.module}.definitions", str(project.root), job]
 
 
 @contextmanager
