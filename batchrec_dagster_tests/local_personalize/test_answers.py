@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import uuid
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -15,20 +17,39 @@ from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, t
 RANKING = "aws-personalized-ranking-v2"
 
 
+@dataclass
+class Films(Local):
+    """One with `taste_rows`, which tests share: each names its jobs and filters differently."""
+
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.films, _ = self.imported(taste_rows())
+
+    def trained(self, recipe: str) -> str:
+        """A solution version of the recipe, trained once."""
+        if recipe not in self.versions:
+            solution = self.solution(self.films, recipe, name=recipe)
+            self.versions[recipe] = self.active(self.version(solution))
+        return self.versions[recipe]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
+    return Films(tmp_path_factory.mktemp("films"))
+
+
 def _answers(
-    local: Local, version: str, lines: list[Any], job: str = "batch", **options: Any
+    local: Local, version: str, lines: list[Any], job: str | None = None, **options: Any
 ) -> list[dict[str, Any]]:
     """What a job answers these input lines with, each JSON or bytes as they are."""
+    job = job or f"batch-{uuid.uuid4().hex}"
     raw = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
     local.store.put(f"s3://data/{job}/input.json", b"\n".join(raw))
     source, target = f"s3://data/{job}/input.json", f"s3://data/{job}/out/"
     local.active(local.batch_job(version, source, target, jobName=job, **options))
     return [json.loads(line) for line in local.lines(f"s3://data/{job}/out/input.json.out")]
-
-
-def _trained(local: Local, recipe: str) -> tuple[str, str]:
-    group, _ = local.imported(taste_rows())
-    return group, local.active(local.version(local.solution(group, recipe)))
 
 
 def _items(answer: dict[str, Any]) -> list[str]:
@@ -38,13 +59,13 @@ def _items(answer: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("recipe", ["aws-personalized-ranking", RANKING])
-def test_a_list_is_ranked_by_the_users_taste(local: Local, recipe: str) -> None:
-    _, version = _trained(local, recipe)
+def test_a_list_is_ranked_by_the_users_taste(films: Films, recipe: str) -> None:
+    version = films.trained(recipe)
     odd = [f"i{n}" for n in (1, 3, 5)]
     even = [f"i{n}" for n in (0, 2, 4)]
     mixed = ["new", *odd, *even, "i0", "newer"]
     lines = [{"userId": user, "itemList": mixed} for user in ("u0", "u1", "stranger")]
-    of_even, of_odd, of_stranger = _answers(local, version, lines, numResults=1)
+    of_even, of_odd, of_stranger = _answers(films, version, lines, numResults=1)
     assert set(_items(of_even)[:3]) == set(even)
     assert set(_items(of_odd)[:3]) == set(odd)
     for answer in (of_even, of_odd, of_stranger):
@@ -57,23 +78,25 @@ def test_a_list_is_ranked_by_the_users_taste(local: Local, recipe: str) -> None:
         assert sum(scores) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_filter_takes_items_out_of_a_ranking(local: Local) -> None:
+def test_a_filter_takes_items_out_of_a_ranking(films: Films) -> None:
     rows = taste_rows()
-    group, version = _trained(local, RANKING)
+    version = films.trained(RANKING)
     had = {item for user, item, _ in rows if user == "u1"}
     every = [f"i{n}" for n in range(40)]
     line = {"userId": "u1", "itemList": every}
-    answers = _answers(local, version, [line] * 2, filterArn=local.filter(group))
+    answers = _answers(
+        films, version, [line] * 2, filterArn=films.filter(films.films, name="ranking")
+    )
     for answer in answers:
         assert set(_items(answer)) == set(every) - had
         assert sum(answer["output"]["scores"]) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("recipe", ["aws-sims", "aws-similar-items"])
-def test_similar_items_are_those_of_the_same_users(local: Local, recipe: str) -> None:
-    group, version = _trained(local, recipe)
+def test_similar_items_are_those_of_the_same_users(films: Films, recipe: str) -> None:
+    version = films.trained(recipe)
     lines = [{"itemId": "i4"}, {"itemId": "i5"}, {"itemId": "new"}, {"userId": "u1"}]
-    even, odd, unknown, bad = _answers(local, version, lines, numResults=10)
+    even, odd, unknown, bad = _answers(films, version, lines, numResults=10)
     assert all(int(item[1:]) % 2 == 0 for item in _items(even))
     assert all(int(item[1:]) % 2 == 1 for item in _items(odd))
     assert "i4" not in _items(even)
@@ -81,7 +104,7 @@ def test_similar_items_are_those_of_the_same_users(local: Local, recipe: str) ->
     assert list(even["output"]) == ["recommendedItems"]  # no scores
     assert bad["error"] == "User error: Required fields for the provided recipe are itemId"
     every = _answers(
-        local, version, lines[:1], "all", numResults=100, filterArn=local.filter(group)
+        films, version, lines[:1], numResults=100, filterArn=films.filter(films.films, name=recipe)
     )
     assert len(_items(every[0])) == 39  # all but itself; there is no user who had seen any
 
@@ -136,16 +159,16 @@ def test_interactions_imported_later_count_for_users_and_items_of_the_training(
 
 @pytest.mark.parametrize("lines_at_once", [3, 200_000])
 def test_lines_of_all_kinds_are_answered_in_order(
-    local: Local, monkeypatch: pytest.MonkeyPatch, lines_at_once: int
+    films: Films, monkeypatch: pytest.MonkeyPatch, lines_at_once: int
 ) -> None:
     """Byte order mark, CRLF, blank lines, latin-1, UTF-16, a line that is far too long."""
     monkeypatch.setattr(batch_lines, "LINES_AT_ONCE", lines_at_once)
     monkeypatch.setattr(batch_lines, "MAX_LINE_BYTES", 1000)
-    _, version = _trained(local, "aws-user-personalization-v2")
+    version = films.trained("aws-user-personalization-v2")
     good = b'{"userId":"u1"}'
     bad = [b'{"userId":"caf\xe9"}', b'{"userId":"' + b"x" * 5000 + b'"}', b'\xff\xfe{\0}\0"']
     lines = [b"\xef\xbb\xbf" + good, b"", bad[0], good + b"\r", b" \r", bad[1], good, bad[2], good]
-    answers = _answers(local, version, lines, numResults=5)
+    answers = _answers(films, version, lines, numResults=5)
     required = "User error: Required fields for the provided recipe are userId"
     assert [answer["error"] for answer in answers] == [
         None,
@@ -164,15 +187,17 @@ def test_lines_of_all_kinds_are_answered_in_order(
     assert all(answer["output"] == {"recommendedItems": []} for answer in answers[1::2])
 
 
-def test_a_line_without_filter_values_fails_alone(local: Local) -> None:
-    group, version = _trained(local, "aws-user-personalization-v2")
-    watched = local.filter(group, "INCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ($EVENT)", "one")
+def test_a_line_without_filter_values_fails_alone(films: Films) -> None:
+    version = films.trained("aws-user-personalization-v2")
+    watched = films.filter(
+        films.films, "INCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ($EVENT)", "one"
+    )
     lines = [
         {"userId": "u1", "filterValues": {"EVENT": '"watch"'}},
         {"userId": "u1"},
         {"userId": "u1", "filterValues": {"EVENT": '"never"'}},
     ]
-    had, missing, none = _answers(local, version, lines, filterArn=watched, numResults=40)
+    had, missing, none = _answers(films, version, lines, filterArn=watched, numResults=40)
     assert set(_items(had)) == {item for user, item, _ in taste_rows() if user == "u1"}
     assert missing["error"].startswith("User error: ")
     assert "EVENT" in missing["error"]
@@ -184,8 +209,8 @@ def test_a_line_without_filter_values_fails_alone(local: Local) -> None:
     }
 
 
-def test_invalid_exploration_options_are_refused(local: Local) -> None:
-    _, version = _trained(local, "aws-popularity-count")
+def test_invalid_exploration_options_are_refused(films: Films) -> None:
+    version = films.trained("aws-popularity-count")
     for name, value, reason in (
         ("explorationWeight", "1.5", "must be a number from 0 to 1"),
         ("explorationWeight", "some", "must be a number from 0 to 1"),
@@ -194,43 +219,44 @@ def test_invalid_exploration_options_are_refused(local: Local) -> None:
         ("explorationItemAgeCutOff", "inf", "must be a number of days"),
         ("weight", "0.5", "itemExplorationConfig has no weight"),
     ):
-        with pytest.raises(local.client.exceptions.InvalidInputException, match=reason):
-            local.batch_job(
+        with pytest.raises(films.client.exceptions.InvalidInputException, match=reason):
+            films.batch_job(
                 version, batchInferenceJobConfig={"itemExplorationConfig": {name: value}}
             )
 
 
 def test_options_without_effect_are_logged_once(
-    local: Local, caplog: pytest.LogCaptureFixture
+    films: Films, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _, version = _trained(local, "aws-user-personalization-v2")
+    version = films.trained("aws-user-personalization-v2")
     config = {
         "itemExplorationConfig": {"explorationWeight": "0.3", "explorationItemAgeCutOff": "30"},
         "rankingInfluence": {"POPULARITY": 0.5, "FRESHNESS": 1.0},
     }
     lines = [{"userId": "u1"}, {"userId": "u2"}]
     with caplog.at_level("INFO"):
-        with_it = _answers(local, version, lines, batchInferenceJobConfig=config)
+        with_it = _answers(films, version, lines, "with-it", batchInferenceJobConfig=config)
     messages = [record.message for record in caplog.records if "without effect" in record.message]
     assert len(messages) == 1
     assert "itemExplorationConfig and rankingInfluence" in messages[0]
-    assert with_it == _answers(local, version, lines, "without")
-    job = local.client.list_batch_inference_jobs()["batchInferenceJobs"][0]
-    described = local.describe(job["batchInferenceJobArn"])
+    assert with_it == _answers(films, version, lines)
+    jobs = films.client.list_batch_inference_jobs()["batchInferenceJobs"]
+    (job,) = [job["batchInferenceJobArn"] for job in jobs if job["jobName"] == "with-it"]
+    described = films.describe(job)
     assert described["batchInferenceJobConfig"] == config
     assert described["batchInferenceJobMode"] == "BATCH_INFERENCE"
 
 
 def test_a_long_job_logs_its_progress(
-    local: Local, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    films: Films, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
-    _, version = _trained(local, "aws-popularity-count")
+    version = films.trained("aws-popularity-count")
     with caplog.at_level("INFO"):
-        _answers(local, version, [{"userId": f"u{n}"} for n in range(2500)], numResults=1)
+        _answers(films, version, [{"userId": f"u{n}"} for n in range(2500)], "long", numResults=1)
     messages = [record.message for record in caplog.records if "lines of s3://" in record.message]
     counts = [
-        line.partition("batch-inference-job/batch: ")[2].split(" lines")[0] for line in messages
+        line.partition("batch-inference-job/long: ")[2].split(" lines")[0] for line in messages
     ]
     assert counts == ["1,000 of 2,500", "2,000 of 2,500", "2,500 of 2,500", "2,500"]
     assert "a second, about" in messages[0]
@@ -245,14 +271,15 @@ def test_a_long_job_logs_its_progress(
     ],
 )
 def test_an_input_that_is_too_large_fails_the_job(
-    local: Local, monkeypatch: pytest.MonkeyPatch, limit: str, reason: str
+    films: Films, monkeypatch: pytest.MonkeyPatch, limit: str, reason: str
 ) -> None:
-    _, version = _trained(local, "aws-popularity-count")
+    version = films.trained("aws-popularity-count")
     many = 3 if limit == "MAX_INPUT_RECORDS" else 1
     for number in range(3):
-        local.store.put(f"s3://data/in/{number}.json", b'{"userId":"u1"}\n' * many)
+        films.store.put(f"s3://data/in/{number}.json", b'{"userId":"u1"}\n' * many)
     monkeypatch.setattr(batch_jobs, limit, 2)
-    failed = local.wait(local.batch_job(version, "s3://data/in/"))
+    target = f"s3://data/{limit}/"
+    failed = films.wait(films.batch_job(version, "s3://data/in/", target, jobName=limit))
     assert failed["status"] == "CREATE FAILED"
     assert reason in failed["failureReason"]
-    assert local.store.list("s3://data/out/") == []
+    assert films.store.list(target) == []
