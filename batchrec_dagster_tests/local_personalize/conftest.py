@@ -1,5 +1,5 @@
 """Fixtures of these tests."""
 
-from batchrec_dagster_tests.local_personalize.support import local
+from batchrec_dagster_tests.local_personalize.support import films, local
 
-__all__ = ["local"]
+__all__ = ["films", "local"]

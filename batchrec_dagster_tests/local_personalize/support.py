@@ -241,3 +241,26 @@ def describe(client: PersonalizeClient, arn: str) -> dict[str, Any]:
 def local(tmp_path: Path) -> Local:
     """A fresh local Personalize."""
     return Local(tmp_path)
+
+
+@dataclass
+class Films(Local):
+    """One with `taste_rows`, which tests share: each names its jobs and filters differently."""
+
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.films, _ = self.imported(taste_rows())
+
+    def trained(self, recipe: str) -> str:
+        """A solution version of the recipe, trained once."""
+        if recipe not in self.versions:
+            solution = self.solution(self.films, recipe, name=recipe)
+            self.versions[recipe] = self.active(self.version(solution))
+        return self.versions[recipe]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
+    return Films(tmp_path_factory.mktemp("films"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,32 +11,14 @@ import pytest
 from batchrec_dagster.local_personalize.data import batch_lines
 from batchrec_dagster.local_personalize.operations import batch_jobs
 from batchrec_dagster.storage import progress
-from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
+from batchrec_dagster_tests.local_personalize.support import (
+    Films,
+    Local,
+    csv_bytes,
+    taste_rows,
+)
 
 RANKING = "aws-personalized-ranking-v2"
-
-
-@dataclass
-class Films(Local):
-    """One with `taste_rows`, which tests share: each names its jobs and filters differently."""
-
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.films, _ = self.imported(taste_rows())
-
-    def trained(self, recipe: str) -> str:
-        """A solution version of the recipe, trained once."""
-        if recipe not in self.versions:
-            solution = self.solution(self.films, recipe, name=recipe)
-            self.versions[recipe] = self.active(self.version(solution))
-        return self.versions[recipe]
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
-    return Films(tmp_path_factory.mktemp("films"))
 
 
 def _answers(

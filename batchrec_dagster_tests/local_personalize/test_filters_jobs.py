@@ -111,7 +111,7 @@ def test_values_come_with_each_line(local: Local, group: str) -> None:
         {"GENRES": "horror"},
     ]
     lines = [{"userId": "u1", "filterValues": values} for values in given]
-    answers = run(local, group, expression, lines, "aws-user-personalization-v2")
+    answers = run(local, group, expression, lines, "aws-popularity-count")
     assert [answer["input"] for answer in answers] == lines
     assert numbers(answers[0]) == of(lambda n: n % 4 in (0, 2))
     assert numbers(answers[1]) == of(lambda n: n % 4 != 3 and n < 10)

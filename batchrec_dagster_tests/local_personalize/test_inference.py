@@ -7,7 +7,12 @@ from collections import Counter
 
 import pytest
 
-from batchrec_dagster_tests.local_personalize.support import Local, csv_bytes, taste_rows
+from batchrec_dagster_tests.local_personalize.support import (
+    Films,
+    Local,
+    csv_bytes,
+    taste_rows,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -29,13 +34,12 @@ BAD_LINES = [
 ]
 
 
-def test_a_bad_line_is_answered_in_its_place(local: Local) -> None:
-    group, _ = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group)))
+def test_a_bad_line_is_answered_in_its_place(films: Films) -> None:
+    version = films.trained("aws-user-personalization-v2")
     lines = [line for bad in BAD_LINES for line in (bad, b'{"userId":"u1"}')]
-    local.store.put("s3://data/users.json", b"\n".join(lines))
-    local.active(local.batch_job(version, numResults=1))
-    answers = [json.loads(line) for line in local.lines("s3://data/out/users.json.out")]
+    films.store.put("s3://data/bad.json", b"\n".join(lines))
+    films.active(films.batch_job(version, "s3://data/bad.json", jobName="bad", numResults=1))
+    answers = [json.loads(line) for line in films.lines("s3://data/out/bad.json.out")]
     assert len(answers) == len(lines)
     for bad, good in zip(answers[::2], answers[1::2], strict=True):
         assert bad["error"] == ERROR
@@ -45,35 +49,32 @@ def test_a_bad_line_is_answered_in_its_place(local: Local) -> None:
     assert answers[8]["input"] == {"userId": 7.5}  # what can be repeated is
 
 
-def test_blank_lines_and_empty_files_are_no_requests(local: Local) -> None:
-    group, _ = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group)))
-    local.store.put("s3://data/in/blank.json", b'\n{"userId":"u1"}\r\n\n')
-    local.store.put("s3://data/in/empty.json", b"")
-    local.active(local.batch_job(version, "s3://data/in/"))
-    assert len(local.lines("s3://data/out/blank.json.out")) == 1
-    assert local.store.get("s3://data/out/empty.json.out") == b""
+def test_blank_lines_and_empty_files_are_no_requests(films: Films) -> None:
+    version = films.trained("aws-user-personalization-v2")
+    films.store.put("s3://data/in/blank.json", b'\n{"userId":"u1"}\r\n\n')
+    films.store.put("s3://data/in/empty.json", b"")
+    films.active(films.batch_job(version, "s3://data/in/", jobName="blank"))
+    assert len(films.lines("s3://data/out/blank.json.out")) == 1
+    assert films.store.get("s3://data/out/empty.json.out") == b""
 
 
 def test_a_list_has_num_results_items_or_the_whole_catalog(
-    local: Local,
+    films: Films,
 ) -> None:
-    group, _ = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group)))
+    version = films.trained("aws-user-personalization-v2")
     lengths = {
-        asked: len(local.recommended(version, ["u1"], f"job-{asked}", numResults=asked)["u1"])
+        asked: len(films.recommended(version, ["u1"], f"job-{asked}", numResults=asked)["u1"])
         for asked in (1, 40, 2**31 - 1)
     }
     assert lengths == {1: 1, 40: 40, 2**31 - 1: 40}
-    default = local.recommended(version, ["u1"], "job-default")["u1"]
+    default = films.recommended(version, ["u1"], "job-default")["u1"]
     assert len(default) == len(set(default)) == 25
 
 
-def test_scores_fall_and_sum_to_one_over_the_catalogue(local: Local) -> None:
-    group, _ = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group)))
-    local.recommended(version, ["u1", "stranger"], numResults=40)
-    for line in local.lines("s3://data/batch/out/users.json.out"):
+def test_scores_fall_and_sum_to_one_over_the_catalogue(films: Films) -> None:
+    version = films.trained("aws-user-personalization-v2")
+    films.recommended(version, ["u1", "stranger"], "scores", numResults=40)
+    for line in films.lines("s3://data/scores/out/users.json.out"):
         scores = json.loads(line)["output"]["scores"]
         assert scores == sorted(scores, reverse=True)
         assert sum(scores) == pytest.approx(1, abs=1e-5)
@@ -119,22 +120,22 @@ def test_a_user_without_history_gets_popular_items(local: Local) -> None:
     assert counts[stranger[1]] == max(counts.values())
 
 
-def test_input_and_output_must_be_different_locations(local: Local) -> None:
-    group, _ = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group)))
-    with pytest.raises(local.client.exceptions.InvalidInputException, match="must differ"):
-        local.batch_job(version, "s3://data/in/", "s3://data/in")
-    local.store.put("s3://data/in/users.json", b'{"userId":"u1"}\n')
-    local.active(local.batch_job(version, "s3://data/in/users.json", "s3://data/in/"))
-    assert local.lines("s3://data/in/users.json.out")  # the input's folder is allowed
+def test_input_and_output_must_be_different_locations(films: Films) -> None:
+    version = films.trained("aws-user-personalization-v2")
+    with pytest.raises(films.client.exceptions.InvalidInputException, match="must differ"):
+        films.batch_job(version, "s3://data/both/", "s3://data/both")
+    films.store.put("s3://data/both/users.json", b'{"userId":"u1"}\n')
+    job = films.batch_job(version, "s3://data/both/users.json", "s3://data/both/", jobName="both")
+    films.active(job)
+    assert films.lines("s3://data/both/users.json.out")  # the input's folder is allowed
 
 
-def test_a_missing_input_fails_the_job(local: Local) -> None:
-    group, _ = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group)))
-    failed = local.wait(local.batch_job(version, "s3://data/none.json"))
+def test_a_missing_input_fails_the_job(films: Films) -> None:
+    version = films.trained("aws-user-personalization-v2")
+    job = films.batch_job(version, "s3://data/none.json", "s3://data/none/", jobName="none")
+    failed = films.wait(job)
     assert failed["status"] == "CREATE FAILED"
     assert failed["failureReason"] == (
         "Invalid Data location. There is no object at s3://data/none.json"
     )
-    assert local.store.list("s3://data/out/") == []
+    assert films.store.list("s3://data/none/") == []

@@ -241,12 +241,12 @@ def test_a_killed_import_leaves_nothing_half_done(local: Local, hanging: Start) 
     assert [job["jobName"] for job in jobs] == ["first", "killed"]
     local.active(jobs[1]["datasetImportJobArn"])
     assert len(list((local.root / "home" / "datasets").iterdir())) == 2
-    local.active(local.version(local.solution(group)))
+    local.active(local.version(local.solution(group, "aws-popularity-count")))
 
 
 def test_a_killed_batch_inference_leaves_no_half_of_an_output(local: Local, hanging: Start) -> None:
     group, _ = local.imported(taste_rows())
-    version = local.active(local.version(local.solution(group)))
+    version = local.active(local.version(local.solution(group, "aws-popularity-count")))
     local.store.put("s3://data/users/1.json", user_lines(["u1", "u2"]))
     local.store.put("s3://data/users/2.json", user_lines(["u3"]))
     request = (
@@ -402,7 +402,7 @@ def test_an_error_fails_the_job_without_a_traceback_and_says_what_the_machine_la
 
 def test_everything_in_the_home_is_private(local: Local) -> None:
     group, _ = local.imported(taste_rows())
-    local.active(local.version(local.solution(group)))
+    local.active(local.version(local.solution(group, "aws-popularity-count")))
     home = local.root / "home"
     assert home.stat().st_mode & 0o077 == 0
     for path in home.iterdir():

@@ -23,7 +23,7 @@ GROUP = "arn:aws:personalize:us-east-1:000000000000:dataset-group/films"
 def test_names_are_unique(local: Local) -> None:
     local.imported(taste_rows())
     dataset = f"{GROUP.replace('dataset-group', 'dataset')}/INTERACTIONS"
-    solution = local.solution(GROUP)
+    solution = local.solution(GROUP, "aws-popularity-count")
     local.filter(GROUP)
     version = local.active(local.version(solution, name="one"))
     local.store.put("s3://data/users.json", user_lines(["u1"]))
@@ -194,7 +194,7 @@ def test_a_resource_in_use_cannot_be_deleted(local: Local, monkeypatch: pytest.M
     client = local.client
     in_use = client.exceptions.ResourceInUseException
     group, dataset = local.imported(taste_rows())
-    solution = local.solution(group)
+    solution = local.solution(group, "aws-popularity-count")
     version = local.active(local.version(solution))
     kept = local.filter(group)
     schema = client.describe_dataset(datasetArn=dataset)["dataset"]["schemaArn"]
