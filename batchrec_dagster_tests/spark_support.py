@@ -93,21 +93,13 @@ def on_this_machine(files: Sequence[Path], layout: Layout, rules: Rules) -> Outc
 
 def on_spark(spark: SparkSession, files: Sequence[Path], layout: Layout, rules: Rules) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "interactions.csv"
-        task = Task(
-            [SourceFile(f"file://{file}", file.name) for file in files],
-            layout,
-            rules,
-            f"file://{target}",
-            f"file://{folder}/users.parquet",
-            f"file://{folder}/work",
-        )
+        task = spark_task(files, layout, rules, Path(folder))
         try:
             done = prepare(spark, task, LOG)
         except PreparationError as error:
             return Outcome(error=str(error))
         return Outcome(
-            target.read_bytes().decode(),
+            Path(task.destination.removeprefix("file://")).read_bytes().decode(),
             pl.read_parquet(task.users.removeprefix("file://"), glob=False).rows(),
             done.rows_read,
             dict(done.left_out),
@@ -115,3 +107,15 @@ def on_spark(spark: SparkSession, files: Sequence[Path], layout: Layout, rules: 
             tuple(done.bad_row_examples),
             event_types=done.event_types,
         )
+
+
+def spark_task(files: Sequence[Path], layout: Layout, rules: Rules, folder: Path) -> Task:
+    """To prepare the files, into that folder."""
+    return Task(
+        [SourceFile(f"file://{file}", file.name) for file in files],
+        layout,
+        rules,
+        f"file://{folder}/interactions.csv",
+        f"file://{folder}/users.parquet",
+        f"file://{folder}/work",
+    )

@@ -23,6 +23,7 @@ from batchrec_dagster.preparation.spark.task import Done, Task
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.aws_jobs import ROLE, glue, say
 from batchrec_dagster_tests.s3_server import S3Server
+from batchrec_dagster_tests.spark_support import QUICK_ARGUMENTS
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -93,6 +94,7 @@ def test_spark_here_gives_what_the_local_engine_gives(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("batchrec_dagster.personalize.batch_files.MAX_INPUT_RECORDS", 25)
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", QUICK_ARGUMENTS)
     ratings = write_ratings(project.root / "ratings.csv")
     ratings.write_text(ratings.read_text() + "1,2,x,4\n")
     attributes: dict[str, Any] = {"ratings": {"source": str(ratings), "on_bad_rows": "skip"}}
@@ -127,19 +129,6 @@ def test_spark_here_gives_what_the_local_engine_gives(
     assert there["left_out_by_reason"]["the rating is not a number"] == 1
     left = ("engine", "seconds")
     assert same_but_for(there, *left) == same_but_for(here, *left)
-
-
-def test_spark_here_fails_with_the_reason(project: Project, instance: dg.DagsterInstance) -> None:
-    ratings = write_ratings(project.root / "ratings.csv")
-    result = prepare(
-        project,
-        "shop",
-        instance,
-        ratings={"source": str(ratings), "types": {"movieId": "string"}},
-        interactions={"filter": "STARTS_WITH(movieId, '1')"},
-        preparation={"engine": "spark", "memory": "1g"},
-    )
-    assert why(result).startswith("interactions.filter is not for Spark: [UNRESOLVED_ROUTINE]")
 
 
 def test_glue_leaves_the_data_in_s3(
