@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,15 +18,12 @@ from hypothesis import strategies as st
 from batchrec_dagster.pipeline.automation import runs
 from batchrec_dagster.pipeline.automation.jobs import PATIENCE, Cursor, look
 from batchrec_dagster.pipeline.loading import DeclarationError
-from batchrec_dagster_tests.processes import started
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
     Project,
-    copied_project,
     declaration,
     definitions,
     module_project,
-    write_ratings,
 )
 
 pytestmark = pytest.mark.slow
@@ -300,35 +296,3 @@ def test_it_is_off_unless_declared_and_not_there_where_nothing_can_be_seen(
     assert sensors("https://example.com/ratings.csv") == []
     with pytest.raises(DeclarationError, match="on_new_files sees new files at a path or in s3"):
         sensors("https://example.com/ratings.csv", on_new_files=ON)
-
-
-def test_the_daemon_killed_in_between_asks_once_for_each_file(tmp_path: Path) -> None:
-    project = copied_project(tmp_path)
-    folder = project.root / "orders"
-    project.declare(declaration("shop", "orders/", on_new_files=ON))
-    environment = project.process_environment()
-    program = str(Path(sys.executable).parent / "dagster-daemon")
-    command = [program, "run", "-w", "workspace.yaml"]
-
-    with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
-        asked = dg.RunsFilter(tags={"dagster/sensor_name": "shop_new_files"})
-
-        def finished(count: int) -> Callable[[], list[dg.DagsterRun] | None]:
-            def look() -> list[dg.DagsterRun] | None:
-                runs = [run for run in instance.get_runs(asked) if run.is_finished]
-                return runs if len(runs) >= count else None
-
-            return look
-
-        def refreshed(count: int, log: str) -> None:
-            with started(command, project.root, environment, tmp_path / log, grace=0) as daemon:
-                daemon.wait_for(finished(count), f"refresh {count}", timeout=240)
-                daemon.kill()
-
-        write_ratings(folder / "1.csv", seed=1)
-        refreshed(1, "first")
-        write_ratings(folder / "2.csv", seed=2)
-        refreshed(2, "second")
-        runs = instance.get_runs(asked)
-    assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS] * 2
-    assert (project.storage / "shop/raw/2.csv").exists()

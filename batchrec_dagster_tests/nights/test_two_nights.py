@@ -1,5 +1,5 @@
 """Two nights on a server as deploy/compose.yaml starts it, by its services' own commands: the first
-begins when there are new data, the second at the schedule's time.
+begins when there are new data, the second at the schedule's time. In between the daemon is killed.
 
 Webserver, daemon, code location with PostgreSQL; storage in S3; Personalize over HTTP. No mock.
 """
@@ -114,8 +114,7 @@ class Server:
         def ready() -> bool | None:
             """The check starts a process, which takes seconds of CPU: first what costs nothing."""
             if name == "daemon":
-                with self.instance() as instance:
-                    return bool(instance.get_daemon_heartbeats()) or None
+                return "Checking for new runs" in log.read_text() or None
             with socket.socket() as looking:
                 return looking.connect_ex(("127.0.0.1", self.ports[name])) == 0 or None
 
@@ -240,6 +239,9 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
         for night in (1, 2):
             if night == 1:
                 wait_for("shop_refresh", sensor_name="shop_new_files")
+                daemon.kill()
+                daemon = running.enter_context(server.service("daemon"))
+                wait_until_said(daemon, "nothing is new since a refresh was requested")
             else:
                 server.dagster("sensor", "stop", "shop_new_files")
                 upload(s3, bucket, tmp_path, night)
@@ -258,6 +260,9 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
         first, second = (table.get_column("user_id").n_unique() for table in lists)
         assert (first, second) == (60, 90)
         assert personalize_made(personalize) == made_once(2)
+        with server.instance() as instance:
+            tags = {"dagster/sensor_name": "shop_new_files"}
+            assert instance.get_runs_count(dg.RunsFilter(tags=tags)) == 1
 
         server.launch(
             "shop_teardown",
@@ -273,6 +278,11 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
         assert not [*s3.store().list(f"s3://{bucket}/lists/shop/")]
         assert len([*s3.store().list(f"s3://{bucket}/orders/")]) == 2
         no_secret_is_shown(project, server)
+
+
+def wait_until_said(service: Started, words: str) -> None:
+    """Until the service's log has these words."""
+    service.wait_for(lambda: words in service.log.read_text() or None, words, timeout=300)
 
 
 def upload(s3: S3Server, bucket: str, folder: Path, night: int) -> None:
