@@ -14,16 +14,8 @@ import dagster as dg
 import yaml
 from pydantic import ValidationError
 
+from batchrec_dagster import dagster_internals as internals
 from batchrec_dagster.config import COMPONENT_TYPE, OLD_COMPONENT_TYPE, Pipeline
-from batchrec_dagster.dagster_internals import (
-    EXPLICITLY_IGNORED_GLOB_PATTERNS,
-    ComponentDecl,
-    ComponentDeclLoadContext,
-    ComponentPath,
-    DefsFolderDecl,
-    build_filesystem_component_decl_from_context,
-    find_defs_or_component_yaml,
-)
 from batchrec_dagster.pipeline.declare_asset import PIPELINE, WRITES_TO
 from batchrec_dagster.reporting.markdown import code
 
@@ -85,7 +77,7 @@ def load_pipelines(folder: Path, without: Collection[Path] = ()) -> dg.Definitio
             tree = dg.ComponentTree.for_project(folder)
             if without:
                 # Dagster takes the declarations from this cache instead of reading them itself.
-                root = ComponentPath.from_path(tree.defs_module_path)
+                root = internals.ComponentPath.from_path(tree.defs_module_path)
                 context = tree.decl_load_context.for_component_loc(root)
                 tree.state_tracker.set_cache_data(root, component_decl=_declared(context, without))
             # Dagster would walk through the whole project again for each file.
@@ -106,24 +98,24 @@ def load_pipelines(folder: Path, without: Collection[Path] = ()) -> dg.Definitio
 
 
 def _declared(
-    context: ComponentDeclLoadContext, without: Collection[Path]
-) -> ComponentDecl[Any] | None:
+    context: internals.ComponentDeclLoadContext, without: Collection[Path]
+) -> internals.ComponentDecl[Any] | None:
     """What this folder or file declares, as Dagster reads it, without these defs.yaml."""
     path = context.path
     if path / "defs.yaml" in without:
         return None
-    if not path.is_dir() or find_defs_or_component_yaml(path) is not None:
-        return build_filesystem_component_decl_from_context(context)
+    if not path.is_dir() or internals.find_defs_or_component_yaml(path) is not None:
+        return internals.build_filesystem_component_decl_from_context(context)
     children = {}
     for child in sorted(path.iterdir()):
         name = child.relative_to(path)
-        if not any(name.match(pattern) for pattern in EXPLICITLY_IGNORED_GLOB_PATTERNS):
-            loc = ComponentPath.from_path(child)
+        if not any(name.match(pattern) for pattern in internals.EXPLICITLY_IGNORED_GLOB_PATTERNS):
+            loc = internals.ComponentPath.from_path(child)
             if (declared := _declared(context.for_component_loc(loc), without)) is not None:
                 children[child] = declared
-    return DefsFolderDecl(
+    return internals.DefsFolderDecl(
         context=context,
-        loc=ComponentPath.from_path(path),
+        loc=internals.ComponentPath.from_path(path),
         children=children,
         source_tree=None,
         component_file_model=None,

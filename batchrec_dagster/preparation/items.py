@@ -20,15 +20,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import (
-    CREATION_TIMESTAMP,
-    ITEM_ID,
-    MAX_CATEGORICAL_LENGTH,
-    MAX_ID_LENGTH,
-    VALUE_SEPARATOR,
-    items_columns,
-    items_schema,
-)
+from batchrec_dagster.personalize import schemas
 from batchrec_dagster.preparation.layout import (
     NULL_ID,
     NULL_VALUES,
@@ -74,7 +66,7 @@ class ItemsLayout:
     created: Column | None = None
     categories: Mapping[str, Column] = field(default_factory=dict)
     numbers: Mapping[str, Column] = field(default_factory=dict)
-    separator: str = VALUE_SEPARATOR
+    separator: str = schemas.VALUE_SEPARATOR
     encoding: Encoding = "auto"
     decimal: Decimal = "."
     null_values: Sequence[str] = NULL_VALUES
@@ -92,14 +84,14 @@ class ItemsLayout:
     @property
     def columns(self) -> list[str]:
         """The columns of Personalize's CSV."""
-        return items_columns(created=self.created is not None, **self._metadata)
+        return schemas.items_columns(created=self.created is not None, **self._metadata)
 
     @property
     def schema(self) -> str | None:
         """The Avro schema of that CSV; None when there are only ids."""
         if self.created is None and not self.categories and not self.numbers:
             return None
-        return items_schema(created=self.created is not None, **self._metadata)
+        return schemas.items_schema(created=self.created is not None, **self._metadata)
 
     @property
     def _metadata(self) -> dict[str, list[str]]:
@@ -201,7 +193,7 @@ class ItemsFile:
             bad=BadRows(dict(sorted(reasons.items())), tuple(examples)),
             metadata=table.select(self.layout.columns),
             titles=table.select(
-                item_id=ITEM_ID,
+                item_id=schemas.ITEM_ID,
                 title="title" if self.layout.title else pl.lit(None, dtype=pl.String),
                 **{name: name for name in self.layout.addresses},
             ),
@@ -211,10 +203,10 @@ class ItemsFile:
         """The columns of a parsed row, in the order of the layout's roles."""
         layout = self.layout
         return {
-            ITEM_ID: pl.String(),
+            schemas.ITEM_ID: pl.String(),
             **({"title": pl.String()} if layout.title is not None else {}),
             **dict.fromkeys(layout.addresses, pl.String()),
-            **({CREATION_TIMESTAMP: pl.Int64()} if layout.created is not None else {}),
+            **({schemas.CREATION_TIMESTAMP: pl.Int64()} if layout.created is not None else {}),
             **{name: pl.String() for name in layout.categories},
             **{name: pl.Float64() for name in layout.numbers},
         }
@@ -312,8 +304,8 @@ def _item(text: str, null_values: Sequence[str]) -> str:
         raise _BadRowError("no item")
     if text.strip(" ") in null_values:
         raise _BadRowError(NULL_ID)
-    if len(text) > MAX_ID_LENGTH:
-        raise _BadRowError(f"an id longer than {MAX_ID_LENGTH} characters")
+    if len(text) > schemas.MAX_ID_LENGTH:
+        raise _BadRowError(f"an id longer than {schemas.MAX_ID_LENGTH} characters")
     if {"\n", "\r", "\0"} & set(text):
         raise _BadRowError("an id with a line break or a NUL in it")
     return _text("the id", text)
@@ -350,9 +342,11 @@ def _created(text: str) -> int:
 
 def _category(name: str, text: str, separator: str) -> str | None:
     values = [value for part in text.split(separator) if (value := part.strip()) not in NOTHING]
-    if any(len(value) > MAX_CATEGORICAL_LENGTH for value in values):
-        raise _BadRowError(f"{name} has a value longer than {MAX_CATEGORICAL_LENGTH} characters")
-    return _text(name, VALUE_SEPARATOR.join(values)) or None
+    if any(len(value) > schemas.MAX_CATEGORICAL_LENGTH for value in values):
+        raise _BadRowError(
+            f"{name} has a value longer than {schemas.MAX_CATEGORICAL_LENGTH} characters"
+        )
+    return _text(name, schemas.VALUE_SEPARATOR.join(values)) or None
 
 
 def _number(name: str, text: str, decimal: Decimal) -> float | None:

@@ -8,14 +8,8 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.interactions import BatchUsers
+from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.batch_files import USER_FIELD
-from batchrec_dagster.personalize.schemas import (
-    EVENT_TYPE,
-    EVENT_VALUE,
-    ITEM_ID,
-    TIMESTAMP,
-    USER_ID,
-)
 from batchrec_dagster.pipeline.declare_asset import PREPARED, asset, preview, sample, table_facts
 from batchrec_dagster.pipeline.run_step import PREPARED_BEFORE, MadeOf, published
 from batchrec_dagster.preparation.rules import Preparation, Rules
@@ -30,20 +24,20 @@ from batchrec_dagster.storage.paths import Stored
 CODE_VERSION = "2"
 
 COLUMNS = {
-    USER_ID: ("string", "The user's id, as in the ratings file."),
-    ITEM_ID: ("string", "The item's id, as in the ratings file."),
-    TIMESTAMP: ("long", "When, in epoch seconds."),
-    EVENT_TYPE: ("string", "The kind of interaction, for filters on interactions."),
-    EVENT_VALUE: ("float", "A number that belongs to the event; may be missing."),
+    schemas.USER_ID: ("string", "The user's id, as in the ratings file."),
+    schemas.ITEM_ID: ("string", "The item's id, as in the ratings file."),
+    schemas.TIMESTAMP: ("long", "When, in epoch seconds."),
+    schemas.EVENT_TYPE: ("string", "The kind of interaction, for filters on interactions."),
+    schemas.EVENT_VALUE: ("float", "A number that belongs to the event; may be missing."),
 }
 
 # The role in ratings.columns that each column comes from.
 ROLES = {
-    USER_ID: "user",
-    ITEM_ID: "item",
-    TIMESTAMP: "timestamp",
-    EVENT_TYPE: "event_type",
-    EVENT_VALUE: "event_value",
+    schemas.USER_ID: "user",
+    schemas.ITEM_ID: "item",
+    schemas.TIMESTAMP: "timestamp",
+    schemas.EVENT_TYPE: "event_type",
+    schemas.EVENT_VALUE: "event_value",
 }
 
 
@@ -152,7 +146,7 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
     code_version = f"{CODE_VERSION}-{fingerprint(declared)}"
     if filter_values:
         code_version += f"-{fingerprint(filter_values)}"
-    of_interactions = [("interactions", USER_ID)] if declared.source is None else []
+    of_interactions = [("interactions", schemas.USER_ID)] if declared.source is None else []
     lineage = {USER_FIELD: of_interactions, "filterValues": []}
 
     @asset(

@@ -10,15 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import (
-    EVENT_TYPE,
-    EVENT_VALUE,
-    ITEM_ID,
-    MAX_ID_LENGTH,
-    TIMESTAMP,
-    USER_ID,
-    interactions_columns,
-)
+from batchrec_dagster.personalize import schemas
 from batchrec_dagster.preparation.layout import (
     AUTO,
     DATETIME,
@@ -124,7 +116,7 @@ def _odd(layout: Layout, table: Table, types: Collection[str]) -> Iterator[pl.Ex
     texts = ["user", "item", *(["event_type"] if layout.event_type is not None else [])]
     for text in map(pl.col, texts):
         # Blanks come before ! in ASCII, and so does nothing at all.
-        yield text.is_null() | (text < "!") | (text.str.len_bytes() > MAX_ID_LENGTH)
+        yield text.is_null() | (text < "!") | (text.str.len_bytes() > schemas.MAX_ID_LENGTH)
         if not table.opened.is_plain:
             yield text.str.contains("[\n\r\0\ufffd]")
     for role in layout.roles:
@@ -176,16 +168,18 @@ def _unit(layout: Layout, first: int | None, last: int | None) -> str | None:
 def written(layout: Layout, rules: Rules, seconds: pl.Expr) -> list[pl.Expr]:
     """The columns of Personalize's interactions CSV, of rows with the roles."""
     columns = {
-        USER_ID: pl.col("user"),
-        ITEM_ID: pl.col("item"),
-        TIMESTAMP: seconds,
-        EVENT_TYPE: pl.lit(EVENT_TYPE_VALUE) if layout.event_type is None else pl.col("event_type"),
-        EVENT_VALUE: pl.col("event_value").str.strip_chars(" \t"),
+        schemas.USER_ID: pl.col("user"),
+        schemas.ITEM_ID: pl.col("item"),
+        schemas.TIMESTAMP: seconds,
+        schemas.EVENT_TYPE: pl.lit(EVENT_TYPE_VALUE)
+        if layout.event_type is None
+        else pl.col("event_type"),
+        schemas.EVENT_VALUE: pl.col("event_value").str.strip_chars(" \t"),
     }
     return [columns[name].alias(name) for name in written_columns(layout, rules)]
 
 
 def written_columns(layout: Layout, rules: Rules) -> list[str]:
-    return interactions_columns(
+    return schemas.interactions_columns(
         event_type=rules.event_type, event_value=layout.event_value is not None
     )

@@ -11,13 +11,7 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F  # noqa: N812
 
-from batchrec_dagster.personalize.schemas import (
-    EVENT_TYPE,
-    EVENT_VALUE,
-    ITEM_ID,
-    TIMESTAMP,
-    USER_ID,
-)
+from batchrec_dagster.personalize import schemas
 from batchrec_dagster.preparation.layout import AUTO, QUOTES_FIX, PreparationError, mixed_times
 from batchrec_dagster.preparation.rules import (
     BEFORE_WINDOW,
@@ -141,11 +135,11 @@ def _prepare(spark: SparkSession, files: Files, task: Task, log: logging.Logger)
     examples = _look_at_bad(table, timed, bad, task, rows_read)
     log.info(f"read {rows_read:,} rows, left out {sum(left_out.values()):,} of them so far")
     written = {
-        "user": USER_ID,
-        "item": ITEM_ID,
-        SECONDS: TIMESTAMP,
-        **({"event_type": EVENT_TYPE} if rules.event_type else {}),
-        **({"event_value": EVENT_VALUE} if layout.event_value is not None else {}),
+        "user": schemas.USER_ID,
+        "item": schemas.ITEM_ID,
+        SECONDS: schemas.TIMESTAMP,
+        **({"event_type": schemas.EVENT_TYPE} if rules.event_type else {}),
+        **({"event_value": schemas.EVENT_VALUE} if layout.event_value is not None else {}),
     }
     kept = timed.filter(F.col(REASON).isNull()).select(ROW, *written)
     if layout.event_type is None and rules.event_type:
@@ -208,13 +202,13 @@ def _numbers(each: DataFrame) -> dict[str, Any]:
 
 def _write_users(files: Files, each: DataFrame, task: Task) -> None:
     users = each.filter(F.col("of.kind") == "user").select(
-        F.col("of.id").alias(USER_ID),
-        F.col("latest").alias(TIMESTAMP),
+        F.col("of.id").alias(schemas.USER_ID),
+        F.col("latest").alias(schemas.TIMESTAMP),
         F.col("rows").alias("INTERACTIONS"),
     )
     folder = f"{task.work}/users"
     # In one part: it is read as a whole, on a machine that the interactions may be too large for.
-    users.repartition(1).sortWithinPartitions(USER_ID).write.parquet(folder)
+    users.repartition(1).sortWithinPartitions(schemas.USER_ID).write.parquet(folder)
     files.take(folder, task.users)
 
 
