@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
@@ -350,11 +351,17 @@ class WithRealTime:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    def list_campaigns(self, **_: Any) -> dict[str, Any]:
-        return {"campaigns": [{"name": "live", "campaignArn": "arn/live", "status": "ACTIVE"}]}
-
-    def list_event_trackers(self, **_: Any) -> dict[str, Any]:
-        return {"eventTrackers": [{"name": "clicks", "eventTrackerArn": "arn/clicks"}]}
+    def get_paginator(self, operation: Any) -> Any:
+        campaign = {"name": "live", "campaignArn": "arn/live", "status": "ACTIVE"}
+        listed = {
+            "list_campaigns": {"campaigns": [campaign]},
+            "list_event_trackers": {
+                "eventTrackers": [{"name": "clicks", "eventTrackerArn": "arn/clicks"}]
+            },
+        }
+        if operation in listed:
+            return SimpleNamespace(paginate=lambda **_: [listed[operation]])
+        return self._client.get_paginator(operation)
 
 
 def test_what_serves_in_real_time_stops_it(project: Project, made: dict[str, str]) -> None:
