@@ -40,22 +40,21 @@ def application(
     async def personalize(request: Request) -> Response:
         try:
             body = await read_body(request.receive, request_seconds)
+            if key is not None:
+                check_signature(key, request.headers, body)
+            target = request.headers.get("x-amz-target", "")
+            found = await run_in_threadpool(answer, service.call, target, body)
         except TimeoutError:
-            return _error_response(408, "RequestTimeoutException", "The request came too slowly.")
+            found = Answer.error(408, "RequestTimeoutException", "The request came too slowly.")
         except ClientDisconnect:
             return Response(status_code=400)
         except BodyTooLargeError as error:
-            return _error_response(413, "RequestEntityTooLargeException", str(error))
-        if key is not None:
-            try:
-                check_signature(key, request.headers, body)
-            except SignatureError as error:
-                return _error_response(403, error.code, str(error))
-        target = request.headers.get("x-amz-target", "")
-        try:
-            return _response(await run_in_threadpool(answer, service.call, target, body))
+            found = Answer.error(413, "RequestEntityTooLargeException", str(error))
+        except SignatureError as error:
+            found = Answer.error(403, error.code, str(error))
         except CatalogError as error:
-            return _error_response(500, "InternalFailure", str(error))
+            found = Answer.error(500, "InternalFailure", str(error))
+        return Response(found.body, found.status, found.headers)
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -86,11 +85,3 @@ def serve(
         )
     app = application(service, key=key, hosts=hosts)
     LimitedServer(app, host, port, log_level="info").run()
-
-
-def _response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, answer.headers)
-
-
-def _error_response(status: int, code: str, message: str) -> Response:
-    return _response(Answer.error(status, code, message))

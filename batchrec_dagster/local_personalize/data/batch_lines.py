@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -105,27 +105,24 @@ def parse(line: bytes | None, recipe: Recipe) -> Request:
     if line is None:
         return Request({}, f"The line is longer than {MAX_LINE_BYTES} bytes")
     echo = _echo(line)
-    if echo is not None:
-        echo |= {name: _as_text(echo[name]) for name in recipe.input_fields if name in echo}
-    if echo is None or not all(
-        _is_valid_field(name, echo.get(name)) for name in recipe.input_fields
-    ):
+    echo |= {name: _as_text(echo[name]) for name in recipe.input_fields if name in echo}
+    if not all(_is_valid_field(name, echo.get(name)) for name in recipe.input_fields):
         fields = ", ".join(recipe.input_fields)
-        return Request(echo or {}, f"Required fields for the provided recipe are {fields}")
+        return Request(echo, f"Required fields for the provided recipe are {fields}")
     values = echo.get("filterValues", {})
-    if not _is_map_of_texts(values):
+    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
         return Request(echo, "filterValues must be an object whose values are strings")
     return Request(echo, values=values)
 
 
-def _echo(line: bytes) -> dict[str, Any] | None:
+def _echo(line: bytes) -> dict[str, Any]:
+    """The line's object; empty for one that the output could not echo: NaN, lone surrogates."""
     try:
         echo = json.loads(line.decode())
-        # Refuse what the output could not echo: NaN, lone surrogates.
         json.dumps(echo, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
-        return None
-    return echo if isinstance(echo, dict) else None
+        return {}
+    return echo if isinstance(echo, dict) else {}
 
 
 def _is_valid_field(name: str, value: Any) -> bool:
@@ -143,7 +140,3 @@ def _as_text(value: Any) -> Any:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
-
-
-def _is_map_of_texts(values: Any) -> bool:
-    return isinstance(values, Mapping) and all(isinstance(v, str) for v in values.values())

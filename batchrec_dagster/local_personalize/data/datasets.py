@@ -22,6 +22,15 @@ FULL, INCREMENTAL = "FULL", "INCREMENTAL"  # values of importMode
 # The files in the folder of an import.
 ROWS, INTERACTIONS = "rows.parquet", "interactions"
 
+STORED_TYPES: dict[str, type[pl.DataType]] = {  # by the types of a schema
+    "string": pl.String,
+    "int": pl.Int32,
+    "long": pl.Int64,
+    "float": pl.Float32,
+    "double": pl.Float64,
+    "boolean": pl.Boolean,
+}
+
 _COLUMNS = (USER_ID, ITEM_ID, TIMESTAMP)
 _ATTEMPTS = 10
 

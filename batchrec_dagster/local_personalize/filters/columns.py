@@ -59,9 +59,8 @@ class Numbers:
             # The import rounded 0.1 to the nearest float, so round the value too.
             with np.errstate(over="ignore"):
                 value = float(np.float32(value))
-        if rows is None:
-            return self._present & _OPERATORS[sign](self._values, value)
-        return self._present[rows] & _OPERATORS[sign](self._values[rows], value)
+        at = slice(None) if rows is None else rows
+        return self._present[at] & _OPERATORS[sign](self._values[at], value)
 
 
 class Strings:
@@ -143,24 +142,19 @@ def matches(
             if values is None:
                 return np.zeros(column.size if rows is None else len(rows), dtype=bool)
             return column.compare(condition.operator, values, rows)
-        case And(parts):
-            return reduce(
-                np.logical_and, [matches(part, columns, bindings, rows) for part in parts]
-            )
-        case Or(parts):
-            return reduce(np.logical_or, [matches(part, columns, bindings, rows) for part in parts])
+        case And(parts) | Or(parts):
+            combine = np.logical_and if isinstance(condition, And) else np.logical_or
+            return reduce(combine, [matches(part, columns, bindings, rows) for part in parts])
 
 
 def resolve(comparison: Comparison, bindings: Bindings) -> tuple[Literal, ...] | None:
     """The values to compare with, or None when one is missing."""
     values: list[Literal] = []
     for operand in comparison.operands:
-        if isinstance(operand, Variable):
-            if operand not in bindings:
-                return None
-            values.extend(bindings[operand])
-        else:
-            values.append(operand)
+        found = bindings.get(operand) if isinstance(operand, Variable) else (operand,)
+        if found is None:
+            return None
+        values += found
     return tuple(values)
 
 

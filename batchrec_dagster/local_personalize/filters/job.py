@@ -6,9 +6,9 @@ of `filterValues`. A user's own items are looked up for a chunk of users at a ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import TypeVar
 
 import numpy as np
@@ -97,6 +97,12 @@ def group_lines(
     return group_of_line.reshape(-1), groups
 
 
+def union(masks: Iterable[Mask]) -> Mask | None:
+    """What is in any of the masks; None without one."""
+    found = list(masks)
+    return reduce(np.logical_or, found) if found else None
+
+
 CACHED_BYTES = 32 << 20
 
 _NO_PAIRS: tuple[Rows, Int32, Rows] = (
@@ -121,10 +127,6 @@ class ExclusionMask:
         self._n_items = n_items
         self._items = items
         self._user_items = user_items
-        self._numbers_by_kind: dict[tuple[bool, bool], list[int]] = {}
-        for number, expression in enumerate(expressions):
-            kind = (expression.include, expression.on_interactions)
-            self._numbers_by_kind.setdefault(kind, []).append(number)
         self._variables = [
             [o for o in operands(e.where) if isinstance(o, Variable)] for e in expressions
         ]
@@ -179,28 +181,31 @@ class ExclusionMask:
 
     def _over_items(self, group: LineGroup, *, include: bool) -> Mask | None:
         """The items that expressions on Items match; None when no such expression applies."""
-        union: Mask | None = None
-        bindings = group.bindings
-        for number in self._numbers(group, include=include, on_interactions=False):
-            key = tuple((o, bindings[o]) for o in self._variables[number] if o in bindings)
-            mask = self._item_mask(number, key)
-            union = mask if union is None else union | mask
-        return union
+
+        def mask(number: int) -> Mask:
+            used = [o for o in self._variables[number] if o in group.bindings]
+            return self._item_mask(number, tuple((o, group.bindings[o]) for o in used))
+
+        return union(map(mask, self._numbers(group, include=include, on_interactions=False)))
 
     def _over_pairs(self, group: LineGroup, rows: Rows, *, include: bool) -> Mask | None:
         """The pairs that expressions on Interactions match; None when none applies."""
-        union: Mask | None = None
-        for number in self._numbers(group, include=include, on_interactions=True):
-            mask = np.zeros(len(rows), dtype=bool)
-            if self._user_items is not None and len(rows):
-                where = self._expressions[number].where
-                mask = matches(where, self._user_items.columns, group.bindings, rows)
-            union = mask if union is None else union | mask
-        return union
+
+        def mask(number: int) -> Mask:
+            if self._user_items is None or not len(rows):
+                return np.zeros(len(rows), dtype=bool)
+            where = self._expressions[number].where
+            return matches(where, self._user_items.columns, group.bindings, rows)
+
+        return union(map(mask, self._numbers(group, include=include, on_interactions=True)))
 
     def _numbers(self, group: LineGroup, *, include: bool, on_interactions: bool) -> list[int]:
-        numbers = self._numbers_by_kind.get((include, on_interactions), [])
-        return [number for number in numbers if group.applies[number]]
+        kind = (include, on_interactions)
+        return [
+            number
+            for number, e in enumerate(self._expressions)
+            if group.applies[number] and (e.include, e.on_interactions) == kind
+        ]
 
     def _find_item_mask(
         self, number: int, bindings: tuple[tuple[Variable, tuple[Literal, ...]], ...]
@@ -286,17 +291,16 @@ class JobFilter:
     ) -> Mask:
         """(len(user_ids),): which users may be in a segment, given a line's `filterValues`."""
         _, (bindings,) = self._encode([values])
-        included: Mask | None = None
-        excluded = np.zeros(len(user_ids), dtype=bool)
-        for expression in self._expressions:
+
+        def mask(expression: Expression) -> Mask:
             table = self._event_types if expression.on_interactions else self._users
             assert table is not None  # `load_datasets` reads every dataset of the expressions
-            mask = table.matches(expression.where, bindings, table.rows(user_ids))
-            if expression.include:
-                included = mask if included is None else included | mask
-            else:
-                excluded |= mask
-        return ~excluded if included is None else included & ~excluded
+            return table.matches(expression.where, bindings, table.rows(user_ids))
+
+        included = union(mask(each) for each in self._expressions if each.include)
+        excluded = union(mask(each) for each in self._expressions if not each.include)
+        allowed = np.ones(len(user_ids), dtype=bool) if included is None else included
+        return allowed if excluded is None else allowed & ~excluded
 
     def _if_evaluator(self, users: Rows | None) -> Callable[[Expression, Bindings, Rows], Mask]:
         def if_matches(expression: Expression, bindings: Bindings, lines: Rows) -> Mask:

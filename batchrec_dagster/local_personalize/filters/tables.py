@@ -36,6 +36,7 @@ from batchrec_dagster.personalize.schemas import (
     Schema,
 )
 
+from ..data.datasets import STORED_TYPES
 from ..errors import JobFailedError
 from ..learning.interactions import positions
 from .columns import Column, Rows, Strings, Table, make_column
@@ -102,14 +103,11 @@ def _encode(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:
     """
     rows = rows.drop_nulls(EVENT_TYPE)
     ids = rows[USER_ID].unique().sort()
-    spellings = rows[EVENT_TYPE].unique()
-    lower = [text.lower() for text in spellings.to_list()]
-    types = list(dict.fromkeys(lower))
-    code = {text: at for at, text in enumerate(types)}
-    number = np.array([code[text] for text in lower], dtype=np.int64)
-    kinds = rows[EVENT_TYPE].cast(pl.Enum(spellings)).to_physical().to_numpy()
+    lower = {text: text.lower() for text in rows[EVENT_TYPE].unique().to_list()}
+    types = list(dict.fromkeys(lower.values()))
+    number = {text: types.index(lower[text]) for text in lower}
     coded = rows.with_columns(
-        pl.Series("type", number[kinds] if len(kinds) else [], dtype=pl.Int64),
+        type=pl.col(EVENT_TYPE).replace_strict(number).cast(pl.Int64),
         user=pl.col(USER_ID).cast(pl.Enum(ids)).to_physical().cast(pl.Int64),
     )
     return coded.drop(USER_ID, EVENT_TYPE), ids, types
@@ -134,14 +132,7 @@ def _latest_per_type(rows: pl.DataFrame, most: int) -> pl.DataFrame:
 Read = Callable[[str, Sequence[str]], pl.DataFrame]
 
 _KEYS = {ITEMS: [ITEM_ID], USERS: [USER_ID], INTERACTIONS: [USER_ID, ITEM_ID, TIMESTAMP]}
-_TYPES = {
-    pl.String: "string",
-    pl.Int32: "int",
-    pl.Int64: "long",
-    pl.Float32: "float",
-    pl.Float64: "double",
-    pl.Boolean: "boolean",
-}
+_TYPES = {stored: name for name, stored in STORED_TYPES.items()}
 
 
 def load_datasets(

@@ -20,19 +20,11 @@ from batchrec_dagster.storage.object_store import ObjectInfo
 
 from ..catalog.catalog import Records, Resource
 from ..catalog.kinds import Call, Draft, JobResult, Kind, Lane
-from ..data.datasets import FULL, INCREMENTAL, ROWS, save_interactions
+from ..data.datasets import FULL, INCREMENTAL, ROWS, STORED_TYPES, save_interactions
 from ..errors import InvalidInputError, JobFailedError
 from ..jobs.job import Job, check_location, objects_at
 from .datasets import schema_of
 
-_TYPES: dict[str, pl.DataType] = {
-    "string": pl.String(),
-    "int": pl.Int32(),
-    "long": pl.Int64(),
-    "float": pl.Float32(),
-    "double": pl.Float64(),
-    "boolean": pl.Boolean(),
-}
 _HEADER_BYTES = 1 << 20
 
 
@@ -135,7 +127,7 @@ def _parse(field: Field) -> pl.Expr:
         lower = cell.str.to_lowercase()
         known = pl.when(lower == "true").then(True).when(lower == "false").then(False)
         return known.otherwise(None).alias(field.name)
-    return cell.cast(_TYPES[field.type], strict=False)
+    return cell.cast(STORED_TYPES[field.type], strict=False)
 
 
 def _cell_checks(field: Field, schema: Schema) -> Iterator[tuple[str, pl.Expr]]:
