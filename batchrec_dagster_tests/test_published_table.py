@@ -14,12 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore
 from batchrec_dagster.storage.published_table import Edition, PublishedTable, TableWriter
 from batchrec_dagster_tests.s3_server import S3Server
 
 TABLE = "shop/curated/lists/lists.parquet"
-MANIFEST = "shop/curated/lists/lists.manifest.json"
 HISTORY = "shop/curated/history/lists/"
 KEEP = 3
 
@@ -110,18 +109,6 @@ def test_an_older_one_is_put_back_and_what_it_replaces_kept(
     publish(table, tmp_path, "h")
     publish(table, tmp_path, "i")
     assert older(table) == ["000008-h", "000007-g", "000006-f"]
-
-
-def test_a_table_of_several_files_is_refused_by_name(table: PublishedTable, tmp_path: Path) -> None:
-    """As an earlier version of this program wrote it."""
-    manifest = table.uri.replace(TABLE, MANIFEST)
-    table.store.put(manifest, b'{"batchrec": {"edition": 1}, "parts": ["000001-a/part-0.parquet"]}')
-    for ask in (table.current, table.older, table.read, lambda: publish(table, tmp_path, "b")):
-        with pytest.raises(StorageError, match=rf"{manifest}: .*several files.* Delete"):
-            ask()
-    table.store.delete(manifest)
-    publish(table, tmp_path, "b")
-    assert whole(table) == "b"
 
 
 def test_what_is_being_read_stays_as_it_is(table: PublishedTable, tmp_path: Path) -> None:

@@ -73,10 +73,7 @@ class PublishedTable:
 
     def current(self) -> Edition | None:
         """The published edition; None if nothing is published."""
-        edition = self._edition(self.uri)
-        if edition is None:
-            self._refuse_manifest()
-        return edition
+        return self._edition(self.uri)
 
     def older(self) -> list[Edition]:
         """The editions published before, newest first."""
@@ -92,11 +89,7 @@ class PublishedTable:
 
         Raises ObjectNotFoundError if nothing is published.
         """
-        try:
-            return self._read(self.uri)
-        except ObjectNotFoundError:
-            self._refuse_manifest()
-            raise
+        return self._read(self.uri)
 
     def read_edition(self, edition: Edition) -> pl.LazyFrame:
         """The rows of this edition, published or older."""
@@ -177,16 +170,6 @@ class PublishedTable:
             return Edition(_about_in(self.store, uri), uri)
         except ObjectNotFoundError:
             return None
-
-    def _refuse_manifest(self) -> None:
-        """Raise StorageError for a table that an unreleased batchrec wrote as several files."""
-        manifest = self.uri.removesuffix(".parquet") + ".manifest.json"
-        if self.store.head(manifest) is not None:
-            raise StorageError(
-                f"{manifest}: this table was published as several files, which batchrec no longer"
-                f" reads. Delete this manifest, and in {self.history} the .json files and the"
-                " folders of parts; then run the refresh to publish one file"
-            )
 
 
 class TableWriter(ExitStack):
