@@ -42,7 +42,7 @@ from batchrec_dagster.personalize.permissions import (
 from batchrec_dagster.storage import durable
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from obstore import GetOptions, ObjectMeta
     from obstore.store import RetryConfig
 
 
@@ -134,9 +134,21 @@ class ObjectStore:
 
     def get(self, uri: str) -> bytes:
         """The whole object. Raises ObjectNotFoundError, StorageError."""
+        return self._bytes(uri, {})
+
+    def tail(self, uri: str, length: int) -> bytes:
+        """The last bytes of the object, at most `length`, all of one version."""
+        return self._bytes(uri, {"range": {"suffix": length}})
+
+    def read_range(self, uri: str, start: int, length: int, etag: str) -> bytes:
+        """`length` bytes of the object from byte `start` on, counted from 0. Raises StorageError if
+        the object no longer has this `etag`."""
+        return self._bytes(uri, {"range": (start, start + length), "if_match": etag})
+
+    def _bytes(self, uri: str, options: GetOptions) -> bytes:
         store, key = self._locate(uri)
         with self._explained(uri, "read"):
-            return bytes(obstore.get(store, key).bytes())
+            return bytes(obstore.get(store, key, options=options).bytes())
 
     def chunks(self, uri: str, etag: str | None = None) -> Iterator[bytes]:
         """The object piece by piece, in bounded memory. With `etag`, this version of it only."""
@@ -173,12 +185,6 @@ class ObjectStore:
         file.writelines(self.chunks(uri))
         file.seek(0)
         return file
-
-    def tail(self, uri: str, length: int) -> bytes:
-        """The last bytes of the object, at most `length`, all of one version."""
-        store, key = self._locate(uri)
-        with self._explained(uri, "read"):
-            return bytes(obstore.get(store, key, options={"range": {"suffix": length}}).bytes())
 
     def put(self, uri: str, data: bytes | Path | Iterable[bytes]) -> str:
         """Write an object from bytes, a local file or chunks, atomically. Returns its ETag."""
@@ -218,17 +224,12 @@ class ObjectStore:
                     return True
                 except AlreadyExistsError:
                     # S3 also answers 409 if two concurrent attempts both failed.
-                    if (there := self._get_if_there(uri)) is not None:
-                        return there == data
+                    with suppress(ObjectNotFoundError):
+                        return self.get(uri) == data
             time.sleep(_PAUSE)
         raise StorageError(
             f"cannot write {uri}: S3 answered inconsistently (409 on create, 404 on read)"
         )
-
-    def _get_if_there(self, uri: str) -> bytes | None:
-        with suppress(ObjectNotFoundError):
-            return self.get(uri)
-        return None
 
     def copy(self, source: str, target: str) -> str:
         """Copy an object, within S3 on the server. Returns the copy's ETag."""
@@ -266,7 +267,7 @@ class ObjectStore:
                 meta = obstore.head(store, key)
         except ObjectNotFoundError:
             return None
-        return ObjectInfo(uri, meta["size"], meta["e_tag"] or "", meta["last_modified"])
+        return _info(uri, meta)
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """The objects whose URI starts with exactly `prefix`, in order of URI.
@@ -277,25 +278,12 @@ class ObjectStore:
         folder = key.rpartition("/")[0]
         with self._explained(prefix, "list"):
             found = [
-                ObjectInfo(
-                    f"s3://{bucket}/{meta['path']}",
-                    meta["size"],
-                    meta["e_tag"] or "",
-                    meta["last_modified"],
-                )
+                _info(f"s3://{bucket}/{meta['path']}", meta)
                 for page in obstore.list(self._bucket(bucket), folder or None)
                 for meta in page
                 if meta["path"].startswith(key)
             ]
         return sorted(found)
-
-    def read_range(self, uri: str, start: int, length: int, etag: str) -> bytes:
-        """`length` bytes of the object from byte `start` on, counted from 0. Raises StorageError if
-        the object no longer has this `etag`."""
-        store, key = self._locate(uri)
-        wanted: Any = {"range": (start, start + length), "if_match": etag}
-        with self._explained(uri, "read"):
-            return bytes(obstore.get(store, key, options=wanted).bytes())
 
     def subfolders(self, prefix: str) -> tuple[str, ...]:
         """The names of the folders in the folder `prefix`, which ends in `/`."""
@@ -407,6 +395,10 @@ class ObjectStore:
         if not key or key.endswith("/"):
             raise StorageError(f"{uri!r} names a folder, not an object")
         return self._bucket(bucket), key
+
+
+def _info(uri: str, meta: ObjectMeta) -> ObjectInfo:
+    return ObjectInfo(uri, meta["size"], meta["e_tag"] or "", meta["last_modified"])
 
 
 def _chunks(data: bytes | Path | Iterable[bytes]) -> Iterator[bytes]:
