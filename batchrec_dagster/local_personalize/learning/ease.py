@@ -5,7 +5,6 @@ Source: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data" (WWW 2019).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +30,6 @@ def fit(
     regularization: float,
     neighbors: int,
     inverse: Inverse | None = None,
-    log: Callable[[str], None] = lambda _: None,
 ) -> csr_matrix:
     """Weights (n_items, n_items) float32: row = an item of a history, column = an item to score.
 
@@ -45,7 +43,7 @@ def fit(
     n_items = matrix.shape[1]
     if n_items < 2:
         return csr_matrix((n_items, n_items), dtype=np.float32)
-    inverse = inverse or inverse_of(matrix[:, :core], regularization, log)
+    inverse = inverse or inverse_of(matrix[:, :core], regularization)
     core, rows_of = inverse.n, inverse.rows()
     pairs = _Pairs.of(matrix, regularization, core) if core < n_items else None
     order = np.arange(n_items) if pairs is None else pairs.order(core)

@@ -7,7 +7,7 @@ user segmentation, the oldest 80 % of each history are trained on and the newest
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -121,15 +121,7 @@ def _shuffle_ties(interactions: Interactions) -> Interactions:
     mixed = users.astype(np.uint64) << np.uint64(32) | items.astype(np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ mixed >> np.uint64(shift)) * np.uint64(factor)
-    order = np.lexsort((mixed ^ mixed >> np.uint64(31), times, users))
-    weights = None if interactions.weights is None else interactions.weights[order]
-    return replace(
-        interactions,
-        users=users[order],
-        items=items[order],
-        timestamps=times[order],
-        weights=weights,
-    )
+    return interactions.filter(np.lexsort((mixed ^ mixed >> np.uint64(31), times, users)))
 
 
 def _is_oldest(interactions: Interactions, share: float) -> npt.NDArray[np.bool_]:
@@ -248,6 +240,12 @@ def ndcg(hits: Bool, relevant: Int64) -> Float64:
     gains = 1.0 / np.log2(2 + np.arange(depth))
     ideal = np.concatenate([[0.0], np.cumsum(gains)])[np.minimum(relevant, depth)]
     return np.asarray(hits @ gains / ideal)
+
+
+def ndcg_of_lists(items: Int32, is_relevant: Bool, relevant: Int64) -> Float64:
+    """(lists,): the NDCG of lists of items (lists, K), -1 pads; is_relevant: (lists, n_items)."""
+    hits = np.take_along_axis(is_relevant, np.maximum(items, 0), axis=1) & (items >= 0)
+    return ndcg(hits, relevant)
 
 
 def precision(hits: Bool) -> Float64:

@@ -7,11 +7,10 @@ import numpy as np
 from batchrec_dagster.personalize.evidence import ALL
 
 from .evaluation import Split, evaluate
-from .interactions import Float64, log_popularity, popular_first
+from .interactions import Float64, Interactions, log_popularity, popular_first
 from .models import PopularityModel
 from .serving import UserModel
 
-PREFIX = "evidence/"
 # Groups of users by the interactions that the model saw of them: the least, and the label.
 LENGTHS = ((1, "1-4"), (5, "5-19"), (20, "20+"))
 # Fewer users have no interval: a bootstrap of so few is too narrow.
@@ -22,7 +21,7 @@ BOUNDS = (0.025, 0.975)
 
 
 def measure(model: UserModel, held_out: Split) -> dict[str, float]:
-    """The metrics of `evaluate`, and the evidence for them under `evidence/GROUP/NAME`.
+    """The metrics of `evaluate`, and the evidence for them under `GROUP/NAME`.
 
     GROUP is `all` or a label of LENGTHS. NAME is `users` (tested), and for each of `ndcg`,
     `popular` and `difference` (NDCG at 25 of the model, of the most popular items, and the model's
@@ -31,9 +30,7 @@ def measure(model: UserModel, held_out: Split) -> dict[str, float]:
     If no user was tested, `all` has 0 users and means of 0.
     """
     found = evaluate(model, held_out)
-    order = popular_first(held_out.train)
-    popular = PopularityModel(held_out.train.item_ids[order], log_popularity(held_out.train, order))
-    baseline = evaluate(popular, held_out)
+    baseline = evaluate(most_popular(held_out.train), held_out)
     users, ours, theirs = np.intersect1d(found.users, baseline.users, return_indices=True)
     values = np.stack([found.ndcg()[ours], baseline.ndcg()[theirs]], axis=1)
     values = np.column_stack([values, values[:, 0] - values[:, 1]])
@@ -44,7 +41,13 @@ def measure(model: UserModel, held_out: Split) -> dict[str, float]:
     for place, (_, label) in enumerate(LENGTHS):
         if len(of_length := values[group == place]):
             evidence |= _numbers(label, of_length)
-    return found.summary() | {PREFIX + key: value for key, value in evidence.items()}
+    return found.summary() | evidence
+
+
+def most_popular(data: Interactions) -> PopularityModel:
+    """The baseline: the items with the most interactions."""
+    order = popular_first(data)
+    return PopularityModel(data.item_ids[order], log_popularity(data, order))
 
 
 def _numbers(label: str, values: Float64) -> dict[str, float]:

@@ -32,6 +32,8 @@ Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
+Entries = slice | npt.NDArray[np.bool_]
+
 WEIGHT = "WEIGHT"
 
 SORTED_AT_ONCE = 4 << 20
@@ -87,8 +89,8 @@ class Interactions:
         """(n_items,): the number of interactions of each item."""
         return np.bincount(self.items, minlength=len(self.item_ids)).astype(np.int64)
 
-    def filter(self, rows: npt.NDArray[np.bool_]) -> Interactions:
-        """The rows of a (n,) mask, over the same ids."""
+    def filter(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Interactions:
+        """The rows of a (n,) mask, or of an order, over the same ids."""
         return replace(
             self,
             users=self.users[rows],
@@ -182,23 +184,21 @@ class History:
     def slice(self, first: int, last: int) -> History:
         """The histories of the users from `first` to before `last`."""
         starts = self.starts[first : last + 1]
-        entries = slice(starts[0], starts[-1])
-        counts, weights = (
-            None if one is None else one[entries] for one in (self.counts, self.weights)
-        )
-        items, ranks = self.items[entries], self.ranks[entries]
-        return History(starts - starts[0], items, ranks, self.n_items, counts, weights)
+        return self._with(slice(starts[0], starts[-1]), starts - starts[0], self.n_items)
 
     def only(self, n_items: int) -> History:
         """The histories without items from `n_items` on."""
         kept = self.items < n_items
         if kept.all():
             return replace(self, n_items=n_items)
-        starts = np.concatenate([[0], np.cumsum(kept)])[self.starts]
+        return self._with(kept, np.concatenate([[0], np.cumsum(kept)])[self.starts], n_items)
+
+    def _with(self, entries: Entries, starts: Int64, n_items: int) -> History:
         counts, weights = (
-            None if one is None else one[kept] for one in (self.counts, self.weights)
+            None if one is None else one[entries] for one in (self.counts, self.weights)
         )
-        return History(starts, self.items[kept], self.ranks[kept], n_items, counts, weights)
+        items, ranks = self.items[entries], self.ranks[entries]
+        return History(starts, items, ranks, n_items, counts, weights)
 
     @property
     def seen(self) -> csr_matrix:

@@ -33,7 +33,7 @@ from .components import (
     SYMMETRIC_COOC,
     USER_NEIGHBORS,
 )
-from .evaluation import MAX_DEPTH, ndcg
+from .evaluation import MAX_DEPTH, ndcg_of_lists
 from .interactions import Float32, Float64, History
 from .models import Repeats
 from .ranking import top_k
@@ -260,8 +260,7 @@ def select_repeats(
             if option is not None:
                 option.add(scores, history, rates)
             items = top_k(scores, MAX_DEPTH)
-            hits = np.take_along_axis(is_relevant, np.maximum(items, 0), axis=1) & (items >= 0)
-            out.append(ndcg(hits, is_relevant.sum(axis=1)))
+            out.append(ndcg_of_lists(items, is_relevant, is_relevant.sum(axis=1)))
         return np.stack(out)
 
     parts = list(ordered_map(evaluate, held_out.chunks()))

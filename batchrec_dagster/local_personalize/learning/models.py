@@ -370,17 +370,16 @@ def _indicator(queries: Sequence[Int32], n_items: int) -> csr_matrix:
 
 
 _Saved = BlendModel | PopularityModel | RelatedItemsModel | SegmentationModel
-MODELS: tuple[type[_Saved], ...] = get_args(_Saved)
+MODELS: dict[str, type[_Saved]] = {model.kind: model for model in get_args(_Saved)}
 AnyModel = UserModel | RelatedItemsModel | SegmentationModel
 
 
 def load_model(folder: Path) -> AnyModel:
     """Load a saved model. Raises ModelFileError when a file is missing or damaged."""
     kind, arrays, facts = load_arrays(folder)
-    for model in MODELS:
-        if model.kind == kind:
-            try:
-                return model.load(unpack_ids(arrays), arrays, facts)
-            except (KeyError, ValueError, TypeError) as error:
-                raise ModelFileError(f"the model in {folder} is incomplete: {error}") from error
-    raise ModelFileError(f"the model in {folder} has the unknown kind {kind!r}")
+    if kind not in MODELS:
+        raise ModelFileError(f"the model in {folder} has the unknown kind {kind!r}")
+    try:
+        return MODELS[kind].load(unpack_ids(arrays), arrays, facts)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ModelFileError(f"the model in {folder} is incomplete: {error}") from error

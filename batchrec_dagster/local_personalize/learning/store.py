@@ -18,7 +18,6 @@ from .threads import ordered_map
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-READ = 1 << 20
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -85,11 +84,8 @@ def _checked_array(path: Path, expected: Mapping[str, Any], mapped: bool) -> npt
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(READ):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pack_ids(ids: npt.NDArray[np.object_]) -> dict[str, npt.NDArray[Any]]:

@@ -12,18 +12,18 @@ from batchrec_dagster.personalize.recipes import Values
 
 from . import related
 from .evaluation import Split, evaluate, evaluate_segments, split, with_earlier_cutoffs
-from .evidence import PREFIX, measure
+from .evidence import measure, most_popular
 from .fit_components import within_percentiles, without_extreme_users
 from .hpo import Log, Measure
-from .interactions import Histories, Interactions, log_popularity, popular_first
+from .interactions import Histories, Interactions, popular_first
 from .models import AnyModel, BlendModel, PopularityModel, SegmentationModel, probabilities
 from .ranking import keep_columns
 from .related import LastItemRecommender, RelatedItemsModel
 from .train_blend import measure_blend, train_blend, train_blend_on_histories, update_blend
 from .validation import ValidationSet, validation_set
 
-# By the names of GetSolutionMetrics, and with evidence.PREFIX what they rest on; empty if no user
-# was held out.
+# By the names of GetSolutionMetrics, and as GROUP/NAME what they rest on; empty if no user was held
+# out.
 Metrics = dict[str, float]
 
 # The model of all interactions, and its metrics on users that the same training has not seen.
@@ -55,27 +55,18 @@ class Trained:
     @classmethod
     def measured(cls, model: AnyModel, measured: Metrics, tuned: dict[str, str]) -> Trained:
         """From what a trainer returns."""
-        of = {key: key.startswith(PREFIX) for key in measured}
-        return cls(
-            model,
-            {key: value for key, value in measured.items() if not of[key]},
-            {key.removeprefix(PREFIX): value for key, value in measured.items() if of[key]},
-            tuned,
-        )
+        metrics = {key: value for key, value in measured.items() if "/" not in key}
+        evidence = {key: value for key, value in measured.items() if "/" in key}
+        return cls(model, metrics, evidence, tuned)
 
 
 def train_popularity(
     interactions: Interactions, values: Values, seed: int, log: Log
 ) -> tuple[PopularityModel, Metrics]:
     """The most popular items; no hyperparameters."""
-
-    def fit(data: Interactions) -> PopularityModel:
-        order = popular_first(data)
-        return PopularityModel(data.item_ids[order], log_popularity(data, order))
-
     held_out = split(interactions, seed)
-    metrics = measure(fit(held_out.train), held_out) if held_out else {}
-    return fit(interactions), metrics
+    metrics = measure(most_popular(held_out.train), held_out) if held_out else {}
+    return most_popular(interactions), metrics
 
 
 def train_segmentation(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from .components import ItemItemScorer, Scorer
-from .evaluation import MAX_DEPTH, Split, ndcg, with_earlier_cutoffs
+from .evaluation import MAX_DEPTH, Split, ndcg_of_lists, with_earlier_cutoffs
 from .interactions import Float32, Float64, Histories, History, Ids, Int32, Int64
 from .ranking import top_k
 from .threads import ordered_map
@@ -155,7 +155,7 @@ class _Chunk:
     def ndcg(self, scores: Float32) -> Float64:
         """(users,): NDCG at 25 with the scores."""
         is_relevant = self._truth.toarray() > 0
-        return _ndcg(self._best(scores, MAX_DEPTH), is_relevant, is_relevant.sum(axis=1))
+        return ndcg_of_lists(self._best(scores, MAX_DEPTH), is_relevant, is_relevant.sum(axis=1))
 
     def candidates(self, scored: Mapping[Key, Float32]) -> Candidates:
         """The best items of each component, in the order of all items."""
@@ -200,15 +200,7 @@ class Candidates:
         for blend, weights in zip(scores, blends, strict=True):
             for key, weight in weights.items():
                 blend += np.float32(weight) * self.scores[key]
-        items = top_k(scores.reshape(-1, width), MAX_DEPTH).reshape(len(blends), users, MAX_DEPTH)
-        hits = np.take_along_axis(self.is_relevant[None], np.maximum(items, 0), axis=2)
-        hits &= items >= 0
-        return ndcg(hits.reshape(-1, MAX_DEPTH), np.tile(self.relevant, len(blends))).reshape(
-            len(blends), users
-        )
-
-
-def _ndcg(items: Int32, is_relevant: Bool, relevant: Int64) -> Float64:
-    """(users,): the NDCG of lists (users, 25), -1 pads."""
-    hits = np.take_along_axis(is_relevant, np.maximum(items, 0), axis=1) & (items >= 0)
-    return ndcg(hits, relevant)
+        items = top_k(scores.reshape(-1, width), MAX_DEPTH)
+        is_relevant = np.tile(self.is_relevant, (len(blends), 1))
+        relevant = np.tile(self.relevant, len(blends))
+        return ndcg_of_lists(items, is_relevant, relevant).reshape(len(blends), users)
