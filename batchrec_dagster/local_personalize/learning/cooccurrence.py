@@ -33,7 +33,7 @@ SUMS = 1 << 20
 
 # Adding a pair to a sparse matrix costs about as much as clearing this many cells of a dense one.
 CELLS = 64
-# In a large catalogue each item has the cheaper way, and sparse sums are products of matrices.
+# In a large catalogue each item has the cheaper way.
 MANY_ITEMS = 20_000
 CELLS_OF_MANY = 10
 
@@ -175,14 +175,10 @@ def _sparse_sums(pairs: _Pairs, block: slice, n: int) -> csr_matrix:
     """(rows of the block, n) sums of the pairs."""
     sums = csr_matrix((block.stop - block.start, n + 1), dtype=np.float32)
     for row, columns, nearness in pairs.batches(block):
-        if n > MANY_ITEMS:
-            ends = np.arange(0, columns.size + 1, columns.shape[1])
-            by_entry = csr_matrix((nearness, columns.ravel(), ends), shape=(len(columns), n + 1))
-            ends = np.searchsorted(row, np.arange(sums.shape[0] + 1))
-            ones = np.ones(len(row), dtype=np.float32)
-            owner = csr_matrix((ones, np.arange(len(row)), ends), shape=(sums.shape[0], len(row)))
-            sums = sums + owner @ by_entry
-            continue
-        cells = np.repeat(row, columns.shape[1]), columns.ravel()
-        sums = sums + csr_matrix((nearness, cells), shape=sums.shape)
+        ends = np.arange(0, columns.size + 1, columns.shape[1])
+        by_entry = csr_matrix((nearness, columns.ravel(), ends), shape=(len(columns), n + 1))
+        ends = np.searchsorted(row, np.arange(sums.shape[0] + 1))
+        ones = np.ones(len(row), dtype=np.float32)
+        owner = csr_matrix((ones, np.arange(len(row)), ends), shape=(sums.shape[0], len(row)))
+        sums = sums + owner @ by_entry
     return sums[:, :n].tocsr()
