@@ -18,7 +18,7 @@ from .content import ContentScorer
 from .interactions import Float32, History
 from .low_rank import leading_eigenvectors
 from .ranking import reindex, top_k_per_row
-from .store import Arrays
+from .store import Arrays, pack_matrix, unpack_matrix
 from .threads import cores, single_threaded_blas
 
 # Names of components, as in saved models and logs.
@@ -86,12 +86,11 @@ class ItemItemScorer:
         return ItemItemScorer(reindex(self.weights, old_index))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        return {name: getattr(self.weights, name) for name in ("data", "indices", "indptr")}
+        return pack_matrix(self.weights)
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> ItemItemScorer:
-        n = len(arrays["indptr"]) - 1
-        return cls(csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(n, n)))
+        return cls(unpack_matrix(arrays, len(arrays["indptr"]) - 1))
 
 
 @dataclass(frozen=True)
@@ -227,13 +226,11 @@ class UserNeighborScorer:
         return out.astype(np.float32)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        arrays = {name: getattr(self.matrix, name) for name in ("data", "indices", "indptr")}
-        return {**arrays, "n_items": np.array(self.matrix.shape[1])}
+        return {**pack_matrix(self.matrix), "n_items": np.array(self.matrix.shape[1])}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> UserNeighborScorer:
-        shape = len(arrays["indptr"]) - 1, int(arrays["n_items"])
-        return cls(csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape))
+        return cls(unpack_matrix(arrays, int(arrays["n_items"])))
 
 
 _Any = ItemItemScorer | FactorScorer | PopularityScorer | UserNeighborScorer | ContentScorer

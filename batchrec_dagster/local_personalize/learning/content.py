@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix, diags
 
 from .interactions import Float32, Float64, History
 from .inverse import transposed
-from .store import Arrays
+from .store import Arrays, pack_matrix, unpack_matrix
 from .threads import single_threaded_blas
 
 MAX_USERS = 20_000  # to fit the weights of at most 500 features on
@@ -37,15 +37,12 @@ class ContentScorer:
         return transposed(np.asarray(self.features @ profiles.T, dtype=np.float32))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        arrays = {name: getattr(self.features, name) for name in ("data", "indices", "indptr")}
-        return {**arrays, "weights": self.weights}
+        return {**pack_matrix(self.features), "weights": self.weights}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> ContentScorer:
         weights = np.asarray(arrays["weights"])
-        shape = len(arrays["indptr"]) - 1, len(weights)
-        entries = arrays["data"], arrays["indices"], arrays["indptr"]
-        return cls(csr_matrix(entries, shape=shape), weights)
+        return cls(unpack_matrix(arrays, len(weights)), weights)
 
 
 def fit(matrix: csr_matrix, features: csr_matrix) -> ContentScorer:

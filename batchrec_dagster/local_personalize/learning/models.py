@@ -59,8 +59,8 @@ class PopularityModel(UserModel):
         save_arrays(folder, self.kind, arrays, {})
 
     @classmethod
-    def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> PopularityModel:
-        return cls(item_ids, arrays["popularity"])
+    def load(cls, arrays: Arrays, facts: dict[str, Any]) -> PopularityModel:
+        return cls(unpack_ids(arrays), arrays["popularity"])
 
 
 @dataclass(frozen=True)
@@ -167,15 +167,14 @@ class BlendModel(UserModel):
             self.new_items.limit(scores, num_results)
 
     def save(self, folder: Path) -> None:
-        arrays, facts = self.contents()
         shutil.rmtree(folder / HELD_OUT, ignore_errors=True)
         if self.held_out is not None:
             self.held_out.save(folder / HELD_OUT)
-        save_arrays(folder, self.kind, {**pack_ids(self.item_ids), **arrays}, facts)
+        save_arrays(folder, self.kind, *self.contents())
 
     def contents(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-        """What `load` needs besides the item ids: arrays, and facts for the manifest."""
-        arrays: dict[str, npt.NDArray[Any]] = {"popularity": self.popularity}
+        """What `load` needs: arrays, and facts for the manifest."""
+        arrays = {**pack_ids(self.item_ids), "popularity": self.popularity}
         facts: dict[str, dict[str, Any]] = {}
         for name, scorer in self.scorers.items():
             facts[name] = {
@@ -196,7 +195,7 @@ class BlendModel(UserModel):
         return arrays, {"components": facts, **repeats, **counts}
 
     @classmethod
-    def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> BlendModel:
+    def load(cls, arrays: Arrays, facts: dict[str, Any]) -> BlendModel:
         """The model that gave `contents`. Raises KeyError when something is missing."""
         if "parts" in facts:
             arrays, facts = _from_old_names(arrays, facts)
@@ -206,7 +205,7 @@ class BlendModel(UserModel):
         for name, fact in components.items():
             scorers[name] = SCORER_TYPES[fact["kind"]].from_arrays(_of(arrays, name))
         return cls(
-            item_ids,
+            unpack_ids(arrays),
             arrays["popularity"],
             scorers,
             {name: fact["recency_exponent"] for name, fact in components.items()},
@@ -253,13 +252,9 @@ class HeldOut:
     def save(self, folder: Path) -> None:
         """Write everything into the folder."""
         arrays, facts = self.model.contents()
-        users = {f"user_{name}": array for name, array in pack_ids(self.users).items()}
-        save_arrays(
-            folder,
-            HELD_OUT,
-            {**pack_ids(self.model.item_ids), **users, **arrays},
-            {**facts, "hyperparameters": dict(self.hyperparameters)},
-        )
+        arrays |= {f"user_{name}": array for name, array in pack_ids(self.users).items()}
+        facts["hyperparameters"] = dict(self.hyperparameters)
+        save_arrays(folder, HELD_OUT, arrays, facts)
 
     @classmethod
     def load(cls, model: Path) -> HeldOut | None:
@@ -275,11 +270,8 @@ class HeldOut:
             raise ModelFileError(f"{folder} contains {kind!r}, expected {HELD_OUT!r}")
         try:
             users = {name: arrays[f"user_{name}"] for name in ("id_bytes", "id_ends")}
-            return cls(
-                BlendModel.load(unpack_ids(arrays), arrays, facts),
-                unpack_ids(users),
-                facts["hyperparameters"],
-            )
+            known = BlendModel.load(arrays, facts)
+            return cls(known, unpack_ids(users), facts["hyperparameters"])
         except (KeyError, ValueError) as error:
             raise ModelFileError(f"{folder} is incomplete: {error}") from error
 
@@ -341,14 +333,13 @@ class SegmentationModel:
 
     def save(self, folder: Path) -> None:
         arrays, facts = self.model.contents()
-        arrays = {**pack_ids(self.item_ids), **arrays}
         save_arrays(folder, self.kind, arrays, {**facts, "repeat_factor": self.repeat_factor})
 
     @classmethod
-    def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> SegmentationModel:
+    def load(cls, arrays: Arrays, facts: dict[str, Any]) -> SegmentationModel:
         """The model that was saved; its factor was named `again` in old files."""
         factor = facts["again"] if "again" in facts else facts["repeat_factor"]
-        return cls(BlendModel.load(item_ids, arrays, facts), float(factor))
+        return cls(BlendModel.load(arrays, facts), float(factor))
 
 
 def probabilities(model: BlendModel, history: History) -> Float32:
@@ -380,6 +371,6 @@ def load_model(folder: Path) -> AnyModel:
     if kind not in MODELS:
         raise ModelFileError(f"the model in {folder} has the unknown kind {kind!r}")
     try:
-        return MODELS[kind].load(unpack_ids(arrays), arrays, facts)
+        return MODELS[kind].load(arrays, facts)
     except (KeyError, ValueError, TypeError) as error:
         raise ModelFileError(f"the model in {folder} is incomplete: {error}") from error

@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix, vstack
 from .interactions import Float32, History, Ids, Int32, positions
 from .ranking import most_recent, top_k, top_k_per_row
 from .serving import Exclude, Recommended, UserModel, chunk_size
-from .store import Arrays, pack_ids, save_arrays
+from .store import Arrays, pack_ids, pack_matrix, save_arrays, unpack_ids, unpack_matrix
 from .threads import ordered_map
 
 POPULARITY_DISCOUNT = 0.5  # default of aws-sims' popularity_discount_factor
@@ -68,13 +68,13 @@ class RelatedItemsModel:
         return scores
 
     def save(self, folder: Path) -> None:
-        weights = {name: getattr(self.weights, name) for name in ("data", "indices", "indptr")}
-        save_arrays(folder, self.kind, {**pack_ids(self.item_ids), **weights}, {})
+        arrays = {**pack_ids(self.item_ids), **pack_matrix(self.weights)}
+        save_arrays(folder, self.kind, arrays, {})
 
     @classmethod
-    def load(cls, item_ids: Ids, arrays: Arrays, facts: dict[str, Any]) -> RelatedItemsModel:
-        weights = (arrays["data"], arrays["indices"], arrays["indptr"])
-        return cls(item_ids, csr_matrix(weights, shape=(len(item_ids), len(item_ids))))
+    def load(cls, arrays: Arrays, facts: dict[str, Any]) -> RelatedItemsModel:
+        item_ids = unpack_ids(arrays)
+        return cls(item_ids, unpack_matrix(arrays, len(item_ids)))
 
 
 class LastItemRecommender(UserModel):

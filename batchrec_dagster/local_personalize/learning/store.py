@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy.sparse import csr_matrix
 
 from .interactions import Ids, Int32, Interactions, ModelFileError, positions, sort_rows
 from .threads import ordered_map
@@ -104,6 +105,17 @@ def unpack_ids(arrays: Arrays) -> npt.NDArray[np.object_]:
         ids[i] = whole[start:end].decode()
         start = end
     return ids
+
+
+def pack_matrix(matrix: csr_matrix) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a sparse matrix."""
+    return {name: getattr(matrix, name) for name in ("data", "indices", "indptr")}
+
+
+def unpack_matrix(arrays: Arrays, columns: int) -> csr_matrix:
+    """The matrix that `pack_matrix` packed."""
+    shape = len(arrays["indptr"]) - 1, columns
+    return csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
 
 
 KIND = "interactions"
