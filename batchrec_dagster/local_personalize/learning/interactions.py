@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,10 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 
-from .item_features import ItemFeatures
 from .threads import ordered_map, pieces
+
+if TYPE_CHECKING:
+    from .item_features import ItemFeatures
 
 
 class TrainingError(ValueError):
@@ -73,7 +75,7 @@ class Interactions:
             timestamps=pl.col(TIMESTAMP).cast(pl.Int64),
             items=pl.col(ITEM_ID).cast(pl.Enum(item_ids)).to_physical().cast(pl.Int32),
         ).collect(engine="streaming")
-        return cls(_objects(user_ids), _objects(item_ids), *sort_rows(coded, len(user_ids)))
+        return cls(object_ids(user_ids), object_ids(item_ids), *sort_rows(coded, len(user_ids)))
 
     def __len__(self) -> int:
         return len(self.users)
@@ -157,7 +159,7 @@ def _strings(values: Sequence[str] | Ids | pl.Series) -> pl.Series:
     return values if isinstance(values, pl.Series) else pl.Series(list(values), dtype=pl.String)
 
 
-def _objects(ids: pl.Series) -> npt.NDArray[Any]:
+def object_ids(ids: pl.Series) -> Ids:
     # Not numpy's fixed-width strings: they drop trailing NULs and pad every id to the longest
     # (256 characters are allowed, 1 KiB each).
     out = np.empty(len(ids), dtype=object)

@@ -15,9 +15,7 @@ from scipy.sparse import csr_matrix, diags
 
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, Field
 
-Ids = npt.NDArray[np.object_]
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
+from .interactions import Float64, Ids, Int64, object_ids
 
 MAX_FEATURES = 500  # the most frequent of all columns: fitting their weights takes its cube
 MAX_ENTRIES = 64  # features of an item
@@ -68,9 +66,8 @@ def read_features(fields: Sequence[Field], read: ReadColumn) -> ItemFeatures | N
     matrix = _matrix(columns, len(ids))
     if not matrix.nnz:
         return None
-    names = np.empty(len(ids), dtype=object)
-    names[:] = ids.to_list()
-    return ItemFeatures(names, matrix, np.full(len(ids), np.nan) if created is None else created)
+    unknown = np.full(len(ids), np.nan)
+    return ItemFeatures(object_ids(ids), matrix, unknown if created is None else created)
 
 
 def _categories(cells: pl.Series) -> tuple[Int64, pl.Series]:

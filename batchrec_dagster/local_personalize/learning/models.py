@@ -252,7 +252,7 @@ class HeldOut:
     def save(self, folder: Path) -> None:
         """Write everything into the folder."""
         arrays, facts = self.model.contents()
-        arrays |= {f"user_{name}": array for name, array in pack_ids(self.users).items()}
+        arrays |= pack_ids(self.users, "user_")
         facts["hyperparameters"] = dict(self.hyperparameters)
         save_arrays(folder, HELD_OUT, arrays, facts)
 
@@ -269,9 +269,8 @@ class HeldOut:
         if kind != HELD_OUT:
             raise ModelFileError(f"{folder} contains {kind!r}, expected {HELD_OUT!r}")
         try:
-            users = {name: arrays[f"user_{name}"] for name in ("id_bytes", "id_ends")}
             known = BlendModel.load(arrays, facts)
-            return cls(known, unpack_ids(users), facts["hyperparameters"])
+            return cls(known, unpack_ids(arrays, "user_"), facts["hyperparameters"])
         except (KeyError, ValueError) as error:
             raise ModelFileError(f"{folder} is incomplete: {error}") from error
 

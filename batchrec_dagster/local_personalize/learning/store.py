@@ -89,19 +89,20 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def pack_ids(ids: npt.NDArray[np.object_]) -> dict[str, npt.NDArray[Any]]:
+def pack_ids(ids: Ids, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
     """Strings as two arrays: `id_bytes`, all as UTF-8, and `id_ends`, where each ends."""
     encoded = [text.encode() for text in ids]
+    whole = np.frombuffer(b"".join(encoded), dtype=np.uint8)
     ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-    return {"id_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8), "id_ends": ends}
+    return {f"{prefix}id_bytes": whole, f"{prefix}id_ends": ends}
 
 
-def unpack_ids(arrays: Arrays) -> npt.NDArray[np.object_]:
+def unpack_ids(arrays: Arrays, prefix: str = "") -> Ids:
     """The strings that `pack_ids` packed."""
-    whole = arrays["id_bytes"].tobytes()
-    ids = np.empty(len(arrays["id_ends"]), dtype=object)
+    whole, ends = arrays[f"{prefix}id_bytes"].tobytes(), arrays[f"{prefix}id_ends"]
+    ids = np.empty(len(ends), dtype=object)
     start = 0
-    for i, end in enumerate(arrays["id_ends"].tolist()):
+    for i, end in enumerate(ends.tolist()):
         ids[i] = whole[start:end].decode()
         start = end
     return ids
@@ -119,16 +120,17 @@ def unpack_matrix(arrays: Arrays, columns: int) -> csr_matrix:
 
 
 KIND = "interactions"
-IDS = ("user", "item")
 NUMBERS = ("users", "items", "timestamps")
 
 
 def save(interactions: Interactions, folder: Path) -> None:
     """Write the interactions into the folder: 16 bytes each, and the ids."""
-    arrays = {name: getattr(interactions, name) for name in NUMBERS}
-    for whose, ids in zip(IDS, (interactions.user_ids, interactions.item_ids), strict=True):
-        arrays |= {f"{whose}_{name}": array for name, array in pack_ids(ids).items()}
-    save_arrays(folder, KIND, arrays, {})
+    numbers = {name: getattr(interactions, name) for name in NUMBERS}
+    users, items = (
+        pack_ids(interactions.user_ids, "user_"),
+        pack_ids(interactions.item_ids, "item_"),
+    )
+    save_arrays(folder, KIND, {**numbers, **users, **items}, {})
 
 
 def load(folder: Path) -> Interactions:
@@ -140,14 +142,11 @@ def load(folder: Path) -> Interactions:
     if kind != KIND:
         raise ModelFileError(f"{folder} contains {kind!r}, expected {KIND!r}")
     try:
-        user_ids, item_ids = (
-            unpack_ids({name: arrays[f"{whose}_{name}"] for name in ("id_bytes", "id_ends")})
-            for whose in IDS
-        )
+        ids = unpack_ids(arrays, "user_"), unpack_ids(arrays, "item_")
         users, items, timestamps = (arrays[name] for name in NUMBERS)
+        return Interactions(*ids, users, items, timestamps)
     except (KeyError, ValueError) as error:
         raise ModelFileError(f"{folder} is incomplete: {error}") from error
-    return Interactions(user_ids, item_ids, users, items, timestamps)
 
 
 def concat(several: Sequence[Interactions]) -> Interactions:
