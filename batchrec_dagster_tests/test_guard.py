@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.web import server as web_server
 from batchrec_dagster.web.guard import Guard
 from batchrec_dagster.web.server import MAX_BODY_BYTES, LimitedProtocol, LimitedServer
 
@@ -267,7 +268,7 @@ def ask(address: tuple[str, int], body: bytes) -> tuple[int, bytes]:
 
 
 @pytest.mark.slow
-def test_a_body_has_a_largest_size_and_a_longest_time() -> None:
+def test_a_body_has_a_largest_size_and_a_longest_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from batchrec_dagster.web.dagster_ui import JsonPosts
 
     with served(JsonPosts(_echo)) as address:
@@ -275,7 +276,8 @@ def test_a_body_has_a_largest_size_and_a_longest_time() -> None:
         assert ask(address, largest) == (200, str(MAX_BODY_BYTES).encode())
         status, said = ask(address, largest + b" ")
         assert (status, said) == (413, b"A request may have at most 1048576 bytes.\n")
-    with served(JsonPosts(_echo, body_seconds=0.5)) as address:
+    monkeypatch.setattr(web_server, "BODY_SECONDS", 0.5)
+    with served(JsonPosts(_echo)) as address:
         head = "POST /graphql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         with connect(address, f"{head}Content-Length: 9\r\n\r\n1234".encode()) as slow:
             assert slow.recv(99).startswith(b"HTTP/1.1 408 ")

@@ -27,7 +27,7 @@ from batchrec_dagster.dagster_internals import web_server
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.web.guard import Guard, refuse
-from batchrec_dagster.web.server import BODY_SECONDS, BodyTooLargeError, LimitedServer, read_body
+from batchrec_dagster.web.server import BodyTooLargeError, LimitedServer, read_body
 
 POLL_MS = 2000  # how often the pages of the UI ask for what is new
 STOP_SECONDS = 60  # how long the daemon may take to stop
@@ -40,9 +40,8 @@ class JsonPosts:
     /graphql shows the GraphiQL page and executes nothing.
     """
 
-    def __init__(self, app: ASGIApp, body_seconds: float = BODY_SECONDS) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.body_seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,7 +56,7 @@ class JsonPosts:
                 await refuse(scope, receive, send, "Send Content-Type: application/json.", 415)
                 return
             try:
-                receive = _again(await read_body(receive, self.body_seconds), receive)
+                receive = _again(await read_body(receive), receive)
             except BodyTooLargeError as error:
                 await refuse(scope, receive, send, str(error), 413)
                 return

@@ -27,13 +27,13 @@ class BodyTooLargeError(Exception):
     """A request has more than MAX_BODY_BYTES."""
 
 
-async def read_body(receive: Receive, seconds: float = BODY_SECONDS) -> bytes:
+async def read_body(receive: Receive) -> bytes:
     """The request's whole body; never holds more than the limit and one message in memory.
 
     Raises BodyTooLargeError, TimeoutError, and ClientDisconnect.
     """
     body, more = bytearray(), True
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(BODY_SECONDS):
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":

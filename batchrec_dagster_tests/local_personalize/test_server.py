@@ -30,6 +30,7 @@ from batchrec_dagster.personalize.evidence import evidence_of
 from batchrec_dagster.personalize.schemas import interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.web import is_loopback
+from batchrec_dagster.web import server as web_server
 from batchrec_dagster.web.server import MAX_BODY_BYTES
 from batchrec_dagster_tests.local_personalize.support import (
     RECIPE,
@@ -245,9 +246,10 @@ def test_with_a_key_only_its_signatures_are_accepted(tmp_path: Path) -> None:
     assert SECRET not in (tmp_path / "log").read_text()
 
 
-def test_a_slow_request_times_out(tmp_path: Path) -> None:
+def test_a_slow_request_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_server, "BODY_SECONDS", 0.05)
     service = LocalPersonalize(tmp_path, ObjectStore())
-    app = application(service, request_seconds=0.05)
+    app = application(service)
     sent: list[dict[str, Any]] = []
 
     async def never() -> dict[str, Any]:

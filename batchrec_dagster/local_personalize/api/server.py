@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web.guard import Guard
-from batchrec_dagster.web.server import BODY_SECONDS, BodyTooLargeError, LimitedServer, read_body
+from batchrec_dagster.web.server import BodyTooLargeError, LimitedServer, read_body
 
 from ..errors import CatalogError
 from ..jobs.job import logger
@@ -26,11 +26,7 @@ from .signatures import AccessKey, SignatureError, check_signature
 
 
 def application(
-    service: LocalPersonalize,
-    *,
-    key: AccessKey | None = None,
-    hosts: Collection[str] = (),
-    request_seconds: float = BODY_SECONDS,
+    service: LocalPersonalize, *, key: AccessKey | None = None, hosts: Collection[str] = ()
 ) -> Starlette:
     """The ASGI application, for clients that reach it by a loopback name or one of `hosts`.
 
@@ -39,7 +35,7 @@ def application(
 
     async def personalize(request: Request) -> Response:
         try:
-            body = await read_body(request.receive, request_seconds)
+            body = await read_body(request.receive)
             if key is not None:
                 check_signature(key, request.headers, body)
             target = request.headers.get("x-amz-target", "")

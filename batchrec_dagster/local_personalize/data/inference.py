@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from batchrec_dagster.personalize.batch_files import (
@@ -22,9 +21,9 @@ from batchrec_dagster.personalize.item_attributes import ItemAttributesError, ty
 from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, Schema
 from batchrec_dagster.storage.progress import Progress
 
-from ..filters.columns import Column, make_column
+from ..filters.columns import Column, Mask, make_column
 from ..filters.tables import Read
-from ..learning.interactions import Ids, Interactions, positions
+from ..learning.interactions import Ids, Int32, Interactions, positions
 from ..learning.models import AnyModel, BlendModel, SegmentationModel
 from ..learning.related import RelatedItemsModel
 from ..learning.serving import Exclude, Recommended, UserModel
@@ -129,9 +128,8 @@ class Recommender(Answerer):
                 yield items, scores[:count].tolist() if scored else None
 
 
-Query = npt.NDArray[np.int32]  # positions in the model's items
-Users = npt.NDArray[np.int32]  # indexes into the users of the interactions
-Mask = npt.NDArray[np.bool_]  # over the users of the interactions
+Query = Int32  # positions in the model's items
+Users = Int32  # indexes into the users of the interactions
 
 # Users held in memory for the segments of several lines: 128 MiB.
 USERS_AT_ONCE = 32 << 20
@@ -145,7 +143,7 @@ class ItemAttributes:
         self._schema, self._read, self._item_ids = schema, read, item_ids
         self._column = cache(self._load)
 
-    def matching_items(self, expression: str) -> npt.NDArray[np.int32]:
+    def matching_items(self, expression: str) -> Query:
         """Positions in `item_ids` of the items that match. Raises ItemAttributesError."""
         matching = np.ones(len(self._item_ids), dtype=bool)
         for field, value in typed_conditions(expression, self._schema):
