@@ -30,6 +30,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     popular_first,
 )
+from batchrec_dagster.local_personalize.learning.inverse import inverse_of
 
 
 def main() -> None:
@@ -47,7 +48,10 @@ def main() -> None:
     n_items = matrix.shape[1]
     fits: dict[str, Callable[[], object]] = {
         f"EASE, all {n_items:,} items": lambda: ease.fit(
-            matrix, core=n_items, regularization=REGULARIZATION, neighbors=EASE_NEIGHBORS
+            matrix,
+            inverse_of(matrix, REGULARIZATION),
+            regularization=REGULARIZATION,
+            neighbors=EASE_NEIGHBORS,
         ),
         "co-occurrence": lambda: cooccurrence.fit(history, neighbors=COOC_NEIGHBORS),
         f"iALS, {components.ALS_FACTORS} factors": lambda: components.fit_factors(matrix, seed=0),

@@ -25,6 +25,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     popular_first,
 )
+from batchrec_dagster.local_personalize.learning.inverse import inverse_of
 from batchrec_dagster.local_personalize.learning.serving import UserModel
 from batchrec_dagster.local_personalize.learning.threads import (
     cores,
@@ -107,8 +108,8 @@ def fit_irspack(matrix: csr_matrix, options: Options) -> Score:
 
 def fit_ease(matrix: csr_matrix, options: Options) -> Score:
     """EASE (Steck 2019) with all of its weights."""
-    n = matrix.shape[1]
-    return by_item(ease.fit(matrix, core=n, regularization=options["regularization"], neighbors=n))
+    strength, inverse = options["regularization"], inverse_of(matrix, options["regularization"])
+    return by_item(ease.fit(matrix, inverse, regularization=strength, neighbors=matrix.shape[1]))
 
 
 def fit_knn(matrix: csr_matrix, options: Options) -> Score:

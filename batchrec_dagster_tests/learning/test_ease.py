@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, inverse, low_rank
+from batchrec_dagster.local_personalize.learning import inverse, low_rank
+from batchrec_dagster_tests.learning.support import fit_ease
 
 Float64 = npt.NDArray[np.float64]
 
@@ -110,13 +111,13 @@ def test_ease_matches_the_paper(
         patch.setattr(inverse, "LONG", long)
         patch.setattr(inverse, "ROWS", 3)
         patch.setattr(inverse, "MAX_KEPT_ITEMS", kept)
-        weights = ease.fit(matrix, core=items, regularization=3.0, neighbors=items)
+        weights = fit_ease(matrix, core=items, regularization=3.0, neighbors=items)
     assert weights.toarray() == pytest.approx(plain_ease(matrix, 3.0), abs=1e-4)
 
 
 def test_each_item_keeps_its_largest_weights() -> None:
     matrix = random_matrix(60, 20, 0.3, 0)
-    weights = ease.fit(matrix, core=20, regularization=3.0, neighbors=4).toarray()
+    weights = fit_ease(matrix, core=20, regularization=3.0, neighbors=4).toarray()
     plain = plain_ease(matrix, 3.0)
     for target in range(20):
         kept = np.flatnonzero(weights[:, target])
@@ -156,7 +157,7 @@ def test_rows_are_added_only_where_that_is_cheaper(users: int, items: int) -> No
 
 @pytest.mark.parametrize("items", [0, 1])
 def test_fewer_than_two_items_have_no_weights(items: int) -> None:
-    weights = ease.fit(
+    weights = fit_ease(
         csr_matrix((3, items), dtype=np.float32), core=10, regularization=1.0, neighbors=5
     )
     assert weights.shape == (items, items)
@@ -182,7 +183,7 @@ def test_pairs_outside_the_core_have_the_weights_of_all_where_users_share_them(
     plain[:core, :core] = plain_ease(matrix[:, :core], 3.0) if core else 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inverse, "BLOCK", 4)
-        found = ease.fit(matrix, core=core, regularization=3.0, neighbors=neighbors).toarray()
+        found = fit_ease(matrix, core=core, regularization=3.0, neighbors=neighbors).toarray()
     for target in range(items):
         size = np.abs(plain[:, target])
         least = np.sort(size)[::-1][min(neighbors, items) - 1]
@@ -204,7 +205,7 @@ def test_thirty_thousand_items() -> None:
     matrix.sum_duplicates()
     matrix.data[:] = 1
     matrix = matrix[:, np.argsort(-np.diff(matrix.tocsc().indptr), kind="stable")].tocsr()
-    weights = ease.fit(matrix, core=1_500, regularization=20.0, neighbors=50)
+    weights = fit_ease(matrix, core=1_500, regularization=20.0, neighbors=50)
     assert weights.shape == (items, items)
     assert np.isfinite(weights.data).all()
     kernel = (matrix @ matrix.T).toarray().astype(np.float64) + 20 * np.eye(users)
@@ -224,7 +225,7 @@ def test_a_small_core_is_about_as_accurate_as_all_items() -> None:
     exact = plain_ease(matrix, 50.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(low_rank, "RANK", 16)
-        found = ease.fit(matrix, core=40, regularization=50.0, neighbors=items).toarray()
+        found = fit_ease(matrix, core=40, regularization=50.0, neighbors=items).toarray()
     outside = np.ones_like(exact, dtype=bool)
     outside[:40, :40] = False
     shared = outside & ((matrix.T @ matrix).toarray() > 0)

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from batchrec_dagster.local_personalize.learning import cooccurrence, ease
+from batchrec_dagster.local_personalize.learning import cooccurrence
 from batchrec_dagster.local_personalize.learning.components import fit_factors
 from batchrec_dagster.local_personalize.learning.evaluation import split
 from batchrec_dagster.local_personalize.learning.interactions import (
@@ -15,7 +15,7 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
 )
 from batchrec_dagster.local_personalize.recipes import train
-from batchrec_dagster_tests.learning.support import Row, for_users, tastes
+from batchrec_dagster_tests.learning.support import Row, fit_ease, for_users, tastes
 
 
 def weighted(rows: list[tuple[str, str, int, float]]) -> Interactions:
@@ -67,7 +67,7 @@ def test_ease_regresses_weighted_items(shop: Interactions) -> None:
         inverse = np.linalg.inv(dense.T @ dense + 5 * np.eye(n))
         wanted = inverse / -np.diag(inverse)
         np.fill_diagonal(wanted, 0)
-        found = ease.fit(matrix[:users], core=n, regularization=5.0, neighbors=n).toarray()
+        found = fit_ease(matrix[:users], core=n, regularization=5.0, neighbors=n).toarray()
         np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 

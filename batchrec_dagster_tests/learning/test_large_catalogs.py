@@ -17,6 +17,7 @@ from batchrec_dagster.local_personalize.learning import (
 from batchrec_dagster.local_personalize.learning.components import FactorScorer, PopularityScorer
 from batchrec_dagster.local_personalize.learning.fit_components import max_core
 from batchrec_dagster.local_personalize.learning.interactions import History
+from batchrec_dagster_tests.learning.support import fit_ease
 
 N_ITEMS = 2_500
 NUMBERS = np.random.default_rng(5)
@@ -93,10 +94,10 @@ def test_outside_the_core_ease_is_the_same_however_it_is_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     matrix = popular_first(histories(300))
-    at_once = ease.fit(matrix, core=100, regularization=20.0, neighbors=50)
+    at_once = fit_ease(matrix, core=100, regularization=20.0, neighbors=50)
     monkeypatch.setattr(ease, "PAIRS", 700)
     monkeypatch.setattr(low_rank, "ROWS", 3)
-    again = ease.fit(matrix, core=100, regularization=20.0, neighbors=50)
+    again = fit_ease(matrix, core=100, regularization=20.0, neighbors=50)
     assert again.nnz == at_once.nnz
     differences = abs(at_once - again)
     assert (differences > 1e-6).nnz <= 0.02 * at_once.nnz  # equal weights, rounded differently
@@ -109,7 +110,7 @@ def test_outside_the_core_an_item_keeps_weights_by_its_users(
     monkeypatch.setattr(inverse, "BLOCK", 1)  # the items of a block keep as many as its first
     matrix = popular_first(histories(300))
     users = np.diff(matrix.tocsc().indptr)
-    kept = np.diff(ease.fit(matrix, core=10, regularization=20.0, neighbors=50).tocsc().indptr)
+    kept = np.diff(fit_ease(matrix, core=10, regularization=20.0, neighbors=50).tocsc().indptr)
     assert (kept[:10] == 50).all()
     assert (kept[10:] <= 4 * users[10:]).all()
     assert (kept[10:] == 4 * users[10:]).mean() > 0.5

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning import ease, fit_components, ranking, related
+from batchrec_dagster.local_personalize.learning import fit_components, ranking, related
 from batchrec_dagster.local_personalize.learning.components import EASE, ItemItemScorer
 from batchrec_dagster.local_personalize.learning.models import BlendModel
 from batchrec_dagster.local_personalize.recipes import train
-from batchrec_dagster_tests.learning.support import Row, interactions_of, lists
+from batchrec_dagster_tests.learning.support import Row, fit_ease, interactions_of, lists
 
 RECIPE = "aws-user-personalization"
 
@@ -99,7 +99,7 @@ def test_keeps_exactly_the_largest_and_the_first_of_ties(
 @pytest.mark.parametrize("core", [0, 700, 1_500])
 def test_equal_weights_keep_the_most_popular_items(core: int) -> None:
     alike = csr_matrix(np.ones((3, 1_500), dtype=np.float32))
-    weights = ease.fit(alike, core=core, regularization=5.0, neighbors=50).tocsc()
+    weights = fit_ease(alike, core=core, regularization=5.0, neighbors=50).tocsc()
     assert (np.diff(weights.indptr) == 50).all()
     if core != 700:  # weights inside of the core differ from those outside
         assert weights[:, [1_499]].indices.tolist() == list(range(50))
@@ -110,7 +110,7 @@ def test_outside_the_core_only_the_newest_of_a_long_history_are_paired(
 ) -> None:
     monkeypatch.setattr(ranking, "MAX_PAIRED", 2)
     newest_first = csr_matrix((np.ones(5, np.float32), [3, 1, 0, 2, 0], [0, 4, 5]), shape=(2, 4))
-    weights = ease.fit(newest_first, core=0, regularization=1.0, neighbors=4).toarray()
+    weights = fit_ease(newest_first, core=0, regularization=1.0, neighbors=4).toarray()
     assert sorted(zip(*np.nonzero(weights), strict=True)) == [(1, 3), (3, 1)]
     assert weights[1, 3] == pytest.approx(2 / 7, rel=1e-3)  # as if all were paired
 

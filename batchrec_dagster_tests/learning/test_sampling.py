@@ -185,9 +185,9 @@ def test_large_data_are_measured_without_the_held_out_users_and_served_with_them
     monkeypatch.setattr(train_blend, "MIN_VALIDATION_USERS", 1)
     users_of_fits, fit = [], ease.fit
 
-    def counted(matrix: csr_matrix, **named: Any) -> csr_matrix:
+    def counted(matrix: csr_matrix, *args: Any, **named: Any) -> csr_matrix:
         users_of_fits.append(matrix.shape[0])
-        return fit(matrix, **named)
+        return fit(matrix, *args, **named)
 
     monkeypatch.setattr(ease, "fit", counted)
     lonely = [(f"u{user}", f"own{user}", 10**7) for user in range(300)]

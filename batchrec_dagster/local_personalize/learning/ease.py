@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix, vstack
 
 from .interactions import Int32, Int64
-from .inverse import Inverse, blocks, inverse_of
+from .inverse import Inverse, blocks
 from .low_rank import LowRank
 from .ranking import keep_columns, most_recent, reindex, top_k_per_dense_row, top_k_per_row
 from .threads import ordered_map, pieces
@@ -24,26 +24,20 @@ WEIGHTS_PER_USER = 25
 
 
 def fit(
-    matrix: csr_matrix,
-    *,
-    core: int,
-    regularization: float,
-    neighbors: int,
-    inverse: Inverse | None = None,
+    matrix: csr_matrix, inverse: Inverse, *, regularization: float, neighbors: int
 ) -> csr_matrix:
     """Weights (n_items, n_items) float32: row = an item of a history, column = an item to score.
 
     `matrix` is (users, n_items) of ones: the most popular items first, the entries of a row from
-    new to old. The first `core` items are regressed jointly, as in the paper; of pairs with an
-    item outside the core, the weights are approximate (`LowRank`), over the newest entries of each
-    user (`ranking.most_recent`). Each column keeps its `neighbors` largest weights, outside the
-    core also WEIGHTS_PER_USER at most: they carry the accuracy, and scoring costs in proportion.
-    `inverse` is that of the core, if it is known.
+    new to old. The first items, of which `inverse` is, are the core: they are regressed jointly, as
+    in the paper; of pairs with an item outside the core, the weights are approximate (`LowRank`),
+    over the newest entries of each user (`ranking.most_recent`). Each column keeps its `neighbors`
+    largest weights, outside the core also WEIGHTS_PER_USER at most: they carry the accuracy, and
+    scoring costs in proportion.
     """
     n_items = matrix.shape[1]
     if n_items < 2:
         return csr_matrix((n_items, n_items), dtype=np.float32)
-    inverse = inverse or inverse_of(matrix[:, :core], regularization)
     core, rows_of = inverse.n, inverse.rows()
     pairs = _Pairs.of(matrix, regularization, core) if core < n_items else None
     order = np.arange(n_items) if pairs is None else pairs.order(core)

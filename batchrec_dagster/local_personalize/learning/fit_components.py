@@ -192,9 +192,9 @@ class ComponentFitter:
 
     def _fit_ease(self, name: str) -> csr_matrix:
         """The weights, from the inverse that was kept and the users that are new, if possible."""
-        matrix, start, order = self.matrix, self._start, None
-        inverse = None if start is None else start.inverses.get(name)
-        if start is not None and inverse is not None:
+        strength, matrix = regularization(name), self.matrix
+        if self._start is not None and name in self._start.inverses:
+            start, inverse = self._start, self._start.inverses[name]
             is_new = ~np.isin(self.users, start.users)
             added = int(is_new.sum())
             if len(self.users) == len(start.users) + added and inverse.can_add(added):
@@ -202,19 +202,14 @@ class ComponentFitter:
                 entries = matrix.data, order[matrix.indices], matrix.indptr
                 matrix = csr_matrix(entries, shape=matrix.shape)
                 inverse.add(matrix[is_new, : inverse.n])
-        if order is None:
-            core = max_core(*matrix.shape)
-            inverse = inverse_of(matrix[:, :core], regularization(name), self._log)
-            if self._inverses is not None:
-                self._inverses[name] = inverse
-        weights = ease.fit(
-            matrix,
-            core=matrix.shape[1],
-            regularization=regularization(name),
-            neighbors=EASE_NEIGHBORS,
-            inverse=inverse,
-        )
-        return weights if order is None else reindex(weights, order)
+                fitted = ease.fit(
+                    matrix, inverse, regularization=strength, neighbors=EASE_NEIGHBORS
+                )
+                return reindex(fitted, order)
+        inverse = inverse_of(matrix[:, : max_core(*matrix.shape)], strength, self._log)
+        if self._inverses is not None:
+            self._inverses[name] = inverse
+        return ease.fit(matrix, inverse, regularization=strength, neighbors=EASE_NEIGHBORS)
 
     def with_new_items(self, model: BlendModel) -> BlendModel:
         """The model, fitted here, with the items that have features and no interactions."""
