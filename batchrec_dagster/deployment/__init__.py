@@ -184,7 +184,6 @@ class Deployment:
         return self.personalize == EMBEDDED
 
     def _problems(self) -> Iterator[str]:
-        """What is wrong with the settings, and what is allowed."""
         if self.storage.startswith("s3://"):
             try:
                 bucket, _ = split_uri(self.storage)
@@ -251,13 +250,11 @@ class Deployment:
 
     @property
     def storage_resource(self) -> StorageResource:
-        """The storage, for commands."""
         found: StorageResource = _resources(self)["storage"]
         return found
 
     @property
     def personalize_resource(self) -> PersonalizeResource:
-        """Personalize, for commands."""
         found: PersonalizeResource = _resources(self)["personalize"]
         return found
 

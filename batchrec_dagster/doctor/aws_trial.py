@@ -110,7 +110,6 @@ class Trial:
         return ensure.ready(kind, api.Started(made[kind.arn], created=True))
 
     def start_lists(self, name: str, recipe: str, results: int, **request: object) -> api.Started:
-        """A batch inference job for the users."""
         version = self.version(recipe).arn
         create = {
             "solutionVersionArn": version,

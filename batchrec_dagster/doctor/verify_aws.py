@@ -98,7 +98,6 @@ class Verification:
 
     @property
     def trial(self) -> Trial:
-        """What the questions are asked with."""
         today = f"{now():%FT%TZ}"
         first, last = (self.state["started"], self.state.get("ended", today))
         days = (date.fromisoformat(first[:10]), date.fromisoformat(last[:10]))

@@ -123,8 +123,6 @@ class TableIOManager(StorageIOManager):
 
 
 class ParquetIOManager(TableIOManager):
-    """Tables as Parquet."""
-
     suffix = ".parquet"
 
     def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
@@ -135,8 +133,6 @@ class ParquetIOManager(TableIOManager):
 
 
 class CsvIOManager(TableIOManager):
-    """Tables as CSV."""
-
     suffix = ".csv"
 
     def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
@@ -166,8 +162,6 @@ class JsonRecordIOManager(StorageIOManager):
 
 
 class HtmlIOManager(StorageIOManager):
-    """Pages for people, as HTML."""
-
     suffix = ".html"
 
     def encode(self, value: Any) -> bytes:

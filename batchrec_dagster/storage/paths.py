@@ -169,7 +169,6 @@ class PipelineFiles:
 
     @property
     def interactions(self) -> str:
-        """The URI of the interactions."""
         return self.storage.uri(self.places.interactions)
 
     @property

@@ -39,7 +39,6 @@ class Progress:
         )
 
     def end(self) -> None:
-        """Log the total and the rate."""
         seconds = self.clock() - self._began
         rate = f", {self.done / seconds:,.0f} a second" if seconds > 0 else ""
         self.log(f"{self.done:,} {self.what} in {seconds:.1f} s{rate}")

@@ -60,7 +60,6 @@ class StorageResource(dg.ConfigurableResource[Any]):
 
     @cached_property
     def store(self) -> ObjectStore:
-        """Reads and writes the objects under the root."""
         folders = {} if self.in_s3 else {LOCAL_BUCKET: Path(self.root).absolute()}
         return ObjectStore(folders, lambda: self._session, self.s3.endpoint_url)
 

@@ -85,7 +85,6 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def guarded_ui(context: web_server.WorkspaceProcessContext, hosts: Collection[str]) -> ASGIApp:
-    """Dagster's web application, as this project serves it."""
     app = web_server.create_app_from_workspace_process_context(context, live_data_poll_rate=POLL_MS)
     return Guard(JsonPosts(app), hosts)
 

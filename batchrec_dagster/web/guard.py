@@ -39,7 +39,6 @@ class Guard:
             await refuse(scope, receive, send, reason)
 
     def refusal(self, scope: Scope) -> str | None:
-        """Why the request is refused, or None."""
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         host = hosts[0].lower() if len(hosts) == 1 else ""

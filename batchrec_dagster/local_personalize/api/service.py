@@ -41,13 +41,11 @@ class Answer(NamedTuple):
 
     @classmethod
     def of(cls, content: Any, status: int = 200, **headers: str) -> Answer:
-        """The answer with this content, and further headers."""
         headers = {"Content-Type": CONTENT_TYPE, "x-amzn-RequestId": str(uuid.uuid4()), **headers}
         return cls(status, json.dumps(content).encode(), headers)
 
     @classmethod
     def error(cls, status: int, code: str, message: str) -> Answer:
-        """The answer with an exception of the protocol."""
         return cls.of({"__type": code, "message": message}, status)
 
 

@@ -56,8 +56,6 @@ def _damaged(path: Path, reason: object) -> CatalogError:
 
 
 class Status(StrEnum):
-    """The statuses of resources and of their updates."""
-
     ACTIVE = "ACTIVE"
     CREATE_PENDING = "CREATE PENDING"
     CREATE_IN_PROGRESS = "CREATE IN_PROGRESS"
@@ -279,7 +277,6 @@ class Catalog:
                 raise
 
     def _connection(self) -> sqlite3.Connection:
-        """This thread's connection."""
         known: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if known is None:
             known = self._local.connection = _open(self._path)

@@ -163,7 +163,6 @@ class Kind:
     def pending(
         self, arn: str, region: str, body: dict[str, Any], state: dict[str, Any]
     ) -> Resource:
-        """A new resource, with its job pending."""
         return Resource(
             arn=arn,
             region=region,

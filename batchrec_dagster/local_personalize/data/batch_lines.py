@@ -95,7 +95,6 @@ def read_raw_lines(file: BinaryIO) -> Iterator[bytes | None]:
 
 
 def count_requests(path: Path) -> int:
-    """The number of lines that are not blank."""
     with path.open("rb") as file:
         return sum(1 for _ in read_raw_lines(file))
 

@@ -73,7 +73,6 @@ def check_location(path: str) -> str:
 
 
 def as_folder(path: str) -> str:
-    """The path as a folder, ending in `/`."""
     return path if path.endswith("/") else path + "/"
 
 
@@ -129,7 +128,6 @@ def start_update(resource: Resource, member: str, change: dict[str, object]) -> 
 
 
 def start(resource: Resource) -> Resource:
-    """The resource as its job starts."""
     if resource.status in CREATING:
         return resource.with_status(Status.CREATE_IN_PROGRESS)
     if resource.status == Status.DELETE_PENDING and resource.kind != "DatasetGroup":

@@ -97,7 +97,6 @@ class _Pairs:
 
     @classmethod
     def of(cls, history: History, window: int, symmetric: bool) -> _Pairs:
-        """The pairs of all histories."""
         counts = np.bincount(history.items, minlength=history.n_items)
         line, places = _padded_line(history, window)
         at_once = max(1, PAIRS // window)
@@ -129,7 +128,6 @@ class _Pairs:
     def _count(
         self, nearness: Float32, places: npt.NDArray[Any], shift: int, shape: tuple[int, ...]
     ) -> Float32:
-        """What each pair counts."""
         if self.weights is None:
             return nearness[: shape[0] * shape[1]]
         of_columns = np.lib.stride_tricks.sliding_window_view(self.weights, shape[1])

@@ -125,7 +125,6 @@ class ComponentFitter:
         self._fitted: dict[tuple[str, int], Scorer] = {}
 
     def fit(self, names: Sequence[str], values: Values) -> FittedComponents:
-        """The components of these names."""
         scorers = {name: self._scorer(name, values) for name in names}
         return FittedComponents(
             self.item_ids,
@@ -230,7 +229,6 @@ class ComponentFitter:
         return index
 
     def resume_factors(self, earlier: FactorScorer, old_index: Int32) -> FactorScorer:
-        """The factors, from an earlier fit."""
         return fit_factors(self.matrix, seed=self._seed, start=earlier.with_items(old_index))
 
 

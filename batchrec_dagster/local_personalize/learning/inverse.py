@@ -152,7 +152,6 @@ def inverse_of(matrix: csr_matrix, regularization: float, log: Log = lambda _: N
 
 
 def blocks(n: int) -> list[slice]:
-    """The row blocks of a matrix of n rows."""
     return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
 
 
@@ -242,7 +241,6 @@ def _rows_of(lower: list[Float32]) -> Rows:
 
 
 def _whole(lower: list[Float32]) -> Float32:
-    """The symmetric matrix of a lower half."""
     if not lower:
         return np.zeros((0, 0), dtype=np.float32)
     rows = _rows_of(lower)

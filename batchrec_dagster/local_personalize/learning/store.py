@@ -109,12 +109,10 @@ def unpack_ids(arrays: Arrays, prefix: str = "") -> Ids:
 
 
 def pack_matrix(matrix: csr_matrix) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a sparse matrix."""
     return {name: getattr(matrix, name) for name in ("data", "indices", "indptr")}
 
 
 def unpack_matrix(arrays: Arrays, columns: int) -> csr_matrix:
-    """The matrix that `pack_matrix` packed."""
     shape = len(arrays["indptr"]) - 1, columns
     return csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
 

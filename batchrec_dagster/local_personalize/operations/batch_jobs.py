@@ -88,7 +88,6 @@ def _version_with_model(job: Job) -> tuple[Resource, AnyModel]:
 
 
 def _filter(job: Job, read: Read, model: AnyModel) -> JobFilter | None:
-    """The filter of a running job, if any."""
     if "filterArn" not in job.resource.body:
         return None
     with job.catalog.reading() as records:
