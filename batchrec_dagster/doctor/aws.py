@@ -15,12 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.resources import AWS
 from batchrec_dagster.doctor.findings import Finding, client, failed, ok, session, unknown, warning
-from batchrec_dagster.personalize.permissions import (
-    credentials_trouble,
-    is_denied,
-    lacking,
-    partition,
-)
+from batchrec_dagster.personalize import permissions
 from batchrec_dagster.storage.object_store import split_uri
 
 Document = Mapping[str, Any]
@@ -52,7 +47,7 @@ def aws_findings(deployment: Deployment) -> Iterator[Finding]:
 def _region(deployment: Deployment) -> Finding:
     aws = session(deployment)
     region = aws.region_name
-    known = aws.get_available_regions("personalize", partition_name=partition(region))
+    known = aws.get_available_regions("personalize", partition_name=permissions.partition(region))
     fix = f"set AWS_REGION to one of: {', '.join(known) or 'another partition'}"
     if region is None:
         return failed("region", "no region is set", fix)
@@ -67,7 +62,7 @@ def _identity(deployment: Deployment) -> Finding:
         found = client(deployment, "sts").get_caller_identity()
     except ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
-        fix = credentials_trouble(code, message) or "check the credentials"
+        fix = permissions.credentials_trouble(code, message) or "check the credentials"
         return failed(check, f"AWS rejects these credentials: {code}", fix)
     except BotoCoreError as error:
         return failed(check, str(error), "set AWS_PROFILE, or give this machine a role")
@@ -87,8 +82,8 @@ def _personalize(deployment: Deployment) -> Finding:
     try:
         client(deployment, "personalize").list_dataset_groups(maxResults=1)
     except ClientError as error:
-        if is_denied(error):
-            fix = lacking("personalize:ListDatasetGroups", "*", str(error))
+        if permissions.is_denied(error):
+            fix = permissions.lacking("personalize:ListDatasetGroups", "*", str(error))
             return failed(check, f"{where} denies access", fix)
         return failed(check, f"{where} answers: {error}", "fix what the message names")
     except BotoCoreError as error:
@@ -198,7 +193,7 @@ def _try(check: str, call: Callable[[], Any], action: str, resource: str) -> Any
     try:
         return call()
     except ClientError as error:
-        if is_denied(error):
+        if permissions.is_denied(error):
             fix = f"allow these credentials {action} on {resource}"
             return unknown(check, "no permission to check this", fix)
         return failed(check, str(error), "fix what the message names")

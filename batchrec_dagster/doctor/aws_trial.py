@@ -16,14 +16,10 @@ import polars as pl
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize import ensure as api
+from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.batch_files import OUTPUT_SUFFIX, USER_FIELD
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
 from batchrec_dagster.personalize.recipes import recipe_arn
-from batchrec_dagster.personalize.schemas import (
-    INTERACTIONS,
-    interactions_columns,
-    interactions_schema,
-)
 from batchrec_dagster.samples import generator
 from batchrec_dagster.steps.batch_jobs import JobOutput
 from batchrec_dagster.storage.paths import Places
@@ -65,11 +61,11 @@ class Trial:
 
     def dataset(self) -> tuple[str, str]:
         """The ARNs of the dataset group and of its interactions."""
-        name, text = self.named("interactions"), interactions_schema(event_type=True)
+        name, text = self.named("interactions"), schemas.interactions_schema(event_type=True)
         group = self.ensure.named(api.DATASET_GROUP, self.named(), {}).arn
         schema = self.ensure.named(api.SCHEMA, name, {"schema": text}).arn
         within = {"datasetGroupArn": group}
-        request = {"datasetType": INTERACTIONS, "schemaArn": schema, **within}
+        request = {"datasetType": schemas.INTERACTIONS, "schemaArn": schema, **within}
         return group, self.ensure.named(api.DATASET, name, request, **within).arn
 
     def start_import(self, event_types: int = 1) -> api.Started:
@@ -174,6 +170,6 @@ def interactions(event_types: int) -> tuple[bytes, bytes]:
         pl.col("timestamp") // 1000,
         pl.format("type_{}", pl.int_range(pl.len()) % event_types),
     )
-    table.columns = interactions_columns(event_type=True)
+    table.columns = schemas.interactions_columns(event_type=True)
     users = table.select(pl.first().unique(maintain_order=True).alias(USER_FIELD)).head(USERS)
     return table.write_csv().encode(), users.write_ndjson().encode()

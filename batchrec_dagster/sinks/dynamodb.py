@@ -33,17 +33,7 @@ import polars as pl
 from botocore import exceptions
 from pydantic import Field, field_validator
 
-from batchrec_dagster.sinks.sink import (
-    Checked,
-    Description,
-    SinkContext,
-    SinkError,
-    SinkUnavailableError,
-    Written,
-    compare,
-    counts,
-    lists,
-)
+from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
 from batchrec_dagster.storage.paths import Places
 
@@ -95,8 +85,8 @@ class DynamoDbSink(dg.Model):
             raise ValueError("write a whole number from 1 to 3650")
         return ttl_days
 
-    def describe(self, project: Path) -> Description:
-        return Description(
+    def describe(self, project: Path) -> sink.Description:
+        return sink.Description(
             text=f"The lists in the DynamoDB table {self.table}, one item for each user; users who"
             " are gone are removed.",
             kind="dynamodb",
@@ -105,20 +95,20 @@ class DynamoDbSink(dg.Model):
             f" aws dynamodb delete-table --table-name {self.table}",
         )
 
-    def check(self, context: SinkContext) -> Checked:
+    def check(self, context: sink.SinkContext) -> sink.Checked:
         with explained(self.table):
             table = self._lists(context)
             arn, expires = table.check()
             table.owned_by(arn)
         if not expires:
-            return Checked(f"the time to live of {self.table} is off", switch_on(self.table))
-        return Checked(f"the table {self.table} is there")
+            return sink.Checked(f"the time to live of {self.table} is off", switch_on(self.table))
+        return sink.Checked(f"the table {self.table} is there")
 
-    def write(self, lists: pl.LazyFrame, context: SinkContext) -> Written:
+    def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.Written:
         with explained(self.table):
             return self._lists(context).write(lists, context.run_id)
 
-    def _lists(self, context: SinkContext) -> UserLists:
+    def _lists(self, context: sink.SinkContext) -> UserLists:
         storage = context.storage
         users = Places(context.pipeline).users_in_dynamodb(self.table)
         return UserLists(
@@ -143,12 +133,12 @@ class UserLists:
     record: str
     owner: str
 
-    def write(self, frame: pl.LazyFrame, run_id: str) -> Written:
+    def write(self, frame: pl.LazyFrame, run_id: str) -> sink.Written:
         """Make the table hold these lists and, of those written before, nothing else.
 
         Facts: table, users_removed. Warns if the time to live is off. Raises as `check` does.
         """
-        wanted = counts(frame)
+        wanted = sink.counts(frame)
         users = frame.filter(rank=1).select(KEY).collect(engine="streaming")
         arn, expires = self.check()
         if self.owned_by(arn) is None:
@@ -157,13 +147,13 @@ class UserLists:
         gone = self._users_before().join(users, on=KEY, how="anti")
         self._remember(pl.concat([users, gone]))
         written = self._put(frame, run_id)
-        compare(wanted, users=written, where=f"the DynamoDB table {self.table}")
+        sink.compare(wanted, users=written, where=f"the DynamoDB table {self.table}")
         self._read_again(users, run_id)
         self._delete(gone)
         self._remember(users)
         off = f"the time to live of {self.table} is off: {switch_on(self.table)}"
         facts = {"table": self.table, "users_removed": gone.height}
-        return Written(wanted, facts, None if expires else off)
+        return sink.Written(wanted, facts, None if expires else off)
 
     def check(self) -> tuple[str, bool]:
         """That the table is one for users; its ARN, and whether its time to live is on. Raises
@@ -171,7 +161,7 @@ class UserLists:
         try:
             table = self.client.describe_table(TableName=self.table)["Table"]
         except self.client.exceptions.ResourceNotFoundException:
-            raise SinkError(
+            raise sink.SinkError(
                 f"there is no DynamoDB table {self.table}: create it with aws dynamodb create-table"
                 f" --table-name {self.table} --billing-mode PAY_PER_REQUEST"
                 f" --attribute-definitions AttributeName={KEY},AttributeType=S"
@@ -182,12 +172,12 @@ class UserLists:
             each["AttributeName"]: each["AttributeType"] for each in table["AttributeDefinitions"]
         }
         if keys != [(KEY, "HASH")] or types[KEY] != "S":
-            raise SinkError(
+            raise sink.SinkError(
                 f"the DynamoDB table {self.table} has another key: it needs the partition key"
                 f" {KEY} of type S, and no sort key"
             )
         if table["TableStatus"] not in ("ACTIVE", "UPDATING"):
-            raise SinkUnavailableError(
+            raise sink.SinkUnavailableError(
                 f"the DynamoDB table {self.table} is {table['TableStatus']}: it has to be ACTIVE"
             )
         found = self.client.describe_time_to_live(TableName=self.table)["TimeToLiveDescription"]
@@ -201,7 +191,7 @@ class UserLists:
         tags = {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
         owner: str | None = tags.get(OWNER)
         if owner not in (None, self._mark):
-            raise SinkError(
+            raise sink.SinkError(
                 f"the DynamoDB table {self.table} has the lists of {owner}: give"
                 " sinks.dynamodb.table another name; or, if these are to take their place, take"
                 f" the mark away: aws dynamodb untag-resource --resource-arn {arn}"
@@ -231,7 +221,7 @@ class UserLists:
             EXPIRES: {"N": str(int(time.time()) + self.ttl_days * DAY)},
         }
         written = 0
-        for users in lists(frame):
+        for users in sink.lists(frame):
             written += self._write(
                 [
                     {"PutRequest": {"Item": {**_item(**user), **common}}}
@@ -261,7 +251,7 @@ class UserLists:
             if not waiting:
                 return len(requests)
             _wait(attempt)
-        raise SinkUnavailableError(
+        raise sink.SinkUnavailableError(
             f"the DynamoDB table {self.table} is written faster than it takes: {len(waiting)} of"
             f" {len(requests)} items were refused {ATTEMPTS} times; give it more write capacity"
         )
@@ -283,7 +273,7 @@ class UserLists:
                 _wait(attempts)
             attempts += 1
         if found != len(sample):
-            raise SinkUnavailableError(
+            raise sink.SinkUnavailableError(
                 f"of {len(sample):,} users written to the DynamoDB table {self.table}, {found:,}"
                 " have this run's list: does another run write there?"
             )
@@ -326,11 +316,11 @@ def explained(table: str) -> Iterator[None]:
         answer = error.response["Error"]
         message = f"cannot write the DynamoDB table {table}: {answer['Message'] or answer['Code']}"
         if answer["Code"] in TRANSIENT or answer["Code"].startswith("ExpiredToken"):
-            raise SinkUnavailableError(message) from error
-        raise SinkError(message) from error
+            raise sink.SinkUnavailableError(message) from error
+        raise sink.SinkError(message) from error
     except exceptions.BotoCoreError as error:
         message = f"cannot write the DynamoDB table {table}: {error}"
         transient = isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError))
-        raise (SinkUnavailableError if transient else SinkError)(message) from error
+        raise (sink.SinkUnavailableError if transient else sink.SinkError)(message) from error
     except StorageError as error:
-        raise SinkError(str(error)) from error
+        raise sink.SinkError(str(error)) from error

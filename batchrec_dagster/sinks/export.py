@@ -18,18 +18,7 @@ import dagster as dg
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.sinks.sink import (
-    Checked,
-    Description,
-    SinkContext,
-    SinkError,
-    SinkUnavailableError,
-    Written,
-    batches,
-    compare,
-    counts,
-    lists,
-)
+from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError, split_uri
 from batchrec_dagster.storage.paths import Places
@@ -91,9 +80,9 @@ class ExportSink(dg.Model):
             raise ValueError("bom goes with csv only: leave it out")
         return self
 
-    def describe(self, project: Path) -> Description:
+    def describe(self, project: Path) -> sink.Description:
         path = self._absolute(project)
-        return Description(
+        return sink.Description(
             text=f"The lists in one file ({self.format}, {self.rows.replace('_', ' ')}), for"
             " example for a mailing tool.",
             kind="csv" if self.format == "csv" else "json",
@@ -101,15 +90,15 @@ class ExportSink(dg.Model):
             removal=path and f"the export {self.path}: delete the file",
         )
 
-    def check(self, context: SinkContext) -> Checked:
+    def check(self, context: sink.SinkContext) -> sink.Checked:
         path = self._absolute(context.project)
         if path is None:
-            return Checked("it is written into the pipeline's storage")
+            return sink.Checked("it is written into the pipeline's storage")
         store, uri = _open(_nearest(path), context.storage)
         look(store, uri)
-        return Checked(f"{path} can be written")
+        return sink.Checked(f"{path} can be written")
 
-    def write(self, lists: pl.LazyFrame, context: SinkContext) -> Written:
+    def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.Written:
         storage = context.storage
         default = storage.uri(Places(context.pipeline).export(self.filename))
         return export(lists, self, *_open(self._absolute(context.project) or default, storage))
@@ -125,30 +114,30 @@ class ExportSink(dg.Model):
         return str((project / Path(self.path).expanduser()).resolve())
 
 
-def export(frame: pl.LazyFrame, how: ExportSink, store: ObjectStore, uri: str) -> Written:
+def export(frame: pl.LazyFrame, how: ExportSink, store: ObjectStore, uri: str) -> sink.Written:
     """Write the file and put it at the URI, whole or not at all. Raises SinkError.
 
     Facts: file; lines, without the header; bytes; formulas_escaped, in cells.
     """
-    wanted = counts(frame)
+    wanted = sink.counts(frame)
     with temporary_folder() as folder:
         path = folder / how.filename
         escaped = _write(frame, how, wanted.longest, path)
         lines = _lines(path, how)
         if how.rows == "per_user":
-            compare(wanted, users=lines, where=how.filename)
+            sink.compare(wanted, users=lines, where=how.filename)
         else:
-            compare(wanted, rows=lines, users=wanted.users, where=how.filename)
+            sink.compare(wanted, rows=lines, users=wanted.users, where=how.filename)
         size = path.stat().st_size
         with _explained(uri):
             store.put(uri, path)
             put = store.head(uri)
     if put is None or put.size != size:
         found = "nothing is" if put is None else f"{put.size:,} bytes are"
-        raise SinkUnavailableError(f"{size:,} bytes were written to {uri}, but {found} there")
+        raise sink.SinkUnavailableError(f"{size:,} bytes were written to {uri}, but {found} there")
     file = str(store.local_path(uri) or uri)
     facts = {"file": file, "lines": lines, "bytes": size, "formulas_escaped": escaped}
-    return Written(wanted, facts)
+    return sink.Written(wanted, facts)
 
 
 def look(store: ObjectStore, uri: str) -> None:
@@ -164,10 +153,10 @@ def _explained(uri: str) -> Iterator[None]:
     try:
         yield
     except StorageError as error:
-        raise SinkError(str(error)) from error
+        raise sink.SinkError(str(error)) from error
     except OSError as error:
         # A folder that cannot be, and is made before anything is written.
-        raise SinkError(f"cannot write {uri}: the folder: {error}") from error
+        raise sink.SinkError(f"cannot write {uri}: the folder: {error}") from error
 
 
 def _open(path: str, storage: StorageResource) -> tuple[ObjectStore, str]:
@@ -213,10 +202,10 @@ def _rows(frame: pl.LazyFrame, how: ExportSink, longest: int) -> Iterator[pl.Dat
     """What becomes a line each; an empty table where there are none, for the header."""
     if how.rows == "per_item":
         yield frame.head(0).collect()
-        yield from batches(frame)
+        yield from sink.batches(frame)
         return
     fields = [name for name in ("item_id", "title") if name in frame.collect_schema().names()]
-    for users in lists(frame):
+    for users in sink.lists(frame):
         yield users if how.format == "jsonl" else _in_columns(users, longest, fields)
 
 

@@ -28,15 +28,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from batchrec_dagster.sinks.sink import (
-    Counts,
-    SinkError,
-    SinkUnavailableError,
-    Written,
-    batches,
-    compare,
-    counts,
-)
+from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.secrets import safe_defaults
 
 READ_SIZE = 2**20
@@ -61,7 +53,7 @@ def copy_lines(frame: pl.LazyFrame) -> Iterator[bytes]:
     text = pl.col(pl.String).str.replace_many(
         ["\\", "\t", "\n", "\r"], ["\\\\", "\\t", "\\n", "\\r"]
     )
-    for batch in batches(frame.with_columns(text)):
+    for batch in sink.batches(frame.with_columns(text)):
         yield batch.write_csv(
             separator="\t", quote_style="never", null_value="\\N", include_header=False
         ).encode()
@@ -130,12 +122,12 @@ class Target:
     pipeline: str = ""
 
 
-def replace(frame: pl.LazyFrame, target: Target) -> Written:
+def replace(frame: pl.LazyFrame, target: Target) -> sink.Written:
     """Make the table hold these lists and nothing else. Raises SinkError.
 
     Facts: table, as SCHEMA.TABLE; database, as NAME at HOST.
     """
-    wanted = counts(frame)
+    wanted = sink.counts(frame)
     with _connected(target) as connection:
         with connection, connection.cursor() as cursor:
             # What holds for people's queries does not for this.
@@ -148,7 +140,7 @@ def replace(frame: pl.LazyFrame, target: Target) -> Written:
         with connection, connection.cursor() as cursor:
             cursor.execute(sql.SQL("ANALYZE {}").format(table.identifier))
         database = f"{connection.info.dbname} at {connection.info.host}"
-        return Written(wanted, {"table": table.name, "database": database})
+        return sink.Written(wanted, {"table": table.name, "database": database})
 
 
 def look(target: Target) -> str:
@@ -182,7 +174,7 @@ def _parameters(url: str) -> dict[str, str]:
         parts = {}
     misread = "@" in parts.get("host", "") + parts.get("dbname", "")
     if not parts or misread or not parts.get("port", "0").isdigit():
-        raise SinkError(
+        raise sink.SinkError(
             "no URL of a PostgreSQL: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with"
             " percent codes for what is special in the password, such as %40 for @"
         )
@@ -202,7 +194,7 @@ class _Table:
         (own_schema,) = self._row("SELECT current_schema()")
         self._schema = target.schema or own_schema
         if self._schema is None:
-            raise SinkError("the connection has no schema: set sinks.postgres.schema")
+            raise sink.SinkError("the connection has no schema: set sinks.postgres.schema")
         self.name = f"{self._schema}.{target.table}"
         self.identifier = sql.Identifier(self._schema, target.table)
         # For to_regclass().
@@ -222,12 +214,14 @@ class _Table:
         """Until the end of the transaction."""
         lock = "SELECT pg_try_advisory_xact_lock(hashtext(%s))"
         if self._row(lock, f"batchrec {self.name}") != (True,):
-            raise SinkUnavailableError(f"another run is writing {self.name}")
+            raise sink.SinkUnavailableError(f"another run is writing {self.name}")
 
     def check_owner(self) -> None:
         owned = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)"
         if self._row(owned, self._quoted) != (True,):
-            raise SinkError(f"cannot write the table {self.name}: it is another user's{RIGHTS}")
+            raise sink.SinkError(
+                f"cannot write the table {self.name}: it is another user's{RIGHTS}"
+            )
 
     def ensure(self) -> None:
         """Make it where there is none, and refuse one that is another's."""
@@ -251,13 +245,13 @@ class _Table:
                 self._run("COMMENT ON TABLE {} IS {}", self.identifier, sql.Literal(ours))
         elif ours and comment.startswith(WRITTEN_FOR) and comment != ours:
             other = comment.removeprefix(WRITTEN_FOR)
-            raise SinkError(
+            raise sink.SinkError(
                 f"{self.name} has the lists of the pipeline {other}: give sinks.postgres.table"
                 " another name"
             )
         elif key != "RANGE (rank)" or others:
             found = f"has other partitions ({others})" if others else "was not made by this sink"
-            raise SinkError(
+            raise sink.SinkError(
                 f"there is a {self.name} already, which {found}: give sinks.postgres.table another"
                 " name, or rename that one"
             )
@@ -272,7 +266,7 @@ class _Table:
         )
         return new
 
-    def replace(self, frame: pl.LazyFrame, wanted: Counts) -> None:
+    def replace(self, frame: pl.LazyFrame, wanted: sink.Counts) -> None:
         """Put the lists into a new partition, and that in place of the old one."""
         new, there = self.new_partition(), frame.collect_schema().names()
         columns = [name for name in (*COLUMNS, ARM) if name in there]
@@ -281,7 +275,7 @@ class _Table:
         copy(self._cursor, frame.select(columns), new)
         self._run("SELECT count(*), count(*) FILTER (WHERE rank = 1) FROM {}", new)
         rows, users = self._cursor.fetchone() or (0, 0)
-        compare(wanted, rows=rows, users=users, where=self.name)
+        sink.compare(wanted, rows=rows, users=users, where=self.name)
         self._index(new, arm=ARM in columns)
         self._keep_readers_out()
         self._swap(new, arm=ARM in columns)
@@ -312,7 +306,7 @@ class _Table:
                 self._run("ROLLBACK TO SAVEPOINT swap")
                 if attempt + 1 < LOCK_ATTEMPTS:
                     time.sleep(LOCK_SECONDS)
-        raise SinkUnavailableError(
+        raise sink.SinkUnavailableError(
             f"somebody's transaction has held {self.name} all the time: end it (pg_stat_activity"
             " tells whose it is)"
         )
@@ -330,7 +324,7 @@ class _Table:
         self._run(ATTACH, self.identifier, new)
 
 
-def _explanation(error: psycopg2.Error, target: Target, password: str | None) -> SinkError:
+def _explanation(error: psycopg2.Error, target: Target, password: str | None) -> sink.SinkError:
     """The error in one line, without the password."""
     text = str(error).strip().partition("\n")[0]
     if password:
@@ -340,5 +334,5 @@ def _explanation(error: psycopg2.Error, target: Target, password: str | None) ->
         said += RIGHTS
     passing = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
     if passing and not any(sign in text for sign in LASTING):
-        return SinkUnavailableError(said)
-    return SinkError(said)
+        return sink.SinkUnavailableError(said)
+    return sink.SinkError(said)

@@ -174,7 +174,7 @@ def test_lists_that_change_while_they_are_written_are_not_put(
 ) -> None:
     write(tmp_path, many(2))
     before = content(tmp_path)
-    monkeypatch.setattr(export, "counts", lambda _: Counts(16, 3, 5))
+    monkeypatch.setattr(lists, "counts", lambda _: Counts(16, 3, 5))
     with pytest.raises(SinkUnavailableError, match=r"4 users were written .* there are 3 users"):
         write(tmp_path, many(4))
     with pytest.raises(SinkUnavailableError, match="3 users and 20 rows were written"):

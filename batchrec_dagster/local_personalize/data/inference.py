@@ -9,14 +9,7 @@ from functools import cache, cached_property
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.personalize.batch_files import (
-    ITEM_ATTRIBUTES,
-    ITEM_FIELD,
-    ITEM_LIST,
-    USER_FIELD,
-    inference_line,
-    segment_line,
-)
+from batchrec_dagster.personalize import batch_files
 from batchrec_dagster.personalize.item_attributes import ItemAttributesError, typed_conditions
 from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, Schema
 from batchrec_dagster.storage.progress import Progress
@@ -49,11 +42,11 @@ class Recommender(Answerer):
         answers = self._answers(valid)
         for request, problem in zip(requests, problems, strict=True):
             if problem is not None:
-                yield inference_line(request.echo, [], error=f"User error: {problem}")
+                yield batch_files.inference_line(request.echo, [], error=f"User error: {problem}")
             elif self.v2_lines:
                 yield self._v2_line(request, *next(answers))
             else:
-                yield inference_line(request.echo, *next(answers))
+                yield batch_files.inference_line(request.echo, *next(answers))
 
     def _v2_line(self, request: Request, items: list[str], scores: list[float] | None) -> str:
         """The line with reasons; the last fifth of a filtered list are placeholders.
@@ -65,7 +58,9 @@ class Recommender(Answerer):
         scored = len(items) - placeholders
         reasons = [["Exploration"] if item in self._new_ids else [] for item in items[:scored]]
         reasons += [["Popular item"]] * placeholders
-        return inference_line(request.echo, items, (scores or [])[:scored], reasons=reasons)
+        return batch_files.inference_line(
+            request.echo, items, (scores or [])[:scored], reasons=reasons
+        )
 
     @cached_property
     def _new_ids(self) -> frozenset[str]:
@@ -90,13 +85,13 @@ class Recommender(Answerer):
 
     def _users(self, requests: Sequence[Request]) -> tuple[list[str], Exclude | None]:
         """The user of each request, and the filter's mask for them."""
-        users = [request.echo[USER_FIELD] for request in requests]
+        users = [request.echo[batch_files.USER_FIELD] for request in requests]
         values = [request.values for request in requests]
         return users, self.filter.mask_for_users(users, values) if self.filter else None
 
     def _similar_items(self, requests: Sequence[Request]) -> Iterator[Answer]:
         assert isinstance(self.model, RelatedItemsModel)
-        items = [request.echo[ITEM_FIELD] for request in requests]
+        items = [request.echo[batch_files.ITEM_FIELD] for request in requests]
         values = [request.values for request in requests]
         exclude = self.filter.mask_for_items(items, values) if self.filter else None
         most = min(self.num_results, len(self.model.item_ids))
@@ -110,7 +105,7 @@ class Recommender(Answerer):
         assert isinstance(self.model, UserModel)
         assert self.interactions is not None
         users, exclude = self._users(requests)
-        lists = [list(dict.fromkeys(request.echo[ITEM_LIST])) for request in requests]
+        lists = [list(dict.fromkeys(request.echo[batch_files.ITEM_LIST])) for request in requests]
         flat = positions(self.model.item_ids, [item for items in lists for item in items])
         at_by_line = np.split(flat, np.cumsum([len(items) for items in lists])[:-1])
         known_at = [at[at >= 0] for at in at_by_line]
@@ -176,19 +171,19 @@ class Segmenter(Answerer):
         )
         for request, query in zip(requests, queries, strict=True):
             if isinstance(query, str):
-                yield segment_line(request.echo, [], error=f"User error: {query}")
+                yield batch_files.segment_line(request.echo, [], error=f"User error: {query}")
             else:
-                yield segment_line(request.echo, next(segments))
+                yield batch_files.segment_line(request.echo, next(segments))
 
     def _query(self, request: Request) -> Query | str:
         """The items of a line, or why it cannot be answered."""
         if (problem := self.problem(request)) is not None:
             return problem
         if self.attributes is None:
-            item = request.echo[ITEM_FIELD]
+            item = request.echo[batch_files.ITEM_FIELD]
             query = positions(self.model.item_ids, [item])
             return query if query[0] >= 0 else f"the solution version does not know item {item}"
-        expression = request.echo[ITEM_ATTRIBUTES]
+        expression = request.echo[batch_files.ITEM_ATTRIBUTES]
         try:
             query = self.attributes.matching_items(expression)
         except ItemAttributesError as error:

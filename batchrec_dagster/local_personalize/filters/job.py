@@ -27,12 +27,11 @@ from batchrec_dagster.personalize.filter_grammar import (
 )
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY, INTERACTIONS, ITEMS, USER_ID, USERS
 
-from ..learning.interactions import Float32
+from ..learning.interactions import Float32, Int32
 from ..learning.serving import Exclude
 from .columns import Bindings, Column, Mask, Rows, Table, make_column, matches
 from .tables import (
     CurrentItems,
-    Int32,
     Read,
     UserItems,
     align_items,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.filter_check import check
 from batchrec_dagster.personalize.filter_grammar import (
     CURRENT_ITEM,
@@ -23,25 +23,11 @@ from batchrec_dagster.personalize.filter_grammar import (
     fields,
     operands,
 )
-from batchrec_dagster.personalize.schemas import (
-    EVENT_TYPE,
-    FILTER_HISTORY,
-    INTERACTIONS,
-    ITEM_ID,
-    ITEMS,
-    TIMESTAMP,
-    USER_ID,
-    USERS,
-    Field,
-    Schema,
-)
 
 from ..data.datasets import STORED_TYPES
 from ..errors import JobFailedError
-from ..learning.interactions import positions
+from ..learning.interactions import Int32, positions
 from .columns import Column, Rows, Strings, Table, make_column
-
-Int32 = npt.NDArray[np.int32]
 
 
 class UserItems:
@@ -51,14 +37,14 @@ class UserItems:
     """
 
     def __init__(
-        self, rows: pl.DataFrame, item_ids: Sequence[str], latest: int = FILTER_HISTORY
+        self, rows: pl.DataFrame, item_ids: Sequence[str], latest: int = schemas.FILTER_HISTORY
     ) -> None:
         """`rows` has USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE; unknown items are dropped.
 
         Of each user and event type, only the latest rows count.
         """
         coded, self._user_ids, types = _encode(rows)
-        item = pl.col(ITEM_ID).cast(pl.Enum(list(item_ids)), strict=False).to_physical()
+        item = pl.col(schemas.ITEM_ID).cast(pl.Enum(list(item_ids)), strict=False).to_physical()
         pair = pl.col("user") * len(item_ids) + item.cast(pl.Int64)
         # One number encodes user, item and type; sorting it puts a user's pairs together.
         numbers = (
@@ -72,7 +58,7 @@ class UserItems:
         self._items = items.astype(np.int32)
         self._starts = np.searchsorted(owners, np.arange(len(self._user_ids) + 1))
         column = Strings(len(items), np.cumsum(starts_pair) - 1, kinds, types, ignore_case=True)
-        self.columns = {EVENT_TYPE: column}
+        self.columns = {schemas.EVENT_TYPE: column}
 
     def users(self, user_ids: Sequence[str]) -> Rows:
         """Each user's index for `pairs`, -1 for a user without interactions."""
@@ -90,10 +76,10 @@ class UserItems:
 
 def user_event_types(rows: pl.DataFrame) -> Table:
     """The event types of each user in `rows` (USER_ID, EVENT_TYPE)."""
-    coded, ids, types = _encode(rows.select(USER_ID, EVENT_TYPE))
+    coded, ids, types = _encode(rows.select(schemas.USER_ID, schemas.EVENT_TYPE))
     coded = coded.unique()
     user, kind = coded["user"].to_numpy(), coded["type"].to_numpy()
-    return Table(ids, {EVENT_TYPE: Strings(len(ids), user, kind, types, ignore_case=True)})
+    return Table(ids, {schemas.EVENT_TYPE: Strings(len(ids), user, kind, types, ignore_case=True)})
 
 
 def _encode(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:
@@ -101,16 +87,16 @@ def _encode(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:
 
     Types that differ only in case are the same type.
     """
-    rows = rows.drop_nulls(EVENT_TYPE)
-    ids = rows[USER_ID].unique().sort()
-    lower = {text: text.lower() for text in rows[EVENT_TYPE].unique().to_list()}
+    rows = rows.drop_nulls(schemas.EVENT_TYPE)
+    ids = rows[schemas.USER_ID].unique().sort()
+    lower = {text: text.lower() for text in rows[schemas.EVENT_TYPE].unique().to_list()}
     types = list(dict.fromkeys(lower.values()))
     number = {text: types.index(lower[text]) for text in lower}
     coded = rows.with_columns(
-        type=pl.col(EVENT_TYPE).replace_strict(number).cast(pl.Int64),
-        user=pl.col(USER_ID).cast(pl.Enum(ids)).to_physical().cast(pl.Int64),
+        type=pl.col(schemas.EVENT_TYPE).replace_strict(number).cast(pl.Int64),
+        user=pl.col(schemas.USER_ID).cast(pl.Enum(ids)).to_physical().cast(pl.Int64),
     )
-    return coded.drop(USER_ID, EVENT_TYPE), ids, types
+    return coded.drop(schemas.USER_ID, schemas.EVENT_TYPE), ids, types
 
 
 def _latest_per_type(rows: pl.DataFrame, most: int) -> pl.DataFrame:
@@ -121,7 +107,7 @@ def _latest_per_type(rows: pl.DataFrame, most: int) -> pl.DataFrame:
     few = rows.filter(~pl.col("many"))
     latest = (
         rows.filter("many")
-        .sort(TIMESTAMP, descending=True, maintain_order=True)
+        .sort(schemas.TIMESTAMP, descending=True, maintain_order=True)
         .group_by("user", "type", maintain_order=True)
         .head(most)
     )
@@ -131,13 +117,17 @@ def _latest_per_type(rows: pl.DataFrame, most: int) -> pl.DataFrame:
 # (dataset type, columns) -> those columns of the group's dataset; names match in any case.
 Read = Callable[[str, Sequence[str]], pl.DataFrame]
 
-_KEYS = {ITEMS: [ITEM_ID], USERS: [USER_ID], INTERACTIONS: [USER_ID, ITEM_ID, TIMESTAMP]}
+_KEYS = {
+    schemas.ITEMS: [schemas.ITEM_ID],
+    schemas.USERS: [schemas.USER_ID],
+    schemas.INTERACTIONS: [schemas.USER_ID, schemas.ITEM_ID, schemas.TIMESTAMP],
+}
 _TYPES = {stored: name for name, stored in STORED_TYPES.items()}
 
 
 def load_datasets(
     expressions: tuple[Expression, ...], read: Read
-) -> tuple[dict[str, pl.DataFrame], dict[str, Schema]]:
+) -> tuple[dict[str, pl.DataFrame], dict[str, schemas.Schema]]:
     """The datasets that the filter uses, by type: their ids and the fields it names; and schemas.
 
     Raises JobFailedError when one is missing, or has changed so that the filter no longer fits.
@@ -149,27 +139,27 @@ def load_datasets(
         dataset_type: read(dataset_type, list(dict.fromkeys(names)))
         for dataset_type, names in columns.items()
     }
-    schemas = {
-        dataset_type: Schema(
+    of_type = {
+        dataset_type: schemas.Schema(
             dataset_type,
-            tuple(Field(name, _TYPES[type(dtype)]) for name, dtype in frame.schema.items()),
+            tuple(schemas.Field(name, _TYPES[type(dtype)]) for name, dtype in frame.schema.items()),
         )
         for dataset_type, frame in frames.items()
     }
     try:
-        check(expressions, schemas)
+        check(expressions, of_type)
     except FilterError as error:
         raise JobFailedError(f"The filter does not fit the current data: {error}") from None
-    for dataset_type in frames.keys() - {INTERACTIONS}:
+    for dataset_type in frames.keys() - {schemas.INTERACTIONS}:
         # A later import replaces the earlier rows of an id.
         of_id = frames[dataset_type].unique(_KEYS[dataset_type], keep="last", maintain_order=True)
         frames[dataset_type] = of_id
-    return frames, schemas
+    return frames, of_type
 
 
 def align_items(items: pl.DataFrame, item_ids: Sequence[str]) -> dict[str, Column]:
     """The columns of Items, one row for each of `item_ids`; null for an unknown id."""
-    at = pl.Series(positions(items[ITEM_ID], item_ids)).replace(-1, None)
+    at = pl.Series(positions(items[schemas.ITEM_ID], item_ids)).replace(-1, None)
     return {name: make_column(cells.gather(at)) for name, cells in items.to_dict().items()}
 
 
@@ -180,12 +170,12 @@ class CurrentItems:
         used = operands(*(expression.where for expression in expressions))
         of_item = {o for o in used if isinstance(o, FieldRef) and o.dataset == CURRENT_ITEM}
         self.fields = sorted(of_item, key=str)
-        columns = list(dict.fromkeys([ITEM_ID, *(field.column for field in self.fields)]))
+        columns = list(dict.fromkeys([schemas.ITEM_ID, *(field.column for field in self.fields)]))
         self._frame = items.select(columns)
 
     def bindings(self, item_ids: Sequence[str]) -> list[dict[Variable, tuple[Literal, ...]]]:
         """The values of each item's fields, without those that are null."""
-        rows = positions(self._frame[ITEM_ID], item_ids).tolist()
+        rows = positions(self._frame[schemas.ITEM_ID], item_ids).tolist()
         bindings: list[dict[Variable, tuple[Literal, ...]]] = [{} for _ in rows]
         for field in self.fields:
             cells = self._frame[field.column]

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.filter_check import check_expression, check_group_fields
 from batchrec_dagster.personalize.filter_grammar import FilterError
-from batchrec_dagster.personalize.schemas import (
-    DATASET_TYPES,
-    INTERACTIONS,
-    Schema,
-    SchemaError,
-    parse_schema,
-)
 
 from ..catalog.catalog import CREATING, Records, Resource
 from ..catalog.kinds import Call, Draft, Kind
@@ -20,12 +14,12 @@ from ..errors import InUseError, InvalidInputError, LimitExceededError
 from ..jobs.job import start_update
 
 
-def schema_of(records: Records, dataset: Resource) -> Schema:
+def schema_of(records: Records, dataset: Resource) -> schemas.Schema:
     return _parsed(records.existing(dataset.body["schemaArn"]))
 
 
-def _parsed(schema: Resource) -> Schema:
-    return parse_schema(schema.body["schema"], schema.body.get("domain"))
+def _parsed(schema: Resource) -> schemas.Schema:
+    return schemas.parse_schema(schema.body["schema"], schema.body.get("domain"))
 
 
 def dataset_of(records: Records, group_arn: str, dataset_type: str) -> Resource | None:
@@ -35,8 +29,8 @@ def dataset_of(records: Records, group_arn: str, dataset_type: str) -> Resource 
 
 def _create_schema(call: Call) -> Draft:
     try:
-        parse_schema(call.params["schema"], call.params.get("domain"))
-    except SchemaError as error:
+        schemas.parse_schema(call.params["schema"], call.params.get("domain"))
+    except schemas.SchemaError as error:
         raise InvalidInputError(str(error)) from None
     return Draft()
 
@@ -63,7 +57,7 @@ def _check_delete_group(call: Call, group: Resource) -> None:
 def _create_dataset(call: Call) -> Draft:
     params = call.params
     dataset_type = params["datasetType"].upper()
-    if dataset_type not in DATASET_TYPES:
+    if dataset_type not in schemas.DATASET_TYPES:
         raise InvalidInputError(
             f"Dataset type {params['datasetType']!r} is not one of Interactions, Items and Users,"
             " which are what batch recommendations use."
@@ -119,7 +113,7 @@ def update_dataset(call: Call) -> dict[str, Any]:
     dataset = call.get_active("Dataset", call.params["datasetArn"])
     if dataset.unfinished:
         raise InUseError(f"{dataset.arn} is being updated.")
-    if dataset.body["datasetType"] == INTERACTIONS:
+    if dataset.body["datasetType"] == schemas.INTERACTIONS:
         raise InvalidInputError("The schema of an Interactions dataset cannot be replaced.")
     schema_arn = call.params["schemaArn"]
     group = call.get("DatasetGroup", dataset.body["datasetGroupArn"])
@@ -148,12 +142,12 @@ def _create_filter(call: Call) -> Draft:
     params = call.params
     group = call.get("DatasetGroup", params["datasetGroupArn"])
     expression = params["filterExpression"]
-    datasets = {kind: dataset_of(call.records, group.arn, kind) for kind in DATASET_TYPES}
-    schemas = {
+    datasets = {kind: dataset_of(call.records, group.arn, kind) for kind in schemas.DATASET_TYPES}
+    known = {
         kind: schema_of(call.records, dataset) for kind, dataset in datasets.items() if dataset
     }
     try:
-        check_expression(expression, schemas)
+        check_expression(expression, known)
     except FilterError as error:
         raise InvalidInputError(str(error)) from None
     others = call.records.of_kind("Filter", parent=group.arn)
