@@ -92,7 +92,13 @@ class LocalSpark:
     on_aws: bool = False
 
     def run(self, context: dg.AssetExecutionContext, storage: StorageResource, task: Task) -> Ran:
-        self._check()
+        require("spark", "preparation.engine spark")
+        if not os.environ.get("JAVA_HOME") and shutil.which("java") is None:
+            raise dg.Failure(
+                "preparation.engine spark needs a Java runtime, 17 or 21: apt-get install"
+                " default-jre-headless",
+                allow_retries=False,
+            )
         reader = LocalMessages()
         client = dg.PipesSubprocessClient(message_reader=reader)
         environment = {
@@ -109,16 +115,6 @@ class LocalSpark:
                 extras={"task": asdict(task), "local": {"memory": self.memory}},
             )
         return reader.done(), {}
-
-    @staticmethod
-    def _check() -> None:
-        require("spark", "preparation.engine spark")
-        if not os.environ.get("JAVA_HOME") and shutil.which("java") is None:
-            raise dg.Failure(
-                "preparation.engine spark needs a Java runtime, 17 or 21: apt-get install"
-                " default-jre-headless",
-                allow_retries=False,
-            )
 
 
 def spark_engine(declared: Preparation) -> SparkEngine | None:

@@ -16,7 +16,6 @@ import polars as pl
 
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.schemas import Field, Schema
-from batchrec_dagster.storage.object_store import ObjectInfo
 
 from ..catalog.catalog import Records, Resource
 from ..catalog.kinds import Call, Draft, JobResult, Kind, Lane
@@ -257,13 +256,10 @@ def _earlier_event_types(job: Job, dataset_arn: str, schema: Schema) -> Collecti
     return job.reader().rows(dataset_arn, [schemas.EVENT_TYPE], unique_event_types)
 
 
-def _is_marker(info: ObjectInfo) -> bool:
-    """Whether the object is what Spark writes next to its files when they are complete."""
-    return info.size == 0 and info.uri.endswith("/_SUCCESS")
-
-
 def _download(job: Job, location: str, mode: str, folder: Path) -> list[Source]:
-    objects = [info for info in objects_at(job.store, location) if not _is_marker(info)]
+    # Spark writes an empty _SUCCESS next to its files when they are complete.
+    found = objects_at(job.store, location)
+    objects = [info for info in found if info.size or not info.uri.endswith("/_SUCCESS")]
     if not objects:
         raise JobFailedError(f"Invalid Data location. There is no data at {location}")
     total = sum(info.size for info in objects)
