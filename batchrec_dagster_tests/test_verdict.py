@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
 import pytest
 
 from batchrec_dagster.personalize.evidence import Estimate, Evidence
+from batchrec_dagster.reporting.history import before_of
+from batchrec_dagster.reporting.published import Tables
+from batchrec_dagster.reporting.statistics import audience, counts
 from batchrec_dagster.reporting.verdict import Before, VerdictFacts, verdict
+from batchrec_dagster.storage.published_table import Edition
 
 
 def measured(users: int, ndcg: float = 0.19, lead: float = 0.13, half: float = 0.02) -> Evidence:
@@ -122,6 +127,13 @@ def facts(**changed: Any) -> VerdictFacts:
             "Not comparable with edition 3: interactions.min_rating changed from 3.5 to 4.",
         ),
         (
+            {"before": Before(3, Estimate(0.19), same_model=True)},
+            "good",
+            "The model is that of edition 3.",
+        ),
+        ({"heaviest": 0.1}, "good", "the model clearly beats the most popular items"),
+        ({"heaviest": 0.9961}, "watch", "one user has 99.6% of all interactions"),
+        (
             {"before": Before(3, Estimate(0.9), ["a changed", "b changed", "c changed", "d"])},
             "good",
             "Not comparable with edition 3: a changed, b changed, c changed, and 1 more.",
@@ -143,3 +155,21 @@ def test_the_verdict_follows_from_the_facts(
     openings = {"good": "Good to send:", "watch": "Look before you send:", "bad": "Do not send:"}
     assert found.text.startswith(openings[judgement])
     assert found.text.endswith(".")
+
+
+def test_the_share_of_the_heaviest_user_is_counted() -> None:
+    rows = [*[("bot", f"i{n % 3}", n) for n in range(12)], ("a", "i1", 1), ("b", "i2", 1)]
+    interactions = pl.LazyFrame(rows, ["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
+    lists = pl.LazyFrame({"user_id": ["a"], "rank": [1], "item_id": ["i2"]})
+    users = pl.LazyFrame({"userId": ["a", "b"]})  # The bot gets no list, and counts.
+    tables = Tables(interactions, lists, users)
+    assert audience(tables, counts(tables)).heaviest == 12 / 14
+
+
+def test_an_edition_of_the_same_model_is_not_compared_with_the_one_before() -> None:
+    before, same, other = (
+        Edition({"edition": number, "version": "v", "solution_version_arn": arn}, "s3://b/e")
+        for number, arn in ((1, "arn:a"), (2, "arn:a"), (2, "arn:b"))
+    )
+    known = [before_of(before, after) for after in (same, other)]
+    assert [one and one.same_model for one in known] == [True, False]

@@ -208,6 +208,7 @@ class Facts(Tallies):
             full=run.full,
             top_lists=top.recommendations,
             top_histories=top.interactions,
+            heaviest=self.audience.heaviest,
             drift=self.drift.much if self.drift and not run.unchanged else (),
             # That lists are short is said with numbers.
             checks=[c.check for c in run.checks if not c.passed and c.check != LISTS_FULL],

@@ -114,4 +114,6 @@ def before_of(before: Edition | None, edition: Edition) -> Before | None:
     """What the verdict on an edition needs of the one before it."""
     if before is None:
         return None
-    return Before(before.number, ndcg_of(before), incomparable(before, edition))
+    models = [one.about.get("solution_version_arn") for one in (before, edition)]
+    same = models[0] is not None and models[0] == models[1]
+    return Before(before.number, ndcg_of(before), incomparable(before, edition), same)

@@ -105,7 +105,8 @@ class Audience:
     """Numbers of users: `requested` a list, `served` got one.
 
     Of those requested: cold have no interaction, few have 1 to 4; median: interactions of the
-    median user; lengths: (label, users) by number of interactions.
+    median user; lengths: (label, users) by number of interactions. heaviest: the share of all
+    interactions that the user with the most has.
     """
 
     requested: int
@@ -114,6 +115,7 @@ class Audience:
     few: int
     median: float
     lengths: list[tuple[str, int]]
+    heaviest: float = 0.0
 
 
 def audience(tables: Tables, counts: Counts) -> Audience:
@@ -134,6 +136,10 @@ def audience(tables: Tables, counts: Counts) -> Audience:
             (_label(low, high), int(lengths.is_between(low, high - 1).sum()))
             for low, high in pairwise((*STEPS, 2**62))
         ],
+        heaviest=(
+            counts.users.select(pl.col("interactions").max().fill_null(0)).item()
+            / max(1, counts.data.interactions)
+        ),
     )
 
 

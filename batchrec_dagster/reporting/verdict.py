@@ -78,6 +78,8 @@ DROP = 0.9
 CONCENTRATED, TIMES = 0.5, 3.0
 # More users without a list, or with a short one, than this share are worth a look.
 FEW = 0.05
+# A user with a larger share of the interactions decides which items are popular.
+HEAVY = 0.1
 # Changed settings that the verdict names; the report's "What changed" has all.
 MOST_NAMED = 3
 
@@ -85,11 +87,12 @@ MOST_NAMED = 3
 @dataclass(frozen=True)
 class Before:
     """The edition before. ndcg: None if unknown; changed: the settings that changed since and make
-    the metrics incomparable, in words."""
+    the metrics incomparable, in words; same_model: whether the same solution version made it."""
 
     edition: int
     ndcg: Estimate | None
     changed: Sequence[str] = ()
+    same_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,9 @@ class VerdictFacts:
     over all tested users, if known. requested, served, full: users who should get a list, who got
     one, and whose list is complete (None: unknown). top_lists, top_histories: the share of all
     recommendations that the most recommended 1% of items take, and of all interactions that the
-    most popular 1% take. drift: what has changed much in the data, in words. checks: those that
-    warn. unchanged: since which day and edition these are the published lists, if a run changed
-    nothing.
+    most popular 1% take. heaviest: the share of all interactions that one user has. drift: what has
+    changed much in the data, in words. checks: those that warn. unchanged: since which day and
+    edition these are the published lists, if a run changed nothing.
     """
 
     ndcg: float
@@ -114,6 +117,7 @@ class VerdictFacts:
     full: int | None = None
     top_lists: float = 0.0
     top_histories: float = 0.0
+    heaviest: float = 0.0
     drift: Sequence[str] = ()
     checks: Sequence[str] = ()
     unchanged: str | None = None
@@ -197,6 +201,12 @@ def _lists(facts: VerdictFacts) -> Iterator[tuple[Judgement, str]]:
             f"1% of the items take {facts.top_lists:.0%} of the lists, compared with"
             f" {facts.top_histories:.0%} of the histories",
         )
+    if facts.heaviest > HEAVY:
+        yield (
+            "watch",
+            f"one user has {facts.heaviest:.1%} of all interactions, as a bot or a shared id has:"
+            " interactions.filter can leave it out",
+        )
     if _is_worse(facts):
         yield "watch", "the model is worse than the one before"
     if facts.drift:
@@ -236,6 +246,8 @@ def _compared(facts: VerdictFacts) -> str | None:
     if before is None:
         return None
     name = f"edition {before.edition}"
+    if before.same_model:
+        return f"The model is that of {name}."
     if before.changed:
         more = len(before.changed) - MOST_NAMED
         named = [*before.changed[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
