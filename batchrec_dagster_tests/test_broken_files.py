@@ -61,6 +61,7 @@ def declare_broken(project: Project) -> dict[str, Path]:
     return files
 
 
+@pytest.mark.slow
 def test_an_asset_stands_in_for_each_broken_pipeline(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

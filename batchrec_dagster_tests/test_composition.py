@@ -243,6 +243,7 @@ def test_partitions_that_mean_nothing_are_refused(
     assert why(result).startswith("shop has no partitions: each run makes the lists of all ratings")
 
 
+@pytest.mark.slow
 def test_check_and_doctor_judge_by_the_projects_own_definitions(
     team: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

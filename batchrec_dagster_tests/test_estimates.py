@@ -43,6 +43,7 @@ def test_an_arm_depends_on_the_user_the_name_and_the_salt_alone() -> None:
         assert both.mean() == pytest.approx(0.01, abs=0.003)
 
 
+@pytest.mark.slow
 def test_arms_are_balanced_and_a_larger_share_moves_users_one_way() -> None:
     shares = (0.05, 0.1, 0.3, 0.5)
     controls = [
