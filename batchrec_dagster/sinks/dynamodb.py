@@ -17,7 +17,6 @@ A tag of the table says whose lists it has, so that nobody else's replace them.
 
 from __future__ import annotations
 
-import io
 import random
 import re
 import time
@@ -34,8 +33,8 @@ from botocore import exceptions
 from pydantic import Field, field_validator
 
 from batchrec_dagster.sinks import sink
-from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
-from batchrec_dagster.storage.paths import Places
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.paths import PipelineFiles, Places
 
 KEY, EXPIRES = "user_id", "expires_at"
 OWNER = "batchrec:lists-of"
@@ -109,28 +108,20 @@ class DynamoDbSink(dg.Model):
             return self._lists(context).write(lists, context.run_id)
 
     def _lists(self, context: sink.SinkContext) -> UserLists:
-        storage = context.storage
-        users = Places(context.pipeline).users_in_dynamodb(self.table)
-        return UserLists(
-            storage.client("dynamodb"),
-            self.table,
-            self.ttl_days,
-            storage.store,
-            storage.uri(users),
-            owner=f"{context.pipeline} in {storage.uri('')}",
-        )
+        storage, files = context.storage, PipelineFiles(context.storage, Places(context.pipeline))
+        owner = f"{context.pipeline} in {storage.uri('')}"
+        return UserLists(storage.client("dynamodb"), self.table, self.ttl_days, files, owner)
 
 
 @dataclass(frozen=True)
 class UserLists:
-    """The lists in a table. client: boto3's; record: where the users written last are kept; owner:
+    """The lists in a table. client: boto3's; files: where the users written last are kept; owner:
     whose lists they are."""
 
     client: Any
     table: str
     ttl_days: int
-    store: ObjectStore
-    record: str
+    files: PipelineFiles
     owner: str
 
     def write(self, frame: pl.LazyFrame, run_id: str) -> sink.Written:
@@ -144,13 +135,15 @@ class UserLists:
         if self.owned_by(arn) is None:
             mark = {"Key": OWNER, "Value": self._mark}
             self.client.tag_resource(ResourceArn=arn, Tags=[mark])
-        gone = self._users_before().join(users, on=KEY, how="anti")
-        self._remember(pl.concat([users, gone]))
+        record = self.files.places.users_in_dynamodb(self.table)
+        before = self.files.parquet(record, "delete it; who is gone since stays until it expires")
+        gone = users.clear() if before is None else before.join(users, on=KEY, how="anti")
+        self.files.write_parquet(record, pl.concat([users, gone]))
         written = self._put(frame, run_id)
         sink.compare(wanted, users=written, where=f"the DynamoDB table {self.table}")
         self._read_again(users, run_id)
         self._delete(gone)
-        self._remember(users)
+        self.files.write_parquet(record, users)
         off = f"the time to live of {self.table} is off: {switch_on(self.table)}"
         facts = {"table": self.table, "users_removed": gone.height}
         return sink.Written(wanted, facts, None if expires else off)
@@ -203,17 +196,6 @@ class UserLists:
     def _mark(self) -> str:
         """The owner, of what a tag may have."""
         return re.sub(r"[^\w .:/=+@-]", "_", self.owner)[:256]
-
-    def _users_before(self) -> pl.DataFrame:
-        try:
-            return pl.read_parquet(io.BytesIO(self.store.get(self.record)))
-        except ObjectNotFoundError:
-            return pl.DataFrame(schema={KEY: pl.String})
-
-    def _remember(self, users: pl.DataFrame) -> None:
-        buffer = io.BytesIO()
-        users.write_parquet(buffer)
-        self.store.put(self.record, buffer.getvalue())
 
     def _put(self, frame: pl.LazyFrame, run_id: str) -> int:
         common = {

@@ -17,7 +17,8 @@ from moto import mock_aws
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError, dynamodb
 from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster.sinks.dynamodb import UserLists
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.paths import PipelineFiles, Places
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.sinks.support import hostile, many, recommendations
 
 pytestmark = pytest.mark.slow
@@ -47,12 +48,16 @@ def create(client: Any, key: str = "user_id", kind: str = "S", *, ttl: bool = Tr
         )
 
 
+def lists_of(client: Any, folder: Path) -> UserLists:
+    storage = StorageResource(root=str(folder), s3=S3Connection())
+    return UserLists(client, TABLE, 30, PipelineFiles(storage, Places("shop")), "shop")
+
+
 @pytest.fixture
 def table(client: Any, tmp_path: Path) -> UserLists:
     """The sink of a table that is there."""
     create(client)
-    store = ObjectStore({"records": tmp_path})
-    return UserLists(client, TABLE, 30, store, "s3://records/users.parquet", "shop")
+    return lists_of(client, tmp_path)
 
 
 def write(table: UserLists, frame: pl.DataFrame, run_id: str = "run") -> lists.Written:
@@ -179,9 +184,7 @@ def test_a_write_that_was_killed_forgets_nobody(
 
 
 def test_a_table_that_cannot_be_is_reported(client: Any, tmp_path: Path) -> None:
-    lists = UserLists(
-        client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet", "shop"
-    )
+    lists = lists_of(client, tmp_path)
     with pytest.raises(SinkError, match=f"there is no DynamoDB table {TABLE}: create it with aws"):
         write(lists, many(1))
     create(client, key="id")
@@ -194,11 +197,17 @@ def test_a_table_that_cannot_be_is_reported(client: Any, tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_damaged_record_of_users_is_named(table: UserLists) -> None:
+    write(table, many(1))
+    record = table.files.storage.uri(table.files.places.users_in_dynamodb(TABLE))
+    table.files.storage.store.put(record, b"cut")
+    with pytest.raises(SinkError, match=rf"{TABLE}.parquet is damaged .*: delete it"):
+        write(table, many(1))
+
+
 def test_without_a_time_to_live_it_says_so(client: Any, tmp_path: Path) -> None:
     create(client, ttl=False)
-    lists = UserLists(
-        client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet", "shop"
-    )
+    lists = lists_of(client, tmp_path)
     assert "update-time-to-live" in (write(lists, many(1)).warning or "")
 
 
@@ -263,8 +272,6 @@ def test_nobody_there_may_pass(tmp_path: Path) -> None:
         endpoint_url="http://127.0.0.1:1",
         config=Config(retries={"total_max_attempts": 1}),
     )
-    lists = UserLists(
-        client, TABLE, 30, ObjectStore({"records": tmp_path}), "s3://records/x.parquet", "shop"
-    )
+    lists = lists_of(client, tmp_path)
     with pytest.raises(SinkUnavailableError, match="Could not connect"):
         write(lists, many(1))
