@@ -247,7 +247,8 @@ class _Table:
             other = comment.removeprefix(WRITTEN_FOR)
             raise sink.SinkError(
                 f"{self.name} has the lists of the pipeline {other}: give sinks.postgres.table"
-                " another name"
+                " another name; or, if these are to take their place, as of a pipeline that was"
+                f" renamed: COMMENT ON TABLE {self._quoted} IS '{ours}'"
             )
         elif key != "RANGE (rank)" or others:
             found = f"has other partitions ({others})" if others else "was not made by this sink"

@@ -160,9 +160,17 @@ def test_a_table_of_another_pipeline_is_left_alone(postgres: PostgresServer, url
     before = stored(postgres, url)
     with pytest.raises(
         SinkError, match=r"public\.recommendations has the lists of the pipeline shop"
-    ):
+    ) as refused:
         replace(many(1), url, pipeline="shop_2")
     assert stored(postgres, url) == before
+    # What it says lets a pipeline that was renamed write the table, and keeps the other out.
+    postgres.query(str(refused.value).partition("renamed: ")[2], url=url)
+    replace(many(2), url, pipeline="shop_2")
+    with pytest.raises(SinkError, match="has the lists of the pipeline shop_2"):
+        replace(many(1), url, pipeline="shop")
+    postgres.query(
+        f"COMMENT ON TABLE {TABLE} IS 'Written by batchrec for the pipeline shop'", url=url
+    )
     replace(many(1), url, pipeline="shop")
     # Whoever writes a comment of their own there knows what they do.
     postgres.query(f"COMMENT ON TABLE {TABLE} IS 'what people get'", url=url)
